@@ -1,0 +1,1 @@
+"""Trust's way: sources, bundle, publication, read-back, proof. Holds no key."""

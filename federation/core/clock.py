@@ -1,0 +1,22 @@
+"""What the rest of the house may ask of time; the system's clock is in ``runtime.clock``, a virtual one in the tests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for certificates, monotonic time for deadlines, and a sleep that tests can make virtual."""
+
+    def now(self) -> datetime:
+        """The wall clock as an aware datetime in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; only differences mean anything."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``; cancellation ends it at once."""
+        ...

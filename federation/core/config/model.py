@@ -1,0 +1,226 @@
+"""``clusters.toml`` as frozen values. Every duration is in seconds, every size in bytes, and each default has its reason.
+
+Nothing here reads a file: paths are carried, not opened. ``parse.py`` makes these values and reports every mistake at
+once. ``clusters.example.toml`` documents each key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
+from federation.core.pki.keys import KeyKind
+
+DEFAULT_KEY_KINDS: Final = frozenset({KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, KeyKind.RSA_4096})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens. Port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True where only this machine can connect."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorPin:
+    """An anchor the operator pins: the fingerprint is the pin, the file only where its bytes are read from.
+
+    ``trust_domain`` differs from the hub's only with ``allow_foreign_trust_domain``: a merged root speaks for every
+    trust domain, so that override is loud and status keeps showing it. ``cluster`` names the member whose own CA it is.
+    """
+
+    file: Path
+    sha256: str
+    trust_domain: TrustDomain
+    cluster: ClusterName | None = None
+    allow_foreign_trust_domain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustConfig:
+    """Which anchors may ever be in a bundle. Both roles read it: pins are configuration, not state."""
+
+    anchors: tuple[AnchorPin, ...]
+    publish_intermediates: bool = False
+
+    @property
+    def pins(self) -> frozenset[str]:
+        """SHA-256 fingerprints (lower-case hex of the DER) of every pinned anchor."""
+        return frozenset(anchor.sha256 for anchor in self.anchors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalAuthorityConfig:
+    """An intermediate whose chain and key are mounted files; both are watched and taken up together."""
+
+    name: str
+    certificate_file: Path
+    key_file: Path
+    poll_seconds: float = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
+    kind: str = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorConfig:
+    """The gRPC door: one port for all clusters."""
+
+    listen: Address
+    server_names: tuple[str, ...]
+    serving_lifetime: float = 3600.0  # as short as a workload's; replaced at two thirds of it
+    max_message_bytes: int = 65536  # a CSR with an RSA-4096 key is under 4 KiB, a token under 8
+    max_concurrent: int = 512  # per process: past that the door answers ResourceExhausted at once
+    max_concurrent_per_cluster: int = 256  # half: one cluster's storm leaves room for the others
+    deadline: float = 10.0  # Istio's agents set none, so the door sets one
+    min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's own floor of 5 minutes would cut them off
+    max_connection_age: float = 3600.0  # spreads callers over replicas again after one was restarted
+    drain: float = 15.0  # how long calls under way may finish after SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerConfig:
+    """The signer role."""
+
+    processes: int = 0  # 0: one per core. Processes scale, threads do not: cryptography holds the GIL
+    health_listen: Address | None = None  # process i of `federation hub` listens at this port + i
+    authority: LocalAuthorityConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusConfig:
+    """The status API and page."""
+
+    listen: Address
+    token_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    insecure_allow_unauthenticated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateConfig:
+    """Where the roles tell each other things: a directory that both can write."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationConfig:
+    """How the bundle gets out. Names are Istio's own; change them only where the mesh was changed as well."""
+
+    config_map: str = "istio-ca-root-cert"
+    key: str = "root-cert.pem"
+    excluded_namespaces: tuple[str, ...] = ("kube-public", "kube-node-lease", "local-path-storage")
+    max_concurrent_per_cluster: int = 16  # leaves an API server's default priority level room for others
+    resync: float = 600.0  # a full read-back even where the watch reported nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofConfig:
+    """How often every ordered pair of clusters is proved by a handshake."""
+
+    interval: float = 30.0
+    leaf_ttl: float = 3600.0
+    signer_address: Address | None = None  # where the controller reaches the door; default: the door's own address
+    signer_server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """The controller role."""
+
+    publication: PublicationConfig = field(default_factory=PublicationConfig)
+    proof: ProofConfig = field(default_factory=ProofConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """How one role reaches one cluster: a kubeconfig and a context in it, or the pod's own service account."""
+
+    kubeconfig: Path | None
+    context: str | None = None
+    in_cluster: bool = False
+    allowed_exec: tuple[str, ...] = ()  # commands an exec plugin may run; empty: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPolicy:
+    """What callers of one cluster may have from the shared CA. Patterns are shell globs on ``namespace/name``."""
+
+    allow: tuple[str, ...] = ("*/*",)
+    deny: tuple[str, ...] = ()
+    longest_ttl: float = 86400.0  # Istio's SECRET_TTL
+    default_ttl: float = 86400.0  # what a request without a duration gets
+    key_kinds: frozenset[KeyKind] = DEFAULT_KEY_KINDS
+    require_pod: bool = True  # a token bound to no pod cannot be revoked by deleting the pod
+
+    def allows(self, account: ServiceAccountRef) -> bool:
+        """True where a pattern of ``allow`` matches and none of ``deny`` does."""
+        name = str(account)
+        return any(fnmatchcase(name, p) for p in self.allow) and not any(fnmatchcase(name, p) for p in self.deny)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTimeouts:
+    """Every wait for one cluster's API server."""
+
+    connect: float = 5.0
+    request: float = 15.0
+    watch: float = 270.0  # what the server is asked for; real ones pick 5 to 10 minutes when not asked
+    watch_silence: float = 90.0  # bookmarks come about once a minute: past this the watch is taken for dead
+    backoff_first: float = 0.5
+    backoff_longest: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """One member cluster."""
+
+    name: ClusterName
+    cluster_id: ClusterId
+    signer: Credentials
+    controller: Credentials
+    network: str = ""
+    policy: ClusterPolicy = field(default_factory=ClusterPolicy)
+    namespace_selector: str = ""  # a Kubernetes label selector; empty selects every namespace
+    attestation: str = "auto"  # auto | token-keys | token-review
+    issuer: str = ""  # expected `iss` of its tokens; empty: what its discovery document says
+    audience: str = "istio-ca"
+    probe: ServiceAccountRef = field(default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe"))
+    timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
+
+    def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:
+        """The identity of this cluster's probe, the only one that needs no pod."""
+        return SpiffeId(trust_domain, self.probe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubConfig:
+    """The whole of ``clusters.toml``."""
+
+    file: str
+    digest: str  # SHA-256 of the text: says which configuration a role runs
+    trust_domain: TrustDomain
+    trust: TrustConfig
+    door: DoorConfig
+    signer: SignerConfig
+    status: StatusConfig
+    state: StateConfig
+    controller: ControllerConfig
+    clusters: tuple[ClusterConfig, ...]
+    warnings: tuple[str, ...] = ()  # insecure options in force: logged at start and shown in status
+
+    def cluster(self, name: ClusterName) -> ClusterConfig | None:
+        """The member of that name, if it is registered."""
+        return next((c for c in self.clusters if c.name == name), None)

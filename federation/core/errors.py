@@ -1,0 +1,257 @@
+"""One tree of errors; each knows what happened, where, and what the operator should do about it.
+
+::
+
+    FederationError
+    ├── ConfigurationError        what an operator wrote cannot be used (all findings at once)
+    ├── InvalidValue              a value that cannot exist: identity, fingerprint, PEM, certificate
+    ├── Refused                   the caller is at fault; asking again will not help
+    │   ├── AttestationRefused    the caller did not prove who it is
+    │   ├── RequestRefused        the CSR holds what a workload may not ask for
+    │   └── PolicyRefused         proven, but not allowed by its cluster's policy
+    ├── Unavailable               nobody is at fault in the request; asking again may help
+    │   ├── Overloaded            a queue or quota of ours is full
+    │   ├── NotReady              no bundle, no valid authority, shutting down
+    │   ├── StateUnavailable      the state store cannot be read or written
+    │   ├── AuthorityUnavailable  the back end that signs is down, sealed, throttled
+    │   └── ClusterError          a member cluster did not answer as it should
+    │       ├── ClusterUnreachable    no connection, DNS, TLS
+    │       ├── ClusterTimeout        connected, no answer in time
+    │       ├── ClusterUnauthorized   401: our credentials are not accepted
+    │       ├── ClusterForbidden      403: RBAC does not grant the verb
+    │       ├── ClusterNotFound       404
+    │       ├── ClusterConflict       409: somebody else owns the field or wrote first
+    │       ├── ClusterGone           410: a resourceVersion or continue token is too old
+    │       ├── ClusterInvalid        other 4xx: the request itself is refused
+    │       ├── ClusterThrottled      429, with the server's Retry-After
+    │       ├── ClusterServerError    5xx
+    │       └── ClusterGarbage        an answer that is not what the API promises
+    └── AuthorityError            the authority cannot be used until somebody mends it
+        ├── AuthorityMisconfigured    key, chain, role or permission is wrong
+        └── AuthorityViolation        it returned something other than what was asked: an alarm
+
+A caller outside never sees the text of any of these: the door maps a *class* to a status code and one fixed sentence.
+The text goes to the log and to status, so it may name files, clusters and namespaces, never a token or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class FederationError(Exception):
+    """Base of everything the hub raises on purpose.
+
+    ``reason`` is a short stable token in snake_case: the label of metrics and the key of status texts.
+    """
+
+    default_reason: ClassVar[str] = "error"
+    default_remedy: ClassVar[str] = ""
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", reason: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy or self.default_remedy
+        self.reason = reason or self.default_reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+    def diagnostics(self) -> str:
+        """The whole story for a person: what happened, where, and what to do."""
+        return f"{self} ({self.remedy})" if self.remedy else str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake in something an operator wrote: where it stands, what is wrong and how to mend it."""
+
+    file: str
+    key: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{place}: {self.problem}. {self.remedy}" if self.remedy else f"{place}: {self.problem}."
+
+
+class ConfigurationError(FederationError):
+    """What an operator wrote cannot be used; carries every finding, not just the first."""
+
+    default_reason = "configuration"
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self.findings = tuple(findings)
+        first = str(self.findings[0]) if self.findings else "configuration refused"
+        more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
+        super().__init__(first + more, remedy="mend every finding, then reload")
+
+    def diagnostics(self) -> str:
+        """Every finding on a line of its own."""
+        return "\n".join(str(finding) for finding in self.findings)
+
+
+class InvalidValue(FederationError):
+    """A value that cannot exist: raised by constructors and parsers of the core."""
+
+    default_reason = "invalid_value"
+
+
+class Refused(FederationError):
+    """The caller is at fault; the same request will be refused again."""
+
+    default_reason = "refused"
+
+
+class AttestationRefused(Refused):
+    """The caller did not prove who it is."""
+
+    default_reason = "attestation"
+
+
+class RequestRefused(Refused):
+    """The certificate request holds what a workload may not ask for."""
+
+    default_reason = "request"
+
+
+class PolicyRefused(Refused):
+    """The caller is who it says, but its cluster's policy does not allow what it asks for."""
+
+    default_reason = "policy"
+
+
+class Unavailable(FederationError):
+    """Nothing is wrong with the request; asking again may help."""
+
+    default_reason = "unavailable"
+
+
+class Overloaded(Unavailable):
+    """A queue or a quota of the hub's own is full."""
+
+    default_reason = "overloaded"
+
+
+class NotReady(Unavailable):
+    """The role cannot serve yet or any more: no bundle, no valid authority, draining."""
+
+    default_reason = "not_ready"
+
+
+class StateUnavailable(Unavailable):
+    """The state store cannot be read or written. What needs it stops; nothing is guessed."""
+
+    default_reason = "state_unavailable"
+
+
+class AuthorityUnavailable(Unavailable):
+    """The back end that signs is down, sealed or throttled."""
+
+    default_reason = "authority_unavailable"
+
+
+class ClusterError(Unavailable):
+    """A member cluster did not answer as it should; ``where`` is the cluster's name."""
+
+    default_reason = "cluster_error"
+
+
+class ClusterUnreachable(ClusterError):
+    """No connection: DNS, TCP, TLS or proxy."""
+
+    default_reason = "unreachable"
+    default_remedy = "check the server address, proxy-url, certificate-authority and network path of its kubeconfig"
+
+
+class ClusterTimeout(ClusterError):
+    """The connection stands, the answer did not come in time."""
+
+    default_reason = "timeout"
+    default_remedy = "check the load of its API server, or raise this cluster's timeouts"
+
+
+class ClusterUnauthorized(ClusterError):
+    """401: the credentials of the kubeconfig are not accepted."""
+
+    default_reason = "unauthorized"
+    default_remedy = "renew the credentials in its kubeconfig"
+
+
+class ClusterForbidden(ClusterError):
+    """403: RBAC does not grant what the role needs."""
+
+    default_reason = "forbidden"
+    default_remedy = "apply manifests/member to that cluster; `federation clusters check` names the missing verb"
+
+
+class ClusterNotFound(ClusterError):
+    """404: the object, or the API, is not there."""
+
+    default_reason = "not_found"
+
+
+class ClusterConflict(ClusterError):
+    """409: somebody else owns the field, or wrote first."""
+
+    default_reason = "conflict"
+
+
+class ClusterGone(ClusterError):
+    """410: a resourceVersion or continue token is too old; list again."""
+
+    default_reason = "gone"
+
+
+class ClusterInvalid(ClusterError):
+    """Any other 4xx: the API server refuses the request itself."""
+
+    default_reason = "invalid"
+
+
+class ClusterThrottled(ClusterError):
+    """429: the API server asks us to slow down; ``retry_after`` is in seconds."""
+
+    default_reason = "throttled"
+    default_remedy = "give the hub's user a priority level of its own, or lower its concurrency for this cluster"
+
+    def __init__(self, what: str, *, where: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(what, where=where)
+        self.retry_after = retry_after
+
+
+class ClusterServerError(ClusterError):
+    """5xx: the API server, or something in front of it, failed."""
+
+    default_reason = "server_error"
+    default_remedy = "look at the API server of that cluster; the hub keeps trying"
+
+
+class ClusterGarbage(ClusterError):
+    """An answer that is not what the Kubernetes API promises: not JSON, wrong kind, cut short."""
+
+    default_reason = "garbage"
+    default_remedy = "something other than a Kubernetes API answers at that address: check the server URL and proxies"
+
+
+class AuthorityError(FederationError):
+    """The authority cannot be used until somebody mends it."""
+
+    default_reason = "authority"
+
+
+class AuthorityMisconfigured(AuthorityError):
+    """Key, chain, role or permission of the authority is wrong."""
+
+    default_reason = "authority_misconfigured"
+
+
+class AuthorityViolation(AuthorityError):
+    """The authority returned something other than what was asked of it: an alarm, and never handed out."""
+
+    default_reason = "authority_violation"
+    default_remedy = "treat the back end as compromised until its answer is explained"

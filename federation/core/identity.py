@@ -1,0 +1,124 @@
+"""Trust domains, SPIFFE IDs and cluster names: values that cannot be wrong once made.
+
+Rules come from the SPIFFE-ID specification (section 2: trust domain and path character sets, 255 and 2048 byte limits)
+and from Kubernetes' object names (RFC 1123 label for namespaces, RFC 1123 subdomain for service accounts). Both are
+applied at once, so an identity made here is valid in both worlds and holds no character that a naive consumer could
+split on: no comma, no space, no percent sign, no empty or dot segment.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from federation.core.errors import InvalidValue
+
+MAX_TRUST_DOMAIN_BYTES: Final = 255
+MAX_SPIFFE_ID_BYTES: Final = 2048
+
+_TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
+_CLUSTER_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/-]{0,251}[A-Za-z0-9])?", re.ASCII)
+_SPIFFE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TrustDomain:
+    """A SPIFFE trust domain name, lower case, at most 255 bytes. Raises :class:`InvalidValue`."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if len(self.name) > MAX_TRUST_DOMAIN_BYTES or not _TRUST_DOMAIN.fullmatch(self.name):
+            raise InvalidValue(
+                f"{self.name[:80]!r} is not a trust domain",
+                remedy="use lower-case letters, digits, '.', '-' and '_', for example mesh.example.org",
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ClusterName:
+    """The name an operator gives a member cluster: an RFC 1123 label. Raises :class:`InvalidValue`."""
+
+    value: str
+
+    def __post_init__(self) -> None:
+        if not _LABEL.fullmatch(self.value):
+            raise InvalidValue(
+                f"{self.value[:80]!r} is not a cluster name",
+                remedy="use at most 63 lower-case letters, digits and '-', starting and ending with a letter or digit",
+            )
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ClusterId:
+    """Istio's ``global.multiCluster.clusterName``: what workloads send as ``clusterid``. Raises InvalidValue."""
+
+    value: str
+
+    def __post_init__(self) -> None:
+        if not _CLUSTER_ID.fullmatch(self.value):
+            raise InvalidValue(
+                f"{self.value[:80]!r} is not a cluster ID",
+                remedy="use the value of global.multiCluster.clusterName of that mesh",
+            )
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceAccountRef:
+    """A namespace and a service account in it, by Kubernetes' naming rules. Raises :class:`InvalidValue`."""
+
+    namespace: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _LABEL.fullmatch(self.namespace):
+            raise InvalidValue(f"{self.namespace[:80]!r} is not a namespace name (RFC 1123 label)")
+        if len(self.name) > 253 or not _SUBDOMAIN.fullmatch(self.name):
+            raise InvalidValue(f"{self.name[:80]!r} is not a service account name (RFC 1123 subdomain)")
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @classmethod
+    def from_username(cls, username: str) -> Self:
+        """Parse ``system:serviceaccount:<namespace>:<name>``, the user name the API server gives (KEP-1205)."""
+        parts = username.split(":")
+        if len(parts) != 4 or parts[:2] != ["system", "serviceaccount"]:
+            raise InvalidValue(f"{username[:80]!r} is not the user name of a service account")
+        return cls(parts[2], parts[3])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SpiffeId:
+    """A workload identity in Istio's form: ``spiffe://<trust domain>/ns/<namespace>/sa/<service account>``."""
+
+    trust_domain: TrustDomain
+    service_account: ServiceAccountRef
+
+    def __post_init__(self) -> None:
+        if len(str(self)) > MAX_SPIFFE_ID_BYTES:
+            raise InvalidValue(f"the SPIFFE ID is longer than {MAX_SPIFFE_ID_BYTES} bytes (SPIFFE-ID, section 2.3)")
+
+    def __str__(self) -> str:
+        account = self.service_account
+        return f"spiffe://{self.trust_domain}/ns/{account.namespace}/sa/{account.name}"
+
+    @classmethod
+    def parse(cls, uri: str) -> Self:
+        """Parse a URI in exactly Istio's form; anything else raises :class:`InvalidValue`."""
+        match = _SPIFFE.fullmatch(uri) if len(uri) <= MAX_SPIFFE_ID_BYTES else None
+        if match is None:
+            raise InvalidValue(f"{uri[:120]!r} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<name>")
+        return cls(TrustDomain(match[1]), ServiceAccountRef(match[2], match[3]))

@@ -1,0 +1,219 @@
+"""What the roles tell each other, as typed documents. One writer each; readers tolerate unknown fields.
+
+===========================  ==================  =====================================================================
+key                          written by          holds
+===========================  ==================  =====================================================================
+``generations/<number>``     controller leader   one generation of trust, never changed once written
+``current``                  controller leader   number and digest of the generation in force
+``controllers/<replica>``    that controller     what it sees: clusters, publication, proof, proposals
+``signers/<replica>``        that signer         what it uses, how it fares, how far its leaves reach
+===========================  ==================  =====================================================================
+
+Times are seconds since the epoch (UTC) as floats, so that documents compare without parsing.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from federation.core.errors import StateUnavailable
+
+Document = TypeVar("Document", bound=msgspec.Struct)
+
+
+class AnchorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate of a bundle, with where it came from."""
+
+    sha256: str
+    subject: str
+    kind: str  # root | intermediate | accepted
+    origin: str
+    trust_domain: str
+    cluster: str = ""
+    not_before: float
+    not_after: float
+    foreign_override: bool = False
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of trust: strictly increasing number, reason, author, time, content."""
+
+    number: int
+    created: float
+    reason: str
+    author: str
+    trust_domain: str
+    sha256: str  # of bundle_pem
+    bundle_pem: str
+    anchors: list[AnchorRecord]
+    evidence: dict[str, str] = {}
+
+
+class Current(msgspec.Struct, frozen=True, kw_only=True):
+    """Which generation is in force."""
+
+    number: int
+    sha256: str
+
+
+class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a signer signs with."""
+
+    name: str
+    kind: str
+    state: str  # ready | degraded | unavailable
+    subject: str = ""
+    sha256: str = ""
+    not_after: float = 0.0
+    detail: str = ""
+    remedy: str = ""
+
+
+class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one signer sees one member cluster."""
+
+    state: str  # ready | degraded | unavailable, with the reason below
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+    issuer: str = ""
+    keys: int = 0
+    attestation: str = ""  # token-keys | token-review: what a request would be checked with now
+    issued: int = 0
+    refused: dict[str, int] = {}
+    last_issued: float = 0.0
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """A latency histogram: upper bounds in seconds, cumulative counts, sum in seconds."""
+
+    bounds: list[float] = []
+    counts: list[int] = []
+    total: float = 0.0
+    count: int = 0
+
+
+class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One signer process, written every few seconds; older than ``heartbeat`` times three means it is gone."""
+
+    replica: str
+    started: float
+    updated: float
+    heartbeat: float
+    ready: bool
+    reasons: list[str] = []
+    address: str = ""
+    config_digest: str = ""
+    config_problems: list[str] = []
+    warnings: list[str] = []
+    generation: int = 0
+    bundle_sha256: str = ""
+    authority: AuthorityReport | None = None
+    serving_not_after: float = 0.0
+    issued: int = 0
+    clusters: dict[str, SignerClusterReport] = {}
+    latency: Histogram = Histogram()
+
+
+class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member cluster's namespaces really hold, as read back."""
+
+    selected: int = 0
+    current: int = 0  # hold exactly the bundle in force
+    pending: int = 0
+    failed: int = 0
+    terminating: int = 0
+    forbidden: int = 0
+    excluded: int = 0
+    writes: int = 0
+    restored: int = 0  # put back after somebody's edit or deletion
+    generation: int = 0  # the newest generation that every selected namespace holds; 0: none
+    lag: float = 0.0  # seconds from that generation's creation until the last namespace held it
+    read_back: float = 0.0  # when the cluster was last heard of
+    problems: list[str] = []  # bounded: the first few, in words
+    contents: dict[str, int] = {}  # SHA-256 of what is held -> number of namespaces
+    other_writers: list[str] = []  # field managers, other than ours, that write the same key
+
+
+class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the controller sees one member cluster."""
+
+    state: str  # ready | degraded | unavailable
+    reason: str = ""  # unreachable | timeout | forbidden | garbage | ...
+    detail: str = ""
+    remedy: str = ""
+    since: float = 0.0
+    version: str = ""
+    clock_skew: float = 0.0
+    publication: PublicationReport = PublicationReport()
+    probe_not_after: float = 0.0
+    probe_detail: str = ""  # why there is no probe leaf
+    probe_chain: list[str] = []  # fingerprints, leaf first
+
+
+class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+    """Every ordered pair of clusters. Row: client, column: server; v valid, x failed, ? unknown, - itself."""
+
+    computed: float = 0.0
+    clusters: list[str] = []
+    rows: list[str] = []
+    reasons: dict[str, str] = {}  # "client>server" -> why it is not valid, in words
+    pairs: int = 0
+    valid: int = 0
+    handshakes: int = 0  # really computed; equal cases once
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that was found but is not pinned; only a person can accept it."""
+
+    sha256: str
+    subject: str
+    cluster: str
+    origin: str
+    not_after: float
+    first_seen: float = 0.0
+
+
+class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One controller process."""
+
+    replica: str
+    started: float
+    updated: float
+    heartbeat: float
+    leader: bool
+    ready: bool
+    reasons: list[str] = []
+    config_digest: str = ""
+    config_problems: list[str] = []
+    warnings: list[str] = []
+    generation: int = 0
+    sources: dict[str, str] = {}  # source -> "ok" or why its last known good is used
+    clusters: dict[str, ControllerClusterReport] = {}
+    matrix: Matrix = Matrix()
+    proposals: list[Proposal] = []
+    write_refusals: int = 0
+
+
+def encode(document: msgspec.Struct) -> bytes:
+    """The document as JSON bytes."""
+    return msgspec.json.encode(document)
+
+
+def decode(data: bytes, kind: type[Document], *, key: str) -> Document:
+    """The document of that kind; raises StateUnavailable naming the key where the bytes are not one."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StateUnavailable(
+            f"the document is not a {kind.__name__}: {error}",
+            where=key,
+            remedy="restore it from a backup, or remove it if its writer is gone",
+        ) from error
+
+
+def generation_key(number: int) -> str:
+    """The key of a generation; zero-padded so that keys sort as numbers do."""
+    return f"generations/{number:012d}"

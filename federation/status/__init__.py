@@ -1,0 +1,1 @@
+"""What the hub answers for: the API, its OpenAPI, metrics and the page. Reads, and changes nothing."""

@@ -1,0 +1,161 @@
+"""An X.509 certificate as a value: made only of DER that parses as a whole, equal by its bytes."""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from typing import Final, Self, TypeVar
+
+from cryptography import x509 as pyca
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from federation.core.errors import InvalidValue
+
+MAX_CERTIFICATE_BYTES: Final = 64 * 1024
+"""Far above any certificate of a mesh; keeps a hostile one from costing time and memory."""
+
+_PEM_LINE: Final = 64  # RFC 7468, section 2: generators wrap at exactly 64 characters
+_DN_NAMES: Final = {
+    pyca.NameOID.SERIAL_NUMBER: "serialNumber",
+    pyca.NameOID.EMAIL_ADDRESS: "emailAddress",
+}  # RFC 4514 leaves these as numbers
+_Extension = TypeVar("_Extension", bound=pyca.ExtensionType)
+
+
+def pem_encode(der: bytes, label: str) -> str:
+    """One PEM block (RFC 7468) of that label, ending with exactly one newline."""
+    body = binascii.b2a_base64(der, newline=False).decode("ascii")
+    lines = [body[i : i + _PEM_LINE] for i in range(0, len(body), _PEM_LINE)]
+    return f"-----BEGIN {label}-----\n" + "\n".join(lines) + f"\n-----END {label}-----\n"
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate:
+    """A certificate around its DER, parsed as a whole when made, so that reading it raises nothing.
+
+    Raises InvalidValue where the DER is not one whole X.509 certificate with a readable key, names, dates and
+    extensions (none of them twice: RFC 5280, 4.2). Being well-formed says nothing about being trusted.
+    """
+
+    der: bytes
+    x509: pyca.Certificate = field(init=False, compare=False)
+    public_key: CertificatePublicKeyTypes = field(init=False, compare=False)
+    extensions: pyca.Extensions = field(init=False, compare=False)
+    subject: str = field(init=False, compare=False)
+    issuer: str = field(init=False, compare=False)
+    not_before: datetime = field(init=False, compare=False)
+    not_after: datetime = field(init=False, compare=False)
+    serial: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.der) > MAX_CERTIFICATE_BYTES:
+            raise InvalidValue(
+                f"a certificate of {len(self.der)} bytes; at most {MAX_CERTIFICATE_BYTES} are read"
+            )
+        try:
+            parsed = pyca.load_der_x509_certificate(self.der)
+            values = {
+                "x509": parsed,
+                "public_key": parsed.public_key(),
+                "extensions": parsed.extensions,
+                "subject": _printable(parsed.subject.rfc4514_string(_DN_NAMES)),
+                "issuer": _printable(parsed.issuer.rfc4514_string(_DN_NAMES)),
+                "not_before": parsed.not_valid_before_utc,
+                "not_after": parsed.not_valid_after_utc,
+                "serial": parsed.serial_number,
+            }
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            UnsupportedAlgorithm,
+            Warning,
+            pyca.DuplicateExtension,
+        ) as error:
+            raise InvalidValue(
+                f"this is not a readable X.509 certificate: {_printable(str(error))[:200]}"
+            ) from None
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.subject or 'no subject'!r}, sha256={self.sha256[:16]})"
+
+    @classmethod
+    def from_der(cls, der: bytes, *, where: str = "") -> Self:
+        """The certificate of these bytes; raises InvalidValue that names ``where``."""
+        try:
+            return cls(der)
+        except InvalidValue as error:
+            raise InvalidValue(error.what, where=where) from None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The fingerprint: SHA-256 of the DER in lower-case hex."""
+        return sha256(self.der).hexdigest()
+
+    @cached_property
+    def pem(self) -> bytes:
+        """The certificate as one PEM block with one newline at its end."""
+        return pem_encode(self.der, "CERTIFICATE").encode("ascii")
+
+    @cached_property
+    def key_id(self) -> str:
+        """The subject key identifier in hex; SHA-1 of the key where it carries none (RFC 5280, 4.2.1.2)."""
+        extension = self.extension(pyca.SubjectKeyIdentifier)
+        if extension is None:
+            extension = pyca.SubjectKeyIdentifier.from_public_key(self.public_key)
+        return extension.digest.hex()
+
+    @cached_property
+    def authority_key_id(self) -> str:
+        """The key identifier of its issuer in hex, empty where it names none (RFC 5280, 4.2.1.1)."""
+        extension = self.extension(pyca.AuthorityKeyIdentifier)
+        return extension.key_identifier.hex() if extension is not None and extension.key_identifier else ""
+
+    @cached_property
+    def is_ca(self) -> bool:
+        """True where basicConstraints says so (RFC 5280, 4.2.1.9); without the extension it is none."""
+        constraints = self.extension(pyca.BasicConstraints)
+        return constraints is not None and constraints.ca
+
+    @cached_property
+    def path_length(self) -> int | None:
+        """How many intermediates may follow below it; None where nothing limits them."""
+        constraints = self.extension(pyca.BasicConstraints)
+        return constraints.path_length if constraints is not None else None
+
+    @cached_property
+    def is_self_signed(self) -> bool:
+        """True where its own key made its signature: equal names alone prove nothing."""
+        return self.is_signed_by(self)
+
+    @cached_property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of its subject alternative name, in their order."""
+        names = self.extension(pyca.SubjectAlternativeName)
+        return tuple(names.get_values_for_type(pyca.UniformResourceIdentifier)) if names is not None else ()
+
+    def extension(self, kind: type[_Extension]) -> _Extension | None:
+        """The value of an extension, or None where the certificate has none of that kind."""
+        try:
+            return self.extensions.get_extension_for_class(kind).value
+        except pyca.ExtensionNotFound:
+            return None
+
+    def is_signed_by(self, issuer: Certificate) -> bool:
+        """True where its issuer name is the other's subject and the other's key made its signature."""
+        try:
+            self.x509.verify_directly_issued_by(issuer.x509)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            return False
+        return True
+
+
+def _printable(text: str) -> str:
+    """The text with everything escaped that could forge a line of a log or a terminal sequence."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,1 @@
+"""What the mesh trusts: anchors and the deterministic bundle made of them."""

@@ -1,0 +1,100 @@
+"""``federation demo``: a whole federation on this machine, to look at or to check in a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from federation.core.errors import FederationError
+
+if TYPE_CHECKING:
+    from federation.sandbox.demo import Demo
+
+RENEW_EVERY = 5.0
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its options."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="start clusters in a box and the hub, prove that every pair can talk, and show it",
+        description="Starts member clusters in a box and the hub beside them (both roles, as their own processes), "
+        "lets workloads get certificates through the gRPC door, publishes the bundle, and proves every ordered pair "
+        "of clusters by a handshake. Stays up until interrupted. Exits 0 only if every pair validated. "
+        "Everything is for development: keys are thrown away at the end.",
+    )
+    parser.add_argument("--once", action="store_true", help="end as soon as the outcome is known")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
+    parser.add_argument("--clusters", type=int, default=3, metavar="N", help="how many clusters (default: 3)")
+    parser.add_argument("--signers", type=int, default=2, metavar="N", help="how many signer processes (default: 2)")
+    parser.add_argument("--directory", type=Path, help="where keys, kubeconfigs and state go (default: a temporary one)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; the exit code is 0 only if every pair validated."""
+    if args.clusters < 2:
+        print("federation demo: --clusters must be at least 2: there is no pair to prove in one", file=sys.stderr)
+        return 2
+    if args.directory is not None:
+        args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return asyncio.run(_run(args, args.directory))
+    with tempfile.TemporaryDirectory(prefix="federation-demo-") as directory:
+        return asyncio.run(_run(args, Path(directory)))
+
+
+async def _run(args: argparse.Namespace, directory: Path) -> int:
+    from federation.runtime.clock import SystemClock
+    from federation.sandbox.demo import open_demo
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with open_demo(
+            directory.resolve(), clusters=args.clusters, say=say, clock=SystemClock(), signers=args.signers
+        ) as demo:
+            return await _until(stop, demo, args)
+    except FederationError as error:
+        print(f"federation demo: {error.diagnostics()}", file=sys.stderr)
+        return 1
+
+
+async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> int:
+    from federation.sandbox.demo import matrix_table
+
+    work = asyncio.ensure_future(demo.run())
+    interrupted = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            return 130
+        outcome = work.result()
+        if args.json:
+            print(json.dumps(outcome.document, indent=2), flush=True)
+        else:
+            document = outcome.document
+            print(matrix_table(document["matrix"], document["clusters"]))
+            print(f"bundle: generation {document['bundle']['generation']}, sha256 {document['bundle']['sha256']}")
+            print(f"handshakes between workloads: {document['workload_handshakes']['tried']}, all counted above")
+            print(f"status: {document['status_url']}", flush=True)
+        if not args.once:
+            print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)
+            while not stop.is_set():
+                await demo.renew_due()
+                await asyncio.wait({interrupted}, timeout=RENEW_EVERY)
+        return 0 if outcome.success else 1
+    finally:
+        for task in (work, interrupted):
+            task.cancel()
+        await asyncio.gather(work, interrupted, return_exceptions=True)

@@ -1,0 +1,154 @@
+"""The demo: three clusters in a box, the hub beside them, workloads that get certificates, and the proof.
+
+Everything takes its real way: the hub runs as its own processes from a ``clusters.toml``, connects by kubeconfigs with
+the rights of ``manifests/member``, and workloads call its gRPC door over TLS with tokens their clusters issued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+
+from federation.controller.proof.handshake import Credential, handshake
+from federation.core.clock import Clock
+from federation.core.errors import FederationError
+from federation.sandbox.box import Box, DevelopmentCa, Member, open_members
+from federation.sandbox.cluster import SandboxCluster
+from federation.sandbox.mesh import Workload
+
+PLACES: Final = (("shop", "frontend"), ("bank", "ledger"))  # a namespace and a service account in every cluster
+READY_LIMIT: Final = 90.0  # seconds; a loaded two-core machine needs about ten
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo has shown, as one JSON-ready document, and whether every pair validated."""
+
+    document: Mapping[str, Any]
+    success: bool
+
+
+@contextlib.asynccontextmanager
+async def sandbox_members(directory: Path, names: tuple[str, ...], *, clock: Clock) -> AsyncIterator[dict[str, Member]]:
+    """Clusters in a box, as members with an administrator's kubeconfig each."""
+    async with contextlib.AsyncExitStack() as stack:
+        kubeconfigs: dict[str, Path] = {}
+        for name in names:
+            cluster = await stack.enter_async_context(SandboxCluster(name, clock=clock))
+            kubeconfigs[name] = directory / f"{name}-admin.kubeconfig"
+            cluster.write_kubeconfig(kubeconfigs[name])
+        yield await stack.enter_async_context(open_members(kubeconfigs, clock=clock))
+
+
+class Demo:
+    """One run of the demo in a directory of its own; ``say`` gets a line for people at each step."""
+
+    def __init__(self, box: Box, say: Callable[[str], None]) -> None:
+        self.box = box
+        self._say = say
+        self.workloads: dict[str, list[Workload]] = {}
+
+    async def run(self) -> Outcome:
+        """Register, start the hub, issue, publish, prove; returns what was observed."""
+        box = self.box
+        self._say(f"registering {len(box.members)} clusters with the rights of manifests/member")
+        await box.register()
+        await box.start_hub()
+        self._say(f"the hub starts: signer at {box.door}, status at {box.status_url}")
+        await box.wait_for("/readyz", lambda _: True, limit=READY_LIMIT, what="a ready hub")
+        async with asyncio.TaskGroup() as group:
+            for name in box.members:
+                group.create_task(self._populate(name))
+        count = sum(map(len, self.workloads.values()))
+        self._say(f"{count} workloads hold certificates from the gRPC door, each with a token of its own cluster")
+        await box.wait_proved(limit=READY_LIMIT)
+        return await self.outcome()
+
+    async def _populate(self, name: str) -> None:
+        workloads = self.workloads.setdefault(name, [])
+        for namespace, service_account in PLACES:
+            workload = await self.box.workload(name, namespace, service_account)
+            await workload.renew()
+            workloads.append(workload)
+
+    async def renew_due(self) -> None:
+        """Renew every workload that is past half of its certificate's life; a refusal is told, not raised."""
+        now = self.box.clock.now()
+        for workload in (w for each in self.workloads.values() for w in each if w.due(now)):
+            try:
+                await workload.renew()
+            except (grpc.aio.AioRpcError, FederationError) as error:
+                self._say(f"{workload.identity} keeps its certificate: {type(error).__name__}")
+
+    async def outcome(self) -> Outcome:
+        """The document: what the status API says, and what the workloads' own handshakes showed."""
+        status = await self.box.get("/api/v1/status")
+        bundle = await self.box.get("/api/v1/bundle")
+        matrix = await self.box.get("/api/v1/matrix")
+        tried, failures = await asyncio.to_thread(self._handshakes)
+        document = {
+            "clusters": list(self.box.members),
+            "certificates_issued": status["certificates_issued"],
+            "bundle": {
+                "generation": bundle["generation"],
+                "sha256": bundle["sha256"],
+                "anchors": len(bundle["anchors"]),
+            },
+            "matrix": {"pairs": matrix["pairs"], "valid": matrix["valid"], "rows": matrix["rows"]},
+            "workload_handshakes": {"tried": tried, "failed": len(failures), "failures": failures},
+            "status_url": self.box.status_url,
+        }
+        pairs = len(self.box.members) * (len(self.box.members) - 1)
+        success = matrix["pairs"] == matrix["valid"] == pairs and tried > 0 and not failures
+        return Outcome(document, success)
+
+    def _handshakes(self) -> tuple[int, list[str]]:
+        tried, failures = 0, []
+        for client_cluster, server_cluster in permutations(self.workloads, 2):
+            for client in self.workloads[client_cluster]:
+                for server in self.workloads[server_cluster]:
+                    tried += 1
+                    try:
+                        handshake(client=_credential(client), server=_credential(server))
+                    except FederationError as error:
+                        failures.append(f"{client_cluster} > {server_cluster}: {error}")
+        return tried, failures
+
+
+def _credential(workload: Workload) -> Credential:
+    held = workload.held
+    if held is None:
+        raise AssertionError(f"{workload.identity} holds no certificate yet")
+    return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
+
+
+@contextlib.asynccontextmanager
+async def open_demo(
+    directory: Path, *, clusters: int, say: Callable[[str], None], clock: Clock, signers: int = 2
+) -> AsyncIterator[Demo]:
+    """A demo whose clusters run until the context ends, which also drains the hub."""
+    names = ("east", "west", "north", "south")[:clusters] if clusters <= 4 else tuple(f"c{i:03}" for i in range(clusters))
+    async with sandbox_members(directory, names, clock=clock) as members:
+        ca = DevelopmentCa.create(directory / "demo-ca", name="demo", clock=clock)
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, signers=signers)
+        try:
+            yield Demo(box, say)
+        finally:
+            await box.stop_hub()
+
+
+def matrix_table(matrix: Mapping[str, Any], clusters: list[str]) -> str:
+    """The matrix for a terminal: rows are clients, columns servers, each cell a word."""
+    words = {"v": "valid", "x": "FAILED", "?": "unknown", "-": "-"}
+    width = max(7, *(len(name) for name in clusters))
+    lines = [" " * (width + 2) + "  ".join(name.rjust(width) for name in clusters)]
+    for name, row in zip(clusters, matrix["rows"], strict=True):
+        lines.append(name.ljust(width + 2) + "  ".join(words[cell].rjust(width) for cell in row))
+    return "\n".join(lines)

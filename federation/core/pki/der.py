@@ -1,0 +1,114 @@
+"""As much of DER (ITU-T X.690) as the request gate reads and the leaf template writes, and no more.
+
+Reading is strict: definite lengths in their shortest form, single-byte tags, nothing behind the last element.
+What it hands out are positions in the one buffer, so nothing is copied or parsed twice.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from federation.core.errors import InvalidValue
+
+BOOLEAN: Final = 0x01
+INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
+OCTET_STRING: Final = 0x04
+OBJECT_IDENTIFIER: Final = 0x06
+UTC_TIME: Final = 0x17
+GENERALIZED_TIME: Final = 0x18
+SEQUENCE: Final = 0x30
+SET: Final = 0x31
+
+Element: TypeAlias = tuple[int, int, int, int]
+"""Tag, where the element starts, where its content starts, where both end."""
+
+_MULTI_BYTE_TAG: Final = 0x1F
+_LAST_UTC_YEAR: Final = 2049  # RFC 5280, 4.1.2.5: from 2050 on dates are GeneralizedTime
+
+
+def elements(data: bytes, start: int, end: int) -> list[Element]:
+    """The elements that fill ``data[start:end]`` exactly, not looking into them.
+
+    Raises InvalidValue for anything that is not DER.
+    """
+    found: list[Element] = []
+    position = start
+    while position < end:
+        if position + 2 > end:
+            raise InvalidValue("DER is cut short in the header of an element")
+        tag, length = data[position], data[position + 1]
+        content = position + 2
+        if length >= 0x80:
+            count = length - 0x80
+            content += count
+            if not 1 <= count <= 4 or content > end:
+                raise InvalidValue("DER has a length that is indefinite, absurd or cut short")
+            length = int.from_bytes(data[position + 2 : content], "big")
+            if length < 0x80 or length >> (8 * (count - 1)) == 0:
+                raise InvalidValue("DER has a length that is not in its shortest form")
+        if tag & _MULTI_BYTE_TAG == _MULTI_BYTE_TAG:
+            raise InvalidValue("DER has a tag of several bytes, which nothing in a certificate has")
+        stop = content + length
+        if stop > end:
+            raise InvalidValue("DER has an element that is longer than what holds it")
+        found.append((tag, position, content, stop))
+        position = stop
+    return found
+
+
+def encode(tag: int, *parts: bytes) -> bytes:
+    """One element of that tag around the parts."""
+    content = b"".join(parts)
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def sequence(*parts: bytes) -> bytes:
+    """A SEQUENCE of these elements."""
+    return encode(SEQUENCE, *parts)
+
+
+def integer(value: int) -> bytes:
+    """A non-negative INTEGER."""
+    return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+def bit_string(value: bytes, unused: int = 0) -> bytes:
+    """A BIT STRING whose last byte has ``unused`` bits that do not count."""
+    return encode(BIT_STRING, bytes((unused,)), value)
+
+
+def object_identifier(dotted: str) -> bytes:
+    """An OBJECT IDENTIFIER such as ``2.5.29.17``."""
+    first, second, *rest = (int(arc) for arc in dotted.split("."))
+    content = bytearray()
+    for arc in (first * 40 + second, *rest):
+        groups = [arc & 0x7F]
+        while arc := arc >> 7:
+            groups.append(arc & 0x7F | 0x80)
+        content += bytes(reversed(groups))
+    return encode(OBJECT_IDENTIFIER, bytes(content))
+
+
+def time(value: datetime) -> bytes:
+    """A Time of RFC 5280, 4.1.2.5: UTCTime until 2049, GeneralizedTime after; whole seconds of UTC.
+
+    Raises InvalidValue for a datetime that is not in UTC.
+    """
+    if value.utcoffset() != timedelta(0):
+        raise InvalidValue("a certificate's dates are in UTC; this one has another time zone or none")
+    rest = f"{value.month:02}{value.day:02}{value.hour:02}{value.minute:02}{value.second:02}Z"
+    if 1950 <= value.year <= _LAST_UTC_YEAR:
+        return encode(UTC_TIME, f"{value.year % 100:02}{rest}".encode())
+    return encode(GENERALIZED_TIME, f"{value.year:04}{rest}".encode())
+
+
+def extension(oid: str, value: bytes, *, critical: bool) -> bytes:
+    """An Extension (RFC 5280, 4.1.2.9) around its value's DER; FALSE, the default, is not written."""
+    flag = encode(BOOLEAN, b"\xff") if critical else b""
+    return sequence(object_identifier(oid), flag, encode(OCTET_STRING, value))

@@ -102,10 +102,9 @@ def time(value: datetime) -> bytes:
     """
     if value.utcoffset() != timedelta(0):
         raise InvalidValue("a certificate's dates are in UTC; this one has another time zone or none")
-    rest = f"{value.month:02}{value.day:02}{value.hour:02}{value.minute:02}{value.second:02}Z"
     if 1950 <= value.year <= _LAST_UTC_YEAR:
-        return encode(UTC_TIME, f"{value.year % 100:02}{rest}".encode())
-    return encode(GENERALIZED_TIME, f"{value.year:04}{rest}".encode())
+        return encode(UTC_TIME, value.strftime("%y%m%d%H%M%SZ").encode("ascii"))
+    return encode(GENERALIZED_TIME, f"{value.year:04}{value:%m%d%H%M%SZ}".encode("ascii"))
 
 
 def extension(oid: str, value: bytes, *, critical: bool) -> bytes:

@@ -7,10 +7,11 @@ wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, TypeAlias
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
@@ -119,14 +120,32 @@ def signature_hash(kind: KeyKind) -> hashes.SHA256 | hashes.SHA384:
     return hashes.SHA384() if kind is KeyKind.EC_P384 else hashes.SHA256()
 
 
-def sign(key: PrivateKey, message: bytes) -> bytes:
-    """The signature a certificate of this key's kind carries: ECDSA as DER, or RSASSA-PKCS1-v1_5.
+def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
+    """A function that signs as certificates of this key's kind are: ECDSA in DER, or RSASSA-PKCS1-v1_5.
 
     Raises InvalidValue for a key of a kind that is not accepted.
     """
     kind = kind_of(key)
     if kind is None:
         raise InvalidValue(f"cannot sign with a key of this kind: {describe(key)}")
+    digest = signature_hash(kind)
     if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(message, padding.PKCS1v15(), signature_hash(kind))
-    return key.sign(message, ec.ECDSA(signature_hash(kind)))
+        rsa_key, scheme = key, padding.PKCS1v15()
+        return lambda message: rsa_key.sign(message, scheme, digest)
+    ec_key, algorithm = key, ec.ECDSA(digest)
+    return lambda message: ec_key.sign(message, algorithm)
+
+
+def verify(key: object, signature: bytes, message: bytes) -> bool:
+    """True where the signature is what :func:`signer` makes with the private half of ``key``."""
+    kind = kind_of(key)
+    try:
+        if kind is not None and isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), signature_hash(kind))
+        elif kind is not None and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(signature_hash(kind)))
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True

@@ -1,12 +1,12 @@
 """Why the request gate refuses: stable tokens, and the closer look that chooses among them.
 
-Nothing here lets a request pass. Each function is called with something already refused and always raises.
+Nothing here lets a request pass. Each function is called with something already refused and makes the error.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Never
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -76,94 +76,94 @@ _NAME_KINDS: Final = {
 }
 
 
-def refuse_pem(text: str) -> Never:
+def refused_pem(text: str) -> RequestRefused:
     """Say what keeps the text from being one CERTIFICATE REQUEST block."""
     if not text.isascii():
-        _refuse(Refusal.NOT_ASCII, "the request holds characters that are not ASCII")
+        return refused(Refusal.NOT_ASCII, "the request holds characters that are not ASCII")
     blocks = text.count("-----BEGIN ")
     first, _, rest = text.partition("\n")
     if not first.startswith("-----BEGIN ") or "-----END " not in rest:
-        _refuse(Refusal.NOT_PEM, "the request is not a whole PEM block")
+        return refused(Refusal.NOT_PEM, "the request is not a whole PEM block")
     if first.rstrip("\r") != "-----BEGIN CERTIFICATE REQUEST-----":
-        _refuse(Refusal.PEM_LABEL, "the PEM block is not labelled CERTIFICATE REQUEST")
+        return refused(Refusal.PEM_LABEL, "the PEM block is not labelled CERTIFICATE REQUEST")
     if blocks > 1:
-        _refuse(Refusal.SEVERAL_BLOCKS, f"there are {blocks} PEM blocks; a request is exactly one")
+        return refused(Refusal.SEVERAL_BLOCKS, f"there are {blocks} PEM blocks; a request is exactly one")
     body, _, tail = rest.partition("-----END CERTIFICATE REQUEST-----")
     if tail:
-        _refuse(Refusal.TRAILING_DATA, "there is something behind the PEM block")
+        return refused(Refusal.TRAILING_DATA, "there is something behind the PEM block")
     if ":" in body:
-        _refuse(Refusal.PEM_HEADERS, "the PEM block has headers")
-    _refuse(Refusal.NOT_PEM, "the PEM block does not hold base64")
+        return refused(Refusal.PEM_HEADERS, "the PEM block has headers")
+    return refused(Refusal.NOT_PEM, "the PEM block does not hold base64")
 
 
-def refuse_subject(subject: bytes) -> Never:
+def refused_subject(subject: bytes) -> RequestRefused:
     """Say what is in a subject that should have been empty."""
     for names in _walk(subject):
         if names in _COMMON_NAMES:
-            _refuse(Refusal.COMMON_NAME, "the subject has a common name")
-    _refuse(Refusal.SUBJECT, "the subject holds more than an empty O=")
+            return refused(Refusal.COMMON_NAME, "the subject has a common name")
+    return refused(Refusal.SUBJECT, "the subject holds more than an empty O=")
 
 
-def refuse_attribute(oid: bytes) -> Never:
+def refused_attribute(oid: bytes) -> RequestRefused:
     """Say that the request has an attribute other than extensionRequest."""
-    _refuse(Refusal.ATTRIBUTE, f"the request has an attribute that is not taken ({_dotted(oid)})")
+    return refused(Refusal.ATTRIBUTE, f"the request has an attribute that is not taken ({_dotted(oid)})")
 
 
-def refuse_extension(oid: bytes) -> Never:
+def refused_extension(oid: bytes) -> RequestRefused:
     """Say which extension is asked for that a workload may not have."""
     if oid == _BASIC_CONSTRAINTS:
-        _refuse(Refusal.BASIC_CONSTRAINTS, "the request has basicConstraints")
-    _refuse(Refusal.EXTENSION, f"the request has an extension that is not taken ({_dotted(oid)})")
+        return refused(Refusal.BASIC_CONSTRAINTS, "the request has basicConstraints")
+    return refused(Refusal.EXTENSION, f"the request has an extension that is not taken ({_dotted(oid)})")
 
 
-def refuse_names(value: bytes) -> Never:
+def refused_names(value: bytes) -> RequestRefused:
     """Say how a subject alternative name differs from exactly the proven identity."""
     outer = der.elements(value, 0, len(value))
     if len(outer) != 1 or outer[0][0] != der.SEQUENCE:
-        _refuse(Refusal.MALFORMED, "the subject alternative name is not a sequence of names")
+        return refused(Refusal.MALFORMED, "the subject alternative name is not a sequence of names")
     names = der.elements(value, outer[0][2], outer[0][3])
     if not names:
-        _refuse(Refusal.NAME_MISSING, "the subject alternative name is empty")
+        return refused(Refusal.NAME_MISSING, "the subject alternative name is empty")
     for tag, _, _, _ in names:
         if tag != san.URI:
             reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than URI"))
-            _refuse(reason, f"the subject alternative name holds {words}")
+            return refused(reason, f"the subject alternative name holds {words}")
     found = ", ".join(
         repr(value[start:stop][:120].decode("ascii", "replace")) for _, _, start, stop in names[:4]
     )
-    _refuse(
+    return refused(
         Refusal.IDENTITY, f"the {len(names)} URI names asked for are not exactly the proven identity: {found}"
     )
 
 
-def refuse_key(spki: bytes) -> Never:
+def refused_key(spki: bytes) -> RequestRefused:
     """Say what is wrong with a SubjectPublicKeyInfo that is not of an accepted kind in its usual encoding."""
     try:
         key = load_der_public_key(spki)
     except UnsupportedAlgorithm:
-        _refuse(Refusal.KEY_KIND, "the public key is of a kind that nothing here knows")
+        return refused(Refusal.KEY_KIND, "the public key is of a kind that nothing here knows")
     except (ValueError, TypeError):
-        _refuse(Refusal.KEY_INVALID, "the public key cannot be read")
+        return refused(Refusal.KEY_INVALID, "the public key cannot be read")
     if kind_of(key) is not None:
-        _refuse(Refusal.KEY_ENCODING, f"the public key ({describe(key)}) is not in the usual encoding")
+        return refused(Refusal.KEY_ENCODING, f"the public key ({describe(key)}) is not in the usual encoding")
     weak_rsa = isinstance(key, rsa.RSAPublicKey) and (
         key.key_size < _LEAST_RSA_BITS or key.public_numbers().e < RSA_EXPONENT
     )
     if weak_rsa or (isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < _LEAST_EC_BITS):
-        _refuse(Refusal.KEY_WEAK, f"the public key is too weak: {describe(key)}")
-    _refuse(Refusal.KEY_KIND, f"public keys of this kind are not taken: {describe(key)}")
+        return refused(Refusal.KEY_WEAK, f"the public key is too weak: {describe(key)}")
+    return refused(Refusal.KEY_KIND, f"public keys of this kind are not taken: {describe(key)}")
 
 
-def refuse_algorithm(algorithm: bytes, family: str) -> Never:
+def refused_algorithm(algorithm: bytes, family: str) -> RequestRefused:
     """Say what is wrong with the signature's AlgorithmIdentifier, for a key of that family."""
     for oid in _walk(algorithm):
         if oid in _WEAK_ALGORITHMS:
-            _refuse(Refusal.SIGNATURE_WEAK, f"the request is signed with a weak hash ({_dotted(oid)})")
-        _refuse(
+            return refused(Refusal.SIGNATURE_WEAK, f"the request is signed with a weak hash ({_dotted(oid)})")
+        return refused(
             Refusal.SIGNATURE_ALGORITHM,
             f"the signature algorithm {_dotted(oid)} is not taken for {family} keys",
         )
-    _refuse(Refusal.SIGNATURE_ALGORITHM, "the request names no signature algorithm")
+    return refused(Refusal.SIGNATURE_ALGORITHM, "the request names no signature algorithm")
 
 
 def _walk(data: bytes) -> list[bytes]:
@@ -195,5 +195,6 @@ def _dotted(oid: bytes) -> str:
     return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:]))
 
 
-def _refuse(reason: Refusal, what: str) -> Never:
-    raise RequestRefused(what, reason=reason)
+def refused(reason: Refusal, what: str) -> RequestRefused:
+    """The error for that reason."""
+    return RequestRefused(what, reason=reason)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import binascii
 from dataclasses import dataclass
-from typing import Final, Never
+from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -27,7 +27,7 @@ from federation.core.identity import SpiffeId
 from federation.core.pki import der
 from federation.core.pki import request_refusals as why
 from federation.core.pki.keys import KeyKind, PublicKey
-from federation.core.pki.request_refusals import Refusal
+from federation.core.pki.request_refusals import Refusal, refused
 from federation.core.pki.san import SubjectAltName
 
 MAX_CSR_CHARACTERS: Final = 8 * 1024
@@ -154,12 +154,12 @@ def _check(
     version, subject, spki, attributes = fields
 
     if data[version[1] : version[3]] != _VERSION:
-        _refuse(Refusal.VERSION, "the request is not of version 1, the only one there is")
+        raise refused(Refusal.VERSION, "the request is not of version 1, the only one there is")
     if data[subject[1] : subject[3]] not in _SUBJECTS:
-        why.refuse_subject(data[subject[1] : subject[3]])
+        raise why.refused_subject(data[subject[1] : subject[3]])
     _check_extensions(data, _requested_extensions(data, attributes), san)
     if data[signature[2] : signature[2] + 1] != b"\x00":
-        _refuse(Refusal.MALFORMED, "the signature is not a whole number of bytes")
+        raise refused(Refusal.MALFORMED, "the signature is not a whole number of bytes")
     public_key, spki_der, kind = _public_key(data[spki[1] : spki[3]], accepted)
     _verify(
         public_key,
@@ -173,7 +173,7 @@ def _check(
 def _decode(text: str) -> bytes:
     """The DER of the only PEM block of ``text``, which may have white space around it and nothing else."""
     if len(text) > MAX_CSR_CHARACTERS:
-        _refuse(Refusal.TOO_LARGE, f"{len(text)} characters; at most {MAX_CSR_CHARACTERS} are read")
+        raise refused(Refusal.TOO_LARGE, f"{len(text)} characters; at most {MAX_CSR_CHARACTERS} are read")
     text = text.strip(" \t\r\n")
     if text.startswith(_BEGIN) and text.endswith(_END):
         body = text[len(_BEGIN) : -len(_END)]
@@ -181,8 +181,8 @@ def _decode(text: str) -> bytes:
             try:
                 return binascii.a2b_base64(body.replace("\r\n", "\n").replace("\n", ""), strict_mode=True)
             except ValueError:
-                why.refuse_pem(text)
-    why.refuse_pem(text)
+                raise why.refused_pem(text) from None
+    raise why.refused_pem(text)
 
 
 def _requested_extensions(data: bytes, attributes: der.Element) -> list[der.Element]:
@@ -194,9 +194,9 @@ def _requested_extensions(data: bytes, attributes: der.Element) -> list[der.Elem
         _shape(parts, der.OBJECT_IDENTIFIER, der.SET)
         oid, values = parts
         if data[oid[1] : oid[3]] != _EXTENSION_REQUEST:
-            why.refuse_attribute(data[oid[1] : oid[3]])
+            raise why.refused_attribute(data[oid[1] : oid[3]])
         if found is not None:
-            _refuse(Refusal.ATTRIBUTE_REPEATED, "extensions are requested by more than one attribute")
+            raise refused(Refusal.ATTRIBUTE_REPEATED, "extensions are requested by more than one attribute")
         value = der.elements(data, values[2], values[3])
         _shape(value, der.SEQUENCE)
         found = der.elements(data, value[0][2], value[0][3])
@@ -213,38 +213,38 @@ def _check_extensions(data: bytes, extensions: list[der.Element], san: SubjectAl
         _shape(parts, der.OBJECT_IDENTIFIER, der.OCTET_STRING)
         oid, value = data[parts[0][1] : parts[0][3]], data[parts[1][2] : parts[1][3]]
         if oid in seen:
-            _refuse(Refusal.EXTENSION_REPEATED, "one extension is requested twice")
+            raise refused(Refusal.EXTENSION_REPEATED, "one extension is requested twice")
         seen.add(oid)
         if oid == _SUBJECT_ALT_NAME:
             if value != san.der:
-                why.refuse_names(value)
+                raise why.refused_names(value)
         elif oid in _USAGES:
             reason, allowed = _USAGES[oid]
             if value not in allowed:
-                _refuse(reason, "the requested key usages are not within those of a workload")
+                raise refused(reason, "the requested key usages are not within those of a workload")
         else:
-            why.refuse_extension(oid)
+            raise why.refused_extension(oid)
     if _SUBJECT_ALT_NAME not in seen:
-        _refuse(Refusal.NAME_MISSING, "the request names no identity")
+        raise refused(Refusal.NAME_MISSING, "the request names no identity")
 
 
 def _public_key(spki: bytes, accepted: frozenset[KeyKind]) -> tuple[PublicKey, bytes, KeyKind]:
     frame = _SPKI.get(len(spki))
     if frame is None or not spki.startswith(frame[1]) or not spki.endswith(frame[2]):
-        why.refuse_key(spki)
+        raise why.refused_key(spki)
     kind = frame[0]
     if kind not in accepted:
-        _refuse(Refusal.KEY_NOT_ACCEPTED, f"keys of the kind {kind.value} are not accepted here")
+        raise refused(Refusal.KEY_NOT_ACCEPTED, f"keys of the kind {kind.value} are not accepted here")
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-        _refuse(
+        raise refused(
             Refusal.KEY_INVALID, "the public key is no valid key: its point is not on the curve, or worse"
         )
     if kind.is_rsa and (spki[len(frame[1])] < 0x80 or not spki[-len(frame[2]) - 1] & 1):
-        _refuse(Refusal.KEY_INVALID, "the RSA modulus is even or shorter than it claims")
+        raise refused(Refusal.KEY_INVALID, "the RSA modulus is even or shorter than it claims")
     return key, spki, kind
 
 
@@ -253,21 +253,19 @@ def _verify(key: PublicKey, algorithm: bytes, signature: bytes, message: bytes) 
     try:
         if isinstance(key, rsa.RSAPublicKey):
             if (digest := _RSA.get(algorithm)) is None:
-                why.refuse_algorithm(algorithm, "RSA")
+                raise why.refused_algorithm(algorithm, "RSA")
             key.verify(signature, message, _PKCS1, digest)
         else:
             if (scheme := _ECDSA.get(algorithm)) is None:
-                why.refuse_algorithm(algorithm, "EC")
+                raise why.refused_algorithm(algorithm, "EC")
             key.verify(signature, message, scheme)
     except InvalidSignature:
-        _refuse(Refusal.SIGNATURE_INVALID, "the signature was not made with the key of the request")
+        raise refused(
+            Refusal.SIGNATURE_INVALID, "the signature was not made with the key of the request"
+        ) from None
 
 
 def _shape(elements: list[der.Element], *tags: int) -> None:
     """Refuse where the elements are not exactly of these tags."""
-    if len(elements) != len(tags) or any(e[0] != tag for e, tag in zip(elements, tags, strict=True)):
-        _refuse(Refusal.MALFORMED, "the DER is not of the structure of a certification request")
-
-
-def _refuse(reason: Refusal, what: str) -> Never:
-    raise RequestRefused(what, reason=reason)
+    if [element[0] for element in elements] != list(tags):
+        raise refused(Refusal.MALFORMED, "the DER is not of the structure of a certification request")

@@ -1,0 +1,146 @@
+"""The leaf as a DER template: what is the same for every certificate of an issuer is encoded once.
+
+A certificate then costs two dates, two lengths and one signature. The template makes the bytes to be signed
+and puts the signature to them; who signs is not its business, so a key in this process, in an HSM or behind
+an API all fit: they sign ``tbs``, or ``digest(tbs)`` where the back end takes digests.
+
+What is in a leaf is Istio's profile (security/pkg/pki/util of istio/istio) within RFC 5280 and the X509-SVID
+specification: version 3, no subject and therefore a critical subject alternative name (RFC 5280, 4.2.1.6),
+critical keyUsage digitalSignature and keyEncipherment, critical basicConstraints that say it is no CA, and
+the issuer's key identifier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from hashlib import sha256, sha384
+from typing import Final
+
+from federation.core.errors import AuthorityViolation, InvalidValue
+from federation.core.pki import der
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import KeyKind, describe, kind_of, verify
+from federation.core.pki.san import SubjectAltName
+
+SERIAL_BITS: Final = 128
+"""Random bits in a serial number: twice what the CA/Browser Forum asks for, as in Istio's own CA."""
+
+_SERVER_AUTH: Final = der.object_identifier("1.3.6.1.5.5.7.3.1")
+_CLIENT_AUTH: Final = der.object_identifier("1.3.6.1.5.5.7.3.2")
+_DIGITAL_SIGNATURE_AND_KEY_ENCIPHERMENT: Final = der.bit_string(b"\xa0", 5)
+_VERSION_3: Final = der.encode(0xA0, der.integer(2))
+_KEY_IDENTIFIER: Final = 0x80
+_EXTENSIONS: Final = 0xA3
+_NO_SUBJECT: Final = der.sequence()
+
+_CRITICAL_SAN: Final = der.object_identifier("2.5.29.17") + der.encode(der.BOOLEAN, b"\xff")
+
+_ECDSA_WITH_SHA256: Final = der.sequence(der.object_identifier("1.2.840.10045.4.3.2"))
+_ECDSA_WITH_SHA384: Final = der.sequence(der.object_identifier("1.2.840.10045.4.3.3"))
+_SHA256_WITH_RSA: Final = der.sequence(der.object_identifier("1.2.840.113549.1.1.11"), b"\x05\x00")
+
+
+class LeafProfile(Enum):
+    """What a leaf is for; the value is its extendedKeyUsage."""
+
+    WORKLOAD = der.sequence(_SERVER_AUTH, _CLIENT_AUTH)
+    """Mutual TLS both ways, as every workload of a mesh needs."""
+
+    SERVING = der.sequence(_SERVER_AUTH)
+    """The hub's own door: a server and nothing else, so that its key can never speak as a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeafTemplate:
+    """Everything about leaves of one issuer and profile that does not change. Raises InvalidValue.
+
+    ``issuer`` needs a key of an accepted kind. Whether it may sign at all is :mod:`authority_check`'s
+    question.
+    """
+
+    issuer: Certificate
+    profile: LeafProfile = LeafProfile.WORKLOAD
+    key_kind: KeyKind = field(init=False)
+    _algorithm: bytes = field(init=False, repr=False)
+    _issuer_name: bytes = field(init=False, repr=False)
+    _extensions: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        kind = kind_of(self.issuer.public_key)
+        if kind is None:
+            raise InvalidValue(
+                f"{self.issuer.subject} has a key that cannot sign: {describe(self.issuer.public_key)}"
+            )
+        object.__setattr__(self, "key_kind", kind)
+        object.__setattr__(self, "_algorithm", _algorithm_of(kind))
+        object.__setattr__(self, "_issuer_name", _subject_of(self.issuer))
+        key_id = der.encode(_KEY_IDENTIFIER, bytes.fromhex(self.issuer.key_id))
+        fixed = (
+            der.extension("2.5.29.15", _DIGITAL_SIGNATURE_AND_KEY_ENCIPHERMENT, critical=True),
+            der.extension("2.5.29.37", self.profile.value, critical=False),
+            der.extension("2.5.29.19", der.sequence(), critical=True),
+            der.extension("2.5.29.35", der.sequence(key_id), critical=False),
+        )
+        object.__setattr__(self, "_extensions", b"".join(fixed))
+
+    def tbs(
+        self, spki_der: bytes, san: SubjectAltName, serial: int, not_before: datetime, not_after: datetime
+    ) -> bytes:
+        """The TBSCertificate (RFC 5280, 4.1) to be signed; dates count in whole seconds.
+
+        Raises InvalidValue for a serial that is not positive or over 20 bytes, dates that are not in UTC, or
+        an end before the beginning. ``spki_der`` is taken as it is: it comes from the request gate or from
+        our own key.
+        """
+        if not 0 < serial < 1 << 159:
+            raise InvalidValue("a serial number is positive and fits into 20 bytes (RFC 5280, 4.1.2.2)")
+        if not_after <= not_before:
+            raise InvalidValue(f"the leaf would end at {not_after} before it begins at {not_before}")
+        alternative_name = der.sequence(_CRITICAL_SAN, der.encode(der.OCTET_STRING, san.der))
+        return der.sequence(
+            _VERSION_3,
+            der.integer(serial),
+            self._algorithm,
+            self._issuer_name,
+            der.sequence(der.time(not_before), der.time(not_after)),
+            _NO_SUBJECT,
+            spki_der,
+            der.encode(_EXTENSIONS, der.sequence(self._extensions, alternative_name)),
+        )
+
+    def assemble(self, tbs: bytes, signature: bytes) -> bytes:
+        """The DER of the certificate: what was signed, how, and the signature."""
+        return der.sequence(tbs, self._algorithm, der.bit_string(signature))
+
+    def digest(self, tbs: bytes) -> bytes:
+        """What a back end that signs digests is given: SHA-384 for a P-384 issuer, else SHA-256."""
+        return (sha384 if self.key_kind is KeyKind.EC_P384 else sha256)(tbs).digest()
+
+    def check_signature(self, tbs: bytes, signature: bytes) -> None:
+        """Raise AuthorityViolation unless the issuer's key made the signature: for keys held elsewhere."""
+        key = self.issuer.public_key
+        if not verify(key, signature, tbs):
+            raise AuthorityViolation(
+                f"the signature that came back was not made with the key of {self.issuer.subject}",
+                reason="signature_invalid",
+            )
+
+
+def _algorithm_of(kind: KeyKind) -> bytes:
+    """The AlgorithmIdentifier of what a key of that kind signs (RFC 5758, 3.2; RFC 4055, 5)."""
+    if kind.is_rsa:
+        return _SHA256_WITH_RSA
+    return _ECDSA_WITH_SHA384 if kind is KeyKind.EC_P384 else _ECDSA_WITH_SHA256
+
+
+def _subject_of(issuer: Certificate) -> bytes:
+    """The subject's own bytes: verifiers compare names byte by byte, so nothing may encode them anew."""
+    data = issuer.x509.tbs_certificate_bytes
+    outer = der.elements(data, 0, len(data))[0]
+    fields = der.elements(data, outer[2], outer[3])
+    if fields[0][0] == 0xA0:
+        del fields[0]
+    _serial, _algorithm, _issuer, _validity, subject, *_ = fields
+    return data[subject[1] : subject[3]]

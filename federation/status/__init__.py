@@ -1,1 +1,1 @@
-"""What the hub answers for: the API, its OpenAPI, metrics and the page. Reads, and changes nothing."""
+"""What the hub answers for: API, metrics and page. Reads the roles' documents, changes nothing."""

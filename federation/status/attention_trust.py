@@ -1,0 +1,151 @@
+"""What needs attention in trust: the generation in force, who lags behind it, and what runs out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from federation.status.freshness import days_left, expiry, instant
+from federation.status.model import Attention, Expiry, Severity
+from federation.status.scene import Scene
+from federation.status.signing import authority_views
+
+SEVERITY: Final[dict[Expiry, Severity]] = {
+    "expired": "critical",
+    "critical": "critical",
+    "warning": "warning",
+    "unknown": "warning",
+    "notice": "notice",
+}
+
+
+def trust_attention(scene: Scene) -> Iterator[Attention]:
+    """Everything about generations, anchors, authorities and serving certificates."""
+    yield from _generation(scene)
+    yield from _anchors(scene)
+    yield from _authorities(scene)
+    yield from _serving(scene)
+
+
+def _generation(scene: Scene) -> Iterator[Attention]:
+    generation = scene.in_force
+    if generation is None:
+        yield Attention(
+            severity="critical",
+            code="no_generation",
+            what=scene.nothing_in_force,
+            where="current",
+            remedy="start a controller with pinned anchors; restore generations from a backup if damaged",
+        )
+        return
+    if not generation.anchors:
+        yield Attention(
+            severity="critical",
+            code="no_anchor",
+            what=f"generation {generation.number} holds no anchor: nothing validates",
+            where=f"generation {generation.number}",
+            remedy="pin at least one root",
+        )
+    for replica, signer in sorted(scene.signers.items()):
+        if signer.ready and (signer.generation, signer.bundle_sha256) != (
+            generation.number,
+            generation.sha256,
+        ):
+            yield Attention(
+                severity="warning",
+                code="signer_behind",
+                what=f"it hands out generation {signer.generation}, {generation.number} is in force",
+                where=replica,
+                remedy="passes after a change; otherwise its log says why it refuses the generation",
+                since=instant(generation.created),
+            )
+    if scene.leader is not None and scene.leader.generation != generation.number:
+        yield Attention(
+            severity="warning",
+            code="controller_behind",
+            what=f"it publishes generation {scene.leader.generation}, {generation.number} is in force",
+            where=scene.leader.replica,
+            remedy="right after a change this passes; otherwise look in its log",
+        )
+
+
+def _anchors(scene: Scene) -> Iterator[Attention]:
+    for anchor in scene.in_force.anchors if scene.in_force else []:
+        state = expiry(anchor.not_after, scene.now, not_before=anchor.not_before)
+        if state != "ok":
+            yield Attention(
+                severity=SEVERITY[state],
+                code=f"anchor_expiry_{state}",
+                what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, scene.now)}",
+                where=f"bundle: {anchor.sha256[:16]}",
+                remedy="begin a rotation to its successor"
+                if anchor.kind == "root"
+                else "replace it, then remove it",
+            )
+        if anchor.not_before > scene.now:
+            yield Attention(
+                severity="warning",
+                code="anchor_not_yet_valid",
+                what=f"the {anchor.kind} {anchor.subject} is not valid yet",
+                where=f"bundle: {anchor.sha256[:16]}",
+                remedy="check the hub's clock, or wait",
+                since=None,
+            )
+
+
+def _authorities(scene: Scene) -> Iterator[Attention]:
+    views = authority_views(scene)
+    for view in views:
+        if view.state != "ready":
+            alone = all(other.state in {"unavailable", "unknown"} for other in views)
+            yield Attention(
+                severity="critical" if alone else "warning",
+                code=f"authority_{view.state}",
+                what=f"the authority: {view.detail or view.state}",
+                where=view.name,
+                remedy=view.remedy or "look in the signers' logs",
+            )
+        if view.expiry != "ok":
+            not_after = view.not_after.timestamp() if view.not_after else 0.0
+            yield Attention(
+                severity=SEVERITY[view.expiry],
+                code=f"authority_expiry_{view.expiry}",
+                what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
+                where=view.name,
+                remedy="issue its successor from the root and put it in the authority's files",
+            )
+    for replica, signer in sorted(scene.signers.items()):
+        if signer.authority is None and signer.ready:
+            yield Attention(
+                severity="warning",
+                code="authority_unknown",
+                what="the signer does not say what it signs with",
+                where=replica,
+                remedy="look in its log",
+            )
+
+
+def _serving(scene: Scene) -> Iterator[Attention]:
+    """The door's certificate is replaced at two thirds of its life: with a sixth left, that has failed."""
+    for replica, signer in sorted(scene.signers.items()):
+        if not signer.ready:
+            continue
+        left = signer.serving_not_after - scene.now
+        if left <= scene.config.door.serving_lifetime / 6:
+            yield Attention(
+                severity="critical" if left <= 0 else "warning",
+                code="serving_expiry",
+                what="the door's serving certificate "
+                + ("has expired" if left <= 0 else f"has {left / 60:.0f} min left and was not replaced"),
+                where=replica,
+                remedy="look in its log for why the authority does not issue it",
+            )
+
+
+def _when(not_after: float, now: float) -> str:
+    if not_after <= 0:
+        return "does not say when it expires"
+    left = days_left(not_after, now)
+    if left < 0 or not_after <= now:
+        return f"expired {-left:g} days ago" if left < -1 else "has expired"
+    return f"expires in {left:g} days" if left >= 2 else f"expires in {left * 24:.0f} hours"

@@ -1,0 +1,121 @@
+"""The matrix of proof, counted again: a cell is valid only while everything it rests on is current. Pure.
+
+The leader's matrix says what its handshakes gave. Here each ``v`` is kept only where the leader is heard of
+and works with the generation in force, the proof is no older than that generation and than three intervals,
+and both clusters were read back lately. A failure is kept for as long as nothing newer says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from federation.state.documents import Matrix
+from federation.status.freshness import elapsed, instant
+from federation.status.model import MatrixView, PairReason, ProofView
+from federation.status.scene import Scene
+
+MOST_REASONS: Final = 1000  # the first are enough to act on; 200 clusters have 39,800 pairs
+SHORTEST_LIFE: Final = 30.0
+INTERVALS: Final = 3
+
+
+def doubt(scene: Scene, matrix: Matrix) -> str:
+    """Why no cell of this matrix may be shown as valid; empty where they may."""
+    if scene.leader is None:
+        return scene.no_leader
+    if scene.in_force is None:
+        return scene.nothing_in_force
+    if not scene.leader_follows:
+        return f"the controller does not work with generation {scene.in_force.number} yet"
+    if matrix.computed <= 0:
+        return "nothing has been proved yet"
+    if matrix.computed < scene.in_force.created:
+        return f"not proved again since generation {scene.in_force.number} was put in force"
+    longest = max(INTERVALS * scene.config.controller.proof.interval, SHORTEST_LIFE)
+    if abs(scene.now - matrix.computed) > longest:
+        return f"last proved {elapsed(scene.now - matrix.computed)} ago"
+    return ""
+
+
+def matrix_view(scene: Scene) -> MatrixView:
+    """The matrix over the registered clusters, in the order of the configuration."""
+    names = [cluster.name.value for cluster in scene.config.clusters]
+    source = scene.leader or scene.last_leader
+    matrix = source.matrix if source else Matrix()
+    index = {name: i for i, name in enumerate(matrix.clusters)}
+    general = doubt(scene, matrix)
+    unread = {c.name.value: scene.not_read_back(c) for c in scene.config.clusters}
+    rows: list[str] = []
+    failed: list[PairReason] = []
+    unknown: list[PairReason] = []
+    valid = 0
+    for client in names:
+        row: list[str] = []
+        for server in names:
+            if client == server:
+                row.append("-")
+                continue
+            cell = _cell(matrix, index, client, server)
+            why = general or _unread(client, server, unread)
+            told = matrix.reasons.get(f"{client}>{server}", "")
+            if cell == "v" and not why:
+                valid += 1
+                row.append("v")
+            elif cell == "x":
+                row.append("x")
+                failed.append(
+                    PairReason(
+                        client=client, server=server, result="failed", reason=told or "the handshake failed"
+                    )
+                )
+            else:
+                row.append("?")
+                reason = why or told or "this pair has not been proved yet"
+                unknown.append(PairReason(client=client, server=server, result="unknown", reason=reason))
+        rows.append("".join(row))
+    reasons = failed + unknown
+    pairs = len(names) * (len(names) - 1)
+    return MatrixView(
+        proven=bool(names) and not general and valid == pairs,
+        computed=instant(matrix.computed),
+        generation=source.generation if source else 0,
+        clusters=names,
+        rows=rows,
+        pairs=pairs,
+        valid=valid,
+        failed=len(failed),
+        unknown=len(unknown),
+        handshakes=max(0, matrix.handshakes),
+        reasons=reasons[:MOST_REASONS],
+        reasons_omitted=max(0, len(reasons) - MOST_REASONS),
+    )
+
+
+def _cell(matrix: Matrix, index: Mapping[str, int], client: str, server: str) -> str:
+    """The leader's cell; ``?`` where the matrix is too small, ragged or does not name the pair."""
+    row, column = index.get(client), index.get(server)
+    if row is None or column is None or row >= len(matrix.rows) or column >= len(matrix.rows[row]):
+        return "?"
+    return matrix.rows[row][column]
+
+
+def _unread(client: str, server: str, unread: Mapping[str, str]) -> str:
+    for name in (client, server):
+        if unread[name]:
+            return f"{name}: {unread[name]}"
+    return ""
+
+
+def proof_view(view: MatrixView, name: str, *, probe_not_after: float, probe_detail: str) -> ProofView:
+    """The part of the matrix that is about one cluster, in both directions."""
+    i = view.clusters.index(name)
+    cells = view.rows[i].replace("-", "") + "".join(row[i] for row in view.rows).replace("-", "")
+    return ProofView(
+        pairs=len(cells),
+        valid=cells.count("v"),
+        failed=cells.count("x"),
+        unknown=cells.count("?"),
+        probe_not_after=instant(probe_not_after),
+        probe_detail=probe_detail,
+    )

@@ -1,0 +1,133 @@
+"""The metrics of the roles' processes, each from its own report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client.core import Metric
+
+from federation.state.documents import ControllerReport, SignerReport
+from federation.status.exposition import counter, gauge, histogram, render
+from federation.status.freshness import is_fresh
+
+
+def role_metrics(report: SignerReport | ControllerReport, now: float) -> bytes:
+    """What a role's own endpoint tells of itself."""
+    if isinstance(report, SignerReport):
+        return render(signer_families({report.replica: report}, now))
+    return render(controller_families({report.replica: report}, now))
+
+
+def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Metric]:
+    """Signers by replica: certificates, refusals, latency, readiness, expiries."""
+    each = sorted(signers.items())
+    authorities = [(replica, report.authority) for replica, report in each if report.authority]
+    on_cluster = [(r, name, seen) for r, s in each for name, seen in sorted(s.clusters.items())]
+    return [
+        counter(
+            "federation_certificates_issued",
+            "Workload certificates issued.",
+            ("replica", "cluster"),
+            [((r, name), seen.issued) for r, name, seen in on_cluster],
+        ),
+        counter(
+            "federation_requests_refused",
+            "Requests that got no certificate.",
+            ("replica", "cluster", "reason"),
+            [((r, name, why), n) for r, name, seen in on_cluster for why, n in sorted(seen.refused.items())],
+        ),
+        histogram(
+            "federation_issuance_seconds",
+            "From a request's arrival until its answer.",
+            ("replica",),
+            [((r,), s.latency) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_ready",
+            "1 where the signer is heard of and can issue.",
+            ("replica",),
+            [((r,), s.ready and is_fresh(s, now)) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_report_age_seconds",
+            "Since the signer last reported.",
+            ("replica",),
+            [((r,), now - s.updated) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_started_timestamp_seconds",
+            "When the signer started.",
+            ("replica",),
+            [((r,), s.started) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_generation",
+            "The generation the signer hands out.",
+            ("replica",),
+            [((r,), s.generation) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_cluster_ready",
+            "1 where the signer is heard of and attests workloads of the cluster without restriction.",
+            ("replica", "cluster"),
+            [
+                ((r, name), seen.state == "ready" and signers[r].ready and is_fresh(signers[r], now))
+                for r, name, seen in on_cluster
+            ],
+        ),
+        gauge(
+            "federation_intermediate_not_after_timestamp_seconds",
+            "When the intermediate that the signer signs with expires.",
+            ("replica", "authority"),
+            [((r, a.name), a.not_after) for r, a in authorities if a.not_after > 0],
+        ),
+        gauge(
+            "federation_serving_not_after_timestamp_seconds",
+            "When the serving certificate of the signer's door expires.",
+            ("replica",),
+            [((r,), s.serving_not_after) for r, s in each if s.serving_not_after > 0],
+        ),
+    ]
+
+
+def controller_families(controllers: Mapping[str, ControllerReport], now: float) -> list[Metric]:
+    """Controllers by replica: who leads, how old what they say is, what they refused to write."""
+    each = sorted(controllers.items())
+    return [
+        gauge(
+            "federation_controller_leader",
+            "1 where the controller is heard of and leads.",
+            ("replica",),
+            [((r,), c.leader and is_fresh(c, now)) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_ready",
+            "1 where the controller is heard of and ready.",
+            ("replica",),
+            [((r,), c.ready and is_fresh(c, now)) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_report_age_seconds",
+            "Since the controller last reported.",
+            ("replica",),
+            [((r,), now - c.updated) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_generation",
+            "The generation the controller publishes.",
+            ("replica",),
+            [((r,), c.generation) for r, c in each],
+        ),
+        gauge(
+            "federation_source_ok",
+            "1 where a source of anchors answers; 0 where its last known good is used.",
+            ("replica", "source"),
+            [((r, source), said == "ok") for r, c in each for source, said in sorted(c.sources.items())],
+        ),
+        counter(
+            "federation_write_refusals",
+            "Writes that were held back to protect what is published.",
+            ("replica",),
+            [((r,), c.write_refusals) for r, c in each],
+        ),
+    ]

@@ -1,0 +1,302 @@
+"""What the status API says, as typed structs: answers, OpenAPI document and CLI come from these.
+
+Times are RFC 3339 in UTC, ``null`` where an instant is not known. Durations are in seconds unless a name says
+days.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+Verdict = Literal["healthy", "degraded", "failing"]
+Health = Literal["healthy", "degraded", "failing", "unknown"]
+Severity = Literal["critical", "warning", "notice"]
+State = Literal["ready", "degraded", "unavailable", "unknown"]
+PublicationState = Literal["current", "pending", "failed", "unknown"]
+PairResult = Literal["failed", "unknown"]
+Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
+
+
+class Attention(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing somebody should look at. A notice alone does not make the federation less than healthy."""
+
+    severity: Severity
+    code: str
+    what: str
+    where: str
+    remedy: str = ""
+    since: datetime | None = None
+
+
+class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How the controller reaches a member cluster."""
+
+    state: State
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+    since: datetime | None = None
+    version: str = ""
+    clock_skew: float = 0.0
+
+
+class SignerOnCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """How one signer that is heard of sees a member cluster."""
+
+    replica: str
+    state: State
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+    attestation: str = ""
+
+
+class SigningView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether workloads of a cluster get certificates, over all signers: ready takes all of them."""
+
+    state: State
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+    attestation: list[str] = []
+    issuers: list[str] = []
+    issued: int = 0
+    refused: dict[str, int] = {}
+    last_issued: datetime | None = None
+    signers: list[SignerOnCluster] = []
+
+
+class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cluster's namespaces hold, as read back; ``current`` of them the bundle in force."""
+
+    state: PublicationState
+    detail: str = ""
+    selected: int = 0
+    current: int = 0
+    pending: int = 0
+    failed: int = 0
+    terminating: int = 0
+    forbidden: int = 0
+    excluded: int = 0
+    writes: int = 0
+    restored: int = 0
+    generation: int = 0
+    lag: float = 0.0
+    read_back: datetime | None = None
+    problems: list[str] = []
+    other_writers: list[str] = []
+
+
+class ProofView(msgspec.Struct, frozen=True, kw_only=True):
+    """The ordered pairs that a cluster is part of, as client or as server."""
+
+    pairs: int = 0
+    valid: int = 0
+    failed: int = 0
+    unknown: int = 0
+    probe_not_after: datetime | None = None
+    probe_detail: str = ""
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """One registered cluster, merged from the leader's and every signer's view of it."""
+
+    name: str
+    cluster_id: str
+    network: str
+    health: Health
+    summary: str
+    connection: ConnectionView
+    signing: SigningView
+    publication: PublicationView
+    proof: ProofView
+
+
+class AnchorView(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate of the bundle with its provenance. ``days_left`` is negative once it has expired."""
+
+    sha256: str
+    subject: str
+    kind: str
+    origin: str
+    trust_domain: str
+    cluster: str
+    not_before: datetime | None
+    not_after: datetime | None
+    days_left: float
+    expiry: Expiry
+    foreign_override: bool
+
+
+class BundleView(msgspec.Struct, frozen=True, kw_only=True):
+    """The generation of trust in force."""
+
+    generation: int
+    sha256: str
+    created: datetime | None
+    reason: str
+    author: str
+    trust_domain: str
+    size: int
+    anchors: list[AnchorView]
+
+
+class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of trust; ``anchors`` are SHA-256 fingerprints."""
+
+    number: int
+    sha256: str
+    created: datetime | None
+    reason: str
+    author: str
+    in_force: bool
+    anchors: list[str]
+    evidence: dict[str, str]
+
+
+class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
+    """An intermediate that signers sign with, and which of them do."""
+
+    name: str
+    kind: str
+    state: State
+    subject: str
+    sha256: str
+    not_after: datetime | None
+    days_left: float
+    expiry: Expiry
+    detail: str
+    remedy: str
+    signers: list[str]
+
+
+class SignerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One signer process. ``ready`` is false for one that is stale, whatever its last report said."""
+
+    replica: str
+    ready: bool
+    stale: bool
+    reasons: list[str]
+    address: str
+    started: datetime | None
+    updated: datetime | None
+    age: float
+    generation: int
+    generations_behind: int
+    holds_bundle_in_force: bool
+    runs_current_configuration: bool
+    authority: str
+    serving_not_after: datetime | None
+    issued: int
+    refused: int
+
+
+class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One controller process. ``leader`` is false for one that is stale."""
+
+    replica: str
+    leader: bool
+    ready: bool
+    stale: bool
+    reasons: list[str]
+    started: datetime | None
+    updated: datetime | None
+    age: float
+    generation: int
+    runs_current_configuration: bool
+    sources: dict[str, str]
+
+
+class PairReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one ordered pair is not known to be valid."""
+
+    client: str
+    server: str
+    result: PairResult
+    reason: str
+
+
+class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
+    """Every ordered pair of registered clusters; row: client, column: server.
+
+    Cells: ``v`` validated, ``x`` failed, ``?`` unknown, ``-`` the cluster itself. Nothing older than the
+    bundle in force, nothing of a controller that is no longer heard of and nothing of a cluster that is not
+    read back is shown as ``v``.
+    """
+
+    proven: bool
+    computed: datetime | None
+    generation: int
+    clusters: list[str]
+    rows: list[str]
+    pairs: int
+    valid: int
+    failed: int
+    unknown: int
+    handshakes: int
+    reasons: list[PairReason]
+    reasons_omitted: int = 0
+
+
+class ProposalView(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that was found but is not pinned: a person accepts it, or nobody does."""
+
+    sha256: str
+    subject: str
+    cluster: str
+    origin: str
+    not_after: datetime | None
+    first_seen: datetime | None
+
+
+class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer: a verdict, what needs attention, and everything that both rest on."""
+
+    verdict: Verdict
+    summary: str
+    generated: datetime
+    trust_domain: str
+    attention: list[Attention]
+    clusters: list[ClusterView]
+    matrix: MatrixView
+    bundle: BundleView | None
+    generations: list[GenerationView]
+    authorities: list[AuthorityView]
+    signers: list[SignerView]
+    controllers: list[ControllerView]
+    proposals: list[ProposalView]
+    insecure_options: list[str]
+    config_problems: list[str]
+    certificates_issued: int
+    refusals: dict[str, int]
+
+
+class Clusters(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/api/v1/clusters``."""
+
+    clusters: list[ClusterView]
+
+
+class Generations(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/api/v1/generations``, newest first."""
+
+    generations: list[GenerationView]
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/healthz`` and ``/readyz``."""
+
+    ready: bool
+    reasons: list[str] = []
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as RFC 9457 (application/problem+json): what a caller may know, nothing of the inside."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""

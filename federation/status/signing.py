@@ -1,0 +1,163 @@
+"""The certificate's way as status tells it: all signers' views merged. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from federation.state.documents import SignerClusterReport, SignerReport
+from federation.status.freshness import days_left, elapsed, expiry, finite, instant
+from federation.status.model import AuthorityView, SignerOnCluster, SignerView, SigningView, State
+from federation.status.scene import Scene
+
+WORST_FIRST: Final[tuple[State, ...]] = ("unavailable", "unknown", "degraded", "ready")
+
+
+def known_state(state: str) -> State:
+    """The state as a word of the API; anything a document may hold besides is ``unknown``."""
+    match state:
+        case "ready":
+            return "ready"
+        case "degraded":
+            return "degraded"
+        case "unavailable":
+            return "unavailable"
+    return "unknown"
+
+
+def _on_cluster(replica: str, signer: SignerReport, name: str) -> SignerOnCluster:
+    seen = signer.clusters.get(name)
+    if not signer.ready:
+        return SignerOnCluster(
+            replica=replica,
+            state="unavailable",
+            reason="not_ready",
+            detail="; ".join(signer.reasons) or "the signer is not ready",
+        )
+    if seen is None:
+        return SignerOnCluster(
+            replica=replica,
+            state="unknown",
+            reason="not_reported",
+            detail="this signer does not report the cluster yet",
+        )
+    return SignerOnCluster(
+        replica=replica,
+        state=known_state(seen.state),
+        reason=seen.reason,
+        detail=seen.detail,
+        remedy=seen.remedy,
+        attestation=seen.attestation,
+    )
+
+
+def signing_view(scene: Scene, name: str) -> SigningView:
+    """Whether workloads of the cluster ``name`` get certificates. Counts include signers that are gone."""
+    every = [s.clusters[name] for s in scene.snapshot.signers.values() if name in s.clusters]
+    views = [_on_cluster(replica, signer, name) for replica, signer in sorted(scene.signers.items())]
+    state, worst = _merged(views)
+    return SigningView(
+        state=state,
+        reason=worst.reason,
+        detail=worst.detail,
+        remedy=worst.remedy,
+        attestation=sorted({view.attestation for view in views} - {""}),
+        issuers=sorted(
+            {s.clusters[name].issuer for s in scene.signers.values() if name in s.clusters} - {""}
+        ),
+        issued=sum(report.issued for report in every),
+        refused=refusals(every),
+        last_issued=instant(max((finite(report.last_issued) for report in every), default=0.0)),
+        signers=views,
+    )
+
+
+def _merged(views: list[SignerOnCluster]) -> tuple[State, SignerOnCluster]:
+    """One state for all signers, and the view that explains it.
+
+    Callers reach any of them: one that serves makes it degraded at worst, and ready takes all of them.
+    """
+    if not views:
+        nobody = SignerOnCluster(
+            replica="", state="unknown", reason="no_signer", detail="no signer is heard of"
+        )
+        return "unknown", nobody
+    worst = min(views, key=lambda view: WORST_FIRST.index(view.state))
+    serving = [view for view in views if view.state in {"ready", "degraded"}]
+    if serving and len(serving) < len(views):
+        why = worst.detail or worst.reason
+        detail = f"{len(serving)} of {len(views)} signers serve it; {worst.replica}: {why}"
+        return "degraded", msgspec.structs.replace(worst, detail=detail)
+    return worst.state, worst
+
+
+def refusals(reports: Iterable[SignerClusterReport]) -> dict[str, int]:
+    """Refused requests by reason, summed."""
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report.refused)
+    return dict(sorted(total.items()))
+
+
+def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
+    """One signer, current or gone."""
+    fresh = replica in scene.signers
+    age = finite(scene.now - report.updated)
+    in_force = scene.in_force
+    newest = in_force.number if in_force else 0
+    reasons = list(report.reasons)
+    if not fresh:
+        reasons.insert(
+            0, f"last heard of {elapsed(age)} ago" if age >= 0 else f"its clock is {elapsed(age)} ahead"
+        )
+    return SignerView(
+        replica=replica,
+        ready=fresh and report.ready,
+        stale=not fresh,
+        reasons=reasons,
+        address=report.address,
+        started=instant(report.started),
+        updated=instant(report.updated),
+        age=age,
+        generation=report.generation,
+        generations_behind=max(0, newest - report.generation),
+        holds_bundle_in_force=fresh and in_force is not None and report.bundle_sha256 == in_force.sha256,
+        runs_current_configuration=fresh and report.config_digest == scene.config.digest,
+        authority=report.authority.name if report.authority else "",
+        serving_not_after=instant(report.serving_not_after),
+        issued=report.issued,
+        refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),
+    )
+
+
+def authority_views(scene: Scene) -> list[AuthorityView]:
+    """Every authority that a signer which is heard of signs with; the worst state of those that share one."""
+    found: dict[tuple[str, str], AuthorityView] = {}
+    for replica, signer in sorted(scene.signers.items()):
+        authority = signer.authority
+        if authority is None:
+            continue
+        key = (authority.name, authority.sha256)
+        earlier = found.get(key)
+        state = known_state(authority.state)
+        if earlier and WORST_FIRST.index(earlier.state) <= WORST_FIRST.index(state):
+            state, detail, remedy = earlier.state, earlier.detail, earlier.remedy
+        else:
+            detail, remedy = authority.detail, authority.remedy
+        found[key] = AuthorityView(
+            name=authority.name,
+            kind=authority.kind,
+            state=state,
+            subject=authority.subject,
+            sha256=authority.sha256,
+            not_after=instant(authority.not_after),
+            days_left=days_left(authority.not_after, scene.now),
+            expiry=expiry(authority.not_after, scene.now),
+            detail=detail,
+            remedy=remedy,
+            signers=[*(earlier.signers if earlier else ()), replica],
+        )
+    return list(found.values())

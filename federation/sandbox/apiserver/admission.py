@@ -1,0 +1,140 @@
+"""What the server adds to objects and refuses of them: defaults, type rules and namespace life cycle.
+
+Only the rules that the hub and its workloads can run into are here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from federation.sandbox.apiserver.objects import Obj, metadata
+from federation.sandbox.apiserver.resources import (
+    CERTIFICATE_SIGNING_REQUESTS,
+    CONFIG_MAPS,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    Resource,
+)
+from federation.sandbox.apiserver.status import (
+    bad_request,
+    forbidden,
+    invalid,
+    namespace_terminating,
+    not_found,
+)
+from federation.sandbox.apiserver.store import Store
+from federation.sandbox.apiserver.users import User
+
+MAX_DATA_BYTES: Final = 1024 * 1024  # core/v1 MaxSecretSize: the sum of all values of a ConfigMap or Secret
+
+_POD_DEFAULTS: Final[Obj] = {
+    "restartPolicy": "Always",
+    "terminationGracePeriodSeconds": 30,
+    "dnsPolicy": "ClusterFirst",
+    "securityContext": {},
+    "schedulerName": "default-scheduler",
+    "enableServiceLinks": True,
+}
+_CONTAINER_DEFAULTS: Final[Obj] = {
+    "resources": {},
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "File",
+    "imagePullPolicy": "Always",
+}
+
+
+def check_namespace(store: Store, resource: Resource, namespace: str, name: str) -> None:
+    """Refuse creation where the namespace is missing (404) or being deleted (403)."""
+    found = store.get(NAMESPACES, "", namespace)
+    if found is None:
+        raise not_found(NAMESPACES, namespace)
+    if "deletionTimestamp" in metadata(found.value):
+        raise namespace_terminating(resource, name, namespace)
+
+
+def prepare_create(store: Store, resource: Resource, obj: Obj, user: User) -> None:
+    """Fill in what the server decides about a new object. Raises ApiError."""
+    if resource.has_status:
+        obj.pop("status", None)
+    if resource == NAMESPACES:
+        obj.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
+        obj["status"] = {"phase": "Active"}
+    elif resource == PODS:
+        _prepare_pod(store, obj)
+    elif resource == CERTIFICATE_SIGNING_REQUESTS:
+        spec = obj.setdefault("spec", {})
+        spec |= {"username": user.name, "groups": list(user.groups)} | ({"uid": user.uid} if user.uid else {})
+        obj["status"] = {}
+
+
+def prepare(resource: Resource, obj: Obj) -> None:
+    """Fill in and check what holds for every write. Raises ApiError."""
+    if resource == NAMESPACES:
+        metadata(obj).setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata(obj)["name"]
+    elif resource in {CONFIG_MAPS, SECRETS}:
+        if resource == SECRETS:
+            obj.setdefault("type", "Opaque")
+        _check_data(resource, obj)
+    _check_strings(resource, metadata(obj), "labels")
+    _check_strings(resource, metadata(obj), "annotations")
+
+
+def keep_status(resource: Resource, old: Obj, new: Obj) -> None:
+    """A write of the main resource leaves the status as it was; namespaces keep their finalizers as well."""
+    if resource.has_status:
+        if "status" in old:
+            new["status"] = old["status"]
+        else:
+            new.pop("status", None)
+    if resource == NAMESPACES:
+        new["spec"] = old.get("spec", {})
+
+
+def _prepare_pod(store: Store, obj: Obj) -> None:
+    spec = obj.get("spec")
+    name, namespace = metadata(obj)["name"], metadata(obj)["namespace"]
+    if not isinstance(spec, dict) or not isinstance(spec.get("containers"), list) or not spec["containers"]:
+        raise invalid("Pod", "", name, "spec.containers", "Required value", reason="FieldValueRequired")
+    account = spec.setdefault("serviceAccountName", spec.get("serviceAccount") or "default")
+    spec["serviceAccount"] = account
+    if store.get(SERVICE_ACCOUNTS, namespace, account) is None:
+        why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+        raise forbidden(PODS, name, why)
+    for key, value in _POD_DEFAULTS.items():
+        spec.setdefault(key, value)
+    for container in spec["containers"]:
+        for key, value in _CONTAINER_DEFAULTS.items():
+            container.setdefault(key, value)
+    obj["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+
+
+def _check_strings(resource: Resource, parent: Obj, field: str) -> None:
+    values = parent.get(field)
+    if values is None:
+        parent.pop(field, None)
+    elif not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise _wrong_type(resource, f"metadata.{field}")
+
+
+def _check_data(resource: Resource, obj: Obj) -> None:
+    for field in ("data", "binaryData", "stringData"):
+        values: Any = obj.get(field)
+        if values is None:
+            obj.pop(field, None)
+        elif not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+            raise _wrong_type(resource, field)
+    size = sum(
+        len(value.encode()) for field in ("data", "binaryData") for value in obj.get(field, {}).values()
+    )
+    if size > MAX_DATA_BYTES:
+        problem = f"Too long: may not be more than {MAX_DATA_BYTES} bytes"
+        raise invalid(resource.kind, "", metadata(obj)["name"], "", problem, reason="FieldValueTooLong")
+
+
+def _wrong_type(resource: Resource, field: str) -> Exception:
+    return bad_request(
+        f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot '
+        f"unmarshal into Go struct field {resource.kind}.{field} of type string"
+    )

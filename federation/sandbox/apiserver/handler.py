@@ -1,0 +1,256 @@
+"""The way of a request through the server: faults, authentication, authorization, then the answer.
+
+The same order as in kube-apiserver, so that a caller without permission learns 403 and not whether an object exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from federation.sandbox.apiserver import negotiation
+from federation.sandbox.apiserver.authentication import Authenticator
+from federation.sandbox.apiserver.discovery import Discovery
+from federation.sandbox.apiserver.faults import Answer, Cut, Delay, Faults, Garbage, Gone, Hang
+from federation.sandbox.apiserver.journal import Journal, Record
+from federation.sandbox.apiserver.lists import Selection
+from federation.sandbox.apiserver.objects import encode
+from federation.sandbox.apiserver.rbac import Rbac
+from federation.sandbox.apiserver.requests import RequestInfo, read_request
+from federation.sandbox.apiserver.resources import ResourceTable
+from federation.sandbox.apiserver.rest import Call, Rest
+from federation.sandbox.apiserver.reviews import Reviews
+from federation.sandbox.apiserver.status import (
+    ApiError,
+    expired,
+    method_not_allowed,
+    no_such_resource,
+    too_large,
+)
+from federation.sandbox.apiserver.store import Store
+from federation.sandbox.apiserver.token_keys import KeyRing
+from federation.sandbox.apiserver.users import ANONYMOUS, User
+from federation.sandbox.apiserver.watches import TOO_OLD, Watch, WatchOptions
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 3 * 1024 * 1024  # kube-apiserver's MaxRequestBodyBytes
+_HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a request may meet on its way."""
+
+    store: Store
+    table: ResourceTable
+    keys: KeyRing
+    authenticator: Authenticator
+    rbac: Rbac
+    reviews: Reviews
+    discovery: Discovery
+    rest: Rest
+    faults: Faults
+    journal: Journal
+    now: Callable[[], datetime]
+    issuer: str
+    address: Callable[[], str]  # host:port, known once the server listens
+
+
+@dataclass(slots=True)
+class _Reply:
+    code: int
+    body: bytes
+    content_type: str = negotiation.JSON
+    headers: Mapping[str, str] | None = None
+
+
+class _Dropped(Exception):
+    """The connection is to be cut without an answer."""
+
+
+class Handler:
+    """Answers HTTP requests for one cluster."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request."""
+        info = read_request(request.method, request.path, request.query)
+        user = ANONYMOUS
+        try:
+            await self._strike_before(info)
+            user = self._caller(request)
+            self._parts.rbac.check(user, info)
+            if info.verb == "watch":
+                return await self._watch(request, info, user)
+            reply = await self._answer(request, info, user)
+        except ApiError as error:
+            reply = _Reply(error.code, encode(error.status()), headers=error.headers)
+        except _Dropped:
+            self._record(user, info, 0)
+            return _drop(request)
+        except _Garbled as garbled:
+            reply = garbled.reply
+        self._record(user, info, reply.code)
+        return await self._send(request, info, reply)
+
+    def _record(self, user: User, info: RequestInfo, status: int) -> None:
+        self._parts.journal.add(Record(user.name, info, status))
+
+    async def _strike_before(self, info: RequestInfo) -> None:
+        """Let the faults that replace or delay an answer do so, in the order they were injected."""
+        for fault in self._parts.faults.matching(info):
+            effect = fault.effect
+            if isinstance(effect, Delay):
+                fault.strike()
+                await asyncio.sleep(effect.seconds)
+            elif isinstance(effect, Hang):
+                fault.hits += 1
+                await fault.lifted.wait()
+                raise _Dropped
+            elif isinstance(effect, Answer):
+                fault.strike()
+                headers = {} if effect.retry_after is None else {"Retry-After": str(effect.retry_after)}
+                raise ApiError(effect.code, effect.reason, effect.message, headers=headers)
+            elif isinstance(effect, Garbage):
+                fault.strike()
+                raise _Garbled(_Reply(effect.code, effect.body, effect.content_type))
+            elif isinstance(effect, Gone) and info.verb == "watch" and not effect.as_event:
+                fault.strike()
+                raise expired(TOO_OLD)
+
+    def _caller(self, request: web.BaseRequest) -> User:
+        transport = request.transport
+        tls: Any = transport.get_extra_info("ssl_object") if transport is not None else None
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        return self._parts.authenticator.caller(request.headers.get("Authorization"), certificate)
+
+    async def _answer(self, request: web.BaseRequest, info: RequestInfo, user: User) -> _Reply:
+        if not info.resource:
+            return self._other(request)
+        body = await self._body(request)
+        reviewed = info.verb == "create" and self._parts.reviews.kinds.get((info.group, info.resource))
+        if reviewed:
+            asked = negotiation.read_object(body, request.headers.get("Content-Type", ""), reviewed[0])
+            answer = self._parts.reviews.answer(info.group, info.resource, info.namespace, asked, user)
+            return _Reply(201, encode(answer))
+        resource = self._parts.table.find(info.group, info.version, info.resource)
+        if resource is None:
+            return self._nothing_there(info)
+        call = Call(
+            info=info,
+            query=request.query,
+            user=user,
+            view=negotiation.view(request.headers.get("Accept", "")),
+            content_type=request.headers.get("Content-Type", ""),
+            user_agent=request.headers.get("User-Agent", ""),
+            body=body,
+        )
+        return _Reply(*self._parts.rest.answer(resource, call))
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large(MAX_BODY) from None
+
+    def _other(self, request: web.BaseRequest) -> _Reply:
+        """Discovery, health and the token issuer's documents."""
+        path, parts = request.path, self._parts
+        if request.method not in {"GET", "HEAD"}:
+            raise method_not_allowed()
+        if path in _HEALTH:
+            return _Reply(200, b"ok", "text/plain; charset=utf-8")
+        published = {"Cache-Control": "public, max-age=3600"}
+        if path == "/.well-known/openid-configuration":
+            address = f"https://{parts.address()}/openid/v1/jwks"
+            return _Reply(200, encode(parts.keys.discovery(parts.issuer, address)), headers=published)
+        if path == "/openid/v1/jwks":
+            return _Reply(200, encode(parts.keys.jwks()), "application/jwk-set+json", published)
+        found = parts.discovery.answer(path, parts.address())
+        return _Reply(200, encode(found)) if found is not None else _page_not_found()
+
+    def _nothing_there(self, info: RequestInfo) -> _Reply:
+        if self._parts.discovery.serves(info.group, info.version):
+            raise no_such_resource()
+        return _page_not_found()
+
+    async def _watch(self, request: web.BaseRequest, info: RequestInfo, user: User) -> web.StreamResponse:
+        parts = self._parts
+        resource = parts.table.find(info.group, info.version, info.resource)
+        if resource is None or info.subresource:
+            raise no_such_resource()
+        options = WatchOptions.read(request.query, negotiation.view(request.headers.get("Accept", "")))
+        selection = Selection.read(resource, info.namespace if resource.namespaced else "", request.query)
+        watch = Watch(parts.store, parts.faults, info, selection, options)
+        cut = parts.faults.find(Cut, info)
+        response = web.StreamResponse(headers=self._headers(negotiation.JSON))
+        response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        self._record(user, info, 200)
+        sent = 0
+        try:
+            async with aclosing(watch.lines()) as stream:
+                async for lines in stream:
+                    if cut is not None and sent + len(lines) > cut[1].after:
+                        cut[0].strike()
+                        await response.write(lines[: max(0, cut[1].after - sent)])
+                        return _drop(request)
+                    await response.write(lines)
+                    sent += len(lines)
+            await response.write_eof()
+        except (ConnectionError, OSError):
+            logger.debug("watch ended by its client", extra={"path": info.path})
+        assert isinstance(writer, AbstractStreamWriter)  # noqa: S101 - prepare() of a fresh response made it
+        return response
+
+    async def _send(self, request: web.BaseRequest, info: RequestInfo, reply: _Reply) -> web.StreamResponse:
+        headers = self._headers(reply.content_type) | dict(reply.headers or {})
+        cut = self._parts.faults.find(Cut, info)
+        if cut is None:
+            return web.Response(status=reply.code, body=reply.body, headers=headers)
+        cut[0].strike()
+        response = web.StreamResponse(status=reply.code, headers=headers)
+        response.content_length = len(reply.body)
+        await response.prepare(request)
+        await response.write(reply.body[: min(cut[1].after, len(reply.body) - 1)])
+        return _drop(request)
+
+    def _headers(self, content_type: str) -> dict[str, str]:
+        return {
+            "Content-Type": content_type,
+            "Date": format_datetime(self._parts.now(), usegmt=True),
+            "Cache-Control": "no-cache, private",
+            "Audit-Id": str(uuid.uuid4()),
+        }
+
+
+class _Garbled(Exception):
+    """An answer that a fault put in place of the right one."""
+
+    def __init__(self, reply: _Reply) -> None:
+        super().__init__(reply.code)
+        self.reply = reply
+
+
+def _page_not_found() -> _Reply:
+    return _Reply(404, b"404 page not found\n", "text/plain; charset=utf-8")
+
+
+def _drop(request: web.BaseRequest) -> web.StreamResponse:
+    """Cut the connection; what was written stays unfinished."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

@@ -1,0 +1,39 @@
+# One image for both roles: `federation signer ...`, `federation controller ...`.
+#
+# The tag follows Python's and Debian's security fixes, so a build today is not the build of tomorrow. For a build that is,
+# pin what you have reviewed by digest: --build-arg BASE=python:3.13-slim-bookworm@sha256:... No digest stands here, because
+# one that nobody renews is a promise to run old holes. Everything above the base is pinned by requirements.lock, with hashes.
+ARG BASE=python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /src
+RUN ["python", "-m", "venv", "/opt/federation"]
+# The lock first: a change of the hub's own code does not fetch anything again. Wheels only: nothing fetched is executed
+# while the image is built.
+COPY requirements.lock ./
+RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", \
+     "--require-hashes", "--only-binary=:all:", "--requirement=requirements.lock"]
+COPY pyproject.toml README.md ./
+COPY federation ./federation
+RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", \
+     "--no-build-isolation", "--no-deps", "--no-index", "."]
+# What only installs has no place where a key is mounted.
+RUN ["/opt/federation/bin/python", "-m", "pip", "uninstall", "--yes", "setuptools", "pip"]
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="federation-hub" \
+      org.opencontainers.image.description="One trust for many Istio clusters: signing, bundle publication, proof and rotation from one hub." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
+COPY --from=build /opt/federation /opt/federation
+# Logs as they are written; no bytecode into a file system that is read-only.
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+# Numeric, so that runAsNonRoot can be checked before the container starts. It owns nothing in the image.
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 15443 15444 8080
+# A probe of the cluster knows which role it asks and what to do about it; a check of the image's own does not.
+HEALTHCHECK NONE
+ENTRYPOINT ["/opt/federation/bin/python", "-m", "federation"]
+CMD ["--help"]

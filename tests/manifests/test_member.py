@@ -1,0 +1,144 @@
+"""What a member grants the hub: exactly the verbs used, by role, and no reading of Secrets."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.manifests.kustomize import Object
+from tests.manifests.tree import MANIFESTS, Tree
+
+Grant = tuple[str, str, str, str]  # group, resource, object name, verb; or "", URL, "", verb
+
+
+def grants(role: Object) -> set[Grant]:
+    found: set[Grant] = set()
+    for rule in role["rules"]:
+        for verb in rule["verbs"]:
+            found |= {("", url, "", verb) for url in rule.get("nonResourceURLs", [])}
+            found |= {
+                (group, resource, name, verb)
+                for group in rule.get("apiGroups", [])
+                for resource in rule.get("resources", [])
+                for name in rule.get("resourceNames", [""])
+            }
+    return found
+
+
+READ = ("get", "list", "watch")
+
+
+def test_the_signer_reads_tokens_pods_and_service_accounts_and_changes_nothing(member: Tree) -> None:
+    assert grants(member.one("ClusterRole", "federation-signer")) == {
+        ("authentication.k8s.io", "tokenreviews", "", "create"),
+        ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
+        *(("", resource, "", verb) for resource in ("pods", "serviceaccounts") for verb in READ),
+        ("", "/.well-known/openid-configuration", "", "get"),
+        ("", "/openid/v1/jwks", "", "get"),
+        ("", "/version", "", "get"),
+    }
+
+
+def test_the_controller_reads_namespaces_and_writes_one_config_map(member: Tree) -> None:
+    assert grants(member.one("ClusterRole", "federation-controller")) == {
+        ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
+        *(("", "namespaces", "", verb) for verb in READ),
+        *(("", "configmaps", "istio-ca-root-cert", verb) for verb in (*READ, "create", "patch")),
+        ("", "/version", "", "get"),
+    }
+
+
+def test_the_controller_may_ask_for_tokens_of_the_probe_only(member: Tree) -> None:
+    role = member.one("Role", "federation-probe-tokens")
+
+    assert role["metadata"]["namespace"] == "federation-system"
+    assert grants(role) == {("", "serviceaccounts/token", "federation-probe", "create")}
+
+
+def test_no_role_has_a_wildcard_or_sees_a_secret(member: Tree) -> None:
+    roles = [*member.all("ClusterRole"), *member.all("Role")]
+
+    assert len(roles) == 3
+    for role in roles:
+        for grant in grants(role):
+            assert not any("*" in part for part in grant)
+            assert grant[1] not in {"secrets", "pods/exec", "pods/log", "serviceaccounts"} or grant[3] in READ
+            assert grant[1] != "secrets"
+            assert grant[3] not in {"impersonate", "escalate", "bind", "delete", "deletecollection", "update"}
+
+
+def test_each_role_is_bound_to_its_own_account_and_the_probe_to_nothing(member: Tree) -> None:
+    bound = {
+        (binding["kind"], binding["roleRef"]["name"]): [
+            (subject["kind"], subject["namespace"], subject["name"]) for subject in binding["subjects"]
+        ]
+        for binding in [*member.all("ClusterRoleBinding"), *member.all("RoleBinding")]
+    }
+    signer = ("ServiceAccount", "federation-system", "federation-signer")
+    controller = ("ServiceAccount", "federation-system", "federation-controller")
+
+    assert bound == {
+        ("ClusterRoleBinding", "federation-signer"): [signer],
+        ("ClusterRoleBinding", "federation-controller"): [controller],
+        ("RoleBinding", "federation-probe-tokens"): [controller],
+    }
+
+
+def test_no_account_mounts_a_token_by_itself(hub: Tree, member: Tree) -> None:
+    accounts = member.all("ServiceAccount")
+
+    assert {account["metadata"]["name"] for account in accounts} == {
+        "federation-signer",
+        "federation-controller",
+        "federation-probe",
+    }
+    assert all(
+        item["automountServiceAccountToken"] is False for item in [*accounts, *hub.all("ServiceAccount")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Namespace", "federation-system"),
+        ("ServiceAccount", "federation-signer"),
+        ("ServiceAccount", "federation-controller"),
+    ],
+)
+def test_what_is_in_both_trees_is_the_same_so_that_the_hub_s_own_cluster_can_be_a_member(
+    hub: Tree, member: Tree, kind: str, name: str
+) -> None:
+    assert hub.one(kind, name) == member.one(kind, name)
+
+
+def test_the_hub_has_no_right_in_the_cluster_it_runs_in(hub: Tree) -> None:
+    kinds = {item["kind"] for item in hub.objects}
+
+    assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+
+
+def test_in_cluster_changes_the_tokens_and_nothing_else(hub: Tree) -> None:
+    overlay = Tree.of("in-cluster")
+
+    for role in ("signer", "controller"):
+        assert overlay.pod(role)["automountServiceAccountToken"] is True
+        overlay.pod(role)["automountServiceAccountToken"] = False
+    assert overlay == hub
+
+
+def test_openshift_lets_the_namespace_choose_user_and_group_and_changes_nothing_else(hub: Tree) -> None:
+    overlay = Tree.of("openshift")
+
+    for role in ("signer", "controller"):
+        context = overlay.pod(role)["securityContext"]
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(context)
+        assert context["runAsNonRoot"] is True
+        context |= dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), 65532)
+    assert overlay == hub
+
+
+def test_the_member_tree_is_plain_resources() -> None:
+    kustomization = yaml.safe_load((MANIFESTS / "member" / "kustomization.yaml").read_text())
+
+    assert set(kustomization) == {"apiVersion", "kind", "resources"}
+    assert all((MANIFESTS / "member" / name).is_file() for name in kustomization["resources"])

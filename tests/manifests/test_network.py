@@ -1,0 +1,68 @@
+"""Nothing comes in and nothing goes out but what is meant to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.manifests.tree import ROLES, Tree, selects
+
+Rule = dict[str, Any]
+
+
+def rules(hub: Tree, role: str, direction: str) -> list[Rule]:
+    """Every rule of that direction in every policy that selects the role's pods."""
+    labels = hub.deployment(role)["spec"]["template"]["metadata"]["labels"]
+    return [
+        rule
+        for policy in hub.all("NetworkPolicy")
+        if selects(policy["spec"]["podSelector"].get("matchLabels", {}), labels)
+        for rule in policy["spec"].get(direction, [])
+    ]
+
+
+def ports(rule: Rule) -> set[int | str]:
+    return {entry["port"] for entry in rule["ports"]}
+
+
+def test_everything_is_denied_first(hub: Tree) -> None:
+    policy = hub.one("NetworkPolicy", "default-deny")
+
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_rule_names_ports_that_exist(hub: Tree, role: str) -> None:
+    own = set(hub.ports(role))
+
+    assert rules(hub, role, "ingress")
+    assert all(ports(rule) <= own for rule in rules(hub, role, "ingress"))
+    assert all(ports(rule) <= {53, 443, 6443, "door"} for rule in rules(hub, role, "egress"))
+
+
+def test_everyone_may_come_to_the_door_and_nobody_to_anything_else_unless_labelled(hub: Tree) -> None:
+    anywhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" not in rule]
+    somewhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" in rule]
+
+    assert [ports(rule) for rule in anywhere] == [{"door"}]
+    assert sorted(min(map(str, ports(rule))) for rule in somewhere) == ["health", "status"]
+    for rule in somewhere:
+        assert all(peer["namespaceSelector"]["matchLabels"] for peer in rule["from"])
+
+
+def test_the_signer_reaches_api_servers_and_names_only(hub: Tree) -> None:
+    assert sorted(map(sorted, (map(str, ports(rule)) for rule in rules(hub, "signer", "egress")))) == [
+        ["443", "6443"],
+        ["53"],
+    ]
+
+
+def test_the_controller_reaches_the_door_as_well(hub: Tree) -> None:
+    (to_door,) = [rule for rule in rules(hub, "controller", "egress") if "door" in ports(rule)]
+    (peer,) = to_door["to"]
+
+    assert selects(
+        peer["podSelector"]["matchLabels"], hub.deployment("signer")["spec"]["template"]["metadata"]["labels"]
+    )
+    assert not any("door" in ports(rule) for rule in rules(hub, "signer", "egress"))

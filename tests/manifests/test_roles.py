@@ -1,0 +1,196 @@
+"""What the two roles' pods may touch: who can sign cannot publish, and neither can do anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from tests.manifests.tree import ROLES, Tree, selects
+
+CONFIG_PATH = "/etc/federation/config/clusters.toml"
+
+
+@pytest.fixture(scope="module")
+def config(hub: Tree) -> HubConfig:
+    text = hub.one("ConfigMap", "federation-config")["data"]["clusters.toml"]
+    return parse_config(text, file=CONFIG_PATH)
+
+
+def holds(tree: Tree, role: str, path: PurePosixPath) -> bool:
+    """Is that file in a volume the role mounts?"""
+    return any(path.is_relative_to(mount) for mount in tree.mounts(role))
+
+
+def test_only_the_signer_holds_the_intermediate(hub: Tree) -> None:
+    assert hub.secrets("signer") == {"federation-intermediate", "federation-signer-kubeconfigs"}
+
+
+def test_the_controller_holds_no_key_and_no_credential_of_the_signer(hub: Tree) -> None:
+    assert hub.secrets("controller") == {"federation-controller-kubeconfigs", "federation-status"}
+
+
+def test_no_secret_is_in_the_tree_itself(hub: Tree, member: Tree) -> None:
+    assert hub.all("Secret") == member.all("Secret") == []
+
+
+def test_the_configuration_is_good_and_loud_about_nothing(config: HubConfig) -> None:
+    assert config.warnings == ()
+    assert [str(cluster.name) for cluster in config.clusters] == ["east"]
+
+
+def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree, config: HubConfig) -> None:
+    authority, status, (cluster,) = config.signer.authority, config.status, config.clusters
+    own: dict[str, list[Path | None]] = {
+        "signer": [authority.certificate_file, authority.key_file, cluster.signer.kubeconfig],
+        "controller": [
+            status.token_file,
+            status.certificate_file,
+            status.key_file,
+            cluster.controller.kubeconfig,
+        ],
+    }
+    shared = [*(anchor.file for anchor in config.trust.anchors), CONFIG_PATH, config.state.directory]
+
+    for role, other in (("signer", "controller"), ("controller", "signer")):
+        for file in own[role]:
+            assert file is not None
+            assert holds(hub, role, PurePosixPath(file)), f"the {role} mounts no volume with {file}"
+            assert not holds(hub, other, PurePosixPath(file)), f"the {other} can see {file}"
+        for file in shared:
+            assert holds(hub, role, PurePosixPath(str(file))), f"the {role} mounts no volume with {file}"
+
+
+def test_all_but_the_state_and_a_small_scratch_space_is_read_only(hub: Tree) -> None:
+    for role in ROLES:
+        writable = {m["mountPath"] for m in hub.container(role)["volumeMounts"] if not m.get("readOnly")}
+        assert writable == {"/var/lib/federation", "/tmp"}
+        assert hub.mounts(role)["/tmp"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
+
+
+def test_mounted_secrets_can_be_read_by_the_pod_s_group_and_by_nobody_else(hub: Tree) -> None:
+    for role in ROLES:
+        modes = [
+            volume["secret"]["defaultMode"] for volume in hub.volumes(role).values() if "secret" in volume
+        ]
+        assert modes == [0o440, 0o440]
+        assert hub.pod(role)["securityContext"]["fsGroup"] == hub.pod(role)["securityContext"]["runAsGroup"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_pod_passes_the_restricted_profile(hub: Tree, role: str) -> None:
+    pod, container = hub.pod(role), hub.container(role)
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 10000
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
+    assert not any("hostPath" in volume for volume in pod["volumes"])
+    assert not any("hostPort" in port for port in container["ports"])
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == f"federation-{role}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_two_replicas_that_one_drain_cannot_take_together(hub: Tree, role: str) -> None:
+    deployment, budget = hub.deployment(role), hub.one("PodDisruptionBudget", f"federation-{role}")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert budget["spec"]["minAvailable"] == 1
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        budget["spec"]["selector"]["matchLabels"],
+        *(spread["labelSelector"]["matchLabels"] for spread in hub.pod(role)["topologySpreadConstraints"]),
+    ):
+        assert selects(selector, labels)
+        other = "controller" if role == "signer" else "signer"
+        assert not selects(selector, hub.deployment(other)["spec"]["template"]["metadata"]["labels"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_stop_leaves_time_to_drain(hub: Tree, config: HubConfig, role: str) -> None:
+    pod, container = hub.pod(role), hub.container(role)
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+    assert before >= 3
+    assert pod["terminationGracePeriodSeconds"] >= before + config.door.drain + 10
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_probes_ask_the_role_s_own_health(hub: Tree, role: str) -> None:
+    container, port = hub.container(role), {"signer": "health", "controller": "status"}[role]
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
+    assert {probe["port"] for probe in probes.values()} == {port}
+    assert {probe.get("scheme", "HTTP") for probe in probes.values()} == {
+        "HTTP" if role == "signer" else "HTTPS"
+    }
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_resources_are_asked_for_and_bounded(hub: Tree, role: str) -> None:
+    resources = hub.container(role)["resources"]
+
+    assert set(resources["requests"]) == {"cpu", "memory", "ephemeral-storage"}
+    assert set(resources["limits"]) == {"memory", "ephemeral-storage"}  # a CPU limit would throttle signing
+
+
+def test_ports_are_those_of_the_configuration_and_of_the_services(hub: Tree, config: HubConfig) -> None:
+    signer, controller = hub.arguments("signer"), hub.arguments("controller")
+    door, status = hub.one("Service", "federation-hub"), hub.one("Service", "federation-status")
+
+    assert hub.ports("signer") == {"door": 15443, "health": 15444}
+    assert hub.ports("controller") == {"status": 8080}
+    assert signer["listen"] == str(config.door.listen) == "0.0.0.0:15443"
+    assert signer["health"] == str(config.signer.health_listen) == "0.0.0.0:15444"
+    assert controller["status"] == str(config.status.listen) == "0.0.0.0:8080"
+    assert signer["config"] == controller["config"] == CONFIG_PATH
+    for service, role, name, port in (
+        (door, "signer", "door", 15443),
+        (status, "controller", "status", 8080),
+    ):
+        (entry,) = service["spec"]["ports"]
+        assert (entry["port"], entry["targetPort"]) == (port, name)
+        assert selects(
+            service["spec"]["selector"], hub.deployment(role)["spec"]["template"]["metadata"]["labels"]
+        )
+        assert service["spec"]["type"] == "ClusterIP"
+
+
+def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree, config: HubConfig) -> None:
+    host, port = hub.arguments("controller")["signer-address"].rsplit(":", 1)
+    service = hub.one("Service", "federation-hub")
+
+    assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert host in config.door.server_names
+    assert int(port) == service["spec"]["ports"][0]["port"]
+
+
+def test_the_state_can_be_shared_by_pods_on_different_nodes(hub: Tree) -> None:
+    (claim,) = hub.all("PersistentVolumeClaim")
+
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for role in ROLES:
+        volume = hub.mounts(role)["/var/lib/federation"]
+        assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+
+
+def test_both_roles_run_the_same_image(hub: Tree) -> None:
+    images = {hub.container(role)["image"] for role in ROLES}
+
+    assert len(images) == 1
+    assert not images.pop().endswith(":latest")

@@ -1,1 +1,1 @@
-"""Whole clusters in a box: an embedded Kubernetes API over TLS and mesh workloads, for the demo and for the tests."""
+"""Whole clusters in a box, for the demo and the tests: an embedded Kubernetes API and mesh workloads."""

@@ -32,12 +32,11 @@ from federation.sandbox.apiserver.faults import Faults, Hang, Silence
 from federation.sandbox.apiserver.handler import Handler, Parts
 from federation.sandbox.apiserver.journal import Journal
 from federation.sandbox.apiserver.objects import Obj, check_type, decode, encode
+from federation.sandbox.apiserver.patches import merge_patch
 from federation.sandbox.apiserver.resources import (
     CONFIG_MAPS,
-    NAMESPACES,
     NODES,
     PODS,
-    SERVICE_ACCOUNTS,
     Resource,
     ResourceTable,
 )
@@ -53,14 +52,14 @@ from federation.sandbox.apiserver.writes import DeleteOptions, Target, Writes
 from federation.sandbox.controllers import NamespaceControllers
 from federation.sandbox.kubeconfig import kubeconfig
 
-# kubeadm's default, the same in every cluster it makes: so clusters must be told apart by their keys, not by issuer.
+# kubeadm's default, the same in every cluster it makes: issuers do not tell clusters apart, keys do.
 DEFAULT_ISSUER = "https://kubernetes.default.svc.cluster.local"
 _FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _MANAGER = "sandbox"
 
 
 class SandboxCluster:
-    """One cluster. ``clock`` dates objects, tokens and answers; ``skew`` shifts it against everybody else's."""
+    """One cluster. ``clock`` dates objects, tokens and answers; ``skew`` shifts it."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class SandboxCluster:
         clock: Clock | None = None,
         issuer: str = DEFAULT_ISSUER,
         kube_version: str = "v1.36.2",
-        token_algorithm: Algorithm = "RS256",
+        signing_algorithm: Algorithm = "RS256",
         controllers: bool = True,
     ) -> None:
         self.name = name
@@ -79,7 +78,7 @@ class SandboxCluster:
         self.resources = ResourceTable()
         self.faults = Faults()
         self.requests = Journal()
-        self.keys = KeyRing(token_algorithm)
+        self.keys = KeyRing(signing_algorithm)
         self._clock: Clock = clock or SystemClock()
         self._ca = ClusterCa(name)
         self._certificates: dict[tuple[str, tuple[str, ...]], KeyPair] = {}
@@ -122,8 +121,6 @@ class SandboxCluster:
     ) -> None:
         await self.stop()
 
-    # The server ------------------------------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Listen on loopback; again on the same port after :meth:`stop`. The objects stay."""
         if not self._server.listening:
@@ -155,12 +152,12 @@ class SandboxCluster:
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """Nothing is answered any more and running watches fall silent, while connections are still accepted."""
+        """Connections are still accepted, but nothing is answered and running watches fall silent."""
         with self.faults.inject(Hang()), self.faults.inject(Silence()):
             yield
 
     def now(self) -> datetime:
-        """This cluster's idea of the time."""
+        """The cluster's idea of the time."""
         return self._clock.now() + self.skew
 
     @property
@@ -172,8 +169,6 @@ class SandboxCluster:
     def ca_pem(self) -> bytes:
         """The cluster's CA certificate."""
         return self._ca.pem
-
-    # Credentials -----------------------------------------------------------------------------------------------------
 
     def user_token(self, username: str, groups: Sequence[str] = ()) -> str:
         """A new opaque bearer token for a user."""
@@ -197,7 +192,8 @@ class SandboxCluster:
     ) -> dict[str, Any]:
         """A kubeconfig with a bearer token where one is given, else with a client certificate.
 
-        ``admin`` is in group ``system:masters``; everybody else may do what the RBAC objects in the cluster allow.
+        ``admin`` is in group ``system:masters``; everybody else may do what the RBAC objects in the cluster
+        allow.
         """
         groups = (MASTERS,) if user == "admin" and not groups else tuple(groups)
         credential = token or self.client_certificate(user, groups)
@@ -222,8 +218,6 @@ class SandboxCluster:
             json.dumps(self.kubeconfig(user, groups=groups, token=token), indent=2) + "\n", "utf-8"
         )
         return file
-
-    # The world inside ------------------------------------------------------------------------------------------------
 
     def register(self, resource: Resource) -> Resource:
         """Serve one more resource, as a CustomResourceDefinition would."""
@@ -269,7 +263,7 @@ class SandboxCluster:
         return self._writes.patch(target, lambda pod: pod | {"status": pod["status"] | {"phase": phase}})
 
     def delete(self, plural: str, namespace: str, name: str, *, grace: int = 0) -> None:
-        """Delete an object; pods with ``grace`` seconds linger as terminating ones until they are deleted again."""
+        """Delete an object; a pod with ``grace`` seconds lingers, terminating, until it is deleted again."""
         target = self._target(self.resources.named(plural), namespace, name)
         self._writes.delete(target, DeleteOptions(grace_seconds=grace))
 
@@ -290,8 +284,6 @@ class SandboxCluster:
         self, plural: str, namespace: str, name: str, change: Mapping[str, Any], *, manager: str = ""
     ) -> Obj:
         """Merge a patch into an object, as somebody with kubectl would."""
-        from federation.sandbox.apiserver.patches import merge_patch
-
         target = self._target(self.resources.named(plural), namespace, name, manager=manager)
         return self._writes.patch(target, lambda obj: merge_patch(obj, decode(encode(change))))
 
@@ -338,6 +330,3 @@ class SandboxCluster:
             manager=manager or _MANAGER,
             subresource=subresource,
         )
-
-
-__all__ = ["DEFAULT_ISSUER", "NAMESPACES", "SERVICE_ACCOUNTS", "SandboxCluster"]

@@ -1,4 +1,4 @@
-"""What kube-controller-manager does in every cluster that the hub can notice: namespaces get filled and emptied."""
+"""What the hub can notice of kube-controller-manager: namespaces get filled and emptied."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT_CA = "kube-root-ca.crt"
 class NamespaceControllers:
     """The service account, root CA and namespace controllers, acting at once.
 
-    ``enabled`` turns all of it off, as in a cluster whose controller manager is down: namespaces stay empty when they
-    are made and Terminating when they are deleted, until somebody finalizes them.
+    ``enabled`` turns all of it off, as in a cluster whose controller manager is down: namespaces stay empty
+    when they are made and Terminating when they are deleted, until somebody finalizes them.
     """
 
     def __init__(self, store: Store, table: ResourceTable, writes: Writes, ca_pem: bytes) -> None:

@@ -97,7 +97,8 @@ def _prepare_pod(store: Store, obj: Obj) -> None:
     name, namespace = metadata(obj)["name"], metadata(obj)["namespace"]
     if not isinstance(spec, dict) or not isinstance(spec.get("containers"), list) or not spec["containers"]:
         raise invalid("Pod", "", name, "spec.containers", "Required value", reason="FieldValueRequired")
-    account = spec.setdefault("serviceAccountName", spec.get("serviceAccount") or "default")
+    account = str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "default")
+    spec["serviceAccountName"] = account
     spec["serviceAccount"] = account
     if store.get(SERVICE_ACCOUNTS, namespace, account) is None:
         why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
@@ -135,6 +136,6 @@ def _check_data(resource: Resource, obj: Obj) -> None:
 
 def _wrong_type(resource: Resource, field: str) -> Exception:
     return bad_request(
-        f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot '
-        f"unmarshal into Go struct field {resource.kind}.{field} of type string"
+        f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: '
+        f"cannot unmarshal into Go struct field {resource.kind}.{field} of type string"
     )

@@ -1,14 +1,18 @@
 """Who is calling: client certificate, then bearer token, else anonymous.
 
-Source: "Authenticating" in the Kubernetes documentation. A credential that is sent and not accepted is 401, never
-anonymous.
+Source: "Authenticating" in the Kubernetes documentation. A credential that is sent and not accepted is 401,
+never anonymous.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from federation.sandbox.apiserver.service_account_tokens import NotOurs, ServiceAccountTokens, TokenRejected
+from federation.sandbox.apiserver.service_account_tokens import (
+    NotOursError,
+    ServiceAccountTokens,
+    TokenRejectedError,
+)
 from federation.sandbox.apiserver.status import unauthorized
 from federation.sandbox.apiserver.tls import certificate_user
 from federation.sandbox.apiserver.users import ANONYMOUS, User, authenticated
@@ -41,12 +45,12 @@ class Authenticator:
             return ANONYMOUS
         try:
             user, _ = self.review(token.strip(), self._tokens.audiences)
-        except TokenRejected:
+        except TokenRejectedError:
             raise unauthorized() from None
         return user
 
     def review(self, token: str, audiences: Sequence[str]) -> tuple[User, tuple[str, ...]]:
-        """The token's user and those audiences it is good for. Raises :class:`TokenRejected`.
+        """The token's user and those audiences it is good for. Raises :class:`TokenRejectedError`.
 
         Opaque tokens know no audience: they are good for the API server's own.
         """
@@ -55,10 +59,10 @@ class Authenticator:
             shared = tuple(audience for audience in audiences if audience in self._tokens.audiences)
             if shared:
                 return user, shared
-            raise TokenRejected("invalid bearer token")
+            raise TokenRejectedError("invalid bearer token")
         try:
             return self._tokens.authenticate(token, audiences)
-        except NotOurs:
+        except NotOursError:
             raise
-        except TokenRejected as why:
-            raise TokenRejected(f"[invalid bearer token, {why}]") from None
+        except TokenRejectedError as why:
+            raise TokenRejectedError(f"[invalid bearer token, {why}]") from None

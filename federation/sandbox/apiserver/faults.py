@@ -74,7 +74,7 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Answer correctly, but cut the connection after so many bytes of the body (of the stream, for a watch)."""
+    """Answer correctly, but cut the connection after so many bytes of the body (or of the stream)."""
 
     after: int = 20
 
@@ -83,7 +83,8 @@ class Cut:
 class Gone:
     """410: every continue token and every resource version to watch from is too old.
 
-    ``as_event`` chooses how a watch is told: by an ERROR event in a stream that begins with 200, or by HTTP 410.
+    ``as_event`` chooses how a watch is told: by an ERROR event in a stream that begins with 200, or by HTTP
+    410.
     """
 
     as_event: bool = True

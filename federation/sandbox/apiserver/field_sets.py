@@ -1,7 +1,8 @@
-"""Sets of fields: what a manager owns, what a write changed. Encoded as FieldsV1 in ``metadata.managedFields``.
+"""Sets of fields: what a manager owns, what a write changed; FieldsV1 in ``metadata.managedFields``.
 
-A set's member is the tuple of FieldsV1 elements that leads to it, for example ``("f:data", "f:root-cert.pem")``.
-Source: KEP-555 and sigs.k8s.io/structured-merge-diff (typed/tofieldset.go, typed/compare.go).
+A set's member is the tuple of FieldsV1 elements that leads to it, for example ``("f:data",
+"f:root-cert.pem")``. Source: KEP-555 and sigs.k8s.io/structured-merge-diff (typed/tofieldset.go,
+typed/compare.go).
 """
 
 from __future__ import annotations

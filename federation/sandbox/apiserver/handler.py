@@ -1,6 +1,7 @@
 """The way of a request through the server: faults, authentication, authorization, then the answer.
 
-The same order as in kube-apiserver, so that a caller without permission learns 403 and not whether an object exists.
+The same order as in kube-apiserver, so that a caller without permission learns 403 and not whether an object
+exists.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from email.utils import format_datetime
 from typing import Any
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from federation.sandbox.apiserver import negotiation
 from federation.sandbox.apiserver.authentication import Authenticator
@@ -75,7 +75,7 @@ class _Reply:
     headers: Mapping[str, str] | None = None
 
 
-class _Dropped(Exception):
+class _DroppedError(Exception):
     """The connection is to be cut without an answer."""
 
 
@@ -98,10 +98,10 @@ class Handler:
             reply = await self._answer(request, info, user)
         except ApiError as error:
             reply = _Reply(error.code, encode(error.status()), headers=error.headers)
-        except _Dropped:
+        except _DroppedError:
             self._record(user, info, 0)
             return _drop(request)
-        except _Garbled as garbled:
+        except _GarbledError as garbled:
             reply = garbled.reply
         self._record(user, info, reply.code)
         return await self._send(request, info, reply)
@@ -119,14 +119,14 @@ class Handler:
             elif isinstance(effect, Hang):
                 fault.hits += 1
                 await fault.lifted.wait()
-                raise _Dropped
+                raise _DroppedError
             elif isinstance(effect, Answer):
                 fault.strike()
                 headers = {} if effect.retry_after is None else {"Retry-After": str(effect.retry_after)}
                 raise ApiError(effect.code, effect.reason, effect.message, headers=headers)
             elif isinstance(effect, Garbage):
                 fault.strike()
-                raise _Garbled(_Reply(effect.code, effect.body, effect.content_type))
+                raise _GarbledError(_Reply(effect.code, effect.body, effect.content_type))
             elif isinstance(effect, Gone) and info.verb == "watch" and not effect.as_event:
                 fault.strike()
                 raise expired(TOO_OLD)
@@ -198,7 +198,7 @@ class Handler:
         cut = parts.faults.find(Cut, info)
         response = web.StreamResponse(headers=self._headers(negotiation.JSON))
         response.enable_chunked_encoding()
-        writer = await response.prepare(request)
+        await response.prepare(request)
         self._record(user, info, 200)
         sent = 0
         try:
@@ -213,7 +213,6 @@ class Handler:
             await response.write_eof()
         except (ConnectionError, OSError):
             logger.debug("watch ended by its client", extra={"path": info.path})
-        assert isinstance(writer, AbstractStreamWriter)  # noqa: S101 - prepare() of a fresh response made it
         return response
 
     async def _send(self, request: web.BaseRequest, info: RequestInfo, reply: _Reply) -> web.StreamResponse:
@@ -237,7 +236,7 @@ class Handler:
         }
 
 
-class _Garbled(Exception):
+class _GarbledError(Exception):
     """An answer that a fault put in place of the right one."""
 
     def __init__(self, reply: _Reply) -> None:

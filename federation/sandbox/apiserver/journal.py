@@ -45,7 +45,7 @@ class Journal:
         self.on_record(record)
 
     def count(self, *, verb: str = "", resource: str = "", status: int | None = None) -> int:
-        """How many requests match; ``resource`` is ``pods``, ``pods/status`` or a path such as ``/version``."""
+        """How many requests match; ``resource`` is ``pods``, ``pods/status`` or a path like ``/version``."""
         return sum(
             number
             for (one_verb, one_resource, one_status), number in self.totals.items()

@@ -18,7 +18,7 @@ from federation.sandbox.apiserver.objects import Obj, decode, encode
 from federation.sandbox.apiserver.resources import Resource
 from federation.sandbox.apiserver.selectors import Predicate, everything, field_selector, label_selector
 from federation.sandbox.apiserver.status import CONTINUE_EXPIRED, ApiError, bad_request, expired
-from federation.sandbox.apiserver.store import HistoryGone, Store, Stored
+from federation.sandbox.apiserver.store import HistoryGoneError, Store, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def list_objects(store: Store, selection: Selection, query: Mapping[str, str], c
         revision = _number(query, "resourceVersion")
     try:
         found = store.at(selection.resource, revision, selection.namespace)
-    except HistoryGone:
+    except HistoryGoneError:
         raise _expired(start) from None
     chosen_objects = [stored for stored in found if selection.takes(stored)] if selection.selective else found
     if start:

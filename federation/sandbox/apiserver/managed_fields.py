@@ -83,7 +83,7 @@ def take_from_others(managers: Managers, manager: Manager, fields: FieldSet) -> 
 
 
 def record_update(old: Mapping[str, Any], new: Obj, manager: Manager, now: str) -> None:
-    """Record a write that was no apply: the writer owns what it changed, others lose it. ``new`` gets the result."""
+    """Record in ``new`` a write that was no apply: the writer owns what it changed, others lose it."""
     managers = read(old) if old.get("metadata") else {}
     skip = "" if manager.subresource == "status" else "status" if "status" in old else ""
     changes = field_sets.compare(old, new)

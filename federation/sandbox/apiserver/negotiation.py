@@ -1,7 +1,7 @@
 """Which representation of an object a client accepts, and which content types a body may have.
 
-Source: "Kubernetes API Concepts", sections on alternate representations and on metadata-only fetches. JSON is all this
-server speaks, so a client that offers protobuf first gets its next choice.
+Source: "Kubernetes API Concepts", sections on alternate representations and on metadata-only fetches. JSON is
+all this server speaks, so a client that offers protobuf first gets its next choice.
 """
 
 from __future__ import annotations

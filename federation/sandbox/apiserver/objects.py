@@ -97,11 +97,13 @@ def _name_problem(resource: Resource, name: str) -> ApiError | None:
             refuse(f'Invalid value: "{name}": may not be "." or "..", or contain "/" or "%"') if bad else None
         )
     if resource.label_name:
-        rule = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start"
+        rule = (
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must"
+        )
         return (
             None
             if _LABEL.fullmatch(name)
-            else refuse(f'Invalid value: "{name}": {rule} and end with an alphanumeric')
+            else refuse(f'Invalid value: "{name}": {rule} start and end with an alphanumeric')
         )
     rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
     if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):

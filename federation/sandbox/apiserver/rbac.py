@@ -1,8 +1,9 @@
 """Role-based access control, evaluated from the ClusterRoles, Roles and bindings in the store.
 
-Source: k8s.io/kubernetes ``pkg/apis/rbac/v1/evaluation_helpers.go`` and ``plugin/pkg/auth/authorizer/rbac``. There is no
-other authorizer: an admin is whoever the bootstrap binding of ``cluster-admin`` names (group ``system:masters``).
-Escalation checks on writing roles are not made: whoever may write roles here is an admin of the test's world.
+Source: k8s.io/kubernetes ``pkg/apis/rbac/v1/evaluation_helpers.go`` and ``plugin/pkg/auth/authorizer/rbac``.
+There is no other authorizer: an admin is whoever the bootstrap binding of ``cluster-admin`` names (group
+``system:masters``). Escalation checks on writing roles are not made: whoever may write roles here is an admin
+of the test's world.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def _forbidden(user: User, info: RequestInfo) -> ApiError:
     named = f' "{info.name}"' if info.name else ""
     where = f'in the namespace "{info.namespace}"' if info.namespace else "at the cluster scope"
     message = (
-        f'{subject}{named} is forbidden: User "{user.name}" cannot {info.verb} resource "{info.full_resource}" '
-        f'in API group "{info.group}" {where}'
+        f'{subject}{named} is forbidden: User "{user.name}" cannot {info.verb} resource '
+        f'"{info.full_resource}" in API group "{info.group}" {where}'
     )
     details = ({"name": info.name} if info.name else {}) | ({"group": info.group} if info.group else {})
     return ApiError(403, "Forbidden", message, details=details | {"kind": info.resource})
@@ -162,7 +163,7 @@ def _bound_to(name: str, *groups: str) -> Obj:
 
 
 def bootstrap() -> list[Obj]:
-    """The roles and bindings every cluster begins with (``plugin/pkg/auth/authorizer/rbac/bootstrappolicy``)."""
+    """The roles and bindings every cluster begins with (kube-apiserver's ``bootstrappolicy``)."""
     public = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
     paths = ["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *public]
     issuer = [

@@ -43,7 +43,7 @@ def is_true(query: Mapping[str, str], key: str) -> bool:
 
 
 def read_request(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
-    """What a method, a path and a query ask for. Never raises: what makes no sense is a non-resource request."""
+    """What a method, a path and a query ask for; what makes no sense is a non-resource request."""
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["api"] and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]
@@ -77,7 +77,7 @@ def read_request(method: str, path: str, query: Mapping[str, str]) -> RequestInf
 
 
 def _selected_name(selector: str) -> str:
-    """The one name a field selector asks for: RBAC's ``resourceNames`` applies to such lists and watches as well."""
+    """The one name a field selector asks for: ``resourceNames`` applies to such lists and watches too."""
     try:
         names = [
             value

@@ -1,4 +1,4 @@
-"""The table of resources this server has: what each is called and where its type differs from the general rule."""
+"""The table of resources: what each is called and where its type differs from the general rule."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class ResourceTable:
         return self._by_kind.get((api_version, kind))
 
     def named(self, plural: str) -> Resource:
-        """The resource with that plural name, ``configmaps`` or ``leases.coordination.k8s.io``. Raises LookupError."""
+        """The resource named ``pods`` or ``leases.coordination.k8s.io``. Raises LookupError."""
         for resource in self:
             if plural in {resource.plural, resource.group_resource}:
                 return resource

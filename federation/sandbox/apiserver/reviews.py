@@ -11,7 +11,7 @@ from typing import Any, Final
 from federation.sandbox.apiserver.authentication import Authenticator
 from federation.sandbox.apiserver.objects import Obj
 from federation.sandbox.apiserver.rbac import Access, Rbac
-from federation.sandbox.apiserver.service_account_tokens import ServiceAccountTokens, TokenRejected
+from federation.sandbox.apiserver.service_account_tokens import ServiceAccountTokens, TokenRejectedError
 from federation.sandbox.apiserver.status import bad_request, invalid
 from federation.sandbox.apiserver.users import User
 
@@ -57,7 +57,7 @@ class Reviews:
             raise bad_request("token is required for TokenReview in authentication")
         try:
             user, shared = self._authenticator.review(token, audiences or self._tokens.audiences)
-        except TokenRejected as why:
+        except TokenRejectedError as why:
             return {"user": {}, "error": str(why)}
         return {"authenticated": True, "user": user.describe(), "audiences": list(shared)}
 

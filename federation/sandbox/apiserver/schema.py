@@ -1,7 +1,7 @@
-"""How lists and maps merge: the ``x-kubernetes-list-type`` and ``-map-type`` markers of the types this server holds.
+"""How lists and maps merge: the ``x-kubernetes-list-type`` and ``-map-type`` markers of built-in types.
 
-Paths are field names joined with dots; the indices of lists do not count. What is not listed here follows the general
-rule: lists are atomic, maps are granular.
+Paths are field names joined with dots; the indices of lists do not count. What is not listed here follows the
+general rule: lists are atomic, maps are granular.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def item_key(path: str, item: Any) -> str:
 
 
 def children(path: str, value: Any) -> dict[str, tuple[str, Any]] | None:
-    """The parts of a granular value, FieldsV1 element to (path, value); None for anything owned as a whole."""
+    """The parts of a granular value, element to (path, value); None for anything owned as a whole."""
     if isinstance(value, dict):
         if is_atomic_map(path):
             return None

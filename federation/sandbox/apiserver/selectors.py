@@ -51,7 +51,7 @@ def _label_term(term: str) -> Predicate:
 
 
 def field_terms(text: str) -> list[tuple[str, str, str]]:
-    """A field selector as (field, operator, value), the operator being ``=`` or ``!=``. Raises ApiError 400."""
+    """A field selector as (field, ``=`` or ``!=``, value). Raises ApiError 400."""
     terms = []
     for term in filter(None, (part.strip() for part in text.split(","))):
         field, operator, value = term.partition("!=") if "!=" in term else term.partition("=")

@@ -19,7 +19,7 @@ _DRAIN = 0.5  # seconds that requests under way may take when the server stops f
 def _make_request(
     message: RawRequestMessage,
     payload: StreamReader,
-    protocol: RequestHandler[web.BaseRequest],
+    protocol: RequestHandler,
     writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:

@@ -1,7 +1,7 @@
 """Server-side apply: merge a configuration into an object, and refuse what another manager owns.
 
-Pure: values in, a value or :class:`ApplyConflict` out. Source: KEP-555 and structured-merge-diff ``merge/update.go``
-(Apply, prune, update).
+Pure: values in, a value or :class:`ApplyConflictError` out. Source: KEP-555 and structured-merge-diff
+``merge/update.go`` (Apply, prune, update).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from federation.sandbox.apiserver.objects import Obj
 from federation.sandbox.apiserver.status import ApiError
 
 
-class ApplyConflict(ApiError):
+class ApplyConflictError(ApiError):
     """409: the configuration changes fields that other managers own."""
 
     def __init__(self, conflicts: list[tuple[Manager, Ownership, list[Path]]]) -> None:
@@ -56,7 +56,7 @@ def _describe(manager: Manager, owned: Ownership) -> str:
 def apply(
     live: Mapping[str, Any], config: Mapping[str, Any], manager: Manager, *, force: bool, now: str
 ) -> Obj:
-    """The object after applying ``config`` as ``manager``, managedFields included. Raises :class:`ApplyConflict`.
+    """The object after applying ``config``, managedFields included. Raises :class:`ApplyConflictError`.
 
     ``live`` is not changed; for an object that does not exist yet it is empty.
     """
@@ -64,7 +64,7 @@ def apply(
     skip = "" if manager.subresource == "status" else "status"
     wanted = field_sets.without_ignored(field_sets.of_object(config), skip)
     last = managers[manager].fields if manager in managers else EMPTY
-    merged = _merge("", _clean(live), config)
+    merged: Obj = _merge("", _clean(live), config)
     others: FieldSet = EMPTY.union(*(owned.fields for other, owned in managers.items() if other != manager))
     for path in sorted(last - wanted - others, key=len, reverse=True):
         _prune(merged, path, wanted | others)
@@ -72,7 +72,7 @@ def apply(
     written = field_sets.without_ignored(changes.written, skip)
     conflicts = _conflicts(managers, manager, written)
     if conflicts and not force:
-        raise ApplyConflict(conflicts)
+        raise ApplyConflictError(conflicts)
     managed_fields.take_from_others(managers, manager, written | changes.removed)
     managed_fields.give(managers, manager, wanted, now)
     managed_fields.write(merged, managers)
@@ -123,7 +123,7 @@ def _clean(value: Any) -> Any:
 
 
 def _prune(obj: Obj, path: Path, kept: FieldSet) -> None:
-    """Remove a field this manager no longer names and nobody else owns, and the containers it leaves empty."""
+    """Remove a field nobody names or owns any more, and the containers it leaves empty."""
     trail: list[tuple[Any, str]] = []
     node: Any = obj
     names = ""

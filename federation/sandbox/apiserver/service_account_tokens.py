@@ -1,7 +1,8 @@
 """Service account tokens: made by TokenRequest, checked as the API server checks them.
 
-Source: k8s.io/kubernetes ``pkg/registry/core/serviceaccount/storage/token.go`` (issuing), ``pkg/serviceaccount/claims.go``
-and ``jwt.go`` (claims and their validation), KEP-1205 (bound tokens), KEP-4193 (node and credential ID).
+Source: k8s.io/kubernetes ``pkg/registry/core/serviceaccount/storage/token.go`` (issuing),
+``pkg/serviceaccount/claims.go`` and ``jwt.go`` (claims and their validation), KEP-1205 (bound tokens),
+KEP-4193 (node and credential ID).
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ DELETION_LEEWAY: Final = timedelta(seconds=60)  # a terminating pod's token stil
 _EXTRA = "authentication.kubernetes.io/"
 
 
-class TokenRejected(Exception):
+class TokenRejectedError(Exception):
     """The token does not authenticate anybody; the text is what a TokenReview's ``status.error`` says."""
 
 
-class NotOurs(TokenRejected):
+class NotOursError(TokenRejectedError):
     """Not a token of this issuer at all: another authenticator may know it."""
 
 
@@ -59,7 +60,8 @@ class ServiceAccountTokens:
     def request(self, namespace: str, name: str, spec: Obj) -> tuple[str, datetime, Obj]:
         """TokenRequest: the token, when its holder should have replaced it, and the spec as it was taken.
 
-        Raises ApiError: 404 for a missing account or bound object, 409 for another UID, 422 for a bad duration.
+        Raises ApiError: 404 for a missing account or bound object, 409 for another UID, 422 for a bad
+        duration.
         """
         account = self._store.get(SERVICE_ACCOUNTS, namespace, name)
         if account is None:
@@ -106,8 +108,8 @@ class ServiceAccountTokens:
             raise not_found(resource, name)
         if reference.get("uid") not in {None, "", bound.uid}:
             why = (
-                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. "
-                "The object might have been deleted and then recreated"
+                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in "
+                "record. The object might have been deleted and then recreated"
             )
             message = f'Operation cannot be fulfilled on {kind} "{name}": {why}'
             raise ApiError(409, "Conflict", message, details={"name": name, "kind": kind})
@@ -116,7 +118,8 @@ class ServiceAccountTokens:
             return {str(kind).lower(): claim}
         if bound.value["spec"].get("serviceAccountName") != account:
             raise bad_request(
-                f'cannot bind token for serviceaccount "{account}" to pod running with different serviceaccount name.'
+                f'cannot bind token for serviceaccount "{account}" to pod running with different '
+                "serviceaccount name."
             )
         node = bound.value["spec"].get("nodeName")
         return ({"node": self._node(node)} if node else {}) | {"pod": claim}
@@ -126,19 +129,21 @@ class ServiceAccountTokens:
         return {"name": name, "uid": node.uid} if node is not None else {"name": name}
 
     def authenticate(self, token: str, audiences: Sequence[str]) -> tuple[User, tuple[str, ...]]:
-        """The token's user, and those of ``audiences`` it is for. Raises :class:`TokenRejected`."""
+        """The token's user, and those of ``audiences`` it is for. Raises :class:`TokenRejectedError`."""
         claims = self._verified(token)
         own = claims.get("aud") or []
         own = [own] if isinstance(own, str) else own
         shared = tuple(audience for audience in own if audience in audiences)
         if not shared:
             wanted, given = (" ".join(f'"{one}"' for one in many) for many in (audiences, own))
-            raise TokenRejected(f"token audiences [{given}] is invalid for the target audiences [{wanted}]")
+            raise TokenRejectedError(
+                f"token audiences [{given}] is invalid for the target audiences [{wanted}]"
+            )
         self._check_times(claims)
         kubernetes = claims.get("kubernetes.io") or {}
         namespace, account = kubernetes.get("namespace", ""), kubernetes.get("serviceaccount") or {}
         if claims.get("sub") != service_account_name(namespace, account.get("name", "")):
-            raise TokenRejected("service account name does not match the token's subject")
+            raise TokenRejectedError("service account name does not match the token's subject")
         self._check_alive(SERVICE_ACCOUNTS, "service account", namespace, account)
         extra = {_EXTRA + "credential-id": (f"JTI={claims['jti']}",)} if claims.get("jti") else {}
         for kind, resource in (("pod", PODS), ("secret", SECRETS), ("node", NODES)):
@@ -162,12 +167,12 @@ class ServiceAccountTokens:
             claimed = jwt.decode(token, options={"verify_signature": False})
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
-            raise NotOurs("invalid bearer token") from None
+            raise NotOursError("invalid bearer token") from None
         if claimed.get("iss") != self.issuer:
-            raise NotOurs("invalid bearer token")
+            raise NotOursError("invalid bearer token")
         key = self._keys.find(str(header.get("kid", "")))
         if key is None or header.get("alg") not in ALGORITHMS:
-            raise TokenRejected("no key of this cluster signed the token")
+            raise TokenRejectedError("no key of this cluster signed the token")
         options = {f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
         try:
             claims: Obj = jwt.decode(
@@ -177,15 +182,15 @@ class ServiceAccountTokens:
                 options=options,  # type: ignore[arg-type]
             )
         except jwt.PyJWTError:
-            raise TokenRejected("error in cryptographic primitive") from None
+            raise TokenRejectedError("error in cryptographic primitive") from None
         return claims
 
     def _check_times(self, claims: Obj) -> None:
         now = self._now().timestamp()
         if now - LEEWAY.total_seconds() > claims.get("exp", 0):
-            raise TokenRejected("service account token has expired")
+            raise TokenRejectedError("service account token has expired")
         if now + LEEWAY.total_seconds() < claims.get("nbf", 0):
-            raise TokenRejected("service account token is not valid yet")
+            raise TokenRejectedError("service account token is not valid yet")
 
     def _check_alive(self, resource: Any, what: str, namespace: str, reference: Obj) -> None:
         """The object the token speaks of exists, is the same one, and is not long being deleted."""
@@ -193,10 +198,12 @@ class ServiceAccountTokens:
         found = self._store.get(resource, namespace, name)
         if found is None:
             if resource == SERVICE_ACCOUNTS:
-                raise TokenRejected(f'serviceaccounts "{name}" not found')
-            raise TokenRejected("service account token has been invalidated")
+                raise TokenRejectedError(f'serviceaccounts "{name}" not found')
+            raise TokenRejectedError("service account token has been invalidated")
         if found.uid != reference.get("uid"):
-            raise TokenRejected(f"{what} UID ({found.uid}) does not match claim ({reference.get('uid')})")
+            raise TokenRejectedError(
+                f"{what} UID ({found.uid}) does not match claim ({reference.get('uid')})"
+            )
         deleted = metadata(found.value).get("deletionTimestamp")
         if deleted and deleted < timestamp(self._now() - DELETION_LEEWAY):
-            raise TokenRejected(f"{what} has been deleted")
+            raise TokenRejectedError(f"{what} has been deleted")

@@ -1,6 +1,7 @@
 """Failures of the API as ``meta/v1 Status`` objects, worded as kube-apiserver words them.
 
-Source: k8s.io/apimachinery ``pkg/api/errors`` and the Status type of the API conventions ("Response Status Kind").
+Source: k8s.io/apimachinery ``pkg/api/errors`` and the Status type of the API conventions ("Response Status
+Kind").
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Any
 from federation.sandbox.apiserver.resources import Resource
 
 CONTINUE_EXPIRED = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
-    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
-    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
-    "deleted between the time the first chunk was returned and now may show up in the list."
+    "The provided continue parameter is too old to display a consistent list result. You can start a "
+    "new list without the continue parameter, or use the continue token in this response to retrieve "
+    "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
+    "objects that were created, modified, or deleted between the time the first chunk was returned and "
+    "now may show up in the list."
 )
 
 

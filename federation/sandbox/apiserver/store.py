@@ -1,7 +1,8 @@
-"""All objects of one cluster, with one revision counter and enough history to resume a watch or finish a list.
+"""All objects of one cluster, with one revision counter and the history that watches and pages need.
 
-Stored objects are never changed in place: a write makes a new :class:`Stored`, so lists, watches and continue tokens
-may hold old ones for as long as they like. Revisions behave as etcd's: one counter for everything, one step a write.
+Stored objects are never changed in place: a write makes a new :class:`Stored`, so lists, watches and continue
+tokens may hold old ones for as long as they like. Revisions behave as etcd's: one counter for everything, one
+step a write.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from federation.sandbox.apiserver.resources import Resource
 ObjectKey = tuple[str, str]
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
-HISTORY = 5_000  # events kept a resource: more than tests write between two looks, so 410 comes only where it is asked for
+HISTORY = 5_000  # events kept a resource: enough that 410 comes only where a test asks for it
 BACKLOG = (
     50_000  # events a watcher may lag behind before its watch is ended, as kube-apiserver ends slow ones
 )
@@ -64,7 +65,7 @@ class Stored:
 
 
 class Event:
-    """One change of one object. ``stored`` is the state after it, or the last state with the deletion's revision."""
+    """One change of one object. ``stored`` is the state after it, or the last one for a deletion."""
 
     __slots__ = ("previous", "stored", "type")
 
@@ -123,7 +124,7 @@ class Subscription:
             self._on_close(self)
 
 
-class HistoryGone(Exception):
+class HistoryGoneError(Exception):
     """The revision asked for is older than the history that is kept."""
 
 
@@ -160,10 +161,10 @@ class Store:
         return _sorted(self._shelf(resource).objects, namespace)
 
     def at(self, resource: Resource, revision: int, namespace: str = "") -> list[Stored]:
-        """The objects as they were at a revision. Raises :class:`HistoryGone`."""
+        """The objects as they were at a revision. Raises :class:`HistoryGoneError`."""
         shelf = self._shelf(resource)
         if revision < shelf.floor:
-            raise HistoryGone
+            raise HistoryGoneError
         objects = dict(shelf.objects)
         for event in reversed(shelf.history):
             if event.revision <= revision:
@@ -194,10 +195,10 @@ class Store:
         return last
 
     def subscribe(self, resource: Resource, after: int) -> Subscription:
-        """Every event of the resource after a revision, then live. Raises :class:`HistoryGone`."""
+        """Every event of the resource after a revision, then live. Raises :class:`HistoryGoneError`."""
         shelf = self._shelf(resource)
         if after < shelf.floor:
-            raise HistoryGone
+            raise HistoryGoneError
         pending: list[Event] = []
         for event in reversed(shelf.history):
             if event.revision <= after:
@@ -214,7 +215,7 @@ class Store:
             yield from list(shelf.subscriptions)
 
     def compact(self) -> None:
-        """Forget all history, as etcd's compaction does: older resource versions and continue tokens are gone."""
+        """Forget all history, as etcd's compaction does: older versions and continue tokens are gone."""
         for shelf in self._shelves.values():
             shelf.history.clear()
             shelf.floor = self.revision

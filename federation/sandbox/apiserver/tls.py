@@ -1,7 +1,7 @@
 """The cluster's own CA, its serving certificate and the client certificates it issues.
 
-These certificates belong to the transport, whose clients verify them by the system's clock; so their validity is in
-real time, whatever clock the rest of the cluster runs by.
+These certificates belong to the transport, whose clients verify them by the system's clock; so their validity
+is in real time, whatever clock the rest of the cluster runs by.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KeyPair:
 
 
 class ClusterCa:
-    """A cluster's certificate authority (kubeadm's ``ca.crt``): it vouches for the server and for its users."""
+    """A cluster's certificate authority (kubeadm's ``ca.crt``), for the server and for its users."""
 
     def __init__(self, cluster: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -107,9 +107,10 @@ def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
 
 
 def server_context(ca: ClusterCa) -> ssl.SSLContext:
-    """TLS for the server: a client certificate is asked for, not demanded, and must chain to the cluster's CA.
+    """TLS for the server: a client certificate is asked for, not demanded, and must chain to the CA.
 
-    A certificate of another CA fails in the handshake here, where kube-apiserver completes it and answers 401.
+    A certificate of another CA fails in the handshake here, where kube-apiserver completes it and answers
+    401.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,6 +1,7 @@
 """The keys that sign a cluster's service account tokens, published as a JSON Web Key Set.
 
-Source: k8s.io/kubernetes ``pkg/serviceaccount/jwt.go`` (key IDs) and ``openidmetadata.go`` (what is published).
+Source: k8s.io/kubernetes ``pkg/serviceaccount/jwt.go`` (key IDs) and ``openidmetadata.go`` (what is
+published).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SigningKey:
         return cls(private, algorithm, _base64url(hashlib.sha256(spki).digest()))
 
     def sign(self, claims: Mapping[str, Any]) -> str:
-        """A compact JWS over the claims; the header holds ``alg`` and ``kid`` only, as kube-apiserver's does."""
+        """A compact JWS over the claims; its header holds ``alg`` and ``kid`` only."""
         headers = {"kid": self.key_id, "typ": None}
         return jwt.encode(dict(claims), self.private, algorithm=self.algorithm, headers=headers)
 

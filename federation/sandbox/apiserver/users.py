@@ -1,4 +1,4 @@
-"""Who calls: a name, groups and what else the credential says, and the names Kubernetes gives to service accounts."""
+"""Who calls: a name, groups and what else the credential says."""
 
 from __future__ import annotations
 

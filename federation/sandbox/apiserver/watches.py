@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from federation.sandbox.apiserver.faults import Faults, Gone, NoBookmarks, Silence
@@ -17,7 +17,7 @@ from federation.sandbox.apiserver.negotiation import View
 from federation.sandbox.apiserver.objects import Obj, encode
 from federation.sandbox.apiserver.requests import RequestInfo, is_true
 from federation.sandbox.apiserver.status import ApiError, bad_request, expired, invalid
-from federation.sandbox.apiserver.store import Event, HistoryGone, Store, Stored, Subscription
+from federation.sandbox.apiserver.store import Event, HistoryGoneError, Store, Stored, Subscription
 
 MIN_TIMEOUT = (
     1800.0  # kube-apiserver's --min-request-timeout; a watch without its own limit gets one to two times it
@@ -84,10 +84,10 @@ class Watch:
         self._options = options
         self._version = store.revision
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        """The stream, one or more whole lines at a time; it ends when the watch does. Raises ApiError 410 at once."""
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """The stream, one or more whole lines at a time; a version that is gone is its only event."""
         if self._options.chosen is View.PARTIAL_LIST:
-            return  # kube-apiserver cannot encode single objects as a list, and ends the stream without a word
+            return  # kube-apiserver cannot encode an object as a list, and ends the stream without a word
         try:
             initial, subscription = self._begin()
         except ApiError as error:
@@ -111,7 +111,7 @@ class Watch:
                 raise expired(TOO_OLD)
             try:
                 return b"", self._store.subscribe(resource, after)
-            except HistoryGone:
+            except HistoryGoneError:
                 raise expired(TOO_OLD) from None
         self._version = self._store.revision
         subscription = self._store.subscribe(resource, self._version)
@@ -121,12 +121,12 @@ class Watch:
             lines.append(self._bookmark(initial_end=True))
         return b"".join(lines), subscription
 
-    async def _follow(self, subscription: Subscription) -> AsyncIterator[bytes]:
+    async def _follow(self, subscription: Subscription) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._options.timeout
         bookmark_at = min(loop.time() + BOOKMARK_INTERVAL, end - BOOKMARK_BEFORE_END)
         while True:
-            await self._silence(end)
+            await self._silence()
             now = loop.time()
             if now >= end or (subscription.closed and not subscription.pending):
                 return
@@ -144,8 +144,8 @@ class Watch:
             if lines:
                 yield b"".join(lines)
 
-    async def _silence(self, end: float) -> None:
-        """Wait out a silencing fault; the watch does not end in it, as behind a proxy that lost the server."""
+    async def _silence(self) -> None:
+        """Wait out a silencing fault; the watch does not even end in it."""
         while (found := self._faults.find(Silence, self._info)) is not None:
             found[0].hits += 1
             await found[0].lifted.wait()

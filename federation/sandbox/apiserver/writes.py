@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from federation.sandbox.apiserver import admission, managed_fields, patches
+from federation.sandbox.apiserver import admission, managed_fields
 from federation.sandbox.apiserver.managed_fields import Manager
 from federation.sandbox.apiserver.objects import Obj, check_name, generated_name, metadata, new_uid, timestamp
 from federation.sandbox.apiserver.resources import NAMESPACES, PODS, Resource
@@ -148,7 +148,7 @@ class Writes:
         return self._replace(target, live, obj), False
 
     def patch(self, target: Target, change: Callable[[Obj], Any]) -> Obj:
-        """PATCH other than apply: ``change`` gets a copy of the object and returns the new one. Raises ApiError."""
+        """PATCH other than apply: ``change`` gets a copy and returns the new object. Raises ApiError."""
         live = self._live(target)
         assert live is not None  # noqa: S101 - _live raised if it is required and missing
         patched = change(live.copy())
@@ -203,7 +203,8 @@ class Writes:
         if options.uid and options.uid != live.uid:
             raise conflict(target.resource, target.name, _uid_mismatch(options.uid, live.uid, "precondition"))
         if options.resource_version and options.resource_version != str(live.revision):
-            why = f"the ResourceVersion in the precondition ({options.resource_version}) does not match the current one"
+            given = options.resource_version
+            why = f"the ResourceVersion in the precondition ({given}) does not match the one in record"
             raise conflict(target.resource, target.name, why)
         if target.dry_run:
             return live.value, True

@@ -1,4 +1,4 @@
-"""Prometheus' text exposition format 0.0.4 over families made on the spot: no global registry, nothing kept."""
+"""Prometheus' text exposition format 0.0.4 over families made on the spot, without a global registry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gauge(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metr
 
 
 def counter(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
-    """A counter, exposed as ``name_total``. It restarts with its process, which is what ``rate()`` expects."""
+    """A counter, exposed as ``name_total``; it restarts with its process, as ``rate()`` expects."""
     family = CounterMetricFamily(name, text, labels=labels)
     for values, value in samples:
         family.add_metric(values, max(0.0, finite(value)))

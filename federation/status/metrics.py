@@ -1,8 +1,8 @@
 """The merged status as Prometheus metrics. Pure: structs in, bytes out.
 
 One vocabulary for the hub's endpoint and each signer's own: scrape either. Every series of a process has its
-``replica`` label, so both may be scraped where queries take ``max by (replica, ...)`` first. What is not known has no
-series; in particular an expiry is never told as 0.
+``replica`` label, so both may be scraped where queries take ``max by (replica, ...)`` first. What is not
+known has no series; in particular an expiry is never told as 0.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
+from federation.status.exposition import counter, gauge, render
+from federation.status.metrics_roles import controller_families, signer_families
 from federation.status.model import FederationStatus
 from federation.status.scene import Snapshot
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")
 

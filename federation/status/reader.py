@@ -1,8 +1,8 @@
 """Reads the state store into a snapshot: whole or not at all, cached for half a second, never stale.
 
-A store that cannot be listed, or does not answer in time, raises: the API then says 503 rather than what it knew
-before. A single document that is damaged is named in the snapshot, which makes the verdict failing and leaves the
-rest readable.
+A store that cannot be listed, or does not answer in time, raises: the API then says 503 rather than what it
+knew before. A single document that is damaged is named in the snapshot, which makes the verdict failing and
+leaves the rest readable.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SnapshotReader:
         self._generations: OrderedDict[tuple[str, str], Generation] = OrderedDict()
 
     async def read(self) -> Snapshot:
-        """What the store holds, at most half a second old. Raises StateUnavailable where it cannot be told."""
+        """What the store holds, at most half a second old. Raises StateUnavailable if it cannot be told."""
         async with self._lock:
             if self._snapshot is not None and self._clock.monotonic() - self._read_at < CACHED:
                 return self._snapshot
@@ -118,7 +118,7 @@ class SnapshotReader:
             return None
 
     def _generation(self, key: str, version: str, data: bytes) -> Generation:
-        """A generation never changes: it is decoded, and its digest checked, once for each version of its key."""
+        """A generation never changes: it is decoded and its digest checked once for each version."""
         known = self._generations.get((key, version))
         if known is not None:
             return known

@@ -1,0 +1,173 @@
+"""The status server's application: every path, what it answers, and who is let in.
+
+The page is a static shell without data: it loads without a token, asks for one and sends it with every poll.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from federation.core.clock import Clock
+from federation.core.errors import StateUnavailable
+from federation.state.documents import ControllerReport
+from federation.state.store import StateStore
+from federation.status.answers import (
+    PAGE_POLICY,
+    Handler,
+    add_headers,
+    answer,
+    problem,
+    turn_errors_into_problems,
+)
+from federation.status.exposition import CONTENT_TYPE
+from federation.status.guard import Guard
+from federation.status.metrics import hub_metrics
+from federation.status.model import Clusters, Generations, Readiness
+from federation.status.openapi import PROBES, document
+from federation.status.reader import SnapshotReader
+from federation.status.source import ConfigView, StatusSource
+
+PAGE: Final = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/matrix.js": ("matrix.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+}
+
+
+def create_app(
+    *,
+    store: StateStore,
+    config: ConfigView,
+    clock: Clock,
+    report: Callable[[], ControllerReport] | None = None,
+) -> web.Application:
+    """The application over a state store; ``report`` is that of the controller in whose process it runs.
+
+    It changes nothing and needs no leadership, so every replica may serve it.
+    """
+    source = StatusSource(SnapshotReader(store, clock), config, clock)
+    api = _Api(source, clock, report)
+    guard = Guard(config, unguarded=PROBES | PAGE.keys())
+    app = web.Application(middlewares=[turn_errors_into_problems, guard.middleware], client_max_size=1)
+    app.on_response_prepare.append(add_headers)
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", api.readyz),
+            web.get("/metrics", api.metrics),
+            web.get("/api/v1/status", api.status),
+            web.get("/api/v1/clusters", api.clusters),
+            web.get("/api/v1/clusters/{name}", api.cluster),
+            web.get("/api/v1/matrix", api.matrix),
+            web.get("/api/v1/bundle", api.bundle),
+            web.get("/api/v1/bundle.pem", api.bundle_pem),
+            web.get("/api/v1/generations", api.generations),
+            web.get("/openapi.json", _fixed(_openapi(), "application/json")),
+            *(web.get(path, _page(name, kind)) for path, (name, kind) in PAGE.items()),
+        ]
+    )
+    return app
+
+
+async def healthz(request: web.Request) -> web.StreamResponse:
+    """The process answers; nothing else is said."""
+    return answer(request, msgspec.json.encode(Readiness(ready=True)))
+
+
+def readiness(reasons: list[str]) -> web.Response:
+    """200 where there is no reason against it, else 503."""
+    body = msgspec.json.encode(Readiness(ready=not reasons, reasons=reasons))
+    return web.Response(status=503 if reasons else 200, body=body, content_type="application/json")
+
+
+class _Api:
+    def __init__(
+        self, source: StatusSource, clock: Clock, report: Callable[[], ControllerReport] | None
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._report = report
+
+    async def readyz(self, _: web.Request) -> web.StreamResponse:
+        reasons: list[str] = []
+        if self._report is not None and not (report := self._report()).ready:
+            reasons += report.reasons or ["the controller is not ready"]
+        try:
+            await self._source.read()
+        except StateUnavailable:
+            reasons.append("the state store cannot be read")
+        return readiness(reasons)
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        snapshot, status = await self._source.read()
+        body = hub_metrics(status, snapshot, self._clock.now().timestamp())
+        response = answer(request, body, content_type="text/plain")
+        response.headers["Content-Type"] = CONTENT_TYPE
+        return response
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        return answer(request, msgspec.json.encode(status))
+
+    async def clusters(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        return answer(request, msgspec.json.encode(Clusters(clusters=status.clusters)))
+
+    async def cluster(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        for cluster in status.clusters:
+            if cluster.name == request.match_info["name"]:
+                return answer(request, msgspec.json.encode(cluster))
+        return problem(404, "Not found", "no cluster of that name is registered")
+
+    async def matrix(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        return answer(request, msgspec.json.encode(status.matrix))
+
+    async def bundle(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        if status.bundle is None:
+            return _no_bundle()
+        return answer(request, msgspec.json.encode(status.bundle), modified=status.bundle.created)
+
+    async def bundle_pem(self, request: web.Request) -> web.StreamResponse:
+        snapshot, status = await self._source.read()
+        if status.bundle is None:
+            return _no_bundle()
+        pem = snapshot.generations[status.bundle.generation].bundle_pem.encode()
+        return answer(request, pem, content_type="application/x-pem-file", modified=status.bundle.created)
+
+    async def generations(self, request: web.Request) -> web.StreamResponse:
+        _, status = await self._source.read()
+        return answer(request, msgspec.json.encode(Generations(generations=status.generations)))
+
+
+def _no_bundle() -> web.Response:
+    return problem(503, "No bundle", "no generation of trust that can be vouched for is in force")
+
+
+def _openapi() -> bytes:
+    return msgspec.json.encode(document(importlib.metadata.version("federation-hub")))
+
+
+def _page(name: str, kind: str) -> Handler:
+    body = (importlib.resources.files("federation.status") / "page" / name).read_bytes()
+    return _fixed(body, kind)
+
+
+def _fixed(body: bytes, kind: str) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = answer(request, body, content_type=kind)
+        if kind.startswith("text/"):
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
+            response.headers["Cache-Control"] = "no-cache"
+        return response
+
+    return handler

@@ -1,0 +1,199 @@
+"""Serves a status application: a listener with limits, and TLS whose files may be replaced while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from aiohttp import web
+
+from federation.core.clock import Clock
+from federation.core.config.model import Address
+from federation.core.errors import ConfigurationError, Finding
+from federation.status.answers import HEADERS, problem
+
+MOST_CONNECTIONS: Final = 256
+FIRST_REQUEST: Final = 10.0  # a caller that connects and says nothing is in the way of others
+KEEPALIVE: Final = 30.0
+HANDSHAKE: Final = 5.0
+SHUTDOWN: Final = 5.0
+POLL: Final = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
+MOST_HEADER_BYTES: Final = 8190
+logger = logging.getLogger(__name__)
+
+
+class _Connection(web.RequestHandler):
+    """One connection: closed when there are too many or it stays silent, and quiet about what it runs on."""
+
+    def __init__(self, server: web.Server, opened: set[_Connection]) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE,
+            lingering_time=1.0,
+            access_log=None,  # type: ignore[arg-type]  # None is "none"; AppRunner passes it as well
+            max_line_size=MOST_HEADER_BYTES,
+            max_field_size=MOST_HEADER_BYTES,
+        )
+        self._opened = opened
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._opened.add(self)
+        if len(self._opened) > MOST_CONNECTIONS:
+            self.force_close()
+        self._patience = asyncio.get_running_loop().call_later(FIRST_REQUEST, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.heard()
+        self._opened.discard(self)
+        super().connection_lost(exc)
+
+    def heard(self) -> None:
+        """The caller has sent a whole request."""
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # its words name the parser and quote the caller
+    ) -> web.StreamResponse:
+        """A request that cannot be read gets an answer of our own words."""
+        logger.info("a request could not be read", extra={"status": status, "error": type(exc).__name__})
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was already begun")
+        response = problem(status, "Bad request" if status < 500 else "Internal error", headers=dict(HEADERS))
+        response.force_close()
+        return response
+
+
+async def _heard(request: web.Request, _: web.StreamResponse) -> None:
+    if isinstance(request.protocol, _Connection):
+        request.protocol.heard()
+
+
+@asynccontextmanager
+async def serve(
+    app: web.Application,
+    *,
+    listen: Address,
+    clock: Clock,
+    certificate_file: Path | None = None,
+    key_file: Path | None = None,
+) -> AsyncIterator[Address]:
+    """Serve ``app`` while the context is open; yields the address that was bound.
+
+    Raises ConfigurationError where certificate and key cannot be used, OSError where nothing can be bound.
+    """
+    files = (certificate_file, key_file) if certificate_file and key_file else None
+    tls = await ReloadedTls.load(*files, clock=clock) if files else None
+    app.on_response_prepare.append(_heard)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
+    await runner.setup()
+    try:
+        server = runner.server
+        if server is None:
+            raise RuntimeError("the runner made no server")
+        opened: set[_Connection] = set()
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(server, opened),
+            listen.host,
+            listen.port,
+            ssl=tls.outer if tls else None,
+            ssl_handshake_timeout=HANDSHAKE if tls else None,
+        )
+        try:
+            bound = Address(listen.host, int(listener.sockets[0].getsockname()[1]))
+            logger.info("status is served", extra={"address": str(bound), "tls": tls is not None})
+            async with asyncio.TaskGroup() as tasks:
+                watcher = tasks.create_task(tls.watch()) if tls else None
+                try:
+                    yield bound
+                finally:
+                    if watcher is not None:
+                        watcher.cancel()
+        finally:
+            listener.close()
+    finally:
+        await runner.cleanup()
+
+
+class ReloadedTls:
+    """A server context that hands each handshake the newest certificate that could be loaded with its key."""
+
+    def __init__(self, certificate_file: Path, key_file: Path, clock: Clock, inner: ssl.SSLContext) -> None:
+        self._files = (certificate_file, key_file)
+        self._clock = clock
+        self._inner = inner
+        self.outer = inner
+
+        def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self._inner
+
+        self.outer.sni_callback = choose
+
+    @classmethod
+    async def load(cls, certificate_file: Path, key_file: Path, *, clock: Clock) -> Self:
+        """Load both files; raises ConfigurationError where they cannot be used."""
+        try:
+            context = await asyncio.to_thread(_context, certificate_file, key_file)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                [
+                    Finding(
+                        file=str(certificate_file),
+                        key="status.certificate_file",
+                        problem=f"it cannot be used with {key_file}: {error}",
+                        remedy="give a PEM certificate chain, leaf first, and the key that belongs to it",
+                    )
+                ]
+            ) from error
+        return cls(certificate_file, key_file, clock, context)
+
+    async def watch(self) -> None:
+        """Take up changed files until cancelled; a pair that does not fit keeps the one before it."""
+        known = await asyncio.to_thread(_mark, self._files)
+        while True:
+            await self._clock.sleep(POLL)
+            mark = await asyncio.to_thread(_mark, self._files)
+            if mark == known:
+                continue
+            known = mark
+            try:
+                self._inner = await asyncio.to_thread(_context, *self._files)
+            except (OSError, ValueError) as error:
+                logger.warning("the status certificate was not taken up: %s", error)
+            else:
+                logger.info("the status certificate was replaced")
+
+
+def _context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate_file, key_file, password=_no_password)
+    return context
+
+
+def _no_password() -> str:
+    """Stands where OpenSSL would otherwise ask on the terminal for the password of an encrypted key."""
+    raise ValueError("the key is encrypted")
+
+
+def _mark(files: tuple[Path, ...]) -> tuple[tuple[int, int, int], ...]:
+    marks: list[tuple[int, int, int]] = []
+    for file in files:
+        try:
+            found = file.stat()
+            marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        except OSError:
+            marks.append((0, 0, 0))
+    return tuple(marks)

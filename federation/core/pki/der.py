@@ -25,6 +25,7 @@ Element: TypeAlias = tuple[int, int, int, int]
 """Tag, where the element starts, where its content starts, where both end."""
 
 _MULTI_BYTE_TAG: Final = 0x1F
+_NO_OFFSET: Final = timedelta(0)
 _LAST_UTC_YEAR: Final = 2049  # RFC 5280, 4.1.2.5: from 2050 on dates are GeneralizedTime
 
 
@@ -100,11 +101,12 @@ def time(value: datetime) -> bytes:
 
     Raises InvalidValue for a datetime that is not in UTC.
     """
-    if value.utcoffset() != timedelta(0):
+    if value.utcoffset() != _NO_OFFSET:
         raise InvalidValue("a certificate's dates are in UTC; this one has another time zone or none")
+    parts = (value.month, value.day, value.hour, value.minute, value.second)
     if 1950 <= value.year <= _LAST_UTC_YEAR:
-        return encode(UTC_TIME, value.strftime("%y%m%d%H%M%SZ").encode("ascii"))
-    return encode(GENERALIZED_TIME, f"{value.year:04}{value:%m%d%H%M%SZ}".encode("ascii"))
+        return encode(UTC_TIME, b"%02d%02d%02d%02d%02d%02dZ" % (value.year % 100, *parts))
+    return encode(GENERALIZED_TIME, b"%04d%02d%02d%02d%02d%02dZ" % (value.year, *parts))
 
 
 def extension(oid: str, value: bytes, *, critical: bool) -> bytes:

@@ -1,0 +1,85 @@
+"""Judging an intermediate before it signs anything: its key, what it may sign, and which root is above it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from federation.core.errors import AuthorityMisconfigured, InvalidValue
+from federation.core.identity import TrustDomain
+from federation.core.pki import name_constraints
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.pki.keys import describe, kind_of
+
+_REMEDIES: Final = {
+    "no_anchor": "pin the root above it, and put every intermediate in between into the certificate file",
+    "bad_signature": "give the issuer of that very certificate; two CAs share the name but not the key",
+    "expired": "renew it",
+    "not_yet_valid": "check this machine's clock, or wait",
+    "not_ca": "issue it with basicConstraints CA:TRUE",
+    "path_length": "issue it with a path length that leaves room, or leave one tier of intermediates out",
+    "key_usage": "issue it with the key usage keyCertSign",
+    "extended_key_usage": "issue it without extended key usages, or with serverAuth and clientAuth",
+    "name_constraints": "issue it with name constraints that permit its subject and the trust domain",
+    "critical_extension": "issue it without that extension, or not as critical",
+    "weak_key": "use P-256, P-384 or RSA of 2048 to 4096 bits",
+    "weak_signature": "have it signed with SHA-256 or better",
+}
+
+
+def check_intermediate(
+    chain: tuple[Certificate, ...],
+    public_key: object,
+    anchors: Iterable[Certificate],
+    at: datetime,
+    *,
+    trust_domain: TrustDomain | None = None,
+) -> tuple[Certificate, ...]:
+    """The path from the intermediate (first of ``chain``) to a pinned root: every issuer of its leaves.
+
+    ``public_key`` belongs to the key that will sign. With a ``trust_domain``, name constraints on the way
+    must permit it. Raises AuthorityMisconfigured with the reason ``no_certificate``, ``wrong_key``,
+    ``weak_key``, ``is_root``, ``name_constraints`` or one of :func:`verify_chain`'s, and with the remedy.
+    """
+    if not chain:
+        raise _misconfigured(
+            "no_certificate", "there is no intermediate certificate", "give its chain, itself first"
+        )
+    own = chain[0]
+    if own.public_key != public_key:
+        raise _misconfigured(
+            "wrong_key",
+            f"the private key is not the one of {own.subject}",
+            "give certificate and key of the same intermediate, its certificate first in the file",
+        )
+    if kind_of(public_key) is None:
+        raise _misconfigured(
+            "weak_key",
+            f"{own.subject} has a key that is not accepted: {describe(public_key)}",
+            _REMEDIES["weak_key"],
+        )
+    if own.is_self_signed:
+        raise _misconfigured(
+            "is_root",
+            f"{own.subject} is self-signed: a root's key does not belong on a machine that answers requests",
+            "sign an intermediate with it, keep its key offline, and give the intermediate here",
+        )
+    try:
+        path = verify_chain(chain, anchors, at, purpose=Purpose.AUTHORITY, partial=False)
+    except InvalidValue as error:
+        raise _misconfigured(error.reason, error.what, _REMEDIES.get(error.reason, "")) from None
+    if trust_domain is not None:
+        for issuer in path:
+            if not name_constraints.permits_trust_domain(issuer, trust_domain):
+                raise _misconfigured(
+                    "name_constraints",
+                    f"the name constraints of {issuer.subject} do not permit the trust domain {trust_domain}",
+                    _REMEDIES["name_constraints"],
+                )
+    return path
+
+
+def _misconfigured(reason: str, what: str, remedy: str) -> AuthorityMisconfigured:
+    return AuthorityMisconfigured(what, reason=reason, remedy=remedy)

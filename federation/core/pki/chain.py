@@ -1,0 +1,185 @@
+"""Paths from a certificate to an anchor: found, judged by RFC 5280, and cut into Istio's shape.
+
+This is the hub's own validation, strict and with precise words, used to explain a failed proof and to judge
+what a back end returned. Handshakes are still made by real TLS stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from federation.core.errors import InvalidValue
+from federation.core.pki.certificate import Certificate, pem_encode
+from federation.core.pki.path_rules import Problem, Purpose, check_path, name
+
+MAX_PATH: Final = 8
+"""Certificates on one path; a mesh has three or four."""
+
+MAX_SIGNATURE_CHECKS: Final = 128
+"""Bounds what a chain made to branch can cost (CVE-2018-16875 was a verifier without such a bound)."""
+
+__all__ = ["Purpose", "build_chain", "cert_chain_elements", "single_chain", "verify_chain"]
+
+
+def build_chain(
+    certificate: Certificate, intermediates: Iterable[Certificate], anchors: Iterable[Certificate]
+) -> tuple[Certificate, ...]:
+    """The shortest way from ``certificate`` by ``intermediates`` to an anchor, both ends included.
+
+    Only names, key identifiers and signatures count here; :func:`verify_chain` judges the rest. Raises
+    InvalidValue that says where the way ends.
+    """
+    search = _Search(tuple(intermediates), tuple(anchors))
+    paths = sorted(search.paths(certificate), key=len)
+    if not paths:
+        raise _error(search.dead_end)
+    return paths[0]
+
+
+def verify_chain(
+    chain: Sequence[Certificate],
+    anchors: Iterable[Certificate],
+    at: datetime,
+    *,
+    purpose: Purpose,
+    partial: bool = True,
+) -> tuple[Certificate, ...]:
+    """Validate the first certificate of ``chain`` for ``purpose`` at that time; the path taken, anchor last.
+
+    The others may come in any order, and more than are needed. With ``partial`` an intermediate among the
+    anchors ends a path, as it does in Envoy; without it only a self-signed anchor does. Judged are
+    signatures, names and key identifiers, validity, CA bit, path length, key usages, name constraints,
+    critical extensions and the strength of keys and hashes, for every certificate and the anchor too. Raises
+    InvalidValue with the reason of the path that came closest: ``no_anchor``, ``bad_signature``, ``expired``,
+    ``not_yet_valid``, ``not_ca``, ``is_ca``, ``path_length``, ``key_usage``, ``extended_key_usage``,
+    ``name_constraints``, ``critical_extension``, ``weak_key``, ``weak_signature``, ``too_complex`` or
+    ``empty_chain``.
+    """
+    if not chain:
+        raise InvalidValue("the chain is empty", reason="empty_chain")
+    ends = tuple(anchor for anchor in anchors if partial or anchor.is_self_signed)
+    search = _Search(tuple(chain[1:]), ends)
+    closest: Problem | None = None
+    for path in search.paths(chain[0]):
+        problem = check_path(path, at, purpose)
+        if problem is None:
+            return path
+        closest = closest or problem
+    raise _error(closest or search.dead_end)
+
+
+def single_chain(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """The certificates, of any order and with duplicates, as the one chain they form, each before its issuer.
+
+    Raises InvalidValue where they are none, fork, or leave a gap: what a back end returned is then not a
+    chain.
+    """
+    distinct = tuple(dict.fromkeys(certificates))
+    if len(distinct) > MAX_PATH:
+        raise InvalidValue(f"{len(distinct)} certificates are more than a chain has", reason="broken_chain")
+    issuers = {c: [i for i in distinct if i != c and c.is_signed_by(i)] for c in distinct}
+    issued = {issuer for above in issuers.values() for issuer in above}
+    first = [c for c in distinct if c not in issued]
+    if len(first) != 1 or any(len(above) > 1 for above in issuers.values()):
+        raise InvalidValue(
+            f"these {len(distinct)} certificates do not form one chain: they are forked or belong to several",
+            reason="broken_chain",
+        )
+    ordered = [first[0]]
+    while issuers[ordered[-1]] and len(ordered) <= len(distinct):
+        ordered.append(issuers[ordered[-1]][0])
+    if len(ordered) != len(distinct):
+        raise InvalidValue(
+            "the certificates do not form one chain: there is a gap or a ring", reason="broken_chain"
+        )
+    return tuple(ordered)
+
+
+def cert_chain_elements(
+    leaf_der: bytes, intermediates: Iterable[Certificate], bundle_pem: bytes
+) -> list[str]:
+    """The ``cert_chain`` of a reply, in exactly the shape of istio-csr.
+
+    The leaf, then one intermediate per element, self-signed ones left out, then the whole bundle as the last
+    element: sidecars take their roots from the last element only, and ztunnel reads one certificate from each
+    other.
+    """
+    below_root = [c.pem.decode("ascii") for c in intermediates if not c.is_self_signed]
+    return [pem_encode(leaf_der, "CERTIFICATE"), *below_root, bundle_pem.decode("ascii")]
+
+
+@dataclass
+class _Search:
+    """A bounded depth-first search for paths, anchors first, which remembers where it got stuck."""
+
+    intermediates: tuple[Certificate, ...]
+    anchors: tuple[Certificate, ...]
+    dead_end: Problem = field(init=False)
+    _depth: int = field(default=-1, init=False)
+    _checks: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.dead_end = Problem("no_anchor", "there is no anchor to validate against")
+
+    def paths(self, certificate: Certificate) -> Iterator[tuple[Certificate, ...]]:
+        """Every path from the certificate to an anchor, each certificate at most once."""
+        yield from self._extend((certificate,))
+
+    def _extend(self, path: tuple[Certificate, ...]) -> Iterator[tuple[Certificate, ...]]:
+        last = path[-1]
+        if last in self.anchors:
+            yield path
+        if len(path) >= MAX_PATH:
+            return
+        impostor: Certificate | None = None
+        extended = last in self.anchors
+        candidates = dict.fromkeys((*self.anchors, *self.intermediates))
+        for candidate in candidates:
+            if candidate in path or not _names_issuer(last, candidate):
+                continue
+            self._checks += 1
+            if self._checks > MAX_SIGNATURE_CHECKS:
+                self.dead_end = Problem("too_complex", "the chain branches into more paths than are tried")
+                self._depth = MAX_PATH
+                return
+            if last.is_signed_by(candidate):
+                extended = True
+                yield from self._extend((*path, candidate))
+            else:
+                impostor = candidate
+        if not extended and len(path) > self._depth:
+            self._depth = len(path)
+            self.dead_end = _dead_end(last, impostor)
+
+
+def _names_issuer(certificate: Certificate, candidate: Certificate) -> bool:
+    """True where names match and key identifiers do not contradict (RFC 5280, 4.2.1.1)."""
+    wanted = certificate.authority_key_id
+    return certificate.x509.issuer == candidate.x509.subject and (not wanted or wanted == candidate.key_id)
+
+
+def _dead_end(certificate: Certificate, impostor: Certificate | None) -> Problem:
+    if impostor is not None:
+        return Problem(
+            "bad_signature",
+            f"{name(certificate)} was not signed by the key of {impostor.subject} (key id {impostor.key_id}),"
+            " which bears the name of its issuer",
+        )
+    if certificate.is_self_signed:
+        return Problem(
+            "no_anchor",
+            f"no path to an anchor: the root {certificate.subject} (key id {certificate.key_id})"
+            " is not in the bundle",
+        )
+    return Problem(
+        "no_anchor",
+        f"no path to an anchor: the issuer {certificate.issuer or 'without a name'}"
+        f" (key id {certificate.authority_key_id or 'not given'}) is not in the bundle",
+    )
+
+
+def _error(problem: Problem) -> InvalidValue:
+    return InvalidValue(problem.what, reason=problem.reason)

@@ -1,0 +1,208 @@
+"""What RFC 5280, section 6.1, asks of each certificate on a path, one rule a function.
+
+Each returns a :class:`Problem` or None. Signatures and names are ``chain``'s part: it decides which
+certificate is above which; these rules decide whether that is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from federation.core.pki import name_constraints
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import describe
+
+
+class Purpose(Enum):
+    """What the first certificate of a path is to be used for."""
+
+    SERVER = "server"
+    """It answers a TLS handshake: extendedKeyUsage serverAuth all the way up."""
+
+    CLIENT = "client"
+    """It opens a TLS connection: extendedKeyUsage clientAuth all the way up."""
+
+    BOTH = "both"
+    """It does both, as a workload of a mesh."""
+
+    AUTHORITY = "authority"
+    """It signs leaves of a mesh itself: a CA, and whatever extendedKeyUsage there is allows both of the
+    above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a path is not valid: a stable token and the words for people."""
+
+    reason: str
+    what: str
+
+
+_USAGES: Final = {
+    Purpose.SERVER: (ExtendedKeyUsageOID.SERVER_AUTH,),
+    Purpose.CLIENT: (ExtendedKeyUsageOID.CLIENT_AUTH,),
+    Purpose.BOTH: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+    Purpose.AUTHORITY: (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+}
+_PROCESSED: Final = frozenset(
+    {
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.CERTIFICATE_POLICIES,  # no policy is asked for, so every policy will do (6.1.1 c)
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.NAME_CONSTRAINTS,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    }
+)
+_STRONG_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_LEAST_RSA_BITS: Final = 2048
+_LEAST_EC_BITS: Final = 256
+
+
+def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> Problem | None:
+    """The first rule that the path breaks at that time, or None.
+
+    ``path`` runs from the certificate in question to the anchor, both included.
+    """
+    for depth, certificate in enumerate(path):
+        problem = (
+            _validity(certificate, at)
+            or _strength(certificate, is_anchor=depth == len(path) - 1)
+            or _critical_extensions(certificate)
+            or _extended_key_usage(certificate, purpose)
+            or (_issuer(certificate, path[:depth], purpose) if depth else _target(certificate, purpose))
+        )
+        if problem is not None:
+            return problem
+    return None
+
+
+def name(certificate: Certificate) -> str:
+    """How a certificate is called in a message: its subject, its first URI, or its serial number."""
+    if certificate.subject:
+        return certificate.subject
+    return certificate.uris[0] if certificate.uris else f"the certificate with serial {certificate.serial:x}"
+
+
+def _validity(certificate: Certificate, at: datetime) -> Problem | None:
+    if at > certificate.not_after:
+        return Problem("expired", f"{name(certificate)} expired at {_instant(certificate.not_after)}")
+    if at < certificate.not_before:
+        return Problem(
+            "not_yet_valid", f"{name(certificate)} is valid only from {_instant(certificate.not_before)}"
+        )
+    return None
+
+
+def _strength(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+    key = certificate.public_key
+    strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size >= _LEAST_EC_BITS
+    )
+    if not strong:
+        return Problem("weak_key", f"{name(certificate)} has a key that is not accepted: {describe(key)}")
+    # an anchor is trusted for its key; nobody relies on the signature on it
+    if not is_anchor and not _is_strongly_signed(certificate):
+        return Problem("weak_signature", f"{name(certificate)} is signed with a hash that is not accepted")
+    return None
+
+
+def _is_strongly_signed(certificate: Certificate) -> bool:
+    try:
+        return isinstance(certificate.x509.signature_hash_algorithm, _STRONG_HASHES)
+    except UnsupportedAlgorithm:
+        return False
+
+
+def _critical_extensions(certificate: Certificate) -> Problem | None:
+    """RFC 5280, 4.2: a critical extension that is not processed makes the certificate unusable."""
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _PROCESSED:
+            return Problem(
+                "critical_extension",
+                f"{name(certificate)} has the critical extension {extension.oid.dotted_string},"
+                " which nothing here knows",
+            )
+    return None
+
+
+def _extended_key_usage(certificate: Certificate, purpose: Purpose) -> Problem | None:
+    """Where a CA names extended key usages they confine what is below it, as every TLS stack reads them."""
+    usages = certificate.extension(x509.ExtendedKeyUsage)
+    if usages is None or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages:
+        return None
+    missing = [usage for usage in _USAGES[purpose] if usage not in usages]
+    if not missing:
+        return None
+    words = " and ".join(
+        "serverAuth" if u == ExtendedKeyUsageOID.SERVER_AUTH else "clientAuth" for u in missing
+    )
+    return Problem("extended_key_usage", f"{name(certificate)} has extended key usages that lack {words}")
+
+
+def _target(certificate: Certificate, purpose: Purpose) -> Problem | None:
+    """The first certificate of the path."""
+    if purpose is Purpose.AUTHORITY:
+        return _authority(certificate)
+    if certificate.is_ca:
+        return Problem(
+            "is_ca", f"{name(certificate)} is a CA certificate, not a leaf (X509-SVID, section 4.1)"
+        )
+    usage = certificate.extension(x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        return Problem(
+            "key_usage", f"{name(certificate)} lacks the key usage digitalSignature, which TLS needs"
+        )
+    return None
+
+
+def _authority(certificate: Certificate) -> Problem | None:
+    if not certificate.is_ca:
+        return Problem("not_ca", f"{name(certificate)} is not a CA certificate")
+    usage = certificate.extension(x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        return Problem("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
+    return None
+
+
+def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Purpose) -> Problem | None:
+    """A certificate that issued the last of ``below``."""
+    problem = _authority(certificate)
+    if problem is not None:
+        return problem
+    limit = certificate.path_length
+    # what a CA issued to itself does not count, nor does a leaf (RFC 5280, 4.2.1.9)
+    authorities = below if purpose is Purpose.AUTHORITY else below[1:]
+    between = sum(1 for authority in authorities if not _is_self_issued(authority))
+    if limit is not None and between > limit:
+        return Problem(
+            "path_length",
+            f"{name(certificate)} allows {limit} intermediates below it and there are {between}",
+        )
+    for depth, child in enumerate(below):
+        if depth and _is_self_issued(child):
+            continue  # RFC 5280, 6.1.3 (b)
+        words = name_constraints.violation(certificate, child)
+        if words:
+            return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
+    return None
+
+
+def _is_self_issued(certificate: Certificate) -> bool:
+    return certificate.x509.subject == certificate.x509.issuer
+
+
+def _instant(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,1 +1,1 @@
-"""A member cluster at the edge: credentials, session, reflector, health, preflight, and the running members."""
+"""A member cluster at the edge: credentials, session, reflector, health, preflight, running members."""

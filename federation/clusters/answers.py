@@ -1,0 +1,108 @@
+"""What an API server answered, as one of the typed errors of a member cluster.
+
+Texts come from a cluster that may have been broken into: they are cut, freed of control characters and of the
+secret that was sent along, before they reach a log or the status page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from federation.core.errors import (
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterGone,
+    ClusterInvalid,
+    ClusterNotFound,
+    ClusterServerError,
+    ClusterThrottled,
+    ClusterTimeout,
+    ClusterUnauthorized,
+)
+
+MAX_TEXT: Final = 300
+LONGEST_RETRY_AFTER: Final = 300.0
+"""Seconds. No server may silence the hub for longer, whatever its Retry-After says."""
+
+_KINDS: Final[Mapping[int, type[ClusterError]]] = {
+    401: ClusterUnauthorized,
+    403: ClusterForbidden,
+    404: ClusterNotFound,
+    409: ClusterConflict,
+    410: ClusterGone,
+}
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Kubernetes' ``meta/v1.Status``, as far as it explains a failure."""
+
+    kind: str = ""
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+_status = msgspec.json.Decoder(Status)
+
+
+def error_for(
+    code: int, body: bytes, *, what: str, where: str, retry_after: str = "", secret: str = ""
+) -> ClusterError:
+    """The error an answer with a status other than 2xx stands for.
+
+    ``what`` is the request in words, ``secret`` a token that must not come back in the text.
+    """
+    text = f"{what}: {code}{_explanation(body, secret)}"
+    if code in _KINDS:
+        return _KINDS[code](text, where=where)
+    if code == 429:
+        return ClusterThrottled(text, where=where, retry_after=parse_retry_after(retry_after))
+    if code == 504:
+        return ClusterTimeout(text, where=where)
+    if 500 <= code <= 599:
+        return ClusterServerError(text, where=where)
+    if 400 <= code <= 499:
+        return ClusterInvalid(text, where=where)
+    return ClusterGarbage(f"{text} is no answer the Kubernetes API gives", where=where)
+
+
+def error_in_watch(status: bytes | msgspec.Raw, *, what: str, where: str, secret: str = "") -> ClusterError:
+    """The error that the object of an ERROR event stands for (a ``Status``)."""
+    try:
+        code = _status.decode(status).code
+    except msgspec.MsgspecError:
+        return ClusterGarbage(f"{what}: an ERROR event holds no Status", where=where)
+    return error_for(code, bytes(status), what=what, where=where, secret=secret)
+
+
+def parse_retry_after(value: str) -> float:
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3); 1.0 where it holds no sensible number.
+
+    The form with a date is not read: Kubernetes never sends it.
+    """
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        return 1.0
+    return min(max(float(value), 0.0), LONGEST_RETRY_AFTER)
+
+
+def harmless(text: str, *, secret: str = "") -> str:
+    """The text cut to a line, without control characters and without ``secret``."""
+    if secret:
+        text = text.replace(secret, "[redacted]")
+    cut = text[: MAX_TEXT + 1]
+    line = "".join(c if c.isprintable() else " " for c in cut)
+    return line if len(cut) <= MAX_TEXT else line[:MAX_TEXT] + "..."
+
+
+def _explanation(body: bytes, secret: str) -> str:
+    try:
+        status = _status.decode(body)
+    except msgspec.MsgspecError:
+        return ""
+    text = status.message or status.reason
+    return f" {harmless(text, secret=secret)}" if status.kind == "Status" and text else ""

@@ -1,0 +1,169 @@
+"""An exec plugin of a kubeconfig, run only where the operator's own configuration allows its command.
+
+No shell, bounded time and output, and nothing it prints ever reaches a log: its output *is* the credential.
+Contract: Kubernetes documentation, "client-go credential plugins" (``client.authentication.k8s.io/v1``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from federation.clusters.kubeconfig import ExecPlugin
+from federation.core.errors import ClusterUnauthorized
+
+TIMEOUT: Final = 30.0
+"""Seconds. Cloud plugins ask a token service and take up to a few; a longer one is stuck at a prompt."""
+
+MAX_OUTPUT: Final = 256 * 1024
+
+
+class _Status(msgspec.Struct, rename="camel", frozen=True):
+    token: str = ""
+    client_certificate_data: str = ""
+    client_key_data: str = ""
+    expiration_timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class _ExecCredential(msgspec.Struct, rename="camel", frozen=True):
+    kind: str
+    api_version: str
+    status: _Status
+
+
+@dataclass(frozen=True, slots=True)
+class PluginCredential:
+    """What a plugin handed out; ``expires`` is None where it holds until the server refuses it."""
+
+    token: str
+    certificate: bytes | None
+    key: bytes | None
+    expires: datetime | None
+
+    def __repr__(self) -> str:
+        return f"PluginCredential(expires={self.expires})"
+
+
+async def run_plugin(
+    plugin: ExecPlugin,
+    *,
+    where: str,
+    directory: Path,
+    server: str,
+    authority: bytes | None,
+    environ: Mapping[str, str],
+    timeout: float = TIMEOUT,
+) -> PluginCredential:
+    """Run the plugin and take its ExecCredential apart.
+
+    A command with a slash is relative to the kubeconfig's ``directory``, a bare one is looked up in the hub's
+    own PATH. Raises :class:`ClusterUnauthorized` in every case of failure, with nothing of the output in it.
+    """
+    command = _resolve(plugin.command, directory, environ)
+    if command is None:
+        raise _failed(plugin, where, "is not there or cannot be executed")
+    environment = dict(environ) | {variable.name: variable.value for variable in plugin.env or ()}
+    environment["KUBERNETES_EXEC_INFO"] = _exec_info(plugin, server, authority)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            command,
+            *(plugin.args or ()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _failed(plugin, where, f"cannot be started ({error.strerror})") from None
+    try:
+        async with asyncio.timeout(timeout):
+            output = await _read_bounded(process)
+            code = await process.wait()
+    except TimeoutError:
+        raise _failed(plugin, where, f"gave no answer in {timeout:g} s") from None
+    finally:
+        await _end(process)
+    if output is None:
+        raise _failed(plugin, where, f"printed more than {MAX_OUTPUT} bytes")
+    if code != 0:
+        raise _failed(plugin, where, f"ended with exit code {code}")
+    return _parse(output, plugin, where)
+
+
+def _resolve(command: str, directory: Path, environ: Mapping[str, str]) -> str | None:
+    if "/" in command:
+        path = directory / command
+        return str(path) if os.access(path, os.X_OK) and path.is_file() else None
+    return shutil.which(command, path=environ.get("PATH"))
+
+
+def _exec_info(plugin: ExecPlugin, server: str, authority: bytes | None) -> str:
+    spec: dict[str, object] = {"interactive": False}
+    if plugin.provide_cluster_info:
+        spec["cluster"] = {"server": server, "certificate-authority-data": authority}
+    info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec}
+    return msgspec.json.encode(info).decode()
+
+
+async def _read_bounded(process: asyncio.subprocess.Process) -> bytes | None:
+    """The whole output, or None where it is longer than allowed."""
+    output = bytearray()
+    while process.stdout is not None and (chunk := await process.stdout.read(65536)):
+        output += chunk
+        if len(output) > MAX_OUTPUT:
+            return None
+    return bytes(output)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the plugin with everything it started (it leads a session of its own)."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        if process.returncode is None:
+            process.kill()
+    await process.wait()
+
+
+def _parse(output: bytes, plugin: ExecPlugin, where: str) -> PluginCredential:
+    try:
+        credential = msgspec.json.decode(output, type=_ExecCredential)
+    except msgspec.MsgspecError:
+        raise _failed(plugin, where, "printed no ExecCredential") from None
+    status = credential.status
+    if credential.kind != "ExecCredential" or credential.api_version != plugin.api_version:
+        raise _failed(plugin, where, "printed another kind or version than asked for")
+    if bool(status.client_certificate_data) != bool(status.client_key_data):
+        raise _failed(plugin, where, "printed a certificate without a key, or a key without a certificate")
+    if not status.token and not status.client_certificate_data:
+        raise _failed(plugin, where, "printed neither a token nor a certificate")
+    if status.token and not (
+        status.token.isascii() and status.token.isprintable() and " " not in status.token
+    ):
+        raise _failed(plugin, where, "printed a token with characters no bearer token has")
+    return PluginCredential(
+        token=status.token,
+        certificate=status.client_certificate_data.encode() or None,
+        key=status.client_key_data.encode() or None,
+        expires=status.expiration_timestamp,
+    )
+
+
+def _failed(plugin: ExecPlugin, where: str, what: str) -> ClusterUnauthorized:
+    return ClusterUnauthorized(
+        f"the exec plugin {plugin.command[:100]!r} {what}",
+        where=where,
+        remedy="run the command by hand as the hub's user; its output is kept out of every log",
+        reason="exec_plugin",
+    )

@@ -1,0 +1,160 @@
+"""What the hub keeps of a watched object, and how watch lines and list pages are taken apart.
+
+Only metadata is asked for where only metadata is needed: the API server then sends a tenth of the bytes and
+nothing that would have to be kept secret. The structs are typed, so anything else in their place is refused
+while it is decoded. Objects are flat, strings that repeat are interned, and labels are kept only where asked
+for: a cluster that has been broken into can make the hub hold many small objects, but no large ones.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import Annotated, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""``accept`` for one object or a watch of them (Kubernetes API concepts, "Metadata-only fetches")."""
+
+METADATA_ONLY_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""``accept`` for a list."""
+
+MAX_LABEL_VALUE: Final = 63
+
+T = TypeVar("T")
+
+Payload: TypeAlias = bytes | msgspec.Raw
+"""The JSON of one object; a Raw is a view into the answer it came in, and must not be kept."""
+
+
+class ObjectKey(NamedTuple):
+    """Where an object is: ``namespace`` is empty for cluster-scoped objects."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Item(NamedTuple, Generic[T]):
+    """A decoded object: its key, its version, and what is kept of it."""
+
+    key: ObjectKey
+    resource_version: str
+    value: T
+
+
+Decode: TypeAlias = Callable[[Payload], Item[T]]
+"""Takes an object apart; raises :class:`msgspec.MsgspecError` where it is not one."""
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
+    """The metadata of one object. ``deletion`` is its deletionTimestamp in seconds since the epoch."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    deletion: float | None = None
+    label_pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that the decoder was told to keep."""
+        return dict(self.label_pairs)
+
+
+# Limits of Kubernetes' own validation: RFC 1123 names of at most 253 bytes, labels of at most 63.
+_Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+_Namespace: TypeAlias = Annotated[str, msgspec.Meta(max_length=63)]
+_SomeVersion: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Opaque: TypeAlias = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class WireMeta(msgspec.Struct, rename="camel", gc=False):
+    """``metadata`` as it comes over the wire; for decoders of whole objects as well."""
+
+    name: _Name
+    resource_version: _SomeVersion
+    namespace: _Namespace = ""
+    uid: _Opaque = ""
+    deletion_timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    labels: dict[str, str] | None = None
+
+
+class _WireObject(msgspec.Struct, gc=False):
+    metadata: WireMeta
+
+
+def key_of(meta: WireMeta) -> ObjectKey:
+    """The key, its namespace interned: thousands of objects share a few hundred of them."""
+    return ObjectKey(sys.intern(meta.namespace), sys.intern(meta.name))
+
+
+def metadata_decoder(labels: Collection[str] = ()) -> Decode[ObjectMeta]:
+    """A decoder that keeps only the labels named, and no value that Kubernetes would refuse."""
+    kept = frozenset(labels)
+    decode = msgspec.json.Decoder(_WireObject).decode
+
+    def item(payload: Payload) -> Item[ObjectMeta]:
+        meta = decode(payload).metadata
+        key = key_of(meta)
+        pairs: tuple[tuple[str, str], ...] = ()
+        if kept and meta.labels:
+            pairs = tuple(
+                (sys.intern(k), sys.intern(v))
+                for k, v in sorted(meta.labels.items())
+                if k in kept and len(v) <= MAX_LABEL_VALUE
+            )
+        deletion = meta.deletion_timestamp.timestamp() if meta.deletion_timestamp else None
+        value = ObjectMeta(key.namespace, key.name, meta.uid, meta.resource_version, deletion, pairs)
+        return Item(key, meta.resource_version, value)
+
+    return item
+
+
+decode_metadata: Final = metadata_decoder()
+"""Metadata without labels."""
+
+
+class WatchEvent(msgspec.Struct, gc=False):
+    """One line of a watch (``meta/v1.WatchEvent``), its object still encoded."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class _ListMeta(msgspec.Struct, rename="camel", gc=False):
+    resource_version: _SomeVersion
+    continue_: Annotated[str, msgspec.Meta(max_length=64 * 1024)] = msgspec.field(name="continue", default="")
+
+
+class ListPage(msgspec.Struct):
+    """One page of a list, its objects still encoded."""
+
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None  # Go's API machinery writes null for an empty slice
+    kind: str = ""
+
+
+decode_event: Final = msgspec.json.Decoder(WatchEvent).decode
+decode_page: Final = msgspec.json.Decoder(ListPage).decode
+
+
+class _Version(msgspec.Struct, rename="camel", gc=False):
+    resource_version: _SomeVersion
+
+
+class _Versioned(msgspec.Struct, gc=False):
+    metadata: _Version
+
+
+_decode_versioned: Final = msgspec.json.Decoder(_Versioned).decode
+
+
+def decode_version(payload: Payload) -> str:
+    """The resourceVersion of an object without a name: what a bookmark is."""
+    return _decode_versioned(payload).metadata.resource_version

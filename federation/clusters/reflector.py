@@ -1,0 +1,340 @@
+"""A local copy of one collection of one cluster, kept by list and watch.
+
+The protocol is the one of Kubernetes API concepts, "Efficient detection of changes". Three nested
+generators, each with one worry: ``_endless`` survives every failure and waits between attempts;
+``_continuous`` lists, then watches again and again from the last resourceVersion seen, until that is too
+old or something breaks; ``_watch`` is one request. What they yield is applied in one place, ``run``.
+
+The copy is honest about itself: ``fresh`` is true only while a watch stands that was heard within
+``watch_silence``, and a cluster that fails keeps its last items, marked by ``problem``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from types import MappingProxyType
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from federation.clusters.answers import error_in_watch, harmless
+from federation.clusters.backoff import Backoff
+from federation.clusters.objects import (
+    METADATA_ONLY,
+    METADATA_ONLY_LIST,
+    Decode,
+    ObjectKey,
+    decode_event,
+    decode_page,
+    decode_version,
+)
+from federation.clusters.session import ClusterSession
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterTimeouts
+from federation.core.errors import ClusterError, ClusterGarbage, ClusterGone, ClusterThrottled, ClusterTimeout
+
+PAGE_SIZE: Final = 500
+"""What client-go asks for: few enough for one answer to stay small, many enough for few answers."""
+
+MAX_OBJECTS: Final = 300_000
+"""Twice the pods of the largest cluster Kubernetes supports; past it something floods us."""
+
+MAX_PAGES: Final = 2000
+"""More than three times what MAX_OBJECTS takes: pages may come half empty, but not for ever."""
+
+STEADY_SECONDS: Final = 5.0
+"""A watch that stood this long went well. One that ends sooner counts as a failed attempt, or a server that
+ends every watch at once would be asked a thousand times a second."""
+
+TURN: Final = 1000
+"""Changes of a relist applied before others get their turn: about a millisecond."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Change(NamedTuple, Generic[T]):
+    """An object that came (no ``old``), changed, or went (no ``new``), by whichever way it was noticed."""
+
+    key: ObjectKey
+    old: T | None
+    new: T | None
+
+    @property
+    def kind(self) -> Literal["added", "modified", "deleted"]:
+        """What happened, in the API's words."""
+        if self.old is None:
+            return "added"
+        return "deleted" if self.new is None else "modified"
+
+
+class _Listed(NamedTuple, Generic[T]):
+    """A whole list: what is not in it is gone."""
+
+    items: dict[ObjectKey, T]
+
+
+class _Set(NamedTuple, Generic[T]):
+    key: ObjectKey
+    value: T | None
+
+
+class Reflector(Generic[T]):
+    """Keeps ``items`` like the collection at ``path``; run it as a task.
+
+    ``decode`` takes one object apart (see ``objects.py``); two values that are equal count as no change, so
+    keep only what matters. ``on_change`` is called for each change, in order, before anything else is read;
+    it must not block, and what it raises ends :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        path: str,
+        *,
+        decode: Decode[T],
+        accept: str = "application/json",
+        label_selector: str = "",
+        field_selector: str = "",
+        timeouts: ClusterTimeouts,
+        clock: Clock,
+        jitter: random.Random,
+        on_change: Callable[[Change[T]], None] | None = None,
+    ) -> None:
+        self._session = session
+        self._path = path
+        self._decode = decode
+        self._accept = accept
+        self._timeouts = timeouts
+        self._clock = clock
+        self._jitter: Final = jitter
+        self._on_change = on_change
+        self._where = str(session.name)
+        self._selectors = {
+            name: value
+            for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
+            if value
+        }
+        self._items: dict[ObjectKey, T] = {}
+        self._synced = asyncio.Event()
+        self._version = ""
+        self._up = False
+        self._heard = clock.monotonic()
+        self._problem: ClusterError | None = None
+        self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
+
+    @property
+    def items(self) -> Mapping[ObjectKey, T]:
+        """What the collection held when last heard of; a live view."""
+        return MappingProxyType(self._items)
+
+    @property
+    def synced(self) -> bool:
+        """True once the whole collection was listed."""
+        return self._synced.is_set()
+
+    @property
+    def heard(self) -> float:
+        """When the cluster last said anything here, by the clock's ``monotonic``."""
+        return self._heard
+
+    @property
+    def fresh(self) -> bool:
+        """True while a watch stands that was heard within ``watch_silence``."""
+        return self._up and self._clock.monotonic() - self._heard <= self._timeouts.watch_silence
+
+    @property
+    def problem(self) -> ClusterError | None:
+        """Why the copy is not kept at present; None while all is well."""
+        return self._problem
+
+    async def wait_synced(self, timeout: float) -> None:
+        """Return once listed. After ``timeout`` seconds raises the present problem, or ClusterTimeout."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._synced.wait()
+        except TimeoutError:
+            if self._problem is not None:
+                raise self._problem from None
+            raise ClusterTimeout(f"{self._path}: not listed in {timeout:g} s", where=self._where) from None
+
+    async def run(self) -> None:
+        """Keep the copy until cancelled. Raises only what ``on_change`` raises."""
+        try:
+            async with aclosing(self._endless()) as stream:
+                async for step in stream:
+                    if isinstance(step, _Set):
+                        self._apply(step.key, step.value)
+                    else:
+                        await self._replace(step.items)
+        finally:
+            self._up = False
+
+    def _apply(self, key: ObjectKey, new: T | None) -> None:
+        old = self._items.get(key)
+        if old == new:
+            return
+        if new is None:
+            del self._items[key]
+        else:
+            self._items[key] = new
+        if self._on_change is not None:
+            self._on_change(Change(key, old, new))
+
+    async def _replace(self, listed: dict[ObjectKey, T]) -> None:
+        """A relist: what went unnoticed meanwhile is a change as any other, deletions first."""
+        changes: list[tuple[ObjectKey, T | None]] = [(key, None) for key in self._items if key not in listed]
+        changes += listed.items()
+        for number, (key, value) in enumerate(changes):
+            if number % TURN == TURN - 1:
+                await asyncio.sleep(0)
+            self._apply(key, value)
+        self._synced.set()
+
+    async def _endless(self) -> AsyncGenerator[_Listed[T] | _Set[T], None]:
+        """Every step, for ever: a failure is noted and waited out, longer each time they follow closely."""
+        while True:
+            try:
+                async with aclosing(self._continuous()) as stream:
+                    async for step in stream:
+                        yield step
+            except ClusterError as error:
+                self._failed(error)
+            self._up = False
+            await self._clock.sleep(self._backoff.next(at_least=self._asked_wait()))
+
+    async def _continuous(self) -> AsyncGenerator[_Listed[T] | _Set[T], None]:
+        """A list where one is needed, then watches one after the other, until one ends too soon or breaks."""
+        if not self._version or self._unheard:
+            # After a long silence another history may be behind the same address (etcd restored from a
+            # backup),
+            # in which our version lies in the future and a watch from it would stay silent.
+            self._version = ""
+            listed, self._version = await self._list()
+            yield _Listed(listed)
+        while True:
+            began = self._clock.monotonic()
+            try:
+                async with aclosing(self._watch()) as stream:
+                    async for step in stream:
+                        yield step
+            except (ClusterGone, ClusterGarbage):
+                self._version = ""  # what was missed can only be learned from a list
+                raise
+            finally:
+                steady = self._clock.monotonic() - began >= STEADY_SECONDS
+                if steady:
+                    self._backoff.reset()
+            if not steady:
+                return
+
+    async def _watch(self) -> AsyncGenerator[_Set[T], None]:
+        """One watch request, from its answer to the end the server gives it."""
+        lasting = self._timeouts.watch * self._jitter.uniform(0.9, 1.1)
+        params = self._selectors | {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(max(1, int(lasting))),
+        }
+        async with self._session.stream(
+            self._path, params=params, accept=self._accept, silence=self._timeouts.watch_silence
+        ) as lines:
+            self._established()
+            async for line in lines:
+                self._heard = self._clock.monotonic()
+                step = self._take(line)
+                if step is not None:
+                    yield step
+
+    def _take(self, line: bytes) -> _Set[T] | None:
+        """What one line of a watch says; None for a bookmark."""
+        try:
+            event = decode_event(line)
+            match event.type:
+                case "ADDED" | "MODIFIED":
+                    key, self._version, value = self._decode(event.object)
+                    if len(self._items) >= MAX_OBJECTS and key not in self._items:
+                        raise self._flooded()
+                    return _Set(key, value)
+                case "DELETED":
+                    key, self._version, _ = self._decode(event.object)
+                    return _Set(key, None)
+                case "BOOKMARK":
+                    self._version = decode_version(event.object)
+                    return None
+                case "ERROR":
+                    raise error_in_watch(event.object, what=f"watch {self._path}", where=self._where)
+                case other:
+                    problem = f"watch {self._path}: an event of the unknown type {harmless(other)!r}"
+                    raise ClusterGarbage(problem, where=self._where)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise self._garbage(f"watch {self._path}: a line", error) from None
+
+    async def _list(self) -> tuple[dict[ObjectKey, T], str]:
+        """Everything, page by page; in one piece where a page came too late to continue."""
+        try:
+            return await self._list_pages(PAGE_SIZE)
+        except ClusterGone:
+            return await self._list_pages(None)
+
+    async def _list_pages(self, size: int | None) -> tuple[dict[ObjectKey, T], str]:
+        accept = METADATA_ONLY_LIST if self._accept == METADATA_ONLY else self._accept
+        listed: dict[ObjectKey, T] = {}
+        params = dict(self._selectors) if size is None else self._selectors | {"limit": str(size)}
+        for _ in range(MAX_PAGES):
+            answer = await self._session.get(self._path, params=params, accept=accept)
+            self._heard = self._clock.monotonic()
+            try:
+                page = decode_page(answer)
+                for raw in page.items or ():
+                    key, _, value = self._decode(raw)
+                    listed[key] = value
+            except (msgspec.MsgspecError, UnicodeError) as error:
+                raise self._garbage(f"list {self._path}: the answer", error) from None
+            if len(listed) > MAX_OBJECTS:
+                raise self._flooded()
+            if not page.metadata.continue_:
+                return listed, page.metadata.resource_version
+            params["continue"] = page.metadata.continue_
+        raise ClusterGarbage(f"list {self._path}: more than {MAX_PAGES} pages", where=self._where)
+
+    @property
+    def _unheard(self) -> bool:
+        return self._clock.monotonic() - self._heard > self._timeouts.watch_silence
+
+    def _established(self) -> None:
+        self._heard = self._clock.monotonic()
+        self._up = True
+        if self._problem is not None:
+            self._problem = None
+            _log.info("watching %s again", self._path, extra={"cluster": self._where})
+
+    def _failed(self, error: ClusterError) -> None:
+        before, self._problem = self._problem, error
+        if before is None or before.reason != error.reason:
+            # A version too old is part of a watch's life; anything else somebody may have to mend.
+            level = logging.INFO if isinstance(error, ClusterGone) else logging.WARNING
+            fields = {"cluster": self._where, "reason": error.reason}
+            _log.log(level, "watching %s failed: %s", self._path, error.diagnostics(), extra=fields)
+
+    def _asked_wait(self) -> float:
+        return self._problem.retry_after if isinstance(self._problem, ClusterThrottled) else 0.0
+
+    def _garbage(self, what: str, error: Exception) -> ClusterGarbage:
+        # msgspec names types and places, never values.
+        return ClusterGarbage(
+            f"{what} is not what the API promises: {harmless(str(error))}", where=self._where
+        )
+
+    def _flooded(self) -> ClusterGarbage:
+        return ClusterGarbage(
+            f"{self._path}: more than {MAX_OBJECTS} objects",
+            where=self._where,
+            remedy="find what creates them in that cluster; the hub holds no more, to protect the others",
+        )

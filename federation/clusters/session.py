@@ -1,0 +1,377 @@
+"""One cluster's API server over HTTP: bounded in time and size, and every failure one typed error.
+
+The connection is our own aiohttp session, not the library's REST client: no ``trust_env`` (environment and
+``.netrc`` choose neither proxy nor credentials), no redirects (a token goes to one server only), no
+cookies, no compressed answers (nothing to inflate), and a limit on everything that is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+from federation.clusters.answers import error_for, harmless
+from federation.clusters.credentials import Access, LoadedCredentials, load_credentials
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterTimeouts, Credentials
+from federation.core.errors import (
+    ClusterError,
+    ClusterGarbage,
+    ClusterInvalid,
+    ClusterTimeout,
+    ClusterUnauthorized,
+    ClusterUnreachable,
+    ConfigurationError,
+)
+from federation.core.identity import ClusterName
+
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""A page of 500 whole ConfigMaps is a few MiB; etcd's limit of 1.5 MiB an object makes larger ones rare."""
+
+MAX_LINE_BYTES: Final = 4 * 1024 * 1024
+"""A watch line holds one object, which etcd limits to 1.5 MiB; JSON and managedFields may double that."""
+
+MAX_ERROR_BYTES: Final = 64 * 1024
+_SKEW_SECONDS: Final = (
+    10.0  # the Date header has a resolution of a second, so reading it more often tells nothing
+)
+_IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
+_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
+_AGENT: Final = "federation-hub"
+
+_log = logging.getLogger(__name__)
+
+
+class ClusterSession:
+    """Requests to one cluster with one role's credentials. Made by :meth:`open`; close it after use."""
+
+    def __init__(
+        self,
+        credentials: LoadedCredentials,
+        *,
+        cluster: ClusterName,
+        timeouts: ClusterTimeouts,
+        clock: Clock,
+        connections: int,
+    ) -> None:
+        self.name: Final = cluster
+        self.server: Final = credentials.server
+        self.clock_skew = 0.0
+        """Seconds our clock is ahead of the server's Date header, as last seen, to about a second."""
+        self._credentials = credentials
+        self._timeouts = timeouts
+        self._clock = clock
+        self._slots = asyncio.Semaphore(connections)
+        self._skew_read_at = -_SKEW_SECONDS
+        self._where = str(cluster)
+        self._http = aiohttp.ClientSession(
+            # Watches stand for minutes and must not starve requests: no limit here, slots for requests.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+            headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=("Content-Type",),
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        credentials: Credentials,
+        *,
+        cluster: ClusterName,
+        timeouts: ClusterTimeouts,
+        clock: Clock,
+        connections: int = 8,
+    ) -> Self:
+        """Read the credentials; nothing is sent yet. ``connections`` bounds requests at once, not watches.
+
+        Raises ConfigurationError for credentials that cannot be used, ClusterUnauthorized for an exec plugin
+        that fails.
+        """
+        loaded = await load_credentials(credentials, cluster=cluster, clock=clock)
+        return cls(loaded, cluster=cluster, timeouts=timeouts, clock=clock, connections=connections)
+
+    async def get(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        timeout: float | None = None,
+    ) -> bytes:
+        """The body of a GET; see :meth:`request`."""
+        return await self.request("GET", path, params=params, accept=accept, timeout=timeout)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float | None = None,
+    ) -> bytes:
+        """The body of a 2xx answer, at most :data:`MAX_ANSWER_BYTES`.
+
+        ``timeout`` in seconds covers everything, the wait for a slot included (default: the cluster's
+        ``request``). Every failure is a ClusterError. A connection that the server closed before it sent a
+        byte is tried once more whatever the method: every write of the hub is an apply, a review or a token
+        request, all of which may come twice.
+        """
+        url = self._url(path, params, method)
+        limit = self._timeouts.request if timeout is None else timeout
+        what = f"{method} {path}"
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            async with asyncio.timeout(limit), self._slots:
+                try:
+                    return await self._send(method, url, headers, body, what)
+                except ClusterUnauthorized:
+                    return await self._send(method, url, headers, body, what, renew=True)
+                except aiohttp.ServerDisconnectedError:
+                    return await self._send(method, url, headers, body, what)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error, what, limit) from error
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        silence: float,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a GET that goes on: ``async with session.stream(...) as lines``.
+
+        Entering waits for the status, at most the ``request`` timeout. The iterator ends where the server
+        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a byte, ClusterGarbage
+        for a line longer than :data:`MAX_LINE_BYTES` or a last line without its end, and other
+        ClusterErrors as they come.
+        """
+        url = self._url(path, params, "GET")
+        what = f"watch {path}"
+        limit = self._timeouts.request
+        try:
+            async with asyncio.timeout(limit):
+                response = await self._start("GET", url, {"Accept": accept}, None, what)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error, what, limit) from error
+        lines = _Lines(response, clock=self._clock, silence=silence)
+        guard = asyncio.create_task(lines.guard())
+        try:
+            async with aclosing(self._translated(lines, what, silence)) as iterator:
+                yield iterator
+        finally:
+            guard.cancel()
+            response.close()
+            await asyncio.gather(guard, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close every connection; watches under way end with ClusterUnreachable."""
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _url(self, path: str, params: Mapping[str, str] | None, method: str) -> URL:
+        """A path with dot segments could leave the object it names, and names come from the cluster."""
+        if not _PATH.fullmatch(path):
+            raise ClusterInvalid(
+                f"{method} {harmless(path)!r} is not a path of the Kubernetes API", where=self._where
+            )
+        url = URL(self.server + path, encoded=True)
+        return url.with_query(params) if params else url
+
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        body: bytes | None,
+        what: str,
+        *,
+        renew: bool = False,
+    ) -> bytes:
+        response = await self._start(method, url, headers, body, what, renew=renew)
+        try:
+            return await self._read(response, what, MAX_ANSWER_BYTES)
+        finally:
+            response.release()
+
+    async def _start(
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        body: bytes | None,
+        what: str,
+        *,
+        renew: bool = False,
+    ) -> aiohttp.ClientResponse:
+        """The response once its status is known to be 2xx; otherwise the error it stands for."""
+        access = await self._access(what, renew=renew)
+        if access.token:
+            headers = headers | {"Authorization": f"Bearer {access.token}"}
+        response = await self._http.request(
+            method,
+            url,
+            headers=headers,
+            data=body,
+            ssl=access.tls,
+            server_hostname=self._credentials.tls_server_name,
+            proxy=self._credentials.proxy_url,
+            allow_redirects=False,
+        )
+        self._note_clock(response)
+        if 200 <= response.status <= 299:
+            return response
+        try:
+            text = await self._read(response, what, MAX_ERROR_BYTES)
+        except (ClusterGarbage, aiohttp.ClientError):
+            text = b""  # the status says enough
+        finally:
+            response.close()
+        raise error_for(
+            response.status,
+            text,
+            what=what,
+            where=self._where,
+            retry_after=response.headers.get("Retry-After", ""),
+            secret=access.token,
+        )
+
+    async def _access(self, what: str, *, renew: bool) -> Access:
+        try:
+            return await self._credentials.access(renew=renew)
+        except ConfigurationError as error:
+            raise ClusterUnauthorized(f"{what}: {error}", where=self._where, remedy=error.remedy) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, what: str, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                response.close()
+                raise ClusterGarbage(f"{what}: the answer is larger than {limit} bytes", where=self._where)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ClusterGarbage(f"{what}: the answer is compressed though nobody asked", where=self._where)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _translated(self, lines: _Lines, what: str, silence: float) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(lines.split()) as split:
+                async for line in split:
+                    yield line
+        except _LineTooLongError:
+            problem = f"{what}: a line is longer than {MAX_LINE_BYTES} bytes"
+            raise ClusterGarbage(problem, where=self._where) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if lines.silent:
+                raise ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where) from None
+            if isinstance(error, aiohttp.ClientPayloadError):
+                raise ClusterUnreachable(f"{what}: the connection was cut", where=self._where) from error
+            raise self._failure(error, what, silence) from error
+        if lines.cut:
+            raise ClusterGarbage(f"{what}: the last line is cut short", where=self._where)
+
+    def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
+        """Which typed error an exception of aiohttp, the socket or the timeout stands for."""
+        text = f"{what}: {harmless(str(error)) or type(error).__name__}"
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return ClusterUnreachable(
+                    f"{what}: no connection in {self._timeouts.connect:g} s", where=self._where
+                )
+            case aiohttp.ClientConnectorCertificateError():
+                return ClusterUnreachable(
+                    text,
+                    where=self._where,
+                    remedy="check certificate-authority and tls-server-name of its kubeconfig",
+                    reason="tls",
+                )
+            case aiohttp.ClientPayloadError():
+                return ClusterGarbage(f"{what}: the answer was cut short", where=self._where)
+            case TimeoutError():
+                return ClusterTimeout(f"{what}: no answer in {limit:g} s", where=self._where)
+            case aiohttp.ClientHttpProxyError():
+                return ClusterUnreachable(f"{what}: the proxy answered {error.status}", where=self._where)
+            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+                return ClusterGarbage(
+                    f"{what}: the answer is not HTTP ({type(error).__name__})", where=self._where
+                )
+            case _:
+                return ClusterUnreachable(text, where=self._where)
+
+    def _note_clock(self, response: aiohttp.ClientResponse) -> None:
+        now = self._clock.monotonic()
+        if now - self._skew_read_at < _SKEW_SECONDS:
+            return
+        try:
+            server = parsedate_to_datetime(response.headers.get("Date", ""))
+            # The header cuts the fraction off: half a second is the best guess for it.
+            self.clock_skew = (self._clock.now() - server).total_seconds() - 0.5
+        except (TypeError, ValueError, OverflowError):
+            return  # no Date, or one that is none: nothing is known
+        self._skew_read_at = now
+
+
+class _LineTooLongError(Exception):
+    pass
+
+
+class _Lines:
+    """Splits a response into lines; a guard beside it ends it when nothing comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, clock: Clock, silence: float) -> None:
+        self._response = response
+        self._clock = clock
+        self._silence = silence
+        self._heard = clock.monotonic()
+        self.silent = False
+        self.cut = False
+
+    async def guard(self) -> None:
+        """Close the response once it was silent for too long; the reader then fails and sees why."""
+        while (left := self._heard + self._silence - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left)
+        self.silent = True
+        self._response.close()
+
+    async def split(self) -> AsyncGenerator[bytes, None]:
+        """Each line without its end; empty ones are left out."""
+        rest = b""
+        async for chunk in self._response.content.iter_any():
+            self._heard = self._clock.monotonic()
+            lines = (rest + chunk if rest else chunk).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                if line:
+                    yield line
+            if len(rest) > MAX_LINE_BYTES:
+                raise _LineTooLongError
+            # Buffered chunks come without a wait: give the other clusters their turn.
+            await asyncio.sleep(0)
+        self.cut = bool(rest.strip())

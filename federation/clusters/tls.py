@@ -1,0 +1,81 @@
+"""TLS towards an API server: the CA its kubeconfig names, a client certificate that never rests on disk."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from federation.core.errors import InvalidValue
+
+
+def client_context(
+    *, authority: bytes | None, certificate: bytes | None = None, key: bytes | None = None, where: str
+) -> ssl.SSLContext:
+    """A context that verifies chain and name, TLS 1.2 or later.
+
+    ``authority`` is PEM; None stands for the system's CAs, which is what a kubeconfig without a
+    certificate-authority means. ``certificate`` (a PEM chain) and ``key`` come together. Raises
+    :class:`InvalidValue`; its text holds nothing of the key.
+    """
+    try:
+        cadata = None if authority is None else authority.decode("ascii")
+        context = ssl.create_default_context(cadata=cadata)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidValue(
+            f"the certificate authority is not PEM that OpenSSL takes ({type(error).__name__})",
+            where=where,
+            remedy="put the CA certificate of the API server there, as PEM",
+        ) from error
+    if authority is not None and not context.get_ca_certs():
+        raise InvalidValue(
+            "the certificate authority holds no CA certificate",
+            where=where,
+            remedy="put the CA certificate of the API server there, as PEM",
+        )
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certificate is not None and key is not None:
+        _load_chain(context, certificate, key, where=where)
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes, *, where: str) -> None:
+    """Python's ssl takes only files, so the two live for an instant in one that nobody else can open."""
+    try:
+        with _private_file(certificate.rstrip() + b"\n" + key) as path:
+            context.load_cert_chain(path, password=_refuse_password)
+    except (ssl.SSLError, ValueError, OSError) as error:
+        raise InvalidValue(
+            f"client certificate and key cannot be used together ({_reason(error)})",
+            where=where,
+            remedy="put a certificate chain and its own unencrypted key there, both as PEM",
+        ) from None
+
+
+def _refuse_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or type(error).__name__
+
+
+@contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(prefix="federation-") as directory:
+        path = Path(directory, "client.pem")
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        yield str(path)

@@ -59,8 +59,8 @@ def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree,
             assert file is not None
             assert holds(hub, role, PurePosixPath(file)), f"the {role} mounts no volume with {file}"
             assert not holds(hub, other, PurePosixPath(file)), f"the {other} can see {file}"
-        for file in shared:
-            assert holds(hub, role, PurePosixPath(str(file))), f"the {role} mounts no volume with {file}"
+        for path in shared:
+            assert holds(hub, role, PurePosixPath(str(path))), f"the {role} mounts no volume with {path}"
 
 
 def test_all_but_the_state_and_a_small_scratch_space_is_read_only(hub: Tree) -> None:

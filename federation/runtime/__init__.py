@@ -1,1 +1,1 @@
-"""The process around a role: clock, logs, configuration files, child processes. Knows nothing of certificates."""
+"""The process around a role: clock, logs, configuration file, child processes. It knows no certificates."""

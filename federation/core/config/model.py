@@ -1,7 +1,7 @@
-"""``clusters.toml`` as frozen values. Every duration is in seconds, every size in bytes, and each default has its reason.
+"""``clusters.toml`` as frozen values: durations in seconds, sizes in bytes, a reason with each default.
 
-Nothing here reads a file: paths are carried, not opened. ``parse.py`` makes these values and reports every mistake at
-once. ``clusters.example.toml`` documents each key.
+Nothing here reads a file: paths are carried, not opened. ``parse.py`` makes these values and reports every
+mistake at once. ``clusters.example.toml`` documents each key.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.keys import KeyKind
 
-DEFAULT_KEY_KINDS: Final = frozenset({KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, KeyKind.RSA_4096})
+DEFAULT_KEY_KINDS: Final = frozenset(
+    {KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, KeyKind.RSA_4096}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,9 @@ class Address:
 class AnchorPin:
     """An anchor the operator pins: the fingerprint is the pin, the file only where its bytes are read from.
 
-    ``trust_domain`` differs from the hub's only with ``allow_foreign_trust_domain``: a merged root speaks for every
-    trust domain, so that override is loud and status keeps showing it. ``cluster`` names the member whose own CA it is.
+    ``trust_domain`` differs from the hub's only with ``allow_foreign_trust_domain``: a merged root speaks for
+    every trust domain, so that override is loud and status keeps showing it. ``cluster`` names the member
+    whose own CA it is.
     """
 
     file: Path
@@ -68,22 +71,26 @@ class LocalAuthorityConfig:
     name: str
     certificate_file: Path
     key_file: Path
-    poll_seconds: float = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
+    poll_seconds: float = 5.0  # mounted Secrets change by a symlink swap, which nothing portable reports
     kind: str = "local"
+
+
+AuthorityConfig: TypeAlias = LocalAuthorityConfig
+"""Any authority's settings, told apart by ``kind``; a further kind joins here and in ``authorities.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorConfig:
     """The gRPC door: one port for all clusters."""
 
-    listen: Address
-    server_names: tuple[str, ...]
+    listen: Address = Address("0.0.0.0", 15012)  # noqa: S104 - workloads of every cluster must reach it
+    server_names: tuple[str, ...]  # DNS names of the serving certificate: the hosts of the meshes' caAddress
     serving_lifetime: float = 3600.0  # as short as a workload's; replaced at two thirds of it
     max_message_bytes: int = 65536  # a CSR with an RSA-4096 key is under 4 KiB, a token under 8
     max_concurrent: int = 512  # per process: past that the door answers ResourceExhausted at once
     max_concurrent_per_cluster: int = 256  # half: one cluster's storm leaves room for the others
     deadline: float = 10.0  # Istio's agents set none, so the door sets one
-    min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's own floor of 5 minutes would cut them off
+    min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's floor of 5 minutes cuts them off
     max_connection_age: float = 3600.0  # spreads callers over replicas again after one was restarted
     drain: float = 15.0  # how long calls under way may finish after SIGTERM
 
@@ -94,14 +101,14 @@ class SignerConfig:
 
     processes: int = 0  # 0: one per core. Processes scale, threads do not: cryptography holds the GIL
     health_listen: Address | None = None  # process i of `federation hub` listens at this port + i
-    authority: LocalAuthorityConfig
+    authority: AuthorityConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusConfig:
     """The status API and page."""
 
-    listen: Address
+    listen: Address = Address("127.0.0.1", 15080)
     token_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
@@ -132,8 +139,8 @@ class ProofConfig:
 
     interval: float = 30.0
     leaf_ttl: float = 3600.0
-    signer_address: Address | None = None  # where the controller reaches the door; default: the door's own address
-    signer_server_name: str = ""
+    signer_address: Address | None = None  # where the controller reaches the door; None: door.listen
+    signer_server_name: str = ""  # the name to verify there; empty: the first of door.server_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +153,7 @@ class ControllerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """How one role reaches one cluster: a kubeconfig and a context in it, or the pod's own service account."""
+    """How one role reaches one cluster: a kubeconfig and a context in it, or the pod's service account."""
 
     kubeconfig: Path | None
     context: str | None = None
@@ -156,7 +163,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPolicy:
-    """What callers of one cluster may have from the shared CA. Patterns are shell globs on ``namespace/name``."""
+    """What callers of one cluster may have from the shared CA.
+
+    Patterns are ``namespace/name`` of service accounts: ``*`` stands for any characters, ``?`` for one.
+    """
 
     allow: tuple[str, ...] = ("*/*",)
     deny: tuple[str, ...] = ()
@@ -168,7 +178,9 @@ class ClusterPolicy:
     def allows(self, account: ServiceAccountRef) -> bool:
         """True where a pattern of ``allow`` matches and none of ``deny`` does."""
         name = str(account)
-        return any(fnmatchcase(name, p) for p in self.allow) and not any(fnmatchcase(name, p) for p in self.deny)
+        return any(fnmatchcase(name, p) for p in self.allow) and not any(
+            fnmatchcase(name, p) for p in self.deny
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +209,9 @@ class ClusterConfig:
     attestation: str = "auto"  # auto | token-keys | token-review
     issuer: str = ""  # expected `iss` of its tokens; empty: what its discovery document says
     audience: str = "istio-ca"
-    probe: ServiceAccountRef = field(default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe"))
+    probe: ServiceAccountRef = field(
+        default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe")
+    )
     timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
 
     def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:

@@ -1,0 +1,218 @@
+"""``[[clusters]]``: one member cluster each, and what must hold between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Final
+
+from federation.core.config.label_selector import check_label_selector, check_label_value
+from federation.core.config.model import (
+    DEFAULT_KEY_KINDS,
+    ClusterConfig,
+    ClusterPolicy,
+    ClusterTimeouts,
+    Credentials,
+)
+from federation.core.config.tables import Findings, Table
+from federation.core.config.values import (
+    account_pattern,
+    boolean,
+    filled,
+    made_by,
+    member_of,
+    one_of,
+    relative_to,
+    seconds,
+    service_account,
+    string,
+)
+from federation.core.identity import ClusterId, ClusterName
+from federation.core.pki.keys import KeyKind
+
+ATTESTATIONS: Final = ("auto", "token-keys", "token-review")
+LONGEST_TTL: Final = 90 * 86400.0
+"""Seconds; the most istiod's own CA gives a workload."""
+
+_POLICY: Final = ClusterPolicy()
+_TIMEOUTS: Final = ClusterTimeouts()
+_NOBODY: Final = Credentials(kubeconfig=None)
+_CLUSTER: Final = ClusterConfig(  # for its defaults
+    name=ClusterName("x"), cluster_id=ClusterId("x"), signer=_NOBODY, controller=_NOBODY
+)
+_CREDENTIAL_KEYS: Final = ("kubeconfig", "context", "in_cluster", "allowed_exec")
+
+
+def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
+    """One member; None, with findings, where it cannot be used."""
+    with table:
+        name = table.require("name", made_by(ClusterName), "give the cluster a name of your own")
+        cluster_id = table.require(
+            "cluster_id", made_by(ClusterId), "use the value of global.multiCluster.clusterName of its mesh"
+        )
+        signer, controller = _both_credentials(table, directory)
+        policy = _policy(table.table("policy"))
+        timeouts = _timeouts(table.table("timeouts"))
+        network = table.get("network", made_by(check_label_value), _CLUSTER.network)
+        selector = table.get("namespace_selector", made_by(check_label_selector), _CLUSTER.namespace_selector)
+        attestation = table.get("attestation", one_of(ATTESTATIONS), _CLUSTER.attestation)
+        issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
+        audience = table.get("audience", filled, _CLUSTER.audience)
+        probe = table.get("probe", service_account, _CLUSTER.probe)
+    if name is None or cluster_id is None or signer is None or controller is None:
+        return None
+    return ClusterConfig(
+        name=name,
+        cluster_id=cluster_id,
+        signer=signer,
+        controller=controller,
+        network=network,
+        policy=policy,
+        namespace_selector=selector,
+        attestation=attestation,
+        issuer=issuer,
+        audience=audience,
+        probe=probe,
+        timeouts=timeouts,
+    )
+
+
+def _issuer(value: object) -> str:
+    return filled(value) if string(value) else ""
+
+
+def _both_credentials(table: Table, directory: Path) -> tuple[Credentials | None, Credentials | None]:
+    """The roles' own tables, with the cluster's own keys standing in for a table that is not there."""
+    own = {role: table.table(role) for role in ("signer", "controller") if table.has(role)}
+    shared = [key for key in _CREDENTIAL_KEYS if table.has(key)]
+    if len(own) == 2 and shared:
+        table.mistake(
+            shared[0],
+            "is never used: both roles have credentials of their own",
+            f"remove it, or one of {table.path('signer')} and {table.path('controller')}",
+        )
+    simple = _credentials(table, directory) if len(own) < 2 else None
+    found: dict[str, Credentials | None] = {}
+    for role in ("signer", "controller"):
+        if role in own:
+            with own[role] as role_table:
+                found[role] = _credentials(role_table, directory)
+        else:
+            found[role] = simple
+    signer, controller = found["signer"], found["controller"]
+    if signer is not None and signer == controller and not signer.in_cluster:
+        table.warning(
+            "kubeconfig",
+            "both roles share one credential here, so it is not true that who can sign cannot publish: "
+            "give the signer and the controller a kubeconfig each",
+        )
+    return signer, controller
+
+
+def _credentials(table: Table, directory: Path) -> Credentials | None:
+    in_cluster = table.get("in_cluster", boolean, _NOBODY.in_cluster)
+    context = table.get("context", filled, _NOBODY.context)
+    commands = table.list_of("allowed_exec", filled, _NOBODY.allowed_exec)
+    kubeconfig = table.get("kubeconfig", relative_to(directory), None)
+    if not in_cluster:
+        if not table.has("kubeconfig"):
+            table.mistake(
+                "kubeconfig",
+                "is missing: the hub cannot connect",
+                "name a kubeconfig, here or for each role, or set in_cluster = true in the hub's own",
+            )
+        return (
+            None
+            if kubeconfig is None
+            else Credentials(kubeconfig=kubeconfig, context=context, allowed_exec=commands)
+        )
+    for name in ("kubeconfig", "context", "allowed_exec"):
+        if table.has(name):
+            table.mistake(name, "contradicts in_cluster = true", "keep one of the two")
+    return Credentials(kubeconfig=None, in_cluster=True)
+
+
+def _policy(table: Table) -> ClusterPolicy:
+    with table:
+        longest = table.get("longest_ttl", seconds(1, LONGEST_TTL), _POLICY.longest_ttl)
+        default = table.get("default_ttl", seconds(1, LONGEST_TTL), min(_POLICY.default_ttl, longest))
+        if default > longest:
+            table.mistake(
+                "default_ttl",
+                f"is longer than longest_ttl ({longest:g} s)",
+                "lower it to longest_ttl or below, or leave it out",
+            )
+        kinds = table.list_of("key_kinds", member_of(KeyKind), tuple(DEFAULT_KEY_KINDS))
+        allow = table.list_of("allow", account_pattern, _POLICY.allow)
+        for name, values in (("key_kinds", kinds), ("allow", allow)):
+            if not values:
+                table.mistake(name, "allows nothing", "name at least one, or remove the cluster")
+        return ClusterPolicy(
+            allow=allow,
+            deny=table.list_of("deny", account_pattern, _POLICY.deny),
+            longest_ttl=longest,
+            default_ttl=default,
+            key_kinds=frozenset(kinds),
+            require_pod=table.get("require_pod", boolean, _POLICY.require_pod),
+        )
+
+
+def _timeouts(table: Table) -> ClusterTimeouts:
+    with table:
+        found = ClusterTimeouts(
+            connect=table.get("connect", seconds(0.1, 120), _TIMEOUTS.connect),
+            request=table.get("request", seconds(0.1, 600), _TIMEOUTS.request),
+            watch=table.get("watch", seconds(1, 3600), _TIMEOUTS.watch),
+            watch_silence=table.get("watch_silence", seconds(1, 3600), _TIMEOUTS.watch_silence),
+            backoff_first=table.get("backoff_first", seconds(0.01, 60), _TIMEOUTS.backoff_first),
+            backoff_longest=table.get("backoff_longest", seconds(0.1, 3600), _TIMEOUTS.backoff_longest),
+        )
+        for shorter, low, longer, high in (
+            ("connect", found.connect, "request", found.request),
+            ("backoff_first", found.backoff_first, "backoff_longest", found.backoff_longest),
+        ):
+            if low > high:
+                table.mistake(
+                    shorter, f"is longer than {longer} ({high:g} s)", f"lower it, or raise {longer}"
+                )
+        return found
+
+
+def check_members(places: Sequence[tuple[str, ClusterConfig]], findings: Findings) -> None:
+    """What must differ between members; ``places`` gives each with its dotted key."""
+    _distinct(places, findings, "name", lambda c: c.name, "give each cluster a name of its own")
+    _distinct(
+        places,
+        findings,
+        "cluster_id",
+        lambda c: c.cluster_id,
+        "set a unique global.multiCluster.clusterName in each mesh and use it here; it is 'Kubernetes' in "
+        "every mesh where nobody set it",
+    )
+    for role, credentials in (
+        ("signer", lambda c: c.signer),
+        ("controller", lambda c: c.controller),
+    ):
+        _distinct(
+            places,
+            findings,
+            f"{role} credentials",
+            credentials,
+            "a cluster can be registered once: name another kubeconfig or context",
+        )
+
+
+def _distinct(
+    places: Sequence[tuple[str, ClusterConfig]],
+    findings: Findings,
+    key: str,
+    value_of: Callable[[ClusterConfig], Hashable],
+    remedy: str,
+) -> None:
+    first: dict[Hashable, str] = {}
+    for place, cluster in places:
+        value = value_of(cluster)
+        if value in first:
+            findings.mistake(f"{place}.{key}", f"is the same as that of {first[value]}", remedy)
+        else:
+            first[value] = place

@@ -1,0 +1,276 @@
+"""The hub's own sections of ``clusters.toml``: trust, door, signer, controller, status and state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from federation.core.config.authorities import read_authority
+from federation.core.config.model import (
+    Address,
+    AnchorPin,
+    ControllerConfig,
+    DoorConfig,
+    ProofConfig,
+    PublicationConfig,
+    SignerConfig,
+    StateConfig,
+    StatusConfig,
+    TrustConfig,
+)
+from federation.core.config.tables import Table
+from federation.core.config.values import (
+    address,
+    boolean,
+    config_map_key,
+    dns_name,
+    fingerprint,
+    integer,
+    label,
+    made_by,
+    object_name,
+    relative_to,
+    seconds,
+)
+from federation.core.identity import ClusterName, TrustDomain
+
+DAY: Final = 86400.0
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""gRPC's own default limit; anything near it is not a certificate request."""
+
+_DOOR: Final = DoorConfig(server_names=())  # these stand for the model's defaults, and nothing else
+_STATUS: Final = StatusConfig()
+_PUBLICATION: Final = PublicationConfig()
+_PROOF: Final = ProofConfig()
+
+
+def read_trust(
+    table: Table,
+    directory: Path,
+    trust_domain: TrustDomain | None,
+    members: frozenset[ClusterName] | None,
+) -> TrustConfig:
+    """``[trust]`` with its ``[[trust.anchors]]``; at least one anchor has to be pinned.
+
+    ``members`` are the registered clusters, None where not all of them could be read.
+    """
+    with table:
+        publish = table.get("publish_intermediates", boolean, False)
+        entries = table.tables("anchors")
+        anchors: list[AnchorPin] = []
+        for entry in entries:
+            anchor = _anchor(entry, directory, trust_domain)
+            if anchor is not None:
+                _check_anchor(entry, anchor, anchors, members)
+                anchors.append(anchor)
+        if not entries:
+            table.mistake(
+                "anchors",
+                "pins no anchor, so no certificate could be trusted",
+                "add [[trust.anchors]] with the file and sha256 of your root; pins are never inferred",
+            )
+    return TrustConfig(anchors=tuple(anchors), publish_intermediates=publish)
+
+
+def _check_anchor(
+    entry: Table, anchor: AnchorPin, before: list[AnchorPin], members: frozenset[ClusterName] | None
+) -> None:
+    if any(anchor.sha256 == other.sha256 for other in before):
+        entry.mistake("sha256", "pins the same anchor a second time", "keep it once")
+    if members is not None and anchor.cluster is not None and anchor.cluster not in members:
+        entry.mistake(
+            "cluster",
+            f"names {anchor.cluster}, which is not registered",
+            "use the name of one of the clusters, or leave it out",
+        )
+
+
+def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin | None:
+    with table:
+        file = table.require("file", relative_to(directory), "name the PEM file that holds this root")
+        pin = table.require(
+            "sha256",
+            fingerprint,
+            "pin the root: `openssl x509 -noout -fingerprint -sha256 -in FILE`, compared with its owner",
+        )
+        domain = table.get("trust_domain", made_by(TrustDomain), own)
+        cluster = table.get("cluster", made_by(ClusterName), None)
+        allow_foreign = table.get("allow_foreign_trust_domain", boolean, False)
+        if domain is not None and own is not None:
+            _check_trust_domain(table, domain, own, allowed=allow_foreign)
+    if file is None or pin is None or domain is None:
+        return None
+    return AnchorPin(
+        file=file,
+        sha256=pin,
+        trust_domain=domain,
+        cluster=cluster,
+        allow_foreign_trust_domain=allow_foreign,
+    )
+
+
+def _check_trust_domain(table: Table, domain: TrustDomain, own: TrustDomain, *, allowed: bool) -> None:
+    if domain == own and allowed:
+        table.mistake(
+            "allow_foreign_trust_domain",
+            f"overrides nothing: this anchor is of the hub's own trust domain {own}",
+            "remove it, or name the anchor's real trust_domain",
+        )
+    elif domain != own and allowed:
+        table.warning(
+            "allow_foreign_trust_domain",
+            f"the CA of {domain} is merged into the bundle, so it can speak for {own} as well",
+        )
+    elif domain != own:
+        table.mistake(
+            "trust_domain",
+            f"is {domain}, not the hub's {own}: merged into one bundle, this root could speak for {own} too",
+            "leave this anchor out, or accept that with allow_foreign_trust_domain = true",
+        )
+
+
+def read_door(table: Table) -> DoorConfig:
+    """``[door]``: the gRPC server that workloads call."""
+    with table:
+        names = table.list_of("server_names", dns_name, ())
+        if not table.has("server_names") or not names:
+            table.mistake(
+                "server_names",
+                "names no server, so no agent could verify the door",
+                "list the hosts of the meshes' caAddress, for example federation-hub.federation-system.svc",
+            )
+        limit = table.get("max_concurrent", integer(1, 100_000), _DOOR.max_concurrent)
+        share = min(_DOOR.max_concurrent_per_cluster, limit)
+        share = table.get("max_concurrent_per_cluster", integer(1, 100_000), share)
+        if share > limit:
+            table.mistake(
+                "max_concurrent_per_cluster",
+                f"is above max_concurrent ({limit}), so one cluster could take the whole door",
+                "lower it, or raise max_concurrent",
+            )
+        size = table.get("max_message_bytes", integer(16_384, MAX_MESSAGE_BYTES), _DOOR.max_message_bytes)
+        keepalive = table.get("min_keepalive_interval", seconds(1, 30), _DOOR.min_keepalive_interval)
+        return DoorConfig(
+            listen=table.get("listen", address, _DOOR.listen),
+            server_names=names,
+            serving_lifetime=table.get("serving_lifetime", seconds(60, 90 * DAY), _DOOR.serving_lifetime),
+            max_message_bytes=size,
+            max_concurrent=limit,
+            max_concurrent_per_cluster=share,
+            deadline=table.get("deadline", seconds(0.1, 300), _DOOR.deadline),
+            min_keepalive_interval=keepalive,
+            max_connection_age=table.get(
+                "max_connection_age", seconds(10, 7 * DAY), _DOOR.max_connection_age
+            ),
+            drain=table.get("drain", seconds(0, 600), _DOOR.drain),
+        )
+
+
+def read_signer(table: Table, directory: Path) -> SignerConfig | None:
+    """``[signer]`` with its ``[signer.authority]``."""
+    with table:
+        if not table.has("authority"):
+            table.mistake(
+                "authority", "is missing, so nothing could be signed", f"add [{table.path('authority')}]"
+            )
+            return None
+        processes = table.get("processes", integer(0, 256), 0)
+        health = table.get("health_listen", address, None)
+        if health is not None and health.port and health.port + processes > 65535:
+            table.mistake("health_listen", "leaves no port for the last process", "use a lower port")
+        authority = read_authority(table.table("authority"), directory)
+    if authority is None:
+        return None
+    return SignerConfig(processes=processes, health_listen=health, authority=authority)
+
+
+def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:
+    """``[controller]`` with publication and proof."""
+    with table:
+        with table.table("publication") as publication:
+            published = PublicationConfig(
+                config_map=publication.get("config_map", object_name, _PUBLICATION.config_map),
+                key=publication.get("key", config_map_key, _PUBLICATION.key),
+                excluded_namespaces=publication.list_of(
+                    "excluded_namespaces", label("a namespace name"), _PUBLICATION.excluded_namespaces
+                ),
+                max_concurrent_per_cluster=publication.get(
+                    "max_concurrent_per_cluster", integer(1, 1000), _PUBLICATION.max_concurrent_per_cluster
+                ),
+                resync=publication.get("resync", seconds(1, DAY), _PUBLICATION.resync),
+            )
+        with table.table("proof") as proof:
+            name = proof.get("signer_server_name", dns_name, _PROOF.signer_server_name)
+            if name and door.server_names and name not in door.server_names:
+                proof.mistake(
+                    "signer_server_name",
+                    "is not one of door.server_names, so the probe could never verify the door",
+                    "use one of them, or leave it out",
+                )
+            proved = ProofConfig(
+                interval=proof.get("interval", seconds(0.1, DAY), _PROOF.interval),
+                leaf_ttl=proof.get("leaf_ttl", seconds(10, 30 * DAY), _PROOF.leaf_ttl),
+                signer_address=_reachable(proof, "signer_address"),
+                signer_server_name=name,
+            )
+    return ControllerConfig(publication=published, proof=proved)
+
+
+def _reachable(table: Table, name: str) -> Address | None:
+    """An address to connect to, where port 0 means nothing."""
+    found = table.get(name, address, None)
+    if found is not None and found.port == 0:
+        table.mistake(name, "has port 0, which nothing can connect to", "name the port that is listened on")
+    return found
+
+
+def read_status(table: Table, directory: Path) -> StatusConfig:
+    """``[status]``: without a token only this machine may ask, unless the operator insists, loudly."""
+    path = relative_to(directory)
+    with table:
+        status = StatusConfig(
+            listen=table.get("listen", address, _STATUS.listen),
+            token_file=table.get("token_file", path, None),
+            certificate_file=table.get("certificate_file", path, None),
+            key_file=table.get("key_file", path, None),
+            insecure_allow_unauthenticated=table.get("insecure_allow_unauthenticated", boolean, False),
+        )
+        for name, other in (("certificate_file", "key_file"), ("key_file", "certificate_file")):
+            if table.has(name) and not table.has(other):
+                table.mistake(other, f"is missing beside {name}", "name both for TLS, or neither")
+        _check_exposure(table, status)
+    return status
+
+
+def _check_exposure(table: Table, status: StatusConfig) -> None:
+    exposed = not status.listen.is_loopback
+    if status.insecure_allow_unauthenticated and table.has("token_file"):
+        table.mistake(
+            "insecure_allow_unauthenticated", "contradicts token_file", "keep the token and remove this"
+        )
+    elif status.insecure_allow_unauthenticated and exposed:
+        table.warning(
+            "insecure_allow_unauthenticated",
+            f"anyone who reaches {status.listen} can read the state of every cluster",
+        )
+    elif exposed and not table.has("token_file"):
+        table.mistake(
+            "token_file",
+            f"is missing while {status.listen} can be reached from other machines",
+            "set token_file, listen on 127.0.0.1, or accept it with insecure_allow_unauthenticated = true",
+        )
+    elif exposed and not table.has("certificate_file"):
+        table.warning(
+            "listen", f"bearer tokens reach {status.listen} without TLS: set certificate_file and key_file"
+        )
+
+
+def read_state(table: Table, directory: Path) -> StateConfig | None:
+    """``[state]``: the directory both roles can write."""
+    with table:
+        found = table.require(
+            "directory",
+            relative_to(directory),
+            "name a directory that survives and that both roles can write",
+        )
+    return None if found is None else StateConfig(directory=found)

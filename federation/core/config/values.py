@@ -1,0 +1,234 @@
+"""What single values of ``clusters.toml`` may look like: from what TOML holds to a value, or InvalidValue."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from enum import Enum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, TypeVar
+
+from federation.core.config.model import Address
+from federation.core.config.tables import Convert, describe, printable, suggestion
+from federation.core.errors import InvalidValue
+from federation.core.identity import ServiceAccountRef
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|[smhd]))+", re.ASCII)
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])", re.ASCII)
+_DNS_NAME: Final = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
+)
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_CONFIG_MAP_KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}", re.ASCII)
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PATTERN: Final = re.compile(r"[a-z0-9*?-]{1,63}/[a-z0-9.*?-]{1,253}", re.ASCII)
+
+
+def string(value: object) -> str:
+    """A string without control characters, at most 4096 characters; may be empty."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"must be a string, not {describe(value)}", remedy="put it in quotes")
+    if len(value) > 4096 or not value.isprintable():
+        raise InvalidValue("is too long or holds control characters", remedy="use plain text on one line")
+    return value
+
+
+def filled(value: object) -> str:
+    """A string that is neither empty nor holds a space."""
+    text = string(value)
+    if not text or " " in text:
+        raise InvalidValue("is empty or holds a space", remedy="name it, without spaces")
+    return text
+
+
+def boolean(value: object) -> bool:
+    """``true`` or ``false``; nothing is guessed from a number or a string."""
+    if not isinstance(value, bool):
+        raise InvalidValue(f"must be true or false, not {describe(value)}", remedy="write true or false")
+    return value
+
+
+def integer(low: int, high: int) -> Convert[int]:
+    """A whole number between ``low`` and ``high``, both included."""
+
+    def convert(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidValue(f"must be a whole number, not {describe(value)}", remedy="write it plain")
+        if not low <= value <= high:
+            raise InvalidValue("is out of range", remedy=f"use {low} to {high}")
+        return value
+
+    return convert
+
+
+def seconds(low: float, high: float) -> Convert[float]:
+    """A duration: a number of seconds, or a string such as ``"90s"``, ``"15m"``, ``"1h30m"``."""
+
+    def convert(value: object) -> float:
+        length = _duration(value)
+        if not low <= length <= high:
+            raise InvalidValue("is out of range", remedy=f"use {low:g} s to {high:g} s")
+        return length
+
+    return convert
+
+
+def _duration(value: object) -> float:
+    how = 'write a number of seconds, or a string such as "90s", "15m" or "24h"'
+    if isinstance(value, str):
+        if not _DURATION.fullmatch(value[:100]):
+            raise InvalidValue(f"{printable(value)!r} is not a duration", remedy=how)
+        return math.fsum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        kind = "a number without end" if isinstance(value, float) else describe(value)
+        raise InvalidValue(f"must be a duration, not {kind}", remedy=how)
+    return float(value) if abs(value) < 1e15 else math.copysign(1e15, value)
+
+
+def address(value: object) -> Address:
+    """``host:port``, with an IPv6 address in brackets. Port 0 lets the system choose."""
+    text = string(value)
+    host, colon, port = text.rpartition(":")
+    how = 'write "host:port", for example "0.0.0.0:15012" or "[::]:15012"'
+    if not colon or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+        raise InvalidValue(f"{printable(text)!r} is not an address with a port", remedy=how)
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not (_is_ip(bare) if bracketed or ":" in bare else _DNS_NAME.fullmatch(bare)):
+        raise InvalidValue(f"{printable(host)!r} is not a host", remedy=how)
+    if ":" in bare and not bracketed:
+        raise InvalidValue("an IPv6 address must be in brackets", remedy=how)
+    return Address(bare, int(port))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def relative_to(directory: Path) -> Convert[Path]:
+    """A path; one that is not absolute is taken from the directory of the configuration file."""
+
+    def convert(value: object) -> Path:
+        text = string(value)
+        if not text:
+            raise InvalidValue("is empty", remedy="name a file or directory")
+        if text.startswith("~"):
+            raise InvalidValue("'~' is not expanded", remedy="write the whole path")
+        return directory / text
+
+    return convert
+
+
+def dns_name(value: object) -> str:
+    """A DNS name in lower case, without a wildcard (RFC 1123)."""
+    text = string(value)
+    if not _DNS_NAME.fullmatch(text) or _is_ip(text):
+        raise InvalidValue(
+            f"{printable(text)!r} is not a DNS name",
+            remedy="use the host of the meshes' caAddress, in lower case, without port or wildcard",
+        )
+    return text
+
+
+def object_name(value: object) -> str:
+    """The name of a ConfigMap: an RFC 1123 subdomain."""
+    text = string(value)
+    if not _DNS_NAME.fullmatch(text):
+        raise InvalidValue(f"{printable(text)!r} is not an object name", remedy="use an RFC 1123 subdomain")
+    return text
+
+
+def label(what: str) -> Convert[str]:
+    """A name that is an RFC 1123 label; ``what`` says of what in the finding."""
+
+    def convert(value: object) -> str:
+        text = string(value)
+        if not _LABEL.fullmatch(text):
+            raise InvalidValue(
+                f"{printable(text)!r} is not {what}",
+                remedy="use at most 63 lower-case letters, digits and '-', no '-' at either end",
+            )
+        return text
+
+    return convert
+
+
+def config_map_key(value: object) -> str:
+    """A data key of a ConfigMap (Kubernetes' IsConfigMapKey)."""
+    text = string(value)
+    if not _CONFIG_MAP_KEY.fullmatch(text) or text in {".", ".."}:
+        raise InvalidValue(
+            f"{printable(text)!r} is not a ConfigMap key", remedy="use letters, digits, '-', '_' and '.'"
+        )
+    return text
+
+
+def fingerprint(value: object) -> str:
+    """A SHA-256 fingerprint: 64 hex digits of either case, with or without colons; returned in lower case."""
+    text = string(value)
+    plain = text.lower()
+    if ":" in plain and all(len(part) == 2 for part in plain.split(":")):
+        plain = plain.replace(":", "")
+    if not _FINGERPRINT.fullmatch(plain):
+        raise InvalidValue(
+            f"{printable(text)!r} is not a SHA-256 fingerprint",
+            remedy="use the 64 hex digits of `openssl x509 -noout -fingerprint -sha256`",
+        )
+    return plain
+
+
+def account_pattern(value: object) -> str:
+    """``namespace/name`` with ``*`` and ``?``. Brackets are refused: an unclosed one would match nothing."""
+    text = string(value)
+    if not _PATTERN.fullmatch(text):
+        raise InvalidValue(
+            f"{printable(text)!r} is not a pattern of service accounts",
+            remedy="write namespace/name in lower case, '*' and '?' are wildcards: \"shop/*\", \"*/istiod\"",
+        )
+    return text
+
+
+def service_account(value: object) -> ServiceAccountRef:
+    """``namespace/name`` of one service account."""
+    place, slash, name = string(value).partition("/")
+    if not slash:
+        raise InvalidValue("is not a service account", remedy="write namespace/name")
+    try:
+        return ServiceAccountRef(place, name)
+    except InvalidValue as error:
+        raise InvalidValue(error.what, remedy="write namespace/name, in lower case") from error
+
+
+def one_of(words: Iterable[str]) -> Convert[str]:
+    """One of a few words."""
+    known = tuple(words)
+
+    def convert(value: object) -> str:
+        text = string(value)
+        if text not in known:
+            raise InvalidValue(f"{printable(text)!r} is not known here", remedy=suggestion(text, known))
+        return text
+
+    return convert
+
+
+def member_of(kind: type[E]) -> Convert[E]:
+    """A member of an enumeration by its value."""
+    by_value = {str(member.value): member for member in kind}
+    word = one_of(by_value)
+    return lambda value: by_value[word(value)]
+
+
+def made_by(make: Callable[[str], T]) -> Convert[T]:
+    """A value of the core, made from a string by its own constructor."""
+    return lambda value: make(string(value))

@@ -1,0 +1,131 @@
+"""The configuration file at the edge: loaded, watched, reloaded; a bad file never replaces a good one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+from federation.core.clock import Clock
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import MAX_BYTES, parse_config
+from federation.core.errors import ConfigurationError, Finding
+
+log = logging.getLogger(__name__)
+
+POLL: Final = 1.0
+"""Seconds between looks at the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
+does not see; reading a few hundred KiB once a second costs nothing."""
+
+READ_LIMIT: Final = 10.0
+"""Seconds a read may take before the disk is taken for hung."""
+
+
+class ConfigSource:
+    """The configuration in force, and what is wrong with the file where a reload was refused.
+
+    One event loop owns it. Both roles and the status server of a process share one instance.
+    """
+
+    def __init__(self, path: Path | str, clock: Clock) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._current: HubConfig | None = None
+        self._problems: tuple[str, ...] = ()
+        self._seen: str | None = None  # the last text that was judged, good or bad
+        self._newer = asyncio.Event()
+        self._reloading = asyncio.Lock()
+
+    @property
+    def current(self) -> HubConfig:
+        """The configuration in force. An error of the program where :meth:`load` has not succeeded yet."""
+        if self._current is None:
+            raise RuntimeError("ConfigSource.load() comes first")
+        return self._current
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the file, as it is now, is not what is running; empty where it is."""
+        return self._problems
+
+    async def load(self) -> HubConfig:
+        """Read the file for the first time; raises ConfigurationError with every finding."""
+        async with self._reloading:
+            text = await self._read()
+            config = parse_config(text, file=str(self.path))
+            self._accept(text, config)
+        for warning in config.warnings:
+            log.warning("the configuration holds an insecure or doubtful option: %s", warning)
+        return config
+
+    async def reload(self) -> bool:
+        """Take up the file if it changed and is good; True if a new configuration is in force.
+
+        A bad file changes nothing but :attr:`problems`.
+        """
+        async with self._reloading:
+            try:
+                text = await self._read()
+                if text == self._seen:
+                    return False
+                self._seen = text
+                config = parse_config(text, file=str(self.path))
+            except ConfigurationError as error:
+                self._refuse(error)
+                return False
+            return self._accept(text, config)
+
+    async def changed(self, after_digest: str) -> HubConfig:
+        """The configuration in force as soon as its digest differs from ``after_digest``."""
+        while self.current.digest == after_digest:
+            await self._newer.wait()
+        return self.current
+
+    async def watch(self) -> None:
+        """Reload whenever the file's content changes; runs until cancelled."""
+        while True:
+            await self._clock.sleep(POLL)
+            await self.reload()
+
+    def _accept(self, text: str, config: HubConfig) -> bool:
+        before, self._current = self._current, config
+        self._seen, recovered, self._problems = text, bool(self._problems), ()
+        if before is not None and before.digest == config.digest:
+            if recovered:
+                log.info("the configuration file is again what is running", extra={"digest": config.digest})
+            return False
+        if before is not None:
+            log.info("a new configuration is in force", extra={"digest": config.digest})
+        self._newer.set()  # wakes who waits now
+        self._newer = asyncio.Event()  # and whoever comes later waits for the next
+        return True
+
+    def _refuse(self, error: ConfigurationError) -> None:
+        problems = tuple(str(finding) for finding in error.findings)
+        if problems != self._problems:
+            log.error(
+                "the changed configuration file is refused, the running configuration stays: %s",
+                error.diagnostics(),
+                extra={"reason": error.reason, "findings": len(problems)},
+            )
+        self._problems = problems
+
+    async def _read(self) -> str:
+        try:
+            async with asyncio.timeout(READ_LIMIT):
+                data = await asyncio.to_thread(_read_bounded, self.path)
+            return data.decode("utf-8")
+        except TimeoutError:
+            problem, remedy = f"cannot be read within {READ_LIMIT:g} s", "check the disk or mount"
+        except UnicodeDecodeError:
+            problem, remedy = "is not UTF-8", "save it as UTF-8"
+        except OSError as error:
+            problem, remedy = f"cannot be read: {error.strerror}", "check the path and its permissions"
+        self._seen = None
+        raise ConfigurationError([Finding(str(self.path), "", problem, remedy)])
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)

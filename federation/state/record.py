@@ -1,0 +1,69 @@
+r"""The format of one document on disk: a header line, then the document's bytes.
+
+::
+
+    federation-state/1 <version> <length> <sha256>\n<data>
+
+The version is 32 random hex digits, new with every write, so that "deleted and written again" never looks
+unchanged. The checksum covers key, version and data: a file cut short, overwritten in part, or restored under
+another document's name is told from a sound one.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Final
+
+from federation.core.errors import StateUnavailable
+from federation.state.store import Stored
+
+MAX_DATA_BYTES: Final = 16 * 1024 * 1024
+"""A bundle is at most 900 KiB and a report of hundreds of clusters a few MiB."""
+
+MAX_FILE_BYTES: Final = MAX_DATA_BYTES + 256
+MAGIC: Final = b"federation-state/"
+FORMAT: Final = b"1"
+_HEADER: Final = re.compile(rb"federation-state/(\d+) ([0-9a-f]{32}) (\d{1,8}) ([0-9a-f]{64})\n")
+
+
+def pack(key: str, version: str, data: bytes) -> bytes:
+    """The file's content; raises StateUnavailable for data above the limit."""
+    if len(data) > MAX_DATA_BYTES:
+        raise StateUnavailable(
+            f"a document of {len(data)} bytes is larger than the store takes ({MAX_DATA_BYTES})", where=key
+        )
+    header = b"%s%s %s %d %s\n" % (MAGIC, FORMAT, version.encode(), len(data), _digest(key, version, data))
+    return header + data
+
+
+def unpack(key: str, content: bytes, *, where: str) -> Stored:
+    """The document in a file's content; raises StateUnavailable naming the file where it is damaged."""
+    match = _HEADER.match(content)
+    if match is None and content.startswith(MAGIC) and not content.startswith(MAGIC + FORMAT + b" "):
+        raise StateUnavailable(
+            "the document was written by another release of the hub, in a format this one does not know",
+            where=where,
+            remedy="run the release that wrote it, or a newer one",
+        )
+    if match is None or match[1] != FORMAT:
+        raise _damaged("its header cannot be read", where)
+    version, length, digest = match[2].decode(), int(match[3]), match[4]
+    data = content[match.end() :]
+    if len(data) != length:
+        raise _damaged(f"it holds {len(data)} bytes of {length}", where)
+    if _digest(key, version, data) != digest:
+        raise _damaged("its checksum does not match", where)
+    return Stored(data=data, version=version)
+
+
+def _digest(key: str, version: str, data: bytes) -> bytes:
+    return sha256(b"%s\0%s\0%s" % (key.encode(), version.encode(), data)).hexdigest().encode()
+
+
+def _damaged(what: str, where: str) -> StateUnavailable:
+    return StateUnavailable(
+        f"the document is damaged: {what}",
+        where=where,
+        remedy="check the disk, then restore the file from a backup; remove it only if its writer is gone",
+    )

@@ -1,0 +1,102 @@
+"""What was issued and refused, for whom and why, and how long it took.
+
+Reasons are the stable tokens of the errors, so their number is bounded; clusters are the registered ones, and
+what no cluster can be made answerable for is counted under :data:`NO_CLUSTER`. A delivery is noted before its
+reply leaves: what a crash loses is a reply, never the knowledge of it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import accumulate
+from typing import Final, Protocol
+
+from federation.core.identity import ClusterName
+from federation.state.documents import Histogram
+
+NO_CLUSTER: Final = "-"
+"""Stands for callers whose cluster is not known; no cluster can bear that name."""
+
+BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: a lean handler takes a fifth of the first, a door's deadline is the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A leaf about to be handed out: signed by whom, with which trust, usable until when."""
+
+    cluster: ClusterName
+    authority: str  # SHA-256 of the issuer's certificate
+    generation: int
+    not_after: datetime
+
+
+class Horizons(Protocol):
+    """Remembers how far leaves reach; may wait for the state store where one reaches farther."""
+
+    async def cover(self, delivery: Delivery) -> None:
+        """Return once the delivery is covered by what is persisted."""
+        ...
+
+
+@dataclass(slots=True)
+class _Cluster:
+    issued: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    last_issued: float = 0.0
+
+
+class Accounting:
+    """Counters of one signer process."""
+
+    def __init__(self, horizons: Horizons | None = None) -> None:
+        self._horizons = horizons
+        self._clusters: dict[str, _Cluster] = {}
+        self._latency = [0] * (len(BOUNDS) + 1)
+        self._seconds = 0.0
+        self.issued = 0
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Called before a reply leaves; raises StateUnavailable where it must not leave."""
+        if self._horizons is not None:
+            await self._horizons.cover(delivery)
+
+    def count_issued(self, cluster: str, *, seconds: float, now: float) -> None:
+        """A certificate was issued at ``now`` (seconds since the epoch) and took so many seconds."""
+        held = self._of(cluster)
+        held.issued += 1
+        held.last_issued = now
+        self.issued += 1
+        self._time(seconds)
+
+    def count_refused(self, cluster: str, reason: str, *, seconds: float) -> None:
+        """A request ended without a certificate."""
+        self._of(cluster).refused[reason] += 1
+        self._time(seconds)
+
+    def keep(self, clusters: Iterable[str]) -> None:
+        """Forget every cluster but these: what is no longer registered is no longer reported."""
+        kept = {*clusters, NO_CLUSTER}
+        self._clusters = {name: held for name, held in self._clusters.items() if name in kept}
+
+    def of(self, cluster: str) -> tuple[int, Mapping[str, int], float]:
+        """Issued, refused by reason, and when something was issued last (0: never)."""
+        held = self._clusters.get(cluster) or _Cluster()
+        return held.issued, dict(held.refused), held.last_issued
+
+    @property
+    def latency(self) -> Histogram:
+        """Of every request, however it ended."""
+        counts = list(accumulate(self._latency))
+        return Histogram(bounds=list(BOUNDS), counts=counts[:-1], total=self._seconds, count=counts[-1])
+
+    def _of(self, cluster: str) -> _Cluster:
+        return self._clusters.setdefault(cluster, _Cluster())
+
+    def _time(self, seconds: float) -> None:
+        self._latency[bisect_left(BOUNDS, seconds)] += 1
+        self._seconds += seconds

@@ -1,0 +1,120 @@
+"""One cluster's verdict on a token: by its published keys and watched caches, or by its TokenReview.
+
+===============
+======================================================================================================
+``auto``         keys and fresh caches decide; where they cannot (no usable keys, a cache that is not fresh,
+an object
+                 the watch has not seen), TokenReview does, but only for a token these keys signed, if there
+                 are any
+``token-keys``   TokenReview is never asked; what cannot be decided without it is refused or unavailable
+``token-review`` TokenReview always decides
+===============
+======================================================================================================
+
+A token is shown to an API server only where nothing speaks against its being that cluster's own: otherwise
+a cluster that was broken into could collect other clusters' tokens.
+"""
+
+from __future__ import annotations
+
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig
+from federation.core.errors import AttestationRefused, NotReady
+from federation.signer.attestation.bound_objects import BoundObjects, Existence
+from federation.signer.attestation.caller import KEYS, REVIEW, Caller
+from federation.signer.attestation.token_keys import TokenKeys
+from federation.signer.attestation.token_review import TokenReviewer
+from federation.signer.attestation.tokens import LEEWAY, Token, check_claims
+
+
+class ClusterAttestor:
+    """Attests callers of one cluster."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        *,
+        keys: TokenKeys,
+        objects: BoundObjects,
+        reviewer: TokenReviewer,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.keys = keys
+        self.objects = objects
+        self.reviewer = reviewer
+        self._clock = clock
+
+    @property
+    def method(self) -> str:
+        """What a token would be checked with now: ``token-keys`` or ``token-review``."""
+        if self.config.attestation == "auto":
+            return KEYS if self.keys.usable and self.objects.fresh else REVIEW
+        return self.config.attestation
+
+    @property
+    def issuer(self) -> str:
+        """The issuer of this cluster's tokens, empty while it is not known."""
+        return self.keys.issuer
+
+    def signed(self, token: Token) -> bool:
+        """True where a key of this cluster that is known now has signed the token; asks nobody."""
+        key = self.keys.keys.get(token.header.kid) if self.keys.usable else None
+        return key is not None and key.signed(token.header.alg, token.signed, token.signature)
+
+    async def attest(self, token: Token) -> Caller:
+        """The caller that this cluster vouches for.
+
+        Raises AttestationRefused where it does not, ClusterError or NotReady where that cannot be found out
+        now.
+        """
+        mode = self.config.attestation
+        if mode == REVIEW or not self.keys.usable:
+            self._check_claims(token, self.config.issuer)
+            if mode == KEYS:
+                raise self.keys.problem or NotReady(
+                    "its token keys are not there yet",
+                    where=str(self.config.name),
+                    reason="token_keys_missing",
+                )
+            return await self._review(token)
+        key = await self.keys.find(token.header.kid)
+        if key is None:
+            raise AttestationRefused("no key of this cluster has the token's key ID", reason="token_key")
+        if not key.signed(token.header.alg, token.signed, token.signature):
+            raise AttestationRefused(
+                "its signature was not made by this cluster's key", reason="token_signature"
+            )
+        now = self._check_claims(token, self.keys.issuer)
+        existence = self.objects.look_up(token, now=now)
+        if existence is Existence.DELETED:
+            raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
+        if existence is Existence.PRESENT and self.objects.fresh:
+            return self._caller(token, KEYS)
+        if mode == KEYS:
+            self._refuse_unseen(token, existence, now)
+        return await self._review(token)
+
+    def _check_claims(self, token: Token, issuer: str) -> float:
+        now = self._clock.now().timestamp()
+        check_claims(token, audience=self.config.audience, issuer=issuer, now=now)
+        return now
+
+    def _refuse_unseen(self, token: Token, existence: Existence, now: float) -> None:
+        """Tell what may be true in a moment from what will not be."""
+        where = str(self.config.name)
+        if not self.objects.fresh:
+            raise self.objects.problem or NotReady(
+                "its pods and service accounts are not known yet", where=where, reason="cache_not_fresh"
+            )
+        if existence is Existence.NOT_SEEN and now - token.claims.iat < LEEWAY:
+            raise NotReady("what it is bound to was not seen yet", where=where, reason="object_not_seen")
+        raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
+
+    async def _review(self, token: Token) -> Caller:
+        await self.reviewer.review(token)
+        return self._caller(token, REVIEW)
+
+    def _caller(self, token: Token, proved_by: str) -> Caller:
+        pod = token.claims.kubernetes.pod
+        return Caller(self.config.name, token.account, pod.name if pod is not None else "", proved_by)

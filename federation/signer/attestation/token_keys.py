@@ -1,0 +1,126 @@
+"""One cluster's token keys: fetched from its own API server, kept for a while, looked for when unknown.
+
+Keys come over the authenticated session from the fixed paths of the service account issuer discovery; a
+``jwks_uri`` that points elsewhere is not followed, because a cluster must not choose where the hub
+connects. What was fetched last stays in use while the cluster cannot be asked, but for no longer than
+:data:`LONGEST_USE`: a key that was withdrawn because it leaked is then worth nothing here either. Past
+that, TokenReview decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from federation.clusters.session import ClusterSession
+from federation.core.clock import Clock
+from federation.core.errors import ClusterError, ClusterGarbage, InvalidValue
+from federation.signer.attestation.jwks import TokenKey, parse_key_set
+
+DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+KEYS_PATH: Final = "/openid/v1/jwks"
+
+REFRESH: Final = 300.0  # seconds between looks; kube-apiserver lets its clients cache the keys for an hour
+LONGEST_USE: Final = 3600.0  # that same hour: how long keys serve that could not be looked at again
+UNKNOWN_KEY_INTERVAL: Final = 10.0  # at most one look in so many seconds however many unknown keys are named
+MAX_ISSUER_CHARACTERS: Final = 1024
+
+_logger = logging.getLogger(__name__)
+_NO_KEYS: Final[Mapping[str, TokenKey]] = MappingProxyType({})
+
+
+class _Discovery(msgspec.Struct):
+    issuer: str
+
+
+class TokenKeys:
+    """The keys and the issuer of one cluster; :meth:`run` keeps them new."""
+
+    def __init__(
+        self, session: ClusterSession, *, clock: Clock, jitter: random.Random, issuer: str = ""
+    ) -> None:
+        """``issuer`` is what the operator expects; empty takes what the cluster's discovery document says."""
+        self._session = session
+        self._clock = clock
+        self._jitter = jitter
+        self._expected = issuer
+        self._asking = asyncio.Lock()
+        self._asked: float | None = None
+        self._fetched: float | None = None
+        self.issuer = issuer
+        self.keys = _NO_KEYS
+        self.problem: ClusterError | None = None
+
+    @property
+    def usable(self) -> bool:
+        """True while there are keys that were looked at recently enough to be believed."""
+        return self._fetched is not None and self._clock.monotonic() - self._fetched < LONGEST_USE
+
+    def holds(self, kid: str) -> bool:
+        """True where a key of that name is known and usable now; asks nobody."""
+        return kid in self.keys and self.usable
+
+    async def find(self, kid: str) -> TokenKey | None:
+        """The key of that name, after a new look where it is unknown; None where the cluster has no such key.
+
+        Raises ClusterError where it is unknown and the cluster cannot be asked.
+        """
+        key = self.keys.get(kid)
+        if key is not None:
+            return key
+        await self.refresh()
+        if self.problem is not None and kid not in self.keys:
+            raise self.problem
+        return self.keys.get(kid)
+
+    async def refresh(self) -> None:
+        """Look again, unless somebody did so less than :data:`UNKNOWN_KEY_INTERVAL` ago.
+
+        A failure is kept as :attr:`problem`.
+        """
+        async with self._asking:
+            now = self._clock.monotonic()
+            if self._asked is not None and now - self._asked < UNKNOWN_KEY_INTERVAL:
+                return
+            self._asked = now
+            try:
+                self.issuer, self.keys = await self._fetch()
+            except ClusterError as error:
+                if self.problem is None:
+                    _logger.warning(
+                        "cannot fetch the token keys of a cluster: %s",
+                        error.diagnostics(),
+                        extra={"cluster": str(self._session.name), "reason": error.reason},
+                    )
+                self.problem = error
+            else:
+                self.problem = None
+                self._fetched = self._clock.monotonic()
+
+    async def run(self) -> None:
+        """Look again every :data:`REFRESH` seconds, sooner after a failure, until cancelled."""
+        while True:
+            await self.refresh()
+            pause = REFRESH if self.problem is None else UNKNOWN_KEY_INTERVAL
+            await self._clock.sleep(pause * self._jitter.uniform(1.0, 1.2))
+
+    async def _fetch(self) -> tuple[str, Mapping[str, TokenKey]]:
+        where = str(self._session.name)
+        issuer = self._expected
+        if not issuer:
+            try:
+                issuer = msgspec.json.decode(await self._session.get(DISCOVERY_PATH), type=_Discovery).issuer
+            except (msgspec.MsgspecError, RecursionError):
+                raise ClusterGarbage(f"{DISCOVERY_PATH} is not a discovery document", where=where) from None
+            if not 0 < len(issuer) <= MAX_ISSUER_CHARACTERS:
+                raise ClusterGarbage(f"{DISCOVERY_PATH} names no issuer", where=where)
+        try:
+            return issuer, parse_key_set(await self._session.get(KEYS_PATH), where=KEYS_PATH)
+        except InvalidValue as error:
+            raise ClusterGarbage(str(error), where=where, remedy=error.remedy) from None

@@ -1,0 +1,181 @@
+"""What the cluster's API server says about a token: TokenReview (``authentication.k8s.io/v1``).
+
+The answer must agree with the token in everything the hub uses, and the audiences it returns must hold the
+one that was asked for: an API server that does not know audiences returns none, and has then checked
+nothing about them. Callers that show one token at one time share one review; verdicts are remembered for
+seconds, never past the token's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from federation.clusters.session import ClusterSession
+from federation.core.clock import Clock
+from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
+from federation.core.identity import ServiceAccountRef
+from federation.signer.attestation.tokens import Token
+
+REVIEW_PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
+SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
+POD_NAME: Final = "authentication.kubernetes.io/pod-name"
+POD_UID: Final = "authentication.kubernetes.io/pod-uid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewMemory:
+    """For how many seconds verdicts are remembered, and how many; 0 seconds remembers none.
+
+    Ten seconds is what kube-apiserver itself remembers a good token for (``--authentication-token-webhook``
+    aside); a refusal only long enough that a caller in a tight loop does not become load on its API server.
+    """
+
+    accepted: float = 10.0
+    refused: float = 2.0
+    entries: int = 4096
+
+
+class _Spec(msgspec.Struct):
+    token: str
+    audiences: list[str]
+
+
+class _Review(msgspec.Struct, rename="camel"):
+    spec: _Spec
+    api_version: str = "authentication.k8s.io/v1"
+    kind: str = "TokenReview"
+
+
+class _User(msgspec.Struct):
+    username: str = ""
+    uid: str = ""
+    groups: list[str] | None = None
+    extra: dict[str, list[str]] | None = None
+
+
+class _Status(msgspec.Struct):
+    authenticated: bool = False
+    error: str = ""
+    user: _User | None = None
+    audiences: list[str] | None = None
+
+
+class _Answer(msgspec.Struct):
+    kind: str
+    status: _Status
+
+
+class TokenReviewer:
+    """Asks one cluster's API server about tokens meant for ``audience``."""
+
+    def __init__(
+        self, session: ClusterSession, *, audience: str, clock: Clock, memory: ReviewMemory | None = None
+    ) -> None:
+        self._session = session
+        self._audience = audience
+        self._clock = clock
+        self._memory = memory or ReviewMemory()
+        self._under_way: dict[bytes, asyncio.Task[None]] = {}
+        self._verdicts: dict[bytes, tuple[float, AttestationRefused | None]] = {}
+        self.problem: ClusterError | None = None
+        """Why the last review could not be had; None where it could."""
+
+    async def review(self, token: Token) -> None:
+        """Return where the API server vouches for this token and all that the hub reads from it.
+
+        Raises AttestationRefused where it does not, ClusterError where it cannot be asked.
+        """
+        known = self._verdicts.get(token.digest)
+        if known is not None and self._clock.monotonic() < known[0]:
+            if known[1] is not None:
+                raise AttestationRefused(known[1].what, reason=known[1].reason)
+            return
+        task = self._under_way.get(token.digest)
+        if task is None:
+            task = asyncio.create_task(self._ask(token))
+            self._under_way[token.digest] = task
+            task.add_done_callback(lambda done: self._finished(token.digest, done))
+        await asyncio.shield(task)  # a caller that goes away must not take the others' review with it
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finished(self, digest: bytes, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # looked at, so that a review whose callers have all gone leaves no warning
+
+    async def _ask(self, token: Token) -> None:
+        try:
+            status = await self._send(token)
+        except ClusterError as error:
+            self.problem = error
+            raise
+        self.problem = None
+        try:
+            _judge(status, token, self._audience)
+        except AttestationRefused as refusal:
+            self._remember(token, self._memory.refused, refusal)
+            raise
+        self._remember(token, self._memory.accepted, None)
+
+    async def _send(self, token: Token) -> _Status:
+        review = _Review(_Spec(token.text, [self._audience]))
+        data = await self._session.request("POST", REVIEW_PATH, body=msgspec.json.encode(review))
+        try:
+            answer = msgspec.json.decode(data, type=_Answer)
+        except (msgspec.MsgspecError, RecursionError):
+            answer = None
+        if answer is None or answer.kind != "TokenReview":
+            raise ClusterGarbage("the answer is not a TokenReview", where=str(self._session.name))
+        return answer.status
+
+    def _remember(self, token: Token, seconds: float, verdict: AttestationRefused | None) -> None:
+        left = min(seconds, token.claims.exp - self._clock.now().timestamp())
+        if left <= 0:
+            return
+        now = self._clock.monotonic()
+        if len(self._verdicts) >= self._memory.entries:
+            self._verdicts = {d: v for d, v in self._verdicts.items() if v[0] > now}
+            if len(self._verdicts) >= self._memory.entries:
+                self._verdicts.clear()
+        self._verdicts[token.digest] = (now + left, verdict)
+
+
+def _judge(status: _Status, token: Token, audience: str) -> None:
+    """Refuse unless the API server says of this token everything that the hub is about to rely on."""
+    if status.error or not status.authenticated or status.user is None:
+        detail = f": {status.error[:300]!r}" if status.error else ""
+        raise AttestationRefused(f"its API server refuses the token{detail}", reason="review_refused")
+    if audience not in (status.audiences or ()):
+        raise AttestationRefused(
+            f"its API server did not confirm the audience {audience}",
+            reason="review_audience",
+            remedy="an API server whose authenticator knows no audiences cannot be used",
+        )
+    user = status.user
+    if SERVICE_ACCOUNTS_GROUP not in (user.groups or ()):
+        raise AttestationRefused("it is not a service account's token", reason="review_not_service_account")
+    try:
+        account = ServiceAccountRef.from_username(user.username)
+    except InvalidValue:
+        raise AttestationRefused(
+            "its user is not a service account", reason="review_not_service_account"
+        ) from None
+    bound = token.claims.kubernetes
+    if account != token.account or user.uid != bound.serviceaccount.uid:
+        raise AttestationRefused(
+            "its API server knows it as another service account", reason="review_mismatch"
+        )
+    extra = user.extra or {}
+    pod = ([bound.pod.name], [bound.pod.uid]) if bound.pod is not None else ([], [])
+    if (extra.get(POD_NAME, []), extra.get(POD_UID, [])) != pod:
+        raise AttestationRefused("its API server knows it as bound to another pod", reason="review_mismatch")

@@ -1,0 +1,216 @@
+"""A Kubernetes service account token (KEP-1205, RFC 7519) read strictly, before anything in it is believed.
+
+Reading proves nothing: a :class:`Token` is what somebody sent, until a key of the cluster (``jwks``) or its
+API server (``token_review``) has vouched for it. What kube-apiserver never writes is refused here: header
+fields other than ``alg``, ``kid`` and ``typ`` (so no ``crit``, ``b64``, ``jwk`` or ``x5u``), names that
+stand twice, claims of other types, times that are no integers.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, Never
+
+import msgspec
+
+from federation.core.errors import AttestationRefused, InvalidValue
+from federation.core.identity import ServiceAccountRef
+
+MAX_TOKEN_CHARACTERS: Final = 8 * 1024
+"""A projected token has about 1,200; gRPC itself takes 8 KiB of metadata."""
+
+MAX_UID_CHARACTERS: Final = 128
+LEEWAY: Final = 60
+"""Seconds that clocks may differ, as kube-apiserver allows (go-jose's default, used for its own tokens)."""
+
+ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "ES256", "ES384", "ES512"})
+"""What a cluster can sign its tokens with: kube-apiserver knows no ``none``, no HMAC and no PSS."""
+
+_MEMO_ENTRIES: Final = 1024
+_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
+_PADDING: Final = (b"", b"", b"==", b"=")
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JOSE header (RFC 7515, section 4)."""
+
+    alg: str
+    kid: str
+    typ: str = "JWT"
+
+
+class BoundObject(msgspec.Struct, frozen=True):
+    """The name and UID of an object that a token is bound to; both are there or the token is refused."""
+
+    name: str
+    uid: str
+
+
+class KubernetesClaim(msgspec.Struct, frozen=True):
+    """The private claim ``kubernetes.io``; only the API server can check ``secret`` and ``node``."""
+
+    namespace: str
+    serviceaccount: BoundObject
+    pod: BoundObject | None = None
+    secret: BoundObject | None = None
+    node: BoundObject | None = None
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """The claims the hub relies on, others are ignored; times are seconds since the epoch."""
+
+    iss: str
+    sub: str
+    aud: list[str] | str
+    exp: int
+    iat: int
+    kubernetes: KubernetesClaim = msgspec.field(name="kubernetes.io")
+    nbf: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What somebody sent, read but not believed; ``digest`` stands for it where it must be remembered."""
+
+    header: Header
+    claims: Claims
+    account: ServiceAccountRef
+    digest: bytes
+    signed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+    text: str = field(repr=False)
+
+
+class TokenReader:
+    """Reads tokens, and remembers the few headers that all tokens of a cluster share."""
+
+    def __init__(self) -> None:
+        self._headers: dict[bytes, Header] = {}
+        self._claims = msgspec.json.Decoder(Claims)
+
+    def read(self, text: str) -> Token:
+        """The token in this text.
+
+        Raises AttestationRefused with the reason ``token_missing``, ``token_malformed``,
+        ``token_algorithm`` or ``token_subject``.
+        """
+        if not text:
+            raise AttestationRefused("there is no token", reason="token_missing")
+        if len(text) > MAX_TOKEN_CHARACTERS:
+            _malformed(f"{len(text)} characters; at most {MAX_TOKEN_CHARACTERS} are read")
+        try:
+            data = text.encode("ascii")
+        except UnicodeEncodeError:
+            _malformed("it holds other characters than ASCII")
+        parts = data.split(b".")
+        if len(parts) != 3:
+            _malformed("it is not a signed JWT of three parts")
+        head, body, tail = parts
+        header = self._headers.get(head) or self._read_header(head)
+        payload = _base64url(body)
+        _refuse_repeated_names(payload)
+        try:
+            claims = self._claims.decode(payload)
+        except (msgspec.MsgspecError, RecursionError):
+            _malformed("its claims are not those of a service account token")
+        return Token(
+            header=header,
+            claims=claims,
+            account=_account(claims),
+            digest=sha256(data).digest(),
+            signed=data[: len(head) + 1 + len(body)],
+            signature=_base64url(tail),
+            text=text,
+        )
+
+    def _read_header(self, head: bytes) -> Header:
+        raw = _base64url(head)
+        _refuse_repeated_names(raw)
+        try:
+            header = msgspec.json.decode(raw, type=Header)
+        except (msgspec.MsgspecError, RecursionError):
+            _malformed("its header holds something other than alg, kid and typ")
+        if header.alg not in ALGORITHMS:
+            raise AttestationRefused("no cluster signs tokens with its algorithm", reason="token_algorithm")
+        if not header.kid or header.typ.upper() != "JWT":
+            _malformed("its header names no key, or another type than JWT")
+        if len(self._headers) >= _MEMO_ENTRIES:
+            self._headers.clear()
+        self._headers[head] = header
+        return header
+
+
+def _account(claims: Claims) -> ServiceAccountRef:
+    """The service account, where subject and ``kubernetes.io`` claim agree on it and UIDs are there."""
+    bound = claims.kubernetes
+    try:
+        account = ServiceAccountRef.from_username(claims.sub)
+    except InvalidValue:
+        _malformed("its subject is not a service account")
+    if account.namespace != bound.namespace or account.name != bound.serviceaccount.name:
+        raise AttestationRefused(
+            "its subject and its kubernetes.io claim name different service accounts", reason="token_subject"
+        )
+    for thing in (bound.serviceaccount, bound.pod, bound.secret, bound.node):
+        if thing is not None and not (thing.name and 0 < len(thing.uid) <= MAX_UID_CHARACTERS):
+            _malformed("it is bound to something without a name or a UID")
+    return account
+
+
+def check_claims(token: Token, *, audience: str, issuer: str, now: float) -> None:
+    """Audience, issuer (empty: not known, not compared) and times (RFC 7519, 4.1) with :data:`LEEWAY`.
+
+    Raises AttestationRefused with the reason ``token_audience``, ``token_issuer``, ``token_expired`` or
+    ``token_not_yet_valid``.
+    """
+    claims = token.claims
+    audiences = claims.aud
+    if audiences != audience if isinstance(audiences, str) else audience not in audiences:
+        raise AttestationRefused(f"it is not meant for the audience {audience}", reason="token_audience")
+    if issuer and claims.iss != issuer:
+        raise AttestationRefused(
+            f"its issuer is {claims.iss[:200]!r}, this cluster's is {issuer!r}", reason="token_issuer"
+        )
+    if claims.exp + LEEWAY <= now:
+        raise AttestationRefused("it has expired", reason="token_expired")
+    if claims.iat - LEEWAY > now or (claims.nbf is not None and claims.nbf - LEEWAY > now):
+        raise AttestationRefused(
+            "it is not valid yet",
+            reason="token_not_yet_valid",
+            remedy="compare the hub's clock with the cluster's",
+        )
+
+
+def _base64url(data: bytes) -> bytes:
+    """Decoded base64url without padding (RFC 7515, section 2); anything else is refused."""
+    if b"+" in data or b"/" in data or b"=" in data:
+        _malformed("it is not base64url")
+    try:
+        return binascii.a2b_base64(data.translate(_BASE64URL) + _PADDING[len(data) % 4], strict_mode=True)
+    except binascii.Error:
+        _malformed("it is not base64url")
+
+
+def _refuse_repeated_names(raw: bytes) -> None:
+    """Two readers may take different ones of two equal names, so none may stand twice (RFC 7519, 4)."""
+    try:
+        _STRICT.decode(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
+        _malformed("it is not JSON in UTF-8 with each name once")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a name stands twice")
+    return names
+
+
+_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _malformed(what: str) -> Never:
+    raise AttestationRefused(f"the token cannot be read: {what}", reason="token_malformed") from None

@@ -1,0 +1,1 @@
+"""Where a signature comes from: one small interface, and one module for each kind of back end."""

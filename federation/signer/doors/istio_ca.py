@@ -1,0 +1,87 @@
+"""Istio's CA protocol: metadata and message in, evidence and signing request out, and the reply's bytes.
+
+``clusterid`` given more than once counts as not given, as in istio-csr. ``CertSigner`` is ignored: sidecars
+always send it. ``ImpersonatedIdentity`` (ztunnel) is refused until there is somebody who can say which
+caller may have it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from federation.core.errors import AttestationRefused, FederationError
+from federation.core.istio_ca import METHOD, decode_request, encode_response
+from federation.signer.attestation.caller import TokenEvidence
+from federation.signer.doors.answers import answer_to
+from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.issuance import Issuance, SigningRequest, Tail
+
+IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
+_BEARER: Final = "bearer "
+
+_logger = logging.getLogger(__name__)
+
+
+class IstioCaDoor:
+    """``IstioCertificateService`` as a function from bytes to bytes."""
+
+    method: Final = METHOD
+
+    def __init__(self, issuance: Issuance, refusals: RefusalLog) -> None:
+        self._issuance = issuance
+        self._refusals = refusals
+        self._tail: tuple[Tail, bytes] | None = None
+
+    async def handle(
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+    ) -> bytes:
+        """The reply to this message. Raises Answered with the status and the sentence to give instead."""
+        try:
+            reply = await self._issuance.issue(_evidence(metadata), _signing_request(message))
+        except FederationError as error:
+            self._refusals.note(error, peer=peer)
+            raise answer_to(error) from None
+        except TimeoutError as error:
+            raise answer_to(error) from None
+        except Exception as error:
+            _logger.exception(
+                "a certificate request failed for a reason nobody foresaw", extra={"peer": peer}
+            )
+            raise answer_to(error) from None
+        # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
+        return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
+
+    def _encoded(self, tail: Tail) -> bytes:
+        held = self._tail
+        if held is None or held[0] is not tail:
+            held = self._tail = (tail, encode_response(tail.elements))
+        return held[1]
+
+
+def _signing_request(message: bytes) -> SigningRequest:
+    request = decode_request(message)
+    if request.metadata.get(IMPERSONATED_IDENTITY):
+        raise AttestationRefused(
+            "a certificate for another identity was asked for, which is not offered",
+            reason="impersonation_not_offered",
+        )
+    return SigningRequest(request.csr, request.validity_seconds)
+
+
+def _evidence(metadata: Iterable[tuple[str, str | bytes]]) -> TokenEvidence:
+    """The one bearer token and the cluster ID in a call's metadata."""
+    tokens: list[str] = []
+    cluster_ids: list[str] = []
+    for name, value in metadata:
+        if name == "authorization" and isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER:
+            tokens.append(value[len(_BEARER) :])
+        elif name == "clusterid" and isinstance(value, str):
+            cluster_ids.append(value)
+    if len(tokens) != 1:
+        raise AttestationRefused(
+            f"{len(tokens)} bearer tokens; exactly one is needed",
+            reason="token_missing" if not tokens else "token_ambiguous",
+        )
+    return TokenEvidence(tokens[0], cluster_ids[0] if len(cluster_ids) == 1 else "")

@@ -1,0 +1,46 @@
+"""What the signer keeps for one member cluster: a session, its token keys, its pods and service accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from federation.clusters.session import ClusterSession
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig
+from federation.signer.attestation.attestor import ClusterAttestor
+from federation.signer.attestation.bound_objects import BoundObjects
+from federation.signer.attestation.caller import REVIEW
+from federation.signer.attestation.token_keys import TokenKeys
+from federation.signer.attestation.token_review import TokenReviewer
+
+
+@asynccontextmanager
+async def connect(
+    config: ClusterConfig, *, clock: Clock, jitter: random.Random
+) -> AsyncIterator[ClusterAttestor]:
+    """The attestor of that cluster, kept up to date while the context is open.
+
+    Where TokenReview always decides, nothing is watched, so that no more than TokenReview need be granted;
+    keys are looked for all the same, because they tell whose a token is. Raises ConfigurationError for
+    credentials that cannot be used.
+    """
+    session = await ClusterSession.open(
+        config.signer, cluster=config.name, timeouts=config.timeouts, clock=clock
+    )
+    async with session:
+        keys = TokenKeys(session, clock=clock, jitter=jitter, issuer=config.issuer)
+        objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
+        reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(keys.run(), name=f"token keys of {config.name}")]
+            if config.attestation != REVIEW:
+                tasks.append(group.create_task(objects.run(), name=f"bound objects of {config.name}"))
+            try:
+                yield ClusterAttestor(config, keys=keys, objects=objects, reviewer=reviewer, clock=clock)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await reviewer.close()

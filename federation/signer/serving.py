@@ -1,0 +1,149 @@
+"""The door's own certificate: from the workloads' authority, renewed in place at two thirds of its life.
+
+It is for server authentication only. Its key is made here, lives in memory and changes with every renewal.
+A new intermediate or root under which the present one no longer stands renews it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.core.clock import Clock
+from federation.core.config.model import DoorConfig
+from federation.core.errors import AuthorityViolation, FederationError, InvalidValue, NotReady
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.chain import verify_chain
+from federation.core.pki.keys import private_key_pem, spki
+from federation.core.pki.leaf import LeafProfile
+from federation.core.pki.path_rules import Purpose
+from federation.core.pki.pem import encode_certificates
+from federation.core.pki.san import SubjectAltName
+from federation.core.pki.validity import leaf_validity
+from federation.signer.authorities.interface import Authority, IssuedLeaf, KnowsIssuers, LeafOrder
+from federation.signer.doors.grpc_server import ServingPair
+from federation.signer.issuance import draw_serial
+from federation.signer.trust import AcceptedTrust
+
+RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
+POLL: Final = 1.0  # seconds between looks at whether it is due
+
+_logger = logging.getLogger(__name__)
+
+
+class ServingCertificate:
+    """Keeps the door's certificate; ``on_renewal`` is given every new pair."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        on_renewal: Callable[[ServingPair], None],
+    ) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._on_renewal = on_renewal
+        self._issuers: tuple[Certificate, ...] = ()
+        self._names: tuple[str, ...] = ()
+        self._due: datetime | None = None
+        self.certificate: Certificate | None = None
+        self.problem: FederationError | None = None
+
+    async def ensure(self, config: DoorConfig, authority: Authority, trust: AcceptedTrust | None) -> None:
+        """Renew if it is due; what stands in the way is kept as :attr:`problem`."""
+        if self.certificate is not None and not self._is_due(config, authority):
+            return
+        try:
+            await self._renew(config, authority, trust)
+        except FederationError as error:
+            if str(error) != str(self.problem):
+                _logger.warning(
+                    "the door's certificate cannot be renewed: %s",
+                    error.diagnostics(),
+                    extra={"reason": error.reason},
+                )
+            self.problem = error
+        else:
+            self.problem = None
+
+    @property
+    def valid(self) -> bool:
+        """True while there is one that has not ended."""
+        return self.certificate is not None and self._clock.now() < self.certificate.not_after
+
+    def _is_due(self, config: DoorConfig, authority: Authority) -> bool:
+        changed = config.server_names != self._names
+        if isinstance(authority, KnowsIssuers):
+            changed = changed or (bool(authority.issuers) and authority.issuers != self._issuers)
+        return changed or self._due is None or self._clock.now() >= self._due
+
+    async def _renew(self, config: DoorConfig, authority: Authority, trust: AcceptedTrust | None) -> None:
+        if trust is None:
+            raise NotReady("there is no bundle yet", where="the door's certificate", reason="no_bundle")
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = config.server_names
+        lifetime = timedelta(seconds=config.serving_lifetime)
+        now = self._clock.now()
+        issuers = authority.issuers if isinstance(authority, KnowsIssuers) else ()
+        validity = leaf_validity(now, lifetime, lifetime, issuers, lifetime)
+        order = LeafOrder(
+            profile=LeafProfile.SERVING,
+            spki_der=spki(key.public_key()),
+            san=SubjectAltName.of_hosts(names),
+            serial=draw_serial(self._random_bytes),
+            validity=validity,
+            csr_pem=_request(key, names),
+        )
+        issued = await authority.issue(order)
+        leaf = _checked(issued, order, key.public_key(), trust, now)
+        below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
+        self._on_renewal(ServingPair(encode_certificates([leaf, *below_root]), private_key_pem(key)))
+        self.certificate, self._issuers, self._names = leaf, issued.issuers, names
+        self._due = now + (leaf.not_after - now) * RENEW_AT
+        _logger.info(
+            "the door shows a new certificate for %s, renewed again at %s",
+            ", ".join(names),
+            f"{self._due:%Y-%m-%d %H:%M:%S} UTC",
+            extra={"sha256": leaf.sha256, "not_after": leaf.not_after.isoformat()},
+        )
+
+
+def _checked(
+    issued: IssuedLeaf,
+    order: LeafOrder,
+    public_key: ec.EllipticCurvePublicKey,
+    trust: AcceptedTrust,
+    at: datetime,
+) -> Certificate:
+    """The leaf, where every member's bundle makes it a valid server with our key and our names."""
+    try:
+        leaf = Certificate.from_der(issued.der, where="the door's certificate")
+        verify_chain((leaf, *issued.issuers), trust.anchors, at, purpose=Purpose.SERVER, partial=False)
+    except InvalidValue as error:
+        raise AuthorityViolation(
+            str(error), where="the door's certificate", reason=error.reason, remedy=error.remedy
+        ) from None
+    names = leaf.extension(x509.SubjectAlternativeName)
+    if leaf.public_key != public_key or names is None or names.public_bytes() != order.san.der:
+        raise AuthorityViolation(
+            "it has another key or other names than were asked for",
+            where="the door's certificate",
+            reason="wrong_key",
+        )
+    return leaf
+
+
+def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> str:
+    """A CSR for authorities that want one; the names in it count for nothing here."""
+    san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    builder = (
+        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")

@@ -7,9 +7,9 @@
     <directory>/locks/documents                       held while a document is replaced or removed
     <directory>/locks/lead@<name>                     held by whoever leads
 
-A write is: lock, compare, write ``.next``, fsync, rename, fsync the directory, unlock. A read takes no lock: a
-rename is seen whole or not at all. What was acknowledged survives ``kill -9``, and power loss as far as fsync
-keeps its word.
+A write is: lock, compare, write ``.next``, fsync, rename, fsync the directory, unlock. A read takes no lock:
+a rename is seen whole or not at all. What was acknowledged survives ``kill -9``, and power loss as far as
+fsync keeps its word.
 """
 
 from __future__ import annotations
@@ -102,9 +102,12 @@ class FileStore:
         """The keys that begin with ``prefix``, sorted; files that are no documents are passed over."""
 
         def keys(_: Abandoned) -> list[str]:
-            with directory(self._documents) as parent, reported(self._documents):
-                with os.scandir(parent) as entries:
-                    names = [entry.name for entry in entries]
+            with (
+                directory(self._documents) as parent,
+                reported(self._documents),
+                os.scandir(parent) as entries,
+            ):
+                names = [entry.name for entry in entries]
             found = (name.replace("@", "/") for name in names)
             return sorted(key for key in found if key.startswith(prefix) and _KEY.fullmatch(key))
 

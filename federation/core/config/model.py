@@ -83,7 +83,7 @@ AuthorityConfig: TypeAlias = LocalAuthorityConfig
 class DoorConfig:
     """The gRPC door: one port for all clusters."""
 
-    listen: Address = Address("0.0.0.0", 15012)  # noqa: S104 - workloads of every cluster must reach it
+    listen: Address = Address("0.0.0.0", 15443)  # noqa: S104 - workloads of every cluster must reach it
     server_names: tuple[str, ...]  # DNS names of the serving certificate: the hosts of the meshes' caAddress
     serving_lifetime: float = 3600.0  # as short as a workload's; replaced at two thirds of it
     max_message_bytes: int = 65536  # a CSR with an RSA-4096 key is under 4 KiB, a token under 8
@@ -108,7 +108,7 @@ class SignerConfig:
 class StatusConfig:
     """The status API and page."""
 
-    listen: Address = Address("127.0.0.1", 15080)
+    listen: Address = Address("127.0.0.1", 8080)
     token_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None

@@ -95,7 +95,7 @@ def address(value: object) -> Address:
     """``host:port``, with an IPv6 address in brackets. Port 0 lets the system choose."""
     text = string(value)
     host, colon, port = text.rpartition(":")
-    how = 'write "host:port", for example "0.0.0.0:15012" or "[::]:15012"'
+    how = 'write "host:port", for example "0.0.0.0:15443" or "[::]:15443"'
     if not colon or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
         raise InvalidValue(f"{printable(text)!r} is not an address with a port", remedy=how)
     bracketed = host.startswith("[") and host.endswith("]")

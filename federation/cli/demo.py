@@ -30,23 +30,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Everything is for development: keys are thrown away at the end.",
     )
     parser.add_argument("--once", action="store_true", help="end as soon as the outcome is known")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout and nothing else there"
+    )
     parser.add_argument("--clusters", type=int, default=3, metavar="N", help="how many clusters (default: 3)")
-    parser.add_argument("--signers", type=int, default=2, metavar="N", help="how many signer processes (default: 2)")
-    parser.add_argument("--directory", type=Path, help="where keys, kubeconfigs and state go (default: a temporary one)")
+    parser.add_argument(
+        "--signers", type=int, default=2, metavar="N", help="how many signer processes (default: 2)"
+    )
+    parser.add_argument(
+        "--directory", type=Path, help="where keys, kubeconfigs and state go (default: a temporary one)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; the exit code is 0 only if every pair validated."""
     if args.clusters < 2:
-        print("federation demo: --clusters must be at least 2: there is no pair to prove in one", file=sys.stderr)
+        print(
+            "federation demo: --clusters must be at least 2: there is no pair to prove in one",
+            file=sys.stderr,
+        )
         return 2
     if args.directory is not None:
         args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return asyncio.run(_run(args, args.directory))
+        return asyncio.run(_run(args, args.directory.resolve()))
     with tempfile.TemporaryDirectory(prefix="federation-demo-") as directory:
-        return asyncio.run(_run(args, Path(directory)))
+        return asyncio.run(_run(args, Path(directory).resolve()))
 
 
 async def _run(args: argparse.Namespace, directory: Path) -> int:
@@ -62,7 +71,7 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with open_demo(
-            directory.resolve(), clusters=args.clusters, say=say, clock=SystemClock(), signers=args.signers
+            directory, clusters=args.clusters, say=say, clock=SystemClock(), signers=args.signers
         ) as demo:
             return await _until(stop, demo, args)
     except FederationError as error:
@@ -85,8 +94,12 @@ async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> i
         else:
             document = outcome.document
             print(matrix_table(document["matrix"], document["clusters"]))
-            print(f"bundle: generation {document['bundle']['generation']}, sha256 {document['bundle']['sha256']}")
-            print(f"handshakes between workloads: {document['workload_handshakes']['tried']}, all counted above")
+            print(
+                f"bundle: generation {document['bundle']['generation']}, sha256 {document['bundle']['sha256']}"
+            )
+            print(
+                f"handshakes between workloads: {document['workload_handshakes']['tried']}, all counted above"
+            )
             print(f"status: {document['status_url']}", flush=True)
         if not args.once:
             print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the rest of the house may ask of time; the system's clock is in ``runtime.clock``, a virtual one in the tests."""
+"""What the house may ask of time; the system's clock is in ``runtime.clock``, a virtual one in the tests."""
 
 from __future__ import annotations
 

@@ -165,7 +165,9 @@ class ClusterUnreachable(ClusterError):
     """No connection: DNS, TCP, TLS or proxy."""
 
     default_reason = "unreachable"
-    default_remedy = "check the server address, proxy-url, certificate-authority and network path of its kubeconfig"
+    default_remedy = (
+        "check the server address, proxy-url, certificate-authority and network path of its kubeconfig"
+    )
 
 
 class ClusterTimeout(ClusterError):
@@ -186,7 +188,9 @@ class ClusterForbidden(ClusterError):
     """403: RBAC does not grant what the role needs."""
 
     default_reason = "forbidden"
-    default_remedy = "apply manifests/member to that cluster; `federation clusters check` names the missing verb"
+    default_remedy = (
+        "apply manifests/member to that cluster; `federation clusters check` names the missing verb"
+    )
 
 
 class ClusterNotFound(ClusterError):
@@ -217,7 +221,9 @@ class ClusterThrottled(ClusterError):
     """429: the API server asks us to slow down; ``retry_after`` is in seconds."""
 
     default_reason = "throttled"
-    default_remedy = "give the hub's user a priority level of its own, or lower its concurrency for this cluster"
+    default_remedy = (
+        "give the hub's user a priority level of its own, or lower its concurrency for this cluster"
+    )
 
     def __init__(self, what: str, *, where: str = "", retry_after: float = 1.0) -> None:
         super().__init__(what, where=where)
@@ -235,7 +241,9 @@ class ClusterGarbage(ClusterError):
     """An answer that is not what the Kubernetes API promises: not JSON, wrong kind, cut short."""
 
     default_reason = "garbage"
-    default_remedy = "something other than a Kubernetes API answers at that address: check the server URL and proxies"
+    default_remedy = (
+        "something other than a Kubernetes API answers at that address: check the server URL and proxies"
+    )
 
 
 class AuthorityError(FederationError):

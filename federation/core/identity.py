@@ -19,7 +19,9 @@ MAX_SPIFFE_ID_BYTES: Final = 2048
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
+_SUBDOMAIN = re.compile(
+    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
+)
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _SPIFFE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)", re.ASCII)
 
@@ -109,7 +111,9 @@ class SpiffeId:
 
     def __post_init__(self) -> None:
         if len(str(self)) > MAX_SPIFFE_ID_BYTES:
-            raise InvalidValue(f"the SPIFFE ID is longer than {MAX_SPIFFE_ID_BYTES} bytes (SPIFFE-ID, section 2.3)")
+            raise InvalidValue(
+                f"the SPIFFE ID is longer than {MAX_SPIFFE_ID_BYTES} bytes (SPIFFE-ID, section 2.3)"
+            )
 
     def __str__(self) -> str:
         account = self.service_account
@@ -120,5 +124,7 @@ class SpiffeId:
         """Parse a URI in exactly Istio's form; anything else raises :class:`InvalidValue`."""
         match = _SPIFFE.fullmatch(uri) if len(uri) <= MAX_SPIFFE_ID_BYTES else None
         if match is None:
-            raise InvalidValue(f"{uri[:120]!r} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<name>")
+            raise InvalidValue(
+                f"{uri[:120]!r} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<name>"
+            )
         return cls(TrustDomain(match[1]), ServiceAccountRef(match[2], match[3]))

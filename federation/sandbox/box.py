@@ -24,9 +24,9 @@ import msgspec
 from federation.core.clock import Clock
 from federation.core.errors import ClusterNotFound, NotReady
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
+from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_intermediate, create_root, generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey
-from federation.core.pki.certificate import Certificate
 from federation.sandbox.mesh import Workload
 from federation.sandbox.world import MemberWorld, read_kustomization
 
@@ -54,7 +54,13 @@ class DevelopmentCa:
 
     @classmethod
     def create(
-        cls, directory: Path, *, name: str, clock: Clock, lifetime: timedelta = timedelta(days=30), kind: KeyKind = KeyKind.EC_P256
+        cls,
+        directory: Path,
+        *,
+        name: str,
+        clock: Clock,
+        lifetime: timedelta = timedelta(days=30),
+        kind: KeyKind = KeyKind.EC_P256,
     ) -> DevelopmentCa:
         """Make both, with their keys readable by this user only."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -157,8 +163,7 @@ class Box:
             *(_anchor_table(path) for path in anchors),
             f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]',
             f"[signer]\nprocesses = {self.signers}",
-            f'[signer.authority]\nkind = "local"\nname = "{self.ca.directory.name}"\n'
-            f'certificate_file = "{self.ca.directory / "chain.pem"}"\nkey_file = "{self.ca.directory / "key.pem"}"',
+            self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}",
             f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
             f'[state]\ndirectory = "{self.directory / "state"}"',
@@ -167,6 +172,18 @@ class Box:
         staged = self.config_file.with_suffix(".new")
         staged.write_text("\n\n".join(tables) + "\n", "utf-8")
         staged.rename(self.config_file)
+
+    def _authority_table(self) -> str:
+        directory = self.ca.directory
+        return "\n".join(
+            (
+                "[signer.authority]",
+                'kind = "local"',
+                f'name = "{directory.name}"',
+                f'certificate_file = "{directory / "chain.pem"}"',
+                f'key_file = "{directory / "key.pem"}"',
+            )
+        )
 
     def _cluster_table(self, name: str) -> str:
         lines = [f'[[clusters]]\nname = "{name}"\ncluster_id = "{self.members[name].cluster_id}"']
@@ -240,7 +257,9 @@ class Box:
 
     def _check_alive(self) -> None:
         if self._hub is not None and self._hub.returncode is not None:
-            raise NotReady(f"it ended with exit code {self._hub.returncode}\n{self.hub_log()}", where="the hub")
+            raise NotReady(
+                f"it ended with exit code {self._hub.returncode}\n{self.hub_log()}", where="the hub"
+            )
 
     async def wait_proved(self, *, limit: float = 60.0) -> Any:
         """Wait until every ordered pair is valid and the proof covers every registered member."""
@@ -249,7 +268,9 @@ class Box:
             pairs: int = matrix["pairs"]
             return pairs > 0 and pairs == matrix["valid"] and len(matrix["clusters"]) == len(self.members)
 
-        return await self.wait_for("/api/v1/matrix", proved, limit=limit, what="a matrix in which every pair is valid")
+        return await self.wait_for(
+            "/api/v1/matrix", proved, limit=limit, what="a matrix in which every pair is valid"
+        )
 
     async def workload(self, name: str, namespace: str, service_account: str) -> Workload:
         """Create a workload in that member and wait until its namespace holds the trust for the door."""

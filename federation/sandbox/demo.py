@@ -23,7 +23,10 @@ from federation.sandbox.box import Box, DevelopmentCa, Member, open_members
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.mesh import Workload
 
-PLACES: Final = (("shop", "frontend"), ("bank", "ledger"))  # a namespace and a service account in every cluster
+PLACES: Final = (
+    ("shop", "frontend"),
+    ("bank", "ledger"),
+)  # a namespace and a service account in every cluster
 READY_LIMIT: Final = 90.0  # seconds; a loaded two-core machine needs about ten
 
 
@@ -36,7 +39,9 @@ class Outcome:
 
 
 @contextlib.asynccontextmanager
-async def sandbox_members(directory: Path, names: tuple[str, ...], *, clock: Clock) -> AsyncIterator[dict[str, Member]]:
+async def sandbox_members(
+    directory: Path, names: tuple[str, ...], *, clock: Clock
+) -> AsyncIterator[dict[str, Member]]:
     """Clusters in a box, as members with an administrator's kubeconfig each."""
     async with contextlib.AsyncExitStack() as stack:
         kubeconfigs: dict[str, Path] = {}
@@ -67,7 +72,9 @@ class Demo:
             for name in box.members:
                 group.create_task(self._populate(name))
         count = sum(map(len, self.workloads.values()))
-        self._say(f"{count} workloads hold certificates from the gRPC door, each with a token of its own cluster")
+        self._say(
+            f"{count} workloads hold certificates from the gRPC door, each with a token of its own cluster"
+        )
         await box.wait_proved(limit=READY_LIMIT)
         return await self.outcome()
 
@@ -134,7 +141,11 @@ async def open_demo(
     directory: Path, *, clusters: int, say: Callable[[str], None], clock: Clock, signers: int = 2
 ) -> AsyncIterator[Demo]:
     """A demo whose clusters run until the context ends, which also drains the hub."""
-    names = ("east", "west", "north", "south")[:clusters] if clusters <= 4 else tuple(f"c{i:03}" for i in range(clusters))
+    names = (
+        ("east", "west", "north", "south")[:clusters]
+        if clusters <= 4
+        else tuple(f"c{i:03}" for i in range(clusters))
+    )
     async with sandbox_members(directory, names, clock=clock) as members:
         ca = DevelopmentCa.create(directory / "demo-ca", name="demo", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, signers=signers)

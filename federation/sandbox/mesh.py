@@ -66,7 +66,9 @@ class Identity:
 def make_request(identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> str:
     """A CSR of the shape ztunnel sends: no subject, one critical URI SAN."""
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)
+    builder = (
+        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)
+    )
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 

@@ -88,7 +88,9 @@ class MemberWorld:
 
     async def add_namespace(self, name: str, **labels: str) -> None:
         """Create a namespace, or set its labels."""
-        await self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}])
+        await self.apply(
+            [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}]
+        )
 
     async def add_workload(self, namespace: str, service_account: str) -> str:
         """Create a namespace, a service account and a pod that runs as it; returns the pod's name."""
@@ -97,7 +99,11 @@ class MemberWorld:
         place = {"namespace": namespace}
         await self.apply(
             [
-                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": service_account, **place}},
+                {
+                    "apiVersion": "v1",
+                    "kind": "ServiceAccount",
+                    "metadata": {"name": service_account, **place},
+                },
                 {
                     "apiVersion": "v1",
                     "kind": "Pod",
@@ -113,7 +119,13 @@ class MemberWorld:
         return pod
 
     async def token(
-        self, namespace: str, service_account: str, *, pod: str | None = None, audience: str = "", seconds: int = 3600
+        self,
+        namespace: str,
+        service_account: str,
+        *,
+        pod: str | None = None,
+        audience: str = "",
+        seconds: int = 3600,
     ) -> str:
         """A token of the service account by TokenRequest, bound to the pod where one is named."""
         spec: dict[str, Any] = {"audiences": [audience] if audience else [], "expirationSeconds": seconds}

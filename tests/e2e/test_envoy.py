@@ -55,7 +55,10 @@ async def mesh(box: Box, namespace: str, tmp_path: Path):  # type: ignore[no-unt
     for name, workload in workloads.items():
         deliver(proxies[name], await workload.renew(lifetime=timedelta(hours=1)))
     plans = [
-        (proxy, {other: (proxies[other], str(workloads[other].identity)) for other in proxies if other != name})
+        (
+            proxy,
+            {other: (proxies[other], str(workloads[other].identity)) for other in proxies if other != name},
+        )
         for name, proxy in proxies.items()
     ]
     async with running(plans):
@@ -98,7 +101,9 @@ async def test_a_renewed_certificate_is_taken_up_without_a_restart(mesh) -> None
 
 async def test_a_changed_bundle_is_taken_up_without_a_restart(mesh, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     box, workloads, proxies = mesh
-    second = DevelopmentCa.create(tmp_path / "second-ca", name="second", clock=SystemClock(), kind=KeyKind.EC_P384)
+    second = DevelopmentCa.create(
+        tmp_path / "second-ca", name="second", clock=SystemClock(), kind=KeyKind.EC_P384
+    )
     newcomer = alien(second, workloads["east"], b"")
     before = await box.get("/api/v1/bundle")
     box.extra_anchors.append(second.directory / "root.pem")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -29,14 +30,21 @@ def child_pids(box: Box) -> dict[str, list[int]]:
     """The hub's children by role, as the kernel lists them."""
     assert box.hub_pid is not None
     roles: dict[str, list[int]] = {"signer": [], "controller": []}
-    with open(f"/proc/{box.hub_pid}/task/{box.hub_pid}/children") as listing:
-        for pid in map(int, listing.read().split()):
-            with open(f"/proc/{pid}/cmdline") as line:
-                words = line.read().split("\0")
-            for role, pids in roles.items():
-                if role in words:
-                    pids.append(pid)
+    children = Path(f"/proc/{box.hub_pid}/task/{box.hub_pid}/children").read_text()
+    for pid in map(int, children.split()):
+        words = command(pid).split("\0")
+        for role, pids in roles.items():
+            if role in words:
+                pids.append(pid)
     return roles
+
+
+def command(pid: int) -> str:
+    """The command line of a process, empty once it is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 async def test_every_pair_is_proved_and_workloads_trust_one_another(box: Box, namespace: str) -> None:
@@ -120,7 +128,9 @@ async def test_a_deleted_pod_takes_its_token_with_it(box: Box, namespace: str) -
             await asyncio.sleep(0.5)
 
 
-async def test_a_controller_that_is_down_stops_no_certificate_and_is_started_again(box: Box, namespace: str) -> None:
+async def test_a_controller_that_is_down_stops_no_certificate_and_is_started_again(
+    box: Box, namespace: str
+) -> None:
     await start(box)
     workload = await box.workload("east", namespace, "frontend")
     first = await workload.renew()
@@ -160,7 +170,7 @@ async def test_generations_survive_a_killed_hub(box: Box, namespace: str) -> Non
     pids = [pid for role in child_pids(box).values() for pid in role]
     os.kill(box.hub_pid, signal.SIGKILL)
     async with asyncio.timeout(20):
-        while any(os.path.exists(f"/proc/{pid}/cmdline") and open(f"/proc/{pid}/cmdline").read() for pid in pids):
+        while any(map(command, pids)):
             await asyncio.sleep(0.1)
     assert box._hub is not None
     await box._hub.wait()
@@ -198,7 +208,9 @@ async def test_a_bad_configuration_keeps_the_running_one_and_status_says_so(box:
     good = box.config_file.read_text()
     box.config_file.write_text(good.replace("trust_domain", "trust_dommain", 1))
     status = await box.wait_for(
-        "/api/v1/status", lambda document: "trust_dommain" in json.dumps(document), what="the mistake in status"
+        "/api/v1/status",
+        lambda document: "trust_dommain" in json.dumps(document),
+        what="the mistake in status",
     )
     assert "trust_dommain" in json.dumps(status["attention"])
     await east.renew()
@@ -223,7 +235,12 @@ async def test_the_command_line_reads_the_same_status(box: Box) -> None:
 
 async def federation(*words: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "federation", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable,
+        "-m",
+        "federation",
+        *words,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(60):
         output, _ = await process.communicate()
@@ -235,4 +252,4 @@ async def test_sigterm_drains_and_ends_every_process(box: Box, namespace: str) -
     await start(box)
     pids = [pid for role in child_pids(box).values() for pid in role]
     assert await box.stop_hub() == 0
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not [pid for pid in pids if command(pid)]

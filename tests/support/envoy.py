@@ -1,8 +1,8 @@
 """A real Envoy as the data plane of one workload: mutual TLS in and out, certificates by file-based SDS.
 
 The inbound listener asks for a client certificate, validates it against the delivered trust and answers with the peer's
-SPIFFE ID as Envoy saw it. Each outbound listener is a plain TCP port that opens a new mutual TLS connection to one other
-workload, whose exact SPIFFE ID it demands. Certificate, key and trust lie behind one ``..data`` symlink, as in a
+SPIFFE ID as Envoy saw it. Each outbound listener is a plain TCP port that opens a new mutual TLS connection to one
+other workload, whose exact SPIFFE ID it demands. Certificate, key and trust lie behind one ``..data`` symlink, as in a
 mounted volume, so that a renewal is one atomic swap which Envoy takes up without a restart.
 """
 

@@ -36,7 +36,9 @@ from federation.status.source import ConfigView, StatusSource
 PAGE: Final = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/dom.js": ("dom.js", "text/javascript"),
     "/matrix.js": ("matrix.js", "text/javascript"),
+    "/sections.js": ("sections.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
 }
 

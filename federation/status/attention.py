@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from federation.state.documents import ControllerReport, SignerReport
+from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.freshness import elapsed, instant
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
@@ -21,7 +22,6 @@ ORDER: Final[dict[Severity, int]] = {"critical": 0, "warning": 1, "notice": 2}
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
 MOST_ALIKE: Final = 4
-MOST_NAMES: Final = 8
 
 
 def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
@@ -32,7 +32,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_controllers(scene),
         *_signers(scene),
         *(item for view in clusters for item in _cluster(scene, view)),
-        *_pairs(scene, clusters, matrix),
+        *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
         *_configuration(scene),
     ]
@@ -162,7 +162,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="other_writers",
-            what=f"somebody else writes the bundle's ConfigMap: {_names(publication.other_writers)}",
+            what=f"somebody else writes the bundle's ConfigMap: {names(publication.other_writers)}",
             where=view.name,
             remedy="set ENABLE_CA_SERVER=false in istiod, or stop the other writer",
         )
@@ -181,37 +181,6 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             what=f"its clock and the hub's differ by {elapsed(connection.clock_skew)}",
             where=view.name,
             remedy="synchronise both clocks: certificates start two minutes back, there is no more room",
-        )
-
-
-def _pairs(scene: Scene, clusters: list[ClusterView], matrix: MatrixView) -> Iterator[Attention]:
-    for reason in matrix.reasons:
-        if reason.result == "failed":
-            yield Attention(
-                severity="critical",
-                code="pair_failed",
-                what=f"mutual TLS fails: {reason.reason}",
-                where=f"{reason.client} to {reason.server}",
-                remedy="mend what the reason names; `federation verify` tells when it validates",
-            )
-    explained = {view.name for view in clusters if view.connection.state not in {"ready", "degraded"}}
-    if scene.leader is None or not matrix.unknown:
-        return
-    names = matrix.clusters
-    among = {
-        name
-        for name, row in zip(names, matrix.rows, strict=True)
-        for peer, cell in zip(names, row, strict=True)
-        if cell == "?" and name not in explained and peer not in explained
-    }
-    if among:
-        first = next((r.reason for r in matrix.reasons if r.result == "unknown" and r.client in among), "")
-        yield Attention(
-            severity="warning",
-            code="pairs_unknown",
-            what=f"{matrix.unknown} of {matrix.pairs} pairs are not proved: {first or 'not proved yet'}",
-            where=_names(sorted(among)),
-            remedy="nothing, if trust was just changed: proof follows publication",
         )
 
 
@@ -241,7 +210,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             severity="warning",
             code="config_differs",
             what="does not run the configuration that this process runs",
-            where=_names(others),
+            where=names(others),
             remedy="right after a change this passes; otherwise see that every process reads the same file",
         )
     for option in insecure_options(scene):
@@ -287,11 +256,6 @@ def _reports(scene: Scene) -> list[SignerReport | ControllerReport]:
     return [*reports, scene.leader] if scene.leader else reports
 
 
-def _names(names: list[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
 def _condensed(items: list[Attention]) -> Iterator[Attention]:
     """Many items of one kind become one that names the places, so that 200 clusters stay readable."""
     kinds: dict[tuple[str, str, str], list[Attention]] = {}
@@ -307,7 +271,7 @@ def _condensed(items: list[Attention]) -> Iterator[Attention]:
             severity=first.severity,
             code=first.code,
             what=f"{first.what} (and {len(alike) - 1} more of this kind)",
-            where=_names(list(dict.fromkeys(item.where for item in alike))),
+            where=names(list(dict.fromkeys(item.where for item in alike))),
             remedy=first.remedy,
             since=min(known, default=None),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from federation.core.config.model import ClusterConfig
 from federation.state.documents import ControllerClusterReport
 from federation.status.freshness import finite, instant
@@ -11,7 +13,6 @@ from federation.status.model import (
     ConnectionView,
     Health,
     MatrixView,
-    ProofView,
     PublicationState,
     PublicationView,
     SigningView,
@@ -104,7 +105,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         probe_not_after=seen.probe_not_after if seen else 0.0,
         probe_detail=seen.probe_detail if seen else "",
     )
-    health, summary = _health(connection, signing, publication, proof)
+    health, summary = _health(connection, signing, publication, blame(scene, name, matrix))
     return ClusterView(
         name=name,
         cluster_id=cluster.cluster_id.value,
@@ -118,30 +119,53 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The pairs of a cluster that are not valid: how many, and whether it is their likely cause."""
+
+    pairs: int
+    failed: int
+    unknown: int  # without those whose peer is not read back: these are told where that peer is
+    waiting: tuple[str, ...]  # peers that are not read back
+    culprit: bool  # most pairs of one direction fail: the cause is here, not at the peers
+
+
+def blame(scene: Scene, name: str, matrix: MatrixView) -> Blame:
+    """What of the matrix speaks about this cluster rather than about its peers."""
+    i = matrix.clusters.index(name)
+    unread = {c.name.value for c in scene.config.clusters if scene.not_read_back(c)} - {name}
+    calls = matrix.rows[i]
+    answers = "".join(row[i] for row in matrix.rows)
+    peers = [p for j, p in enumerate(matrix.clusters) if j != i and "?" in (calls[j], answers[j])]
+    return Blame(
+        pairs=2 * (len(calls) - 1),
+        failed=calls.count("x") + answers.count("x"),
+        unknown=sum(peer not in unread for peer in peers),
+        waiting=tuple(peer for peer in peers if peer in unread),
+        culprit=max(calls.count("x"), answers.count("x")) * 2 > len(calls) - 1,
+    )
+
+
 def _health(
-    connection: ConnectionView, signing: SigningView, publication: PublicationView, proof: ProofView
+    connection: ConnectionView, signing: SigningView, publication: PublicationView, pairs: Blame
 ) -> tuple[Health, str]:
     """The worst of the four with the sentence that explains it; green only where each is in order."""
+    reached = connection.detail or connection.reason or "the controller's view of it is not clear"
+    signed = signing.detail or signing.reason or "the signers' view of it is not clear"
+    fail = f"{pairs.failed} of {pairs.pairs} pairs fail"
     rules: tuple[tuple[bool, Health, str], ...] = (
-        (
-            connection.state == "unavailable",
-            "failing",
-            f"not reachable: {connection.detail or connection.reason}",
-        ),
-        (signing.state == "unavailable", "failing", f"no certificates: {signing.detail or signing.reason}"),
-        (proof.failed > 0, "failing", f"{proof.failed} of {proof.pairs} pairs fail"),
+        (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
+        (signing.state == "unavailable", "failing", f"no certificates: {signed}"),
+        (pairs.culprit, "failing", fail),
         (publication.state == "failed", "failing", f"bundle not published: {publication.detail}"),
-        (
-            connection.state == "unknown",
-            "unknown",
-            connection.detail or "the controller's view of it is not clear",
-        ),
-        (signing.state == "unknown", "unknown", signing.detail or "the signers' view of it is not clear"),
+        (connection.state == "unknown", "unknown", reached),
+        (signing.state == "unknown", "unknown", signed),
         (publication.state == "unknown", "unknown", publication.detail),
+        (pairs.failed > 0, "degraded", fail),
         (publication.state == "pending", "degraded", publication.detail),
-        (proof.unknown > 0, "degraded", f"{proof.unknown} of {proof.pairs} pairs are not proved"),
-        (signing.state == "degraded", "degraded", f"signing: {signing.detail or signing.reason}"),
-        (connection.state == "degraded", "degraded", connection.detail or connection.reason),
+        (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
+        (signing.state == "degraded", "degraded", f"signing: {signed}"),
+        (connection.state == "degraded", "degraded", reached),
         (
             publication.forbidden > 0,
             "degraded",
@@ -151,4 +175,7 @@ def _health(
     for applies, health, summary in rules:
         if applies:
             return health, summary
+    if pairs.waiting:
+        more = f" and {len(pairs.waiting) - 3} more" if len(pairs.waiting) > 3 else ""
+        return "healthy", f"in order itself; not proved with {', '.join(pairs.waiting[:3])}{more}"
     return "healthy", "every namespace holds the bundle in force and every pair validates"

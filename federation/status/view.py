@@ -74,16 +74,16 @@ def _summary(
         if matrix.pairs == 0:
             return f"The one registered cluster holds generation {number}; there is no pair to prove."
         return (
-            f"All {matrix.pairs} ordered pairs of {len(clusters)} clusters validate, "
+            f"All {matrix.pairs:,} ordered pairs of {len(clusters)} clusters validate, "
             f"and every selected namespace holds generation {number}."
         )
     count = sum(item.severity != "notice" for item in items)
     needs = f"{count} thing needs attention" if count == 1 else f"{count} things need attention"
-    parts = [f"{matrix.valid} of {matrix.pairs} ordered pairs validate"]
+    parts = [f"{matrix.valid:,} of {matrix.pairs:,} ordered pairs validate"]
     if matrix.failed:
-        parts.append(f"{matrix.failed} fail")
+        parts.append(f"{matrix.failed:,} fail")
     if matrix.unknown:
-        parts.append(f"{matrix.unknown} are unknown")
+        parts.append(f"{matrix.unknown:,} are unknown")
     return f"{', '.join(parts)}; {needs}."
 
 

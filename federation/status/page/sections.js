@@ -1,0 +1,150 @@
+// One function a section: a part of the status in, nodes out. Nothing here keeps state.
+
+import { ago, badge, day, duration, el, number, plural, short, table } from "./dom.js";
+
+const SEVERITY = { critical: "Critical", warning: "Warning", notice: "Notice" };
+
+export function figures(status) {
+  const { matrix, clusters, bundle, signers } = status;
+  const well = clusters.filter((c) => c.health === "healthy").length;
+  const ready = signers.filter((s) => s.ready).length;
+  const next = bundle?.anchors.reduce((a, b) => (a && a.days_left <= b.days_left ? a : b), null);
+  const figure = (name, value, of, note, tone) =>
+    el("div", { class: `figure ${tone}` },
+      el("dt", {}, name),
+      el("dd", {}, el("strong", {}, value), of ? el("span", { class: "of" }, ` of ${of}`) : "", el("small", {}, note)));
+  const pairNote = matrix.failed || matrix.unknown
+    ? [matrix.failed ? `${number(matrix.failed)} fail` : "", matrix.unknown ? `${number(matrix.unknown)} unknown` : ""].filter(Boolean).join(", ")
+    : matrix.pairs ? "every pair validates" : "no pair to prove";
+  return [
+    figure("Ordered pairs valid", number(matrix.valid), number(matrix.pairs), pairNote, matrix.proven ? "good" : matrix.failed ? "bad" : "warn"),
+    figure("Clusters healthy", number(well), number(clusters.length), trouble(clusters), well === clusters.length ? "good" : "warn"),
+    figure("Generation of trust", bundle ? number(bundle.generation) : "none", "", bundle ? `since ${day(bundle.created)}` : "nothing is in force", bundle ? "plain" : "bad"),
+    figure("Next expiry", next ? days(next.days_left) : "—", "", next ? `${next.kind} in the bundle` : "", next ? tone(next.expiry) : "bad"),
+    figure("Signers ready", number(ready), number(signers.filter((s) => !s.stale).length), `${number(status.certificates_issued)} certificates`, ready ? "good" : "bad"),
+  ];
+}
+
+const tone = (expiry) => ({ ok: "plain", notice: "plain", warning: "warn" })[expiry] ?? "bad";
+const days = (left) => (left < 0 ? "expired" : left < 2 ? `${Math.round(left * 24)} h` : `${number(Math.floor(left))} days`);
+
+function trouble(clusters) {
+  const count = (health) => clusters.filter((c) => c.health === health).length;
+  return ["failing", "degraded", "unknown"].map((h) => [count(h), h]).filter(([n]) => n).map(([n, h]) => `${n} ${h}`).join(", ") || "all of them";
+}
+
+export function attention(status, now) {
+  if (!status.attention.length) return [el("p", { class: "calm" }, "Nothing.")];
+  return [el("ul", { class: "attention" }, status.attention.map((item) =>
+    el("li", { class: item.severity },
+      badge(item.severity, SEVERITY[item.severity]),
+      el("div", {},
+        el("p", { class: "what" }, el("b", {}, item.where), " ", item.what),
+        item.remedy ? el("p", { class: "remedy" }, el("span", {}, "What to do: "), item.remedy) : ""),
+      item.since ? el("time", { datetime: item.since, title: item.since }, `for ${duration((now - Date.parse(item.since)) / 1000)}`) : "")))];
+}
+
+const RANK = { failing: 0, unknown: 1, degraded: 2, healthy: 3 };
+
+export function clusters(status, now, { find, onlyTroubled }) {
+  const shown = status.clusters
+    .filter((c) => (!onlyTroubled || c.health !== "healthy") && (c.name.includes(find) || c.cluster_id.toLowerCase().includes(find)))
+    .sort((a, b) => RANK[a.health] - RANK[b.health] || a.name.localeCompare(b.name, "en", { numeric: true }));
+  if (!shown.length) return [el("p", { class: "calm" }, status.clusters.length ? "No cluster matches." : "No cluster is registered.")];
+  const rows = shown.map((c) => {
+    const p = c.publication;
+    return el("tr", {},
+      el("th", { scope: "row" }, c.name, el("small", {}, [c.cluster_id, c.network].filter(Boolean).join(" · "))),
+      el("td", {}, badge(c.health), c.health === "healthy" && !c.proof.unknown ? "" : el("small", { class: "why" }, c.summary)),
+      el("td", {}, badge(c.connection.state, c.connection.state, c.connection.detail), el("small", {}, c.connection.version)),
+      el("td", {}, badge(c.signing.state, c.signing.state, c.signing.detail), el("small", {}, c.signing.attestation.join(", "))),
+      el("td", {}, badge(p.state, p.state === "unknown" ? "unknown" : `${number(p.current)} of ${number(p.selected)}`, p.detail),
+        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back")),
+      el("td", {}, proof(c.proof)),
+      el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")));
+  });
+  return [table("Registered clusters, those with faults first",
+    ["Cluster", "Health", "API server", "Signing", "Namespaces with the bundle", "Pairs proved", { text: "Certificates", class: "num" }], rows)];
+}
+
+function proof(p) {
+  if (!p.pairs) return badge("ok", "no pair");
+  return badge(p.failed ? "failed" : p.unknown ? "unknown" : "ok", `${number(p.valid)} of ${number(p.pairs)}`,
+    p.failed || p.unknown ? `${p.failed} failed, ${p.unknown} unknown` : "");
+}
+
+export function bundle(status) {
+  const b = status.bundle;
+  if (!b) return [el("p", { class: "calm" }, "No generation of trust that can be vouched for is in force.")];
+  const expiry = (a) => badge(a.expiry, a.expiry === "expired" ? "expired" : `${days(a.days_left)} left`);
+  const anchors = b.anchors.map((a) => el("tr", {},
+    el("th", { scope: "row" }, a.subject, el("small", { class: "mono", title: a.sha256 }, `sha256 ${short(a.sha256)}`)),
+    el("td", {}, a.kind, a.foreign_override ? el("small", { class: "why" }, "foreign, by override") : ""),
+    el("td", {}, a.origin, el("small", {}, [a.trust_domain, a.cluster].filter(Boolean).join(" · "))),
+    el("td", {}, expiry(a), el("small", {}, `until ${day(a.not_after)}`))));
+  const authorities = status.authorities.map((a) => el("tr", {},
+    el("th", { scope: "row" }, a.name, el("small", {}, a.subject)),
+    el("td", {}, a.kind),
+    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `used by ${plural(a.signers.length, "signer")}`)),
+    el("td", {}, expiry(a), el("small", {}, `until ${day(a.not_after)}`))));
+  const generations = status.generations.map((g) => el("tr", {},
+    el("th", { scope: "row" }, number(g.number)),
+    el("td", {}, g.in_force ? badge("current", "in force") : el("span", { class: "muted" }, "earlier")),
+    el("td", {}, g.reason, el("small", {}, g.author)),
+    el("td", {}, day(g.created), el("small", {}, plural(g.anchors.length, "anchor")))));
+  const proposals = status.proposals.map((p) => el("tr", {},
+    el("th", { scope: "row" }, p.subject, el("small", { class: "mono wrap" }, p.sha256)),
+    el("td", {}, p.cluster || "—"), el("td", {}, p.origin), el("td", {}, day(p.not_after))));
+  return [
+    el("p", { class: "fact" }, `Generation ${number(b.generation)} of ${b.trust_domain}, ${number(b.size)} bytes, `, el("span", { class: "mono", title: b.sha256 }, `sha256 ${short(b.sha256)}`)),
+    scroll(table("Anchors in force", ["Anchor", "Kind", "Where it comes from", "Expires"], anchors)),
+    authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Expires"], authorities))] : "",
+    proposals.length ? [el("h3", {}, "Found, and not trusted"), scroll(table("Proposals", ["Anchor", "Cluster", "Where it was found", "Expires"], proposals))] : "",
+    el("details", {}, el("summary", {}, `Generations (${status.generations.length})`), scroll(table("Generations", ["Number", "", "Reason", "Created"], generations))),
+  ].flat();
+}
+
+const scroll = (child) => el("div", { class: "scroll" }, child);
+
+export function roles(status, now) {
+  const report = (r) => (r.stale ? badge("stale", "not heard of", r.reasons.join("; ")) : badge(r.ready ? "ready" : "unavailable", r.ready ? "ready" : "not ready", r.reasons.join("; ")));
+  const why = (r) => (r.ready ? "" : el("small", { class: "why" }, r.reasons.join("; ")));
+  const signers = status.signers.map((s) => el("tr", {},
+    el("th", { scope: "row" }, s.replica, el("small", {}, s.address)),
+    el("td", {}, report(s), why(s)),
+    el("td", {}, s.holds_bundle_in_force ? badge("current", `generation ${number(s.generation)}`) : badge(s.stale ? "unknown" : "pending", `generation ${number(s.generation)}`),
+      s.generations_behind ? el("small", {}, `${s.generations_behind} behind`) : ""),
+    el("td", {}, day(s.serving_not_after) === "not known" ? "—" : untilThen(s.serving_not_after, now)),
+    el("td", { class: "num" }, number(s.issued), el("small", {}, `${number(s.refused)} refused`)),
+    el("td", {}, ago(s.updated, now))));
+  const controllers = status.controllers.map((c) => el("tr", {},
+    el("th", { scope: "row" }, c.replica),
+    el("td", {}, report(c), why(c)),
+    el("td", {}, c.leader ? "leads" : "stands by"),
+    el("td", {}, `generation ${number(c.generation)}`),
+    el("td", {}, ago(c.updated, now))));
+  const facts = (title, lines) => (lines.length ? [el("h3", {}, title), el("ul", { class: "plain" }, lines.map((l) => el("li", {}, l)))] : []);
+  return [
+    scroll(table("Signers", ["Signer", "State", "Hands out", "Serving certificate", { text: "Certificates", class: "num" }, "Heard of"], signers)),
+    el("h3", {}, "Controllers"),
+    scroll(table("Controllers", ["Controller", "State", "Role", "Publishes", "Heard of"], controllers)),
+    ...facts("Configuration refused", status.config_problems),
+    ...facts("Insecure options in force", status.insecure_options),
+  ];
+}
+
+function untilThen(iso, now) {
+  const left = (Date.parse(iso) - now) / 1000;
+  return left > 0 ? `${duration(left)} left` : badge("expired", "expired");
+}
+
+export function counts(status) {
+  const refused = Object.entries(status.refusals).sort((a, b) => b[1] - a[1]);
+  return [
+    el("p", { class: "fact" }, `${plural(status.certificates_issued, "certificate")} issued by the signers on record since each of them started.`),
+    refused.length
+      ? scroll(table("Refusals by reason", ["Reason of refusal", { text: "Requests", class: "num" }],
+        refused.map(([reason, n]) => el("tr", {}, el("th", { scope: "row", class: "mono" }, reason), el("td", { class: "num" }, number(n))))))
+      : el("p", { class: "calm" }, "No request was refused."),
+  ];
+}

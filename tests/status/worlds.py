@@ -1,0 +1,306 @@
+"""Documents as a well federation writes them, to be broken by the test at hand, and a store to hold them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from federation.core.config.model import (
+    Address,
+    AnchorPin,
+    ClusterConfig,
+    ControllerConfig,
+    Credentials,
+    DoorConfig,
+    HubConfig,
+    LocalAuthorityConfig,
+    SignerConfig,
+    StateConfig,
+    StatusConfig,
+    TrustConfig,
+)
+from federation.core.errors import StateUnavailable
+from federation.core.identity import ClusterId, ClusterName, TrustDomain
+from federation.state.documents import (
+    AnchorRecord,
+    AuthorityReport,
+    ControllerClusterReport,
+    ControllerReport,
+    Current,
+    Generation,
+    Histogram,
+    Matrix,
+    PublicationReport,
+    SignerClusterReport,
+    SignerReport,
+    encode,
+    generation_key,
+)
+from federation.state.store import Leadership, StateConflict, Stored
+from federation.status.scene import Snapshot
+
+DAY = 86400.0
+PEM = "-----BEGIN CERTIFICATE-----\nbm90IGEgcmVhbCBvbmU=\n-----END CERTIFICATE-----\n"
+SHA = hashlib.sha256(PEM.encode()).hexdigest()
+ROOT = "a1" * 32
+INTERMEDIATE = "b2" * 32
+DIGEST = "c3" * 32
+
+
+class MemoryStore:
+    """The StateStore of the tests of status: a dictionary that can be made unreadable."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+        self.broken: StateUnavailable | None = None
+        self.reads = 0
+
+    async def read(self, key: str) -> Stored | None:
+        self.reads += 1
+        if self.broken:
+            raise self.broken
+        data = self.documents.get(key)
+        return None if data is None else Stored(data, hashlib.sha256(data).hexdigest())
+
+    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
+        if create and key in self.documents:
+            raise StateConflict("it exists", where=key)
+        if expected is not None and expected != hashlib.sha256(self.documents.get(key, b"")).hexdigest():
+            raise StateConflict("it was changed", where=key)
+        self.documents[key] = data
+        return hashlib.sha256(data).hexdigest()
+
+    async def delete(self, key: str) -> None:
+        self.documents.pop(key, None)
+
+    async def keys(self, prefix: str) -> list[str]:
+        if self.broken:
+            raise self.broken
+        return sorted(key for key in self.documents if key.startswith(prefix))
+
+    def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
+        raise StateUnavailable("nobody leads in this store")
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Hold exactly this snapshot."""
+        self.documents.clear()
+        if snapshot.current:
+            self.documents["current"] = encode(snapshot.current)
+        for number, generation in snapshot.generations.items():
+            self.documents[generation_key(number)] = encode(generation)
+        for replica, signer in snapshot.signers.items():
+            self.documents[f"signers/{replica}"] = encode(signer)
+        for replica, controller in snapshot.controllers.items():
+            self.documents[f"controllers/{replica}"] = encode(controller)
+
+
+@dataclass
+class FixedConfig:
+    """A ConfigView that stays as it is until a test changes it."""
+
+    current: HubConfig
+    problems: tuple[str, ...] = ()
+
+
+def hub_config(names: list[str], status: StatusConfig | None = None) -> HubConfig:
+    """A configuration with these clusters."""
+    listen = Address("127.0.0.1", 0)
+    domain = TrustDomain("mesh.example.org")
+    credentials = Credentials(kubeconfig=Path("kubeconfig"))
+    authority = LocalAuthorityConfig(name="shared", certificate_file=Path("ca.pem"), key_file=Path("ca.key"))
+    return HubConfig(
+        file="clusters.toml",
+        digest=DIGEST,
+        trust_domain=domain,
+        trust=TrustConfig(anchors=(AnchorPin(file=Path("root.pem"), sha256=ROOT, trust_domain=domain),)),
+        door=DoorConfig(listen=listen, server_names=("hub.example.org",)),
+        signer=SignerConfig(authority=authority),
+        status=status or StatusConfig(listen=listen),
+        state=StateConfig(directory=Path("state")),
+        controller=ControllerConfig(),
+        clusters=tuple(
+            ClusterConfig(
+                name=ClusterName(name),
+                cluster_id=ClusterId(f"id-{name}"),
+                signer=credentials,
+                controller=credentials,
+                network=f"net-{i % 3}",
+            )
+            for i, name in enumerate(names)
+        ),
+    )
+
+
+def square(names: list[str], cells: Mapping[tuple[str, str], str] | None = None) -> list[str]:
+    """Rows of a matrix, valid but for ``cells``."""
+    cells = cells or {}
+    return ["".join("-" if a == b else cells.get((a, b), "v") for b in names) for a in names]
+
+
+def generation(number: int, now: float, anchors: list[AnchorRecord] | None = None) -> Generation:
+    """A generation created an hour before ``now``."""
+    root = AnchorRecord(
+        sha256=ROOT,
+        subject="CN=Example Root R1,O=Example",
+        kind="root",
+        origin="pinned: root.pem",
+        trust_domain="mesh.example.org",
+        not_before=now - 365 * DAY,
+        not_after=now + 3285 * DAY,
+    )
+    intermediate = replace(
+        root,
+        sha256=INTERMEDIATE,
+        subject="CN=Example Mesh Intermediate M3,O=Example",
+        kind="intermediate",
+        origin="authority shared",
+        not_before=now - 30 * DAY,
+        not_after=now + 335 * DAY,
+    )
+    return Generation(
+        number=number,
+        created=now - 3600 * (1 + 24 * (7 - min(number, 7))),
+        reason="the pinned anchors changed",
+        author="controller",
+        trust_domain="mesh.example.org",
+        sha256=SHA,
+        bundle_pem=PEM,
+        anchors=[root, intermediate] if anchors is None else anchors,
+    )
+
+
+def signer(replica: str, names: list[str], now: float, *, issued: int = 40) -> SignerReport:
+    """A signer that serves every cluster."""
+    seen = SignerClusterReport(
+        state="ready",
+        issuer="https://kubernetes.default.svc",
+        keys=2,
+        attestation="token-keys",
+        issued=issued,
+        refused={"attestation": 2, "policy": 1},
+        last_issued=now - 4,
+    )
+    return SignerReport(
+        replica=replica,
+        started=now - 7200,
+        updated=now - 1,
+        heartbeat=2.0,
+        ready=True,
+        address="127.0.0.1:9443",
+        config_digest=DIGEST,
+        generation=7,
+        bundle_sha256=SHA,
+        authority=AuthorityReport(
+            name="shared",
+            kind="local",
+            state="ready",
+            subject="CN=Example Mesh Intermediate M3,O=Example",
+            sha256=INTERMEDIATE,
+            not_after=now + 335 * DAY,
+        ),
+        serving_not_after=now + 2400,
+        issued=issued * len(names),
+        clusters=dict.fromkeys(names, seen),
+        latency=Histogram(bounds=[0.001, 0.01, 0.1], counts=[5, 30, 40], total=0.4, count=40),
+    )
+
+
+def controller(names: list[str], now: float) -> ControllerReport:
+    """A leader that has published to and proved every cluster."""
+    held = PublicationReport(
+        selected=48,
+        current=48,
+        excluded=3,
+        writes=96,
+        restored=1,
+        generation=7,
+        lag=3.2,
+        read_back=now - 2,
+        contents={SHA: 48},
+    )
+    seen = ControllerClusterReport(
+        state="ready", version="v1.36.0", publication=held, since=now - 7000, probe_not_after=now + 3000
+    )
+    pairs = len(names) * (len(names) - 1)
+    return ControllerReport(
+        replica="controller-0",
+        started=now - 7200,
+        updated=now - 1,
+        heartbeat=2.0,
+        leader=True,
+        ready=True,
+        config_digest=DIGEST,
+        generation=7,
+        sources={"pinned": "ok"},
+        clusters=dict.fromkeys(names, seen),
+        matrix=Matrix(
+            computed=now - 5, clusters=names, rows=square(names), pairs=pairs, valid=pairs, handshakes=2
+        ),
+    )
+
+
+@dataclass
+class World:
+    """A federation that is well, at ``now``; change its parts and ask for the snapshot."""
+
+    names: list[str]
+    now: float
+    config: HubConfig = field(init=False)
+    current: Current | None = field(init=False)
+    generations: dict[int, Generation] = field(init=False)
+    signers: dict[str, SignerReport] = field(init=False)
+    leader: ControllerReport | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = hub_config(self.names)
+        self.current = Current(number=7, sha256=SHA)
+        self.generations = {6: generation(6, self.now), 7: generation(7, self.now)}
+        self.signers = {f"signer-{i}": signer(f"signer-{i}", self.names, self.now) for i in range(2)}
+        self.leader = controller(self.names, self.now)
+
+    def snapshot(self) -> Snapshot:
+        """The documents as they stand."""
+        return Snapshot(
+            current=self.current,
+            generations=self.generations,
+            signers=self.signers,
+            controllers={"controller-0": self.leader} if self.leader else {},
+        )
+
+    def edit_leader(self, **changes: object) -> None:
+        """Change fields of the leader's report."""
+        assert self.leader is not None
+        self.leader = replace(self.leader, **changes)
+
+    def edit_signer(self, replica: str, **changes: object) -> None:
+        """Change fields of a signer's report."""
+        self.signers[replica] = replace(self.signers[replica], **changes)
+
+    def edit_seen(self, name: str, **changes: object) -> None:
+        """Change how the leader sees a cluster."""
+        assert self.leader is not None
+        seen = replace(self.leader.clusters[name], **changes)
+        self.edit_leader(clusters={**self.leader.clusters, name: seen})
+
+    def edit_publication(self, name: str, **changes: object) -> None:
+        """Change what was read back from a cluster."""
+        assert self.leader is not None
+        self.edit_seen(name, publication=replace(self.leader.clusters[name].publication, **changes))
+
+    def edit_on_signer(self, replica: str, name: str, **changes: object) -> None:
+        """Change how a signer sees a cluster."""
+        seen = replace(self.signers[replica].clusters[name], **changes)
+        self.edit_signer(replica, clusters={**self.signers[replica].clusters, name: seen})
+
+    def set_cells(
+        self, cells: Mapping[tuple[str, str], str], reasons: Mapping[str, str] | None = None
+    ) -> None:
+        """Change cells of the leader's matrix."""
+        assert self.leader is not None
+        rows = square(self.names, cells)
+        self.edit_leader(matrix=replace(self.leader.matrix, rows=rows, reasons=dict(reasons or {})))

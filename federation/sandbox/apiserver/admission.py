@@ -5,7 +5,11 @@ Only the rules that the hub and its workloads can run into are here.
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any, Final
+
+from cryptography import x509
 
 from federation.sandbox.apiserver.objects import Obj, metadata
 from federation.sandbox.apiserver.resources import (
@@ -28,6 +32,9 @@ from federation.sandbox.apiserver.store import Store
 from federation.sandbox.apiserver.users import User
 
 MAX_DATA_BYTES: Final = 1024 * 1024  # core/v1 MaxSecretSize: the sum of all values of a ConfigMap or Secret
+
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+_LABEL_KEY: Final = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 _POD_DEFAULTS: Final[Obj] = {
     "restartPolicy": "Always",
@@ -65,6 +72,7 @@ def prepare_create(store: Store, resource: Resource, obj: Obj, user: User) -> No
         _prepare_pod(store, obj)
     elif resource == CERTIFICATE_SIGNING_REQUESTS:
         spec = obj.setdefault("spec", {})
+        _check_request(metadata(obj)["name"], spec.get("request"))
         spec |= {"username": user.name, "groups": list(user.groups)} | ({"uid": user.uid} if user.uid else {})
         obj["status"] = {}
 
@@ -74,11 +82,14 @@ def prepare(resource: Resource, obj: Obj) -> None:
     if resource == NAMESPACES:
         metadata(obj).setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata(obj)["name"]
     elif resource in {CONFIG_MAPS, SECRETS}:
+        _check_data(resource, obj)
         if resource == SECRETS:
             obj.setdefault("type", "Opaque")
-        _check_data(resource, obj)
+            for key, value in obj.pop("stringData", {}).items():
+                obj.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
     _check_strings(resource, metadata(obj), "labels")
     _check_strings(resource, metadata(obj), "annotations")
+    _check_labels(resource, metadata(obj))
 
 
 def keep_status(resource: Resource, old: Obj, new: Obj) -> None:
@@ -111,12 +122,29 @@ def _prepare_pod(store: Store, obj: Obj) -> None:
     obj["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
 
 
+def _check_request(name: str, request: Any) -> None:
+    """``spec.request`` is base64 of a PEM-encoded PKCS #10 request (certificates/v1)."""
+    try:
+        x509.load_pem_x509_csr(base64.b64decode(str(request), validate=True))
+    except ValueError:
+        problem = "Invalid value: PEM block type must be CERTIFICATE REQUEST"
+        resource = CERTIFICATE_SIGNING_REQUESTS
+        raise invalid(resource.kind, resource.group, name, "spec.request", problem) from None
+
+
 def _check_strings(resource: Resource, parent: Obj, field: str) -> None:
     values = parent.get(field)
     if values is None:
         parent.pop(field, None)
     elif not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise _wrong_type(resource, f"metadata.{field}")
+
+
+def _check_labels(resource: Resource, meta: Obj) -> None:
+    for key, value in meta.get("labels", {}).items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            problem = f'Invalid value: "{key}={value}": not a label'
+            raise invalid(resource.kind, resource.group, meta["name"], "metadata.labels", problem)
 
 
 def _check_data(resource: Resource, obj: Obj) -> None:

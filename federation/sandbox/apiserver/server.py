@@ -32,10 +32,9 @@ class Server:
     """One TLS listener on loopback."""
 
     def __init__(self, handler: Handler, context: ssl.SSLContext) -> None:
+        self._handler = handler
         self._context = context
-        self._http = web.Server(
-            handler, request_factory=_make_request, handler_cancellation=True, access_log=None
-        )
+        self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
         self.port = 0
 
@@ -46,22 +45,27 @@ class Server:
 
     async def open(self) -> None:
         """Listen: on a free port at first, on the same one ever after."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            self._http, "127.0.0.1", self.port, ssl=self._context, reuse_address=True, backlog=1024
+        http = web.Server(
+            self._handler, request_factory=_make_request, handler_cancellation=True, access_log=None
         )
-        self.port = self._listener.sockets[0].getsockname()[1]
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(
+            http, "127.0.0.1", self.port, ssl=self._context, reuse_address=True, backlog=1024
+        )
+        self._http, self._listener = http, listener
+        self.port = listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Close the port and cut every connection, as when the machine goes away."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._listener is None or self._http is None:
+            return
+        self._listener.close()
+        self._listener = None
         self.cut()
         await self._http.shutdown(_DRAIN)
 
     def cut(self) -> None:
         """Cut every connection; the port stays open."""
-        for connection in list(self._http.connections):
+        for connection in list(self._http.connections) if self._http is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()

@@ -66,7 +66,7 @@ def apply(
     last = managers[manager].fields if manager in managers else EMPTY
     merged: Obj = _merge("", _clean(live), config)
     others: FieldSet = EMPTY.union(*(owned.fields for other, owned in managers.items() if other != manager))
-    for path in sorted(last - wanted - others, key=len, reverse=True):
+    for path in sorted(last - wanted - others, key=len):  # a list item goes as a whole, before its parts
         _prune(merged, path, wanted | others)
     changes = field_sets.compare(live, merged)
     written = field_sets.without_ignored(changes.written, skip)

@@ -100,7 +100,7 @@ class SandboxCluster:
             rbac=access,
             reviews=reviews,
             discovery=Discovery(self.resources, reviews, kube_version),
-            rest=Rest(self.store, self._writes, self._tokens, self.faults),
+            rest=Rest(self.store, self._writes, self._tokens, self.faults, access),
             faults=self.faults,
             journal=self.requests,
             now=self.now,

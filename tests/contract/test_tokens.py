@@ -58,7 +58,7 @@ async def test_a_token_names_the_node_with_its_uid_where_it_exists(api: Api, nam
 async def test_published_keys_verify_the_token(api: Api, namespace: str) -> None:
     token = await api.token(namespace, "app", audiences=[AUDIENCE])
     discovery = await api.get("/.well-known/openid-configuration")
-    keys = await api.get("/openid/v1/jwks")
+    keys = await api.get("/openid/v1/jwks", accept="application/jwk-set+json, application/json")
     assert discovery.headers["Content-Type"] == "application/json"
     assert keys.headers["Content-Type"] == "application/jwk-set+json"
     assert discovery.json["issuer"] == claims_of(token)["iss"]
@@ -71,6 +71,13 @@ async def test_published_keys_verify_the_token(api: Api, namespace: str) -> None
         token, key, algorithms=[header["alg"]], audience=AUDIENCE, issuer=discovery.json["issuer"]
     )
     assert verified["sub"] == f"system:serviceaccount:{namespace}:app"
+
+
+async def test_the_key_set_is_not_offered_as_plain_json(api: Api) -> None:
+    refused = await api.get("/openid/v1/jwks", accept="application/json")
+    assert (refused.status, refused.reason) == (406, "NotAcceptable")
+    for accept in ("application/jwk-set+json", "*/*", "application/json, */*"):
+        assert (await api.get("/openid/v1/jwks", accept=accept)).status == 200
 
 
 async def test_a_token_without_audiences_is_for_the_server_itself(api: Api, namespace: str) -> None:
@@ -168,9 +175,8 @@ async def test_a_tampered_or_forged_token_is_rejected(api: Api, namespace: str) 
     token = await api.token(namespace, "app", audiences=[AUDIENCE])
     head, body, signature = token.split(".")
     flipped = ("A" if signature[0] != "A" else "B") + signature[1:]
-    forged = jwt.encode(
-        claims_of(token), "0" * 64, algorithm="HS256", headers=jwt.get_unverified_header(token)
-    )
+    same_key = {"kid": jwt.get_unverified_header(token)["kid"]}
+    forged = jwt.encode(claims_of(token), "0" * 64, algorithm="HS256", headers=same_key)
     unsigned = jwt.encode(claims_of(token), None, algorithm="none")
     for bad in (f"{head}.{body}.{flipped}", forged, unsigned):
         status = await api.review(bad, AUDIENCE)

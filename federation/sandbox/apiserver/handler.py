@@ -45,6 +45,7 @@ from federation.sandbox.apiserver.watches import TOO_OLD, Watch, WatchOptions
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 3 * 1024 * 1024  # kube-apiserver's MaxRequestBodyBytes
+_KEYS = "/openid/v1/jwks"
 _HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
 
 
@@ -173,12 +174,14 @@ class Handler:
             raise method_not_allowed()
         if path in _HEALTH:
             return _Reply(200, b"ok", "text/plain; charset=utf-8")
+        accept = request.headers.get("Accept", "")
+        negotiation.check_document(accept, negotiation.JWK_SET if path == _KEYS else negotiation.JSON)
         published = {"Cache-Control": "public, max-age=3600"}
         if path == "/.well-known/openid-configuration":
-            address = f"https://{parts.address()}/openid/v1/jwks"
+            address = f"https://{parts.address()}{_KEYS}"
             return _Reply(200, encode(parts.keys.discovery(parts.issuer, address)), headers=published)
-        if path == "/openid/v1/jwks":
-            return _Reply(200, encode(parts.keys.jwks()), "application/jwk-set+json", published)
+        if path == _KEYS:
+            return _Reply(200, encode(parts.keys.jwks()), negotiation.JWK_SET, published)
         found = parts.discovery.answer(path, parts.address())
         return _Reply(200, encode(found)) if found is not None else _page_not_found()
 

@@ -20,6 +20,7 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
+JWK_SET = "application/jwk-set+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 _META = {"g": "meta.k8s.io", "v": "v1"}
@@ -46,6 +47,17 @@ def view(accept: str) -> View:
         if kind in {View.PARTIAL.value, View.PARTIAL_LIST.value} and values.items() >= _META.items():
             return View(kind)
     raise not_acceptable(f"only the following media types are accepted: {JSON}")
+
+
+def check_document(accept: str, media: str) -> None:
+    """Refuse a document outside the resource API to clients that do not accept its type. Raises ApiError 406.
+
+    ``/openid/v1/jwks`` is ``application/jwk-set+json`` and nothing else, so plain JSON alone is refused there.
+    """
+    offers = {offer.partition(";")[0].strip() for offer in accept.split(",")} if accept.strip() else {"*/*"}
+    if not offers & {media, "*/*"}:
+        message = f"406: Not Acceptable\n\nAvailable representations: {media}"
+        raise ApiError(406, "NotAcceptable", message, details={})
 
 
 def check_view(chosen: View, resource: Resource, *, is_list: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from federation.sandbox.apiserver import negotiation, patches
@@ -11,6 +11,7 @@ from federation.sandbox.apiserver.faults import Faults, Gone
 from federation.sandbox.apiserver.lists import Selection, list_objects
 from federation.sandbox.apiserver.negotiation import View, check_view
 from federation.sandbox.apiserver.objects import Obj, check_type, encode, timestamp
+from federation.sandbox.apiserver.rbac import Rbac
 from federation.sandbox.apiserver.requests import RequestInfo, is_true
 from federation.sandbox.apiserver.resources import SERVICE_ACCOUNTS, Resource
 from federation.sandbox.apiserver.service_account_tokens import ServiceAccountTokens
@@ -54,7 +55,10 @@ Reply = tuple[int, bytes]
 class Rest:
     """Gets, lists and writes of every resource in the table."""
 
-    def __init__(self, store: Store, writes: Writes, tokens: ServiceAccountTokens, faults: Faults) -> None:
+    def __init__(
+        self, store: Store, writes: Writes, tokens: ServiceAccountTokens, faults: Faults, rbac: Rbac
+    ) -> None:
+        self._rbac = rbac
         self._store = store
         self._writes = writes
         self._tokens = tokens
@@ -186,6 +190,7 @@ class Rest:
             manager=call.manager,
             subresource=info.subresource,
             dry_run=bool(dry_run),
+            check_create=lambda: self._rbac.check(call.user, replace(info, verb="create")),
         )
 
     def _show(self, resource: Resource, call: Call, value: Obj) -> bytes:

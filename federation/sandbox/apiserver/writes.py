@@ -44,6 +44,7 @@ class Target:
     manager: str
     subresource: str = ""
     dry_run: bool = False
+    check_create: Callable[[], None] = lambda: None  # raises 403 where an apply or PUT may not create
 
     def as_manager(self, operation: managed_fields.Operation) -> Manager:
         """The managedFields entry this write belongs to."""
@@ -144,6 +145,7 @@ class Writes:
                     target.resource, target.name, f"Precondition failed: UID in precondition: {meta['uid']}"
                 )
             meta.pop("resourceVersion", None)
+            target.check_create()
             return self.create(target, obj), True
         return self._replace(target, live, obj), False
 
@@ -183,6 +185,7 @@ class Writes:
         if live is None:
             if version or meta.get("uid"):
                 raise conflict(target.resource, target.name)
+            target.check_create()
             if target.resource.namespaced:
                 admission.check_namespace(self._store, target.resource, target.namespace, target.name)
             check_name(target.resource, target.name)

@@ -68,10 +68,11 @@ def _unknown(scene: Scene, clusters: list[ClusterView], matrix: MatrixView) -> I
     }
     if among:
         told = (r.reason for r in matrix.reasons if r.result == "unknown" and r.client in among)
+        first = next(told, "not proved yet")
         yield Attention(
             severity="warning",
             code="pairs_unknown",
-            what=f"{matrix.unknown:,} of {matrix.pairs:,} pairs are not proved: {next(told, 'not proved yet')}",
+            what=f"{matrix.unknown:,} of {matrix.pairs:,} pairs are not proved: {first}",
             where=names(sorted(among)),
             remedy="nothing, if trust was just changed: proof follows publication",
         )

@@ -1,0 +1,150 @@
+"""Asks a hub's status API: what the CLI's verbs stand on. Answers are typed, and bounded in time and size."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from federation.core.config.model import StatusConfig
+from federation.core.errors import FederationError, Unavailable
+from federation.status.model import Problem
+
+DEFAULT_URL: Final = f"http://{StatusConfig().listen}"
+TIMEOUT: Final = 10.0
+MOST_BYTES: Final = 64 * 1024 * 1024  # 200 clusters with every pair failing stay below one
+MOST_TOKEN_BYTES: Final = 4096
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+class StatusUnavailable(Unavailable):
+    """The API cannot be asked, refuses, or answers something other than what it promises."""
+
+    default_reason = "status_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusClient:
+    """One hub to ask. The token file is read at each question."""
+
+    url: str
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Self:
+        """From ``--url``, ``--token-file`` and ``--ca-file``, else the environment, else the default."""
+        token = args.token_file or environment.get("FEDERATION_TOKEN_FILE")
+        authority = args.ca_file or environment.get("FEDERATION_CA_FILE")
+        url: str = args.url or environment.get("FEDERATION_URL") or DEFAULT_URL
+        return cls(url.rstrip("/"), Path(token) if token else None, Path(authority) if authority else None)
+
+    async def get(self, path: str, kind: type[Answer]) -> Answer:
+        """The answer of ``path``; raises StatusUnavailable."""
+        body = await self.get_bytes(path)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise StatusUnavailable(
+                f"what answers is not the status API of a hub: {error}",
+                where=self.url + path,
+                remedy="check --url; a hub and this command should be of one version",
+            ) from error
+
+    async def get_bytes(self, path: str) -> bytes:
+        """The raw answer of ``path``; raises StatusUnavailable."""
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        try:
+            headers = self._headers()
+            connector = aiohttp.TCPConnector(ssl=self._tls())
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
+                session.get(self.url + path, headers=headers, allow_redirects=False) as response,
+            ):
+                body = await self._body(response)
+                if response.status != 200:
+                    raise self._refused(path, response.status, body)
+                return body
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            told = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+            raise StatusUnavailable(
+                told or type(error).__name__,
+                where=self.url + path,
+                remedy="check --url and that a controller runs; `--ca-file` names the CA of a TLS listener",
+            ) from error
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(65536):
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise ValueError(f"the answer is longer than {MOST_BYTES} bytes")
+        return bytes(body)
+
+    def _refused(self, path: str, status: int, body: bytes) -> FederationError:
+        try:
+            said = msgspec.json.decode(body, type=Problem).detail
+        except msgspec.MsgspecError:
+            said = ""
+        remedy = {
+            401: "give the status token with --token-file",
+            403: "ask on the hub's machine, or configure a token",
+        }
+        return StatusUnavailable(
+            f"the hub answered {status}" + (f": {said}" if said else ""),
+            where=self.url + path,
+            remedy=remedy.get(status, ""),
+        )
+
+    def _headers(self) -> dict[str, str]:
+        if self.token_file is None:
+            return {}
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" and not _is_local(parts.hostname or ""):
+            raise ValueError("a token is not sent over plain HTTP to another machine; use https")
+        with self.token_file.open("rb") as opened:
+            token = opened.read(MOST_TOKEN_BYTES).strip()
+        if not token.isascii() or not token or any(byte <= 0x20 for byte in token):
+            raise ValueError(f"{self.token_file} holds no token")
+        return {"Authorization": f"Bearer {token.decode('ascii')}"}
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        return True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every verb that asks the API."""
+    parser.add_argument(
+        "--url", help=f"the status API (default: environment variable FEDERATION_URL, or {DEFAULT_URL})"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file that holds the status token (default: environment variable FEDERATION_TOKEN_FILE)",
+    )
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="CA certificates to verify an https URL by (default: FEDERATION_CA_FILE, or the system's)",
+    )

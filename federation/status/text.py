@@ -1,0 +1,121 @@
+"""The status as plain text for a terminal: words, not colours, so that it survives a pipe and a screen reader. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from federation.status.freshness import elapsed
+from federation.status.model import BundleView, ClusterView, FederationStatus, MatrixView, SignerView
+
+MOST_LABELLED: Final = 16
+WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "-": "-"}
+
+
+def printable(text: str) -> str:
+    """Text of other machines without what a terminal would obey: every control character becomes ``?``."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as what they hold, two spaces apart."""
+    every = [[printable(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[i]) for row in every) for i in range(len(heads))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in every
+    ]
+
+
+def status_text(status: FederationStatus) -> str:
+    """Everything a person asks first: verdict, what needs attention, clusters, matrix, bundle, signers."""
+    lines = [f"{status.verdict.upper()}: {printable(status.summary)}", ""]
+    for item in status.attention:
+        lines.append(f"{item.severity.upper():<8}  {printable(item.where)}: {printable(item.what)}")
+        lines += [f"          do: {printable(item.remedy)}"] if item.remedy else []
+    lines += [""] if status.attention else []
+    lines += table(
+        ("CLUSTER", "HEALTH", "API SERVER", "SIGNING", "NAMESPACES", "PAIRS", "CERTIFICATES"),
+        [_cluster(cluster) for cluster in status.clusters],
+    )
+    lines += ["", *matrix_lines(status.matrix), ""]
+    lines += bundle_lines(status.bundle, status.generated) if status.bundle else ["no generation is in force"]
+    lines += [""]
+    lines += table(
+        ("SIGNER", "STATE", "GENERATION", "CERTIFICATES", "HEARD OF"), [_signer(s) for s in status.signers]
+    )
+    return "\n".join(lines)
+
+
+def _cluster(cluster: ClusterView) -> tuple[str, ...]:
+    held, proof = cluster.publication, cluster.proof
+    return (
+        cluster.name,
+        cluster.health,
+        cluster.connection.state,
+        cluster.signing.state,
+        f"{held.current}/{held.selected} {held.state}",
+        f"{proof.valid}/{proof.pairs}",
+        str(cluster.signing.issued),
+    )
+
+
+def _signer(signer: SignerView) -> tuple[str, ...]:
+    state = "not heard of" if signer.stale else "ready" if signer.ready else "not ready"
+    return (
+        signer.replica,
+        state,
+        str(signer.generation),
+        str(signer.issued),
+        f"{elapsed(signer.age)} ago",
+    )
+
+
+def matrix_lines(matrix: MatrixView) -> list[str]:
+    """The matrix with labels where it can be read, else its counts."""
+    counts = f"{matrix.valid:,} of {matrix.pairs:,} pairs validate, {matrix.failed:,} fail, {matrix.unknown:,} unknown"
+    if not 2 <= len(matrix.clusters) <= MOST_LABELLED:
+        return [counts]
+    rows = [
+        (
+            name,
+            *(WORDS.get(cell, "?") for cell in row.ljust(len(matrix.clusters), "?")[: len(matrix.clusters)]),
+        )
+        for name, row in zip(matrix.clusters, matrix.rows, strict=False)
+    ]
+    return [counts, *table(("FROM \\ TO", *matrix.clusters), rows)]
+
+
+def fault_lines(matrix: MatrixView) -> list[str]:
+    """One line for each pair that is not known to be valid."""
+    lines = [
+        f"{'FAIL' if r.result == 'failed' else '?':<5} "
+        f"{printable(r.client)} -> {printable(r.server)}: {printable(r.reason)}"
+        for r in matrix.reasons
+    ]
+    return [*lines, f"... and {matrix.reasons_omitted:,} more"] if matrix.reasons_omitted else lines
+
+
+def bundle_lines(bundle: BundleView, now: datetime | None = None) -> list[str]:
+    """The bundle's generation and its anchors with what they have left."""
+    age = (
+        f", in force for {elapsed((now - bundle.created).total_seconds())}" if now and bundle.created else ""
+    )
+    rows = [
+        (
+            anchor.kind,
+            anchor.subject,
+            f"{anchor.not_after:%Y-%m-%d}" if anchor.not_after else "?",
+            "expired" if anchor.days_left < 0 else f"{anchor.days_left:.0f} days",
+            anchor.expiry,
+            anchor.origin,
+            anchor.sha256,
+        )
+        for anchor in bundle.anchors
+    ]
+    where = f"generation {bundle.generation} of {printable(bundle.trust_domain)}"
+    return [
+        f"bundle: {where}, sha256 {printable(bundle.sha256)}{age}",
+        *table(("KIND", "SUBJECT", "EXPIRES", "LEFT", "STATE", "ORIGIN", "SHA256"), rows),
+    ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
+from federation.clusters.health import ClusterHealth
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import ClusterError
+from federation.core.errors import FederationError
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.caller import REVIEW
@@ -11,16 +15,23 @@ from federation.state.documents import SignerClusterReport
 
 
 def cluster_report(
-    config: ClusterConfig, attestor: ClusterAttestor | None, accounting: Accounting
+    config: ClusterConfig,
+    attestor: ClusterAttestor | None,
+    problem: FederationError | None,
+    accounting: Accounting,
 ) -> SignerClusterReport:
-    """The cluster's part of the report; ``attestor`` is None while it is not connected."""
+    """The cluster's part of the report.
+
+    ``attestor`` is None while it is not connected, ``problem`` says why, or that older credentials are in
+    use.
+    """
     issued, refused, last_issued = accounting.of(str(config.name))
-    state, problem = _state(attestor)
+    health = _health(attestor, problem)
     return SignerClusterReport(
-        state=state,
-        reason=problem.reason if problem is not None else ("" if state == "ready" else "starting"),
-        detail=str(problem) if problem is not None else "",
-        remedy=problem.remedy if problem is not None else "",
+        state=health.state,
+        reason=health.reason,
+        detail=health.detail,
+        remedy=health.remedy,
         issuer=attestor.issuer if attestor is not None else "",
         keys=len(attestor.keys.keys) if attestor is not None else 0,
         attestation=attestor.method if attestor is not None else "",
@@ -30,15 +41,24 @@ def cluster_report(
     )
 
 
-def _state(attestor: ClusterAttestor | None) -> tuple[str, ClusterError | None]:
-    """Ready while it can attest as configured, degraded while only by the other way, else unavailable."""
+def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -> ClusterHealth:
+    """Ready while callers can be attested as configured, degraded while only in another way, else unavailable."""
     if attestor is None:
-        return "unavailable", None
-    review = attestor.reviewer.problem
+        held = ClusterHealth.of_error(problem) if problem is not None else _STARTING
+        return replace(held, state="unavailable")
+    keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
     if attestor.config.attestation == REVIEW:
-        return ("ready", None) if review is None else ("unavailable", review)
-    problem = attestor.objects.problem or attestor.keys.problem
-    if attestor.keys.usable and attestor.objects.fresh:
-        return ("ready", None) if problem is None else ("degraded", problem)
-    alone = attestor.config.attestation != "auto"  # nothing else may decide
-    return ("unavailable" if alone or review is not None else "degraded"), problem
+        return ClusterHealth.derive((review, problem), clock_skew=keys.clock_skew)
+    health = ClusterHealth.derive((objects.problem, keys.problem, problem), clock_skew=keys.clock_skew)
+    if keys.usable and objects.fresh:
+        return replace(health, state="degraded") if health.state == "unavailable" else health
+    if health.state == "ready":
+        health = _STARTING
+    if attestor.config.attestation != "auto":  # nothing else may decide
+        return replace(health, state="unavailable")
+    return health
+
+
+_STARTING: Final = ClusterHealth(
+    "degraded", "starting", "its token keys, pods and service accounts are being fetched"
+)

@@ -58,7 +58,7 @@ class SignerRole:
         jitter: random.Random,
         listen: Address | None = None,
     ) -> None:
-        """``listen`` overrides the configuration's address; ``random_bytes`` must be fit for serial numbers."""
+        """``listen`` overrides the configuration's; ``random_bytes`` must be fit for serial numbers."""
         self._config = config
         self._store = store
         self._clock = clock
@@ -74,7 +74,10 @@ class SignerRole:
 
         self._accounting = Accounting()
         self._members: Members[ClusterAttestor] = Members(
-            partial(connect, clock=clock, jitter=jitter), clock=clock, jitter=jitter
+            partial(connect, clock=clock, jitter=jitter),
+            credentials=lambda cluster: cluster.signer,
+            clock=clock,
+            jitter=jitter,
         )
         self._registry = Registry(lambda: self._members.current)
         self._trust = TrustFollower(
@@ -155,7 +158,10 @@ class SignerRole:
             issued=self._accounting.issued,
             clusters={
                 str(config.name): cluster_report(
-                    config, self._members.current.get(config.name), self._accounting
+                    config,
+                    self._members.current.get(config.name),
+                    self._members.problems.get(config.name),
+                    self._accounting,
                 )
                 for config in self._registry.clusters
             },
@@ -253,7 +259,7 @@ class SignerRole:
             async with asyncio.timeout(STORE_TIMEOUT):
                 await self._store.write(f"signers/{self._replica}", encode(self.report()))
         except (StateUnavailable, TimeoutError) as error:
-            _logger.warning("the signer's report cannot be written: %s", error or "the store does not answer")
+            _logger.warning("the signer's report cannot be written: %s", str(error) or "no answer")
 
     async def _withdraw_report(self) -> None:
         """A signer that ended in good order leaves no report behind that would look like one that died."""
@@ -261,9 +267,7 @@ class SignerRole:
             async with asyncio.timeout(STORE_TIMEOUT):
                 await self._store.delete(f"signers/{self._replica}")
         except (StateUnavailable, TimeoutError) as error:
-            _logger.warning(
-                "the signer's report cannot be withdrawn: %s", error or "the store does not answer"
-            )
+            _logger.warning("the signer's report cannot be withdrawn: %s", str(error) or "no answer")
 
 
 def _connection_of(cluster: ClusterConfig) -> ClusterConfig:

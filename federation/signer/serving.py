@@ -64,7 +64,8 @@ class ServingCertificate:
             await self._renew(config, authority, trust)
         except FederationError as error:
             if str(error) != str(self.problem):
-                _logger.warning(
+                _logger.log(
+                    logging.INFO if trust is None else logging.WARNING,
                     "the door's certificate cannot be renewed: %s",
                     error.diagnostics(),
                     extra={"reason": error.reason},

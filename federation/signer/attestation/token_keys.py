@@ -25,6 +25,7 @@ from federation.signer.attestation.jwks import TokenKey, parse_key_set
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 KEYS_PATH: Final = "/openid/v1/jwks"
+KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 
 REFRESH: Final = 300.0  # seconds between looks; kube-apiserver lets its clients cache the keys for an hour
 LONGEST_USE: Final = 3600.0  # that same hour: how long keys serve that could not be looked at again
@@ -62,9 +63,10 @@ class TokenKeys:
         """True while there are keys that were looked at recently enough to be believed."""
         return self._fetched is not None and self._clock.monotonic() - self._fetched < LONGEST_USE
 
-    def holds(self, kid: str) -> bool:
-        """True where a key of that name is known and usable now; asks nobody."""
-        return kid in self.keys and self.usable
+    @property
+    def clock_skew(self) -> float:
+        """Seconds by which the hub's clock is ahead of the cluster's, which dates the tokens."""
+        return self._session.clock_skew
 
     async def find(self, kid: str) -> TokenKey | None:
         """The key of that name, after a new look where it is unknown; None where the cluster has no such key.
@@ -121,6 +123,8 @@ class TokenKeys:
             if not 0 < len(issuer) <= MAX_ISSUER_CHARACTERS:
                 raise ClusterGarbage(f"{DISCOVERY_PATH} names no issuer", where=where)
         try:
-            return issuer, parse_key_set(await self._session.get(KEYS_PATH), where=KEYS_PATH)
+            return issuer, parse_key_set(
+                await self._session.get(KEYS_PATH, accept=KEYS_TYPE), where=KEYS_PATH
+            )
         except InvalidValue as error:
             raise ClusterGarbage(str(error), where=where, remedy=error.remedy) from None

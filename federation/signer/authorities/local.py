@@ -17,8 +17,6 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
 from federation.core.clock import Clock
 from federation.core.config.model import LocalAuthorityConfig
 from federation.core.errors import (
@@ -31,7 +29,7 @@ from federation.core.errors import (
 from federation.core.identity import TrustDomain
 from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.keys import PrivateKey, kind_of, load_private_key, signature_hash
+from federation.core.pki.keys import PrivateKey, load_private_key, signer
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
 from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
 from federation.core.pki.validity import LEAST_USEFUL_LIFE
@@ -183,7 +181,7 @@ class LocalAuthority:
         if candidate is not None:
             try:
                 self._signing = self._make(candidate)
-            except AuthorityError as error:
+            except (AuthorityError, AuthorityUnavailable) as error:
                 self._fail(error)
             else:
                 if self._problem is not None:
@@ -197,7 +195,7 @@ class LocalAuthority:
         if self._signing is not None:
             try:
                 self._signing = self._make(self._signing.pair)
-            except AuthorityError as error:
+            except (AuthorityError, AuthorityUnavailable) as error:
                 self._signing = None
                 self._fail(error)
 
@@ -215,11 +213,12 @@ class LocalAuthority:
         if self._signing is not None and self._signing.pair == pair and self._signing.issuers == path:
             return self._signing
         templates = {profile: LeafTemplate(pair.chain[0], profile) for profile in LeafProfile}
-        return _Signing(pair, path, MappingProxyType(templates), _signer(pair.key))
+        return _Signing(pair, path, MappingProxyType(templates), signer(pair.key))
 
     def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
         if str(problem) != str(self._problem):
-            _logger.error(
+            _logger.log(
+                logging.ERROR if isinstance(problem, AuthorityError) else logging.INFO,
                 "the authority's files are not taken up: %s",
                 problem.diagnostics(),
                 extra={"authority": self.config.name, "reason": problem.reason},
@@ -228,16 +227,3 @@ class LocalAuthority:
 
     def _why(self) -> FederationError:
         return self._problem or AuthorityUnavailable("there is no intermediate", where=self.config.name)
-
-
-def _signer(key: PrivateKey) -> Callable[[bytes], bytes]:
-    """The key's signature over bytes, with everything that does not change decided once."""
-    kind = kind_of(key)
-    if kind is None:
-        raise AuthorityMisconfigured("its key is of a kind that cannot sign", reason="weak_key")
-    digest = signature_hash(kind)
-    if isinstance(key, rsa.RSAPrivateKey):
-        pkcs1 = padding.PKCS1v15()
-        return lambda tbs: key.sign(tbs, pkcs1, digest)
-    scheme = ec.ECDSA(digest)
-    return lambda tbs: key.sign(tbs, scheme)

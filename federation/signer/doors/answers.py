@@ -28,7 +28,7 @@ UNAVAILABLE: Final = "certificate signing is temporarily unavailable"
 OVERLOADED: Final = "too many requests, try again later"
 
 
-class Answered(Exception):  # noqa: N818 - it is an answer, not an error of ours
+class Answered(Exception):
     """The answer to give instead of a certificate."""
 
     def __init__(self, code: Code, sentence: str) -> None:

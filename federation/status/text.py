@@ -55,7 +55,7 @@ def _cluster(cluster: ClusterView) -> tuple[str, ...]:
         cluster.health,
         cluster.connection.state,
         cluster.signing.state,
-        f"{held.current}/{held.selected} {held.state}",
+        held.state if held.state == "unknown" else f"{held.current}/{held.selected} {held.state}",
         f"{proof.valid}/{proof.pairs}",
         str(cluster.signing.issued),
     )

@@ -1,0 +1,489 @@
+"""The verdict: healthy where everything was read back lately, and never where anything is unknown or stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace as with_changes
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from federation.core.config.model import StatusConfig
+from federation.state.documents import (
+    ControllerClusterReport,
+    ControllerReport,
+    Current,
+    Generation,
+    Matrix,
+    Proposal,
+    SignerReport,
+)
+from federation.status.model import FederationStatus
+from federation.status.scene import Snapshot
+from federation.status.view import compose
+from tests.status.worlds import DAY, SHA, World, generation, hub_config, signer
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+T = NOW.timestamp()
+NAMES = ["east", "west", "north"]
+
+
+def seen(world: World, problems: tuple[str, ...] = ()) -> FederationStatus:
+    return compose(world.snapshot(), world.config, NOW, problems)
+
+
+def codes(status: FederationStatus) -> set[str]:
+    return {item.code for item in status.attention}
+
+
+def test_a_federation_that_is_well_is_healthy_and_nothing_needs_attention() -> None:
+    status = seen(World(NAMES, T))
+    assert (status.verdict, status.attention) == ("healthy", [])
+    assert status.matrix.proven
+    assert (status.matrix.pairs, status.matrix.valid) == (6, 6)
+    assert [cluster.health for cluster in status.clusters] == ["healthy"] * 3
+    assert status.certificates_issued == 2 * 3 * 40
+    assert status.refusals == {"attestation": 12, "policy": 6}
+
+
+def test_one_cluster_is_healthy_with_no_pair_to_prove() -> None:
+    status = seen(World(["only"], T))
+    assert (status.verdict, status.matrix.pairs, status.matrix.proven) == ("healthy", 0, True)
+
+
+def test_no_cluster_is_not_healthy() -> None:
+    status = seen(World([], T))
+    assert status.verdict == "degraded"
+    assert not status.matrix.proven
+    assert "no_clusters" in codes(status)
+
+
+def edit_anchor(world: World, **changes: object) -> None:
+    first, *others = world.generations[7].anchors
+    world.generations[7] = replace(world.generations[7], anchors=[replace(first, **changes), *others])
+
+
+def edit_authority(world: World, **changes: object) -> None:
+    for replica, report in world.signers.items():
+        assert report.authority is not None
+        world.edit_signer(replica, authority=replace(report.authority, **changes))
+
+
+def silence_leader(world: World) -> None:
+    world.leader = None
+
+
+def drop_current(world: World) -> None:
+    world.current = None
+
+
+def forge_current(world: World) -> None:
+    world.current = Current(number=7, sha256="0" * 64)
+
+
+def lose_generation(world: World) -> None:
+    del world.generations[7]
+
+
+def other_config(world: World) -> None:
+    world.config = with_changes(world.config, digest="9" * 64)
+
+
+def unregistered_everywhere(world: World) -> None:
+    world.config = hub_config([*NAMES, "south"])
+
+
+def old_matrix(world: World, **changes: object) -> None:
+    assert world.leader is not None
+    world.edit_leader(matrix=replace(world.leader.matrix, **changes))
+
+
+def new_generation(world: World) -> None:
+    world.generations[7] = replace(world.generations[7], created=T - 1)
+
+
+FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
+    "no leader": (silence_leader, "failing", "no_leader"),
+    "leader stale": (lambda w: w.edit_leader(updated=T - 6.1), "failing", "no_leader"),
+    "leader from the future": (lambda w: w.edit_leader(updated=T + 60), "failing", "no_leader"),
+    "leader grants itself a long life": (
+        lambda w: w.edit_leader(updated=T - 600, heartbeat=1e9),
+        "failing",
+        "no_leader",
+    ),
+    "follower only": (lambda w: w.edit_leader(leader=False), "failing", "no_leader"),
+    "leader not ready": (lambda w: w.edit_leader(ready=False), "degraded", "controller_not_ready"),
+    "nothing in force": (drop_current, "failing", "no_generation"),
+    "another digest in force": (forge_current, "failing", "no_generation"),
+    "generation lost": (lose_generation, "failing", "no_generation"),
+    "no anchor": (
+        lambda w: w.generations.__setitem__(7, generation(7, T, anchors=[])),
+        "failing",
+        "no_anchor",
+    ),
+    "root expired": (lambda w: edit_anchor(w, not_after=T - 1), "failing", "anchor_expiry_expired"),
+    "root near its end": (
+        lambda w: edit_anchor(w, not_after=T + 6 * DAY),
+        "failing",
+        "anchor_expiry_critical",
+    ),
+    "root ends this month": (
+        lambda w: edit_anchor(w, not_after=T + 25 * DAY),
+        "degraded",
+        "anchor_expiry_warning",
+    ),
+    "root not valid yet": (
+        lambda w: edit_anchor(w, not_before=T + 60),
+        "degraded",
+        "anchor_not_yet_valid",
+    ),
+    "authority unavailable": (
+        lambda w: edit_authority(w, state="unavailable"),
+        "failing",
+        "authority_unavailable",
+    ),
+    "authority state is garbage": (lambda w: edit_authority(w, state="🙂"), "failing", "authority_unknown"),
+    "intermediate expired": (
+        lambda w: edit_authority(w, not_after=T - 1),
+        "failing",
+        "authority_expiry_expired",
+    ),
+    "intermediate without an end": (
+        lambda w: edit_authority(w, not_after=0.0),
+        "degraded",
+        "authority_expiry_unknown",
+    ),
+    "serving expired": (
+        lambda w: w.edit_signer("signer-0", serving_not_after=T - 1),
+        "failing",
+        "serving_expiry",
+    ),
+    "serving not replaced": (
+        lambda w: w.edit_signer("signer-0", serving_not_after=T + 500),
+        "degraded",
+        "serving_expiry",
+    ),
+    "no signer": (lambda w: w.signers.clear(), "failing", "no_signer"),
+    "signer stale": (lambda w: w.edit_signer("signer-0", updated=T - 7), "degraded", "signer_stale"),
+    "signer not ready": (lambda w: w.edit_signer("signer-0", ready=False), "degraded", "signer_not_ready"),
+    "signer behind": (lambda w: w.edit_signer("signer-0", generation=6), "degraded", "signer_behind"),
+    "signer with other bytes": (
+        lambda w: w.edit_signer("signer-0", bundle_sha256="0" * 64),
+        "degraded",
+        "signer_behind",
+    ),
+    "signer knows a cluster degraded": (
+        lambda w: w.edit_on_signer("signer-1", "west", state="degraded"),
+        "degraded",
+        "signing_degraded",
+    ),
+    "one signer lacks a cluster": (
+        lambda w: w.edit_on_signer("signer-1", "west", state="unavailable"),
+        "degraded",
+        "signing_degraded",
+    ),
+    "leader behind": (lambda w: w.edit_leader(generation=6), "degraded", "controller_behind"),
+    "source fails": (
+        lambda w: w.edit_leader(sources={"pinned": "file unreadable"}),
+        "degraded",
+        "source_degraded",
+    ),
+    "cluster unreachable": (
+        lambda w: w.edit_seen("west", state="unavailable", reason="timeout"),
+        "degraded",
+        "cluster_unavailable",
+    ),
+    "cluster in no known state": (
+        lambda w: w.edit_seen("west", state="splendid"),
+        "degraded",
+        "cluster_unknown",
+    ),
+    "cluster not in the report": (
+        lambda w: w.edit_leader(clusters={}),
+        "degraded",
+        "cluster_unknown",
+    ),
+    "cluster registered a moment ago": (unregistered_everywhere, "degraded", "cluster_unknown"),
+    "namespaces pending": (
+        lambda w: w.edit_publication("west", pending=1),
+        "degraded",
+        "publication_pending",
+    ),
+    "a namespace failed": (lambda w: w.edit_publication("west", failed=1), "degraded", "publication_failed"),
+    "a namespace lacks it": (
+        lambda w: w.edit_publication("west", current=47),
+        "degraded",
+        "publication_pending",
+    ),
+    "other content held": (
+        lambda w: w.edit_publication("west", contents={"0" * 64: 48}),
+        "degraded",
+        "publication_pending",
+    ),
+    "older generation held": (
+        lambda w: w.edit_publication("west", generation=6),
+        "degraded",
+        "publication_pending",
+    ),
+    "selector selects nothing": (
+        lambda w: w.edit_publication("west", selected=0, current=0),
+        "degraded",
+        "publication_pending",
+    ),
+    "never read back": (
+        lambda w: w.edit_publication("west", read_back=0.0),
+        "degraded",
+        "publication_unknown",
+    ),
+    "read back long ago": (
+        lambda w: w.edit_publication("west", read_back=T - 900),
+        "degraded",
+        "publication_unknown",
+    ),
+    "read back in the future": (
+        lambda w: w.edit_publication("west", read_back=T + 9000),
+        "degraded",
+        "publication_unknown",
+    ),
+    "namespaces forbidden": (
+        lambda w: w.edit_publication("west", forbidden=2),
+        "degraded",
+        "publication_forbidden",
+    ),
+    "another writer": (
+        lambda w: w.edit_publication("west", other_writers=["pilot-discovery"]),
+        "degraded",
+        "other_writers",
+    ),
+    "no probe": (lambda w: w.edit_seen("west", probe_detail="refused"), "degraded", "probe_failed"),
+    "clock skew": (lambda w: w.edit_seen("west", clock_skew=-90.0), "degraded", "clock_skew"),
+    "a pair fails": (lambda w: w.set_cells({("east", "west"): "x"}), "failing", "pair_failed"),
+    "a pair is unknown": (lambda w: w.set_cells({("east", "west"): "?"}), "degraded", "pairs_unknown"),
+    "a cell is garbage": (lambda w: w.set_cells({("east", "west"): "V"}), "degraded", "pairs_unknown"),
+    "nothing proved yet": (lambda w: old_matrix(w, computed=0.0), "degraded", "pairs_unknown"),
+    "proved long ago": (lambda w: old_matrix(w, computed=T - 91), "degraded", "pairs_unknown"),
+    "proved in the future": (lambda w: old_matrix(w, computed=T + 500), "degraded", "pairs_unknown"),
+    "matrix too small": (lambda w: old_matrix(w, rows=["-v", "v-"]), "degraded", "pairs_unknown"),
+    "matrix of others": (lambda w: old_matrix(w, clusters=["a", "b", "c"]), "degraded", "pairs_unknown"),
+    "proved before the generation": (new_generation, "degraded", "pairs_unknown"),
+    "another configuration": (other_config, "degraded", "config_differs"),
+    "a refused reload elsewhere": (
+        lambda w: w.edit_signer("signer-0", config_problems=["line 3"]),
+        "degraded",
+        "config_problem",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_told_with_a_remedy(name: str) -> None:
+    break_it, verdict, code = FAULTS[name]
+    world = World(NAMES, T)
+    break_it(world)
+    status = seen(world)
+    assert status.verdict == verdict
+    told = [item for item in status.attention if item.code == code]
+    assert told
+    assert all(item.what and item.where and item.remedy for item in told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(sorted(FAULTS)), min_size=1, max_size=5))
+def test_no_combination_of_faults_hides_one(names: list[str]) -> None:
+    world = World(NAMES, T)
+    for name in names:
+        if world.leader is None or not world.signers or 7 not in world.generations:
+            break
+        if not world.leader.clusters:
+            break
+        FAULTS[name][0](world)
+    assert seen(world).verdict != "healthy"
+
+
+def test_what_only_informs_leaves_the_verdict_healthy() -> None:
+    world = World(NAMES, T)
+    found = Proposal(sha256="f" * 64, subject="CN=other", cluster="west", origin="read", not_after=T + DAY)
+    world.edit_leader(proposals=[found], warnings=["require_pod is off"])
+    edit_anchor(world, foreign_override=True, trust_domain="other.example.org")
+    status = seen(world)
+    assert status.verdict == "healthy"
+    assert codes(status) == {"anchor_proposed", "insecure_option"}
+    assert len(status.insecure_options) == 2
+    assert [proposal.sha256 for proposal in status.proposals] == ["f" * 64]
+
+
+def test_a_signer_long_gone_does_not_degrade_those_that_serve() -> None:
+    world = World(NAMES, T)
+    world.signers["signer-old"] = replace(signer("signer-old", NAMES, T), updated=T - 3600)
+    status = seen(world)
+    assert status.verdict == "healthy"
+    assert [item.severity for item in status.attention] == ["notice"]
+    assert [(s.replica, s.stale) for s in status.signers if s.stale] == [("signer-old", True)]
+    assert status.certificates_issued == 3 * 3 * 40
+
+
+def test_what_was_known_before_the_leader_was_lost_is_not_shown_as_valid() -> None:
+    world = World(NAMES, T)
+    world.edit_leader(updated=T - 300)
+    status = seen(world)
+    assert status.matrix.rows == ["-??", "?-?", "??-"]
+    assert {cluster.health for cluster in status.clusters} == {"unknown"}
+    assert all(cluster.publication.selected == 48 for cluster in status.clusters)
+    assert not any(controller.leader for controller in status.controllers)
+    assert "5 min" in status.attention[0].what
+
+
+def test_the_culprit_is_told_apart_from_those_that_suffer() -> None:
+    world = World([f"c{i}" for i in range(6)], T)
+    world.set_cells({("c3", name): "x" for name in world.names if name != "c3"})
+    status = seen(world)
+    assert [cluster.name for cluster in status.clusters if cluster.health == "failing"] == ["c3"]
+    assert [item.where for item in status.attention if item.code == "pair_failed"] == ["c3 to 5 clusters"]
+
+
+def test_pairs_with_an_unreachable_cluster_do_not_taint_the_others_and_verify_is_not_green() -> None:
+    world = World(NAMES, T)
+    world.edit_seen("west", state="unavailable", reason="timeout", detail="no answer", since=T - 60)
+    status = seen(world)
+    assert {c.name: c.health for c in status.clusters} == {
+        "east": "healthy",
+        "west": "failing",
+        "north": "healthy",
+    }
+    assert status.matrix.unknown == 4
+    assert not status.matrix.proven
+    assert codes(status) == {"cluster_unavailable"}
+
+
+def test_many_alike_things_are_told_as_one() -> None:
+    world = World([f"c{i:03d}" for i in range(100)], T)
+    for name in world.names:
+        world.edit_publication(name, current=0, pending=48, contents={})
+    status = seen(world)
+    assert len(status.attention) == 1
+    assert "99 more" in status.attention[0].what
+
+
+words = st.text(max_size=12)
+times = st.one_of(
+    st.just(0.0), st.floats(T - 1000, T + 1000), st.floats(allow_nan=False, allow_infinity=False)
+)
+counts = st.integers(-5, 10**18)
+states = st.sampled_from(["ready", "degraded", "unavailable", "", "READY", "unknown"])
+overrides: dict[type, st.SearchStrategy[object]] = {}
+
+
+def documents(kind: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
+    """Any document of that kind that the decoder would let through."""
+    return st.builds(
+        kind, **{field.name: values(field.name, field.type) for field in msgspec.structs.fields(kind)}
+    )
+
+
+def values(name: str, kind: object) -> st.SearchStrategy[object]:
+    text = str(kind)
+    if name == "clusters" and text.startswith("dict"):
+        inner = kind.__args__[1]  # type: ignore[attr-defined]
+        return st.dictionaries(st.sampled_from([*NAMES, "stranger"]), documents(inner), max_size=4)
+    if name in {"state"}:
+        return states
+    if name == "rows":
+        return st.lists(st.text(alphabet="vx?-z", max_size=4), max_size=4)
+    if name in {"clusters", "names"}:
+        return st.lists(st.sampled_from([*NAMES, "stranger"]), max_size=4)
+    if kind is float:
+        return times
+    if kind is int:
+        return counts
+    if kind is bool:
+        return st.booleans()
+    if kind is str:
+        return st.one_of(words, st.just(SHA))
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return documents(kind)
+    if text.startswith("dict[str, int]"):
+        return st.dictionaries(st.one_of(words, st.just(SHA)), counts, max_size=3)
+    if text.startswith("dict[str, str]"):
+        return st.dictionaries(words, words, max_size=3)
+    if text.startswith("list[str]"):
+        return st.lists(words, max_size=3)
+    if text.startswith("list[float]"):
+        return st.lists(times, max_size=3)
+    if text.startswith("list[int]"):
+        return st.lists(counts, max_size=3)
+    if text.startswith("list["):
+        return st.lists(documents(kind.__args__[0]), max_size=3)  # type: ignore[attr-defined]
+    inner = next(a for a in kind.__args__ if a is not type(None))  # type: ignore[attr-defined]
+    return st.one_of(st.none(), documents(inner))
+
+
+snapshots = st.builds(
+    Snapshot,
+    current=st.one_of(st.none(), st.builds(Current, number=st.integers(0, 3), sha256=st.just(SHA))),
+    generations=st.dictionaries(st.integers(0, 3), documents(Generation), max_size=3),
+    signers=st.dictionaries(words, documents(SignerReport), max_size=3),
+    controllers=st.dictionaries(words, documents(ControllerReport), max_size=3),
+    damaged=st.dictionaries(words, words, max_size=2),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshots)
+def test_whatever_the_documents_say_the_answer_is_well_formed_and_not_green_by_chance(
+    snapshot: Snapshot,
+) -> None:
+    status = compose(snapshot, hub_config(NAMES, StatusConfig()), NOW)
+    assert msgspec.json.decode(msgspec.json.encode(status), type=FederationStatus) == status
+    assert status.matrix.valid + status.matrix.failed + status.matrix.unknown == status.matrix.pairs == 6
+    if status.verdict == "healthy":
+        leaders = [c for c in snapshot.controllers.values() if c.leader and abs(T - c.updated) <= 180]
+        assert leaders
+        assert status.matrix.proven
+        assert status.bundle is not None
+        assert not snapshot.damaged
+    for cluster in status.clusters:
+        if cluster.health == "healthy":
+            assert (cluster.connection.state, cluster.signing.state) == ("ready", "ready")
+            assert cluster.publication.state == "current"
+            assert cluster.proof.failed == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(age=st.floats(0, 1e6), heartbeat=st.floats(0.1, 30))
+def test_a_leader_counts_for_three_heartbeats_and_no_longer(age: float, heartbeat: float) -> None:
+    world = World(NAMES, T)
+    world.edit_leader(updated=T - age, heartbeat=heartbeat)
+    status = seen(world)
+    assert (status.verdict == "healthy") == (T - (T - age) <= 3 * max(heartbeat, 1.0))
+
+
+def test_two_leaders_are_told_and_the_newer_one_counts() -> None:
+    world = World(NAMES, T)
+    assert world.leader is not None
+    other = replace(world.leader, replica="controller-1", updated=T - 3, matrix=Matrix())
+    snapshot = replace_controllers(world, {"controller-0": world.leader, "controller-1": other})
+    status = compose(snapshot, world.config, NOW)
+    assert status.verdict == "degraded"
+    assert codes(status) == {"two_leaders"}
+    assert status.matrix.proven
+
+
+def replace_controllers(world: World, controllers: dict[str, ControllerReport]) -> Snapshot:
+    return with_changes(world.snapshot(), controllers=controllers)
+
+
+def test_a_problem_of_the_own_reload_is_told() -> None:
+    status = seen(World(NAMES, T), ("clusters.toml: cluster[0].name: is missing",))
+    assert status.verdict == "degraded"
+    assert status.config_problems == ["clusters.toml: cluster[0].name: is missing"]
+
+
+def test_a_cluster_report_of_a_leader_is_complete_enough_to_be_shown() -> None:
+    world = World(NAMES, T)
+    world.edit_seen("east", publication=ControllerClusterReport(state="ready").publication)
+    (east, *_) = seen(world).clusters
+    assert (east.health, east.publication.state) == ("unknown", "unknown")

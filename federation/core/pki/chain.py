@@ -44,7 +44,7 @@ def verify_chain(
     anchors: Iterable[Certificate],
     at: datetime,
     *,
-    purpose: Purpose,
+    purpose: Purpose = Purpose.BOTH,
     partial: bool = True,
 ) -> tuple[Certificate, ...]:
     """Validate the first certificate of ``chain`` for ``purpose`` at that time; the path taken, anchor last.

@@ -177,9 +177,10 @@ def _decode(text: str) -> bytes:
     text = text.strip(" \t\r\n")
     if text.startswith(_BEGIN) and text.endswith(_END):
         body = text[len(_BEGIN) : -len(_END)]
-        if body.startswith(("\n", "\r\n")) and body.endswith("\n"):
+        body = body.replace("\r\n", "\n")
+        if body.startswith("\n") and body.endswith("\n") and "\n\n" not in body:
             try:
-                return binascii.a2b_base64(body.replace("\r\n", "\n").replace("\n", ""), strict_mode=True)
+                return binascii.a2b_base64(body.replace("\n", ""), strict_mode=True)
             except ValueError:
                 raise why.refused_pem(text) from None
     raise why.refused_pem(text)

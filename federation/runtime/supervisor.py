@@ -63,7 +63,7 @@ class Supervisor:
         clock: Clock,
         jitter: random.Random,
         drain: float,
-        on_line: Callable[[str, str], None],
+        on_line: Callable[[str], None],
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.children = {spec.name: ChildState() for spec in specs}
@@ -126,7 +126,7 @@ class Supervisor:
             return None
         self._processes[spec.name], state.pid = process, process.pid
         log.info("%s runs", spec.name, extra={"child": spec.name, "pid": process.pid})
-        reading = asyncio.create_task(self._hand_on(spec, process))
+        reading = asyncio.create_task(self._hand_on(process))
         stopping = asyncio.create_task(stop.wait())
         ending = asyncio.create_task(process.wait())
         try:
@@ -152,7 +152,7 @@ class Supervisor:
             start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor, which drains
         )
 
-    async def _hand_on(self, spec: ChildSpec, process: asyncio.subprocess.Process) -> None:
+    async def _hand_on(self, process: asyncio.subprocess.Process) -> None:
         """Hand on what the child prints, so that its pipe never fills."""
         output = process.stdout
         if output is None:
@@ -164,7 +164,7 @@ class Supervisor:
                 continue
             if not line:
                 return
-            self._on_line(spec.name, line.decode("utf-8", "replace").rstrip())
+            self._on_line(line.decode("utf-8", "replace").rstrip())
 
     async def _end(self, spec: ChildSpec, process: asyncio.subprocess.Process, drain: float) -> bool:
         """SIGTERM, wait ``drain`` seconds, SIGKILL; True if the child ended before that."""

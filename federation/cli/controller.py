@@ -1,0 +1,84 @@
+"""``federation controller``: one controller process, which publishes trust, proves it and answers for it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+from federation.cli.options import add_config, add_logs, add_replica, address, host_replica
+
+if TYPE_CHECKING:
+    from federation.cli.process import Process
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its options."""
+    parser = subparsers.add_parser(
+        "controller",
+        help="run one controller: publish the bundle, prove it, serve status",
+        description="Runs one controller process. It holds no key; it reads namespaces and writes the bundle's "
+        "objects in the member clusters, proves every ordered pair of them, and serves the status API. One "
+        "controller leads, any other waits and serves status as well. SIGTERM gives leadership up, SIGHUP reloads "
+        "the configuration.",
+    )
+    add_config(parser)
+    add_replica(parser, "controller")
+    parser.add_argument(
+        "--signer-address",
+        type=address,
+        metavar="HOST:PORT",
+        help="where the signer's door is reached (default: controller.proof.signer_address, else door.listen)",
+    )
+    parser.add_argument(
+        "--status",
+        type=address,
+        metavar="HOST:PORT",
+        help="where the status API and page are served (default: status.listen)",
+    )
+    add_logs(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until told to stop."""
+    from federation.cli.process import run_process
+
+    replica = args.replica or host_replica()
+    return run_process(
+        args, role="controller", replica=replica, body=lambda process: _serve(args, process, replica)
+    )
+
+
+async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
+    from federation.cli.process import announce, listening
+    from federation.controller.role import ControllerRole
+    from federation.state.files import FileStore
+    from federation.status.app import create_app
+    from federation.status.server import serve
+
+    config, clock = process.config, process.clock
+    status = config.current.status
+    store = FileStore(config.current.state.directory, clock)
+    role = ControllerRole(
+        config=config,
+        store=store,
+        clock=clock,
+        replica=replica,
+        jitter=random.SystemRandom(),
+        signer_address=args.signer_address,
+    )
+    listen = args.status or status.listen
+    async with contextlib.AsyncExitStack() as stack:
+        server = serve(
+            create_app(store=store, config=config, clock=clock, report=role.report),
+            listen=listen,
+            clock=clock,
+            certificate_file=status.certificate_file,
+            key_file=status.key_file,
+        )
+        bound = await listening(stack, server, listen=listen, option="--status or status.listen")
+        announce("status", f"{'https' if status.certificate_file else 'http'}://{bound}")
+        await role.run(process.stop)
+    return 0

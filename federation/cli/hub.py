@@ -1,0 +1,134 @@
+"""``federation hub``: both roles on one machine, as processes of their own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import signal
+from typing import TYPE_CHECKING, Final
+
+from federation.cli.options import add_config, add_logs, add_replica, host_replica
+
+if TYPE_CHECKING:
+    from federation.cli.process import Process
+    from federation.core.config.model import Address, HubConfig
+    from federation.runtime.supervisor import ChildSpec
+
+log = logging.getLogger(__name__)
+
+DRAIN_MARGIN: Final = 10.0
+"""Seconds beyond door.drain for a role to write its last report and close its connections."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its options."""
+    parser = subparsers.add_parser(
+        "hub",
+        help="start and supervise signers and the controller on this machine",
+        description="Starts the signer processes (signer.processes, one per core by default) and the controller, "
+        "restarts one that ends, and prints a line for each address once it is ready. The processes share the state "
+        "directory and nothing else. SIGTERM drains all of them, SIGHUP makes them reload the configuration.",
+    )
+    add_config(parser)
+    add_replica(parser, "hub")
+    add_logs(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Supervise until told to stop; 0 if every process drained in time."""
+    from federation.cli.process import run_process
+
+    replica = args.replica or host_replica()
+    return run_process(
+        args, role="hub", replica=replica, body=lambda process: _supervise(args, process, replica)
+    )
+
+
+async def _supervise(args: argparse.Namespace, process: Process, replica: str) -> int:
+    import asyncio
+
+    from federation.runtime.ports import reserved
+    from federation.runtime.supervisor import Supervisor
+
+    config = process.config.current
+    with reserved(config.door.listen) as door:
+        printed = Printed()
+        supervisor = Supervisor(
+            child_specs(args, config, door=door, replica=replica),
+            clock=process.clock,
+            jitter=random.SystemRandom(),
+            drain=config.door.drain + DRAIN_MARGIN,
+            on_line=printed,
+        )
+        process.on_hangup.append(lambda: supervisor.forward(signal.SIGHUP))
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(_say_what_needs_a_restart(process, config))
+            try:
+                drained = await supervisor.run(process.stop)
+            finally:
+                following.cancel()
+    return 0 if drained else 1
+
+
+class Printed:
+    """Prints what the children announce, each line once: all signers share one door."""
+
+    def __init__(self) -> None:
+        self._lines: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        """Hand on one line of a child's standard output."""
+        if line not in self._lines:
+            self._lines.add(line)
+            print(line, flush=True)
+
+
+def child_specs(
+    args: argparse.Namespace, config: HubConfig, *, door: Address, replica: str
+) -> list[ChildSpec]:
+    """The processes to run: signers first, since the controller's proof needs one."""
+    from federation.core.config.model import Address
+    from federation.runtime.ports import reachable
+    from federation.runtime.supervisor import ChildSpec
+
+    common = ("--config", str(args.config), "--log-format", args.log_format, "--log-level", args.log_level)
+    specs: list[ChildSpec] = []
+    for number in range(config.signer.processes or cores()):
+        name = f"signer-{number}"
+        options = ["signer", *common, "--replica", f"{replica}-{name}", "--listen", str(door)]
+        health = config.signer.health_listen
+        if health is not None:
+            port = health.port + number if health.port else 0
+            options += ["--health", str(Address(health.host, port))]
+        specs.append(ChildSpec(name, tuple(options)))
+    options = ["controller", *common, "--replica", f"{replica}-controller"]
+    if config.controller.proof.signer_address is None:
+        options += ["--signer-address", str(reachable(door))]
+    specs.append(ChildSpec("controller", tuple(options)))
+    return specs
+
+
+def cores() -> int:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+async def _say_what_needs_a_restart(process: Process, began: HubConfig) -> None:
+    """The roles take up their own changes; what this process has fixed for them, they cannot."""
+    digest = began.digest
+    while True:
+        now = await process.config.changed(digest)
+        digest = now.digest
+        for key, fixed in (
+            ("door.listen", now.door.listen == began.door.listen),
+            ("signer.processes", now.signer.processes == began.signer.processes),
+            ("signer.health_listen", now.signer.health_listen == began.signer.health_listen),
+            ("status.listen", now.status.listen == began.status.listen),
+        ):
+            if not fixed:
+                log.warning("%s was changed and takes effect after a restart of the hub", key)

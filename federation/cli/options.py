@@ -1,0 +1,71 @@
+"""Options that several verbs share, and what may be written in them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+from federation.core.config.model import Address
+from federation.core.config.values import address as parse_address
+from federation.core.errors import InvalidValue
+from federation.runtime.logs import FORMATS, LEVELS
+
+_REPLICA: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """``--config``: where ``clusters.toml`` is."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("clusters.toml"),
+        metavar="FILE",
+        help="the configuration (default: clusters.toml); clusters.example.toml documents every key",
+    )
+
+
+def add_logs(parser: argparse.ArgumentParser) -> None:
+    """``--log-format`` and ``--log-level``."""
+    parser.add_argument(
+        "--log-format", choices=FORMATS, default="text", help="how log lines on stderr look (default: text)"
+    )
+    parser.add_argument(
+        "--log-level", choices=LEVELS, default="info", help="the least that is logged (default: info)"
+    )
+
+
+def add_replica(parser: argparse.ArgumentParser, role: str) -> None:
+    """``--replica``: the name under which a process reports."""
+    parser.add_argument(
+        "--replica",
+        type=replica,
+        default=None,
+        metavar="NAME",
+        help=f"the name this {role} reports under, unique among all of them (default: this machine's name)",
+    )
+
+
+def address(text: str) -> Address:
+    """An option that holds ``host:port``."""
+    try:
+        return parse_address(text)
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.remedy}") from error
+
+
+def replica(text: str) -> str:
+    """An option that names a replica; it becomes part of a state key."""
+    if not _REPLICA.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is not a replica name: use lower-case letters, digits, '-', '_' and '.'"
+        )
+    return text
+
+
+def host_replica() -> str:
+    """A replica name made of this machine's."""
+    plain = re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().lower())[:60].strip("._-")
+    return plain or "localhost"

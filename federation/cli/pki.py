@@ -1,0 +1,164 @@
+"""``federation pki init``: a root and an intermediate to try things with, and the configuration that pins them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from federation.core.errors import FederationError
+
+if TYPE_CHECKING:
+    from federation.core.clock import Clock
+    from federation.core.pki.certificate import Certificate
+
+KEY_KINDS: Final = ("ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096")
+
+ROOT: Final = "root.pem"
+ROOT_KEY: Final = "root-key.pem"
+CHAIN: Final = "chain.pem"
+KEY: Final = "key.pem"
+
+BACKDATED: Final = timedelta(minutes=5)
+"""For clocks of clusters that run behind."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its one action."""
+    parser = subparsers.add_parser(
+        "pki",
+        help="make a root and an intermediate for development",
+        description="Certificate authorities for development; a real root is made offline and stays there.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    init = actions.add_parser(
+        "init",
+        help="make a root and an intermediate in a directory",
+        description=f"Writes {ROOT}, {ROOT_KEY}, {CHAIN} and {KEY} into DIR, keys readable by their owner only, and "
+        "prints the pin of the root with the lines for clusters.toml. For development: here the root's key lies "
+        "beside the intermediate's, which no real one may. Nothing is overwritten.",
+    )
+    init.add_argument("directory", type=Path, metavar="DIR", help="where to; made where it is missing")
+    init.add_argument("--name", default="development", help="part of the CAs' names (default: development)")
+    init.add_argument(
+        "--key-kind", choices=KEY_KINDS, default="ecdsa-p256", help="of both keys (default: ecdsa-p256)"
+    )
+    init.add_argument(
+        "--root-days", type=_days, default=3650, metavar="N", help="how long the root lives (default: 3650)"
+    )
+    init.add_argument(
+        "--days", type=_days, default=365, metavar="N", help="how long the intermediate lives (default: 365)"
+    )
+    init.set_defaults(run=run)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 36500:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number of days from 1 to 36500")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make both, or change nothing."""
+    from federation.runtime.clock import SystemClock
+
+    directory = args.directory.resolve()
+    if args.days > args.root_days:
+        raise FederationError("the intermediate would outlive its root", remedy="lower --days")
+    files, root = make_authorities(
+        name=args.name,
+        key_kind=args.key_kind,
+        root_life=timedelta(days=args.root_days),
+        life=timedelta(days=args.days),
+        clock=SystemClock(),
+    )
+    write_new(directory, files)
+    print("For development only: a real root is made offline, and its key never comes here.", file=sys.stderr)
+    print(snippet(directory, root), end="")
+    return 0
+
+
+def make_authorities(
+    *, name: str, key_kind: str, root_life: timedelta, life: timedelta, clock: Clock
+) -> tuple[dict[str, bytes], Certificate]:
+    """What belongs in each file, and the root. Raises InvalidValue for a name that no certificate can hold."""
+    from federation.core.pki.development import create_intermediate, create_root, generate_key
+    from federation.core.pki.keys import KeyKind, private_key_pem
+
+    kind, now = KeyKind(key_kind), clock.now()
+    root_key, key = generate_key(kind), generate_key(kind)
+    root = create_root(
+        common_name=f"{name} root",
+        key=root_key,
+        serial=_serial(),
+        not_before=now - BACKDATED,
+        not_after=now + root_life,
+        path_length=1,
+    )
+    intermediate = create_intermediate(
+        issuer=root,
+        issuer_key=root_key,
+        common_name=f"{name} intermediate",
+        key=key,
+        serial=_serial(),
+        not_before=now - BACKDATED,
+        not_after=now + life,
+    )
+    files = {
+        ROOT: root.pem,
+        ROOT_KEY: private_key_pem(root_key),
+        CHAIN: intermediate.pem,
+        KEY: private_key_pem(key),
+    }
+    return files, root
+
+
+def _serial() -> int:
+    """127 random bits, positive (RFC 5280, 4.1.2.2)."""
+    return int.from_bytes(os.urandom(16)) >> 1 or 1
+
+
+def write_new(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write every file, or none; raises FederationError where one is there already."""
+    written: list[Path] = []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in files.items():
+            path = directory / name
+            mode = 0o600 if b"PRIVATE KEY" in content else 0o644
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                written.append(path)
+                file.write(content)
+    except OSError as error:
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        exists = isinstance(error, FileExistsError)
+        raise FederationError(
+            "is there already; nothing was written" if exists else f"cannot be written: {error.strerror}",
+            where=str(error.filename or directory),
+            remedy="name another directory" if exists else "check the directory and its permissions",
+        ) from error
+
+
+def snippet(directory: Path, root: Certificate) -> str:
+    """The lines of ``clusters.toml`` that pin this root and sign with this intermediate."""
+    quoted = {name: json.dumps(str(directory / name), ensure_ascii=False) for name in (ROOT, CHAIN, KEY)}
+    return (
+        f"# sha256 pin of the root: {root.sha256}\n"
+        f"[[trust.anchors]]\n"
+        f"file = {quoted[ROOT]}\n"
+        f'sha256 = "{root.sha256}"\n'
+        f"\n"
+        f"[signer.authority]\n"
+        f'kind = "local"\n'
+        f'name = "development"\n'
+        f"certificate_file = {quoted[CHAIN]}\n"
+        f"key_file = {quoted[KEY]}\n"
+    )

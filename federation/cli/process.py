@@ -1,0 +1,113 @@
+"""What every long-running verb has around it: logs, event loop, signals, the configuration and its reloads."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+from federation.core.clock import Clock
+from federation.core.config.model import Address
+from federation.core.errors import NotReady
+from federation.runtime import lifeline, logs
+from federation.runtime.clock import SystemClock
+from federation.runtime.config_source import ConfigSource
+from federation.runtime.signals import handled
+
+log = logging.getLogger(__name__)
+
+ORPHAN_GRACE: Final = 60.0
+"""Seconds a role whose supervisor died may drain; the longest a Kubernetes pod gets by this hub's manifests."""
+
+
+@dataclass(slots=True)
+class Process:
+    """A running verb's surroundings. ``stop`` is set by SIGTERM and SIGINT."""
+
+    config: ConfigSource
+    clock: Clock
+    stop: asyncio.Event
+    on_hangup: list[Callable[[], None]] = field(default_factory=list)
+    """Called on SIGHUP; the reload of the configuration is the first."""
+
+    def hang_up(self) -> None:
+        """What SIGHUP does."""
+        for call in self.on_hangup:
+            call()
+
+
+Body = Callable[[Process], Awaitable[int]]
+
+
+def run_process(args: argparse.Namespace, *, role: str, replica: str, body: Body) -> int:
+    """Run ``body`` in an event loop with all that belongs around it; returns its exit code.
+
+    Raises ConfigurationError where the file cannot be used at the start.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once, when grpc is first imported
+    logs.configure(args.log_format, args.log_level, fields={"role": role, "replica": replica})
+    lifeline.hold(grace=ORPHAN_GRACE)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(ConfigSource(args.config, SystemClock()), SystemClock(), body))
+
+
+async def _run(config: ConfigSource, clock: Clock, body: Body) -> int:
+    await config.load()
+    hangup = asyncio.Event()
+    process = Process(config=config, clock=clock, stop=asyncio.Event(), on_hangup=[hangup.set])
+    with handled(process.stop, hangup=process.hang_up):
+        async with asyncio.TaskGroup() as group:
+            background = (
+                group.create_task(config.watch()),
+                group.create_task(_reload_on(hangup, config)),
+            )
+            try:
+                return await body(process)
+            finally:
+                for task in background:
+                    task.cancel()
+
+
+async def _reload_on(hangup: asyncio.Event, config: ConfigSource) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        if not await config.reload() and not config.problems:
+            log.info("SIGHUP: the configuration file has not changed")
+
+
+async def listening(
+    stack: contextlib.AsyncExitStack,
+    server: AbstractAsyncContextManager[Address],
+    *,
+    listen: Address,
+    option: str,
+) -> Address:
+    """Enter a server's context; NotReady, naming the key to change, where its address cannot be bound."""
+    try:
+        return await stack.enter_async_context(server)
+    except OSError as error:
+        raise NotReady(
+            f"cannot listen at {listen}: {error.strerror or error}",
+            reason="address_in_use",
+            remedy=f"see who listens there, or change {option}",
+        ) from error
+
+
+def announce(what: str, where: object) -> None:
+    """One line on stdout for a person, or for the supervisor to hand on: ``door 127.0.0.1:15443``."""
+    print(f"{what} {where}", flush=True)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not built for this platform
+        return None
+    return uvloop.new_event_loop

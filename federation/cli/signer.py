@@ -1,0 +1,94 @@
+"""``federation signer``: one signer process, which attests, checks and signs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+from typing import TYPE_CHECKING
+
+from federation.cli.options import add_config, add_logs, add_replica, address, host_replica
+
+if TYPE_CHECKING:
+    from federation.cli.process import Process
+    from federation.signer.role import SignerRole
+
+ANNOUNCE_POLL = 0.1
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its options."""
+    parser = subparsers.add_parser(
+        "signer",
+        help="run one signer: attest callers, check their requests, sign",
+        description="Runs one signer process. It holds the authority and reads tokens, pods and service accounts of "
+        "the member clusters; it can publish nothing. The door opens once there is a bundle and an authority that "
+        "can sign under it. SIGTERM drains, SIGHUP reloads the configuration.",
+    )
+    add_config(parser)
+    add_replica(parser, "signer")
+    parser.add_argument(
+        "--listen", type=address, metavar="HOST:PORT", help="where the door listens (default: door.listen)"
+    )
+    parser.add_argument(
+        "--health",
+        type=address,
+        metavar="HOST:PORT",
+        help="where /healthz, /readyz and /metrics are served (default: signer.health_listen, else nowhere)",
+    )
+    add_logs(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until told to stop."""
+    from federation.cli.process import run_process
+
+    replica = args.replica or host_replica()
+    return run_process(
+        args, role="signer", replica=replica, body=lambda process: _serve(args, process, replica)
+    )
+
+
+async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
+    from federation.cli.process import announce, listening
+    from federation.signer.role import SignerRole
+    from federation.state.files import FileStore
+    from federation.status.role_health import create_health_app
+    from federation.status.server import serve
+
+    config, clock = process.config, process.clock
+    role = SignerRole(
+        config=config,
+        store=FileStore(config.current.state.directory, clock),
+        clock=clock,
+        replica=replica,
+        random_bytes=os.urandom,
+        jitter=random.SystemRandom(),
+        listen=args.listen,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        health = args.health or config.current.signer.health_listen
+        if health is not None:
+            app = create_health_app(role.report, config=config, clock=clock)
+            server = serve(app, listen=health, clock=clock)
+            bound = await listening(stack, server, listen=health, option="--health or signer.health_listen")
+            announce("health", f"http://{bound}")
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        door = group.create_task(_announce_door(role, process))
+        try:
+            await role.run(process.stop)
+        finally:
+            door.cancel()
+    return 0
+
+
+async def _announce_door(role: SignerRole, process: Process) -> None:
+    """Say where the door is once it is open: before there is a bundle it is not."""
+    from federation.cli.process import announce
+
+    while role.address is None:
+        await process.clock.sleep(ANNOUNCE_POLL)
+    announce("door", role.address)

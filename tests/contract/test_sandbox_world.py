@@ -49,7 +49,9 @@ async def test_a_new_cluster_looks_like_one(cluster: SandboxCluster, api: Api) -
     names = {item["metadata"]["name"] for item in namespaces}
     assert names == {"default", "kube-node-lease", "kube-public", "kube-system"}
     assert (await api.get("/api/v1/namespaces/default/serviceaccounts/default")).status == 200
-    assert cluster.config_map("default", "kube-root-ca.crt")["data"] == {"ca.crt": cluster.ca_pem.decode()}
+    bundle = cluster.config_map("default", "kube-root-ca.crt")
+    assert bundle is not None
+    assert bundle["data"] == {"ca.crt": cluster.ca_pem.decode()}
     assert cluster.objects("pods") == []
 
 

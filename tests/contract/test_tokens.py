@@ -177,7 +177,7 @@ async def test_a_tampered_or_forged_token_is_rejected(api: Api, namespace: str) 
     flipped = ("A" if signature[0] != "A" else "B") + signature[1:]
     same_key = {"kid": jwt.get_unverified_header(token)["kid"]}
     forged = jwt.encode(claims_of(token), "0" * 64, algorithm="HS256", headers=same_key)
-    unsigned = jwt.encode(claims_of(token), None, algorithm="none")
+    unsigned = jwt.encode(claims_of(token), "", algorithm="none", headers=same_key)
     for bad in (f"{head}.{body}.{flipped}", forged, unsigned):
         status = await api.review(bad, AUDIENCE)
         assert "authenticated" not in status

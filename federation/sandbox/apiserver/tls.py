@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -126,6 +127,7 @@ def server_context(ca: ClusterCa) -> ssl.SSLContext:
     return context
 
 
+@lru_cache(maxsize=1024)
 def certificate_user(der: bytes) -> tuple[str, tuple[str, ...]]:
     """User name and groups of a verified client certificate."""
     subject = x509.load_der_x509_certificate(der).subject

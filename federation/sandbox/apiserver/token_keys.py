@@ -10,14 +10,13 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 Algorithm = Literal["RS256", "ES256"]
-ALGORITHMS: Final[tuple[Algorithm, ...]] = ("RS256", "ES256")
 
 
 def _base64url(data: bytes) -> str:

@@ -1,0 +1,176 @@
+"""Generations of trust: planned purely, written so that no crash reuses a number or loses one.
+
+The planner decides whether a bundle makes a new generation: only when its bytes change. The ledger writes it
+in two steps, ``generations/<number>`` first and only where nothing is there yet, then ``current`` by
+compare-and-swap over the version that was read. A crash between the two leaves a number that was never in
+force and is never used again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.identity import TrustDomain
+from federation.core.trust.bundle import Anchor, TrustBundle, diff
+from federation.state.documents import AnchorRecord, Current, Generation, decode, encode, generation_key
+from federation.state.store import StateStore
+
+CURRENT: Final = "current"
+GENERATIONS: Final = "generations/"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What the store says is in force, with the version of ``current`` to swap against."""
+
+    generation: Generation | None
+    version: str | None
+    highest: int
+    """The highest number that was ever used, whether it came in force or not."""
+
+
+def plan_generation(
+    bundle: TrustBundle,
+    in_force: InForce,
+    *,
+    now: datetime,
+    author: str,
+    trust_domain: TrustDomain,
+    evidence: Mapping[str, str] | None = None,
+) -> Generation | None:
+    """The next generation, or None where ``bundle`` is what is in force, byte for byte."""
+    before = in_force.generation
+    if before is not None and before.sha256 == bundle.sha256 and before.trust_domain == str(trust_domain):
+        return None
+    return Generation(
+        number=max(in_force.highest, before.number if before else 0) + 1,
+        created=now.timestamp(),
+        reason=describe_change(before, bundle),
+        author=author,
+        trust_domain=str(trust_domain),
+        sha256=bundle.sha256,
+        bundle_pem=bundle.pem.decode("ascii"),
+        anchors=[record(anchor) for anchor in bundle.anchors],
+        evidence=dict(evidence or {}),
+    )
+
+
+def describe_change(before: Generation | None, bundle: TrustBundle) -> str:
+    """What the new bundle adds and removes, in words."""
+    if before is None:
+        return f"first generation: {len(bundle.anchors)} anchors"
+    change = diff(bundle_of(before), bundle)
+    words = [
+        f"{verb} {', '.join(anchor.certificate.subject for anchor in anchors)}"
+        for verb, anchors in (("adds", change.added), ("removes", change.removed))
+        if anchors
+    ]
+    return "; ".join(words) or "the same anchors in another form"
+
+
+def record(anchor: Anchor) -> AnchorRecord:
+    """The anchor with its provenance and expiry, as it is kept."""
+    certificate = anchor.certificate
+    return AnchorRecord(
+        sha256=certificate.sha256,
+        subject=certificate.subject,
+        kind=anchor.kind,
+        origin=anchor.origin,
+        trust_domain=str(anchor.trust_domain),
+        cluster=anchor.cluster or "",
+        not_before=certificate.not_before.timestamp(),
+        not_after=certificate.not_after.timestamp(),
+        foreign_override=anchor.foreign_override,
+    )
+
+
+def bundle_of(generation: Generation) -> TrustBundle:
+    """The bundle of a stored generation. Raises InvalidValue where its bytes are none."""
+    return TrustBundle.from_pem(
+        generation.bundle_pem.encode(),
+        where=generation_key(generation.number),
+        trust_domain=TrustDomain(generation.trust_domain),
+    )
+
+
+class Ledger:
+    """The generations of a state store. Every failure is a StateUnavailable: nothing is guessed."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    async def read(self) -> InForce:
+        """What is in force now. Raises StateUnavailable also where a document is damaged or missing."""
+        stored = await self._store.read(CURRENT)
+        highest = _highest(await self._store.keys(GENERATIONS))
+        if stored is None:
+            return InForce(None, None, highest)
+        current = decode(stored.data, Current, key=CURRENT)
+        generation = await self._generation(current.number)
+        if generation is None or generation.sha256 != current.sha256:
+            raise StateUnavailable(
+                "it is in force, but is missing or not what was put in force",
+                where=generation_key(current.number),
+                remedy="restore it from a backup of the state; nothing is published until then",
+            )
+        return InForce(generation, stored.version, max(highest, current.number))
+
+    async def put_in_force(self, generation: Generation, over: InForce) -> InForce:
+        """Write the generation, then make it the one in force in place of ``over``.
+
+        Raises StateConflict where another controller was quicker: read and plan again.
+        """
+        await self._store.write(generation_key(generation.number), encode(generation), create=True)
+        current = encode(Current(number=generation.number, sha256=generation.sha256))
+        if over.version is None:
+            version = await self._store.write(CURRENT, current, create=True)
+        else:
+            version = await self._store.write(CURRENT, current, expected=over.version)
+        _log.info(
+            "generation %d of the bundle is in force: %s",
+            generation.number,
+            generation.reason,
+            extra={"generation": generation.number, "sha256": generation.sha256},
+        )
+        return InForce(generation, version, generation.number)
+
+    async def numbers(self, *, most: int) -> dict[str, int]:
+        """The digests of the newest generations with their numbers, to recognise what clusters still hold."""
+        known: dict[str, int] = {}
+        for key in (await self._store.keys(GENERATIONS))[-most:]:
+            try:
+                generation = await self._generation(int(key.removeprefix(GENERATIONS)))
+            except (StateUnavailable, ValueError) as error:
+                _log.warning("an old generation cannot be read: %s", error, extra={"key": key})
+                continue
+            if generation is not None:
+                known[generation.sha256] = generation.number
+        return known
+
+    async def _generation(self, number: int) -> Generation | None:
+        key = generation_key(number)
+        stored = await self._store.read(key)
+        if stored is None:
+            return None
+        generation = decode(stored.data, Generation, key=key)
+        try:
+            digest = sha256(generation.bundle_pem.encode()).hexdigest()
+            bundle_of(generation)
+        except (InvalidValue, UnicodeEncodeError) as error:
+            raise StateUnavailable(f"its bundle cannot be read: {error}", where=key) from None
+        if generation.number != number or digest != generation.sha256:
+            raise StateUnavailable("it is not what its digest or number says", where=key)
+        return generation
+
+
+def _highest(keys: list[str]) -> int:
+    numbers = (key.removeprefix(GENERATIONS) for key in keys)
+    return max((int(number) for number in numbers if number.isdigit()), default=0)

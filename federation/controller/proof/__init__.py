@@ -1,0 +1,1 @@
+"""Whether every ordered pair of clusters validates: probe leaves, real handshakes, the matrix."""

@@ -1,0 +1,77 @@
+"""Who takes part in the proof: a cluster's probe leaf with the trust that was read back, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from federation.controller.proof.handshake import Credential, Side
+from federation.core.errors import InvalidValue
+from federation.core.identity import SpiffeId
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import parse_certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One of the distinct contents that workloads of a cluster trust, as it was read back.
+
+    ``where`` says who holds it, in words; ``generation`` is its number, 0 where it is none of ours. What
+    cannot be read has no certificates and says in ``problem`` why.
+    """
+
+    sha256: str
+    certificates: tuple[Certificate, ...]
+    where: str
+    generation: int = 0
+    problem: str = ""
+
+    @classmethod
+    def read(cls, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> Content:
+        """The content of these bytes; what is not PEM of certificates gives a content that trusts nothing."""
+        try:
+            certificates = parse_certificates(pem, where="")
+        except InvalidValue as error:
+            return cls(sha256, (), where, generation, str(error))
+        return cls(sha256, certificates, where, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A cluster that can be tried. ``contents`` has at least one entry, in the order of their digests."""
+
+    cluster: str
+    chain: tuple[Certificate, ...]
+    key_pem: bytes = field(repr=False)
+    identity: SpiffeId
+    contents: tuple[Content, ...]
+
+    def content(self, sha256: str) -> Content | None:
+        """The content of that digest."""
+        return next((content for content in self.contents if content.sha256 == sha256), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A cluster that cannot be tried, and why, in words."""
+
+    cluster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One handshake to be tried: two clusters, each side trusting one of the contents of its own."""
+
+    client: Participant
+    server: Participant
+    client_trust: Content
+    server_trust: Content
+
+    def credential(self, side: Side) -> Credential:
+        """What that side brings to the handshake."""
+        party, trust = (
+            (self.client, self.client_trust) if side == "client" else (self.server, self.server_trust)
+        )
+        return Credential(
+            chain=party.chain, key_pem=party.key_pem, trust=trust.certificates, identity=party.identity
+        )

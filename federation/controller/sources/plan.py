@@ -1,0 +1,52 @@
+"""From what sources gave to the bundle that should be in force: a failing source never makes it smaller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.controller.sources.pinned import Gathered
+from federation.core.errors import InvalidValue
+from federation.core.trust.bundle import TrustBundle, diff
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePlan:
+    """The bundle that should be in force; where it cannot be made now, None and the reason in words."""
+
+    bundle: TrustBundle | None
+    held_back: str = ""
+
+
+def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:
+    """Merge the anchors, or hold back what a source that fails could have made smaller.
+
+    Only the configuration removes an anchor, and only while every source it names has given its own: else a
+    root could be replaced by nothing, where the file of its successor cannot be read.
+    """
+    if gathered.lacking and in_force is None:
+        return BundlePlan(
+            None, f"the first generation waits until every pinned anchor was read: {_first(gathered)}"
+        )
+    try:
+        bundle = TrustBundle.merge(gathered.anchors)
+    except InvalidValue as error:
+        return BundlePlan(None, f"no bundle can be made of the sources: {error.diagnostics()}")
+    removed = diff(in_force, bundle).removed
+    if gathered.lacking and removed:
+        names = ", ".join(anchor.certificate.subject for anchor in removed[:3])
+        return BundlePlan(None, f"{names} stays until every pinned anchor was read: {_first(gathered)}")
+    return BundlePlan(bundle)
+
+
+def combine(*parts: Gathered) -> Gathered:
+    """All of them as one."""
+    return Gathered(
+        anchors=tuple(anchor for part in parts for anchor in part.anchors),
+        sources={name: state for part in parts for name, state in part.sources.items()},
+        lacking=tuple(name for part in parts for name in part.lacking),
+    )
+
+
+def _first(gathered: Gathered) -> str:
+    source = gathered.lacking[0]
+    return f"{source}: {gathered.sources[source]}"

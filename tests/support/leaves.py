@@ -16,7 +16,9 @@ from federation.sandbox.box import DevelopmentCa, private_key_pem
 def issue_leaf(ca: DevelopmentCa, uri: str, *, clock: Clock) -> tuple[tuple[Certificate, ...], bytes]:
     """A leaf for that URI straight under the root of ``ca``, and its key as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+    usage = x509.ExtendedKeyUsage(
+        [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    )
     leaf = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))

@@ -1,0 +1,200 @@
+"""One supervised task for each registered cluster; what happens in one touches no other.
+
+A role says with ``start`` what it does for a cluster: an async context manager that opens its session, runs
+its tasks in a TaskGroup of its own and yields what the role uses. It is entered in the cluster's own task.
+Where it fails or crashes it is logged, kept under ``problems`` and entered again after a jittered delay. A
+cluster whose configuration or kubeconfig changes is restarted alone; a kubeconfig that cannot be used is
+told and changes nothing, the last good one stays in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+from federation.clusters.backoff import Backoff
+from federation.clusters.credentials import fingerprint, load_credentials
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig, Credentials
+from federation.core.errors import ClusterUnauthorized, ConfigurationError, FederationError
+from federation.core.identity import ClusterName
+
+RECHECK_SECONDS: Final = 10.0
+"""How often a kubeconfig is looked at; mounted Secrets take a minute or two to change anyway."""
+
+STAGGER_SECONDS: Final = 0.02
+"""Between the starts of clusters that begin together: TLS handshakes and lists of hundreds come one by one."""
+
+STEADY_SECONDS: Final = 60.0
+"""A member that ran this long went well: its next failure is the first again."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class MemberCrashedError(FederationError):
+    """The work for one cluster ended by an error that nobody foresaw; it is started again."""
+
+    default_reason = "crashed"
+    default_remedy = "the log has the traceback: report it; the cluster is tried again by itself"
+
+
+@dataclass(slots=True)
+class _Running:
+    config: ClusterConfig
+    task: asyncio.Task[None]
+
+
+class Members(Generic[T]):
+    """The registered clusters of one role. Use as an async context manager; leaving it stops them all.
+
+    ``credentials`` picks the role's credentials out of a cluster's configuration.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[ClusterConfig], AbstractAsyncContextManager[T]],
+        *,
+        credentials: Callable[[ClusterConfig], Credentials],
+        clock: Clock,
+        jitter: random.Random,
+        recheck: float = RECHECK_SECONDS,
+    ) -> None:
+        self._start = start
+        self._credentials = credentials
+        self._clock = clock
+        self._jitter = jitter
+        self._recheck = recheck
+        self._tasks = asyncio.TaskGroup()
+        self._running: dict[ClusterName, _Running] = {}
+        self._current: dict[ClusterName, T] = {}
+        self._problems: dict[ClusterName, FederationError] = {}
+
+    @property
+    def current(self) -> Mapping[ClusterName, T]:
+        """What ``start`` yielded for each cluster that runs now; a live view."""
+        return MappingProxyType(self._current)
+
+    @property
+    def problems(self) -> Mapping[ClusterName, FederationError]:
+        """Why a registered cluster does not run, or runs on older credentials; a live view."""
+        return MappingProxyType(self._problems)
+
+    @property
+    def configs(self) -> Mapping[ClusterName, ClusterConfig]:
+        """Every registered cluster, whether it runs or not."""
+        return {name: running.config for name, running in self._running.items()}
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in list(self._running):
+            self._stop(name)
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def apply(self, configs: Iterable[ClusterConfig]) -> None:
+        """Start what is new, stop what is gone, restart what changed; the others are not touched.
+
+        Returns at once: a cluster that takes long to end or to start holds up nobody. Within one cluster
+        the old member has ended before the new one starts.
+        """
+        wanted = {config.name: config for config in configs}
+        for name in [name for name in self._running if name not in wanted]:
+            self._stop(name)
+            _log.info("cluster removed", extra={"cluster": str(name)})
+        delay = 0.0
+        for name, config in wanted.items():
+            running = self._running.get(name)
+            if running is not None and running.config == config:
+                continue
+            before = self._stop(name) if running is not None else None
+            task = self._tasks.create_task(self._keep(config, before, delay), name=f"cluster {name}")
+            self._running[name] = _Running(config, task)
+            delay += STAGGER_SECONDS
+
+    def _stop(self, name: ClusterName) -> asyncio.Task[None]:
+        running = self._running.pop(name)
+        running.task.cancel()
+        self._current.pop(name, None)
+        self._problems.pop(name, None)
+        return running.task
+
+    async def _keep(self, config: ClusterConfig, before: asyncio.Task[None] | None, delay: float) -> None:
+        """Run one cluster until cancelled, over every failure."""
+        if before is not None:
+            await asyncio.wait([before])
+        await self._clock.sleep(delay)
+        timeouts = config.timeouts
+        backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=self._jitter)
+        while True:
+            began = self._clock.monotonic()
+            try:
+                await self._run(config)
+            except FederationError as error:
+                self._note(config.name, error)
+            except Exception as error:  # noqa: BLE001  containment: a bug met in one cluster stops no other
+                self._note(config.name, _foreseen(error) or MemberCrashedError(repr(error)[:200]), error)
+            else:
+                continue  # its kubeconfig changed
+            if self._clock.monotonic() - began >= STEADY_SECONDS:
+                backoff.reset()
+            await self._clock.sleep(backoff.next())
+
+    async def _run(self, config: ClusterConfig) -> None:
+        """Enter ``start`` and stay until the kubeconfig on disk is another one that can be used."""
+        credentials = self._credentials(config)
+        begun_with = await fingerprint(credentials)
+        member: T | None = None
+        try:
+            async with self._start(config) as member:
+                self._current[config.name] = member
+                if self._problems.pop(config.name, None) is not None:
+                    _log.info("cluster runs again", extra={"cluster": str(config.name)})
+                await self._until_changed(config.name, credentials, begun_with)
+                _log.info("its kubeconfig changed: connecting anew", extra={"cluster": str(config.name)})
+        finally:
+            # A successor may have begun where this member was replaced.
+            if member is not None and self._current.get(config.name) is member:
+                del self._current[config.name]
+
+    async def _until_changed(self, name: ClusterName, credentials: Credentials, begun_with: str) -> None:
+        while True:
+            await self._clock.sleep(self._recheck)
+            try:
+                if await fingerprint(credentials) == begun_with:
+                    self._problems.pop(name, None)
+                    continue
+                await load_credentials(credentials, cluster=name, clock=self._clock)
+            except (ConfigurationError, ClusterUnauthorized) as error:
+                self._note(name, error)
+                continue
+            return
+
+    def _note(self, name: ClusterName, error: FederationError, cause: Exception | None = None) -> None:
+        before = self._problems.get(name)
+        if name in self._running:
+            self._problems[name] = error
+        if before is None or str(before) != str(error):
+            crashed = cause if isinstance(error, MemberCrashedError) else None
+            fields = {"cluster": str(name), "reason": error.reason}
+            _log.warning("cluster does not run: %s", error.diagnostics(), extra=fields, exc_info=crashed)
+
+
+def _foreseen(error: Exception) -> FederationError | None:
+    """The one foreseen failure in a group that a TaskGroup raised; None where there is anything else in it."""
+    while isinstance(error, ExceptionGroup):
+        if any(not isinstance(e, FederationError | ExceptionGroup) for e in error.exceptions):
+            return None
+        error = error.exceptions[0]
+    return error if isinstance(error, FederationError) else None

@@ -1,0 +1,113 @@
+"""What each role may and must not do in a member cluster, as questions for a SelfSubjectAccessReview.
+
+``manifests/member`` grants exactly what is needed. What is excessive is what would let a stolen role leave
+its part: a signer that can publish, either of them reading Secrets or minting the tokens of others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from federation.core.identity import ServiceAccountRef
+
+REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+SOMEBODY_ELSE: Final = "kube-system"
+"""A namespace whose accounts are nobody's business here: what is allowed there is allowed too widely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One verb on one resource, or on a URL; ``why`` completes "may ..., which is needed to / and could"."""
+
+    verb: str
+    resource: str = ""
+    why: str = ""
+    group: str = ""
+    namespace: str = ""
+    name: str = ""
+    url: str = ""
+
+    def __str__(self) -> str:
+        thing = self.url or (f"{self.resource}.{self.group}" if self.group else self.resource)
+        named = f" {self.name}" if self.name else ""
+        place = f" in {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {thing}{named}{place}"
+
+    def review(self) -> bytes:
+        """The body of the SelfSubjectAccessReview that asks for it."""
+        if self.url:
+            spec: dict[str, object] = {"nonResourceAttributes": {"verb": self.verb, "path": self.url}}
+        else:
+            resource, _, subresource = self.resource.partition("/")
+            attributes = {
+                "verb": self.verb,
+                "group": self.group,
+                "resource": resource,
+                "subresource": subresource,
+                "namespace": self.namespace,
+                "name": self.name,
+            }
+            spec = {"resourceAttributes": {k: v for k, v in attributes.items() if v}}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
+        return msgspec.json.encode(review)
+
+
+def signer_needs() -> tuple[Permission, ...]:
+    """What the signer uses."""
+    watched = tuple(
+        Permission(verb, resource, "see at once when a token's pod or account is gone")
+        for resource in ("pods", "serviceaccounts")
+        for verb in ("get", "list", "watch")
+    )
+    review = Permission(
+        "create", "tokenreviews", "check tokens where the published keys do not do", "authentication.k8s.io"
+    )
+    return (review, *watched)
+
+
+def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Permission, ...]:
+    """What the controller uses; its ConfigMap is the only one it may touch."""
+    namespaces = tuple(
+        Permission(verb, "namespaces", "know where the bundle belongs") for verb in ("get", "list", "watch")
+    )
+    bundle = tuple(
+        Permission(verb, "configmaps", "publish the bundle and read it back", name=config_map)
+        for verb in ("get", "list", "watch", "create", "patch")
+    )
+    token = Permission(
+        "create",
+        "serviceaccounts/token",
+        "prove what workloads get",
+        namespace=probe.namespace,
+        name=probe.name,
+    )
+    return (*namespaces, *bundle, token)
+
+
+EXCESSIVE: Final = (
+    Permission("get", "secrets", "read every key and token there"),
+    Permission("list", "secrets", "read every key and token there"),
+    Permission("create", "pods", "run as any service account there"),
+    Permission("create", "serviceaccounts/token", "become any account there", namespace=SOMEBODY_ELSE),
+    Permission("impersonate", "users", "act as anybody there"),
+    Permission(
+        "create", "clusterrolebindings", "grant itself anything there", group="rbac.authorization.k8s.io"
+    ),
+)
+"""Too much for either role."""
+
+SIGNER_EXCESSIVE: Final = (
+    *EXCESSIVE,
+    Permission("create", "configmaps", "publish what it signs: who can sign must not publish"),
+    Permission("patch", "configmaps", "publish what it signs: who can sign must not publish"),
+)
+
+CONTROLLER_EXCESSIVE: Final = (
+    *EXCESSIVE,
+    Permission("patch", "configmaps", "change any ConfigMap, not only the bundle's"),
+    Permission("patch", "namespaces", "relabel namespaces"),
+)

@@ -1,0 +1,297 @@
+"""``federation clusters check``: whether the hub can do its job in a cluster, and no more than its job.
+
+Every finding stands alone with its remedy; what cannot be asked because something before it failed is left
+out. Nothing is changed in the cluster: reviews and a token request store no object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
+from federation.clusters.permissions import (
+    CONTROLLER_EXCESSIVE,
+    REVIEW_PATH,
+    SIGNER_EXCESSIVE,
+    Permission,
+    controller_needs,
+    signer_needs,
+)
+from federation.clusters.session import ClusterSession
+from federation.clusters.writers import other_writers
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig, Credentials, HubConfig
+from federation.core.errors import ClusterError, ConfigurationError, FederationError
+
+Outcome: TypeAlias = Literal["ok", "warning", "failed"]
+Role: TypeAlias = Literal["hub", "signer", "controller"]
+
+OLDEST_VERSION: Final = (1, 22)
+"""Server-side apply, bound tokens and issuer discovery are stable since then."""
+
+OLDEST_TESTED: Final = (1, 34)
+
+_GIT_VERSION = re.compile(r"v?(\d{1,3})\.(\d{1,3})\.")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One finding: ``outcome`` of one ``check`` for one role ("hub" where it concerns the registry)."""
+
+    cluster: str
+    role: Role
+    check: str
+    outcome: Outcome
+    detail: str
+    remedy: str = ""
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    git_version: str
+
+
+class _Discovery(msgspec.Struct):
+    issuer: str
+    jwks_uri: str = ""
+
+
+class _Key(msgspec.Struct):
+    kty: str = ""
+    kid: str = ""
+
+
+class _Keys(msgspec.Struct):
+    keys: list[_Key]
+
+
+class _ReviewStatus(msgspec.Struct):
+    allowed: bool
+
+
+class _Review(msgspec.Struct):
+    status: _ReviewStatus
+
+
+async def check_cluster(config: ClusterConfig, hub: HubConfig, *, clock: Clock) -> tuple[CheckResult, ...]:
+    """Every finding about one cluster, in a fixed order. Raises nothing that the cluster could cause."""
+    registry = _Checks(config, "hub")
+    _check_registry(registry, hub)
+    signer, controller = _Checks(config, "signer"), _Checks(config, "controller")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_check_role(signer, config.signer, clock, lambda s: _check_signer(signer, s)))
+        tasks.create_task(
+            _check_role(controller, config.controller, clock, lambda s: _check_controller(controller, s, hub))
+        )
+    return (*registry.results, *signer.results, *controller.results)
+
+
+class _Checks:
+    """Collects the findings of one role."""
+
+    def __init__(self, config: ClusterConfig, role: Role) -> None:
+        self.config = config
+        self.role = role
+        self.results: list[CheckResult] = []
+
+    def add(self, check: str, outcome: Outcome, detail: str, remedy: str = "") -> None:
+        self.results.append(CheckResult(str(self.config.name), self.role, check, outcome, detail, remedy))
+
+    @asynccontextmanager
+    async def guarded(
+        self, check: str, *, otherwise: Outcome = "failed", remedy: str = ""
+    ) -> AsyncIterator[None]:
+        """Turn a failure of the cluster into the finding; an answer of another shape as well."""
+        try:
+            yield
+        except FederationError as error:
+            self.add(check, otherwise, error.what, remedy or error.remedy)
+        except msgspec.MsgspecError as error:
+            self.add(check, otherwise, f"the answer is not what the API promises: {error}", remedy)
+
+
+def _check_registry(checks: _Checks, hub: HubConfig) -> None:
+    config = checks.config
+    twins = [str(c.name) for c in hub.clusters if c.cluster_id == config.cluster_id and c.name != config.name]
+    if twins:
+        checks.add(
+            "cluster_id",
+            "failed",
+            f"{config.cluster_id} is also the cluster_id of {', '.join(twins)}",
+            "give each mesh its own global.multiCluster.clusterName, and register that",
+        )
+    else:
+        checks.add("cluster_id", "ok", f"{config.cluster_id} is registered once")
+    if config.signer == config.controller:
+        checks.add(
+            "separate_credentials",
+            "warning",
+            "both roles use the same credentials: whoever steals one can sign and publish",
+            "give each role its own service account (manifests/member) and kubeconfig",
+        )
+    else:
+        checks.add("separate_credentials", "ok", "each role has its own credentials")
+
+
+async def _check_role(
+    checks: _Checks,
+    credentials: Credentials,
+    clock: Clock,
+    further: Callable[[ClusterSession], Awaitable[None]],
+) -> None:
+    config = checks.config
+    try:
+        session = await ClusterSession.open(
+            credentials, cluster=config.name, timeouts=config.timeouts, clock=clock
+        )
+    except ConfigurationError as error:
+        for finding in error.findings:
+            checks.add(
+                "credentials", "failed", f"{finding.file}: {finding.key}: {finding.problem}", finding.remedy
+            )
+        return
+    except ClusterError as error:
+        checks.add("credentials", "failed", error.what, error.remedy)
+        return
+    checks.add("credentials", "ok", f"for {session.server}")
+    async with session:
+        try:
+            answer = await session.get("/version")
+        except ClusterError as error:
+            checks.add("reachable", "failed", f"{error.reason}: {error.what}", error.remedy)
+            return
+        checks.add("reachable", "ok", f"{session.server} answers")
+        async with checks.guarded("version"):
+            _check_version(checks, msgspec.json.decode(answer, type=_Version).git_version)
+        _check_clock(checks, session.clock_skew)
+        await further(session)
+
+
+def _check_version(checks: _Checks, text: str) -> None:
+    match = _GIT_VERSION.match(text)
+    if match is None:
+        checks.add(
+            "version", "warning", f"{text[:40]!r} is no version of Kubernetes", "check what answers there"
+        )
+        return
+    version = int(match[1]), int(match[2])
+    if version < OLDEST_VERSION:
+        checks.add("version", "failed", f"{text} is too old", "upgrade it to 1.22 or later")
+    elif version < OLDEST_TESTED:
+        checks.add(
+            "version", "warning", f"{text} is older than what the hub is tested with", "upgrade it to 1.34"
+        )
+    else:
+        checks.add("version", "ok", text)
+
+
+def _check_clock(checks: _Checks, skew: float) -> None:
+    size = abs(skew)
+    outcome: Outcome = "ok"
+    if size >= CLOCK_SKEW_WARNING:
+        outcome = "warning" if size < CLOCK_SKEW_LIMIT else "failed"
+    side = "behind" if skew > 0 else "ahead of"
+    remedy = "" if outcome == "ok" else "mend NTP on the side that is wrong"
+    checks.add("clock", outcome, f"its clock is {size:.0f} s {side} this machine's", remedy)
+
+
+async def _check_signer(checks: _Checks, session: ClusterSession) -> None:
+    await _check_permissions(checks, session, signer_needs(), SIGNER_EXCESSIVE)
+    config = checks.config
+    needs_keys = config.attestation == "token-keys"
+    otherwise: Outcome = "failed" if needs_keys else "warning"
+    remedy = "grant system:service-account-issuer-discovery (manifests/member)"
+    if not needs_keys:
+        remedy += "; until then every token costs a TokenReview"
+    async with checks.guarded("issuer", otherwise=otherwise, remedy=remedy):
+        answer = await session.get("/.well-known/openid-configuration")
+        issuer = msgspec.json.decode(answer, type=_Discovery).issuer
+        if config.issuer and issuer != config.issuer:
+            checks.add(
+                "issuer",
+                "failed",
+                f"it publishes {issuer[:200]!r}, registered is {config.issuer!r}",
+                "register the issuer it publishes, if this is the right cluster",
+            )
+        else:
+            checks.add("issuer", "ok", issuer[:200])
+    async with checks.guarded("token_keys", otherwise=otherwise, remedy=remedy):
+        keys = msgspec.json.decode(await session.get("/openid/v1/jwks"), type=_Keys).keys
+        if not keys or not all(key.kid and key.kty for key in keys):
+            checks.add(
+                "token_keys", otherwise, "it publishes no keys with a `kid`", "use attestation = token-review"
+            )
+        else:
+            checks.add("token_keys", "ok", f"{len(keys)} published")
+
+
+async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubConfig) -> None:
+    publication = hub.controller.publication
+    needs = controller_needs(config_map=publication.config_map, probe=checks.config.probe)
+    await _check_permissions(checks, session, needs, CONTROLLER_EXCESSIVE)
+    await _check_probe(checks, session)
+    async with checks.guarded("bundle_writers"):
+        writers = await other_writers(session, config_map=publication.config_map, key=publication.key)
+        if writers:
+            named = ", ".join(f"{manager} ({count})" for manager, count in sorted(writers.items())[:5])
+            checks.add(
+                "bundle_writers",
+                "warning",
+                f"others write {publication.config_map}: {named}",
+                "set ENABLE_CA_SERVER=false in istiod and remove istio-csr there, or they fight over it",
+            )
+        else:
+            checks.add("bundle_writers", "ok", f"nobody else writes {publication.config_map}")
+
+
+async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
+    probe = checks.config.probe
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": [checks.config.audience], "expirationSeconds": 600},
+    }
+    async with checks.guarded(
+        "probe", remedy="apply manifests/member to that cluster: it holds the probe's account"
+    ):
+        path = f"/api/v1/namespaces/{probe.namespace}/serviceaccounts/{probe.name}/token"
+        await session.request("POST", path, body=msgspec.json.encode(body))
+        checks.add("probe", "ok", f"tokens of {probe} are given")
+
+
+async def _check_permissions(
+    checks: _Checks, session: ClusterSession, needed: Iterable[Permission], excessive: Iterable[Permission]
+) -> None:
+    async with checks.guarded("permissions"):
+        missing = [p for p in needed if not await _allowed(session, p)]
+        if missing:
+            checks.add(
+                "permissions",
+                "failed",
+                "may not " + "; ".join(f"{p} (needed to {p.why})" for p in missing),
+                "apply manifests/member to that cluster",
+            )
+        else:
+            checks.add("permissions", "ok", "everything this role needs")
+    async with checks.guarded("excess_permissions"):
+        too_much = [p for p in excessive if await _allowed(session, p)]
+        if too_much:
+            checks.add(
+                "excess_permissions",
+                "warning",
+                "may " + "; ".join(f"{p} (and could {p.why})" for p in too_much),
+                "use the service account of manifests/member, not an administrator's kubeconfig",
+            )
+        else:
+            checks.add("excess_permissions", "ok", "nothing beyond its part")
+
+
+async def _allowed(session: ClusterSession, permission: Permission) -> bool:
+    answer = await session.request("POST", REVIEW_PATH, body=permission.review())
+    return msgspec.json.decode(answer, type=_Review).status.allowed

@@ -1,0 +1,70 @@
+"""Who else writes the bundle's ConfigMap, by what Kubernetes itself records (``metadata.managedFields``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+
+from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
+from federation.clusters.session import ClusterSession
+from federation.core.errors import ClusterGarbage
+
+FIELD_MANAGER: Final = "federation-hub"
+"""The name our server-side applies carry; a field that another name owns is somebody else's."""
+
+MAX_PAGES: Final = 100
+MAX_NAME: Final = 128  # Kubernetes allows no longer field manager
+
+
+class ManagedFields(msgspec.Struct, rename="camel"):
+    """One entry of ``managedFields``: who owns which fields."""
+
+    manager: str = ""
+    subresource: str = ""
+    fields_v1: dict[str, Any] = msgspec.field(name="fieldsV1", default_factory=dict)
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    managed_fields: list[ManagedFields] | None = None
+
+
+class _Object(msgspec.Struct):
+    metadata: _Meta
+
+
+_decode = msgspec.json.Decoder(_Object).decode
+
+
+def owners_of(managed: list[ManagedFields], key: str, *, ours: str = FIELD_MANAGER) -> set[str]:
+    """The managers, other than ``ours``, that own ``data.<key>`` of a ConfigMap."""
+    return {
+        entry.manager[:MAX_NAME]
+        for entry in managed
+        if entry.manager != ours
+        and not entry.subresource
+        and isinstance(data := entry.fields_v1.get("f:data"), dict)
+        and f"f:{key}" in data
+    }
+
+
+async def other_writers(
+    session: ClusterSession, *, config_map: str, key: str, ours: str = FIELD_MANAGER
+) -> Counter[str]:
+    """Each other manager with the number of namespaces where it owns the key. Raises ClusterErrors."""
+    found: Counter[str] = Counter()
+    params = {"fieldSelector": f"metadata.name={config_map}", "limit": "500"}
+    for _ in range(MAX_PAGES):
+        answer = await session.get("/api/v1/configmaps", params=params, accept=METADATA_ONLY_LIST)
+        try:
+            page = decode_page(answer)
+            for raw in page.items or ():
+                found.update(owners_of(_decode(raw).metadata.managed_fields or [], key, ours=ours))
+        except msgspec.MsgspecError as error:
+            problem = f"list of {config_map} is not what the API promises: {error}"
+            raise ClusterGarbage(problem, where=str(session.name)) from None
+        if not page.metadata.continue_:
+            break
+        params["continue"] = page.metadata.continue_
+    return found

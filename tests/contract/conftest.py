@@ -1,7 +1,9 @@
 """The targets: the sandbox always, and each kubeconfig named by ``FEDERATION_REAL_KUBECONFIGS``.
 
 Where the variable is absent the real ones are not collected at all. A real server may run without a controller
-manager: tests make their own service accounts, and namespaces are emptied and finalized by the fixture.
+manager: tests make their own service accounts, and namespaces are emptied and finalized by the fixture. It must have
+compacted its etcd once, which is what makes versions too old: every five minutes, unless
+``--etcd-compaction-interval`` says otherwise.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Pure: each takes a value it may change and returns the patched one.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from federation.sandbox.apiserver import schema
@@ -29,12 +30,10 @@ def json_patch(target: Any, operations: Any) -> Any:
     if not isinstance(operations, list):
         raise bad_request("error decoding patch: a JSON patch is a list of operations")
     for operation in operations:
-        if (
-            not isinstance(operation, dict)
-            or "op" not in operation
-            or not isinstance(operation.get("path"), str)
-        ):
+        if not isinstance(operation, dict) or "op" not in operation or "path" not in operation:
             raise bad_request("error decoding patch: an operation needs op and path")
+        if not all(isinstance(operation.get(field, ""), str) for field in ("op", "path", "from")):
+            raise bad_request("error decoding patch: op, path and from are strings")
         target = _operate(target, operation)
     return target
 
@@ -43,7 +42,7 @@ def _operate(target: Any, operation: dict[str, Any]) -> Any:
     kind, path = operation["op"], _pointer(operation["path"])
     if kind in {"move", "copy"}:
         source = _pointer(operation.get("from", ""))
-        value = _resolve(target, source)
+        value = deepcopy(_resolve(target, source))
         if kind == "move":
             target = _change(target, source, "remove", None)
         return _change(target, path, "add", value)

@@ -23,6 +23,16 @@ _DN_NAMES: Final = {
     pyca.NameOID.SERIAL_NUMBER: "serialNumber",
     pyca.NameOID.EMAIL_ADDRESS: "emailAddress",
 }  # RFC 4514 leaves these as numbers
+_PARSING_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    Warning,  # where warnings are errors: cryptography warns of what it will refuse one day
+    UnsupportedAlgorithm,
+    pyca.DuplicateExtension,
+    pyca.InvalidVersion,
+    pyca.UnsupportedGeneralNameType,
+)
 _Extension = TypeVar("_Extension", bound=pyca.ExtensionType)
 
 
@@ -68,14 +78,7 @@ class Certificate:
                 "not_after": parsed.not_valid_after_utc,
                 "serial": parsed.serial_number,
             }
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-            UnsupportedAlgorithm,
-            Warning,
-            pyca.DuplicateExtension,
-        ) as error:
+        except _PARSING_ERRORS as error:
             raise InvalidValue(
                 f"this is not a readable X.509 certificate: {_printable(str(error))[:200]}"
             ) from None

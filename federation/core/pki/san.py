@@ -48,7 +48,7 @@ class SubjectAltName:
 
 def _host(host: str) -> bytes:
     try:
-        return der.encode(IP_ADDRESS, ip_address(host).packed)
+        address = ip_address(host)
     except ValueError:
         if len(host) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(host):
             raise InvalidValue(
@@ -56,3 +56,6 @@ def _host(host: str) -> bytes:
                 remedy="name the host as its callers do",
             ) from None
         return der.encode(DNS, host.encode("ascii"))
+    if "%" in host:
+        raise InvalidValue(f"{host[:80]!r} has a zone, which means nothing to another machine")
+    return der.encode(IP_ADDRESS, address.packed)

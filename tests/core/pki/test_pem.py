@@ -1,0 +1,98 @@
+"""PEM: what is not exactly certificates is an error, so that no anchor ever vanishes in silence."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.core.errors import InvalidValue
+from federation.core.pki.pem import MAX_CERTIFICATES, MAX_PEM_BYTES, encode_certificates, parse_certificates
+from tests.support.pki import intermediate, leaf, root
+
+A, B, LEAF = root("a").certificate, root("b").certificate, leaf()
+CERTIFICATES = [A, B, intermediate().certificate, LEAF]
+
+
+@given(
+    chosen=st.lists(st.sampled_from(CERTIFICATES), min_size=1, max_size=6),
+    spaces=st.lists(st.text(" \t\r\n", max_size=4), min_size=8, max_size=8),
+    newline=st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_order_and_duplicates_survive_whatever_the_white_space(
+    chosen: list[object], spaces: list[str], newline: bytes
+) -> None:
+    text = spaces[0].encode()
+    for certificate, space in zip(chosen, spaces[1:], strict=False):
+        text += certificate.pem.replace(b"\n", newline) + space.encode()  # type: ignore[attr-defined]
+    assert parse_certificates(text, where="file") == tuple(chosen)
+
+
+def test_each_certificate_ends_with_one_newline() -> None:
+    text = encode_certificates([A, B])
+    assert text == A.pem + B.pem
+    assert text.endswith(b"-----END CERTIFICATE-----\n")
+    assert b"\n\n" not in text
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_damaged_bundle_is_an_error_or_holds_as_many_certificates(data: st.DataObject) -> None:
+    text = encode_certificates([A, B, LEAF])
+    start = data.draw(st.integers(0, len(text)))
+    stop = data.draw(st.integers(start, len(text)))
+    damaged = text[:start] + data.draw(st.binary(max_size=20)) + text[stop:]
+    try:
+        found = parse_certificates(damaged, where="file")
+    except InvalidValue:
+        return
+    # whole blocks may have been cut out, or their white space changed; nothing else passes
+    assert damaged.count(b"-----BEGIN CERTIFICATE-----") == len(found)
+    assert set(found) <= {A, B, LEAF}
+
+
+KEY = b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"", "no certificate"),
+        (b" \n\t", "no certificate"),
+        (b"# corporate root\n" + A.pem, "found '# corporate root'"),
+        (A.pem + b"# next\n" + B.pem, "found '# next'"),
+        (b"subject=CN=a\n" + A.pem, "expected"),
+        (A.pem + b"garbage", "found 'garbage'"),
+        (A.pem[:-1] + b" trailing\n", "text after the END line"),
+        (A.pem[:-1] + B.pem, "text after the END line"),
+        (A.pem + b"\0", "expected"),
+        (A.pem[:-40], "cut short"),
+        (A.pem.replace(b"-----END", b"----END"), "cut short"),
+        (A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----\nX: y\n\n", 1), "headers"),
+        (A.pem.replace(b"CERTIFICATE", b"TRUSTED CERTIFICATE"), "expected"),
+        (A.pem.replace(b"CERTIFICATE", b"X509 CRL"), "expected"),
+        (A.pem.replace(b"M", b"!", 1), "base64"),
+        (A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----", 1), "lines of their own"),
+        (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "not a readable"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "not a readable"),
+        (A.pem + KEY, "private key"),
+    ],
+)
+def test_what_is_not_exactly_certificates(text: bytes, problem: str) -> None:
+    with pytest.raises(InvalidValue, match=problem) as error:
+        parse_certificates(text, where="roots.pem")
+    assert "roots.pem" in str(error.value)
+    assert "c2VjcmV0" not in error.value.diagnostics()
+
+
+def test_the_line_of_the_mistake_is_named() -> None:
+    with pytest.raises(InvalidValue) as error:
+        parse_certificates(A.pem + b"\nwrong\n", where="roots.pem")
+    assert error.value.where.endswith(f"line {len(A.pem.splitlines()) + 2}")
+
+
+def test_sizes_and_numbers_are_bounded() -> None:
+    with pytest.raises(InvalidValue, match="at most"):
+        parse_certificates(b" " * (MAX_PEM_BYTES + 1), where="")
+    with pytest.raises(InvalidValue, match=f"more than {MAX_CERTIFICATES}"):
+        parse_certificates(A.pem * (MAX_CERTIFICATES + 1), where="")

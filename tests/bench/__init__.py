@@ -1,0 +1,1 @@
+"""`make bench`: what the hub costs, as ratios and absolutes, each beside its target."""

@@ -1,0 +1,40 @@
+"""The signer's own gRPC server around a door that does nothing: what a call costs before any work is done.
+
+`python -m tests.bench.empty_door PORT CHAIN KEY` serves until it is terminated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import uvloop
+
+from federation.core.config.model import Address, DoorConfig
+from federation.core.istio_ca import METHOD
+from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+
+
+class EmptyDoor:
+    """Answers every call with one byte."""
+
+    method = METHOD
+
+    async def handle(
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+    ) -> bytes:
+        return b"\x00"
+
+
+async def serve(port: int, chain: Path, key: Path) -> None:
+    config = DoorConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)
+    credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
+    server = GrpcServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    await server.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])))

@@ -1,0 +1,200 @@
+"""The signing handler by itself: its CPU over that of the cryptography it cannot do without.
+
+The handler is the hub's own door, from the message's bytes to the reply's: token by published keys, the
+pod and service account in watched caches, CSR, policy, leaf, chain, accounting. Left out are the transport
+and TLS, which ``signing`` measures. The raw limit is the same library in a tight loop: one RS256 verification
+(the token), one P-256 verification (the CSR proves its key) and one P-256 signature (the leaf).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from federation.clusters.session import ClusterSession
+from federation.core.config.model import ClusterConfig, Credentials, LocalAuthorityConfig
+from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
+from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
+from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.runtime.clock import SystemClock
+from federation.sandbox.box import DevelopmentCa
+from federation.sandbox.cluster import SandboxCluster
+from federation.sandbox.mesh import make_request
+from federation.signer.accounting import Accounting
+from federation.signer.attestation.attestor import ClusterAttestor
+from federation.signer.attestation.bound_objects import BoundObjects
+from federation.signer.attestation.token_keys import TokenKeys
+from federation.signer.attestation.token_review import TokenReviewer
+from federation.signer.authorities.local import LocalAuthority
+from federation.signer.doors.istio_ca import IstioCaDoor
+from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.issuance import Issuance
+from federation.signer.registry import Registry
+from federation.signer.trust import AcceptedTrust
+from tests.bench.processes import own_cpu
+from tests.bench.report import Line, Report, at_most
+
+GROUP = "The handler, without transport"
+TRUST_DOMAIN = TrustDomain("mesh.example")
+
+
+BATCH = 25
+
+
+class RawCryptography:
+    """The operations that one certificate cannot do without, on keys of their own."""
+
+    def __init__(self) -> None:
+        message = os.urandom(800)
+        ec_key, rsa_key = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+        ecdsa, pkcs1, sha256 = ec.ECDSA(hashes.SHA256()), padding.PKCS1v15(), hashes.SHA256()
+        ec_signature, rsa_signature = ec_key.sign(message, ecdsa), rsa_key.sign(message, pkcs1, sha256)
+        ec_public, rsa_public = ec_key.public_key(), rsa_key.public_key()
+        self.operations: dict[str, Callable[[], object]] = {
+            "P-256 sign": lambda: ec_key.sign(message, ecdsa),
+            "P-256 verify": lambda: ec_public.verify(ec_signature, message, ecdsa),
+            "RSA-2048 verify": lambda: rsa_public.verify(rsa_signature, message, pkcs1, sha256),
+            "RSA-2048 sign": lambda: rsa_key.sign(message, pkcs1, sha256),
+        }
+
+    def once(self, name: str, count: int = BATCH) -> float:
+        """Microseconds of CPU for one operation of that name, in a tight loop."""
+        operation = self.operations[name]
+        with own_cpu() as used:
+            for _ in range(count):
+                operation()
+        return used[0] / count * 1e6
+
+
+@dataclass
+class Samples:
+    """Microseconds of CPU, a batch at a time; raw and handler take turns, so that both see the same machine."""
+
+    raw: dict[str, list[float]]
+    handler: list[float]
+
+    def of(self, name: str) -> float:
+        return statistics.median(self.raw[name])
+
+    @property
+    def limits(self) -> list[float]:
+        parts = (self.raw[name] for name in ("P-256 sign", "P-256 verify", "RSA-2048 verify"))
+        return [sum(batch) for batch in zip(*parts, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the turns' own ratios."""
+        return statistics.median(one / limit for one, limit in zip(self.handler, self.limits, strict=True))
+
+
+async def sample(directory: Path, count: int) -> Samples:
+    """So many certificates in the door's handler, in turns with the raw operations; every token is another."""
+    clock, name = SystemClock(), ClusterName("east")
+    async with SandboxCluster("east", clock=clock) as cluster:
+        cluster.create_namespace("shop")
+        cluster.create_service_account("shop", "cart")
+        cluster.create_pod("shop", "cart-0", "cart")
+        kubeconfig = cluster.write_kubeconfig(directory / "handler.kubeconfig")
+        config = ClusterConfig(
+            name=name,
+            cluster_id=ClusterId("east"),
+            signer=Credentials(kubeconfig=kubeconfig),
+            controller=Credentials(kubeconfig=kubeconfig),
+            attestation="token-keys",
+        )
+        account = ServiceAccountRef("shop", "cart")
+        messages = requests(SpiffeId(TRUST_DOMAIN, account), 64)
+        tokens = [cluster.token("shop", "cart", pod="cart-0") for _ in range(count)]
+        session = await ClusterSession.open(
+            config.signer, cluster=name, timeouts=config.timeouts, clock=clock
+        )
+        async with session:
+            jitter = random.Random(1)
+            keys = TokenKeys(session, clock=clock, jitter=jitter)
+            objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
+            reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
+            attestor = ClusterAttestor(config, keys=keys, objects=objects, reviewer=reviewer, clock=clock)
+            await keys.refresh()
+            watching = asyncio.create_task(objects.run())
+            try:
+                async with asyncio.timeout(10):
+                    while not objects.fresh:
+                        await asyncio.sleep(0.01)
+                door = await make_door(directory, attestor, clock)
+                return await measure(door, messages, tokens)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+
+def requests(identity: SpiffeId, count: int) -> list[bytes]:
+    """Encoded requests with a fresh P-256 key each."""
+    keys = (ec.generate_private_key(ec.SECP256R1()) for _ in range(count))
+    return [encode_request(IstioCertificateRequest(csr=make_request(identity, key))) for key in keys]
+
+
+async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClock) -> IstioCaDoor:
+    ca = DevelopmentCa.create(directory / "handler-ca", name="bench", clock=clock)
+    bundle = TrustBundle.merge(
+        [Anchor(certificate=ca.root, origin="bench", kind="root", trust_domain=TRUST_DOMAIN)]
+    )
+    trust = AcceptedTrust(1, bundle.sha256, bundle.pem, (ca.root,))
+    authority = LocalAuthority(
+        LocalAuthorityConfig(
+            name="bench",
+            certificate_file=ca.directory / "chain.pem",
+            key_file=ca.directory / "key.pem",
+        ),
+        trust_domain=TRUST_DOMAIN,
+        clock=clock,
+    )
+    authority.trust(trust.anchors)
+    await authority.load()
+    registry = Registry(lambda: {attestor.config.name: attestor})
+    registry.configure([attestor.config], concurrent=256)
+    issuance = Issuance(
+        registry=registry,
+        authority=authority,
+        trust=lambda: trust,
+        trust_domain=TRUST_DOMAIN,
+        accounting=Accounting(),
+        clock=clock,
+        random_bytes=os.urandom,
+    )
+    return IstioCaDoor(issuance, RefusalLog(clock))
+
+
+async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:
+    async def issue(number: int) -> bytes:
+        metadata = (("authorization", f"Bearer {tokens[number]}"), ("clusterid", "east"))
+        return await door.handle(messages[number % len(messages)], metadata, peer="bench")
+
+    assert len(decode_response(await issue(0))) == 3
+    raw = RawCryptography()
+    samples = Samples({name: [] for name in raw.operations}, [])
+    for batch in range((len(tokens) - 1) // BATCH):
+        for name, found in samples.raw.items():
+            found.append(raw.once(name))
+        with own_cpu() as used:
+            for number in range(batch * BATCH, (batch + 1) * BATCH):
+                await issue(number)
+        samples.handler.append(used[0] / BATCH * 1e6)
+    return samples
+
+
+async def run(report: Report, directory: Path, *, quick: bool) -> None:
+    samples = await sample(directory, 1000 if quick else 4000)
+    for name in samples.raw:
+        report.add(Line(GROUP, f"raw {name}", samples.of(name), "us CPU"))
+    limit, handler = statistics.median(samples.limits), statistics.median(samples.handler)
+    report.add(Line(GROUP, "raw cryptography of one certificate", limit, "us CPU", note="the first three"))
+    report.add(Line(GROUP, "handler: token, CSR, policy, leaf, chain", handler, "us CPU"))
+    report.add(Line(GROUP, "handler over raw cryptography", samples.ratio, "x", at_most(2.0)))

@@ -1,0 +1,63 @@
+"""Clusters in a box as a process of their own, so that their CPU is not taken for the hub's.
+
+`python -m tests.bench.members DIRECTORY NAMESPACES NAME...` writes an administrator's kubeconfig for each
+cluster and then does what lines of JSON on standard input say, answering each with a line. It ends when
+standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from federation.sandbox.cluster import SandboxCluster
+from tests.bench.processes import allow_many_files
+
+
+async def serve(directory: Path, namespaces: int, names: list[str]) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        clusters: dict[str, SandboxCluster] = {}
+        for name in names:
+            cluster = clusters[name] = await stack.enter_async_context(SandboxCluster(name))
+            cluster.write_kubeconfig(directory / f"{name}-admin.kubeconfig")
+            for number in range(namespaces):
+                cluster.create_namespace(f"team-{number:04}")
+        print(json.dumps({"ready": len(clusters)}), flush=True)
+        lines = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+        while line := await lines.readline():
+            order = json.loads(line)
+            answer = await obey(clusters[order["cluster"]], order["do"])
+            print(json.dumps({"answer": answer}), flush=True)
+
+
+async def obey(cluster: SandboxCluster, order: str) -> Any:
+    match order:
+        case "down":
+            await cluster.down()
+        case "up":
+            await cluster.up()
+        case "reset":
+            cluster.requests.reset()
+        case "writes":
+            return cluster.requests.writes
+        case "listed":
+            return cluster.requests.count(verb="list", resource="configmaps")
+        case "held":
+            held = (item for item in cluster.objects("configmaps"))
+            return sum(item["metadata"]["name"] == "istio-ca-root-cert" for item in held)
+        case _:
+            raise ValueError(order)
+    return None
+
+
+if __name__ == "__main__":
+    allow_many_files()
+    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

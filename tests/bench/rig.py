@@ -1,0 +1,284 @@
+"""What most measurements stand on: member clusters, a development CA, and the hub's roles as real processes.
+
+The steps are an operator's: the member manifests are applied, each role gets a kubeconfig of its own, and the
+roles are started by the hub's own command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.runtime.clock import SystemClock
+from federation.sandbox.box import (
+    MEMBER_MANIFESTS,
+    SERVER_NAME,
+    DevelopmentCa,
+    Member,
+    free_port,
+    open_members,
+)
+from federation.sandbox.world import read_kustomization
+from federation.state.documents import AnchorRecord, Current, Generation, encode, generation_key
+from federation.state.files import FileStore
+from tests.bench.callers import Crowd
+from tests.bench.handler import TRUST_DOMAIN
+
+START_LIMIT = 60.0
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Child:
+    """A process of ours, which ends with the context it was started in."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def order(self, line: dict[str, Any]) -> Any:
+        """Send a line to a process that answers each with one."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(line).encode() + b"\n")
+        self.process.stdin.flush()
+        return self.answer()["answer"]
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"it ended: {self.log.read_text()[-3000:]}")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def child(directory: Path, name: str, *command: str) -> Iterator[Child]:
+    """Run a Python module in a process of its own; terminated, then killed, at the end."""
+    log = directory / f"{name}.log"
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=REPOSITORY,
+        )
+    try:
+        yield Child(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@dataclass
+class Rig:
+    """Members with the hub's rights in them, and a place for the hub's files."""
+
+    directory: Path
+    members: dict[str, Member]
+    boxes: Child | None
+    attestation: str = "token-keys"
+    resync: float = 600.0
+    proof_interval: float = 3600.0
+    door_port: int = field(default_factory=free_port)
+    status_port: int = field(default_factory=free_port)
+    anchors: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = SystemClock()
+        self.ca = DevelopmentCa.create(self.directory / "ca", name="bench", clock=self.clock)
+        self.anchors.append(self.ca.directory / "root.pem")
+
+    async def register(self) -> None:
+        """Grant both roles their rights in every member, and write their kubeconfigs."""
+        manifest = read_kustomization(MEMBER_MANIFESTS)
+        for name, member in self.members.items():
+            await member.world.apply(manifest)
+            for role in ("signer", "controller"):
+                await member.world.write_role_kubeconfig(
+                    self.directory / f"{name}-{role}.kubeconfig", service_account=f"federation-{role}"
+                )
+        self.write_config()
+
+    def write_config(self) -> None:
+        """Write clusters.toml, at once as a whole."""
+        from federation.core.pki.pem import parse_certificates
+
+        tables = [f'trust_domain = "{TRUST_DOMAIN}"']
+        for path in self.anchors:
+            (anchor,) = parse_certificates(path.read_bytes(), where=str(path))
+            tables.append(f'[[trust.anchors]]\nfile = "{path}"\nsha256 = "{anchor.sha256}"')
+        tables += [
+            f'[door]\nlisten = "127.0.0.1:{self.door_port}"\nserver_names = ["{SERVER_NAME}"]',
+            "drain = 1\nmax_concurrent = 2000\nmax_concurrent_per_cluster = 2000",
+            '[signer.authority]\nkind = "local"\nname = "bench"',
+            f'certificate_file = "{self.ca.directory / "chain.pem"}"',
+            f'key_file = "{self.ca.directory / "key.pem"}"',
+            f"[controller.publication]\nresync = {self.resync}",
+            f"[controller.proof]\ninterval = {self.proof_interval}",
+            f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
+            f'[state]\ndirectory = "{self.directory / "state"}"',
+        ]
+        for name, member in self.members.items():
+            tables.append(
+                f'[[clusters]]\nname = "{name}"\ncluster_id = "{member.cluster_id}"\n'
+                f'attestation = "{self.attestation}"'
+            )
+            for role in ("signer", "controller"):
+                kubeconfig = self.directory / f"{name}-{role}.kubeconfig"
+                tables.append(f'[clusters.{role}]\nkubeconfig = "{kubeconfig}"')
+        config = self.directory / "clusters.toml"
+        config.with_suffix(".new").write_text("\n\n".join(tables) + "\n")
+        config.with_suffix(".new").rename(config)
+
+    async def write_generation(self) -> None:
+        """The first generation of trust, as a controller would write it, for signers that run without one."""
+        root = self.ca.root
+        bundle = TrustBundle.merge(
+            [Anchor(certificate=root, origin="bench", kind="root", trust_domain=TRUST_DOMAIN)]
+        )
+        record = AnchorRecord(
+            sha256=root.sha256,
+            subject=root.subject,
+            kind="root",
+            origin="bench",
+            trust_domain=str(TRUST_DOMAIN),
+            not_before=root.not_before.timestamp(),
+            not_after=root.not_after.timestamp(),
+        )
+        generation = Generation(
+            number=1,
+            created=time.time(),
+            reason="bench",
+            author="bench",
+            trust_domain=str(TRUST_DOMAIN),
+            sha256=bundle.sha256,
+            bundle_pem=bundle.pem.decode(),
+            anchors=[record],
+        )
+        store = FileStore(self.directory / "state", self.clock)
+        await store.write(generation_key(1), encode(generation))
+        await store.write("current", encode(Current(number=1, sha256=bundle.sha256)))
+
+    @contextlib.asynccontextmanager
+    async def role(self, role: str, replica: str, *options: str) -> AsyncIterator[Child]:
+        """A role, once it serves: the signer its door, the controller its status."""
+        command = (
+            "federation",
+            role,
+            "--config",
+            str(self.directory / "clusters.toml"),
+            "--replica",
+            replica,
+        )
+        with child(self.directory, replica, *command, "--log-level", "info", *options) as started:
+            port = self.door_port if role == "signer" else self.status_port
+            await serves(port, started)
+            yield started
+
+    @contextlib.asynccontextmanager
+    async def signers(self, count: int) -> AsyncIterator[list[Child]]:
+        """So many signers on one port, each of which has its caches."""
+        async with contextlib.AsyncExitStack() as stack:
+            started: list[Child] = []
+            for number in range(count):
+                health = free_port()
+                role = self.role("signer", f"signer-{number}", "--health", f"127.0.0.1:{health}")
+                started.append(await stack.enter_async_context(role))
+                await wait_ready(f"http://127.0.0.1:{health}/readyz", started[-1])
+            yield started
+
+    def crowd(self, calls: Iterator[Any]) -> Crowd:
+        """Callers of the door, who trust this rig's root."""
+        return Crowd(
+            "127.0.0.1", self.door_port, trust=self.ca.root.pem, server_name=SERVER_NAME, calls=calls
+        )
+
+    async def get(self, path: str) -> Any:
+        """An answer of the status API; raises aiohttp.ClientError where there is none."""
+        url = f"http://127.0.0.1:{self.status_port}{path}"
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            answer.raise_for_status()
+            return await answer.json()
+
+
+async def serves(port: int, started: Child) -> None:
+    """Wait until something listens there."""
+    async with asyncio.timeout(START_LIMIT):
+        while True:
+            if started.process.poll() is not None:
+                raise RuntimeError(f"{started.log.name} ended: {started.log.read_text()[-3000:]}")
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+
+
+async def wait_ready(url: str, started: Child) -> None:
+    """Wait until a role says that it is ready."""
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with asyncio.timeout(START_LIMIT), aiohttp.ClientSession(timeout=timeout) as session:
+        while True:
+            if started.process.poll() is not None:
+                raise RuntimeError(f"{started.log.name} ended: {started.log.read_text()[-3000:]}")
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def sandbox_rig(
+    directory: Path, names: list[str], *, namespaces: int = 0, **options: Any
+) -> AsyncIterator[Rig]:
+    """A rig on clusters in a box."""
+    directory.mkdir(exist_ok=True)
+    command = ("tests.bench.members", str(directory), str(namespaces), *names)
+    with child(directory, "members", *command) as boxes:
+        await asyncio.to_thread(boxes.answer)
+        kubeconfigs = {name: directory / f"{name}-admin.kubeconfig" for name in names}
+        async with open_members(kubeconfigs, clock=SystemClock()) as members:
+            rig = Rig(directory, members, boxes, **options)
+            await rig.register()
+            yield rig
+
+
+def real_kubeconfigs() -> list[Path]:
+    """Real API servers that were named for this run."""
+    named = os.environ.get("FEDERATION_REAL_KUBECONFIGS", "")
+    return [Path(part) for part in named.split(":") if part]
+
+
+@contextlib.asynccontextmanager
+async def real_rig(directory: Path, **options: Any) -> AsyncIterator[Rig]:
+    """A rig on the first real API server that was named."""
+    directory.mkdir(exist_ok=True)
+    async with open_members({"real": real_kubeconfigs()[0]}, clock=SystemClock()) as members:
+        rig = Rig(directory, members, None, **options)
+        await rig.register()
+        yield rig

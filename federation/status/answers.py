@@ -66,20 +66,20 @@ def answer(
     return response
 
 
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Signal handler of ``on_response_prepare``: what every answer carries."""
     response.headers.update(HEADERS)
     response.headers.setdefault("Content-Security-Policy", API_POLICY)
     response.headers.setdefault("Cache-Control", "no-store")
-    if request.method not in {"GET", "HEAD"}:
-        response.force_close()  # nothing reads a body that was not asked for
 
 
 @web.middleware
 async def turn_errors_into_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every failure as a problem document that tells nothing of the inside."""
     if request.method not in {"GET", "HEAD"}:
-        return problem(405, TITLES[405], "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+        refusal = problem(405, TITLES[405], "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+        refusal.force_close()  # nothing reads a body that was not asked for
+        return refusal
     try:
         return await handler(request)
     except StateUnavailable:

@@ -114,13 +114,13 @@ async def serve(
         try:
             bound = Address(listen.host, int(listener.sockets[0].getsockname()[1]))
             logger.info("status is served", extra={"address": str(bound), "tls": tls is not None})
-            async with asyncio.TaskGroup() as tasks:
-                watcher = tasks.create_task(tls.watch()) if tls else None
-                try:
-                    yield bound
-                finally:
-                    if watcher is not None:
-                        watcher.cancel()
+            watcher = asyncio.create_task(tls.watch()) if tls else None
+            try:
+                yield bound
+            finally:
+                if watcher is not None:
+                    watcher.cancel()
+                    await asyncio.wait([watcher])
         finally:
             listener.close()
     finally:

@@ -389,7 +389,7 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
     if name == "clusters" and text.startswith("dict"):
         inner = kind.__args__[1]  # type: ignore[attr-defined]
         return st.dictionaries(st.sampled_from([*NAMES, "stranger"]), documents(inner), max_size=4)
-    if name in {"state"}:
+    if name == "state":
         return states
     if name == "rows":
         return st.lists(st.text(alphabet="vx?-z", max_size=4), max_size=4)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from federation.core.config.model import (
@@ -24,7 +24,6 @@ from federation.core.config.model import (
     StatusConfig,
     TrustConfig,
 )
-from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterId, ClusterName, TrustDomain
 from federation.state.documents import (
     AnchorRecord,
@@ -41,7 +40,8 @@ from federation.state.documents import (
     encode,
     generation_key,
 )
-from federation.state.store import Leadership, StateConflict, Stored
+from federation.state.files import FileStore
+from federation.state.store import Stored
 from federation.status.scene import Snapshot
 
 DAY = 86400.0
@@ -52,51 +52,27 @@ INTERMEDIATE = "b2" * 32
 DIGEST = "c3" * 32
 
 
-class MemoryStore:
-    """The StateStore of the tests of status: a dictionary that can be made unreadable."""
+class CountingStore(FileStore):
+    """The real store, which counts its readings of a document."""
 
-    def __init__(self) -> None:
-        self.documents: dict[str, bytes] = {}
-        self.broken: StateUnavailable | None = None
-        self.reads = 0
+    readings = 0
 
     async def read(self, key: str) -> Stored | None:
-        self.reads += 1
-        if self.broken:
-            raise self.broken
-        data = self.documents.get(key)
-        return None if data is None else Stored(data, hashlib.sha256(data).hexdigest())
+        self.readings += 1
+        return await super().read(key)
 
-    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
-        if create and key in self.documents:
-            raise StateConflict("it exists", where=key)
-        if expected is not None and expected != hashlib.sha256(self.documents.get(key, b"")).hexdigest():
-            raise StateConflict("it was changed", where=key)
-        self.documents[key] = data
-        return hashlib.sha256(data).hexdigest()
-
-    async def delete(self, key: str) -> None:
-        self.documents.pop(key, None)
-
-    async def keys(self, prefix: str) -> list[str]:
-        if self.broken:
-            raise self.broken
-        return sorted(key for key in self.documents if key.startswith(prefix))
-
-    def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
-        raise StateUnavailable("nobody leads in this store")
-
-    def put(self, snapshot: Snapshot) -> None:
+    async def put(self, snapshot: Snapshot) -> None:
         """Hold exactly this snapshot."""
-        self.documents.clear()
-        if snapshot.current:
-            self.documents["current"] = encode(snapshot.current)
-        for number, generation in snapshot.generations.items():
-            self.documents[generation_key(number)] = encode(generation)
-        for replica, signer in snapshot.signers.items():
-            self.documents[f"signers/{replica}"] = encode(signer)
-        for replica, controller in snapshot.controllers.items():
-            self.documents[f"controllers/{replica}"] = encode(controller)
+        documents: dict[str, Struct] = {"current": snapshot.current} if snapshot.current else {}
+        documents |= {generation_key(number): g for number, g in snapshot.generations.items()}
+        documents |= {f"signers/{replica}": signer for replica, signer in snapshot.signers.items()}
+        documents |= {f"controllers/{replica}": c for replica, c in snapshot.controllers.items()}
+        for prefix in ("current", "generations/", "signers/", "controllers/"):
+            for key in await self.keys(prefix):
+                if key not in documents:
+                    await self.delete(key)
+        for key, document in documents.items():
+            await self.write(key, encode(document))
 
 
 @dataclass

@@ -1,0 +1,127 @@
+"""``federation verify``: exit 0 only where everything is proven."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.cli import verify
+from federation.cli.verify import is_proven
+from federation.status.model import MatrixView
+from tests.cli.asking import asked, run_verb
+from tests.status.worlds import World, square
+
+NAMES = ["east", "west", "north"]
+
+
+async def test_every_pair_valid_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with asked(verify, World(NAMES, time.time()), tmp_path) as (run, _):
+        assert await run("verify") == 0
+    assert "every cluster can talk to every other" in capsys.readouterr().out
+
+
+BROKEN: dict[str, Callable[[World], None]] = {
+    "fails": lambda w: w.set_cells(
+        {("east", "west"): "x"}, {"east>west": "the anchor R1 is missing in east"}
+    ),
+    "unknown": lambda w: w.set_cells(
+        {("east", "west"): "?"}, {"east>west": "the anchor R1 is missing in east"}
+    ),
+    "stale leader": lambda w: w.edit_leader(updated=w.now - 60),
+    "unreachable": lambda w: w.edit_seen("west", state="unavailable"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_anything_less_exits_1_and_names_the_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    world = World(NAMES, time.time())
+    BROKEN[name](world)
+    async with asked(verify, world, tmp_path) as (run, _):
+        assert await run("verify") == 1
+    out = capsys.readouterr().out
+    assert "east -> west: " in out
+    assert out.endswith("NOT PROVEN\n")
+
+
+async def test_no_cluster_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with asked(verify, World([], time.time()), tmp_path) as (run, _):
+        assert await run("verify") == 1
+    assert "no cluster is registered" in capsys.readouterr().out
+
+
+async def test_json_is_the_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with asked(verify, World(NAMES, time.time()), tmp_path) as (run, _):
+        assert await run("verify", "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out, type=MatrixView).valid == 6
+
+
+async def test_it_waits_until_everything_is_proven(tmp_path: Path) -> None:
+    world = World(NAMES, time.time())
+    world.set_cells({("east", "west"): "?"})
+    async with asked(verify, world, tmp_path) as (run, store):
+        waiting = asyncio.create_task(run("verify", "--wait", "30"))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        world.set_cells({})
+        world.now = time.time()
+        await store.put(World(NAMES, time.time()).snapshot())
+        assert await waiting == 0
+
+
+async def test_waiting_ends(tmp_path: Path) -> None:
+    world = World(NAMES, time.time())
+    world.set_cells({("east", "west"): "x"})
+    async with asked(verify, world, tmp_path) as (run, _):
+        started = time.monotonic()
+        assert await run("verify", "--wait", "0.4") == 1
+        assert time.monotonic() - started < 5
+
+
+def test_an_api_that_cannot_be_asked_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(verify, "verify", "--url", "http://127.0.0.1:1") == 2
+    assert "UNKNOWN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_a_wait_that_is_no_time_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run_verb(verify, "verify", f"--wait={seconds}")
+    assert refused.value.code == 2
+    assert "not a number of seconds" in capsys.readouterr().err
+
+
+@given(
+    names=st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=4, unique=True),
+    wrong=st.sampled_from(["cell", "row", "count", "word", "none"]),
+)
+def test_a_hub_that_contradicts_itself_is_not_believed(names: list[str], wrong: str) -> None:
+    pairs = len(names) * (len(names) - 1)
+    rows = square(names)
+    if wrong == "cell" and pairs:
+        rows[0] = rows[0].replace("v", "?", 1)
+    if wrong == "row":
+        rows = rows[:-1]
+    matrix = MatrixView(
+        proven=wrong != "word",
+        computed=None,
+        generation=1,
+        clusters=names,
+        rows=rows,
+        pairs=pairs,
+        valid=pairs - (wrong == "count"),
+        failed=0,
+        unknown=0,
+        handshakes=1,
+        reasons=[],
+    )
+    sound = wrong == "none" or (wrong == "cell" and not pairs)
+    assert is_proven(matrix) == (sound and bool(names))

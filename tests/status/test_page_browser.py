@@ -1,0 +1,135 @@
+"""The page in a real browser: what it shows, that it takes the green away, the token, the keyboard.
+
+Runs where Playwright is installed and a Chromium is found (``CHROMIUM`` names another one).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.config.model import Address, StatusConfig
+from tests.status.conftest import Start
+
+playwright = pytest.importorskip(
+    "playwright.async_api", reason="Playwright is not installed (extra: browser)"
+)
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found; set CHROMIUM to its path")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Any]:
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            opened = await browser.new_page()
+            opened.set_default_timeout(8000)
+            opened.errors = []
+            opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+            yield opened
+        finally:
+            await browser.close()
+
+
+async def test_the_page_is_green_while_the_hub_says_so_and_grey_when_it_falls_silent(
+    start: Start, page: Any
+) -> None:
+    async with start() as hub:
+        await page.goto(hub.url)
+        await page.wait_for_selector("[data-verdict=healthy]")
+        assert "All 6 ordered pairs" in await page.inner_text("#verdict-summary")
+        assert await page.locator("#matrix td.cell.v").count() == 6
+        assert await page.locator("#clusters tbody tr").count() == 3
+        await page.route("**/api/**", lambda route: route.abort())
+        await page.wait_for_selector("body[data-stale]")
+        assert await page.inner_text("#verdict-word") == "Unknown"
+        assert await page.get_attribute("#verdict", "data-verdict") == "unknown"
+        await page.unroute("**/api/**")
+        await page.wait_for_selector("[data-verdict=healthy]")
+        assert page.errors == []
+
+
+async def test_a_store_that_cannot_be_read_is_unknown_on_the_page(
+    start: Start, page: Any, tmp_path: Path
+) -> None:
+    async with start() as hub:
+        documents = tmp_path / "state" / "documents"
+        documents.rename(tmp_path / "gone")
+        documents.write_text("")
+        await page.goto(hub.url)
+        await page.wait_for_function("document.getElementById('verdict-word').textContent === 'Unknown'")
+        assert "state store cannot be read" in await page.inner_text("#verdict-summary")
+        assert await page.locator("#clusters").is_hidden()
+
+
+async def test_a_failing_pair_is_told_by_keyboard_and_names_are_never_markup(start: Start, page: Any) -> None:
+    async with start() as hub:
+        reason = "<img src=x onerror=document.title='owned'> lacks the anchor"
+        hub.world.set_cells({("east", "west"): "x"}, {"east>west": reason})
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.wait_for_selector("[data-verdict=failing]")
+        assert reason in await page.inner_text("#attention")
+        await page.focus("#matrix td[data-row='0'][data-column='0']")
+        await page.keyboard.press("ArrowRight")
+        assert await page.inner_text("#pair") == f"east → west: failed. {reason}"
+        assert await page.locator("img").count() == 0
+        assert "owned" not in await page.title()
+
+
+async def test_two_hundred_clusters_are_drawn_and_found(start: Start, page: Any) -> None:
+    async with start(tuple(f"edge-{i:03d}" for i in range(200))) as hub:
+        await page.goto(hub.url)
+        await page.wait_for_selector("#matrix canvas")
+        assert "39,800 ordered pairs" in (await page.get_attribute("#matrix canvas", "aria-label") or "")
+        await page.fill("#find", "edge-123")
+        assert await page.locator("#clusters tbody tr").count() == 1
+        assert page.errors == []
+
+
+async def test_the_token_is_asked_for_and_kept_in_this_tab_only(
+    start: Start, page: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("open-sesame")
+    status = StatusConfig(listen=Address("127.0.0.1", 0), token_file=tmp_path / "token")
+    async with start(status=status) as hub:
+        await page.goto(hub.url)
+        await page.wait_for_selector("#token-form:not([hidden])")
+        await page.fill("#token", "wrong")
+        await page.keyboard.press("Enter")
+        await page.wait_for_function(
+            "document.getElementById('token-why').textContent.includes('not accepted')"
+        )
+        await page.fill("#token", "open-sesame")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("[data-verdict=healthy]")
+        await page.reload()
+        await page.wait_for_selector("[data-verdict=healthy]")
+        assert await page.evaluate("localStorage.length") == 0
+        assert await page.evaluate("document.cookie") == ""
+        assert "open-sesame" not in page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nothing_overflows_a_narrow_screen(start: Start, page: Any, scheme: str) -> None:
+    async with start() as hub:
+        await page.emulate_media(color_scheme=scheme)
+        await page.set_viewport_size({"width": 360, "height": 800})
+        await page.goto(hub.url)
+        await page.wait_for_selector("[data-verdict=healthy]")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,0 +1,53 @@
+"""A signer's own health and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+import aiohttp
+from msgspec.structs import replace
+
+from federation.core.config.model import Address, StatusConfig
+from federation.status.role_health import create_health_app
+from federation.status.server import serve
+from tests.status.worlds import FixedConfig, controller, hub_config, signer
+from tests.support.clock import VirtualClock
+
+NAMES = ["east", "west"]
+LISTEN = Address("127.0.0.1", 0)
+
+
+async def test_readiness_follows_the_report_and_health_does_not() -> None:
+    clock = VirtualClock()
+    report = signer("signer-0", NAMES, clock.now().timestamp())
+    app = create_health_app(lambda: report, config=FixedConfig(hub_config(NAMES)), clock=clock)
+    async with serve(app, listen=LISTEN, clock=clock) as address, aiohttp.ClientSession() as session:
+        async with session.get(f"http://{address}/readyz") as response:
+            assert (response.status, await response.json()) == (200, {"ready": True, "reasons": []})
+        report = replace(report, ready=False, reasons=["no bundle yet"])
+        async with session.get(f"http://{address}/readyz") as response:
+            assert (response.status, (await response.json())["reasons"]) == (503, ["no bundle yet"])
+        async with session.get(f"http://{address}/healthz") as response:
+            assert response.status == 200
+        async with session.get(f"http://{address}/api/v1/status") as response:
+            assert response.status == 404
+
+
+async def test_metrics_of_either_role_are_guarded_by_the_status_token(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    now = clock.now().timestamp()
+    (tmp_path / "token").write_text("abc")
+    status = StatusConfig(listen=LISTEN, token_file=tmp_path / "token")
+    config = FixedConfig(with_changes(hub_config(NAMES), status=status))
+    for report, expected in (
+        (signer("signer-0", NAMES, now), 'certificates_issued_total{cluster="east",replica="signer-0"} 40.0'),
+        (controller(NAMES, now), 'federation_controller_leader{replica="controller-0"} 1.0'),
+    ):
+        app = create_health_app(lambda report=report: report, config=config, clock=clock)
+        async with serve(app, listen=LISTEN, clock=clock) as address, aiohttp.ClientSession() as session:
+            async with session.get(f"http://{address}/metrics") as response:
+                assert response.status == 401
+            headers = {"Authorization": "Bearer abc"}
+            async with session.get(f"http://{address}/metrics", headers=headers) as response:
+                assert expected in await response.text()

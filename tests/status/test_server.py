@@ -1,0 +1,163 @@
+"""The listener: limits, words of our own for requests that cannot be read, and TLS files that may be replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.core.config.model import Address
+from federation.core.errors import ConfigurationError
+from federation.status import server
+from federation.status.app import healthz
+from federation.status.server import serve
+from tests.support.clock import VirtualClock
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+def health_app() -> web.Application:
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz)])
+    return app
+
+
+@asynccontextmanager
+async def plain() -> AsyncIterator[Address]:
+    async with serve(health_app(), listen=LOOPBACK, clock=VirtualClock()) as address:
+        yield address
+
+
+async def say(address: Address, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        writer.write(data)
+        await writer.drain()
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n",
+    ],
+)
+async def test_what_cannot_be_read_gets_a_problem_that_names_no_software(request_bytes: bytes) -> None:
+    async with plain() as address:
+        answer = await say(address, request_bytes)
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+    assert b"application/problem+json" in answer
+    assert b"aiohttp" not in answer.lower()
+    assert b"python" not in answer.lower()
+
+
+async def test_a_caller_that_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "FIRST_REQUEST", 0.05)
+    async with plain() as address:
+        assert await say(address, b"GET /healthz HTTP/1.1\r\nHost:") == b""
+
+
+async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
+    async with plain() as address:
+        held = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert await say(address, b"") == b""
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.05)
+        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        assert b'{"ready":true' in await say(address, request)
+
+
+def write_pair(directory: Path, name: str) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "tls.crt", directory / "tls.key"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return files
+
+
+async def served_name(address: Address) -> str:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    try:
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(der).subject.rfc4514_string()
+    finally:
+        writer.close()
+
+
+async def until(clock: VirtualClock, address: Address, name: str) -> str:
+    for _ in range(100):
+        await clock.until_sleeping()
+        await clock.advance(5)
+        if (seen := await served_name(address)) == name:
+            break
+        await asyncio.sleep(0.01)
+    return seen
+
+
+async def test_replaced_tls_files_are_taken_up_and_a_pair_that_does_not_fit_is_not(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    certificate, key = write_pair(tmp_path, "first")
+    async with serve(
+        health_app(), listen=LOOPBACK, clock=clock, certificate_file=certificate, key_file=key
+    ) as address:
+        assert await served_name(address) == "CN=first"
+        write_pair(tmp_path, "second")
+        assert await until(clock, address, "CN=second") == "CN=second"
+        (tmp_path / "other").mkdir()
+        other, _ = write_pair(tmp_path / "other", "third")
+        certificate.write_bytes(other.read_bytes())
+        for _ in range(5):
+            await clock.until_sleeping()
+            await clock.advance(5)
+        assert await served_name(address) == "CN=second"
+
+
+async def test_tls_files_that_cannot_be_used_are_a_configuration_error(tmp_path: Path) -> None:
+    certificate, key = write_pair(tmp_path, "first")
+    key.write_text("not a key")
+    with pytest.raises(ConfigurationError, match=r"tls\.crt"):
+        async with serve(
+            health_app(), listen=LOOPBACK, clock=VirtualClock(), certificate_file=certificate, key_file=key
+        ):
+            pass

@@ -144,8 +144,8 @@ def _policy(table: Table) -> ClusterPolicy:
             )
         kinds = table.list_of("key_kinds", member_of(KeyKind), tuple(DEFAULT_KEY_KINDS))
         allow = table.list_of("allow", account_pattern, _POLICY.allow)
-        for name, values in (("key_kinds", kinds), ("allow", allow)):
-            if not values:
+        for name in ("key_kinds", "allow"):
+            if table.is_empty(name):
                 table.mistake(name, "allows nothing", "name at least one, or remove the cluster")
         return ClusterPolicy(
             allow=allow,

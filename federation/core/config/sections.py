@@ -24,6 +24,7 @@ from federation.core.config.values import (
     boolean,
     config_map_key,
     dns_name,
+    dns_name_or_empty,
     fingerprint,
     integer,
     label,
@@ -133,7 +134,7 @@ def read_door(table: Table) -> DoorConfig:
     """``[door]``: the gRPC server that workloads call."""
     with table:
         names = table.list_of("server_names", dns_name, ())
-        if not table.has("server_names") or not names:
+        if not table.has("server_names") or table.is_empty("server_names"):
             table.mistake(
                 "server_names",
                 "names no server, so no agent could verify the door",
@@ -200,7 +201,7 @@ def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:
                 resync=publication.get("resync", seconds(1, DAY), _PUBLICATION.resync),
             )
         with table.table("proof") as proof:
-            name = proof.get("signer_server_name", dns_name, _PROOF.signer_server_name)
+            name = proof.get("signer_server_name", dns_name_or_empty, _PROOF.signer_server_name)
             if name and door.server_names and name not in door.server_names:
                 proof.mistake(
                     "signer_server_name",

@@ -69,6 +69,10 @@ class Table:
         self._asked[name] = None
         return name in self._values
 
+    def is_empty(self, name: str) -> bool:
+        """True where the file sets that key to an empty array."""
+        return self.has(name) and self._values[name] == []
+
     def mistake(self, name: str, problem: str, remedy: str) -> None:
         """Record a mistake at ``name`` of this table."""
         self.findings.mistake(self.path(name), problem, remedy)

@@ -140,6 +140,11 @@ def dns_name(value: object) -> str:
     return text
 
 
+def dns_name_or_empty(value: object) -> str:
+    """A DNS name, or nothing."""
+    return dns_name(value) if string(value) else ""
+
+
 def object_name(value: object) -> str:
     """The name of a ConfigMap: an RFC 1123 subdomain."""
     text = string(value)

@@ -1,0 +1,127 @@
+"""Whatever the text is, the parser gives a configuration or a ConfigurationError, and never anything else."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.errors import ConfigurationError
+from tests.core.config.texts import GOOD
+
+EXAMPLE = (Path(__file__).parents[3] / "clusters.example.toml").read_text("utf-8")
+EVERY_KEY = "\n".join(
+    line[1:] if line.startswith("#") and line[1:2].islower() else line for line in EXAMPLE.splitlines()
+)
+
+TABLES = (
+    "trust",
+    "door",
+    "signer",
+    "signer.authority",
+    "controller",
+    "controller.publication",
+    "status",
+    "state",
+)
+WORDS = (
+    *(
+        "trust_domain",
+        "name",
+        "cluster_id",
+        "listen",
+        "server_names",
+        "sha256",
+        "file",
+        "kubeconfig",
+        "allow",
+    ),
+    *("watch", "longest_ttl", "key_kinds", "in_cluster", "context", "probe", "anchors", "clusters", "policy"),
+    *("signer", "x"),
+)
+KEYS = st.sampled_from(WORDS)
+SCALARS = st.one_of(
+    st.booleans().map(lambda value: "true" if value else "false"),
+    st.integers(-(2**70), 2**70).map(str),
+    st.floats().map(lambda value: repr(value) if math.isfinite(value) else "nan"),
+    st.text(max_size=30).map(lambda value: json.dumps(value.encode("utf-8", "replace").decode())),
+    st.sampled_from(
+        ["2026-11-24", "07:32:00", "inf", "-inf", '"90s"', '"a/b"', '"[::]:1"', '"*/*"', "''", "1e999"]
+    ),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        st.lists(st.tuples(KEYS, inner), max_size=3, unique_by=lambda pair: pair[0]).map(
+            lambda pairs: "{" + ", ".join(f"{key} = {value}" for key, value in pairs) + "}"
+        ),
+    ),
+    max_leaves=6,
+)
+LINES = st.tuples(KEYS, VALUES).map(lambda pair: f"{pair[0]} = {pair[1]}")
+HEADERS = st.sampled_from(
+    [f"[{t}]" for t in TABLES] + ["[[clusters]]", "[[trust.anchors]]", "[clusters.policy]"]
+)
+
+
+def judged(text: str) -> HubConfig | ConfigurationError:
+    try:
+        return parse_config(text, file="clusters.toml")
+    except ConfigurationError as error:
+        assert error.findings
+        for finding in error.findings:
+            assert finding.file == "clusters.toml"
+            assert finding.problem
+            assert finding.remedy
+            assert len(str(finding)) < 2000
+        return error
+
+
+def test_the_text_that_is_spoiled_below_is_good() -> None:
+    assert isinstance(judged(EVERY_KEY), HubConfig)
+
+
+@given(st.text(max_size=400))
+@settings(max_examples=200, deadline=None)
+def test_any_text(text: str) -> None:
+    assert isinstance(judged(text), ConfigurationError)  # no short text holds a pin
+
+
+@given(st.lists(st.one_of(LINES, HEADERS), max_size=25).map("\n".join))
+@settings(max_examples=250, deadline=None)
+def test_any_toml_of_the_right_words(text: str) -> None:
+    assert judged(text) is not None
+
+
+@given(st.data())
+@settings(max_examples=250, deadline=None)
+def test_the_example_with_every_key_and_a_few_of_them_spoiled(data: st.DataObject) -> None:
+    lines = EVERY_KEY.splitlines()
+    for _ in range(data.draw(st.integers(1, 4))):
+        number = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.sampled_from(["value", "drop", "copy", "move", "text"])):
+            case "value" if " = " in lines[number]:
+                lines[number] = f"{lines[number].split(' = ')[0]} = {data.draw(VALUES)}"
+            case "drop":
+                lines[number] = ""
+            case "copy":
+                lines.insert(data.draw(st.integers(0, len(lines))), lines[number])
+            case "move":
+                lines.insert(data.draw(st.integers(0, len(lines) - 1)), lines.pop(number))
+            case _:
+                lines[number] += data.draw(st.text(max_size=5))
+    assert judged("\n".join(lines)) is not None
+
+
+@given(st.text(min_size=1, max_size=40), VALUES)
+@settings(max_examples=100, deadline=None)
+def test_an_unknown_key_is_always_a_mistake(name: str, value: str) -> None:
+    key = json.dumps(f"x{name}".encode("utf-8", "replace").decode())
+    result = judged(GOOD.replace("[door]", f"[door]\n{key} = {value}"))
+    assert isinstance(result, ConfigurationError)

@@ -44,14 +44,20 @@ def plan_generation(
     now: datetime,
     author: str,
     trust_domain: TrustDomain,
+    floor: int = 0,
     evidence: Mapping[str, str] | None = None,
 ) -> Generation | None:
-    """The next generation, or None where ``bundle`` is what is in force, byte for byte."""
+    """The next generation, or None where ``bundle`` is what is in force, byte for byte.
+
+    ``floor`` is the highest number this process has seen in force: where the store has gone back behind it
+    (restored from a backup), the same bytes get a new number, because nobody follows numbers backwards.
+    """
     before = in_force.generation
-    if before is not None and before.sha256 == bundle.sha256 and before.trust_domain == str(trust_domain):
+    same = before is not None and (before.sha256, before.trust_domain) == (bundle.sha256, str(trust_domain))
+    if before is not None and same and before.number >= floor:
         return None
     return Generation(
-        number=max(in_force.highest, before.number if before else 0) + 1,
+        number=max(in_force.highest, floor, before.number if before else 0) + 1,
         created=now.timestamp(),
         reason=describe_change(before, bundle),
         author=author,

@@ -19,10 +19,8 @@ MOST_OF_A_CLUSTER: Final = 16
 class Proposals:
     """Every anchor found in a registered cluster that is not pinned."""
 
-    def __init__(self, remembered: Iterable[Proposal] = ()) -> None:
+    def __init__(self) -> None:
         self._found: dict[tuple[str, str], Proposal] = {}
-        for proposal in remembered:
-            self._keep(proposal)
 
     def look(self, cluster: str, pem: bytes, *, where: str, now: float) -> None:
         """Note the self-signed authorities in what somebody else published in that cluster."""
@@ -42,6 +40,11 @@ class Proposals:
                         first_seen=now,
                     )
                 )
+
+    def remember(self, proposals: Iterable[Proposal]) -> None:
+        """Take over what was found earlier."""
+        for proposal in proposals:
+            self._keep(proposal)
 
     def open(self, *, pins: frozenset[str], clusters: Iterable[str]) -> list[Proposal]:
         """Those that no pin accepts, of the clusters that are registered."""

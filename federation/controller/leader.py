@@ -1,0 +1,232 @@
+"""What the one controller that leads does: generations, publication, read-back, proof."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from federation.clusters.health import ClusterHealth
+from federation.clusters.members import Members
+from federation.controller.generations import Ledger
+from federation.controller.member import Member, Surroundings
+from federation.controller.proof.door import SignerDoor, door_address
+from federation.controller.proof.participants import Absent, Participant
+from federation.controller.proof.prove import prove
+from federation.controller.sources.cluster_anchors import Proposals
+from federation.controller.trust_sources import TrustSources
+from federation.controller.trust_state import TrustState
+from federation.core.clock import Clock
+from federation.core.config.model import Address, ClusterConfig, HubConfig
+from federation.core.errors import FederationError, StateUnavailable
+from federation.runtime.config_source import ConfigSource
+from federation.state.documents import ControllerClusterReport, ControllerReport, Matrix, Proposal, decode
+from federation.state.store import Leadership, StateStore
+
+SOURCES_EVERY: Final = 2.0
+HELD_CHECK: Final = 0.5
+PROOF_TICK: Final = 0.1
+PROOF_SPACING: Final = 1.0
+"""Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
+
+_log = logging.getLogger(__name__)
+
+
+class LeadershipLostError(FederationError):
+    """Another controller may lead now: whatever this one was doing as leader has to end."""
+
+    default_reason = "leadership_lost"
+
+
+class Leader:
+    """The leader's state and tasks, from taking leadership to losing it."""
+
+    def __init__(
+        self,
+        *,
+        config: ConfigSource,
+        store: StateStore,
+        leadership: Leadership,
+        clock: Clock,
+        replica: str,
+        jitter: random.Random,
+        signer_address: Address | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._leadership = leadership
+        self._clock = clock
+        self._jitter = jitter
+        self._signer_address = signer_address
+        self._changed = changed
+        self._door = SignerDoor()
+        self._proposals = Proposals()
+        self._proof_due = True
+        self._applied: HubConfig | None = None
+        self.trust = TrustState()
+        self.matrix = Matrix()
+        self.sources = TrustSources(
+            ledger=Ledger(store),
+            trust=self.trust,
+            author=f"controller {replica}",
+            clock=clock,
+            allowed=lambda: leadership.held,
+        )
+        self._members = Members(
+            self._open, credentials=lambda cluster: cluster.controller, clock=clock, jitter=jitter
+        )
+
+    async def run(self) -> None:
+        """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
+        await self._remember_proposals()
+        try:
+            async with asyncio.TaskGroup() as tasks, self._members:
+                tasks.create_task(self._watch_leadership())
+                await self._update()
+                tasks.create_task(self._keep_sources())
+                tasks.create_task(self._keep_proof())
+                await asyncio.get_running_loop().create_future()
+        finally:
+            await self._door.close()
+
+    def _open(self, cluster: ClusterConfig) -> AbstractAsyncContextManager[Member]:
+        config = self._config.current
+        around = Surroundings(
+            publication=config.controller.publication,
+            trust_domain=config.trust_domain,
+            trust=self.trust,
+            door=self._door,
+            allowed=lambda: self._leadership.held,
+            leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
+            found=self._found,
+            changed=self._prove_soon,
+            clock=self._clock,
+            jitter=self._jitter,
+        )
+        return Member.open(cluster, around)
+
+    async def _watch_leadership(self) -> None:
+        while self._leadership.held:
+            await self._clock.sleep(HELD_CHECK)
+        raise LeadershipLostError("leadership is not held any more")
+
+    async def _keep_sources(self) -> None:
+        """Follow the sources and the configuration; a change of the latter is taken up at once."""
+        while True:
+            due = self._clock.monotonic() + SOURCES_EVERY
+            while self._clock.monotonic() < due and self._config.current is self._applied:
+                await self._clock.sleep(0.1)
+            await self._update()
+
+    async def _update(self) -> None:
+        config = self._config.current
+        changed = await self.sources.update(config)
+        generation = self.trust.generation
+        if generation is not None:
+            await self._door.aim(
+                door_address(config, self._signer_address),
+                server_name=config.controller.proof.signer_server_name or config.door.server_names[0],
+                trust_pem=generation.bundle_pem.encode("ascii"),
+            )
+        if changed:
+            for member in self._members.current.values():
+                member.aim()
+        if config is not self._applied:
+            before, self._applied = self._applied, config
+            if before is not None and _shared(before) != _shared(config):
+                await self._members.apply(())  # what all members stand on has changed
+            await self._members.apply(config.clusters)
+            changed = True
+        if changed:
+            self._prove_soon()
+            self._changed()
+
+    def _prove_soon(self) -> None:
+        self._proof_due = True
+
+    async def _keep_proof(self) -> None:
+        while True:
+            began = self._clock.monotonic()
+            self._proof_due = False
+            await self._prove()
+            self._changed()
+            spacing = max(PROOF_SPACING, 3 * (self._clock.monotonic() - began))
+            interval = max(self._config.current.controller.proof.interval, PROOF_TICK)
+            while not self._is_proof_due(self._clock.monotonic() - began, spacing, interval):
+                await self._clock.sleep(PROOF_TICK)
+
+    def _is_proof_due(self, elapsed: float, spacing: float, interval: float) -> bool:
+        return elapsed >= interval or (self._proof_due and elapsed >= min(spacing, interval))
+
+    async def _prove(self) -> None:
+        parties: list[Participant | Absent] = []
+        for cluster in self._config.current.clusters:
+            member = self._members.current.get(cluster.name)
+            if member is not None:
+                parties.append(member.party())
+            else:
+                problem = self._members.problems.get(cluster.name)
+                words = problem.diagnostics() if problem else "its connection is being set up"
+                parties.append(Absent(str(cluster.name), f"not read back: {words}"))
+            await asyncio.sleep(0)
+        self.matrix = await prove(
+            parties, generation=self.trust.generation, anchors=self.trust.anchors, at=self._clock.now()
+        )
+
+    def clusters(self) -> dict[str, ControllerClusterReport]:
+        """How every registered cluster fares."""
+        reports: dict[str, ControllerClusterReport] = {}
+        for cluster in self._config.current.clusters:
+            member, problem = (
+                self._members.current.get(cluster.name),
+                self._members.problems.get(cluster.name),
+            )
+            if member is not None:
+                reports[str(cluster.name)] = member.report()
+            else:
+                health = (
+                    ClusterHealth.of_error(problem)
+                    if problem
+                    else ClusterHealth("unavailable", "starting", "its connection is being set up")
+                )
+                reports[str(cluster.name)] = ControllerClusterReport(
+                    state="unavailable", reason=health.reason, detail=health.detail, remedy=health.remedy
+                )
+        return reports
+
+    def not_ready(self) -> list[str]:
+        """Why trust's way is not what the configuration asks for; empty where it is."""
+        reasons = []
+        if self.sources.problem is not None:
+            reasons.append(self.sources.problem.diagnostics())
+        if self.trust.generation is None:
+            reasons.append("no generation of trust is in force")
+        if self.sources.held_back:
+            reasons.append(self.sources.held_back)
+        return reasons
+
+    def proposals(self) -> list[Proposal]:
+        """Anchors that clusters held and nobody pinned."""
+        config = self._config.current
+        return self._proposals.open(pins=config.trust.pins, clusters=(str(c.name) for c in config.clusters))
+
+    def _found(self, cluster: str, pem: bytes, where: str) -> None:
+        self._proposals.look(cluster, pem, where=where, now=self._clock.now().timestamp())
+
+    async def _remember_proposals(self) -> None:
+        """What earlier leaders found: the clusters do not hold it any more."""
+        try:
+            for key in await self._store.keys("controllers/"):
+                stored = await self._store.read(key)
+                if stored is not None:
+                    self._proposals.remember(decode(stored.data, ControllerReport, key=key).proposals)
+        except StateUnavailable as error:
+            _log.warning("earlier proposals cannot be read: %s", error, extra={"reason": error.reason})
+
+
+def _shared(config: HubConfig) -> tuple[object, ...]:
+    return config.controller.publication, config.trust_domain

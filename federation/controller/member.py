@@ -1,0 +1,326 @@
+"""What the leader does for one member cluster: watch, publish, read back, keep a probe leaf, and tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from federation.clusters.health import ClusterHealth
+from federation.clusters.session import ClusterSession
+from federation.controller.proof.door import SignerDoor
+from federation.controller.proof.participants import Absent, Content, Participant
+from federation.controller.proof.probe import Probe
+from federation.controller.publication.cluster_watch import ClusterWatch
+from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
+from federation.controller.publication.lag import Lag
+from federation.controller.publication.publisher import Publisher
+from federation.controller.publication.read_back import MOST_CONTENTS, ReadBack, read_back
+from federation.controller.trust_state import TrustState
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig, PublicationConfig
+from federation.core.errors import ClusterError, ClusterGarbage, FederationError
+from federation.core.identity import TrustDomain
+from federation.state.documents import ControllerClusterReport, PublicationReport
+
+PULSE: Final = 1.0
+"""Seconds between looks at whether a cluster that was away is back."""
+
+VERSION_EVERY: Final = 60.0
+PULSE_TIMEOUT: Final = 3.0
+SPARE_CONNECTIONS: Final = 4
+"""Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the members share with the leader. The callables are asked each time, so they follow a reload."""
+
+    publication: PublicationConfig
+    trust_domain: TrustDomain
+    trust: TrustState
+    door: SignerDoor
+    allowed: Callable[[], bool]
+    leaf_ttl: Callable[[], float]
+    found: Callable[[str, bytes, str], None]  # cluster, what somebody else published there, where
+    changed: Callable[[], None]
+    clock: Clock
+    jitter: random.Random
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    git_version: str = ""
+
+
+class Member:
+    """One member cluster while this controller leads. Made by :meth:`open`."""
+
+    def __init__(self, session: ClusterSession, config: ClusterConfig, around: Surroundings) -> None:
+        self.config: Final = config
+        self._session = session
+        self._around = around
+        self._clock = around.clock
+        self._contents = Contents()
+        self._version = ""
+        self._version_at = float("-inf")
+        self._pulse_problem: ClusterError | None = None
+        self._was_fresh = False
+        self._health = ClusterHealth("unavailable", "starting", "nothing has been heard of it yet")
+        self._since = around.clock.now().timestamp()
+        self._lag = Lag(self._since)
+        self._reported: tuple[ReadBack, bool] | None = None
+        self._dirty = True
+        publication = around.publication
+        self._watch = ClusterWatch(
+            session,
+            config,
+            publication,
+            decode=HeldDecoder(publication.key, self._contents),
+            clock=around.clock,
+            jitter=around.jitter,
+            on_change=self._noticed,
+        )
+        self._publisher = Publisher(
+            session,
+            self._watch,
+            excluded=publication.excluded_namespaces,
+            concurrency=publication.max_concurrent_per_cluster,
+            timeouts=config.timeouts,
+            clock=around.clock,
+            jitter=around.jitter,
+            allowed=around.allowed,
+        )
+        self._probe = Probe(
+            session,
+            config,
+            trust_domain=around.trust_domain,
+            door=around.door,
+            generation=lambda: around.trust.number,
+            leaf_ttl=around.leaf_ttl,
+            clock=around.clock,
+            jitter=around.jitter,
+            on_change=around.changed,
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, config: ClusterConfig, around: Surroundings) -> AsyncIterator[Member]:
+        """The member with its tasks running. Raises what its session or tasks raise."""
+        session = await ClusterSession.open(
+            config.controller,
+            cluster=config.name,
+            timeouts=config.timeouts,
+            clock=around.clock,
+            connections=around.publication.max_concurrent_per_cluster + SPARE_CONNECTIONS,
+        )
+        async with session, asyncio.TaskGroup() as group:
+            member = cls(session, config, around)
+            tasks = [
+                group.create_task(work())
+                for work in (member._watch.run, member._publisher.run, member._probe.run, member._beat)
+            ]
+            try:
+                member.aim()
+                yield member
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def aim(self) -> None:
+        """Publish the generation in force."""
+        generation = self._around.trust.generation
+        if generation is not None:
+            self._publisher.aim(Target.of(generation, self._around.publication))
+            self._dirty = True
+
+    def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
+        self._dirty = True
+        self._publisher.notice(namespace, old, new)
+        if new is not None and new.sha256 and not self._around.trust.is_ours(new.sha256):
+            pem = self._contents.get(new.sha256)
+            if pem is not None:
+                self._around.found(
+                    str(self.config.name),
+                    pem,
+                    f"{self._around.publication.config_map} in namespace {namespace}",
+                )
+
+    async def _beat(self) -> None:
+        """Follow whether the cluster is there, and be quick when it comes back."""
+        while True:
+            fresh, now = self._watch.fresh, self._clock.monotonic()
+            if fresh and not self._was_fresh:
+                self._publisher.resume()
+                self._dirty = True
+            if fresh != self._was_fresh:
+                self._around.changed()
+            self._was_fresh = fresh
+            if not fresh or self._publisher.tally.cluster_problem or now - self._version_at > VERSION_EVERY:
+                await self._ask_version()
+            await self._clock.sleep(PULSE)
+
+    async def _ask_version(self) -> None:
+        before = self._pulse_problem
+        limit = min(PULSE_TIMEOUT, self.config.timeouts.request)
+        try:
+            answer = await self._session.get("/version", timeout=limit)
+            self._version = msgspec.json.decode(answer, type=_Version).git_version[:64]
+        except ClusterError as error:
+            self._pulse_problem = error
+        except msgspec.MsgspecError:
+            where = str(self.config.name)
+            self._pulse_problem = ClusterGarbage(
+                "the answer to /version is not what the API promises", where=where
+            )
+        else:
+            self._pulse_problem, self._version_at = None, self._clock.monotonic()
+            if before is not None:
+                self._watch.renew()
+                self._publisher.resume()
+
+    def _read_back(self) -> ReadBack:
+        """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
+        tally, fresh = self._publisher.tally, self._watch.fresh
+        if (
+            self._reported is None
+            or self._dirty
+            or self._reported[1] != fresh
+            or tally.failed
+            or tally.forbidden
+        ):
+            self._dirty = False
+            counted = read_back(
+                self._watch.namespaces,
+                self._watch.held,
+                self._publisher.target if fresh else None,
+                config_map=self._around.publication.config_map,
+                excluded=frozenset(self._around.publication.excluded_namespaces),
+                terminating=tally.terminating,
+                forbidden=tally.forbidden,
+                failed=tally.failed,
+            )
+            self._reported = counted, fresh
+        return self._reported[0]
+
+    def report(self) -> ControllerClusterReport:
+        """How this cluster fares now, by what was read back."""
+        health = self._derive_health()
+        leaf, problem = self._probe.leaf, self._probe.problem
+        return ControllerClusterReport(
+            state=health.state,
+            reason=health.reason,
+            detail=health.detail,
+            remedy=health.remedy,
+            since=self._since,
+            version=self._version,
+            clock_skew=self._session.clock_skew,
+            publication=self._publication_report(),
+            probe_not_after=leaf.chain[0].not_after.timestamp() if leaf else 0.0,
+            probe_detail=self._no_leaf() if problem or leaf is None else "",
+            probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
+        )
+
+    def _derive_health(self) -> ClusterHealth:
+        tally = self._publisher.tally
+        problems: list[FederationError | None] = [
+            *self._watch.problems,
+            tally.cluster_problem,
+            self._pulse_problem,
+        ]
+        health = ClusterHealth.derive(problems, clock_skew=self._session.clock_skew)
+        counted = self._read_back()
+        if health.state == "ready":
+            if not self._watch.synced:
+                health = ClusterHealth("unavailable", "starting", "it is being listed")
+            elif not self._watch.fresh:
+                health = ClusterHealth(
+                    "unavailable", "silent", "its watches are silent: nothing is read back"
+                )
+            elif counted.forbidden or counted.failed:
+                health = ClusterHealth(
+                    "degraded",
+                    "forbidden" if counted.forbidden else "publication",
+                    counted.problems[0] if counted.problems else "",
+                    "apply manifests/member to that cluster" if counted.forbidden else "",
+                )
+            elif contested := self._publisher.contention.contested(self._clock.monotonic()):
+                writers = ", ".join(self._publisher.contention.writers(self._clock.monotonic())) or "somebody"
+                health = ClusterHealth(
+                    "degraded",
+                    "other_writers",
+                    f"{writers} keeps rewriting {self._around.publication.config_map} in {len(contested)} namespaces",
+                    "stop the other writer: set ENABLE_CA_SERVER=false in istiod, or exclude these namespaces",
+                )
+        if health.state != self._health.state:
+            self._since = self._clock.now().timestamp()
+        self._health = health
+        return health
+
+    def _publication_report(self) -> PublicationReport:
+        counted, now = self._read_back(), self._clock.now().timestamp()
+        tally, trust = self._publisher.tally, self._around.trust
+        complete = counted.selected > 0 and counted.current == counted.selected
+        silent = self._clock.monotonic() - self._watch.heard
+        shown = sorted(counted.contents.items(), key=lambda item: (not trust.is_ours(item[0]), -item[1]))
+        return PublicationReport(
+            selected=counted.selected,
+            current=counted.current,
+            pending=counted.pending,
+            failed=counted.failed,
+            terminating=counted.terminating,
+            forbidden=counted.forbidden,
+            excluded=counted.excluded,
+            writes=tally.writes,
+            restored=tally.restored,
+            generation=counted.generation(trust.numbers) if self._watch.fresh else 0,
+            lag=self._lag.of(trust.generation, complete=complete, now=now),
+            read_back=now - silent if self._watch.synced else 0.0,
+            problems=list(counted.problems),
+            contents=dict(shown[:MOST_CONTENTS]),
+            other_writers=self._publisher.contention.writers(self._clock.monotonic()),
+        )
+
+    def party(self) -> Participant | Absent:
+        """What it brings to the proof, or why it brings nothing."""
+        name = str(self.config.name)
+        if not self._watch.fresh:
+            health = self._derive_health()
+            return Absent(
+                name, f"not read back: {health.detail or health.reason or 'its watches are silent'}"
+            )
+        leaf = self._probe.current(self._clock.now())
+        if leaf is None:
+            return Absent(name, f"no probe leaf: {self._no_leaf()}")
+        counted = self._read_back()
+        if not counted.contents:
+            return Absent(name, "no namespace holds a bundle yet")
+        contents = {digest: self._content(digest, counted) for digest in counted.contents}
+        delivered = self._contents.note(leaf.delivered.decode("ascii"))
+        if delivered not in contents:
+            contents[delivered] = Content.read(
+                leaf.delivered,
+                sha256=delivered,
+                where="what the signer delivers with its leaves",
+                generation=self._around.trust.numbers.get(delivered, 0),
+            )
+        ordered = tuple(contents[digest] for digest in sorted(contents))
+        return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered)
+
+    def _content(self, digest: str, counted: ReadBack) -> Content:
+        pem, where = self._contents.get(digest), counted.where(digest)
+        if pem is None:
+            return Content(
+                digest, (), where, problem="more different contents are held there than the hub keeps"
+            )
+        number = self._around.trust.numbers.get(digest, 0)
+        return Content.read(pem, sha256=digest, where=where, generation=number)
+
+    def _no_leaf(self) -> str:
+        if self._probe.problem is not None:
+            return self._probe.problem.diagnostics()
+        return "it has expired" if self._probe.leaf else "none was asked for yet"

@@ -1,0 +1,89 @@
+"""The signer's door, as a workload's agent sees it: gRPC over TLS, verified against the bundle in force."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+from federation.core.config.model import Address, HubConfig
+from federation.core.errors import InvalidValue, NotReady, Refused, Unavailable
+from federation.core.identity import ClusterId
+from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_response, encode_request
+
+TIMEOUT = 15.0
+"""Seconds for one certificate: the door's own deadline is 10."""
+
+_OURS_TO_RETRY = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+
+def door_address(config: HubConfig, override: Address | None) -> str:
+    """Where the controller reaches the door; a wildcard it listens on is reached by loopback."""
+    address = override or config.controller.proof.signer_address or config.door.listen
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  not bound to
+    return str(Address(host, address.port))
+
+
+class SignerDoor:
+    """One channel for every cluster's probe, made anew whenever address, name or trust change."""
+
+    def __init__(self) -> None:
+        self._made_for: tuple[str, str, bytes] | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    async def aim(self, address: str, *, server_name: str, trust_pem: bytes) -> None:
+        """Reach the door there, and believe only a server of that name whose chain ends in ``trust_pem``."""
+        wanted = address, server_name, trust_pem
+        if wanted == self._made_for:
+            return
+        await self.close()
+        credentials = grpc.ssl_channel_credentials(root_certificates=trust_pem)
+        options = [
+            ("grpc.ssl_target_name_override", server_name),
+            ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+            ("grpc.max_reconnect_backoff_ms", 5000),
+            ("grpc.enable_http_proxy", 0),  # the environment chooses no way to the signer
+        ]
+        self._channel = grpc.aio.secure_channel(address, credentials, options=options)
+        self._made_for = wanted
+
+    async def request(
+        self, *, csr: str, token: str, cluster_id: ClusterId, lifetime: float
+    ) -> tuple[str, ...]:
+        """The elements of ``cert_chain``.
+
+        Raises NotReady before :meth:`aim`, Unavailable where the door does not answer, Refused where it refuses
+        this caller, InvalidValue for a reply that is none. The door tells a caller nothing about why; its log
+        does.
+        """
+        if self._channel is None:
+            raise NotReady("there is no bundle yet to verify the signer's door with")
+        message = encode_request(IstioCertificateRequest(csr=csr, validity_seconds=int(lifetime)))
+        metadata = (("authorization", f"Bearer {token}"), ("clusterid", str(cluster_id)))
+        call = self._channel.unary_unary(METHOD)
+        try:
+            answer = await call(message, metadata=metadata, timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            if code in _OURS_TO_RETRY:
+                raise Unavailable(f"the signer's door did not answer ({code.name})") from None
+            raise Refused(
+                f"the signer's door refused the probe ({code.name})",
+                remedy="the signer's log says why: look for this cluster there",
+            ) from None
+        if not isinstance(answer, bytes):
+            raise InvalidValue("the reply of the signer's door holds no bytes")
+        return decode_response(answer)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way fail."""
+        channel, self._channel, self._made_for = self._channel, None, None
+        if channel is not None:
+            await channel.close()

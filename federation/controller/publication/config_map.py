@@ -1,0 +1,199 @@
+"""The ConfigMap every workload's trust is mounted from: what it should be, what it is, and the difference.
+
+Istio's own object (``istio-ca-root-cert``, key ``root-cert.pem``, label ``istio.io/config: "true"``), written by
+server-side apply under the field manager ``federation-hub``. Force takes the key's ownership from whoever had
+it; other labels and annotations are somebody else's and stay. Other data keys do not: the object is what
+workloads mount, and istio-csr wipes them as well. An apply cannot remove what another manager owns, so that
+takes a merge patch of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.core.config.model import PublicationConfig
+from federation.core.errors import InvalidValue
+from federation.core.trust.bundle import MAX_BUNDLE_BYTES
+from federation.state.documents import Generation
+
+FIELD_MANAGER: Final = "federation-hub"
+APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
+MERGE: Final = "application/merge-patch+json"
+LABEL: Final = "istio.io/config"
+
+MOST_EXTRA_KEYS: Final = 32
+MOST_WRITERS: Final = 8
+MOST_CONTENT_BYTES: Final = 4 * 1024 * 1024
+"""Of contents that are not ours, for one cluster: a broken-into one cannot make the hub hold more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What every selected namespace should hold. The body is serialised once for all of them."""
+
+    name: str
+    key: str
+    generation: int
+    created: float  # seconds since the epoch
+    sha256: str
+    body: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, generation: Generation, config: PublicationConfig) -> Target:
+        """The target of that generation. Raises InvalidValue where it would not fit into an object."""
+        if len(generation.bundle_pem) > MAX_BUNDLE_BYTES:
+            raise InvalidValue(
+                f"a bundle of {len(generation.bundle_pem)} bytes does not fit into a ConfigMap"
+            )
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": config.config_map, "labels": {LABEL: "true"}},
+            "data": {config.key: generation.bundle_pem},
+        }
+        return cls(
+            name=config.config_map,
+            key=config.key,
+            generation=generation.number,
+            created=generation.created,
+            sha256=generation.sha256,
+            body=msgspec.json.encode(body),
+        )
+
+    def is_met_by(self, held: Held | None) -> bool:
+        """True where nothing would have to be written."""
+        return held is not None and held.sha256 == self.sha256 and held.labelled and not held.extra
+
+    def path(self, namespace: str) -> str:
+        """Where the object is in that namespace."""
+        return f"/api/v1/namespaces/{namespace}/configmaps/{self.name}"
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What one namespace holds, as far as it matters; equal ones are one object in memory.
+
+    ``sha256`` is the digest of the key's value, empty where there is none. ``extra`` are further keys, as
+    ``data/<key>`` or ``binaryData/<key>``. ``writers`` are other field managers that own the key.
+    """
+
+    sha256: str
+    labelled: bool
+    extra: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+
+
+def wipe_body(extra: Iterable[str]) -> bytes:
+    """A merge patch (RFC 7396) that removes these keys and touches nothing else."""
+    body: dict[str, dict[str, None]] = {}
+    for place in extra:
+        section, _, key = place.partition("/")
+        body.setdefault(section, {})[key] = None
+    return msgspec.json.encode(body)
+
+
+class Contents:
+    """The distinct contents one cluster holds, by digest, within a bound; the oldest go first."""
+
+    def __init__(self, *, most_bytes: int = MOST_CONTENT_BYTES) -> None:
+        self._most = most_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._last = ("", "")  # most namespaces hold the same: comparing is far cheaper than hashing
+
+    def note(self, text: str) -> str:
+        """The digest of the text, which is kept."""
+        last, digest = self._last
+        if text == last and digest:
+            return digest
+        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+        else:
+            self._kept[digest] = text
+            self._bytes += len(text)
+            while self._bytes > self._most and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._bytes -= len(dropped)
+        self._last = text, digest
+        return digest
+
+    def get(self, digest: str) -> bytes | None:
+        """The content of that digest, None where it is not kept any more."""
+        text = self._kept.get(digest)
+        return None if text is None else text.encode("utf-8", "surrogatepass")
+
+
+class _OwnedFields(msgspec.Struct, gc=False):
+    data: dict[str, msgspec.Raw] = msgspec.field(name="f:data", default_factory=dict)
+
+
+class _Managed(msgspec.Struct, gc=False):
+    manager: str = ""
+    subresource: str = ""
+    fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
+
+
+class _Meta(WireMeta, rename="camel", gc=False):
+    managed_fields: list[_Managed] | None = None
+
+
+class _ConfigMap(msgspec.Struct, rename="camel", gc=False):
+    metadata: _Meta
+    data: dict[str, str] | None = None
+    binary_data: dict[str, msgspec.Raw] | None = None
+
+
+class HeldDecoder:
+    """Takes a ConfigMap apart for a reflector; contents go to ``contents``."""
+
+    def __init__(self, key: str, contents: Contents) -> None:
+        self._key = key
+        self._owned = f"f:{key}"
+        self._contents = contents
+        self._decode = msgspec.json.Decoder(_ConfigMap).decode
+        self._shared: dict[Held, Held] = {}
+
+    def __call__(self, payload: Payload) -> Item[Held]:
+        """The ConfigMap as an item. Raises msgspec.MsgspecError where it is none."""
+        found = self._decode(payload)
+        meta = found.metadata
+        value = (found.data or {}).get(self._key)
+        held = Held(
+            self._contents.note(value) if value is not None else "",
+            (meta.labels or {}).get(LABEL) == "true",
+            self._extra(found),
+            self._writers(meta.managed_fields or ()),
+        )
+        if len(self._shared) > 10_000:
+            self._shared.clear()
+        return Item(key_of(meta), meta.resource_version, self._shared.setdefault(held, held))
+
+    def _extra(self, found: _ConfigMap) -> tuple[str, ...]:
+        if (
+            len(found.data or ()) <= 1
+            and not found.binary_data
+            and (not found.data or self._key in found.data)
+        ):
+            return ()
+        places = [f"data/{key}" for key in found.data or () if key != self._key]
+        places += [f"binaryData/{key}" for key in found.binary_data or ()]
+        return tuple(sorted(places)[:MOST_EXTRA_KEYS])
+
+    def _writers(self, managed: Iterable[_Managed]) -> tuple[str, ...]:
+        names = {
+            sys.intern(entry.manager[:128])
+            for entry in managed
+            if entry.manager != FIELD_MANAGER
+            and not entry.subresource
+            and entry.fields is not None
+            and self._owned in entry.fields.data
+        }
+        return tuple(sorted(names)[:MOST_WRITERS]) if names else ()

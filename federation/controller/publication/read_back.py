@@ -1,0 +1,110 @@
+"""What a cluster's namespaces really hold, as the watch shows it: the only ground for saying "published".
+
+Counted by what was read back, never by what was sent. Where the watches are not fresh nothing counts as
+current: the last that was known is then only a memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from federation.clusters.objects import ObjectKey, ObjectMeta
+from federation.controller.publication.config_map import Held, Target
+
+MOST_PROBLEMS = 10
+MOST_CONTENTS = 16
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing."""
+
+    selected: int = 0
+    current: int = 0
+    terminating: int = 0
+    forbidden: int = 0
+    excluded: int = 0
+    failed: int = 0
+    contents: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> int:
+        """Selected, not current, and not failed either."""
+        return max(0, self.selected - self.current - self.failed)
+
+    def generation(self, numbers: Mapping[str, int]) -> int:
+        """The newest generation that every selected namespace holds or is past; 0 where one holds none."""
+        if not self.selected or sum(self.contents.values()) < self.selected:
+            return 0
+        return min(numbers.get(digest, 0) for digest in self.contents)
+
+    def where(self, digest: str) -> str:
+        """Who holds that content, in words."""
+        count, names = self.contents.get(digest, 0), ", ".join(self.examples.get(digest, ()))
+        if count <= EXAMPLES:
+            return f"namespace{'s' if count != 1 else ''} {names}"
+        return f"{count} namespaces, for example {names}"
+
+
+def read_back(
+    namespaces: Mapping[ObjectKey, ObjectMeta],
+    held: Mapping[ObjectKey, Held],
+    target: Target | None,
+    *,
+    config_map: str,
+    excluded: Collection[str] = (),
+    terminating: Collection[str] = (),
+    forbidden: Mapping[str, str] | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> ReadBack:
+    """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into."""
+    forbidden, failed = forbidden or {}, failed or {}
+    counts: Counter[str] = Counter()
+    contents: Counter[str] = Counter()
+    examples: defaultdict[str, list[str]] = defaultdict(list)
+    for key, meta in namespaces.items():
+        name = key.name
+        if name in excluded:
+            counts["excluded"] += 1
+            continue
+        if meta.deletion is not None or name in terminating:
+            counts["terminating"] += 1
+            continue
+        holds = held.get(ObjectKey(name, config_map))
+        met = target is not None and target.is_met_by(holds)
+        if name in forbidden and not met:
+            counts["forbidden"] += 1
+            continue
+        counts["selected"] += 1
+        if holds is not None and holds.sha256:
+            contents[holds.sha256] += 1
+            if len(examples[holds.sha256]) < EXAMPLES:
+                examples[holds.sha256].append(name)
+        if met:
+            counts["current"] += 1
+        elif name in failed:
+            counts["failed"] += 1
+    return ReadBack(
+        selected=counts["selected"],
+        current=counts["current"],
+        terminating=counts["terminating"],
+        forbidden=counts["forbidden"],
+        excluded=counts["excluded"],
+        failed=counts["failed"],
+        contents=dict(contents),
+        examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
+        problems=tuple(_problems(forbidden, failed)),
+    )
+
+
+def _problems(forbidden: Mapping[str, str], failed: Mapping[str, str]) -> Iterator[str]:
+    shown = [*sorted(failed.items()), *sorted(forbidden.items())]
+    for namespace, problem in shown[:MOST_PROBLEMS]:
+        yield f"{namespace}: {problem}"
+    if len(shown) > MOST_PROBLEMS:
+        yield f"and {len(shown) - MOST_PROBLEMS} more namespaces"

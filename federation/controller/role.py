@@ -1,0 +1,159 @@
+"""The controller role: waits to lead, leads, and reports either way.
+
+Any number of controllers may run; the store lets one lead. Only that one writes generations and publishes.
+The others keep reporting that they are there, so that status shows who would take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import Final
+
+from federation.controller.leader import Leader, LeadershipLostError
+from federation.core.clock import Clock
+from federation.core.config.model import Address
+from federation.core.errors import StateUnavailable
+from federation.runtime.config_source import ConfigSource
+from federation.state.documents import ControllerReport, encode
+from federation.state.store import StateStore
+
+LEADERSHIP: Final = "controller"
+HEARTBEAT: Final = 5.0
+"""Seconds within which a report is written at the latest; status takes three of them for gone."""
+
+REPORT_SPACING: Final = 0.5
+RETRY: Final = 2.0
+STORE_TIMEOUT: Final = 15.0
+
+_log = logging.getLogger(__name__)
+
+
+class ControllerRole:
+    """One controller process. ``signer_address`` says where its probes reach the door, over the configuration."""
+
+    def __init__(
+        self,
+        *,
+        config: ConfigSource,
+        store: StateStore,
+        clock: Clock,
+        replica: str,
+        jitter: random.Random,
+        signer_address: Address | None = None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._replica = replica
+        self._jitter = jitter
+        self._signer_address = signer_address
+        self._started = clock.now().timestamp()
+        self._leader: Leader | None = None
+        self._store_problem = ""
+        self._changed = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then give leadership up and take the report back."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._keep_leading()), tasks.create_task(self._keep_reporting())]
+            await stop.wait()
+            for task in running:
+                task.cancel()
+        with contextlib.suppress(StateUnavailable, TimeoutError):
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._store.delete(self._key)
+        _log.info("the controller has stopped", extra={"replica": self._replica})
+
+    def report(self) -> ControllerReport:
+        """What this controller sees now."""
+        config, leader = self._config.current, self._leader
+        base = ControllerReport(
+            replica=self._replica,
+            started=self._started,
+            updated=self._clock.now().timestamp(),
+            heartbeat=HEARTBEAT,
+            leader=leader is not None,
+            ready=not self._store_problem,
+            reasons=[self._store_problem] if self._store_problem else [],
+            config_digest=config.digest,
+            config_problems=list(self._config.problems),
+            warnings=list(config.warnings),
+        )
+        if leader is None:
+            return base
+        reasons = base.reasons + leader.not_ready()
+        return ControllerReport(
+            **{
+                name: getattr(base, name) for name in ("replica", "started", "updated", "heartbeat", "leader")
+            },
+            ready=not reasons,
+            reasons=reasons,
+            config_digest=base.config_digest,
+            config_problems=base.config_problems,
+            warnings=base.warnings,
+            generation=leader.trust.number,
+            sources=dict(leader.sources.states),
+            clusters=leader.clusters(),
+            matrix=leader.matrix,
+            proposals=leader.proposals(),
+        )
+
+    @property
+    def _key(self) -> str:
+        return f"controllers/{self._replica}"
+
+    async def _keep_leading(self) -> None:
+        while True:
+            try:
+                await self._lead()
+            except* LeadershipLostError:
+                _log.warning("leadership was lost", extra={"replica": self._replica})
+            except* StateUnavailable as group:
+                error = group.exceptions[0]
+                _log.error("cannot lead: %s", error, extra={"reason": "state_unavailable"})
+            await self._clock.sleep(RETRY)
+
+    async def _lead(self) -> None:
+        async with self._store.lead(LEADERSHIP, identity=self._replica) as leadership:
+            _log.info("this controller leads", extra={"replica": self._replica})
+            self._leader = Leader(
+                config=self._config,
+                store=self._store,
+                leadership=leadership,
+                clock=self._clock,
+                replica=self._replica,
+                jitter=self._jitter,
+                signer_address=self._signer_address,
+                changed=self._note_change,
+            )
+            try:
+                await self._leader.run()
+            finally:
+                self._leader = None
+
+    def _note_change(self) -> None:
+        self._changed = True
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            self._changed = False
+            await self._write_report()
+            due = self._clock.monotonic() + HEARTBEAT / 2
+            await self._clock.sleep(REPORT_SPACING)
+            while self._clock.monotonic() < due and not self._changed:
+                await self._clock.sleep(REPORT_SPACING / 2)
+
+    async def _write_report(self) -> None:
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._store.write(self._key, encode(self.report()))
+        except (StateUnavailable, TimeoutError) as error:
+            problem = str(error) or f"the state store did not answer in {STORE_TIMEOUT:g} s"
+            if problem != self._store_problem:
+                _log.error("the report cannot be written: %s", problem, extra={"reason": "state_unavailable"})
+            self._store_problem = problem
+        else:
+            self._store_problem = ""

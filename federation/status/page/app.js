@@ -106,7 +106,7 @@ function tick() {
   const live = $("live");
   if (asked) live.textContent = "locked";
   else if (!state.status) live.textContent = state.error || "connecting";
-  else if (stale) live.textContent = `stale since ${duration(silent / 1000)}`;
+  else if (stale) live.textContent = `no answer for ${duration(silent / 1000)}`;
   else live.textContent = "live";
   live.dataset.state = asked ? "locked" : stale ? "stale" : "live";
   const s = state.status;

@@ -24,7 +24,7 @@ MAX_DATA_BYTES: Final = 16 * 1024 * 1024
 MAX_FILE_BYTES: Final = MAX_DATA_BYTES + 256
 MAGIC: Final = b"federation-state/"
 FORMAT: Final = b"1"
-_HEADER: Final = re.compile(rb"federation-state/(\d+) ([0-9a-f]{32}) (\d{1,8}) ([0-9a-f]{64})\n")
+_HEADER: Final = re.compile(MAGIC + FORMAT + rb" ([0-9a-f]{32}) (\d{1,8}) ([0-9a-f]{64})\n")
 
 
 def pack(key: str, version: str, data: bytes) -> bytes:
@@ -40,15 +40,15 @@ def pack(key: str, version: str, data: bytes) -> bytes:
 def unpack(key: str, content: bytes, *, where: str) -> Stored:
     """The document in a file's content; raises StateUnavailable naming the file where it is damaged."""
     match = _HEADER.match(content)
-    if match is None and content.startswith(MAGIC) and not content.startswith(MAGIC + FORMAT + b" "):
+    if content.startswith(MAGIC) and not content.startswith(MAGIC + FORMAT + b" "):
         raise StateUnavailable(
             "the document was written by another release of the hub, in a format this one does not know",
             where=where,
             remedy="run the release that wrote it, or a newer one",
         )
-    if match is None or match[1] != FORMAT:
+    if match is None:
         raise _damaged("its header cannot be read", where)
-    version, length, digest = match[2].decode(), int(match[3]), match[4]
+    version, length, digest = match[1].decode(), int(match[2]), match[3]
     data = content[match.end() :]
     if len(data) != length:
         raise _damaged(f"it holds {len(data)} bytes of {length}", where)

@@ -28,7 +28,7 @@ from federation.status.answers import (
 from federation.status.exposition import CONTENT_TYPE
 from federation.status.guard import Guard
 from federation.status.metrics import hub_metrics
-from federation.status.model import Clusters, Generations, Readiness
+from federation.status.model import Clusters, FederationStatus, Generations, Readiness
 from federation.status.openapi import PROBES, document
 from federation.status.reader import SnapshotReader
 from federation.status.source import ConfigView, StatusSource
@@ -96,6 +96,16 @@ class _Api:
         self._source = source
         self._clock = clock
         self._report = report
+        self._encoded: tuple[FederationStatus | None, dict[str, bytes]] = (None, {})
+
+    def _once(self, status: FederationStatus, path: str, encode: Callable[[], bytes]) -> bytes:
+        """The bytes of one answer, made once for each status: a storm of scrapes costs one encoding."""
+        if self._encoded[0] is not status:
+            self._encoded = (status, {})
+        answers = self._encoded[1]
+        if path not in answers:
+            answers[path] = encode()
+        return answers[path]
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         reasons: list[str] = []
@@ -109,14 +119,15 @@ class _Api:
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         snapshot, status = await self._source.read()
-        body = hub_metrics(status, snapshot, self._clock.now().timestamp())
+        now = self._clock.now().timestamp()
+        body = self._once(status, "metrics", lambda: hub_metrics(status, snapshot, now))
         response = answer(request, body, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, msgspec.json.encode(status))
+        return answer(request, self._once(status, "status", lambda: msgspec.json.encode(status)))
 
     async def clusters(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()

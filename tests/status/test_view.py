@@ -63,8 +63,9 @@ def test_no_cluster_is_not_healthy() -> None:
 
 
 def edit_anchor(world: World, **changes: object) -> None:
-    first, *others = world.generations[7].anchors
-    world.generations[7] = replace(world.generations[7], anchors=[replace(first, **changes), *others])
+    anchors = world.generations[7].anchors
+    changed = [replace(anchor, **changes) for anchor in anchors[:1]]
+    world.generations[7] = replace(world.generations[7], anchors=[*changed, *anchors[1:]])
 
 
 def edit_authority(world: World, **changes: object) -> None:

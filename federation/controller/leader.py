@@ -199,15 +199,19 @@ class Leader:
         return reports
 
     def not_ready(self) -> list[str]:
-        """Why trust's way is not what the configuration asks for; empty where it is."""
+        """Why nothing can be published; empty where it can. What is merely degraded is in the sources."""
         reasons = []
         if self.sources.problem is not None:
             reasons.append(self.sources.problem.diagnostics())
         if self.trust.generation is None:
-            reasons.append("no generation of trust is in force")
-        if self.sources.held_back:
-            reasons.append(self.sources.held_back)
+            why = f": {self.sources.held_back}" if self.sources.held_back else ""
+            reasons.append(f"no generation of trust is in force{why}")
         return reasons
+
+    def source_states(self) -> dict[str, str]:
+        """Each source, and under ``bundle`` why it is not made of them where it is not."""
+        held_back = {"bundle": self.sources.held_back} if self.sources.held_back else {}
+        return self.sources.states | held_back
 
     def proposals(self) -> list[Proposal]:
         """Anchors that clusters held and nobody pinned."""

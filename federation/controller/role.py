@@ -95,7 +95,7 @@ class ControllerRole:
             config_problems=base.config_problems,
             warnings=base.warnings,
             generation=leader.trust.number,
-            sources=dict(leader.sources.states),
+            sources=leader.source_states(),
             clusters=leader.clusters(),
             matrix=leader.matrix,
             proposals=leader.proposals(),

@@ -1,0 +1,293 @@
+"""A federation for the controller's tests: clusters in a box, a signer's door, and the role in this process.
+
+The controller has exactly the rights of ``manifests/member``, the door is a real gRPC server over TLS that signs
+with a real intermediate, and the state is the real file store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from cryptography import x509
+
+from federation.controller.role import ControllerRole
+from federation.core.istio_ca import SERVICE, decode_request, encode_response
+from federation.core.pki.certificate import Certificate
+from federation.runtime.clock import SystemClock
+from federation.runtime.config_source import ConfigSource
+from federation.sandbox.cluster import SandboxCluster
+from federation.sandbox.world import read_kustomization
+from federation.state.documents import ControllerReport, Current, Generation, decode, generation_key
+from federation.state.files import FileStore
+from tests.support import pki
+
+HUB = "hub.mesh.example"
+TRUST_DOMAIN = "mesh.example"
+NAME = "istio-ca-root-cert"
+KEY = "root-cert.pem"
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests" / "member"
+START = datetime.now(UTC).replace(microsecond=0)
+"""OpenSSL judges by the system's clock, so certificates of these tests begin before now."""
+
+
+@cache
+def root(name: str = "a") -> pki.Authority:
+    return pki.root(f"controller {name}", not_before=START - pki.DAY, not_after=START + pki.YEAR)
+
+
+@cache
+def intermediate(name: str = "a", *, below: str = "") -> pki.Authority:
+    return pki.intermediate(
+        f"controller {name}", root(below or name), not_before=START - pki.DAY, not_after=START + 90 * pki.DAY
+    )
+
+
+def leaf_for(
+    authority: pki.Authority,
+    san: x509.SubjectAlternativeName,
+    public_key: Any,
+    *,
+    lifetime: timedelta = timedelta(hours=1),
+) -> Certificate:
+    now = datetime.now(UTC)
+    return pki.certificate(
+        authority,
+        [
+            (pki.WORKLOAD_KEY_USAGE, True),
+            (pki.BOTH_WAYS, False),
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (san, True),
+        ],
+        public_key=public_key,
+        not_before=now - timedelta(minutes=2),
+        not_after=now + lifetime,
+        serial_number=x509.random_serial_number(),
+    )
+
+
+class Door:
+    """A signer's door: verifies nothing about its callers, but answers as the real one does."""
+
+    def __init__(self, store: FileStore) -> None:
+        self.store = store
+        self.authority = intermediate()
+        self.authorities: dict[str, pki.Authority] = {}  # cluster ID -> another authority
+        self.refuse: dict[str, grpc.StatusCode] = {}  # cluster ID -> status
+        self.calls: list[str] = []
+        self.lifetime = timedelta(hours=1)
+        self.port = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Door]:
+        key = pki.key("door")
+        san = x509.SubjectAlternativeName([x509.DNSName(HUB)])
+        serving = leaf_for(self.authority, san, key.public_key())
+        chain = serving.pem + self.authority.chain_pem
+        credentials = grpc.ssl_server_credentials([(pki.private_key_pem(key), chain)])
+        server = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(self._create)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"CreateCertificate": handler}),)
+        )
+        self.port = server.add_secure_port("127.0.0.1:0", credentials)
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(None)
+
+    async def _create(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        cluster = dict(context.invocation_metadata())["clusterid"]
+        self.calls.append(cluster)
+        if cluster in self.refuse:
+            await context.abort(self.refuse[cluster], "request authenticate failure")
+        request = decode_request(data)
+        csr = x509.load_pem_x509_csr(request.csr.encode())
+        san = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        authority = self.authorities.get(cluster, self.authority)
+        leaf = leaf_for(authority, san, csr.public_key(), lifetime=self.lifetime)
+        chain = [certificate.pem.decode() for certificate in (leaf, *authority.chain)]
+        generation = await in_force(self.store)
+        assert generation is not None
+        return encode_response([*chain, generation.bundle_pem])
+
+
+async def in_force(store: FileStore) -> Generation | None:
+    stored = await store.read("current")
+    if stored is None:
+        return None
+    current = decode(stored.data, Current, key="current")
+    document = await store.read(generation_key(current.number))
+    assert document is not None
+    return decode(document.data, Generation, key="generation")
+
+
+class World:
+    """The clusters, the configuration and the controllers of one test."""
+
+    def __init__(
+        self, directory: Path, clusters: dict[str, SandboxCluster], door: Door, store: FileStore
+    ) -> None:
+        self.directory = directory
+        self.clusters = clusters
+        self.door = door
+        self.store = store
+        self.clock = SystemClock()
+        self.anchors: list[pki.Authority] = [root()]
+        self.registered = list(clusters)
+        self.publication: dict[str, Any] = {}
+        self.trust: dict[str, Any] = {}
+        self.extra: dict[str, dict[str, Any]] = {}
+        self.proof_interval = 1.0
+        self.roles: dict[str, ControllerRole] = {}
+        self.sources: dict[str, ConfigSource] = {}
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "clusters.toml"
+
+    def anchor_file(self, authority: pki.Authority) -> Path:
+        return self.directory / f"{authority.certificate.sha256[:12]}.pem"
+
+    def register(self) -> None:
+        """Grant the controller its rights in every cluster and write kubeconfigs, configuration and anchors."""
+        for name, cluster in self.clusters.items():
+            cluster.apply_manifest(read_kustomization(MANIFESTS))
+            config = cluster.service_account_kubeconfig("federation-system", "federation-controller")
+            file = self.directory / f"{name}.kubeconfig"
+            file.touch(mode=0o600)
+            file.write_text(json.dumps(config))
+        authority = self.door.authority
+        (self.directory / "chain.pem").write_bytes(authority.chain_pem)
+        for anchor in self.anchors:
+            self.anchor_file(anchor).write_bytes(anchor.pem)
+        self.write_config()
+
+    def write_config(self) -> None:
+        lines = [
+            f'trust_domain = "{TRUST_DOMAIN}"',
+            *(["[trust]", *_pairs(self.trust)] if self.trust else []),
+        ]
+        for anchor in self.anchors:
+            lines += [
+                "[[trust.anchors]]",
+                f'file = "{self.anchor_file(anchor)}"',
+                f'sha256 = "{anchor.certificate.sha256}"',
+            ]
+        lines += [
+            f'[door]\nlisten = "127.0.0.1:{self.door.port}"\nserver_names = ["{HUB}"]',
+            f'[signer.authority]\nkind = "local"\nname = "test"\ncertificate_file = "{self.directory / "chain.pem"}"',
+            f'key_file = "{self.directory / "key.pem"}"',
+            "[controller.publication]",
+            *_pairs(self.publication),
+            f"[controller.proof]\ninterval = {self.proof_interval}",
+            f'[state]\ndirectory = "{self.directory / "state"}"',
+        ]
+        for name in self.registered:
+            lines += [
+                f'[[clusters]]\nname = "{name}"\ncluster_id = "{name}"',
+                f'kubeconfig = "{self.directory / f"{name}.kubeconfig"}"',
+                *_pairs(self.extra.get(name, {})),
+            ]
+        staged = self.config_file.with_suffix(".new")
+        staged.write_text("\n".join(lines) + "\n")
+        staged.rename(self.config_file)
+
+    @contextlib.asynccontextmanager
+    async def controller(self, replica: str = "one") -> AsyncIterator[ControllerRole]:
+        """A controller that runs until the context ends, then stops cleanly."""
+        source = ConfigSource(self.config_file, self.clock)
+        await source.load()
+        role = ControllerRole(
+            config=source, store=self.store, clock=self.clock, replica=replica, jitter=random.Random(1)
+        )
+        self.roles[replica], self.sources[replica] = role, source
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(source.watch())
+            running = group.create_task(role.run(stop))
+            try:
+                yield role
+            finally:
+                stop.set()
+                async with asyncio.timeout(10):
+                    await running
+                watching.cancel()
+
+    async def report(self, replica: str = "one") -> ControllerReport | None:
+        """What the controller has written to the store."""
+        stored = await self.store.read(f"controllers/{replica}")
+        return None if stored is None else decode(stored.data, ControllerReport, key="report")
+
+    async def until(
+        self, wanted: Callable[[ControllerReport], bool], *, replica: str = "one", limit: float = 15.0
+    ) -> ControllerReport:
+        """The first written report for which ``wanted`` holds."""
+        seen: ControllerReport | None = None
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    seen = await self.report(replica)
+                    if seen is not None and wanted(seen):
+                        return seen
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"not in {limit:g} s; last report: {seen}") from None
+
+    async def published(self, *, limit: float = 15.0) -> Generation:
+        """Wait until every registered cluster holds the generation in force in every namespace."""
+
+        def everywhere(report: ControllerReport) -> bool:
+            return report.generation > 0 and all(
+                name in report.clusters
+                and report.clusters[name].publication.generation == report.generation
+                and report.clusters[name].publication.current == report.clusters[name].publication.selected
+                for name in self.registered
+            )
+
+        await self.until(everywhere, limit=limit)
+        generation = await in_force(self.store)
+        assert generation is not None
+        return generation
+
+    def held(self, cluster: str, namespace: str) -> str | None:
+        """What that namespace really holds."""
+        found = self.clusters[cluster].config_map(namespace, NAME)
+        return None if found is None else found.get("data", {}).get(KEY)
+
+
+async def eventually(wanted: Callable[[], object], *, limit: float = 10.0) -> None:
+    """Return once ``wanted()`` is true; fails after ``limit`` seconds."""
+    try:
+        async with asyncio.timeout(limit):
+            while not wanted():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not in {limit:g} s") from None
+
+
+@contextlib.asynccontextmanager
+async def open_world(directory: Path, *names: str) -> AsyncIterator[World]:
+    """A registered world of these clusters; no controller runs yet."""
+    async with contextlib.AsyncExitStack() as stack:
+        clusters = {name: await stack.enter_async_context(SandboxCluster(name)) for name in names}
+        store = FileStore(directory / "state", SystemClock())
+        door = Door(store)
+        await stack.enter_async_context(door.running())
+        world = World(directory, clusters, door, store)
+        world.register()
+        yield world
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]

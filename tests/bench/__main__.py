@@ -23,7 +23,7 @@ import uvloop
 from tests.bench.processes import allow_many_files
 from tests.bench.report import Report
 
-MEASUREMENTS = ["handler", "signing"]
+MEASUREMENTS = ["handler", "signing", "clients"]
 Run = Callable[..., Coroutine[Any, Any, None]]
 
 

@@ -33,6 +33,7 @@ from federation.core.errors import ClusterError, ConfigurationError, FederationE
 Outcome: TypeAlias = Literal["ok", "warning", "failed"]
 Role: TypeAlias = Literal["hub", "signer", "controller"]
 
+KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 OLDEST_VERSION: Final = (1, 22)
 """Server-side apply, bound tokens and issuer discovery are stable since then."""
 
@@ -222,7 +223,7 @@ async def _check_signer(checks: _Checks, session: ClusterSession) -> None:
         else:
             checks.add("issuer", "ok", issuer[:200])
     async with checks.guarded("token_keys", otherwise=otherwise, remedy=remedy):
-        keys = msgspec.json.decode(await session.get("/openid/v1/jwks"), type=_Keys).keys
+        keys = msgspec.json.decode(await session.get("/openid/v1/jwks", accept=KEYS_TYPE), type=_Keys).keys
         if not keys or not all(key.kid and key.kty for key in keys):
             checks.add(
                 "token_keys", otherwise, "it publishes no keys with a `kid`", "use attestation = token-review"

@@ -1,8 +1,7 @@
 """Named authorities, keys, requests and leaves for every test; nothing here is ever stored.
 
-``ROOT_A``-like objects are made on first use and kept for the session: ``root("a")`` is the same authority
-wherever it is asked for. Keys come from a pool by name, so that a test that needs twelve of them does not
-wait for twelve.
+Authorities are made on first use and kept for the session: ``root("a")`` is the same certificate wherever it is asked
+for. Keys come from a pool by name, so that a test that needs twelve of them does not wait for twelve.
 """
 
 from __future__ import annotations
@@ -71,9 +70,13 @@ class Authority:
         return chain, key, root_file
 
 
-@cache
 def key(name: str, kind: KeyKind = KeyKind.EC_P256) -> PrivateKey:
     """The key of that name and kind: the same object for the whole session."""
+    return _key(name, kind)
+
+
+@cache
+def _key(_name: str, kind: KeyKind) -> PrivateKey:
     return generate_key(kind)
 
 
@@ -82,7 +85,6 @@ def serial(name: str) -> int:
     return int.from_bytes(sha256(name.encode()).digest()[:16], "big") >> 1 | 1
 
 
-@cache
 def root(
     name: str = "a",
     kind: KeyKind = KeyKind.EC_P256,
@@ -91,7 +93,14 @@ def root(
     not_after: datetime = NOW + 9 * YEAR,
     path_length: int | None = None,
 ) -> Authority:
-    """The root of that name."""
+    """The root of that name: the same certificate for the same arguments."""
+    return _root(name, kind, not_before, not_after, path_length)
+
+
+@cache
+def _root(
+    name: str, kind: KeyKind, not_before: datetime, not_after: datetime, path_length: int | None
+) -> Authority:
     own = key(f"root {name}", kind)
     certificate = create_root(
         common_name=f"Root {name}",
@@ -104,7 +113,6 @@ def root(
     return Authority(certificate, own, (), certificate)
 
 
-@cache
 def intermediate(
     name: str = "a1",
     issuer: Authority | None = None,
@@ -114,8 +122,19 @@ def intermediate(
     not_after: datetime = NOW + YEAR,
     path_length: int | None = 0,
 ) -> Authority:
-    """The intermediate of that name below ``issuer`` (default: the root "a")."""
-    above = issuer or root()
+    """The intermediate of that name below ``issuer`` (default: the root "a"), the same for the same arguments."""
+    return _intermediate(name, issuer or root(), kind, not_before, not_after, path_length)
+
+
+@cache
+def _intermediate(  # noqa: PLR0917 - only called by the function above, with every argument
+    name: str,
+    above: Authority,
+    kind: KeyKind,
+    not_before: datetime,
+    not_after: datetime,
+    path_length: int | None,
+) -> Authority:
     own = key(f"intermediate {name}", kind)
     certificate = create_intermediate(
         issuer=above.certificate,

@@ -91,13 +91,15 @@ def create_intermediate(
 
 def _name(common_name: str, key: PrivateKey) -> x509.Name:
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANIZATION),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, identifier[:16]),
-        ]
-    )
+    attributes = {
+        NameOID.ORGANIZATION_NAME: ORGANIZATION,
+        NameOID.COMMON_NAME: common_name,
+        NameOID.SERIAL_NUMBER: identifier[:16],
+    }
+    try:
+        return x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes.items()])
+    except ValueError as error:
+        raise InvalidValue(f"{common_name[:80]!r} cannot be a common name: {error}") from None
 
 
 def _create(

@@ -29,7 +29,8 @@ _PINNED: Final = {
 """Loggers of libraries that are never more talkative than this, whatever level the operator asks for."""
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {0x0A: "\\n"}
+_CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)  # the last two end lines as well
+_ESCAPES: Final = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
 
 
 def configure(

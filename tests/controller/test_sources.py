@@ -1,0 +1,233 @@
+"""Sources of trust: a failing one never makes the bundle smaller, and nothing unpinned gets in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.controller.sources.cluster_anchors import MOST_OF_A_CLUSTER, Proposals
+from federation.controller.sources.files import Content, SourceFiles
+from federation.controller.sources.intermediates import gather_intermediates
+from federation.controller.sources.pinned import OK, Gathered, gather_pins
+from federation.controller.sources.plan import combine, plan_bundle
+from federation.core.config.model import AnchorPin
+from federation.core.identity import ClusterName, TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.core.trust.bundle import Anchor, TrustBundle
+from tests.support import pki
+
+DOMAIN = TrustDomain("mesh.example")
+NAMES = ("a", "b", "c")
+DAMAGE = ("vanished", "empty", "cut", "another", "garbage", "key")
+
+
+def pin(name: str, **options: object) -> AnchorPin:
+    certificate = pki.root(name).certificate
+    return AnchorPin(
+        file=Path(f"{name}.pem"),
+        sha256=certificate.sha256,
+        trust_domain=DOMAIN,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def damaged(name: str, how: str) -> Content:
+    whole = pki.root(name).pem
+    match how:
+        case "vanished":
+            return Content(problem="it cannot be read: No such file or directory")
+        case "empty":
+            return Content(b"")
+        case "cut":
+            return Content(whole[: len(whole) // 2])
+        case "another":
+            return Content(pki.root("stranger").pem)
+        case "key":
+            return Content(whole + pki.private_key_pem(pki.root(name).key))
+        case _:
+            return Content(b"\x00\xff not PEM")
+
+
+def good(name: str) -> Content:
+    return Content(pki.root(name).pem)
+
+
+def names_of(bundle: TrustBundle | None) -> set[str]:
+    assert bundle is not None
+    by_fingerprint = {pki.root(name).certificate.sha256: name for name in (*NAMES, "stranger")}
+    return {by_fingerprint[certificate.sha256] for certificate in bundle.certificates}
+
+
+def test_a_good_file_gives_its_anchor_with_its_provenance() -> None:
+    gathered = gather_pins([pin("a")], {Path("a.pem"): good("a")}, {})
+    (anchor,) = gathered.anchors
+    assert (anchor.kind, anchor.cluster, str(anchor.trust_domain)) == ("root", None, "mesh.example")
+    assert "a.pem" in anchor.origin
+    assert dict(gathered.sources) == {"a.pem": OK}
+
+
+def test_a_pin_with_a_cluster_is_an_accepted_anchor_of_it() -> None:
+    accepted = pin("b", cluster=ClusterName("east"), allow_foreign_trust_domain=True)
+    gathered = gather_pins([accepted], {Path("b.pem"): good("b")}, {})
+    (anchor,) = gathered.anchors
+    assert (anchor.kind, anchor.cluster, anchor.foreign_override) == ("accepted", "east", True)
+
+
+def test_several_pins_may_share_a_file() -> None:
+    both = Content(pki.root("a").pem + pki.root("b").pem)
+    pins = [pin("a"), AnchorPin(file=Path("a.pem"), sha256=pin("b").sha256, trust_domain=DOMAIN)]
+    gathered = gather_pins(pins, {Path("a.pem"): both}, {})
+    assert len(gathered.anchors) == 2
+    assert list(gathered.sources.values()) == [OK, OK]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_file_keeps_the_last_known_good_and_says_so(how: str) -> None:
+    known = {pki.root("a").certificate.sha256: pki.root("a").certificate}
+    gathered = gather_pins([pin("a")], {Path("a.pem"): damaged("a", how)}, known)
+    assert [anchor.certificate for anchor in gathered.anchors] == [pki.root("a").certificate]
+    assert "the last known good stays" in gathered.sources["a.pem"]
+    assert not gathered.lacking
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_an_anchor_that_was_never_read_is_lacking(how: str) -> None:
+    gathered = gather_pins([pin("a")], {Path("a.pem"): damaged("a", how)}, {})
+    assert gathered.lacking == ("a.pem",)
+    plan = plan_bundle(gathered, None)
+    assert plan.bundle is None
+    assert "a.pem" in plan.held_back
+
+
+def test_a_pinned_certificate_that_is_no_root_is_refused() -> None:
+    certificate = pki.intermediate().certificate
+    wrong = AnchorPin(file=Path("i.pem"), sha256=certificate.sha256, trust_domain=DOMAIN)
+    gathered = gather_pins([wrong], {Path("i.pem"): Content(certificate.pem)}, {})
+    assert not gathered.anchors
+    assert "self-signed" in gathered.sources["i.pem"]
+
+
+def test_a_root_is_not_replaced_by_one_whose_file_cannot_be_read() -> None:
+    before = TrustBundle.merge(
+        gather_pins([pin("a"), pin("c")], {Path(f"{n}.pem"): good(n) for n in "ac"}, {}).anchors
+    )
+    pins = [pin("b"), pin("c")]
+    known = {certificate.sha256: certificate for certificate in before.certificates}
+    gathered = gather_pins(pins, {Path("b.pem"): damaged("b", "vanished"), Path("c.pem"): good("c")}, known)
+    plan = plan_bundle(gathered, before)
+    assert plan.bundle is None
+    assert "stays until every pinned anchor was read" in plan.held_back
+    mended = gather_pins(pins, {Path("b.pem"): good("b"), Path("c.pem"): good("c")}, known)
+    assert names_of(plan_bundle(mended, before).bundle) == {"b", "c"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sets(st.sampled_from(NAMES), min_size=1),
+    st.lists(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(DAMAGE)), max_size=6),
+    st.booleans(),
+)
+def test_the_bundle_never_shrinks_by_failing_sources(
+    first: set[str], failures: list[dict[str, str]], restarts: bool
+) -> None:
+    """However sources fail, one after the other, all pins stay in the bundle once they were in it."""
+    pins = [pin(name) for name in sorted(NAMES)]
+    in_force: TrustBundle | None = TrustBundle.merge(
+        gather_pins([pin(n) for n in first], {Path(f"{n}.pem"): good(n) for n in first}, {}).anchors
+    )
+    memory: dict[str, Certificate] = {}
+    for failing in failures:
+        assert in_force is not None
+        contents = {Path(f"{n}.pem"): damaged(n, failing[n]) if n in failing else good(n) for n in NAMES}
+        known = {certificate.sha256: certificate for certificate in in_force.certificates}
+        gathered = gather_pins(pins, contents, known if restarts else memory | known)
+        memory = {anchor.certificate.sha256: anchor.certificate for anchor in gathered.anchors}
+        plan = plan_bundle(gathered, in_force)
+        before = names_of(in_force)
+        if plan.bundle is not None:
+            assert before <= names_of(plan.bundle) <= set(NAMES)
+            assert set(NAMES) - set(failing) <= names_of(plan.bundle)
+            in_force = plan.bundle
+
+
+def test_intermediates_get_in_only_below_a_pinned_root() -> None:
+    anchors = gather_pins([pin("a")], {Path("a.pem"): good("a")}, {}).anchors
+    own, strange = pki.intermediate(), pki.intermediate("s1", pki.root("stranger"))
+
+    def gather(content: Content, known: tuple[Certificate, ...] = ()) -> Gathered:
+        return gather_intermediates(
+            Path("chain.pem"), content, anchors=anchors, known=known, trust_domain=DOMAIN, at=pki.NOW
+        )
+
+    fine = gather(Content(own.chain_pem + own.root.pem))
+    assert [anchor.certificate for anchor in fine.anchors] == [own.certificate]
+    assert fine.anchors[0].kind == "intermediate"
+    refused = gather(Content(strange.chain_pem))
+    assert not refused.anchors
+    assert "none was known before" in refused.sources["chain.pem (intermediates)"]
+    kept = gather(Content(strange.chain_pem), (own.certificate, strange.certificate))
+    assert [anchor.certificate for anchor in kept.anchors] == [own.certificate]
+    assert not kept.lacking
+    plan = plan_bundle(combine(gather_pins([pin("a")], {Path("a.pem"): good("a")}, {}), fine), None)
+    assert plan.bundle is not None
+    assert len(plan.bundle.anchors) == 2
+
+
+def test_an_intermediate_goes_out_with_its_root() -> None:
+    own = pki.intermediate()
+    anchors = gather_pins([pin("b")], {Path("b.pem"): good("b")}, {}).anchors
+    gathered = gather_intermediates(
+        Path("chain.pem"),
+        Content(problem="it cannot be read"),
+        anchors=anchors,
+        known=(own.certificate,),
+        trust_domain=DOMAIN,
+        at=pki.NOW,
+    )
+    assert not gathered.anchors
+
+
+async def test_files_are_read_whole_and_failures_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.pem").write_bytes(pki.root("a").pem)
+    (tmp_path / "large.pem").write_bytes(b"\n" * (1024 * 1024 + 1))
+    paths = [tmp_path / name for name in ("a.pem", "large.pem", "missing.pem", ".")]
+    found = await SourceFiles().read(paths)
+    assert found[paths[0]] == Content(pki.root("a").pem)
+    assert "larger than" in found[paths[1]].problem
+    assert "No such file" in found[paths[2]].problem
+    assert "directory" in found[paths[3]].problem
+
+
+def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
+    proposals = Proposals()
+    own = pki.root("stranger")
+    pem = own.pem + pki.intermediate("s1", own).pem + pki.root("a").pem
+    proposals.look("east", pem, where="shop", now=1.0)
+    proposals.look("east", pem, where="bank", now=2.0)
+    proposals.look("east", b"not PEM", where="shop", now=3.0)
+    found = proposals.open(pins=frozenset({pki.root("a").certificate.sha256}), clusters=["east"])
+    assert [(p.sha256, p.first_seen, p.origin) for p in found] == [(own.certificate.sha256, 1.0, "shop")]
+    assert proposals.open(pins=frozenset(), clusters=["west"]) == []
+
+
+def test_a_cluster_cannot_flood_the_proposals() -> None:
+    proposals = Proposals()
+    for number in range(MOST_OF_A_CLUSTER + 5):
+        proposals.look("east", pki.root(f"flood {number}").pem, where="shop", now=1.0)
+    proposals.look("west", pki.root("a").pem, where="shop", now=1.0)
+    found = proposals.open(pins=frozenset(), clusters=["east", "west"])
+    assert len([p for p in found if p.cluster == "east"]) == MOST_OF_A_CLUSTER
+    assert len([p for p in found if p.cluster == "west"]) == 1
+
+
+def test_accepted_and_pinned_anchors_are_merged_with_their_kind() -> None:
+    pins = [pin("a"), pin("b", cluster=ClusterName("east"))]
+    gathered = gather_pins(pins, {Path(f"{n}.pem"): good(n) for n in "ab"}, {})
+    bundle = plan_bundle(gathered, None).bundle
+    assert bundle is not None
+    kinds: dict[str, Anchor] = {anchor.certificate.sha256: anchor for anchor in bundle.anchors}
+    assert kinds[pin("b").sha256].kind == "accepted"
+    assert kinds[pin("a").sha256].kind == "root"

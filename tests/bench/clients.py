@@ -15,10 +15,10 @@ import random
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from kubernetes_asyncio import client, config, watch
 
@@ -188,7 +188,7 @@ async def hub_ingest(session: ClusterSession, path: str, decode: Any, accept: st
 async def library_ingest(call: Callable[..., Any], count: int) -> float:
     """Watch events for each second of CPU that the library takes to make models of them."""
     kept: dict[str, Any] = {}
-    stream: Any = cast("Any", watch).Watch()
+    stream: Any = watch.Watch()
     with own_cpu() as used:
         async with asyncio.timeout(60), stream.stream(call, resource_version="1") as events:
             async for event in events:
@@ -202,7 +202,7 @@ async def library_ingest(call: Callable[..., Any], count: int) -> float:
 
 
 async def ingest(report: Report, session: ClusterSession, api: Any, *, turns: int) -> None:
-    kinds = {
+    kinds: dict[str, tuple[Callable[[], Awaitable[float]], Any]] = {
         "ConfigMaps": (
             lambda: hub_ingest(
                 session, "/api/v1/configmaps", HeldDecoder(KEY, Contents()), "application/json"

@@ -1,6 +1,6 @@
 """Clusters in a box as a process of their own, so that their CPU is not taken for the hub's.
 
-`python -m tests.bench.members DIRECTORY NAMESPACES NAME...` writes an administrator's kubeconfig for each
+`python -m tests.bench.members DIRECTORY NAMESPACES NICE NAME...` writes an administrator's kubeconfig for each
 cluster and then does what lines of JSON on standard input say, answering each with a line. It ends when
 standard input does.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from federation.sandbox.apiserver.resources import CONFIG_MAPS
 from federation.sandbox.cluster import SandboxCluster
 from tests.bench.processes import allow_many_files
 
@@ -50,9 +53,14 @@ async def obey(cluster: SandboxCluster, order: str) -> Any:
             return cluster.requests.writes
         case "listed":
             return cluster.requests.count(verb="list", resource="configmaps")
+        case "patched":
+            done = (cluster.requests.count(verb="patch", resource="configmaps", status=s) for s in (200, 201))
+            return sum(done)
         case "held":
-            held = (item for item in cluster.objects("configmaps"))
-            return sum(item["metadata"]["name"] == "istio-ca-root-cert" for item in held)
+            held = cluster.store.all(CONFIG_MAPS, "")
+            return Counter(
+                item.value["data"]["root-cert.pem"] for item in held if item.name == "istio-ca-root-cert"
+            ).most_common(1)
         case _:
             raise ValueError(order)
     return None
@@ -60,4 +68,5 @@ async def obey(cluster: SandboxCluster, order: str) -> Any:
 
 if __name__ == "__main__":
     allow_many_files()
-    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    os.nice(int(sys.argv[3]))
+    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[4:]))

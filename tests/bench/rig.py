@@ -108,8 +108,21 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.clock = SystemClock()
+        self._asking = asyncio.Lock()
         self.ca = DevelopmentCa.create(self.directory / "ca", name="bench", clock=self.clock)
         self.anchors.append(self.ca.directory / "root.pem")
+
+    async def ask(self, name: str, what: str) -> Any:
+        """Have the boxes do or tell something; see `members`."""
+        assert self.boxes is not None
+        async with self._asking:
+            return await asyncio.to_thread(self.boxes.order, {"cluster": name, "do": what})
+
+    def add_root(self, name: str) -> None:
+        """Pin one more root, which changes the bundle."""
+        ca = DevelopmentCa.create(self.directory / name, name=name, clock=self.clock)
+        self.anchors.append(ca.directory / "root.pem")
+        self.write_config()
 
     async def register(self) -> None:
         """Grant both roles their rights in every member, and write their kubeconfigs."""
@@ -254,11 +267,11 @@ async def wait_ready(url: str, started: Child) -> None:
 
 @contextlib.asynccontextmanager
 async def sandbox_rig(
-    directory: Path, names: list[str], *, namespaces: int = 0, **options: Any
+    directory: Path, names: list[str], *, namespaces: int = 0, nice: int = 0, **options: Any
 ) -> AsyncIterator[Rig]:
-    """A rig on clusters in a box."""
+    """A rig on clusters in a box; ``nice`` makes them yield the cores to the hub."""
     directory.mkdir(exist_ok=True)
-    command = ("tests.bench.members", str(directory), str(namespaces), *names)
+    command = ("tests.bench.members", str(directory), str(namespaces), str(nice), *names)
     with child(directory, "members", *command) as boxes:
         await asyncio.to_thread(boxes.answer)
         kubeconfigs = {name: directory / f"{name}-admin.kubeconfig" for name in names}

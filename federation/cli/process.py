@@ -23,7 +23,7 @@ from federation.runtime.signals import handled
 log = logging.getLogger(__name__)
 
 ORPHAN_GRACE: Final = 60.0
-"""Seconds a role whose supervisor died may drain; the longest a Kubernetes pod gets by this hub's manifests."""
+"""Seconds a role whose supervisor died may drain, before it ends for good."""
 
 
 @dataclass(slots=True)

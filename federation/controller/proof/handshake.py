@@ -55,13 +55,17 @@ class Credential:
     identity: SpiffeId
 
 
-def handshake(*, client: Credential, server: Credential) -> None:
-    """Let the two shake hands and send one another a few bytes; raises HandshakeError where that fails."""
+def handshake(*, client: Credential, server: Credential) -> str:
+    """Let the two shake hands and send one another a few bytes; the TLS version they agreed on.
+
+    Raises HandshakeError, whose side is the one that refused.
+    """
     connection = _Connection(_context(client, "client"), _context(server, "server"))
     connection.establish()
     _check_identity(connection.peer_of("client"), server.identity, own=client.identity, side="client")
     _check_identity(connection.peer_of("server"), client.identity, own=server.identity, side="server")
     connection.exchange(_GREETING)
+    return connection.version
 
 
 class _Connection:
@@ -98,6 +102,11 @@ class _Connection:
             self._step(_side(other), read)
             if b"".join(received) != data:
                 raise HandshakeError("what was sent did not arrive", side=_side(other), reason="tls")
+
+    @property
+    def version(self) -> str:
+        """What was agreed on, in OpenSSL's words."""
+        return self._ends["client"].version() or ""
 
     def peer_of(self, side: Side) -> Certificate:
         """The certificate the other end presented to ``side``, which has verified it."""

@@ -21,14 +21,14 @@ from federation.controller.proof.handshake import HandshakeError
 from federation.controller.proof.participants import Absent, Case, Participant
 from federation.core.errors import InvalidValue
 from federation.core.pki.chain import Purpose, verify_chain
-from federation.core.pki.keys import kind_of
+from federation.core.pki.keys import kind_of, load_private_key
 from federation.state.documents import Matrix
 
 MOST_REASONS: Final = 5000
 """Bounds the report: with 200 clusters, a hundred that fail give 30,000 pairs with much the same words."""
 
 _ClassKey: TypeAlias = tuple[object, ...]
-Handshake: TypeAlias = Callable[..., None]
+Handshake: TypeAlias = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,11 @@ def _is_sound(party: Participant, at: datetime) -> bool:
     if party.chain[0].uris != (str(party.identity),):
         return False
     try:
+        key = load_private_key(party.key_pem, where=party.cluster)
         verify_chain(party.chain, party.chain[1:], at, purpose=Purpose.BOTH)
     except InvalidValue:
         return False
-    return True
+    return key.public_key() == party.chain[0].public_key
 
 
 def _representatives(

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import AuthorityViolation, FederationError, NotReady
+from federation.core.errors import AuthorityViolation, FederationError, InvalidValue, NotReady
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
@@ -99,6 +99,7 @@ class Issuance:
             token = self._reader.read(evidence.token)
             registered = self._registry.route(token, evidence.cluster_id)
             cluster = registered.config.name.value
+            self._registry.refuse_anothers(token, registered)
             with registered.slots:
                 caller = await self._registry.attestor(registered).attest(token)
                 check_policy(caller, registered.config)
@@ -147,7 +148,7 @@ class Issuance:
             raise NotReady("there is no bundle any more", reason="no_bundle")
         not_after, issuers = validity.not_after, issued.issuers
         if not issued.built_by_hub:
-            leaf = Certificate.from_der(issued.der, where="the authority's answer")
+            leaf = _parsed(issued.der)
             path = check_issued(
                 leaf,
                 issued.issuers,
@@ -190,6 +191,13 @@ class Issuance:
         elements = tuple(cert_chain_elements(b"", issuers, trust.bundle_pem)[1:])
         self._tail = Tail(elements, issuers, trust)
         return self._tail
+
+
+def _parsed(der: bytes) -> Certificate:
+    try:
+        return Certificate.from_der(der)
+    except InvalidValue as error:
+        raise AuthorityViolation(f"what it returned is no certificate: {error}", reason="garbage") from None
 
 
 def draw_serial(random_bytes: Callable[[int], bytes]) -> int:

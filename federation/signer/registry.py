@@ -94,8 +94,7 @@ class Registry:
     def route(self, token: Token, cluster_id: str) -> Registered:
         """The cluster to judge this token; asks nobody.
 
-        Raises AttestationRefused with the reason ``unknown_cluster``, ``ambiguous_cluster`` or
-        ``token_of_another_cluster``.
+        Raises AttestationRefused with the reason ``unknown_cluster`` or ``ambiguous_cluster``.
         """
         candidates = self._by_id.get(cluster_id, ())
         if not candidates:
@@ -106,9 +105,7 @@ class Registry:
                     remedy="register it, or set global.multiCluster.clusterName to the registered cluster_id",
                 )
             candidates = tuple(self._clusters.values())
-        chosen = candidates[0] if len(candidates) == 1 else self._decide(token, candidates)
-        self._refuse_anothers(token, chosen)
-        return chosen
+        return candidates[0] if len(candidates) == 1 else self._decide(token, candidates)
 
     def _decide(self, token: Token, candidates: tuple[Registered, ...]) -> Registered:
         attestors = self._attestors()
@@ -125,11 +122,12 @@ class Registry:
             )
         return found[0]
 
-    def _refuse_anothers(self, token: Token, chosen: Registered) -> None:
+    def refuse_anothers(self, token: Token, chosen: Registered) -> None:
         """Keep another cluster's token from an API server that is about to be shown it.
 
-        Only where the chosen one's own keys cannot tell: where they can, they decide, so that no cluster
-        can disturb another by publishing its keys.
+        Raises AttestationRefused with the reason ``token_of_another_cluster``. Only where the chosen one's
+        own keys cannot tell: where they can, they decide, so that no cluster can disturb another by
+        publishing its keys.
         """
         attestors = self._attestors()
         own = attestors.get(chosen.config.name)

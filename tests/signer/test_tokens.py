@@ -45,6 +45,7 @@ def oracle_accepts(text: str, *, now: float = t.NOW) -> bool:
                 "verify_exp": False,
                 "verify_iat": False,
                 "verify_nbf": False,
+                "verify_jti": False,
                 "require": ["exp", "iat"],
             },
         )

@@ -28,6 +28,7 @@ KEYS_PATH: Final = "/openid/v1/jwks"
 KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 
 REFRESH: Final = 300.0  # seconds between looks; kube-apiserver lets its clients cache the keys for an hour
+RETRY: Final = 10.0  # seconds between looks while they fail
 LONGEST_USE: Final = 3600.0  # that same hour: how long keys serve that could not be looked at again
 UNKNOWN_KEY_INTERVAL: Final = 10.0  # at most one look in so many seconds however many unknown keys are named
 MAX_ISSUER_CHARACTERS: Final = 1024
@@ -51,8 +52,8 @@ class TokenKeys:
         self._clock = clock
         self._jitter = jitter
         self._expected = issuer
-        self._asking = asyncio.Lock()
-        self._asked: float | None = None
+        self._looking = asyncio.Lock()
+        self._look_again_at = clock.monotonic()
         self._fetched: float | None = None
         self.issuer = issuer
         self.keys = _NO_KEYS
@@ -71,45 +72,42 @@ class TokenKeys:
     async def find(self, kid: str) -> TokenKey | None:
         """The key of that name, after a new look where it is unknown; None where the cluster has no such key.
 
-        Raises ClusterError where it is unknown and the cluster cannot be asked.
+        However many unknown keys are named, there is one look in :data:`UNKNOWN_KEY_INTERVAL` seconds at
+        most. Raises ClusterError where the key is unknown and the cluster cannot be asked.
         """
         key = self.keys.get(kid)
         if key is not None:
             return key
-        await self.refresh()
+        async with self._looking:  # those who wait here profit from the look under way
+            now = self._clock.monotonic()
+            if kid not in self.keys and now >= self._look_again_at:
+                self._look_again_at = now + UNKNOWN_KEY_INTERVAL
+                await self.refresh()
         if self.problem is not None and kid not in self.keys:
             raise self.problem
         return self.keys.get(kid)
 
     async def refresh(self) -> None:
-        """Look again, unless somebody did so less than :data:`UNKNOWN_KEY_INTERVAL` ago.
-
-        A failure is kept as :attr:`problem`.
-        """
-        async with self._asking:
-            now = self._clock.monotonic()
-            if self._asked is not None and now - self._asked < UNKNOWN_KEY_INTERVAL:
-                return
-            self._asked = now
-            try:
-                self.issuer, self.keys = await self._fetch()
-            except ClusterError as error:
-                if self.problem is None:
-                    _logger.warning(
-                        "cannot fetch the token keys of a cluster: %s",
-                        error.diagnostics(),
-                        extra={"cluster": str(self._session.name), "reason": error.reason},
-                    )
-                self.problem = error
-            else:
-                self.problem = None
-                self._fetched = self._clock.monotonic()
+        """Look now; a failure is kept as :attr:`problem`, and what was known stays."""
+        try:
+            self.issuer, self.keys = await self._fetch()
+        except ClusterError as error:
+            if self.problem is None:
+                _logger.warning(
+                    "cannot fetch the token keys of a cluster: %s",
+                    error.diagnostics(),
+                    extra={"cluster": str(self._session.name), "reason": error.reason},
+                )
+            self.problem = error
+        else:
+            self.problem = None
+            self._fetched = self._clock.monotonic()
 
     async def run(self) -> None:
         """Look again every :data:`REFRESH` seconds, sooner after a failure, until cancelled."""
         while True:
             await self.refresh()
-            pause = REFRESH if self.problem is None else UNKNOWN_KEY_INTERVAL
+            pause = REFRESH if self.problem is None else RETRY
             await self._clock.sleep(pause * self._jitter.uniform(1.0, 1.2))
 
     async def _fetch(self) -> tuple[str, Mapping[str, TokenKey]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from federation.core.errors import AuthorityError, AuthorityViolation, FederationError, Overloaded, Refused
+from federation.core.errors import AuthorityViolation, Overloaded, Refused, Unavailable
 
 
 class Code(Enum):
@@ -21,10 +21,10 @@ class Code(Enum):
     UNAUTHENTICATED = 16
 
 
-UNAUTHENTICATED: Final = "request authenticate failure"
+NOT_AUTHENTICATED: Final = "request authenticate failure"
 SIGN_FAILED: Final = "failed to sign certificate request"
 BAD_CHAIN: Final = "failed to parse and verify signed certificate from issuer"
-UNAVAILABLE: Final = "certificate signing is temporarily unavailable"
+UNAVAILABLE_NOW: Final = "certificate signing is temporarily unavailable"
 OVERLOADED: Final = "too many requests, try again later"
 
 
@@ -41,14 +41,12 @@ def answer_to(error: BaseException) -> Answered:
     """The answer an error stands for; its text is not part of it."""
     match error:
         case Refused():
-            return Answered(Code.UNAUTHENTICATED, UNAUTHENTICATED)
+            return Answered(Code.UNAUTHENTICATED, NOT_AUTHENTICATED)
         case Overloaded():
             return Answered(Code.RESOURCE_EXHAUSTED, OVERLOADED)
         case AuthorityViolation():
             return Answered(Code.INTERNAL, BAD_CHAIN)
-        case AuthorityError():
-            return Answered(Code.INTERNAL, SIGN_FAILED)
-        case FederationError() | TimeoutError():
-            return Answered(Code.UNAVAILABLE, UNAVAILABLE)
+        case Unavailable() | TimeoutError():
+            return Answered(Code.UNAVAILABLE, UNAVAILABLE_NOW)
         case _:
             return Answered(Code.INTERNAL, SIGN_FAILED)

@@ -1,0 +1,532 @@
+"""Who is asking: istio-csr's and istiod's authentication tests, by name, against real API answers, and what they lack.
+
+Every case goes through the door over TLS, with tokens that clusters in a box have signed. All clusters use the same
+issuer, as kubeadm's do: nothing may depend on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+import pytest
+
+from federation.sandbox.apiserver.faults import Answer as Status
+from federation.sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
+from federation.sandbox.cluster import SandboxCluster
+from tests.signer.house import Answer, House, eventually, house, identity_of
+
+REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+
+def refused(answer: Answer) -> bool:
+    return (answer.code, answer.details) == (
+        grpc.StatusCode.UNAUTHENTICATED,
+        "request authenticate failure",
+    )
+
+
+def unavailable(answer: Answer) -> bool:
+    return (answer.code, answer.details) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "certificate signing is temporarily unavailable",
+    )
+
+
+def reviews(box: SandboxCluster) -> int:
+    return box.requests.count(verb="create", resource="tokenreviews")
+
+
+def mode(name: str) -> Any:
+    def setup(hub: House) -> None:
+        hub.options = dict.fromkeys(hub.clusters, f'attestation = "{name}"')
+
+    return setup
+
+
+def method_of(hub: House, cluster: str = "east") -> str:
+    return hub.role.report().clusters[cluster].attestation
+
+
+async def test_a_token_of_another_cluster_is_refused_whatever_clusterid_says(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        token = hub.pod("east")
+        hub.pod("west")
+        assert hub.clusters["east"].issuer == hub.clusters["west"].issuer
+        assert refused(await hub.ask("west", token))
+        assert (await hub.ask("east", token)).leaf.uris == (str(identity_of("foo", "bar")),)
+        assert reviews(hub.clusters["west"]) == 0, "a foreign token must never be shown to an API server"
+        assert sum(hub.refused("west").values()) == 1
+
+
+@pytest.mark.parametrize("own_keys", [True, False])
+async def test_a_foreign_token_is_not_shown_to_an_api_server_that_reviews(
+    tmp_path: Path, own_keys: bool
+) -> None:
+    west = SandboxCluster("west")
+    fault = west.faults.inject(Status.forbidden(), path="/openid/v1/jwks")
+    if own_keys:
+        fault.lift()
+    boxes = {"east": SandboxCluster("east"), "west": west}
+    async with house(tmp_path, clusters=boxes, setup=mode("token-review")) as hub:
+        await eventually(lambda: hub.role.report().clusters["east"].keys)
+        token = hub.pod("east")
+        assert refused(await hub.ask("west", token))
+        assert reviews(west) == 0
+        assert hub.refused("west") == {"token_of_another_cluster": 1}
+        assert (await hub.ask("west", hub.pod("west"))).code is grpc.StatusCode.OK
+        assert reviews(west) == 1
+
+
+async def test_without_a_clusterid_the_key_decides(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        for name in hub.clusters:
+            token = hub.pod(name)
+            for cluster_id in (None, "Kubernetes"):
+                assert (await hub.ask(cluster_id, token)).leaf.uris == (str(identity_of("foo", "bar")),)
+        report = hub.role.report()
+        assert {name: cluster.issued for name, cluster in report.clusters.items()} == {"east": 2, "west": 2}
+
+
+async def test_more_than_one_clusterid_counts_as_none(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        answer = await hub.ask("west", hub.pod("east"), metadata=[("clusterid", "west")])
+        assert answer.code is grpc.StatusCode.OK
+        assert hub.role.report().clusters["east"].issued == 1
+
+
+async def test_a_token_that_two_clusters_keys_have_signed_is_refused_where_nothing_else_decides(
+    tmp_path: Path,
+) -> None:
+    """A cloned control plane, or a broken cluster that publishes another's keys."""
+    east, west = SandboxCluster("east"), SandboxCluster("west")
+    west.keys.keys.append(east.keys.signing)
+    async with house(tmp_path, clusters={"east": east, "west": west}) as hub:
+        token = hub.pod("east")
+        assert refused(await hub.ask(None, token))
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK, "the broken one must not disturb it"
+        assert refused(await hub.ask("west", token)), "the pod is not there"
+
+
+async def test_an_unknown_cluster_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        assert refused(await hub.ask("north", hub.pod("east")))
+        assert refused(await hub.ask("east\x20", hub.pod("east")))
+
+
+async def test_a_removed_cluster_is_refused_and_the_other_is_not_disturbed(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        tokens = {name: hub.pod(name) for name in hub.clusters}
+        hub.registered.remove("west")
+        await hub.reconfigure()
+        assert refused(await hub.ask("west", tokens["west"]))
+        assert refused(await hub.ask(None, tokens["west"]))
+        assert (await hub.ask("east", tokens["east"])).code is grpc.StatusCode.OK
+        assert list(hub.role.report().clusters) == ["east"]
+        hub.registered.append("west")
+        await hub.reconfigure()
+        await hub.ready()
+        assert (await hub.ask("west", tokens["west"])).code is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("attestation", ["auto", "token-keys", "token-review"])
+async def test_a_deleted_pod_takes_its_token_with_it(tmp_path: Path, attestation: str) -> None:
+    async with house(tmp_path, setup=mode(attestation)) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        await eventually(lambda: hub.role.report().clusters["east"].state == "ready")
+        if attestation == "token-keys":
+            await known(hub)
+        else:
+            assert (await hub.ask("east", hub.pod("east", name="other-0"))).code is grpc.StatusCode.OK
+        box.delete("pods", "foo", "bar-0")
+
+        async def gone() -> bool:
+            answer = await hub.ask("east", token)
+            return refused(answer) or (attestation == "token-keys" and unavailable(answer))
+
+        async with asyncio.timeout(10):
+            while not await gone():
+                await asyncio.sleep(0.05)
+        assert await gone()
+
+
+async def known(hub: House, cluster: str = "east") -> None:
+    """Wait until the watch has seen every pod there is."""
+    attestor = hub.role._members.current[next(n for n in hub.role._members.current if n.value == cluster)]
+    pods = hub.clusters[cluster].objects("pods")
+    await eventually(lambda: len(attestor.objects._pods.items) == len(pods))
+
+
+@pytest.mark.parametrize(("ago", "accepted"), [(-30, True), (50, True), (90, False)])
+async def test_a_terminating_pod_counts_until_a_minute_after_its_end(
+    tmp_path: Path, ago: int, accepted: bool
+) -> None:
+    async with house(tmp_path) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        box.skew = timedelta(seconds=-ago - 10)
+        box.delete("pods", "foo", "bar-0", grace=10)
+        box.skew = timedelta(0)
+        assert box.get("pods", "foo", "bar-0") is not None
+        attestor = next(iter(hub.role._members.current.values()))
+        await eventually(lambda: any(pod.deletion for pod in attestor.objects._pods.items.values()))
+        answer = await hub.ask("east", token)
+        assert (answer.code is grpc.StatusCode.OK) is accepted
+        assert refused(answer) is not accepted
+        assert hub.refused("east") == ({} if accepted else {"object_deleted": 1})
+
+
+async def test_uid_mismatch_of_the_pod(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        box, old = hub.clusters["east"], hub.pod("east")
+        box.delete("pods", "foo", "bar-0")
+        new = hub.pod("east")
+        assert refused(await hub.ask("east", old))
+        assert (await hub.ask("east", new)).code is grpc.StatusCode.OK
+
+
+async def test_uid_mismatch_of_the_service_account(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        box, old = hub.clusters["east"], hub.pod("east")
+        box.delete("serviceaccounts", "foo", "bar")
+        box.create_service_account("foo", "bar")
+        assert refused(await hub.ask("east", old))
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+
+
+async def test_service_account_mismatch_between_token_and_request(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        token = hub.pod("east")
+        for identity in (identity_of("foo", "other"), identity_of("other", "bar")):
+            assert refused(await hub.ask("east", token, identity=identity))
+        assert hub.refused("east") == {"name_mismatch": 2} or sum(hub.refused("east").values()) == 2
+
+
+async def test_a_token_for_another_audience_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        hub.pod("east")
+        box = hub.clusters["east"]
+        for audiences in ((box.issuer,), ("vault",), ("istio-ca.example",)):
+            token = box.token("foo", "bar", pod="bar-0", audiences=audiences)
+            assert refused(await hub.ask("east", token))
+        several = box.token("foo", "bar", pod="bar-0", audiences=("vault", "istio-ca"))
+        assert (await hub.ask("east", several)).code is grpc.StatusCode.OK
+
+
+async def test_an_expired_token_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        hub.pod("east")
+        box = hub.clusters["east"]
+        box.skew = timedelta(hours=-2)
+        token = box.token("foo", "bar", pod="bar-0", expiration=600)
+        box.skew = timedelta(0)
+        assert refused(await hub.ask("east", token))
+        assert hub.refused("east") == {"token_expired": 1}
+
+
+def review(**changes: Any) -> Garbage:
+    """An API server's verdict on the token of foo/bar in bar-0, with something wrong about it."""
+    status: dict[str, Any] = {
+        "authenticated": True,
+        "audiences": ["istio-ca"],
+        "user": {
+            "username": "system:serviceaccount:foo:bar",
+            "uid": "?",
+            "groups": ["system:serviceaccounts", "system:serviceaccounts:foo", "system:authenticated"],
+            "extra": {},
+        },
+    }
+    user = {**status["user"], **changes.pop("user", {})}
+    body = {
+        "kind": "TokenReview",
+        "apiVersion": "authentication.k8s.io/v1",
+        "status": {**status, "user": user, **changes},
+    }
+    return Garbage(code=201, content_type="application/json", body=msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"authenticated": False}, "review_refused"),
+        ({"error": "token has been invalidated"}, "review_refused"),
+        ({"user": {}, "audiences": []}, "review_audience"),
+        ({"audiences": None}, "review_audience"),
+        ({"audiences": ["https://kubernetes.default.svc.cluster.local"]}, "review_audience"),
+        ({"user": {"groups": ["system:authenticated"]}}, "review_not_service_account"),
+        ({"user": {"groups": None}}, "review_not_service_account"),
+        ({"user": {"username": "system:serviceaccount:foo"}}, "review_not_service_account"),
+        ({"user": {"username": "system:serviceaccount:foo:bar:baz"}}, "review_not_service_account"),
+        ({"user": {"username": "alice"}}, "review_not_service_account"),
+        ({"user": {"username": "system:serviceaccount:foo:other"}}, "review_mismatch"),
+        ({"user": {"uid": "another"}}, "review_mismatch"),
+        ({"pod": "another"}, "review_mismatch"),
+        ({"pod": ""}, "review_mismatch"),
+        ({"pod_uid": "another"}, "review_mismatch"),
+        ({}, ""),
+    ],
+)
+async def test_what_a_token_review_must_say(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    async with house(tmp_path, setup=mode("token-review")) as hub:
+        token = hub.pod("east")
+        box = hub.clusters["east"]
+        pod, account = box.get("pods", "foo", "bar-0"), box.get("serviceaccounts", "foo", "bar")
+        assert pod is not None
+        assert account is not None
+        extra = {
+            "authentication.kubernetes.io/pod-name": [changes.pop("pod", "bar-0")],
+            "authentication.kubernetes.io/pod-uid": [changes.pop("pod_uid", pod["metadata"]["uid"])],
+        }
+        if extra["authentication.kubernetes.io/pod-name"] == [""]:
+            extra = {}
+        changes["user"] = {"uid": account["metadata"]["uid"], "extra": extra} | changes.get("user", {})
+        with box.faults.inject(review(**changes), resource="tokenreviews"):
+            answer = await hub.ask("east", token)
+        assert hub.refused("east") == ({reason: 1} if reason else {})
+        assert refused(answer) if reason else answer.leaf.uris == (str(identity_of("foo", "bar")),)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status.server_error(),
+        Status.forbidden(),
+        Status.unauthorized(),
+        Status.throttled(),
+        Garbage(),
+        Garbage(code=200, content_type="application/json", body=b"{}"),
+        Garbage(code=201, content_type="application/json", body=b'{"kind":"TokenReview"'),
+        Hang(),
+    ],
+    ids=lambda fault: type(fault).__name__ + str(getattr(fault, "code", "")),
+)
+async def test_a_token_review_outage_is_unavailable_and_not_a_refusal(tmp_path: Path, fault: Any) -> None:
+    async with house(tmp_path, setup=mode("token-review")) as hub:
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(fault, resource="tokenreviews"):
+            assert unavailable(await hub.ask("east", token))
+            assert hub.role.report().clusters["east"].state != "ready"
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert hub.role.report().clusters["east"].state == "ready"
+
+
+async def test_a_pod_newer_than_the_watch_is_decided_by_token_review(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        box = hub.clusters["east"]
+        with box.faults.inject(Silence(), resource="pods"):
+            token = hub.pod("east")
+            assert method_of(hub) == "token-keys"
+            assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert reviews(box) == 1
+
+
+async def test_where_the_watch_is_down_token_review_decides(tmp_path: Path) -> None:
+    box = SandboxCluster("east")
+    fault = box.faults.inject(Status.forbidden(), resource="pods")
+    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+        await hub.publish()
+        await hub.start()
+        await eventually(lambda: hub.role.report().ready and hub.role.report().clusters["east"].keys)
+        token = hub.pod("east")
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        report = hub.role.report().clusters["east"]
+        assert (report.attestation, report.state, report.reason) == ("token-review", "degraded", "forbidden")
+        assert reviews(box) == 1
+        fault.lift()
+        await hub.ready()
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert reviews(box) == 1
+
+
+async def test_where_reviews_decide_nothing_is_read_but_keys(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=mode("token-review")) as hub:
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        paths = {entry.info.path for entry in hub.clusters["east"].requests.recent}
+        assert REVIEWS in paths
+        assert not any("pods" in path or path.endswith("serviceaccounts") for path in paths)
+
+
+async def test_where_keys_decide_no_review_is_asked_for(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=mode("token-keys")) as hub:
+        token = hub.pod("east")
+        await known(hub)
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        with hub.clusters["east"].faults.inject(Silence(), resource="pods"):
+            young = hub.pod("east", name="young-0")
+            assert unavailable(await hub.ask("east", young)), "it may be seen in a moment"
+        assert reviews(hub.clusters["east"]) == 0
+
+
+async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=mode("token-review")) as hub:
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(Delay(0.5), resource="tokenreviews"):
+            answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(8)))
+        assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert reviews(hub.clusters["east"]) == 1
+
+
+async def test_a_caller_that_goes_away_takes_no_other_callers_review_with_it(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=mode("token-review")) as hub:
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(Delay(0.7), resource="tokenreviews"):
+            first = asyncio.create_task(hub.ask("east", token, timeout=0.3))
+            await asyncio.sleep(0.1)
+            second = asyncio.create_task(hub.ask("east", token))
+            assert (await first).code is not grpc.StatusCode.OK
+            assert (await second).code is grpc.StatusCode.OK
+        assert reviews(hub.clusters["east"]) == 1
+
+
+async def test_a_new_token_key_is_found_when_it_is_first_used(tmp_path: Path) -> None:
+    def setup(
+        hub: House,
+    ) -> None:  # with a certificate: a token of the signer's own would end with the old key
+        user, groups = "system:serviceaccount:federation-system:federation-signer", ["system:serviceaccounts"]
+        hub.clusters["east"].write_kubeconfig(tmp_path / "east.kubeconfig", user, groups=groups)
+
+    async with house(tmp_path, setup=setup) as hub:
+        box = hub.clusters["east"]
+        old = hub.pod("east")
+        box.keys.rotate("ES256")
+        new = box.token("foo", "bar", pod="bar-0")
+        assert (await hub.ask("east", new)).code is grpc.StatusCode.OK
+        assert (await hub.ask("east", old)).code is grpc.StatusCode.OK
+        box.keys.retire()
+        await next(iter(hub.role._members.current.values())).keys.refresh()
+        assert refused(await hub.ask("east", old))
+
+
+async def test_unknown_keys_do_not_become_load_on_the_cluster(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        box = hub.clusters["east"]
+        before = box.requests.count(resource="/openid/v1/jwks")
+        token = hub.pod("west")
+        for _ in range(10):
+            assert refused(await hub.ask("east", token))
+        assert box.requests.count(resource="/openid/v1/jwks") - before == 1
+
+
+async def test_keys_known_before_serve_while_they_cannot_be_fetched(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        with box.faults.inject(Status.server_error(), path="/openid/v1/jwks"):
+            await next(iter(hub.role._members.current.values())).keys.refresh()
+            report = hub.role.report().clusters["east"]
+            assert (report.state, report.reason) == ("degraded", "server_error")
+            assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+            box.keys.rotate()
+            assert unavailable(await hub.ask("east", box.token("foo", "bar", pod="bar-0")))
+
+
+async def test_keys_that_are_unreachable_at_start_leave_it_to_token_review(tmp_path: Path) -> None:
+    box = SandboxCluster("east")
+    box.faults.inject(Garbage(), path="/openid/v1/jwks")
+    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+        await hub.publish()
+        await hub.start()
+        await eventually(
+            lambda: hub.role.report().ready and hub.role.report().clusters["east"].reason == "server_error"
+        )
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert method_of(hub) == "token-review"
+
+
+async def test_keys_are_never_fetched_from_elsewhere(tmp_path: Path) -> None:
+    box = SandboxCluster("east", issuer="https://issuer.elsewhere.example")
+    elsewhere = b'{"issuer":"https://issuer.elsewhere.example","jwks_uri":"https://127.0.0.1:1/keys"}'
+    box.faults.inject(
+        Garbage(code=200, content_type="application/json", body=elsewhere),
+        path="/.well-known/openid-configuration",
+    )
+    async with house(tmp_path, clusters={"east": box}) as hub:
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert hub.role.report().clusters["east"].issuer == "https://issuer.elsewhere.example"
+
+
+async def test_the_configured_issuer_is_compared(tmp_path: Path) -> None:
+    def setup(hub: House) -> None:
+        hub.options = {"east": 'issuer = "https://another.example"'}
+
+    async with house(tmp_path, setup=setup) as hub:
+        assert refused(await hub.ask("east", hub.pod("east")))
+        assert hub.refused("east") == {"token_issuer": 1}
+
+
+async def test_a_token_bound_to_no_pod_is_for_the_probe_alone(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        hub.pod("east")
+        box = hub.clusters["east"]
+        assert refused(await hub.ask("east", box.token("foo", "bar")))
+        assert hub.refused("east") == {"pod_required": 1}
+        probe = box.token("federation-system", "federation-probe")
+        identity = identity_of("federation-system", "federation-probe")
+        assert (await hub.ask("east", probe, identity=identity)).leaf.uris == (str(identity),)
+        hub.policies["east"] = "require_pod = false"
+        await hub.reconfigure()
+        assert (await hub.ask("east", box.token("foo", "bar"))).code is grpc.StatusCode.OK
+
+
+async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) -> None:
+    def setup(hub: House) -> None:
+        hub.policies = {"west": 'allow = ["shop/*"]\ndeny = ["shop/root", "federation-system/*"]'}
+
+    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert refused(await hub.ask("west", hub.pod("west")))
+        shop = hub.pod("west", "shop", "cart", "cart-0")
+        assert (await hub.ask("west", shop, identity=identity_of("shop", "cart"))).code is grpc.StatusCode.OK
+        root = hub.pod("west", "shop", "root", "root-0")
+        assert refused(await hub.ask("west", root, identity=identity_of("shop", "root")))
+        probe = hub.clusters["west"].token("federation-system", "federation-probe")
+        identity = identity_of("federation-system", "federation-probe")
+        assert refused(await hub.ask("west", probe, identity=identity)), "deny holds for the probe as well"
+        assert hub.refused("west") == {"account_not_allowed": 3}
+
+
+async def test_impersonation_is_not_offered(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        token = hub.pod("east")
+        wanted = {"ImpersonatedIdentity": str(identity_of("foo", "other"))}
+        assert refused(await hub.ask("east", token, identity=identity_of("foo", "other"), fields=wanted))
+        assert (await hub.ask("east", token, fields={"ImpersonatedIdentity": ""})).code is grpc.StatusCode.OK
+
+
+async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
+    async with house(tmp_path, ("east", "west")) as hub:
+        east, west = hub.pod("east"), hub.pod("west", name="unseen-0")
+        with hub.clusters["west"].hung():
+            hub.clusters["west"].create_pod("foo", "newer-0", "bar")
+            west = hub.clusters["west"].token("foo", "bar", pod="newer-0")
+            stuck = [asyncio.create_task(hub.ask("west", west)) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            for _ in range(5):
+                began = time.monotonic()
+                assert (await hub.ask("east", east)).code is grpc.StatusCode.OK
+                assert time.monotonic() - began < 2
+            assert not any(task.done() for task in stuck)
+            answers = await asyncio.gather(*stuck)
+        assert all(unavailable(answer) for answer in answers)
+
+
+async def test_no_token_is_ever_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with house(tmp_path, ("east", "west")) as hub:
+        token = hub.pod("east")
+        await hub.ask("west", token)
+        await hub.ask("east", token + "x")
+        await hub.ask("east", token)
+        await hub.ask("nowhere", token)
+    secret = token.split(".")[1][40:80]
+    shown = [
+        record.getMessage() + repr(record.__dict__)
+        for record in caplog.records
+        if "federation" in record.name
+    ]
+    assert len(shown) > 3
+    assert not any(secret in text or token.split(".")[2][:40] in text for text in shown)

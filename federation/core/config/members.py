@@ -21,6 +21,7 @@ from federation.core.config.values import (
     filled,
     made_by,
     member_of,
+    nonempty,
     one_of,
     relative_to,
     seconds,
@@ -111,8 +112,8 @@ def _both_credentials(table: Table, directory: Path) -> tuple[Credentials | None
 
 def _credentials(table: Table, directory: Path) -> Credentials | None:
     in_cluster = table.get("in_cluster", boolean, _NOBODY.in_cluster)
-    context = table.get("context", filled, _NOBODY.context)
-    commands = table.list_of("allowed_exec", filled, _NOBODY.allowed_exec)
+    context = table.get("context", nonempty, _NOBODY.context)
+    commands = table.list_of("allowed_exec", nonempty, _NOBODY.allowed_exec)
     kubeconfig = table.get("kubeconfig", relative_to(directory), None)
     if not in_cluster:
         if not table.has("kubeconfig"):
@@ -189,17 +190,10 @@ def check_members(places: Sequence[tuple[str, ClusterConfig]], findings: Finding
         "set a unique global.multiCluster.clusterName in each mesh and use it here; it is 'Kubernetes' in "
         "every mesh where nobody set it",
     )
-    for role, credentials in (
-        ("signer", lambda c: c.signer),
-        ("controller", lambda c: c.controller),
-    ):
-        _distinct(
-            places,
-            findings,
-            f"{role} credentials",
-            credentials,
-            "a cluster can be registered once: name another kubeconfig or context",
-        )
+    once = "a cluster can be registered once: name another kubeconfig or context"
+    _distinct(places, findings, "signer", lambda c: c.signer, once)
+    split = [(place, cluster) for place, cluster in places if cluster.controller != cluster.signer]
+    _distinct(split, findings, "controller", lambda c: c.controller, once)
 
 
 def _distinct(

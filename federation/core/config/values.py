@@ -39,6 +39,14 @@ def string(value: object) -> str:
     return value
 
 
+def nonempty(value: object) -> str:
+    """A string that is not empty; spaces may be part of it."""
+    text = string(value)
+    if not text.strip():
+        raise InvalidValue("is empty", remedy="fill it in, or leave the key out")
+    return text
+
+
 def filled(value: object) -> str:
     """A string that is neither empty nor holds a space."""
     text = string(value)

@@ -311,9 +311,14 @@ def test_names_and_credentials_must_differ_as_well() -> None:
     twin = EAST.replace('"east-id"', '"twin-id"')
     assert set(mistakes(HUB + EAST + twin)) == {
         "clusters[1].name",
-        "clusters[1].signer credentials",
-        "clusters[1].controller credentials",
+        "clusters[1].signer",
+        "clusters[1].controller",
     }
+
+
+def test_one_kubeconfig_for_two_clusters_is_said_once() -> None:
+    short = '[[clusters]]\nname = "{0}"\ncluster_id = "{0}"\nkubeconfig = "same"\n'
+    assert set(mistakes(HUB + short.format("a") + short.format("b"))) == {"clusters[1].signer"}
 
 
 def test_one_kubeconfig_with_two_contexts_is_two_clusters() -> None:

@@ -237,8 +237,13 @@ async def load_credentials(
             )
         source, directory = str(path), path.absolute().parent
         text = await _in_thread(source, _read_file, path, source, "", MAX_KUBECONFIG_BYTES)
-        entry = parse_kubeconfig(
-            text, file=source, context=credentials.context, allowed_exec=credentials.allowed_exec
+        entry = await _in_thread(
+            source,
+            parse_kubeconfig,
+            text,
+            file=source,
+            context=credentials.context,
+            allowed_exec=credentials.allowed_exec,
         )
     loaded = LoadedCredentials(
         entry, cluster=cluster, source=source, directory=directory, clock=clock, environ=environ

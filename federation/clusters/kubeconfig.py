@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +26,14 @@ MAX_KUBECONFIG_BYTES: Final = 1024 * 1024
 
 _UNSAFE_PLUGIN_ENVIRONMENT: Final = ("PATH", "IFS", "ENV", "BASH_ENV", "SHELLOPTS")
 _UNSAFE_PLUGIN_PREFIXES: Final = ("LD_", "DYLD_", "PYTHON", "PERL", "RUBY", "NODE_", "JAVA_", "GCONV_")
+
+
+MAX_DEPTH: Final = 20
+"""An exec plugin's environment is at depth 7; extensions of other tools may go deeper."""
+
+_LOADER: Final = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml is ten times faster, where it is there
 
 
 class _Strict(msgspec.Struct, rename="kebab", frozen=True):
@@ -186,6 +195,7 @@ def parse_kubeconfig(
     return entry
 
 
+@lru_cache(maxsize=2)  # one file with a context for each of two hundred clusters is read two hundred times
 def _decode(text: bytes, file: str) -> _Kubeconfig:
     def refuse(key: str, problem: str, remedy: str) -> ConfigurationError:
         return ConfigurationError([Finding(file, key, problem, remedy)])
@@ -195,8 +205,9 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
             "", f"is larger than {MAX_KUBECONFIG_BYTES} bytes", "keep only the contexts the hub uses"
         )
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506  a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        _check_shape(text)
+        document = yaml.load(text, Loader=_LOADER)  # noqa: S506  one of the two safe loaders
+    except Exception as error:  # noqa: BLE001  PyYAML raises what its scalars meet: KeyError, AttributeError...
         raise refuse(
             "",
             f"is not YAML{_line(error)}",
@@ -204,7 +215,7 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
         ) from None
     try:
         return msgspec.convert(document, _Kubeconfig)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         # msgspec names the place and the types, never the value.
         problem, _, place = str(error).partition(" - at ")
         raise refuse(
@@ -212,13 +223,18 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
         ) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases: nothing writes them here, and a few lines of them fill any memory."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
+def _check_shape(text: bytes) -> None:
+    """Refuse aliases (a few lines of them fill any memory) and depth (the loaders recurse) before loading."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not accepted")
-        return super().compose_node(parent, index)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError("nested too deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _line(error: Exception) -> str:

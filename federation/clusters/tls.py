@@ -21,18 +21,22 @@ def client_context(
     certificate-authority means. ``certificate`` (a PEM chain) and ``key`` come together. Raises
     :class:`InvalidValue`; its text holds nothing of the key.
     """
+    # Not ssl.create_default_context: it takes empty CA data for none, and trusts the system's CAs instead.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        cadata = None if authority is None else authority.decode("ascii")
-        context = ssl.create_default_context(cadata=cadata)
+        if authority is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cadata=authority.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise InvalidValue(
             f"the certificate authority is not PEM that OpenSSL takes ({type(error).__name__})",
             where=where,
             remedy="put the CA certificate of the API server there, as PEM",
         ) from error
-    if authority is not None and not context.get_ca_certs():
+    if authority is not None and not context.cert_store_stats()["x509"]:
         raise InvalidValue(
-            "the certificate authority holds no CA certificate",
+            "the certificate authority holds no certificate",
             where=where,
             remedy="put the CA certificate of the API server there, as PEM",
         )

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from federation.core.errors import InvalidValue
+from federation.core.pki.der import BIT_STRING, INTEGER, SEQUENCE, elements
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Far above any certificate of a mesh; keeps a hostile one from costing time and memory."""
@@ -24,6 +25,7 @@ _DN_NAMES: Final = {
     pyca.NameOID.EMAIL_ADDRESS: "emailAddress",
 }  # RFC 4514 leaves these as numbers
 _PARSING_ERRORS: Final = (
+    InvalidValue,
     ValueError,
     TypeError,
     OverflowError,
@@ -67,6 +69,7 @@ class Certificate:
                 f"a certificate of {len(self.der)} bytes; at most {MAX_CERTIFICATE_BYTES} are read"
             )
         try:
+            _check_frame(self.der)
             parsed = pyca.load_der_x509_certificate(self.der)
             values = {
                 "x509": parsed,
@@ -157,6 +160,25 @@ class Certificate:
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             return False
         return True
+
+
+def _check_frame(data: bytes) -> None:
+    """Refuse what cryptography lets pass with a warning or in silence.
+
+    That is a serial number which is not positive (RFC 5280, 4.1.2.2), and a signature of odd bits: with it one
+    certificate would have several fingerprints.
+    """
+    outer = elements(data, 0, len(data))
+    parts = elements(data, outer[0][2], outer[0][3]) if len(outer) == 1 and outer[0][0] == SEQUENCE else []
+    if [part[0] for part in parts] != [SEQUENCE, SEQUENCE, BIT_STRING]:
+        raise InvalidValue("the DER is not of the structure of a certificate")
+    tbs, _, signature = parts
+    fields = elements(data, tbs[2], tbs[3])
+    serial = next((data[field[2] : field[3]] for field in fields if field[0] == INTEGER), b"")
+    if int.from_bytes(serial, "big", signed=True) <= 0:
+        raise InvalidValue("the serial number is not positive (RFC 5280, 4.1.2.2)")
+    if data[signature[2] : signature[2] + 1] != b"\0":
+        raise InvalidValue("the signature is not a whole number of bytes")
 
 
 def _printable(text: str) -> str:

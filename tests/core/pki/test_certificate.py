@@ -83,6 +83,25 @@ def test_bytes_that_are_no_certificate(der: bytes) -> None:
     assert str(error.value).startswith("somewhere: ")
 
 
+def test_a_signature_of_odd_bits_would_be_a_second_fingerprint() -> None:
+    """cryptography takes it where the last bit is zero."""
+    unused = LEAF.der.rindex(LEAF.x509.signature) - 1
+    odd = LEAF.der[:unused] + b"\x01" + LEAF.der[unused + 1 :]
+    with pytest.raises(InvalidValue, match="whole number of bytes"):
+        Certificate.from_der(odd)
+
+
+@pytest.mark.parametrize("serial", [b"\x00", b"\x80", b"\xff"], ids=["zero", "-128", "-1"])
+def test_a_serial_number_is_positive(serial: bytes) -> None:
+    made = certificate(root(), [], serial_number=1)
+    changed = made.der.replace(
+        b"\xa0\x03\x02\x01\x02\x02\x01\x01", b"\xa0\x03\x02\x01\x02\x02\x01" + serial, 1
+    )
+    assert changed != made.der
+    with pytest.raises(InvalidValue, match="not positive"):
+        Certificate.from_der(changed)
+
+
 @settings(max_examples=1000, deadline=None)
 @given(data=st.data())
 def test_changed_bytes_are_a_certificate_that_can_be_read_or_an_error(data: st.DataObject) -> None:

@@ -226,12 +226,39 @@ class Reflector(Generic[T]):
             except (ClusterGone, ClusterGarbage):
                 self._version = ""  # what was missed can only be learned from a list
                 raise
+            except ClusterTimeout as error:
+                if error.reason != SILENCE:
+                    raise
+                self._up = False
+                await self._ask_for_life()
+                continue
             finally:
                 steady = self._clock.monotonic() - began >= STEADY_SECONDS
                 if steady:
                     self._backoff.reset()
             if not steady:
                 return
+
+    async def _ask_for_life(self) -> None:
+        """After a silent watch: does the server answer, and does its history still hold our version?
+
+        Silence alone is no failure: kube-apiserver sends no bookmark to a watch whose collection does not
+        change, unless its etcd reports progress. A version below ours means that another history is behind the
+        same address (etcd restored from a backup), in which a watch from ours would stay silent for ever.
+        Raises ClusterError where the server does not answer.
+        """
+        answer = await self._session.get(self._path, params=self._selectors | {"limit": "1"}, accept=self._list_accept)
+        try:
+            version = decode_page(answer).metadata.resource_version
+            if int(version) < int(self._version):
+                raise ClusterGone(f"{self._path}: the server's history is older than the copy", where=self._where)
+        except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
+            raise self._garbage(f"list {self._path}: the answer", error) from None
+        self._heard = self._clock.monotonic()
+
+    @property
+    def _list_accept(self) -> str:
+        return METADATA_ONLY_LIST if self._accept == METADATA_ONLY else self._accept
 
     async def _watch(self) -> AsyncGenerator[_Set[T], None]:
         """One watch request, from its answer to the end the server gives it."""
@@ -284,7 +311,7 @@ class Reflector(Generic[T]):
             return await self._list_pages(None)
 
     async def _list_pages(self, size: int | None) -> tuple[dict[ObjectKey, T], str]:
-        accept = METADATA_ONLY_LIST if self._accept == METADATA_ONLY else self._accept
+        accept = self._list_accept
         listed: dict[ObjectKey, T] = {}
         params = dict(self._selectors) if size is None else self._selectors | {"limit": str(size)}
         for _ in range(MAX_PAGES):

@@ -40,6 +40,9 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 """A watch line holds one object, which etcd limits to 1.5 MiB; JSON and managedFields may double that."""
 
+SILENCE: Final = "silence"
+"""The reason of the ClusterTimeout for a stream that stands but says nothing, which may be no failure."""
+
 MAX_ERROR_BYTES: Final = 64 * 1024
 _SKEW_SECONDS: Final = (
     10.0  # the Date header has a resolution of a second, so reading it more often tells nothing
@@ -230,6 +233,8 @@ class ClusterSession:
         renew: bool = False,
     ) -> aiohttp.ClientResponse:
         """The response once its status is known to be 2xx; otherwise the error it stands for."""
+        if self._http.closed:
+            raise ClusterUnreachable(f"{what}: this session was closed", where=self._where)
         access = await self._access(what, renew=renew)
         if access.token:
             headers = headers | {"Authorization": f"Bearer {access.token}"}
@@ -290,7 +295,9 @@ class ClusterSession:
             raise ClusterGarbage(problem, where=self._where) from None
         except (aiohttp.ClientError, OSError) as error:
             if lines.silent:
-                raise ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where) from None
+                raise ClusterTimeout(
+                    f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE
+                ) from None
             if isinstance(error, aiohttp.ClientPayloadError):
                 raise ClusterUnreachable(f"{what}: the connection was cut", where=self._where) from error
             raise self._failure(error, what, silence) from error
@@ -363,7 +370,7 @@ class _Lines:
     async def split(self) -> AsyncGenerator[bytes, None]:
         """Each line without its end; empty ones are left out."""
         rest = b""
-        async for chunk in self._response.content.iter_any():
+        while chunk := await self._chunk():
             self._heard = self._clock.monotonic()
             lines = (rest + chunk if rest else chunk).split(b"\n")
             rest = lines.pop()
@@ -375,3 +382,9 @@ class _Lines:
             # Buffered chunks come without a wait: give the other clusters their turn.
             await asyncio.sleep(0)
         self.cut = bool(rest.strip())
+
+    async def _chunk(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except RuntimeError as error:  # what aiohttp raises where it was closed between two reads
+            raise aiohttp.ClientConnectionError("connection closed") from error

@@ -1,0 +1,532 @@
+"""One session: every failure is one typed error, everything is bounded, and nothing leaks."""
+
+# ruff: noqa: SIM117  the server, the session and what is expected of them each stand on a line of their own
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from federation.clusters.answers import LONGEST_RETRY_AFTER
+from federation.clusters.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
+from federation.core.config.model import ClusterTimeouts
+from federation.core.errors import (
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterGone,
+    ClusterInvalid,
+    ClusterNotFound,
+    ClusterServerError,
+    ClusterThrottled,
+    ClusterTimeout,
+    ClusterUnauthorized,
+    ClusterUnreachable,
+)
+from federation.sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
+from federation.sandbox.apiserver.tls import ClusterCa
+from federation.sandbox.cluster import SandboxCluster
+from tests.support.clock import VirtualClock
+from tests.support.clusters import FAST, Exchange, RawServer, connected
+
+NAMESPACES = "/api/v1/namespaces"
+QUICK = ClusterTimeouts(connect=0.3, request=0.3, watch_silence=0.3)
+
+
+# What an API server answers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (400, ClusterInvalid),
+        (401, ClusterUnauthorized),
+        (403, ClusterForbidden),
+        (404, ClusterNotFound),
+        (405, ClusterInvalid),
+        (409, ClusterConflict),
+        (410, ClusterGone),
+        (413, ClusterInvalid),
+        (422, ClusterInvalid),
+        (429, ClusterThrottled),
+        (500, ClusterServerError),
+        (503, ClusterServerError),
+        (504, ClusterTimeout),
+    ],
+)
+async def test_each_status_is_its_own_error(tmp_path: Path, code: int, kind: type[ClusterError]) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        with cluster.faults.inject(Answer(code, "Because", "told by the server")):
+            with pytest.raises(kind, match="told by the server") as caught:
+                await session.get(NAMESPACES)
+        assert type(caught.value) is kind
+        assert caught.value.where == "east"
+        assert b"kube-system" in await session.get(NAMESPACES)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("0", 0.0), ("soon", 1.0), ("999999", LONGEST_RETRY_AFTER)]
+)
+async def test_a_throttled_request_says_how_long_to_wait(tmp_path: Path, header: str, seconds: float) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.answer(b"{}", status="429 Too Many Requests", Retry_After=header)
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        with pytest.raises(ClusterThrottled) as caught:
+            await session.get(NAMESPACES)
+    assert caught.value.retry_after == seconds
+
+
+async def test_what_the_server_says_is_made_harmless(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        echo = exchange.headers["authorization"]
+        text = f"\\u001b[31mred\\nline {echo} " + "x" * 2000
+        body = f'{{"kind":"Status","message":"{text}"}}'
+        await exchange.answer(body.encode(), status="403 Forbidden")
+
+    async with RawServer(respond) as server:
+        async with connected(server.kubeconfig(tmp_path / "kc", token="my-secret")) as session:
+            with pytest.raises(ClusterForbidden) as caught:
+                await session.get(NAMESPACES)
+    text = caught.value.diagnostics()
+    assert "my-secret" not in text
+    assert text.isprintable()
+    assert len(text) < 700
+
+
+# What no API server answers ---------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_down_is_unreachable_and_back_at_once(tmp_path: Path) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        assert await session.get("/version")
+        await cluster.down()
+        for _ in range(2):
+            with pytest.raises(ClusterUnreachable):
+                await session.get("/version")
+        await cluster.up()
+        assert await session.get("/version")
+
+
+async def test_a_hung_server_is_a_timeout(tmp_path: Path) -> None:
+    async with SandboxCluster("east") as cluster:
+        async with connected(cluster.write_kubeconfig(tmp_path / "kc"), timeouts=QUICK) as session:
+            with cluster.faults.inject(Hang()), pytest.raises(ClusterTimeout, match=r"0\.3 s"):
+                await session.get("/version")
+            with cluster.faults.inject(Delay(5.0)), pytest.raises(ClusterTimeout, match=r"0\.1 s"):
+                await session.get("/version", timeout=0.1)
+
+
+async def test_a_port_that_never_shakes_hands_is_unreachable(tmp_path: Path) -> None:
+    async with RawServer(_never) as server:
+        kubeconfig, url = server.kubeconfig(tmp_path / "kc"), server.url
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    kubeconfig.write_text(kubeconfig.read_text().replace(url, f"https://127.0.0.1:{port}"))
+    timeouts = ClusterTimeouts(connect=0.2, request=5.0)
+    try:
+        async with connected(kubeconfig, timeouts=timeouts) as session:
+            with pytest.raises(ClusterUnreachable, match=r"0\.2 s"):
+                await session.get("/version")
+    finally:
+        listener.close()
+
+
+async def _never(_: Exchange) -> None:
+    await asyncio.sleep(30)
+
+
+async def test_a_certificate_of_another_ca_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    async with RawServer(_never) as server:
+        kubeconfig = server.kubeconfig(tmp_path / "kc")
+        other = RawServer(_never, ca=ClusterCa("other"))
+        document = kubeconfig.read_text()
+        async with other:
+            kubeconfig.write_text(document.replace(server.url, other.url))
+            async with connected(kubeconfig) as session:
+                with pytest.raises(ClusterUnreachable) as caught:
+                    await session.get("/version")
+    assert caught.value.reason == "tls"
+    assert "certificate-authority" in caught.value.remedy
+    assert other.requests == []
+
+
+async def test_plain_http_on_the_port_is_unreachable(tmp_path: Path) -> None:
+    server = RawServer(_never)
+    server.tls = None
+    timeouts = ClusterTimeouts(connect=0.2)
+    async with server, connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts) as session:
+        with pytest.raises(ClusterUnreachable):
+            await session.get("/version")
+
+
+async def raw_answer(tmp_path: Path, data: bytes) -> ClusterError:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.raw(data)
+        exchange.writer.close()
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        with pytest.raises(ClusterError) as caught:
+            await session.get("/version")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: https://evil.example/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 700 What\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_bytes_that_are_no_answer_are_garbage(tmp_path: Path, data: bytes) -> None:
+    assert isinstance(await raw_answer(tmp_path, data), ClusterGarbage)
+
+
+async def test_a_connection_that_only_closes_is_unreachable_after_a_second_try(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        exchange.writer.close()
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        with pytest.raises(ClusterUnreachable):
+            await session.request("PATCH", NAMESPACES, body=b"{}")
+        assert server.requests == [f"PATCH {NAMESPACES}"] * 2
+
+
+async def test_a_connection_closed_while_idle_costs_no_write(tmp_path: Path) -> None:
+    closing = True
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal closing
+        if closing:
+            closing = False
+            exchange.writer.close()
+        else:
+            await exchange.answer(b"written")
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        assert await session.request("PATCH", NAMESPACES, body=b"{}") == b"written"
+
+
+async def test_an_answer_cut_short_is_garbage(tmp_path: Path) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        with cluster.faults.inject(Cut(after=20)), pytest.raises(ClusterGarbage, match="cut short"):
+            await session.get(NAMESPACES)
+
+
+async def test_the_error_page_of_a_proxy_is_a_server_error_without_its_text(tmp_path: Path) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        with cluster.faults.inject(Garbage()), pytest.raises(ClusterServerError) as caught:
+            await session.get(NAMESPACES)
+    assert "<html>" not in str(caught.value)
+
+
+async def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"%x\r\n%s\r\n" % (1 << 20, b"x" * (1 << 20))
+        for _ in range(MAX_ANSWER_BYTES // (1 << 20) + 3):
+            await exchange.raw(chunk)
+
+    timeouts = ClusterTimeouts(request=20.0)
+    async with RawServer(respond) as server:
+        async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts) as session:
+            with pytest.raises(ClusterGarbage, match="larger"):
+                await session.get("/version")
+
+
+async def test_nothing_is_inflated(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        assert exchange.headers["accept-encoding"] == "identity"
+        await exchange.answer(gzip.compress(b"0" * 10_000_000), Content_Encoding="gzip")
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        with pytest.raises(ClusterGarbage, match="compressed"):
+            await session.get("/version")
+
+
+# What leaves the hub ----------------------------------------------------------------------------------------------
+
+
+async def test_a_token_goes_to_its_server_only(tmp_path: Path) -> None:
+    seen: list[Mapping[str, str]] = []
+
+    async def note(exchange: Exchange) -> None:
+        seen.append(exchange.headers)
+        await exchange.answer(b"{}")
+
+    async with RawServer(note) as elsewhere:
+
+        async def redirect(exchange: Exchange) -> None:
+            await exchange.answer(b"", status="307 Temporary Redirect", Location=elsewhere.url + "/version")
+
+        async with RawServer(redirect) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+            with pytest.raises(ClusterGarbage, match="307"):
+                await session.get("/version")
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "version",
+        "//host/x",
+        "/api/v1/namespaces/../secrets",
+        "/api/v1/namespaces/./x",
+        "/api/v1/namespaces/..",
+        "/api/v1/namespaces/a%2f..%2fb",
+        "/api/v1/namespaces/a?watch=1",
+        "/api/v1/namespaces/a#b",
+        "/api/v1/namespaces/a b",
+        "/api/v1/namespaces/a\r\nHost: evil",
+        "/api/v1/namespaces/é",
+    ],
+)
+async def test_a_name_out_of_a_broken_cluster_cannot_leave_its_path(tmp_path: Path, path: str) -> None:
+    async with RawServer(_never) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        with pytest.raises(ClusterInvalid):
+            await session.get(path)
+        with pytest.raises(ClusterInvalid):
+            async with session.stream(path, silence=1.0):
+                raise AssertionError
+        assert server.requests == []
+
+
+async def test_parameters_arrive_as_they_were_meant(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.answer(exchange.target.encode())
+
+    async with RawServer(respond) as server:
+        kubeconfig = server.kubeconfig(tmp_path / "kc")
+        kubeconfig.write_text(kubeconfig.read_text().replace(server.url, server.url + "/k8s/clusters/c-1"))
+        async with connected(kubeconfig) as session:
+            answer = await session.get(NAMESPACES, params={"labelSelector": "a=b,c in (d,e)", "limit": "5"})
+    assert answer == b"/k8s/clusters/c-1/api/v1/namespaces?labelSelector=a%3Db,c+in+(d,e)&limit=5"
+
+
+async def test_the_environment_chooses_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        assert await session.get("/version")
+
+
+async def test_the_proxy_of_the_kubeconfig_is_used_end_to_end(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split(b"\r\n")[0])
+        host, port = head.split()[1].split(b":")
+        upstream_reader, upstream_writer = await asyncio.open_connection(host.decode(), int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+            sink.close()
+
+        try:
+            await asyncio.gather(pump(reader, upstream_writer), pump(upstream_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            upstream_writer.close()
+
+    listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    try:
+        async with RawServer(lambda exchange: exchange.answer(b"through")) as server:
+            port = listener.sockets[0].getsockname()[1]
+            kubeconfig = server.kubeconfig(tmp_path / "kc", proxy_url=f"http://127.0.0.1:{port}")
+            async with connected(kubeconfig) as session:
+                assert await session.get("/version") == b"through"
+            assert asked == [f"CONNECT 127.0.0.1:{server.port} HTTP/1.1".encode()]
+            kubeconfig = server.kubeconfig(tmp_path / "kc", proxy_url="http://127.0.0.1:1")
+            async with connected(kubeconfig) as session:
+                with pytest.raises(ClusterUnreachable):
+                    await session.get("/version")
+    finally:
+        listener.close()
+
+
+async def test_requests_wait_for_slots_and_streams_need_none(tmp_path: Path) -> None:
+    under_way = most = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal under_way, most
+        if "watch" in exchange.target:
+            await asyncio.sleep(30)
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        await exchange.answer(b"{}")
+
+    async with RawServer(respond) as server:
+        async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=ClusterTimeouts()) as session:
+            answers = await asyncio.gather(*(session.get("/version") for _ in range(40)))
+    assert len(answers) == 40
+    assert most == 8
+
+
+# Clock and streams ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skew", [-300, 0, 300])
+async def test_the_clock_skew_is_read_from_any_answer(tmp_path: Path, skew: int) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        cluster.skew = timedelta(seconds=-skew)
+        await session.get("/version")
+        assert abs(session.clock_skew - skew) < 3
+
+
+async def test_a_date_that_is_none_changes_nothing(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.answer(b"{}", Date="yesterday")
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        await session.get("/version")
+        assert session.clock_skew == 0.0
+
+
+async def lines_of(tmp_path: Path, *lines: bytes, last: bytes = b"") -> list[bytes]:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.lines(*lines, last=last)
+
+    got: list[bytes] = []
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        async with session.stream(NAMESPACES, silence=2.0) as stream:
+            async for line in stream:
+                got.append(line)
+    return got
+
+
+async def test_a_stream_gives_whole_lines_however_they_come(tmp_path: Path) -> None:
+    pieces = [b"one\ntw", b"o\n\n", b"three", b"\n"]
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            await exchange.raw(b"%x\r\n%s\r\n" % (len(piece), piece))
+            await asyncio.sleep(0.01)
+        await exchange.raw(b"0\r\n\r\n")
+
+    async with RawServer(respond) as server, connected(server.kubeconfig(tmp_path / "kc")) as session:
+        async with session.stream(NAMESPACES, silence=2.0) as stream:
+            assert [line async for line in stream] == [b"one", b"two", b"three"]
+
+
+async def test_a_last_line_without_its_end_is_garbage(tmp_path: Path) -> None:
+    with pytest.raises(ClusterGarbage, match="cut short"):
+        await lines_of(tmp_path, b"whole", last=b"half")
+
+
+async def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+    with pytest.raises(ClusterGarbage, match="longer"):
+        await lines_of(tmp_path, last=b"x" * (MAX_LINE_BYTES + 200_000))
+
+
+async def test_a_silent_stream_is_a_timeout_by_the_clock_given(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n")
+        await asyncio.sleep(30)
+
+    clock = VirtualClock()
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), clock=clock) as session,
+    ):
+        async with session.stream(NAMESPACES, silence=90.0) as stream:
+            assert await anext(stream) == b"a"
+            waiting = asyncio.ensure_future(anext(stream))
+            await clock.advance(89.0)
+            assert not waiting.done()
+            await clock.advance(2.0)
+            with pytest.raises(ClusterTimeout, match="silent for 90 s"):
+                await waiting
+    assert clock.sleeping == 0
+
+
+async def test_a_stream_that_never_begins_is_a_timeout(tmp_path: Path) -> None:
+    async with RawServer(_never) as server:
+        async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=QUICK) as session:
+            with pytest.raises(ClusterTimeout):
+                async with session.stream(NAMESPACES, silence=90.0):
+                    raise AssertionError
+
+
+async def test_leaving_a_stream_early_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
+    ):
+        for _ in range(3):
+            params = {"watch": "1", "resourceVersion": "0"}
+            async with session.stream(NAMESPACES, params=params, silence=5.0) as stream:
+                assert await anext(stream)
+        assert await session.get("/version")
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_stream_under_way_ends_when_the_session_is_closed(tmp_path: Path) -> None:
+    async with (
+        SandboxCluster("east") as cluster,
+        connected(cluster.write_kubeconfig(tmp_path / "kc"), timeouts=FAST) as session,
+    ):
+        async with session.stream(NAMESPACES, params={"watch": "1"}, silence=5.0) as stream:
+            await session.close()
+            with pytest.raises(ClusterUnreachable):
+                [line async for line in stream]
+        with pytest.raises(ClusterUnreachable, match="closed"):
+            await session.get("/version")
+
+
+def test_tls_below_1_2_is_never_spoken(tmp_path: Path) -> None:
+    from federation.clusters.tls import client_context
+
+    context = client_context(authority=ClusterCa("east").pem, where="kc")
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from federation.clusters.permissions import controller_needs, signer_needs
+from federation.core.config.model import PublicationConfig
+from federation.core.identity import ServiceAccountRef
 from tests.manifests.kustomize import Object
 from tests.manifests.tree import MANIFESTS, Tree
 
@@ -142,3 +145,26 @@ def test_the_member_tree_is_plain_resources() -> None:
 
     assert set(kustomization) == {"apiVersion", "kind", "resources"}
     assert all((MANIFESTS / "member" / name).is_file() for name in kustomization["resources"])
+
+
+def test_the_grants_are_what_the_hub_itself_says_it_needs(member: Tree) -> None:
+    """`federation clusters check` asks for these; what only it uses and what URLs there are it does not list."""
+    publication, probe = PublicationConfig(), ServiceAccountRef("federation-system", "federation-probe")
+    wanted = {
+        "signer": signer_needs(),
+        "controller": controller_needs(config_map=publication.config_map, probe=probe),
+    }
+    roles = {
+        "signer": [member.one("ClusterRole", "federation-signer")],
+        "controller": [
+            member.one("ClusterRole", "federation-controller"),
+            member.one("Role", "federation-probe-tokens"),
+        ],
+    }
+
+    for role, permissions in wanted.items():
+        granted = {grant for item in roles[role] for grant in grants(item)}
+        needed = {(p.group, p.resource, p.name, p.verb) for p in permissions if not p.url}
+        used_by_the_check = {("authorization.k8s.io", "selfsubjectaccessreviews", "", "create")}
+        urls = {grant for grant in granted if grant[1].startswith("/")}
+        assert granted - urls - used_by_the_check == needed

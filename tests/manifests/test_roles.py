@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from federation.cli import controller, signer
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from tests.manifests.tree import ROLES, Tree, selects
@@ -150,15 +152,15 @@ def test_resources_are_asked_for_and_bounded(hub: Tree, role: str) -> None:
 
 
 def test_ports_are_those_of_the_configuration_and_of_the_services(hub: Tree, config: HubConfig) -> None:
-    signer, controller = hub.arguments("signer"), hub.arguments("controller")
+    for_signer, for_controller = hub.arguments("signer"), hub.arguments("controller")
     door, status = hub.one("Service", "federation-hub"), hub.one("Service", "federation-status")
 
     assert hub.ports("signer") == {"door": 15443, "health": 15444}
     assert hub.ports("controller") == {"status": 8080}
-    assert signer["listen"] == str(config.door.listen) == "0.0.0.0:15443"
-    assert signer["health"] == str(config.signer.health_listen) == "0.0.0.0:15444"
-    assert controller["status"] == str(config.status.listen) == "0.0.0.0:8080"
-    assert signer["config"] == controller["config"] == CONFIG_PATH
+    assert for_signer["listen"] == str(config.door.listen) == "0.0.0.0:15443"
+    assert for_signer["health"] == str(config.signer.health_listen) == "0.0.0.0:15444"
+    assert for_controller["status"] == str(config.status.listen) == "0.0.0.0:8080"
+    assert for_signer["config"] == for_controller["config"] == CONFIG_PATH
     for service, role, name, port in (
         (door, "signer", "door", 15443),
         (status, "controller", "status", 8080),
@@ -180,6 +182,13 @@ def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree,
     assert int(port) == service["spec"]["ports"][0]["port"]
 
 
+def test_the_state_directory_is_one_that_the_roles_can_make_their_own(hub: Tree, config: HubConfig) -> None:
+    users = {hub.pod(role)["securityContext"]["runAsUser"] for role in ROLES}
+
+    assert str(config.state.directory.parent) in hub.mounts("signer")  # the mount itself is root's
+    assert len(users) == 1
+
+
 def test_the_state_can_be_shared_by_pods_on_different_nodes(hub: Tree) -> None:
     (claim,) = hub.all("PersistentVolumeClaim")
 
@@ -194,3 +203,20 @@ def test_both_roles_run_the_same_image(hub: Tree) -> None:
 
     assert len(images) == 1
     assert not images.pop().endswith(":latest")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_command_line_takes_the_arguments(hub: Tree, role: str) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    verb = {"signer": signer, "controller": controller}[role]
+    verb.add_parser(parser.add_subparsers())
+    pod = f"federation-{role}-7d4b9c6f5-x2x8q"  # what a Deployment calls a pod
+    given = [argument.replace("$(POD_NAME)", pod) for argument in hub.container(role)["args"]]
+
+    parsed = parser.parse_args(given)
+
+    assert parsed.replica == pod
+    assert str(parsed.config) == CONFIG_PATH
+    assert hub.container(role)["env"] == [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ]

@@ -182,11 +182,12 @@ def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree,
     assert int(port) == service["spec"]["ports"][0]["port"]
 
 
-def test_the_state_directory_is_one_that_the_roles_can_make_their_own(hub: Tree, config: HubConfig) -> None:
+def test_both_roles_are_one_user_of_the_state_directory(hub: Tree, config: HubConfig) -> None:
     users = {hub.pod(role)["securityContext"]["runAsUser"] for role in ROLES}
 
-    assert str(config.state.directory.parent) in hub.mounts("signer")  # the mount itself is root's
-    assert len(users) == 1
+    assert len(users) == 1  # the store shuts what it makes to everybody else
+    for role in ROLES:
+        assert str(config.state.directory) in hub.mounts(role)
 
 
 def test_the_state_can_be_shared_by_pods_on_different_nodes(hub: Tree) -> None:

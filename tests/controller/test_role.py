@@ -1,8 +1,14 @@
-"""The controller role on clusters in a box, from sources to proof."""
+"""The controller role on clusters in a box, from sources to proof, and through its own troubles."""
 
 from __future__ import annotations
 
-from tests.controller.world import World
+import asyncio
+
+import grpc
+
+from federation.controller.proof.door import door_address
+from federation.core.config.model import Address
+from tests.controller.world import World, eventually, in_force, intermediate, root
 
 
 async def test_every_pair_is_proved(two: World) -> None:
@@ -12,7 +18,213 @@ async def test_every_pair_is_proved(two: World) -> None:
     assert generation.number == 1
     assert report.matrix.rows == ["-v", "v-"]
     assert report.matrix.handshakes == 1
+    assert report.ready
+    assert report.leader
     for name in two.clusters:
+        assert report.clusters[name].state == "ready"
+        assert report.clusters[name].version == "v1.36.2"
+        assert len(report.clusters[name].probe_chain) == 2
+        assert report.clusters[name].publication.contents == {generation.sha256: 3}
         for namespace in ("default", "kube-system", "federation-system"):
             assert two.held(name, namespace) == generation.bundle_pem
         assert two.held(name, "kube-public") is None
+
+
+async def test_a_second_root_is_published_and_proved(two: World) -> None:
+    async with two.controller():
+        await two.published()
+        two.anchors.append(root("b"))
+        two.anchor_file(root("b")).write_bytes(root("b").pem)
+        two.write_config()
+        await two.until(lambda r: r.generation == 2)
+        generation = await two.published()
+        two.door.authorities["west"] = intermediate("b")
+        report = await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
+        assert two.held("west", "default") == generation.bundle_pem
+        assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
+    assert report.clusters["east"].publication.lag > 0
+
+
+async def test_intermediates_are_published_where_asked_for(one: World) -> None:
+    one.trust["publish_intermediates"] = True
+    one.write_config()
+    async with one.controller():
+        generation = await one.published()
+        assert sorted(anchor.kind for anchor in generation.anchors) == ["intermediate", "root"]
+        (one.directory / "chain.pem").write_bytes(b"half writ")
+        report = await one.until(lambda r: "known before stay" in str(r.sources))
+        assert report.generation == 1
+        one.trust["publish_intermediates"] = False
+        one.write_config()
+        await one.until(lambda r: r.generation == 2)
+    latest = await in_force(one.store)
+    assert latest is not None
+    assert [anchor.kind for anchor in latest.anchors] == ["root"]
+
+
+async def test_a_source_that_vanishes_changes_nothing_and_is_told(one: World) -> None:
+    file = one.anchor_file(root())
+    async with one.controller():
+        await one.published()
+        file.unlink()
+        report = await one.until(lambda r: r.sources.get(str(file), "ok") != "ok")
+        assert "the last known good stays" in report.sources[str(file)]
+        assert report.generation == 1
+    async with one.controller("two"):
+        report = await one.until(lambda r: r.generation == 1, replica="two")
+        assert "the last known good stays" in report.sources[str(file)]
+        file.write_bytes(root().pem)
+        await one.until(lambda r: set(r.sources.values()) == {"ok"}, replica="two")
+    assert (await one.store.keys("generations/")) == ["generations/000000000001"]
+
+
+async def test_the_first_generation_waits_for_every_pinned_anchor(one: World) -> None:
+    one.anchors.append(root("b"))
+    one.write_config()
+    file = one.anchor_file(root("b"))
+    file.unlink(missing_ok=True)
+    async with one.controller():
+        report = await one.until(lambda r: "bundle" in r.sources)
+        assert not report.ready
+        assert "the first generation waits" in report.reasons[0]
+        assert one.held("east", "default") is None
+        file.write_bytes(root("b").pem)
+        generation = await one.published()
+    assert len(generation.anchors) == 2
+
+
+async def test_clusters_come_and_go_without_disturbing_the_others(two: World) -> None:
+    two.registered = ["east"]
+    two.write_config()
+    async with two.controller():
+        await two.published()
+        east = two.clusters["east"].requests
+        watches = east.count(verb="watch")
+        two.registered = ["east", "west"]
+        two.write_config()
+        await two.until(lambda r: r.matrix.valid == 2)
+        assert two.held("west", "default") is not None
+        two.registered = ["east"]
+        two.write_config()
+        report = await two.until(lambda r: list(r.clusters) == ["east"] and r.matrix.clusters == ["east"])
+        assert east.count(verb="watch") == watches
+        two.clusters["west"].create_namespace("late")
+        await asyncio.sleep(0.3)
+        assert two.held("west", "late") is None
+    assert report.matrix.pairs == 0
+    assert two.held("west", "default") is not None
+
+
+async def test_another_config_map_name_restarts_publication_everywhere(one: World) -> None:
+    async with one.controller():
+        await one.published()
+        cluster = one.clusters["east"]
+        role = cluster.get("clusterroles", "", "federation-controller")
+        assert role is not None
+        rules = role["rules"]
+        rules[1]["resourceNames"] = ["other-root-cert"]
+        cluster.patch("clusterroles", "", "federation-controller", {"rules": rules})
+        one.publication["config_map"] = "other-root-cert"
+        one.write_config()
+        await eventually(lambda: cluster.config_map("default", "other-root-cert") is not None)
+    assert one.held("east", "default") is not None
+
+
+async def test_two_controllers_and_only_one_leads(two: World) -> None:
+    async with two.controller("first"):
+        await two.until(lambda r: r.leader, replica="first")
+        await two.published(replica="first")
+        async with two.controller("second"):
+            follower = await two.until(lambda r: not r.leader and r.ready, replica="second")
+            assert follower.clusters == {}
+            two.stops["first"].set()
+            await two.until(lambda r: r.leader and r.generation == 1, replica="second")
+            two.clusters["east"].create_namespace("later")
+            await eventually(lambda: two.held("east", "later") is not None)
+    assert await two.store.keys("generations/") == ["generations/000000000001"]
+
+
+async def test_stopping_takes_the_report_back_and_leaves_the_bundle(one: World) -> None:
+    async with one.controller():
+        await one.published()
+    assert await one.report() is None
+    assert one.held("east", "default") is not None
+
+
+async def test_a_probe_that_is_refused_is_unknown_and_says_so(two: World) -> None:
+    two.door.refuse["west"] = grpc.StatusCode.UNAUTHENTICATED
+    async with two.controller():
+        report = await two.until(lambda r: "refused" in r.matrix.reasons.get("east>west", ""))
+        assert report.matrix.rows == ["-?", "?-"]
+        assert "UNAUTHENTICATED" in report.clusters["west"].probe_detail
+        two.door.refuse["west"] = grpc.StatusCode.UNAVAILABLE
+        await two.until(lambda r: "UNAVAILABLE" in r.clusters["west"].probe_detail)
+        del two.door.refuse["west"]
+        await two.until(lambda r: r.matrix.valid == 2)
+
+
+async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> None:
+    two.clusters["west"].delete("serviceaccounts", "federation-system", "federation-probe")
+    async with two.controller():
+        report = await two.until(lambda r: "service account" in r.clusters["west"].probe_detail)
+    assert "apply manifests/member" in report.clusters["west"].probe_detail
+    assert report.clusters["west"].publication.current > 0
+
+
+async def test_a_leaf_of_an_unpinned_authority_fails_with_words(two: World) -> None:
+    two.door.authorities["west"] = intermediate("stranger")
+    async with two.controller():
+        report = await two.until(lambda r: r.matrix.rows == ["-x", "x-"])
+    assert "east does not accept the leaf of west" in report.matrix.reasons["east>west"]
+    assert "reaches no anchor of generation 1" in report.matrix.reasons["east>west"]
+
+
+async def test_a_short_leaf_is_renewed_in_time(one: World) -> None:
+    from datetime import timedelta
+
+    one.door.lifetime = timedelta(seconds=4)
+    async with one.controller():
+        await one.published()
+        await eventually(lambda: len(one.door.calls) >= 3)
+        report = await one.report()
+    assert report is not None
+    assert report.clusters["east"].probe_detail == ""
+
+
+async def test_what_a_cluster_held_before_is_a_proposal(one: World) -> None:
+    cluster = one.clusters["east"]
+    stranger = root("stranger")
+    cluster.create(
+        "configmaps",
+        {"metadata": {"name": "istio-ca-root-cert"}, "data": {"root-cert.pem": stranger.pem.decode()}},
+        namespace="default",
+    )
+    async with one.controller():
+        generation = await one.published()
+        report = await one.until(lambda r: bool(r.proposals))
+        (proposal,) = report.proposals
+        assert (proposal.sha256, proposal.cluster) == (stranger.certificate.sha256, "east")
+        assert one.held("east", "default") == generation.bundle_pem
+        one.anchors.append(stranger)
+        one.anchor_file(stranger).write_bytes(stranger.pem)
+        one.write_config()
+        await one.until(lambda r: r.generation == 2 and not r.proposals)
+
+
+async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World) -> None:
+    async with one.controller():
+        await one.published()
+        good = one.config_file.read_text()
+        one.config_file.write_text(good.replace("trust_domain", "trust_dommain"))
+        report = await one.until(lambda r: bool(r.config_problems))
+        assert any("trust_dommain" in problem for problem in report.config_problems)
+        one.config_file.write_text(good)
+        await one.until(lambda r: not r.config_problems)
+
+
+async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:
+    async with one.controller():
+        config = one.sources["one"].current
+        assert door_address(config, None) == f"127.0.0.1:{one.door.port}"
+        assert door_address(config, Address("0.0.0.0", 1)) == "127.0.0.1:1"
+        assert door_address(config, Address("::", 1)) == "[::1]:1"

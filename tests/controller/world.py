@@ -149,7 +149,7 @@ class World:
         self.trust: dict[str, Any] = {}
         self.extra: dict[str, dict[str, Any]] = {}
         self.proof_interval = 1.0
-        self.roles: dict[str, ControllerRole] = {}
+        self.stops: dict[str, asyncio.Event] = {}
         self.sources: dict[str, ConfigSource] = {}
 
     @property
@@ -211,8 +211,8 @@ class World:
         role = ControllerRole(
             config=source, store=self.store, clock=self.clock, replica=replica, jitter=random.Random(1)
         )
-        self.roles[replica], self.sources[replica] = role, source
         stop = asyncio.Event()
+        self.stops[replica], self.sources[replica] = stop, source
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(source.watch())
             running = group.create_task(role.run(stop))
@@ -238,13 +238,14 @@ class World:
             async with asyncio.timeout(limit):
                 while True:
                     seen = await self.report(replica)
-                    if seen is not None and wanted(seen):
-                        return seen
+                    with contextlib.suppress(KeyError):  # a cluster that is not in the report yet
+                        if seen is not None and wanted(seen):
+                            return seen
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"not in {limit:g} s; last report: {seen}") from None
 
-    async def published(self, *, limit: float = 15.0) -> Generation:
+    async def published(self, *, replica: str = "one", limit: float = 15.0) -> Generation:
         """Wait until every registered cluster holds the generation in force in every namespace."""
 
         def everywhere(report: ControllerReport) -> bool:
@@ -255,7 +256,7 @@ class World:
                 for name in self.registered
             )
 
-        await self.until(everywhere, limit=limit)
+        await self.until(everywhere, replica=replica, limit=limit)
         generation = await in_force(self.store)
         assert generation is not None
         return generation
@@ -290,4 +291,10 @@ async def open_world(directory: Path, *names: str) -> AsyncIterator[World]:
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:
-    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return [f"{key} = {_value(value)}" for key, value in values.items()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(_pairs(value)) + "}"
+    return json.dumps(value)

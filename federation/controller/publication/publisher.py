@@ -130,11 +130,14 @@ class Publisher:
                 self._enqueue(key.name)
 
     def resume(self) -> None:
-        """The cluster is back: do not wait any longer."""
-        self._resume_at = 0.0
-        self._backoff.reset()
-        self.tally.cluster_problem = None
-        self.notice_all()
+        """The cluster is back: do not wait any longer, unless it asked for it itself."""
+        if not isinstance(self.tally.cluster_problem, ClusterThrottled):
+            self._resume_at = 0.0
+            self._backoff.reset()
+            self.tally.cluster_problem = None
+        for key in self._watch.namespaces:
+            if key.name not in self.tally.forbidden:  # these have their canary
+                self._enqueue(key.name)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -232,7 +235,7 @@ class Publisher:
             case ClusterForbidden() if _BEING_TERMINATED in error.what:
                 self.tally.terminating.add(namespace)
             case ClusterForbidden():
-                if namespace not in self.tally.forbidden:
+                if not self.tally.forbidden:  # once for a cluster, not for each of its namespaces
                     fields = self._where | {"namespace": namespace, "reason": error.reason}
                     _log.warning("publication is forbidden: %s", error.diagnostics(), extra=fields)
                 self.tally.forbidden[namespace] = error.what

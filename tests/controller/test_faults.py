@@ -1,0 +1,252 @@
+"""Clusters that are down, slow, hung, forbidden, throttled or lying: told as what they are, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
+from federation.state.documents import ControllerReport
+from tests.controller.world import KEY, NAME, World, eventually, in_force, root
+
+QUICK = {"connect": "1s", "request": "1s", "watch": "20s", "watch_silence": "4s"}
+
+
+def quick(world: World, name: str = "west") -> None:
+    """Shorter timeouts for that cluster, so that a test need not wait for the usual ones."""
+    world.extra[name] = {"timeouts": QUICK}
+    world.write_config()
+
+
+def state(report: ControllerReport, name: str = "west") -> tuple[str, str]:
+    return report.clusters[name].state, report.clusters[name].reason
+
+
+async def east_goes_on(world: World) -> None:
+    """A new namespace of the other cluster gets its bundle at once."""
+    name = f"shop-{time.monotonic_ns()}"
+    world.clusters["east"].create_namespace(name)
+    await eventually(lambda: world.held("east", name) is not None, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("effect", "reason"),
+    [
+        (Answer.server_error(), "server_error"),
+        (Answer.forbidden(), "forbidden"),
+        (Answer.unauthorized(), "unauthorized"),
+        (Answer.throttled(), "throttled"),
+        (Garbage(code=200), "garbage"),
+        (Garbage(), "server_error"),
+        (Hang(), "timeout"),
+        (Delay(30.0), "timeout"),
+    ],
+    ids=["500", "403", "401", "429", "garbage", "502", "hang", "slow"],
+)
+async def test_a_cluster_that_fails_from_the_start_is_told_as_what_it_is(
+    two: World, effect: Effect, reason: str
+) -> None:
+    quick(two)
+    fault = two.clusters["west"].faults.inject(effect)
+    async with two.controller():
+        report = await two.until(lambda r: state(r)[1] == reason)
+        assert state(report)[0] != "ready"
+        await east_goes_on(two)
+        report = await two.until(lambda r: r.matrix.rows == ["-?", "?-"])
+        assert "west: not read back" in report.matrix.reasons["east>west"]
+        assert report.clusters["west"].publication.current == 0
+        assert report.clusters["east"].state == "ready"
+        fault.lift()
+        await two.until(lambda r: r.matrix.valid == 2, limit=12)
+    assert two.held("west", "default") is not None
+
+
+async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -> None:
+    quick(two)
+    async with two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        west = two.clusters["west"]
+        await west.down()
+        await two.until(lambda r: state(r) == ("unavailable", "unreachable"))
+        west.create_namespace("new")
+        west.delete("configmaps", "default", NAME)
+        two.anchors.append(root("b"))
+        two.anchor_file(root("b")).write_bytes(root("b").pem)
+        two.write_config()
+        await two.until(lambda r: r.generation == 2)
+        await asyncio.sleep(3)
+        await west.up()
+        began = time.monotonic()
+        generation = await in_force(two.store)
+        assert generation is not None
+        for namespace in ("default", "new"):
+            await eventually(lambda n=namespace: two.held("west", n) == generation.bundle_pem)  # type: ignore[misc]
+        assert time.monotonic() - began < 4
+        await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
+
+
+async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> None:
+    quick(two)
+    async with two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        with two.clusters["west"].hung():
+            await two.until(lambda r: state(r) == ("unavailable", "timeout"))
+            await two.until(lambda r: r.matrix.rows == ["-?", "?-"])
+            await east_goes_on(two)
+        await two.until(lambda r: r.matrix.valid == 2)
+
+
+async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: World) -> None:
+    two.publication["resync"] = "10s"
+    quick(two)
+    west = two.clusters["west"]
+    async with two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        with west.faults.inject(Silence()):
+            west.delete("configmaps", "default", NAME)
+            await eventually(lambda: two.held("west", "default") is not None, limit=20)
+
+
+async def test_a_storm_of_410_loses_nothing(two: World) -> None:
+    west = two.clusters["west"]
+    async with two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        with west.faults.inject(Gone(), verb="watch", times=6):
+            west.end_watches()
+            west.compact()
+            west.create_namespace("during")
+            await eventually(lambda: two.held("west", "during") is not None)
+        await two.until(lambda r: state(r) == ("ready", "") and r.matrix.valid == 2)
+
+
+async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: World) -> None:
+    east = one.clusters["east"]
+    with east.faults.inject(Answer.forbidden(), verb="patch", resource="configmaps"):
+        async with one.controller():
+            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 3)
+            assert state(report, "east") == ("degraded", "forbidden")
+            assert report.clusters["east"].publication.selected == 0
+            assert "manifests/member" in report.clusters["east"].remedy
+            tried = east.requests.count(verb="patch", status=403)
+            await asyncio.sleep(1)
+            assert east.requests.count(verb="patch", status=403) <= tried + 1
+            east.faults.clear()
+            await one.published()
+            await one.until(lambda r: state(r, "east") == ("ready", ""))
+
+
+async def test_one_forbidden_namespace_stops_no_other(one: World) -> None:
+    east = one.clusters["east"]
+    east.create_namespace("closed")
+    with east.faults.inject(Answer.forbidden(), verb="patch", namespace="closed"):
+        async with one.controller():
+            report = await one.until(
+                lambda r: (
+                    r.clusters["east"].publication.forbidden == 1
+                    and r.clusters["east"].publication.current == 3
+                )
+            )
+    assert report.clusters["east"].publication.selected == 3
+    assert report.clusters["east"].publication.problems[0].startswith("closed: ")
+
+
+async def test_throttling_is_honoured(one: World) -> None:
+    east = one.clusters["east"]
+    with east.faults.inject(Answer.throttled(retry_after=2), verb="patch", times=16):
+        async with one.controller():
+            report = await one.until(lambda r: state(r, "east")[1] == "throttled")
+            refused = east.requests.count(verb="patch", status=429)
+            assert refused <= 3
+            assert report.clusters["east"].publication.current == 0
+            await asyncio.sleep(1)
+            assert east.requests.count(verb="patch", status=429) == refused
+            east.faults.clear()
+            await one.published()
+
+
+async def test_conflicts_and_server_errors_are_tried_again(one: World) -> None:
+    east = one.clusters["east"]
+    conflict = Answer(409, "Conflict", "the object has been modified")
+    east.faults.inject(conflict, verb="patch", times=2)
+    east.faults.inject(Answer.server_error(), verb="patch", namespace="kube-system", times=1)
+    async with one.controller():
+        await one.published()
+    assert east.requests.count(verb="patch", status=409) == 2
+
+
+async def test_an_object_that_is_refused_is_failed_and_told(one: World) -> None:
+    """As an immutable ConfigMap is, or what an admission webhook does not like."""
+    invalid = Answer(422, "Invalid", "data: Forbidden: field is immutable when `immutable` is set")
+    with one.clusters["east"].faults.inject(invalid, verb="patch", namespace="default"):
+        async with one.controller():
+            report = await one.until(
+                lambda r: (
+                    r.clusters["east"].publication.failed == 1 and r.clusters["east"].publication.current == 2
+                )
+            )
+    assert state(report, "east") == ("degraded", "publication")
+    assert report.clusters["east"].publication.problems[0].startswith("default: ")
+    assert report.clusters["east"].publication.current == 2
+
+
+async def test_a_writer_that_fights_is_answered_ever_more_slowly_and_named(one: World) -> None:
+    east = one.clusters["east"]
+    stop = asyncio.Event()
+
+    async def fight() -> None:
+        while not stop.is_set():
+            if one.held("east", "default") not in {None, "mine"}:
+                east.patch("configmaps", "default", NAME, {"data": {KEY: "mine"}}, manager="pilot-discovery")
+            await asyncio.sleep(0.01)
+
+    async with one.controller(), asyncio.TaskGroup() as group:
+        await one.published()
+        group.create_task(fight())
+        report = await one.until(lambda r: state(r, "east") == ("degraded", "other_writers"))
+        assert report.clusters["east"].publication.other_writers == ["pilot-discovery"]
+        assert "pilot-discovery" in report.clusters["east"].detail
+        before = east.requests.count(verb="patch", status=200)
+        await asyncio.sleep(1.5)
+        assert east.requests.count(verb="patch", status=200) <= before + 1
+        report = await one.until(lambda r: len(r.clusters["east"].publication.contents) == 2)
+        assert report.clusters["east"].publication.current == 2
+        stop.set()
+
+
+async def test_a_state_store_that_fails_is_told_and_nothing_is_lost(one: World) -> None:
+    async with one.controller():
+        generation = await one.published()
+        documents = one.directory / "state" / "documents"
+        (current,) = documents.glob("current")
+        whole = current.read_bytes()
+        current.write_bytes(whole[: len(whole) // 2])
+        report = await one.until(lambda r: not r.ready)
+        assert "current" in report.reasons[0]
+        one.clusters["east"].create_namespace("meanwhile")
+        await eventually(lambda: one.held("east", "meanwhile") == generation.bundle_pem)
+        current.write_bytes(whole)
+        await one.until(lambda r: r.ready)
+    latest = await in_force(one.store)
+    assert latest == generation
+
+
+async def test_fifteen_hundred_namespaces_are_published_and_nothing_is_written_twice(one: World) -> None:
+    east = one.clusters["east"]
+    for number in range(1500):
+        east.create_namespace(f"shop-{number:04}")
+    one.publication["max_concurrent_per_cluster"] = 32
+    one.write_config()
+    began = time.monotonic()
+    async with one.controller():
+        await one.published(limit=60)
+        took = time.monotonic() - began
+        report = await one.until(lambda r: r.clusters["east"].publication.current == 1503)
+        assert report.clusters["east"].publication.writes == 1503
+        written = east.requests.count(verb="patch")
+    assert written == 1503
+    assert took < 45
+    async with one.controller("two"):
+        await one.published(replica="two")
+    assert east.requests.count(verb="patch") == written

@@ -19,7 +19,6 @@ from typing import Self, cast
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
-WINDOW = 4 * 1024 * 1024
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -80,7 +79,9 @@ class Caller(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        settings = struct.pack(">HI", 4, WINDOW) + struct.pack(">HI", 1, 0)
+        settings = struct.pack(
+            ">HI", 1, 0
+        )  # SETTINGS_HEADER_TABLE_SIZE: no dynamic table, nothing is decoded here
         window = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1 - 65535))
         self._transport.write(PREFACE + frame(SETTINGS, 0, 0, settings) + window)
 
@@ -196,6 +197,22 @@ class Crowd:
             self._busy += 1
             self._ask(caller)
         return await self._wait()
+
+    async def join(self, count: int) -> None:
+        """Open connections until there are so many; every new one makes one call, few at a time."""
+
+        def rest(caller: Caller) -> None:
+            caller.began = 0.0
+            self._busy -= 1
+
+        while (have := len(self.callers)) < count:
+            await self.grow(min(count, have + 8))
+            self._begin(10.0)
+            self._again = rest
+            for caller in self.callers[have:]:
+                self._busy += 1
+                caller.call(next(self._calls))
+            await self._wait()
 
     async def steady(self, per_second: float, seconds: float, *, until: asyncio.Event | None = None) -> Load:
         """Calls at a fixed rate, whoever is free; a call that waits for a free caller counts from its time.

@@ -175,11 +175,9 @@ async def over_empty_calls(report: Report, rig: Rig, calls: list[Call], seconds:
 async def idle_memory(report: Report, rig: Rig, server: Child, calls: list[Call]) -> None:
     """What a connection holds that has had its certificate and waits for its next renewal."""
     async with rig.crowd(cycle(calls)) as crowd:
-        await crowd.grow(50)
-        await crowd.closed_loop(50, 0.5)
+        await crowd.join(100)
         before = resident_bytes(server.pid)
-        await crowd.grow(50 + IDLE)
-        await crowd.closed_loop(50 + IDLE, 0.5)
+        await crowd.join(100 + IDLE)
         await asyncio.sleep(0.5)
         each = (resident_bytes(server.pid) - before) / IDLE / 1024
     report.add(

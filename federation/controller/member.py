@@ -140,6 +140,7 @@ class Member:
 
     def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
         self._dirty = True
+        self._around.changed()
         self._publisher.notice(namespace, old, new)
         if new is not None and new.sha256 and not self._around.trust.is_ours(new.sha256):
             pem = self._contents.get(new.sha256)

@@ -24,7 +24,9 @@ LEADERSHIP: Final = "controller"
 HEARTBEAT: Final = 5.0
 """Seconds within which a report is written at the latest; status takes three of them for gone."""
 
-REPORT_SPACING: Final = 0.5
+REPORT_SPACING: Final = 0.25
+"""Seconds between reports at least, where something has changed."""
+
 RETRY: Final = 2.0
 STORE_TIMEOUT: Final = 15.0
 
@@ -144,7 +146,7 @@ class ControllerRole:
             due = self._clock.monotonic() + HEARTBEAT / 2
             await self._clock.sleep(REPORT_SPACING)
             while self._clock.monotonic() < due and not self._changed:
-                await self._clock.sleep(REPORT_SPACING / 2)
+                await self._clock.sleep(REPORT_SPACING / 4)
 
     async def _write_report(self) -> None:
         try:

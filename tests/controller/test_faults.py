@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-
-import pytest
+from pathlib import Path
 
 from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
 from federation.state.documents import ControllerReport
-from tests.controller.world import KEY, NAME, World, eventually, in_force, root
+from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
 
 QUICK = {"connect": "1s", "request": "1s", "watch": "20s", "watch_silence": "4s"}
 
@@ -31,36 +30,42 @@ async def east_goes_on(world: World) -> None:
     await eventually(lambda: world.held("east", name) is not None, limit=3)
 
 
-@pytest.mark.parametrize(
-    ("effect", "reason"),
-    [
-        (Answer.server_error(), "server_error"),
-        (Answer.forbidden(), "forbidden"),
-        (Answer.unauthorized(), "unauthorized"),
-        (Answer.throttled(), "throttled"),
-        (Garbage(code=200), "garbage"),
-        (Garbage(), "server_error"),
-        (Hang(), "timeout"),
-        (Delay(30.0), "timeout"),
-    ],
-    ids=["500", "403", "401", "429", "garbage", "502", "hang", "slow"],
-)
-async def test_a_cluster_that_fails_from_the_start_is_told_as_what_it_is(
-    two: World, effect: Effect, reason: str
-) -> None:
-    quick(two)
-    fault = two.clusters["west"].faults.inject(effect)
-    async with two.controller():
-        report = await two.until(lambda r: state(r)[1] == reason)
-        assert state(report)[0] != "ready"
-        await east_goes_on(two)
-        report = await two.until(lambda r: r.matrix.rows == ["-?", "?-"])
-        assert "west: not read back" in report.matrix.reasons["east>west"]
-        assert report.clusters["west"].publication.current == 0
-        assert report.clusters["east"].state == "ready"
-        fault.lift()
-        await two.until(lambda r: r.matrix.valid == 2, limit=12)
-    assert two.held("west", "default") is not None
+FAILURES: dict[str, tuple[Effect, str]] = {
+    "failing": (Answer.server_error(), "server_error"),
+    "forbidden": (Answer.forbidden(), "forbidden"),
+    "unauthorized": (Answer.unauthorized(), "unauthorized"),
+    "throttled": (Answer.throttled(), "throttled"),
+    "garbage": (Garbage(code=200), "garbage"),
+    "proxy": (Garbage(), "server_error"),
+    "hung": (Hang(), "timeout"),
+    "slow": (Delay(30.0), "timeout"),
+}
+
+
+async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_path: Path) -> None:
+    async with open_world(tmp_path, "east", "west", *FAILURES) as world:
+        faults = {name: world.clusters[name].faults.inject(effect) for name, (effect, _) in FAILURES.items()}
+        for name in FAILURES:
+            quick(world, name)
+        async with world.controller():
+            report = await world.until(
+                lambda r: (
+                    all(state(r, name)[1] == reason for name, (_, reason) in FAILURES.items())
+                    and r.matrix.valid == 2
+                )
+            )
+            await east_goes_on(world)
+            for name in FAILURES:
+                assert report.clusters[name].state != "ready"
+                assert report.clusters[name].detail
+                assert report.clusters[name].publication.current == 0
+                assert f"{name}: not read back" in report.matrix.reasons[f"east>{name}"]
+            assert report.matrix.rows[0] == "-v" + "?" * len(FAILURES)
+            for fault in faults.values():
+                fault.lift()
+            report = await world.until(lambda r: r.matrix.valid == 90, limit=15)
+            assert {report.clusters[name].state for name in world.clusters} == {"ready"}
+            assert report.matrix.handshakes == 1
 
 
 async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -> None:

@@ -7,6 +7,7 @@ anchor of the bundle that is delivered with it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,8 +110,8 @@ class Issuance:
             reason = error.reason
             error.where = error.where or cluster
             raise
-        except TimeoutError:
-            reason = "deadline"
+        except asyncio.CancelledError:
+            reason = "cancelled"  # the door's deadline has passed, or the caller has gone
             raise
         finally:
             seconds = self._clock.monotonic() - began

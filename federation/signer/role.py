@@ -64,7 +64,7 @@ class SignerRole:
         self._clock = clock
         self._replica = replica
         self._jitter = jitter
-        self._running = running = config.current
+        self._begun = self._running = running = config.current
         self._listen = listen or running.door.listen
         self._started = clock.now().timestamp()
         self._draining = False
@@ -203,8 +203,7 @@ class SignerRole:
 
     async def _configure(self, config: HubConfig) -> None:
         """Take up what can be taken up while running, and say what cannot."""
-        begun = self._running
-        self._warnings = tuple(_needs_restart(begun, config))
+        self._warnings = tuple(_needs_restart(self._begun, config))
         self._trust.configure(pins=config.trust.pins)
         self._authority.configure(config.signer.authority)
         self._registry.configure(config.clusters, concurrent=config.door.max_concurrent_per_cluster)

@@ -41,6 +41,10 @@ class Door(Protocol):
         """The reply's bytes; raises Answered instead."""
         ...
 
+    def late(self, *, peer: str) -> None:
+        """A call was ended because its deadline had passed."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServingPair:
@@ -130,6 +134,7 @@ class GrpcServer:
         except Answered as answered:
             answer = answered
         except TimeoutError as error:
+            self._door.late(peer=context.peer())
             answer = answer_to(error)
         await context.abort(_STATUS[answer.code], answer.sentence)
         raise AssertionError("abort always raises")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from federation.core.errors import AttestationRefused, FederationError
+from federation.core.errors import AttestationRefused, FederationError, NotReady
 from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
@@ -43,8 +43,6 @@ class IstioCaDoor:
         except FederationError as error:
             self._refusals.note(error, peer=peer)
             raise answer_to(error) from None
-        except TimeoutError as error:
-            raise answer_to(error) from None
         except Exception as error:
             _logger.exception(
                 "a certificate request failed for a reason nobody foresaw", extra={"peer": peer}
@@ -52,6 +50,10 @@ class IstioCaDoor:
             raise answer_to(error) from None
         # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
         return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
+
+    def late(self, *, peer: str) -> None:
+        """Told by the transport that a call was ended because its deadline had passed."""
+        self._refusals.note(NotReady("it was not decided before the deadline", reason="deadline"), peer=peer)
 
     def _encoded(self, tail: Tail) -> bytes:
         held = self._tail

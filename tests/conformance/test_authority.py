@@ -1,0 +1,205 @@
+"""istio-csr's tests of its signer, by name: what an issuing back end may answer, and what callers then get.
+
+The back end stands behind the authority's interface and issues with a real CA, rightly or wrongly, as a PKI service
+would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.core.pki.certificate import Certificate
+from federation.signer.accounting import Accounting
+from federation.signer.authorities.interface import IssuedLeaf, LeafOrder
+from federation.state.documents import AuthorityReport
+from tests.signer.house import Answer, House, authority, house, identity_of
+from tests.support import pki
+
+IDENTITY = identity_of("foo", "bar")
+SIGN_FAILED = (grpc.StatusCode.INTERNAL, "failed to sign certificate request")
+BAD_CHAIN = (grpc.StatusCode.INTERNAL, "failed to parse and verify signed certificate from issuer")
+UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "certificate signing is temporarily unavailable")
+
+
+class BackEnd:
+    """An authority of the second kind: it issues from the request, as it pleases."""
+
+    def __init__(self, answer: Callable[[LeafOrder], IssuedLeaf]) -> None:
+        self._answer = answer
+
+    def describe(self) -> AuthorityReport:
+        return AuthorityReport(name="back end", kind="test", state="ready")
+
+    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+        await asyncio.sleep(0)
+        return self._answer(order)
+
+
+def leaf_of(order: LeafOrder, ca: pki.Authority, **wrong: object) -> Certificate:
+    """What the order asks for, signed by that CA, with something else about it."""
+    request = x509.load_pem_x509_csr(order.csr_pem.encode())
+    options: dict[str, object] = {
+        "not_before": order.validity.not_before,
+        "not_after": order.validity.not_after,
+    } | wrong
+    identity = options.pop("identity", IDENTITY)
+    public = options.pop("public_key", None) or request.public_key()
+    usage = options.pop("usage", pki.BOTH_WAYS)
+    key_usage = options.pop("key_usage", pki.WORKLOAD_KEY_USAGE)
+    is_ca = bool(options.pop("is_ca", False))
+    extensions = [
+        (key_usage, True),
+        (usage, False),
+        (x509.BasicConstraints(ca=is_ca, path_length=None), True),
+        (pki.spiffe_san(identity), True),
+    ]
+    return pki.certificate(ca, extensions, public_key=public, **options)  # type: ignore[arg-type]
+
+
+async def ask(hub: House, answer: Callable[[LeafOrder], IssuedLeaf]) -> Answer:
+    hub.role._issuance.use(BackEnd(answer))
+    return await hub.ask("east", hub.pod("east"))
+
+
+def given(leaf: Certificate, *chain: Certificate) -> IssuedLeaf:
+    return IssuedLeaf(leaf.der, chain, built_by_hub=False)
+
+
+async def test_request_signed(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        ca = hub.ca
+        for chain in ([ca.certificate], [ca.certificate, ca.root], [ca.root, ca.certificate]):
+            answer = await ask(hub, lambda order, chain=chain: given(leaf_of(order, ca), *chain))  # type: ignore[misc]
+            assert answer.leaf.uris == (str(IDENTITY),)
+            assert answer.elements[1:] == (ca.certificate.pem.decode(), ca.root.pem.decode()), (
+                "the root is stripped"
+            )
+
+
+async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
+    def denied(_: LeafOrder) -> IssuedLeaf:
+        raise AuthorityMisconfigured("the role does not allow this URI")
+
+    async with house(tmp_path) as hub:
+        answer = await ask(hub, denied)
+        assert (answer.code, answer.details) == SIGN_FAILED
+        assert hub.refused("east") == {"authority_misconfigured": 1}
+
+
+async def test_request_failed_for_now(tmp_path: Path) -> None:
+    def down(_: LeafOrder) -> IssuedLeaf:
+        raise AuthorityUnavailable("sealed")
+
+    async with house(tmp_path) as hub:
+        answer = await ask(hub, down)
+        assert (answer.code, answer.details) == UNAVAILABLE
+
+
+async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def crash(_: LeafOrder) -> IssuedLeaf:
+        raise ZeroDivisionError("a bug with the token in it: no")
+
+    async with house(tmp_path) as hub:
+        answer = await ask(hub, crash)
+        assert (answer.code, answer.details) == SIGN_FAILED
+        assert "nobody foresaw" in caplog.text
+        hub.role._issuance.use(hub.role._authority.current)
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+
+
+WRONG_ROOT = authority("a root nobody pinned")
+SECOND = authority("second chain")
+
+
+def end(order: LeafOrder, **more: float) -> datetime:
+    return order.validity.not_after + timedelta(**more)
+
+
+CASES: dict[str, tuple[str, Callable[[LeafOrder, pki.Authority], IssuedLeaf]]] = {
+    "garbage": ("garbage", lambda o, ca: IssuedLeaf(b"garbage", (ca.certificate,), False)),
+    "trailing data": (
+        "garbage",
+        lambda o, ca: IssuedLeaf(leaf_of(o, ca).der + b"x", (ca.certificate,), False),
+    ),
+    "no chain": ("no_anchor", lambda o, ca: given(leaf_of(o, ca))),
+    "chain of another": ("broken_chain", lambda o, ca: given(leaf_of(o, ca), SECOND.certificate)),
+    "forked chain": ("broken_chain", lambda o, ca: given(leaf_of(o, ca), ca.certificate, SECOND.certificate)),
+    "wrong root": ("no_anchor", lambda o, ca: given(leaf_of(o, WRONG_ROOT), WRONG_ROOT.certificate)),
+    "wrong root, sent along": (
+        "no_anchor",
+        lambda o, ca: given(leaf_of(o, WRONG_ROOT), WRONG_ROOT.certificate, WRONG_ROOT.root),
+    ),
+    "another key": (
+        "wrong_key",
+        lambda o, ca: given(leaf_of(o, ca, public_key=pki.key("another").public_key()), ca.certificate),
+    ),
+    "another identity": (
+        "wrong_names",
+        lambda o, ca: given(leaf_of(o, ca, identity=identity_of("foo", "admin")), ca.certificate),
+    ),
+    "a CA": ("is_ca", lambda o, ca: given(leaf_of(o, ca, is_ca=True), ca.certificate)),
+    "certificate signing": (
+        "wrong_usages",
+        lambda o, ca: given(leaf_of(o, ca, key_usage=pki.CA_KEY_USAGE), ca.certificate),
+    ),
+    "code signing": (
+        "wrong_usages",
+        lambda o, ca: given(
+            leaf_of(o, ca, usage=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])), ca.certificate
+        ),
+    ),
+    "a longer life": (
+        "outlives_request",
+        lambda o, ca: given(leaf_of(o, ca, not_after=end(o, hours=1)), ca.certificate),
+    ),
+    "a life over": (
+        "expired",
+        lambda o, ca: given(leaf_of(o, ca, not_after=end(o, hours=-1, minutes=-1)), ca.certificate),
+    ),
+}
+
+
+async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        for name, (reason, wrong) in CASES.items():
+            before = hub.refused("east").get(reason, 0)
+            answer = await ask(hub, lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
+            assert (answer.code, answer.details) == BAD_CHAIN, (name, hub.refused("east"))
+            assert hub.refused("east").get(reason, 0) == before + 1, (name, hub.refused("east"))
+        assert hub.role.report().issued == 0
+
+
+async def test_one_root_of_several_is_enough(tmp_path: Path) -> None:
+    def setup(hub: House) -> None:
+        hub.pins = [SECOND]
+
+    async with house(tmp_path, setup=setup, start=False) as hub:
+        await hub.publish(hub.ca, SECOND)
+        await hub.start()
+        await hub.ready()
+        for ca in (hub.ca, SECOND):
+            answer = await ask(hub, lambda order, ca=ca: given(leaf_of(order, ca), ca.certificate))  # type: ignore[misc]
+            assert answer.elements[-1].count("BEGIN CERTIFICATE") == 2
+
+
+async def test_nothing_leaves_that_was_not_accounted_for(tmp_path: Path) -> None:
+    class Failing:
+        async def cover(self, delivery: object) -> None:
+            from federation.core.errors import StateUnavailable
+
+            raise StateUnavailable("the disk is full", where="horizons")
+
+    async with house(tmp_path) as hub:
+        hub.role._issuance._accounting = Accounting(Failing())
+        answer = await hub.ask("east", hub.pod("east"))
+        assert (answer.code, answer.details) == UNAVAILABLE
+        assert answer.elements == ()

@@ -1,0 +1,250 @@
+"""The local authority: every accepted kind of key, and every file that must not be taken up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from federation.core.config.model import LocalAuthorityConfig
+from federation.core.errors import AuthorityError, AuthorityUnavailable
+from federation.core.identity import TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import KeyKind, private_key_pem, spki
+from federation.core.pki.leaf import LeafProfile
+from federation.core.pki.san import SubjectAltName
+from federation.core.pki.validity import Validity
+from federation.signer.authorities.interface import KnowsIssuers, LeafOrder
+from federation.signer.authorities.key_file import mode_is_private
+from federation.signer.authorities.local import LocalAuthority
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+CLOCK = VirtualClock(pki.NOW)
+
+
+async def loaded(
+    directory: Path,
+    ca: pki.Authority,
+    *,
+    anchors: tuple[Certificate, ...] | None = None,
+    clock: VirtualClock = CLOCK,
+    trust_domain: str = "cluster.local",
+) -> LocalAuthority:
+    ca.write(directory)
+    config = LocalAuthorityConfig(
+        name="local", certificate_file=directory / "ca-chain.pem", key_file=directory / "ca-key.pem"
+    )
+    authority = LocalAuthority(config, trust_domain=TrustDomain(trust_domain), clock=clock)
+    authority.trust((ca.root,) if anchors is None else anchors)
+    await authority.load()
+    return authority
+
+
+def order(profile: LeafProfile = LeafProfile.WORKLOAD) -> LeafOrder:
+    return LeafOrder(
+        profile=profile,
+        spki_der=spki(pki.key("workload").public_key()),
+        san=SubjectAltName.of_identity(pki.IDENTITY),
+        serial=4711,
+        validity=Validity(pki.NOW - timedelta(minutes=2), pki.NOW + timedelta(hours=1)),
+        csr_pem="",
+    )
+
+
+KINDS = [KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, KeyKind.RSA_4096]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_signs_with_every_accepted_kind_of_key(tmp_path: Path, kind: KeyKind) -> None:
+    ca = pki.intermediate(f"of kind {kind.value}", kind=kind)
+    authority = await loaded(tmp_path, ca)
+    assert isinstance(authority, KnowsIssuers)
+    assert authority.issuers == (ca.certificate, ca.root)
+    assert authority.describe().state == "ready"
+    assert authority.describe().not_after == ca.certificate.not_after.timestamp()
+    for profile in LeafProfile:
+        issued = await authority.issue(order(profile))
+        assert Certificate.from_der(issued.der).is_signed_by(ca.certificate)
+        assert issued.built_by_hub
+
+
+ROOT = pki.root()
+STRANGER = pki.root("a stranger")
+CA = pki.intermediate()
+NOT_CA = pki.leaf(pki.intermediate(), private_key=CA.key)
+
+
+def wrong(name: str) -> pki.Authority:
+    match name:
+        case "another key":
+            return pki.Authority(CA.certificate, pki.key("another"), CA.chain, CA.root)
+        case "not a CA":
+            return pki.Authority(NOT_CA, CA.key, (NOT_CA, CA.certificate), CA.root)
+        case "the root itself":
+            return pki.Authority(ROOT.certificate, ROOT.key, (ROOT.certificate,), ROOT.root)
+        case "path length":
+            above = pki.intermediate("that allows none below", ROOT)
+            return pki.intermediate("one too many", above)
+        case "expired":
+            return pki.intermediate("expired", not_after=pki.NOW - timedelta(seconds=1))
+        case "not valid yet":
+            return pki.intermediate("early", not_before=pki.NOW + timedelta(minutes=1))
+        case _:
+            raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("another key", "private key is not the one"),
+        ("not a CA", "CA"),
+        ("the root itself", "self-signed"),
+        ("path length", "allows 0 intermediates"),
+        ("expired", "expired"),
+        ("not valid yet", "valid"),
+    ],
+)
+async def test_refuses_what_may_not_sign(tmp_path: Path, name: str, told: str) -> None:
+    authority = await loaded(tmp_path, wrong(name))
+    report = authority.describe()
+    assert report.state == "unavailable"
+    assert told in report.detail
+    assert report.remedy
+    assert authority.issuers == ()
+    with pytest.raises(AuthorityError):
+        await authority.issue(order())
+
+
+async def test_refuses_a_chain_that_reaches_no_pinned_root(tmp_path: Path) -> None:
+    authority = await loaded(tmp_path, CA, anchors=(STRANGER.certificate,))
+    assert "no path to an anchor" in authority.describe().detail
+    as_anchor = await loaded(tmp_path / "b", CA, anchors=(CA.certificate,))
+    assert as_anchor.describe().state == "unavailable", "an intermediate in the bundle is no root"
+
+
+async def test_without_a_bundle_it_signs_nothing(tmp_path: Path) -> None:
+    authority = await loaded(tmp_path, CA, anchors=())
+    with pytest.raises(AuthorityUnavailable):
+        await authority.issue(order())
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o602, 0o777])
+async def test_refuses_a_key_that_others_may_read_or_change(tmp_path: Path, mode: int) -> None:
+    CA.write(tmp_path)
+    (tmp_path / "ca-key.pem").chmod(mode)
+    config = LocalAuthorityConfig(
+        name="local", certificate_file=tmp_path / "ca-chain.pem", key_file=tmp_path / "ca-key.pem"
+    )
+    authority = LocalAuthority(config, trust_domain=TrustDomain("cluster.local"), clock=CLOCK)
+    authority.trust((CA.root,))
+    await authority.load()
+    assert f"mode {mode:04o}" in authority.describe().detail
+    (tmp_path / "ca-key.pem").chmod(0o400)
+    await authority.load()
+    assert authority.describe().state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owned", "in_group", "private"),
+    [
+        (0o600, True, True, True),
+        (0o400, False, False, True),
+        (0o440, False, True, True),
+        (0o640, False, True, True),
+        (0o440, True, True, False),
+        (0o440, False, False, False),
+        (0o444, False, True, False),
+        (0o460, False, True, False),
+        (0o450, False, True, False),
+    ],
+)
+def test_a_group_may_read_only_a_mounted_secret(
+    mode: int, owned: bool, in_group: bool, private: bool
+) -> None:
+    assert mode_is_private(mode, owned=owned, in_group=in_group) is private
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("ca-chain.pem", b"", "no certificate"),
+        ("ca-chain.pem", b"garbage", "expected"),
+        ("ca-chain.pem", CA.certificate.pem[:-30], "ca-chain.pem"),
+        ("ca-chain.pem", CA.chain_pem + CA.key_pem, "private key"),
+        ("ca-chain.pem", b"x" * (2 * 1024 * 1024), "bytes"),
+        ("ca-key.pem", b"", "not a PEM private key"),
+        ("ca-key.pem", CA.key_pem[:-40], "not a PEM private key"),
+        ("ca-key.pem", CA.certificate.pem, "not a PEM private key"),
+        ("ca-key.pem", CA.key_pem + CA.key_pem, "more than one PEM block"),
+        ("ca-key.pem", b"x" * 100_000, "larger"),
+    ],
+)
+async def test_broken_files_leave_the_last_good_pair(
+    tmp_path: Path, file: str, content: bytes, told: str
+) -> None:
+    authority = await loaded(tmp_path, CA)
+    (tmp_path / file).write_bytes(content)
+    await authority.load()
+    report = authority.describe()
+    assert report.state == "degraded"
+    assert told in report.detail
+    assert "still signing with" in report.detail
+    secret = private_key_pem(CA.key).decode().splitlines()[1]
+    assert secret not in report.detail
+    assert (await authority.issue(order())).issuers == (CA.certificate, CA.root)
+    CA.write(tmp_path)
+    await authority.load()
+    assert authority.describe().state == "ready"
+
+
+async def test_missing_files_and_directories_are_told(tmp_path: Path) -> None:
+    authority = await loaded(tmp_path, CA)
+    (tmp_path / "ca-key.pem").unlink()
+    (tmp_path / "ca-key.pem").mkdir(mode=0o700)
+    await authority.load()
+    assert "Is a directory" in authority.describe().detail
+    (tmp_path / "ca-chain.pem").unlink()
+    await authority.load()
+    assert "No such file" in authority.describe().detail
+
+
+async def test_the_same_files_cost_no_new_issuers(tmp_path: Path) -> None:
+    authority = await loaded(tmp_path, CA)
+    before = authority.issuers
+    await authority.load()
+    authority.trust((CA.root, STRANGER.certificate))
+    assert authority.issuers is before
+
+
+async def test_time_makes_it_unavailable(tmp_path: Path) -> None:
+    clock = VirtualClock(pki.NOW)
+    authority = await loaded(tmp_path, CA, clock=clock)
+    clock.step((CA.certificate.not_after - pki.NOW).total_seconds() - 30)
+    report = authority.describe()
+    assert (report.state, report.detail != "") == ("unavailable", True)
+    clock.step(60)
+    await authority.load()
+    assert authority.describe().state == "unavailable"
+    assert authority.issuers == ()
+
+
+async def test_symlinks_are_followed_as_mounted_secrets_need(tmp_path: Path) -> None:
+    CA.write(tmp_path / "..2026_11_24")
+    (tmp_path / "..data").symlink_to("..2026_11_24")
+    for name in ("ca-chain.pem", "ca-key.pem"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    config = LocalAuthorityConfig(
+        name="local", certificate_file=tmp_path / "ca-chain.pem", key_file=tmp_path / "ca-key.pem"
+    )
+    authority = LocalAuthority(config, trust_domain=TrustDomain("cluster.local"), clock=CLOCK)
+    authority.trust((CA.root,))
+    await authority.load()
+    assert authority.describe().sha256 == CA.certificate.sha256
+    second = pki.intermediate("swapped in")
+    second.write(tmp_path / "..2026_11_25")
+    (tmp_path / "..data_tmp").symlink_to("..2026_11_25")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+    await authority.load()
+    assert authority.describe().sha256 == second.certificate.sha256

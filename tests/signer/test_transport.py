@@ -1,0 +1,171 @@
+"""The transport's limits: sizes, concurrency, deadlines, pings, what TLS offers, and a port that is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from federation.core.config.model import Address
+from federation.core.istio_ca import METHOD
+from federation.sandbox.apiserver.faults import Delay, Hang
+from tests.signer.house import Answer, House, eventually, house
+
+
+def reviewing(**door: object) -> object:
+    def setup(hub: House) -> None:
+        hub.options = dict.fromkeys(hub.clusters, 'attestation = "token-review"')
+        hub.door_options = "\n".join(f"{name} = {value}" for name, value in door.items())
+
+    return setup
+
+
+async def test_a_message_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        token = hub.pod("east")
+        answer = await hub.ask("east", token, message=b"\x0a" + b"x" * 70_000)
+        assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert hub.role.report().latency.count == 0
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+
+
+async def test_metadata_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        answer = await hub.ask("east", "x" * 20_000)
+        assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert hub.role.report().latency.count == 0
+
+
+async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=reviewing(max_concurrent=4, max_concurrent_per_cluster=4)) as hub:  # type: ignore[arg-type]
+        tokens = [hub.pod("east", name=f"bar-{n}") for n in range(8)]
+        with hub.clusters["east"].faults.inject(Delay(2), resource="tokenreviews"):
+            began = time.monotonic()
+            answers = await asyncio.gather(*(hub.ask("east", token) for token in tokens))
+        codes = [answer.code for answer in answers]
+        assert codes.count(grpc.StatusCode.OK) == 4
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 4
+        assert time.monotonic() - began < 8
+
+
+async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> None:
+    setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=2)
+    async with house(tmp_path, ("east", "west"), setup=setup) as hub:  # type: ignore[arg-type]
+        storm = [hub.pod("west", name=f"bar-{n}") for n in range(8)]
+        with hub.clusters["west"].faults.inject(Hang(), resource="tokenreviews"):
+            stuck = [asyncio.create_task(hub.ask("west", token)) for token in storm]
+            await eventually(lambda: sum(task.done() for task in stuck) == 5)
+            early = [task.result() for task in stuck if task.done()]
+            assert {a.code for a in early} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert {a.details for a in early} == {"too many requests, try again later"}
+            assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+            answers: list[Answer] = await asyncio.gather(*stuck)
+        late = [answer for answer in answers if answer not in early]
+        assert {answer.code for answer in late} == {grpc.StatusCode.UNAVAILABLE}, "the door's own deadline"
+        assert hub.refused("west") == {"cluster_concurrency": 5, "cancelled": 3}
+        assert hub.role._registry._by_id["west"][0].slots.taken == 0
+
+
+async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
+            answer = await hub.ask("east", token, timeout=0.3)
+            assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken == 0)
+
+
+async def test_another_method_is_not_there(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub, hub.channel() as channel:
+        for method in (f"{METHOD}s", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary(method)(b"", timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_tls_is_1_2_or_later_and_speaks_h2_only(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        assert hub.role.address is not None
+        for version, good in ((ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)):
+            context = ssl.create_default_context(cadata=hub.ca.root.pem.decode())
+            context.minimum_version = context.maximum_version = version
+            context.set_alpn_protocols(["h2"])
+            assert await handshakes(hub.role.address, context) is good
+        old = ssl.create_default_context(cadata=hub.ca.root.pem.decode())
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.minimum_version = ssl.TLSVersion.TLSv1
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        old.set_alpn_protocols(["h2"])
+        assert not await handshakes(hub.role.address, old)
+
+
+async def handshakes(address: Address, context: ssl.SSLContext) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(
+            address.host, address.port, ssl=context, server_hostname="federation-hub.federation-system.svc"
+        )
+    except (ssl.SSLError, ConnectionError):
+        return False
+    alpn: str = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+    writer.close()
+    return alpn == "h2"
+
+
+async def test_garbage_on_the_port_harms_nobody(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        assert hub.role.address is not None
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01\xff\xff" + b"\x00" * 100,
+            b"PRI * HTTP/2.0\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection(hub.role.address.host, hub.role.address.port)
+            writer.write(data)
+            await writer.drain()
+            writer.close()
+            del reader
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+
+
+async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with house(tmp_path, start=False) as hub:
+            await hub.publish()
+            await hub.start()
+            hub.role._listen = Address("127.0.0.1", taken.getsockname()[1])
+            await eventually(lambda: "cannot listen at" in "; ".join(hub.role.report().reasons))
+            taken.close()
+            await hub.ready()
+
+
+async def test_pings_of_idle_agents_are_answered(tmp_path: Path) -> None:
+    """Agents ping every 30 s without a call under way; gRPC's own floor of five minutes would cut them off."""
+
+    def setup(hub: House) -> None:
+        hub.door_options = "min_keepalive_interval = 1"
+
+    async with house(tmp_path, setup=setup) as hub:
+        assert hub.role.address is not None
+        options = [
+            ("grpc.ssl_target_name_override", "federation-hub.federation-system.svc"),
+            ("grpc.keepalive_time_ms", 1000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        credentials = grpc.ssl_channel_credentials(hub.ca.root.pem)
+        async with grpc.aio.secure_channel(str(hub.role.address), credentials, options=options) as channel:
+            await channel.channel_ready()
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                assert channel.get_state() is grpc.ChannelConnectivity.READY
+                await asyncio.sleep(0.05)

@@ -32,7 +32,7 @@ from federation.clusters.objects import (
     decode_page,
     decode_version,
 )
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import SILENCE, ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterTimeouts
 from federation.core.errors import ClusterError, ClusterGarbage, ClusterGone, ClusterThrottled, ClusterTimeout
@@ -209,15 +209,18 @@ class Reflector(Generic[T]):
             await self._clock.sleep(self._backoff.next(at_least=self._asked_wait()))
 
     async def _continuous(self) -> AsyncGenerator[_Listed[T] | _Set[T], None]:
-        """A list where one is needed, then watches one after the other, until one ends too soon or breaks."""
-        if not self._version or self._unheard:
-            # After a long silence another history may be behind the same address (etcd restored from a
-            # backup),
-            # in which our version lies in the future and a watch from it would stay silent.
-            self._version = ""
-            listed, self._version = await self._list()
-            yield _Listed(listed)
+        """A list where one is needed, then a watch, over and over, until one ends too soon or breaks.
+
+        Silence is no failure by itself: kube-apiserver sends no bookmark for a collection that has not changed
+        since it started, until its etcd reports progress. But a proxy that holds events back is silent too, and
+        so is a watch from a version that lies in the future because etcd was restored from a backup. So what was
+        unheard for long is listed anew: then the copy is never older than ``watch_silence``, whatever the cause.
+        """
         while True:
+            if not self._version or self._unheard:
+                self._version = ""
+                listed, self._version = await self._list()
+                yield _Listed(listed)
             began = self._clock.monotonic()
             try:
                 async with aclosing(self._watch()) as stream:
@@ -229,8 +232,7 @@ class Reflector(Generic[T]):
             except ClusterTimeout as error:
                 if error.reason != SILENCE:
                     raise
-                self._up = False
-                await self._ask_for_life()
+                self._up, self._version = False, ""
                 continue
             finally:
                 steady = self._clock.monotonic() - began >= STEADY_SECONDS
@@ -238,23 +240,6 @@ class Reflector(Generic[T]):
                     self._backoff.reset()
             if not steady:
                 return
-
-    async def _ask_for_life(self) -> None:
-        """After a silent watch: does the server answer, and does its history still hold our version?
-
-        Silence alone is no failure: kube-apiserver sends no bookmark to a watch whose collection does not
-        change, unless its etcd reports progress. A version below ours means that another history is behind the
-        same address (etcd restored from a backup), in which a watch from ours would stay silent for ever.
-        Raises ClusterError where the server does not answer.
-        """
-        answer = await self._session.get(self._path, params=self._selectors | {"limit": "1"}, accept=self._list_accept)
-        try:
-            version = decode_page(answer).metadata.resource_version
-            if int(version) < int(self._version):
-                raise ClusterGone(f"{self._path}: the server's history is older than the copy", where=self._where)
-        except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
-            raise self._garbage(f"list {self._path}: the answer", error) from None
-        self._heard = self._clock.monotonic()
 
     @property
     def _list_accept(self) -> str:

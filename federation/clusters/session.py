@@ -295,14 +295,17 @@ class ClusterSession:
             raise ClusterGarbage(problem, where=self._where) from None
         except (aiohttp.ClientError, OSError) as error:
             if lines.silent:
-                raise ClusterTimeout(
-                    f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE
-                ) from None
+                raise self._silent(what, silence) from None
             if isinstance(error, aiohttp.ClientPayloadError):
                 raise ClusterUnreachable(f"{what}: the connection was cut", where=self._where) from error
             raise self._failure(error, what, silence) from error
+        if lines.silent:  # closing it may look like an end in good order
+            raise self._silent(what, silence)
         if lines.cut:
             raise ClusterGarbage(f"{what}: the last line is cut short", where=self._where)
+
+    def _silent(self, what: str, silence: float) -> ClusterTimeout:
+        return ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE)
 
     def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
         """Which typed error an exception of aiohttp, the socket or the timeout stands for."""

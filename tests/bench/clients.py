@@ -141,7 +141,7 @@ async def patches(report: Report, session: ClusterSession, api: Any, count: int)
     ours_cpu: list[float] = []
     theirs_cpu: list[float] = []
     try:
-        for turn in range(1, 5):
+        for turn in range(1, 9):
             with own_cpu() as used:
                 ours.append(await hub_patches(own, turn, count))
             ours_cpu.append(used[0] / count * 1e6)
@@ -276,6 +276,6 @@ async def run(report: Report, directory: Path, *, quick: bool) -> None:
         await config.load_kube_config(config_file=str(kubeconfig), client_configuration=loaded)
         async with await open_session(kubeconfig) as session, client.ApiClient(loaded) as api_client:
             api: Any = client.CoreV1Api(api_client)
-            await patches(report, session, api, 500 if quick else 3000)
+            await patches(report, session, api, 300 if quick else 1000)
             await ingest(report, session, api, turns=1 if quick else 3)
     cache(report)

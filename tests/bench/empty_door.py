@@ -27,6 +27,9 @@ class EmptyDoor:
     ) -> bytes:
         return b"\x00"
 
+    def late(self, *, peer: str) -> None:
+        """It never is."""
+
 
 async def serve(port: int, chain: Path, key: Path) -> None:
     config = DoorConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)

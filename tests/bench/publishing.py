@@ -68,12 +68,14 @@ async def beside_signing(
     calls = await prepare_calls(rig, CLUSTERS[0], 500)
     total = sum(counts.values())
     at_rest, during = Load(0.0), Load(0.0)
+    ratios: list[float] = []
     took: list[float] = []
     async with rig.crowd(cycle(calls)) as crowd:
         await crowd.grow(64)
         await crowd.steady(CALLS_PER_SECOND, 2.0)
         for turn in range(3):
-            at_rest.latencies += (await crowd.steady(CALLS_PER_SECOND, seconds)).latencies
+            resting = await crowd.steady(CALLS_PER_SECOND, seconds)
+            at_rest.latencies += resting.latencies
             cpu = cpu_seconds([controller.pid])
             done = asyncio.Event()
             loading = asyncio.create_task(crowd.steady(CALLS_PER_SECOND, LIMIT, until=done))
@@ -82,6 +84,7 @@ async def beside_signing(
             part = await loading
             during.latencies += part.latencies
             during.failed += part.failed
+            ratios.append(part.quantile(0.99) / resting.quantile(0.99))
             cpu = (cpu_seconds([controller.pid]) - cpu) / total * 1e6
     seconds_taken = sorted(took)[1]
     note = f"{total} namespaces, {total / seconds_taken:.0f}/s, {cpu:.0f} us CPU of the controller each"
@@ -91,7 +94,9 @@ async def beside_signing(
     report.add(Line(GROUP, "signing p99 at rest", rest * 1e3, "ms", note=note))
     note = f"{len(during.latencies)} calls, p50 {during.quantile(0.5) * 1e3:.1f} ms, {during.failed} failed"
     report.add(Line(GROUP, "signing p99 while it is published", busy * 1e3, "ms", note=note))
-    report.add(Line(GROUP, "signing p99 while publishing over at rest", busy / rest, "x", at_most(2)))
+    note = "the middle one of three turns: " + ", ".join(f"{ratio:.1f}" for ratio in ratios)
+    ratio = sorted(ratios)[1]
+    report.add(Line(GROUP, "signing p99 while publishing over at rest", ratio, "x", at_most(2), note))
 
 
 async def no_change(report: Report, rig: Rig) -> None:

@@ -1,0 +1,119 @@
+"""The instruments of the benchmark themselves: what they send, what they count, how they judge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.config.model import Address, DoorConfig
+from federation.core.istio_ca import METHOD
+from federation.runtime.clock import SystemClock
+from federation.sandbox.box import DevelopmentCa
+from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
+from tests.bench.empty_door import EmptyDoor
+from tests.bench.report import Line, Report, at_least, at_most
+from tests.bench.signing import serving_pair_files
+
+NAME = "federation-hub.federation-system.svc"
+
+
+@given(st.binary(max_size=9000))
+def test_a_literal_is_read_back_by_the_rules_of_rfc_7541(text: bytes) -> None:
+    encoded = hpack_string(text)
+    length, at = encoded[0], 1
+    if length == 127:
+        shift = 0
+        while True:
+            length += (encoded[at] & 127) << shift
+            shift += 7
+            at += 1
+            if not encoded[at - 1] & 128:
+                break
+
+    assert encoded[at : at + length] == text
+    assert len(encoded) == at + length
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        (Line("g", "n", 2.0, "x", at_most(2)), "met"),
+        (Line("g", "n", 2.1, "x", at_most(2)), "MISSED"),
+        (Line("g", "n", 3.0, "x", at_least(3)), "met"),
+        (Line("g", "n", 2.9, "x", at_least(3)), "MISSED"),
+        (Line("g", "n", None, "x", at_least(3)), "not measured"),
+        (Line("g", "n", 2.9, "x"), ""),
+    ],
+)
+def test_verdicts(line: Line, verdict: str) -> None:
+    assert line.verdict == verdict
+
+
+def test_what_is_missed_is_said_plainly_and_in_json() -> None:
+    said: list[str] = []
+    report = Report(said.append, {"processor": "p"})
+    report.add(Line("group", "handler over raw", 3.5, "x", at_most(2), "why"))
+
+    assert "at most 2: MISSED  (why)" in said[-1]
+    assert "MISSED: handler over raw: 3.50 x, wanted at most 2 (why)" in "\n".join(report.summary())
+    (row,) = json.loads(report.as_json())["lines"]
+    assert (row["value"], row["target"], row["verdict"]) == (3.5, "at most 2", "MISSED")
+
+
+@asynccontextmanager
+async def crowd(directory: Path, *, path: str = METHOD) -> AsyncIterator[Crowd]:
+    """Callers of the signer's gRPC server around an empty door."""
+    ca = DevelopmentCa.create(directory / "ca", name="bench", clock=SystemClock(), lifetime=timedelta(days=1))
+    chain, key = serving_pair_files(ca, directory)
+    config = DoorConfig(listen=Address("127.0.0.1", 0), server_names=())
+    credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
+    server = GrpcServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    address = await server.start()
+    call = Call(header_block(path, NAME, {"authorization": "Bearer " + "x" * 900}), b"message")
+    try:
+        async with Crowd(
+            address.host, address.port, trust=ca.root.pem, server_name=NAME, calls=cycle([call])
+        ) as callers:
+            yield callers
+    finally:
+        await server.stop(1)
+
+
+async def test_callers_are_answered_by_the_signer_s_own_grpc_server(tmp_path: Path) -> None:
+    async with crowd(tmp_path) as callers:
+        await callers.grow(4)
+        load = await callers.closed_loop(4, 0.3)
+
+        assert load.failed == 0
+        assert len(load.latencies) > 20
+        assert [caller.first_reply for caller in callers.callers] == [b"\x00\x00\x00\x00\x01\x00"] * 4
+        assert 0 < load.quantile(0.5) <= load.quantile(0.99) < 5
+
+
+async def test_a_refused_call_counts_as_failed(tmp_path: Path) -> None:
+    async with crowd(tmp_path, path="/no.such/Method") as callers:
+        await callers.grow(1)
+        load = await callers.closed_loop(1, 0.1)
+
+        assert load.latencies == []
+        assert load.failed > 0
+
+
+async def test_a_steady_load_keeps_its_rate_and_ends_when_told(tmp_path: Path) -> None:
+    async with crowd(tmp_path) as callers:
+        await callers.join(3)
+        enough = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.5, enough.set)
+        load = await callers.steady(40, 30.0, until=enough)
+
+        assert load.failed == 0
+        assert 15 <= len(load.latencies) <= 25

@@ -27,6 +27,7 @@ from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, 
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_intermediate, create_root, generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey
+from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.mesh import Workload
 from federation.sandbox.world import MemberWorld, read_kustomization
 
@@ -104,6 +105,7 @@ class Member:
 
     name: ClusterName
     world: MemberWorld
+    sandbox: SandboxCluster | None = None  # None for a real one
 
     @property
     def cluster_id(self) -> ClusterId:
@@ -125,7 +127,7 @@ class Box:
     signers: int = 1
     proof_interval: float = 2.0
     extra_anchors: list[Path] = field(default_factory=list)
-    policy: str = ""  # more lines for every cluster's policy table
+    cluster_lines: str = ""  # more TOML for every cluster's table
     hub_output: int | None = None  # a file descriptor for the hub's log; default: hub.log in the directory
     _hub: asyncio.subprocess.Process | None = None
 
@@ -186,13 +188,14 @@ class Box:
         )
 
     def _cluster_table(self, name: str) -> str:
-        lines = [f'[[clusters]]\nname = "{name}"\ncluster_id = "{self.members[name].cluster_id}"']
+        lines = [
+            f'[[clusters]]\nname = "{name}"\ncluster_id = "{self.members[name].cluster_id}"',
+            self.cluster_lines,
+        ]
         lines += [
             f'[clusters.{role}]\nkubeconfig = "{self.directory / f"{name}-{role}.kubeconfig"}"'
             for role in ("signer", "controller")
         ]
-        if self.policy:
-            lines.append(f"[clusters.policy]\n{self.policy}")
         return "\n".join(lines)
 
     async def start_hub(self) -> None:
@@ -312,13 +315,15 @@ def _anchor_table(path: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_members(kubeconfigs: Mapping[str, Path], *, clock: Clock) -> AsyncIterator[dict[str, Member]]:
-    """Connect to each cluster as its administrator."""
+async def open_members(
+    kubeconfigs: Mapping[str, Path], *, clock: Clock, sandboxes: Mapping[str, SandboxCluster] | None = None
+) -> AsyncIterator[dict[str, Member]]:
+    """Connect to each cluster as its administrator; ``sandboxes`` are those of them that are in a box."""
     async with contextlib.AsyncExitStack() as stack:
         members: dict[str, Member] = {}
         for text, path in kubeconfigs.items():
             name = ClusterName(text)
             world = await MemberWorld.open(name, path, clock=clock)
             stack.push_async_callback(world.close)
-            members[text] = Member(name, world)
+            members[text] = Member(name, world, (sandboxes or {}).get(text))
         yield members

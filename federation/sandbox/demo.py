@@ -45,11 +45,12 @@ async def sandbox_members(
     """Clusters in a box, as members with an administrator's kubeconfig each."""
     async with contextlib.AsyncExitStack() as stack:
         kubeconfigs: dict[str, Path] = {}
+        clusters: dict[str, SandboxCluster] = {}
         for name in names:
-            cluster = await stack.enter_async_context(SandboxCluster(name, clock=clock))
+            clusters[name] = await stack.enter_async_context(SandboxCluster(name, clock=clock))
             kubeconfigs[name] = directory / f"{name}-admin.kubeconfig"
-            cluster.write_kubeconfig(kubeconfigs[name])
-        yield await stack.enter_async_context(open_members(kubeconfigs, clock=clock))
+            clusters[name].write_kubeconfig(kubeconfigs[name])
+        yield await stack.enter_async_context(open_members(kubeconfigs, clock=clock, sandboxes=clusters))
 
 
 class Demo:
@@ -96,7 +97,13 @@ class Demo:
 
     async def outcome(self) -> Outcome:
         """The document: what the status API says, and what the workloads' own handshakes showed."""
-        status = await self.box.get("/api/v1/status")
+        held = sum(map(len, self.workloads.values()))
+        status = await self.box.wait_for(
+            "/api/v1/status",
+            lambda answer: answer["certificates_issued"] >= held,  # signers report every few seconds
+            limit=READY_LIMIT,
+            what="every certificate in the signers' reports",
+        )
         bundle = await self.box.get("/api/v1/bundle")
         matrix = await self.box.get("/api/v1/matrix")
         tried, failures = await asyncio.to_thread(self._handshakes)

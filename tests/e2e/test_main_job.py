@@ -56,8 +56,10 @@ async def test_every_pair_is_proved_and_workloads_trust_one_another(box: Box, na
     for mine in held:
         for theirs in held:
             verify_chain(theirs.chain, mine.trust, at=box.clock.now())
-    status = await box.get("/api/v1/status")
-    assert status["certificates_issued"] >= len(workloads)
+    status = await box.wait_for(
+        "/api/v1/status", lambda answer: answer["certificates_issued"] >= len(workloads)
+    )
+    assert status["verdict"] == "healthy"
 
 
 async def test_an_edited_or_deleted_bundle_is_restored(box: Box, namespace: str) -> None:

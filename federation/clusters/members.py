@@ -74,6 +74,7 @@ class Members(Generic[T]):
         self._recheck = recheck
         self._tasks = asyncio.TaskGroup()
         self._running: dict[ClusterName, _Running] = {}
+        self._ending: dict[ClusterName, frozenset[asyncio.Task[None]]] = {}
         self._current: dict[ClusterName, T] = {}
         self._problems: dict[ClusterName, FederationError] = {}
 
@@ -118,32 +119,36 @@ class Members(Generic[T]):
             running = self._running.get(name)
             if running is not None and running.config == config:
                 continue
-            before = self._stop(name) if running is not None else None
+            if running is not None:
+                self._stop(name)
+            before = self._ending.get(name, frozenset())
             task = self._tasks.create_task(self._keep(config, before, delay), name=f"cluster {name}")
             self._running[name] = _Running(config, task)
             delay += STAGGER_SECONDS
 
-    def _stop(self, name: ClusterName) -> asyncio.Task[None]:
-        running = self._running.pop(name)
-        running.task.cancel()
+    def _stop(self, name: ClusterName) -> None:
+        task = self._running.pop(name).task
+        task.cancel()
         self._current.pop(name, None)
         self._problems.pop(name, None)
-        return running.task
+        ending = {before for before in self._ending.get(name, ()) if not before.done()}
+        self._ending[name] = frozenset(ending | {task})
 
-    async def _keep(self, config: ClusterConfig, before: asyncio.Task[None] | None, delay: float) -> None:
+    async def _keep(self, config: ClusterConfig, before: frozenset[asyncio.Task[None]], delay: float) -> None:
         """Run one cluster until cancelled, over every failure."""
-        if before is not None:
-            await asyncio.wait([before])
+        if before:
+            await asyncio.wait(before)
         await self._clock.sleep(delay)
+        task = asyncio.current_task()
         timeouts = config.timeouts
         backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=self._jitter)
         while True:
             began = self._clock.monotonic()
             try:
                 await self._run(config)
-            except FederationError as error:
-                self._note(config.name, error)
-            except Exception as error:  # noqa: BLE001  containment: a bug met in one cluster stops no other
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  a bug in one stops no other
+                if task is not None and task.cancelling():
+                    return  # it was told to end, and whatever its end met on the way is over with it
                 self._note(config.name, _foreseen(error) or MemberCrashedError(repr(error)[:200]), error)
             else:
                 continue  # its kubeconfig changed
@@ -181,7 +186,7 @@ class Members(Generic[T]):
                 continue
             return
 
-    def _note(self, name: ClusterName, error: FederationError, cause: Exception | None = None) -> None:
+    def _note(self, name: ClusterName, error: FederationError, cause: BaseException | None = None) -> None:
         before = self._problems.get(name)
         if name in self._running:
             self._problems[name] = error
@@ -191,7 +196,7 @@ class Members(Generic[T]):
             _log.warning("cluster does not run: %s", error.diagnostics(), extra=fields, exc_info=crashed)
 
 
-def _foreseen(error: Exception) -> FederationError | None:
+def _foreseen(error: BaseException) -> FederationError | None:
     """The one foreseen failure in a group that a TaskGroup raised; None where there is anything else in it."""
     while isinstance(error, ExceptionGroup):
         if any(not isinstance(e, FederationError | ExceptionGroup) for e in error.exceptions):

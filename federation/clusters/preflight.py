@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from federation.clusters.answers import harmless
 from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
 from federation.clusters.permissions import (
     CONTROLLER_EXCESSIVE,
@@ -28,7 +29,14 @@ from federation.clusters.session import ClusterSession
 from federation.clusters.writers import other_writers
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, Credentials, HubConfig
-from federation.core.errors import ClusterError, ConfigurationError, FederationError
+from federation.core.errors import (
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterNotFound,
+    ConfigurationError,
+    FederationError,
+)
 
 Outcome: TypeAlias = Literal["ok", "warning", "failed"]
 Role: TypeAlias = Literal["hub", "signer", "controller"]
@@ -108,13 +116,18 @@ class _Checks:
     async def guarded(
         self, check: str, *, otherwise: Outcome = "failed", remedy: str = ""
     ) -> AsyncIterator[None]:
-        """Turn a failure of the cluster into the finding; an answer of another shape as well."""
+        """Turn a failure of the cluster into the finding; an answer of another shape as well.
+
+        ``remedy`` is for what is forbidden or not there; every other failure knows its own.
+        """
         try:
             yield
         except FederationError as error:
-            self.add(check, otherwise, error.what, remedy or error.remedy)
+            ours = remedy if isinstance(error, ClusterForbidden | ClusterNotFound) else ""
+            self.add(check, otherwise, error.what, ours or error.remedy)
         except msgspec.MsgspecError as error:
-            self.add(check, otherwise, f"the answer is not what the API promises: {error}", remedy)
+            garbage = f"the answer is not what the API promises: {error}"
+            self.add(check, otherwise, garbage, ClusterGarbage.default_remedy)
 
 
 def _check_registry(checks: _Checks, hub: HubConfig) -> None:
@@ -166,6 +179,8 @@ async def _check_role(
             answer = await session.get("/version")
         except ClusterError as error:
             checks.add("reachable", "failed", f"{error.reason}: {error.what}", error.remedy)
+            if session.clock_skew:  # a refusal has a Date as well, and a clock that is off may be its cause
+                _check_clock(checks, session.clock_skew)
             return
         checks.add("reachable", "ok", f"{session.server} answers")
         async with checks.guarded("version"):
@@ -183,13 +198,16 @@ def _check_version(checks: _Checks, text: str) -> None:
         return
     version = int(match[1]), int(match[2])
     if version < OLDEST_VERSION:
-        checks.add("version", "failed", f"{text} is too old", "upgrade it to 1.22 or later")
+        checks.add("version", "failed", f"{harmless(text)} is too old", "upgrade it to 1.22 or later")
     elif version < OLDEST_TESTED:
         checks.add(
-            "version", "warning", f"{text} is older than what the hub is tested with", "upgrade it to 1.34"
+            "version",
+            "warning",
+            f"{harmless(text)} is older than what the hub is tested with",
+            "upgrade it to 1.34",
         )
     else:
-        checks.add("version", "ok", text)
+        checks.add("version", "ok", harmless(text))
 
 
 def _check_clock(checks: _Checks, skew: float) -> None:
@@ -221,7 +239,7 @@ async def _check_signer(checks: _Checks, session: ClusterSession) -> None:
                 "register the issuer it publishes, if this is the right cluster",
             )
         else:
-            checks.add("issuer", "ok", issuer[:200])
+            checks.add("issuer", "ok", harmless(issuer))
     async with checks.guarded("token_keys", otherwise=otherwise, remedy=remedy):
         keys = msgspec.json.decode(await session.get("/openid/v1/jwks", accept=KEYS_TYPE), type=_Keys).keys
         if not keys or not all(key.kid and key.kty for key in keys):
@@ -240,7 +258,9 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
     async with checks.guarded("bundle_writers"):
         writers = await other_writers(session, config_map=publication.config_map, key=publication.key)
         if writers:
-            named = ", ".join(f"{manager} ({count})" for manager, count in sorted(writers.items())[:5])
+            named = ", ".join(
+                f"{harmless(manager)} ({count})" for manager, count in sorted(writers.items())[:5]
+            )
             checks.add(
                 "bundle_writers",
                 "warning",

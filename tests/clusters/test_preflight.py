@@ -1,0 +1,309 @@
+"""``clusters check``: the member manifests pass without a word, and every trouble is found with its remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from federation.clusters.permissions import EXCESSIVE, Permission, controller_needs, signer_needs
+from federation.clusters.preflight import CheckResult, check_cluster
+from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
+from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials, HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
+from federation.runtime.clock import SystemClock
+from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
+from federation.sandbox.cluster import SandboxCluster
+
+MEMBER = Path(__file__).parents[2] / "manifests" / "member"
+TIMEOUTS = ClusterTimeouts(connect=0.5, request=0.5)
+CONFIG = """
+trust_domain = "cluster.local"
+[state]
+directory = "state"
+[trust]
+anchors = [{ file = "root.pem", sha256 = "%s" }]
+[door]
+server_names = ["hub.example.org"]
+[signer.authority]
+name = "shared"
+certificate_file = "ca.pem"
+key_file = "ca.key"
+"""
+
+
+@dataclass
+class Member:
+    """A cluster in a box with what manifests/member grants, and its registration."""
+
+    cluster: SandboxCluster
+    config: ClusterConfig
+    hub: HubConfig
+    directory: Path
+
+    async def check(self, config: ClusterConfig | None = None) -> list[CheckResult]:
+        return list(await check_cluster(config or self.config, self.hub, clock=SystemClock()))
+
+    async def complaints(self, config: ClusterConfig | None = None) -> dict[str, CheckResult]:
+        """What is not ok, by role and check."""
+        results = [result for result in await self.check(config) if result.outcome != "ok"]
+        assert all(result.detail and result.remedy and result.cluster == "east" for result in results)
+        return {f"{result.role}.{result.check}": result for result in results}
+
+    def apply(self, text: str) -> None:
+        self.cluster.apply_manifest(doc for doc in yaml.safe_load_all(text) if doc)
+
+    def credentials(self, account: str) -> Credentials:
+        path = self.directory / f"{account}.kubeconfig"
+        document = self.cluster.service_account_kubeconfig("federation-system", account)
+        path.write_text(json.dumps(document))
+        return Credentials(kubeconfig=path)
+
+
+def config_text(clusters: int = 1) -> str:
+    entries = "".join(
+        f'[[clusters]]\nname = "c{number}"\ncluster_id = "c{number}"\nkubeconfig = "kc"\n'
+        for number in range(clusters)
+    )
+    return CONFIG % ("a" * 64) + entries
+
+
+@pytest.fixture
+async def member(tmp_path: Path) -> AsyncIterator[Member]:
+    async with SandboxCluster("east") as cluster:
+        hub = replace(parse_config(config_text(), file="clusters.toml"), clusters=())
+        found = Member(cluster, None, hub, tmp_path)  # type: ignore[arg-type]
+        for name in ("namespace", "accounts", "signer", "controller"):
+            found.apply((MEMBER / f"{name}.yaml").read_text())
+        found.config = ClusterConfig(
+            name=ClusterName("east"),
+            cluster_id=ClusterId("east"),
+            signer=found.credentials("federation-signer"),
+            controller=found.credentials("federation-controller"),
+            timeouts=TIMEOUTS,
+        )
+        found.hub = replace(hub, clusters=(found.config,))
+        yield found
+
+
+async def test_the_member_manifests_pass_every_check(member: Member) -> None:
+    assert await member.complaints() == {}
+    checks = {(result.role, result.check) for result in await member.check()}
+    both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions"}
+    assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
+    assert {check for role, check in checks if role == "controller"} == both | {"probe", "bundle_writers"}
+    assert {check for role, check in checks if role == "hub"} == {"cluster_id", "separate_credentials"}
+
+
+async def test_checking_changes_nothing(member: Member) -> None:
+    member.cluster.requests.reset()
+    await member.check()
+    assert member.cluster.requests.writes == 0
+
+
+async def test_an_administrators_kubeconfig_is_more_than_either_role_may_have(member: Member) -> None:
+    admin = Credentials(kubeconfig=member.cluster.write_kubeconfig(member.directory / "admin"))
+    found = await member.complaints(replace(member.config, signer=admin, controller=admin))
+    assert set(found) == {
+        "hub.separate_credentials",
+        "signer.excess_permissions",
+        "controller.excess_permissions",
+    }
+    detail = found["signer.excess_permissions"].detail
+    assert "get secrets" in detail
+    assert "who can sign must not publish" in detail
+    assert all(result.outcome == "warning" for result in found.values())
+
+
+async def test_each_missing_verb_is_named(member: Member) -> None:
+    member.cluster.delete("clusterroles", "", "federation-signer")
+    member.cluster.delete("clusterroles", "", "federation-controller")
+    member.apply(
+        """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: federation-controller}
+rules:
+  - {apiGroups: [""], resources: [namespaces], verbs: [get, list, watch]}
+  - {apiGroups: [""], resources: [configmaps], verbs: [get, list, watch, create]}
+"""
+    )
+    found = await member.complaints()
+    detail = found["controller.permissions"].detail
+    assert "patch configmaps istio-ca-root-cert" in detail
+    assert "get namespaces" not in detail
+    assert found["controller.permissions"].outcome == "failed"
+    assert "watch pods" in found["signer.permissions"].detail
+    assert "create tokenreviews.authentication.k8s.io" in found["signer.permissions"].detail
+
+
+async def test_a_missing_probe_is_found(member: Member) -> None:
+    member.cluster.delete("serviceaccounts", "federation-system", "federation-probe")
+    found = await member.complaints()
+    assert "manifests/member" in found["controller.probe"].remedy
+
+
+async def test_who_else_writes_the_bundle_is_named(member: Member) -> None:
+    root = {"metadata": {"name": "istio-ca-root-cert"}, "data": {"root-cert.pem": "x"}}
+    for namespace in ("default", "kube-system"):
+        member.cluster.create("configmaps", root, namespace=namespace)
+        change = {"data": {"root-cert.pem": "istiod"}}
+        member.cluster.patch("configmaps", namespace, "istio-ca-root-cert", change, manager="pilot-discovery")
+    found = await member.complaints()
+    assert "pilot-discovery (2)" in found["controller.bundle_writers"].detail
+    assert "ENABLE_CA_SERVER" in found["controller.bundle_writers"].remedy
+
+
+async def test_a_cluster_id_that_another_cluster_has_is_a_failure(member: Member) -> None:
+    twin = replace(member.config, name=ClusterName("west"))
+    member.hub = replace(member.hub, clusters=(member.config, twin))
+    found = await member.complaints()
+    assert found["hub.cluster_id"].outcome == "failed"
+    assert "west" in found["hub.cluster_id"].detail
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"), [(-300, "failed"), (300, "failed"), (90, "warning"), (-90, "warning"), (5, "")]
+)
+async def test_a_clock_that_is_off_is_found(member: Member, seconds: int, outcome: str) -> None:
+    member.cluster.skew = timedelta(seconds=seconds)
+    found = await member.complaints()
+    for role in ("signer", "controller"):
+        result = found.get(f"{role}.clock")
+        assert (result.outcome if result else "") == outcome
+        assert result is None or ("ahead of" if seconds > 0 else "behind") in result.detail
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda c: c.faults.inject(Hang()), "timeout"),
+        (lambda c: c.faults.inject(Answer.unauthorized()), "unauthorized"),
+        (lambda c: c.faults.inject(Answer.forbidden(), path="/version"), "forbidden"),
+        (lambda c: c.faults.inject(Garbage()), "server_error"),
+        (lambda c: c.faults.inject(Answer.throttled()), "throttled"),
+    ],
+)
+async def test_a_cluster_that_does_not_answer_is_one_finding_for_each_role(
+    member: Member, break_it: Callable[[SandboxCluster], Any], words: str
+) -> None:
+    break_it(member.cluster)
+    found = await member.complaints()
+    assert set(found) == {"signer.reachable", "controller.reachable"}
+    assert all(result.detail.startswith(words) for result in found.values())
+
+
+async def test_a_cluster_that_is_down_is_unreachable(member: Member) -> None:
+    await member.cluster.down()
+    found = await member.complaints()
+    assert found["signer.reachable"].detail.startswith("unreachable")
+
+
+async def test_every_mistake_in_a_kubeconfig_is_a_finding(member: Member) -> None:
+    broken = member.directory / "broken"
+    document = member.cluster.kubeconfig(token="x")
+    document["clusters"][0]["cluster"] |= {"insecure-skip-tls-verify": True, "proxy-url": "socks5://x"}
+    broken.write_text(json.dumps(document))
+    results = await member.check(replace(member.config, signer=Credentials(kubeconfig=broken)))
+    failed = [r for r in results if r.role == "signer"]
+    assert {r.check for r in failed} == {"credentials"}
+    assert len(failed) == 2
+    assert [r for r in results if r.role == "controller" and r.outcome != "ok"] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome"),
+    [
+        ("v1.21.9", "failed"),
+        ("v1.30.1+k3s1", "warning"),
+        ("v1.36.2-eks-1", ""),
+        ("nonsense\x1b[31m", "warning"),
+        ("v1.36.2\x1b[31m", ""),
+    ],
+)
+async def test_the_version_is_judged(member: Member, version: str, outcome: str) -> None:
+    body = json.dumps({"gitVersion": version}).encode()
+    member.cluster.faults.inject(
+        Garbage(code=200, content_type="application/json", body=body), path="/version"
+    )
+    results = [result for result in await member.check() if result.check == "version"]
+    assert [result.outcome for result in results] == [outcome or "ok"] * 2
+    assert all(result.detail.isprintable() for result in results)
+
+
+@pytest.mark.parametrize(("attestation", "outcome"), [("auto", "warning"), ("token-keys", "failed")])
+async def test_unpublished_keys_cost_a_review_or_everything(
+    member: Member, attestation: str, outcome: str
+) -> None:
+    config = replace(member.config, attestation=attestation)
+    member.cluster.faults.inject(Answer.forbidden(), path="/openid")
+    member.cluster.faults.inject(Garbage(code=200, body=b'{"issuer":1}'), path="/.well-known")
+    found = await member.complaints(config)
+    assert set(found) == {"signer.issuer", "signer.token_keys"}
+    assert {result.outcome for result in found.values()} == {outcome}
+    assert "issuer-discovery" in found["signer.token_keys"].remedy
+
+
+async def test_another_issuer_than_registered_is_another_cluster(member: Member) -> None:
+    found = await member.complaints(replace(member.config, issuer="https://elsewhere"))
+    assert found["signer.issuer"].outcome == "failed"
+    good = replace(member.config, issuer=member.cluster.issuer)
+    assert await member.complaints(good) == {}
+
+
+def test_the_manifests_grant_what_the_roles_need_and_nothing_else() -> None:
+    """By the letter, beside what the reviews say: each verb on each resource, both ways."""
+
+    def granted(file: str) -> set[tuple[str, str, str]]:
+        rules = [
+            rule
+            for doc in yaml.safe_load_all((MEMBER / file).read_text())
+            if doc["kind"] in {"ClusterRole", "Role"}
+            for rule in doc["rules"]
+            if "resources" in rule
+        ]
+        return {
+            (verb, resource, name)
+            for rule in rules
+            for verb in rule["verbs"]
+            for resource in rule["resources"]
+            for name in rule.get("resourceNames", [""])
+        }
+
+    def needed(permissions: tuple[Permission, ...]) -> set[tuple[str, str, str]]:
+        return {(p.verb, p.resource, p.name) for p in permissions}
+
+    review = ("create", "selfsubjectaccessreviews", "")
+    probe = ServiceAccountRef("federation-system", "federation-probe")
+    assert granted("signer.yaml") - {review} == needed(signer_needs())
+    assert granted("controller.yaml") - {review} == needed(
+        controller_needs(config_map="istio-ca-root-cert", probe=probe)
+    )
+
+
+def test_a_permission_reads_as_an_operator_would_say_it() -> None:
+    texts = [str(permission) for permission in EXCESSIVE]
+    assert "create serviceaccounts/token in kube-system" in texts
+    assert "create clusterrolebindings.rbac.authorization.k8s.io" in texts
+    body = json.loads(Permission("get", url="/version").review())
+    assert body["spec"] == {"nonResourceAttributes": {"verb": "get", "path": "/version"}}
+
+
+def test_ownership_is_read_out_of_managed_fields() -> None:
+    key = {"f:data": {"f:root-cert.pem": {}}}
+    managed = [
+        ManagedFields(manager=FIELD_MANAGER, fields_v1=key),
+        ManagedFields(manager="istiod", fields_v1=key),
+        ManagedFields(manager="labeller", fields_v1={"f:metadata": {"f:labels": {}}}),
+        ManagedFields(manager="other-key", fields_v1={"f:data": {"f:extra": {}}}),
+        ManagedFields(manager="odd", fields_v1={"f:data": ["f:root-cert.pem"]}),
+        ManagedFields(manager="status", subresource="status", fields_v1=key),
+    ]
+    assert owners_of(managed, "root-cert.pem") == {"istiod"}

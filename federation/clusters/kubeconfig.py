@@ -195,6 +195,11 @@ def parse_kubeconfig(
     return entry
 
 
+# msgspec resolves a type when it is first used, and two threads that do so at once can crash the process (seen with
+# 0.22: a segmentation fault). Kubeconfigs are read in threads, so theirs are resolved here, at import, in one.
+msgspec.json.Decoder(_Kubeconfig)
+
+
 @lru_cache(maxsize=2)  # one file with a context for each of two hundred clusters is read two hundred times
 def _decode(text: bytes, file: str) -> _Kubeconfig:
     def refuse(key: str, problem: str, remedy: str) -> ConfigurationError:

@@ -15,6 +15,8 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Final, Protocol
 
+import msgspec
+
 from federation.core.identity import ClusterName
 from federation.state.documents import Histogram
 
@@ -25,8 +27,7 @@ BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 """Seconds: a lean handler takes a fifth of the first, a door's deadline is the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A leaf about to be handed out: signed by whom, with which trust, usable until when."""
 
     cluster: ClusterName

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import msgspec
+
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import AuthorityViolation, FederationError, InvalidValue, NotReady
@@ -34,8 +36,7 @@ from federation.signer.trust import AcceptedTrust
 _audit = logging.getLogger("federation.signer.audit")
 
 
-@dataclass(frozen=True, slots=True)
-class SigningRequest:
+class SigningRequest(msgspec.Struct, frozen=True):
     """What a caller wants: a CSR in PEM, and for how many seconds (0 or less: what policy gives)."""
 
     csr_pem: str
@@ -51,8 +52,7 @@ class Tail:
     trust: AcceptedTrust
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A certificate as istio-csr hands it out."""
 
     leaf_pem: str

@@ -292,3 +292,38 @@ def test_headers_of_any_shape_bring_no_identity(extra: dict[str, Any], algorithm
         return
     assert token.header.alg == "RS256"
     assert set(header) <= {"alg", "kid", "typ"}
+
+
+NAMES = st.sampled_from(["a", "b", ":", '":', "iss", "sub", "kubernetes.io", "é", "\\", " "])
+VALUES = st.sampled_from(
+    ['":a"', '"a:"', '"\\":"', "1", "[]", "null", '{":":":"}', '{"a":1,"a":1}', '{"a":[{"b":1}]}']
+)
+SPACE = st.sampled_from(["", "", "", " ", "\n"])
+
+
+def strict(text: str) -> bool:
+    """By the standard library: is every name there once?"""
+
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise ValueError
+
+    try:
+        json.loads(text, object_pairs_hook=unique)
+    except ValueError:
+        return False
+    return True
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(NAMES, SPACE, VALUES), max_size=4))
+def test_names_that_stand_twice_are_found_however_they_are_written(more: list[tuple[str, str, str]]) -> None:
+    text = CLAIMS_COMPACT[:-1] + "".join(f",{json.dumps(n)}{space}:{value}" for n, space, value in more) + "}"
+    token = t.sign_raw(b'{"alg":"RS256","kid":"rsa"}', text.encode())
+    if strict(text):
+        assert str(verify(token).account) == "foo/bar"
+    else:
+        assert reason_of(token) == "token_malformed"
+
+
+CLAIMS_COMPACT = json.dumps(t.claims(), separators=(",", ":"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from federation.core.identity import ClusterName, ServiceAccountRef
 
@@ -11,16 +12,17 @@ KEYS: Final = "token-keys"
 REVIEW: Final = "token-review"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvidence:
+class TokenEvidence(msgspec.Struct, frozen=True):
     """A bearer token, unchecked, and the cluster its bearer says it is from (empty: says nothing)."""
 
-    token: str = field(repr=False)
+    token: str
     cluster_id: str = ""
 
+    def __repr__(self) -> str:
+        return f"TokenEvidence(cluster_id={self.cluster_id!r})"
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+
+class Caller(msgspec.Struct, frozen=True):
     """A service account that its own cluster vouches for, and how that was found out."""
 
     cluster: ClusterName

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -55,25 +55,27 @@ class TokenKey:
     kid: str
     algorithms: frozenset[str]
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey = field(repr=False)
-    coordinate_bytes: int = 0  # of an EC signature: r and s are this long each (RFC 7518, 3.4)
+    coordinate_bytes: int = 0  # of an EC signature: r and s are this long each (RFC 7518, 3.4); RSA: 0
 
     def signed(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """True where this key made the signature over the message with that algorithm."""
         if algorithm not in self.algorithms:
             return False
-        digest = _HASHES[algorithm[2:]]
         try:
-            if isinstance(self.public_key, rsa.RSAPublicKey):
-                self.public_key.verify(signature, message, _PKCS1, digest)
-                return True
-            size = self.coordinate_bytes
-            if len(signature) != 2 * size:
-                return False
-            r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-            self.public_key.verify(encode_dss_signature(r, s), message, ec.ECDSA(digest))
+            self._verify(signature, message, algorithm)
         except InvalidSignature:
             return False
         return True
+
+    def _verify(self, signature: bytes, message: bytes, algorithm: str) -> None:
+        digest, key, size = _HASHES[algorithm[2:]], self.public_key, self.coordinate_bytes
+        if not size:
+            cast("rsa.RSAPublicKey", key).verify(signature, message, _PKCS1, digest)
+            return
+        if len(signature) != 2 * size:
+            raise InvalidSignature
+        r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
+        cast("ec.EllipticCurvePublicKey", key).verify(encode_dss_signature(r, s), message, ec.ECDSA(digest))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TokenKey):

@@ -9,8 +9,9 @@ capability: a protocol of its own that callers look for, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
@@ -19,8 +20,7 @@ from federation.core.pki.validity import Validity
 from federation.state.documents import AuthorityReport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafOrder:
+class LeafOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A leaf as it is to be: checked, clamped, and with a serial number already drawn.
 
     ``csr_pem`` is the request as it came, for authorities that issue from one; nothing else of it is to be
@@ -32,11 +32,10 @@ class LeafOrder:
     san: SubjectAltName
     serial: int
     validity: Validity
-    csr_pem: str = field(repr=False)
+    csr_pem: str
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedLeaf:
+class IssuedLeaf(msgspec.Struct, frozen=True):
     """A leaf and every certificate above it, its issuer first and a self-signed root last.
 
     ``built_by_hub`` says that the hub made every byte but the signature, which was made or verified with

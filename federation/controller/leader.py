@@ -14,7 +14,7 @@ from federation.clusters.members import Members
 from federation.controller.generations import Ledger
 from federation.controller.member import Member, Surroundings
 from federation.controller.proof.door import SignerDoor, door_address
-from federation.controller.proof.participants import Absent, Participant
+from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
 from federation.controller.sources.cluster_anchors import Proposals
 from federation.controller.trust_sources import TrustSources
@@ -65,6 +65,7 @@ class Leader:
         self._changed = changed
         self._door = SignerDoor()
         self._proposals = Proposals()
+        self._reader = ContentReader()
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
@@ -106,6 +107,7 @@ class Leader:
             changed=self._prove_soon,
             clock=self._clock,
             jitter=self._jitter,
+            reader=self._reader,
         )
         return Member.open(cluster, around)
 

@@ -13,18 +13,19 @@ import msgspec
 
 from federation.clusters.health import ClusterHealth
 from federation.clusters.session import ClusterSession
+from federation.controller.cluster_report import STARTING, derive_health, publication_report
 from federation.controller.proof.door import SignerDoor
-from federation.controller.proof.participants import Absent, Content, Participant
+from federation.controller.proof.participants import Absent, Content, ContentReader, Participant
 from federation.controller.proof.probe import Probe
 from federation.controller.publication.cluster_watch import ClusterWatch
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
 from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
-from federation.controller.publication.read_back import MOST_CONTENTS, ReadBack, read_back
+from federation.controller.publication.read_back import ReadBack, read_back
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
-from federation.core.errors import ClusterError, ClusterGarbage, FederationError
+from federation.core.errors import ClusterError, ClusterGarbage
 from federation.core.identity import TrustDomain
 from federation.state.documents import ControllerClusterReport, PublicationReport
 
@@ -51,6 +52,7 @@ class Surroundings:
     changed: Callable[[], None]
     clock: Clock
     jitter: random.Random
+    reader: ContentReader
 
 
 class _Version(msgspec.Struct, rename="camel"):
@@ -70,7 +72,7 @@ class Member:
         self._version_at = float("-inf")
         self._pulse_problem: ClusterError | None = None
         self._was_fresh = False
-        self._health = ClusterHealth("unavailable", "starting", "nothing has been heard of it yet")
+        self._state = STARTING.state
         self._since = around.clock.now().timestamp()
         self._lag = Lag(self._since)
         self._reported: tuple[ReadBack, bool] | None = None
@@ -227,63 +229,33 @@ class Member:
         )
 
     def _derive_health(self) -> ClusterHealth:
-        tally = self._publisher.tally
-        problems: list[FederationError | None] = [
-            *self._watch.problems,
-            tally.cluster_problem,
-            self._pulse_problem,
-        ]
-        health = ClusterHealth.derive(problems, clock_skew=self._session.clock_skew)
-        counted = self._read_back()
-        if health.state == "ready":
-            if not self._watch.synced:
-                health = ClusterHealth("unavailable", "starting", "it is being listed")
-            elif not self._watch.fresh:
-                health = ClusterHealth(
-                    "unavailable", "silent", "its watches are silent: nothing is read back"
-                )
-            elif counted.forbidden or counted.failed:
-                health = ClusterHealth(
-                    "degraded",
-                    "forbidden" if counted.forbidden else "publication",
-                    counted.problems[0] if counted.problems else "",
-                    "apply manifests/member to that cluster" if counted.forbidden else "",
-                )
-            elif contested := self._publisher.contention.contested(self._clock.monotonic()):
-                writers = ", ".join(self._publisher.contention.writers(self._clock.monotonic())) or "somebody"
-                health = ClusterHealth(
-                    "degraded",
-                    "other_writers",
-                    f"{writers} keeps rewriting {self._around.publication.config_map} in {len(contested)} namespaces",
-                    "stop the other writer: set ENABLE_CA_SERVER=false in istiod, or exclude these namespaces",
-                )
-        if health.state != self._health.state:
-            self._since = self._clock.now().timestamp()
-        self._health = health
+        tally, now = self._publisher.tally, self._clock.monotonic()
+        health = derive_health(
+            (*self._watch.problems, tally.cluster_problem, self._pulse_problem),
+            clock_skew=self._session.clock_skew,
+            synced=self._watch.synced,
+            fresh=self._watch.fresh,
+            counted=self._read_back(),
+            contested=self._publisher.contention.contested(now),
+            writers=self._publisher.contention.writers(now),
+            config_map=self._around.publication.config_map,
+        )
+        if health.state != self._state:
+            self._state, self._since = health.state, self._clock.now().timestamp()
         return health
 
     def _publication_report(self) -> PublicationReport:
         counted, now = self._read_back(), self._clock.now().timestamp()
-        tally, trust = self._publisher.tally, self._around.trust
-        complete = counted.selected > 0 and counted.current == counted.selected
+        complete = 0 < counted.selected == counted.current
         silent = self._clock.monotonic() - self._watch.heard
-        shown = sorted(counted.contents.items(), key=lambda item: (not trust.is_ours(item[0]), -item[1]))
-        return PublicationReport(
-            selected=counted.selected,
-            current=counted.current,
-            pending=counted.pending,
-            failed=counted.failed,
-            terminating=counted.terminating,
-            forbidden=counted.forbidden,
-            excluded=counted.excluded,
-            writes=tally.writes,
-            restored=tally.restored,
-            generation=counted.generation(trust.numbers) if self._watch.fresh else 0,
-            lag=self._lag.of(trust.generation, complete=complete, now=now),
+        return publication_report(
+            counted,
+            self._publisher.tally,
+            self._around.trust,
+            fresh=self._watch.fresh,
+            lag=self._lag.of(self._around.trust.generation, complete=complete, now=now),
             read_back=now - silent if self._watch.synced else 0.0,
-            problems=list(counted.problems),
-            contents=dict(shown[:MOST_CONTENTS]),
-            other_writers=self._publisher.contention.writers(self._clock.monotonic()),
+            writers=self._publisher.contention.writers(self._clock.monotonic()),
         )
 
     def party(self) -> Participant | Absent:
@@ -303,7 +275,7 @@ class Member:
         contents = {digest: self._content(digest, counted) for digest in counted.contents}
         delivered = self._contents.note(leaf.delivered.decode("ascii"))
         if delivered not in contents:
-            contents[delivered] = Content.read(
+            contents[delivered] = self._around.reader.read(
                 leaf.delivered,
                 sha256=delivered,
                 where="what the signer delivers with its leaves",
@@ -319,7 +291,7 @@ class Member:
                 digest, (), where, problem="more different contents are held there than the hub keeps"
             )
         number = self._around.trust.numbers.get(digest, 0)
-        return Content.read(pem, sha256=digest, where=where, generation=number)
+        return self._around.reader.read(pem, sha256=digest, where=where, generation=number)
 
     def _no_leaf(self) -> str:
         if self._probe.problem is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from federation.controller.proof.handshake import Credential
-from federation.controller.proof.participants import Content, Participant
+from federation.controller.proof.participants import Content, ContentReader, Participant
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import encode_certificates
@@ -38,8 +38,8 @@ def content(*anchors: str, generation: int = 1) -> Content:
     pem = encode_certificates(sorted((root(a).certificate for a in anchors), key=lambda c: c.sha256))
     digest = "-".join(anchors) or "none"
     if not anchors:
-        return Content.read(b"not PEM", sha256=digest, where="namespace shop", generation=0)
-    return Content.read(pem, sha256=digest, where="namespace shop", generation=generation)
+        return ContentReader().read(b"not PEM", sha256=digest, where="namespace shop", generation=0)
+    return ContentReader().read(pem, sha256=digest, where="namespace shop", generation=generation)
 
 
 def party(

@@ -104,7 +104,7 @@ async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> 
 
 
 async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: World) -> None:
-    two.publication["resync"] = "10s"
+    two.publication["resync"] = "4s"
     quick(two)
     west = two.clusters["west"]
     async with two.controller():

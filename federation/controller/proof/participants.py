@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from federation.controller.proof.handshake import Credential, Side
@@ -25,14 +26,29 @@ class Content:
     generation: int = 0
     problem: str = ""
 
-    @classmethod
-    def read(cls, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> Content:
-        """The content of these bytes; what is not PEM of certificates gives a content that trusts nothing."""
-        try:
-            certificates = parse_certificates(pem, where="")
-        except InvalidValue as error:
-            return cls(sha256, (), where, generation, str(error))
-        return cls(sha256, certificates, where, generation)
+
+class ContentReader:
+    """Reads contents; each is parsed once, because most clusters hold the same and hold it for months."""
+
+    def __init__(self, *, most: int = 64) -> None:
+        self._most = most
+        self._parsed: OrderedDict[str, tuple[tuple[Certificate, ...], str]] = OrderedDict()
+
+    def read(self, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> Content:
+        """The content with that digest; what is no PEM of certificates gives one that trusts nothing."""
+        if sha256 not in self._parsed:
+            self._parsed[sha256] = _parse(pem)
+            if len(self._parsed) > self._most:
+                self._parsed.popitem(last=False)
+        certificates, problem = self._parsed[sha256]
+        return Content(sha256, certificates, where, generation, problem)
+
+
+def _parse(pem: bytes) -> tuple[tuple[Certificate, ...], str]:
+    try:
+        return parse_certificates(pem, where=""), ""
+    except InvalidValue as error:
+        return (), str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
 from federation.core.errors import ClusterError
 
-POLL: Final = 0.25
+POLL: Final = 0.5
+SYNC_POLL: Final = 0.05
 SYNC_LIMIT: Final = 60.0
 
 NAMESPACES: Final = "/api/v1/namespaces"
@@ -140,7 +141,7 @@ class ClusterWatch:
         while not pair.synced and self._clock.monotonic() < deadline:
             if pair.namespaces.problem is not None or pair.held.problem is not None:
                 return False
-            await self._clock.sleep(POLL / 5)
+            await self._clock.sleep(SYNC_POLL)
         return pair.synced
 
     async def _exchange(self, newer: _Pair) -> None:

@@ -32,7 +32,7 @@ from federation.core.errors import (
     ClusterThrottled,
 )
 
-TICK: Final = 0.1
+TICK: Final = 0.25
 CONFIRM: Final = 10.0
 """Seconds within which the watch should show a write; then it is looked at again."""
 

@@ -1,0 +1,94 @@
+"""How one cluster fares, put into the words and numbers of its report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from federation.clusters.health import ClusterHealth
+from federation.controller.publication.publisher import Tally
+from federation.controller.publication.read_back import MOST_CONTENTS, ReadBack
+from federation.controller.trust_state import TrustState
+from federation.core.errors import FederationError
+from federation.state.documents import PublicationReport
+
+STARTING = ClusterHealth("unavailable", "starting", "it is being listed")
+SILENT = ClusterHealth("unavailable", "timeout", "its watches are silent: nothing is read back")
+
+
+def derive_health(
+    problems: Iterable[FederationError | None],
+    *,
+    clock_skew: float,
+    synced: bool,
+    fresh: bool,
+    counted: ReadBack,
+    contested: Sequence[str],
+    writers: Sequence[str],
+    config_map: str,
+) -> ClusterHealth:
+    """The worst that is known: of the connection first, then of the read-back, then of publication."""
+    health = ClusterHealth.derive(problems, clock_skew=clock_skew)
+    if health.state != "ready":
+        return health
+    if not synced:
+        return STARTING
+    if not fresh:
+        return SILENT
+    if counted.forbidden:
+        return ClusterHealth(
+            "degraded",
+            "forbidden",
+            f"{counted.forbidden} namespaces may not be written: {_first(counted)}",
+            "apply manifests/member to that cluster",
+        )
+    if counted.failed:
+        return ClusterHealth(
+            "degraded",
+            "publication",
+            f"{counted.failed} namespaces could not be written: {_first(counted)}",
+            "look at what refuses the object there: an immutable ConfigMap, a quota, an admission webhook",
+        )
+    if contested:
+        names = ", ".join(writers) or "somebody"
+        return ClusterHealth(
+            "degraded",
+            "other_writers",
+            f"{names} keeps rewriting {config_map} in {len(contested)} namespaces",
+            "stop the other writer (in istiod: ENABLE_CA_SERVER=false), or exclude these namespaces",
+        )
+    return health
+
+
+def publication_report(
+    counted: ReadBack,
+    tally: Tally,
+    trust: TrustState,
+    *,
+    fresh: bool,
+    lag: float,
+    read_back: float,
+    writers: Sequence[str],
+) -> PublicationReport:
+    """The counts of the read-back beside what was done; ``read_back`` is in seconds since the epoch."""
+    shown = sorted(counted.contents.items(), key=lambda item: (not trust.is_ours(item[0]), -item[1]))
+    return PublicationReport(
+        selected=counted.selected,
+        current=counted.current,
+        pending=counted.pending,
+        failed=counted.failed,
+        terminating=counted.terminating,
+        forbidden=counted.forbidden,
+        excluded=counted.excluded,
+        writes=tally.writes,
+        restored=tally.restored,
+        generation=counted.generation(trust.numbers) if fresh else 0,
+        lag=lag,
+        read_back=read_back,
+        problems=list(counted.problems),
+        contents=dict(shown[:MOST_CONTENTS]),
+        other_writers=list(writers),
+    )
+
+
+def _first(counted: ReadBack) -> str:
+    return counted.problems[0] if counted.problems else "no reason is known"

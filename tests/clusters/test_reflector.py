@@ -572,7 +572,7 @@ async def test_no_line_crashes_the_watch_or_keeps_it_from_recovering(
                     assert len(key.namespace) <= 63
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(

@@ -11,6 +11,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,11 @@ FAST = ClusterTimeouts(
 EAST = ClusterName("east")
 
 Respond = Callable[["Exchange"], Awaitable[None]]
+
+
+@cache
+def _shared_ca() -> ClusterCa:
+    return ClusterCa("raw")
 
 
 class Exchange:
@@ -71,7 +77,7 @@ class RawServer:
 
     def __init__(self, respond: Respond, *, ca: ClusterCa | None = None) -> None:
         self.respond = respond
-        self.ca = ca or ClusterCa("raw")
+        self.ca = ca or _shared_ca()
         self.requests: list[str] = []
         self.tls: ssl.SSLContext | None = server_context(self.ca)
         self._server: asyncio.Server | None = None

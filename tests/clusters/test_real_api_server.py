@@ -1,0 +1,101 @@
+"""The edge against real API servers, where FEDERATION_REAL_KUBECONFIGS names their kubeconfigs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
+from federation.clusters.preflight import check_cluster
+from federation.clusters.reflector import Reflector
+from federation.clusters.session import ClusterSession
+from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.errors import ClusterNotFound
+from federation.core.identity import ClusterId, ClusterName
+from federation.runtime.clock import SystemClock
+from tests.clusters.test_preflight import config_text, parse_config
+from tests.support.clusters import connected, eventually, running
+
+KUBECONFIGS = [path for path in os.environ.get("FEDERATION_REAL_KUBECONFIGS", "").split(":") if path]
+NAMESPACES = "/api/v1/namespaces"
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not KUBECONFIGS, reason="FEDERATION_REAL_KUBECONFIGS names no kubeconfig"),
+]
+
+
+@pytest.fixture(params=KUBECONFIGS[:1])
+async def session(request: pytest.FixtureRequest) -> AsyncIterator[ClusterSession]:
+    async with connected(Path(request.param), timeouts=ClusterTimeouts()) as session:
+        yield session
+
+
+def reflector(session: ClusterSession, path: str, timeouts: ClusterTimeouts) -> Reflector[ObjectMeta]:
+    return Reflector(
+        session,
+        path,
+        decode=decode_metadata,
+        accept=METADATA_ONLY,
+        timeouts=timeouts,
+        clock=SystemClock(),
+        jitter=random.Random(1),
+    )
+
+
+async def config_map(session: ClusterSession, name: str, method: str) -> None:
+    path = f"{NAMESPACES}/default/configmaps"
+    if method == "DELETE":
+        await session.request("DELETE", f"{path}/{name}")
+        return
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}
+    await session.request("POST", path, body=json.dumps(body).encode())
+
+
+async def test_a_copy_follows_over_the_ends_of_its_watches(session: ClusterSession) -> None:
+    name = f"federation-{uuid.uuid4().hex[:12]}"
+    key = ObjectKey("default", name)
+    timeouts = ClusterTimeouts(watch=1.0, backoff_first=0.05, backoff_longest=0.2)
+    copy = reflector(session, "/api/v1/configmaps", timeouts)
+    async with running(copy.run()):
+        await copy.wait_synced(10)
+        for _ in range(3):
+            await config_map(session, name, "POST")
+            await eventually(lambda: key in copy.items)
+            await config_map(session, name, "DELETE")
+            await eventually(lambda: key not in copy.items)
+    assert copy.problem is None
+
+
+async def test_a_quiet_collection_is_silent_and_still_fresh(session: ClusterSession) -> None:
+    timeouts = ClusterTimeouts(watch_silence=0.5, backoff_first=0.05)
+    copy = reflector(session, "/apis/node.k8s.io/v1/runtimeclasses", timeouts)
+    async with running(copy.run()):
+        await eventually(lambda: copy.fresh)
+        heard = copy.heard
+        await eventually(lambda: copy.heard > heard + 1.0 and copy.fresh)
+        assert copy.problem is None
+
+
+async def test_what_is_not_there_is_told_so(session: ClusterSession) -> None:
+    with pytest.raises(ClusterNotFound, match="federation-nowhere.* not found"):
+        await session.get(f"{NAMESPACES}/federation-nowhere")
+    assert abs(session.clock_skew) < 5
+
+
+async def test_preflight_of_an_administrator(session: ClusterSession) -> None:
+    admin = Credentials(kubeconfig=Path(KUBECONFIGS[0]))
+    config = ClusterConfig(
+        name=ClusterName("east"), cluster_id=ClusterId("east"), signer=admin, controller=admin
+    )
+    hub = parse_config(config_text(), file="clusters.toml")
+    results = await check_cluster(config, hub, clock=SystemClock())
+    ok = {(result.role, result.check) for result in results if result.outcome == "ok"}
+    assert {("signer", "token_keys"), ("signer", "issuer"), ("controller", "version")} <= ok
+    assert {result.check for result in results if result.outcome == "warning"} >= {"excess_permissions"}

@@ -249,45 +249,50 @@ def review(**changes: Any) -> Garbage:
     return Garbage(code=201, content_type="application/json", body=msgspec.json.encode(body))
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"authenticated": False}, "review_refused"),
-        ({"error": "token has been invalidated"}, "review_refused"),
-        ({"user": {}, "audiences": []}, "review_audience"),
-        ({"audiences": None}, "review_audience"),
-        ({"audiences": ["https://kubernetes.default.svc.cluster.local"]}, "review_audience"),
-        ({"user": {"groups": ["system:authenticated"]}}, "review_not_service_account"),
-        ({"user": {"groups": None}}, "review_not_service_account"),
-        ({"user": {"username": "system:serviceaccount:foo"}}, "review_not_service_account"),
-        ({"user": {"username": "system:serviceaccount:foo:bar:baz"}}, "review_not_service_account"),
-        ({"user": {"username": "alice"}}, "review_not_service_account"),
-        ({"user": {"username": "system:serviceaccount:foo:other"}}, "review_mismatch"),
-        ({"user": {"uid": "another"}}, "review_mismatch"),
-        ({"pod": "another"}, "review_mismatch"),
-        ({"pod": ""}, "review_mismatch"),
-        ({"pod_uid": "another"}, "review_mismatch"),
-        ({}, ""),
-    ],
-)
-async def test_what_a_token_review_must_say(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+VERDICTS: list[tuple[dict[str, Any], str]] = [
+    ({"authenticated": False}, "review_refused"),
+    ({"error": "token has been invalidated"}, "review_refused"),
+    ({"user": {}, "audiences": []}, "review_audience"),
+    ({"audiences": None}, "review_audience"),
+    ({"audiences": ["https://kubernetes.default.svc.cluster.local"]}, "review_audience"),
+    ({"user": {"groups": ["system:authenticated"]}}, "review_not_service_account"),
+    ({"user": {"groups": None}}, "review_not_service_account"),
+    ({"user": {"username": "system:serviceaccount:foo"}}, "review_not_service_account"),
+    ({"user": {"username": "system:serviceaccount:foo:bar:baz"}}, "review_not_service_account"),
+    ({"user": {"username": "alice"}}, "review_not_service_account"),
+    ({"user": {"username": "system:serviceaccount:foo:other"}}, "review_mismatch"),
+    ({"user": {"uid": "another"}}, "review_mismatch"),
+    ({"pod": "another"}, "review_mismatch"),
+    ({"pod": ""}, "review_mismatch"),
+    ({"pod_uid": "another"}, "review_mismatch"),
+    ({}, ""),
+]
+
+
+async def test_what_a_token_review_must_say(tmp_path: Path) -> None:
     async with house(tmp_path, setup=mode("token-review")) as hub:
-        token = hub.pod("east")
         box = hub.clusters["east"]
-        pod, account = box.get("pods", "foo", "bar-0"), box.get("serviceaccounts", "foo", "bar")
-        assert pod is not None
-        assert account is not None
-        extra = {
-            "authentication.kubernetes.io/pod-name": [changes.pop("pod", "bar-0")],
-            "authentication.kubernetes.io/pod-uid": [changes.pop("pod_uid", pod["metadata"]["uid"])],
-        }
-        if extra["authentication.kubernetes.io/pod-name"] == [""]:
-            extra = {}
-        changes["user"] = {"uid": account["metadata"]["uid"], "extra": extra} | changes.get("user", {})
-        with box.faults.inject(review(**changes), resource="tokenreviews"):
-            answer = await hub.ask("east", token)
-        assert hub.refused("east") == ({reason: 1} if reason else {})
-        assert refused(answer) if reason else answer.leaf.uris == (str(identity_of("foo", "bar")),)
+        for number, (wrong, reason) in enumerate(VERDICTS):
+            changes, name = dict(wrong), f"bar-{number}"
+            token = hub.pod("east", name=name)
+            pod, account = box.get("pods", "foo", name), box.get("serviceaccounts", "foo", "bar")
+            assert pod is not None
+            assert account is not None
+            extra = {
+                "authentication.kubernetes.io/pod-name": [changes.pop("pod", name)],
+                "authentication.kubernetes.io/pod-uid": [changes.pop("pod_uid", pod["metadata"]["uid"])],
+            }
+            if extra["authentication.kubernetes.io/pod-name"] == [""]:
+                extra = {}
+            changes["user"] = {"uid": account["metadata"]["uid"], "extra": extra} | changes.get("user", {})
+            before = hub.refused("east").get(reason, 0)
+            with box.faults.inject(review(**changes), resource="tokenreviews"):
+                answer = await hub.ask("east", token)
+            if reason:
+                assert refused(answer), wrong
+                assert hub.refused("east").get(reason, 0) == before + 1, (wrong, hub.refused("east"))
+            else:
+                assert answer.leaf.uris == (str(identity_of("foo", "bar")),)
 
 
 @pytest.mark.parametrize(

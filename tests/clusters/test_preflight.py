@@ -297,7 +297,7 @@ def test_a_permission_reads_as_an_operator_would_say_it() -> None:
 
 
 def test_ownership_is_read_out_of_managed_fields() -> None:
-    key = {"f:data": {"f:root-cert.pem": {}}}
+    key: dict[str, Any] = {"f:data": {"f:root-cert.pem": {}}}
     managed = [
         ManagedFields(manager=FIELD_MANAGER, fields_v1=key),
         ManagedFields(manager="istiod", fields_v1=key),

@@ -16,10 +16,11 @@ from federation.clusters.preflight import check_cluster
 from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.config.parse import parse_config
 from federation.core.errors import ClusterNotFound
 from federation.core.identity import ClusterId, ClusterName
 from federation.runtime.clock import SystemClock
-from tests.clusters.test_preflight import config_text, parse_config
+from tests.clusters.test_preflight import config_text
 from tests.support.clusters import connected, eventually, running
 
 KUBECONFIGS = [path for path in os.environ.get("FEDERATION_REAL_KUBECONFIGS", "").split(":") if path]
@@ -84,7 +85,7 @@ async def test_a_quiet_collection_is_silent_and_still_fresh(session: ClusterSess
 
 
 async def test_what_is_not_there_is_told_so(session: ClusterSession) -> None:
-    with pytest.raises(ClusterNotFound, match="federation-nowhere.* not found"):
+    with pytest.raises(ClusterNotFound, match=r"federation-nowhere.* not found"):
         await session.get(f"{NAMESPACES}/federation-nowhere")
     assert abs(session.clock_skew) < 5
 

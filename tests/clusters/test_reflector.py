@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from federation.clusters.objects import (
     METADATA_ONLY,
+    Item,
     ObjectKey,
     ObjectMeta,
     decode_metadata,
@@ -155,7 +156,8 @@ async def test_a_terminating_object_shows_its_deletion_time(tmp_path: Path) -> N
 
 async def test_equal_values_are_no_change(tmp_path: Path) -> None:
     def name_only(payload: Any) -> Any:
-        return decode_metadata(payload)._replace(value="same")
+        item = decode_metadata(payload)
+        return Item(item.key, item.resource_version, "same")
 
     async with SandboxCluster("east") as cluster:
         async with watched(cluster, tmp_path, decode=name_only) as watch:

@@ -61,7 +61,7 @@ def signer_needs() -> tuple[Permission, ...]:
     watched = tuple(
         Permission(verb, resource, "see at once when a token's pod or account is gone")
         for resource in ("pods", "serviceaccounts")
-        for verb in ("get", "list", "watch")
+        for verb in ("list", "watch")
     )
     review = Permission(
         "create", "tokenreviews", "check tokens where the published keys do not do", "authentication.k8s.io"
@@ -72,11 +72,11 @@ def signer_needs() -> tuple[Permission, ...]:
 def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Permission, ...]:
     """What the controller uses; its ConfigMap is the only one it may touch."""
     namespaces = tuple(
-        Permission(verb, "namespaces", "know where the bundle belongs") for verb in ("get", "list", "watch")
+        Permission(verb, "namespaces", "know where the bundle belongs") for verb in ("list", "watch")
     )
     bundle = tuple(
         Permission(verb, "configmaps", "publish the bundle and read it back", name=config_map)
-        for verb in ("get", "list", "watch", "create", "patch")
+        for verb in ("list", "watch", "create", "patch")
     )
     token = Permission(
         "create",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ _PINNED: Final = {
 """Loggers of libraries that are never more talkative than this, whatever level the operator asks for."""
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_PLAIN: Final = re.compile(r'[^ "=]+').fullmatch
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)  # the last two end lines as well
 _ESCAPES: Final = {code: ascii(chr(code))[1:-1] for code in _CONTROLS}
 
@@ -107,4 +109,4 @@ def _time(record: logging.LogRecord) -> str:
 
 def _shown(value: object) -> str:
     text = str(value)
-    return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+    return text if text.isprintable() and _PLAIN(text) else json.dumps(text)

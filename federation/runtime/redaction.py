@@ -16,5 +16,8 @@ def redact(text: str) -> str:
     """The text without secrets: each is replaced by a word that says what stood there."""
     if "PRIVATE KEY-----" in text:
         text = _PRIVATE_KEY.sub("[private key removed]", text)
-    text = _BEARER.sub(r"\1\2[token removed]", text)
-    return _JWT.sub("[token removed]", text)
+    # Nearly every text holds none of these words, and looking for a word costs a tenth of looking for a pattern.
+    lower = text.lower()
+    if "bearer" in lower or "basic" in lower:
+        text = _BEARER.sub(r"\1\2[token removed]", text)
+    return _JWT.sub("[token removed]", text) if "eyJ" in text else text

@@ -60,7 +60,7 @@ class DevelopmentCa:
         *,
         name: str,
         clock: Clock,
-        lifetime: timedelta = timedelta(days=30),
+        lifetime: timedelta = timedelta(days=3650),
         kind: KeyKind = KeyKind.EC_P256,
     ) -> DevelopmentCa:
         """Make both, with their keys readable by this user only."""
@@ -263,6 +263,15 @@ class Box:
             raise NotReady(
                 f"it ended with exit code {self._hub.returncode}\n{self.hub_log()}", where="the hub"
             )
+
+    async def wait_ready(self, *, limit: float = 60.0) -> None:
+        """Wait until the controller is ready and every signer process has said that it is."""
+        await self.wait_for("/readyz", lambda _: True, limit=limit, what="a ready controller")
+
+        def signing(status: Any) -> bool:
+            return sum(signer["ready"] for signer in status["signers"]) >= self.signers
+
+        await self.wait_for("/api/v1/status", signing, limit=limit, what=f"{self.signers} ready signers")
 
     async def wait_proved(self, *, limit: float = 60.0) -> Any:
         """Wait until every ordered pair is valid and the proof covers every registered member."""

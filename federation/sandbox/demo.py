@@ -68,7 +68,7 @@ class Demo:
         await box.register()
         await box.start_hub()
         self._say(f"the hub starts: signer at {box.door}, status at {box.status_url}")
-        await box.wait_for("/readyz", lambda _: True, limit=READY_LIMIT, what="a ready hub")
+        await box.wait_ready(limit=READY_LIMIT)
         async with asyncio.TaskGroup() as group:
             for name in box.members:
                 group.create_task(self._populate(name))

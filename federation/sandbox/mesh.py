@@ -15,6 +15,7 @@ from typing import Final
 
 import grpc
 import grpc.aio
+import tenacity
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -63,6 +64,10 @@ class Identity:
         return b"".join(certificate.pem for certificate in self.trust)
 
 
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in RETRYABLE
+
+
 def make_request(identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> str:
     """A CSR of the shape ztunnel sends: no subject, one critical URI SAN."""
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
@@ -94,7 +99,13 @@ class Workload:
         self._token = token
         self._door_trust = door_trust
         self._timeout = timeout
-        self._sleep = sleep
+        self._retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_exponential(multiplier=FIRST_BACKOFF),
+            retry=tenacity.retry_if_exception(_is_retryable),
+            sleep=sleep,
+            reraise=True,
+        )
         self.held: Identity | None = None
 
     async def renew(self, *, lifetime: timedelta = timedelta(0)) -> Identity:
@@ -122,16 +133,12 @@ class Workload:
         metadata = (("authorization", f"Bearer {self._token()}"), ("clusterid", str(self.cluster_id)))
         async with grpc.aio.secure_channel(self._door, credentials, options=options) as channel:
             call = channel.unary_unary(METHOD)
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    answer: bytes = await call(request, metadata=metadata, timeout=self._timeout)
-                except grpc.aio.AioRpcError as error:
-                    if attempt == ATTEMPTS or error.code() not in RETRYABLE:
-                        raise
-                    await self._sleep(FIRST_BACKOFF * 2 ** (attempt - 1))
-                else:
-                    return answer
-        raise AssertionError("unreachable: the last attempt returns or raises")
+
+            async def once() -> bytes:
+                answer: bytes = await call(request, metadata=metadata, timeout=self._timeout)
+                return answer
+
+            return await self._retrying(once)
 
     def _accept(self, elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey) -> Identity:
         if len(elements) < 2:

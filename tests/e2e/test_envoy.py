@@ -49,7 +49,7 @@ async def refused(caller: Envoy, target: str) -> bool:
 async def mesh(box: Box, namespace: str, tmp_path: Path):  # type: ignore[no-untyped-def]
     """The hub, one workload and one running Envoy in each cluster."""
     await box.start_hub()
-    await box.wait_for("/readyz", lambda _: True, what="a ready hub")
+    await box.wait_ready()
     workloads = {name: await box.workload(name, namespace, "frontend") for name in box.members}
     proxies = {name: Envoy(name, tmp_path / "envoy" / name, str(box.trust_domain)) for name in workloads}
     for name, workload in workloads.items():

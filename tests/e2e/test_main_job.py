@@ -23,7 +23,7 @@ from federation.sandbox.mesh import Workload
 
 async def start(box: Box) -> None:
     await box.start_hub()
-    await box.wait_for("/readyz", lambda _: True, what="a ready hub")
+    await box.wait_ready()
 
 
 def child_pids(box: Box) -> dict[str, list[int]]:

@@ -28,7 +28,7 @@ def grants(role: Object) -> set[Grant]:
     return found
 
 
-READ = ("get", "list", "watch")
+READ = ("list", "watch")
 
 
 def test_the_signer_reads_tokens_pods_and_service_accounts_and_changes_nothing(member: Tree) -> None:

@@ -256,10 +256,6 @@ async def use(member: Member, role: str, grant: Grant) -> None:
             params = {"watch": "1", "timeoutSeconds": "1", **only(name)}
             async with session.stream(f"/api/v1/{resource}", params=params, silence=10):
                 pass
-        case _, "get":
-            place = "" if resource == "namespaces" else f"/namespaces/{member.namespace}"
-            with suppress(ClusterNotFound):
-                await session.get(f"/api/v1{place}/{resource}/{name or 'any'}")
         case _:
             raise AssertionError(f"nothing here uses {grant}")
 
@@ -324,7 +320,7 @@ def without(role: Object, grant: Grant) -> Object:
 async def test_the_grants_of_a_member_are_enough(member: Member) -> None:
     used = all_grants(member)
 
-    assert len(used) > 20
+    assert len(used) == 18  # every verb of every resource and URL, for both roles
     for role, _, grant in used:
         await eventually(partial(may, member, role, grant), f"the {role} cannot use {grant}")
 

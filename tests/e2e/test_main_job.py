@@ -189,6 +189,7 @@ async def test_a_cluster_joins_and_leaves_without_a_restart(box: Box, namespace:
     pids = child_pids(box)
     box.write_config(["east", "west"])
     west = await box.workload("west", namespace, "frontend")
+    await box.wait_for("/api/v1/clusters/west", lambda answer: answer["signing"]["state"] == "ready")
     await west.renew()
     await box.wait_proved()
     box.write_config(["east"])

@@ -163,7 +163,9 @@ class Member:
             if fresh != self._was_fresh:
                 self._around.changed()
             self._was_fresh = fresh
-            if not fresh or self._publisher.tally.cluster_problem or now - self._version_at > VERSION_EVERY:
+            # A watch may be back before the next pulse: what the pulse said last must not outlive that.
+            troubled = not fresh or self._publisher.tally.cluster_problem or self._pulse_problem
+            if troubled or now - self._version_at > VERSION_EVERY:
                 await self._ask_version()
             await self._clock.sleep(PULSE)
 

@@ -76,7 +76,8 @@ async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             answer = await hub.ask("east", token, timeout=0.3)
-            assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            # Which side's clock says first that the caller's deadline has passed is a race of no importance.
+            assert answer.code in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
             await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken == 0)
 
 

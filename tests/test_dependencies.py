@@ -45,7 +45,6 @@ def page_section(title: str) -> dict[str, str]:
     [
         ("At run time", RUNTIME),
         ("For tests and checks", EXTRAS["test"]),
-        ("Only where a browser is wanted", EXTRAS["browser"]),
         ("To build", BUILD),
     ],
 )

@@ -322,6 +322,11 @@ class ClusterSession:
                     remedy="check certificate-authority and tls-server-name of its kubeconfig",
                     reason="tls",
                 )
+            case aiohttp.ClientConnectorError():
+                why = error.os_error.strerror or type(error.os_error).__name__
+                return ClusterUnreachable(
+                    f"{what}: no connection to {error.host}:{error.port}: {harmless(why)}", where=self._where
+                )
             case aiohttp.ClientPayloadError():
                 return ClusterGarbage(f"{what}: the answer was cut short", where=self._where)
             case TimeoutError():

@@ -101,7 +101,9 @@ async def test_a_cluster_that_is_down_turns_unknown_and_is_caught_up(box: Box) -
     west.create_namespace("born-in-the-dark")
     await west.up()
     await box.wait_for_trust("west", "born-in-the-dark", limit=30)
-    await box.wait_proved(limit=20)  # well below the minute after which a cluster is asked again without a cause
+    await box.wait_proved(
+        limit=20
+    )  # well below the minute after which a cluster is asked again without a cause
 
 
 async def test_an_outage_of_token_review_is_unavailable_not_refused(box: Box) -> None:

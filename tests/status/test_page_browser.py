@@ -16,9 +16,7 @@ import pytest
 from federation.core.config.model import Address, StatusConfig
 from tests.status.conftest import Start
 
-playwright = pytest.importorskip(
-    "playwright.async_api", reason="Playwright is not installed (extra: browser)"
-)
+playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed (extra: test)")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found; set CHROMIUM to its path")
 FLAGS = [
@@ -72,7 +70,7 @@ async def test_a_store_that_cannot_be_read_is_unknown_on_the_page(
         documents.rename(tmp_path / "gone")
         documents.write_text("")
         await page.goto(hub.url)
-        await page.wait_for_function("document.getElementById('verdict-word').textContent === 'Unknown'")
+        await page.locator("#verdict-word", has_text="Unknown").wait_for()
         assert "state store cannot be read" in await page.inner_text("#verdict-summary")
         assert await page.locator("#clusters").is_hidden()
 
@@ -112,9 +110,7 @@ async def test_the_token_is_asked_for_and_kept_in_this_tab_only(
         await page.wait_for_selector("#token-form:not([hidden])")
         await page.fill("#token", "wrong")
         await page.keyboard.press("Enter")
-        await page.wait_for_function(
-            "document.getElementById('token-why').textContent.includes('not accepted')"
-        )
+        await page.locator("#token-why", has_text="not accepted").wait_for()
         await page.fill("#token", "open-sesame")
         await page.keyboard.press("Enter")
         await page.wait_for_selector("[data-verdict=healthy]")

@@ -269,7 +269,8 @@ class Box:
         await self.wait_for("/readyz", lambda _: True, limit=limit, what="a ready controller")
 
         def signing(status: Any) -> bool:
-            return sum(signer["ready"] for signer in status["signers"]) >= self.signers
+            ready = [signer for signer in status["signers"] if signer["ready"]]
+            return len(ready) >= self.signers
 
         await self.wait_for("/api/v1/status", signing, limit=limit, what=f"{self.signers} ready signers")
 

@@ -128,7 +128,10 @@ class Workload:
         return self.held
 
     async def _call(self, request: bytes) -> bytes:
-        credentials = grpc.ssl_channel_credentials(root_certificates=self._door_trust())
+        credentials = grpc.ssl_channel_credentials(
+            # A pod's mounted ConfigMap follows the bundle; the newest reply holds the same bytes.
+            root_certificates=self.held.trust_pem if self.held else self._door_trust()
+        )
         options = [("grpc.ssl_target_name_override", self._server_name)]
         metadata = (("authorization", f"Bearer {self._token()}"), ("clusterid", str(self.cluster_id)))
         async with grpc.aio.secure_channel(self._door, credentials, options=options) as channel:

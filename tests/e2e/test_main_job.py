@@ -72,17 +72,18 @@ async def test_an_edited_or_deleted_bundle_is_restored(box: Box, namespace: str)
     await member.world._session.request(
         "PATCH", path, body=msgspec.json.encode(edited), content_type="application/merge-patch+json"
     )
-    await wait_content(box, name, namespace, trust)
+    assert await restored(box, name, namespace, trust)
     await member.world.delete(path)
-    await wait_content(box, name, namespace, trust)
+    assert await restored(box, name, namespace, trust)
 
 
-async def wait_content(box: Box, name: str, namespace: str, wanted: bytes) -> None:
+async def restored(box: Box, name: str, namespace: str, wanted: bytes) -> bool:
+    """True once the namespace holds the bundle again; TimeoutError where it never does."""
     async with asyncio.timeout(30):
         while True:
             held = await box.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
             if held is not None and held.get("data", {}).get("root-cert.pem", "").encode() == wanted:
-                return
+                return True
             await asyncio.sleep(0.1)
 
 

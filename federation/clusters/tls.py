@@ -49,7 +49,7 @@ def client_context(
 def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes, *, where: str) -> None:
     """Python's ssl takes only files, so the two live for an instant in one that nobody else can open."""
     try:
-        with _private_file(certificate.rstrip() + b"\n" + key) as path:
+        with private_file(certificate.rstrip() + b"\n" + key) as path:
             context.load_cert_chain(path, password=_refuse_password)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InvalidValue(
@@ -68,9 +68,10 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _private_file(content: bytes) -> Iterator[str]:
+def private_file(content: bytes) -> Iterator[str]:
+    """A path OpenSSL can read a key from: in memory, or else a file that only this user can read."""
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("private", os.MFD_CLOEXEC)
         try:
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(content)
@@ -79,7 +80,7 @@ def _private_file(content: bytes) -> Iterator[str]:
             os.close(descriptor)
         return
     with tempfile.TemporaryDirectory(prefix="federation-") as directory:
-        path = Path(directory, "client.pem")
+        path = Path(directory, "private.pem")
         path.touch(mode=0o600)
         path.write_bytes(content)
         yield str(path)

@@ -10,15 +10,12 @@ Everything here blocks and burns CPU: keep it off the event loop.
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from federation.clusters.tls import private_file
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
@@ -162,7 +159,7 @@ def _context(credential: Credential, side: Side) -> ssl.SSLContext:
         raise HandshakeError("its trust cannot be loaded", side=side, reason="trust") from None
     chain = b"".join(certificate.pem for certificate in credential.chain)
     try:
-        with _private_file(chain + credential.key_pem) as path:
+        with private_file(chain + credential.key_pem) as path:
             context.load_cert_chain(path, password=_refuse_password)
     except (ssl.SSLError, ValueError, OSError) as error:
         words = getattr(error, "reason", None) or type(error).__name__
@@ -174,22 +171,3 @@ def _context(credential: Credential, side: Side) -> ssl.SSLContext:
 
 def _refuse_password() -> str:
     raise ValueError("the key is encrypted")
-
-
-@contextmanager
-def _private_file(content: bytes) -> Iterator[str]:
-    """A path OpenSSL can read a key from: in memory, or else a file that only this user can read."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("probe", os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(descriptor, "wb", closefd=False) as file:
-                file.write(content)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.TemporaryDirectory(prefix="federation-") as directory:
-        path = Path(directory, "probe.pem")
-        path.touch(mode=0o600)
-        path.write_bytes(content)
-        yield str(path)

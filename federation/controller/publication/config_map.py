@@ -19,12 +19,12 @@ from typing import Final
 import msgspec
 
 from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.clusters.writers import FIELD_MANAGER
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import InvalidValue
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.state.documents import Generation
 
-FIELD_MANAGER: Final = "federation-hub"
 APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 MERGE: Final = "application/merge-patch+json"
 LABEL: Final = "istio.io/config"

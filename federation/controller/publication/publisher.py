@@ -18,8 +18,9 @@ from typing import Final
 from federation.clusters.backoff import Backoff
 from federation.clusters.objects import METADATA_ONLY, ObjectKey
 from federation.clusters.session import ClusterSession
+from federation.clusters.writers import FIELD_MANAGER
 from federation.controller.publication.cluster_watch import ClusterWatch
-from federation.controller.publication.config_map import APPLY, FIELD_MANAGER, MERGE, Held, Target, wipe_body
+from federation.controller.publication.config_map import APPLY, MERGE, Held, Target, wipe_body
 from federation.controller.publication.contention import Contention
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterTimeouts

@@ -252,7 +252,7 @@ VALUES = st.recursive(
 )
 
 
-def entry_or_refusal(text: bytes) -> None:
+def assert_entry_or_refusal(text: bytes) -> None:
     """The one property: an entry that is safe to use, or a ConfigurationError whose findings say something."""
     try:
         entry = parse_kubeconfig(text, file="kc", context=None, allowed_exec=("aws",))
@@ -269,7 +269,7 @@ def entry_or_refusal(text: bytes) -> None:
 @settings(max_examples=250)
 @given(VALUES)
 def test_no_structure_crashes_the_gate(value: Any) -> None:
-    entry_or_refusal(json.dumps(value).encode())
+    assert_entry_or_refusal(json.dumps(value).encode())
 
 
 @settings(max_examples=250)
@@ -285,7 +285,7 @@ def test_no_single_change_of_a_good_kubeconfig_crashes_the_gate(data: st.DataObj
             continue
         node[key] = data.draw(VALUES)
         break
-    entry_or_refusal(json.dumps(doc).encode())
+    assert_entry_or_refusal(json.dumps(doc).encode())
 
 
 @settings(max_examples=300)
@@ -293,13 +293,15 @@ def test_no_single_change_of_a_good_kubeconfig_crashes_the_gate(data: st.DataObj
     st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
 )
 def test_no_bytes_crash_the_gate(text: bytes) -> None:
-    entry_or_refusal(text)
+    assert_entry_or_refusal(text)
 
 
 @settings(max_examples=200)
 @given(st.text(max_size=60) | st.text(max_size=30).map("https://".__add__))
 def test_no_server_url_gets_past_https(server: str) -> None:
-    entry_or_refusal(json.dumps(with_cluster(server=server), ensure_ascii=False).encode("utf-8", "replace"))
+    assert_entry_or_refusal(
+        json.dumps(with_cluster(server=server), ensure_ascii=False).encode("utf-8", "replace")
+    )
 
 
 async def test_the_client_library_reads_the_same_out_of_what_passes(tmp_path: Path) -> None:

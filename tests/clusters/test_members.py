@@ -221,6 +221,7 @@ async def test_a_member_that_cancels_itself_is_a_crash_and_not_its_end(tmp_path:
         del story.inside["east"]
         await clock.advance(5.0)
         await eventually(lambda: names(members) == {"east"})
+        assert east.name not in members.problems
 
 
 async def test_a_member_that_fails_while_it_ends_does_not_rise_again(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ async def test_a_watch_that_is_cut_is_resumed_without_a_list(tmp_path: Path) -> 
             cluster.delete("namespaces", "", "early")
             cluster.create_namespace("late")
             await catches_up(cluster, watch, relist=False)
+            assert watch.reflector.problem is None
 
 
 async def test_a_cluster_that_goes_down_and_comes_back(tmp_path: Path) -> None:

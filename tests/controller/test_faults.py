@@ -100,7 +100,8 @@ async def test_a_cluster_that_hangs_is_unknown_within_its_limits(two: World) -> 
             await two.until(lambda r: state(r) == ("unavailable", "timeout"))
             await two.until(lambda r: r.matrix.rows == ["-?", "?-"])
             await east_goes_on(two)
-        await two.until(lambda r: r.matrix.valid == 2)
+        back = await two.until(lambda r: r.matrix.valid == 2)
+        assert back.matrix.rows == ["-v", "v-"]
 
 
 async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: World) -> None:
@@ -112,6 +113,7 @@ async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: Wo
         with west.faults.inject(Silence()):
             west.delete("configmaps", "default", NAME)
             await eventually(lambda: two.held("west", "default") is not None, limit=20)
+        assert two.held("west", "default") == two.held("east", "default")
 
 
 async def test_a_storm_of_410_loses_nothing(two: World) -> None:
@@ -124,6 +126,7 @@ async def test_a_storm_of_410_loses_nothing(two: World) -> None:
             west.create_namespace("during")
             await eventually(lambda: two.held("west", "during") is not None)
         await two.until(lambda r: state(r) == ("ready", "") and r.matrix.valid == 2)
+        assert two.held("west", "during") == two.held("east", "default")
 
 
 async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: World) -> None:

@@ -146,6 +146,7 @@ async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
             await eventually(lambda: "cannot listen at" in "; ".join(hub.role.report().reasons))
             taken.close()
             await hub.ready()
+            assert hub.role.report().ready
 
 
 async def test_pings_of_idle_agents_are_answered(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ EXTRAS = {
     name: [Requirement(text) for text in texts]
     for name, texts in PROJECT["project"]["optional-dependencies"].items()
 }
+BACK_ENDS = [*EXTRAS["aws"], *EXTRAS["pkcs11"]]
 BUILD = [Requirement(text) for text in PROJECT["build-system"]["requires"]]
 LOCKS = {name: (ROOT / name).read_text() for name in ("requirements.lock", "requirements-test.lock")}
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
@@ -44,6 +45,7 @@ def page_section(title: str) -> dict[str, str]:
     ("title", "requirements"),
     [
         ("At run time", RUNTIME),
+        ("For single back ends", BACK_ENDS),
         ("For tests and checks", EXTRAS["test"]),
         ("To build", BUILD),
     ],
@@ -59,7 +61,10 @@ def test_every_direct_dependency_has_a_reason_and_every_reason_a_dependency(
 
 @pytest.mark.parametrize(
     ("lock", "requirements"),
-    [("requirements.lock", RUNTIME + BUILD), ("requirements-test.lock", RUNTIME + BUILD + EXTRAS["test"])],
+    [
+        ("requirements.lock", RUNTIME + BUILD + BACK_ENDS),
+        ("requirements-test.lock", RUNTIME + BUILD + BACK_ENDS + EXTRAS["test"]),
+    ],
 )
 def test_the_lock_pins_every_direct_dependency_within_its_bounds(
     lock: str, requirements: list[Requirement]

@@ -13,7 +13,8 @@ from federation.cli.options import add_config
 
 if TYPE_CHECKING:
     from federation.clusters.preflight import CheckResult
-    from federation.core.config.model import ClusterConfig, Credentials, HubConfig
+    from federation.core.config.access import Credentials
+    from federation.core.config.model import ClusterConfig, HubConfig
 
 AT_ONCE: Final = 16
 """Clusters checked at the same time; each check waits mostly."""

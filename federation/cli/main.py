@@ -15,7 +15,18 @@ from typing import Final
 
 from federation.core.errors import ConfigurationError, FederationError
 
-VERBS: Final = ("hub", "signer", "controller", "clusters", "status", "verify", "bundle", "pki", "demo")
+VERBS: Final = (
+    "hub",
+    "signer",
+    "controller",
+    "clusters",
+    "authority",
+    "status",
+    "verify",
+    "bundle",
+    "pki",
+    "demo",
+)
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

@@ -28,7 +28,7 @@ from federation.clusters.exec_plugin import PluginCredential, run_plugin
 from federation.clusters.kubeconfig import MAX_KUBECONFIG_BYTES, Entry, Material, parse_kubeconfig
 from federation.clusters.tls import client_context
 from federation.core.clock import Clock
-from federation.core.config.model import Credentials
+from federation.core.config.access import Credentials
 from federation.core.errors import (
     ClusterUnauthorized,
     ConfigurationError,

@@ -21,7 +21,8 @@ from typing import Final, Generic, Self, TypeVar
 from federation.clusters.backoff import Backoff
 from federation.clusters.credentials import fingerprint, load_credentials
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig, Credentials
+from federation.core.config.access import Credentials
+from federation.core.config.model import ClusterConfig
 from federation.core.errors import ClusterUnauthorized, ConfigurationError, FederationError
 from federation.core.identity import ClusterName
 

@@ -28,7 +28,8 @@ from federation.clusters.permissions import (
 from federation.clusters.session import ClusterSession
 from federation.clusters.writers import other_writers
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig, Credentials, HubConfig
+from federation.core.config.access import Credentials
+from federation.core.config.model import ClusterConfig, HubConfig
 from federation.core.errors import (
     ClusterError,
     ClusterForbidden,

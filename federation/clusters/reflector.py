@@ -34,7 +34,7 @@ from federation.clusters.objects import (
 )
 from federation.clusters.session import SILENCE, ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts
+from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import ClusterError, ClusterGarbage, ClusterGone, ClusterThrottled, ClusterTimeout
 
 PAGE_SIZE: Final = 500

@@ -22,7 +22,7 @@ from yarl import URL
 from federation.clusters.answers import error_for, harmless
 from federation.clusters.credentials import Access, LoadedCredentials, load_credentials
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.errors import (
     ClusterError,
     ClusterGarbage,

@@ -72,6 +72,7 @@ class Leader:
         self.matrix = Matrix()
         self.sources = TrustSources(
             ledger=Ledger(store),
+            store=store,
             trust=self.trust,
             author=f"controller {replica}",
             clock=clock,

@@ -11,13 +11,15 @@ from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
 from federation.controller.sources.pinned import Gathered, gather_pins
 from federation.controller.sources.plan import combine, plan_bundle
+from federation.controller.sources.reported import REPORTED, reported_chains
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
+from federation.core.config.authority_model import certificate_file
 from federation.core.config.model import HubConfig
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
-from federation.state.store import StateConflict
+from federation.state.store import StateConflict, StateStore
 
 MOST_NUMBERS: Final = 50
 """Older generations that are recognised in what clusters still hold."""
@@ -32,12 +34,14 @@ class TrustSources:
         self,
         *,
         ledger: Ledger,
+        store: StateStore,
         trust: TrustState,
         author: str,
         clock: Clock,
         allowed: Callable[[], bool],
     ) -> None:
         self._ledger = ledger
+        self._store = store
         self._trust = trust
         self._author = author
         self._clock = clock
@@ -104,22 +108,21 @@ class TrustSources:
 
     async def _gather(self, config: HubConfig, in_force: InForce) -> Gathered:
         pins = config.trust.anchors
-        authority = config.signer.authority.certificate_file
+        file = certificate_file(config.signer.authority) if config.trust.publish_intermediates else None
         wanted = [pin.file for pin in pins]
-        if config.trust.publish_intermediates:
-            wanted.append(authority)
-        contents = await self._files.read(wanted)
+        contents = await self._files.read(wanted if file is None else [*wanted, file])
         published = bundle_of(in_force.generation).certificates if in_force.generation else ()
         known = self._known | {certificate.sha256: certificate for certificate in published}
         gathered = gather_pins(pins, contents, known)
         self._known = {anchor.certificate.sha256: anchor.certificate for anchor in gathered.anchors}
         if not config.trust.publish_intermediates:
             return gathered
+        chain = await reported_chains(self._store) if file is None else contents.get(file, Content())
         return combine(
             gathered,
             gather_intermediates(
-                authority,
-                contents.get(authority, Content()),
+                REPORTED if file is None else str(file),
+                chain,
                 anchors=gathered.anchors,
                 known=[certificate for certificate in published if not certificate.is_self_signed],
                 trust_domain=config.trust_domain,

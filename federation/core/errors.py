@@ -13,7 +13,9 @@
     │   ├── Overloaded            a queue or quota of ours is full
     │   ├── NotReady              no bundle, no valid authority, shutting down
     │   ├── StateUnavailable      the state store cannot be read or written
-    │   ├── AuthorityUnavailable  the back end that signs is down, sealed, throttled
+    │   ├── AuthorityUnavailable  the back end that signs is down, sealed, standing by
+    │   │   ├── AuthorityThrottled    it asks for fewer requests, with the time to wait
+    │   │   └── AuthorityUncertain    it may have issued, but its answer did not arrive
     │   └── ClusterError          a member cluster did not answer as it should
     │       ├── ClusterUnreachable    no connection, DNS, TLS
     │       ├── ClusterTimeout        connected, no answer in time
@@ -28,6 +30,7 @@
     │       └── ClusterGarbage        an answer that is not what the API promises
     └── AuthorityError            the authority cannot be used until somebody mends it
         ├── AuthorityMisconfigured    key, chain, role or permission is wrong
+        ├── AuthorityRefused          it refuses this one request: its own rules are narrower than the policy
         └── AuthorityViolation        it returned something other than what was asked: an alarm
 
 A caller outside never sees the text of any of these: the door maps a *class* to a status code and one fixed sentence.
@@ -150,9 +153,29 @@ class StateUnavailable(Unavailable):
 
 
 class AuthorityUnavailable(Unavailable):
-    """The back end that signs is down, sealed or throttled."""
+    """The back end that signs is down, sealed, standing by or throttled."""
 
     default_reason = "authority_unavailable"
+
+
+class AuthorityThrottled(AuthorityUnavailable):
+    """The back end asks for fewer requests; ``retry_after`` is in seconds, 0 where it does not say."""
+
+    default_reason = "throttled"
+    default_remedy = "lower signer.authority.quota to what the back end allows, or have its limit raised"
+
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", reason: str = "", retry_after: float = 0.0
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy, reason=reason)
+        self.retry_after = retry_after
+
+
+class AuthorityUncertain(AuthorityUnavailable):
+    """The request reached the back end and the answer did not come: it may have issued, and counts as if it had."""
+
+    default_reason = "outcome_unknown"
+    default_remedy = "look at the load of the back end and the network path to it; the hub asks anew"
 
 
 class ClusterError(Unavailable):
@@ -256,6 +279,12 @@ class AuthorityMisconfigured(AuthorityError):
     """Key, chain, role or permission of the authority is wrong."""
 
     default_reason = "authority_misconfigured"
+
+
+class AuthorityRefused(AuthorityError):
+    """The back end refuses this one request; the same one will be refused again, another one may pass."""
+
+    default_reason = "authority_refused"
 
 
 class AuthorityViolation(AuthorityError):

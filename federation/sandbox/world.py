@@ -17,7 +17,7 @@ import yaml
 
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterNotFound, InvalidValue
 from federation.core.identity import ClusterName
 

@@ -17,20 +17,21 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import AuthorityViolation, FederationError, InvalidValue, NotReady
+from federation.core.errors import AuthorityViolation, FederationError, NotReady
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
-from federation.core.pki.issued import check_issued
-from federation.core.pki.leaf import SERIAL_BITS, LeafProfile
+from federation.core.pki.leaf import LeafProfile, draw_serial
 from federation.core.pki.requests import check_request
 from federation.core.pki.validity import leaf_validity
 from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery
 from federation.signer.attestation.caller import Caller, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
+from federation.signer.authorities.checked import Alarms, issue_checked
 from federation.signer.authorities.interface import Authority, KnowsIssuers, LeafOrder
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
+from federation.signer.renewals import Renewals
 from federation.signer.trust import AcceptedTrust
 
 _audit = logging.getLogger("federation.signer.audit")
@@ -70,6 +71,8 @@ class Issuance:
         trust: Callable[[], AcceptedTrust | None],
         trust_domain: TrustDomain,
         accounting: Accounting,
+        alarms: Alarms,
+        renewals: Renewals,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -77,6 +80,8 @@ class Issuance:
         self._trust = trust
         self._trust_domain = trust_domain
         self._accounting = accounting
+        self._alarms = alarms
+        self._renewals = renewals
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
@@ -125,43 +130,46 @@ class Issuance:
         identity = SpiffeId(self._trust_domain, caller.account)
         policy = config.policy
         checked = check_request(request.csr_pem, identity=identity, accepted_keys=policy.key_kinds)
-        if self._trust() is None:
+        trust = self._trust()
+        if trust is None:
             raise NotReady("there is no bundle yet", reason="no_bundle")
         now = self._clock.now()
+        above = self._knows.issuers if self._knows is not None else ()
         validity = leaf_validity(
             now,
             request.validity_seconds,
             timedelta(seconds=policy.longest_ttl),
-            self._knows.issuers if self._knows is not None else (),
+            above,
             timedelta(seconds=policy.default_ttl),
         )
+        holder = config.name.value, str(caller.account), caller.pod
         order = LeafOrder(
             profile=LeafProfile.WORKLOAD,
+            public_key=checked.public_key,
             spki_der=checked.spki_der,
+            names=(str(identity),),
             san=checked.san,
             serial=draw_serial(self._random_bytes),
             validity=validity,
             csr_pem=request.csr_pem,
+            cluster=config.name.value,
+            replaces=self._renewals.held(holder),
         )
-        issued = await self._authority.issue(order)
-        trust = self._trust()
-        if trust is None:
+        # Accounted for before anybody is asked: an answer that is lost on its way may be a leaf all the same.
+        covered = Delivery(config.name, above[0].sha256 if above else "", trust.number, validity.not_after)
+        await self._accounting.deliver(covered)
+        issued = await issue_checked(
+            self._authority, order, anchors=trust.anchors, at=now, alarms=self._alarms
+        )
+        current = self._trust()
+        if current is None:
             raise NotReady("there is no bundle any more", reason="no_bundle")
-        not_after, issuers = validity.not_after, issued.issuers
-        if not issued.built_by_hub:
-            leaf = _parsed(issued.der)
-            path = check_issued(
-                leaf,
-                issued.issuers,
-                request=checked,
-                expected_san=checked.san,
-                validity=validity,
-                anchors=trust.anchors,
-                at=now,
-            )
-            not_after, issuers = leaf.not_after, path[1:]
+        not_after, issuers, trust = issued.not_after, issued.issuers, current
         tail = self._tail_for(issuers, trust)
-        await self._accounting.deliver(Delivery(config.name, issuers[0].sha256, trust.number, not_after))
+        delivery = Delivery(config.name, issuers[0].sha256, trust.number, not_after)
+        if delivery != covered:
+            await self._accounting.deliver(delivery)
+        self._renewals.issued(holder, at=now, not_after=not_after)
         if _audit.isEnabledFor(logging.INFO):
             _audit.info(
                 "issued %s",
@@ -192,15 +200,3 @@ class Issuance:
         elements = tuple(cert_chain_elements(b"", issuers, trust.bundle_pem)[1:])
         self._tail = Tail(elements, issuers, trust)
         return self._tail
-
-
-def _parsed(der: bytes) -> Certificate:
-    try:
-        return Certificate.from_der(der)
-    except InvalidValue as error:
-        raise AuthorityViolation(f"what it returned is no certificate: {error}", reason="garbage") from None
-
-
-def draw_serial(random_bytes: Callable[[int], bytes]) -> int:
-    """A random serial number of :data:`SERIAL_BITS` bits, never zero (RFC 5280, 4.1.2.2)."""
-    return int.from_bytes(random_bytes(SERIAL_BITS // 8)) or 1

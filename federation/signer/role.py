@@ -9,33 +9,43 @@ certificate, and drains before it ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from federation.clusters.members import Members
 from federation.core.clock import Clock
+from federation.core.config.authority_model import RemoteAuthorityConfig
 from federation.core.config.model import Address, ClusterConfig, ClusterPolicy, DoorConfig, HubConfig
 from federation.core.errors import NotReady, StateUnavailable
 from federation.runtime.config_source import ConfigSource
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
+from federation.signer.authorities.checked import Alarms
+from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.authorities.keeper import AuthorityKeeper
-from federation.signer.authorities.local import LocalAuthority
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.fellows import Fellows
 from federation.signer.issuance import Issuance
 from federation.signer.member import connect
 from federation.signer.registry import Registry
+from federation.signer.renewals import Renewals
 from federation.signer.reporting import cluster_report
 from federation.signer.serving import POLL as SERVING_POLL
 from federation.signer.serving import ServingCertificate
 from federation.signer.trust import AcceptedTrust, TrustFollower
-from federation.state.documents import SignerReport, encode
+from federation.state.documents import AuthorityReport, SignerReport, encode
 from federation.state.store import StateStore
 
 HEARTBEAT: Final = 2.0  # seconds between reports; three missed ones mean that this signer is gone
@@ -87,10 +97,15 @@ class SignerRole:
             pins=running.trust.pins,
             on_change=self._take_up_trust,
         )
+        self._alarms = Alarms(clock)
+        self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
+        self._fellows = Fellows(store, replica=replica, clock=clock, expected=_processes(running))
         self._authority = AuthorityKeeper(
-            running.signer.authority,
-            trust_domain=running.trust_domain,
-            clock=clock,
+            AuthoritySettings.of(running.signer),
+            Surroundings(running.trust_domain, clock, random_bytes, jitter),
+            deadline=running.door.deadline,
+            lifetime=lambda: self._renewals.lifetime,
+            hosts=lambda: self._running.door.server_names,
             on_change=self._take_up_authority,
         )
         self._issuance = Issuance(
@@ -99,11 +114,15 @@ class SignerRole:
             trust=lambda: self._trust.accepted,
             trust_domain=running.trust_domain,
             accounting=self._accounting,
+            alarms=self._alarms,
+            renewals=self._renewals,
             clock=clock,
             random_bytes=random_bytes,
         )
         self._door = IstioCaDoor(self._issuance, RefusalLog(clock))
-        self._serving = ServingCertificate(clock=clock, random_bytes=random_bytes, on_renewal=self._show)
+        self._serving = ServingCertificate(
+            clock=clock, random_bytes=random_bytes, alarms=self._alarms, on_renewal=self._show
+        )
         self._credentials: ServingCredentials | None = None
         self._server: GrpcServer | None = None
 
@@ -153,7 +172,7 @@ class SignerRole:
             warnings=warnings,
             generation=accepted.number if accepted is not None else 0,
             bundle_sha256=accepted.sha256 if accepted is not None else "",
-            authority=self._authority.describe(),
+            authority=self._describe_authority(),
             serving_not_after=serving.not_after.timestamp() if serving is not None else 0.0,
             issued=self._accounting.issued,
             clusters={
@@ -166,6 +185,17 @@ class SignerRole:
                 for config in self._registry.clusters
             },
             latency=self._accounting.latency,
+        )
+
+    def _describe_authority(self) -> AuthorityReport:
+        """The authority, with the alarms that its answers have raised."""
+        alarms = self._alarms
+        return msgspec.structs.replace(
+            self._authority.describe(),
+            uncertain=alarms.uncertain,
+            violations=alarms.violations,
+            last_violation=alarms.last_violation,
+            last_violation_at=alarms.last_violation_at,
         )
 
     def _reasons(self) -> list[str]:
@@ -188,7 +218,7 @@ class SignerRole:
     def _take_up_trust(self, accepted: AcceptedTrust) -> None:
         self._authority.trust(accepted.anchors)
 
-    def _take_up_authority(self, authority: LocalAuthority) -> None:
+    def _take_up_authority(self, authority: KeptAuthority) -> None:
         self._issuance.use(authority)
 
     def _show(self, pair: ServingPair) -> None:
@@ -205,7 +235,7 @@ class SignerRole:
         """Take up what can be taken up while running, and say what cannot."""
         self._warnings = tuple(_needs_restart(self._begun, config))
         self._trust.configure(pins=config.trust.pins)
-        self._authority.configure(config.signer.authority)
+        self._authority.configure(AuthoritySettings.of(config.signer))
         self._registry.configure(config.clusters, concurrent=config.door.max_concurrent_per_cluster)
         self._accounting.keep(str(cluster.name) for cluster in config.clusters)
         self._running = config
@@ -244,6 +274,7 @@ class SignerRole:
         ready = False
         while True:
             await self._write_report()
+            await self._share_quota()
             now_ready = not self._reasons()
             if now_ready != ready:
                 _logger.info(
@@ -251,6 +282,15 @@ class SignerRole:
                 )
                 ready = now_ready
             await self._clock.sleep(HEARTBEAT if ready else HEARTBEAT / 4)
+
+    async def _share_quota(self) -> None:
+        """Take the part of the back end's quota that the other signers leave."""
+        config = self._running.signer.authority
+        if isinstance(config, RemoteAuthorityConfig) and config.quota:
+            with contextlib.suppress(TimeoutError):  # the last count stays
+                async with asyncio.timeout(STORE_TIMEOUT):
+                    await self._fellows.count(config.name)
+        self._authority.take_share(self._fellows.share)
 
     async def _write_report(self) -> None:
         """A report that cannot be written is missed by those who wait for it; signing goes on."""
@@ -272,6 +312,16 @@ class SignerRole:
 def _connection_of(cluster: ClusterConfig) -> ClusterConfig:
     """The cluster without its policy: a change of policy alone must not cost it its caches."""
     return replace(cluster, policy=ClusterPolicy())
+
+
+def _processes(config: HubConfig) -> int:
+    """How many signers start beside each other on this machine."""
+    return config.signer.processes or os.cpu_count() or 1
+
+
+def _usual_ttl(config: HubConfig) -> float:
+    """What most leaves live by policy, until some were issued."""
+    return min((c.policy.default_ttl for c in config.clusters), default=ClusterPolicy().default_ttl)
 
 
 def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:

@@ -17,18 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.clock import Clock
 from federation.core.config.model import DoorConfig
-from federation.core.errors import AuthorityViolation, FederationError, InvalidValue, NotReady
+from federation.core.errors import FederationError, NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.chain import verify_chain
 from federation.core.pki.keys import private_key_pem, spki
-from federation.core.pki.leaf import LeafProfile
-from federation.core.pki.path_rules import Purpose
+from federation.core.pki.leaf import LeafProfile, draw_serial
 from federation.core.pki.pem import encode_certificates
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import leaf_validity
-from federation.signer.authorities.interface import Authority, IssuedLeaf, KnowsIssuers, LeafOrder
+from federation.signer.authorities.checked import Alarms, issue_checked
+from federation.signer.authorities.interface import Authority, KnowsIssuers, LeafOrder
 from federation.signer.doors.grpc_server import ServingPair
-from federation.signer.issuance import draw_serial
 from federation.signer.trust import AcceptedTrust
 
 RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
@@ -45,10 +43,12 @@ class ServingCertificate:
         *,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
+        alarms: Alarms,
         on_renewal: Callable[[ServingPair], None],
     ) -> None:
         self._clock = clock
         self._random_bytes = random_bytes
+        self._alarms = alarms
         self._on_renewal = on_renewal
         self._issuers: tuple[Certificate, ...] = ()
         self._names: tuple[str, ...] = ()
@@ -96,14 +96,16 @@ class ServingCertificate:
         validity = leaf_validity(now, lifetime, lifetime, issuers, lifetime)
         order = LeafOrder(
             profile=LeafProfile.SERVING,
+            public_key=key.public_key(),
+            names=names,
             spki_der=spki(key.public_key()),
             san=SubjectAltName.of_hosts(names),
             serial=draw_serial(self._random_bytes),
             validity=validity,
             csr_pem=_request(key, names),
         )
-        issued = await authority.issue(order)
-        leaf = _checked(issued, order, key.public_key(), trust, now)
+        issued = await issue_checked(authority, order, anchors=trust.anchors, at=now, alarms=self._alarms)
+        leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
         self._on_renewal(ServingPair(encode_certificates([leaf, *below_root]), private_key_pem(key)))
         self.certificate, self._issuers, self._names = leaf, issued.issuers, names
@@ -114,31 +116,6 @@ class ServingCertificate:
             f"{self._due:%Y-%m-%d %H:%M:%S} UTC",
             extra={"sha256": leaf.sha256, "not_after": leaf.not_after.isoformat()},
         )
-
-
-def _checked(
-    issued: IssuedLeaf,
-    order: LeafOrder,
-    public_key: ec.EllipticCurvePublicKey,
-    trust: AcceptedTrust,
-    at: datetime,
-) -> Certificate:
-    """The leaf, where every member's bundle makes it a valid server with our key and our names."""
-    try:
-        leaf = Certificate.from_der(issued.der, where="the door's certificate")
-        verify_chain((leaf, *issued.issuers), trust.anchors, at, purpose=Purpose.SERVER, partial=False)
-    except InvalidValue as error:
-        raise AuthorityViolation(
-            str(error), where="the door's certificate", reason=error.reason, remedy=error.remedy
-        ) from None
-    names = leaf.extension(x509.SubjectAlternativeName)
-    if leaf.public_key != public_key or names is None or names.public_bytes() != order.san.der:
-        raise AuthorityViolation(
-            "it has another key or other names than were asked for",
-            where="the door's certificate",
-            reason="wrong_key",
-        )
-    return leaf
 
 
 def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> str:

@@ -58,6 +58,17 @@ class Current(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that was found but is not pinned; only a person can accept it. ``cluster`` is empty for a CA's own."""
+
+    sha256: str
+    subject: str
+    cluster: str
+    origin: str
+    not_after: float
+    first_seen: float = 0.0
+
+
 class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a signer signs with."""
 
@@ -67,8 +78,29 @@ class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
     subject: str = ""
     sha256: str = ""
     not_after: float = 0.0
+    reason: str = (
+        ""  # a stable token where the state is not ready: vault_sealed | forbidden | throttled | ...
+    )
     detail: str = ""
     remedy: str = ""
+    chain_pem: str = ""  # the intermediates, issuer first: public, and what the controller may publish
+    proposals: list[Proposal] = []  # roots that the back end names and nobody has pinned
+    quota: float = 0.0  # certificates a second that the back end allows all signers together; 0: none known
+    share: float = 0.0  # how much of that this signer takes
+    rate: float = 0.0  # certificates a second asked of it lately by this signer
+    queued: int = 0
+    refused_early: int = 0  # requests that were refused because their turn would have come too late
+    capacity: int = (
+        0  # workloads that the whole quota can carry at the lifetime issued lately; 0: no limit known
+    )
+    circuit: str = ""  # closed | open | half-open; empty where the key is held here
+    retry_at: float = 0.0  # when an open circuit is tried next
+    uncertain: int = 0  # requests whose answer was lost, and which may have issued
+    violations: int = 0  # answers that were something other than what was asked for
+    last_violation: str = ""
+    last_violation_at: float = 0.0
+    crl_next_update: float = 0.0
+    crl_revoked: int = 0
 
 
 class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,17 +195,6 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int = 0
     valid: int = 0
     handshakes: int = 0  # really computed; equal cases once
-
-
-class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """An anchor that was found but is not pinned; only a person can accept it."""
-
-    sha256: str
-    subject: str
-    cluster: str
-    origin: str
-    not_after: float
-    first_seen: float = 0.0
 
 
 class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from federation.status.attention_trust import trust_attention
 from federation.status.freshness import elapsed, instant
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
 from federation.status.scene import Scene
+from federation.status.trust import open_proposals
 
 ORDER: Final[dict[Severity, int]] = {"critical": 0, "warning": 1, "notice": 2}
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
@@ -221,16 +222,15 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             where=config.file,
             remedy="remove the option where it is not needed",
         )
-    for proposal in scene.leader.proposals if scene.leader else []:
-        if proposal.sha256 not in config.trust.pins:
-            yield Attention(
-                severity="notice",
-                code="anchor_proposed",
-                what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
-                where=proposal.cluster or proposal.origin,
-                remedy="pin its fingerprint if it is yours; ask where it comes from if it is not",
-                since=instant(proposal.first_seen),
-            )
+    for proposal in open_proposals(scene):
+        yield Attention(
+            severity="notice",
+            code="anchor_proposed",
+            what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
+            where=proposal.cluster or proposal.origin,
+            remedy="pin its fingerprint if it is yours; ask where it comes from if it is not",
+            since=instant(proposal.first_seen),
+        )
 
 
 def config_problems(scene: Scene) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from federation.status.authorities import authority_views
 from federation.status.freshness import days_left, expiry, instant
-from federation.status.model import Attention, Expiry, Severity
+from federation.status.model import Attention, AuthorityView, Expiry, Severity
 from federation.status.scene import Scene
-from federation.status.signing import authority_views
+
+QUOTA_NEARLY_USED: Final = 0.9
 
 SEVERITY: Final[dict[Expiry, Severity]] = {
     "expired": "critical",
@@ -105,6 +107,18 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 where=view.name,
                 remedy=view.remedy or "look in the signers' logs",
             )
+        if view.violations:
+            yield Attention(
+                severity="critical",
+                code="authority_violation",
+                what=f"ALARM: it returned {view.violations} times something else than was asked for,"
+                f" last: {view.last_violation}",
+                where=view.name,
+                remedy="treat the back end as compromised until its answer is explained; restart the signers then",
+                since=view.last_violation_at,
+            )
+        if view.queued or view.refused_early:
+            yield from _quota(view)
         if view.expiry != "ok":
             not_after = view.not_after.timestamp() if view.not_after else 0.0
             yield Attention(
@@ -112,7 +126,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 code=f"authority_expiry_{view.expiry}",
                 what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
                 where=view.name,
-                remedy="issue its successor from the root and put it in the authority's files",
+                remedy="issue its successor from the root and give it to the authority",
             )
     for replica, signer in sorted(scene.signers.items()):
         if signer.authority is None and signer.ready:
@@ -123,6 +137,24 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 where=replica,
                 remedy="look in its log",
             )
+
+
+def _quota(view: AuthorityView) -> Iterator[Attention]:
+    """More is asked of the back end than it allows: callers wait, and some are refused early."""
+    full = view.quota and view.rate >= QUOTA_NEARLY_USED * view.quota
+    if not full and not view.queued:
+        return
+    yield Attention(
+        severity="warning",
+        code="authority_quota",
+        what=f"{view.rate:g} certificates a second are asked of it, {view.quota:g} are allowed;"
+        f" {view.queued} requests wait, {view.refused_early} were refused early",
+        where=view.name,
+        remedy=f"the quota carries {view.capacity:,} workloads at the present lifetime: raise it, or let"
+        " certificates live longer"
+        if view.capacity
+        else "look at how quickly the back end answers, or raise signer.authority.max_in_flight",
+    )
 
 
 def _serving(scene: Scene) -> Iterator[Attention]:

@@ -15,6 +15,7 @@ from federation.status.model import Expiry
 HEARTBEATS: Final = 3
 SHORTEST_HEARTBEAT: Final = 1.0
 LONGEST_HEARTBEAT: Final = 60.0  # a report may not grant itself a longer life than this
+MOST_AHEAD: Final = 15.0  # seconds that a writer's clock may run ahead, whatever heartbeat its report claims
 DAY: Final = 86400.0
 _LAST_INSTANT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
@@ -40,7 +41,8 @@ class Report(Protocol):
 def is_fresh(report: Report, now: float) -> bool:
     """True while the report's writer can be taken to be alive."""
     heartbeat = min(max(report.heartbeat, SHORTEST_HEARTBEAT), LONGEST_HEARTBEAT)
-    return abs(now - report.updated) <= HEARTBEATS * heartbeat
+    age = now - report.updated
+    return -min(HEARTBEATS * heartbeat, MOST_AHEAD) <= age <= HEARTBEATS * heartbeat
 
 
 def instant(seconds: float) -> datetime | None:

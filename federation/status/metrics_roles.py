@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client.core import Metric
 
-from federation.state.documents import ControllerReport, SignerReport
+from federation.state.documents import AuthorityReport, ControllerReport, SignerReport
 from federation.status.exposition import counter, gauge, histogram, render
 from federation.status.freshness import is_fresh
 
@@ -86,6 +86,63 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             "When the serving certificate of the signer's door expires.",
             ("replica",),
             [((r,), s.serving_not_after) for r, s in each if s.serving_not_after > 0],
+        ),
+        *_authority_families(authorities),
+    ]
+
+
+def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Metric]:
+    """How each signer fares with its authority's back end."""
+    labels = ("replica", "authority")
+    remote = [(r, a) for r, a in each if a.circuit]
+    return [
+        gauge(
+            "federation_authority_quota",
+            "Certificates per second that the back end allows all signers together; 0: no limit known.",
+            labels,
+            [((r, a.name), a.quota) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_rate",
+            "Certificates per second asked of the back end lately.",
+            labels,
+            [((r, a.name), a.rate) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_queued",
+            "Requests that wait for their turn.",
+            labels,
+            [((r, a.name), a.queued) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_capacity_workloads",
+            "Workloads that the quota can carry at the lifetime issued lately; 0: no limit known.",
+            labels,
+            [((r, a.name), a.capacity) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_circuit_open",
+            "1 where the back end is left alone after repeated failures.",
+            labels,
+            [((r, a.name), a.circuit == "open") for r, a in remote],
+        ),
+        counter(
+            "federation_authority_refused_early",
+            "Requests refused because their turn would have come too late.",
+            labels,
+            [((r, a.name), a.refused_early) for r, a in remote],
+        ),
+        counter(
+            "federation_authority_uncertain",
+            "Requests whose answer was lost and that may have issued.",
+            labels,
+            [((r, a.name), a.uncertain) for r, a in each],
+        ),
+        counter(
+            "federation_authority_violations",
+            "Answers of the back end that were not what was asked for: an alarm.",
+            labels,
+            [((r, a.name), a.violations) for r, a in each],
         ),
     ]
 

@@ -158,7 +158,13 @@ class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
-    """An intermediate that signers sign with, and which of them do."""
+    """An intermediate that signers sign with, and which of them do.
+
+    ``quota`` is what its back end allows all of them together and ``rate`` what they ask of it, in
+    certificates per second; ``capacity`` is how many workloads that quota can carry at the lifetime issued
+    lately (0: no limit known). ``refused_early`` counts requests whose turn would have come too late,
+    ``uncertain`` those whose answer was lost, ``violations`` answers that were not what was asked for.
+    """
 
     name: str
     kind: str
@@ -168,9 +174,23 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
     not_after: datetime | None
     days_left: float
     expiry: Expiry
+    reason: str
     detail: str
     remedy: str
     signers: list[str]
+    quota: float
+    rate: float
+    queued: int
+    refused_early: int
+    capacity: int
+    circuit: str
+    retry_at: datetime | None
+    uncertain: int
+    violations: int
+    last_violation: str
+    last_violation_at: datetime | None
+    crl_next_update: datetime | None
+    crl_revoked: int
 
 
 class SignerView(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from federation.state.documents import SignerClusterReport, SignerReport
-from federation.status.freshness import days_left, elapsed, expiry, finite, instant
-from federation.status.model import AuthorityView, SignerOnCluster, SignerView, SigningView, State
+from federation.status.freshness import elapsed, finite, instant
+from federation.status.model import SignerOnCluster, SignerView, SigningView, State
 from federation.status.scene import Scene
 
 WORST_FIRST: Final[tuple[State, ...]] = ("unavailable", "unknown", "degraded", "ready")
@@ -131,33 +131,3 @@ def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
         issued=report.issued,
         refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),
     )
-
-
-def authority_views(scene: Scene) -> list[AuthorityView]:
-    """Every authority that a signer which is heard of signs with; the worst state of those that share one."""
-    found: dict[tuple[str, str], AuthorityView] = {}
-    for replica, signer in sorted(scene.signers.items()):
-        authority = signer.authority
-        if authority is None:
-            continue
-        key = (authority.name, authority.sha256)
-        earlier = found.get(key)
-        state = known_state(authority.state)
-        if earlier and WORST_FIRST.index(earlier.state) <= WORST_FIRST.index(state):
-            state, detail, remedy = earlier.state, earlier.detail, earlier.remedy
-        else:
-            detail, remedy = authority.detail, authority.remedy
-        found[key] = AuthorityView(
-            name=authority.name,
-            kind=authority.kind,
-            state=state,
-            subject=authority.subject,
-            sha256=authority.sha256,
-            not_after=instant(authority.not_after),
-            days_left=days_left(authority.not_after, scene.now),
-            expiry=expiry(authority.not_after, scene.now),
-            detail=detail,
-            remedy=remedy,
-            signers=[*(earlier.signers if earlier else ()), replica],
-        )
-    return list(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from federation.state.documents import AnchorRecord, Generation
+from federation.state.documents import AnchorRecord, Generation, Proposal
 from federation.status.freshness import days_left, expiry, instant
 from federation.status.model import AnchorView, BundleView, GenerationView, ProposalView
 from federation.status.scene import Scene
@@ -67,9 +67,18 @@ def generation_views(scene: Scene) -> list[GenerationView]:
     return [generation_view(g, in_force=g is scene.in_force) for _, g in newest_first]
 
 
+def open_proposals(scene: Scene) -> list[Proposal]:
+    """Anchors that the leader found in clusters or an authority names, and nobody pinned; each once."""
+    found = list(scene.leader.proposals) if scene.leader else []
+    for _, signer in sorted(scene.signers.items()):
+        found += signer.authority.proposals if signer.authority else []
+    each = {(proposal.sha256, proposal.cluster, proposal.origin): proposal for proposal in reversed(found)}
+    pins = scene.config.trust.pins
+    return [proposal for proposal in reversed(each.values()) if proposal.sha256 not in pins]
+
+
 def proposal_views(scene: Scene) -> list[ProposalView]:
-    """Anchors the leader found and nobody pinned."""
-    proposals = scene.leader.proposals if scene.leader else []
+    """Anchors that were found and that nobody pinned."""
     return [
         ProposalView(
             sha256=p.sha256,
@@ -79,6 +88,5 @@ def proposal_views(scene: Scene) -> list[ProposalView]:
             not_after=instant(p.not_after),
             first_seen=instant(p.first_seen),
         )
-        for p in proposals
-        if p.sha256 not in scene.config.trust.pins
+        for p in open_proposals(scene)
     ]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from federation.core.config.model import HubConfig
 from federation.status.attention import attention, config_problems, insecure_options
+from federation.status.authorities import authority_views
 from federation.status.clusters import cluster_view
 from federation.status.freshness import finite, instant, is_fresh
 from federation.status.matrix import matrix_view
@@ -23,7 +24,7 @@ from federation.status.model import (
     Verdict,
 )
 from federation.status.scene import Scene, Snapshot
-from federation.status.signing import authority_views, refusals, signer_view
+from federation.status.signing import refusals, signer_view
 from federation.status.trust import bundle_view, generation_views, proposal_views
 
 

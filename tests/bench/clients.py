@@ -27,7 +27,8 @@ from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
 from federation.controller.publication.config_map import Contents, HeldDecoder, Target
 from federation.controller.publication.publisher import Publisher
-from federation.core.config.model import ClusterTimeouts, Credentials, PublicationConfig
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import PublicationConfig
 from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
 from federation.state.documents import Generation

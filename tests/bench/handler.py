@@ -14,13 +14,16 @@ import random
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import ClusterConfig, Credentials, LocalAuthorityConfig
+from federation.core.config.access import Credentials
+from federation.core.config.authority_model import LocalAuthorityConfig
+from federation.core.config.model import ClusterConfig
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
 from federation.core.trust.bundle import Anchor, TrustBundle
@@ -33,11 +36,13 @@ from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
-from federation.signer.authorities.local import LocalAuthority
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
+from federation.signer.authorities.checked import Alarms
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.issuance import Issuance
 from federation.signer.registry import Registry
+from federation.signer.renewals import Renewals
 from federation.signer.trust import AcceptedTrust
 from tests.bench.processes import own_cpu
 from tests.bench.report import Line, Report, at_most
@@ -147,17 +152,14 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         [Anchor(certificate=ca.root, origin="bench", kind="root", trust_domain=TRUST_DOMAIN)]
     )
     trust = AcceptedTrust(1, bundle.sha256, bundle.pem, (ca.root,))
-    authority = LocalAuthority(
-        LocalAuthorityConfig(
-            name="bench",
-            certificate_file=ca.directory / "chain.pem",
-            key_file=ca.directory / "key.pem",
-        ),
-        trust_domain=TRUST_DOMAIN,
-        clock=clock,
+    files = LocalAuthorityConfig(
+        name="bench", certificate_file=ca.directory / "chain.pem", key_file=ca.directory / "key.pem"
+    )
+    authority = make_authority(
+        AuthoritySettings(files), Surroundings(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
     )
     authority.trust(trust.anchors)
-    await authority.load()
+    await authority.refresh()
     registry = Registry(lambda: {attestor.config.name: attestor})
     registry.configure([attestor.config], concurrent=256)
     issuance = Issuance(
@@ -166,6 +168,8 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         trust=lambda: trust,
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
+        alarms=Alarms(clock),
+        renewals=Renewals(timedelta(hours=1)),
         clock=clock,
         random_bytes=os.urandom,
     )

@@ -22,7 +22,7 @@ from federation.clusters.credentials import (
 from federation.clusters.exec_plugin import run_plugin
 from federation.clusters.kubeconfig import parse_kubeconfig
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import Credentials
+from federation.core.config.access import Credentials
 from federation.core.errors import ClusterUnauthorized, ConfigurationError
 from federation.sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock

@@ -15,7 +15,8 @@ import pytest
 
 from federation.clusters.members import RECHECK_SECONDS, Members
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import ClusterConfig
 from federation.core.errors import ClusterForbidden, ConfigurationError
 from federation.core.identity import ClusterId, ClusterName
 from federation.runtime.clock import SystemClock

@@ -15,7 +15,8 @@ import yaml
 from federation.clusters.permissions import EXCESSIVE, Permission, controller_needs, signer_needs
 from federation.clusters.preflight import CheckResult, check_cluster
 from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
-from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials, HubConfig
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import ClusterConfig, HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
 from federation.runtime.clock import SystemClock

@@ -15,7 +15,8 @@ from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, de
 from federation.clusters.preflight import check_cluster
 from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import ClusterConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import ClusterNotFound
 from federation.core.identity import ClusterId, ClusterName

@@ -29,7 +29,7 @@ from federation.clusters.objects import (
 from federation.clusters.reflector import Change, Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts
+from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import ClusterGarbage, ClusterTimeout
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang, Silence

@@ -15,7 +15,7 @@ import pytest
 
 from federation.clusters.answers import LONGEST_RETRY_AFTER
 from federation.clusters.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
-from federation.core.config.model import ClusterTimeouts
+from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import (
     ClusterConflict,
     ClusterError,

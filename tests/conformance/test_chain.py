@@ -37,8 +37,9 @@ def reply(returned: bytes, trusted: TrustBundle) -> tuple[str, ...]:
     check_issued(
         first,
         rest,
-        request=REQUEST,
-        expected_san=REQUEST.san,
+        subject=str(IDENTITY),
+        public_key=REQUEST.public_key,
+        san=REQUEST.san,
         validity=Validity(NOW, NOW + DAY),
         anchors=trusted.certificates,
         at=NOW,

@@ -159,7 +159,7 @@ def test_intermediates_get_in_only_below_a_pinned_root() -> None:
 
     def gather(content: Content, known: tuple[Certificate, ...] = ()) -> Gathered:
         return gather_intermediates(
-            Path("chain.pem"), content, anchors=anchors, known=known, trust_domain=DOMAIN, at=pki.NOW
+            "chain.pem", content, anchors=anchors, known=known, trust_domain=DOMAIN, at=pki.NOW
         )
 
     fine = gather(Content(own.chain_pem + own.root.pem))
@@ -180,7 +180,7 @@ def test_an_intermediate_goes_out_with_its_root() -> None:
     own = pki.intermediate()
     anchors = gather_pins([pin("b")], {Path("b.pem"): good("b")}, {}).anchors
     gathered = gather_intermediates(
-        Path("chain.pem"),
+        "chain.pem",
         Content(problem="it cannot be read"),
         anchors=anchors,
         known=(own.certificate,),

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterError, ClusterForbidden, ClusterNotFound
 from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock

@@ -96,6 +96,7 @@ class House:
     options: dict[str, str] = field(default_factory=dict)  # more TOML lines for a cluster
     policies: dict[str, str] = field(default_factory=dict)  # TOML lines of a cluster's policy
     door_options: str = ""
+    authority_table: str = ""  # instead of the files of ``ca``
     cluster_ids: dict[str, str] = field(default_factory=dict)
     registered: list[str] = field(default_factory=list)
     generation: int = 0
@@ -118,7 +119,8 @@ class House:
             tables.append(f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{pin.root.sha256}"')
         tables += [
             f'[door]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self.door_options}',
-            (
+            self.authority_table
+            or (
                 f'[signer.authority]\nkind = "local"\nname = "local"\npoll_seconds = 0.2\n'
                 f'certificate_file = "{chain}"\nkey_file = "{key}"'
             ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.model import LocalAuthorityConfig
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.errors import AuthorityError, AuthorityUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
@@ -15,13 +15,27 @@ from federation.core.pki.keys import KeyKind, private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import Validity
+from federation.signer.authorities.hub_built import HubBuiltAuthority
 from federation.signer.authorities.interface import KnowsIssuers, LeafOrder
 from federation.signer.authorities.key_file import mode_is_private
-from federation.signer.authorities.local import LocalAuthority
+from federation.signer.authorities.local import PairOfFiles
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
 CLOCK = VirtualClock(pki.NOW)
+
+
+def made(
+    config: LocalAuthorityConfig, *, clock: VirtualClock = CLOCK, trust_domain: str = "cluster.local"
+) -> HubBuiltAuthority:
+    return HubBuiltAuthority(
+        PairOfFiles(config),
+        name=config.name,
+        kind=config.kind,
+        poll_seconds=config.poll_seconds,
+        trust_domain=TrustDomain(trust_domain),
+        clock=clock,
+    )
 
 
 async def loaded(
@@ -31,21 +45,23 @@ async def loaded(
     anchors: tuple[Certificate, ...] | None = None,
     clock: VirtualClock = CLOCK,
     trust_domain: str = "cluster.local",
-) -> LocalAuthority:
+) -> HubBuiltAuthority:
     ca.write(directory)
     config = LocalAuthorityConfig(
         name="local", certificate_file=directory / "ca-chain.pem", key_file=directory / "ca-key.pem"
     )
-    authority = LocalAuthority(config, trust_domain=TrustDomain(trust_domain), clock=clock)
+    authority = made(config, clock=clock, trust_domain=trust_domain)
     authority.trust((ca.root,) if anchors is None else anchors)
-    await authority.load()
+    await authority.refresh()
     return authority
 
 
 def order(profile: LeafProfile = LeafProfile.WORKLOAD) -> LeafOrder:
     return LeafOrder(
         profile=profile,
+        public_key=pki.key("workload").public_key(),
         spki_der=spki(pki.key("workload").public_key()),
+        names=(str(pki.IDENTITY),),
         san=SubjectAltName.of_identity(pki.IDENTITY),
         serial=4711,
         validity=Validity(pki.NOW - timedelta(minutes=2), pki.NOW + timedelta(hours=1)),
@@ -137,12 +153,12 @@ async def test_refuses_a_key_that_others_may_read_or_change(tmp_path: Path, mode
     config = LocalAuthorityConfig(
         name="local", certificate_file=tmp_path / "ca-chain.pem", key_file=tmp_path / "ca-key.pem"
     )
-    authority = LocalAuthority(config, trust_domain=TrustDomain("cluster.local"), clock=CLOCK)
+    authority = made(config)
     authority.trust((CA.root,))
-    await authority.load()
+    await authority.refresh()
     assert f"mode {mode:04o}" in authority.describe().detail
     (tmp_path / "ca-key.pem").chmod(0o400)
-    await authority.load()
+    await authority.refresh()
     assert authority.describe().state == "ready"
 
 
@@ -186,7 +202,7 @@ async def test_broken_files_leave_the_last_good_pair(
 ) -> None:
     authority = await loaded(tmp_path, CA)
     (tmp_path / file).write_bytes(content)
-    await authority.load()
+    await authority.refresh()
     report = authority.describe()
     assert report.state == "degraded"
     assert told in report.detail
@@ -195,7 +211,7 @@ async def test_broken_files_leave_the_last_good_pair(
     assert secret not in report.detail
     assert (await authority.issue(order())).issuers == (CA.certificate, CA.root)
     CA.write(tmp_path)
-    await authority.load()
+    await authority.refresh()
     assert authority.describe().state == "ready"
 
 
@@ -203,17 +219,17 @@ async def test_missing_files_and_directories_are_told(tmp_path: Path) -> None:
     authority = await loaded(tmp_path, CA)
     (tmp_path / "ca-key.pem").unlink()
     (tmp_path / "ca-key.pem").mkdir(mode=0o700)
-    await authority.load()
+    await authority.refresh()
     assert "Is a directory" in authority.describe().detail
     (tmp_path / "ca-chain.pem").unlink()
-    await authority.load()
+    await authority.refresh()
     assert "No such file" in authority.describe().detail
 
 
 async def test_the_same_files_cost_no_new_issuers(tmp_path: Path) -> None:
     authority = await loaded(tmp_path, CA)
     before = authority.issuers
-    await authority.load()
+    await authority.refresh()
     authority.trust((CA.root, STRANGER.certificate))
     assert authority.issuers is before
 
@@ -225,7 +241,7 @@ async def test_time_makes_it_unavailable(tmp_path: Path) -> None:
     report = authority.describe()
     assert (report.state, report.detail != "") == ("unavailable", True)
     clock.step(60)
-    await authority.load()
+    await authority.refresh()
     assert authority.describe().state == "unavailable"
     assert authority.issuers == ()
 
@@ -238,13 +254,13 @@ async def test_symlinks_are_followed_as_mounted_secrets_need(tmp_path: Path) -> 
     config = LocalAuthorityConfig(
         name="local", certificate_file=tmp_path / "ca-chain.pem", key_file=tmp_path / "ca-key.pem"
     )
-    authority = LocalAuthority(config, trust_domain=TrustDomain("cluster.local"), clock=CLOCK)
+    authority = made(config)
     authority.trust((CA.root,))
-    await authority.load()
+    await authority.refresh()
     assert authority.describe().sha256 == CA.certificate.sha256
     second = pki.intermediate("swapped in")
     second.write(tmp_path / "..2026_11_25")
     (tmp_path / "..data_tmp").symlink_to("..2026_11_25")
     (tmp_path / "..data_tmp").replace(tmp_path / "..data")
-    await authority.load()
+    await authority.refresh()
     assert authority.describe().sha256 == second.certificate.sha256

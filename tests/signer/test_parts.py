@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from federation.clusters.session import ClusterSession
-from federation.core.config.model import ClusterConfig, ClusterPolicy, ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import ClusterConfig, ClusterPolicy
 from federation.core.errors import (
     AttestationRefused,
     AuthorityMisconfigured,

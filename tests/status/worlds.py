@@ -10,15 +10,15 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from federation.core.config.access import Credentials
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import (
     Address,
     AnchorPin,
     ClusterConfig,
     ControllerConfig,
-    Credentials,
     DoorConfig,
     HubConfig,
-    LocalAuthorityConfig,
     SignerConfig,
     StateConfig,
     StatusConfig,

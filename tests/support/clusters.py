@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts, Credentials
+from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.tls import ClusterCa, server_context

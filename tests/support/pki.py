@@ -154,6 +154,11 @@ def spiffe_san(*uris: object) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(uri)) for uri in uris])
 
 
+def dns_san(*names: str) -> x509.SubjectAlternativeName:
+    """A subject alternative name of these DNS names, in their order."""
+    return x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+
+
 def make_csr(
     identity: object = IDENTITY,
     *,

@@ -23,7 +23,7 @@ from federation.controller.publication.cluster_watch import ClusterWatch
 from federation.controller.publication.config_map import APPLY, MERGE, Held, Target, wipe_body
 from federation.controller.publication.contention import Contention
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts
+from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import (
     ClusterConflict,
     ClusterError,

@@ -1,15 +1,15 @@
 """Intermediates for the bundle, where the operator asks for them: the public part of the authority's chain.
 
-The controller holds no key and reads none: only the certificate file is opened. An intermediate gets in only
-if it reaches a pinned anchor by the hub's own path validation, and goes out of the bundle with that anchor:
-one that is trusted by itself would outlive its root (Envoy validates with partial chains).
+The controller holds no key and reads none: only the certificate file is opened, and where the authority has
+none (a service that issues from requests), what the signers report of its chain is taken. An intermediate
+gets in only if it reaches a pinned anchor by the hub's own path validation, and goes out of the bundle with
+that anchor: one that is trusted by itself would outlive its root (Envoy validates with partial chains).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from federation.controller.sources.files import Content
 from federation.controller.sources.pinned import OK, Gathered
@@ -22,7 +22,7 @@ from federation.core.trust.bundle import Anchor
 
 
 def gather_intermediates(
-    file: Path,
+    source: str,
     content: Content,
     *,
     anchors: Sequence[Anchor],
@@ -30,9 +30,9 @@ def gather_intermediates(
     trust_domain: TrustDomain,
     at: datetime,
 ) -> Gathered:
-    """The intermediates of the file that reach an anchor; ``known`` are those in the bundle in force.
+    """The intermediates of the source that reach an anchor; ``known`` are those in the bundle in force.
 
-    Where the file gives none, those known stay as long as their anchor does. Nothing here is ever lacking:
+    Where the source gives none, those known stay as long as their anchor does. Nothing here is ever lacking:
     leaves come with their intermediates, so a bundle without them still validates.
     """
     roots = [anchor.certificate for anchor in anchors]
@@ -46,13 +46,13 @@ def gather_intermediates(
     found = tuple(
         Anchor(
             certificate=certificate,
-            origin=f"the authority's chain, read from {file}",
+            origin=f"the authority's chain, read from {source}",
             kind="intermediate",
             trust_domain=trust_domain,
         )
         for certificate in chain
     )
-    return Gathered(found, {f"{file} (intermediates)": state})
+    return Gathered(found, {f"{source} (intermediates)": state})
 
 
 def _chain(content: Content, roots: Sequence[Certificate], at: datetime) -> tuple[Certificate, ...]:

@@ -1,6 +1,6 @@
 """``[signer.authority]``: where signatures come from, one reader for each ``kind``.
 
-A further kind is a settings class in ``model.py`` and one more entry in :data:`KINDS`.
+A further kind is a settings class in ``authority_model.py``, a reader, and one more entry in :data:`KINDS`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,42 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from federation.core.config.model import AuthorityConfig, LocalAuthorityConfig
+from federation.core.config.authority_aws import read_aws_kms, read_aws_pca
+from federation.core.config.authority_cert_manager import read_cert_manager
+from federation.core.config.authority_common import read_name
+from federation.core.config.authority_model import (
+    AuthorityConfig,
+    ConjurAuthorityConfig,
+    LocalAuthorityConfig,
+)
+from federation.core.config.authority_pkcs11 import read_pkcs11
+from federation.core.config.authority_vault import read_vault, read_vault_transit
+from federation.core.config.references import AuthorityContext, conjur_variable
 from federation.core.config.tables import Table
-from federation.core.config.values import label, one_of, relative_to, seconds
+from federation.core.config.values import one_of, seconds
 
 _LOCAL: Final = LocalAuthorityConfig(name="", certificate_file=Path(), key_file=Path())  # for its defaults
 
 
-def read_authority(table: Table, directory: Path) -> AuthorityConfig | None:
+def read_authority(table: Table, context: AuthorityContext) -> AuthorityConfig | None:
     """The authority's settings; None, with findings, where they cannot be used."""
+    kind: str | None = _LOCAL.kind
+    if table.has("kind"):
+        kind = table.require("kind", one_of(KINDS), "")
+    if kind is None:
+        return None  # its other keys are not judged: nobody knows whose they are
     with table:
-        kind = table.get("kind", one_of(KINDS), "local")
-        return KINDS[kind](table, directory)
+        return KINDS[kind](table, context)
 
 
-def _local(table: Table, directory: Path) -> LocalAuthorityConfig | None:
-    name = table.require(
-        "name",
-        label("a name for an authority"),
-        "name it: status, metrics and the accounting of leaves use the name",
-    )
+def _local(table: Table, context: AuthorityContext) -> LocalAuthorityConfig | None:
+    name = read_name(table)
     certificate = table.require(
         "certificate_file",
-        relative_to(directory),
+        context.path,
         "name the PEM file of the intermediate and what stands between it and the root",
     )
-    key = table.require("key_file", relative_to(directory), "name the PEM file of the intermediate's key")
+    key = table.require("key_file", context.path, "name the PEM file of the intermediate's key")
     poll = table.get("poll_seconds", seconds(0.1, 3600), _LOCAL.poll_seconds)
     if certificate is not None and certificate == key:
         table.mistake("key_file", "is the certificate's file", "keep the key in a file of its own, mode 0600")
@@ -43,4 +53,33 @@ def _local(table: Table, directory: Path) -> LocalAuthorityConfig | None:
     return LocalAuthorityConfig(name=name, certificate_file=certificate, key_file=key, poll_seconds=poll)
 
 
-KINDS: Final[Mapping[str, Callable[[Table, Path], AuthorityConfig | None]]] = {"local": _local}
+def _conjur(table: Table, context: AuthorityContext) -> ConjurAuthorityConfig | None:
+    name = read_name(table)
+    if not context.has_conjur:
+        table.mistake("kind", "needs Conjur", "add [signer.conjur]")
+    chain = table.require(
+        "chain_variable",
+        conjur_variable,
+        "name the variable with the intermediate and what stands between it and the root, as PEM",
+    )
+    key = table.require(
+        "key_variable", conjur_variable, "name the variable with the intermediate's key, as PEM"
+    )
+    if key is not None and chain == key:
+        table.mistake("key_variable", "is the chain's variable", "keep the key in a variable of its own")
+    if name is None or chain is None or key is None:
+        return None
+    return ConjurAuthorityConfig(name=name, chain_variable=chain, key_variable=key)
+
+
+KINDS: Final[Mapping[str, Callable[[Table, AuthorityContext], AuthorityConfig | None]]] = {
+    "local": _local,
+    "conjur": _conjur,
+    "vault": read_vault,
+    "vault-transit": read_vault_transit,
+    "pkcs11": read_pkcs11,
+    "cert-manager": read_cert_manager,
+    "aws-pca": read_aws_pca,
+    "aws-kms": read_aws_kms,
+}
+"""Every kind of authority and its reader."""

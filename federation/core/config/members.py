@@ -6,14 +6,10 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Final
 
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.credentials import CREDENTIAL_KEYS, read_credentials
 from federation.core.config.label_selector import check_label_selector, check_label_value
-from federation.core.config.model import (
-    DEFAULT_KEY_KINDS,
-    ClusterConfig,
-    ClusterPolicy,
-    ClusterTimeouts,
-    Credentials,
-)
+from federation.core.config.model import DEFAULT_KEY_KINDS, ClusterConfig, ClusterPolicy
 from federation.core.config.tables import Findings, Table
 from federation.core.config.values import (
     account_pattern,
@@ -21,9 +17,7 @@ from federation.core.config.values import (
     filled,
     made_by,
     member_of,
-    nonempty,
     one_of,
-    relative_to,
     seconds,
     service_account,
     string,
@@ -41,7 +35,7 @@ _NOBODY: Final = Credentials(kubeconfig=None)
 _CLUSTER: Final = ClusterConfig(  # for its defaults
     name=ClusterName("x"), cluster_id=ClusterId("x"), signer=_NOBODY, controller=_NOBODY
 )
-_CREDENTIAL_KEYS: Final = ("kubeconfig", "context", "in_cluster", "allowed_exec")
+_NO_KUBECONFIG: Final = "name a kubeconfig, here or for each role, or set in_cluster = true in the hub's own"
 
 
 def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
@@ -85,19 +79,19 @@ def _issuer(value: object) -> str:
 def _both_credentials(table: Table, directory: Path) -> tuple[Credentials | None, Credentials | None]:
     """The roles' own tables, with the cluster's own keys standing in for a table that is not there."""
     own = {role: table.table(role) for role in ("signer", "controller") if table.has(role)}
-    shared = [key for key in _CREDENTIAL_KEYS if table.has(key)]
+    shared = [key for key in CREDENTIAL_KEYS if table.has(key)]
     if len(own) == 2 and shared:
         table.mistake(
             shared[0],
             "is never used: both roles have credentials of their own",
             f"remove it, or one of {table.path('signer')} and {table.path('controller')}",
         )
-    simple = _credentials(table, directory) if len(own) < 2 else None
+    simple = read_credentials(table, directory, _NO_KUBECONFIG) if len(own) < 2 else None
     found: dict[str, Credentials | None] = {}
     for role in ("signer", "controller"):
         if role in own:
             with own[role] as role_table:
-                found[role] = _credentials(role_table, directory)
+                found[role] = read_credentials(role_table, directory, _NO_KUBECONFIG)
         else:
             found[role] = simple
     signer, controller = found["signer"], found["controller"]
@@ -108,29 +102,6 @@ def _both_credentials(table: Table, directory: Path) -> tuple[Credentials | None
             "give the signer and the controller a kubeconfig each",
         )
     return signer, controller
-
-
-def _credentials(table: Table, directory: Path) -> Credentials | None:
-    in_cluster = table.get("in_cluster", boolean, _NOBODY.in_cluster)
-    context = table.get("context", nonempty, _NOBODY.context)
-    commands = table.list_of("allowed_exec", nonempty, _NOBODY.allowed_exec)
-    kubeconfig = table.get("kubeconfig", relative_to(directory), None)
-    if not in_cluster:
-        if not table.has("kubeconfig"):
-            table.mistake(
-                "kubeconfig",
-                "is missing: the hub cannot connect",
-                "name a kubeconfig, here or for each role, or set in_cluster = true in the hub's own",
-            )
-        return (
-            None
-            if kubeconfig is None
-            else Credentials(kubeconfig=kubeconfig, context=context, allowed_exec=commands)
-        )
-    for name in ("kubeconfig", "context", "allowed_exec"):
-        if table.has(name):
-            table.mistake(name, "contradicts in_cluster = true", "keep one of the two")
-    return Credentials(kubeconfig=None, in_cluster=True)
 
 
 def _policy(table: Table) -> ClusterPolicy:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.authority_model import AuthorityConfig, ConjurConfig, SpiffeConfig
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.keys import KeyKind
 
@@ -31,8 +34,11 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True where only this machine can connect."""
-        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        """True where only this machine can connect; of names only ``localhost`` is taken to mean that."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +71,6 @@ class TrustConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalAuthorityConfig:
-    """An intermediate whose chain and key are mounted files; both are watched and taken up together."""
-
-    name: str
-    certificate_file: Path
-    key_file: Path
-    poll_seconds: float = 5.0  # mounted Secrets change by a symlink swap, which nothing portable reports
-    kind: str = "local"
-
-
-AuthorityConfig: TypeAlias = LocalAuthorityConfig
-"""Any authority's settings, told apart by ``kind``; a further kind joins here and in ``authorities.py``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DoorConfig:
     """The gRPC door: one port for all clusters."""
 
@@ -102,6 +93,8 @@ class SignerConfig:
     processes: int = 0  # 0: one per core. Processes scale, threads do not: cryptography holds the GIL
     health_listen: Address | None = None  # process i of `federation hub` listens at this port + i
     authority: AuthorityConfig
+    conjur: ConjurConfig | None = None
+    spiffe: SpiffeConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,16 +145,6 @@ class ControllerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """How one role reaches one cluster: a kubeconfig and a context in it, or the pod's service account."""
-
-    kubeconfig: Path | None
-    context: str | None = None
-    in_cluster: bool = False
-    allowed_exec: tuple[str, ...] = ()  # commands an exec plugin may run; empty: none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPolicy:
     """What callers of one cluster may have from the shared CA.
 
@@ -181,18 +164,6 @@ class ClusterPolicy:
         return any(fnmatchcase(name, p) for p in self.allow) and not any(
             fnmatchcase(name, p) for p in self.deny
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterTimeouts:
-    """Every wait for one cluster's API server."""
-
-    connect: float = 5.0
-    request: float = 15.0
-    watch: float = 270.0  # what the server is asked for; real ones pick 5 to 10 minutes when not asked
-    watch_silence: float = 90.0  # bookmarks come about once a minute: past this the watch is taken for dead
-    backoff_first: float = 0.5
-    backoff_longest: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

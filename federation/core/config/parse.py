@@ -39,7 +39,7 @@ def parse_config(text: str, *, file: str) -> HubConfig:
             "trust_domain", made_by(TrustDomain), "use the meshes' own, for example mesh.example.org"
         )
         door = read_door(top.table("door"))
-        signer = read_signer(top.table("signer"), directory)
+        signer = read_signer(top.table("signer"), directory, door)
         controller = read_controller(top.table("controller"), door)
         status = read_status(top.table("status"), directory)
         state = read_state(top.table("state"), directory)

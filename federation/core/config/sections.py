@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.core.config.authorities import read_authority
+from federation.core.config.credential_sources import read_conjur, read_spiffe
 from federation.core.config.model import (
     Address,
     AnchorPin,
@@ -18,6 +19,7 @@ from federation.core.config.model import (
     StatusConfig,
     TrustConfig,
 )
+from federation.core.config.references import AuthorityContext
 from federation.core.config.tables import Table
 from federation.core.config.values import (
     address,
@@ -167,22 +169,32 @@ def read_door(table: Table) -> DoorConfig:
         )
 
 
-def read_signer(table: Table, directory: Path) -> SignerConfig | None:
-    """``[signer]`` with its ``[signer.authority]``."""
+def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig | None:
+    """``[signer]`` with its ``[signer.authority]``, ``[signer.conjur]`` and ``[signer.spiffe]``."""
     with table:
+        processes = table.get("processes", integer(0, 256), 0)
+        health = table.get("health_listen", address, None)
+        if health is not None and health.port and health.port + processes > 65535:
+            table.mistake("health_listen", "leaves no port for the last process", "use a lower port")
+        context = AuthorityContext(
+            directory=directory,
+            door_deadline=door.deadline,
+            has_conjur=table.has("conjur"),
+            has_spiffe=table.has("spiffe"),
+        )
+        conjur = read_conjur(table.table("conjur"), context) if context.has_conjur else None
+        spiffe = read_spiffe(table.table("spiffe")) if context.has_spiffe else None
         if not table.has("authority"):
             table.mistake(
                 "authority", "is missing, so nothing could be signed", f"add [{table.path('authority')}]"
             )
             return None
-        processes = table.get("processes", integer(0, 256), 0)
-        health = table.get("health_listen", address, None)
-        if health is not None and health.port and health.port + processes > 65535:
-            table.mistake("health_listen", "leaves no port for the last process", "use a lower port")
-        authority = read_authority(table.table("authority"), directory)
+        authority = read_authority(table.table("authority"), context)
     if authority is None:
         return None
-    return SignerConfig(processes=processes, health_listen=health, authority=authority)
+    return SignerConfig(
+        processes=processes, health_listen=health, authority=authority, conjur=conjur, spiffe=spiffe
+    )
 
 
 def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:

@@ -75,6 +75,19 @@ def integer(low: int, high: int) -> Convert[int]:
     return convert
 
 
+def number(low: float, high: float) -> Convert[float]:
+    """A number, whole or not, between ``low`` and ``high``, both included."""
+
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidValue(f"must be a number, not {describe(value)}", remedy="write it plain")
+        if not low <= value <= high:  # NaN is in no range
+            raise InvalidValue("is out of range", remedy=f"use {low:g} to {high:g}")
+        return float(value)
+
+    return convert
+
+
 def seconds(low: float, high: float) -> Convert[float]:
     """A duration: a number of seconds, or a string such as ``"90s"``, ``"15m"``, ``"1h30m"``."""
 
@@ -108,14 +121,20 @@ def address(value: object) -> Address:
         raise InvalidValue(f"{printable(text)!r} is not an address with a port", remedy=how)
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
-    if not (_is_ip(bare) if bracketed or ":" in bare else _DNS_NAME.fullmatch(bare)):
+    if not (is_ip(bare) if bracketed or ":" in bare else is_host(bare)):
         raise InvalidValue(f"{printable(host)!r} is not a host", remedy=how)
     if ":" in bare and not bracketed:
         raise InvalidValue("an IPv6 address must be in brackets", remedy=how)
     return Address(bare, int(port))
 
 
-def _is_ip(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """True for a DNS name in lower case or an IP address; a scoped IPv6 address is neither."""
+    return bool(_DNS_NAME.fullmatch(text)) or is_ip(text)
+
+
+def is_ip(text: str) -> bool:
+    """True for an IPv4 or IPv6 address without a scope."""
     try:
         ip_address(text)
     except ValueError:
@@ -140,7 +159,7 @@ def relative_to(directory: Path) -> Convert[Path]:
 def dns_name(value: object) -> str:
     """A DNS name in lower case, without a wildcard (RFC 1123)."""
     text = string(value)
-    if not _DNS_NAME.fullmatch(text) or _is_ip(text):
+    if not _DNS_NAME.fullmatch(text) or is_ip(text):
         raise InvalidValue(
             f"{printable(text)!r} is not a DNS name",
             remedy="use the host of the meshes' caAddress, in lower case, without port or wildcard",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from hashlib import sha256, sha384
 from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -118,6 +119,11 @@ def private_key_pem(key: PrivateKey) -> bytes:
 def signature_hash(kind: KeyKind) -> hashes.SHA256 | hashes.SHA384:
     """SHA-384 for P-384, SHA-256 for all others (RFC 5758, 3.2; RFC 4055, 5)."""
     return hashes.SHA384() if kind is KeyKind.EC_P384 else hashes.SHA256()
+
+
+def digest(kind: KeyKind, message: bytes) -> bytes:
+    """What a key that is held elsewhere is given to sign: SHA-384 for P-384, SHA-256 for all others."""
+    return (sha384 if kind is KeyKind.EC_P384 else sha256)(message).digest()
 
 
 def signer(key: PrivateKey) -> Callable[[bytes], bytes]:

@@ -2,7 +2,7 @@
 
 A certificate then costs two dates, two lengths and one signature. The template makes the bytes to be signed
 and puts the signature to them; who signs is not its business, so a key in this process, in an HSM or behind
-an API all fit: they sign ``tbs``, or ``digest(tbs)`` where the back end takes digests.
+an API all fit: they sign ``tbs``, or its digest (:func:`~federation.core.pki.keys.digest`) where they take digests.
 
 What is in a leaf is Istio's profile (security/pkg/pki/util of istio/istio) within RFC 5280 and the X509-SVID
 specification: version 3, no subject and therefore a critical subject alternative name (RFC 5280, 4.2.1.6),
@@ -12,10 +12,10 @@ the issuer's key identifier.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from hashlib import sha256, sha384
 from typing import Final
 
 from federation.core.errors import AuthorityViolation, InvalidValue
@@ -114,10 +114,6 @@ class LeafTemplate:
         """The DER of the certificate: what was signed, how, and the signature."""
         return der.sequence(tbs, self._algorithm, der.bit_string(signature))
 
-    def digest(self, tbs: bytes) -> bytes:
-        """What a back end that signs digests is given: SHA-384 for a P-384 issuer, else SHA-256."""
-        return (sha384 if self.key_kind is KeyKind.EC_P384 else sha256)(tbs).digest()
-
     def check_signature(self, tbs: bytes, signature: bytes) -> None:
         """Raise AuthorityViolation unless the issuer's key made the signature: for keys held elsewhere."""
         key = self.issuer.public_key
@@ -126,6 +122,11 @@ class LeafTemplate:
                 f"the signature that came back was not made with the key of {self.issuer.subject}",
                 reason="signature_invalid",
             )
+
+
+def draw_serial(random_bytes: Callable[[int], bytes]) -> int:
+    """A random serial number of :data:`SERIAL_BITS` bits, never zero (RFC 5280, 4.1.2.2)."""
+    return int.from_bytes(random_bytes(SERIAL_BITS // 8)) or 1
 
 
 def _algorithm_of(kind: KeyKind) -> bytes:

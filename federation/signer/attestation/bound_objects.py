@@ -22,7 +22,7 @@ from federation.clusters.objects import (
 from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterTimeouts
+from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import ClusterError
 from federation.signer.attestation.tokens import LEEWAY, BoundObject, Token
 

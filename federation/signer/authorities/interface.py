@@ -1,19 +1,39 @@
 """What every authority can do, and what some can do as well.
 
-An authority says what it is and issues leaves; that is all it must do. There are two kinds. Those that sign
-bytes (a key in a file, in an HSM, behind a signing API) have the hub build the leaf, by its own template,
-and can only fail to sign it. Those that issue from a request (a PKI service) may return anything at all, so
-what they return is judged against the order before anybody gets it. Anything else an authority can do is a
-capability: a protocol of its own that callers look for, once.
+An authority says what it is and issues leaves; the keeper has it look after itself. There are two kinds.
+Where a back end **signs bytes** (a key in a file, in an HSM, behind a signing API), the hub builds the leaf
+by its own template and the back end can only fail to sign it: ``hub_built.py`` is the whole authority, and a
+back end gives it a :class:`PairSource`. Where a back end **issues from a request** (a PKI service), it may
+return anything at all: ``service.py`` is the whole authority, a back end gives it a
+:class:`CertificateService`, and what comes back is judged against the order before anybody gets it
+(``checked.py``). Anything else an authority can do is a capability: a protocol of its own that callers look
+for, once.
+
+What back ends raise, and what becomes of it:
+
+========================  ===============================================================================
+AuthorityUnavailable      down, sealed, no answer; counts against it, callers are told to ask again
+AuthorityThrottled        asks for fewer requests; the queue slows down
+AuthorityUncertain        may have issued all the same; accounted for as issued
+AuthorityMisconfigured    somebody must mend key, login, role or permission; counts against it
+AuthorityRefused          refuses this one request; others may pass
+AuthorityViolation        answered with something else than was asked for: an alarm
+========================  ===============================================================================
+
+``reason`` says which it is exactly, ``remedy`` what to do; no secret is ever part of either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import PublicKey
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import Validity
@@ -23,16 +43,22 @@ from federation.state.documents import AuthorityReport
 class LeafOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A leaf as it is to be: checked, clamped, and with a serial number already drawn.
 
-    ``csr_pem`` is the request as it came, for authorities that issue from one; nothing else of it is to be
-    used.
+    ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of the door. ``csr_pem`` is the
+    request as it came, for services that issue from one; nothing else of it is to be used. ``cluster`` and
+    ``replaces`` (when what the caller holds ends, None where that is not known) decide whose turn it is where
+    a back end allows only so many a second.
     """
 
     profile: LeafProfile
+    public_key: PublicKey
     spki_der: bytes
+    names: tuple[str, ...]
     san: SubjectAltName
     serial: int
     validity: Validity
     csr_pem: str
+    cluster: str = ""
+    replaces: datetime | None = None
 
 
 class IssuedLeaf(msgspec.Struct, frozen=True):
@@ -55,11 +81,38 @@ class Authority(Protocol):
         ...
 
     async def issue(self, order: LeafOrder) -> IssuedLeaf:
-        """The leaf that was ordered.
+        """The leaf that was ordered; raises what the module's table says."""
+        ...
 
-        Raises AuthorityUnavailable where asking again may help, AuthorityMisconfigured where somebody must
-        mend it, AuthorityViolation where the back end answered with something else.
-        """
+
+class KeptAuthority(Authority, Protocol):
+    """An authority as its keeper sees it."""
+
+    @property
+    def can_sign(self) -> bool:
+        """True while nothing is known that stands in the way."""
+        ...
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """As in :class:`KnowsIssuers`."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it should be refreshed next."""
+        ...
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        """Judge by these anchors from now on: those of the bundle in force."""
+        ...
+
+    async def refresh(self) -> None:
+        """Look at files, logins, chains and health anew; what is wrong is kept for :meth:`describe`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of sessions and connections, once nothing is under way any more."""
         ...
 
 
@@ -82,11 +135,85 @@ class PublishesRevocations(Protocol):
         ...
 
 
-@runtime_checkable
-class HasQuota(Protocol):
-    """Optional: its back end allows only so many certificates a second."""
+class SigningKey(Protocol):
+    """The private key of an intermediate, wherever it lives."""
 
     @property
-    def quota(self) -> float:
-        """Certificates per second."""
+    def public_key(self) -> PublicKey:
+        """Its public half, as the holder of the key gives it."""
+        ...
+
+    @property
+    def held_here(self) -> bool:
+        """True where the key is in this process, so that its signatures need no verification."""
+        ...
+
+    async def sign(self, message: bytes) -> bytes:
+        """The signature as it stands in a certificate: ECDSA in DER, or RSASSA-PKCS1-v1_5.
+
+        The hash goes by the kind of key (:func:`federation.core.pki.keys.digest`). Raises what the module's
+        table says, and never leaves the back end's session in doubt when it is cancelled.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A chain (intermediate first, then what stands between it and the root) and its key."""
+
+    chain: tuple[Certificate, ...]
+    key: SigningKey
+
+
+class PairSource(Protocol):
+    """Where the chain and the key of a hub-built leaf come from."""
+
+    async def read(self) -> KeyPair:
+        """Both as they are now; the very same object while nothing has changed.
+
+        Bounded in time. Raises AuthorityMisconfigured or AuthorityUnavailable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is held open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """What a service says of itself: the certificates above its leaves, its issuer first, and its CRL.
+
+    ``chain`` is empty where the service tells only with a leaf. ``warnings`` are shown as they are.
+    """
+
+    chain: tuple[Certificate, ...] = ()
+    crl_der: bytes | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service returned: the leaf's bytes, and the certificates that came with it in any order."""
+
+    der: bytes
+    chain: tuple[Certificate, ...]
+
+
+class CertificateService(Protocol):
+    """A service that issues from a request."""
+
+    async def look(self) -> ServiceView:
+        """Log in where that is due, check its health and fetch its chain; cheap where nothing is due.
+
+        Bounded in time. Raises AuthorityMisconfigured, AuthorityUnavailable or AuthorityThrottled.
+        """
+        ...
+
+    async def issue(self, order: LeafOrder) -> Answer:
+        """Have it issued; raises what the module's table says. Bounded in time."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is held open."""
         ...

@@ -1,88 +1,215 @@
 """The authority in use, and how another one takes its place without failing a request.
 
-A changed configuration makes a new authority. It takes over as soon as it can sign; until then the old one
-goes on, and the report says why.
+A changed configuration makes a new authority. It takes over as soon as it has signed: throw-away leaves, for
+a workload and for the door, which are verified. Until then the old one goes on, and the report says why. The
+old one is closed once nothing is under way with it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.config.model import LocalAuthorityConfig
-from federation.core.identity import TrustDomain
+from federation.core.config.authority_model import RemoteAuthorityConfig
+from federation.core.errors import AuthorityMisconfigured, FederationError
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.local import LocalAuthority
+from federation.core.pki.leaf import LeafProfile
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
+from federation.signer.authorities.circuit import Circuit
+from federation.signer.authorities.guarded import GuardedAuthority
+from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.lane import Lane
+from federation.signer.authorities.probe import probe_once
 from federation.state.documents import AuthorityReport
+
+LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
+CLOSE_TIMEOUT: Final = 10.0
+
+_logger = logging.getLogger(__name__)
 
 
 class AuthorityKeeper:
-    """Keeps one authority, and exchanges it with the configuration; ``on_change`` is given the new one."""
+    """Keeps one authority, and exchanges it with the configuration; ``on_change`` is given the new one.
+
+    ``deadline`` is the door's, in seconds, ``hosts`` are its names, and ``lifetime`` is how long leaves live at
+    present. Raises
+    AuthorityMisconfigured where an authority of that kind cannot be made at all.
+    """
 
     def __init__(
         self,
-        config: LocalAuthorityConfig,
+        settings: AuthoritySettings,
+        around: Surroundings,
         *,
-        trust_domain: TrustDomain,
-        clock: Clock,
-        on_change: Callable[[LocalAuthority], None],
+        deadline: float,
+        lifetime: Callable[[], float],
+        hosts: Callable[[], tuple[str, ...]],
+        on_change: Callable[[KeptAuthority], None],
     ) -> None:
-        self._trust_domain = trust_domain
-        self._clock = clock
+        self._around = around
+        self._clock: Clock = around.clock
+        self._deadline = deadline
+        self._lifetime = lifetime
+        self._hosts = hosts
         self._on_change = on_change
         self._anchors: tuple[Certificate, ...] = ()
-        self.current = self._make(config)
-        self._next: LocalAuthority | None = None
+        self._share = 1.0
+        self._settings = settings
+        self._next: tuple[AuthoritySettings, KeptAuthority] | None = None
+        self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
+        self._trial: FederationError | None = None
+        self._leaving: list[KeptAuthority] = []
+        self._changed = asyncio.Event()
+        self.current = self._make(settings)
 
-    def configure(self, config: LocalAuthorityConfig) -> None:
-        """Use an authority of this configuration as soon as it can sign."""
-        if config == self.current.config:
-            self._next = None
-        elif self._next is None or config != self._next.config:
-            self._next = self._make(config)
+    def configure(self, settings: AuthoritySettings) -> None:
+        """Use an authority of these settings as soon as it can sign."""
+        if self._refused is not None and settings != self._refused[0]:
+            self._refused = None
+        if settings == self._settings:
+            self._drop_next()
+            return
+        if (self._next is not None and settings == self._next[0]) or self._refused is not None:
+            return
+        self._drop_next()
+        try:
+            self._next = settings, self._make(settings)
+        except AuthorityMisconfigured as error:
+            _logger.error("the new authority cannot be made: %s", error.diagnostics())  # noqa: TRY400
+            self._refused = settings, error
+        self._changed.set()
 
     def trust(self, anchors: Iterable[Certificate]) -> None:
         """Judge by these anchors from now on."""
         self._anchors = tuple(anchors)
-        for authority in (self.current, self._next):
-            if authority is not None:
-                authority.trust(self._anchors)
+        for authority in self._both:
+            authority.trust(self._anchors)
+        self._changed.set()
+
+    def take_share(self, share: float) -> None:
+        """Take this part of a quota that several signers share."""
+        self._share = share
+        for authority in self._both:
+            if isinstance(authority, GuardedAuthority):
+                authority.take_share(share)
 
     async def refresh(self) -> None:
-        """Look at the files of the authority in use and of its follower, and exchange them if that can sign."""
-        await self.current.load()
-        follower = self._next
-        if follower is None:
+        """Look at the authority in use and at its follower, and exchange them where the follower can sign."""
+        await self.current.refresh()
+        await self._close_those_that_left()
+        if self._next is None:
             return
-        await follower.load()
-        if follower is self._next and (follower.issuers or not self.current.issuers):
-            self.current, self._next = follower, None
+        settings, follower = self._next
+        await follower.refresh()
+        signs = follower.can_sign and await self._try(follower)
+        if follower not in self._both:
+            return  # the configuration changed once more meanwhile
+        if signs or not self.current.can_sign:  # one that cannot sign loses nothing by another
+            self._leaving.append(self.current)
+            self._settings, self.current, self._next = settings, follower, None
+            _logger.info("the authority %s takes over", settings.authority.name)
             self._on_change(follower)
 
     async def run(self) -> None:
-        """Keep looking until cancelled."""
-        while True:
-            await self.refresh()
-            await self._clock.sleep(self.current.config.poll_seconds)
+        """Keep looking until cancelled; closes every authority then."""
+        try:
+            while True:
+                self._changed.clear()
+                await self.refresh()
+                await self._pause(min(authority.pause for authority in self._both))
+        finally:
+            self._leaving += [*self._both]
+            self._next = None
+            await self._close_those_that_left(finally_=True)
 
     def describe(self) -> AuthorityReport:
         """The authority in use, and why the one that is to follow does not."""
         report = self.current.describe()
-        if self._next is None:
+        if self._next is not None:
+            waiting, trial = self._next[1].describe(), self._trial
+            name, why, remedy = waiting.name, waiting.detail, waiting.remedy
+            if trial is not None:
+                why, remedy = f"on trial: {trial}", trial.remedy
+        elif self._refused is not None:
+            settings, error = self._refused
+            name, why, remedy = settings.authority.name, error.what, error.remedy
+        else:
             return report
-        waiting = self._next.describe()
         return msgspec.structs.replace(
             report,
             state="degraded" if report.state == "ready" else report.state,
-            detail="; ".join(
-                filter(None, (report.detail, f"{waiting.name} cannot take over: {waiting.detail}"))
-            ),
-            remedy=waiting.remedy or report.remedy,
+            reason=report.reason or "cannot_take_over",
+            detail="; ".join(filter(None, (report.detail, f"{name} cannot take over: {why}"))),
+            remedy=remedy or report.remedy,
         )
 
-    def _make(self, config: LocalAuthorityConfig) -> LocalAuthority:
-        authority = LocalAuthority(config, trust_domain=self._trust_domain, clock=self._clock)
-        authority.trust(self._anchors)
-        return authority
+    @property
+    def _both(self) -> tuple[KeptAuthority, ...]:
+        return (self.current,) if self._next is None else (self.current, self._next[1])
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep by the clock, or less where something has changed."""
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(self._changed.wait()), group.create_task(self._clock.sleep(seconds))]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _try(self, follower: KeptAuthority) -> bool:
+        """True where it signs as it should; what is wrong is kept for :meth:`describe`."""
+        try:
+            for profile in LeafProfile:
+                await probe_once(
+                    follower, profile, anchors=self._anchors, hosts=self._hosts(), around=self._around
+                )
+        except FederationError as error:
+            if str(error) != str(self._trial):
+                _logger.warning("the new authority does not sign as it should: %s", error.diagnostics())
+            self._trial = error
+            return False
+        self._trial = None
+        return True
+
+    def _drop_next(self) -> None:
+        self._trial = None
+        if self._next is not None:
+            self._leaving.append(self._next[1])
+            self._next = None
+
+    async def _close_those_that_left(self, *, finally_: bool = False) -> None:
+        leaving, self._leaving = self._leaving, []
+        for authority in leaving:
+            if not finally_ and isinstance(authority, GuardedAuthority) and authority.under_way:
+                self._leaving.append(authority)  # whoever began with it ends with it
+                continue
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await authority.close()
+            except TimeoutError:
+                _logger.warning("an authority that is no longer used did not close in time")
+
+    def _make(self, settings: AuthoritySettings) -> KeptAuthority:
+        inner = make_authority(settings, self._around)
+        inner.trust(self._anchors)
+        config = settings.authority
+        if not isinstance(config, RemoteAuthorityConfig):
+            return inner
+        lane = Lane(
+            quota=config.quota,
+            max_in_flight=config.max_in_flight,
+            max_queued=config.max_queued,
+            patience=max(LEAST_PATIENCE, self._deadline - config.timeout),
+            clock=self._clock,
+            where=config.name,
+        )
+        circuit = Circuit(clock=self._clock, jitter=self._around.jitter, where=config.name)
+        guarded = GuardedAuthority(
+            inner, lane=lane, circuit=circuit, lifetime=self._lifetime, clock=self._clock
+        )
+        guarded.take_share(self._share)
+        return guarded

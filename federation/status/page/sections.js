@@ -85,7 +85,11 @@ export function bundle(status) {
   const authorities = status.authorities.map((a) => el("tr", {},
     el("th", { scope: "row" }, a.name, el("small", {}, a.subject)),
     el("td", {}, a.kind),
-    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `used by ${plural(a.signers.length, "signer")}`)),
+    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `used by ${plural(a.signers.length, "signer")}`),
+      a.violations ? el("small", { class: "why" }, `ALARM: ${a.last_violation}`) : ""),
+    el("td", {}, a.quota ? `${number(a.rate)} of ${number(a.quota)} a second` : a.circuit ? `${number(a.rate)} a second` : "—",
+      el("small", {}, [a.capacity ? `carries ${number(a.capacity)} workloads` : "", a.queued ? `${number(a.queued)} wait` : "",
+        a.circuit && a.circuit !== "closed" ? `circuit ${a.circuit}` : ""].filter(Boolean).join(", "))),
     el("td", {}, expiry(a), el("small", {}, `until ${day(a.not_after)}`))));
   const generations = status.generations.map((g) => el("tr", {},
     el("th", { scope: "row" }, number(g.number)),
@@ -98,7 +102,7 @@ export function bundle(status) {
   return [
     el("p", { class: "fact" }, `Generation ${number(b.generation)} of ${b.trust_domain}, ${number(b.size)} bytes, `, el("span", { class: "mono", title: b.sha256 }, `sha256 ${short(b.sha256)}`)),
     scroll(table("Anchors in force", ["Anchor", "Kind", "Where it comes from", "Expires"], anchors)),
-    authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Expires"], authorities))] : "",
+    authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Use", "Expires"], authorities))] : "",
     proposals.length ? [el("h3", {}, "Found, and not trusted"), scroll(table("Proposals", ["Anchor", "Cluster", "Where it was found", "Expires"], proposals))] : "",
     el("details", {}, el("summary", {}, `Generations (${status.generations.length})`), scroll(table("Generations", ["Number", "", "Reason", "Created"], generations))),
   ].flat();

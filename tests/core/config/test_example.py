@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import (
     AnchorPin,
     ClusterConfig,
     ClusterPolicy,
-    ClusterTimeouts,
-    Credentials,
     DoorConfig,
     HubConfig,
-    LocalAuthorityConfig,
     ProofConfig,
     PublicationConfig,
     SignerConfig,
@@ -27,10 +25,9 @@ from federation.core.config.model import (
     TrustConfig,
 )
 from federation.core.config.parse import parse_config
+from tests.core.config.example import PLAIN, TEXT
 
-EXAMPLE = Path(__file__).parents[3] / "clusters.example.toml"
-TEXT = EXAMPLE.read_text("utf-8")
-LINES = TEXT.splitlines()
+LINES = PLAIN.splitlines()
 
 OPTIONAL = re.compile(r"#([a-z0-9_]+) = (.*)")
 KEY = re.compile(r"#?([a-z0-9_]+) = ")
@@ -67,7 +64,7 @@ NOT_KEYS = {
         "clusters",
     },
     "trust": {"anchors"},
-    "signer": {"authority"},
+    "signer": {"authority", "conjur", "spiffe"},
     "clusters": {"signer", "controller", "policy", "timeouts"},
 }
 

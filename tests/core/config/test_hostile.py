@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+import string
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,18 +12,24 @@ from hypothesis import strategies as st
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import ConfigurationError
-from tests.core.config.texts import GOOD
+from tests.core.config.example import CONJUR, FORMS, PLAIN, SPIFFE, in_use
+from tests.core.config.texts import AUTHORITY, GOOD, HUB
 
-EXAMPLE = (Path(__file__).parents[3] / "clusters.example.toml").read_text("utf-8")
 EVERY_KEY = "\n".join(
-    line[1:] if line.startswith("#") and line[1:2].islower() else line for line in EXAMPLE.splitlines()
+    line[1:] if line.startswith("#") and line[1:2].islower() else line for line in PLAIN.splitlines()
 )
+EVERY_AUTHORITY = [
+    in_use(form.with_every_key, conjur=CONJUR.with_every_key, spiffe=SPIFFE.with_every_key) for form in FORMS
+]
 
 TABLES = (
     "trust",
     "door",
     "signer",
     "signer.authority",
+    "signer.authority.auth",
+    "signer.conjur",
+    "signer.spiffe",
     "controller",
     "controller.publication",
     "status",
@@ -42,7 +48,8 @@ WORDS = (
         "allow",
     ),
     *("watch", "longest_ttl", "key_kinds", "in_cluster", "context", "probe", "anchors", "clusters", "policy"),
-    *("signer", "x"),
+    *("signer", "x", "authority", "auth", "conjur", "spiffe"),
+    *("kind", "method", "address", "role", "jwt", "token", "pin", "uri", "slot", "url", "socket", "region"),
 )
 KEYS = st.sampled_from(WORDS)
 SCALARS = st.one_of(
@@ -51,7 +58,20 @@ SCALARS = st.one_of(
     st.floats().map(lambda value: repr(value) if math.isfinite(value) else "nan"),
     st.text(max_size=30).map(lambda value: json.dumps(value.encode("utf-8", "replace").decode())),
     st.sampled_from(
-        ["2026-11-24", "07:32:00", "inf", "-inf", '"90s"', '"a/b"', '"[::]:1"', '"*/*"', "''", "1e999"]
+        [
+            *("2026-11-24", "07:32:00", "inf", "-inf", '"90s"', '"a/b"', '"[::]:1"', '"*/*"', "''", "1e999"),
+            *(
+                '"vault"',
+                '"pkcs11"',
+                '"aws-kms"',
+                '"cert"',
+                '"file:x"',
+                '"env:X"',
+                '"conjur:x"',
+                '"spiffe:x"',
+            ),
+            *('"https://[::1"', '"http://127.0.0.1:8200"', '"https://h:99999"', '"unix:///x"', '"pkcs11:"'),
+        ]
     ),
 )
 VALUES = st.recursive(
@@ -99,10 +119,8 @@ def test_any_toml_of_the_right_words(text: str) -> None:
     assert judged(text) is not None
 
 
-@given(st.data())
-@settings(max_examples=250, deadline=None)
-def test_the_example_with_every_key_and_a_few_of_them_spoiled(data: st.DataObject) -> None:
-    lines = EVERY_KEY.splitlines()
+def spoiled(data: st.DataObject, text: str) -> str:
+    lines = text.splitlines()
     for _ in range(data.draw(st.integers(1, 4))):
         number = data.draw(st.integers(0, len(lines) - 1))
         match data.draw(st.sampled_from(["value", "drop", "copy", "move", "text"])):
@@ -116,7 +134,61 @@ def test_the_example_with_every_key_and_a_few_of_them_spoiled(data: st.DataObjec
                 lines.insert(data.draw(st.integers(0, len(lines) - 1)), lines.pop(number))
             case _:
                 lines[number] += data.draw(st.text(max_size=5))
-    assert judged("\n".join(lines)) is not None
+    return "\n".join(lines)
+
+
+@given(st.data())
+@settings(max_examples=250, deadline=None)
+def test_the_example_with_every_key_and_a_few_of_them_spoiled(data: st.DataObject) -> None:
+    assert judged(spoiled(data, EVERY_KEY)) is not None
+
+
+@given(st.data())
+@settings(max_examples=250, deadline=None)
+def test_every_kind_of_authority_with_every_key_and_a_few_of_them_spoiled(data: st.DataObject) -> None:
+    before, _, rest = data.draw(st.sampled_from(EVERY_AUTHORITY)).partition("[signer]\n")
+    signer, _, after = rest.partition("[controller.publication]\n")
+    assert judged(before + spoiled(data, f"[signer]\n{signer}") + f"\n[controller.publication]\n{after}")
+
+
+SECRET_KEYS = (
+    *(
+        'kind = "vault"\n[signer.authority.auth]\nmethod = "token"\ntoken',
+        "pin",
+        "secret_id",
+        "uri",
+        "role_id",
+    ),
+    *('kind = "pkcs11"\npin', 'kind = "pkcs11"\nuri', 'kind = "vault"\naddress', 'kind = "aws-kms"\njwt'),
+    *('kind = "vault"\n[signer.authority.auth]\nmethod = "jwt"\njwt', 'kind = "aws-pca"\nendpoint'),
+    *('kind = "vault"\n[signer.authority.auth]\nmethod = "approle"\nsecret_id', "[signer.conjur]\nurl"),
+    *('kind = "conjur"\nkey_variable', "[signer.conjur]\njwt", "[signer.spiffe]\nsocket"),
+)
+SECRETS = st.text(string.ascii_letters + string.digits, min_size=12, max_size=40).map(
+    lambda text: f"Zq9{text}"
+)
+WRAPPINGS = st.sampled_from(
+    [
+        "{}",
+        "hvs.{}",
+        "{}:x",
+        "file: {}",
+        "env:{}-",
+        "https://hub:{}@vault",
+        "pkcs11:token=a?pin-value={}",
+        "{} ",
+    ]
+)
+
+
+@given(st.sampled_from(SECRET_KEYS), SECRETS, WRAPPINGS)
+@settings(max_examples=250, deadline=None)
+def test_a_secret_in_the_place_of_a_reference_is_never_repeated(key: str, secret: str, wrapping: str) -> None:
+    text = HUB.replace(AUTHORITY, f'[signer.authority]\n{key} = "{wrapping.format(secret)}"\n')
+    result = judged(text)
+    assert isinstance(result, ConfigurationError)
+    assert secret not in result.diagnostics()
+    assert secret not in repr(result)
 
 
 @given(st.text(min_size=1, max_size=40), VALUES)

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.model import (
-    Address,
-    ClusterPolicy,
-    ClusterTimeouts,
-    ControllerConfig,
-    Credentials,
-    DoorConfig,
-    StatusConfig,
-)
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import Address, ClusterPolicy, ControllerConfig, DoorConfig, StatusConfig
 from federation.core.config.parse import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, TrustDomain
@@ -141,7 +134,6 @@ deadline = "soon"
 [signer]
 processes = -1
 [signer.authority]
-kind = "vault"
 name = "shared"
 certificate_file = "chain.pem"
 [status]
@@ -168,7 +160,6 @@ cluster_id = "west"
         "door.server_names[0]",
         "door.deadline",
         "signer.processes",
-        "signer.authority.kind",
         "signer.authority.key_file",
         "status.token_file",
         "state.directory",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.config.label_selector import check_label_selector, check_label_value
+from federation.core.config.model import Address
 from federation.core.config.values import account_pattern, address, fingerprint, seconds
 from federation.core.errors import InvalidValue
 
@@ -176,3 +177,20 @@ def test_label_values(text: str) -> None:
     assert check_label_value("net-1") == "net-1"
     with pytest.raises(InvalidValue):
         check_label_value(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("127.example.org", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("hub.example.org", False),
+    ],
+)
+def test_loopback_is_an_address_and_not_what_a_name_looks_like(host: str, only_here: bool) -> None:
+    assert Address(host, 80).is_loopback is only_here

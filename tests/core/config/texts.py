@@ -10,6 +10,12 @@ FILE = "/etc/federation/clusters.toml"
 PIN = "ab" * 32
 OTHER_PIN = "cd" * 32
 
+AUTHORITY = """[signer.authority]
+name = "shared"
+certificate_file = "chain.pem"
+key_file = "key.pem"
+"""
+
 HUB = f"""
 trust_domain = "mesh.example"
 
@@ -20,11 +26,7 @@ sha256 = "{PIN}"
 [door]
 server_names = ["hub.example"]
 
-[signer.authority]
-name = "shared"
-certificate_file = "chain.pem"
-key_file = "key.pem"
-
+{AUTHORITY}
 [state]
 directory = "state"
 """

@@ -41,8 +41,9 @@ def check(returned: Certificate, chain: Sequence[Certificate] = CHAIN) -> tuple[
     return check_issued(
         returned,
         chain,
-        request=REQUEST,
-        expected_san=REQUEST.san,
+        subject=str(IDENTITY),
+        public_key=REQUEST.public_key,
+        san=REQUEST.san,
         validity=ASKED,
         anchors=ANCHORS,
         at=NOW,
@@ -114,7 +115,7 @@ def ca_leaf() -> Certificate:
         (ca_leaf, "is_ca"),
         (lambda: leaf(not_after=NOW + 2 * HOUR), "outlives_request"),
         (lambda: leaf(not_before=NOW - HOUR, not_after=NOW - timedelta(seconds=1)), "expired"),
-        (lambda: leaf(not_before=NOW + timedelta(seconds=1)), "not_yet_valid"),
+        (lambda: leaf(not_before=NOW + timedelta(seconds=1)), "clock_skew"),
         (
             lambda: leaf(
                 extra=[(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)]
@@ -140,8 +141,9 @@ def test_an_intermediate_is_no_pinned_root_even_where_it_is_published() -> None:
         check_issued(
             leaf(middle),
             (middle.certificate,),
-            request=REQUEST,
-            expected_san=REQUEST.san,
+            subject=str(IDENTITY),
+            public_key=REQUEST.public_key,
+            san=REQUEST.san,
             validity=ASKED,
             anchors=(*ANCHORS, middle.certificate),
             at=NOW,

@@ -1,0 +1,195 @@
+"""Credentials for AWS: by AWS's own chain, or of a role that is assumed with the hub's own JWT.
+
+AWS's chain is botocore's: environment, web identity (IRSA), shared files, container (EKS Pod Identity, ECS)
+and instance metadata, each renewed by itself. A role is assumed with a token that is read anew every time, so
+that projected tokens and JWT-SVIDs rotate in place. Orders do not wait for that: it is done again while the
+authority is looked at, well before the keys expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from aiobotocore.session import AioSession
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError
+
+from federation.core.config.authority_model import AwsConfig, JwtRef
+from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
+from federation.signer.authorities.aws.client import AwsClient, quieten
+from federation.signer.authorities.aws.failures import Call, error_of
+from federation.signer.authorities.aws.login import Login
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.own_credentials import OwnCredentials
+
+CHAIN_TIMEOUT: Final = 10.0  # seconds; instance metadata answers within one, web identity asks STS
+STS_TIMEOUT: Final = 5.0  # seconds
+ASSUME: Final = "AssumeRoleWithWebIdentity"
+SESSION_NAME: Final = "federation-hub"  # what CloudTrail shows
+
+RENEW_FROM, RENEW_UNTIL = 0.5, 0.75
+"""The part of their life after which keys are renewed, drawn anew each time so that replicas spread out."""
+
+LAST_MOMENT: Final = timedelta(minutes=1)
+"""Keys are not used any more so shortly before they expire: a request may be on its way as long, and clocks differ."""
+
+_logger = logging.getLogger(__name__)
+
+
+def login_of(aws: AwsConfig, own: OwnCredentials, around: Surroundings, *, where: str) -> Login:
+    """The way that the configuration names."""
+    if aws.jwt is None or not aws.role_arn:
+        return OwnChain(where)
+    return AssumedRole(aws, aws.jwt, own, around, where=where)
+
+
+class OwnChain:
+    """Implements Login by AWS's own chain. Files and environment are read anew when AWS refuses the keys."""
+
+    warning = ""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._reading = asyncio.Lock()
+        self._found: Any = None
+        self._doubted = False
+
+    async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
+        """As in :class:`Login`; the reasons are ``credential_missing`` and ``credentials_unavailable``."""
+        try:
+            async with asyncio.timeout(CHAIN_TIMEOUT):
+                keys = await (await self._look_up(renew)).get_frozen_credentials()
+        except TimeoutError:
+            raise self._unavailable(f"AWS's chain gave no credentials within {CHAIN_TIMEOUT:g} s") from None
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            call = Call(f"sts:{error.operation_name}", self._where)
+            raise error_of(str(told.get("Code", "")), 400, str(told.get("Message", "")), call) from None
+        except (BotoCoreError, OSError, ValueError) as error:
+            # the text may quote what a metadata service or a program answered: keys among it
+            raise self._unavailable(f"AWS's chain gave no credentials ({_kind(error)})") from None
+        if not isinstance(keys, ReadOnlyCredentials):
+            raise self._unavailable("AWS's chain gave something else than credentials")
+        return keys
+
+    def doubt(self) -> None:
+        """As in :class:`Login`."""
+        self._doubted = True
+
+    async def close(self) -> None:
+        """Forget what was found."""
+        self._found = None
+
+    async def _look_up(self, renew: bool) -> Any:
+        async with self._reading:
+            if self._found is None or (renew and self._doubted):
+                quieten()
+                # a new session: each reads the environment and the files once
+                found = await AioSession().get_credentials()
+                if found is None:
+                    raise AuthorityMisconfigured(
+                        "AWS's chain of credentials is empty",
+                        where=self._where,
+                        reason="credential_missing",
+                        remedy="give the pod an IAM role (IRSA, Pod Identity, instance profile) or role_arn and jwt",
+                    )
+                self._found, self._doubted = found, False
+            return self._found
+
+    def _unavailable(self, what: str) -> AuthorityUnavailable:
+        return AuthorityUnavailable(
+            what,
+            where=self._where,
+            reason="credentials_unavailable",
+            remedy="check the pod's IAM role, its token file and the way to STS or to the metadata service",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    keys: ReadOnlyCredentials = field(repr=False)
+    renew_at: datetime
+    last_moment: datetime
+
+
+class AssumedRole:
+    """Implements Login by assuming ``role_arn`` with a JWT (AssumeRoleWithWebIdentity)."""
+
+    def __init__(
+        self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, around: Surroundings, *, where: str
+    ) -> None:
+        self._role_arn = aws.role_arn
+        self._jwt = jwt
+        self._own = own
+        self._clock = around.clock
+        self._jitter = around.jitter
+        self._where = where
+        self._sts = AwsClient("sts", aws, where=where, timeout=STS_TIMEOUT)
+        self._assuming = asyncio.Lock()
+        self._held: _Held | None = None
+        self._doubted = False
+        self.warning = ""
+
+    async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
+        """As in :class:`Login`. Keys that are still good outlive a renewal that fails."""
+        held = self._held
+        if held is not None and not self._is_due(held, renew):
+            return held.keys
+        async with self._assuming:
+            held = self._held
+            if held is not None and not self._is_due(held, renew):
+                return held.keys
+            try:
+                held = await self._assume()
+            except (AuthorityError, AuthorityUnavailable) as error:
+                if held is None or self._doubted or self._clock.now() >= held.last_moment:
+                    raise
+                warning = f"the role's credentials are not renewed: {error.diagnostics()}"
+                if warning != self.warning:
+                    _logger.warning("%s", warning, extra={"authority": self._where, "reason": error.reason})
+                self.warning = warning
+                return held.keys
+            self._held, self._doubted, self.warning = held, False, ""
+            return held.keys
+
+    def doubt(self) -> None:
+        """As in :class:`Login`."""
+        self._doubted = True
+
+    async def close(self) -> None:
+        """As in :class:`Login`."""
+        self._held = None
+        await self._sts.close()
+
+    def _is_due(self, held: _Held, renew: bool) -> bool:
+        now = self._clock.now()
+        return now >= held.last_moment or (renew and (self._doubted or now >= held.renew_at))
+
+    async def _assume(self) -> _Held:
+        begun = self._clock.now()
+        token = await self._own.jwt(self._jwt)
+        answer = await self._sts.call(
+            ASSUME,
+            {"RoleArn": self._role_arn, "RoleSessionName": SESSION_NAME, "WebIdentityToken": token},
+            secret=token,
+        )
+        given = answer.get("Credentials", {})
+        ends = given.get("Expiration")
+        texts = [given.get(name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
+        if not isinstance(ends, datetime) or not all(isinstance(text, str) and text for text in texts):
+            raise Call(f"sts:{ASSUME}", self._where).garbage()
+        life = ends - begun
+        renew_at = begun + life * self._jitter.uniform(RENEW_FROM, RENEW_UNTIL)
+        return _Held(ReadOnlyCredentials(*texts), renew_at, ends - LAST_MOMENT)
+
+
+def _kind(error: Exception) -> str:
+    provider = getattr(error, "kwargs", {}).get("provider", "")
+    name = type(error).__name__
+    return (
+        f"{name} of {provider}" if isinstance(provider, str) and provider.replace("-", "").isalnum() else name
+    )

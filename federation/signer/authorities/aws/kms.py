@@ -1,0 +1,218 @@
+"""AWS KMS: the key stays there and signs the digest of what the hub has built.
+
+The chain is a file, read anew each time. The public key is fetched again after a signature failed and every few
+minutes, and it is the key of that very ARN which signs from then on: an alias that is pointed at another key
+changes the pair as a whole, never the key under a chain of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+from federation.core.config.authority_model import AwsKmsAuthorityConfig
+from federation.core.errors import (
+    AuthorityError,
+    AuthorityMisconfigured,
+    AuthorityThrottled,
+    AuthorityUnavailable,
+    InvalidValue,
+)
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
+from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
+from federation.signer.authorities.aws.client import AwsClient
+from federation.signer.authorities.aws.credentials import login_of
+from federation.signer.authorities.aws.failures import Call
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.interface import KeyPair
+from federation.signer.authorities.key_file import read_bounded
+from federation.signer.authorities.own_credentials import OwnCredentials
+
+READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
+KEY_SECONDS: Final = 300.0  # how often the public key is fetched although nothing has failed
+MOST_ATTEMPTS: Final = 2  # KMS documents its own failures as to be asked again; a signature may be made twice
+_RETRY: Final = 0.1  # seconds
+
+_ALGORITHMS: Final[Mapping[KeyKind, str]] = {
+    KeyKind.EC_P256: "ECDSA_SHA_256",
+    KeyKind.EC_P384: "ECDSA_SHA_384",
+    KeyKind.RSA_2048: "RSASSA_PKCS1_V1_5_SHA_256",
+    KeyKind.RSA_3072: "RSASSA_PKCS1_V1_5_SHA_256",
+    KeyKind.RSA_4096: "RSASSA_PKCS1_V1_5_SHA_256",
+}
+
+
+class KmsPair:
+    """Implements PairSource."""
+
+    def __init__(
+        self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+    ) -> None:
+        self._config = config
+        self._credentials = credentials
+        self._clock = around.clock
+        self._around = around
+        self._login = login_of(config.aws, credentials, around, where=config.name)
+        self._client = AwsClient(
+            "kms",
+            config.aws,
+            where=config.name,
+            timeout=config.timeout / 2,  # a hung first attempt leaves time for a second
+            login=self._login,
+            connections=config.max_in_flight + 2,
+        )
+        self._key: KmsKey | None = None
+        self._key_at = 0.0
+        self._text = b""
+        self._pair: KeyPair | None = None
+
+    async def read(self) -> KeyPair:
+        """The chain's file and the key as they are now."""
+        text = await self._read_file()
+        await self._login.keys(renew=True)
+        key = await self._current_key()
+        if self._pair is None or text != self._text or self._pair.key is not key:
+            self._pair = KeyPair(self._parse(text), key)
+            self._text = text
+        return self._pair
+
+    async def close(self) -> None:
+        """Close connections and credentials."""
+        self._key = self._pair = None
+        await self._client.close()
+        await self._login.close()
+        await self._credentials.close()
+
+    async def _current_key(self) -> KmsKey:
+        now, held = self._clock.monotonic(), self._key
+        if held is not None and not held.failed and now - self._key_at < KEY_SECONDS:
+            return held
+        answer = await self._client.call("GetPublicKey", {"KeyId": self._config.key_id})
+        public_key, kind = _public_key(answer, self._config.name)
+        arn = answer.get("KeyId")
+        key_id = arn if isinstance(arn, str) and arn else self._config.key_id
+        if held is not None and (held.key_id, held.public_key) == (key_id, public_key):
+            held.failed = False
+        else:
+            held = self._key = KmsKey(
+                self._client, key_id, public_key, kind, around=self._around, where=self._config.name
+            )
+        self._key_at = now
+        return held
+
+    async def _read_file(self) -> bytes:
+        path = self._config.certificate_file
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await asyncio.to_thread(read_bounded, path, MAX_PEM_BYTES)
+        except TimeoutError:
+            raise AuthorityUnavailable(
+                f"reading {path} took over {READ_TIMEOUT:g} s",
+                where=self._config.name,
+                reason="files_hang",
+                remedy="check the volume that it is on",
+            ) from None
+        except OSError as error:
+            raise AuthorityMisconfigured(
+                f"cannot read {path}: {error.strerror}",
+                where=self._config.name,
+                reason="file_unreadable",
+                remedy="mount the chain where the configuration says, readable by the signer",
+            ) from None
+
+    def _parse(self, text: bytes) -> tuple[Certificate, ...]:
+        try:
+            return parse_certificates(text, where=str(self._config.certificate_file))
+        except InvalidValue as error:
+            raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None
+
+
+class KmsKey:
+    """Implements SigningKey. ``failed`` is set by a signature that could not be had."""
+
+    held_here = False
+
+    def __init__(
+        self,
+        client: AwsClient,
+        key_id: str,
+        public_key: PublicKey,
+        kind: KeyKind,
+        *,
+        around: Surroundings,
+        where: str,
+    ) -> None:
+        self.key_id = key_id
+        self.public_key = public_key
+        self.failed = False
+        self._client = client
+        self._kind = kind
+        self._around = around
+        self._where = where
+
+    async def sign(self, message: bytes) -> bytes:
+        """The signature over the digest, asked for once more where KMS or the network failed.
+
+        A lost signature is lost whole: nobody else has what it belongs to.
+        """
+        request = {
+            "KeyId": self.key_id,
+            "Message": digest(self._kind, message),
+            "MessageType": "DIGEST",
+            "SigningAlgorithm": _ALGORITHMS[self._kind],
+        }
+        try:
+            async for attempt in AsyncRetrying(
+                sleep=self._around.clock.sleep,
+                wait=lambda _state: _RETRY * self._around.jitter.uniform(0.5, 1.5),
+                stop=stop_after_attempt(MOST_ATTEMPTS),
+                retry=retry_if_exception(_is_passing),
+                reraise=True,
+            ):
+                with attempt:
+                    answer = await self._client.call("Sign", request)
+        except (AuthorityError, AuthorityUnavailable):
+            self.failed = True
+            raise
+        signature = answer.get("Signature")
+        if not isinstance(signature, bytes):
+            raise Call("kms:Sign", self._where).garbage()
+        return signature
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Worth asking again at once: not where KMS has just asked for fewer requests, or nobody is there."""
+    return (
+        isinstance(error, AuthorityUnavailable)
+        and not isinstance(error, AuthorityThrottled)
+        and error.reason in {"server_error", "cut_off", "timeout"}
+    )
+
+
+def _public_key(answer: Mapping[str, Any], where: str) -> tuple[PublicKey, KeyKind]:
+    try:
+        key = load_der_public_key(bytes(answer["PublicKey"]))
+    except (KeyError, TypeError, ValueError, UnsupportedAlgorithm):
+        raise Call("kms:GetPublicKey", where).garbage() from None
+    if answer.get("KeyUsage") != "SIGN_VERIFY":
+        raise AuthorityMisconfigured(
+            f"the key is not for signing but for {str(answer.get('KeyUsage'))[:40]}",
+            where=where,
+            reason="wrong_key_usage",
+            remedy="name a key of the usage SIGN_VERIFY; a key's usage cannot be changed",
+        )
+    kind = kind_of(key)
+    if kind is None:
+        raise AuthorityMisconfigured(
+            f"the key is of a kind that is not accepted: {describe(key)}",
+            where=where,
+            reason="weak_key",
+            remedy="use a key of the spec ECC_NIST_P256, ECC_NIST_P384, RSA_2048, RSA_3072 or RSA_4096",
+        )
+    return key, kind  # type: ignore[return-value]  # kind_of accepts no other class

@@ -1,0 +1,169 @@
+"""From a configuration to its authority: the one place that knows every kind of back end.
+
+A further back end is a settings class, a module that gives a :class:`PairSource` or a
+:class:`CertificateService`, and one more case here. Modules are imported when their kind is configured: what
+one back end needs is nobody else's business.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from federation.core.clock import Clock
+from federation.core.config.authority_model import (
+    AuthorityConfig,
+    AwsKmsAuthorityConfig,
+    AwsPcaAuthorityConfig,
+    CertManagerAuthorityConfig,
+    ConjurAuthorityConfig,
+    ConjurConfig,
+    LocalAuthorityConfig,
+    Pkcs11AuthorityConfig,
+    SpiffeConfig,
+    VaultAuthorityConfig,
+    VaultTransitAuthorityConfig,
+)
+from federation.core.config.model import SignerConfig
+from federation.core.errors import AuthorityMisconfigured
+from federation.core.identity import TrustDomain
+from federation.signer.authorities.hub_built import HubBuiltAuthority
+from federation.signer.authorities.interface import CertificateService, KeptAuthority, PairSource
+from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.service import ServiceAuthority
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoritySettings:
+    """Everything of a configuration that decides what an authority is: another one means another authority."""
+
+    authority: AuthorityConfig
+    conjur: ConjurConfig | None = None
+    spiffe: SpiffeConfig | None = None
+
+    @classmethod
+    def of(cls, signer: SignerConfig) -> AuthoritySettings:
+        """Those of ``[signer]``."""
+        return cls(signer.authority, signer.conjur, signer.spiffe)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every back end is given beside its settings."""
+
+    trust_domain: TrustDomain
+    clock: Clock
+    random_bytes: Callable[[int], bytes]
+    jitter: random.Random
+
+
+_PACKAGES = {"pkcs11": "pkcs11", "aiobotocore": "aws", "botocore": "aws"}
+"""Modules that only an extra of the package brings -> the extra."""
+
+
+def make_authority(settings: AuthoritySettings, around: Surroundings) -> KeptAuthority:
+    """The authority of these settings; nothing is asked of it yet.
+
+    Raises AuthorityMisconfigured where a package that its kind needs is not installed.
+    """
+    config = settings.authority
+    try:
+        made = _back_end(settings, around)
+    except ModuleNotFoundError as error:
+        extra = _PACKAGES.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise AuthorityMisconfigured(
+            f"the package {error.name}, which an authority of kind {config.kind} needs, is not installed",
+            where=config.name,
+            reason="package_missing",
+            remedy=f"install federation-hub[{extra}]",
+        ) from None
+    options: dict[str, Any] = {
+        "name": config.name,
+        "kind": config.kind,
+        "poll_seconds": made.poll_seconds,
+        "trust_domain": around.trust_domain,
+        "clock": around.clock,
+    }
+    return made.make(**options)
+
+
+@dataclass(frozen=True, slots=True)
+class _BackEnd:
+    """A back end and how often it is looked at."""
+
+    poll_seconds: float
+    make: Callable[..., KeptAuthority]
+
+
+def _signs(source: PairSource, poll_seconds: float) -> _BackEnd:
+    return _BackEnd(poll_seconds, partial(HubBuiltAuthority, source))
+
+
+def _issues(service: CertificateService, poll_seconds: float) -> _BackEnd:
+    return _BackEnd(poll_seconds, partial(ServiceAuthority, service))
+
+
+def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
+    config = settings.authority
+    match config:
+        case LocalAuthorityConfig():
+            from federation.signer.authorities.local import PairOfFiles
+
+            return _signs(PairOfFiles(config), config.poll_seconds)
+        case ConjurAuthorityConfig():
+            from federation.signer.authorities.conjur import PairOfVariables
+
+            conjur = settings.conjur
+            if conjur is None:
+                raise AuthorityMisconfigured("no Conjur is configured", remedy="add [signer.conjur]")
+            source = PairOfVariables(config, conjur, own_credentials(settings, around), clock=around.clock)
+            return _signs(source, conjur.poll)
+        case VaultAuthorityConfig():
+            from federation.signer.authorities.vault.pki import VaultPki
+
+            credentials = own_credentials(settings, around)
+            return _issues(VaultPki(config, credentials, around), config.poll_seconds)
+        case VaultTransitAuthorityConfig():
+            from federation.signer.authorities.vault.transit import TransitPair
+
+            credentials = own_credentials(settings, around)
+            return _signs(TransitPair(config, credentials, around), config.poll_seconds)
+        case Pkcs11AuthorityConfig():
+            from federation.signer.authorities.pkcs11.pair import TokenPair
+
+            credentials = own_credentials(settings, around)
+            return _signs(TokenPair(config, credentials), config.poll_seconds)
+        case CertManagerAuthorityConfig():
+            from federation.signer.authorities.cert_manager import CertManager
+
+            return _issues(CertManager(config, around), config.poll_seconds)
+        case AwsPcaAuthorityConfig():
+            from federation.signer.authorities.aws.private_ca import PrivateCa
+
+            credentials = own_credentials(settings, around)
+            return _issues(PrivateCa(config, credentials, around), config.poll_seconds)
+        case AwsKmsAuthorityConfig():
+            from federation.signer.authorities.aws.kms import KmsPair
+
+            credentials = own_credentials(settings, around)
+            return _signs(KmsPair(config, credentials, around), config.poll_seconds)
+
+
+def own_credentials(settings: AuthoritySettings, around: Surroundings) -> OwnCredentials:
+    """What the hub proves itself with, by these settings."""
+    spiffe = None
+    if settings.spiffe is not None:
+        from federation.signer.authorities.spiffe.workload_api import WorkloadApi
+
+        spiffe = WorkloadApi(settings.spiffe, clock=around.clock)
+    conjur = None
+    if settings.conjur is not None:
+        from federation.signer.authorities.conjur import Conjur
+
+        conjur = Conjur(settings.conjur, OwnCredentials(spiffe=spiffe), clock=around.clock)
+    return OwnCredentials(spiffe=spiffe, conjur=conjur)

@@ -1,0 +1,180 @@
+"""The connection to the management cluster: one session, one watch, and what tidies up.
+
+::
+
+    issue() -> create ---------------------> API server
+                                                 |  approver, issuer
+    Outstanding <- Reflector <- one watch <------+
+    Removals, Sweep -> delete -------------> API server
+
+The watch has the label of this process, so that a replica does not read what the others are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, Self
+
+from federation.clusters.objects import METADATA_ONLY_LIST
+from federation.clusters.reflector import Reflector
+from federation.clusters.session import ClusterSession
+from federation.core.config.access import ClusterTimeouts
+from federation.core.config.authority_model import CertManagerAuthorityConfig
+from federation.core.errors import ClusterError, ClusterTimeout
+from federation.core.identity import ClusterName
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.cert_manager.outstanding import Outstanding
+from federation.signer.authorities.cert_manager.removal import Creation, Removals, Sweep
+from federation.signer.authorities.cert_manager.request import INSTANCE, collection
+from federation.signer.authorities.cert_manager.verdict import Verdict
+
+CLUSTER: Final = ClusterName("management")
+CLOSING: Final = 2.0
+"""Seconds that closing waits for requests to be removed; what is left then is another replica's leftover."""
+
+SILENCE: Final = 30.0
+"""Seconds until a watch that says nothing is listed anew. A list of our own requests costs little, and a watch
+that somebody holds back would let every request time out."""
+
+_POLL: Final = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+def timeouts(config: CertManagerAuthorityConfig) -> ClusterTimeouts:
+    """Those of one watch that requests wait for: it is taken up again within seconds."""
+    return ClusterTimeouts(
+        connect=min(3.0, config.timeout),
+        request=config.timeout,
+        watch_silence=SILENCE,
+        backoff_first=0.2,
+        backoff_longest=2.0,
+    )
+
+
+class Connection:
+    """Made by :meth:`open`; ``session`` is its session."""
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        config: CertManagerAuthorityConfig,
+        outstanding: Outstanding,
+        *,
+        instance: str,
+        around: Surroundings,
+    ) -> None:
+        self.session: Final = session
+        self._timeout = config.timeout
+        self._clock = around.clock
+        self._path = collection(config.namespace)
+        self._own = f"{INSTANCE}={instance}"
+        self._reflector = Reflector[Verdict](
+            session,
+            self._path,
+            decode=outstanding.decode,
+            label_selector=self._own,
+            timeouts=timeouts(config),
+            clock=around.clock,
+            jitter=around.jitter,
+            on_change=outstanding.changed,
+        )
+        self._removals = Removals(session, self._path, clock=around.clock, jitter=around.jitter)
+        self._sweep = Sweep(
+            session,
+            self._path,
+            self._removals,
+            awaited=lambda name: name in outstanding,
+            clock=around.clock,
+            jitter=around.jitter,
+        )
+        self._creations: set[Creation] = set()
+        self._running = asyncio.create_task(self._run())
+
+    @classmethod
+    async def open(
+        cls,
+        config: CertManagerAuthorityConfig,
+        outstanding: Outstanding,
+        *,
+        instance: str,
+        around: Surroundings,
+    ) -> Self:
+        """Read the credentials and start to watch. Raises ConfigurationError or ClusterUnauthorized."""
+        session = await ClusterSession.open(
+            config.credentials,
+            cluster=CLUSTER,
+            timeouts=timeouts(config),
+            clock=around.clock,
+            connections=config.max_in_flight,
+        )
+        return cls(session, config, outstanding, instance=instance, around=around)
+
+    @property
+    def ended(self) -> bool:
+        """True where watch and sweep run no more."""
+        return self._running.done()
+
+    @property
+    def watching(self) -> bool:
+        """True while what is known of the requests is fresh."""
+        return self._reflector.fresh
+
+    @property
+    def unremovable(self) -> ClusterError | None:
+        """Why requests cannot be removed at present, or None."""
+        return self._removals.problem
+
+    def create(self, name: str, body: bytes) -> Creation:
+        """Start to create a request; it is removed by :meth:`remove`, which has to be called."""
+        creation = asyncio.create_task(self._create(body), name=f"create {name}")
+        self._creations.add(creation)
+        creation.add_done_callback(self._creations.discard)
+        return creation
+
+    def remove(self, name: str, creation: Creation) -> None:
+        """Remove a request in the background."""
+        self._removals.remove(name, creation)
+
+    async def synced(self) -> None:
+        """Return once the watch has begun. Raises what stands in the way as a ClusterError."""
+        await self._reflector.wait_synced(self._timeout)
+
+    async def check(self) -> None:
+        """Ask the API server, then wait until the watch stands as well. Raises ClusterError."""
+        params = {"labelSelector": self._own, "limit": "1"}
+        await self.session.get(self._path, params=params, accept=METADATA_ONLY_LIST)
+        try:
+            async with asyncio.timeout(self._timeout):
+                while not self._reflector.fresh:
+                    await self._clock.sleep(_POLL)
+        except TimeoutError:
+            unknown = ClusterTimeout(f"watch {self._path}: it does not stand", where=str(CLUSTER))
+            raise self._reflector.problem or unknown from None
+
+    async def close(self) -> None:
+        """Remove what there is to remove, at most :data:`CLOSING` seconds; then close everything."""
+        try:
+            await self._removals.close(CLOSING)
+        finally:
+            tasks = [self._running, *self._creations]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.session.close()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._reflector.run())
+                tasks.create_task(self._sweep.run())
+        except ExceptionGroup:  # neither is to end; whoever looks next opens another connection
+            _log.exception("watching CertificateRequests ended", extra={"cluster": str(CLUSTER)})
+
+    async def _create(self, body: bytes) -> ClusterError | None:
+        try:
+            await self.session.request("POST", self._path, body=body)
+        except ClusterError as error:
+            return error
+        return None

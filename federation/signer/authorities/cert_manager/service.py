@@ -1,0 +1,164 @@
+"""cert-manager in one management cluster: a CertificateRequest is created, awaited by a watch, and removed.
+
+What is learned of the issuer's chain comes with the leaves, so nothing is known of it before the first one, and
+it is forgotten when none has come for a while: an authority whose chain was judged bad asks for no leaf, and
+would never learn that the issuer was mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from federation.core.clock import Clock
+from federation.core.config.authority_model import CertManagerAuthorityConfig
+from federation.core.errors import (
+    AuthorityMisconfigured,
+    AuthorityUnavailable,
+    ClusterError,
+    ClusterForbidden,
+    ClusterInvalid,
+    ClusterUnauthorized,
+    ConfigurationError,
+)
+from federation.core.pki.certificate import Certificate
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.cert_manager import issuer
+from federation.signer.authorities.cert_manager.answer import chain_above, read_answer
+from federation.signer.authorities.cert_manager.connection import Connection
+from federation.signer.authorities.cert_manager.failures import answer_lost, authority_error
+from federation.signer.authorities.cert_manager.outstanding import NotCreated, Outstanding, Waiting
+from federation.signer.authorities.cert_manager.refusals import lateness, refusal
+from federation.signer.authorities.cert_manager.removal import Creation
+from federation.signer.authorities.cert_manager.request import certificate_request, duration
+from federation.signer.authorities.cert_manager.verdict import Issued, Verdict
+from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
+
+CHAIN_MEMORY: Final = 60.0
+"""Seconds for which a chain is told after the last leaf that came with it."""
+
+_ID_BYTES: Final = 8
+
+
+class CertManager:
+    """Implements CertificateService."""
+
+    def __init__(self, config: CertManagerAuthorityConfig, around: Surroundings) -> None:
+        self._config = config
+        self._around = around
+        self._clock: Clock = around.clock
+        self._instance = around.random_bytes(_ID_BYTES).hex()
+        self._outstanding = Outstanding()
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._closed = False
+        self._chain: tuple[Certificate, ...] = ()
+        self._learned = 0.0
+
+    async def look(self) -> ServiceView:
+        """Whether the cluster answers, the requests can be watched, and the issuer is ready."""
+        connection = await self._connected()
+        try:
+            await connection.check()
+            await issuer.check_issuer(connection.session, self._config)
+        except ClusterUnauthorized as error:
+            await self._disconnect(connection)  # the credentials are read anew next time
+            raise authority_error(error) from None
+        except ClusterError as error:
+            raise authority_error(error) from None
+        if self._clock.monotonic() - self._learned > CHAIN_MEMORY:
+            self._chain = ()
+        return ServiceView(chain=self._chain, warnings=_warnings(connection))
+
+    async def issue(self, order: LeafOrder) -> Answer:
+        """One request, from its creation to its removal; see the package's table of reasons in the docs."""
+        name = f"federation-{self._instance}-{self._around.random_bytes(_ID_BYTES).hex()}"
+        connection = await self._ready()
+        waiting = self._outstanding.expect(name)
+        creation = connection.create(name, self._body(order, name))
+        creation.add_done_callback(lambda done: _note(done, waiting))
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                outcome = await waiting.decided
+        except TimeoutError:
+            raise lateness(waiting, creation, self._config, watching=connection.watching) from None
+        finally:
+            self._outstanding.forget(name)
+            connection.remove(name, creation)
+        if isinstance(outcome, NotCreated):
+            raise outcome.error
+        return self._answer(outcome)
+
+    async def close(self) -> None:
+        """Remove the requests that are left, then close the session."""
+        self._closed = True
+        async with self._connecting:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await connection.close()
+
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            if self._closed:
+                raise AuthorityUnavailable("it was closed", reason="closed")
+            if self._connection is not None:
+                if not self._connection.ended:
+                    return self._connection
+                connection, self._connection = self._connection, None
+                await connection.close()
+            try:
+                self._connection = await Connection.open(
+                    self._config, self._outstanding, instance=self._instance, around=self._around
+                )
+            except ConfigurationError as error:
+                raise AuthorityMisconfigured(
+                    f"the management cluster: {error.what}", reason="credentials", remedy=error.remedy
+                ) from None
+            except ClusterError as error:
+                raise authority_error(error) from None
+            return self._connection
+
+    async def _disconnect(self, connection: Connection) -> None:
+        async with self._connecting:
+            if self._connection is connection:
+                self._connection = None
+        await connection.close()
+
+    async def _ready(self) -> Connection:
+        """A connection whose watch has begun: what is created from now on is seen."""
+        connection = await self._connected()
+        try:
+            await connection.synced()
+        except ClusterError as error:
+            raise authority_error(error) from None
+        return connection
+
+    def _body(self, order: LeafOrder, name: str) -> bytes:
+        seconds = duration(order.validity.not_after, self._clock.now(), self._config.timeout)
+        return certificate_request(self._config, order, name=name, instance=self._instance, seconds=seconds)
+
+    def _answer(self, verdict: Verdict) -> Answer:
+        if not isinstance(verdict, Issued):
+            raise refusal(verdict, self._config)
+        answer = read_answer(verdict)
+        above = chain_above(answer)
+        if above != self._chain:
+            self._chain = above
+        self._learned = self._clock.monotonic()
+        return answer
+
+
+def _note(creation: Creation, waiting: Waiting) -> None:
+    """Whoever waits need not, where there is no request, or where nobody knows and asking anew is better."""
+    error = None if creation.cancelled() else creation.result()
+    if error is not None and not answer_lost(error):
+        waiting.decide(NotCreated(authority_error(error, creating=True)))
+
+
+def _warnings(connection: Connection) -> tuple[str, ...]:
+    """What somebody has to mend though leaves are issued; an outage shows elsewhere, and passes."""
+    problem = connection.unremovable
+    if not isinstance(problem, ClusterForbidden | ClusterInvalid):
+        return ()
+    told = authority_error(problem)
+    return (f"CertificateRequests are left behind: {told.diagnostics()}",)

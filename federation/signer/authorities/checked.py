@@ -1,0 +1,89 @@
+"""Asking an authority and judging what it returned: nobody gets a leaf that was not ordered exactly so.
+
+This is the one place where leaves come from, for workloads and for the door's own certificate. A violation
+is an alarm: it is counted, kept with its time, logged as an error and shown by status until the process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from federation.core.clock import Clock
+from federation.core.errors import AuthorityUncertain, AuthorityViolation, InvalidValue
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.issued import check_issued
+from federation.signer.authorities.interface import Authority, IssuedLeaf, LeafOrder
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLeaf:
+    """A leaf that may be handed out. ``issuers`` is the path above it, its anchor last."""
+
+    der: bytes
+    issuers: tuple[Certificate, ...]
+    not_after: datetime
+
+
+class Alarms:
+    """What back ends did that they must never do, and answers of theirs that were lost."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.violations = 0
+        self.last_violation = ""
+        self.last_violation_at = 0.0
+        self.uncertain = 0
+
+    def violated(self, error: AuthorityViolation) -> None:
+        """Raise the alarm."""
+        self.violations += 1
+        self.last_violation = str(error)
+        self.last_violation_at = self._clock.now().timestamp()
+        _logger.error(
+            "ALARM: the authority returned something else than was asked for: %s",
+            error.diagnostics(),
+            extra={"reason": error.reason},
+        )
+
+
+async def issue_checked(
+    authority: Authority, order: LeafOrder, *, anchors: Iterable[Certificate], at: datetime, alarms: Alarms
+) -> CheckedLeaf:
+    """The leaf that was ordered, judged. Raises what the authority raises, and AuthorityViolation."""
+    try:
+        issued = await authority.issue(order)
+        if issued.built_by_hub:
+            return CheckedLeaf(issued.der, issued.issuers, order.validity.not_after)
+        return _judged(issued, order, anchors, at)
+    except AuthorityUncertain:
+        alarms.uncertain += 1
+        raise
+    except AuthorityViolation as error:
+        alarms.violated(error)
+        raise
+
+
+def _judged(
+    issued: IssuedLeaf, order: LeafOrder, anchors: Iterable[Certificate], at: datetime
+) -> CheckedLeaf:
+    try:
+        leaf = Certificate.from_der(issued.der)
+    except InvalidValue as error:
+        raise AuthorityViolation(f"what it returned is no certificate: {error}", reason="garbage") from None
+    path = check_issued(
+        leaf,
+        issued.issuers,
+        subject=", ".join(order.names),
+        public_key=order.public_key,
+        san=order.san,
+        validity=order.validity,
+        anchors=anchors,
+        at=at,
+        profile=order.profile,
+    )
+    return CheckedLeaf(leaf.der, path[1:], leaf.not_after)

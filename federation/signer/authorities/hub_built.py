@@ -1,0 +1,196 @@
+"""An authority whose leaves the hub builds: only the signature comes from the key, wherever that lives.
+
+The pair of chain and key is looked at anew again and again. A pair is taken up when key and certificate
+agree and the intermediate may sign leaves under a root of the bundle in force; otherwise the last good pair
+stays, the authority is degraded and says why. A pair whose root has left the bundle signs nothing any more:
+its leaves would chain to an anchor that nobody holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.errors import AuthorityError, AuthorityUnavailable, FederationError
+from federation.core.identity import TrustDomain
+from federation.core.pki.authority_check import check_intermediate
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.leaf import LeafProfile, LeafTemplate
+from federation.core.pki.pem import encode_certificates
+from federation.core.pki.validity import LEAST_USEFUL_LIFE
+from federation.signer.authorities.interface import IssuedLeaf, KeyPair, LeafOrder, PairSource
+from federation.state.documents import AuthorityReport
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """A pair that was judged good, with all that one signature needs."""
+
+    pair: KeyPair
+    issuers: tuple[Certificate, ...]
+    templates: Mapping[LeafProfile, LeafTemplate]
+
+    @property
+    def not_after(self) -> datetime:
+        """When the first of the issuers ends."""
+        return min(issuer.not_after for issuer in self.issuers)
+
+
+class HubBuiltAuthority:
+    """Implements KeptAuthority and KnowsIssuers."""
+
+    def __init__(
+        self,
+        source: PairSource,
+        *,
+        name: str,
+        kind: str,
+        poll_seconds: float,
+        trust_domain: TrustDomain,
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._name = name
+        self._kind = kind
+        self._poll_seconds = poll_seconds
+        self._trust_domain = trust_domain
+        self._clock = clock
+        self._anchors: tuple[Certificate, ...] = ()
+        self._candidate: KeyPair | None = None
+        self._signing: _Signing | None = None
+        self._problem: FederationError | None = AuthorityUnavailable("it was not looked at yet", where=name)
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Issuer first, root last; empty while nothing can be signed."""
+        return self._signing.issuers if self._signing is not None else ()
+
+    @property
+    def can_sign(self) -> bool:
+        """True while there is a good pair."""
+        return self._signing is not None
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks at the pair."""
+        return self._poll_seconds
+
+    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+        """The leaf that was ordered; raises why there is no pair where there is none."""
+        signing = self._signing
+        if signing is None:
+            raise self._problem or AuthorityUnavailable("there is no intermediate", where=self._name)
+        template = signing.templates[order.profile]
+        validity = order.validity
+        tbs = template.tbs(order.spki_der, order.san, order.serial, validity.not_before, validity.not_after)
+        signature = await signing.pair.key.sign(tbs)
+        if not signing.pair.key.held_here:
+            template.check_signature(tbs, signature)
+        return IssuedLeaf(template.assemble(tbs, signature), signing.issuers, built_by_hub=True)
+
+    def describe(self) -> AuthorityReport:
+        """Ready with the pair as it is now, degraded with an older one, else unavailable; with the reason."""
+        problem, signing = self._problem, self._signing
+        report = AuthorityReport(name=self._name, kind=self._kind, state="unavailable")
+        if signing is not None:
+            ends = signing.not_after
+            own = signing.pair.chain[0]
+            report = msgspec.structs.replace(
+                report,
+                state="ready" if problem is None else "degraded",
+                subject=own.subject,
+                sha256=own.sha256,
+                not_after=ends.timestamp(),
+                chain_pem=encode_certificates(signing.pair.chain).decode("ascii"),
+            )
+            if self._clock.now() + LEAST_USEFUL_LIFE > ends:
+                return msgspec.structs.replace(
+                    report,
+                    state="unavailable",
+                    reason="issuer_expired",
+                    detail=f"the intermediate or its root ends at {ends:%Y-%m-%d %H:%M:%S} UTC",
+                    remedy="give it a new intermediate now; workloads cannot renew",
+                )
+        if problem is None:
+            return report
+        kept = f"; still signing with {signing.pair.chain[0].subject}" if signing is not None else ""
+        return msgspec.structs.replace(
+            report, reason=problem.reason, detail=f"{problem}{kept}", remedy=problem.remedy
+        )
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        """Judge by these anchors from now on: the self-signed ones of the bundle in force."""
+        self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
+        self._judge()
+
+    async def refresh(self) -> None:
+        """Read the pair and take it up if it is good; what is wrong is kept for :meth:`describe`."""
+        try:
+            self._candidate = await self._source.read()
+        except (AuthorityError, AuthorityUnavailable) as error:
+            self._candidate = None
+            error.where = error.where or self._name
+            self._fail(error)
+        self._judge()
+
+    async def close(self) -> None:
+        """Let go of the key."""
+        await self._source.close()
+
+    def _judge(self) -> None:
+        """Take up the pair that was read if it is good, else keep the one in use if that still is."""
+        candidate = self._candidate
+        if candidate is not None:
+            try:
+                self._signing = self._make(candidate)
+            except (AuthorityError, AuthorityUnavailable) as error:
+                self._fail(error)
+            else:
+                if self._problem is not None:
+                    _logger.info(
+                        "the authority signs with %s",
+                        candidate.chain[0].subject,
+                        extra={"authority": self._name, "sha256": candidate.chain[0].sha256},
+                    )
+                self._problem = None
+                return
+        if self._signing is not None:
+            try:
+                self._signing = self._make(self._signing.pair)
+            except (AuthorityError, AuthorityUnavailable) as error:
+                self._signing = None
+                self._fail(error)
+
+    def _make(self, pair: KeyPair) -> _Signing:
+        """The pair with its way to a root; the same object as before where nothing has changed."""
+        if not self._anchors:
+            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
+        path = check_intermediate(
+            pair.chain,
+            pair.key.public_key,
+            self._anchors,
+            self._clock.now(),
+            trust_domain=self._trust_domain,
+        )
+        if self._signing is not None and self._signing.pair is pair and self._signing.issuers == path:
+            return self._signing
+        templates = {profile: LeafTemplate(pair.chain[0], profile) for profile in LeafProfile}
+        return _Signing(pair, path, MappingProxyType(templates))
+
+    def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
+        if str(problem) != str(self._problem):
+            _logger.log(
+                logging.ERROR if isinstance(problem, AuthorityError) else logging.INFO,
+                "the authority's chain and key are not taken up: %s",
+                problem.diagnostics(),
+                extra={"authority": self._name, "reason": problem.reason},
+            )
+        self._problem = problem

@@ -1,0 +1,259 @@
+"""An authority that issues from a request: a PKI service, whose chain is judged before it is asked to sign.
+
+What the service says of itself is looked at again and again. It may sign while its chain reaches a root that
+the bundle in force holds; a root that only the service names is a proposal for a person, and trusted by
+nobody. What it returns for an order is a stranger's word, and ``checked.py`` judges it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.errors import (
+    AuthorityError,
+    AuthorityMisconfigured,
+    AuthorityRefused,
+    AuthorityUnavailable,
+    FederationError,
+)
+from federation.core.identity import TrustDomain
+from federation.core.pki.authority_check import check_intermediate
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import encode_certificates
+from federation.core.pki.validity import LEAST_USEFUL_LIFE
+from federation.signer.authorities.interface import (
+    CertificateService,
+    IssuedLeaf,
+    LeafOrder,
+    ServiceView,
+)
+from federation.signer.authorities.revocation import RevocationList, read_revocations
+from federation.state.documents import AuthorityReport, Proposal
+
+MOST_PROPOSALS: Final = 8
+
+_logger = logging.getLogger(__name__)
+
+
+class ServiceAuthority:
+    """Implements KeptAuthority, KnowsIssuers and PublishesRevocations."""
+
+    def __init__(
+        self,
+        service: CertificateService,
+        *,
+        name: str,
+        kind: str,
+        poll_seconds: float,
+        trust_domain: TrustDomain,
+        clock: Clock,
+    ) -> None:
+        self._service = service
+        self._name = name
+        self._kind = kind
+        self._poll_seconds = poll_seconds
+        self._trust_domain = trust_domain
+        self._clock = clock
+        self._anchors: tuple[Certificate, ...] = ()
+        self._view: ServiceView | None = None
+        self._issuers: tuple[Certificate, ...] = ()
+        self._crl: RevocationList | None = None
+        self._proposals: dict[str, Proposal] = {}
+        self._refused: AuthorityRefused | None = None
+        self._problem: FederationError | None = AuthorityUnavailable("it was not asked yet", where=name)
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Issuer first, root last; empty while they are not known."""
+        return self._issuers
+
+    @property
+    def can_sign(self) -> bool:
+        """True while the service answers and what it says of itself is good."""
+        return self._problem is None
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks at the service."""
+        return self._poll_seconds
+
+    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+        """What the service returned for the order, unjudged; raises the problem where there is one."""
+        if self._problem is not None:
+            raise self._problem
+        try:
+            answer = await self._service.issue(order)
+        except (AuthorityError, AuthorityUnavailable) as error:
+            error.where = error.where or self._name
+            if isinstance(error, AuthorityRefused):
+                self._refused = error
+            raise
+        self._refused = None
+        return IssuedLeaf(answer.der, answer.chain or self._issuers, built_by_hub=False)
+
+    def describe(self) -> AuthorityReport:
+        """Ready, degraded (it refuses some requests, or something about it is odd), or unavailable."""
+        report = AuthorityReport(
+            name=self._name,
+            kind=self._kind,
+            state="ready",
+            proposals=list(self._proposals.values()),
+            crl_next_update=self._crl.next_update.timestamp() if self._crl and self._crl.next_update else 0.0,
+            crl_revoked=self._crl.revoked if self._crl else 0,
+        )
+        if self._issuers:
+            own = self._issuers[0]
+            below_root = [issuer for issuer in self._issuers if not issuer.is_self_signed]
+            report = msgspec.structs.replace(
+                report,
+                subject=own.subject,
+                sha256=own.sha256,
+                not_after=self._ends.timestamp(),
+                chain_pem=encode_certificates(below_root).decode("ascii"),
+            )
+        problem = self._problem
+        if problem is None and self._issuers and self._clock.now() + LEAST_USEFUL_LIFE > self._ends:
+            problem = AuthorityMisconfigured(
+                f"the intermediate or its root ends at {self._ends:%Y-%m-%d %H:%M:%S} UTC",
+                where=self._name,
+                reason="issuer_expired",
+                remedy="have the service issue from a new intermediate now; workloads cannot renew",
+            )
+        if problem is not None:
+            return msgspec.structs.replace(
+                report,
+                state="unavailable",
+                reason=problem.reason,
+                detail=str(problem),
+                remedy=problem.remedy,
+            )
+        if self._refused is not None:
+            return msgspec.structs.replace(
+                report,
+                state="degraded",
+                reason=self._refused.reason,
+                detail=str(self._refused),
+                remedy=self._refused.remedy,
+            )
+        warnings = self._view.warnings if self._view is not None else ()
+        if warnings:
+            return msgspec.structs.replace(
+                report, state="degraded", reason="warning", detail="; ".join(warnings)
+            )
+        return report
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        """Judge by these anchors from now on: the self-signed ones of the bundle in force."""
+        self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
+        if self._view is not None:
+            self._judge(self._view)
+
+    async def refresh(self) -> None:
+        """Ask the service and judge what it says; what is wrong is kept for :meth:`describe`."""
+        try:
+            view = await self._service.look()
+        except (AuthorityError, AuthorityUnavailable) as error:
+            error.where = error.where or self._name
+            self._view = None
+            self._fail(error)
+            return
+        self._judge(view)
+
+    async def revocation_list(self) -> bytes:
+        """The newest CRL in DER, verified; raises AuthorityUnavailable where there is none."""
+        if self._crl is None:
+            raise AuthorityUnavailable("it has no CRL", where=self._name, reason="no_crl")
+        return self._crl.der
+
+    async def close(self) -> None:
+        """Let go of the service."""
+        await self._service.close()
+
+    @property
+    def _ends(self) -> datetime:
+        return min(issuer.not_after for issuer in self._issuers)
+
+    def _judge(self, view: ServiceView) -> None:
+        self._view = view
+        self._propose(view.chain)
+        try:
+            self._take_up(view)
+        except (AuthorityError, AuthorityUnavailable) as error:
+            error.where = error.where or self._name
+            if self._proposals and error.reason == "no_anchor":
+                error.remedy = "compare the proposed root's fingerprint with its owner, then pin it"
+            self._issuers = ()
+            self._fail(error)
+            return
+        if self._problem is not None:
+            _logger.info("the authority can sign", extra={"authority": self._name})
+        self._problem = None
+
+    def _take_up(self, view: ServiceView) -> None:
+        if not self._anchors:
+            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
+        if not view.chain:
+            return
+        path = check_intermediate(
+            view.chain,
+            view.chain[0].public_key,
+            self._anchors,
+            self._clock.now(),
+            trust_domain=self._trust_domain,
+        )
+        self._crl = self._judged_crl(view, path)
+        if path != self._issuers:
+            self._issuers = path
+
+    def _judged_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:
+        """The CRL, where the issuer signed it; one that nobody can verify is refused whole."""
+        if view.crl_der is None:
+            return None
+        crl = read_revocations(view.crl_der, issuers=path)
+        revoked = next((c for c in path[:-1] if crl.issuer == c.x509.issuer and crl.revokes(c.serial)), None)
+        if revoked is not None:
+            raise AuthorityMisconfigured(
+                f"the CRL of its issuer revokes {revoked.subject} ({revoked.sha256[:16]})",
+                reason="issuer_revoked",
+                remedy="have the service issue from another intermediate; treat this one's key as lost",
+            )
+        return crl
+
+    def _propose(self, chain: Sequence[Certificate]) -> None:
+        """Remember each root that the service names and nobody has pinned, and forget those now pinned."""
+        pinned = {anchor.sha256 for anchor in self._anchors}
+        for found in chain:
+            if not (found.is_self_signed and found.is_ca) or found.sha256 in pinned | set(self._proposals):
+                continue
+            if len(self._proposals) < MOST_PROPOSALS:
+                _logger.warning(
+                    "the authority names a root that nobody has pinned: %s (%s)",
+                    found.subject,
+                    found.sha256,
+                    extra={"authority": self._name},
+                )
+                self._proposals[found.sha256] = Proposal(
+                    sha256=found.sha256,
+                    subject=found.subject,
+                    cluster="",
+                    origin=f"the authority {self._name}",
+                    not_after=found.not_after.timestamp(),
+                    first_seen=self._clock.now().timestamp(),
+                )
+        self._proposals = {key: value for key, value in self._proposals.items() if key not in pinned}
+
+    def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
+        if str(problem) != str(self._problem):
+            _logger.log(
+                logging.ERROR if isinstance(problem, AuthorityError) else logging.WARNING,
+                "the authority cannot sign: %s",
+                problem.diagnostics(),
+                extra={"authority": self._name, "reason": problem.reason},
+            )
+        self._problem = problem

@@ -1,0 +1,1 @@
+"""The hub's own SVIDs, as the SPIFFE Workload API gives them."""

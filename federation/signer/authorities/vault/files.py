@@ -1,0 +1,35 @@
+"""Files that are no secret, read without blocking the loop: a CA, a chain."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.core.pki.pem import MAX_PEM_BYTES
+from federation.signer.authorities.key_file import read_bounded
+
+READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
+
+
+async def read_pem_file(path: Path) -> bytes:
+    """At most one byte more than a PEM file may have, so that a parser can refuse it.
+
+    Raises AuthorityMisconfigured (``file_unreadable``) or AuthorityUnavailable (``files_hang``).
+    """
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            return await asyncio.to_thread(read_bounded, path, MAX_PEM_BYTES)
+    except TimeoutError:
+        raise AuthorityUnavailable(
+            f"reading {path} took over {READ_TIMEOUT:g} s",
+            reason="files_hang",
+            remedy="check the volume that it is on",
+        ) from None
+    except OSError as error:
+        raise AuthorityMisconfigured(
+            f"cannot read {path}: {error.strerror}",
+            reason="file_unreadable",
+            remedy="mount it where the configuration says, readable by the signer",
+        ) from None

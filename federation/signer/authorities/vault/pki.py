@@ -1,0 +1,188 @@
+"""The PKI engine: it holds the intermediate's key and issues through a role, whose rules come after the hub's own.
+
+Names are given explicitly beside the CSR, so that a role may ignore what the CSR says
+(``use_csr_sans=false``). A lifetime is given in seconds, because a role can forbid absolute times but not
+that; the server counts it from its own clock.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from federation.core.config.authority_model import VaultAuthorityConfig
+from federation.core.errors import (
+    AuthorityError,
+    AuthorityUnavailable,
+    AuthorityUncertain,
+    AuthorityViolation,
+    InvalidValue,
+)
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.leaf import LeafProfile
+from federation.core.pki.pem import parse_certificates
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
+from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.vault.answers import NOT_VAULT
+from federation.signer.authorities.vault.pki_refusals import PkiPlace, issuer_ends, pki_refusal, sign_refusal
+from federation.signer.authorities.vault.session import Session, api_path
+
+ON_THE_WAY: Final = timedelta(seconds=2)
+"""Taken off each lifetime: the server starts to count when the request arrives, and rounds."""
+
+CAPPED: Final = timedelta(minutes=1)
+"""A leaf that ends so much earlier than asked for was cut short by its role or mount."""
+
+_SECOND: Final = timedelta(seconds=1)
+
+
+class _Issuer(msgspec.Struct, frozen=True):
+    certificate: str
+    ca_chain: tuple[str, ...] | None = None
+
+
+class _IssuerAnswer(msgspec.Struct, frozen=True):
+    data: _Issuer
+
+
+class _Leaf(msgspec.Struct, frozen=True):
+    certificate: str
+    issuing_ca: str = ""
+    ca_chain: tuple[str, ...] | None = None
+    expiration: int = 0
+
+
+class _LeafAnswer(msgspec.Struct, frozen=True):
+    data: _Leaf
+
+
+class VaultPki:
+    """Implements CertificateService."""
+
+    def __init__(
+        self, config: VaultAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+    ) -> None:
+        self._clock = around.clock
+        self._place = PkiPlace(config.mount.strip("/"), config.issuer)
+        self._roles = {LeafProfile.WORKLOAD: config.role, LeafProfile.SERVING: config.serving_role}
+        self._timeout = timedelta(seconds=config.timeout)
+        self._session = Session(config, config.server, credentials, around)
+        self._issuer_path = api_path(config.mount, "issuer", config.issuer)
+        self._chain: tuple[Certificate, ...] = ()
+        self._parsed: tuple[tuple[str, ...], tuple[Certificate, ...]] = ((), ())
+        self._capped: dict[str, str] = {}
+
+    async def look(self) -> ServiceView:
+        """Health, login, and the chain and CRL of the issuer."""
+        warnings = list(await self._session.look())
+        path = f"{self._issuer_path}/json"
+        answer = await self._session.public(path)
+        if not answer.ok:
+            raise pki_refusal(answer, self._place, f"GET {path}")
+        issuer = answer.read(_IssuerAnswer, what=f"GET {path}").data
+        try:
+            self._chain = self._certificates(issuer.certificate, *(issuer.ca_chain or ()))
+        except InvalidValue as error:
+            raise AuthorityUnavailable(
+                f"the certificates of {path} cannot be read: {error}", reason="garbage", remedy=NOT_VAULT
+            ) from None
+        crl = await self._crl(warnings)
+        return ServiceView(self._chain, crl, (*warnings, *self._capped.values()))
+
+    async def issue(self, order: LeafOrder) -> Answer:
+        """Have the role sign the order's CSR, with exactly its names and until exactly its end, at most."""
+        role = self._roles[order.profile]
+        place = PkiPlace(self._place.mount, self._place.issuer, role)
+        serving = order.profile is LeafProfile.SERVING
+        seconds = self._lifetime(order, place)
+        asked_at = self._clock.now()
+        path = f"{self._issuer_path}{api_path('sign', role).removeprefix('/v1')}"
+        answer = await self._session.ask(
+            "POST",
+            path,
+            {
+                "csr": order.csr_pem,
+                "ttl": seconds,
+                "format": "pem",
+                "exclude_cn_from_sans": True,
+                "alt_names": ",".join(order.names) if serving else "",
+                "uri_sans": [] if serving else list(order.names),
+            },
+            may_issue=True,
+        )
+        if not answer.ok:
+            raise sign_refusal(answer, place)
+        try:
+            leaf = answer.read(_LeafAnswer, what=f"POST {path}").data
+        except AuthorityUnavailable as error:
+            raise AuthorityUncertain(f"{error.what}: it may have issued", remedy=NOT_VAULT) from None
+        wanted_end = asked_at.timestamp() + seconds
+        self._note_end(role, seconds, wanted_end - leaf.expiration if leaf.expiration else 0.0)
+        return self._read(leaf)
+
+    async def close(self) -> None:
+        """Let go of login, connections and credentials."""
+        await self._session.close()
+
+    def _lifetime(self, order: LeafOrder, place: PkiPlace) -> int:
+        """Seconds until the order's end; a little less near the end of an issuer, which fails otherwise.
+
+        ``leaf_not_after_behavior`` is ``err`` by default: one second beyond the issuer's end is refused.
+        """
+        now = self._clock.now()
+        life = order.validity.not_after - now - ON_THE_WAY
+        if self._chain:
+            ends = min(certificate.not_after for certificate in self._chain)
+            life = min(life, ends - now - ON_THE_WAY - self._timeout)
+        if life < _SECOND:
+            raise issuer_ends(place, f"nothing issued now would be valid for a second, by {now:%H:%M:%S} UTC")
+        return life // _SECOND
+
+    def _note_end(self, role: str, asked: int, missing: float) -> None:
+        if missing < CAPPED.total_seconds():
+            self._capped.pop(role, None)
+            return
+        self._capped[role] = (
+            f"the role {role} or its mount cuts lifetimes short: {asked} s asked for,"
+            f" {asked - missing:.0f} s given; raise max_ttl, or lower the clusters' longest TTL"
+        )
+
+    def _read(self, leaf: _Leaf) -> Answer:
+        try:
+            own = parse_certificates(leaf.certificate.encode(), where="certificate")
+            chain = self._certificates(*filter(None, (leaf.issuing_ca, *(leaf.ca_chain or ()))))
+        except InvalidValue as error:
+            raise AuthorityViolation(
+                f"what it returned is no certificate: {error}", reason="garbage"
+            ) from None
+        if len(own) != 1:
+            raise AuthorityViolation(f"it returned {len(own)} certificates for one", reason="garbage")
+        if chain and self._chain and chain[0] == self._chain[0]:
+            # The path above this issuer has been judged. What the engine lists above it may be more than
+            # one way up, where issuers are cross-signed, which is right there and wrong in a chain.
+            chain = ()
+        return Answer(own[0].der, chain)
+
+    def _certificates(self, *pems: str) -> tuple[Certificate, ...]:
+        """The certificates of these texts, each once; parsed only when they are not those of the last time."""
+        if pems != self._parsed[0]:
+            found = (c for pem in pems for c in parse_certificates(pem.encode(), where="ca_chain"))
+            self._parsed = pems, tuple(dict.fromkeys(found))
+        return self._parsed[1]
+
+    async def _crl(self, warnings: list[str]) -> bytes | None:
+        """The issuer's CRL in DER; none where the engine keeps none. A failure is a warning."""
+        path = f"{self._issuer_path}/crl/der"
+        try:
+            answer = await self._session.public(path)
+        except (AuthorityError, AuthorityUnavailable) as error:
+            warnings.append(f"its CRL cannot be fetched: {error.diagnostics()}")
+            return None
+        if answer.ok and answer.body:
+            return answer.body
+        if not answer.ok and answer.status != 404:
+            warnings.append(f"its CRL cannot be fetched: {answer.why}")
+        return None

@@ -1,0 +1,226 @@
+"""The Transit engine: the key stays there, the hub builds the leaf and has its digest signed.
+
+A key of Transit has versions, and the intermediate's certificate belongs to one of them. That one is asked
+for by number, so that a rotation of the key breaks nothing until the operator gives the new chain.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from federation.core.config.authority_model import VaultTransitAuthorityConfig
+from federation.core.errors import (
+    AuthorityError,
+    AuthorityMisconfigured,
+    AuthorityUnavailable,
+    AuthorityViolation,
+    InvalidValue,
+)
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
+from federation.core.pki.pem import parse_certificates
+from federation.signer.authorities.catalogue import Surroundings
+from federation.signer.authorities.interface import KeyPair
+from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.vault.answers import VaultAnswer
+from federation.signer.authorities.vault.files import read_pem_file
+from federation.signer.authorities.vault.session import Session, api_path, unexpected
+
+_SIGNATURE: Final = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+=*)")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class _Version(msgspec.Struct, frozen=True):
+    public_key: str = ""
+
+
+class _Key(msgspec.Struct, frozen=True):
+    type: str
+    keys: dict[str, _Version | int]
+    min_encryption_version: int = 0
+
+
+class _KeyAnswer(msgspec.Struct, frozen=True):
+    data: _Key
+
+
+class _Signature(msgspec.Struct, frozen=True):
+    signature: str
+
+
+class _SignatureAnswer(msgspec.Struct, frozen=True):
+    data: _Signature
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the key is: words and paths."""
+
+    mount: str
+    key: str
+
+    @property
+    def words(self) -> str:
+        return f"the key {self.key} of {self.mount}"
+
+    @property
+    def path(self) -> str:
+        return api_path(self.mount, "keys", self.key)
+
+    def sign_path(self, kind: KeyKind) -> str:
+        return api_path(self.mount, "sign", self.key, "sha2-384" if kind is KeyKind.EC_P384 else "sha2-256")
+
+
+@dataclass(frozen=True, slots=True)
+class TransitKey:
+    """Implements SigningKey: one version of one key. Equal where it is the same version of the same key."""
+
+    session: Session = field(repr=False)
+    place: _Place
+    version: int
+    public_key: PublicKey
+    kind: KeyKind
+    held_here: bool = False
+
+    async def sign(self, message: bytes) -> bytes:
+        """Have its digest signed: RSASSA-PKCS1-v1_5 (the engine's default is PSS), or ECDSA in DER.
+
+        An answer that is lost leaves no certificate anywhere: only this process knows what was signed.
+        """
+        path = self.place.sign_path(self.kind)
+        scheme = {"signature_algorithm": "pkcs1v15"} if self.kind.is_rsa else {"marshaling_algorithm": "asn1"}
+        body = {
+            "input": base64.b64encode(digest(self.kind, message)).decode("ascii"),
+            "prehashed": True,
+            "key_version": self.version,
+            **scheme,
+        }
+        answer = await self.session.ask("POST", path, body)
+        if not answer.ok:
+            raise _refusal(answer, self.place, "POST sign")
+        signature = answer.read(_SignatureAnswer, what=f"POST {path}").data.signature
+        found = _SIGNATURE.fullmatch(signature)
+        if found is None or int(found[1]) != self.version:
+            raise AuthorityViolation(
+                f"{self.place.words} signed with another version than {self.version}", reason="wrong_key"
+            )
+        try:
+            return base64.b64decode(found[2], validate=True)
+        except binascii.Error:
+            raise AuthorityViolation(f"{self.place.words} returned no signature", reason="garbage") from None
+
+
+class TransitPair:
+    """Implements PairSource."""
+
+    def __init__(
+        self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+    ) -> None:
+        self._file = config.certificate_file
+        self._place = _Place(config.mount.strip("/"), config.key)
+        self._session = Session(config, config.server, credentials, around)
+        self._chain_pem = b""
+        self._key: _Key | None = None
+        self._pair: KeyPair | None = None
+
+    async def read(self) -> KeyPair:
+        """The chain of the file, and the version of the key that its certificate belongs to."""
+        chain_pem = await read_pem_file(self._file)
+        await self._session.look()
+        answer = await self._session.ask("GET", self._place.path)
+        if not answer.ok:
+            raise _refusal(answer, self._place, "GET")
+        key = answer.read(_KeyAnswer, what=f"GET {self._place.path}").data
+        pair = self._pair
+        if pair is None or (chain_pem, key) != (self._chain_pem, self._key):
+            self._pair = pair = self._unless_new(self._match(chain_pem, key))
+            self._chain_pem, self._key = chain_pem, key
+        return pair
+
+    async def close(self) -> None:
+        """Let go of login, connections and credentials."""
+        self._pair = None
+        await self._session.close()
+
+    def _unless_new(self, found: KeyPair) -> KeyPair:
+        """The pair in use where this one is the same: a new version of the key changes nothing by itself."""
+        held = self._pair
+        if held is None or held.chain != found.chain or held.key != found.key:
+            return found
+        return held
+
+    def _match(self, chain_pem: bytes, key: _Key) -> KeyPair:
+        try:
+            chain = parse_certificates(chain_pem, where=str(self._file))
+        except InvalidValue as error:
+            raise AuthorityMisconfigured(str(error), reason="file_invalid", remedy=error.remedy) from None
+        own = chain[0]
+        versions = _public_keys(key)
+        if not versions:
+            raise AuthorityMisconfigured(
+                f"{self._place.words} cannot sign certificates: it is of the type {key.type[:40]!r}",
+                reason="weak_key",
+                remedy="make a key of the type ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096",
+            )
+        version = next((v for v, (public, _) in sorted(versions.items()) if public == own.public_key), None)
+        if version is None:
+            raise self._rotated(own, f"none of its versions ({', '.join(map(str, sorted(versions)))})")
+        if version < key.min_encryption_version:
+            raise self._rotated(own, f"only its version {version}, below min_encryption_version,")
+        return KeyPair(chain, TransitKey(self._session, self._place, version, *versions[version]))
+
+    def _rotated(self, own: Certificate, what: str) -> AuthorityMisconfigured:
+        return AuthorityMisconfigured(
+            f"{self._place.words}: {what} belongs to {own.subject} ({self._file})",
+            reason="key_rotated",
+            remedy="give the chain of the key's version of now, or lower the key's min_encryption_version and"
+            " min_decryption_version to the version of this chain",
+        )
+
+
+def _public_keys(key: _Key) -> dict[int, tuple[PublicKey, KeyKind]]:
+    """The versions whose keys are of a kind that may sign."""
+    found: dict[int, tuple[PublicKey, KeyKind]] = {}
+    for number, version in key.keys.items():
+        if not isinstance(version, _Version) or not _VERSION.fullmatch(number):
+            continue
+        try:
+            public = load_pem_public_key(version.public_key.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            continue
+        kind = kind_of(public)
+        if kind is not None and isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+            found[int(number)] = public, kind
+    return found
+
+
+def _refusal(answer: VaultAnswer, place: _Place, what: str) -> AuthorityError | AuthorityUnavailable:
+    if answer.says("requested version for signing"):
+        return AuthorityMisconfigured(
+            f"{place.words} does not sign with this version any more: {answer.why}",
+            reason="key_rotated",
+            remedy="give the chain of the key's version of now, or lower its min_encryption_version",
+        )
+    if answer.status in {404, 405} or answer.says("signing key not found"):
+        return AuthorityMisconfigured(
+            f"{place.words} is not there: {answer.why}",
+            reason="not_found",
+            remedy=f"create it (`bao write -f {place.mount}/keys/{place.key} type=ecdsa-p256`), and check the mount"
+            " and the namespace in the configuration",
+        )
+    if answer.status == 400:
+        return AuthorityMisconfigured(
+            f"{place.words} does not sign: {answer.why}",
+            reason="key_unusable",
+            remedy="make a key of the type ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096",
+        )
+    return unexpected(what, f"of {place.mount}", answer)

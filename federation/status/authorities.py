@@ -1,0 +1,54 @@
+"""Authorities as status tells them: all signers' views of each merged. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation.state.documents import AuthorityReport
+from federation.status.freshness import days_left, expiry, finite, instant
+from federation.status.model import AuthorityView
+from federation.status.scene import Scene
+from federation.status.signing import WORST_FIRST, known_state
+
+
+def authority_views(scene: Scene) -> list[AuthorityView]:
+    """Every authority that a signer which is heard of signs with; the worst state of those that share one."""
+    found: dict[tuple[str, str], list[tuple[str, AuthorityReport]]] = {}
+    for replica, signer in sorted(scene.signers.items()):
+        if signer.authority is not None:
+            key = signer.authority.name, signer.authority.sha256
+            found.setdefault(key, []).append((replica, signer.authority))
+    return [_view(scene, each) for each in found.values()]
+
+
+def _view(scene: Scene, reports: Sequence[tuple[str, AuthorityReport]]) -> AuthorityView:
+    each = [report for _, report in reports]
+    worst = min(each, key=lambda report: WORST_FIRST.index(known_state(report.state)))
+    latest = max(each, key=lambda report: finite(report.last_violation_at))
+    return AuthorityView(
+        name=worst.name,
+        kind=worst.kind,
+        state=known_state(worst.state),
+        subject=worst.subject,
+        sha256=worst.sha256,
+        not_after=instant(worst.not_after),
+        days_left=days_left(worst.not_after, scene.now),
+        expiry=expiry(worst.not_after, scene.now),
+        reason=worst.reason,
+        detail=worst.detail,
+        remedy=worst.remedy,
+        signers=[replica for replica, _ in reports],
+        quota=max(finite(report.quota) for report in each),
+        rate=round(sum(finite(report.rate) for report in each), 2),
+        queued=sum(report.queued for report in each),
+        refused_early=sum(report.refused_early for report in each),
+        capacity=min((report.capacity for report in each if report.capacity > 0), default=0),
+        circuit=next((r.circuit for r in (worst, *each) if r.circuit not in {"", "closed"}), worst.circuit),
+        retry_at=instant(min((r.retry_at for r in each if finite(r.retry_at) > 0), default=0.0)),
+        uncertain=sum(report.uncertain for report in each),
+        violations=sum(report.violations for report in each),
+        last_violation=latest.last_violation,
+        last_violation_at=instant(latest.last_violation_at),
+        crl_next_update=instant(max(finite(report.crl_next_update) for report in each)),
+        crl_revoked=max(report.crl_revoked for report in each),
+    )

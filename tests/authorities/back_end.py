@@ -1,0 +1,101 @@
+"""What the contract suite needs of a back end under test; one module ``of_<kind>.py`` here opens each kind."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from federation.core.clock import Clock
+from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import KeyKind, PrivateKey, spki
+from federation.core.pki.leaf import LeafProfile, draw_serial
+from federation.core.pki.san import SubjectAltName
+from federation.core.pki.validity import Validity
+from federation.runtime.clock import SystemClock
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
+from federation.signer.authorities.interface import KeptAuthority, LeafOrder
+from tests.support import pki
+
+TRUST_DOMAIN = TrustDomain("cluster.local")
+SERVER_NAME = "federation-hub.federation-system.svc"
+IDENTITY = SpiffeId(TRUST_DOMAIN, ServiceAccountRef("foo", "bar"))
+
+
+@dataclass(kw_only=True)
+class BackEnd:
+    """A back end that runs, set up as ``docs/authorities.md`` says.
+
+    ``root`` is what an operator would pin. ``cut_off`` makes it unreachable while its context is entered,
+    None where that cannot be (a library in this process). ``secrets`` are texts that nothing may ever show.
+    ``signs_without_it`` says that the key is in this process, so that signing goes on without the back end.
+    ``coarse`` is how far the end of a leaf may lie before what was asked for (AWS counts in whole hours).
+    """
+
+    settings: AuthoritySettings
+    root: Certificate
+    cut_off: Callable[[], AbstractAsyncContextManager[None]] | None = None
+    secrets: tuple[str, ...] = ()
+    coarse: timedelta = timedelta(seconds=5)
+    signs_without_it: bool = False
+
+
+def surroundings(clock: Clock | None = None) -> Surroundings:
+    """What every back end is given, real but for its jitter."""
+    return Surroundings(
+        trust_domain=TRUST_DOMAIN,
+        clock=clock or SystemClock(),
+        random_bytes=os.urandom,
+        jitter=random.Random(1),
+    )
+
+
+@asynccontextmanager
+async def authority_of(
+    back_end: BackEnd, *, anchors: Iterable[Certificate] | None = None, clock: Clock | None = None
+) -> AsyncIterator[KeptAuthority]:
+    """Its authority, looked at once and closed at the end; it trusts the back end's root."""
+    authority = make_authority(back_end.settings, surroundings(clock))
+    try:
+        authority.trust((back_end.root,) if anchors is None else anchors)
+        await authority.refresh()
+        yield authority
+    finally:
+        await authority.close()
+
+
+def order(
+    profile: LeafProfile = LeafProfile.WORKLOAD,
+    *,
+    identity: SpiffeId = IDENTITY,
+    key: PrivateKey | None = None,
+    kind: KeyKind = KeyKind.EC_P256,
+    life: timedelta = timedelta(hours=1),
+    now: datetime | None = None,
+    hosts: tuple[str, ...] = (SERVER_NAME,),
+) -> LeafOrder:
+    """An order as issuance makes it, with the CSR that a workload, or the door, would send."""
+    own = key or pki.key(f"workload of kind {kind.value}", kind)
+    at = (now or SystemClock().now()).replace(microsecond=0)
+    serving = profile is LeafProfile.SERVING
+    names = hosts if serving else (str(identity),)
+    csr = pki.csr_pem(
+        identity,
+        private_key=own,
+        san=pki.dns_san(*hosts) if serving else None,
+    )
+    return LeafOrder(
+        profile=profile,
+        public_key=own.public_key(),
+        spki_der=spki(own.public_key()),
+        names=names,
+        san=SubjectAltName.of_hosts(hosts) if serving else SubjectAltName.of_identity(identity),
+        serial=draw_serial(os.urandom),
+        validity=Validity(at - timedelta(minutes=2), at + life),
+        csr_pem=csr,
+        cluster="east",
+    )

@@ -1,0 +1,208 @@
+"""The circuit and the guard around an authority, by a clock that a test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from datetime import timedelta
+
+import pytest
+
+from federation.core.errors import (
+    AuthorityMisconfigured,
+    AuthorityRefused,
+    AuthorityThrottled,
+    AuthorityUnavailable,
+    FederationError,
+)
+from federation.core.pki.certificate import Certificate
+from federation.signer.authorities.circuit import FAILURES, LONGEST_PROBE, Circuit
+from federation.signer.authorities.guarded import GuardedAuthority
+from federation.signer.authorities.interface import IssuedLeaf, LeafOrder
+from federation.signer.authorities.lane import Lane
+from federation.state.documents import AuthorityReport
+from tests.authorities.back_end import order
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+DOWN = AuthorityUnavailable("no answer", reason="timeout", remedy="start it")
+
+
+class Inner:
+    """An authority that does as it is told."""
+
+    def __init__(self) -> None:
+        self.fails: FederationError | None = None
+        self.sick: FederationError | None = None
+        self.asked = 0
+        self.looked = 0
+        self.pause = 30.0
+        self.issuers: tuple[Certificate, ...] = ()
+
+    @property
+    def can_sign(self) -> bool:
+        return self.sick is None
+
+    def describe(self) -> AuthorityReport:
+        if self.sick is None:
+            return AuthorityReport(name="inner", kind="test", state="ready")
+        return AuthorityReport(
+            name="inner", kind="test", state="unavailable", reason=self.sick.reason, detail=str(self.sick)
+        )
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        self.issuers = tuple(anchors)
+
+    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.fails is not None:
+            raise self.fails
+        return IssuedLeaf(b"leaf", (), built_by_hub=True)
+
+    async def refresh(self) -> None:
+        self.looked += 1
+
+    async def close(self) -> None:
+        self.looked = -1
+
+
+def guarded(clock: VirtualClock, *, quota: float = 0.0) -> tuple[GuardedAuthority, Inner]:
+    inner = Inner()
+    lane = Lane(quota=quota, max_in_flight=100, max_queued=100, patience=5.0, clock=clock, where="inner")
+    circuit = Circuit(clock=clock, jitter=random.Random(7), where="inner")
+    return GuardedAuthority(inner, lane=lane, circuit=circuit, lifetime=lambda: 3600.0, clock=clock), inner
+
+
+async def refused(authority: GuardedAuthority) -> FederationError:
+    with pytest.raises(FederationError) as caught:
+        await authority.issue(order(now=pki.NOW))
+    return caught.value
+
+
+async def break_it(authority: GuardedAuthority, inner: Inner, error: FederationError = DOWN) -> None:
+    inner.fails = error
+    for _ in range(FAILURES):
+        await refused(authority)
+
+
+async def test_failures_in_a_row_open_it_and_readiness_says_so() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    inner.fails = DOWN
+    for _ in range(FAILURES - 1):
+        await refused(authority)
+    inner.fails = None
+    await authority.issue(order(now=pki.NOW))  # a success between starts the count anew
+    await break_it(authority, inner)
+    asked = inner.asked
+    error = await refused(authority)
+    assert isinstance(error, AuthorityUnavailable)
+    assert (error.reason, error.remedy) == ("timeout", "start it")
+    assert inner.asked == asked, "nobody waits for a back end that is left alone"
+    report = authority.describe()
+    assert (report.state, report.circuit, report.reason) == ("unavailable", "open", "timeout")
+    assert report.retry_at > clock.now().timestamp()
+    assert not authority.can_sign
+
+
+async def test_a_good_look_lets_one_request_try() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    await break_it(authority, inner)
+    await authority.refresh()
+    assert inner.looked == 0, "not before the probe is due"
+    await clock.advance(authority.pause)
+    await authority.refresh()
+    assert authority.describe().circuit == "half-open"
+    assert authority.describe().state == "degraded"
+    asked = inner.asked
+    outcomes = await asyncio.gather(
+        *(authority.issue(order(now=pki.NOW)) for _ in range(5)), return_exceptions=True
+    )
+    assert inner.asked == asked + 1
+    assert all(isinstance(outcome, AuthorityUnavailable) for outcome in outcomes)
+    assert authority.describe().circuit == "open"
+    await clock.advance(authority.pause)
+    await authority.refresh()
+    inner.fails = None
+    await authority.issue(order(now=pki.NOW))
+    assert authority.describe().circuit == "closed"
+    assert authority.describe().state == "ready"
+
+
+async def test_probes_back_off_with_jitter_up_to_a_bound() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    await break_it(authority, inner)
+    inner.sick = DOWN
+    pauses = []
+    for _ in range(12):
+        pauses.append(authority.pause)
+        await clock.advance(authority.pause)
+        await authority.refresh()
+    assert pauses[0] <= 1.0
+    assert pauses[-1] > LONGEST_PROBE / 2
+    assert max(pauses) <= LONGEST_PROBE
+    assert len(set(pauses)) == len(pauses)
+    assert inner.looked == 12
+
+
+async def test_a_refused_request_is_no_failure_of_the_back_end() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    inner.fails = AuthorityRefused("the role does not allow it", reason="role_too_narrow")
+    for _ in range(FAILURES * 3):
+        assert isinstance(await refused(authority), AuthorityRefused)
+    assert authority.describe().circuit == "closed"
+
+
+async def test_forbidden_opens_it_as_an_outage_does() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    await break_it(authority, inner, AuthorityMisconfigured("403", reason="forbidden", remedy="grant it"))
+    report = authority.describe()
+    assert (report.circuit, report.reason, report.remedy) == ("open", "forbidden", "grant it")
+
+
+async def test_throttling_slows_down_and_opens_nothing() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock, quota=10.0)
+    inner.fails = AuthorityThrottled("429", retry_after=2.0)
+    await refused(authority)
+    inner.fails = None
+    waiting = asyncio.create_task(authority.issue(order(now=pki.NOW)))
+    await clock.advance(1.9)
+    assert not waiting.done()
+    assert authority.describe().queued == 1
+    await clock.advance(0.5)
+    assert (await waiting).der == b"leaf"
+    assert authority.describe().circuit == "closed"
+
+
+async def test_a_caller_that_gives_up_as_the_probe_blocks_nobody_after_it() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    await break_it(authority, inner)
+    await clock.advance(authority.pause)
+    await authority.refresh()
+    inner.fails = None
+    probe = asyncio.create_task(authority.issue(order(now=pki.NOW)))
+    await asyncio.sleep(0)
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
+    assert (await authority.issue(order(now=pki.NOW))).der == b"leaf"
+
+
+async def test_the_report_says_quota_use_and_how_many_workloads_that_carries() -> None:
+    clock = VirtualClock()
+    authority, _ = guarded(clock, quota=25.0)
+    authority.take_share(0.5)
+    for _ in range(30):
+        await authority.issue(order(now=pki.NOW, life=timedelta(hours=1)))
+        await clock.advance(1.0)
+    report = authority.describe()
+    assert (report.quota, report.share) == (25.0, 12.5)
+    assert report.capacity == 45_000, "25 a second, an hour's life, renewed at half of it"
+    assert 0.2 < report.rate <= 1.0

@@ -1,0 +1,108 @@
+"""``federation authority check``: what the configured authority is, and whether it signs as it should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from federation.cli.main import main
+from tests.core.config.texts import EAST
+from tests.signer.house import authority
+from tests.support import pki
+
+ONE_KIND = '\n[clusters.policy]\nkey_kinds = ["ecdsa-p256"]\n'
+
+
+def configuration(
+    directory: Path, ca: pki.Authority, *, pinned: pki.Authority | None = None, more: str = ONE_KIND
+) -> Path:
+    chain, key, _ = ca.write(directory)
+    root = (pinned or ca).root
+    (directory / "pinned.pem").write_bytes(root.pem)
+    file = directory / "clusters.toml"
+    file.write_text(
+        f"""
+trust_domain = "cluster.local"
+[[trust.anchors]]
+file = "pinned.pem"
+sha256 = "{root.sha256}"
+[door]
+server_names = ["hub.example"]
+[signer.authority]
+name = "shared"
+certificate_file = "{chain}"
+key_file = "{key}"
+[state]
+directory = "state"
+{EAST}{more}
+"""
+    )
+    return file
+
+
+def check(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
+    code = main(["authority", "check", "--config", str(file), "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is (code == 0)
+    assert (document["name"], document["kind"]) == ("shared", "local")
+    return code, {row["check"]: row for row in document["checks"]}
+
+
+def test_a_good_authority_signs_for_every_kind_and_for_the_door(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = authority("checked")
+    code, checks = check(configuration(tmp_path, ca), capsys)
+    assert code == 0
+    assert list(checks) == ["back end", "chain", "workload, ecdsa-p256", "door"]
+    assert all(row["outcome"] == "ok" for row in checks.values())
+    assert ca.certificate.subject in checks["chain"]["detail"]
+
+
+def test_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = configuration(tmp_path, authority("checked"))
+    assert main(["authority", "check", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("authority shared, kind local\n")
+    assert "signed and verified" in out
+    assert "do:" not in out
+
+
+def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = configuration(tmp_path, authority("checked"))
+    (tmp_path / "ca-key.pem").chmod(0o644)
+    code, checks = check(file, capsys)
+    assert code == 1
+    assert list(checks) == ["back end"], "nothing is asked of an authority that cannot sign"
+    assert checks["back end"]["reason"] == "key_file_mode"
+    assert "chmod 600" in checks["back end"]["remedy"]
+    assert main(["authority", "check", "--config", str(file)]) == 1
+    assert "do: chmod 600" in capsys.readouterr().out
+
+
+def test_an_authority_under_another_root_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = configuration(tmp_path, authority("checked"), pinned=authority("pinned instead"))
+    code, checks = check(file, capsys)
+    assert code == 1
+    assert checks["back end"]["reason"] == "no_anchor"
+
+
+def test_a_pinned_root_that_cannot_be_read_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = configuration(tmp_path, authority("checked"))
+    (tmp_path / "pinned.pem").write_bytes(authority("another").root.pem)
+    code, checks = check(file, capsys)
+    assert code == 1
+    assert checks["pinned roots"]["reason"] == "anchor_unreadable"
+
+
+def test_a_configuration_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "clusters.toml"
+    file.write_text("[signer.authority]\nkind = 'nothing'\n")
+    assert main(["authority", "check", "--config", str(file)]) == 2
+    assert "nothing" in capsys.readouterr().err

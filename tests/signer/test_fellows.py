@@ -1,0 +1,70 @@
+"""How signers share a back end's quota, and what is remembered of the certificates that callers hold."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from federation.signer import renewals
+from federation.signer.fellows import Fellows
+from federation.signer.renewals import Renewals
+from federation.state.documents import AuthorityReport, SignerReport, encode
+from federation.state.files import FileStore
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+
+def report(replica: str, clock: VirtualClock, *, age: float = 0.0, authority: str = "vault") -> bytes:
+    return encode(
+        SignerReport(
+            replica=replica,
+            started=0.0,
+            updated=clock.now().timestamp() - age,
+            heartbeat=2.0,
+            ready=True,
+            authority=AuthorityReport(name=authority, kind="vault", state="ready"),
+        )
+    )
+
+
+async def test_each_takes_its_part_of_a_quota_that_all_share(tmp_path: Path) -> None:
+    clock = VirtualClock(pki.NOW)
+    store = FileStore(tmp_path, clock)
+    fellows = Fellows(store, replica="a", clock=clock, expected=4)
+    assert fellows.share == 1 / 4, "those that start beside it, until they were counted"
+    await store.write("signers/a", report("a", clock))
+    await fellows.count("vault")
+    assert fellows.share == 1
+    await store.write("signers/b", report("b", clock))
+    await store.write("signers/gone", report("gone", clock, age=7.0))
+    await store.write("signers/other", report("other", clock, authority="another"))
+    await fellows.count("vault")
+    assert fellows.share == 1 / 2
+
+
+async def test_a_damaged_report_counts_and_a_store_that_fails_changes_nothing(tmp_path: Path) -> None:
+    clock = VirtualClock(pki.NOW)
+    store = FileStore(tmp_path, clock)
+    fellows = Fellows(store, replica="a", clock=clock, expected=1)
+    await store.write("signers/b", report("b", clock))
+    await store.write("signers/c", b"garbage")
+    await fellows.count("vault")
+    assert fellows.share == 1 / 3
+    documents = tmp_path / "documents"
+    documents.rename(tmp_path / "away")
+    documents.write_text("no directory")
+    await fellows.count("vault")
+    assert fellows.share == 1 / 3
+
+
+def test_what_a_caller_holds_is_known_until_it_is_forgotten() -> None:
+    memory = Renewals(timedelta(hours=24))
+    first = ("east", "shop/cart", "cart-0")
+    assert memory.held(first) is None
+    memory.issued(first, at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
+    assert memory.held(first) == pki.NOW + timedelta(hours=1)
+    assert memory.held(("west", "shop/cart", "cart-0")) is None
+    for number in range(renewals.MOST):
+        memory.issued(("east", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
+    assert memory.held(first) is None
+    assert abs(memory.lifetime - 3600) < 1

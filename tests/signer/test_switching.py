@@ -1,0 +1,175 @@
+"""From one back end to another under the same root, and a back end that fails, as callers of the door see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from federation.core.pki.certificate import Certificate
+from federation.state.documents import AuthorityReport
+from tests.authorities.vault_hub import given_token, secret_file, server_context
+from tests.authorities.vault_server import VaultServer, vault_server
+from tests.signer.house import SERVER_NAME, Answer, House, eventually, house
+
+
+def vault_table(server: VaultServer, directory: Path, ca_file: Path, *, more: str = "") -> str:
+    """``[signer.authority]`` for the PKI engine of that server."""
+    token, _ = given_token(server, directory)
+    file = secret_file(directory, "vault-token", token.secret)
+    return (
+        f'[signer.authority]\nkind = "vault"\nname = "vault"\naddress = "{server.address}"\n'
+        f'ca_file = "{ca_file}"\nrole = "mesh-workload"\nserving_role = "mesh-door"\n'
+        f'poll_seconds = "1s"\ntimeout = "2s"\n{more}\n'
+        f'[signer.authority.auth]\nmethod = "token"\ntoken = "file:{file}"\n'
+    )
+
+
+def report_of(hub: House) -> AuthorityReport:
+    report = hub.role.report().authority
+    assert report is not None
+    return report
+
+
+@asynccontextmanager
+async def asking(hub: House, token: str) -> AsyncIterator[list[Answer]]:
+    """Callers that ask again and again meanwhile."""
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        while True:
+            answers.append(await hub.ask("east", token))
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask()) for _ in range(4)]
+        yield answers
+        for task in tasks:
+            task.cancel()
+
+
+async def test_another_kind_of_authority_takes_over_and_no_request_fails(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+        token = hub.pod("east")
+        async with asking(hub, token) as answers:
+            await eventually(lambda: len(answers) > 20)
+            hub.authority_table = vault_table(server, tmp_path, ca_file)
+            await hub.reconfigure()
+            await eventually(lambda: report_of(hub).kind == "vault", describe=lambda: report_of(hub))
+            before = len(answers)
+            await eventually(lambda: len(answers) > before + 20)
+            hub.authority_table = ""
+            await hub.reconfigure()
+            await eventually(lambda: report_of(hub).kind == "local", describe=lambda: report_of(hub))
+            before = len(answers)
+            await eventually(lambda: len(answers) > before + 20)
+        assert Counter(answer.code for answer in answers) == {grpc.StatusCode.OK: len(answers)}
+        assert server.count("pki/issuer/default/sign/mesh-workload") >= 15
+        assert {answer.elements[1] for answer in answers} == {server.pki.ca.certificate.pem.decode()}
+
+
+async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+        async with server.stopped():
+            hub.authority_table = vault_table(server, tmp_path, ca_file)
+            await hub.reconfigure()
+            await eventually(lambda: "cannot take over" in report_of(hub).detail)
+            report = report_of(hub)
+            assert (report.kind, report.state) == ("local", "degraded")
+            assert report.remedy
+            assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        await eventually(lambda: report_of(hub).kind == "vault", describe=lambda: report_of(hub))
+
+
+async def test_a_role_that_is_missing_is_found_out_before_anybody_depends_on_it(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+        role = server.pki.roles.pop("mesh-door")
+        hub.authority_table = vault_table(server, tmp_path, ca_file)
+        await hub.reconfigure()
+        await eventually(lambda: "on trial" in report_of(hub).detail, describe=lambda: report_of(hub))
+        assert report_of(hub).kind == "local"
+        assert "mesh-door" in report_of(hub).detail
+        server.pki.roles["mesh-door"] = role
+        await eventually(lambda: report_of(hub).kind == "vault", describe=lambda: report_of(hub))
+
+
+async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server:
+
+        def setup(hub: House) -> None:
+            hub.authority_table = vault_table(server, tmp_path, ca_file)
+
+        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+            token = hub.pod("east")
+            leaf = (await hub.ask("east", token)).leaf
+            async with server.stopped():
+                answers = [await hub.ask("east", token) for _ in range(8)]
+                assert {answer.code for answer in answers} == {grpc.StatusCode.UNAVAILABLE}
+                await eventually(lambda: not hub.role.report().ready)
+                assert report_of(hub).state == "unavailable"
+                assert any("cannot sign" in reason for reason in hub.role.report().reasons)
+                shown = hub.role._serving.certificate
+                assert shown is not None, "the door still shows its certificate"
+            await eventually(lambda: hub.role.report().ready, describe=lambda: hub.role.report())
+            await eventually(lambda: report_of(hub).state in {"ready", "degraded"})
+            assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+            await eventually(lambda: report_of(hub).circuit == "closed")
+            assert leaf.not_after > hub.clock.now()
+
+
+async def test_more_than_the_quota_is_refused_early_and_told(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server:
+
+        def setup(hub: House) -> None:
+            hub.authority_table = vault_table(server, tmp_path, ca_file, more="quota = 4")
+            hub.door_options = 'deadline = "3s"'
+
+        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+            token = hub.pod("east")
+            await eventually(lambda: report_of(hub).share == 4.0, describe=lambda: report_of(hub))
+            answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(30)))
+            codes = Counter(answer.code for answer in answers)
+            assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert 4 <= codes[grpc.StatusCode.OK] <= 12
+            report = report_of(hub)
+            assert report.quota == 4.0
+            assert report.refused_early == codes[grpc.StatusCode.RESOURCE_EXHAUSTED]
+            assert report.capacity > 0
+            assert hub.refused("east") == {"authority_quota": report.refused_early}
+
+
+async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server:
+
+        def setup(hub: House) -> None:
+            hub.authority_table = vault_table(server, tmp_path, ca_file)
+
+        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+            shown = hub.role._serving.certificate
+            assert isinstance(shown, Certificate)
+            assert server.count("pki/issuer/default/sign/mesh-door") == 1
+            assert SERVER_NAME in str(shown.extensions)
+
+
+async def test_a_violation_is_an_alarm_in_the_report(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+        hub.authority_table = vault_table(server, tmp_path, ca_file)
+        await hub.reconfigure()
+        await eventually(lambda: report_of(hub).kind == "vault")
+        server.pki.roles["mesh-workload"].client_flag = False
+        answer = await hub.ask("east", hub.pod("east"))
+        assert answer.code is grpc.StatusCode.INTERNAL
+        report = report_of(hub)
+        assert report.violations == 1
+        assert "authentication" in report.last_violation
+        assert report.last_violation_at > 0

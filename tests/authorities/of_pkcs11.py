@@ -32,7 +32,7 @@ TIMEOUT = 20.0
 def need_softhsm() -> None:
     """Skip the test where SoftHSM2, its tool or the library that calls it is missing."""
     if not MODULE.exists() or shutil.which("softhsm2-util") is None:
-        pytest.skip("softhsm2 is not installed")
+        pytest.skip("softhsm2 is not installed", allow_module_level=True)
     pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
 
 

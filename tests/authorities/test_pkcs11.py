@@ -30,7 +30,7 @@ from federation.signer.authorities.interface import KeyPair
 from federation.signer.authorities.own_credentials import OwnCredentials
 from tests.authorities.back_end import BackEnd, authority_of, order
 from tests.authorities.of_pkcs11 import MODULE, SoftHsm, SoftToken, need_softhsm, soft_hsm
-from tests.signer.house import authority
+from tests.signer.house import authority, eventually
 from tests.support import pki
 
 need_softhsm()
@@ -612,8 +612,7 @@ async def test_a_hang_is_told_in_time_and_blocks_nobody_else() -> None:
         assert caught.value.reason == "hsm_hangs"
     finally:
         device.let_go.set()
-    while device.done != ["hung"]:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: device.done and thread._jobs.empty())
     assert await thread.run(device.work, timeout=20) == "result"
     assert device.done == ["hung", "worked"]  # what had been given up was not done
 

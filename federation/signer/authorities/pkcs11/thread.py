@@ -101,7 +101,7 @@ class LibraryThread:
 
 
 def _run(job: _Job) -> _Outcome:
-    if False:  # taken back
+    if job.future.done():  # taken back
         return job.future, None, None
     try:
         return job.future, job.run(), None

@@ -23,6 +23,8 @@ _PINNED: Final = {
     "kubernetes_asyncio": logging.WARNING,
     "kubernetes_asyncio.client.rest": logging.INFO,  # at DEBUG it writes whole bodies, Secrets included
     "aiohttp.access": logging.WARNING,
+    "aiobotocore": logging.INFO,  # at DEBUG these two write tokens and bodies
+    "botocore": logging.INFO,
     "grpc": logging.WARNING,
     "grpc._cython.cygrpc": logging.WARNING,
     "asyncio": logging.WARNING,

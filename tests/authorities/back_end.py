@@ -33,7 +33,7 @@ class BackEnd:
     ``root`` is what an operator would pin. ``cut_off`` makes it unreachable while its context is entered,
     None where that cannot be (a library in this process). ``secrets`` are texts that nothing may ever show.
     ``signs_without_it`` says that the key is in this process, so that signing goes on without the back end.
-    ``coarse`` is how far the end of a leaf may lie before what was asked for (AWS counts in whole hours).
+    ``coarse`` is how far the end of a leaf may lie before what was asked for.
     """
 
     settings: AuthoritySettings

@@ -20,9 +20,10 @@ from tests.authorities.cert_manager_controller import RESOURCES, Controller, run
 from tests.signer.house import authority
 from tests.support import pki
 
-NAMESPACE = "federation-system"
+NAMESPACE = "federation-requests"
 ISSUER = "shared-intermediate"
-USER = f"system:serviceaccount:{NAMESPACE}:federation-signer"
+ACCOUNT = ("federation-system", "federation-signer")
+USER = "system:serviceaccount:" + ":".join(ACCOUNT)
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests" / "cert-manager"
 
 
@@ -50,7 +51,7 @@ class Management:
 
     def renew_token(self) -> None:
         """A new token of the hub's account, dated by the cluster's clock of now."""
-        document = self.cluster.service_account_kubeconfig(NAMESPACE, "federation-signer")
+        document = self.cluster.service_account_kubeconfig(*ACCOUNT)
         self.token = document["users"][0]["user"]["token"]
         assert self.config.credentials.kubeconfig is not None
         self.config.credentials.kubeconfig.touch(mode=0o600)

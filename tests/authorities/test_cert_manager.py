@@ -37,7 +37,7 @@ from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_che
 from federation.signer.authorities.interface import KeptAuthority, LeafOrder
 from tests.authorities.back_end import IDENTITY, authority_of, order, surroundings
 from tests.authorities.cert_manager_controller import wrong_answer
-from tests.authorities.of_cert_manager import ISSUER, NAMESPACE, USER, Management, management
+from tests.authorities.of_cert_manager import ACCOUNT, ISSUER, NAMESPACE, USER, Management, management
 from tests.signer.house import authority, eventually
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -238,7 +238,7 @@ def grant_issuers(hub: Management) -> None:
         "verbs": ["get"],
     }
     role = name | {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "rules": [rule]}
-    subject = {"kind": "ServiceAccount", "name": "federation-signer", "namespace": NAMESPACE}
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT[1], "namespace": ACCOUNT[0]}
     binding = name | {
         "apiVersion": f"{rbac}/v1",
         "kind": "ClusterRoleBinding",
@@ -357,11 +357,11 @@ async def test_what_could_not_be_removed_is_swept_later(hub: Management) -> None
 
 
 async def test_without_the_right_to_delete_leaves_are_issued_and_status_says_so(hub: Management) -> None:
-    role = hub.cluster.get("roles", NAMESPACE, "federation-signer-requests")
+    role = hub.cluster.get("roles", NAMESPACE, "federation-signer")
     assert role is not None
     rule = role["rules"][0]
     verbs = [verb for verb in rule["verbs"] if verb != "delete"]
-    hub.cluster.patch("roles", NAMESPACE, "federation-signer-requests", {"rules": [rule | {"verbs": verbs}]})
+    hub.cluster.patch("roles", NAMESPACE, "federation-signer", {"rules": [rule | {"verbs": verbs}]})
     async with authority_of(hub.back_end) as kept:
         await checked(kept, hub)
         await eventually(lambda: hub.cluster.requests.count(verb="delete", resource=REQUESTS, status=403))

@@ -306,6 +306,11 @@ async def test_a_refused_login_says_what_to_compare(
         assert hidden not in detail + remedy + caplog.text
 
 
+async def test_a_role_that_the_method_does_not_know_is_named(server: VaultServer, tmp_path: Path) -> None:
+    reason, detail, _ = await told(server, replace(by_jwt(server, tmp_path), role="nobody"))
+    assert (reason, 'role "nobody" could not be found' in detail) == ("login_refused", True)
+
+
 async def test_a_login_without_client_certificate_is_refused(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:

@@ -1,4 +1,4 @@
-"""``[signer.authority]``: where signatures come from, one reader for each ``kind``.
+"""``[signer.authority]`` and ``[signer.successor]``: where signatures come from, one reader for each ``kind``.
 
 A further kind is a settings class in ``authority_model.py``, a reader, and one more entry in :data:`KINDS`.
 """
@@ -6,6 +6,7 @@ A further kind is a settings class in ``authority_model.py``, a reader, and one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from federation.core.config.authority_model import (
     AuthorityConfig,
     ConjurAuthorityConfig,
     LocalAuthorityConfig,
+    RemoteAuthorityConfig,
+    certificate_file,
 )
 from federation.core.config.authority_pkcs11 import read_pkcs11
 from federation.core.config.authority_vault import read_vault, read_vault_transit
@@ -23,6 +26,7 @@ from federation.core.config.references import AuthorityContext, conjur_variable
 from federation.core.config.tables import Table
 from federation.core.config.values import one_of, seconds
 
+_ASIDE: Final = frozenset(field.name for field in fields(RemoteAuthorityConfig))
 _LOCAL: Final = LocalAuthorityConfig(name="", certificate_file=Path(), key_file=Path())  # for its defaults
 
 
@@ -35,6 +39,36 @@ def read_authority(table: Table, context: AuthorityContext) -> AuthorityConfig |
         return None  # its other keys are not judged: nobody knows whose they are
     with table:
         return KINDS[kind](table, context)
+
+
+def check_successor(signer: Table, authority: AuthorityConfig, successor: AuthorityConfig) -> None:
+    """What must differ between the two of ``[signer]``: a rotation leads from one intermediate to another."""
+    table = signer.table("successor")
+    if successor.name == authority.name:
+        table.mistake(
+            "name",
+            "is the name of [signer.authority] as well",
+            "give each a name of its own: status and the accounting of leaves tell them apart by it",
+        )
+    chain = certificate_file(successor)
+    if chain is not None and chain == certificate_file(authority):
+        table.mistake(
+            "certificate_file",
+            "is the one of [signer.authority], so both would be the same intermediate",
+            "name the file of the new intermediate",
+        )
+    elif _what_signs(successor) == _what_signs(authority):
+        signer.mistake(
+            "successor",
+            "signs with what [signer.authority] signs with, so there is nothing to rotate to",
+            "name the new intermediate's own back end, issuer or key, or remove this table",
+        )
+
+
+def _what_signs(config: AuthorityConfig) -> dict[str, object]:
+    """The settings that say which intermediate it is: neither its name nor how much it may be asked."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: value for name, value in values.items() if name not in _ASIDE}
 
 
 def _local(table: Table, context: AuthorityContext) -> LocalAuthorityConfig | None:

@@ -34,7 +34,7 @@ _KEY: Final = re.compile(rf"{_KEY_ID}|{_ALIAS}", re.ASCII)
 _KEY_ARN: Final = re.compile(rf"{_PARTITION}:kms:{_ACCOUNT}(?:key/{_KEY_ID}|{_ALIAS})", re.ASCII)
 _ROLE_ARN: Final = re.compile(rf"{_PARTITION}:iam::\d{{12}}:role/[A-Za-z0-9+=,.@_/-]{{1,576}}", re.ASCII)
 _WORKLOAD_TEMPLATES: Final = ("EndEntityCertificate/V1",)  # the only one for clients and servers alike
-_SERVING_TEMPLATES: Final = ("EndEntityServerAuthCertificate/V1", "EndEntityCertificate/V1")
+_SERVING_TEMPLATES: Final = ("EndEntityServerAuthCertificate/V1",)
 """Templates that fix every extension but the names, so that no request can make a CA of its leaf (AWS Private CA
 User Guide, "template definitions"); those that pass extensions on leave that to who asks."""
 

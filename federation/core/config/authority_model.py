@@ -203,7 +203,7 @@ class AwsConfig:
 
     region: str
     endpoint: str = ""  # a VPC endpoint or a test server; empty: AWS's own
-    role_arn: str = ""  # assumed with ``jwt`` where that is given
+    role_arn: str = ""  # assumed with ``jwt``: both or neither
     jwt: JwtRef | None = None
     ca_file: Path | None = None
 

@@ -28,6 +28,8 @@ from federation.core.pki.keys import KeyKind
 ATTESTATIONS: Final = ("auto", "token-keys", "token-review")
 LONGEST_TTL: Final = 90 * 86400.0
 """Seconds; the most istiod's own CA gives a workload."""
+EARLIER_LONGEST_TTL: Final = 365 * 86400.0
+"""Seconds; a CA from before the hub may have been set to give more than istiod does by default."""
 
 _POLICY: Final = ClusterPolicy()
 _TIMEOUTS: Final = ClusterTimeouts()
@@ -54,6 +56,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
         audience = table.get("audience", filled, _CLUSTER.audience)
         probe = table.get("probe", service_account, _CLUSTER.probe)
+        earlier = table.get("earlier_longest_ttl", seconds(0, EARLIER_LONGEST_TTL), None)
     if name is None or cluster_id is None or signer is None or controller is None:
         return None
     return ClusterConfig(
@@ -69,6 +72,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         audience=audience,
         probe=probe,
         timeouts=timeouts,
+        earlier_longest_ttl=earlier,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.authority_model import AuthorityConfig, ConjurConfig, SpiffeConfig
@@ -47,7 +47,7 @@ class AnchorPin:
 
     ``trust_domain`` differs from the hub's only with ``allow_foreign_trust_domain``: a merged root speaks for
     every trust domain, so that override is loud and status keeps showing it. ``cluster`` names the member
-    whose own CA it is.
+    whose own CA it is. A ``staged`` anchor is published only once a rotation says so.
     """
 
     file: Path
@@ -55,6 +55,7 @@ class AnchorPin:
     trust_domain: TrustDomain
     cluster: ClusterName | None = None
     allow_foreign_trust_domain: bool = False
+    staged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,11 @@ class TrustConfig:
     def pins(self) -> frozenset[str]:
         """SHA-256 fingerprints (lower-case hex of the DER) of every pinned anchor."""
         return frozenset(anchor.sha256 for anchor in self.anchors)
+
+    @property
+    def staged(self) -> frozenset[str]:
+        """Fingerprints of those that only a rotation publishes."""
+        return frozenset(anchor.sha256 for anchor in self.anchors if anchor.staged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +99,7 @@ class SignerConfig:
     processes: int = 0  # 0: one per core. Processes scale, threads do not: cryptography holds the GIL
     health_listen: Address | None = None  # process i of `federation hub` listens at this port + i
     authority: AuthorityConfig
+    successor: AuthorityConfig | None = None  # what a rotation is to sign with in the end
     conjur: ConjurConfig | None = None
     spiffe: SpiffeConfig | None = None
 
@@ -110,9 +117,15 @@ class StatusConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
-    """Where the roles tell each other things: a directory that both can write."""
+    """Where the roles tell each other things: a directory that both can write, or objects in the hub's cluster.
 
-    directory: Path
+    With ``kind`` "kubernetes" the objects are in ``namespace``, reached by ``credentials``.
+    """
+
+    kind: Literal["files", "kubernetes"] = "files"
+    directory: Path | None = None
+    namespace: str = ""
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +150,23 @@ class ProofConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RotationConfig:
+    """How rotations go on. Everything in seconds but ``waves``."""
+
+    automatic: bool = True  # False: every step waits for `federation rotate advance`
+    soak: float = 3600.0  # how long everybody has to trust both roots before anything is signed under the new
+    waves: int = 3  # in how many waves of clusters the old root is removed
+    skew: float = 60.0  # how far clocks may differ: every leaf counts as alive for so much longer
+    fresh: float = 120.0  # how old a read-back or a proof may be to count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerConfig:
     """The controller role."""
 
     publication: PublicationConfig = field(default_factory=PublicationConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
+    rotation: RotationConfig = field(default_factory=RotationConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +209,7 @@ class ClusterConfig:
         default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe")
     )
     timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
+    earlier_longest_ttl: float | None = None  # of leaves from before the hub; None: policy.longest_ttl
 
     def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:
         """The identity of this cluster's probe, the only one that needs no pod."""

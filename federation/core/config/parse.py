@@ -7,16 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from federation.core.config.controller_section import read_controller
 from federation.core.config.members import check_members, read_cluster
 from federation.core.config.model import HubConfig
-from federation.core.config.sections import (
-    read_controller,
-    read_door,
-    read_signer,
-    read_state,
-    read_status,
-    read_trust,
-)
+from federation.core.config.sections import read_door, read_signer, read_status, read_trust
+from federation.core.config.state_section import read_state
 from federation.core.config.tables import Findings, Table
 from federation.core.config.values import made_by
 from federation.core.errors import ConfigurationError, Finding

@@ -1,21 +1,16 @@
-"""The hub's own sections of ``clusters.toml``: trust, door, signer, controller, status and state."""
+"""Sections of ``clusters.toml`` that are the hub's own: trust, door, signer and status."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
-from federation.core.config.authorities import read_authority
+from federation.core.config.authorities import check_successor, read_authority
 from federation.core.config.credential_sources import read_conjur, read_spiffe
 from federation.core.config.model import (
-    Address,
     AnchorPin,
-    ControllerConfig,
     DoorConfig,
-    ProofConfig,
-    PublicationConfig,
     SignerConfig,
-    StateConfig,
     StatusConfig,
     TrustConfig,
 )
@@ -24,14 +19,10 @@ from federation.core.config.tables import Table
 from federation.core.config.values import (
     address,
     boolean,
-    config_map_key,
     dns_name,
-    dns_name_or_empty,
     fingerprint,
     integer,
-    label,
     made_by,
-    object_name,
     relative_to,
     seconds,
 )
@@ -43,8 +34,6 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 _DOOR: Final = DoorConfig(server_names=())  # these stand for the model's defaults, and nothing else
 _STATUS: Final = StatusConfig()
-_PUBLICATION: Final = PublicationConfig()
-_PROOF: Final = ProofConfig()
 
 
 def read_trust(
@@ -71,6 +60,12 @@ def read_trust(
                 "anchors",
                 "pins no anchor, so no certificate could be trusted",
                 "add [[trust.anchors]] with the file and sha256 of your root; pins are never inferred",
+            )
+        if len(anchors) == len(entries) and anchors and all(anchor.staged for anchor in anchors):
+            table.mistake(
+                "anchors",
+                "are all staged, and a staged anchor is published only once a rotation says so",
+                "remove staged from the root that is in use",
             )
     return TrustConfig(anchors=tuple(anchors), publish_intermediates=publish)
 
@@ -99,6 +94,7 @@ def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin
         domain = table.get("trust_domain", made_by(TrustDomain), own)
         cluster = table.get("cluster", made_by(ClusterName), None)
         allow_foreign = table.get("allow_foreign_trust_domain", boolean, False)
+        staged = table.get("staged", boolean, False)
         if domain is not None and own is not None:
             _check_trust_domain(table, domain, own, allowed=allow_foreign)
     if file is None or pin is None or domain is None:
@@ -109,6 +105,7 @@ def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin
         trust_domain=domain,
         cluster=cluster,
         allow_foreign_trust_domain=allow_foreign,
+        staged=staged,
     )
 
 
@@ -170,7 +167,7 @@ def read_door(table: Table) -> DoorConfig:
 
 
 def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig | None:
-    """``[signer]`` with its ``[signer.authority]``, ``[signer.conjur]`` and ``[signer.spiffe]``."""
+    """``[signer]`` with its authority and its successor, ``[signer.conjur]`` and ``[signer.spiffe]``."""
     with table:
         processes = table.get("processes", integer(0, 256), 0)
         health = table.get("health_listen", address, None)
@@ -184,57 +181,25 @@ def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig
         )
         conjur = read_conjur(table.table("conjur"), context) if context.has_conjur else None
         spiffe = read_spiffe(table.table("spiffe")) if context.has_spiffe else None
+        successor = read_authority(table.table("successor"), context) if table.has("successor") else None
         if not table.has("authority"):
             table.mistake(
                 "authority", "is missing, so nothing could be signed", f"add [{table.path('authority')}]"
             )
             return None
         authority = read_authority(table.table("authority"), context)
+        if authority is not None and successor is not None:
+            check_successor(table, authority, successor)
     if authority is None:
         return None
     return SignerConfig(
-        processes=processes, health_listen=health, authority=authority, conjur=conjur, spiffe=spiffe
+        processes=processes,
+        health_listen=health,
+        authority=authority,
+        successor=successor,
+        conjur=conjur,
+        spiffe=spiffe,
     )
-
-
-def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:
-    """``[controller]`` with publication and proof."""
-    with table:
-        with table.table("publication") as publication:
-            published = PublicationConfig(
-                config_map=publication.get("config_map", object_name, _PUBLICATION.config_map),
-                key=publication.get("key", config_map_key, _PUBLICATION.key),
-                excluded_namespaces=publication.list_of(
-                    "excluded_namespaces", label("a namespace name"), _PUBLICATION.excluded_namespaces
-                ),
-                max_concurrent_per_cluster=publication.get(
-                    "max_concurrent_per_cluster", integer(1, 1000), _PUBLICATION.max_concurrent_per_cluster
-                ),
-                resync=publication.get("resync", seconds(1, DAY), _PUBLICATION.resync),
-            )
-        with table.table("proof") as proof:
-            name = proof.get("signer_server_name", dns_name_or_empty, _PROOF.signer_server_name)
-            if name and door.server_names and name not in door.server_names:
-                proof.mistake(
-                    "signer_server_name",
-                    "is not one of door.server_names, so the probe could never verify the door",
-                    "use one of them, or leave it out",
-                )
-            proved = ProofConfig(
-                interval=proof.get("interval", seconds(0.1, DAY), _PROOF.interval),
-                leaf_ttl=proof.get("leaf_ttl", seconds(10, 30 * DAY), _PROOF.leaf_ttl),
-                signer_address=_reachable(proof, "signer_address"),
-                signer_server_name=name,
-            )
-    return ControllerConfig(publication=published, proof=proved)
-
-
-def _reachable(table: Table, name: str) -> Address | None:
-    """An address to connect to, where port 0 means nothing."""
-    found = table.get(name, address, None)
-    if found is not None and found.port == 0:
-        table.mistake(name, "has port 0, which nothing can connect to", "name the port that is listened on")
-    return found
 
 
 def read_status(table: Table, directory: Path) -> StatusConfig:
@@ -276,14 +241,3 @@ def _check_exposure(table: Table, status: StatusConfig) -> None:
         table.warning(
             "listen", f"bearer tokens reach {status.listen} without TLS: set certificate_file and key_file"
         )
-
-
-def read_state(table: Table, directory: Path) -> StateConfig | None:
-    """``[state]``: the directory both roles can write."""
-    with table:
-        found = table.require(
-            "directory",
-            relative_to(directory),
-            "name a directory that survives and that both roles can write",
-        )
-    return None if found is None else StateConfig(directory=found)

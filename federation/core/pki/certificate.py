@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Final, Self, TypeVar
 
@@ -154,12 +154,23 @@ class Certificate:
             return None
 
     def is_signed_by(self, issuer: Certificate) -> bool:
-        """True where its issuer name is the other's subject and the other's key made its signature."""
-        try:
-            self.x509.verify_directly_issued_by(issuer.x509)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
-        return True
+        """True where its issuer name is the other's subject and the other's key made its signature.
+
+        Remembered for authorities: the same few stand above every leaf.
+        """
+        return _ca_signed_by(self, issuer) if self.is_ca else _signed_by(self, issuer)
+
+
+def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+    try:
+        certificate.x509.verify_directly_issued_by(issuer.x509)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+_ca_signed_by: Final = lru_cache(maxsize=1024)(_signed_by)
+"""A pure function of two immutable values; bounded, and keyed by every byte of both."""
 
 
 def _check_frame(data: bytes) -> None:

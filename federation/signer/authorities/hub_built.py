@@ -24,7 +24,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
 from federation.core.pki.pem import encode_certificates
 from federation.core.pki.validity import LEAST_USEFUL_LIFE
-from federation.signer.authorities.interface import IssuedLeaf, KeyPair, LeafOrder, PairSource
+from federation.signer.authorities.interface import HasWarnings, IssuedLeaf, KeyPair, LeafOrder, PairSource
 from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
@@ -119,6 +119,11 @@ class HubBuiltAuthority:
                     detail=f"the intermediate or its root ends at {ends:%Y-%m-%d %H:%M:%S} UTC",
                     remedy="give it a new intermediate now; workloads cannot renew",
                 )
+        warnings = self._source.warnings if isinstance(self._source, HasWarnings) else ()
+        if problem is None and warnings:
+            return msgspec.structs.replace(
+                report, state="degraded", reason="warning", detail="; ".join(warnings)
+            )
         if problem is None:
             return report
         kept = f"; still signing with {signing.pair.chain[0].subject}" if signing is not None else ""

@@ -135,6 +135,16 @@ class PublishesRevocations(Protocol):
         ...
 
 
+@runtime_checkable
+class HasWarnings(Protocol):
+    """Optional, of a PairSource: what an operator should know although signing goes on."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Shown as they are; empty where all is well."""
+        ...
+
+
 class SigningKey(Protocol):
     """The private key of an intermediate, wherever it lives."""
 

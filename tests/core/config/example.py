@@ -102,11 +102,25 @@ PLAIN, BLOCKS = _take_apart()
 
 KINDS = {block.variant: block for block in BLOCKS if block.table == AUTHORITY}
 METHODS = {block.variant: block for block in BLOCKS if block.table == AUTH}
-CONJUR, SPIFFE = (
-    next(block for block in BLOCKS if block.table == table) for table in ("signer.conjur", "signer.spiffe")
+CONJUR, SPIFFE, SUCCESSOR, STATE = (
+    next(block for block in BLOCKS if block.table == table)
+    for table in ("signer.conjur", "signer.spiffe", "signer.successor", "state")
 )
 FORMS = [*KINDS.values(), *(KINDS["vault"].with_table(method) for method in METHODS.values())]
 """Every authority of the file that is not in use, Vault's once for each way to log in."""
+
+
+def with_successor(block: Block = SUCCESSOR) -> str:
+    """The whole file with a successor of its authority."""
+    before, mark, after = PLAIN.partition("[controller.publication]\n")
+    return "\n".join([before, *block.lines, "", mark + after])
+
+
+def with_state(block: Block = STATE) -> str:
+    """The whole file with that block in the place of the state that is in use."""
+    before, _, rest = PLAIN.partition("[state]\n")
+    _, _, after = rest.partition("\n\n")
+    return "\n".join([before, *block.lines, "", after])
 
 
 def in_use(authority: Block, *, conjur: Block = CONJUR, spiffe: Block = SPIFFE) -> str:

@@ -254,7 +254,7 @@ role_arn = "arn:aws:iam::111122223333:role/mesh/federation-signer"
 jwt = "file:/run/aws/token"
 ca_file = "proxy-ca.pem"
 template = "EndEntityCertificate/V1"
-serving_template = "EndEntityCertificate/V1"
+serving_template = "EndEntityServerAuthCertificate/V1"
 """
     assert authority(text) == AwsPcaAuthorityConfig(
         name="shared",
@@ -267,7 +267,7 @@ serving_template = "EndEntityCertificate/V1"
         ),
         ca_arn=CA_ARN,
         template="EndEntityCertificate/V1",
-        serving_template="EndEntityCertificate/V1",
+        serving_template="EndEntityServerAuthCertificate/V1",
     )
 
 

@@ -19,6 +19,7 @@ from federation.core.config.model import (
     HubConfig,
     ProofConfig,
     PublicationConfig,
+    RotationConfig,
     SignerConfig,
     StateConfig,
     StatusConfig,
@@ -43,6 +44,7 @@ TABLES: dict[str, type] = {
     "signer.authority": LocalAuthorityConfig,
     "controller.publication": PublicationConfig,
     "controller.proof": ProofConfig,
+    "controller.rotation": RotationConfig,
     "status": StatusConfig,
     "state": StateConfig,
     "clusters": ClusterConfig,
@@ -64,7 +66,8 @@ NOT_KEYS = {
         "clusters",
     },
     "trust": {"anchors"},
-    "signer": {"authority", "conjur", "spiffe"},
+    "signer": {"authority", "successor", "conjur", "spiffe"},
+    "state": {"namespace", "credentials"},  # of the other kind, in its block
     "clusters": {"signer", "controller", "policy", "timeouts"},
 }
 
@@ -118,6 +121,8 @@ def test_the_defaults_are_the_models() -> None:
     assert config.status == StatusConfig()
     assert config.controller.publication == PublicationConfig()
     assert config.controller.proof == ProofConfig()
+    assert config.controller.rotation == RotationConfig()
+    assert config.state == StateConfig(directory=config.state.directory)
     authority = config.signer.authority
     assert authority == LocalAuthorityConfig(
         name=authority.name, certificate_file=authority.certificate_file, key_file=authority.key_file
@@ -130,7 +135,7 @@ def test_the_defaults_are_the_models() -> None:
 
 
 def test_keys_without_a_default_are_unset_and_can_be_set() -> None:
-    assert len(UNSET) == 7
+    assert len(UNSET) == 8
     before, after = parse(TEXT), parse(enabled(*UNSET))
 
     def unset(config: HubConfig) -> list[Any]:
@@ -143,7 +148,8 @@ def test_keys_without_a_default_are_unset_and_can_be_set() -> None:
             status.certificate_file,
             status.key_file,
             config.clusters[0].signer.context,
+            config.clusters[0].earlier_longest_ttl,
         ]
 
-    assert unset(before) == [None] * 7
+    assert unset(before) == [None] * 8
     assert all(value is not None for value in unset(after))

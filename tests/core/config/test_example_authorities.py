@@ -32,6 +32,8 @@ from tests.core.config.example import (
     KINDS,
     METHODS,
     SPIFFE,
+    STATE,
+    SUCCESSOR,
     Block,
     Key,
     in_use,
@@ -76,7 +78,7 @@ def test_every_kind_and_every_way_to_log_in_has_a_block() -> None:
     assert set(KINDS) | {"local"} == set(READERS) == set(MODELS)
     methods = get_args(get_type_hints(VaultAuth)["method"])
     assert {*METHODS, "kubernetes"} == set(methods)
-    assert len(KINDS) + len(METHODS) + 2 == len(BLOCKS)
+    assert len(KINDS) + len(METHODS) + len((CONJUR, SPIFFE, SUCCESSOR, STATE)) == len(BLOCKS)
 
 
 @pytest.mark.parametrize("form", WHOLE)

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import ConfigurationError
-from tests.core.config.example import CONJUR, FORMS, PLAIN, SPIFFE, in_use
+from tests.core.config.example import (
+    CONJUR,
+    FORMS,
+    PLAIN,
+    SPIFFE,
+    STATE,
+    SUCCESSOR,
+    in_use,
+    with_state,
+    with_successor,
+)
 from tests.core.config.texts import AUTHORITY, GOOD, HUB
 
 EVERY_KEY = "\n".join(
@@ -28,10 +38,12 @@ TABLES = (
     "signer",
     "signer.authority",
     "signer.authority.auth",
+    "signer.successor",
     "signer.conjur",
     "signer.spiffe",
     "controller",
     "controller.publication",
+    "controller.rotation",
     "status",
     "state",
 )
@@ -48,7 +60,8 @@ WORDS = (
         "allow",
     ),
     *("watch", "longest_ttl", "key_kinds", "in_cluster", "context", "probe", "anchors", "clusters", "policy"),
-    *("signer", "x", "authority", "auth", "conjur", "spiffe"),
+    *("signer", "x", "authority", "successor", "auth", "conjur", "spiffe"),
+    *("directory", "namespace", "staged", "soak", "waves", "fresh", "earlier_longest_ttl"),
     *("kind", "method", "address", "role", "jwt", "token", "pin", "uri", "slot", "url", "socket", "region"),
 )
 KEYS = st.sampled_from(WORDS)
@@ -149,6 +162,17 @@ def test_every_kind_of_authority_with_every_key_and_a_few_of_them_spoiled(data: 
     before, _, rest = data.draw(st.sampled_from(EVERY_AUTHORITY)).partition("[signer]\n")
     signer, _, after = rest.partition("[controller.publication]\n")
     assert judged(before + spoiled(data, f"[signer]\n{signer}") + f"\n[controller.publication]\n{after}")
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_successor_and_state_in_kubernetes_with_a_few_keys_spoiled(data: st.DataObject) -> None:
+    before, mark, after = with_successor(SUCCESSOR.with_every_key).partition("[signer.successor]\n")
+    block, line, rest = after.partition("[controller.publication]\n")
+    assert judged(before + mark + spoiled(data, block) + "\n" + line + rest) is not None
+    before, mark, after = with_state(STATE.with_every_key).partition("[state]\n")
+    block, line, rest = after.partition("[[clusters]]\n")
+    assert judged(before + mark + spoiled(data, block) + "\n" + line + rest) is not None
 
 
 SECRET_KEYS = (

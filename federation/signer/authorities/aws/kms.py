@@ -49,7 +49,7 @@ _ALGORITHMS: Final[Mapping[KeyKind, str]] = {
 
 
 class KmsPair:
-    """Implements PairSource."""
+    """Implements PairSource and HasWarnings."""
 
     def __init__(
         self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, around: Surroundings
@@ -71,6 +71,11 @@ class KmsPair:
         self._key_at = 0.0
         self._text = b""
         self._pair: KeyPair | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A login that could not be renewed, while the keys of the last one still serve."""
+        return (self._login.warning,) if self._login.warning else ()
 
     async def read(self) -> KeyPair:
         """The chain's file and the key as they are now."""

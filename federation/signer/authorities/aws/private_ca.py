@@ -175,8 +175,6 @@ class PrivateCa:
                     answer = await self._client.call(
                         "GetCertificate", {**self._named(), "CertificateArn": arn}, for_order=True
                     )
-        except AuthorityRefused:
-            raise
         except AuthorityUnavailable as error:
             self._pace.found(looks)
             raise AuthorityUncertain(
@@ -185,6 +183,8 @@ class PrivateCa:
                 remedy=error.remedy,
             ) from None
         except AuthorityError as error:
+            if error.reason == "issuing_failed":
+                raise  # AWS's own word that there is none
             raise AuthorityUncertain(
                 f"accepted, but not to be had: {error.what}",
                 where=self._config.name,

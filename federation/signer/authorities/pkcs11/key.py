@@ -35,7 +35,7 @@ class KeyOnToken:
         self._proved: PublicKey | None = None
         self._fresh = False
         self._was_there = False
-        self._warned = False
+        self.warnings: tuple[str, ...] = ()
 
     def open(self, pin: str) -> None:
         """Log in where that is due. Raises AuthorityMisconfigured or AuthorityUnavailable."""
@@ -160,7 +160,7 @@ class KeyOnToken:
         )
 
     def _warn(self, found: pkcs11.Object) -> None:
-        """Say once where the token would hand the key out: the login of a signer could copy it."""
+        """Say where the token would hand the key out: the login of a signer could copy it."""
         lax = [
             words
             for name, good, words in (
@@ -169,14 +169,15 @@ class KeyOnToken:
             )
             if attribute(found, name) is not good
         ]
-        if lax and not self._warned:
-            self._warned = True
+        warning = (
+            f"{self._name} may leave its token: {' and '.join(lax)}; make or import it anew as sensitive and not"
+            " extractable"
+        )
+        if lax and not self.warnings:
             _logger.warning(
-                "%s may leave its token: %s; make or import it anew as sensitive and not extractable",
-                self._name,
-                " and ".join(lax),
-                extra={"authority": self._config.name, "reason": "key_extractable"},
+                "%s", warning, extra={"authority": self._config.name, "reason": "key_extractable"}
             )
+        self.warnings = (warning,) if lax else ()
 
     @property
     def _name(self) -> str:

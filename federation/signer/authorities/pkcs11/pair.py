@@ -46,7 +46,7 @@ def library_of_this_process() -> Library:
 
 
 class TokenPair:
-    """Implements PairSource."""
+    """Implements PairSource and HasWarnings."""
 
     def __init__(
         self, config: Pkcs11AuthorityConfig, credentials: OwnCredentials, library: Library | None = None
@@ -60,6 +60,11 @@ class TokenPair:
         self._chain_pem = b""
         self._chain: tuple[Certificate, ...] = ()
         self._pair: KeyPair | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A key that the token would hand out."""
+        return self._key.warnings
 
     async def read(self) -> KeyPair:
         """The chain that the file holds now, and the key as the token shows it now."""

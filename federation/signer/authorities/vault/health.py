@@ -1,7 +1,8 @@
 """What ``/sys/health`` says of one node (API documentation, "/sys/health"), and what it means for signing.
 
-A standby is not down: it forwards requests to the active node, or answers 307 with that one's address. So it
-is a warning here, and an error only where a request finds no way (``client.py``).
+A standby is not down: it answers what it can by itself (473, and OpenBao with standby reads), forwards to the
+active node, or answers 307 with that one's address. So it is a warning here, and an error only where a request
+finds no way (``client.py``).
 """
 
 from __future__ import annotations
@@ -55,10 +56,8 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
             remedy="unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed",
         )
     warnings = []
-    if status == 473:
-        warnings.append("the address reaches a performance standby")
-    elif health.standby:
-        warnings.append("the address reaches a standby node: each request takes the way over the active one")
+    if health.standby:
+        warnings.append("the address reaches a standby node, which may lag behind the active one")
     skew = _ahead(health.server_time_utc, clock)
     if skew > CLOCK_TOLERANCE:
         raise AuthorityMisconfigured(

@@ -141,7 +141,8 @@ class Login:
 
     async def _ask(self, body: dict[str, str]) -> Lease:
         path = f"/v1/auth/{quote(self._mount)}/login"
-        answer = await self._client.call("POST", path, body=body, hidden=tuple(body.values()))
+        secrets = tuple(value for key, value in body.items() if key not in {"role", "name"})
+        answer = await self._client.call("POST", path, body=body, hidden=secrets)
         self._accepted(answer)
         auth = answer.read(_LoggedIn, what=f"POST {path}").auth
         if not auth.client_token:

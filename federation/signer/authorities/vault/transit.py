@@ -120,7 +120,7 @@ class TransitKey:
 
 
 class TransitPair:
-    """Implements PairSource."""
+    """Implements PairSource and HasWarnings."""
 
     def __init__(
         self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, around: Surroundings
@@ -131,11 +131,12 @@ class TransitPair:
         self._chain_pem = b""
         self._key: _Key | None = None
         self._pair: KeyPair | None = None
+        self.warnings: tuple[str, ...] = ()
 
     async def read(self) -> KeyPair:
         """The chain of the file, and the version of the key that its certificate belongs to."""
         chain_pem = await read_pem_file(self._file)
-        await self._session.look()
+        self.warnings = tuple(await self._session.look())
         answer = await self._session.ask("GET", self._place.path)
         if not answer.ok:
             raise _refusal(answer, self._place, "GET")

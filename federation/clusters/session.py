@@ -131,8 +131,8 @@ class ClusterSession:
 
         ``timeout`` in seconds covers everything, the wait for a slot included (default: the cluster's
         ``request``). Every failure is a ClusterError. A connection that the server closed before it sent a
-        byte is tried once more whatever the method: every write of the hub is an apply, a review or a token
-        request, all of which may come twice.
+        byte is tried once more whatever the method: every write of the hub may come twice (an apply, a review, a
+        token request, a delete, a create under a name drawn for it alone).
         """
         url = self._url(path, params, method)
         limit = self._timeouts.request if timeout is None else timeout

@@ -132,7 +132,7 @@ async def test_a_certificate_is_issued_and_its_request_removed(hub: Management) 
         assert leaf.issuers[0] == hub.ca.certificate
         assert leaf.issuers[-1] == hub.ca.root
         await eventually(lambda: not hub.requests)
-        assert kept.issuers == ()  # it is told with the leaf only
+        assert kept.issuers == (hub.ca.certificate, hub.ca.root), "learned with the leaf"
         await kept.refresh()
         assert kept.issuers == (*hub.ca.chain, hub.ca.root)
 

@@ -21,7 +21,7 @@ def management() -> Tree:
 
 
 def test_every_object_is_valid(management: Tree) -> None:
-    assert len(management.objects) == 4
+    assert len(management.objects) == 5
     assert [problem for item in management.objects for problem in problems(item)] == []
 
 
@@ -54,9 +54,7 @@ def test_the_role_is_bound_to_the_signer_only_and_in_its_namespace_only(manageme
     assert [(s["kind"], s["namespace"], s["name"]) for s in binding["subjects"]] == [
         ("ServiceAccount", "federation-system", "federation-signer")
     ]
-    assert {item["metadata"].get("namespace", "federation-system") for item in management.objects} == {
-        "federation-system"
-    }
+    assert binding["metadata"]["namespace"] == role["metadata"]["namespace"] == "federation-requests"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Alarms:
     """What back ends did that they must never do, and answers of theirs that were lost."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self.violations = 0
         self.last_violation = ""
         self.last_violation_at = 0.0
@@ -43,7 +43,7 @@ class Alarms:
         """Raise the alarm."""
         self.violations += 1
         self.last_violation = str(error)
-        self.last_violation_at = self._clock.now().timestamp()
+        self.last_violation_at = self.clock.now().timestamp()
         _logger.error(
             "ALARM: the authority returned something else than was asked for: %s",
             error.diagnostics(),
@@ -54,12 +54,16 @@ class Alarms:
 async def issue_checked(
     authority: Authority, order: LeafOrder, *, anchors: Iterable[Certificate], at: datetime, alarms: Alarms
 ) -> CheckedLeaf:
-    """The leaf that was ordered, judged. Raises what the authority raises, and AuthorityViolation."""
+    """The leaf that was ordered, judged. Raises what the authority raises, and AuthorityViolation.
+
+    ``at`` is when it was ordered. It is judged by the clock after the answer: a service that dates a leaf from the
+    moment it signs has not looked into the future.
+    """
     try:
         issued = await authority.issue(order)
         if issued.built_by_hub:
             return CheckedLeaf(issued.der, issued.issuers, order.validity.not_after)
-        return _judged(issued, order, anchors, at)
+        return _judged(issued, order, anchors, max(at, alarms.clock.now()))
     except AuthorityUncertain:
         alarms.uncertain += 1
         raise

@@ -95,6 +95,8 @@ class ServiceAuthority:
                 self._refused = error
             raise
         self._refused = None
+        if not self._issuers and answer.chain:
+            self._learn(answer.chain)
         return IssuedLeaf(answer.der, answer.chain or self._issuers, built_by_hub=False)
 
     def describe(self) -> AuthorityReport:
@@ -198,18 +200,30 @@ class ServiceAuthority:
     def _take_up(self, view: ServiceView) -> None:
         if not self._anchors:
             raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
-        if not view.chain:
+        if not view.chain:  # told only with a leaf: what was learned has to stand by the anchors of now
+            if self._issuers and self._issuers[-1] not in self._anchors:
+                self._issuers = ()
             return
-        path = check_intermediate(
-            view.chain,
-            view.chain[0].public_key,
+        path = self._path(view.chain)
+        self._crl = self._judged_crl(view, path)
+        if path != self._issuers:
+            self._issuers = path
+
+    def _learn(self, chain: tuple[Certificate, ...]) -> None:
+        """Take the chain that came with a leaf, where the service tells it only so; the leaf is judged elsewhere."""
+        try:
+            self._issuers = self._path(chain)
+        except AuthorityError as error:
+            _logger.debug("the chain that came with a leaf is not taken: %s", error)
+
+    def _path(self, chain: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
+        return check_intermediate(
+            chain,
+            chain[0].public_key,
             self._anchors,
             self._clock.now(),
             trust_domain=self._trust_domain,
         )
-        self._crl = self._judged_crl(view, path)
-        if path != self._issuers:
-            self._issuers = path
 
     def _judged_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:
         """The CRL, where the issuer signed it; one that nobody can verify is refused whole."""

@@ -33,6 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document on stdout and nothing else there"
     )
+    parser.add_argument(
+        "--rotate",
+        action="store_true",
+        help="rotate the root while the workloads keep shaking hands; takes about three minutes",
+    )
     parser.add_argument("--clusters", type=int, default=3, metavar="N", help="how many clusters (default: 3)")
     parser.add_argument(
         "--signers", type=int, default=2, metavar="N", help="how many signer processes (default: 2)"
@@ -71,7 +76,12 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with open_demo(
-            directory, clusters=args.clusters, say=say, clock=SystemClock(), signers=args.signers
+            directory,
+            clusters=args.clusters,
+            say=say,
+            clock=SystemClock(),
+            signers=args.signers,
+            rotates=args.rotate,
         ) as demo:
             return await _until(stop, demo, args)
     except FederationError as error:
@@ -100,6 +110,12 @@ async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> i
             print(
                 f"handshakes between workloads: {document['workload_handshakes']['tried']}, all counted above"
             )
+            if "rotation" in document:
+                handshakes, rotated = document["handshakes"], document["rotation"]
+                print(
+                    f"rotation: {rotated['state']} after {rotated['seconds']} s;"
+                    f" handshakes meanwhile: {handshakes['tried']:,} tried, {handshakes['failed']} failed"
+                )
             print(f"status: {document['status_url']}", flush=True)
         if not args.once:
             print("stays up until interrupted (Ctrl-C)", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ VERBS: Final = (
     "status",
     "verify",
     "bundle",
+    "trust",
     "pki",
     "demo",
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -35,6 +35,9 @@ class InForce:
     version: str | None
     highest: int
     """The highest number that was ever used, whether it came in force or not."""
+
+    behind: Mapping[str, Generation] = field(default_factory=dict)
+    """Clusters that still get an older one."""
 
 
 def plan_generation(
@@ -127,15 +130,37 @@ class Ledger:
                 where=generation_key(current.number),
                 remedy="restore it from a backup of the state; nothing is published until then",
             )
-        return InForce(generation, stored.version, max(highest, current.number))
+        behind = {name: await self._older(number) for name, number in current.behind.items()}
+        return InForce(generation, stored.version, max(highest, current.number), behind)
 
-    async def put_in_force(self, generation: Generation, over: InForce) -> InForce:
-        """Write the generation, then make it the one in force in place of ``over``.
+    async def _older(self, number: int) -> Generation:
+        generation = await self._generation(number)
+        if generation is None:
+            raise StateUnavailable(
+                "clusters that wait for their wave still get it, and it is missing",
+                where=generation_key(number),
+                remedy="restore it from a backup of the state; nothing is published until then",
+            )
+        return generation
+
+    async def put_behind(self, over: InForce, behind: Mapping[str, Generation]) -> InForce:
+        """Have exactly these clusters get an older generation. Raises as :meth:`put_in_force` does."""
+        if over.generation is None or over.version is None:
+            return over
+        current = _current(over.generation, behind)
+        version = await self._store.write(CURRENT, encode(current), expected=over.version)
+        _log.info("%d clusters still get an older generation", len(behind))
+        return InForce(over.generation, version, over.highest, dict(behind))
+
+    async def put_in_force(
+        self, generation: Generation, over: InForce, *, behind: Mapping[str, Generation] | None = None
+    ) -> InForce:
+        """Write the generation, then make it the one in force in place of ``over``, but for clusters in ``behind``.
 
         Raises StateConflict where another controller was quicker: read and plan again.
         """
         await self._store.write(generation_key(generation.number), encode(generation), create=True)
-        current = encode(Current(number=generation.number, sha256=generation.sha256))
+        current = encode(_current(generation, behind or {}))
         if over.version is None:
             version = await self._store.write(CURRENT, current, create=True)
         else:
@@ -146,7 +171,7 @@ class Ledger:
             generation.reason,
             extra={"generation": generation.number, "sha256": generation.sha256},
         )
-        return InForce(generation, version, generation.number)
+        return InForce(generation, version, generation.number, dict(behind or {}))
 
     async def numbers(self, *, most: int) -> dict[str, int]:
         """The digests of the newest generations with their numbers, to recognise what clusters still hold."""
@@ -175,6 +200,14 @@ class Ledger:
         if generation.number != number or digest != generation.sha256:
             raise StateUnavailable("it is not what its digest or number says", where=key)
         return generation
+
+
+def _current(generation: Generation, behind: Mapping[str, Generation]) -> Current:
+    return Current(
+        number=generation.number,
+        sha256=generation.sha256,
+        behind={name: older.number for name, older in sorted(behind.items())},
+    )
 
 
 def _highest(keys: list[str]) -> int:

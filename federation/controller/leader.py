@@ -16,19 +16,32 @@ from federation.controller.member import Member, Surroundings
 from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
+from federation.controller.rotation.driver import RotationDriver, Seen
+from federation.controller.rotation.observed import Proved
 from federation.controller.sources.cluster_anchors import Proposals
 from federation.controller.trust_sources import TrustSources
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import Address, ClusterConfig, HubConfig
 from federation.core.errors import FederationError, StateUnavailable
+from federation.core.trust.rotation.effects import orders_of
+from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.world import ClusterFacts
 from federation.runtime.config_source import ConfigSource
-from federation.state.documents import ControllerClusterReport, ControllerReport, Matrix, Proposal, decode
+from federation.state.documents import (
+    ControllerClusterReport,
+    ControllerReport,
+    Matrix,
+    Proposal,
+    RotationReport,
+    decode,
+)
 from federation.state.store import Leadership, StateStore
 
 SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
 PROOF_TICK: Final = 0.1
+ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
 PROOF_SPACING: Final = 1.0
 """Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
 
@@ -70,6 +83,9 @@ class Leader:
         self._applied: HubConfig | None = None
         self.trust = TrustState()
         self.matrix = Matrix()
+        self._proved = Proved(Matrix(), {})
+        self._updating = asyncio.Lock()
+        self.rotation = RotationDriver(store, clock, lambda: leadership.held)
         self.sources = TrustSources(
             ledger=Ledger(store),
             store=store,
@@ -91,6 +107,7 @@ class Leader:
                 await self._update()
                 tasks.create_task(self._keep_sources())
                 tasks.create_task(self._keep_proof())
+                tasks.create_task(self._keep_rotation())
                 await asyncio.get_running_loop().create_future()
         finally:
             await self._door.close()
@@ -101,6 +118,7 @@ class Leader:
             publication=config.controller.publication,
             trust_domain=config.trust_domain,
             trust=self.trust,
+            orders=lambda: orders_of(self.rotation.book),
             door=self._door,
             allowed=lambda: self._leadership.held,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
@@ -125,9 +143,35 @@ class Leader:
                 await self._clock.sleep(0.1)
             await self._update()
 
+    async def _keep_rotation(self) -> None:
+        """Look whether the rotation may go on, and hear operators."""
+        while True:
+            if await self.rotation.step(self._config.current, self._see, self._update):
+                self._prove_soon()
+            self._changed()
+            await self._clock.sleep(ROTATION_EVERY)
+
+    def _see(self) -> Seen:
+        """The clusters as the gates of a rotation see them now."""
+        clusters: dict[str, ClusterFacts] = {}
+        for cluster in self._config.current.clusters:
+            member = self._members.current.get(cluster.name)
+            problem = self._members.problems.get(cluster.name)
+            why = problem.diagnostics() if problem else "its connection is being set up"
+            clusters[str(cluster.name)] = (
+                member.facts() if member is not None else ClusterFacts(held=None, detail=why)
+            )
+        return Seen(
+            clusters=clusters, proved=self._proved, roots=self.sources.roots, current=self.trust.current
+        )
+
     async def _update(self) -> None:
+        async with self._updating:
+            await self._update_now()
+
+    async def _update_now(self) -> None:
         config = self._config.current
-        changed = await self.sources.update(config)
+        changed = await self.sources.update(config, await self._book())
         generation = self.trust.generation
         if generation is not None:
             await self._door.aim(
@@ -147,6 +191,15 @@ class Leader:
         if changed:
             self._prove_soon()
             self._changed()
+
+    async def _book(self) -> RotationBook | None:
+        """The record of the rotation; None, and said in the report, where it cannot be read."""
+        try:
+            await self.rotation.load()
+        except StateUnavailable as error:
+            self.rotation.report = RotationReport(problem=str(error))
+            return None
+        return self.rotation.book
 
     def _prove_soon(self) -> None:
         self._proof_due = True
@@ -176,9 +229,15 @@ class Leader:
                 words = problem.diagnostics() if problem else "its connection is being set up"
                 parties.append(Absent(str(cluster.name), f"not read back: {words}"))
             await asyncio.sleep(0)
+        issuers = {
+            party.cluster: party.chain[1].sha256 if len(party.chain) > 1 else ""
+            for party in parties
+            if isinstance(party, Participant)
+        }
         self.matrix = await prove(
             parties, generation=self.trust.generation, anchors=self.trust.anchors, at=self._clock.now()
         )
+        self._proved = Proved(self.matrix, issuers)
 
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""

@@ -27,6 +27,8 @@ from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
 from federation.core.errors import ClusterError, ClusterGarbage
 from federation.core.identity import TrustDomain
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.world import ClusterFacts
 from federation.state.documents import ControllerClusterReport, PublicationReport
 
 PULSE: Final = 1.0
@@ -45,6 +47,7 @@ class Surroundings:
     publication: PublicationConfig
     trust_domain: TrustDomain
     trust: TrustState
+    orders: Callable[[], Orders]
     door: SignerDoor
     allowed: Callable[[], bool]
     leaf_ttl: Callable[[], float]
@@ -102,7 +105,8 @@ class Member:
             config,
             trust_domain=around.trust_domain,
             door=around.door,
-            generation=lambda: around.trust.number,
+            generation=self._generation_number,
+            issuer=lambda: around.orders().issuer_for(str(config.name)),
             leaf_ttl=around.leaf_ttl,
             clock=around.clock,
             jitter=around.jitter,
@@ -133,9 +137,13 @@ class Member:
                 for task in tasks:
                     task.cancel()
 
+    def _generation_number(self) -> int:
+        generation = self._around.trust.for_cluster(str(self.config.name))
+        return generation.number if generation is not None else 0
+
     def aim(self) -> None:
-        """Publish the generation in force."""
-        generation = self._around.trust.generation
+        """Publish the generation that this cluster is to hold."""
+        generation = self._around.trust.for_cluster(str(self.config.name))
         if generation is not None:
             self._publisher.aim(Target.of(generation, self._around.publication))
             self._dirty = True
@@ -255,9 +263,33 @@ class Member:
             self._publisher.tally,
             self._around.trust,
             fresh=self._watch.fresh,
-            lag=self._lag.of(self._around.trust.generation, complete=complete, now=now),
+            lag=self._lag.of(
+                self._around.trust.for_cluster(str(self.config.name)), complete=complete, now=now
+            ),
             read_back=now - silent if self._watch.synced else 0.0,
             writers=self._publisher.contention.writers(self._clock.monotonic()),
+        )
+
+    def facts(self) -> ClusterFacts:
+        """What its namespaces were read back to hold, for the gates of a rotation."""
+        counted, now = self._read_back(), self._clock.now().timestamp()
+        if not self._watch.fresh:
+            health = self._derive_health()
+            return ClusterFacts(held=None, detail=health.detail or health.reason or "its watches are silent")
+        if counted.forbidden:
+            return ClusterFacts(held=None, detail=f"{counted.forbidden} namespaces refuse the hub")
+        held = None
+        for digest in counted.contents:
+            content = self._content(digest, counted)
+            anchors = frozenset(c.sha256 for c in content.certificates)
+            held = anchors if held is None else held & anchors
+        if sum(counted.contents.values()) < counted.selected:
+            held = frozenset()
+        return ClusterFacts(
+            held=frozenset() if held is None else held,
+            current=counted.selected == counted.current,
+            read_back_at=now - (self._clock.monotonic() - self._watch.heard),
+            detail=f"{counted.current} of {counted.selected} namespaces hold it",
         )
 
     def party(self) -> Participant | Absent:

@@ -101,6 +101,7 @@ class ControllerRole:
             clusters=leader.clusters(),
             matrix=leader.matrix,
             proposals=leader.proposals(),
+            rotation=leader.rotation.report,
         )
 
     @property

@@ -10,7 +10,7 @@ from federation.controller.generations import InForce, Ledger, bundle_of, plan_g
 from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
 from federation.controller.sources.pinned import Gathered, gather_pins
-from federation.controller.sources.plan import combine, plan_bundle
+from federation.controller.sources.plan import BundlePlan, combine, plan_bundle
 from federation.controller.sources.reported import REPORTED, reported_chains
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
@@ -19,6 +19,8 @@ from federation.core.config.model import HubConfig
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
+from federation.core.trust.rotation.effects import kept_behind, published
+from federation.core.trust.rotation.record import RotationBook
 from federation.state.store import StateConflict, StateStore
 
 MOST_NUMBERS: Final = 50
@@ -54,17 +56,19 @@ class TrustSources:
         """Why the bundle is not what the configuration asks for; empty where it is."""
         self.problem: StateUnavailable | None = None
 
-    async def update(self, config: HubConfig) -> bool:
-        """Look at every source once; True where another generation is in force than before.
+    async def update(self, config: HubConfig, book: RotationBook | None) -> bool:
+        """Look at every source once; True where another generation is in force for any cluster than before.
 
-        What fails is kept in :attr:`states`, :attr:`held_back` and :attr:`problem`, and changes nothing.
+        ``book`` says which pinned roots a rotation withholds or has removed, and which clusters wait for their
+        wave; without it (it cannot be read) no other generation is made. What fails is kept in :attr:`states`,
+        :attr:`held_back` and :attr:`problem`, and changes nothing.
         """
         try:
             in_force = await self._ledger.read()
             changed = await self._adopt(in_force)
-            bundle = await self._plan(config, in_force)
-            if bundle is not None:
-                changed = await self._advance(bundle, in_force, config) or changed
+            bundle = await self._plan(config, in_force, book) if book is not None else None
+            if bundle is not None and book is not None:
+                changed = await self._advance(bundle, in_force, config, kept_behind(book)) or changed
         except StateConflict as error:
             _log.info("another controller wrote first: %s", error)
             return False
@@ -85,36 +89,40 @@ class TrustSources:
         if (
             generation is None
             or generation.number < self._trust.number
-            or generation == self._trust.generation
+            or (generation == self._trust.generation and in_force.behind == self._trust.behind)
         ):
             return False
         if not self._trust.numbers:
             self._trust.numbers.update(await self._ledger.numbers(most=MOST_NUMBERS))
-        self._trust.adopt(generation)
+        self._trust.adopt(generation, in_force.behind)
         return True
 
-    async def _plan(self, config: HubConfig, in_force: InForce) -> TrustBundle | None:
-        gathered = await self._gather(config, in_force)
+    async def _plan(self, config: HubConfig, in_force: InForce, book: RotationBook) -> TrustBundle | None:
+        gathered = await self._gather(config, in_force, book)
         for source, state in gathered.sources.items():
             if state != self.states.get(source):
                 level = logging.INFO if state == "ok" else logging.ERROR
                 _log.log(level, "trust source %s: %s", source, state, extra={"source": source})
         self.states = dict(gathered.sources)
-        plan = plan_bundle(gathered, bundle_of(in_force.generation) if in_force.generation else None)
+        unpinned = _unpinned(config, book)
+        held = bundle_of(in_force.generation) if in_force.generation else None
+        plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, held)
         if plan.held_back and plan.held_back != self.held_back:
             _log.error("the bundle stays as it is: %s", plan.held_back, extra={"reason": "held_back"})
         self.held_back = plan.held_back
         return plan.bundle
 
-    async def _gather(self, config: HubConfig, in_force: InForce) -> Gathered:
-        pins = config.trust.anchors
+    async def _gather(self, config: HubConfig, in_force: InForce, book: RotationBook) -> Gathered:
+        roots = published(book, config.trust.pins, config.trust.staged)
         file = certificate_file(config.signer.authority) if config.trust.publish_intermediates else None
-        wanted = [pin.file for pin in pins]
+        wanted = [pin.file for pin in config.trust.anchors]
         contents = await self._files.read(wanted if file is None else [*wanted, file])
-        published = bundle_of(in_force.generation).certificates if in_force.generation else ()
-        known = self._known | {certificate.sha256: certificate for certificate in published}
-        gathered = gather_pins(pins, contents, known)
-        self._known = {anchor.certificate.sha256: anchor.certificate for anchor in gathered.anchors}
+        held = bundle_of(in_force.generation).certificates if in_force.generation else ()
+        known = self._known | {certificate.sha256: certificate for certificate in held}
+        every = gather_pins(config.trust.anchors, contents, known)
+        self._known = {anchor.certificate.sha256: anchor.certificate for anchor in every.anchors}
+        pins = [pin for pin in config.trust.anchors if pin.sha256 in roots]
+        gathered = gather_pins(pins, contents, self._known)
         if not config.trust.publish_intermediates:
             return gathered
         chain = await reported_chains(self._store) if file is None else contents.get(file, Content())
@@ -124,13 +132,22 @@ class TrustSources:
                 REPORTED if file is None else str(file),
                 chain,
                 anchors=gathered.anchors,
-                known=[certificate for certificate in published if not certificate.is_self_signed],
+                known=[certificate for certificate in held if not certificate.is_self_signed],
                 trust_domain=config.trust_domain,
                 at=self._clock.now(),
             ),
         )
 
-    async def _advance(self, bundle: TrustBundle, in_force: InForce, config: HubConfig) -> bool:
+    @property
+    def roots(self) -> tuple[Certificate, ...]:
+        """Every pinned root that could be read, published or not."""
+        return tuple(self._known.values())
+
+    async def _advance(
+        self, bundle: TrustBundle, in_force: InForce, config: HubConfig, waiting: frozenset[str]
+    ) -> bool:
+        before = in_force.generation
+        behind = {name: in_force.behind.get(name, before) for name in sorted(waiting) if before is not None}
         generation = plan_generation(
             bundle,
             in_force,
@@ -140,8 +157,31 @@ class TrustSources:
             floor=self._trust.number,
             evidence={"configuration": config.digest},
         )
-        if generation is None or not self._allowed():
+        if not self._allowed():
             return False
-        await self._ledger.put_in_force(generation, in_force)
-        self._trust.adopt(generation)
+        if generation is not None:
+            in_force = await self._ledger.put_in_force(generation, in_force, behind=behind)
+        elif behind.keys() != in_force.behind.keys() and before is not None:
+            kept = {name: older for name, older in in_force.behind.items() if name in waiting}
+            if kept == in_force.behind:
+                return False  # a removal that begins makes a generation first
+            in_force = await self._ledger.put_behind(in_force, kept)
+        else:
+            return False
+        if in_force.generation is not None:
+            self._trust.adopt(in_force.generation, in_force.behind)
         return True
+
+
+def _unpinned(config: HubConfig, book: RotationBook) -> str:
+    """Why a rotation cannot go on with these pins; empty where it can. A pin taken out early changes nothing."""
+    rotation = book.under_way
+    if rotation is None:
+        return ""
+    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins
+    if not lacking:
+        return ""
+    return (
+        f"rotation {rotation.number} is under way and the configuration no longer pins "
+        f"{', '.join(sorted(lacking))}: pin it again, or abort the rotation first"
+    )

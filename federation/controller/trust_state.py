@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.controller.generations import bundle_of
 from federation.core.pki.certificate import Certificate
-from federation.state.documents import Generation
+from federation.state.documents import Current, Generation
 
 
 @dataclass(slots=True)
@@ -18,16 +19,33 @@ class TrustState:
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of a bundle -> the newest generation with that content."""
 
+    behind: Mapping[str, Generation] = field(default_factory=dict)
+    """Clusters that still get an older generation: their wave of a removal has not come yet."""
+
     @property
     def number(self) -> int:
         """The number in force, 0 where there is none."""
         return self.generation.number if self.generation else 0
 
-    def adopt(self, generation: Generation) -> None:
+    def adopt(self, generation: Generation, behind: Mapping[str, Generation] | None = None) -> None:
         """Work by that generation from now on. Raises InvalidValue where its bundle cannot be read."""
         self.anchors = bundle_of(generation).certificates
         self.generation = generation
+        self.behind = dict(behind or {})
+        for older in self.behind.values():
+            self.numbers.setdefault(older.sha256, older.number)
         self.numbers[generation.sha256] = generation.number
+
+    @property
+    def current(self) -> Current:
+        """What is in force, as it is persisted."""
+        digest = self.generation.sha256 if self.generation else ""
+        behind = {name: older.number for name, older in self.behind.items()}
+        return Current(number=self.number, sha256=digest, behind=behind)
+
+    def for_cluster(self, name: str) -> Generation | None:
+        """The generation that this cluster is to hold."""
+        return self.behind.get(name, self.generation)
 
     def is_ours(self, digest: str) -> bool:
         """True for the content of a generation."""

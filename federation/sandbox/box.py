@@ -127,7 +127,14 @@ class Box:
     signers: int = 1
     proof_interval: float = 2.0
     extra_anchors: list[Path] = field(default_factory=list)
+    successor: DevelopmentCa | None = (
+        None  # what a rotation is to sign with in the end; its root is pinned as staged
+    )
     cluster_lines: str = ""  # more TOML for every cluster's table
+    policy_lines: str = ""  # more TOML for every cluster's policy
+    timeout_lines: str = ""
+    proof_lines: str = ""
+    rotation_lines: str = ""
     hub_output: int | None = None  # a file descriptor for the hub's log; default: hub.log in the directory
     _hub: asyncio.subprocess.Process | None = None
 
@@ -163,10 +170,12 @@ class Box:
         tables = [
             f'trust_domain = "{self.trust_domain}"',
             *(_anchor_table(path) for path in anchors),
+            *self._successor_tables(),
             f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]',
             f"[signer]\nprocesses = {self.signers}",
             self._authority_table(),
-            f"[controller.proof]\ninterval = {self.proof_interval}",
+            f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
+            f"[controller.rotation]\n{self.rotation_lines}",
             f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
             f'[state]\ndirectory = "{self.directory / "state"}"',
             *(self._cluster_table(name) for name in (self.members if names is None else names)),
@@ -175,16 +184,18 @@ class Box:
         staged.write_text("\n\n".join(tables) + "\n", "utf-8")
         staged.rename(self.config_file)
 
+    def _successor_tables(self) -> list[str]:
+        if self.successor is None:
+            return []
+        anchor = _anchor_table(self.successor.directory / "root.pem") + "\nstaged = true"
+        return [anchor] if self.successor.root != self.ca.root else []
+
     def _authority_table(self) -> str:
-        directory = self.ca.directory
-        return "\n".join(
-            (
-                "[signer.authority]",
-                'kind = "local"',
-                f'name = "{directory.name}"',
-                f'certificate_file = "{directory / "chain.pem"}"',
-                f'key_file = "{directory / "key.pem"}"',
-            )
+        own = _files_table("authority", self.ca.directory)
+        return (
+            own
+            if self.successor is None
+            else f"{own}\n\n{_files_table('successor', self.successor.directory)}"
         )
 
     def _cluster_table(self, name: str) -> str:
@@ -196,6 +207,7 @@ class Box:
             f'[clusters.{role}]\nkubeconfig = "{self.directory / f"{name}-{role}.kubeconfig"}"'
             for role in ("signer", "controller")
         ]
+        lines += [f"[clusters.policy]\n{self.policy_lines}", f"[clusters.timeouts]\n{self.timeout_lines}"]
         return "\n".join(lines)
 
     async def start_hub(self) -> None:
@@ -239,6 +251,19 @@ class Box:
         ):
             answer.raise_for_status()
             return msgspec.json.decode(await answer.read())
+
+    async def operate(self, verb: str, **arguments: str) -> Any:
+        """Ask for an operation; the decided one. Raises NotReady where it was refused."""
+        timeout = aiohttp.ClientTimeout(total=40)
+        body = {"verb": verb, "arguments": arguments}
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(f"{self.status_url}/api/v1/operations", json=body) as answer,
+        ):
+            document = msgspec.json.decode(await answer.read())
+            if answer.status != 200:
+                raise NotReady(f"{verb} was not done: {document}", where="the hub")
+            return document
 
     async def wait_for(self, path: str, wanted: Any, *, limit: float = 60.0, what: str = "") -> Any:
         """Poll the status API until ``wanted(document)`` holds; raises NotReady that says what was seen last."""
@@ -315,6 +340,19 @@ class Box:
             raise NotReady(
                 f"no bundle came to namespace {namespace} in {limit:g} s\n{self.hub_log()}", where=name
             ) from None
+
+
+def _files_table(name: str, directory: Path) -> str:
+    """The ``[signer.<name>]`` of an intermediate in a directory."""
+    return "\n".join(
+        (
+            f"[signer.{name}]",
+            'kind = "local"',
+            f'name = "{directory.name}"',
+            f'certificate_file = "{directory / "chain.pem"}"',
+            f'key_file = "{directory / "key.pem"}"',
+        )
+    )
 
 
 def _anchor_table(path: Path) -> str:

@@ -19,6 +19,7 @@ import grpc.aio
 from federation.controller.proof.handshake import Credential, handshake
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
+from federation.sandbox import rotation
 from federation.sandbox.box import Box, DevelopmentCa, Member, open_members
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.mesh import Workload
@@ -56,9 +57,10 @@ async def sandbox_members(
 class Demo:
     """One run of the demo in a directory of its own; ``say`` gets a line for people at each step."""
 
-    def __init__(self, box: Box, say: Callable[[str], None]) -> None:
+    def __init__(self, box: Box, say: Callable[[str], None], *, rotates: bool = False) -> None:
         self.box = box
         self._say = say
+        self._rotates = rotates
         self.workloads: dict[str, list[Workload]] = {}
 
     async def run(self) -> Outcome:
@@ -77,7 +79,21 @@ class Demo:
             f"{count} workloads hold certificates from the gRPC door, each with a token of its own cluster"
         )
         await box.wait_proved(limit=READY_LIMIT)
-        return await self.outcome()
+        return await self._rotate() if self._rotates else await self.outcome()
+
+    async def _rotate(self) -> Outcome:
+        """The same outcome after a whole root rotation under traffic, and what that traffic saw."""
+        self._say("the root is rotated while every workload keeps shaking hands with every other")
+        async with rotation.busy(self.workloads, self.box, self._say) as traffic:
+            rotated = await rotation.rotate(self.box, self._say)
+            await self.box.wait_proved(limit=READY_LIMIT)
+        outcome = await self.outcome()
+        handshakes = {"tried": traffic.tried, "failed": traffic.failed, "failures": traffic.failures}
+        document = {**outcome.document, "rotation": rotated, "handshakes": handshakes}
+        success = (
+            outcome.success and rotated["state"] == "RETIRED" and traffic.tried > 0 and not traffic.failed
+        )
+        return Outcome(document, success)
 
     async def _populate(self, name: str) -> None:
         workloads = self.workloads.setdefault(name, [])
@@ -145,9 +161,18 @@ def _credential(workload: Workload) -> Credential:
 
 @contextlib.asynccontextmanager
 async def open_demo(
-    directory: Path, *, clusters: int, say: Callable[[str], None], clock: Clock, signers: int = 2
+    directory: Path,
+    *,
+    clusters: int,
+    say: Callable[[str], None],
+    clock: Clock,
+    signers: int = 2,
+    rotates: bool = False,
 ) -> AsyncIterator[Demo]:
-    """A demo whose clusters run until the context ends, which also drains the hub."""
+    """A demo whose clusters run until the context ends, which also drains the hub.
+
+    With ``rotates`` it has a second root with an intermediate, and leaves of a minute.
+    """
     names = (
         ("east", "west", "north", "south")[:clusters]
         if clusters <= 4
@@ -156,8 +181,11 @@ async def open_demo(
     async with sandbox_members(directory, names, clock=clock) as members:
         ca = DevelopmentCa.create(directory / "demo-ca", name="demo", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, signers=signers)
+        if rotates:
+            box.successor = DevelopmentCa.create(directory / "next-ca", name="demo next", clock=clock)
+            rotation.prepare(box)
         try:
-            yield Demo(box, say)
+            yield Demo(box, say, rotates=rotates)
         finally:
             await box.stop_hub()
 

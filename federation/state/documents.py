@@ -6,7 +6,12 @@ key                          written by          holds
 ``generations/<number>``     controller leader   one generation of trust, never changed once written
 ``current``                  controller leader   number and digest of the generation in force
 ``controllers/<replica>``    that controller     what it sees: clusters, publication, proof, proposals
-``signers/<replica>``        that signer         what it uses, how it fares, how far its leaves reach
+``signers/<replica>``        that signer         what it uses and how it fares
+``horizons/<replica>``       that signer         how far its leaves reach, written ahead of issuing
+``rotation``                 controller leader   the rotation under way or the last one, and quarantines
+``orders``                   controller leader   what signers are to sign with, and where they are to stop
+``takeovers``                controller leader   since when the hub has issued for each cluster
+``operations/<id>``          any controller      what an operator asked for, and what became of it
 ===========================  ==================  =====================================================================
 
 Times are seconds since the epoch (UTC) as floats, so that documents compare without parsing.
@@ -52,10 +57,51 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Current(msgspec.Struct, frozen=True, kw_only=True):
-    """Which generation is in force."""
+    """Which generation is in force. Clusters in ``behind`` still get the older one named there."""
 
     number: int
     sha256: str
+    behind: dict[str, int] = {}
+
+    def number_for(self, cluster: str) -> int:
+        """The generation that this cluster is to hold and to be given."""
+        return self.behind.get(cluster, self.number)
+
+
+class HorizonRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Until when (seconds since the epoch) a leaf so delivered can be valid, at the latest."""
+
+    cluster: str
+    issuer: str  # SHA-256 of the issuer's certificate; empty where it was not known beforehand
+    generation: int
+    until: float
+
+
+class HorizonTable(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the leaves of one signer reach."""
+
+    replica: str
+    rows: list[HorizonRow] = []
+
+
+class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
+    """When the hub was first configured to issue for each cluster: leaves from before count as unknown."""
+
+    since: dict[str, float] = {}
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator asked for: written by the controller that was asked, decided by the one that leads."""
+
+    id: str
+    verb: str  # start | advance | abort | restore | quarantine | release | emergency
+    author: str
+    asked: float
+    arguments: dict[str, str] = {}
+    decided: float = 0.0
+    outcome: str = ""  # done | refused
+    detail: str = ""
+    remedy: str = ""
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +113,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     not_after: float
     first_seen: float = 0.0
+    pem: str = ""  # the certificate itself, for whoever accepts it
 
 
 class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +190,9 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     bundle_sha256: str = ""
     authority: AuthorityReport | None = None
+    successor: AuthorityReport | None = None
+    rotation: int = 0  # whose orders it follows
+    orders: str = ""  # the state of that rotation
     serving_not_after: float = 0.0
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
@@ -197,6 +247,77 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     handshakes: int = 0  # really computed; equal cases once
 
 
+class ConditionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of the gate that a rotation stands before. ``until``: when it is met at the earliest."""
+
+    name: str
+    met: bool
+    detail: str
+    cluster: str = ""
+    until: float = 0.0
+
+
+class SideReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of a rotation that could be started: SHA-256 of its certificates, and their subjects."""
+
+    root: str
+    intermediate: str
+    subject: str = ""
+    root_subject: str = ""
+
+
+class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start would do now. A side that cannot be told is None; ``problem`` says why a start is refused.
+
+    ``conditions`` are those of the first gate. ``longest_leaf`` is for how many seconds a leaf that is out may
+    have to be reckoned with; ``rate`` and ``quota`` are certificates per second, 0 for no limit known.
+    """
+
+    old: SideReport | None = None
+    new: SideReport | None = None
+    problem: str = ""
+    remedy: str = ""
+    canary: list[str] = []
+    waves: list[list[str]] = []
+    automatic: bool = True
+    soak: float = 0.0
+    longest_leaf: float = 0.0
+    rate: float = 0.0
+    quota: float = 0.0
+    conditions: list[ConditionReport] = []
+
+
+class LossReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that fails if a side is left now: in which clusters, and until when (0: that cannot be told).
+
+    With ``at_removal`` it begins when that side's root is removed, else as soon as the other side signs.
+    """
+
+    side: str  # old | new: the one that is left
+    what: str
+    at_removal: bool
+    clusters: dict[str, float] = {}
+
+
+class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The gate that the rotation under way stands before, as the leader sees it now.
+
+    ``returning`` is what clusters that are to leave their quarantine wait for. ``losses`` is told while a
+    rotation is under way, ``plan`` while none is.
+    """
+
+    computed: float = 0.0
+    number: int = 0
+    state: str = ""
+    open: bool = False
+    opens_at: float = 0.0
+    conditions: list[ConditionReport] = []
+    returning: dict[str, list[ConditionReport]] = {}
+    losses: list[LossReport] = []
+    plan: PlanReport | None = None
+    problem: str = ""  # why the rotation cannot be worked on at all
+
+
 class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One controller process."""
 
@@ -216,6 +337,7 @@ class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     matrix: Matrix = Matrix()
     proposals: list[Proposal] = []
     write_refusals: int = 0
+    rotation: RotationReport = RotationReport()
 
 
 def encode(document: msgspec.Struct) -> bytes:

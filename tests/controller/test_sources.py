@@ -121,7 +121,9 @@ def test_a_root_is_not_replaced_by_one_whose_file_cannot_be_read() -> None:
     assert plan.bundle is None
     assert "stays until every pinned anchor was read" in plan.held_back
     mended = gather_pins(pins, {Path("b.pem"): good("b"), Path("c.pem"): good("c")}, known)
-    assert names_of(plan_bundle(mended, before).bundle) == {"b", "c"}
+    both = plan_bundle(mended, before).bundle
+    assert names_of(both) == {"a", "b", "c"}, "first everybody trusts more, then less"
+    assert names_of(plan_bundle(mended, both).bundle) == {"b", "c"}
 
 
 @settings(max_examples=200, deadline=None)

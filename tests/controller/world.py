@@ -149,6 +149,9 @@ class World:
         self.trust: dict[str, Any] = {}
         self.extra: dict[str, dict[str, Any]] = {}
         self.proof_interval = 1.0
+        self.staged: list[pki.Authority] = []
+        self.successor: pki.Authority | None = None
+        self.rotation: dict[str, Any] = {}
         self.stops: dict[str, asyncio.Event] = {}
         self.sources: dict[str, ConfigSource] = {}
 
@@ -178,16 +181,19 @@ class World:
             f'trust_domain = "{TRUST_DOMAIN}"',
             *(["[trust]", *_pairs(self.trust)] if self.trust else []),
         ]
-        for anchor in self.anchors:
+        for anchor in (*self.anchors, *self.staged):
             lines += [
                 "[[trust.anchors]]",
                 f'file = "{self.anchor_file(anchor)}"',
                 f'sha256 = "{anchor.certificate.sha256}"',
+                *(["staged = true"] if anchor in self.staged else []),
             ]
         lines += [
             f'[door]\nlisten = "127.0.0.1:{self.door.port}"\nserver_names = ["{HUB}"]',
             f'[signer.authority]\nkind = "local"\nname = "test"\ncertificate_file = "{self.directory / "chain.pem"}"',
             f'key_file = "{self.directory / "key.pem"}"',
+            *self._successor_table(),
+            *(["[controller.rotation]", *_pairs(self.rotation)] if self.rotation else []),
             "[controller.publication]",
             *_pairs(self.publication),
             f"[controller.proof]\ninterval = {self.proof_interval}",
@@ -202,6 +208,14 @@ class World:
         staged = self.config_file.with_suffix(".new")
         staged.write_text("\n".join(lines) + "\n")
         staged.rename(self.config_file)
+
+    def _successor_table(self) -> list[str]:
+        if self.successor is None:
+            return []
+        return [
+            f'[signer.successor]\nkind = "local"\nname = "next"\ncertificate_file = "{self.directory / "next.pem"}"',
+            f'key_file = "{self.directory / "next-key.pem"}"',
+        ]
 
     @contextlib.asynccontextmanager
     async def controller(self, replica: str = "one") -> AsyncIterator[ControllerRole]:

@@ -48,6 +48,11 @@ class ProbeLeaf:
     delivered: bytes = field(repr=False)
     renew_at: datetime
 
+    @property
+    def issuer(self) -> str:
+        """SHA-256 of the certificate that issued it; empty where none came with it."""
+        return self.chain[1].sha256 if len(self.chain) > 1 else ""
+
 
 class _TokenStatus(msgspec.Struct):
     token: str = ""
@@ -61,7 +66,10 @@ _decode_token = msgspec.json.Decoder(_TokenRequest).decode
 
 
 class Probe:
-    """Keeps one cluster's leaf: renewed at half its life, and at once for a new generation of the bundle."""
+    """Keeps one cluster's leaf: renewed at half its life, and at once for a new generation or another issuer.
+
+    ``issuer`` is the intermediate (SHA-256) that signs for the cluster by order; empty where no order says.
+    """
 
     def __init__(
         self,
@@ -71,6 +79,7 @@ class Probe:
         trust_domain: TrustDomain,
         door: SignerDoor,
         generation: Callable[[], int],
+        issuer: Callable[[], str],
         leaf_ttl: Callable[[], float],
         clock: Clock,
         jitter: random.Random,
@@ -81,6 +90,7 @@ class Probe:
         self._identity = cluster.probe_identity(trust_domain)
         self._door = door
         self._generation = generation
+        self._issuer = issuer
         self._leaf_ttl = leaf_ttl
         self._clock = clock
         self._backoff = Backoff(first=0.5, longest=LONGEST_BACKOFF, jitter=jitter)
@@ -94,7 +104,7 @@ class Probe:
         while True:
             if self._is_due():
                 await self.renew()
-                if self.problem is not None:
+                if self.problem is not None or self._is_due():  # signers may not follow an order yet
                     await self._wait(self._backoff.next())
                     continue
                 self._backoff.reset()
@@ -122,7 +132,9 @@ class Probe:
     def _is_due(self) -> bool:
         if self._generation() == 0:
             return False  # without a bundle the door cannot be verified, and serves nobody
-        leaf = self.leaf
+        leaf, issuer = self.leaf, self._issuer()
+        if leaf is not None and issuer and leaf.issuer != issuer:
+            return True
         return leaf is None or self._got_for != self._generation() or self._clock.now() >= leaf.renew_at
 
     async def _wait(self, seconds: float) -> None:

@@ -21,7 +21,9 @@ def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:
     """Merge the anchors, or hold back what a source that fails could have made smaller.
 
     Only the configuration removes an anchor, and only while every source it names has given its own: else a
-    root could be replaced by nothing, where the file of its successor cannot be read.
+    root could be replaced by nothing, where the file of its successor cannot be read. What adds and removes at
+    once is done in two generations, the larger one first: istiod takes a new bundle only where one of old and
+    new holds the other, and nobody is to trust less before everybody trusts more.
     """
     if gathered.lacking and in_force is None:
         return BundlePlan(
@@ -31,10 +33,13 @@ def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:
         bundle = TrustBundle.merge(gathered.anchors)
     except InvalidValue as error:
         return BundlePlan(None, f"no bundle can be made of the sources: {error.diagnostics()}")
-    removed = diff(in_force, bundle).removed
+    change = diff(in_force, bundle)
+    removed = change.removed
     if gathered.lacking and removed:
         names = ", ".join(anchor.certificate.subject for anchor in removed[:3])
         return BundlePlan(None, f"{names} stays until every pinned anchor was read: {_first(gathered)}")
+    if change.added and removed:
+        return BundlePlan(TrustBundle.merge((*gathered.anchors, *removed)))
     return BundlePlan(bundle)
 
 

@@ -1,0 +1,231 @@
+"""``federation trust``: which anchors are pinned, which were found, and how a person accepts one of these."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from federation.cli.options import add_config
+from federation.core.config.values import fingerprint
+from federation.core.errors import FederationError, InvalidValue
+
+if TYPE_CHECKING:
+    from federation.cli.candidate import Candidate, TrustAnswer
+    from federation.core.config.model import AnchorPin, HubConfig
+    from federation.core.pki.certificate import Certificate
+
+CONFIRMED_BY: Final = 8
+"""Hex digits that a person types: enough to have looked, few enough to type."""
+EXIT_REFUSED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNKNOWN: Final = 2
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb, its actions and their options."""
+    from federation.status.client import add_client_arguments
+
+    parser = subparsers.add_parser(
+        "trust",
+        help="show which anchors are pinned and proposed; accept one by its fingerprint",
+        description="Anchors are trusted because the configuration pins them, never because they were found.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser(
+        "list",
+        help="show every pin with its state, and every open proposal",
+        description="Shows the pins of the configuration with their state, and the anchors that clusters or an "
+        "authority hold and nobody has pinned. Exits 2 when the status API cannot be asked.",
+    )
+    add_config(listing)
+    add_client_arguments(listing)
+    listing.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    listing.set_defaults(run=_list)
+    accept = actions.add_parser(
+        "accept",
+        help="pin an anchor that was found",
+        description="Takes the one proposal with this fingerprint from the status API, or a certificate from a file, "
+        "checks that it is the self-signed CA of that fingerprint, and pins it: its PEM goes into a new file beside "
+        "the configuration, a table [[trust.anchors]] to the configuration's end. Compare the fingerprint with the "
+        "CA's owner first. Exits 1 when it is not accepted, 2 when the status API cannot be asked.",
+    )
+    accept.add_argument(
+        "sha256",
+        type=_whole_fingerprint,
+        metavar="FINGERPRINT",
+        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
+    )
+    accept.add_argument(
+        "--cluster", default="", metavar="NAME", help="whose own CA it is (default: where it was found)"
+    )
+    accept.add_argument(
+        "--trust-domain", default="", metavar="NAME", help="of the anchor (default: the hub's own)"
+    )
+    accept.add_argument(
+        "--allow-foreign-trust-domain",
+        action="store_true",
+        help="accept that a CA of another trust domain can then speak for the hub's; status keeps showing it",
+    )
+    accept.add_argument(
+        "--file",
+        metavar="PATH",
+        help="the new file for its PEM, from the configuration's directory on (default: anchors/, and the "
+        "fingerprint's first 16 digits)",
+    )
+    accept.add_argument(
+        "--from-file", type=Path, metavar="PEM", help="take the certificate from this file and ask no hub"
+    )
+    accept.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
+    add_config(accept)
+    add_client_arguments(accept)
+    accept.set_defaults(run=_accept)
+
+
+def _whole_fingerprint(text: str) -> str:
+    try:
+        return fingerprint(text)
+    except InvalidValue as error:
+        raise argparse.ArgumentTypeError(
+            f"{error.what}: {error.remedy}; a part of it is never enough"
+        ) from error
+
+
+def _list(args: argparse.Namespace) -> int:
+    return asyncio.run(_show(args))
+
+
+async def _show(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from federation.cli.trust_text import pin_lines, pin_rows, proposal_lines
+    from federation.status.client import StatusUnavailable
+
+    config = await _load(args.config)
+    status: TrustAnswer | None = None
+    unavailable = ""
+    try:
+        status = await _ask(args, config)
+    except StatusUnavailable as error:
+        unavailable = error.diagnostics()
+    rows = pin_rows(config.trust, {pin.sha256: _held(pin) for pin in config.trust.anchors}, status)
+    if args.json:
+        proposals = status.proposals if status else None
+        print(msgspec.json.encode({"pins": rows, "proposals": proposals}).decode())
+    else:
+        print("\n".join([*pin_lines(rows), *proposal_lines(status)]))
+    if unavailable:
+        print(f"federation trust: {unavailable}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    return 0
+
+
+def _held(pin: AnchorPin) -> Certificate | str:
+    """The certificate that a pin names, out of its file, or why that does not give it."""
+    from federation.cli.candidate import read_certificate
+
+    try:
+        return read_certificate(pin.file, pin.sha256)
+    except FederationError as error:
+        return str(error)
+
+
+def _accept(args: argparse.Namespace) -> int:
+    from federation.cli.pin_files import read_text, replace_text, write_new
+    from federation.core.config.pinning import NewPin, with_pin
+    from federation.status.client import StatusUnavailable
+
+    config = asyncio.run(_load(args.config))
+    if args.sha256 in config.trust.pins:
+        print(f"{args.sha256} is pinned already; nothing was written")
+        return 0
+    try:
+        candidate = _candidate(args, config)
+    except StatusUnavailable as error:
+        print(f"federation trust: {error.diagnostics()}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    pin = NewPin(
+        file=args.file or f"anchors/{args.sha256[:16]}.pem",
+        sha256=args.sha256,
+        cluster=candidate.cluster,
+        trust_domain=args.trust_domain,
+        allow_foreign_trust_domain=args.allow_foreign_trust_domain,
+    )
+    text, after = with_pin(read_text(args.config, digest=config.digest), pin, file=str(args.config))
+    for warning in after.warnings:
+        if warning not in config.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    pem = after.trust.anchors[-1].file
+    print("\n".join([*candidate.lines, f"file     {pem}", "", pin.table]))
+    answer = _confirmed(args.sha256) if not args.yes else 0
+    if answer:
+        return answer
+    made = write_new(pem, candidate.certificate.pem)
+    try:
+        replace_text(args.config, text, digest=config.digest)
+    except BaseException:
+        if made:
+            pem.unlink(missing_ok=True)
+        raise
+    print(
+        f"pinned in {args.config}. Give every replica of both roles this configuration and {pin.file}: a signer "
+        "refuses every bundle with an anchor that its own configuration does not pin."
+    )
+    return 0
+
+
+def _candidate(args: argparse.Namespace, config: HubConfig) -> Candidate:
+    """What is to be accepted, checked. Raises FederationError, StatusUnavailable where the hub cannot be asked."""
+    from federation.cli.candidate import from_file, from_proposals
+    from federation.runtime.clock import SystemClock
+
+    now = SystemClock().now()
+    if args.from_file is not None:
+        return from_file(args.from_file, args.sha256, cluster=args.cluster, now=now)
+    status = asyncio.run(_ask(args, config))
+    return from_proposals(status.proposals, args.sha256, cluster=args.cluster, now=now)
+
+
+def _confirmed(sha256: str) -> int:
+    """0 where a person types the first digits; else the exit code, having said why."""
+    if not sys.stdin.isatty():
+        print(
+            "federation trust: nobody can be asked here, so it needs --yes; nothing was written",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    print(
+        f"Compared with its owner? Type the first {CONFIRMED_BY} digits of the fingerprint to pin it: ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    if sys.stdin.readline().strip().lower() != sha256[:CONFIRMED_BY]:
+        print("federation trust: those are not its first digits; nothing was written", file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+async def _ask(args: argparse.Namespace, config: HubConfig) -> TrustAnswer:
+    from federation.cli.candidate import TrustAnswer
+    from federation.status.client import StatusClient
+    from federation.status.text import printable
+
+    client = StatusClient.from_arguments(args)
+    status = await client.get("/api/v1/status", TrustAnswer)
+    if status.trust_domain != str(config.trust_domain):
+        raise FederationError(
+            f"the hub there is of {printable(status.trust_domain[:255])}, {args.config} of {config.trust_domain}",
+            where=client.url,
+            remedy="name the right hub with --url, or its configuration with --config",
+        )
+    return status
+
+
+async def _load(path: Path) -> HubConfig:
+    from federation.runtime.clock import SystemClock
+    from federation.runtime.config_source import ConfigSource
+
+    return await ConfigSource(path, SystemClock()).load()

@@ -1,0 +1,227 @@
+"""One step of the rotation at a time: effects first, then what is observed, then at most one transition.
+
+That order is what makes the gates sound. Orders and generations that follow from the record are in the store
+before the signers' horizons are read; a signer that extends its horizon reads the orders after it has. So one
+of the two always sees the other, and no leaf escapes a gate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from federation.controller.rotation.books import Books
+from federation.controller.rotation.candidate import problem_of, side_of
+from federation.controller.rotation.commands import Commands, Proposed
+from federation.controller.rotation.observed import Observer, Proved, world_of
+from federation.controller.rotation.operations import OperationQueue
+from federation.controller.rotation.telling import told
+from federation.core.clock import Clock
+from federation.core.config.model import HubConfig
+from federation.core.errors import FederationError, InvalidValue, StateUnavailable
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import parse_certificates
+from federation.core.trust.rotation.machine import advance, interrupted
+from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.world import ClusterFacts, World
+from federation.state.documents import (
+    AuthorityReport,
+    Current,
+    RotationReport,
+    SignerReport,
+)
+from federation.state.store import StateConflict, StateStore
+
+SMOOTHING: Final = 30.0  # seconds over which the rate of certificates is averaged
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the leader sees of the clusters at this moment. ``roots`` are the pinned ones that could be read."""
+
+    clusters: Mapping[str, ClusterFacts]
+    proved: Proved
+    roots: Sequence[Certificate]
+    current: Current
+
+
+@dataclass(slots=True)
+class _Rate:
+    """Certificates per second of all signers, from their counters."""
+
+    at: float = 0.0
+    total: int = 0
+    value: float = 0.0
+
+    def note(self, now: float, total: int) -> float:
+        """The smoothed rate; counters that went back (a signer ended) start anew."""
+        elapsed = now - self.at
+        if self.at and elapsed > 0 and total >= self.total:
+            weight = min(1.0, elapsed / SMOOTHING)
+            self.value += ((total - self.total) / elapsed - self.value) * weight
+        self.at, self.total = now, total
+        return self.value
+
+
+@dataclass(slots=True)
+class RotationDriver:
+    """Only the leader may run it. ``enact`` makes generations follow from a record that has just changed."""
+
+    store: StateStore
+    clock: Clock
+    allowed: Callable[[], bool]
+    books: Books = field(init=False)
+    report: RotationReport = field(init=False, default_factory=RotationReport)
+    _observer: Observer = field(init=False)
+    _queue: OperationQueue = field(init=False)
+    _commands: Commands = field(init=False, default_factory=Commands)
+    _rate: _Rate = field(init=False, default_factory=_Rate)
+    _loaded: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.books = Books(self.store)
+        self._observer = Observer(self.store)
+        self._queue = OperationQueue(self.store, clock=self.clock)
+
+    @property
+    def book(self) -> RotationBook:
+        """The record as it is persisted."""
+        return self.books.book
+
+    async def load(self) -> None:
+        """Read the record; what held without a break may have had one while nobody led."""
+        if self._loaded:
+            return
+        await self.books.load()
+        if self.allowed():
+            await self.books.save(interrupted(self.books.book))
+        self._loaded = True
+
+    async def step(
+        self, config: HubConfig, see: Callable[[], Seen], enact: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Write effects, observe, hear operators, advance; True where the record has changed.
+
+        What goes wrong is told in :attr:`report` and changes nothing.
+        """
+        try:
+            await self.load()
+            if not self.allowed():
+                return False
+            before = self.books.book
+            await self.books.give_orders()
+            await enact()
+            world = await self._observe(config, see())
+            await self._hear(config, world)
+            await self._advance(world)
+            changed = self.books.book != before
+            if changed:
+                await self.books.give_orders()
+                await enact()
+            self.report = told(self.books.book, world, self._commands, config)
+        except StateConflict as error:
+            self._loaded = False
+            _log.info("another controller wrote first: %s", error)
+            return False
+        except (StateUnavailable, InvalidValue) as error:
+            if self.report.problem != str(error):
+                _log.error("the rotation cannot be worked on: %s", error.diagnostics())
+            self.report = RotationReport(computed=self.clock.now().timestamp(), problem=str(error))
+            return False
+        return changed
+
+    async def _observe(self, config: HubConfig, seen: Seen) -> World:
+        now = self.clock.now()
+        signers = await self._observer.signers(now.timestamp())
+        since = await self.books.takeovers(seen.clusters, now.timestamp())
+        horizons = await self._observer.horizons()
+        numbers = {delivered.generation for delivered in horizons}
+        numbers |= {seen.current.number, *seen.current.behind.values()}
+        generations = await self._observer.generations(frozenset(numbers))
+        clusters = {
+            name: _with_unknown(facts, since[name], config, name) for name, facts in seen.clusters.items()
+        }
+        rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
+        self._commands.aim(_proposed(config, signers, seen.roots, now))
+        return world_of(
+            now=now.timestamp(),
+            config=config,
+            clusters=clusters,
+            horizons=horizons,
+            generations=generations,
+            in_force=seen.current.number,
+            signers=signers,
+            proved=seen.proved,
+            rate=rate,
+            validated=self._commands.problem,
+        )
+
+    async def _hear(self, config: HubConfig, world: World) -> None:
+        for operation, version in await self._queue.pending():
+            refused: FederationError | None = None
+            try:
+                book = self._commands.apply(operation, self.books.book, world, config)
+                await self.books.save(book)
+            except StateUnavailable:
+                raise
+            except FederationError as error:
+                refused = error
+            await self._queue.decide(operation, version, refused)
+
+    async def _advance(self, world: World) -> None:
+        book = advance(self.books.book, world)
+        if book != self.books.book and self.allowed():
+            await self.books.save(book)
+
+
+def _with_unknown(facts: ClusterFacts, since: float, config: HubConfig, name: str) -> ClusterFacts:
+    """Until when leaves from before the hub may live in that cluster: the longest life they may have."""
+    cluster = next((c for c in config.clusters if str(c.name) == name), None)
+    if cluster is None:
+        return facts
+    longest = cluster.earlier_longest_ttl
+    longest = cluster.policy.longest_ttl if longest is None else longest
+    return ClusterFacts(
+        held=facts.held,
+        current=facts.current,
+        read_back_at=facts.read_back_at,
+        unknown_until=since + longest if longest else 0.0,
+        detail=facts.detail,
+    )
+
+
+def _proposed(
+    config: HubConfig, signers: Mapping[str, SignerReport], roots: Sequence[Certificate], now: datetime
+) -> Proposed:
+    """Both sides as the signers report them, and whether the new one may take over."""
+    reports = [signers[replica] for replica in sorted(signers)]
+    old = next((r.authority for r in reports if r.authority is not None and r.authority.chain_pem), None)
+    new = next((r.successor for r in reports if r.successor is not None and r.successor.chain_pem), None)
+    longest = max((c.policy.longest_ttl for c in config.clusters), default=0.0)
+    problem = problem_of(
+        _path(old, roots),
+        _path(new, roots),
+        signers=signers,
+        trust_domain=config.trust_domain,
+        longest_ttl=timedelta(seconds=longest),
+        soak=timedelta(seconds=config.controller.rotation.soak),
+        at=now,
+    )
+    return Proposed(side_of(old, roots, now), side_of(new, roots, now), problem)
+
+
+def _path(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """The chain of a report with its root; empty where it has none that is pinned."""
+    if report is None or not report.chain_pem:
+        return ()
+    try:
+        chain = parse_certificates(report.chain_pem.encode(), where=report.name)
+    except InvalidValue:
+        return ()
+    root = next((root for root in roots if chain[-1].is_signed_by(root)), None)
+    return (*chain, root) if root is not None else ()

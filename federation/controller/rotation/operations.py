@@ -1,0 +1,139 @@
+"""What operators ask for: handed in through any controller, decided by the one that leads, kept as an audit.
+
+An operation is a document. Whoever took it waits for the outcome that the leader writes into it, so that a
+command line is answered by what really happened, whichever replica it reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.errors import FederationError, InvalidValue, NotReady
+from federation.state.documents import Operation, decode, encode
+from federation.state.store import StateStore
+
+OPERATIONS: Final = "operations/"
+VERBS: Final = ("start", "advance", "abort", "restore", "quarantine", "release", "emergency")
+KEPT: Final = 500
+"""Operations kept as an audit, the newest; one is some hundred bytes."""
+
+MOST_ARGUMENT: Final = 2000
+_NAME: Final = re.compile(r"[a-z_]{1,32}", re.ASCII)
+WAIT: Final = 20.0  # seconds for the leader to decide: it looks every second
+POLL: Final = 0.25
+
+_audit = logging.getLogger("federation.controller.audit")
+
+
+def check_operation(verb: str, arguments: Mapping[str, object]) -> dict[str, str]:
+    """The arguments, bounded. Raises InvalidValue."""
+    if verb not in VERBS:
+        raise InvalidValue(f"{verb[:40]!r} is no operation", remedy=f"known: {', '.join(VERBS)}")
+    found: dict[str, str] = {}
+    for name, value in arguments.items():
+        if not _NAME.fullmatch(name) or not isinstance(value, str) or len(value) > MOST_ARGUMENT:
+            raise InvalidValue("an argument is not a short text", remedy="see /openapi.json")
+        if not value.isprintable():
+            raise InvalidValue(f"{name} holds control characters", remedy="write plain text on one line")
+        found[name] = value
+    return found
+
+
+class OperationDesk:
+    """Takes operations in and waits for what becomes of them."""
+
+    def __init__(self, store: StateStore, *, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        self._store = store
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    async def submit(self, verb: str, arguments: Mapping[str, object], *, author: str) -> Operation:
+        """The operation as it was decided.
+
+        Raises InvalidValue for what is none, NotReady where no leader decides in time (it stays, and may be
+        decided later), StateUnavailable where it cannot be written.
+        """
+        now = self._clock.now()
+        operation = Operation(
+            id=f"{now:%Y%m%d%H%M%S}.{self._random_bytes(8).hex()}",
+            verb=verb,
+            author=author,
+            asked=now.timestamp(),
+            arguments=check_operation(verb, arguments),
+        )
+        key = f"{OPERATIONS}{operation.id}"
+        await self._store.write(key, encode(operation), create=True)
+        until = self._clock.monotonic() + WAIT
+        while self._clock.monotonic() < until:
+            await self._clock.sleep(POLL)
+            stored = await self._store.read(key)
+            if stored is None:
+                break
+            decided = decode(stored.data, Operation, key=key)
+            if decided.outcome:
+                return decided
+        raise NotReady(
+            f"no controller has decided {verb} within {WAIT:g} s",
+            where=operation.id,
+            reason="no_leader",
+            remedy="see whether a controller leads (federation status); the operation stays until one does",
+        )
+
+
+class OperationQueue:
+    """The leader's view: what is undecided, oldest first."""
+
+    def __init__(self, store: StateStore, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._decided: set[str] = set()
+
+    async def pending(self) -> list[tuple[Operation, str]]:
+        """Each with the version to swap against; damaged ones are left where they are, and status tells them."""
+        keys = await self._store.keys(OPERATIONS)
+        found: list[tuple[Operation, str]] = []
+        for key in keys:
+            if key in self._decided:
+                continue
+            stored = await self._store.read(key)
+            if stored is None:
+                continue
+            operation = decode(stored.data, Operation, key=key)
+            if operation.outcome:
+                self._decided.add(key)
+            else:
+                found.append((operation, stored.version))
+        await self._trim(keys)
+        return found
+
+    async def decide(self, operation: Operation, version: str, error: FederationError | None) -> None:
+        """Write what became of it; raises StateConflict where another leader was quicker."""
+        decided = msgspec.structs.replace(
+            operation,
+            decided=self._clock.now().timestamp(),
+            outcome="done" if error is None else "refused",
+            detail="" if error is None else str(error),
+            remedy="" if error is None else error.remedy,
+        )
+        key = f"{OPERATIONS}{operation.id}"
+        await self._store.write(key, encode(decided), expected=version)
+        self._decided.add(key)
+        _audit.info(
+            "%s by %s: %s",
+            operation.verb,
+            operation.author,
+            decided.outcome + (f", {decided.detail}" if decided.detail else ""),
+            extra={"operation": operation.id, "arguments": operation.arguments},
+        )
+
+    async def _trim(self, keys: list[str]) -> None:
+        for key in sorted(keys)[: max(0, len(keys) - KEPT)]:
+            if key in self._decided:
+                await self._store.delete(key)
+                self._decided.discard(key)

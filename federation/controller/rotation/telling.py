@@ -1,0 +1,136 @@
+"""What the leader says of the rotation in its report: the gate, who may return, what would fail, what a start would do.
+
+Pure. What is said of a start is what the machine itself answers to one, so that a plan and a start cannot
+differ. Lists are bounded: the report is one object, written every second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from federation.controller.rotation.commands import Commands
+from federation.core.config.model import HubConfig
+from federation.core.trust.horizons import alive
+from federation.core.trust.rotation.gates import Verdict, gate, return_gate
+from federation.core.trust.rotation.losses import Loss, losses
+from federation.core.trust.rotation.machine import OperationRefused
+from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side
+from federation.core.trust.rotation.world import World
+from federation.state.documents import (
+    ConditionReport,
+    LossReport,
+    Operation,
+    PlanReport,
+    RotationReport,
+    SideReport,
+)
+
+MOST_CONDITIONS: Final = 200
+MOST_OF_ONE: Final = 10  # conditions of one cluster that returns
+NEVER: Final = float("inf")
+
+
+def told(book: RotationBook, world: World, commands: Commands, config: HubConfig) -> RotationReport:
+    """The report at ``world.now``."""
+    verdict, rotation = gate(book, world), book.rotation
+    return RotationReport(
+        computed=world.now,
+        number=rotation.number if rotation else 0,
+        state=rotation.state.value if rotation else "",
+        open=verdict.open,
+        opens_at=verdict.opens_at,
+        conditions=_conditions(verdict),
+        returning={
+            name: _condition_reports(return_gate(book, name, world).unmet[:MOST_OF_ONE])
+            for name, quarantine in sorted(book.quarantined.items())
+            if quarantine.returning
+        },
+        losses=_losses(book.under_way, world) if book.under_way is not None else [],
+        plan=_plan(book, world, commands, config) if book.under_way is None else None,
+    )
+
+
+def _conditions(verdict: Verdict) -> list[ConditionReport]:
+    """Unmet ones first; of many clusters the first."""
+    ranked = sorted(verdict.conditions, key=lambda condition: (condition.met, condition.name))
+    return _condition_reports(ranked[:MOST_CONDITIONS])
+
+
+def _condition_reports(conditions: Iterable[Condition]) -> list[ConditionReport]:
+    return [
+        ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
+        for c in conditions
+    ]
+
+
+def _losses(rotation: Rotation | None, world: World) -> list[LossReport]:
+    """What would fail if either side were removed now, or at the deadline where one is set."""
+    if rotation is None:
+        return []
+    at = max(world.now, rotation.deadline)
+    found: list[LossReport] = []
+    for leaving_new in (False, True):
+        immediate = {
+            (loss.cluster, loss.what) for loss in losses(rotation, world, at=NEVER, leaving_new=leaving_new)
+        }
+        found += _grouped(losses(rotation, world, at=at, leaving_new=leaving_new), immediate, leaving_new)
+    return found
+
+
+def _grouped(found: list[Loss], immediate: set[tuple[str, str]], leaving_new: bool) -> list[LossReport]:
+    """One for each thing that fails, with its clusters: 200 clusters then cost some kilobytes."""
+    kinds: dict[tuple[str, bool], dict[str, float]] = {}
+    for loss in found:
+        kinds.setdefault((loss.what, (loss.cluster, loss.what) not in immediate), {})[loss.cluster] = (
+            loss.ends
+        )
+    return [
+        LossReport(side="new" if leaving_new else "old", what=what, at_removal=at_removal, clusters=clusters)
+        for (what, at_removal), clusters in kinds.items()
+    ]
+
+
+def _plan(book: RotationBook, world: World, commands: Commands, config: HubConfig) -> PlanReport:
+    """What a start would do now."""
+    old, new = commands.proposed.old, commands.proposed.new
+    problem = remedy = ""
+    started: RotationBook | None = None
+    try:
+        asked = Operation(id="plan", verb="start", author="plan", asked=world.now)
+        started = commands.apply(asked, book, world, config)
+    except OperationRefused as error:
+        problem, remedy = error.what, error.remedy
+    rotation = started.rotation if started is not None else None
+    return PlanReport(
+        old=_side(old),
+        new=_side(new),
+        problem=problem,
+        remedy=remedy,
+        canary=rotation.canary if rotation else [],
+        waves=rotation.waves if rotation else [],
+        automatic=config.controller.rotation.automatic,
+        soak=config.controller.rotation.soak,
+        longest_leaf=_longest_leaf(world),
+        rate=world.capacity.rate,
+        quota=world.capacity.quota,
+        conditions=_conditions(gate(started, world)) if started is not None else [],
+    )
+
+
+def _side(side: Side | str) -> SideReport | None:
+    if isinstance(side, str):
+        return None
+    return SideReport(
+        root=side.root,
+        intermediate=side.intermediate,
+        subject=side.subject,
+        root_subject=side.root_subject,
+    )
+
+
+def _longest_leaf(world: World) -> float:
+    """For how long, in seconds, some leaf that is out may still have to be reckoned with; 0 where none is."""
+    ends = [*alive(world.horizons, world.now, skew=world.skew).values()]
+    ends += [facts.unknown_until for facts in world.clusters.values() if facts.unknown_until]
+    return max(0.0, max(ends, default=world.now - world.skew) + world.skew - world.now)

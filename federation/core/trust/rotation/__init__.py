@@ -1,0 +1,26 @@
+"""Rotation of a root or an intermediate, as a pure state machine.
+
+::
+
+    STABLE ──propose──▶ STAGED ──▶ PUBLISHING ──▶ SOAKED ──▶ CANARY ──▶ ACTIVE ──▶ UNPUBLISHING ──▶ RETIRED
+                          │            │            ▲ ◀─fails──┘│          │ ◀──restore──┘
+                          │            └────────────┴───────────┴──────────┴──abort──▶ ABORTING ──▶ STABLE
+                          └──abort──▶ STABLE                     emergency: any of these ──▶ EMERGENCY ──▶ UNPUBLISHING
+
+The rules, each held by a gate (``gates.py``) or by what is computed from the record (``effects.py``):
+
+1.  The new authority is validated, and a signature of it verified, before anything is published.
+2.  Publish before use: nothing is signed under the new root until every consumer is known to trust it: what
+    every namespace was read back to hold, and what every unexpired leaf was delivered with.
+3.  Drain before remove: the old root stays until no unexpired leaf needs it.
+4.  Successive bundles differ by one step: each is a subset of the one before it or the other way round.
+5.  Unreachable is not converged: such a cluster blocks, or a person quarantines it, and then nothing is
+    issued there.
+6.  What is not known counts as the worst: leaves from before the hub, an issuer that was not known
+    beforehand, a report that is old.
+7.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a
+    restart goes on where it was.
+
+``record.py`` holds the values, ``world.py`` what is observed, ``gates.py`` the conditions, ``machine.py`` the
+transitions and what an operator may ask for, ``effects.py`` what follows for bundles and signers.
+"""

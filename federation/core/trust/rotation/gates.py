@@ -1,0 +1,195 @@
+"""The conditions between the states of a rotation, each with its evidence and its estimate. Pure.
+
+A condition that holds says what it was seen by; one that does not says which cluster or signer is in the way
+and, where only time has to pass, until when. Conditions are named, so that tests can take each of them away
+in turn and show what breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from federation.core.trust.rotation import conditions
+from federation.core.trust.rotation.conditions import waits_for_its_wave
+from federation.core.trust.rotation.consumers import (
+    consumers,
+    delivered_with,
+    earlier,
+    held,
+    in_force,
+    leaves_without,
+    unmet,
+)
+from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
+from federation.core.trust.rotation.world import World
+
+__all__ = ["GATES", "Verdict", "gate", "return_gate", "signed_under", "trusts", "waits_for_its_wave"]
+
+_Rule = Callable[[RotationBook, Rotation, World], Iterator[Condition]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate says: open where every condition is met."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def open(self) -> bool:
+        """True where nothing stands in the way."""
+        return all(condition.met for condition in self.conditions)
+
+    @property
+    def opens_at(self) -> float:
+        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be told."""
+        unmet = [condition.until for condition in self.conditions if not condition.met]
+        return max(unmet) if unmet and all(unmet) else 0.0
+
+    @property
+    def unmet(self) -> tuple[Condition, ...]:
+        """Only what stands in the way."""
+        return tuple(condition for condition in self.conditions if not condition.met)
+
+
+def gate(book: RotationBook, world: World, *, without: frozenset[str] = frozenset()) -> Verdict:
+    """The gate out of the present state. ``without`` names conditions to leave out: for tests alone."""
+    rotation = book.rotation
+    if rotation is None:
+        return Verdict(())
+    rules = [rule for name, rule in GATES.get(rotation.state, {}).items() if name not in without]
+    found = [condition for rule in rules for condition in rule(book, rotation, world)]
+    return Verdict(tuple(_with_soak_behind(found, rotation)))
+
+
+def _with_soak_behind(found: list[Condition], rotation: Rotation) -> list[Condition]:
+    """The soak begins when everything else holds: where that can be told, its end can be too."""
+    others = [condition.until for condition in found if not condition.met and condition.name != "soak"]
+    if not others or not all(others):
+        return found
+    ends = max(others) + rotation.soak
+    return [replace(c, until=ends) if c.name == "soak" and not c.met else c for c in found]
+
+
+def return_gate(
+    book: RotationBook, cluster: str, world: World, *, without: frozenset[str] = frozenset()
+) -> Verdict:
+    """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
+    rules: dict[str, Callable[[RotationBook, str, World], Iterator[Condition]]] = {
+        "return_held": _return_held,
+        "return_leaves": _return_leaves,
+        "return_earlier": _return_earlier,
+    }
+    kept = [rule for name, rule in rules.items() if name not in without]
+    return Verdict(tuple(condition for rule in kept for condition in rule(book, cluster, world)))
+
+
+def trusts(
+    book: RotationBook, world: World, roots: frozenset[str], *, without: frozenset[str] = frozenset()
+) -> Verdict:
+    """Whether every consumer of every cluster that is not quarantined trusts these roots (the gate G1)."""
+    since = book.rotation.since if book.rotation is not None else 0.0
+    late = leaves_without(roots, world)
+    found = [] if "in_force" in without else [in_force(roots, world)]
+    for name, facts in consumers(book, world):
+        found += [] if "held" in without else [held(name, facts, roots, world, since=since)]
+        found += [] if "leaves" in without else delivered_with(name, roots, late)
+        found += [] if "earlier" in without else [earlier(name, facts, world)]
+    return Verdict(tuple(found))
+
+
+def _return_held(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts = world.clusters.get(cluster)
+    roots = signed_under(book)
+    if facts is None:
+        yield unmet("return_held", "it is not registered any more", cluster)
+    else:
+        condition = held(cluster, facts, roots, world, since=0.0)
+        current = facts.current or not condition.met
+        detail = condition.detail if current else "it does not hold the generation in force yet"
+        yield replace(condition, name="return_held", met=condition.met and current, detail=detail)
+
+
+def _return_leaves(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    roots = signed_under(book)
+    for condition in delivered_with(cluster, roots, leaves_without(roots, world)):
+        yield replace(condition, name="return_leaves")
+
+
+def _return_earlier(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    """Its leaves from before the hub cannot trust a root that a rotation has brought."""
+    rotation, facts = book.rotation, world.clusters.get(cluster)
+    if rotation is None or facts is None or not rotation.changes_root:
+        return
+    if rotation.new.root in signed_under(book):
+        yield replace(earlier(cluster, facts, world), name="return_earlier")
+
+
+def signed_under(book: RotationBook) -> frozenset[str]:
+    """The roots that leaves may be signed under at present."""
+    rotation = book.rotation
+    if rotation is None:
+        return frozenset()
+    match rotation.state:
+        case State.RETIRED | State.UNPUBLISHING:
+            return frozenset({rotation.new.root})
+        case State.STABLE | State.STAGED:
+            return frozenset({rotation.old.root})
+        case _:
+            return frozenset({rotation.old.root, rotation.new.root})
+
+
+GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
+    State.STAGED: {"validated": conditions.validated, "capacity": conditions.capacity},
+    State.PUBLISHING: {
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "soak": conditions.soaked,
+    },
+    State.SOAKED: {
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "matrix": conditions.green,
+        "signers": conditions.signers_ready,
+    },
+    State.CANARY: {
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "signers": conditions.signers_ready,
+        "orders": conditions.orders_followed,
+        "matrix": conditions.green,
+        "new_in_use": conditions.new_in_use,
+    },
+    State.ACTIVE: {
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "orders": conditions.orders_followed,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "matrix": conditions.green,
+        "new_in_use": conditions.new_in_use,
+    },
+    State.UNPUBLISHING: {"observed": conditions.observed, "matrix": conditions.green},
+    State.ABORTING: {
+        "new_drained": conditions.new_drained,
+        "earlier": conditions.none_earlier_before_removal,
+        "orders": conditions.orders_followed,
+        "observed": conditions.observed,
+    },
+    State.EMERGENCY: {
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "leaves": conditions.leaves_with_both,
+        "held": conditions.held_both,
+    },
+}
+"""The gate out of each state: its conditions by name."""

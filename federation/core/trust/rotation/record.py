@@ -1,0 +1,122 @@
+"""A rotation as it is persisted: the only memory of the state machine. Values; nothing here decides."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class State(StrEnum):
+    """Where a rotation stands; the rules are in the package's docstring."""
+
+    STABLE = "STABLE"
+    STAGED = "STAGED"
+    PUBLISHING = "PUBLISHING"
+    SOAKED = "SOAKED"
+    CANARY = "CANARY"
+    ACTIVE = "ACTIVE"
+    UNPUBLISHING = "UNPUBLISHING"
+    RETIRED = "RETIRED"
+    ABORTING = "ABORTING"
+    EMERGENCY = "EMERGENCY"
+
+
+AT_REST = frozenset({State.STABLE, State.RETIRED})
+"""States in which another rotation may begin."""
+
+ABORTABLE = frozenset({State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ACTIVE})
+SIGNS_WITH_NEW = frozenset({State.ACTIVE, State.UNPUBLISHING, State.RETIRED, State.EMERGENCY})
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One authority of a rotation: its root and its intermediate, by SHA-256 of the certificate."""
+
+    root: str
+    intermediate: str
+    subject: str = ""
+    root_subject: str = ""
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster that a person took out: issuing stops there. ``returning`` while it is caught up again."""
+
+    reason: str
+    author: str
+    since: float
+    returning: bool = False
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of a gate, with its evidence. ``until`` is when it is met at the earliest; 0: not known."""
+
+    name: str
+    met: bool
+    detail: str
+    cluster: str = ""
+    until: float = 0.0
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that was taken, by whom, and on which evidence."""
+
+    before: State
+    after: State
+    at: float
+    author: str
+    reason: str
+    evidence: list[Condition] = []
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """One rotation of a trust domain.
+
+    ``soak`` and ``deadline`` are in seconds and seconds since the epoch. ``held_since`` is since when the gate
+    of the present state has been open without a break (0: it is not). ``wave`` counts the waves that have
+    lost the old root.
+    """
+
+    number: int
+    trust_domain: str
+    state: State
+    since: float
+    old: Side
+    new: Side
+    author: str
+    reason: str
+    automatic: bool
+    soak: float
+    canary: list[str] = []
+    waves: list[list[str]] = []
+    wave: int = 0
+    held_since: float = 0.0
+    canary_failures: int = 0
+    removed: bool = False  # the old root has been taken away somewhere, if only for a while
+    paused: str = ""  # why automatic advance has stopped, until a person advances it
+    deadline: float = 0.0  # of an emergency
+    ttl_cap: float = 0.0  # seconds; 0: none
+    history: list[Transition] = []
+
+    @property
+    def changes_root(self) -> bool:
+        """False for a new intermediate under the same root: then every consumer trusts it already."""
+        return self.old.root != self.new.root
+
+
+class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
+    """What is persisted under ``rotation``: the rotation under way or the last one, and the quarantines.
+
+    ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
+    are roots that are pinned as staged and that a rotation has published.
+    """
+
+    rotation: Rotation | None = None
+    quarantined: dict[str, Quarantine] = {}
+    retired: list[str] = []
+    admitted: list[str] = []
+
+    @property
+    def under_way(self) -> Rotation | None:
+        """The rotation that has not ended; None at rest."""
+        rotation = self.rotation
+        return rotation if rotation is not None and rotation.state not in AT_REST else None

@@ -1,0 +1,450 @@
+"""The rotation at the edge: the record in the store, operators heard, and a whole rotation with real publication.
+
+The signer's part (orders followed, horizons written ahead, reports) is played here by its protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.controller.rotation.books import ORDERS, ROTATION, Books
+from federation.controller.rotation.candidate import problem_of
+from federation.controller.rotation.commands import waves_of
+from federation.controller.rotation.observed import Observer
+from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation
+from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.identity import TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.core.trust.horizons import Delivered, step_for
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
+from federation.state.documents import (
+    AuthorityReport,
+    Current,
+    HorizonRow,
+    HorizonTable,
+    Operation,
+    SignerReport,
+    decode,
+    encode,
+)
+from federation.state.files import FileStore
+from federation.state.store import StateConflict
+from tests.controller.world import TRUST_DOMAIN, World, intermediate, root
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+A = Side(root="a" * 64, intermediate="1" * 64)
+B = Side(root="b" * 64, intermediate="2" * 64)
+
+
+def rotation(state: State = State.PUBLISHING, **changes: Any) -> Rotation:
+    fields: dict[str, Any] = {
+        "number": 1,
+        "trust_domain": TRUST_DOMAIN,
+        "state": state,
+        "since": 0.0,
+        "old": A,
+        "new": B,
+        "author": "test",
+        "reason": "test",
+        "automatic": True,
+        "soak": 1.0,
+    }
+    return Rotation(**(fields | changes))
+
+
+async def test_the_record_is_swapped_and_orders_follow_from_it(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    books, other = Books(store), Books(store)
+    await books.load()
+    await other.load()
+    assert await books.give_orders() == Orders()
+    assert await store.read(ORDERS) is None, "where no rotation ever was there is nothing to order"
+    await books.save(RotationBook(rotation=rotation(State.CANARY, canary=["east"])))
+    orders = await books.give_orders()
+    assert (orders.issuer, orders.issuer_for("east"), orders.strict) == (A.intermediate, B.intermediate, True)
+    with pytest.raises(StateConflict):
+        await other.save(RotationBook(rotation=rotation(State.STAGED)))
+    again = Books(store)
+    assert await again.load() == books.book
+    stored = await store.read(ORDERS)
+    assert stored is not None
+    assert decode(stored.data, Orders, key=ORDERS) == orders
+
+
+async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) -> None:
+    books = Books(FileStore(tmp_path, VirtualClock()))
+    assert await books.takeovers(["east"], 100.0) == {"east": 100.0}
+    assert await books.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
+    assert await books.takeovers([], 300.0) == {"east": 100.0, "west": 200.0}, "nobody is forgotten"
+
+
+async def test_horizons_of_signers_that_are_gone_count(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    for replica, until in (("here", 10.0), ("gone", 20.0)):
+        rows = [HorizonRow(cluster="east", issuer="1", generation=1, until=until)]
+        await store.write(f"horizons/{replica}", encode(HorizonTable(replica=replica, rows=rows)))
+    assert await Observer(store).horizons() == {Delivered("east", "1", 1): 20.0}
+    await store.write("horizons/damaged", b"garbage")
+    with pytest.raises(StateUnavailable):
+        await Observer(store).horizons()
+
+
+async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = FileStore(tmp_path, clock)
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom)
+    queue = OperationQueue(store, clock=clock)
+    waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="somebody"))
+    await clock.until_sleeping()
+    [(operation, version)] = await queue.pending()
+    assert (operation.verb, operation.author) == ("abort", "somebody")
+    refused = InvalidValue("nothing is under way", remedy="start one")
+    await queue.decide(operation, version, refused)
+    with pytest.raises(StateConflict):
+        await queue.decide(operation, version, None)
+    while not waiting.done():
+        await clock.advance(0.3)
+        await asyncio.sleep(0.01)
+    decided: Operation = await waiting
+    assert (decided.outcome, decided.detail, decided.remedy) == (
+        "refused",
+        "nothing is under way",
+        "start one",
+    )
+    assert await queue.pending() == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("explode", {}),
+        ("abort", {"reason": "x" * 3000}),
+        ("abort", {"reason": "a\x1b[31mb"}),
+        ("abort", {"Reason": "x"}),
+        ("abort", {"reason": 7}),
+    ],
+)
+def test_what_is_no_operation_is_refused(verb: str, arguments: dict[str, object]) -> None:
+    with pytest.raises(InvalidValue):
+        check_operation(verb, arguments)
+
+
+def report(successor: pki.Authority | None, state: str = "ready") -> dict[str, SignerReport]:
+    authority = (
+        AuthorityReport(name="next", kind="local", state=state, sha256=successor.certificate.sha256)
+        if successor is not None
+        else None
+    )
+    return {
+        "one": SignerReport(
+            replica="one", started=0.0, updated=0.0, heartbeat=2.0, ready=True, successor=authority
+        )
+    }
+
+
+def chain(authority: pki.Authority) -> tuple[Certificate, ...]:
+    return (*authority.chain, authority.root)
+
+
+OLD = pki.intermediate()
+NEW = pki.intermediate("next", pki.root("next"))
+SHORT = pki.intermediate("short", pki.root("next"), not_after=pki.NOW + timedelta(hours=12))
+SAME_ROOT = pki.intermediate("another of a")
+EARLY = pki.intermediate("early", pki.root("next"), not_before=pki.NOW + pki.DAY)
+
+
+@pytest.mark.parametrize(
+    ("new", "signers", "told"),
+    [
+        (NEW, report(NEW), ""),
+        (SAME_ROOT, report(SAME_ROOT), ""),
+        (SHORT, report(SHORT), "ends at"),
+        (EARLY, report(EARLY), "valid"),
+        (OLD, report(OLD), ""),  # the same one: refused by the machine, not here
+        (NEW, report(None), "no [signer.successor]"),
+        (NEW, report(SHORT), "holds another one"),
+        (NEW, report(NEW, "degraded"), "has not signed with it"),
+    ],
+)
+def test_a_candidate_is_judged_before_anything_is_published(
+    new: pki.Authority, signers: dict[str, SignerReport], told: str
+) -> None:
+    problem = problem_of(
+        chain(OLD),
+        chain(new),
+        signers=signers,
+        trust_domain=TrustDomain(TRUST_DOMAIN),
+        longest_ttl=timedelta(hours=24),
+        soak=timedelta(hours=1),
+        at=pki.NOW,
+    )
+    assert (told in problem) if told else problem == ""
+
+
+def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
+    reused = pki.Authority(NEW.certificate, OLD.key, NEW.chain, NEW.root)
+    own = pki.certificate(
+        pki.root("next"),
+        [(pki.CA_KEY_USAGE, True), (pki.x509.BasicConstraints(ca=True, path_length=0), True)],
+        public_key=OLD.key.public_key(),
+        subject=pki.x509.Name([pki.x509.NameAttribute(pki.NameOID.COMMON_NAME, "other")]),
+        not_after=pki.NOW + pki.YEAR,
+    )
+    named = pki.certificate(
+        pki.root("next"),
+        [(pki.CA_KEY_USAGE, True), (pki.x509.BasicConstraints(ca=True, path_length=0), True)],
+        public_key=pki.key("somebody else").public_key(),
+        subject=OLD.certificate.x509.subject,
+        not_after=pki.NOW + pki.YEAR,
+    )
+    assert reused.key is OLD.key
+    for certificate, told in ((own, "has the key of"), (named, "bears the name")):
+        problem = problem_of(
+            chain(OLD),
+            (certificate, NEW.root),
+            signers={},
+            trust_domain=TrustDomain(TRUST_DOMAIN),
+            longest_ttl=timedelta(hours=1),
+            soak=timedelta(0),
+            at=pki.NOW,
+        )
+        assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("count", "waves", "sizes"),
+    [(1, 3, [1]), (2, 3, [1, 1]), (5, 3, [1, 2, 2]), (10, 1, [1, 9]), (0, 3, []), (200, 4, [1, 67, 67, 65])],
+)
+def test_the_first_wave_is_a_single_cluster(count: int, waves: int, sizes: list[int]) -> None:
+    names = [f"c{number:03}" for number in range(count)]
+    made = waves_of(names, waves)
+    assert [len(wave) for wave in made] == sizes
+    assert [name for wave in made for name in wave] == names
+
+
+class Signer:
+    """Plays a signer by its protocol: follows orders, accounts ahead, and reports."""
+
+    LIFE = 2.0
+
+    def __init__(self, world: World, old: pki.Authority, new: pki.Authority) -> None:
+        self.world, self.store = world, world.store
+        self.old, self.new = old, new
+        self.horizons: dict[Delivered, float] = {}
+        self.orders = Orders()
+
+    async def step(self) -> None:
+        stored = await self.store.read(ORDERS)
+        self.orders = decode(stored.data, Orders, key=ORDERS) if stored else Orders()
+        stored = await self.store.read("current")
+        if stored is None:
+            return
+        current = decode(stored.data, Current, key="current")
+        now = self.world.clock.now().timestamp()
+        for cluster in self.world.clusters:
+            if cluster in self.orders.stopped:
+                continue
+            issuer = self.orders.issuer_for(cluster) or self.old.certificate.sha256
+            by_new = issuer == self.new.certificate.sha256
+            self.world.door.authorities[cluster] = self.new if by_new else self.old
+            delivered = Delivered(cluster, issuer, current.number_for(cluster))
+            self.horizons[delivered] = now + self.LIFE + step_for(self.LIFE) / 10
+        rows = [
+            HorizonRow(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
+            for d, until in self.horizons.items()
+        ]
+        await self.store.write("horizons/one", encode(HorizonTable(replica="one", rows=rows)))
+        await self.store.write("signers/one", encode(self._report(current, now)))
+
+    def _report(self, current: Current, now: float) -> SignerReport:
+        def authority(ca: pki.Authority, name: str) -> AuthorityReport:
+            return AuthorityReport(
+                name=name,
+                kind="local",
+                state="ready",
+                sha256=ca.certificate.sha256,
+                subject=ca.certificate.subject,
+                not_after=ca.certificate.not_after.timestamp(),
+                chain_pem=ca.chain_pem.decode(),
+            )
+
+        return SignerReport(
+            replica="one",
+            started=now,
+            updated=now,
+            heartbeat=2.0,
+            ready=True,
+            generation=current.number,
+            authority=authority(self.old, "a"),
+            successor=authority(self.new, "b"),
+            rotation=self.orders.rotation,
+            orders=self.orders.state,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Signer]:
+        async def keep() -> None:
+            while True:
+                await self.step()
+                await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(keep())
+            yield self
+            task.cancel()
+
+
+def prepare(world: World) -> Signer:
+    """Short leaves, short soak, nothing from before the hub, and a successor under a staged root."""
+    world.staged = [root("b")]
+    world.anchor_file(root("b")).write_bytes(root("b").pem)
+    world.successor = intermediate("b")
+    world.rotation = {"soak": 0.3, "skew": 0.2, "fresh": 20, "waves": 2}
+    world.proof_interval = 0.5
+    world.door.lifetime = timedelta(seconds=30)
+    for name in world.clusters:
+        world.extra[name] = {
+            "earlier_longest_ttl": 0,
+            "policy": {"longest_ttl": 60, "default_ttl": 60},
+            "timeouts": {"watch_silence": 3},  # lists anew so often: read-backs of a quiet cluster stay fresh
+        }
+    world.write_config()
+    return Signer(world, intermediate(), intermediate("b"))
+
+
+async def book_of(world: World) -> RotationBook:
+    stored = await world.store.read(ROTATION)
+    return decode(stored.data, RotationBook, key=ROTATION) if stored else RotationBook()
+
+
+async def until_state(world: World, state: State, *, limit: float = 40.0) -> Rotation:
+    seen: RotationBook = RotationBook()
+    try:
+        async with asyncio.timeout(limit):
+            while True:
+                seen = await book_of(world)
+                if seen.rotation is not None and seen.rotation.state is state:
+                    return seen.rotation
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        report = await world.report()
+        raise AssertionError(
+            f"not {state} in {limit:g} s; {seen.rotation}\n{report.rotation if report else None}"
+        ) from None
+
+
+async def operate(world: World, verb: str, **arguments: str) -> Operation:
+    desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom)
+    return await desk.submit(verb, arguments, author="test")
+
+
+def anchors_held(world: World, cluster: str) -> int:
+    return (world.held(cluster, "default") or "").count("BEGIN CERTIFICATE")
+
+
+async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_root(two: World) -> None:
+    signer = prepare(two)
+    async with signer.running(), two.controller():
+        await two.published()
+        assert anchors_held(two, "east") == 1, "a staged root is not published by itself"
+        await two.until(lambda r: r.matrix.valid == 2)
+        started = await operate(two, "start", reason="yearly")
+        assert started.outcome == "done", started
+        refused = await operate(two, "start")
+        assert (refused.outcome, "under way" in refused.detail) == ("refused", True)
+        ended = await until_state(two, State.RETIRED)
+        await two.until(lambda r: r.matrix.valid == 2)
+    states = [step.after.value for step in ended.history]
+    assert states == [
+        "STAGED",
+        "PUBLISHING",
+        "SOAKED",
+        "CANARY",
+        "ACTIVE",
+        "UNPUBLISHING",
+        "UNPUBLISHING",
+        "RETIRED",
+    ]
+    assert all(step.evidence for step in ended.history[1:])
+    for cluster in two.clusters:
+        assert two.held(cluster, "default") == root("b").pem.decode()
+    book = await book_of(two)
+    assert book.retired == [root().certificate.sha256]
+
+
+async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: World) -> None:
+    signer = prepare(two)
+    two.rotation["automatic"] = False
+    two.write_config()
+    async with signer.running():
+        async with two.controller():
+            await two.until(lambda r: r.matrix.valid == 2)
+            assert (await operate(two, "start")).outcome == "done"
+            assert (await operate(two, "advance")).outcome == "done"
+            await until_state(two, State.PUBLISHING)
+        async with two.controller("two"):
+            await two.until(lambda r: anchors_held(two, "west") == 2, replica="two")
+            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            assert (await operate(two, "advance")).outcome == "done"
+            await until_state(two, State.SOAKED)
+            aborted = await operate(two, "abort", reason="changed our minds")
+            assert aborted.outcome == "done"
+            await until_state(two, State.ABORTING)
+            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            assert (await operate(two, "advance")).outcome == "done"
+            await two.until(lambda r: anchors_held(two, "west") == 1, replica="two")
+            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            assert (await operate(two, "advance")).outcome == "done"
+            await until_state(two, State.STABLE)
+    assert two.held("east", "default") == root().pem.decode()
+
+
+async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns(two: World) -> None:
+    signer = prepare(two)
+    async with signer.running(), two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        await two.clusters["west"].stop()
+        await two.until(lambda r: r.clusters["west"].state != "ready", limit=30)
+        assert (await operate(two, "start")).outcome == "done"
+        await until_state(two, State.PUBLISHING)
+        await asyncio.sleep(3)
+        blocked = await two.report()
+        assert blocked is not None
+        unmet = [c for c in blocked.rotation.conditions if not c.met]
+        assert {c.cluster for c in unmet if c.name == "held"} == {"west"}
+        assert (await operate(two, "quarantine", cluster="west")).outcome == "refused", "it needs a reason"
+        assert (await operate(two, "quarantine", cluster="west", reason="burnt down")).outcome == "done"
+        await until_state(two, State.RETIRED)
+        assert "west" in signer.orders.stopped
+        await two.clusters["west"].start()
+        assert (await operate(two, "release", cluster="west")).outcome == "done"
+        async with asyncio.timeout(40):
+            while "west" in (await book_of(two)).quarantined:
+                await asyncio.sleep(0.1)
+        assert two.held("west", "default") == root("b").pem.decode()
+
+
+async def test_a_damaged_record_stops_the_rotation_and_nothing_else(two: World) -> None:
+    signer = prepare(two)
+    async with signer.running():
+        async with two.controller():
+            await two.published()
+        await two.store.write(ROTATION, b"garbage")
+        async with two.controller("two"):
+            report = await two.until(lambda r: bool(r.rotation.problem), replica="two")
+            assert "rotation" in report.rotation.problem
+            await two.until(lambda r: r.matrix.valid == 2, replica="two")
+            two.clusters["east"].create_namespace("later")
+            async with asyncio.timeout(10):
+                while two.held("east", "later") is None:
+                    await asyncio.sleep(0.05)

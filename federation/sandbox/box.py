@@ -175,7 +175,7 @@ class Box:
             f"[signer]\nprocesses = {self.signers}",
             self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
-            f"[controller.rotation]\n{self.rotation_lines}",
+            *([f"[controller.rotation]\n{self.rotation_lines}"] if self.rotation_lines else []),
             f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
             f'[state]\ndirectory = "{self.directory / "state"}"',
             *(self._cluster_table(name) for name in (self.members if names is None else names)),
@@ -207,7 +207,8 @@ class Box:
             f'[clusters.{role}]\nkubeconfig = "{self.directory / f"{name}-{role}.kubeconfig"}"'
             for role in ("signer", "controller")
         ]
-        lines += [f"[clusters.policy]\n{self.policy_lines}", f"[clusters.timeouts]\n{self.timeout_lines}"]
+        lines += [f"[clusters.policy]\n{self.policy_lines}"] if self.policy_lines else []
+        lines += [f"[clusters.timeouts]\n{self.timeout_lines}"] if self.timeout_lines else []
         return "\n".join(lines)
 
     async def start_hub(self) -> None:

@@ -27,24 +27,20 @@ LIMIT: Final = 300.0  # seconds for the whole rotation with leaves of a minute
 RENEW_TICK: Final = 0.5
 MOST_FAILURES: Final = 20  # told one by one
 
-POLICY: Final = f"longest_ttl = {LEAF_LIFE.seconds}\ndefault_ttl = {LEAF_LIFE.seconds}"
 ROTATION: Final = 'soak = "3s"\nskew = "2s"\nfresh = "30s"\nwaves = 2'
 TIMEOUTS: Final = 'watch_silence = "5s"'
 """A quiet watch is listed anew so often, so that what was read back stays fresh enough for the gates."""
 
-PROOF: Final = f"leaf_ttl = {LEAF_LIFE.seconds}"
 CLUSTER: Final = "earlier_longest_ttl = 0"
 """What the demo's clusters had before the hub: nothing."""
 
 
-def prepare(box: Box) -> None:
+def prepare(box: Box, *, life: timedelta = LEAF_LIFE) -> None:
     """Have the box run with short leaves, so that a rotation takes minutes."""
-    box.cluster_lines, box.policy_lines, box.proof_lines, box.rotation_lines = (
-        CLUSTER,
-        POLICY,
-        PROOF,
-        ROTATION,
-    )
+    seconds = life.seconds
+    box.cluster_lines, box.rotation_lines, box.timeout_lines = CLUSTER, ROTATION, TIMEOUTS
+    box.policy_lines = f"longest_ttl = {seconds}\ndefault_ttl = {seconds}"
+    box.proof_lines = f"leaf_ttl = {seconds}"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
 from federation.sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
 
-TIMEOUTS = '[clusters.timeouts]\nconnect = "1s"\nrequest = "2s"\nwatch_silence = "4s"\nbackoff_longest = "2s"'
+TIMEOUTS = 'connect = "1s"\nrequest = "2s"\nwatch_silence = "4s"\nbackoff_longest = "2s"'
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     async with members_of("sandbox", tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "first-ca", name="first", clock=clock)
         federation = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        federation.cluster_lines = TIMEOUTS
+        federation.timeout_lines = TIMEOUTS
         await federation.register()
         await federation.start_hub()
         try:
@@ -107,7 +107,7 @@ async def test_a_cluster_that_is_down_turns_unknown_and_is_caught_up(box: Box) -
 
 
 async def test_an_outage_of_token_review_is_unavailable_not_refused(box: Box) -> None:
-    box.cluster_lines = f'attestation = "token-review"\n{TIMEOUTS}'
+    box.cluster_lines = 'attestation = "token-review"'
     workload = await box.workload("east", "shop", "frontend")
     await workload.renew()
     box.write_config()

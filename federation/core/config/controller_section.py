@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from federation.core.config.model import (
     Address,
+    ClusterConfig,
     ControllerConfig,
     DoorConfig,
     ProofConfig,
     PublicationConfig,
     RotationConfig,
 )
-from federation.core.config.tables import Table
+from federation.core.config.tables import Findings, Table
 from federation.core.config.values import (
     address,
     boolean,
@@ -104,3 +106,15 @@ def _rotation(table: Table, proof: ProofConfig) -> RotationConfig:
                 "can be open only for that long after each proof: raise it, or prove more often",
             )
         return found
+
+
+def check_freshness(controller: ControllerConfig, clusters: Iterable[ClusterConfig], findings: Findings) -> None:
+    """A quiet watch says nothing for ``watch_silence``: what it showed must not count as old before that."""
+    fresh = controller.rotation.fresh
+    quiet = [str(cluster.name) for cluster in clusters if cluster.timeouts.watch_silence > fresh]
+    if quiet:
+        findings.warning(
+            "controller.rotation.fresh",
+            f"{fresh:g} s is shorter than watch_silence of {', '.join(quiet)}: a rotation would wait for what"
+            " nobody has changed",
+        )

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from federation.core.config.controller_section import read_controller
+from federation.core.config.controller_section import check_freshness, read_controller
 from federation.core.config.members import check_members, read_cluster
 from federation.core.config.model import HubConfig
 from federation.core.config.sections import read_door, read_signer, read_status, read_trust
@@ -41,6 +41,7 @@ def parse_config(text: str, *, file: str) -> HubConfig:
         read = [(table.key, read_cluster(table, directory)) for table in top.tables("clusters")]
         members = [(key, cluster) for key, cluster in read if cluster is not None]
         check_members(members, findings)
+        check_freshness(controller, [cluster for _, cluster in members], findings)
         clusters = tuple(cluster for _, cluster in members)
         names = frozenset(cluster.name for cluster in clusters) if len(members) == len(read) else None
         trust = read_trust(top.table("trust"), directory, trust_domain, names)

@@ -413,3 +413,14 @@ def test_what_a_file_holds_cannot_reach_the_terminal_raw() -> None:
 def test_an_absent_authority_is_named_before_its_keys() -> None:
     text = WEST.join(GOOD.split("[signer.authority]")[0:1]) + '[state]\ndirectory = "s"\n'
     assert set(mistakes(text)) == {"signer.authority"}
+
+
+def test_a_freshness_shorter_than_a_quiet_watch_is_warned_about() -> None:
+    (warning,) = [
+        text
+        for text in good(with_line('fresh = "60s"', in_table="controller.rotation")).warnings
+        if "fresh" in text
+    ]
+    assert "east, west" in warning
+    fine = with_line('fresh = "90s"', in_table="controller.rotation")
+    assert not [text for text in good(fine).warnings if "fresh" in text]

@@ -21,6 +21,12 @@ The rules, each held by a gate (``gates.py``) or by what is computed from the re
 7.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a
     restart goes on where it was.
 
-``record.py`` holds the values, ``world.py`` what is observed, ``gates.py`` the conditions, ``machine.py`` the
-transitions and what an operator may ask for, ``effects.py`` what follows for bundles and signers.
+What the rules rest on is kept by others, and shown with them in the tests: the controller observes the world only
+after everything that follows from the record is persisted; a signer persists a bound before it delivers, and
+then reads the orders and what is in force once more before anything is delivered by that bound.
+
+``record.py`` holds the values, ``world.py`` what is observed, ``consumers.py`` and ``conditions.py`` the single
+conditions and ``gates.py`` what they open, ``machine.py`` the transitions, ``commands.py`` what an operator may
+ask for, ``steps.py`` how a transition is recorded, ``effects.py`` what follows for bundles and signers, and
+``losses.py`` what an emergency will cost.
 """

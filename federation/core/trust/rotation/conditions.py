@@ -123,7 +123,7 @@ def green(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Cond
 
 def _pair_problem(client: str, server: str, rotation: Rotation, world: World) -> str:
     pair = world.pairs.get((client, server))
-    if pair is None or pair.computed < rotation.since:
+    if pair is None or pair.computed <= rotation.since:
         return f"{client} to {server} was not proved since {time_of(rotation.since)}"
     if world.now - pair.computed > world.fresh:
         return f"{client} to {server} was proved {world.now - pair.computed:.0f} s ago"
@@ -199,7 +199,7 @@ def observed(book: RotationBook, rotation: Rotation, world: World) -> Iterator[C
     for name, facts in consumers(book, world):
         if name in waiting:
             continue
-        fresh = world.now - facts.read_back_at <= world.fresh and facts.read_back_at >= rotation.since
+        fresh = world.now - facts.read_back_at <= world.fresh and facts.read_back_at > rotation.since
         if facts.current and fresh and facts.held is not None:
             yield met("observed", "every namespace was read back to hold what is meant for it", name)
         else:

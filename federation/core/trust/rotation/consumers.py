@@ -22,16 +22,17 @@ def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFa
 
 
 def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *, since: float) -> Condition:
-    """Every namespace of the cluster was read back to hold the roots, lately and not before ``since``.
+    """Every namespace of the cluster was read back to hold the roots, lately and after ``since``.
 
-    What was read before the present state began may since have been replaced by what that state publishes.
+    What was read before the present state began, or at that very instant, may have been replaced by what the
+    state before it published.
     """
     if facts.held is None:
         return unmet("held", f"what it holds is not known: {facts.detail or 'it was not read back'}", name)
     age = world.now - facts.read_back_at
     if age > world.fresh:
         return unmet("held", f"it was last read back {age:.0f} s ago", name)
-    if facts.read_back_at < since:
+    if facts.read_back_at <= since:
         return unmet("held", f"it was not read back since {time_of(since)}", name)
     missing = roots - facts.held
     if missing:

@@ -1,4 +1,4 @@
-"""The conditions between the states of a rotation, each with its evidence and its estimate. Pure.
+"""The gates between the states of a rotation: which conditions each has, and when it will open. Pure.
 
 A condition that holds says what it was seen by; one that does not says which cluster or signer is in the way
 and, where only time has to pass, until when. Conditions are named, so that tests can take each of them away
@@ -91,7 +91,7 @@ def trusts(
     book: RotationBook, world: World, roots: frozenset[str], *, without: frozenset[str] = frozenset()
 ) -> Verdict:
     """Whether every consumer of every cluster that is not quarantined trusts these roots (the gate G1)."""
-    since = book.rotation.since if book.rotation is not None else 0.0
+    since = book.rotation.since if book.rotation is not None and "held_since" not in without else 0.0
     late = leaves_without(roots, world)
     found = [] if "in_force" in without else [in_force(roots, world)]
     for name, facts in consumers(book, world):

@@ -144,7 +144,7 @@ def _failed_canary(book: RotationBook, rotation: Rotation, world: World) -> str:
     if rotation.state is not State.CANARY:
         return ""
     for (client, server), pair in sorted(world.pairs.items()):
-        if pair.valid or pair.computed < rotation.since:
+        if pair.valid or pair.computed <= rotation.since:
             continue
         if {client, server} & book.quarantined.keys() or {client, server} - world.clusters.keys():
             continue

@@ -1,0 +1,153 @@
+"""What must hold at every moment of a rotation, judged by what really is and not by what was observed.
+
+The numbers are those of the ten invariants: (1) every unexpired leaf validates in whatever any consumer may
+hold, by real path validation; (2) publish before use; (3) drain before remove; (4) successive bundles are in
+subset relation; (5) only a rotation takes a root away, never a source that fails; (6) unreachable is not
+converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (9) no leaf
+outlives its issuer; (10) a transition keeps its evidence, and a restart resumes. The eighth, trust domains,
+is bound in the bundle and not here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from federation.core.trust.rotation.effects import Orders, orders_of
+from federation.core.trust.rotation.record import Rotation, State, Transition
+from tests.core.trust.rotation.certificates import NOT_AFTER, ROOT_OF, validates
+from tests.core.trust.rotation.simulator import Member, Simulation
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the text begins with its number."""
+
+
+@dataclass(slots=True)
+class Invariants:
+    """Checks one simulation after every step and every decision; remembers only what it saw last."""
+
+    sim: Simulation
+    in_force: int = field(init=False)
+    generations: dict[int, frozenset[str]] = field(init=False)
+    rotation: Rotation | None = None
+    seen: Counter[State] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.generations, self.in_force = dict(self.sim.store.generations), self.sim.store.in_force
+        self.sim.check = self.check
+        self.check()
+
+    def check(self) -> None:
+        """Raises Violation."""
+        self.seen[self.sim.state] += 1
+        if self.sim.faults:
+            raise Violation(self.sim.faults[0])
+        self._record()
+        self._bundles()
+        self._handshakes()
+
+    def _handshakes(self) -> None:
+        sim = self.sim
+        for leaf, until in sim.leaves.items():
+            if until > NOT_AFTER[leaf.issuer]:
+                raise Violation(f"9: a leaf of {leaf.cluster} outlives its issuer")
+            if not leaf.before_hub and ROOT_OF[leaf.issuer] not in leaf.trusts:
+                raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
+        counted = {leaf.issuer for leaf in sim.leaves if leaf not in sim.strangers}
+        ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
+        deliverable = {sim.store.in_force, *(signer.generation for signer in sim.signers)}
+        consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
+        for member in sim.members.values():
+            trusted = set(sim.trusted_in(member.name))
+            consumers |= trusted
+            if member.name in sim.book.quarantined:
+                continue
+            if member.joining:
+                if not all(validates(issuer, roots) for issuer in counted | ordered for roots in trusted):
+                    continue
+                member.joining = False
+            for roots in trusted:
+                for issuer in counted:
+                    if not validates(issuer, roots):
+                        self._failed(member, issuer)
+        sim.strangers = {
+            leaf for leaf in sim.strangers if not all(validates(leaf.issuer, roots) for roots in consumers)
+        }
+
+    def _failed(self, member: Member, issuer: str) -> None:
+        """Leaves of that issuer do not validate everywhere in that cluster: forgiven only where it was foretold."""
+        sim = self.sim
+        if sim.named is None:
+            raise Violation(f"1: a leaf of {issuer[:8]} fails in {member.name}, in {sim.state}")
+        foretold = {loss.cluster for loss in sim.named}
+        if member.name in foretold:
+            return
+        trusted = {sim.store.generations[g] for g in member.targets if g is not None}
+        trusted |= {
+            leaf.trusts for leaf in sim.leaves if leaf.cluster == member.name and not leaf.after_emergency
+        }
+        if all(validates(issuer, roots) for roots in trusted):
+            return
+        for leaf in sim.leaves:
+            mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.strangers)
+            if mine and leaf.cluster not in foretold:
+                raise Violation(f"losses: leaves of {leaf.cluster} fail in {member.name}, unforetold")
+
+    def _bundles(self) -> None:
+        sim, store = self.sim, self.sim.store
+        if store.in_force == self.in_force:
+            return
+        if store.in_force < self.in_force or store.in_force != max(store.generations):
+            raise Violation(f"7: generation {store.in_force} after {self.in_force}")
+        if any(store.generations[number] != roots for number, roots in self.generations.items()):
+            raise Violation("7: a generation changed once it was written")
+        before, after = self.generations[self.in_force], store.generations[store.in_force]
+        if not (before <= after or after <= before):
+            raise Violation(f"4: generation {store.in_force} both adds and removes a root")
+        gone = before - after
+        self._removed(gone)
+        self.in_force, self.generations = store.in_force, dict(store.generations)
+        if gone and sim.named is None:
+            needing = [
+                leaf for leaf in sim.leaves if ROOT_OF[leaf.issuer] in gone and leaf not in sim.strangers
+            ]
+            if needing:
+                raise Violation(f"3: a root is removed while a leaf of {needing[0].cluster} needs it")
+
+    def _removed(self, gone: frozenset[str]) -> None:
+        rotation = self.sim.book.rotation
+        meant: set[str] = set()
+        if rotation is not None and rotation.state in {State.UNPUBLISHING, State.RETIRED}:
+            meant = {rotation.old.root}
+        if rotation is not None and rotation.state in {State.ABORTING, State.STABLE} and rotation.wave:
+            meant = {rotation.new.root}
+        if not gone <= meant:
+            raise Violation("5: a root went away that no rotation was removing")
+
+    def _record(self) -> None:
+        rotation = self.sim.book.rotation
+        known, self.rotation = self.rotation, rotation
+        if rotation is None:
+            if known is not None:
+                raise Violation("10: the record was lost")
+            return
+        last = rotation.history[-1]
+        if last.after is not rotation.state or last.at != rotation.since:
+            raise Violation("10: the last transition does not lead to where the rotation stands")
+        seen = known.history if known is not None and rotation.number == known.number else []
+        if [_steps(step) for step in rotation.history[: len(seen)]] != [_steps(step) for step in seen]:
+            raise Violation("10: history was rewritten")
+        new = rotation.history[len(seen) :]
+        for step in new:
+            if step.author == "the controller" and not step.evidence:
+                raise Violation(f"10: {step.before} to {step.after} was taken on no evidence")
+
+
+def _issuers(orders: Orders) -> set[str]:
+    return {issuer for issuer in (orders.issuer, *orders.clusters.values()) if issuer}
+
+
+def _steps(step: Transition) -> tuple[State, State, float, str, str]:
+    """A transition without its evidence, of which only a part is kept in the long run."""
+    return step.before, step.after, step.at, step.author, step.reason

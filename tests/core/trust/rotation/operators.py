@@ -1,0 +1,199 @@
+"""What operators do to a simulated mesh, sensible or not; a refusal changes nothing. And a healthy hour of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from federation.core.trust.rotation import machine
+from federation.core.trust.rotation.losses import losses
+from federation.core.trust.rotation.machine import OperationRefused
+from federation.core.trust.rotation.record import RotationBook, State
+from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
+from tests.core.trust.rotation.signing import LIFETIME, Leaf
+from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
+
+WAITS: Final = (1.0, 4.0, 15.0, 45.0)
+
+
+def signing_side(sim: Simulation) -> str:
+    """What is signed with at rest."""
+    rotation = sim.book.rotation
+    if rotation is None:
+        return "a1"
+    return rotation.new.subject if rotation.state is State.RETIRED else rotation.old.subject
+
+
+def _try(sim: Simulation, operation: Callable[[RotationBook], RotationBook]) -> None:
+    if not sim.watching:
+        return
+    before = sim.book
+    try:
+        sim.store.book = operation(before)
+    except OperationRefused as error:
+        assert error.remedy, error
+        assert sim.book is before
+
+
+def propose(sim: Simulation, choice: int) -> None:
+    """``choice`` picks the successor, canaries, waves, and whether it goes on by itself."""
+    names = list(sim.members)
+    waves: list[list[str]] = [[], [names[:1], names[1:]], [names[:1]]][choice // 3 % 3]
+    rotation = sim.book.rotation
+    _try(
+        sim,
+        lambda book: machine.propose(
+            book,
+            number=rotation.number + 1 if rotation else 1,
+            trust_domain="cluster.local",
+            old=SIDES[signing_side(sim)],
+            new=SIDES[TARGETS[choice % 3]],
+            author="operator",
+            reason="it is time",
+            automatic=choice // 9 % 4 != 0,
+            soak=SOAK,
+            canary=names[: choice // 36 % 3],
+            waves=waves,
+            world=sim.observe(),
+        ),
+    )
+
+
+def abort(sim: Simulation) -> None:
+    _try(
+        sim,
+        lambda book: machine.abort(
+            book, sim.observe(), author="operator", reason="second thoughts", without=sim.without
+        ),
+    )
+
+
+def restore(sim: Simulation) -> None:
+    _try(sim, lambda book: machine.restore(book, sim.observe(), author="operator", reason="too early"))
+
+
+def quarantine(sim: Simulation, cluster: int) -> None:
+    name = sim.member(cluster).name
+    _try(
+        sim,
+        lambda book: machine.quarantine(book, name, author="operator", reason="lost", world=sim.observe()),
+    )
+
+
+def release(sim: Simulation, cluster: int) -> None:
+    _try(sim, lambda book: machine.release(book, sim.member(cluster).name))
+
+
+def by_hand(sim: Simulation) -> None:
+    sim.ensure_generation()
+    sim.ensure_orders()
+    sim.decide(by_hand=True)
+
+
+def emergency(sim: Simulation, choice: int) -> None:
+    """One side is compromised; what is named beforehand is kept, to be held against what then fails."""
+    rotation = sim.book.under_way
+    if rotation is None or not sim.watching:
+        return
+    world, new = sim.observe(), choice % 2 == 1
+    deadline = world.now + (0.0, 20.0, 120.0)[choice // 2 % 3]
+    side = rotation.new if new else rotation.old
+    before = sim.book
+    _try(
+        sim,
+        lambda book: machine.emergency(
+            book,
+            world,
+            compromised=side.intermediate if choice // 6 % 2 else side.root,
+            deadline=deadline,
+            ttl_cap=10.0,
+            author="operator",
+            reason="stolen",
+        ),
+    )
+    if sim.book is not before:
+        sim.named = [*(sim.named or []), *losses(rotation, world, at=deadline, leaving_new=new)]
+        sim.tick()
+
+
+def register(sim: Simulation, which: int, kind: int) -> None:
+    """A cluster joins with leaves of an earlier authority: none, the shared one, its own, or a root to come."""
+    name = NAMES[which % len(NAMES)]
+    if name in sim.members:
+        return
+    member = sim.members[name] = Member(name, [None, None])
+    issuer = (None, "a1", "w1", "b1")[kind % 4]
+    if issuer is None:
+        return
+    member.unknown_until = sim.now + LIFETIME
+    leaf = Leaf(
+        name, ISSUER[issuer], frozenset({ROOT["a"], ROOT["w"], ROOT[issuer[0]]}), True, sim.named is not None
+    )
+    sim.leaves[leaf] = sim.now + LIFETIME
+    sim.strangers.add(leaf)
+
+
+def unregister(sim: Simulation, which: int) -> None:
+    """Its workloads live on; what they hold from before the hub is nobody's any more."""
+    if len(sim.members) > 1:
+        name = sim.member(which).name
+        del sim.members[name]
+        sim.leaves = {
+            leaf: u for leaf, u in sim.leaves.items() if leaf.cluster != name or not leaf.before_hub
+        }
+
+
+def round_of(sim: Simulation, seconds: float = 5.0) -> None:
+    """Everybody who is up does what they do all the time."""
+    for member in range(len(sim.members)):
+        for target in range(len(sim.member(member).targets)):
+            sim.publish(member, target)
+        sim.read_back(member)
+    for signer in range(len(sim.signers)):
+        sim.finish(signer)
+        sim.signer(signer).poll(sim.store)
+        for member in range(len(sim.members)):
+            sim.begin(signer, member)
+            sim.finish(signer)
+    sim.prove()
+    sim.tick()
+    sim.wait(seconds)
+
+
+def heal(sim: Simulation) -> None:
+    """Whatever was broken is repaired, and whoever was taken out may return."""
+    sim.validated = ""
+    sim.restart_controller()
+    for member in sim.members.values():
+        member.reachable = True
+    for signer in sim.signers:
+        signer.connected = True
+        signer.ready = set(ISSUER.values())
+        signer.restart(sim.store)
+    for name in list(sim.book.quarantined):
+        _try(sim, lambda book, name=name: machine.release(book, name))  # type: ignore[misc]
+
+
+def ends(sim: Simulation, check: Callable[[], None], within: int = 80) -> bool:
+    """Whether the rotation under way ends once everything is well, within so many rounds."""
+    for _ in range(within):
+        if sim.book.under_way is None and not sim.members.keys() & sim.book.quarantined.keys():
+            return True
+        healthy(sim, 1)
+        check()
+    return False
+
+
+def rounds(sim: Simulation, count: int) -> None:
+    for _ in range(count):
+        round_of(sim)
+
+
+def healthy(sim: Simulation, count: int) -> None:
+    """All is well for a while, and somebody goes on by hand where the machine waits for it."""
+    heal(sim)
+    for _ in range(count):
+        round_of(sim, 8.0)
+        rotation = sim.book.under_way
+        if rotation is not None and (rotation.paused or not rotation.automatic):
+            by_hand(sim)

@@ -1,0 +1,129 @@
+"""A simulated signer: what it sees may lag, its memory may go, and what it persists bounds what it delivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from federation.core.trust.horizons import Delivered, step_for
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import RotationBook
+from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT_OF
+
+LIFETIME: Final = 60.0
+CONFIGURED: Final = ISSUER["a1"]
+"""What signs where no rotation ever said otherwise."""
+
+
+@dataclass(slots=True)
+class Store:
+    """What is persisted and shared. ``behind`` are clusters that keep an earlier generation, and which."""
+
+    book: RotationBook
+    generations: dict[int, frozenset[str]]
+    orders: Orders = field(default_factory=Orders)
+    in_force: int = 1
+    behind: dict[str, int] = field(default_factory=dict)
+
+    def meant_for(self, cluster: str) -> int:
+        return self.behind.get(cluster, self.in_force)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """Leaves that are alike: of one cluster and issuer, delivered with the same roots."""
+
+    cluster: str
+    issuer: str
+    trusts: frozenset[str]
+    before_hub: bool = False
+    after_emergency: bool = False
+
+
+@dataclass(slots=True)
+class _Begun:
+    delivered: Delivered
+    not_after: float
+    orders: Orders
+
+
+@dataclass(slots=True)
+class Signer:
+    """``generation`` and ``orders`` are what it saw last; ``persisted`` is its table, the rest its memory.
+
+    The promise it keeps: before a leaf leaves, a bound that covers it is persisted, and whenever a bound had
+    to be persisted, what it was decided by is read once more. That is the fence: a controller that did not
+    yet see the bound has persisted nothing that the signer does not see then. ``covered`` are the bounds
+    behind which that reading succeeded; one that was persisted before it failed covers nothing.
+    """
+
+    name: str
+    clock: float
+    without: frozenset[str]
+    ready: set[str] = field(default_factory=lambda: set(ISSUER.values()))
+    up: bool = True
+    connected: bool = True
+    generation: int = 1
+    orders: Orders = field(default_factory=Orders)
+    persisted: dict[Delivered, float] = field(default_factory=dict)
+    covered: dict[Delivered, float] = field(default_factory=dict)
+    begun: _Begun | None = None
+
+    def poll(self, store: Store) -> None:
+        if self.up and self.connected:
+            self.generation, self.orders = store.in_force, store.orders
+            self.covered = dict(self.persisted)  # whatever was persisted was persisted before this reading
+
+    def crash(self) -> None:
+        self.up, self.begun, self.covered = False, None, {}
+
+    def restart(self, store: Store) -> None:
+        """Nothing is issued until the store was read once; one that cannot be read leaves it down."""
+        if not self.up and self.connected:
+            self.up = True
+            self.poll(store)
+
+    def begin(self, store: Store, cluster: str, now: float) -> tuple[Delivered, float] | None:
+        """A request: its delivery where a persisted bound covers it; otherwise :meth:`finish` delivers it."""
+        issuer = self._issuer(cluster)
+        if not self.up or self.begun is not None or not issuer or cluster in self.orders.stopped:
+            return None
+        if ROOT_OF[issuer] not in store.generations[self.generation]:
+            return None  # what is handed out chains to a published anchor
+        delivered = Delivered(cluster, issuer, self.generation)
+        not_after = min(now + self.clock + LIFETIME, NOT_AFTER[issuer])
+        covered = self.persisted if "fenced_bounds" in self.without else self.covered
+        if not_after <= covered.get(delivered, 0.0):
+            return delivered, not_after
+        if not self.connected:
+            return None
+        self.begun = _Begun(delivered, not_after, self.orders)
+        if "ahead" in self.without:
+            return delivered, not_after
+        self._persist(self.begun)
+        return None
+
+    def finish(self, store: Store) -> tuple[Delivered, float] | None:
+        """The fence, and the delivery behind it."""
+        begun, self.begun = self.begun, None
+        if begun is None or not self.connected:
+            return None
+        if "ahead" in self.without:
+            self._persist(begun)
+            return None
+        seen = (store.in_force, store.orders)
+        if "fence" not in self.without and seen != (begun.delivered.generation, begun.orders):
+            self.poll(store)
+            return None
+        self.covered[begun.delivered] = self.persisted[begun.delivered]
+        return begun.delivered, begun.not_after
+
+    def _persist(self, begun: _Begun) -> None:
+        bound = begun.not_after + step_for(LIFETIME)
+        self.persisted[begun.delivered] = max(bound, self.persisted.get(begun.delivered, 0.0))
+
+    def _issuer(self, cluster: str) -> str:
+        wanted = self.orders.issuer_for(cluster) or CONFIGURED
+        if wanted not in self.ready and not self.orders.strict:
+            wanted = CONFIGURED
+        return wanted if wanted in self.ready else ""

@@ -1,0 +1,302 @@
+"""A mesh in memory: member clusters, signers, a controller and its operators, with everything that goes wrong.
+
+One call is one event. What really happens (which leaf is alive, what each namespace holds) is kept apart from
+what is observed of it, and only the latter reaches the core. Clocks are as bad as the declared skew allows:
+the controller's runs ahead by half of it and the slowest workload's behind by half of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import msgspec
+
+from federation.core.trust.horizons import Delivered, merged
+from federation.core.trust.rotation import machine
+from federation.core.trust.rotation.effects import kept_behind, orders_of, published
+from federation.core.trust.rotation.losses import Loss
+from federation.core.trust.rotation.record import RotationBook, State
+from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+from tests.core.trust.rotation.certificates import ROOT, START, validates
+from tests.core.trust.rotation.signing import Leaf, Signer, Store
+
+FRESH: Final = 30.0
+SKEW: Final = 12.0  # more than a bound is written ahead, or nobody would notice that it was forgotten
+SOAK: Final = 10.0
+NAMES: Final = ("one", "two", "three", "four")
+TARGETS: Final = ("b1", "a2", "c1")
+
+
+@dataclass(slots=True)
+class Member:
+    """A cluster. ``targets`` is the generation that each namespace holds; None: nothing was written yet.
+
+    ``joining`` until it has once trusted everything that is signed under: what a cluster could not do when it
+    was registered, no rotation broke.
+    """
+
+    name: str
+    targets: list[int | None]
+    reachable: bool = True
+    joining: bool = True
+    unknown_until: float = 0.0
+    contact: float = 0.0
+    read: tuple[int | None, ...] | None = None
+    read_at: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Simulation:
+    """``staged``: which roots are published by a rotation only; ``without``: safeguards to leave out."""
+
+    clusters: int = 3
+    replicas: int = 2
+    staged: str = "bc"
+    without: frozenset[str] = frozenset()
+    now: float = START
+    members: dict[str, Member] = field(init=False, default_factory=dict)
+    signers: list[Signer] = field(init=False)
+    store: Store = field(init=False)
+    leaves: dict[Leaf, float] = field(init=False, default_factory=dict)
+    strangers: set[Leaf] = field(init=False, default_factory=set)
+    stop_bounds: dict[str, float] = field(init=False, default_factory=dict)
+    pairs: dict[tuple[str, str], PairFacts] = field(init=False, default_factory=dict)
+    validated: str = field(init=False, default="")
+    named: list[Loss] | None = field(init=False, default=None)
+    ensured: RotationBook | None = field(init=False, default=None)
+    watching: bool = field(init=False, default=True)
+    faults: list[str] = field(init=False, default_factory=list)
+    check: Callable[[], None] = field(init=False, default=lambda: None)
+
+    def __post_init__(self) -> None:
+        self.store = Store(RotationBook(), {1: published(RotationBook(), self.pins, self.staged_roots)})
+        half = SKEW / 2
+        self.signers = [
+            Signer(f"signer-{i}", clock, self.without)
+            for i, clock in enumerate((0.0, half, -half)[: self.replicas])
+        ]
+        for i in range(self.clusters):
+            self.members[NAMES[i]] = Member(NAMES[i], [1, 1])
+
+    @property
+    def pins(self) -> frozenset[str]:
+        return frozenset(ROOT.values())
+
+    @property
+    def staged_roots(self) -> frozenset[str]:
+        return frozenset(ROOT[name] for name in self.staged)
+
+    def roots(self) -> frozenset[str]:
+        """What the record says is published."""
+        return published(self.book, self.pins, self.staged_roots)
+
+    @property
+    def clock(self) -> float:
+        """The controller's."""
+        return self.now + SKEW / 2
+
+    @property
+    def book(self) -> RotationBook:
+        return self.store.book
+
+    @property
+    def state(self) -> State:
+        return self.book.rotation.state if self.book.rotation else State.STABLE
+
+    def member(self, which: int) -> Member:
+        known = list(self.members.values())
+        return known[which % len(known)]
+
+    def signer(self, which: int) -> Signer:
+        return self.signers[which % len(self.signers)]
+
+    # Time, workloads and signers
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        slowest = self.now - SKEW / 2
+        self.leaves = {leaf: until for leaf, until in self.leaves.items() if until > slowest}
+        self.strangers &= self.leaves.keys()
+
+    def begin(self, signer: int, cluster: int) -> None:
+        name = self.member(cluster).name
+        self._deliver(self.signer(signer).begin(self.store, name, self.now))
+
+    def finish(self, signer: int) -> None:
+        self._deliver(self.signer(signer).finish(self.store))
+
+    def _deliver(self, delivery: tuple[Delivered, float] | None) -> None:
+        if delivery is None:
+            return
+        delivered, not_after = delivery
+        cluster = delivered.cluster
+        if cluster in self.store.orders.stopped and not_after > self.stop_bounds.get(cluster, 0.0):
+            self.faults.append(f"6: a leaf was issued in {cluster}, which is quarantined")
+        trusts = self.store.generations[delivered.generation]
+        leaf = Leaf(cluster, delivered.issuer, trusts, after_emergency=self.named is not None)
+        self.leaves[leaf] = max(not_after, self.leaves.get(leaf, 0.0))
+
+    # Publication, read-back and proof
+
+    def publish(self, cluster: int, target: int) -> None:
+        member = self.member(cluster)
+        if member.reachable and self.watching:
+            member.targets[target % len(member.targets)] = self.store.meant_for(member.name)
+
+    def read_back(self, cluster: int) -> None:
+        member = self.member(cluster)
+        if not member.reachable or not self.watching:
+            return
+        member.contact, member.read_at = self.now, self.clock
+        member.read = tuple(member.targets)
+
+    def prove(self) -> None:
+        """Every ordered pair of reachable clusters, with the newest leaf of each as its probe's."""
+        probes: dict[str, Leaf] = {}
+        for leaf in sorted(self.leaves, key=lambda leaf: self.leaves[leaf]):
+            if not leaf.before_hub and leaf.cluster in self.members:
+                probes[leaf.cluster] = leaf
+        for client, mine in probes.items():
+            for server, other in probes.items():
+                if client == server or not (
+                    self.members[client].reachable and self.members[server].reachable
+                ):
+                    continue
+                valid = all(validates(mine.issuer, trusted) for trusted in self.trusted_in(server)) and all(
+                    validates(other.issuer, trusted) for trusted in self.trusted_in(client)
+                )
+                self.pairs[client, server] = PairFacts(
+                    valid=valid, computed=self.clock, client_issuer=mine.issuer, server_issuer=other.issuer
+                )
+
+    def trusted_in(self, cluster: str) -> Iterator[frozenset[str]]:
+        """What each consumer of that cluster trusts: every namespace, and every leaf alive."""
+        for generation in set(self.members[cluster].targets):
+            if generation is not None:
+                yield self.store.generations[generation]
+        for leaf in self.leaves:
+            if leaf.cluster == cluster:
+                yield leaf.trusts
+
+    def false_alarm(self, client: int, server: int) -> None:
+        """A proof that failed for whatever reason."""
+        pair = (self.member(client).name, self.member(server).name)
+        if pair in self.pairs:
+            self.pairs[pair] = replace(
+                self.pairs[pair], valid=False, computed=self.clock, reason="connection reset"
+            )
+
+    # The controller
+
+    def observe(self) -> World:
+        return World(
+            now=self.clock,
+            clusters={name: self._facts(member) for name, member in self.members.items()},
+            horizons=merged(signer.persisted for signer in self.signers),
+            generations=self.store.generations,
+            in_force=self.store.in_force,
+            signers={s.name: self._heard_of(s) for s in self.signers if s.up and s.connected},
+            pairs=self.pairs,
+            validated=self.validated,
+            fresh=FRESH,
+            skew=0.0 if "skew" in self.without else SKEW,
+        )
+
+    def _facts(self, member: Member) -> ClusterFacts:
+        if member.read is None:
+            return ClusterFacts(held=None, unknown_until=member.unknown_until)
+        held = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
+        meant = self.store.meant_for(member.name)
+        return ClusterFacts(
+            held=frozenset.intersection(*held),
+            current=all(g == meant for g in member.read),
+            read_back_at=member.read_at,
+            unknown_until=member.unknown_until,
+        )
+
+    @staticmethod
+    def _heard_of(signer: Signer) -> SignerFacts:
+        return SignerFacts(
+            ready_with=frozenset(signer.ready),
+            generation=signer.generation,
+            rotation=signer.orders.rotation,
+            state=signer.orders.state,
+        )
+
+    def ensure_generation(self) -> None:
+        """What the record says is published, as a generation; and who keeps the one before it."""
+        if not self.watching:
+            return
+        roots, kept, store = (
+            self.roots(),
+            kept_behind(self.book),
+            self.store,
+        )
+        if roots != store.generations[store.in_force]:
+            newest = max(store.generations) + 1
+            store.behind = {name: store.behind.get(name, store.in_force) for name in kept}
+            store.generations[newest] = roots
+            store.in_force = newest
+        else:
+            store.behind = {name: held for name, held in store.behind.items() if name in kept}
+        self.ensured = None
+
+    def ensure_orders(self) -> None:
+        if not self.watching:
+            return
+        orders = orders_of(self.book)
+        for name in orders.stopped.keys() - self.store.orders.stopped.keys():
+            bounds = [u for s in self.signers for d, u in s.persisted.items() if d.cluster == name]
+            self.stop_bounds[name] = max(bounds, default=0.0)
+        self.store.orders = orders
+        written = self.roots() == self.store.generations[self.store.in_force]
+        self.ensured = self.book if written and self.store.behind.keys() <= kept_behind(self.book) else None
+
+    def decide(self, *, by_hand: bool = False) -> None:
+        """Only on effects that are persisted for this very record; then what was decided is persisted."""
+        if self.watching and (self.ensured is self.book or "effects_first" in self.without):
+            before = self.book
+            self.store.book = machine.advance(before, self.observe(), by_hand=by_hand, without=self.without)
+            self._judge(before)
+            self.check()
+
+    def _judge(self, before: RotationBook) -> None:
+        """Invariant 6: whoever was passed by is reachable or quarantined; nothing is called done unseen."""
+        was, rotation = before.rotation, self.book.rotation
+        if was is None or rotation is None or len(rotation.history) == len(was.history):
+            return
+        if self.named is not None or was.state is State.STAGED or rotation.paused:
+            return
+        waiting = kept_behind(before) if was.state is State.UNPUBLISHING else frozenset()
+        drains = was.state is State.ABORTING and was.wave == 0
+        for member in self.members.values():
+            if member.name in self.book.quarantined or member.name in waiting or drains:
+                continue
+            if self.now - member.contact > FRESH:
+                self.faults.append(f"6: {was.state} was left while {member.name} was out of reach")
+            gone = {State.RETIRED: rotation.old.root, State.STABLE: rotation.new.root}.get(rotation.state)
+            held = [self.store.generations[g] for g in member.targets if g is not None]
+            if gone not in self.store.generations[self.store.in_force] and any(
+                gone in roots for roots in held
+            ):
+                self.faults.append(f"6: {rotation.state} though {member.name} holds the root still")
+
+    def tick(self) -> None:
+        self.ensure_generation()
+        self.ensure_orders()
+        self.decide()
+
+    def crash_controller(self) -> None:
+        """Its memory is gone: facts and proofs. The record survives as bytes."""
+        self.watching, self.ensured = False, None
+        self.pairs.clear()
+        for member in self.members.values():
+            member.read = None
+        self.store.book = msgspec.json.decode(msgspec.json.encode(self.book), type=RotationBook)
+
+    def restart_controller(self) -> None:
+        if not self.watching:
+            self.watching = True
+            self.store.book = machine.interrupted(self.book)

@@ -1,0 +1,213 @@
+"""What a gate says while it is closed: what is in the way, where, and until when at the earliest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from msgspec.structs import replace as changed
+
+from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.rotation.gates import gate, return_gate, trusts
+from federation.core.trust.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
+from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
+
+NOW = 1_000_000.0
+BOTH = frozenset({ROOT["a"], ROOT["b"]})
+OLD = frozenset({ROOT["a"]})
+HELD = ClusterFacts(held=BOTH, current=True, read_back_at=NOW)
+GREEN = PairFacts(valid=True, computed=NOW, client_issuer=ISSUER["b1"], server_issuer=ISSUER["b1"])
+WORLD = World(
+    now=NOW,
+    clusters={"one": HELD, "two": HELD},
+    horizons={},
+    generations={1: OLD, 2: BOTH},
+    in_force=2,
+    pairs={("one", "two"): GREEN, ("two", "one"): GREEN},
+    validated="",
+    fresh=60.0,
+    skew=5.0,
+)
+
+
+def book(state: State, *, new: str = "b1", since: float = NOW - 10.0, wave: int = 0) -> RotationBook:
+    rotation = Rotation(
+        number=1,
+        trust_domain="cluster.local",
+        state=state,
+        since=since,
+        old=SIDES["a1"],
+        new=SIDES[new],
+        author="operator",
+        reason="it is time",
+        automatic=True,
+        soak=30.0,
+        wave=wave,
+        canary=["one"],
+    )
+    return RotationBook(rotation=rotation)
+
+
+def followed(state: State, world: World = WORLD) -> World:
+    """The same with a signer that is ready and follows the orders of that state."""
+    ready = frozenset(ISSUER.values())
+    return replace(
+        world, signers={"signer": SignerFacts(ready_with=ready, generation=2, rotation=1, state=state.value)}
+    )
+
+
+def unmet(state: State, world: World, *, new: str = "b1") -> list[Condition]:
+    return list(gate(book(state, new=new), followed(state, world)).unmet)
+
+
+@pytest.mark.parametrize("state", [s for s in State if s is not State.PUBLISHING])
+def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None:
+    assert unmet(state, WORLD) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (ClusterFacts(held=None, detail="the API server does not answer"), "does not answer"),
+        (ClusterFacts(held=BOTH, read_back_at=NOW - 61.0), "61 s ago"),
+        (ClusterFacts(held=BOTH, read_back_at=NOW - 11.0), "not read back since"),
+        (ClusterFacts(held=OLD, read_back_at=NOW), ROOT["b"][:12]),
+    ],
+)
+def test_a_cluster_that_is_not_known_to_hold_both(facts: ClusterFacts, words: str) -> None:
+    (condition,) = unmet(State.SOAKED, replace(WORLD, clusters={"one": HELD, "two": facts}))
+    assert (condition.name, condition.cluster, condition.until) == ("held", "two", 0.0)
+    assert words in condition.detail
+
+
+def test_leaves_that_lack_a_root_say_until_when() -> None:
+    horizons = {
+        Delivered("two", ISSUER["a1"], 1): NOW + 40.0,
+        Delivered("two", ISSUER["b1"], 1): NOW + 50.0,
+        Delivered("two", ISSUER["a1"], 7): NOW + 20.0,  # of a generation that nobody knows any more
+        Delivered("one", ISSUER["a1"], 1): NOW - 5.0,  # dead by every clock
+    }
+    verdict = gate(book(State.SOAKED), followed(State.SOAKED, replace(WORLD, horizons=horizons)))
+    assert [(c.cluster, c.until) for c in verdict.unmet] == [("two", NOW + 55.0), ("two", NOW + 25.0)]
+    assert verdict.opens_at == NOW + 55.0
+
+
+def test_a_soak_begins_when_the_last_leaf_that_lacks_a_root_is_gone() -> None:
+    horizons = {Delivered("two", ISSUER["a1"], 1): NOW + 40.0}
+    verdict = gate(book(State.PUBLISHING), replace(WORLD, horizons=horizons))
+    assert verdict.opens_at == NOW + 45.0 + 30.0
+    facts = ClusterFacts(held=None)
+    assert gate(book(State.PUBLISHING), replace(WORLD, clusters={"one": facts})).opens_at == 0.0
+
+
+def test_leaves_from_before_the_hub() -> None:
+    world = replace(WORLD, clusters={"one": HELD, "two": replace(HELD, unknown_until=NOW + 100.0)})
+    for state in (
+        State.PUBLISHING,
+        State.SOAKED,
+        State.CANARY,
+        State.ACTIVE,
+        State.ABORTING,
+        State.EMERGENCY,
+    ):
+        earlier = [c for c in unmet(state, world) if c.name == "earlier"]
+        assert [(c.cluster, c.until) for c in earlier] == [("two", NOW + 105.0)], state
+    removed = book(State.ABORTING, wave=1)
+    assert gate(removed, followed(State.ABORTING, world)).open
+
+
+@pytest.mark.parametrize(
+    ("issuer", "new", "needs"),
+    [
+        (ISSUER["a1"], "b1", True),
+        (ISSUER["a2"], "b1", True),  # an earlier intermediate of the old root
+        (UNKNOWN_ISSUER, "b1", True),
+        (ISSUER["b1"], "b1", False),
+        (ISSUER["a1"], "a2", True),
+        (UNKNOWN_ISSUER, "a2", True),
+        (ISSUER["a2"], "a2", False),
+    ],
+)
+def test_what_the_old_side_is_kept_for(issuer: str, new: str, needs: bool) -> None:
+    horizons = {Delivered("gone", issuer, 2): NOW + 40.0}  # of a cluster that is not even registered
+    world = replace(WORLD, horizons=horizons)
+    drained = [c for c in unmet(State.ACTIVE, world, new=new) if c.name == "drained"]
+    assert [(c.cluster, c.until) for c in drained] == ([("gone", NOW + 45.0)] if needs else [])
+
+
+@pytest.mark.parametrize(("issuer", "needs"), [("b1", True), ("a1", False)])
+def test_what_an_abort_waits_for(issuer: str, needs: bool) -> None:
+    world = replace(WORLD, horizons={Delivered("one", ISSUER[issuer], 2): NOW + 40.0})
+    assert [c.name for c in unmet(State.ABORTING, world)] == ["new_drained"] * needs
+
+
+def test_what_is_in_force_must_hold_both() -> None:
+    (condition,) = unmet(State.SOAKED, replace(WORLD, in_force=1))
+    assert condition.name == "in_force"
+    assert [c.name for c in trusts(RotationBook(), replace(WORLD, in_force=1), BOTH).unmet] == ["in_force"]
+    assert [c.name for c in trusts(RotationBook(), replace(WORLD, in_force=9), OLD).unmet] == ["in_force"]
+    assert trusts(RotationBook(), WORLD, BOTH).open
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        (None, "not proved since"),
+        (replace(GREEN, computed=NOW - 11.0), "not proved since"),
+        (replace(GREEN, valid=False, reason="unknown authority"), "unknown authority"),
+    ],
+)
+def test_every_ordered_pair_counts(pair: PairFacts | None, words: str) -> None:
+    pairs = {("one", "two"): GREEN} | ({("two", "one"): pair} if pair else {})
+    (condition,) = unmet(State.SOAKED, replace(WORLD, pairs=pairs))
+    assert (condition.name, condition.cluster) == ("matrix", "two")
+    assert words in condition.detail
+
+
+def test_an_old_proof_is_none() -> None:
+    long_ago = book(State.SOAKED, since=NOW - 500.0)
+    pairs = dict.fromkeys([("one", "two"), ("two", "one")], replace(GREEN, computed=NOW - 61.0))
+    verdict = gate(long_ago, followed(State.SOAKED, replace(WORLD, pairs=pairs)))
+    assert [c.name for c in verdict.unmet] == ["matrix", "matrix"]
+
+
+@pytest.mark.parametrize("state", [State.SOAKED, State.CANARY, State.ACTIVE, State.ABORTING])
+def test_no_signer_at_all_is_not_ready(state: State) -> None:
+    names = {c.name for c in gate(book(state), WORLD).unmet}
+    assert names & {"signers", "orders"}
+
+
+def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_side() -> None:
+    world = replace(WORLD, clusters={"one": HELD, "two": ClusterFacts(held=None)})
+    held = Quarantine(reason="lost", author="operator", since=NOW)
+    for state in (State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING):
+        quarantined = changed(book(state), quarantined={"two": held})
+        assert gate(quarantined, followed(state, world)).open, state
+    leaf = {Delivered("two", ISSUER["a1"], 2): NOW + 40.0}
+    active = changed(book(State.ACTIVE), quarantined={"two": held})
+    verdict = gate(active, followed(State.ACTIVE, replace(world, horizons=leaf)))
+    assert [(c.name, c.cluster) for c in verdict.unmet] == [("drained", "two")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        (None, "return_held"),
+        (ClusterFacts(held=None), "return_held"),
+        (ClusterFacts(held=OLD, current=True, read_back_at=NOW), "return_held"),
+        (replace(HELD, current=False), "return_held"),
+        (replace(HELD, unknown_until=NOW + 1.0), "return_earlier"),
+    ],
+)
+def test_the_way_back(facts: ClusterFacts | None, name: str) -> None:
+    world = replace(WORLD, clusters={"one": facts} if facts else {})
+    assert [c.name for c in return_gate(book(State.ACTIVE), "one", world).unmet] == [name]
+    assert return_gate(book(State.ACTIVE), "one", WORLD).open
+
+
+def test_the_way_back_waits_for_leaves_that_lack_what_is_signed_under() -> None:
+    world = replace(WORLD, horizons={Delivered("one", ISSUER["a1"], 1): NOW + 40.0})
+    verdict = return_gate(book(State.ACTIVE), "one", world)
+    assert [(c.name, c.until) for c in verdict.unmet] == [("return_leaves", NOW + 45.0)]
+    assert return_gate(book(State.STAGED), "one", world).open

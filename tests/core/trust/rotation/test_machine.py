@@ -1,0 +1,302 @@
+"""Each transition, each command and its refusals, what is recorded, and that the record stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from msgspec.structs import replace as changed
+
+from federation.core.trust.rotation import machine
+from federation.core.trust.rotation.commands import propose
+from federation.core.trust.rotation.effects import kept_behind, orders_of
+from federation.core.trust.rotation.machine import OperationRefused
+from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side, State
+from federation.core.trust.rotation.steps import MOST_EVIDENCE, MOST_HISTORY, WHOLE_HISTORY, Step, enter
+from tests.core.trust.rotation import operators, scenes
+from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
+from tests.core.trust.rotation.scenes import at, rotation, started, until
+from tests.core.trust.rotation.simulator import Simulation
+
+BEFORE_UNPUBLISHING = [State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ACTIVE]
+
+
+def states(sim: Simulation) -> list[State]:
+    return [step.after for step in rotation(sim).history]
+
+
+def proposal(
+    sim: Simulation, *, old: str = "a1", new: str | Side = "b1", canary: tuple[str, ...] = ()
+) -> Callable[[], RotationBook]:
+    side = SIDES[new] if isinstance(new, str) else new
+    return lambda: propose(
+        sim.book,
+        number=2,
+        trust_domain="cluster.local",
+        old=SIDES[old],
+        new=side,
+        author="operator",
+        reason="it is time",
+        automatic=True,
+        soak=1.0,
+        canary=canary,
+        waves=[],
+        world=sim.observe(),
+    )
+
+
+def aborted(sim: Simulation) -> RotationBook:
+    return machine.abort(sim.book, sim.observe(), author="operator", reason="second thoughts")
+
+
+def restored(sim: Simulation) -> RotationBook:
+    return machine.restore(sim.book, sim.observe(), author="operator", reason="too early")
+
+
+def refused(operation: Callable[[], object], words: str) -> None:
+    with pytest.raises(OperationRefused, match=words) as error:
+        operation()
+    assert error.value.remedy
+    assert error.value.reason == "operation_refused"
+
+
+def test_a_new_root_with_canary_and_waves_goes_through_every_state() -> None:
+    sim = at(State.RETIRED, canary=("one",), waves=(("one",), ("two",)))
+    expected = [
+        State.STAGED,
+        State.PUBLISHING,
+        State.SOAKED,
+        State.CANARY,
+        State.ACTIVE,
+        State.UNPUBLISHING,
+        State.UNPUBLISHING,
+        State.RETIRED,
+    ]
+    assert states(sim) == expected
+    assert all(step.evidence for step in rotation(sim).history[1:])
+    assert all(condition.met for step in rotation(sim).history for condition in step.evidence)
+    assert sim.book.retired == [ROOT["a"]]
+    assert sim.book.admitted == [ROOT["b"]]
+    assert sim.book.under_way is None
+
+
+def test_a_new_intermediate_skips_publishing_and_unpublishing_and_only_these() -> None:
+    sim = at(State.RETIRED, "a2", canary=("one",))
+    assert states(sim) == [State.STAGED, State.SOAKED, State.CANARY, State.ACTIVE, State.RETIRED]
+    assert sim.store.in_force == 1
+    assert sim.book.retired == []
+    assert orders_of(sim.book).issuer == ISSUER["a2"]
+
+
+def test_nothing_happens_by_itself_where_an_operator_advances() -> None:
+    sim = started(Simulation(clusters=2), automatic=False)
+    operators.rounds(sim, 10)
+    assert rotation(sim).state is State.STAGED
+    operators.by_hand(sim)
+    assert rotation(sim).state is State.PUBLISHING
+    operators.by_hand(sim)  # its gate is closed, and a hand does not open it
+    assert rotation(sim).state is State.PUBLISHING
+
+
+def test_waves_lose_the_old_root_one_after_another() -> None:
+    sim = at(State.UNPUBLISHING, waves=(("one",), ("two",)))
+    assert kept_behind(sim.book) == {"two"}
+    operators.rounds(sim, 1)
+    both, newest = sim.store.generations[2], sim.store.generations[3]
+    operators.round_of(sim)
+    assert ROOT["a"] in both - newest
+    assert sim.member(0).targets == [3, 3]
+    until(sim, State.RETIRED)
+    operators.rounds(sim, 1)
+    assert sim.member(1).targets == [3, 3]
+    assert kept_behind(sim.book) == frozenset()
+
+
+@pytest.mark.parametrize("state", BEFORE_UNPUBLISHING)
+def test_abort(state: State) -> None:
+    sim = at(state, canary=("one",))
+    operators.rounds(sim, 1)
+    sim.store.book = aborted(sim)
+    assert orders_of(sim.book).issuer == ISSUER["a1"]
+    assert orders_of(sim.book).clusters == {}
+    until(sim, State.STABLE)
+    operators.rounds(sim, 1)
+    assert sim.store.generations[sim.store.in_force] == {ROOT["a"], ROOT["w"]}
+    assert sim.book.admitted == []
+    assert rotation(sim).history[-1].author in {"operator", "the controller"}
+
+
+def test_what_cannot_be_aborted() -> None:
+    refused(lambda: aborted(Simulation()), "no rotation")
+    sim = at(State.UNPUBLISHING)
+    refused(lambda: aborted(sim), "UNPUBLISHING cannot")
+    sim.store.book = restored(sim)
+    refused(lambda: aborted(sim), "not trusted everywhere")
+    refused(lambda: restored(sim), "nothing is being unpublished")
+    assert rotation(sim).paused
+    operators.rounds(sim, 25)
+    assert rotation(sim).state is State.ACTIVE
+    going_back = aborted(sim).rotation
+    assert going_back is not None
+    assert {condition.name for condition in going_back.history[-1].evidence} >= {"held", "leaves", "in_force"}
+
+
+def test_a_canary_that_fails_falls_back_and_waits_for_a_person() -> None:
+    sim = at(State.CANARY, canary=("one",))
+    sim = scenes.manual(sim)
+    operators.rounds(sim, 4)
+    sim.store.book = changed(sim.book, rotation=changed(rotation(sim), automatic=True))
+    sim.false_alarm(0, 1)
+    sim.tick()
+    failed = rotation(sim)
+    assert (failed.state, failed.canary_failures) == (State.SOAKED, 1)
+    assert "connection reset" in failed.paused
+    assert [condition.name for condition in failed.history[-1].evidence] == ["canary_fallback"]
+    operators.rounds(sim, 5)
+    assert rotation(sim).state is State.SOAKED
+    operators.by_hand(sim)
+    assert rotation(sim).state is State.CANARY
+    assert rotation(sim).paused == ""
+
+
+def test_what_cannot_be_proposed() -> None:
+    sim = Simulation(clusters=2)
+    refused(proposal(sim, new="a1"), "signs already")
+    refused(proposal(sim, canary=("nobody",)), "no cluster is registered as nobody")
+    refused(proposal(started(Simulation())), "under way")
+    after = at(State.RETIRED)
+    refused(proposal(after, old="b1", new="a2"), "was retired")
+    refused(proposal(after, old="a1", new="c1"), "retired already")
+    assert proposal(after, old="b1", new="c1")().under_way is not None
+
+
+def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught_up() -> None:
+    sim = started(Simulation(clusters=3))
+    sim.member(2).reachable = False
+    operators.rounds(sim, 30)
+    assert rotation(sim).state is State.PUBLISHING
+    assert {c.cluster for c in scenes.verdict(sim).unmet if c.name == "held"} == {"three"}
+    operators.quarantine(sim, 2)
+    assert orders_of(sim.book).stopped == {"three": "lost"}
+    until(sim, State.ACTIVE)
+    operators.release(sim, 2)
+    operators.rounds(sim, 3)
+    assert sim.book.quarantined["three"].returning
+    sim.member(2).reachable = True
+    operators.rounds(sim, 20)
+    assert sim.book.quarantined == {}
+
+
+def test_a_quarantine_wants_a_reason_and_a_cluster() -> None:
+    sim = Simulation()
+    world = sim.observe()
+    refused(
+        lambda: machine.quarantine(sim.book, "one", author="operator", reason=" ", world=world), "a reason"
+    )
+    refused(
+        lambda: machine.quarantine(sim.book, "x", author="operator", reason="lost", world=world), "registered"
+    )
+    refused(lambda: machine.release(sim.book, "one"), "not quarantined")
+
+
+def test_a_cluster_that_joins_during_a_rotation_is_waited_for() -> None:
+    sim = at(State.ACTIVE)
+    operators.register(sim, 2, 1)
+    joined = sim.now
+    until(sim, State.UNPUBLISHING)
+    assert sim.now - joined >= 60.0
+
+
+def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> RotationBook:
+    world = sim.observe()
+    return machine.emergency(
+        sim.book,
+        world,
+        compromised=fingerprint,
+        deadline=world.now + within,
+        ttl_cap=10.0,
+        author="operator",
+        reason="stolen",
+    )
+
+
+@pytest.mark.parametrize("fingerprint", [ROOT["a"], ISSUER["a1"]])
+def test_an_emergency_of_the_old_side_does_not_wait_beyond_its_deadline(fingerprint: str) -> None:
+    sim = started(Simulation(clusters=2))
+    sim.store.book = declared(sim, fingerprint)
+    orders = orders_of(sim.book)
+    assert (sim.state, orders.issuer, orders.ttl_cap) == (State.EMERGENCY, ISSUER["b1"], 10.0)
+    sim.tick()
+    assert sim.store.generations[sim.store.in_force] == {ROOT["a"], ROOT["b"], ROOT["w"]}
+    sim.wait(21.0)
+    sim.tick()
+    assert rotation(sim).state is State.UNPUBLISHING
+    assert {condition.met for condition in rotation(sim).history[-1].evidence} == {True, False}
+    sim.member(1).reachable = False
+    operators.rounds(sim, 20)
+    assert rotation(sim).state is State.UNPUBLISHING  # a deadline does not make it observed
+    operators.quarantine(sim, 1)
+    until(sim, State.RETIRED)
+
+
+def test_an_emergency_of_the_new_side_goes_back() -> None:
+    sim = at(State.ACTIVE)
+    operators.rounds(sim, 2)
+    sim.store.book = declared(sim, ISSUER["b1"])
+    assert (sim.state, orders_of(sim.book).issuer) == (State.ABORTING, ISSUER["a1"])
+    sim.wait(21.0)
+    sim.tick()
+    assert rotation(sim).wave == 1
+    assert "deadline" in rotation(sim).history[-1].reason
+    until(sim, State.STABLE)
+    staged = started(Simulation())
+    assert declared(staged, ROOT["b"]).under_way is None
+
+
+def test_what_is_no_emergency() -> None:
+    refused(lambda: declared(Simulation(), ROOT["a"]), "no rotation is under way")
+    sim = started(Simulation())
+    refused(lambda: declared(sim, "00"), "neither side")
+    sim.validated = "it does not sign"
+    refused(lambda: declared(sim, ROOT["a"]), "it does not sign")
+    removing = at(State.UNPUBLISHING)
+    refused(lambda: declared(removing, ROOT["a"]), "removed already")
+    refused(lambda: declared(removing, ROOT["b"]), "every leaf")
+
+
+def test_another_intermediate_does_not_leave_a_stolen_root() -> None:
+    sim = started(Simulation(), "a2")
+    refused(lambda: declared(sim, ROOT["a"]), "both sides")
+    assert declared(sim, ISSUER["a1"]).rotation is not None
+
+
+def test_a_restart_forgets_only_how_long_things_have_held() -> None:
+    sim = scenes.manual(at(State.PUBLISHING))
+    operators.rounds(sim, 20)
+    before = rotation(sim)
+    assert before.held_since
+    after = machine.interrupted(msgspec.json.decode(msgspec.json.encode(sim.book), type=RotationBook))
+    assert after.rotation == changed(before, held_since=0.0)
+    assert machine.interrupted(after) is after
+
+
+def test_the_record_stays_within_what_one_object_holds() -> None:
+    sim = started(Simulation())
+    evidence = [
+        Condition(name=name, met=number % 50 > 0, detail="x" * 5000, cluster=f"cluster-{number}")
+        for name in ("held", "leaves", "matrix")
+        for number in range(200)
+    ]
+    book = sim.book
+    for _ in range(300):
+        book = enter(book, State.PUBLISHING, Step("operator", 1.0, "y" * 5000, evidence))
+    kept: Rotation | None = book.rotation
+    assert kept is not None
+    assert len(kept.history) == MOST_HISTORY
+    assert all(len(step.evidence) == MOST_EVIDENCE for step in kept.history[-WHOLE_HISTORY:])
+    assert {len(step.evidence) for step in kept.history[:-WHOLE_HISTORY]} == {3}
+    unmet = [c for c in kept.history[-1].evidence if not c.met]
+    assert len(unmet) == 12
+    assert {c.name for c in kept.history[-1].evidence} == {"held", "leaves", "matrix"}
+    assert len(msgspec.json.encode(book)) < 900 * 1024

@@ -1,0 +1,269 @@
+"""Each safeguard taken away in turn, and what breaks then: nothing is checked that is not needed, or not known to be.
+
+The first table is broken by the machine itself: the same walks that hold with the safeguard find a violation
+without it. The second guards what no invariant of handshakes speaks of, or what another safeguard also holds;
+a scene each shows what it is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pytest
+
+from federation.core.trust.rotation import machine
+from federation.core.trust.rotation.gates import GATES
+from federation.core.trust.rotation.record import State
+from federation.core.trust.rotation.world import Capacity, SignerFacts, World
+from tests.core.trust.rotation import operators, scenes
+from tests.core.trust.rotation.certificates import ISSUER
+from tests.core.trust.rotation.invariants import Invariants, Violation
+from tests.core.trust.rotation.simulator import SOAK, Simulation
+from tests.core.trust.rotation.walks import walk
+
+STEPS: Final = 150
+WALKS: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Which invariants break (their numbers), in walks from ``since`` on in which the favoured events are frequent."""
+
+    invariants: str
+    favour: str = ""
+    since: int = 0
+
+
+BY_THE_MACHINE: Final = {
+    "held": Broken("16", "cut_off"),
+    "leaves": Broken("1"),
+    "earlier": Broken("13", "register"),
+    "drained": Broken("3"),
+    "new_drained": Broken("3", "abort", 100),
+    "observed": Broken("6"),
+    "return_held": Broken("1", "quarantine release cut_off", 440),
+    "return_leaves": Broken("1", "quarantine release", 100),
+    "return_earlier": Broken("1", "quarantine release register", 1020),
+    "abort_trusts": Broken("1", "restore abort healthy"),
+    "skew": Broken("3", "healthy"),
+    "fence": Broken("6", "quarantine"),
+    "ahead": Broken("6", "quarantine"),
+    "fenced_bounds": Broken("6", "disconnect connect begin finish quarantine"),
+    "orders, effects_first": Broken("1356", "ensure_orders ensure_generation decide abort quarantine"),
+}
+"""``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller."""
+
+BY_A_SCENE: Final = frozenset({
+    "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
+    "canary_fallback",
+})  # fmt: skip
+
+
+def test_the_tables_name_every_condition() -> None:
+    named = {name for entry in BY_THE_MACHINE for name in entry.split(", ")} | BY_A_SCENE
+    conditions = {name for gate in GATES.values() for name in gate}
+    assert conditions <= named
+    assert {f"test_without_{name}" for name in BY_A_SCENE} <= set(globals())
+
+
+@pytest.mark.parametrize("left_out", BY_THE_MACHINE)
+def test_without_it_the_machine_finds_a_violation(left_out: str) -> None:
+    broken = BY_THE_MACHINE[left_out]
+    without, favour = frozenset(left_out.split(", ")), broken.favour.split()
+    for seed in range(broken.since, broken.since + WALKS):
+        try:
+            walk(seed, STEPS, without=without, favour=favour)
+        except Violation as violation:
+            if str(violation)[0] not in broken.invariants:
+                continue
+            assert walk(seed, STEPS, favour=favour).sim.faults == []  # with it the same walk holds
+            return
+    pytest.fail(f"{WALKS} walks held without {left_out}")
+
+
+def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
+    """In that state by hand, with everything that its gate asks for."""
+    sim = scenes.manual(scenes.at(state, canary=canary))
+    operators.rounds(sim, 16)
+    assert scenes.unmet(sim) == set()
+    return sim
+
+
+def only(sim: Simulation, world: World, name: str) -> None:
+    """Nothing but this condition stands in the way; without it the step would be taken."""
+    before = scenes.rotation(sim)
+    assert machine.advance(sim.book, world, by_hand=True).rotation == before
+    after = machine.advance(sim.book, world, by_hand=True, without=frozenset({name})).rotation
+    assert after is not None
+    assert after.state is not before.state
+
+
+def test_without_validated() -> None:
+    """An authority that cannot sign would be published and ordered, and issuing would stop."""
+    sim = scenes.started(Simulation())
+    only(sim, replace(sim.observe(), validated="the dry-run leaf does not verify"), "validated")
+
+
+def test_without_capacity() -> None:
+    """A back end that is too slow would be asked for every renewal."""
+    sim = scenes.started(Simulation())
+    only(sim, replace(sim.observe(), capacity=Capacity(rate=50.0, quota=20.0)), "capacity")
+
+
+def test_without_soak() -> None:
+    """What held for one look only would be taken for held."""
+    steps = {}
+    for without in (frozenset[str](), frozenset({"soak"})):
+        sim = scenes.at(State.SOAKED, without=without)
+        published, soaked = scenes.rotation(sim).history[-2:]
+        steps[bool(without)] = soaked.at - published.at
+    assert steps[True] + SOAK <= steps[False]
+
+
+def test_without_matrix() -> None:
+    """A pair that fails for a reason of its own would be passed by: the other conditions do not see it."""
+    sim = settled(State.SOAKED)
+    sim.false_alarm(0, 1)
+    only(sim, sim.observe(), "matrix")
+
+
+def test_without_signers() -> None:
+    """A signer that cannot sign with the new intermediate would be ordered to, and issue nothing."""
+    sim = settled(State.SOAKED)
+    sim.signers[0].ready.discard(ISSUER["b1"])
+    only(sim, sim.observe(), "signers")
+    sim.without = frozenset({"signers"})
+    operators.by_hand(sim)
+    sim.tick()
+    sim.signers[0].poll(sim.store)
+    sim.begin(0, 0)
+    assert sim.state is State.ACTIVE
+    assert sim.signers[0].begun is None
+
+
+def test_without_orders() -> None:
+    """A signer that is heard of and does not follow would go unnoticed; the fence still holds it."""
+    sim = settled(State.ACTIVE)
+    world = sim.observe()
+    lagging = SignerFacts(ready_with=frozenset(ISSUER.values()), generation=2, rotation=1, state="CANARY")
+    only(sim, replace(world, signers={**world.signers, "signer-0": lagging}), "orders")
+
+
+def test_without_new_in_use() -> None:
+    """The matrix would be green by leaves of the old authority, and the canary prove nothing."""
+    sim = settled(State.CANARY, canary=("one",))
+    world = sim.observe()
+    stale = {
+        names: replace(pair, client_issuer=ISSUER["a1"], server_issuer=ISSUER["a1"])
+        for names, pair in world.pairs.items()
+    }
+    only(sim, replace(world, pairs=stale), "new_in_use")
+
+
+def test_without_in_force() -> None:
+    """Restored and aborted before the old root was published again: the next leaf would be delivered without it.
+
+    The fence does not help, since what is in force has not changed. The controller's order of writing does where
+    it is kept; an operator's command comes when it likes.
+    """
+    for without in (frozenset[str](), frozenset({"in_force"})):
+        sim = scenes.at(State.UNPUBLISHING, waves=(("one",), ("two",)), without=without)
+        sim.ensure_generation()
+        sim.ensure_orders()
+        sim.signers[0].poll(sim.store)
+        checks = Invariants(sim)
+        operators.restore(sim)
+        sim.wait(1.0)
+        for cluster in (0, 1):
+            sim.read_back(cluster)  # nothing was written yet: both hold both roots
+        operators.abort(sim)
+        assert (sim.state is State.ABORTING) == bool(without)
+        sim.begin(0, 0)
+        sim.finish(0)
+        if without:
+            with pytest.raises(Violation, match=r"^1: "):
+                _rounds(sim, checks)
+        else:
+            _rounds(sim, checks)
+
+
+def test_without_held_since() -> None:
+    """Restored, published again and aborted by a read-back from before the root was taken away: it is gone there."""
+    for without in (frozenset[str](), frozenset({"held_since"})):
+        sim = scenes.at(State.UNPUBLISHING, without=without)
+        sim.ensure_generation()
+        sim.read_back(0)  # both still hold both roots
+        sim.read_back(1)
+        for cluster, target in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            sim.publish(cluster, target)
+        operators.restore(sim)
+        checks = Invariants(sim)
+        sim.wait(1.0)
+        sim.tick()
+        operators.abort(sim)
+        assert (sim.state is State.ABORTING) == bool(without)
+        sim.tick()
+        sim.signers[0].poll(sim.store)
+        sim.begin(0, 0)
+        sim.finish(0)
+        if without:
+            with pytest.raises(Violation, match=r"^1: "):
+                checks.check()
+        else:
+            _rounds(sim, checks)
+
+
+def _rounds(sim: Simulation, checks: Invariants) -> None:
+    checks.check()
+    for _ in range(3):
+        operators.round_of(sim)
+        checks.check()
+
+
+def test_without_canary_fallback() -> None:
+    """A canary that fails would stay, and go on failing."""
+    for without in (frozenset[str](), frozenset({"canary_fallback"})):
+        sim = settled(State.CANARY, canary=("one",))
+        sim.without = without
+        sim.false_alarm(0, 1)
+        sim.tick()
+        assert sim.state is (State.CANARY if without else State.SOAKED)
+
+
+def test_without_the_fence_a_leaf_outlives_its_root() -> None:
+    """A signer that nobody heard of for a while comes back with old orders, after the gate has looked."""
+    for without in (frozenset[str](), frozenset({"fence"})):
+        sim = scenes.at(State.SOAKED, without=without)
+        late = sim.signers[1]
+        late.connected, late.without = False, without
+        scenes.until(sim, State.UNPUBLISHING)
+        late.connected = True
+        checks = Invariants(sim)
+        sim.begin(1, 0)
+        sim.finish(1)
+        if without:
+            with pytest.raises(Violation, match=r"^3: "):
+                _rounds(sim, checks)
+        else:
+            _rounds(sim, checks)
+            assert late.orders.state == State.UNPUBLISHING
+
+
+def test_without_writing_ahead_a_crash_hides_a_leaf() -> None:
+    """Delivered by the old orders, long after the last bound; the signer is gone before it writes the next one."""
+    for without in (frozenset[str](), frozenset({"ahead"})):
+        sim = settled(State.SOAKED)
+        sim.wait(20.0)
+        operators.by_hand(sim)
+        assert sim.state is State.ACTIVE
+        sim.signers[0].without = without
+        sim.begin(0, 0)
+        sim.signers[0].crash()
+        sim.tick()
+        checks = Invariants(sim)
+        if without:
+            with pytest.raises(Violation, match=r"^3: "):
+                operators.ends(sim, checks.check)
+        else:
+            assert operators.ends(sim, checks.check)

@@ -1,0 +1,117 @@
+"""Random walks over a simulated mesh: the events with their weights, and the check after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final
+
+from tests.core.trust.rotation import operators
+from tests.core.trust.rotation.certificates import ISSUER
+from tests.core.trust.rotation.invariants import Invariants, Violation
+from tests.core.trust.rotation.simulator import Simulation
+
+Event = Callable[[Simulation, int, int], object]
+
+
+def _reach(sim: Simulation, which: int, up: bool) -> None:
+    sim.member(which).reachable = up
+
+
+def _connect(sim: Simulation, which: int, up: bool) -> None:
+    sim.signer(which).connected = up
+
+
+def _flip_ready(sim: Simulation, which: int, choice: int) -> None:
+    sim.signer(which).ready ^= {ISSUER[("a1", "b1", "a2", "c1")[choice % 4]]}
+
+
+def _issue(sim: Simulation, signer: int, cluster: int) -> None:
+    sim.begin(signer, cluster)
+    sim.finish(signer)
+
+
+def _judge_new(sim: Simulation, good: int) -> None:
+    sim.validated = "" if good % 4 else "it does not sign"
+
+
+EVENTS: Final[dict[str, tuple[int, Event]]] = {
+    "wait": (10, lambda sim, x, _: sim.wait(operators.WAITS[x % 4])),
+    "issue": (14, _issue),
+    "begin": (4, lambda sim, x, y: sim.begin(x, y)),
+    "finish": (4, lambda sim, x, _: sim.finish(x)),
+    "poll": (6, lambda sim, x, _: sim.signer(x).poll(sim.store)),
+    "publish": (10, lambda sim, x, y: sim.publish(x, y)),
+    "read_back": (8, lambda sim, x, _: sim.read_back(x)),
+    "prove": (4, lambda sim, *_: sim.prove()),
+    "false_alarm": (1, lambda sim, x, y: sim.false_alarm(x, y)),
+    "tick": (10, lambda sim, *_: sim.tick()),
+    "ensure_generation": (2, lambda sim, *_: sim.ensure_generation()),
+    "ensure_orders": (2, lambda sim, *_: sim.ensure_orders()),
+    "decide": (2, lambda sim, *_: sim.decide()),
+    "crash_controller": (1, lambda sim, *_: sim.crash_controller()),
+    "restart_controller": (5, lambda sim, *_: sim.restart_controller()),
+    "crash_signer": (1, lambda sim, x, _: sim.signer(x).crash()),
+    "restart_signer": (4, lambda sim, x, _: sim.signer(x).restart(sim.store)),
+    "disconnect": (2, lambda sim, x, _: _connect(sim, x, False)),
+    "connect": (4, lambda sim, x, _: _connect(sim, x, True)),
+    "cut_off": (2, lambda sim, x, _: _reach(sim, x, False)),
+    "come_back": (4, lambda sim, x, _: _reach(sim, x, True)),
+    "flip_ready": (1, _flip_ready),
+    "judge_new": (1, lambda sim, x, _: _judge_new(sim, x)),
+    "round": (14, lambda sim, x, _: operators.rounds(sim, 1 + x % 3)),
+    "healthy": (3, lambda sim, x, _: operators.healthy(sim, 2 + x % 8)),
+    "propose": (4, lambda sim, x, _: operators.propose(sim, x)),
+    "abort": (2, lambda sim, *_: operators.abort(sim)),
+    "restore": (2, lambda sim, *_: operators.restore(sim)),
+    "by_hand": (3, lambda sim, *_: operators.by_hand(sim)),
+    "quarantine": (2, lambda sim, x, _: operators.quarantine(sim, x)),
+    "release": (3, lambda sim, x, _: operators.release(sim, x)),
+    "register": (2, lambda sim, x, y: operators.register(sim, x, y)),
+    "unregister": (1, lambda sim, x, _: operators.unregister(sim, x)),
+}
+"""Each event by name, with how often it comes; it takes two small numbers."""
+
+EMERGENCY: Final = "emergency"
+FAVOUR: Final = 8
+
+
+def event(sim: Simulation, name: str, x: int, y: int) -> None:
+    """One event of :data:`EVENTS`, or an emergency."""
+    if name == EMERGENCY:
+        operators.emergency(sim, x)
+    else:
+        EVENTS[name][1](sim, x, y)
+
+
+def walk(
+    seed: int,
+    steps: int,
+    *,
+    without: frozenset[str] = frozenset(),
+    favour: Collection[str] = (),
+    emergencies: bool = False,
+) -> Invariants:
+    """So many events, drawn by the seed; those to favour come more often. Raises Violation with the last events."""
+    random = Random(seed)
+    sim = Simulation(
+        clusters=random.randint(2, 4),
+        replicas=random.randint(1, 3),
+        staged=random.choice(("bc", "c")),
+        without=without,
+    )
+    invariants = Invariants(sim)
+    names = list(EVENTS)
+    weights = [weight * (FAVOUR if name in favour else 1) for name, (weight, _) in EVENTS.items()]
+    if emergencies:
+        names, weights = [*names, EMERGENCY], [*weights, 2]
+    trace: list[str] = []
+    for name in random.choices(names, weights, k=steps):
+        x, y = random.randrange(256), random.randrange(256)
+        trace.append(f"{name}({x}, {y}) in {sim.state}")
+        try:
+            event(sim, name, x, y)
+            invariants.check()
+        except Violation as violation:
+            raise Violation(f"{violation}; walk {seed}, {len(trace)} events, last: {trace[-8:]}") from None
+    return invariants

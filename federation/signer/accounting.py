@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import msgspec
 
 from federation.core.identity import ClusterName
+from federation.core.trust.rotation.effects import Orders
 from federation.state.documents import Histogram
 
 NO_CLUSTER: Final = "-"
@@ -28,19 +29,23 @@ BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A leaf about to be handed out: signed by whom, with which trust, usable until when."""
+    """A leaf about to be handed out: signed by whom, with which trust, usable until when, on which orders."""
 
     cluster: ClusterName
-    authority: str  # SHA-256 of the issuer's certificate
+    authority: str  # SHA-256 of the issuer's certificate; empty while it is not known
     generation: int
     not_after: datetime
+    orders: Orders
 
 
 class Horizons(Protocol):
     """Remembers how far leaves reach; may wait for the state store where one reaches farther."""
 
     async def cover(self, delivery: Delivery) -> None:
-        """Return once the delivery is covered by what is persisted."""
+        """Return once the delivery is covered by what is persisted.
+
+        Raises StateUnavailable, or Superseded where what it was made by no longer holds: it must not leave.
+        """
         ...
 
 
@@ -62,7 +67,7 @@ class Accounting:
         self.issued = 0
 
     async def deliver(self, delivery: Delivery) -> None:
-        """Called before a reply leaves; raises StateUnavailable where it must not leave."""
+        """Called before a reply leaves; raises StateUnavailable or Superseded where it must not leave."""
         if self._horizons is not None:
             await self._horizons.cover(delivery)
 

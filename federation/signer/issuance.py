@@ -1,38 +1,50 @@
 """The one pipeline that every door calls: attest, policy, request gate, clamp, sign, check, reply, account.
 
 Nothing here knows how the request came in. What is handed out was asked for by a caller that its own
-cluster vouches for, lies within that cluster's policy, outlives none of its issuers, and chains to an
-anchor of the bundle that is delivered with it.
+cluster vouches for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of
+the bundle that is delivered with it, and is of the issuer that the orders name. Where trust or orders change
+meanwhile it is made anew by those that hold then, and the caller learns nothing of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 import msgspec
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import AuthorityViolation, FederationError, NotReady
+from federation.core.errors import AuthorityViolation, FederationError
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial
-from federation.core.pki.requests import check_request
+from federation.core.pki.requests import CertificateRequest, check_request
 from federation.core.pki.validity import leaf_validity
+from federation.core.trust.horizons import UNKNOWN_ISSUER
+from federation.core.trust.rotation.effects import Orders
 from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery
 from federation.signer.attestation.caller import Caller, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
 from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import Authority, KnowsIssuers, LeafOrder
+from federation.signer.authorities.interface import Authority, LeafOrder
+from federation.signer.believing import AcceptedTrust
+from federation.signer.fence import Superseded, require_ordered
+from federation.signer.grounds import Terms
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
-from federation.signer.trust import AcceptedTrust
+
+ATTEMPTS: Final = 3
+"""At a leaf that is superseded while it is made: one for orders that change, one for a generation beside them."""
+
+MOST_TAILS: Final = 32  # a few issuers times a few generations
 
 _audit = logging.getLogger("federation.signer.audit")
 
@@ -60,38 +72,75 @@ class Reply(msgspec.Struct, frozen=True):
     tail: Tail
 
 
+class Signs(Protocol):
+    """Who signs: an authority, its issuers as far as they are known, and where its alarms go."""
+
+    @property
+    def current(self) -> Authority:
+        """The authority to ask."""
+        ...
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Issuer first, root last; empty while they are not known."""
+        ...
+
+    @property
+    def alarms(self) -> Alarms:
+        """Where to note what it did that it must never do."""
+        ...
+
+
+class MakesGrounds(Protocol):
+    """As :class:`federation.signer.grounds.Grounds`; asked anew for every attempt."""
+
+    def terms(self, cluster: str) -> Terms:
+        """The trust and the orders for that cluster; raises NotReady."""
+        ...
+
+    def signer(self, cluster: str, terms: Terms) -> Signs:
+        """Who signs on these terms; raises NotReady."""
+        ...
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that is found good."""
+
+    caller: Caller
+    config: ClusterConfig
+    request: SigningRequest
+    identity: SpiffeId
+    checked: CertificateRequest
+
+    @property
+    def holder(self) -> tuple[str, str, str]:
+        """Whom it is for."""
+        return self.config.name.value, str(self.caller.account), self.caller.pod
+
+
 class Issuance:
-    """Issues leaves; the authority and what is trusted may be exchanged between two requests."""
+    """Issues leaves; authority, orders and what is trusted may be exchanged between two requests."""
 
     def __init__(
         self,
         *,
         registry: Registry,
-        authority: Authority,
-        trust: Callable[[], AcceptedTrust | None],
+        grounds: MakesGrounds,
         trust_domain: TrustDomain,
         accounting: Accounting,
-        alarms: Alarms,
         renewals: Renewals,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._registry = registry
-        self._trust = trust
+        self._grounds = grounds
         self._trust_domain = trust_domain
         self._accounting = accounting
-        self._alarms = alarms
         self._renewals = renewals
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
-        self._tail: Tail | None = None
-        self.use(authority)
-
-    def use(self, authority: Authority) -> None:
-        """Sign with this authority from the next request on."""
-        self._authority = authority
-        self._knows: KnowsIssuers | None = authority if isinstance(authority, KnowsIssuers) else None
+        self._tails: dict[tuple[str, int], Tail] = {}
 
     async def issue(self, evidence: TokenEvidence, request: SigningRequest) -> Reply:
         """The certificate that this caller may have.
@@ -128,75 +177,96 @@ class Issuance:
 
     async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:
         identity = SpiffeId(self._trust_domain, caller.account)
-        policy = config.policy
-        checked = check_request(request.csr_pem, identity=identity, accepted_keys=policy.key_kinds)
-        trust = self._trust()
-        if trust is None:
-            raise NotReady("there is no bundle yet", reason="no_bundle")
+        checked = check_request(request.csr_pem, identity=identity, accepted_keys=config.policy.key_kinds)
+        asked = _Asked(caller, config, request, identity, checked)
+        attempts = ATTEMPTS
+        while True:
+            try:
+                return await self._make(asked)
+            except Superseded:
+                attempts -= 1
+                if not attempts:
+                    raise
+
+    async def _make(self, asked: _Asked) -> Reply:
+        """One attempt. Raises Superseded where what it was made by no longer holds at its end."""
+        config, cluster = asked.config, asked.config.name.value
+        terms = self._grounds.terms(cluster)
+        signer = self._grounds.signer(cluster, terms)
         now = self._clock.now()
-        above = self._knows.issuers if self._knows is not None else ()
-        validity = leaf_validity(
-            now,
-            request.validity_seconds,
-            timedelta(seconds=policy.longest_ttl),
-            above,
-            timedelta(seconds=policy.default_ttl),
-        )
-        holder = config.name.value, str(caller.account), caller.pod
-        order = LeafOrder(
-            profile=LeafProfile.WORKLOAD,
-            public_key=checked.public_key,
-            spki_der=checked.spki_der,
-            names=(str(identity),),
-            san=checked.san,
-            serial=draw_serial(self._random_bytes),
-            validity=validity,
-            csr_pem=request.csr_pem,
-            cluster=config.name.value,
-            replaces=self._renewals.held(holder),
-        )
+        above = signer.issuers
+        order = self._order(asked, terms.orders, above, now)
         # Accounted for before anybody is asked: an answer that is lost on its way may be a leaf all the same.
-        covered = Delivery(config.name, above[0].sha256 if above else "", trust.number, validity.not_after)
+        known, ends = above[0].sha256 if above else UNKNOWN_ISSUER, order.validity.not_after
+        covered = Delivery(config.name, known, terms.trust.number, ends, terms.orders)
         await self._accounting.deliver(covered)
         issued = await issue_checked(
-            self._authority, order, anchors=trust.anchors, at=now, alarms=self._alarms
+            signer.current, order, anchors=terms.trust.anchors, at=now, alarms=signer.alarms
         )
-        current = self._trust()
-        if current is None:
-            raise NotReady("there is no bundle any more", reason="no_bundle")
-        not_after, issuers, trust = issued.not_after, issued.issuers, current
-        tail = self._tail_for(issuers, trust)
-        delivery = Delivery(config.name, issuers[0].sha256, trust.number, not_after)
-        if delivery != covered:
-            await self._accounting.deliver(delivery)
-        self._renewals.issued(holder, at=now, not_after=not_after)
+        latest = self._grounds.terms(cluster)
+        tail = self._tail_for(issued.issuers, latest.trust)
+        issuer = issued.issuers[0].sha256
+        require_ordered(issuer, latest.orders, cluster)
+        if (issuer, latest.trust.number, issued.not_after) != (known, terms.trust.number, ends):
+            await self._accounting.deliver(
+                Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.orders)
+            )
+        self._renewals.issued(asked.holder, at=now, not_after=issued.not_after)
         if _audit.isEnabledFor(logging.INFO):
             _audit.info(
                 "issued %s",
-                identity,
+                asked.identity,
                 extra={
-                    "cluster": config.name.value,
-                    "pod": caller.pod,
-                    "proved_by": caller.proved_by,
+                    "cluster": cluster,
+                    "pod": asked.caller.pod,
+                    "proved_by": asked.caller.proved_by,
                     "serial": f"{order.serial:032x}",
-                    "not_after": not_after.isoformat(),
-                    "authority": issuers[0].sha256,
-                    "generation": trust.number,
+                    "not_after": issued.not_after.isoformat(),
+                    "authority": issuer,
+                    "generation": latest.trust.number,
                 },
             )
         return Reply(pem_encode(issued.der, "CERTIFICATE"), tail)
 
+    def _order(
+        self, asked: _Asked, orders: Orders, above: tuple[Certificate, ...], now: datetime
+    ) -> LeafOrder:
+        """The leaf as it is to be, within policy, orders and issuers."""
+        policy, cap = asked.config.policy, orders.ttl_cap or math.inf
+        validity = leaf_validity(
+            now,
+            asked.request.validity_seconds,
+            timedelta(seconds=max(1.0, min(policy.longest_ttl, cap))),
+            above,
+            timedelta(seconds=policy.default_ttl),
+        )
+        return LeafOrder(
+            profile=LeafProfile.WORKLOAD,
+            public_key=asked.checked.public_key,
+            spki_der=asked.checked.spki_der,
+            names=(str(asked.identity),),
+            san=asked.checked.san,
+            serial=draw_serial(self._random_bytes),
+            validity=validity,
+            csr_pem=asked.request.csr_pem,
+            cluster=asked.config.name.value,
+            replaces=self._renewals.held(asked.holder),
+        )
+
     def _tail_for(self, issuers: tuple[Certificate, ...], trust: AcceptedTrust) -> Tail:
         """The rest of the reply, made anew only where issuers or trust have changed."""
-        tail = self._tail
-        if tail is not None and tail.trust is trust and tail.issuers == issuers:
-            return tail
         if not issuers or issuers[-1] not in trust.anchors:
             raise AuthorityViolation(
                 "its leaves do not chain to an anchor of the bundle in force",
                 reason="unpublished_anchor",
                 remedy="publish the root first: an authority signs only under anchors that all hold",
             )
+        key = issuers[0].sha256, trust.number
+        tail = self._tails.get(key)
+        if tail is not None and tail.trust is trust and tail.issuers == issuers:
+            return tail
         elements = tuple(cert_chain_elements(b"", issuers, trust.bundle_pem)[1:])
-        self._tail = Tail(elements, issuers, trust)
-        return self._tail
+        if len(self._tails) >= MOST_TAILS:
+            self._tails.clear()
+        tail = self._tails[key] = Tail(elements, issuers, trust)
+        return tail

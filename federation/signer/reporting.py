@@ -7,7 +7,7 @@ from typing import Final
 
 from federation.clusters.health import ClusterHealth
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import FederationError
+from federation.core.errors import FederationError, NotReady
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.caller import REVIEW
@@ -19,14 +19,18 @@ def cluster_report(
     attestor: ClusterAttestor | None,
     problem: FederationError | None,
     accounting: Accounting,
+    *,
+    stopped: NotReady | None = None,
 ) -> SignerClusterReport:
     """The cluster's part of the report.
 
     ``attestor`` is None while it is not connected, ``problem`` says why, or that older credentials are in
-    use.
+    use. ``stopped`` says why nothing is issued there whoever asks.
     """
     issued, refused, last_issued = accounting.of(str(config.name))
     health = _health(attestor, problem)
+    if stopped is not None:
+        health = ClusterHealth("unavailable", stopped.reason, stopped.what, stopped.remedy)
     return SignerClusterReport(
         state=health.state,
         reason=health.reason,

@@ -1,57 +1,56 @@
 """The signer role: a certificate's way put together, kept running, and reported on.
 
 Everything slow (clusters, files, the state store) is kept up to date beside the requests, so that a request
-only looks up. The role is ready when it has a bundle that it believes, an authority that can sign under it,
-and a certificate for its door; it says which of these is missing. It listens only once it has shown a
-certificate, and drains before it ends.
+only looks up. The role is ready when it has a bundle that it believes, orders, an authority that can sign by
+them, a store that takes how far its leaves reach, and a certificate for its door; it says which of these is
+missing. It listens only once it has shown a certificate, and drains before it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Final
-
-import msgspec
 
 from federation.clusters.members import Members
 from federation.core.clock import Clock
-from federation.core.config.authority_model import RemoteAuthorityConfig
-from federation.core.config.model import Address, ClusterConfig, ClusterPolicy, DoorConfig, HubConfig
-from federation.core.errors import NotReady, StateUnavailable
+from federation.core.config.model import (
+    Address,
+    ClusterConfig,
+    ClusterPolicy,
+    DoorConfig,
+    HubConfig,
+    SignerConfig,
+)
+from federation.core.errors import NotReady
 from federation.runtime.config_source import ConfigSource
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
-from federation.signer.authorities.checked import Alarms
-from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.authorities.keeper import AuthorityKeeper
-from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.authorities.succession import Succession
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.fellows import Fellows
+from federation.signer.grounds import Grounds
+from federation.signer.heartbeat import HEARTBEAT, Heartbeat, Quotas
+from federation.signer.horizons import PersistedHorizons
 from federation.signer.issuance import Issuance
+from federation.signer.kept_door import KeptDoor
 from federation.signer.member import connect
+from federation.signer.orders import OrdersFollower
+from federation.signer.pinned_roots import PinnedRoots
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
 from federation.signer.reporting import cluster_report
-from federation.signer.serving import POLL as SERVING_POLL
-from federation.signer.serving import ServingCertificate
-from federation.signer.trust import AcceptedTrust, TrustFollower
-from federation.state.documents import AuthorityReport, SignerReport, encode
+from federation.signer.serving import ITSELF
+from federation.signer.trust import TrustFollower, TrustInForce
+from federation.state.documents import SignerReport
 from federation.state.store import StateStore
-
-HEARTBEAT: Final = 2.0  # seconds between reports; three missed ones mean that this signer is gone
-STORE_TIMEOUT: Final = 5.0
-
-_logger = logging.getLogger(__name__)
 
 
 class SignerRole:
@@ -70,19 +69,13 @@ class SignerRole:
     ) -> None:
         """``listen`` overrides the configuration's; ``random_bytes`` must be fit for serial numbers."""
         self._config = config
-        self._store = store
         self._clock = clock
         self._replica = replica
-        self._jitter = jitter
         self._begun = self._running = running = config.current
-        self._listen = listen or running.door.listen
         self._started = clock.now().timestamp()
         self._draining = False
         self._warnings: tuple[str, ...] = ()
-        self._listen_problem: NotReady | None = None
-        self.address: Address | None = None
 
-        self._accounting = Accounting()
         self._members: Members[ClusterAttestor] = Members(
             partial(connect, clock=clock, jitter=jitter),
             credentials=lambda cluster: cluster.signer,
@@ -97,34 +90,45 @@ class SignerRole:
             pins=running.trust.pins,
             on_change=self._take_up_trust,
         )
-        self._alarms = Alarms(clock)
+        self._orders = OrdersFollower(store, clock=clock)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
-        self._fellows = Fellows(store, replica=replica, clock=clock, expected=_processes(running))
-        self._authority = AuthorityKeeper(
-            AuthoritySettings.of(running.signer),
-            Surroundings(running.trust_domain, clock, random_bytes, jitter),
-            deadline=running.door.deadline,
-            lifetime=lambda: self._renewals.lifetime,
-            hosts=lambda: self._running.door.server_names,
-            on_change=self._take_up_authority,
+        around = Surroundings(running.trust_domain, clock, random_bytes, jitter)
+        self._authorities = Succession(
+            partial(
+                AuthorityKeeper,
+                around=around,
+                deadline=running.door.deadline,
+                lifetime=lambda: self._renewals.lifetime,
+                hosts=lambda: self._running.door.server_names,
+            ),
+            *_settings(running.signer),
         )
+        self._roots = PinnedRoots(
+            trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin
+        )
+        self._grounds = Grounds(self._trust, self._orders, self._authorities)
+        self._horizons = PersistedHorizons(store, replica=replica, clock=clock, look=self._grounds.look)
+        self._accounting = Accounting(self._horizons)
         self._issuance = Issuance(
             registry=self._registry,
-            authority=self._authority.current,
-            trust=lambda: self._trust.accepted,
+            grounds=self._grounds,
             trust_domain=running.trust_domain,
             accounting=self._accounting,
-            alarms=self._alarms,
             renewals=self._renewals,
             clock=clock,
             random_bytes=random_bytes,
         )
-        self._door = IstioCaDoor(self._issuance, RefusalLog(clock))
-        self._serving = ServingCertificate(
-            clock=clock, random_bytes=random_bytes, alarms=self._alarms, on_renewal=self._show
+        self._door = KeptDoor(
+            IstioCaDoor(self._issuance, RefusalLog(clock)),
+            listen=listen or running.door.listen,
+            grounds=self._grounds,
+            clock=clock,
+            random_bytes=random_bytes,
+            config=lambda: self._running.door,
         )
-        self._credentials: ServingCredentials | None = None
-        self._server: GrpcServer | None = None
+        self._heartbeat = Heartbeat(store, replica=replica, clock=clock, report=self.report)
+        fellows = Fellows(store, replica=replica, clock=clock, expected=_processes(running))
+        self._quotas = Quotas(fellows, self._authorities)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain. Raises what no part of it could handle."""
@@ -136,9 +140,12 @@ class SignerRole:
                     for name, work in (
                         ("configuration", self._follow_configuration()),
                         ("trust", self._trust.run()),
-                        ("authority", self._authority.run()),
-                        ("door", self._keep_door()),
-                        ("report", self._keep_reporting()),
+                        ("orders", self._orders.run()),
+                        ("horizons", self._horizons.run()),
+                        ("pinned roots", self._roots.run()),
+                        ("authorities", self._authorities.run()),
+                        ("door", self._door.run()),
+                        ("report", self._heartbeat.run(self._share_quotas)),
                     )
                 ]
                 try:
@@ -147,18 +154,26 @@ class SignerRole:
                 finally:
                     for task in tasks:
                         task.cancel()
-                    if self._server is not None:
-                        await self._server.stop(0)
-        await self._withdraw_report()
+                    await self._door.close(0)
+        await self._heartbeat.withdraw()
+
+    @property
+    def address(self) -> Address | None:
+        """Where the door listens; None while it does not."""
+        return self._door.address
 
     def report(self) -> SignerReport:
         """What this signer uses and how it fares, now."""
         accepted = self._trust.accepted
-        reasons = self._reasons()
-        serving = self._serving.certificate
+        reasons = list(self._reasons())
+        serving, follows = self._door.serving, self._door.follows
         warnings = [*self._running.warnings, *self._warnings]
         if accepted is not None and self._trust.problem is not None:
             warnings.append(f"generation {accepted.number} stays in force here: {self._trust.problem}")
+        if self._orders.orders is not None and self._orders.problem is not None:
+            warnings.append(f"the orders that were read last stay in force here: {self._orders.problem}")
+        if serving.valid and serving.problem is not None:
+            warnings.append(f"the door's certificate cannot be renewed: {serving.problem}")
         return SignerReport(
             replica=self._replica,
             started=self._started,
@@ -172,8 +187,11 @@ class SignerRole:
             warnings=warnings,
             generation=accepted.number if accepted is not None else 0,
             bundle_sha256=accepted.sha256 if accepted is not None else "",
-            authority=self._describe_authority(),
-            serving_not_after=serving.not_after.timestamp() if serving is not None else 0.0,
+            authority=self._authorities.authority.describe(),
+            successor=self._authorities.describe_successor(),
+            rotation=follows.rotation,
+            orders=follows.state,
+            serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
             issued=self._accounting.issued,
             clusters={
                 str(config.name): cluster_report(
@@ -181,51 +199,54 @@ class SignerRole:
                     self._members.current.get(config.name),
                     self._members.problems.get(config.name),
                     self._accounting,
+                    stopped=self._stopped(str(config.name)),
                 )
                 for config in self._registry.clusters
             },
             latency=self._accounting.latency,
         )
 
-    def _describe_authority(self) -> AuthorityReport:
-        """The authority, with the alarms that its answers have raised."""
-        alarms = self._alarms
-        return msgspec.structs.replace(
-            self._authority.describe(),
-            uncertain=alarms.uncertain,
-            violations=alarms.violations,
-            last_violation=alarms.last_violation,
-            last_violation_at=alarms.last_violation_at,
-        )
+    def _stopped(self, cluster: str) -> NotReady | None:
+        """Why that cluster gets nothing whoever asks; None also where nobody gets anything yet."""
+        if self._trust.in_force is None or self._orders.orders is None:
+            return None
+        try:
+            self._grounds.signer(cluster, self._grounds.terms(cluster))
+        except NotReady as problem:
+            return problem
+        return None
 
-    def _reasons(self) -> list[str]:
-        """Why this signer is not ready, in words; empty where it is."""
-        reasons: list[str] = []
+    def _reasons(self) -> Iterator[str]:
+        """Why this signer is not ready, in words; none where it is."""
         if self._draining:
-            reasons.append("it is draining before it ends")
+            yield "it is draining before it ends"
         if self._trust.accepted is None:
             why = self._trust.problem or "the controller has not written a generation yet"
-            reasons.append(f"there is no bundle: {why}")
-        authority = self._authority.describe()
-        if authority.state == "unavailable":
-            reasons.append(f"the authority {authority.name} cannot sign: {authority.detail}")
-        if not self._serving.valid:
-            reasons.append(f"the door has no certificate: {self._serving.problem or 'not issued yet'}")
-        elif self.address is None:
-            reasons.append(f"the door does not listen: {self._listen_problem or 'not bound yet'}")
-        return reasons
+            yield f"there is no bundle: {why}"
+        if self._orders.orders is None:
+            yield f"the orders were not read yet: {self._orders.problem or 'starting'}"
+        if self._horizons.problem is not None:
+            yield f"how far leaves reach cannot be persisted: {self._horizons.problem}"
+        yield from self._cannot_sign()
+        yield from self._door.reasons()
 
-    def _take_up_trust(self, accepted: AcceptedTrust) -> None:
-        self._authority.trust(accepted.anchors)
+    def _cannot_sign(self) -> Iterator[str]:
+        """Why the authority that signs where no cluster is an exception cannot."""
+        if self._trust.in_force is None or self._orders.orders is None:
+            return  # that is said already
+        try:
+            signer = self._grounds.signer(ITSELF, self._grounds.terms(ITSELF))
+        except NotReady as problem:
+            reports = [keeper.describe() for keeper in self._authorities.in_order]
+            why = [f"{report.name}: {report.detail}" for report in reports if report.state == "unavailable"]
+            yield "; ".join([f"no authority may sign: {problem}", *why])
+            return
+        report = signer.describe()
+        if report.state == "unavailable":
+            yield f"the authority {report.name} cannot sign: {report.detail}"
 
-    def _take_up_authority(self, authority: KeptAuthority) -> None:
-        self._issuance.use(authority)
-
-    def _show(self, pair: ServingPair) -> None:
-        if self._credentials is None:
-            self._credentials = ServingCredentials(pair)
-        else:
-            self._credentials.replace(pair)
+    def _take_up_trust(self, in_force: TrustInForce) -> None:
+        self._authorities.trust(in_force.anchors)
 
     async def _follow_configuration(self) -> None:
         while True:
@@ -235,78 +256,27 @@ class SignerRole:
         """Take up what can be taken up while running, and say what cannot."""
         self._warnings = tuple(_needs_restart(self._begun, config))
         self._trust.configure(pins=config.trust.pins)
-        self._authority.configure(AuthoritySettings.of(config.signer))
+        self._roots.configure(config.trust.anchors if config.signer.successor is not None else ())
+        self._authorities.configure(*_settings(config.signer))
         self._registry.configure(config.clusters, concurrent=config.door.max_concurrent_per_cluster)
         self._accounting.keep(str(cluster.name) for cluster in config.clusters)
         self._running = config
         await self._members.apply([_connection_of(cluster) for cluster in config.clusters])
 
-    async def _keep_door(self) -> None:
-        """Renew the door's certificate when it is due, and listen from the first one on."""
-        while True:
-            await self._serving.ensure(self._running.door, self._authority.current, self._trust.accepted)
-            if self.address is None and self._credentials is not None:
-                await self._open_door(self._credentials)
-            await self._clock.sleep(SERVING_POLL if self.address is not None else SERVING_POLL / 5)
-
-    async def _open_door(self, credentials: ServingCredentials) -> None:
-        server = GrpcServer(
-            self._door, config=self._running.door, listen=self._listen, credentials=credentials
-        )
-        try:
-            self.address = await server.start()
-        except NotReady as problem:
-            if self._listen_problem is None:
-                _logger.warning("the door cannot open: %s", problem.diagnostics())
-            self._listen_problem = problem
-            return
-        self._server, self._listen_problem = server, None
-        _logger.info("the door is open at %s", self.address)
-
     async def _drain(self) -> None:
         self._draining = True
-        await self._write_report()
-        if self._server is not None:
-            await self._server.stop(self._running.door.drain)
-        self._server = None
+        await self._heartbeat.write()
+        await self._door.close(self._running.door.drain)
 
-    async def _keep_reporting(self) -> None:
-        ready = False
-        while True:
-            await self._write_report()
-            await self._share_quota()
-            now_ready = not self._reasons()
-            if now_ready != ready:
-                _logger.info(
-                    "the signer is %s", "ready" if now_ready else "not ready: " + "; ".join(self._reasons())
-                )
-                ready = now_ready
-            await self._clock.sleep(HEARTBEAT if ready else HEARTBEAT / 4)
+    async def _share_quotas(self) -> None:
+        await self._quotas.share(self._running.signer)
 
-    async def _share_quota(self) -> None:
-        """Take the part of the back end's quota that the other signers leave."""
-        config = self._running.signer.authority
-        if isinstance(config, RemoteAuthorityConfig) and config.quota:
-            with contextlib.suppress(TimeoutError):  # the last count stays
-                async with asyncio.timeout(STORE_TIMEOUT):
-                    await self._fellows.count(config.name)
-        self._authority.take_share(self._fellows.share)
 
-    async def _write_report(self) -> None:
-        """A report that cannot be written is missed by those who wait for it; signing goes on."""
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                await self._store.write(f"signers/{self._replica}", encode(self.report()))
-        except (StateUnavailable, TimeoutError) as error:
-            _logger.warning("the signer's report cannot be written: %s", str(error) or "no answer")
-
-    async def _withdraw_report(self) -> None:
-        """A signer that ended in good order leaves no report behind that would look like one that died."""
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                await self._store.delete(f"signers/{self._replica}")
-        except (StateUnavailable, TimeoutError) as error:
-            _logger.warning("the signer's report cannot be withdrawn: %s", str(error) or "no answer")
+def _settings(signer: SignerConfig) -> tuple[AuthoritySettings, AuthoritySettings | None]:
+    """Those of ``[signer.authority]`` and of ``[signer.successor]``."""
+    successor = signer.successor
+    later = AuthoritySettings(successor, signer.conjur, signer.spiffe) if successor is not None else None
+    return AuthoritySettings.of(signer), later
 
 
 def _connection_of(cluster: ClusterConfig) -> ClusterConfig:
@@ -328,7 +298,7 @@ def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:
     """What differs from the configuration that this process began with and is not taken up."""
     fixed: tuple[tuple[str, Callable[[HubConfig], object]], ...] = (
         ("trust_domain", lambda c: c.trust_domain),
-        ("state.directory", lambda c: c.state.directory),
+        ("state", lambda c: c.state),
         ("door", lambda c: _fixed(c.door)),
     )
     return [

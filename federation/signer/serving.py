@@ -1,12 +1,14 @@
 """The door's own certificate: from the workloads' authority, renewed in place at two thirds of its life.
 
 It is for server authentication only. Its key is made here, lives in memory and changes with every renewal.
-A new intermediate or root under which the present one no longer stands renews it at once.
+It follows the same orders as the workloads' certificates, because the same workloads verify it: another
+intermediate renews it at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -24,13 +26,17 @@ from federation.core.pki.leaf import LeafProfile, draw_serial
 from federation.core.pki.pem import encode_certificates
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import leaf_validity
-from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import Authority, KnowsIssuers, LeafOrder
+from federation.signer.authorities.checked import issue_checked
+from federation.signer.authorities.interface import LeafOrder
 from federation.signer.doors.grpc_server import ServingPair
-from federation.signer.trust import AcceptedTrust
+from federation.signer.grounds import Terms
+from federation.signer.issuance import MakesGrounds, Signs
 
 RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
 POLL: Final = 1.0  # seconds between looks at whether it is due
+ITSELF: Final = (
+    ""  # the orders for no cluster in particular, and the newest generation, hold for the hub itself
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -43,12 +49,10 @@ class ServingCertificate:
         *,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
-        alarms: Alarms,
         on_renewal: Callable[[ServingPair], None],
     ) -> None:
         self._clock = clock
         self._random_bytes = random_bytes
-        self._alarms = alarms
         self._on_renewal = on_renewal
         self._issuers: tuple[Certificate, ...] = ()
         self._names: tuple[str, ...] = ()
@@ -56,16 +60,17 @@ class ServingCertificate:
         self.certificate: Certificate | None = None
         self.problem: FederationError | None = None
 
-    async def ensure(self, config: DoorConfig, authority: Authority, trust: AcceptedTrust | None) -> None:
+    async def ensure(self, config: DoorConfig, grounds: MakesGrounds) -> None:
         """Renew if it is due; what stands in the way is kept as :attr:`problem`."""
-        if self.certificate is not None and not self._is_due(config, authority):
-            return
         try:
-            await self._renew(config, authority, trust)
+            terms = grounds.terms(ITSELF)
+            signer = grounds.signer(ITSELF, terms)
+            if self.certificate is None or self._is_due(config, signer):
+                await self._renew(config, signer, terms)
         except FederationError as error:
             if str(error) != str(self.problem):
                 _logger.log(
-                    logging.INFO if trust is None else logging.WARNING,
+                    logging.INFO if isinstance(error, NotReady) else logging.WARNING,
                     "the door's certificate cannot be renewed: %s",
                     error.diagnostics(),
                     extra={"reason": error.reason},
@@ -75,25 +80,26 @@ class ServingCertificate:
             self.problem = None
 
     @property
+    def issuer(self) -> str:
+        """SHA-256 of the intermediate that signed it; empty while there is none."""
+        return self._issuers[0].sha256 if self._issuers else ""
+
+    @property
     def valid(self) -> bool:
         """True while there is one that has not ended."""
         return self.certificate is not None and self._clock.now() < self.certificate.not_after
 
-    def _is_due(self, config: DoorConfig, authority: Authority) -> bool:
-        changed = config.server_names != self._names
-        if isinstance(authority, KnowsIssuers):
-            changed = changed or (bool(authority.issuers) and authority.issuers != self._issuers)
+    def _is_due(self, config: DoorConfig, signer: Signs) -> bool:
+        known = signer.issuers
+        changed = config.server_names != self._names or (bool(known) and known != self._issuers)
         return changed or self._due is None or self._clock.now() >= self._due
 
-    async def _renew(self, config: DoorConfig, authority: Authority, trust: AcceptedTrust | None) -> None:
-        if trust is None:
-            raise NotReady("there is no bundle yet", where="the door's certificate", reason="no_bundle")
+    async def _renew(self, config: DoorConfig, signer: Signs, terms: Terms) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         names = config.server_names
-        lifetime = timedelta(seconds=config.serving_lifetime)
+        lifetime = timedelta(seconds=max(1.0, min(config.serving_lifetime, terms.orders.ttl_cap or math.inf)))
         now = self._clock.now()
-        issuers = authority.issuers if isinstance(authority, KnowsIssuers) else ()
-        validity = leaf_validity(now, lifetime, lifetime, issuers, lifetime)
+        validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
         order = LeafOrder(
             profile=LeafProfile.SERVING,
             public_key=key.public_key(),
@@ -104,7 +110,9 @@ class ServingCertificate:
             validity=validity,
             csr_pem=_request(key, names),
         )
-        issued = await issue_checked(authority, order, anchors=trust.anchors, at=now, alarms=self._alarms)
+        issued = await issue_checked(
+            signer.current, order, anchors=terms.trust.anchors, at=now, alarms=signer.alarms
+        )
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
         self._on_renewal(ServingPair(encode_certificates([leaf, *below_root]), private_key_pem(key)))

@@ -26,7 +26,9 @@ from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import ClusterConfig
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
+from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.core.trust.rotation.effects import Orders
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import DevelopmentCa
 from federation.sandbox.cluster import SandboxCluster
@@ -38,8 +40,10 @@ from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
 from federation.signer.authorities.checked import Alarms
+from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.grounds import Terms
 from federation.signer.issuance import Issuance
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
@@ -52,6 +56,32 @@ TRUST_DOMAIN = TrustDomain("mesh.example")
 
 
 BATCH = 25
+
+
+@dataclass(frozen=True)
+class StandingSigner:
+    """An authority that is never exchanged."""
+
+    current: KeptAuthority
+    alarms: Alarms
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        return self.current.issuers
+
+
+@dataclass(frozen=True)
+class StandingGrounds:
+    """Grounds that never change."""
+
+    standing: Terms
+    authority: StandingSigner
+
+    def terms(self, cluster: str) -> Terms:
+        return self.standing
+
+    def signer(self, cluster: str, terms: Terms) -> StandingSigner:
+        return self.authority
 
 
 class RawCryptography:
@@ -164,11 +194,9 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
     registry.configure([attestor.config], concurrent=256)
     issuance = Issuance(
         registry=registry,
-        authority=authority,
-        trust=lambda: trust,
+        grounds=StandingGrounds(Terms(trust, Orders()), StandingSigner(authority, Alarms(clock))),
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
-        alarms=Alarms(clock),
         renewals=Renewals(timedelta(hours=1)),
         clock=clock,
         random_bytes=os.urandom,

@@ -7,7 +7,7 @@ would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +39,27 @@ class BackEnd:
     def describe(self) -> AuthorityReport:
         return AuthorityReport(name="back end", kind="test", state="ready")
 
+    @property
+    def can_sign(self) -> bool:
+        return True
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        return ()
+
+    @property
+    def pause(self) -> float:
+        return 3600.0
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        pass
+
+    async def refresh(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
     async def issue(self, order: LeafOrder) -> IssuedLeaf:
         await asyncio.sleep(0)
         return self._answer(order)
@@ -66,7 +87,7 @@ def leaf_of(order: LeafOrder, ca: pki.Authority, **wrong: object) -> Certificate
 
 
 async def ask(hub: House, answer: Callable[[LeafOrder], IssuedLeaf]) -> Answer:
-    hub.role._issuance.use(BackEnd(answer))
+    hub.role._authorities.authority.current = BackEnd(answer)
     return await hub.ask("east", hub.pod("east"))
 
 
@@ -109,10 +130,11 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
         raise ZeroDivisionError("a bug with the token in it: no")
 
     async with house(tmp_path) as hub:
+        good = hub.role._authorities.authority.current
         answer = await ask(hub, crash)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert "nobody foresaw" in caplog.text
-        hub.role._issuance.use(hub.role._authority.current)
+        hub.role._authorities.authority.current = good
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 

@@ -136,7 +136,7 @@ async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -
         assert {(answer.code, answer.details) for answer in answers} == {UNAUTHENTICATED}
         hub.clusters["east"].delete("pods", "foo", "bar-0")
         new = hub.pod("east", name="new-0")
-        hub.role._trust.accepted = None
+        hub.role._trust.in_force = None
         outage = await hub.ask("east", new)
         assert (outage.code, outage.details) == (
             grpc.StatusCode.UNAVAILABLE,

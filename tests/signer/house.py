@@ -29,6 +29,7 @@ from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_res
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.core.trust.rotation.effects import Orders
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.sandbox.box import MEMBER_MANIFESTS
@@ -97,6 +98,7 @@ class House:
     policies: dict[str, str] = field(default_factory=dict)  # TOML lines of a cluster's policy
     door_options: str = ""
     authority_table: str = ""  # instead of the files of ``ca``
+    successor_table: str = ""
     cluster_ids: dict[str, str] = field(default_factory=dict)
     registered: list[str] = field(default_factory=list)
     generation: int = 0
@@ -119,11 +121,8 @@ class House:
             tables.append(f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{pin.root.sha256}"')
         tables += [
             f'[door]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self.door_options}',
-            self.authority_table
-            or (
-                f'[signer.authority]\nkind = "local"\nname = "local"\npoll_seconds = 0.2\n'
-                f'certificate_file = "{chain}"\nkey_file = "{key}"'
-            ),
+            self.authority_table or local_table("authority", "local", chain, key),
+            self.successor_table,
             '[status]\nlisten = "127.0.0.1:0"',
             f'[state]\ndirectory = "{self.directory / "state"}"',
         ]
@@ -147,7 +146,9 @@ class House:
         assert await self.config.reload(), self.config.problems
         await eventually(lambda: self.role.report().config_digest == self.config.current.digest)
 
-    async def publish(self, *authorities: pki.Authority, **wrong: Any) -> None:
+    async def publish(
+        self, *authorities: pki.Authority, behind: Mapping[str, int] | None = None, **wrong: Any
+    ) -> None:
         """Write a generation with these roots, as the controller does; ``wrong`` overrides its fields."""
         self.generation += 1
         roots = authorities or (self.ca,)
@@ -166,8 +167,29 @@ class House:
         } | wrong
         generation = Generation(**fields)
         await self.store.write(generation_key(generation.number), encode(generation))
-        current = Current(number=generation.number, sha256=generation.sha256)
+        await self.put_in_force(generation, behind or {})
+
+    async def put_in_force(self, generation: Generation, behind: Mapping[str, int]) -> None:
+        """Have ``current`` name it, with the clusters that keep an older one."""
+        current = Current(number=generation.number, sha256=generation.sha256, behind=dict(behind))
         await self.store.write("current", encode(current))
+
+    async def order(self, orders: Orders) -> None:
+        """Write orders as the controller does, and wait until they are taken up."""
+        await self.store.write("orders", encode(orders))
+        await eventually(lambda: self.role._orders.orders == orders)
+
+    async def follows(self, orders: Orders) -> None:
+        """Wait until the signer reports that it follows these orders, its door included."""
+        told = orders.rotation, orders.state
+        await eventually(lambda: (self.role.report().rotation, self.role.report().orders) == told)
+
+    async def kill(self) -> None:
+        """End the role at once, as a crash does: nothing is written any more."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def start(self) -> None:
         """Start the role without waiting for anything."""
@@ -264,6 +286,14 @@ class House:
     def refused(self, cluster: str) -> dict[str, int]:
         """Refusals of that cluster's callers by reason."""
         return dict(self.role._accounting.of(cluster)[1])
+
+
+def local_table(section: str, name: str, chain: Path, key: Path) -> str:
+    """``[signer.<section>]`` for an authority whose key is in a file."""
+    return (
+        f'[signer.{section}]\nkind = "local"\nname = "{name}"\npoll_seconds = 0.2\n'
+        f'certificate_file = "{chain}"\nkey_file = "{key}"'
+    )
 
 
 @asynccontextmanager

@@ -81,11 +81,16 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
 ) -> None:
     async with house(tmp_path) as hub:
         token = hub.pod("east")
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         await hub.publish(**wrong)
         await eventually(lambda: any(told in warning for warning in hub.role.report().warnings))
         assert hub.role.report().generation == 1
         assert hub.role.report().ready
         assert (await hub.ask("east", token)).elements[-1] == bundle_of(hub.ca).decode()
+        farther = await hub.ask("east", token, seconds=7200)
+        assert farther.code is grpc.StatusCode.UNAVAILABLE, (
+            "no leaf reaches farther than the controller knows"
+        )
         await hub.publish()
         await eventually(lambda: hub.role.report().generation == 3)
         assert hub.role.report().warnings == []
@@ -134,14 +139,17 @@ async def test_a_generation_that_was_rewritten_is_refused(tmp_path: Path) -> Non
         )
 
 
-async def test_a_damaged_store_stops_no_certificate(tmp_path: Path) -> None:
+async def test_a_damaged_store_stops_no_certificate_that_is_accounted_for(tmp_path: Path) -> None:
     async with house(tmp_path) as hub:
         token = hub.pod("east")
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         for document in (tmp_path / "state" / "documents").iterdir():
             document.write_bytes(b"damaged")
         await eventually(lambda: hub.role.report().warnings)
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         assert hub.role.report().ready
+        assert (await hub.ask("east", token, seconds=7200)).code is grpc.StatusCode.UNAVAILABLE
+        assert "how far leaves reach cannot be persisted" in reasons(hub)
 
 
 async def test_a_cluster_is_added_without_a_restart(tmp_path: Path) -> None:
@@ -277,15 +285,15 @@ async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None
 
     async with house(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
-        first = hub.role._serving.certificate
+        first = hub.role._door.serving.certificate
         assert first is not None
         async with hub.channel() as standing:
             await standing.channel_ready()
-            hub.role._serving._due = hub.clock.now()
-            await eventually(lambda: hub.role._serving.certificate is not first)
+            hub.role._door.serving._due = hub.clock.now()
+            await eventually(lambda: hub.role._door.serving.certificate is not first)
             assert standing.get_state() is grpc.ChannelConnectivity.READY
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
-        shown = hub.role._serving.certificate
+        shown = hub.role._door.serving.certificate
         assert shown is not None
         assert await shown_certificate(hub) == shown.der
 
@@ -315,9 +323,9 @@ async def shown_certificate(hub: House) -> bytes:
 
 async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) -> None:
     async with house(tmp_path) as hub:
-        leaf = hub.role._serving.certificate
+        leaf = hub.role._door.serving.certificate
         assert leaf is not None
         assert await shown_certificate(hub) == leaf.der
-        pair = hub.role._credentials._pair  # type: ignore[union-attr]
+        pair = hub.role._door._credentials._pair  # type: ignore[union-attr]
         assert parse_certificates(pair.chain_pem, where="door") == (leaf, hub.ca.certificate)
         assert b"PRIVATE" not in repr(pair).encode()

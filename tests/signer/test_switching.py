@@ -11,21 +11,24 @@ from pathlib import Path
 import grpc
 
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
 from federation.state.documents import AuthorityReport
 from tests.authorities.vault_hub import given_token, secret_file, server_context
 from tests.authorities.vault_server import VaultServer, vault_server
-from tests.signer.house import SERVER_NAME, Answer, House, eventually, house
+from tests.signer.house import SERVER_NAME, Answer, House, authority, bundle_of, eventually, house
 
 
-def vault_table(server: VaultServer, directory: Path, ca_file: Path, *, more: str = "") -> str:
+def vault_table(
+    server: VaultServer, directory: Path, ca_file: Path, *, more: str = "", section: str = "authority"
+) -> str:
     """``[signer.authority]`` for the PKI engine of that server."""
     token, _ = given_token(server, directory)
     file = secret_file(directory, "vault-token", token.secret)
     return (
-        f'[signer.authority]\nkind = "vault"\nname = "vault"\naddress = "{server.address}"\n'
+        f'[signer.{section}]\nkind = "vault"\nname = "vault"\naddress = "{server.address}"\n'
         f'ca_file = "{ca_file}"\nrole = "mesh-workload"\nserving_role = "mesh-door"\n'
         f'poll_seconds = "1s"\ntimeout = "2s"\n{more}\n'
-        f'[signer.authority.auth]\nmethod = "token"\ntoken = "file:{file}"\n'
+        f'[signer.{section}.auth]\nmethod = "token"\ntoken = "file:{file}"\n'
     )
 
 
@@ -115,7 +118,7 @@ async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_pa
                 await eventually(lambda: not hub.role.report().ready)
                 assert report_of(hub).state == "unavailable"
                 assert any("cannot sign" in reason for reason in hub.role.report().reasons)
-                shown = hub.role._serving.certificate
+                shown = hub.role._door.serving.certificate
                 assert shown is not None, "the door still shows its certificate"
             await eventually(lambda: hub.role.report().ready, describe=lambda: hub.role.report())
             await eventually(lambda: report_of(hub).state in {"ready", "degraded"})
@@ -154,7 +157,7 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
             hub.authority_table = vault_table(server, tmp_path, ca_file)
 
         async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
-            shown = hub.role._serving.certificate
+            shown = hub.role._door.serving.certificate
             assert isinstance(shown, Certificate)
             assert server.count("pki/issuer/default/sign/mesh-door") == 1
             assert SERVER_NAME in str(shown.extensions)
@@ -173,3 +176,52 @@ async def test_a_violation_is_an_alarm_in_the_report(tmp_path: Path) -> None:
         assert report.violations == 1
         assert "authentication" in report.last_violation
         assert report.last_violation_at > 0
+
+
+async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> None:
+    """Its root is proposed, then pinned; it signs on trial, and for callers once its root is published and ordered."""
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server:
+        old, new = authority("a"), server.pki.ca
+
+        def setup(hub: House) -> None:
+            more = "quota = 50"
+            hub.successor_table = vault_table(server, tmp_path, ca_file, more=more, section="successor")
+
+        async with house(tmp_path / "hub", ca=old, setup=setup) as hub:
+
+            def successor() -> AuthorityReport:
+                report = hub.role.report().successor
+                assert report is not None
+                return report
+
+            await eventually(lambda: successor().proposals, describe=successor)
+            (proposal,) = successor().proposals
+            assert (proposal.sha256, proposal.pem) == (new.root.sha256, new.root.pem.decode())
+            assert successor().state == "unavailable"
+            assert server.count("pki/issuer/default/sign/mesh-workload") == 0
+            hub.pins = [new]
+            role = server.pki.roles.pop("mesh-door")
+            await hub.reconfigure()
+            await eventually(lambda: "on trial" in successor().detail, describe=successor)
+            assert successor().state == "unavailable"
+            assert successor().chain_pem == new.chain_pem.decode(), "a controller can judge it all the same"
+            server.pki.roles["mesh-door"] = role
+            await eventually(lambda: successor().state == "ready", describe=successor)
+            assert successor().proposals == []
+            await eventually(lambda: successor().share == 50.0, describe=successor)
+
+            token, trust = hub.pod("east"), bundle_of(old, new)
+            asked = server.count("pki/issuer/default/sign/mesh-workload")
+            assert (await hub.ask("east", token)).elements[1] == old.certificate.pem.decode()
+            assert server.count("pki/issuer/default/sign/mesh-workload") == asked, (
+                "nobody asks it for callers"
+            )
+            await hub.publish(old, new)
+            await hub.order(Orders(rotation=1, state="ACTIVE", issuer=new.certificate.sha256, strict=True))
+            await eventually(lambda: hub.role.report().generation == 2)
+            answer = await hub.ask("east", token, trust=trust)
+            assert answer.elements[1:] == (new.certificate.pem.decode(), trust.decode())
+            server.pki.roles["mesh-workload"].client_flag = False
+            assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.INTERNAL
+            assert (successor().violations, report_of(hub).violations) == (1, 0)

@@ -142,7 +142,7 @@ async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
         async with house(tmp_path, start=False) as hub:
             await hub.publish()
             await hub.start()
-            hub.role._listen = Address("127.0.0.1", taken.getsockname()[1])
+            hub.role._door._listen = Address("127.0.0.1", taken.getsockname()[1])
             await eventually(lambda: "cannot listen at" in "; ".join(hub.role.report().reasons))
             taken.close()
             await hub.ready()

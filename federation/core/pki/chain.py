@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from federation.core.errors import InvalidValue
@@ -80,7 +81,7 @@ def single_chain(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]
     distinct = tuple(dict.fromkeys(certificates))
     if len(distinct) > MAX_PATH:
         raise InvalidValue(f"{len(distinct)} certificates are more than a chain has", reason="broken_chain")
-    issuers = {c: [i for i in distinct if i != c and c.is_signed_by(i)] for c in distinct}
+    issuers = {c: [i for i in distinct if i != c and _is_issued_by(c, i)] for c in distinct}
     issued = {issuer for above in issuers.values() for issuer in above}
     first = [c for c in distinct if c not in issued]
     if len(first) != 1 or any(len(above) > 1 for above in issuers.values()):
@@ -145,7 +146,7 @@ class _Search:
                 self.dead_end = Problem("too_complex", "the chain branches into more paths than are tried")
                 self._depth = MAX_PATH
                 return
-            if last.is_signed_by(candidate):
+            if _is_issued_by(last, candidate):
                 extended = True
                 yield from self._extend((*path, candidate))
             else:
@@ -155,8 +156,21 @@ class _Search:
             self.dead_end = _dead_end(last, impostor)
 
 
+@lru_cache(maxsize=64)
+def _is_issued_by(certificate: Certificate, candidate: Certificate) -> bool:
+    """:meth:`Certificate.is_signed_by`, remembered for a moment: of a leaf it is asked twice in a row.
+
+    Different texts of names are different names, which is told without touching the signature.
+    """
+    return certificate.issuer == candidate.subject and certificate.is_signed_by(candidate)
+
+
 def _names_issuer(certificate: Certificate, candidate: Certificate) -> bool:
     """True where names match and key identifiers do not contradict (RFC 5280, 4.2.1.1)."""
+    if (
+        certificate.issuer != candidate.subject
+    ):  # the texts: far cheaper, and different only for different names
+        return False
     wanted = certificate.authority_key_id
     return certificate.x509.issuer == candidate.x509.subject and (not wanted or wanted == candidate.key_id)
 

@@ -39,6 +39,13 @@ class Alarms:
         self.last_violation_at = 0.0
         self.uncertain = 0
 
+    def absorb(self, others: Alarms) -> None:
+        """Take over those of an authority that is no longer used: an alarm is shown until the process ends."""
+        self.violations += others.violations
+        self.uncertain += others.uncertain
+        if others.last_violation_at > self.last_violation_at:
+            self.last_violation, self.last_violation_at = others.last_violation, others.last_violation_at
+
     def violated(self, error: AuthorityViolation) -> None:
         """Raise the alarm."""
         self.violations += 1

@@ -3,6 +3,9 @@
 A changed configuration makes a new authority. It takes over as soon as it has signed: throw-away leaves, for
 a workload and for the door, which are verified. Until then the old one goes on, and the report says why. The
 old one is closed once nothing is under way with it any more.
+
+A keeper whose authority is on trial does not count on it before it has signed so either, anew for every
+intermediate: that is how a successor is known to be good before anything depends on it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from federation.core.errors import AuthorityMisconfigured, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
+from federation.signer.authorities.checked import Alarms
 from federation.signer.authorities.circuit import Circuit
 from federation.signer.authorities.guarded import GuardedAuthority
 from federation.signer.authorities.interface import KeptAuthority
@@ -29,15 +33,16 @@ from federation.state.documents import AuthorityReport
 
 LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
 CLOSE_TIMEOUT: Final = 10.0
+LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
 
 _logger = logging.getLogger(__name__)
 
 
 class AuthorityKeeper:
-    """Keeps one authority, and exchanges it with the configuration; ``on_change`` is given the new one.
+    """Keeps one authority, and exchanges it with the configuration.
 
     ``deadline`` is the door's, in seconds, ``hosts`` are its names, and ``lifetime`` is how long leaves live at
-    present. Raises
+    present. ``on_change`` is told that another authority is in use, or that a trial was passed. Raises
     AuthorityMisconfigured where an authority of that kind cannot be made at all.
     """
 
@@ -49,7 +54,8 @@ class AuthorityKeeper:
         deadline: float,
         lifetime: Callable[[], float],
         hosts: Callable[[], tuple[str, ...]],
-        on_change: Callable[[KeptAuthority], None],
+        on_change: Callable[[], None],
+        on_trial: bool = False,
     ) -> None:
         self._around = around
         self._clock: Clock = around.clock
@@ -59,7 +65,12 @@ class AuthorityKeeper:
         self._on_change = on_change
         self._anchors: tuple[Certificate, ...] = ()
         self._share = 1.0
-        self._settings = settings
+        self._on_trial = on_trial
+        self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
+        self._failed: FederationError | None = None
+        self._retired = False
+        self.settings = settings
+        self.alarms = Alarms(around.clock)
         self._next: tuple[AuthoritySettings, KeptAuthority] | None = None
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
         self._trial: FederationError | None = None
@@ -67,11 +78,43 @@ class AuthorityKeeper:
         self._changed = asyncio.Event()
         self.current = self._make(settings)
 
+    @property
+    def usable(self) -> bool:
+        """True while it can sign and is not on trial."""
+        return self.current.can_sign and self.proved
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Of the authority in use; empty while they are not known or not proved."""
+        return self.current.issuers if self.proved else ()
+
+    @property
+    def proved(self) -> bool:
+        """False while a trial is still to be passed with the intermediate of now."""
+        if not self._on_trial:
+            return True
+        passed = self._passed
+        return passed is not None and passed[0] is self.current and passed[1] == self.current.issuers
+
+    def rely(self) -> None:
+        """Nothing is on trial from now on: requests have come to depend on it."""
+        self._on_trial = False
+
+    def test(self) -> None:
+        """It is on trial from now on."""
+        self._on_trial = True
+        self._changed.set()
+
+    def retire(self) -> None:
+        """Close it once nothing is under way with it; :meth:`run` ends then."""
+        self._retired = True
+        self._changed.set()
+
     def configure(self, settings: AuthoritySettings) -> None:
         """Use an authority of these settings as soon as it can sign."""
         if self._refused is not None and settings != self._refused[0]:
             self._refused = None
-        if settings == self._settings:
+        if settings == self.settings:
             self._drop_next()
             return
         if (self._next is not None and settings == self._next[0]) or self._refused is not None:
@@ -102,34 +145,58 @@ class AuthorityKeeper:
         """Look at the authority in use and at its follower, and exchange them where the follower can sign."""
         await self.current.refresh()
         await self._close_those_that_left()
+        await self._prove()
         if self._next is None:
             return
         settings, follower = self._next
         await follower.refresh()
-        signs = follower.can_sign and await self._try(follower)
+        signs = False
+        if follower.can_sign:
+            self._trial = await self._try(follower)
+            signs = self._trial is None
         if follower not in self._both:
             return  # the configuration changed once more meanwhile
         if signs or not self.current.can_sign:  # one that cannot sign loses nothing by another
             self._leaving.append(self.current)
-            self._settings, self.current, self._next = settings, follower, None
+            self.settings, self.current, self._next = settings, follower, None
+            self._passed = (follower, follower.issuers) if signs else None
             _logger.info("the authority %s takes over", settings.authority.name)
-            self._on_change(follower)
+            self._on_change()
 
     async def run(self) -> None:
-        """Keep looking until cancelled; closes every authority then."""
+        """Keep looking until cancelled or retired; closes every authority then."""
         try:
-            while True:
+            while not self._retired:
                 self._changed.clear()
                 await self.refresh()
                 await self._pause(min(authority.pause for authority in self._both))
+            await self._clock.sleep(self._deadline)  # whoever has chosen it before has asked it by then
+            while any(_under_way(authority) for authority in (*self._both, *self._leaving)):
+                await self._clock.sleep(LEAVING)
         finally:
             self._leaving += [*self._both]
             self._next = None
             await self._close_those_that_left(finally_=True)
 
     def describe(self) -> AuthorityReport:
-        """The authority in use, and why the one that is to follow does not."""
-        report = self.current.describe()
+        """The authority in use with its alarms, and why the one that is to follow does not."""
+        alarms = self.alarms
+        report = msgspec.structs.replace(
+            self.current.describe(),
+            uncertain=alarms.uncertain,
+            violations=alarms.violations,
+            last_violation=alarms.last_violation,
+            last_violation_at=alarms.last_violation_at,
+        )
+        if not self.proved and report.state != "unavailable":
+            failed = self._failed
+            report = msgspec.structs.replace(
+                report,
+                state="unavailable",
+                reason=failed.reason if failed is not None else "on_trial",
+                detail=f"on trial: {failed or 'it has not signed yet'}",
+                remedy=failed.remedy if failed is not None else "",
+            )
         if self._next is not None:
             waiting, trial = self._next[1].describe(), self._trial
             name, why, remedy = waiting.name, waiting.detail, waiting.remedy
@@ -160,20 +227,30 @@ class AuthorityKeeper:
             for wait in waits:
                 wait.cancel()
 
-    async def _try(self, follower: KeptAuthority) -> bool:
-        """True where it signs as it should; what is wrong is kept for :meth:`describe`."""
+    async def _prove(self) -> None:
+        """Have the authority in use sign where it is on trial; once for each intermediate."""
+        tried = self.current
+        if self.proved or not tried.can_sign:
+            return
+        issuers = tried.issuers
+        self._failed = await self._try(tried)
+        if self._failed is None:
+            self._passed = tried, issuers
+            _logger.info("the authority %s signs as it should", self.settings.authority.name)
+            self._on_change()
+
+    async def _try(self, authority: KeptAuthority) -> FederationError | None:
+        """What is wrong with what it signs; None where it signs as it should."""
         try:
             for profile in LeafProfile:
                 await probe_once(
-                    follower, profile, anchors=self._anchors, hosts=self._hosts(), around=self._around
+                    authority, profile, anchors=self._anchors, hosts=self._hosts(), around=self._around
                 )
         except FederationError as error:
-            if str(error) != str(self._trial):
+            if str(error) not in {str(self._trial), str(self._failed)}:
                 _logger.warning("the new authority does not sign as it should: %s", error.diagnostics())
-            self._trial = error
-            return False
-        self._trial = None
-        return True
+            return error
+        return None
 
     def _drop_next(self) -> None:
         self._trial = None
@@ -184,7 +261,7 @@ class AuthorityKeeper:
     async def _close_those_that_left(self, *, finally_: bool = False) -> None:
         leaving, self._leaving = self._leaving, []
         for authority in leaving:
-            if not finally_ and isinstance(authority, GuardedAuthority) and authority.under_way:
+            if not finally_ and _under_way(authority):
                 self._leaving.append(authority)  # whoever began with it ends with it
                 continue
             try:
@@ -213,3 +290,8 @@ class AuthorityKeeper:
         )
         guarded.take_share(self._share)
         return guarded
+
+
+def _under_way(authority: KeptAuthority) -> bool:
+    """True while requests wait for it or are being answered by it."""
+    return isinstance(authority, GuardedAuthority) and authority.under_way

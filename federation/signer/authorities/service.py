@@ -259,6 +259,7 @@ class ServiceAuthority:
                     origin=f"the authority {self._name}",
                     not_after=found.not_after.timestamp(),
                     first_seen=self._clock.now().timestamp(),
+                    pem=found.pem.decode("ascii"),
                 )
         self._proposals = {key: value for key, value in self._proposals.items() if key not in pinned}
 

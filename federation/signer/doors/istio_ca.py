@@ -16,7 +16,7 @@ from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
 from federation.signer.doors.refusal_log import RefusalLog
-from federation.signer.issuance import Issuance, SigningRequest, Tail
+from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
 
 IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
 _BEARER: Final = "bearer "
@@ -32,7 +32,7 @@ class IstioCaDoor:
     def __init__(self, issuance: Issuance, refusals: RefusalLog) -> None:
         self._issuance = issuance
         self._refusals = refusals
-        self._tail: tuple[Tail, bytes] | None = None
+        self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
         self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
@@ -56,9 +56,11 @@ class IstioCaDoor:
         self._refusals.note(NotReady("it was not decided before the deadline", reason="deadline"), peer=peer)
 
     def _encoded(self, tail: Tail) -> bytes:
-        held = self._tail
-        if held is None or held[0] is not tail:
-            held = self._tail = (tail, encode_response(tail.elements))
+        held = self._tails.get(id(tail))
+        if held is None:  # what is held keeps its tail alive, so that no other one can have its identity
+            if len(self._tails) >= MOST_TAILS:
+                self._tails.clear()
+            held = self._tails[id(tail)] = (tail, encode_response(tail.elements))
         return held[1]
 
 

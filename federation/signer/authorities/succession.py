@@ -1,0 +1,163 @@
+"""The two authorities of a signer: the one in use, and the one that a rotation leads to.
+
+``[signer.authority]`` is judged by the bundle in force. ``[signer.successor]`` is judged by the pinned roots as
+well, so that it can be found good before its root is published; whether it may sign for anybody is another
+question (``choosing.py``).
+
+When a rotation is over, its settings are moved into ``[signer.authority]``. The very same authority goes on
+then, if it can: nothing is made anew that requests depend on. Otherwise it stays until another one of these
+settings has signed and taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from federation.core.errors import AuthorityMisconfigured
+from federation.core.pki.certificate import Certificate
+from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.state.documents import AuthorityReport
+
+_logger = logging.getLogger(__name__)
+
+
+class MakesKeepers(Protocol):
+    """Makes a keeper of these settings; raises AuthorityMisconfigured where its kind cannot be made."""
+
+    def __call__(
+        self, settings: AuthoritySettings, *, on_change: Callable[[], None], on_trial: bool
+    ) -> AuthorityKeeper:
+        """A keeper that nobody runs yet."""
+        ...
+
+
+class Succession:
+    """``authority`` and, where there is one, ``successor``; ``in_order`` are both, the authority first."""
+
+    def __init__(
+        self, make: MakesKeepers, authority: AuthoritySettings, successor: AuthoritySettings | None
+    ) -> None:
+        self._make = make
+        self._bundle: tuple[Certificate, ...] = ()
+        self._pinned: tuple[Certificate, ...] = ()
+        self._wanted = authority, successor
+        self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
+        self._to_run: asyncio.Queue[AuthorityKeeper] = asyncio.Queue()
+        self.authority = make(authority, on_change=self._arrange, on_trial=False)
+        self.successor: AuthorityKeeper | None = None
+        self.in_order: tuple[AuthorityKeeper, ...] = (self.authority,)
+        self._to_run.put_nowait(self.authority)
+        self._arrange()
+
+    def configure(self, authority: AuthoritySettings, successor: AuthoritySettings | None) -> None:
+        """Use these settings as soon as that costs no request."""
+        if self._refused is not None and self._refused[0] != successor:
+            self._refused = None
+        self._wanted = authority, successor
+        self._arrange()
+
+    def trust(self, bundle: Iterable[Certificate]) -> None:
+        """Judge both by these anchors of the bundle from now on."""
+        self._bundle = tuple(bundle)
+        self._judge()
+        self._arrange()
+
+    def pin(self, roots: Iterable[Certificate]) -> None:
+        """Judge the successor by these pinned roots as well."""
+        self._pinned = tuple(roots)
+        self._judge()
+
+    def take_share(self, share_of: Callable[[str], float]) -> None:
+        """Take of each quota the part that is given for the authority's name."""
+        for keeper in self.in_order:
+            keeper.take_share(share_of(keeper.settings.authority.name))
+
+    async def run(self) -> None:
+        """Keep both until cancelled; closes them then."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                keeper = await self._to_run.get()
+                group.create_task(keeper.run(), name=f"authority {keeper.settings.authority.name}")
+
+    def describe_successor(self) -> AuthorityReport | None:
+        """What the successor is and how it fares; None where none is configured."""
+        if self.successor is not None:
+            return self.successor.describe()
+        if self._refused is None:
+            return None
+        settings, error = self._refused
+        return AuthorityReport(
+            name=settings.authority.name,
+            kind=settings.authority.kind,
+            state="unavailable",
+            reason=error.reason,
+            detail=str(error),
+            remedy=error.remedy,
+        )
+
+    def _arrange(self) -> None:
+        """Bring what is kept closer to what is configured."""
+        authority, successor = self._wanted
+        heir = self.successor
+        if heir is not None and self._inherits(heir, authority):
+            self._promote(heir)
+        self.authority.configure(authority)
+        held = self.successor
+        if held is None:
+            if successor is not None and self._refused is None:
+                self._add(successor)
+        elif self.authority.settings != authority:
+            return  # the successor may be what signs now: it stays until the authority has taken over
+        elif successor is None:
+            self._remove(held)
+        else:
+            held.configure(successor)
+
+    def _inherits(self, heir: AuthorityKeeper, authority: AuthoritySettings) -> bool:
+        """True where the successor is to be the authority, and can be without a pause."""
+        published = bool(heir.issuers) and heir.issuers[-1] in self._bundle
+        return heir.settings == authority != self.authority.settings and heir.usable and published
+
+    def _promote(self, heir: AuthorityKeeper) -> None:
+        former, self.authority = self.authority, heir
+        heir.rely()
+        self.successor = None
+        if former.settings == self._wanted[1]:  # they have changed places
+            former.test()
+            self.successor = former
+        else:
+            self._let_go(former)
+        self._list()
+        _logger.info("the successor %s is the authority from now on", heir.settings.authority.name)
+
+    def _add(self, settings: AuthoritySettings) -> None:
+        try:
+            self.successor = self._make(settings, on_change=self._arrange, on_trial=True)
+        except AuthorityMisconfigured as error:
+            _logger.error("the successor cannot be made: %s", error.diagnostics())  # noqa: TRY400
+            self._refused = settings, error
+            return
+        self._to_run.put_nowait(self.successor)
+        self._list()
+
+    def _remove(self, successor: AuthorityKeeper) -> None:
+        self.successor = None
+        self._let_go(successor)
+        self._list()
+
+    def _let_go(self, keeper: AuthorityKeeper) -> None:
+        self.authority.alarms.absorb(keeper.alarms)
+        keeper.retire()
+
+    def _list(self) -> None:
+        self.in_order = (self.authority,) if self.successor is None else (self.authority, self.successor)
+        self._judge()
+
+    def _judge(self) -> None:
+        self.authority.trust(self._bundle)
+        if self.successor is not None:
+            self.successor.trust(dict.fromkeys((*self._bundle, *self._pinned)))

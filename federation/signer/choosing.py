@@ -1,0 +1,106 @@
+"""Which authority signs for a cluster, by the orders of the rotation. Pure.
+
+``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the
+ordered intermediate may sign. At rest the ordered one is preferred, and otherwise ``[signer.authority]`` signs
+as it does where there was never a rotation. The successor stands in for it only after a rotation that ended
+with the new root alone: at any other time nobody has made sure that every workload trusts what it signs.
+
+Nothing is signed under a root that the generation delivered with it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+from federation.core.errors import NotReady
+from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import State
+
+_AFTER: Final = State.RETIRED.value
+
+
+class Available(Protocol):
+    """An authority as far as the choice depends on it."""
+
+    @property
+    def usable(self) -> bool:
+        """True while it can sign and may be asked to."""
+        ...
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Issuer first, root last; empty while they are not known."""
+        ...
+
+
+One = TypeVar("One", bound=Available)
+
+
+def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tuple[Certificate, ...]) -> One:
+    """The authority that signs for that cluster (empty: for the hub itself) under these anchors.
+
+    One that cannot sign is chosen where no other may: asked, it says why it cannot. Raises NotReady with the
+    reason ``quarantined``, ``ordered_authority_missing`` or ``unpublished_anchor``.
+    """
+    require_served(orders, cluster)
+    ordered = orders.issuer_for(cluster)
+    found = _signing_with(ordered, authorities) if ordered else None
+    if found is not None and (orders.strict or (found.usable and _published(found, anchors))):
+        return _require_published(found, anchors, cluster)
+    if orders.strict and ordered:
+        raise NotReady(
+            f"the orders name the intermediate {ordered[:16]}, which this signer has not got ready",
+            where=cluster,
+            remedy="look at [signer.authority] and [signer.successor] in this signer's report",
+            reason="ordered_authority_missing",
+        )
+    first = authorities[0]
+    if first.usable and _published(first, anchors):
+        return first
+    if orders.state == _AFTER:
+        for other in authorities[1:]:
+            if other.usable and other.issuers and _published(other, anchors):
+                return other
+    return _require_published(first, anchors, cluster)
+
+
+def require_served(orders: Orders, cluster: str) -> None:
+    """Raise NotReady where the orders are that this cluster gets nothing."""
+    if cluster in orders.stopped:
+        raise NotReady(
+            f"the cluster is quarantined: {orders.stopped[cluster][:200]}",
+            where=cluster,
+            remedy="`federation rotate release` lets it return once it is caught up",
+            reason="quarantined",
+        )
+
+
+def _signing_with(issuer: str, authorities: Sequence[One]) -> One | None:
+    """The authority with that intermediate; one that is usable before one that is not."""
+    found = None
+    for one in authorities:
+        issuers = one.issuers
+        if issuers and issuers[0].sha256 == issuer:
+            if one.usable:
+                return one
+            found = found or one
+    return found
+
+
+def _published(one: Available, anchors: tuple[Certificate, ...]) -> bool:
+    """False where its root is known and not among the anchors."""
+    issuers = one.issuers
+    return not issuers or issuers[-1] in anchors
+
+
+def _require_published(one: One, anchors: tuple[Certificate, ...], cluster: str) -> One:
+    if _published(one, anchors):
+        return one
+    raise NotReady(
+        f"the root above {one.issuers[0].subject} is not in the generation that is delivered there",
+        where=cluster,
+        remedy="an authority signs only under anchors that all hold: publish its root, by a rotation",
+        reason="unpublished_anchor",
+    )

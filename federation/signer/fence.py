@@ -1,0 +1,58 @@
+"""The fence between what a signer delivers and what the controller decides on. Pure.
+
+The controller writes what is to hold (``current``, ``orders``) and then reads how far leaves reach. A signer
+writes how far its leaves reach and then reads what is to hold. So one of the two always sees the other: either
+the controller reckons with the leaf, or the leaf is not delivered.
+"""
+
+from __future__ import annotations
+
+from federation.core.errors import NotReady
+from federation.core.trust.rotation.effects import Orders
+from federation.signer.accounting import Delivery
+from federation.state.documents import Current
+
+
+class Superseded(NotReady):
+    """The trust or the orders that a leaf was made by no longer hold: make it anew by those that do."""
+
+    default_reason = "superseded"
+
+
+def require_standing(delivery: Delivery, current: Current | None, orders: Orders) -> None:
+    """Raise Superseded where the delivery is not what ``current`` and ``orders``, as just read, ask for."""
+    cluster = str(delivery.cluster)
+    if current is None:
+        raise Superseded("the state store names no generation any more", where=cluster)
+    if cluster in orders.stopped:
+        raise Superseded("the cluster was quarantined meanwhile", where=cluster)
+    number = current.number_for(cluster)
+    if number != delivery.generation:
+        raise Superseded(
+            f"it is made for generation {delivery.generation}, and {number} is in force there",
+            where=cluster,
+            remedy="where this lasts, the signer's report says why it does not take up that generation",
+        )
+    require_ordered(delivery.authority, orders, cluster)
+    made = delivery.orders
+    if _asked_of(made, cluster) != _asked_of(orders, cluster):
+        raise Superseded(
+            f"it is made by the orders of rotation {made.rotation} in {made.state or 'no state'},"
+            f" and those of rotation {orders.rotation} in {orders.state or 'no state'} hold",
+            where=cluster,
+        )
+
+
+def require_ordered(issuer: str, orders: Orders, cluster: str) -> None:
+    """Raise Superseded where the orders name another issuer (SHA-256; empty while it is not known)."""
+    ordered = orders.issuer_for(cluster)
+    if orders.strict and ordered and issuer and issuer != ordered:
+        raise Superseded(
+            f"it is signed by {issuer[:16]}, and {ordered[:16]} is ordered",
+            where=cluster,
+            remedy="where this lasts, the back end has another intermediate than the rotation was begun with",
+        )
+
+
+def _asked_of(orders: Orders, cluster: str) -> tuple[str, bool, float]:
+    return orders.issuer_for(cluster), orders.strict, orders.ttl_cap

@@ -1,0 +1,154 @@
+"""Who signs for a cluster: whatever the orders and the authorities, nothing that they do not allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.core.errors import NotReady
+from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import State
+from federation.signer.choosing import choose
+from tests.support import pki
+
+A1, A2 = (
+    pki.intermediate("choice a1", pki.root("choice a")),
+    pki.intermediate("choice a2", pki.root("choice a")),
+)
+B1, C1 = (
+    pki.intermediate("choice b1", pki.root("choice b")),
+    pki.intermediate("choice c1", pki.root("choice c")),
+)
+SOME = (A1, A2, B1, C1)
+A, B, C = A1.root, B1.root, C1.root
+
+
+@dataclass(frozen=True)
+class One:
+    """An authority as the choice sees it."""
+
+    issuers: tuple[Certificate, ...]
+    usable: bool = True
+
+
+def one(ca: pki.Authority, *, usable: bool = True) -> One:
+    return One((ca.certificate, ca.root), usable)
+
+
+def sha(ca: pki.Authority) -> str:
+    return ca.certificate.sha256
+
+
+OLD, NEW, UNKNOWN = one(A1), one(B1), One(())
+DOWN = one(A1, usable=False)
+GONE = One((), usable=False)  # an authority whose root is not published any more knows no issuers
+
+
+def at_rest(state: State, ca: pki.Authority) -> Orders:
+    return Orders(rotation=1, state=state.value, issuer=sha(ca))
+
+
+def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) -> Orders:
+    return Orders(rotation=1, state=state.value, issuer=sha(ca), strict=True, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("orders", "authorities", "anchors", "chosen"),
+    [
+        (Orders(), (OLD,), (A,), OLD),
+        (Orders(), (OLD, NEW), (A, B), OLD),
+        (Orders(), (UNKNOWN, NEW), (A, B), UNKNOWN),
+        (Orders(), (DOWN, NEW), (A, B), DOWN),  # it says why it cannot; nobody has proved that B is trusted
+        (at_rest(State.STABLE, A1), (DOWN, NEW), (A, B), DOWN),
+        (at_rest(State.RETIRED, B1), (GONE, NEW), (B,), NEW),
+        (at_rest(State.RETIRED, B1), (OLD, NEW), (A, B), NEW),
+        (at_rest(State.RETIRED, B1), (NEW,), (B,), NEW),  # its settings were moved
+        (at_rest(State.RETIRED, B1), (NEW, one(C1)), (B, C), NEW),
+        (at_rest(State.RETIRED, A2), (GONE, NEW), (B,), NEW),  # the back end has another intermediate since
+        (at_rest(State.RETIRED, A2), (GONE, NEW), (A,), GONE),
+        (ordered(A1), (OLD, NEW), (A, B), OLD),
+        (ordered(A1), (NEW, OLD), (A, B), OLD),
+        (ordered(A1), (DOWN, NEW), (A, B), DOWN),
+        (ordered(B1, State.ACTIVE), (OLD, NEW), (A, B), NEW),
+        (ordered(A1), (DOWN, OLD), (A,), OLD),
+        (ordered(A1, State.CANARY, clusters={"east": sha(B1)}), (OLD, NEW), (A, B), NEW),
+        (ordered(A1, State.CANARY, clusters={"west": sha(B1)}), (OLD, NEW), (A, B), OLD),
+    ],
+)
+def test_the_choice(
+    orders: Orders, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], chosen: One
+) -> None:
+    assert choose(orders, "east", authorities, anchors) is chosen
+
+
+@pytest.mark.parametrize(
+    ("orders", "authorities", "anchors", "reason"),
+    [
+        (Orders(stopped={"east": "broken into"}), (OLD,), (A,), "quarantined"),
+        (ordered(B1), (OLD,), (A, B), "ordered_authority_missing"),
+        (ordered(B1), (UNKNOWN,), (A, B), "ordered_authority_missing"),
+        (ordered(B1), (OLD, One((), usable=False)), (A, B), "ordered_authority_missing"),
+        (ordered(B1), (OLD, NEW), (A,), "unpublished_anchor"),
+        (Orders(), (OLD, NEW), (B,), "unpublished_anchor"),
+        (at_rest(State.RETIRED, B1), (OLD, NEW), (C,), "unpublished_anchor"),
+    ],
+)
+def test_nobody_may_sign(
+    orders: Orders, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], reason: str
+) -> None:
+    with pytest.raises(NotReady) as refused:
+        choose(orders, "east", authorities, anchors)
+    assert refused.value.reason == reason
+    assert refused.value.where == "east"
+    assert refused.value.remedy
+
+
+ONES = st.builds(
+    lambda ca, usable, known: One((ca.certificate, ca.root) if known else (), usable),
+    st.sampled_from(SOME),
+    st.booleans(),
+    st.sampled_from((True, True, True, False)),
+)
+ISSUER = st.sampled_from(("", *map(sha, SOME)))
+ORDERS = st.builds(
+    Orders,
+    state=st.sampled_from(["", *(state.value for state in State)]),
+    issuer=ISSUER,
+    clusters=st.dictionaries(st.sampled_from(("east", "west")), ISSUER),
+    strict=st.booleans(),
+    stopped=st.dictionaries(st.sampled_from(("east", "west")), st.just("broken into"), max_size=1),
+)
+
+
+@settings(max_examples=1000)
+@given(
+    ORDERS,
+    st.lists(ONES, min_size=1, max_size=2),
+    st.lists(st.sampled_from((A, B, C)), unique=True),
+    st.sampled_from(("east", "")),
+)
+def test_never_what_is_not_allowed(
+    orders: Orders, authorities: list[One], anchors: list[Certificate], cluster: str
+) -> None:
+    trusted = tuple(anchors)
+    asked = orders.issuer_for(cluster)
+    try:
+        chosen = choose(orders, cluster, authorities, trusted)
+    except NotReady:
+        if not orders.stopped.get(cluster) and not (orders.strict and asked):
+            assert not any(a.usable and a.issuers and a.issuers[-1] in trusted for a in authorities[:1])
+        return
+    assert cluster not in orders.stopped
+    if chosen.issuers:
+        assert chosen.issuers[-1] in trusted, "its leaves would chain to nothing that is delivered with them"
+    if orders.strict and asked:
+        assert chosen.issuers
+        assert chosen.issuers[0].sha256 == asked
+    elif chosen is not authorities[0]:
+        prefers = bool(chosen.issuers) and chosen.issuers[0].sha256 == asked
+        assert chosen.usable
+        assert prefers or orders.state == State.RETIRED.value, "nobody has made sure that all trust it"

@@ -1,0 +1,85 @@
+"""Orders as the signer follows them: what was read stays until better is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation.core.errors import StateUnavailable
+from federation.core.trust.rotation.effects import Orders
+from federation.signer.orders import OrdersFollower
+from federation.state.documents import encode
+from federation.state.files import FileStore
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+SECOND = Orders(rotation=2, state="ACTIVE", issuer="b" * 64, strict=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path, VirtualClock(pki.NOW))
+
+
+@pytest.fixture
+def follower(store: FileStore) -> OrdersFollower:
+    return OrdersFollower(store, clock=VirtualClock(pki.NOW))
+
+
+async def test_no_document_means_that_there_was_never_a_rotation(follower: OrdersFollower) -> None:
+    assert follower.orders is None, "nothing is assumed before the store was read"
+    await follower.poll()
+    assert follower.orders == Orders()
+    assert follower.problem is None
+
+
+async def test_what_is_written_is_followed(follower: OrdersFollower, store: FileStore) -> None:
+    await store.write("orders", encode(SECOND))
+    assert await follower.catch_up() == SECOND
+    held = follower.orders
+    assert await follower.catch_up() is held, "what has not changed is not read anew"
+    third = Orders(rotation=3, state="STAGED", issuer="b" * 64, strict=True)
+    await store.write("orders", encode(third))
+    assert await follower.catch_up() == third
+    assert follower.orders == third
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"garbage", "state_unavailable"),
+        (b'{"rotation": "two"}', "state_unavailable"),
+        (encode(Orders(rotation=1, state="ACTIVE", issuer="c" * 64)), "orders_backwards"),
+        (encode(Orders()), "orders_backwards"),
+        (None, "orders_missing"),
+    ],
+)
+async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
+    follower: OrdersFollower, store: FileStore, data: bytes | None, reason: str
+) -> None:
+    await store.write("orders", encode(SECOND))
+    await follower.poll()
+    if data is None:
+        await store.delete("orders")
+    else:
+        await store.write("orders", data)
+    await follower.poll()
+    assert follower.orders == SECOND
+    assert follower.problem is not None
+    assert follower.problem.reason == reason
+    with pytest.raises(StateUnavailable):
+        await follower.catch_up()
+    await store.write("orders", encode(SECOND))
+    await follower.poll()
+    assert follower.problem is None
+
+
+async def test_damaged_at_the_start_means_no_orders_at_all(
+    follower: OrdersFollower, store: FileStore, tmp_path: Path
+) -> None:
+    await store.write("orders", encode(SECOND))
+    (tmp_path / "documents" / "orders").write_bytes(b"damaged")
+    await follower.poll()
+    assert follower.orders is None
+    assert follower.problem is not None

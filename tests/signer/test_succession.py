@@ -1,0 +1,147 @@
+"""The two authorities of a signer and the roots that the second is judged by: what is made, kept and told."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from federation.core.config.authority_model import LocalAuthorityConfig
+from federation.core.config.model import AnchorPin
+from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
+from federation.core.identity import TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
+from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.signer.authorities.succession import Succession
+from federation.signer.pinned_roots import PinnedRoots
+from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+A, B = pki.intermediate("heir a1", pki.root("heir a")), pki.intermediate("heir b1", pki.root("heir b"))
+
+
+class Maker:
+    """Makes keepers as the role does, but for those kinds whose package is missing."""
+
+    def __init__(self) -> None:
+        self.missing = False
+        clock = VirtualClock(pki.NOW)
+        self.around = Surroundings(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
+
+    def __call__(
+        self, settings: AuthoritySettings, *, on_change: Callable[[], None], on_trial: bool
+    ) -> AuthorityKeeper:
+        if self.missing:
+            raise AuthorityMisconfigured(
+                "a package is not installed", reason="package_missing", remedy="install it"
+            )
+        return AuthorityKeeper(
+            settings,
+            self.around,
+            deadline=10.0,
+            lifetime=lambda: 3600.0,
+            hosts=lambda: (SERVER_NAME,),
+            on_change=on_change,
+            on_trial=on_trial,
+        )
+
+
+def settings_of(ca: pki.Authority, directory: Path, name: str) -> AuthoritySettings:
+    chain, key, _ = ca.write(directory / name)
+    return AuthoritySettings(LocalAuthorityConfig(name=name, certificate_file=chain, key_file=key))
+
+
+async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_path: Path) -> None:
+    first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
+    make = Maker()
+    both = Succession(make, first, None)
+    assert both.describe_successor() is None
+    make.missing = True
+    both.configure(first, second)
+    report = both.describe_successor()
+    assert report is not None
+    assert (report.name, report.state, report.reason) == ("second", "unavailable", "package_missing")
+    assert report.remedy
+    both.trust([A.root])
+    await both.authority.refresh()
+    assert both.authority.usable
+    make.missing = False
+    both.configure(first, None)
+    assert both.describe_successor() is None
+    both.configure(first, second)
+    assert both.successor is not None
+
+
+async def test_a_successor_is_not_counted_on_before_it_has_signed(tmp_path: Path) -> None:
+    both = Succession(Maker(), settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second"))
+    both.trust([A.root])
+    heir = both.successor
+    assert heir is not None
+    await heir.refresh()
+    assert (heir.usable, heir.issuers) == (False, ())
+    assert heir.describe().state == "unavailable"
+    both.pin([A.root, B.root])
+    await heir.current.refresh()
+    assert heir.current.can_sign
+    assert (heir.usable, heir.issuers) == (False, ())
+    assert heir.describe().reason == "on_trial"
+    await heir.refresh()
+    assert (heir.usable, heir.issuers) == (True, (B.certificate, B.root))
+    assert heir.describe().state == "ready"
+    assert heir.describe().violations == 0, "a trial is no alarm"
+
+
+async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: Path) -> None:
+    second = settings_of(B, tmp_path, "second")
+    both = Succession(Maker(), settings_of(A, tmp_path, "first"), second)
+    both.pin([B.root])
+    heir = both.successor
+    assert heir is not None
+    await heir.refresh()
+    assert heir.usable
+    renewed = pki.intermediate("heir b2", pki.root("heir b"))
+    renewed.write(tmp_path / "second")
+    await heir.current.refresh()
+    assert not heir.usable
+    await heir.refresh()
+    assert heir.issuers[0] == renewed.certificate
+
+
+async def test_alarms_outlive_the_authority_that_raised_them(tmp_path: Path) -> None:
+    first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
+    both = Succession(Maker(), first, second)
+    both.trust([A.root, B.root])
+    heir = both.successor
+    assert heir is not None
+    await heir.refresh()
+    both.authority.alarms.violated(AuthorityViolation("another key", reason="wrong_key"))
+    both.configure(second, None)
+    assert both.authority is heir
+    assert both.describe_successor() is None
+    report = both.authority.describe()
+    assert (report.name, report.violations, report.last_violation) == ("second", 1, "another key")
+
+
+async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
+    told: list[tuple[Certificate, ...]] = []
+    roots = PinnedRoots(trust_domain=TRUST_DOMAIN, clock=VirtualClock(pki.NOW), on_change=told.append)
+    file = tmp_path / "roots.pem"
+    pins = [AnchorPin(file=file, sha256=ca.root.sha256, trust_domain=TRUST_DOMAIN) for ca in (A, B)]
+    elsewhere = TrustDomain("elsewhere.example")
+    foreign = AnchorPin(file=file, sha256=pki.root("heir c").root.sha256, trust_domain=elsewhere)
+    roots.configure([*pins, foreign])
+    await roots.read()
+    file.write_bytes(b"garbage")
+    await roots.read()
+    assert told == []
+    file.write_bytes(A.root.pem)
+    await roots.read()
+    assert told == [(A.root,)]
+    file.write_bytes(B.root.pem + pki.root("heir c").root.pem)
+    await roots.read()
+    assert told[-1] == (A.root, B.root), "what a fingerprint names does not change, nor vanish with a file"
+    roots.configure(pins[1:])
+    assert told[-1] == (B.root,), "and nothing is known that is not pinned"

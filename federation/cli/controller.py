@@ -52,27 +52,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
+    from federation.cli.mounting import operations
     from federation.cli.process import announce, listening
+    from federation.cli.stores import open_store
     from federation.controller.role import ControllerRole
-    from federation.state.files import FileStore
     from federation.status.app import create_app
     from federation.status.server import serve
 
     config, clock = process.config, process.clock
     status = config.current.status
-    store = FileStore(config.current.state.directory, clock)
-    role = ControllerRole(
-        config=config,
-        store=store,
-        clock=clock,
-        replica=replica,
-        jitter=random.SystemRandom(),
-        signer_address=args.signer_address,
-    )
     listen = args.status or status.listen
     async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(config.current.state, clock))
+        role = ControllerRole(
+            config=config,
+            store=store,
+            clock=clock,
+            replica=replica,
+            jitter=random.SystemRandom(),
+            signer_address=args.signer_address,
+        )
         server = serve(
-            create_app(store=store, config=config, clock=clock, report=role.report),
+            create_app(
+                store=store,
+                config=config,
+                clock=clock,
+                report=role.report,
+                mounted=operations(store, config, clock),
+            ),
             listen=listen,
             clock=clock,
             certificate_file=status.certificate_file,

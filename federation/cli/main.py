@@ -25,6 +25,7 @@ VERBS: Final = (
     "verify",
     "bundle",
     "trust",
+    "rotate",
     "pki",
     "demo",
 )

@@ -54,22 +54,22 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
     from federation.cli.process import announce, listening
+    from federation.cli.stores import open_store
     from federation.signer.role import SignerRole
-    from federation.state.files import FileStore
     from federation.status.role_health import create_health_app
     from federation.status.server import serve
 
     config, clock = process.config, process.clock
-    role = SignerRole(
-        config=config,
-        store=FileStore(config.current.state.directory, clock),
-        clock=clock,
-        replica=replica,
-        random_bytes=os.urandom,
-        jitter=random.SystemRandom(),
-        listen=args.listen,
-    )
     async with contextlib.AsyncExitStack() as stack:
+        role = SignerRole(
+            config=config,
+            store=await stack.enter_async_context(open_store(config.current.state, clock)),
+            clock=clock,
+            replica=replica,
+            random_bytes=os.urandom,
+            jitter=random.SystemRandom(),
+            listen=args.listen,
+        )
         health = args.health or config.current.signer.health_listen
         if health is not None:
             app = create_health_app(role.report, config=config, clock=clock)

@@ -25,6 +25,7 @@ from federation.core.identity import ClusterId, SpiffeId
 from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
+from federation.core.pki.validity import BACKDATING
 
 ATTEMPTS: Final = 5
 FIRST_BACKOFF: Final = 0.1  # seconds; Istio's agents retry five times from 100 ms on
@@ -162,9 +163,14 @@ class Workload:
         )
         return Identity(chain=tuple(chain), key_pem=key_pem, trust=trust)
 
-    def due(self, now: datetime) -> bool:
-        """True from half of the leaf's life on, as Istio's agents renew."""
+    def due(self, now: datetime, *, share: float = 0.5) -> bool:
+        """True once that share of the leaf's life is over: half of it, as Istio's agents renew.
+
+        Counted from when it was issued: with leaves of a minute, half of a life that begins two minutes back is over
+        before it has begun.
+        """
         if self.held is None:
             return True
         leaf = self.held.leaf
-        return now >= leaf.not_before + (leaf.not_after - leaf.not_before) / 2
+        issued = leaf.not_before + BACKDATING
+        return now >= issued + (leaf.not_after - issued) * share

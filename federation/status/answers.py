@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from aiohttp import ETag, web
+from aiohttp.typedefs import Middleware
 
 from federation.core.errors import StateUnavailable
 from federation.status.model import Problem
@@ -38,10 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 def problem(
-    status: int, title: str, detail: str = "", *, headers: dict[str, str] | None = None
+    status: int, title: str, detail: str = "", *, remedy: str = "", headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error answer."""
-    body = msgspec.json.encode(Problem(title=title, status=status, detail=detail))
+    body = msgspec.json.encode(Problem(title=title, status=status, detail=detail, remedy=remedy))
     return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
 
 
@@ -73,13 +74,27 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault("Cache-Control", "no-store")
 
 
-@web.middleware
-async def turn_errors_into_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure as a problem document that tells nothing of the inside."""
-    if request.method not in {"GET", "HEAD"}:
-        refusal = problem(405, TITLES[405], "only GET and HEAD are answered", headers={"Allow": "GET, HEAD"})
+def errors_into_problems(more_methods: Mapping[str, frozenset[str]]) -> Middleware:
+    """Middleware: a method that a path does not answer is refused, every failure becomes a problem.
+
+    ``more_methods`` are those that a path answers besides GET and HEAD.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        allowed = {"GET", "HEAD"} | more_methods.get(request.path, frozenset())
+        if request.method in allowed:
+            return await turn_errors_into_problems(request, handler)
+        told = ", ".join(sorted(allowed))
+        refusal = problem(405, TITLES[405], f"only {told} are answered here", headers={"Allow": told})
         refusal.force_close()  # nothing reads a body that was not asked for
         return refusal
+
+    return middleware
+
+
+async def turn_errors_into_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure as a problem document that tells nothing of the inside."""
     try:
         return await handler(request)
     except StateUnavailable:

@@ -22,15 +22,19 @@ from federation.status.answers import (
     Handler,
     add_headers,
     answer,
+    errors_into_problems,
     problem,
-    turn_errors_into_problems,
 )
 from federation.status.exposition import CONTENT_TYPE
 from federation.status.guard import Guard
 from federation.status.metrics import hub_metrics
 from federation.status.model import Clusters, FederationStatus, Generations, Readiness
+from federation.status.mounted import NOTHING, Mounted
 from federation.status.openapi import PROBES, document
+from federation.status.operations import operation_view
 from federation.status.reader import SnapshotReader
+from federation.status.rotation import rotation_view
+from federation.status.rotation_model import Operations
 from federation.status.source import ConfigView, StatusSource
 
 PAGE: Final = {
@@ -38,6 +42,8 @@ PAGE: Final = {
     "/app.js": ("app.js", "text/javascript"),
     "/dom.js": ("dom.js", "text/javascript"),
     "/matrix.js": ("matrix.js", "text/javascript"),
+    "/operate.js": ("operate.js", "text/javascript"),
+    "/rotation.js": ("rotation.js", "text/javascript"),
     "/sections.js": ("sections.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
 }
@@ -49,15 +55,19 @@ def create_app(
     config: ConfigView,
     clock: Clock,
     report: Callable[[], ControllerReport] | None = None,
+    mounted: Mounted = NOTHING,
 ) -> web.Application:
     """The application over a state store; ``report`` is that of the controller in whose process it runs.
 
-    It changes nothing and needs no leadership, so every replica may serve it.
+    It changes nothing itself and needs no leadership, so every replica may serve it. What is ``mounted``
+    stands behind the same guard.
     """
     source = StatusSource(SnapshotReader(store, clock), config, clock)
-    api = _Api(source, clock, report)
+    api = _Api(source, clock, report, mounted)
     guard = Guard(config, unguarded=PROBES | PAGE.keys())
-    app = web.Application(middlewares=[turn_errors_into_problems, guard.middleware], client_max_size=1)
+    app = web.Application(
+        middlewares=[errors_into_problems(mounted.methods), guard.middleware], client_max_size=1
+    )
     app.on_response_prepare.append(add_headers)
     app.add_routes(
         [
@@ -71,7 +81,10 @@ def create_app(
             web.get("/api/v1/bundle", api.bundle),
             web.get("/api/v1/bundle.pem", api.bundle_pem),
             web.get("/api/v1/generations", api.generations),
-            web.get("/openapi.json", _fixed(_openapi(), "application/json")),
+            web.get("/api/v1/rotation", api.rotation),
+            web.get("/api/v1/operations", api.operations),
+            *mounted.routes,
+            web.get("/openapi.json", _fixed(_openapi(mounted), "application/json")),
             *(web.get(path, _page(name, kind)) for path, (name, kind) in PAGE.items()),
         ]
     )
@@ -91,11 +104,16 @@ def readiness(reasons: list[str]) -> web.Response:
 
 class _Api:
     def __init__(
-        self, source: StatusSource, clock: Clock, report: Callable[[], ControllerReport] | None
+        self,
+        source: StatusSource,
+        clock: Clock,
+        report: Callable[[], ControllerReport] | None,
+        mounted: Mounted,
     ) -> None:
         self._source = source
         self._clock = clock
         self._report = report
+        self._mounted = mounted
         self._encoded: tuple[FederationStatus | None, dict[str, bytes]] = (None, {})
 
     def _once(self, status: FederationStatus, path: str, encode: Callable[[], bytes]) -> bytes:
@@ -161,13 +179,25 @@ class _Api:
         _, status = await self._source.read()
         return answer(request, msgspec.json.encode(Generations(generations=status.generations)))
 
+    async def rotation(self, request: web.Request) -> web.StreamResponse:
+        """The whole record of the rotation; ``null`` where none ever was."""
+        scene, status = await self._source.scene()
+        body = self._once(status, "rotation", lambda: msgspec.json.encode(rotation_view(scene, whole=True)))
+        return answer(request, body)
+
+    async def operations(self, request: web.Request) -> web.StreamResponse:
+        snapshot, _ = await self._source.read()
+        operations = [operation_view(operation) for operation in snapshot.operations]
+        accepted = self._mounted.accepts(request)
+        return answer(request, msgspec.json.encode(Operations(accepted=accepted, operations=operations)))
+
 
 def _no_bundle() -> web.Response:
     return problem(503, "No bundle", "no generation of trust that can be vouched for is in force")
 
 
-def _openapi() -> bytes:
-    return msgspec.json.encode(document(importlib.metadata.version("federation-hub")))
+def _openapi(mounted: Mounted) -> bytes:
+    return msgspec.json.encode(document(importlib.metadata.version("federation-hub"), mounted))
 
 
 def _page(name: str, kind: str) -> Handler:

@@ -3,7 +3,7 @@
 Critical: workloads get no certificates, a pair does not validate, trust runs out within days, or the hub
 cannot tell. Warning: something is not as configured, and workloads do not suffer from it yet. Notice: for
 information. A cause is told once: what follows from a missing leader or an unreachable cluster is not told
-again for each cluster.
+again for each cluster, and of a quarantined cluster nothing is told but that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 from federation.state.documents import ControllerReport, SignerReport
 from federation.status.attention_pairs import names, pair_attention
+from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.freshness import elapsed, instant
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
@@ -32,9 +33,10 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_state(scene),
         *_controllers(scene),
         *_signers(scene),
-        *(item for view in clusters for item in _cluster(scene, view)),
+        *(item for view in clusters if view.quarantine is None for item in _cluster(scene, view)),
         *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
+        *rotation_attention(scene),
         *_configuration(scene),
     ]
     return sorted(_condensed(found), key=lambda item: ORDER[item.severity])
@@ -228,7 +230,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             code="anchor_proposed",
             what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
-            remedy="pin its fingerprint if it is yours; ask where it comes from if it is not",
+            remedy="`federation trust accept` its fingerprint if it is yours; ask where it comes from if it is not",
             since=instant(proposal.first_seen),
         )
 

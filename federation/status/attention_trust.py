@@ -96,10 +96,10 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
 
 
 def _authorities(scene: Scene) -> Iterator[Attention]:
-    views = authority_views(scene)
+    views = [view for view in authority_views(scene) if view.signs or view.use == "authority"]
     for view in views:
         if view.state != "ready":
-            alone = all(other.state in {"unavailable", "unknown"} for other in views)
+            alone = view.signs and all(v.state in {"unavailable", "unknown"} for v in views if v.signs)
             yield Attention(
                 severity="critical" if alone else "warning",
                 code=f"authority_{view.state}",
@@ -119,7 +119,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
             )
         if view.queued or view.refused_early:
             yield from _quota(view)
-        if view.expiry != "ok":
+        if view.expiry != "ok" and view.signs:
             not_after = view.not_after.timestamp() if view.not_after else 0.0
             yield Attention(
                 severity=SEVERITY[view.expiry],

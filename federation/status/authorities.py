@@ -6,28 +6,52 @@ from collections.abc import Sequence
 
 from federation.state.documents import AuthorityReport
 from federation.status.freshness import days_left, expiry, finite, instant
-from federation.status.model import AuthorityView
+from federation.status.model import AuthorityUse, AuthorityView
 from federation.status.scene import Scene
 from federation.status.signing import WORST_FIRST, known_state
 
 
 def authority_views(scene: Scene) -> list[AuthorityView]:
-    """Every authority that a signer which is heard of signs with; the worst state of those that share one."""
-    found: dict[tuple[str, str], list[tuple[str, AuthorityReport]]] = {}
+    """Every authority that a signer which is heard of has; the worst state of those that share one.
+
+    Those of ``[signer.authority]`` come first.
+    """
+    found: dict[tuple[AuthorityUse, str, str], list[tuple[str, AuthorityReport]]] = {}
     for replica, signer in sorted(scene.signers.items()):
-        if signer.authority is not None:
-            key = signer.authority.name, signer.authority.sha256
-            found.setdefault(key, []).append((replica, signer.authority))
-    return [_view(scene, each) for each in found.values()]
+        each: tuple[tuple[AuthorityUse, AuthorityReport | None], ...] = (
+            ("authority", signer.authority),
+            ("successor", signer.successor),
+        )
+        for use, report in each:
+            if report is not None:
+                found.setdefault((use, report.name, report.sha256), []).append((replica, report))
+    ordered = sorted(found.items(), key=lambda item: item[0][0] != "authority")
+    return [_view(scene, use, each) for (use, _, _), each in ordered]
 
 
-def _view(scene: Scene, reports: Sequence[tuple[str, AuthorityReport]]) -> AuthorityView:
+def signs_now(scene: Scene, use: AuthorityUse, sha256: str) -> bool:
+    """Whether an authority signs for some cluster: the one that the orders name, else ``[signer.authority]``.
+
+    Without a rotation under way orders are a preference: where no authority is the one they name, the first
+    one signs.
+    """
+    orders = scene.snapshot.orders
+    ordered = {orders.issuer, *orders.clusters.values()} - {""} if orders else set()
+    held = {a.sha256 for s in scene.signers.values() for a in (s.authority, s.successor) if a is not None}
+    if ordered and (ordered & held or (orders is not None and orders.strict)):
+        return sha256 in ordered
+    return use == "authority"
+
+
+def _view(scene: Scene, use: AuthorityUse, reports: Sequence[tuple[str, AuthorityReport]]) -> AuthorityView:
     each = [report for _, report in reports]
     worst = min(each, key=lambda report: WORST_FIRST.index(known_state(report.state)))
     latest = max(each, key=lambda report: finite(report.last_violation_at))
     return AuthorityView(
         name=worst.name,
         kind=worst.kind,
+        use=use,
+        signs=signs_now(scene, use, worst.sha256),
         state=known_state(worst.state),
         subject=worst.subject,
         sha256=worst.sha256,

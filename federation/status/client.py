@@ -18,9 +18,12 @@ import msgspec
 from federation.core.config.model import StatusConfig
 from federation.core.errors import FederationError, Unavailable
 from federation.status.model import Problem
+from federation.status.rotation_model import OperationView
 
 DEFAULT_URL: Final = f"http://{StatusConfig().listen}"
 TIMEOUT: Final = 10.0
+OPERATIONS: Final = "/api/v1/operations"
+DECISION_TIMEOUT: Final = 40.0  # the leader decides within some seconds; the API itself waits for 20
 MOST_BYTES: Final = 64 * 1024 * 1024  # 200 clusters with every pair failing stay below one
 MOST_TOKEN_BYTES: Final = 4096
 
@@ -63,18 +66,42 @@ class StatusClient:
 
     async def get_bytes(self, path: str) -> bytes:
         """The raw answer of ``path``; raises StatusUnavailable."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        return await self._ask("GET", path, accepted=frozenset({200}), timeout=TIMEOUT)
+
+    async def operate(self, verb: str, arguments: Mapping[str, str]) -> OperationView:
+        """Ask for an operation; the decided one, done or refused. Raises StatusUnavailable.
+
+        It is asked for once: whether one whose answer was lost was done, the audit tells.
+        """
+        wish = msgspec.json.encode({"verb": verb, "arguments": dict(arguments)})
+        accepted = frozenset({200, 409})
+        body = await self._ask("POST", OPERATIONS, accepted=accepted, timeout=DECISION_TIMEOUT, body=wish)
         try:
-            headers = self._headers()
+            return msgspec.json.decode(body, type=OperationView)
+        except msgspec.MsgspecError as error:
+            raise StatusUnavailable(
+                f"what answers is not a hub that takes operations: {error}",
+                where=self.url + OPERATIONS,
+                remedy="check --url; see `federation rotate status` for what became of it",
+            ) from error
+
+    async def _ask(
+        self, method: str, path: str, *, accepted: frozenset[int], timeout: float, body: bytes | None = None
+    ) -> bytes:
+        limit = aiohttp.ClientTimeout(total=timeout)
+        try:
+            headers = self._headers() | ({"Content-Type": "application/json"} if body is not None else {})
             connector = aiohttp.TCPConnector(ssl=self._tls())
             async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
-                session.get(self.url + path, headers=headers, allow_redirects=False) as response,
+                aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False) as session,
+                session.request(
+                    method, self.url + path, headers=headers, data=body, allow_redirects=False
+                ) as response,
             ):
-                body = await self._body(response)
-                if response.status != 200:
-                    raise self._refused(path, response.status, body)
-                return body
+                answer = await self._body(response)
+                if response.status not in accepted:
+                    raise self._refused(path, response.status, answer)
+                return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             told = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             raise StatusUnavailable(
@@ -93,9 +120,10 @@ class StatusClient:
 
     def _refused(self, path: str, status: int, body: bytes) -> FederationError:
         try:
-            said = msgspec.json.decode(body, type=Problem).detail
+            told = msgspec.json.decode(body, type=Problem)
         except msgspec.MsgspecError:
-            said = ""
+            told = Problem(title="", status=status)
+        said = told.detail
         remedy = {
             401: "give the status token with --token-file",
             403: "ask on the hub's machine, or configure a token",
@@ -103,7 +131,7 @@ class StatusClient:
         return StatusUnavailable(
             f"the hub answered {status}" + (f": {said}" if said else ""),
             where=self.url + path,
-            remedy=remedy.get(status, ""),
+            remedy=told.remedy or remedy.get(status, ""),
         )
 
     def _headers(self) -> dict[str, str]:

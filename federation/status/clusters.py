@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from federation.core.config.model import ClusterConfig
-from federation.state.documents import ControllerClusterReport
+from federation.state.documents import ControllerClusterReport, Generation, PublicationReport
 from federation.status.freshness import finite, instant
 from federation.status.matrix import proof_view
 from federation.status.model import (
@@ -17,6 +17,7 @@ from federation.status.model import (
     PublicationView,
     SigningView,
 )
+from federation.status.quarantine import quarantine_summary, quarantine_views
 from federation.status.scene import Scene
 from federation.status.signing import known_state, signing_view
 
@@ -39,7 +40,7 @@ def connection_view(scene: Scene, name: str) -> ConnectionView:
 
 
 def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[PublicationState, str]:
-    """Whether every selected namespace was read back with the bundle in force, and if not, why not."""
+    """Whether every selected namespace was read back with the bundle meant for it, and if not, why not."""
     unread = scene.not_read_back(cluster)
     seen = scene.seen(cluster.name.value)
     if unread or seen is None:
@@ -47,21 +48,29 @@ def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[Publication
     if scene.in_force is None:
         return "unknown", scene.nothing_in_force
     held = seen.publication
-    number = scene.in_force.number
+    meant = scene.meant_for(cluster.name.value)
+    if meant is None:
+        return "unknown", "the document of the generation that it is to hold cannot be read"
     if held.failed > 0:
         return "failed", held.problems[
             0
         ] if held.problems else f"{held.failed} namespaces could not be written"
+    pending = _pending(scene, held, meant, scene.in_force.number)
+    return ("pending", pending) if pending else ("current", "")
+
+
+def _pending(scene: Scene, held: PublicationReport, meant: Generation, in_force: int) -> str:
+    """What publication still waits for; empty where every selected namespace holds what is meant for it."""
     if held.selected <= 0:
-        return "pending", "the selector selects no namespace"
+        return "the selector selects no namespace"
     if not scene.leader_follows:
-        return "pending", f"the controller does not work with generation {number} yet"
-    holding = min(held.current, held.contents.get(scene.in_force.sha256, 0))
+        return f"the controller does not work with generation {in_force} yet"
+    holding = min(held.current, held.contents.get(meant.sha256, 0))
     if holding < held.selected or held.pending > 0:
-        return "pending", f"{max(holding, 0)} of {held.selected} namespaces hold generation {number}"
-    if held.generation != number:
-        return "pending", f"generation {number} is not confirmed in every namespace"
-    return "current", ""
+        return f"{max(holding, 0)} of {held.selected} namespaces hold generation {meant.number}"
+    if held.generation != meant.number:
+        return f"generation {meant.number} is not confirmed in every namespace"
+    return ""
 
 
 def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
@@ -105,7 +114,10 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         probe_not_after=seen.probe_not_after if seen else 0.0,
         probe_detail=seen.probe_detail if seen else "",
     )
+    quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
     health, summary = _health(connection, signing, publication, blame(scene, name, matrix))
+    if quarantine is not None:
+        health, summary = "quarantined", quarantine_summary(quarantine)
     return ClusterView(
         name=name,
         cluster_id=cluster.cluster_id.value,
@@ -116,6 +128,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         signing=signing,
         publication=publication,
         proof=proof,
+        quarantine=quarantine,
     )
 
 

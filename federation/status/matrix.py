@@ -2,7 +2,8 @@
 
 The leader's matrix says what its handshakes gave. Here each ``v`` is kept only where the leader is heard of
 and works with the generation in force, the proof is no older than that generation and than three intervals,
-and both clusters were read back lately. A failure is kept for as long as nothing newer says otherwise.
+and both clusters were read back lately. A failure is kept for as long as nothing newer says otherwise. A pair
+with a quarantined cluster is shown as that, whatever was proved of it: nothing is issued there.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ def matrix_view(scene: Scene) -> MatrixView:
     rows: list[str] = []
     failed: list[PairReason] = []
     unknown: list[PairReason] = []
+    out: list[PairReason] = []
     valid = 0
     for client in names:
         row: list[str] = []
         for server in names:
             if client == server:
                 row.append("-")
+                continue
+            if taken := next((name for name in (client, server) if name in scene.quarantined), ""):
+                row.append("q")
+                reason = f"{taken} is quarantined: {scene.quarantined[taken].reason}"
+                out.append(PairReason(client=client, server=server, result="quarantined", reason=reason))
                 continue
             cell = _cell(matrix, index, client, server)
             why = general or _unread(client, server, unread)
@@ -74,7 +81,7 @@ def matrix_view(scene: Scene) -> MatrixView:
                 reason = why or told or "this pair has not been proved yet"
                 unknown.append(PairReason(client=client, server=server, result="unknown", reason=reason))
         rows.append("".join(row))
-    reasons = failed + unknown
+    reasons = failed + unknown + out
     pairs = len(names) * (len(names) - 1)
     return MatrixView(
         proven=bool(names) and not general and valid == pairs,
@@ -86,6 +93,7 @@ def matrix_view(scene: Scene) -> MatrixView:
         valid=valid,
         failed=len(failed),
         unknown=len(unknown),
+        quarantined=len(out),
         handshakes=max(0, matrix.handshakes),
         reasons=reasons[:MOST_REASONS],
         reasons_omitted=max(0, len(reasons) - MOST_REASONS),
@@ -116,6 +124,7 @@ def proof_view(view: MatrixView, name: str, *, probe_not_after: float, probe_det
         valid=cells.count("v"),
         failed=cells.count("x"),
         unknown=cells.count("?"),
+        quarantined=cells.count("q"),
         probe_not_after=instant(probe_not_after),
         probe_detail=probe_detail,
     )

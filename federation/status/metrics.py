@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from federation.status.exposition import counter, gauge, render
 from federation.status.metrics_roles import controller_families, signer_families
+from federation.status.metrics_rotation import rotation_families
 from federation.status.model import FederationStatus
 from federation.status.scene import Snapshot
 
@@ -28,6 +29,7 @@ def hub_metrics(status: FederationStatus, snapshot: Snapshot, now: float) -> byt
             *_matrix(status),
             *_clusters(status),
             *_trust(status),
+            *rotation_families(status),
             *signer_families(snapshot.signers, now),
             *controller_families(snapshot.controllers, now),
         ]
@@ -63,8 +65,8 @@ def _overall(status: FederationStatus) -> list[Metric]:
 
 def _matrix(status: FederationStatus) -> list[Metric]:
     matrix = status.matrix
-    results = ("valid", "failed", "unknown")
-    counts = (matrix.valid, matrix.failed, matrix.unknown)
+    results = ("valid", "failed", "unknown", "quarantined")
+    counts = (matrix.valid, matrix.failed, matrix.unknown, matrix.quarantined)
     families: list[Metric] = [
         gauge("federation_matrix_pairs", "Ordered pairs of clusters.", (), [((), matrix.pairs)]),
         gauge("federation_matrix_valid", "Ordered pairs that validate.", (), [((), matrix.valid)]),
@@ -87,7 +89,11 @@ def _matrix(status: FederationStatus) -> list[Metric]:
             [
                 ((c.name, r), n)
                 for c in status.clusters
-                for r, n in zip(results, (c.proof.valid, c.proof.failed, c.proof.unknown), strict=True)
+                for r, n in zip(
+                    results,
+                    (c.proof.valid, c.proof.failed, c.proof.unknown, c.proof.quarantined),
+                    strict=True,
+                )
             ],
         ),
     ]
@@ -212,7 +218,7 @@ def _trust(status: FederationStatus) -> list[Metric]:
             "federation_authority_ready",
             "1 where every signer that uses the authority finds it ready.",
             ("authority", "sha256"),
-            [((a.name, a.sha256), a.state == "ready") for a in status.authorities],
+            [((a.name, a.sha256), a.state == "ready") for a in status.authorities if a.use == "authority"],
         ),
     ]
     return families

@@ -11,12 +11,15 @@ from typing import Literal
 
 import msgspec
 
+from federation.status.rotation_model import OrdersView, PlanView, QuarantineView, RotationView
+
 Verdict = Literal["healthy", "degraded", "failing"]
-Health = Literal["healthy", "degraded", "failing", "unknown"]
+Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
 Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "failed", "unknown"]
-PairResult = Literal["failed", "unknown"]
+PairResult = Literal["failed", "unknown", "quarantined"]
+AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
 
 
@@ -97,6 +100,7 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     valid: int = 0
     failed: int = 0
     unknown: int = 0
+    quarantined: int = 0
     probe_not_after: datetime | None = None
     probe_detail: str = ""
 
@@ -113,6 +117,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     signing: SigningView
     publication: PublicationView
     proof: ProofView
+    quarantine: QuarantineView | None = None
 
 
 class AnchorView(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +163,10 @@ class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
-    """An intermediate that signers sign with, and which of them do.
+    """An intermediate that signers can sign with, and which of them have it.
 
+    ``use`` says which table of the configuration it is: ``[signer.authority]`` or ``[signer.successor]``;
+    ``signs`` whether it signs at present, in some cluster at least.
     ``quota`` is what its back end allows all of them together and ``rate`` what they ask of it, in
     certificates per second; ``capacity`` is how many workloads that quota can carry at the lifetime issued
     lately (0: no limit known). ``refused_early`` counts requests whose turn would have come too late,
@@ -168,6 +175,8 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str
+    use: AuthorityUse = "authority"
+    signs: bool = True
     state: State
     subject: str
     sha256: str
@@ -194,7 +203,11 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One signer process. ``ready`` is false for one that is stale, whatever its last report said."""
+    """One signer process. ``ready`` is false for one that is stale, whatever its last report said.
+
+    ``orders`` is the state of the rotation whose orders it follows, ``follows_orders`` whether these are the
+    ones given now.
+    """
 
     replica: str
     ready: bool
@@ -209,6 +222,11 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     holds_bundle_in_force: bool
     runs_current_configuration: bool
     authority: str
+    successor: str = ""
+    successor_state: State | None = None
+    rotation: int = 0
+    orders: str = ""
+    follows_orders: bool = True
     serving_not_after: datetime | None
     issued: int
     refused: int
@@ -242,7 +260,8 @@ class PairReason(msgspec.Struct, frozen=True, kw_only=True):
 class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
     """Every ordered pair of registered clusters; row: client, column: server.
 
-    Cells: ``v`` validated, ``x`` failed, ``?`` unknown, ``-`` the cluster itself. Nothing older than the
+    Cells: ``v`` validated, ``x`` failed, ``?`` unknown, ``q`` with a quarantined cluster, whatever was proved of
+    it, ``-`` the cluster itself. With a quarantined cluster the matrix is not ``proven``. Nothing older than the
     bundle in force, nothing of a controller that is no longer heard of and nothing of a cluster that is not
     read back is shown as ``v``.
     """
@@ -256,13 +275,14 @@ class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
     valid: int
     failed: int
     unknown: int
+    quarantined: int = 0
     handshakes: int
     reasons: list[PairReason]
     reasons_omitted: int = 0
 
 
 class ProposalView(msgspec.Struct, frozen=True, kw_only=True):
-    """An anchor that was found but is not pinned: a person accepts it, or nobody does."""
+    """An anchor that was found but is not pinned: a person accepts it, or nobody does. ``pem`` is for that person."""
 
     sha256: str
     subject: str
@@ -270,10 +290,14 @@ class ProposalView(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     not_after: datetime | None
     first_seen: datetime | None
+    pem: str = ""
 
 
 class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer: a verdict, what needs attention, and everything that both rest on."""
+    """The whole answer: a verdict, what needs attention, and everything that both rest on.
+
+    ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells.
+    """
 
     verdict: Verdict
     summary: str
@@ -288,6 +312,10 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     signers: list[SignerView]
     controllers: list[ControllerView]
     proposals: list[ProposalView]
+    rotation: RotationView | None = None
+    rotation_plan: PlanView | None = None
+    orders: OrdersView | None = None
+    quarantined: list[QuarantineView] = []
     insecure_options: list[str]
     config_problems: list[str]
     certificates_issued: int
@@ -320,3 +348,4 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     status: int
     detail: str = ""
+    remedy: str = ""

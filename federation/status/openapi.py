@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from federation.status import model
+from federation.status import model, rotation_model
+from federation.status.mounted import NOTHING, Mounted
 
 PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
     "/healthz": ("The process answers.", model.Readiness),
@@ -19,15 +20,23 @@ PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
     "/api/v1/bundle": ("The bundle in force, with provenance and expiries.", model.BundleView),
     "/api/v1/bundle.pem": ("The bundle in force as PEM.", "application/x-pem-file"),
     "/api/v1/generations": ("The newest generations of trust.", model.Generations),
+    "/api/v1/rotation": (
+        "The rotation under way or the last one, with all its evidence; null where none ever was.",
+        rotation_model.RotationView,
+    ),
+    "/api/v1/operations": ("The newest operations, as an audit.", rotation_model.Operations),
 }
+NULLABLE: Final = frozenset({"/api/v1/rotation"})
 PROBES: Final = frozenset({"/healthz", "/readyz"})  # what a kubelet asks without a token
 TEMPLATE: Final = "#/components/schemas/{name}"
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document as plain JSON values."""
+def document(version: str, mounted: Mounted = NOTHING) -> dict[str, Any]:
+    """The whole document as plain JSON values, with what is mounted."""
     structs = [answer for _, answer in PATHS.values() if not isinstance(answer, str)]
-    _, components = msgspec.json.schema_components([*structs, model.Problem], ref_template=TEMPLATE)
+    _, components = msgspec.json.schema_components(
+        [*structs, model.Problem, *mounted.schemas], ref_template=TEMPLATE
+    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -35,7 +44,10 @@ def document(version: str) -> dict[str, Any]:
             "version": version,
             "summary": "Whether every cluster can talk to every other, and if not, why.",
         },
-        "paths": {path: {"get": _operation(path, *told)} for path, told in PATHS.items()},
+        "paths": {
+            path: {"get": _operation(path, *told), **mounted.operations.get(path, {})}
+            for path, told in PATHS.items()
+        },
         "components": {
             "schemas": components,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
@@ -47,7 +59,10 @@ def _operation(path: str, summary: str, answer: type[msgspec.Struct] | str) -> d
     if isinstance(answer, str):
         content: dict[str, Any] = {answer: {"schema": {"type": "string"}}}
     else:
-        content = {"application/json": {"schema": {"$ref": TEMPLATE.format(name=answer.__name__)}}}
+        schema: dict[str, Any] = {"$ref": TEMPLATE.format(name=answer.__name__)}
+        if path in NULLABLE:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        content = {"application/json": {"schema": schema}}
     problem = {
         "description": "What went wrong (RFC 9457).",
         "content": {"application/problem+json": {"schema": {"$ref": TEMPLATE.format(name="Problem")}}},

@@ -18,10 +18,13 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.errors import StateUnavailable
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import RotationBook
 from federation.state.documents import (
     ControllerReport,
     Current,
     Generation,
+    Operation,
     SignerReport,
     decode,
     generation_key,
@@ -32,6 +35,7 @@ from federation.status.scene import Snapshot
 CACHED: Final = 0.5  # a scrape storm costs two reads a second; nobody sees a difference of half a second
 TIMEOUT: Final = 5.0
 MOST_GENERATIONS: Final = 20
+MOST_OPERATIONS: Final = 50
 MOST_REPORTS: Final = 1000  # of each role; a directory full of strangers must not exhaust this process
 
 Document = TypeVar("Document", bound=msgspec.Struct)
@@ -48,6 +52,7 @@ class SnapshotReader:
         self._snapshot: Snapshot | None = None
         self._read_at = float("-inf")
         self._generations: OrderedDict[tuple[str, str], Generation] = OrderedDict()
+        self._decided: dict[str, Operation] = {}
 
     async def read(self) -> Snapshot:
         """What the store holds, at most half a second old. Raises StateUnavailable if it cannot be told."""
@@ -72,6 +77,9 @@ class SnapshotReader:
             generations=await self._read_generations(current, damaged),
             signers=await self._reports("signers/", SignerReport, damaged),
             controllers=await self._reports("controllers/", ControllerReport, damaged),
+            book=await self._document("rotation", RotationBook, damaged),
+            orders=await self._document("orders", Orders, damaged),
+            operations=await self._operations(damaged),
             damaged=damaged,
         )
 
@@ -88,13 +96,26 @@ class SnapshotReader:
         self, current: Current | None, damaged: dict[str, str]
     ) -> dict[int, Generation]:
         keys = (await self._store.keys("generations/"))[-MOST_GENERATIONS:]
-        if current is not None and (key := generation_key(current.number)) not in keys:
-            keys.insert(0, key)
+        for number in {current.number, *current.behind.values()} if current is not None else ():
+            if (key := generation_key(number)) not in keys:
+                keys.insert(0, key)
         found: dict[int, Generation] = {}
         for key in keys:
             generation = await self._document(key, Generation, damaged, decoder=self._generation)
             if generation is not None:
                 found[generation.number] = generation
+        return found
+
+    async def _operations(self, damaged: dict[str, str]) -> list[Operation]:
+        """The newest ones, newest first. One that is decided never changes: it is read once."""
+        keys = sorted(await self._store.keys("operations/"), reverse=True)[:MOST_OPERATIONS]
+        found: list[Operation] = []
+        for key in keys:
+            known = self._decided.get(key)
+            operation = known or await self._document(key, Operation, damaged)
+            if operation is not None:
+                found.append(operation)
+        self._decided = {f"operations/{o.id}": o for o in found if o.outcome}
         return found
 
     async def _document(

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from federation.core.clock import Clock
 from federation.state.documents import ControllerReport, SignerReport
-from federation.status.answers import add_headers, answer, turn_errors_into_problems
+from federation.status.answers import add_headers, answer, errors_into_problems
 from federation.status.app import healthz, readiness
 from federation.status.exposition import CONTENT_TYPE
 from federation.status.guard import Guard
@@ -32,7 +32,7 @@ def create_health_app(
         return response
 
     guard = Guard(config, unguarded=PROBES)
-    app = web.Application(middlewares=[turn_errors_into_problems, guard.middleware], client_max_size=1)
+    app = web.Application(middlewares=[errors_into_problems({}), guard.middleware], client_max_size=1)
     app.on_response_prepare.append(add_headers)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     return app

@@ -6,16 +6,19 @@ staleness and the rule of what is in force are each written once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from federation.core.config.model import ClusterConfig, HubConfig
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import Quarantine, RotationBook
 from federation.state.documents import (
     ControllerClusterReport,
     ControllerReport,
     Current,
     Generation,
+    Operation,
     SignerReport,
 )
 from federation.status.freshness import HEARTBEATS, LONGEST_HEARTBEAT, elapsed, is_fresh
@@ -30,6 +33,9 @@ class Snapshot:
     signers: Mapping[str, SignerReport] = field(default_factory=dict)
     controllers: Mapping[str, ControllerReport] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
+    book: RotationBook | None = None
+    orders: Orders | None = None
+    operations: Sequence[Operation] = ()  # newest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,20 @@ class Scene:
             and self.in_force is not None
             and (self.leader.generation == self.in_force.number)
         )
+
+    @property
+    def quarantined(self) -> Mapping[str, Quarantine]:
+        """Clusters that a person took out, by name."""
+        return self.snapshot.book.quarantined if self.snapshot.book else {}
+
+    def meant_for(self, name: str) -> Generation | None:
+        """The generation that a cluster is to hold: the one in force, or an older one until its wave has come."""
+        current = self.snapshot.current
+        if self.in_force is None or current is None or name not in current.behind:
+            return self.in_force
+        number = current.behind[name]
+        generation = self.snapshot.generations.get(number)
+        return generation if generation is not None and generation.number == number else None
 
     def seen(self, name: str) -> ControllerClusterReport | None:
         """The leader's report on a cluster; None without a leader, or where it does not know the cluster."""

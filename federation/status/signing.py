@@ -102,6 +102,12 @@ def refusals(reports: Iterable[SignerClusterReport]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
+def follows_orders(scene: Scene, report: SignerReport) -> bool:
+    """Whether a signer works by the orders that are given now; none were given as long as no rotation ever was."""
+    orders = scene.snapshot.orders
+    return orders is None or (report.rotation, report.orders) == (orders.rotation, orders.state)
+
+
 def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
     """One signer, current or gone."""
     fresh = replica in scene.signers
@@ -127,6 +133,11 @@ def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
         holds_bundle_in_force=fresh and in_force is not None and report.bundle_sha256 == in_force.sha256,
         runs_current_configuration=fresh and report.config_digest == scene.config.digest,
         authority=report.authority.name if report.authority else "",
+        successor=report.successor.name if report.successor else "",
+        successor_state=known_state(report.successor.state) if report.successor else None,
+        rotation=report.rotation,
+        orders=report.orders,
+        follows_orders=follows_orders(scene, report),
         serving_not_after=instant(report.serving_not_after),
         issued=report.issued,
         refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),

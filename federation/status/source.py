@@ -13,7 +13,7 @@ from federation.core.config.model import HubConfig
 from federation.core.errors import StateUnavailable
 from federation.status.model import FederationStatus
 from federation.status.reader import SnapshotReader
-from federation.status.scene import Snapshot
+from federation.status.scene import Scene, Snapshot
 from federation.status.view import compose
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ class StatusSource:
         status = self._dated(compose(snapshot, config, self._clock.now(), self._config.problems))
         self._composed = (snapshot, config, status)
         return snapshot, status
+
+    async def scene(self) -> tuple[Scene, FederationStatus]:
+        """The same as a scene, at the instant that the status was composed. Raises StateUnavailable."""
+        snapshot, status = await self.read()
+        return Scene.of(snapshot, self._config.current, status.generated.timestamp()), status
 
     def _dated(self, status: FederationStatus) -> FederationStatus:
         seen = {

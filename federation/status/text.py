@@ -8,9 +8,11 @@ from typing import Final
 
 from federation.status.freshness import elapsed
 from federation.status.model import BundleView, ClusterView, FederationStatus, MatrixView, SignerView
+from federation.status.rotation_model import RotationView
 
 MOST_LABELLED: Final = 16
-WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "-": "-"}
+WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "q": "out", "-": "-"}
+FAULT_WORDS: Final = {"failed": "FAIL", "quarantined": "out"}
 
 
 def printable(text: str) -> str:
@@ -41,11 +43,32 @@ def status_text(status: FederationStatus) -> str:
     )
     lines += ["", *matrix_lines(status.matrix), ""]
     lines += bundle_lines(status.bundle, status.generated) if status.bundle else ["no generation is in force"]
+    if status.rotation is not None and status.rotation.under_way:
+        lines += ["", rotation_line(status.rotation)]
     lines += [""]
     lines += table(
         ("SIGNER", "STATE", "GENERATION", "CERTIFICATES", "HEARD OF"), [_signer(s) for s in status.signers]
     )
     return "\n".join(lines)
+
+
+def rotation_line(rotation: RotationView) -> str:
+    """One sentence about a rotation."""
+    gate = rotation.gate
+    if gate is None:
+        where = ""
+    elif gate.open:
+        where = ": its gate is open"
+    else:
+        where = f": {gate.detail}" + (
+            f"; opens {instant_text(gate.opens_at)} at the earliest" if gate.opens_at else ""
+        )
+    return printable(f"rotation {rotation.number} ({rotation.kind}) is in {rotation.state}{where}")
+
+
+def instant_text(at: datetime | None) -> str:
+    """An instant as a person reads it."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at is not None else "at a time that is not known"
 
 
 def _cluster(cluster: ClusterView) -> tuple[str, ...]:
@@ -75,6 +98,8 @@ def _signer(signer: SignerView) -> tuple[str, ...]:
 def matrix_lines(matrix: MatrixView) -> list[str]:
     """The matrix with labels where it can be read, else its counts."""
     counts = f"{matrix.valid:,} of {matrix.pairs:,} pairs validate, {matrix.failed:,} fail, {matrix.unknown:,} unknown"
+    if matrix.quarantined:
+        counts += f", {matrix.quarantined:,} with quarantined clusters"
     if not 2 <= len(matrix.clusters) <= MOST_LABELLED:
         return [counts]
     rows = [
@@ -90,7 +115,7 @@ def matrix_lines(matrix: MatrixView) -> list[str]:
 def fault_lines(matrix: MatrixView) -> list[str]:
     """One line for each pair that is not known to be valid."""
     lines = [
-        f"{'FAIL' if r.result == 'failed' else '?':<5} "
+        f"{FAULT_WORDS.get(r.result, '?'):<5} "
         f"{printable(r.client)} -> {printable(r.server)}: {printable(r.reason)}"
         for r in matrix.reasons
     ]

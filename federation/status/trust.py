@@ -72,6 +72,7 @@ def open_proposals(scene: Scene) -> list[Proposal]:
     found = list(scene.leader.proposals) if scene.leader else []
     for _, signer in sorted(scene.signers.items()):
         found += signer.authority.proposals if signer.authority else []
+        found += signer.successor.proposals if signer.successor else []
     each = {(proposal.sha256, proposal.cluster, proposal.origin): proposal for proposal in reversed(found)}
     pins = scene.config.trust.pins
     return [proposal for proposal in reversed(each.values()) if proposal.sha256 not in pins]
@@ -87,6 +88,7 @@ def proposal_views(scene: Scene) -> list[ProposalView]:
             origin=p.origin,
             not_after=instant(p.not_after),
             first_seen=instant(p.first_seen),
+            pem=p.pem,
         )
         for p in open_proposals(scene)
     ]

@@ -23,6 +23,10 @@ from federation.status.model import (
     MatrixView,
     Verdict,
 )
+from federation.status.operations import orders_view
+from federation.status.plan import plan_view
+from federation.status.quarantine import quarantine_views
+from federation.status.rotation import rotation_view
 from federation.status.scene import Scene, Snapshot
 from federation.status.signing import refusals, signer_view
 from federation.status.trust import bundle_view, generation_views, proposal_views
@@ -52,6 +56,10 @@ def compose(
         signers=[signer_view(scene, replica, report) for replica, report in sorted(snapshot.signers.items())],
         controllers=_controllers(scene),
         proposals=proposal_views(scene),
+        rotation=rotation_view(scene),
+        rotation_plan=plan_view(scene),
+        orders=orders_view(snapshot.orders),
+        quarantined=quarantine_views(scene),
         insecure_options=insecure_options(scene),
         config_problems=config_problems(scene),
         certificates_issued=sum(signer.issued for signer in signers),
@@ -85,6 +93,8 @@ def _summary(
         parts.append(f"{matrix.failed:,} fail")
     if matrix.unknown:
         parts.append(f"{matrix.unknown:,} are unknown")
+    if matrix.quarantined:
+        parts.append(f"{matrix.quarantined:,} are with quarantined clusters")
     return f"{', '.join(parts)}; {needs}."
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -22,16 +23,18 @@ from typing import Any
 
 import aiohttp
 import grpc.aio
+import pytest
 
 from federation.core.errors import FederationError
 from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
+from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
 from federation.sandbox.mesh import Workload
-from tests.e2e.conftest import members_of
+from tests.e2e.conftest import REAL, members_of
 from tests.support.envoy import Envoy, call, running, write_identity
 
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "24"))  # seconds
+LATE = 0.85  # of a certificate's life
 LIMIT = 60.0 + 8 * LEAF
 
 
@@ -53,10 +56,13 @@ class Mesh:
         )
 
     async def keep_renewing(self) -> None:
-        """At half the life of each certificate; what fails is tried again, as the agent does."""
+        """At half the life of each certificate, and in one cluster late; what fails is tried again, as agents do.
+
+        The late one is what makes the test hard: its certificate is old and valid, and so is what it trusts.
+        """
         while True:
             for name, workload in self.workloads.items():
-                if workload.due(SystemClock().now()):
+                if workload.due(SystemClock().now(), share=LATE if name == "west" else 0.5):
                     with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
                         await self.renew(name)
             await asyncio.sleep(0.25)
@@ -87,19 +93,21 @@ class Mesh:
 
 
 @contextlib.asynccontextmanager
-async def open_mesh(directory: Path, *, count: int, start: Callable[[Box], Any]) -> AsyncIterator[Mesh]:
-    """Clusters in a box, a hub that can rotate, workloads and Envoys."""
-    clock = SystemClock()
-    async with members_of("sandbox", directory, count) as members:
-        ca = DevelopmentCa.create(directory / "first-ca", name="first", clock=clock)
+async def open_mesh(
+    directory: Path, *, count: int, start: Callable[[Box], Any], target: str = "sandbox"
+) -> AsyncIterator[Mesh]:
+    """Clusters, a hub that can rotate, workloads and Envoys."""
+    clock, unique = SystemClock(), uuid.uuid4().hex[:6]
+    async with members_of(target, directory, count) as members:
+        ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        box.successor = DevelopmentCa.create(directory / "second-ca", name="second", clock=clock)
+        box.successor = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
         rotation.prepare(box, life=timedelta(seconds=LEAF))
         await box.register()
         try:
             await start(box)
             await box.wait_ready()
-            workloads = {name: await box.workload(name, "shop", "frontend") for name in members}
+            workloads = {name: await box.workload(name, f"shop-{unique}", "frontend") for name in members}
             proxies = {
                 name: Envoy(name, directory / "envoy" / name, str(box.trust_domain)) for name in workloads
             }
@@ -169,6 +177,23 @@ async def test_no_connection_fails_while_a_cluster_is_cut_off_and_the_hub_is_kil
     assert [anchor["sha256"] for anchor in anchors] == [box.successor.root.sha256]  # type: ignore[union-attr]
 
 
+@pytest.mark.skipif(len(REAL) < 2, reason="FEDERATION_REAL_KUBECONFIGS names no two real API servers")
+async def test_a_rotation_against_two_real_api_servers(tmp_path: Path) -> None:
+    async with open_mesh(tmp_path, count=2, start=lambda box: box.start_hub(), target="real") as mesh:
+        async with mesh.busy():
+            rotated = await rotation.rotate(mesh.box, print, limit=LIMIT)
+            await mesh.box.wait_proved()
+        held = [await m.world.config_map("default", ROOT_CONFIG_MAP) for m in mesh.box.members.values()]
+    print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
+    assert mesh.failures == []
+    assert mesh.tried > 200
+    successor = mesh.box.successor
+    assert successor is not None
+    for config_map in held:
+        assert config_map is not None
+        assert config_map["data"]["root-cert.pem"].encode() == successor.root.pem
+
+
 async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path: Path) -> None:
     """The check can fail: nobody waits for the leaves that were delivered without the new root."""
 
@@ -189,7 +214,8 @@ async def test_without_one_safety_the_same_rotation_breaks_connections(tmp_path:
     stack: list[asyncio.subprocess.Process] = []
     try:
         async with open_mesh(tmp_path, count=2, start=start) as mesh, mesh.busy():
-            await mesh.box.operate("start", reason="carelessly")
+            # No canary: that is another safety, and its proof would catch the mistake before workloads do.
+            await mesh.box.operate("start", reason="carelessly", canary="")
             async with asyncio.timeout(LIMIT):
                 while not mesh.failures:
                     await asyncio.sleep(0.1)

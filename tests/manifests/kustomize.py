@@ -7,6 +7,7 @@ see. Where a kubectl is at hand, a test compares this with the real thing.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ KNOWN = {
     "generatorOptions",
     "patches",
 }
-CLUSTER_SCOPED = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+CLUSTER_SCOPED = {
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "PriorityClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 
 
 def render(directory: Path) -> list[Object]:
@@ -66,13 +74,13 @@ def generated(directory: Path, kustomization: Object) -> Iterator[Object]:
     if generators and kustomization.get("generatorOptions") != {"disableNameSuffixHash": True}:
         raise ValueError(f"{directory}: only generators without a name suffix are known here")
     for generator in generators:
-        if set(generator) != {"name", "files"}:
-            raise ValueError(f"{directory}: only files are generated here")
+        if set(generator) != {"name", "namespace", "files"}:
+            raise ValueError(f"{directory}: only files are generated here, into a namespace that is named")
         files = [directory / name for name in generator["files"]]
         yield {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": generator["name"]},
+            "metadata": {"name": generator["name"], "namespace": generator["namespace"]},
             "data": {path.name: path.read_text("utf-8") for path in files},
         }
 
@@ -92,14 +100,26 @@ def transform(item: Object, kustomization: Object) -> None:
 
 
 def apply_patch(objects: list[Object], patch: Object) -> None:
-    """A JSON patch (RFC 6902: add, replace, remove on objects) on every object of the target's kind."""
-    if set(patch) != {"target", "patch"} or set(patch["target"]) != {"kind"}:
-        raise ValueError("only inline JSON patches on a kind are known here")
-    hit = [item for item in objects if item["kind"] == patch["target"]["kind"]]
+    """A JSON patch (RFC 6902) on every object of the target's kind and name, or their removal."""
+    target = patch["target"]
+    if set(patch) != {"target", "patch"} or not {"kind"} <= set(target) <= {"kind", "name"}:
+        raise ValueError("only inline patches on a kind and a name are known here")
+    name = re.compile(target.get("name", ".*"))
+    hit = [
+        item
+        for item in objects
+        if item["kind"] == target["kind"] and name.fullmatch(item["metadata"]["name"])
+    ]
     if not hit:
-        raise ValueError(f"no {patch['target']['kind']} to patch")
+        raise ValueError(f"no {target} to patch")
+    change = yaml.safe_load(patch["patch"])
+    if isinstance(change, dict):
+        if change.get("$patch") != "delete" or change["kind"] != target["kind"]:
+            raise ValueError("a patch that merges is not known here")
+        objects[:] = [item for item in objects if item not in hit]
+        return
     for item in hit:
-        for operation in yaml.safe_load(patch["patch"]):
+        for operation in change:
             apply_operation(item, copy.deepcopy(operation))
 
 
@@ -107,13 +127,15 @@ def apply_operation(item: Object, operation: Object) -> None:
     *parents, last = operation["path"].removeprefix("/").split("/")
     place: Any = item
     for name in parents:
-        place = place[name]
+        place = place[int(name)] if isinstance(place, list) else place[name]
     match operation["op"]:
-        case "add":
+        case "add" if isinstance(place, list) and last == "-":
+            place.append(operation["value"])
+        case "add" if isinstance(place, dict):
             place[last] = operation["value"]
-        case "replace" if last in place:
+        case "replace" if isinstance(place, dict) and last in place:
             place[last] = operation["value"]
-        case "remove" if last in place:
+        case "remove" if isinstance(place, dict) and last in place:
             del place[last]
         case other:
             raise ValueError(f"{other} {operation['path']}: unknown, or nothing there")

@@ -114,21 +114,6 @@ def test_what_is_in_both_trees_is_the_same_so_that_the_hub_s_own_cluster_can_be_
     assert hub.one(kind, name) == member.one(kind, name)
 
 
-def test_the_hub_has_no_right_in_the_cluster_it_runs_in(hub: Tree) -> None:
-    kinds = {item["kind"] for item in hub.objects}
-
-    assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
-
-
-def test_in_cluster_changes_the_tokens_and_nothing_else(hub: Tree) -> None:
-    overlay = Tree.of("in-cluster")
-
-    for role in ("signer", "controller"):
-        assert overlay.pod(role)["automountServiceAccountToken"] is True
-        overlay.pod(role)["automountServiceAccountToken"] = False
-    assert overlay == hub
-
-
 def test_openshift_lets_the_namespace_choose_user_and_group_and_changes_nothing_else(hub: Tree) -> None:
     overlay = Tree.of("openshift")
 

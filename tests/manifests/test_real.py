@@ -51,6 +51,8 @@ PLURALS = {
     "ClusterRoleBinding": "clusterrolebindings",
     "Role": "roles",
     "RoleBinding": "rolebindings",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 # Every authenticated account has these from the API server's own bootstrap roles, so taking them from ours
 # shows nothing there. They stay in ours for clusters that have cut those roles down.

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from federation.cli import controller, signer
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from tests.manifests.tree import ROLES, Tree, selects
@@ -45,6 +46,7 @@ def test_the_configuration_is_good_and_loud_about_nothing(config: HubConfig) -> 
 
 def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree, config: HubConfig) -> None:
     authority, status, (cluster,) = config.signer.authority, config.status, config.clusters
+    assert isinstance(authority, LocalAuthorityConfig)
     own: dict[str, list[Path | None]] = {
         "signer": [authority.certificate_file, authority.key_file, cluster.signer.kubeconfig],
         "controller": [
@@ -54,7 +56,7 @@ def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree,
             cluster.controller.kubeconfig,
         ],
     }
-    shared = [*(anchor.file for anchor in config.trust.anchors), CONFIG_PATH, config.state.directory]
+    shared = [*(anchor.file for anchor in config.trust.anchors), CONFIG_PATH]
 
     for role, other in (("signer", "controller"), ("controller", "signer")):
         for file in own[role]:
@@ -65,10 +67,10 @@ def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree,
             assert holds(hub, role, PurePosixPath(str(path))), f"the {role} mounts no volume with {path}"
 
 
-def test_all_but_the_state_and_a_small_scratch_space_is_read_only(hub: Tree) -> None:
+def test_all_but_a_small_scratch_space_is_read_only(hub: Tree) -> None:
     for role in ROLES:
         writable = {m["mountPath"] for m in hub.container(role)["volumeMounts"] if not m.get("readOnly")}
-        assert writable == {"/var/lib/federation", "/tmp"}
+        assert writable == {"/tmp"}
         assert hub.mounts(role)["/tmp"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
 
 
@@ -96,7 +98,6 @@ def test_the_pod_passes_the_restricted_profile(hub: Tree, role: str) -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
     assert not any("hostPath" in volume for volume in pod["volumes"])
     assert not any("hostPort" in port for port in container["ports"])
-    assert pod["automountServiceAccountToken"] is False
     assert pod["serviceAccountName"] == f"federation-{role}"
 
 
@@ -180,23 +181,6 @@ def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree,
     assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     assert host in config.door.server_names
     assert int(port) == service["spec"]["ports"][0]["port"]
-
-
-def test_both_roles_are_one_user_of_the_state_directory(hub: Tree, config: HubConfig) -> None:
-    users = {hub.pod(role)["securityContext"]["runAsUser"] for role in ROLES}
-
-    assert len(users) == 1  # the store shuts what it makes to everybody else
-    for role in ROLES:
-        assert str(config.state.directory) in hub.mounts(role)
-
-
-def test_the_state_can_be_shared_by_pods_on_different_nodes(hub: Tree) -> None:
-    (claim,) = hub.all("PersistentVolumeClaim")
-
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for role in ROLES:
-        volume = hub.mounts(role)["/var/lib/federation"]
-        assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
 
 
 def test_both_roles_run_the_same_image(hub: Tree) -> None:

@@ -10,7 +10,7 @@ from tests.manifests.kustomize import Object, render
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
-TREES = [".", "hub", "member", "in-cluster", "openshift"]
+TREES = [".", "hub", "member", "volume", "in-cluster", "openshift"]
 ROLES = ("signer", "controller")
 
 
@@ -25,8 +25,12 @@ class Tree:
     def all(self, kind: str) -> list[Object]:
         return [item for item in self.objects if item["kind"] == kind]
 
-    def one(self, kind: str, name: str) -> Object:
-        (found,) = [item for item in self.all(kind) if item["metadata"]["name"] == name]
+    def one(self, kind: str, name: str, namespace: str = "") -> Object:
+        (found,) = [
+            item
+            for item in self.all(kind)
+            if item["metadata"]["name"] == name and namespace in {"", item["metadata"].get("namespace")}
+        ]
         return found
 
     def deployment(self, role: str) -> Object:

@@ -1,4 +1,4 @@
-"""The file store: documents that survive, and damage that is told from absence."""
+"""The file store: what only files can suffer. What every store does is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.errors import StateUnavailable
 from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from federation.state.record import MAX_DATA_BYTES, pack, unpack
-from federation.state.store import StateConflict, StateStore
+from federation.state.store import StateStore
 
 KEY = "generations/000000000001"
 
@@ -40,75 +39,6 @@ async def test_it_is_a_state_store(store: FileStore) -> None:
     as_protocol: StateStore = store
     assert await as_protocol.read("current") is None
     assert await as_protocol.keys("") == []
-
-
-async def test_what_was_written_is_read_by_another_process_of_the_hub(
-    store: FileStore, directory: Path
-) -> None:
-    version = await store.write(KEY, b"\0any bytes\n\xff", create=True)
-    found = await FileStore(directory, SystemClock()).read(KEY)
-    assert found is not None
-    assert (found.data, found.version) == (b"\0any bytes\n\xff", version)
-
-
-async def test_an_empty_document_is_a_document(store: FileStore) -> None:
-    await store.write("current", b"")
-    found = await store.read("current")
-    assert found is not None
-    assert found.data == b""
-
-
-async def test_every_write_has_a_version_of_its_own(store: FileStore) -> None:
-    versions = {await store.write("current", b"same") for _ in range(5)}
-    assert len(versions) == 5
-
-
-async def test_a_swap_needs_the_version_that_was_read(store: FileStore) -> None:
-    first = await store.write("current", b"1", create=True)
-    second = await store.write("current", b"2", expected=first)
-    with pytest.raises(StateConflict):
-        await store.write("current", b"3", expected=first)
-    with pytest.raises(StateConflict):
-        await store.write("current", b"3", create=True)
-    found = await store.read("current")
-    assert found is not None
-    assert (found.data, found.version) == (b"2", second)
-
-
-async def test_removed_and_written_again_is_not_unchanged(store: FileStore) -> None:
-    version = await store.write("current", b"1")
-    await store.delete("current")
-    with pytest.raises(StateConflict):
-        await store.write("current", b"2", expected=version)
-    await store.write("current", b"1")
-    with pytest.raises(StateConflict):
-        await store.write("current", b"2", expected=version)
-
-
-async def test_removing_what_is_not_there_is_no_error(store: FileStore) -> None:
-    await store.delete("signers/gone")
-    assert await store.keys("signers/") == []
-
-
-async def test_keys_are_sorted_and_below_the_prefix(store: FileStore, directory: Path) -> None:
-    for key in ("signers/b", "current", "signers/a", "generations/000000000002", KEY):
-        await store.write(key, b"x")
-    (directory / "documents" / ".next").write_bytes(b"left by a crash")
-    (directory / "documents" / "Foreign File").write_bytes(b"")
-    assert await store.keys("signers/") == ["signers/a", "signers/b"]
-    assert await store.keys("generations/") == [KEY, "generations/000000000002"]
-    assert await store.keys("") == ["current", KEY, "generations/000000000002", "signers/a", "signers/b"]
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["", "/", "a/", "/a", "a//b", "..", "a/..", "../a", ".next", "a/.b", "A", "a b", "a\0", "a@b", "x" * 201],
-)
-async def test_keys_that_lead_elsewhere_are_refused(store: FileStore, key: str) -> None:
-    with pytest.raises(InvalidValue):
-        await store.read(key)
-    with pytest.raises(InvalidValue):
-        await store.write(key, b"")
 
 
 async def test_a_document_above_the_limit_is_refused(store: FileStore) -> None:
@@ -282,65 +212,3 @@ asyncio.run(main())
     assert "file size limit" in said
     assert kept == "b'old'"
     assert [path.name for path in (directory / "documents").iterdir()] == ["current"]
-
-
-class Documents(RuleBasedStateMachine):
-    """The store against a dictionary, with two stores over one directory as two roles have."""
-
-    KEYS = st.sampled_from(["current", "signers/a", "signers/b", "generations/1"])
-
-    def __init__(self) -> None:
-        super().__init__()
-        import tempfile
-
-        self._place = tempfile.TemporaryDirectory()
-        path = Path(self._place.name) / "state"
-        self._stores = [FileStore(path, SystemClock()), FileStore(path, SystemClock())]
-        self._expected: dict[str, tuple[bytes, str]] = {}
-        self._runner = asyncio.Runner()
-
-    def teardown(self) -> None:
-        self._runner.close()
-        self._place.cleanup()
-
-    @rule(key=KEYS, data=st.binary(max_size=50), who=st.integers(0, 1))
-    def write(self, key: str, data: bytes, who: int) -> None:
-        version = self._runner.run(self._stores[who].write(key, data))
-        self._expected[key] = (data, version)
-
-    @rule(key=KEYS, data=st.binary(max_size=50), who=st.integers(0, 1))
-    def create(self, key: str, data: bytes, who: int) -> None:
-        if key in self._expected:
-            with pytest.raises(StateConflict):
-                self._runner.run(self._stores[who].write(key, data, create=True))
-        else:
-            version = self._runner.run(self._stores[who].write(key, data, create=True))
-            self._expected[key] = (data, version)
-
-    @rule(key=KEYS, data=st.binary(max_size=50), who=st.integers(0, 1), stale=st.booleans())
-    def swap(self, key: str, data: bytes, who: int, stale: bool) -> None:
-        known = self._expected.get(key)
-        if known is None or stale:
-            with pytest.raises(StateConflict):
-                self._runner.run(self._stores[who].write(key, data, expected="0" * 32))
-        else:
-            version = self._runner.run(self._stores[who].write(key, data, expected=known[1]))
-            self._expected[key] = (data, version)
-
-    @rule(key=KEYS, who=st.integers(0, 1))
-    def delete(self, key: str, who: int) -> None:
-        self._runner.run(self._stores[who].delete(key))
-        self._expected.pop(key, None)
-
-    @invariant()
-    def both_see_the_same(self) -> None:
-        for store in self._stores:
-            assert self._runner.run(store.keys("")) == sorted(self._expected)
-            for key, (data, version) in self._expected.items():
-                found = self._runner.run(store.read(key))
-                assert found is not None
-                assert (found.data, found.version) == (data, version)
-
-
-TestDocuments = Documents.TestCase
-TestDocuments.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)

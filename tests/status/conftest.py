@@ -12,10 +12,12 @@ import aiohttp
 import msgspec
 import pytest
 
+from federation.cli.mounting import operations
 from federation.core.config.model import Address, StatusConfig
 from federation.runtime.clock import SystemClock
 from federation.state.documents import ControllerReport
 from federation.status.app import create_app
+from federation.status.mounted import NOTHING
 from federation.status.server import serve
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.clock import VirtualClock
@@ -52,7 +54,7 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start a status server over a world that is well."""
+    """Start a status server over a world that is well; one that ``operates`` takes operations in real time."""
 
     @asynccontextmanager
     async def running(
@@ -60,6 +62,7 @@ def start(tmp_path: Path) -> Start:
         *,
         status: StatusConfig | None = None,
         report: Callable[[], ControllerReport] | None = None,
+        operates: bool = False,
     ) -> AsyncIterator[Running]:
         clock = VirtualClock()
         world = World(list(names), clock.now().timestamp())
@@ -68,7 +71,8 @@ def start(tmp_path: Path) -> Start:
         store = CountingStore(tmp_path / "state", SystemClock())
         await store.put(world.snapshot())
         config = FixedConfig(world.config)
-        app = create_app(store=store, config=config, clock=clock, report=report)
+        mounted = operations(store, config, SystemClock()) if operates else NOTHING
+        app = create_app(store=store, config=config, clock=clock, report=report, mounted=mounted)
         async with serve(app, listen=LOOPBACK, clock=clock) as address, aiohttp.ClientSession() as session:
             yield Running(world, store, config, clock, session, f"http://{address}")
 

@@ -9,13 +9,17 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from federation.core.config.model import Address, StatusConfig
+from federation.core.trust.rotation.record import State
+from federation.state.documents import Operation
 from tests.status.conftest import Running, Start
+from tests.status.rotations import LOSSES, met, plan, quarantine, rotate, tell, unmet
 from tests.status.worlds import PEM, SHA
 
-API = ("status", "clusters", "clusters/east", "matrix", "bundle", "generations")
+API = ("status", "clusters", "clusters/east", "matrix", "bundle", "generations", "rotation", "operations")
 GUARDED = (*(f"/api/v1/{path}" for path in API), "/api/v1/bundle.pem", "/metrics", "/openapi.json")
 TOKEN = "s3cret-status-token"
 
@@ -41,6 +45,45 @@ def check(document: dict[str, Any], content: dict[str, Any], body: object) -> No
     jsonschema.Draft202012Validator(
         schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
     ).validate(body)
+
+
+@pytest.mark.parametrize("state", list(State))
+async def test_a_rotation_in_any_state_is_what_the_openapi_document_says(start: Start, state: State) -> None:
+    async with start(operates=True) as hub:
+        rotate(hub.world, state, met("held"), unmet("leaves", "west", 2e9), deadline=2e9, paused="told")
+        assert hub.world.leader is not None
+        leader = hub.world.leader.rotation
+        tell(hub.world, replace(leader, losses=LOSSES, plan=plan(hub.world.now).plan))
+        quarantine(hub.world, "north", returning=True)
+        asked = Operation(id="20261124120000.00", verb="start", author="somebody", asked=hub.world.now)
+        hub.world.operations = (asked, replace(asked, id="20261124120001.00", verb="abort", outcome="done"))
+        await hub.settle()
+        _, document, _ = await hub.get("/openapi.json")
+        for path in ("status", "rotation", "operations", "matrix", "clusters/north"):
+            status, body, _ = await hub.get(f"/api/v1/{path}")
+            assert status == 200
+            told = f"/api/v1/{path.replace('/north', '/{name}')}"
+            check(document, document["paths"][told]["get"]["responses"]["200"]["content"], body)
+        _, operations, _ = await hub.get("/api/v1/operations")
+        assert [o["verb"] for o in operations["operations"]] == ["abort", "start"]
+        assert operations["accepted"] is True
+        _, rotation, _ = await hub.get("/api/v1/rotation")
+        assert rotation["state"] == state.value
+
+
+async def test_operations_that_are_decided_are_read_once(start: Start) -> None:
+    async with start() as hub:
+        asked = Operation(id="20261124120000.00", verb="start", author="a", asked=1.0)
+        many = [replace(asked, id=f"20261124120{n:03d}.00", outcome="done") for n in range(60)]
+        hub.world.operations = (asked, *many)
+        await hub.settle()
+        _, body, _ = await hub.get("/api/v1/operations")
+        assert (len(body["operations"]), body["accepted"]) == (50, False)
+        assert body["operations"][0]["id"] == "20261124120059.00"
+        before = hub.store.readings
+        await hub.clock.advance(0.6)
+        await hub.get("/api/v1/operations")
+        assert hub.store.readings - before < 20
 
 
 async def test_every_path_of_the_document_is_served_and_every_api_path_is_in_it(start: Start) -> None:
@@ -134,9 +177,20 @@ async def test_a_store_that_cannot_be_read_is_503_everywhere_and_never_what_was_
         assert (await hub.get("/readyz"))[0] == 200
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"number": "seven"}', b"\xff\xfe", b"null" * 100])
 @pytest.mark.parametrize(
-    "key", ["current", "generations/000000000007", "signers/signer-0", "controllers/controller-0"]
+    "garbage", [b"", b"{", b"[]", b'{"number": "seven", "rotation": "x"}', b"\xff\xfe", b"null" * 100]
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "current",
+        "generations/000000000007",
+        "signers/signer-0",
+        "controllers/controller-0",
+        "rotation",
+        "orders",
+        "operations/20261124120000.0011223344556677",
+    ],
 )
 async def test_a_damaged_document_is_told_and_nothing_crashes(start: Start, key: str, garbage: bytes) -> None:
     async with start() as hub:
@@ -214,7 +268,16 @@ async def test_every_answer_carries_the_security_headers_and_no_software_version
 
 async def test_the_page_takes_nothing_from_elsewhere(start: Start) -> None:
     async with start() as hub:
-        for path in ("/", "/app.js", "/dom.js", "/matrix.js", "/sections.js", "/style.css"):
+        for path in (
+            "/",
+            "/app.js",
+            "/dom.js",
+            "/matrix.js",
+            "/operate.js",
+            "/rotation.js",
+            "/sections.js",
+            "/style.css",
+        ):
             status, body, _ = await hub.get(path)
             assert status == 200
             assert b"://" not in body

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from federation.core.config.model import Address, StatusConfig
+from federation.core.trust.rotation.record import State
 from tests.status.conftest import Start
+from tests.status.rotations import deciding, met, quarantine, rotate, tell, unmet
+from tests.status.rotations import plan as planned
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed (extra: test)")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -129,3 +132,87 @@ async def test_nothing_overflows_a_narrow_screen(start: Start, page: Any, scheme
         await page.goto(hub.url)
         await page.wait_for_selector("[data-verdict=healthy]")
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: Start, page: Any) -> None:
+    async with start() as hub:
+        until = hub.world.now + 1800
+        evidence = "leaves of <b>generation 6</b> may live on"
+        rotate(
+            hub.world,
+            State.PUBLISHING,
+            unmet("leaves", "west", until, evidence),
+            met("held", "every namespace of east holds both"),
+            opens_at=until,
+        )
+        quarantine(hub.world, "north")
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.wait_for_selector("#rotation:not([hidden])")
+        assert await page.text_content("#rotation .steps li.current .name") == "PUBLISHING (current)"
+        assert await page.locator("#rotation .steps li").count() == 7
+        shown = await page.inner_text("#rotation")
+        for words in (evidence, "opens in 30 min", "west", "burnt down"):
+            assert words in shown
+        assert await page.locator("#matrix td.cell.out").count() == 4
+        assert await page.locator("#rotation button:visible").count() == 0, "this hub takes no operations"
+        assert page.errors == []
+
+
+async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
+    start: Start, page: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("open-sesame")
+    status = StatusConfig(listen=Address("127.0.0.1", 0), token_file=tmp_path / "token")
+    async with start(status=status, operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
+        rotate(hub.world, State.SOAKED, met("matrix"), paused="the canary failed", automatic=False)
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.fill("#token", "open-sesame")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Advance").click()
+        assert await page.is_disabled("#operate-go")
+        await page.fill("#operate-confirm", "rotation 4")
+        assert await page.is_disabled("#operate-go")
+        await page.fill("#operate-confirm", "rotation 3")
+        await page.click("#operate-go")
+        await page.locator("#operate-outcome", has_text="advance: done").wait_for()
+        assert [(o.verb, o.author) for o in heard] == [("advance", "status token, from 127.0.0.1")]
+        assert await page.is_disabled("#operate-go"), "once is enough"
+        await page.get_by_role("button", name="Abort").click()
+        await page.fill("#operate-reason", "wrong name")
+        await page.fill("#operate-confirm", "rotation 3")
+        await page.click("#operate-go")
+        await page.locator("#operate-outcome", has_text="abort: done").wait_for()
+        assert heard[1].arguments == {"reason": "wrong name"}
+        assert page.errors == []
+
+
+async def test_a_start_is_offered_where_it_would_be_accepted(start: Start, page: Any) -> None:
+    async with start(operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
+        tell(hub.world, planned(hub.world.now))
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.get_by_role("button", name="Start").click()
+        await page.fill("#operate-confirm", "start")
+        await page.keyboard.press("Enter")
+        await page.locator("#operate-outcome", has_text="start: done").wait_for()
+        assert [o.verb for o in heard] == ["start"]
+        tell(hub.world, planned(hub.world.now, problem="it has the key of M3"))
+        await hub.settle()
+        await page.locator("#rotation", has_text="it has the key of M3").wait_for()
+        assert await page.locator("#rotation .buttons").count() == 0
+
+
+async def test_a_rotation_fits_a_narrow_screen(start: Start, page: Any) -> None:
+    async with start(operates=True) as hub:
+        rotate(
+            hub.world, State.ACTIVE, unmet("drained", "west", hub.world.now + 60, "x" * 200), paused="y" * 200
+        )
+        quarantine(hub.world, "north")
+        await hub.settle()
+        await page.set_viewport_size({"width": 360, "height": 800})
+        await page.goto(hub.url)
+        await page.wait_for_selector("#rotation:not([hidden])")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.errors == []

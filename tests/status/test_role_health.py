@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace as with_changes
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import aiohttp
 from msgspec.structs import replace
 
 from federation.core.config.model import Address, StatusConfig
+from federation.state.documents import ControllerReport, SignerReport
 from federation.status.role_health import create_health_app
 from federation.status.server import serve
 from tests.status.worlds import FixedConfig, controller, hub_config, signer
@@ -16,6 +18,10 @@ from tests.support.clock import VirtualClock
 
 NAMES = ["east", "west"]
 LISTEN = Address("127.0.0.1", 0)
+
+
+def always(report: SignerReport | ControllerReport) -> Callable[[], SignerReport | ControllerReport]:
+    return lambda: report
 
 
 async def test_readiness_follows_the_report_and_health_does_not() -> None:
@@ -44,7 +50,7 @@ async def test_metrics_of_either_role_are_guarded_by_the_status_token(tmp_path: 
         (signer("signer-0", NAMES, now), 'certificates_issued_total{cluster="east",replica="signer-0"} 40.0'),
         (controller(NAMES, now), 'federation_controller_leader{replica="controller-0"} 1.0'),
     ):
-        app = create_health_app(lambda report=report: report, config=config, clock=clock)
+        app = create_health_app(always(report), config=config, clock=clock)
         async with serve(app, listen=LISTEN, clock=clock) as address, aiohttp.ClientSession() as session:
             async with session.get(f"http://{address}/metrics") as response:
                 assert response.status == 401

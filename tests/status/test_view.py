@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from federation.core.config.model import StatusConfig
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import RotationBook, State
 from federation.state.documents import (
     ControllerClusterReport,
     ControllerReport,
     Current,
     Generation,
     Matrix,
+    Operation,
     Proposal,
     SignerReport,
 )
@@ -389,8 +392,8 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
     text = str(kind)
     if name == "clusters" and text.startswith("dict"):
         inner = kind.__args__[1]  # type: ignore[attr-defined]
-        return st.dictionaries(st.sampled_from([*NAMES, "stranger"]), documents(inner), max_size=4)
-    if name == "state":
+        return st.dictionaries(st.sampled_from([*NAMES, "stranger"]), values("", inner), max_size=4)
+    if name == "state" and kind is str:
         return states
     if name == "rows":
         return st.lists(st.text(alphabet="vx?-z", max_size=4), max_size=4)
@@ -416,8 +419,14 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
         return st.lists(times, max_size=3)
     if text.startswith("list[int]"):
         return st.lists(counts, max_size=3)
+    if text.startswith("dict[str, float]"):
+        return st.dictionaries(words, times, max_size=3)
+    if text.startswith("dict["):
+        return st.dictionaries(st.sampled_from(NAMES), values("", kind.__args__[1]), max_size=3)  # type: ignore[attr-defined]
     if text.startswith("list["):
-        return st.lists(documents(kind.__args__[0]), max_size=3)  # type: ignore[attr-defined]
+        return st.lists(values("", kind.__args__[0]), max_size=3)  # type: ignore[attr-defined]
+    if isinstance(kind, type) and issubclass(kind, State):
+        return st.sampled_from(list(State))
     inner = next(a for a in kind.__args__ if a is not type(None))  # type: ignore[attr-defined]
     return st.one_of(st.none(), documents(inner))
 
@@ -429,6 +438,9 @@ snapshots = st.builds(
     signers=st.dictionaries(words, documents(SignerReport), max_size=3),
     controllers=st.dictionaries(words, documents(ControllerReport), max_size=3),
     damaged=st.dictionaries(words, words, max_size=2),
+    book=st.one_of(st.none(), documents(RotationBook)),
+    orders=st.one_of(st.none(), documents(Orders)),
+    operations=st.lists(documents(Operation), max_size=2),
 )
 
 
@@ -439,7 +451,9 @@ def test_whatever_the_documents_say_the_answer_is_well_formed_and_not_green_by_c
 ) -> None:
     status = compose(snapshot, hub_config(NAMES, StatusConfig()), NOW)
     assert msgspec.json.decode(msgspec.json.encode(status), type=FederationStatus) == status
-    assert status.matrix.valid + status.matrix.failed + status.matrix.unknown == status.matrix.pairs == 6
+    assert status.matrix.pairs == 6
+    counted = status.matrix.valid + status.matrix.failed + status.matrix.unknown + status.matrix.quarantined
+    assert counted == status.matrix.pairs
     if status.verdict == "healthy":
         leaders = [c for c in snapshot.controllers.values() if c.leader and abs(T - c.updated) <= 180]
         assert leaders

@@ -25,6 +25,8 @@ from federation.core.config.model import (
     TrustConfig,
 )
 from federation.core.identity import ClusterId, ClusterName, TrustDomain
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import RotationBook
 from federation.state.documents import (
     AnchorRecord,
     AuthorityReport,
@@ -34,6 +36,7 @@ from federation.state.documents import (
     Generation,
     Histogram,
     Matrix,
+    Operation,
     PublicationReport,
     SignerClusterReport,
     SignerReport,
@@ -67,7 +70,10 @@ class CountingStore(FileStore):
         documents |= {generation_key(number): g for number, g in snapshot.generations.items()}
         documents |= {f"signers/{replica}": signer for replica, signer in snapshot.signers.items()}
         documents |= {f"controllers/{replica}": c for replica, c in snapshot.controllers.items()}
-        for prefix in ("current", "generations/", "signers/", "controllers/"):
+        documents |= {f"operations/{operation.id}": operation for operation in snapshot.operations}
+        documents |= {"rotation": snapshot.book} if snapshot.book else {}
+        documents |= {"orders": snapshot.orders} if snapshot.orders else {}
+        for prefix in ("current", "generations/", "signers/", "controllers/", "rotation", "orders"):
             for key in await self.keys(prefix):
                 if key not in documents:
                     await self.delete(key)
@@ -231,6 +237,9 @@ class World:
     generations: dict[int, Generation] = field(init=False)
     signers: dict[str, SignerReport] = field(init=False)
     leader: ControllerReport | None = field(init=False)
+    book: RotationBook | None = None
+    orders: Orders | None = None
+    operations: tuple[Operation, ...] = ()
 
     def __post_init__(self) -> None:
         self.config = hub_config(self.names)
@@ -246,6 +255,9 @@ class World:
             generations=self.generations,
             signers=self.signers,
             controllers={"controller-0": self.leader} if self.leader else {},
+            book=self.book,
+            orders=self.orders,
+            operations=self.operations,
         )
 
     def edit_leader(self, **changes: object) -> None:

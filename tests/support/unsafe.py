@@ -13,7 +13,7 @@ from federation.cli.main import main
 from federation.controller.rotation import driver
 from federation.core.trust.rotation.machine import advance
 
-REMOVED = frozenset({"leaves", "drained", "earlier", "soak"})
+REMOVED = frozenset({"leaves"})
 
 if __name__ == "__main__":
     driver.advance = partial(advance, without=REMOVED)  # type: ignore[assignment]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from federation.controller.publication.joining import MemberFacts
 from federation.core.config.model import HubConfig
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.effects import orders_of
@@ -106,6 +107,22 @@ class Commands:
             waves=waves_of(sorted(world.clusters), settings.waves),
             world=world,
         )
+
+
+def taken_over(operation: Operation, world: World) -> str:
+    """The cluster that a person says only the hub issues for now. Raises OperationRefused."""
+    cluster = operation.arguments.get("cluster", "")
+    facts = world.clusters.get(cluster)
+    if facts is None:
+        raise OperationRefused(
+            f"no cluster is registered as {cluster[:80]!r}", remedy="name a registered cluster"
+        )
+    if isinstance(facts, MemberFacts) and facts.joining:
+        raise OperationRefused(
+            f"{cluster} still keeps a CA that is not accepted, so its workloads cannot have left it",
+            remedy="accept it first: `federation trust list` names it",
+        )
+    return cluster
 
 
 def _advance(operation: Operation, book: RotationBook, world: World) -> RotationBook:

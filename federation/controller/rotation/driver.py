@@ -15,20 +15,30 @@ from typing import Final
 
 from federation.controller.rotation.books import Books
 from federation.controller.rotation.candidate import problem_of, side_of
-from federation.controller.rotation.commands import Commands, Proposed
-from federation.controller.rotation.observed import Observer, Proved, world_of
+from federation.controller.rotation.commands import Commands, Proposed, taken_over
+from federation.controller.rotation.observed import (
+    Observer,
+    Proved,
+    joined,
+    own_anchors,
+    own_of,
+    path_of,
+    roots_above,
+    with_unknown,
+    world_of,
+)
 from federation.controller.rotation.operations import OperationQueue
 from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
 from federation.core.errors import FederationError, InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import parse_certificates
+from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
+from federation.core.trust.rotation.own_anchors import drop, drop_gates
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
-    AuthorityReport,
     Current,
     RotationReport,
     SignerReport,
@@ -77,10 +87,13 @@ class RotationDriver:
     allowed: Callable[[], bool]
     books: Books = field(init=False)
     report: RotationReport = field(init=False, default_factory=RotationReport)
+    dropping: Mapping[str, Verdict] = field(init=False, default_factory=dict)
+    """For each own anchor (SHA-256) that is still in use, what it waits for before it leaves the bundle."""
     _observer: Observer = field(init=False)
     _queue: OperationQueue = field(init=False)
     _commands: Commands = field(init=False, default_factory=Commands)
     _rate: _Rate = field(init=False, default_factory=_Rate)
+    _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _loaded: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +111,7 @@ class RotationDriver:
         if self._loaded:
             return
         await self.books.load()
+        await self.books.meet()
         if self.allowed():
             await self.books.save(interrupted(self.books.book))
         self._loaded = True
@@ -119,6 +133,7 @@ class RotationDriver:
             world = await self._observe(config, see())
             await self._hear(config, world)
             await self._advance(world)
+            await self._drop(config, world)
             changed = self.books.book != before
             if changed:
                 await self.books.give_orders()
@@ -138,14 +153,15 @@ class RotationDriver:
     async def _observe(self, config: HubConfig, seen: Seen) -> World:
         now = self.clock.now()
         signers = await self._observer.signers(now.timestamp())
-        since = await self.books.takeovers(seen.clusters, now.timestamp())
+        arrivals = await self.books.arrive(
+            seen.clusters, now.timestamp(), joined=joined(seen.clusters), own=own_of(config, seen.clusters)
+        )
         horizons = await self._observer.horizons()
         numbers = {delivered.generation for delivered in horizons}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))
-        clusters = {
-            name: _with_unknown(facts, since[name], config, name) for name, facts in seen.clusters.items()
-        }
+        clusters = with_unknown(config, seen.clusters, arrivals, now.timestamp())
+        self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         self._commands.aim(_proposed(config, signers, seen.roots, now))
         return world_of(
@@ -165,8 +181,10 @@ class RotationDriver:
         for operation, version in await self._queue.pending():
             refused: FederationError | None = None
             try:
-                book = self._commands.apply(operation, self.books.book, world, config)
-                await self.books.save(book)
+                if operation.verb == "takeover":
+                    await self.books.declare(taken_over(operation, world), world.now)
+                else:
+                    await self.books.save(self._commands.apply(operation, self.books.book, world, config))
             except StateUnavailable:
                 raise
             except FederationError as error:
@@ -178,21 +196,21 @@ class RotationDriver:
         if book != self.books.book and self.allowed():
             await self.books.save(book)
 
-
-def _with_unknown(facts: ClusterFacts, since: float, config: HubConfig, name: str) -> ClusterFacts:
-    """Until when leaves from before the hub may live in that cluster: the longest life they may have."""
-    cluster = next((c for c in config.clusters if str(c.name) == name), None)
-    if cluster is None:
-        return facts
-    longest = cluster.earlier_longest_ttl
-    longest = cluster.policy.longest_ttl if longest is None else longest
-    return ClusterFacts(
-        held=facts.held,
-        current=facts.current,
-        read_back_at=facts.read_back_at,
-        unknown_until=since + longest if longest else 0.0,
-        detail=facts.detail,
-    )
+    async def _drop(self, config: HubConfig, world: World) -> None:
+        """Take own anchors out of the bundle that nothing depends on any more."""
+        if self.books.arrivals is None or not self.allowed():
+            return
+        anchors = own_anchors(config, self.books.arrivals.own)
+        self.dropping = drop_gates(anchors, self.books.book, world, roots=self._issuers)
+        dropped = [sha256 for sha256, verdict in self.dropping.items() if verdict.open]
+        await self.books.save(drop(self.books.book, self.dropping))
+        for sha256 in dropped:
+            _log.warning(
+                "the own anchor %s leaves the bundle: nothing depends on it any more, and its pin can be taken "
+                "out of the configuration",
+                sha256,
+                extra={"evidence": [c.detail for c in self.dropping[sha256].conditions]},
+            )
 
 
 def _proposed(
@@ -204,8 +222,8 @@ def _proposed(
     new = next((r.successor for r in reports if r.successor is not None and r.successor.chain_pem), None)
     longest = max((c.policy.longest_ttl for c in config.clusters), default=0.0)
     problem = problem_of(
-        _path(old, roots),
-        _path(new, roots),
+        path_of(old, roots),
+        path_of(new, roots),
         signers=signers,
         trust_domain=config.trust_domain,
         longest_ttl=timedelta(seconds=longest),
@@ -213,15 +231,3 @@ def _proposed(
         at=now,
     )
     return Proposed(side_of(old, roots, now), side_of(new, roots, now), problem)
-
-
-def _path(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tuple[Certificate, ...]:
-    """The chain of a report with its root; empty where it has none that is pinned."""
-    if report is None or not report.chain_pem:
-        return ()
-    try:
-        chain = parse_certificates(report.chain_pem.encode(), where=report.name)
-    except InvalidValue:
-        return ()
-    root = next((root for root in roots if chain[-1].is_signed_by(root)), None)
-    return (*chain, root) if root is not None else ()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from federation.controller.generations import GENERATIONS, bundle_of
+from federation.controller.publication.joining import MemberFacts
+from federation.controller.rotation.books import Arrivals
 from federation.core.config.model import HubConfig
 from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import parse_certificates
 from federation.core.trust.horizons import Delivered, merged
+from federation.core.trust.rotation.own_anchors import OwnAnchor
+from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.state.documents import (
+    AuthorityReport,
     Generation,
     HorizonTable,
     Matrix,
@@ -23,6 +30,7 @@ from federation.state.store import StateStore
 HORIZONS: Final = "horizons/"
 SIGNERS: Final = "signers/"
 MISSED: Final = 3  # heartbeats after which a signer counts as gone
+SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goes on issuing has just issued
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,84 @@ def signer_facts(report: SignerReport) -> SignerFacts:
         state=report.orders,
         detail=successor.detail if successor is not None else "it has no [signer.successor]",
     )
+
+
+def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
+    """Those whose every namespace holds what is meant for it: they have joined."""
+    return frozenset(name for name, facts in clusters.items() if facts.current and facts.held)
+
+
+def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str, frozenset[str]]:
+    """The accepted CAs that clusters came with: those pinned for them, and those that they were found to hold."""
+    accepted = _accepted(config)
+    found: dict[str, frozenset[str]] = {}
+    for name, facts in clusters.items():
+        pinned = frozenset(sha256 for sha256, cluster in accepted.items() if cluster == name)
+        held = facts.own & accepted.keys() if isinstance(facts, MemberFacts) else frozenset()
+        found[name] = pinned | held
+    return found
+
+
+def own_anchors(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
+    """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
+    return [
+        OwnAnchor(
+            sha256=sha256, clusters=frozenset({cluster, *(n for n, shas in own.items() if sha256 in shas)})
+        )
+        for sha256, cluster in sorted(_accepted(config).items())
+    ]
+
+
+def _accepted(config: HubConfig) -> dict[str, str]:
+    return {pin.sha256: str(pin.cluster) for pin in config.trust.anchors if pin.cluster is not None}
+
+
+def with_unknown(
+    config: HubConfig, clusters: Mapping[str, ClusterFacts], arrivals: Arrivals, now: float
+) -> dict[str, ClusterFacts]:
+    """Until when leaves from before the hub may live in each cluster: the longest life they may have.
+
+    Where its own CA goes on issuing that end moves on with the time.
+    """
+    configs = {str(cluster.name): cluster for cluster in config.clusters}
+    found: dict[str, ClusterFacts] = {}
+    for name, facts in clusters.items():
+        cluster = configs.get(name)
+        if cluster is None:
+            found[name] = facts
+            continue
+        longest = cluster.earlier_longest_ttl
+        longest = cluster.policy.longest_ttl if longest is None else longest
+        taken = arrivals.taken_over(name)
+        end = now + max(longest, SHORTEST_LIFE) if taken is None else taken + longest
+        found[name] = replace(facts, unknown_until=end if taken is None or longest else 0.0)
+    return found
+
+
+def path_of(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """The chain of a report with its root; empty where it has none that is pinned."""
+    if report is None or not report.chain_pem:
+        return ()
+    try:
+        chain = parse_certificates(report.chain_pem.encode(), where=report.name)
+    except InvalidValue:
+        return ()
+    root = next((root for root in roots if chain[-1].is_signed_by(root)), None)
+    return (*chain, root) if root is not None else ()
+
+
+def roots_above(
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], book: RotationBook
+) -> dict[str, str]:
+    """For each intermediate that signers report or a rotation was between, the root above it, by SHA-256."""
+    found: dict[str, str] = {}
+    if book.rotation is not None:
+        found = {side.intermediate: side.root for side in (book.rotation.old, book.rotation.new)}
+    for report in signers.values():
+        for path in (path_of(report.authority, roots), path_of(report.successor, roots)):
+            if path:
+                found[path[0].sha256] = path[-1].sha256
+    return found
 
 
 def world_of(

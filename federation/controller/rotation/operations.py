@@ -19,7 +19,7 @@ from federation.state.documents import Operation, decode, encode
 from federation.state.store import StateStore
 
 OPERATIONS: Final = "operations/"
-VERBS: Final = ("start", "advance", "abort", "restore", "quarantine", "release", "emergency")
+VERBS: Final = ("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover")
 KEPT: Final = 500
 """Operations kept as an audit, the newest; one is some hundred bytes."""
 

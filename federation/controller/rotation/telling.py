@@ -46,7 +46,7 @@ def told(book: RotationBook, world: World, commands: Commands, config: HubConfig
             for name, quarantine in sorted(book.quarantined.items())
             if quarantine.returning
         },
-        losses=_losses(book.under_way, world) if book.under_way is not None else [],
+        losses=_losses(book.under_way, world),
         plan=_plan(book, world, commands, config) if book.under_way is None else None,
     )
 

@@ -26,9 +26,10 @@ async def reported_chains(store: StateStore) -> Content:
     try:
         for key in (await store.keys(SIGNERS))[:MOST_SIGNERS]:
             stored = await store.read(key)
-            authority = decode(stored.data, SignerReport, key=key).authority if stored is not None else None
-            if authority is not None and authority.chain_pem:
-                chains[authority.chain_pem] = None
+            report = decode(stored.data, SignerReport, key=key) if stored is not None else None
+            for authority in (report.authority, report.successor) if report is not None else ():
+                if authority is not None and authority.chain_pem:
+                    chains[authority.chain_pem] = None
     except StateUnavailable as error:
         problem = str(error)
     return Content("".join(chains).encode()) if chains else Content(problem=problem)

@@ -11,6 +11,9 @@ from federation.core.config.model import StateConfig
 from federation.core.config.tables import Table
 from federation.core.config.values import label, one_of, relative_to
 
+MOST_NAMESPACE: Final = 55
+"""Characters: the signers' own namespace has the same name with ``-signers``, and a name has 63."""
+
 _STATE: Final = StateConfig()  # for its defaults
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "files": ("directory",),
@@ -53,6 +56,13 @@ def _kubernetes(table: Table, directory: Path) -> StateConfig | None:
         directory,
         "set in_cluster = true where the hub runs in that cluster, or name a kubeconfig of it",
     )
+    if namespace is not None and len(namespace) > MOST_NAMESPACE:
+        table.mistake(
+            "namespace",
+            f"has {len(namespace)} characters: that of the signers adds to it",
+            f"use at most {MOST_NAMESPACE}",
+        )
+        return None
     if namespace is None or credentials is None:
         return None
     return StateConfig(kind="kubernetes", namespace=namespace, credentials=credentials)

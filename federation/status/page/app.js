@@ -3,6 +3,8 @@
 
 import { $, duration, plural } from "./dom.js";
 import { Matrix } from "./matrix.js";
+import * as operate from "./operate.js";
+import { rotation, shownAtAll } from "./rotation.js";
 import * as sections from "./sections.js";
 
 const EVERY = 2000;
@@ -11,7 +13,7 @@ const STALE = 5000;
 const TOKEN = "federation-status-token";
 const VERDICT = { healthy: "Healthy", degraded: "Degraded", failing: "Failing" };
 
-const state = { status: null, heard: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
+const state = { status: null, operations: null, heard: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
 const matrix = new Matrix($("matrix").querySelector(".body"), $("pair"), $("faults"));
 
 function stored(value) {
@@ -24,18 +26,19 @@ function stored(value) {
 }
 let token = stored();
 
+const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
+const get = (path) => fetch(path, { headers: headers(), cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
+
 async function ask() {
   if (state.asking || document.hidden || !$("token-form").hidden) return;
   state.asking = true;
   try {
-    const answer = await fetch("api/v1/status", {
-      headers: token ? { Authorization: `Bearer ${token}` } : {}, cache: "no-store", credentials: "omit", redirect: "error",
-      signal: AbortSignal.timeout(PATIENCE),
-    });
+    const [answer, operations] = await Promise.all([get("api/v1/status"), get("api/v1/operations").catch(() => null)]);
     if (answer.status === 401) return askForToken();
     const body = await answer.json();
     if (!answer.ok) throw new Error(body.detail || body.title || `status ${answer.status}`);
     state.status = body;
+    state.operations = operations?.ok ? await operations.json() : null;
     state.heard = performance.now();
     state.error = "";
     render();
@@ -51,6 +54,7 @@ function askForToken() {
   $("token-why").textContent = token ? "That token was not accepted." : "It is kept in this tab until you close it, and sent to this hub only.";
   token = stored("");
   state.status = null;
+  operate.close();
   state.shown.clear();
   $("content").hidden = true;
   $("token-form").hidden = false;
@@ -88,6 +92,8 @@ function render() {
   show("figures", [s.matrix.valid, s.matrix.failed, s.matrix.unknown, s.clusters.map((c) => c.health), s.bundle, s.signers.map((r) => [r.ready, r.stale]), s.certificates_issued], () => sections.figures(s));
   show("attention", [s.attention, minute], () => sections.attention(s, now));
   $("attention-title").textContent = s.attention.length ? `Needs attention (${s.attention.length})` : "Needs attention";
+  $("rotation").hidden = !shownAtAll(s, state.operations);
+  show("rotation", [s.rotation, s.rotation_plan, s.quarantined, s.clusters.map((c) => c.connection.state), state.operations, Math.floor(now / 10000)], () => rotation(s, state.operations, now, operate.prepare));
   show("clusters", [s.clusters, state.find, state.onlyTroubled, Math.floor(now / 10000)], () => sections.clusters(s, now, state));
   if (state.shown.get("matrix") !== JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons])) {
     state.shown.set("matrix", JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons]));
@@ -140,6 +146,7 @@ function say(word, summary) {
 $("find").addEventListener("input", (event) => { state.find = event.target.value.trim().toLowerCase(); if (state.status) render(); });
 $("only-troubled").addEventListener("change", (event) => { state.onlyTroubled = event.target.checked; if (state.status) render(); });
 document.addEventListener("visibilitychange", () => { tick(); ask(); });
+operate.listen(headers, ask);
 setInterval(ask, EVERY);
 setInterval(tick, 1000);
 ask();

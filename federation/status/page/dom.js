@@ -17,14 +17,14 @@ export const GLYPH = {
   healthy: "✓", ready: "✓", current: "✓", ok: "✓",
   degraded: "▲", warning: "▲", pending: "▲",
   failing: "✕", unavailable: "✕", failed: "✕", critical: "✕", expired: "✕",
-  unknown: "?", stale: "?", notice: "i",
+  unknown: "?", stale: "?", notice: "i", quarantined: "⊘",
 };
 
 const TONE = {
   healthy: "good", ready: "good", current: "good", ok: "good",
   degraded: "warn", warning: "warn", pending: "warn",
   failing: "bad", unavailable: "bad", failed: "bad", critical: "bad", expired: "bad",
-  unknown: "dim", stale: "dim", notice: "info",
+  unknown: "dim", stale: "dim", notice: "info", quarantined: "warn",
 };
 
 // A state as a word with a sign: colour is never the only difference.

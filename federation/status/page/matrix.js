@@ -4,9 +4,9 @@
 import { el, number } from "./dom.js";
 
 const MOST_LABELLED = 24;
-const SIGN = { v: "✓", x: "✕", "?": "?", "-": "" };
-const WORD = { v: "validated", x: "failed", "?": "unknown", "-": "the cluster itself" };
-const CLASS = { v: "v", x: "x", "?": "q", "-": "self" };
+const SIGN = { v: "✓", x: "✕", "?": "?", q: "⊘", "-": "" };
+const WORD = { v: "validated", x: "failed", "?": "unknown", q: "quarantined", "-": "the cluster itself" };
+const CLASS = { v: "v", x: "x", "?": "q", q: "out", "-": "self" };
 
 export class Matrix {
   constructor(body, told, faults) {
@@ -96,8 +96,8 @@ export class Matrix {
   }
 
   dense() {
-    const { clusters, pairs, valid, failed, unknown } = this.matrix;
-    const label = `${number(clusters.length)} clusters, ${number(pairs)} ordered pairs: ${number(valid)} validated, ${number(failed)} failed, ${number(unknown)} unknown. Arrow keys move between pairs.`;
+    const { clusters, pairs, valid, failed, unknown, quarantined } = this.matrix;
+    const label = `${number(clusters.length)} clusters, ${number(pairs)} ordered pairs: ${number(valid)} validated, ${number(failed)} failed, ${number(unknown)} unknown${quarantined ? `, ${number(quarantined)} with quarantined clusters` : ""}. Arrow keys move between pairs.`;
     this.canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": label });
     const place = (event) => {
       const box = this.canvas.getBoundingClientRect();
@@ -127,10 +127,10 @@ export class Matrix {
     const gap = step >= 5 ? Math.max(1, Math.round(step / 8)) : 0;
     const style = getComputedStyle(canvas);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const fill = { v: colour("--cell-good"), x: colour("--bad"), "?": colour("--cell-dim"), "-": colour("--line") };
+    const fill = { v: colour("--cell-good"), x: colour("--bad"), "?": colour("--cell-dim"), q: colour("--warn"), "-": colour("--line") };
     const g = canvas.getContext("2d");
     g.clearRect(0, 0, size, size);
-    for (const kind of ["-", "v", "?", "x"]) {
+    for (const kind of ["-", "v", "q", "?", "x"]) {
       g.fillStyle = fill[kind];
       for (let r = 0; r < n; r++) {
         for (let c = 0; c < n; c++) {
@@ -153,7 +153,7 @@ export class Matrix {
     return el("details", { class: "faults", open: true },
       el("summary", {}, `Pairs that are not validated (${number(reasons.length + omitted)})`),
       el("ul", { class: "plain" }, shown.map((r) => el("li", {},
-        el("span", { class: `cell ${r.result === "failed" ? "x" : "q"}`, "aria-hidden": "true" }), el("b", {}, `${r.client} → ${r.server}`), ` ${r.result}: ${r.reason}`)),
+        el("span", { class: `cell ${{ failed: "x", quarantined: "out" }[r.result] ?? "q"}`, "aria-hidden": "true" }), el("b", {}, `${r.client} → ${r.server}`), ` ${r.result}: ${r.reason}`)),
       more > 0 ? el("li", { class: "muted" }, `and ${number(more)} more: federation verify lists them`) : ""));
   }
 }

@@ -13,8 +13,8 @@ export function figures(status) {
     el("div", { class: `figure ${tone}` },
       el("dt", {}, name),
       el("dd", {}, el("strong", {}, value), of ? el("span", { class: "of" }, ` of ${of}`) : "", el("small", {}, note)));
-  const pairNote = matrix.failed || matrix.unknown
-    ? [matrix.failed ? `${number(matrix.failed)} fail` : "", matrix.unknown ? `${number(matrix.unknown)} unknown` : ""].filter(Boolean).join(", ")
+  const pairNote = matrix.failed || matrix.unknown || matrix.quarantined
+    ? [[matrix.failed, "fail"], [matrix.unknown, "unknown"], [matrix.quarantined, "quarantined"]].filter(([n]) => n).map(([n, what]) => `${number(n)} ${what}`).join(", ")
     : matrix.pairs ? "every pair validates" : "no pair to prove";
   return [
     figure("Ordered pairs valid", number(matrix.valid), number(matrix.pairs), pairNote, matrix.proven ? "good" : matrix.failed ? "bad" : "warn"),
@@ -30,7 +30,7 @@ const days = (left) => (left < 0 ? "expired" : left < 2 ? `${Math.round(left * 2
 
 function trouble(clusters) {
   const count = (health) => clusters.filter((c) => c.health === health).length;
-  return ["failing", "degraded", "unknown"].map((h) => [count(h), h]).filter(([n]) => n).map(([n, h]) => `${n} ${h}`).join(", ") || "all of them";
+  return ["failing", "degraded", "unknown", "quarantined"].map((h) => [count(h), h]).filter(([n]) => n).map(([n, h]) => `${n} ${h}`).join(", ") || "all of them";
 }
 
 export function attention(status, now) {
@@ -44,7 +44,7 @@ export function attention(status, now) {
       item.since ? el("time", { datetime: item.since, title: item.since }, `for ${duration((now - Date.parse(item.since)) / 1000)}`) : "")))];
 }
 
-const RANK = { failing: 0, unknown: 1, degraded: 2, healthy: 3 };
+const RANK = { failing: 0, unknown: 1, quarantined: 2, degraded: 3, healthy: 4 };
 
 export function clusters(status, now, { find, onlyTroubled }) {
   const shown = status.clusters
@@ -69,8 +69,8 @@ export function clusters(status, now, { find, onlyTroubled }) {
 
 function proof(p) {
   if (!p.pairs) return badge("ok", "no pair");
-  return badge(p.failed ? "failed" : p.unknown ? "unknown" : "ok", `${number(p.valid)} of ${number(p.pairs)}`,
-    p.failed || p.unknown ? `${p.failed} failed, ${p.unknown} unknown` : "");
+  return badge(p.failed ? "failed" : p.unknown ? "unknown" : p.quarantined ? "quarantined" : "ok", `${number(p.valid)} of ${number(p.pairs)}`,
+    p.failed || p.unknown || p.quarantined ? `${p.failed} failed, ${p.unknown} unknown, ${p.quarantined} with quarantined clusters` : "");
 }
 
 export function bundle(status) {
@@ -84,8 +84,8 @@ export function bundle(status) {
     el("td", {}, expiry(a), el("small", {}, `until ${day(a.not_after)}`))));
   const authorities = status.authorities.map((a) => el("tr", {},
     el("th", { scope: "row" }, a.name, el("small", {}, a.subject)),
-    el("td", {}, a.kind),
-    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `used by ${plural(a.signers.length, "signer")}`),
+    el("td", {}, a.kind, el("small", {}, [a.use === "successor" ? "successor" : "", a.signs ? "signs" : "does not sign"].filter(Boolean).join(", "))),
+    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `held by ${plural(a.signers.length, "signer")}`),
       a.violations ? el("small", { class: "why" }, `ALARM: ${a.last_violation}`) : ""),
     el("td", {}, a.quota ? `${number(a.rate)} of ${number(a.quota)} a second` : a.circuit ? `${number(a.rate)} a second` : "—",
       el("small", {}, [a.capacity ? `carries ${number(a.capacity)} workloads` : "", a.queued ? `${number(a.queued)} wait` : "",
@@ -117,7 +117,8 @@ export function roles(status, now) {
     el("th", { scope: "row" }, s.replica, el("small", {}, s.address)),
     el("td", {}, report(s), why(s)),
     el("td", {}, s.holds_bundle_in_force ? badge("current", `generation ${number(s.generation)}`) : badge(s.stale ? "unknown" : "pending", `generation ${number(s.generation)}`),
-      s.generations_behind ? el("small", {}, `${s.generations_behind} behind`) : ""),
+      s.generations_behind ? el("small", {}, `${s.generations_behind} behind`) : "",
+      s.orders ? el("small", {}, `${s.follows_orders ? "follows" : "STILL FOLLOWS"} ${s.orders}`) : ""),
     el("td", {}, day(s.serving_not_after) === "not known" ? "—" : untilThen(s.serving_not_after, now)),
     el("td", { class: "num" }, number(s.issued), el("small", {}, `${number(s.refused)} refused`)),
     el("td", {}, ago(s.updated, now))));

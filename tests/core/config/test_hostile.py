@@ -62,6 +62,7 @@ WORDS = (
     *("watch", "longest_ttl", "key_kinds", "in_cluster", "context", "probe", "anchors", "clusters", "policy"),
     *("signer", "x", "authority", "successor", "auth", "conjur", "spiffe"),
     *("directory", "namespace", "staged", "soak", "waves", "fresh", "earlier_longest_ttl"),
+    *("own_anchors", "replace"),
     *("kind", "method", "address", "role", "jwt", "token", "pin", "uri", "slot", "url", "socket", "region"),
 )
 KEYS = st.sampled_from(WORDS)

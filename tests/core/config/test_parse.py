@@ -424,3 +424,11 @@ def test_a_freshness_shorter_than_a_quiet_watch_is_warned_about() -> None:
     assert "east, west" in warning
     fine = with_line('fresh = "90s"', in_table="controller.rotation")
     assert not [text for text in good(fine).warnings if "fresh" in text]
+
+
+def test_the_state_namespace_leaves_room_for_the_signers_own() -> None:
+    text = GOOD.replace(
+        'directory = "state"', f'kind = "kubernetes"\nnamespace = "{"n" * 56}"\nin_cluster = true'
+    )
+    assert "at most 55" in mistakes(text)["state.namespace"]
+    assert not mistakes(text.replace("n" * 56, "n" * 55))

@@ -142,6 +142,17 @@ def test_a_life_of_earlier_leaves_that_is_none(value: str) -> None:
     assert set(found) == {"clusters[0].earlier_longest_ttl"}
 
 
+def test_what_becomes_of_own_anchors_is_said_for_each_cluster() -> None:
+    config = good(with_line('own_anchors = "replace"', in_table="clusters"))
+    assert [cluster.own_anchors for cluster in config.clusters] == ["replace", "hold"]
+
+
+@pytest.mark.parametrize("value", ['"keep"', "true", '""'])
+def test_nothing_else_becomes_of_own_anchors(value: str) -> None:
+    found = mistakes(with_line(f"own_anchors = {value}", in_table="clusters"))
+    assert set(found) == {"clusters[0].own_anchors"}
+
+
 def test_state_in_files_is_the_default_and_can_be_said() -> None:
     said = GOOD.replace(STATE, f'{STATE}kind = "files"\n')
     assert good(said).state == good(GOOD).state == StateConfig(directory=Path("/etc/federation/state"))

@@ -1,0 +1,44 @@
+"""Where two rooms meet that do not know one another: operations of the controller, in the server of status."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+from aiohttp import web
+
+from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
+from federation.controller.rotation.operations import OperationDesk
+from federation.core.clock import Clock
+from federation.state.documents import Operation
+from federation.state.store import StateStore
+from federation.status.answers import problem
+from federation.status.model import Problem
+from federation.status.mounted import Mounted
+from federation.status.openapi import TEMPLATE
+from federation.status.operations import operation_view
+from federation.status.rotation_model import OperationView
+from federation.status.source import ConfigView
+
+
+def operations(store: StateStore, config: ConfigView, clock: Clock) -> Mounted:
+    """``POST /api/v1/operations`` for the status server of a controller."""
+    api = OperationsApi(
+        OperationDesk(store, clock=clock, random_bytes=os.urandom),
+        config,
+        clock=clock,
+        encode=_encoded,
+        problem=problem,
+    )
+    told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
+    return Mounted(
+        routes=[web.post(PATH, api.post)],
+        methods={PATH: frozenset({"POST"})},
+        operations={PATH: {"post": told}},
+        schemas=[OperationRequest, OperationView],
+        accepts=api.accepts,
+    )
+
+
+def _encoded(operation: Operation) -> bytes:
+    return msgspec.json.encode(operation_view(operation))

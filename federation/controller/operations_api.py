@@ -1,0 +1,255 @@
+"""``POST /api/v1/operations``: an operator's wish, over HTTP. Served behind the guard of the status API.
+
+Who may read the status by its token may operate. Where no token is configured only callers on the hub's own
+machine may, under a local name, whatever else is configured: an open status page must not be an open door.
+
+A browser sends no wish of another site's: the token is taken from a header only, the body has to be declared
+as JSON (which a form cannot), and where a browser says whence a request comes, it has to be the hub's own
+page. There is no CORS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from federation.controller.operations_callers import REFILL, Bucket, is_local, is_same_origin
+from federation.controller.rotation.operations import VERBS, OperationDesk
+from federation.core.clock import Clock
+from federation.core.config.model import HubConfig
+from federation.core.errors import InvalidValue, NotReady, StateUnavailable
+from federation.state.documents import Operation
+
+PATH: Final = "/api/v1/operations"
+MOST_BYTES: Final = 16 * 1024
+BODY_TIMEOUT: Final = 10.0  # seconds for a body to arrive
+MOST_WAITING: Final = 8  # operations that wait for the leader's decision at the same time
+MOST_CLAIM: Final = 100  # characters of a claimed author
+
+_audit = logging.getLogger("federation.controller.audit")
+
+
+class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked for. ``arguments`` are plain text; ``author`` among them is kept as a claim.
+
+    start: canary, reason. abort, restore: reason. quarantine: cluster, reason. release, takeover: cluster.
+    emergency: compromised (a whole SHA-256), deadline and ttl_cap (seconds), reason.
+    """
+
+    verb: str
+    arguments: dict[str, str] = {}
+
+
+class Problem(Protocol):
+    """Makes an error answer (RFC 9457)."""
+
+    def __call__(
+        self,
+        status: int,
+        title: str,
+        detail: str = ...,
+        *,
+        remedy: str = ...,
+        headers: dict[str, str] | None = ...,
+    ) -> web.Response:
+        """The answer."""
+        ...
+
+
+class ConfigView(Protocol):
+    """The configuration that runs."""
+
+    @property
+    def current(self) -> HubConfig:
+        """The configuration in force."""
+        ...
+
+
+class _Answered(Exception):
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class OperationsApi:
+    """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of."""
+
+    def __init__(
+        self,
+        desk: OperationDesk,
+        config: ConfigView,
+        *,
+        clock: Clock,
+        encode: Callable[[Operation], bytes],
+        problem: Problem,
+    ) -> None:
+        self._desk = desk
+        self._config = config
+        self._encode = encode
+        self._problem = problem
+        self._bucket = Bucket(clock, at=clock.monotonic())
+        self._waiting = 0
+
+    def accepts(self, request: web.Request) -> bool:
+        """Whether this caller, whom the guard has let in, may operate."""
+        return self._config.current.status.token_file is not None or is_local(request)
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Hand an operation in and wait for what becomes of it: 200 done, 409 refused, with the operation."""
+        try:
+            self._check_caller(request)
+            asked = await self._read(request)
+            return await self._submit(request, asked)
+        except _Answered as answered:
+            if answered.response.status not in {409, 503}:
+                _audit.warning(
+                    "an operation from %s was not taken: %d", request.remote, answered.response.status
+                )
+                answered.response.force_close()  # nothing reads a body that was not taken
+            return answered.response
+
+    def _check_caller(self, request: web.Request) -> None:
+        if not self.accepts(request):
+            raise self._refusal(
+                403,
+                "Forbidden",
+                "no token is configured, so only callers on the hub's machine may operate",
+                remedy="set status.token_file, or ask on the hub's machine by a local name",
+            )
+        if not is_same_origin(request):
+            raise self._refusal(
+                403,
+                "Forbidden",
+                "the request comes from another site's page",
+                remedy="use the hub's own page, or `federation rotate`",
+            )
+        if request.content_type != "application/json":
+            raise self._refusal(
+                415,
+                "Unsupported media type",
+                "the body has to be application/json",
+                remedy="see /openapi.json",
+            )
+        if wait := self._bucket.take():
+            raise self._too_many(wait)
+
+    async def _read(self, request: web.Request) -> OperationRequest:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for chunk in request.content.iter_chunked(4096):
+                    body += chunk
+                    if len(body) > MOST_BYTES:
+                        raise self._refusal(
+                            413,
+                            "Too large",
+                            f"an operation is at most {MOST_BYTES} bytes",
+                            remedy="see /openapi.json",
+                        )
+        except TimeoutError:
+            raise self._refusal(408, "Timeout", "the body did not arrive in time") from None
+        try:
+            return msgspec.json.decode(bytes(body), type=OperationRequest)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise self._refusal(
+                400,
+                "Bad request",
+                'the body is not {"verb": ..., "arguments": {...}} with plain texts',
+                remedy="see /openapi.json",
+            ) from None
+
+    async def _submit(self, request: web.Request, asked: OperationRequest) -> web.Response:
+        if self._waiting >= MOST_WAITING:
+            raise self._too_many(REFILL)
+        arguments = dict(asked.arguments)
+        try:
+            author = self._author(request, arguments.pop("author", ""))
+            self._waiting += 1
+            try:
+                _audit.info(
+                    "%s asked by %s",
+                    asked.verb if asked.verb in VERBS else "an unknown verb",
+                    author,
+                    extra={"arguments": {name[:32]: value[:200] for name, value in arguments.items()}},
+                )
+                decided = await self._desk.submit(asked.verb, arguments, author=author)
+            finally:
+                self._waiting -= 1
+        except InvalidValue as error:
+            raise self._refusal(400, "Bad request", error.what, remedy=error.remedy) from None
+        except NotReady as error:
+            raise self._refusal(503, "No leader", str(error), remedy=error.remedy) from None
+        except StateUnavailable as error:
+            _audit.error("an operation cannot be written: %s", error.diagnostics())
+            raise self._refusal(
+                503,
+                "State unavailable",
+                "the state store does not take the operation; the hub's log says why",
+                remedy="ask `federation rotate status` what became of it before asking again",
+            ) from None
+        return web.Response(
+            status=200 if decided.outcome == "done" else 409,
+            body=self._encode(decided),
+            content_type="application/json",
+        )
+
+    def _author(self, request: web.Request, claim: str) -> str:
+        """Who was let in, and what they say of themselves. Raises InvalidValue."""
+        if len(claim) > MOST_CLAIM or not claim.isprintable():
+            raise InvalidValue(
+                f"an author is at most {MOST_CLAIM} printable characters", remedy="write a name, or none"
+            )
+        who = "status token" if self._config.current.status.token_file is not None else "no token"
+        claimed = f" (says: {claim})" if claim else ""
+        return f"{who}, from {request.remote or 'an unknown address'}{claimed}"
+
+    def _too_many(self, wait: float) -> _Answered:
+        seconds = str(int(wait) + 1)
+        return self._refusal(
+            429,
+            "Too many operations",
+            "more operations than one person asks for",
+            remedy=f"wait {seconds} s",
+            headers={"Retry-After": seconds},
+        )
+
+    def _refusal(
+        self, status: int, title: str, detail: str, *, remedy: str = "", headers: dict[str, str] | None = None
+    ) -> _Answered:
+        return _Answered(self._problem(status, title, detail, remedy=remedy, headers=headers))
+
+
+def openapi(answer: str, problem: str) -> Mapping[str, Any]:
+    """The OpenAPI operation object; the arguments are the references to the schemas of both kinds of answer."""
+
+    def content(kind: str, reference: str) -> dict[str, Any]:
+        return {"content": {kind: {"schema": {"$ref": reference}}}}
+
+    decided = content("application/json", answer)
+    failed = content("application/problem+json", problem)
+    request = OperationRequest.__name__
+    told = {
+        "400": "It is no operation.",
+        "401": "The token is missing or wrong.",
+        "403": "This caller may not operate.",
+        "408": "The body did not arrive in time.",
+        "413": "The body is too large.",
+        "415": "The body is not declared as JSON.",
+        "429": "Too many operations.",
+        "503": "No controller leads, or the state store is not available.",
+    }
+    return {
+        "summary": f"Ask for an operation and wait for the leader's decision: {', '.join(VERBS)}.",
+        "security": [{"bearer": []}, {}],
+        "requestBody": {"required": True, **content("application/json", f"#/components/schemas/{request}")},
+        "responses": {
+            "200": {"description": "It was done.", **decided},
+            "409": {"description": "It was refused; the operation says why and what to do.", **decided},
+            **{status: {"description": what, **failed} for status, what in told.items()},
+        },
+    }

@@ -1,0 +1,220 @@
+"""The format of one document in a ConfigMap.
+
+::
+
+    data:
+      header: federation-state/1 <mark> <encoding> <length> <sha256>
+      document: <the document as it is>          encoding "plain"
+    binaryData:
+      document: <the document, zlib>             encoding "zlib"
+
+Small documents stay readable (``kubectl get configmap NAME -o jsonpath='{.data.document}'``). Large ones are
+compressed, which spares etcd most of it: what replicas report every few seconds repeats itself. ``mark`` is 32 random
+hex digits, new with every write: by them a writer whose answer was lost tells its own write from somebody else's.
+The checksum covers key, mark and data: what was edited by hand, cut, or restored under another document's name is told
+from a sound one.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from federation.core.errors import StateUnavailable
+from federation.state.kubernetes_api import NOT_KUBERNETES
+from federation.state.record import FORMAT, MAGIC, MAX_DATA_BYTES
+from federation.state.store import Stored
+
+PLAIN_BYTES: Final = 16 * 1024
+"""Up to this size a document is kept as it is: what a person wants to read is smaller than this."""
+
+MAX_OBJECT_BYTES: Final = 900 * 1024
+"""What an object may hold, in base64 where it is binary. Kubernetes refuses 1 MiB of values, etcd 1.5 MiB in all."""
+
+MAX_COMPRESSED_BYTES: Final = MAX_OBJECT_BYTES // 4 * 3
+
+KEY_ANNOTATION: Final = "federation-hub/key"
+LABELS: Final[Mapping[str, str]] = {
+    "app.kubernetes.io/managed-by": "federation-hub",
+    "app.kubernetes.io/part-of": "federation-hub",
+    "federation-hub/state": "document",
+}
+"""For people and their tools. The store itself finds documents by name: a label is too easily lost."""
+
+_MAGIC: Final = MAGIC.decode()
+_HEADER: Final = re.compile(
+    rf"{_MAGIC}{FORMAT.decode()} ([0-9a-f]{{32}}) (plain|zlib) (\d{{1,8}}) ([0-9a-f]{{64}})"
+)
+_LEVEL: Final = 1  # reports shrink to a thirtieth with it, and the next level takes twice the time
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A document on its way into its object: what differs between two objects is their metadata only."""
+
+    mark: str
+    data: dict[str, str]
+    binary_data: dict[str, bytes]
+
+    def body(self, *, key: str, name: str, version: str = "") -> bytes:
+        """The object as JSON; with ``version`` one that replaces that version and no other."""
+        metadata: dict[str, Any] = {"name": name, "labels": LABELS, "annotations": {KEY_ANNOTATION: key}}
+        if version:
+            metadata["resourceVersion"] = version
+        return msgspec.json.encode(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": metadata,
+                "data": self.data,
+                "binaryData": self.binary_data,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object as it was read: its version, and what it holds, still to be checked."""
+
+    name: str
+    version: str
+    data: Mapping[str, str]
+    binary_data: Mapping[str, bytes]
+
+    @property
+    def mark(self) -> str:
+        """Which write made it, as far as its header can be read."""
+        match = _HEADER.fullmatch(self.data.get("header", ""))
+        return match[1] if match else ""
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str
+    resource_version: str
+
+
+class _ConfigMap(msgspec.Struct, rename="camel"):
+    kind: str
+    metadata: _Metadata
+    data: dict[str, str] | None = None
+    binary_data: dict[str, bytes] | None = None
+
+
+_config_map = msgspec.json.Decoder(_ConfigMap)
+
+
+def pack(key: str, mark: str, data: bytes) -> Draft:
+    """The document's content; raises StateUnavailable for more than an object holds."""
+    if len(data) > MAX_DATA_BYTES:
+        raise _too_large(key, f"{len(data)} bytes, and the store takes {MAX_DATA_BYTES}")
+    text = _as_text(data)
+    encoding = "zlib" if text is None else "plain"
+    header = f"{_MAGIC}{FORMAT.decode()} {mark} {encoding} {len(data)} {_digest(key, mark, data)}"
+    if text is not None:
+        return Draft(mark, {"header": header, "document": text}, {})
+    compressed = zlib.compress(data, _LEVEL)
+    if len(compressed) > MAX_COMPRESSED_BYTES:
+        raise _too_large(
+            key,
+            f"{len(data)} bytes, {len(compressed)} compressed, and an object takes {MAX_COMPRESSED_BYTES}",
+        )
+    return Draft(mark, {"header": header}, {"document": compressed})
+
+
+def opened(answer: bytes, *, name: str, where: str) -> Found:
+    """The object in an API server's answer; raises StateUnavailable where it is not that object."""
+    try:
+        found = _config_map.decode(answer)
+    except msgspec.MsgspecError as error:
+        raise _garbage(str(error)[:200], where) from None
+    if found.kind != "ConfigMap" or found.metadata.name != name or not found.metadata.resource_version:
+        raise _garbage("it is another object", where)
+    return Found(
+        found.metadata.name, found.metadata.resource_version, found.data or {}, found.binary_data or {}
+    )
+
+
+def unpack(key: str, found: Found, *, where: str) -> Stored:
+    """The document in an object; raises StateUnavailable naming the object where it is damaged."""
+    header = found.data.get("header", "")
+    if header.startswith(_MAGIC) and not header.startswith(f"{_MAGIC}{FORMAT.decode()} "):
+        raise StateUnavailable(
+            "the document was written by another release of the hub, in a format this one does not know",
+            where=where,
+            remedy="run the release that wrote it, or a newer one",
+        )
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        raise _damaged("its header cannot be read", where)
+    mark, encoding, length, digest = match[1], match[2], int(match[3]), match[4]
+    data = _content(found, encoding, length, where)
+    if len(data) != length:
+        raise _damaged(f"it holds {len(data)} bytes of {length}", where)
+    if _digest(key, mark, data) != digest:
+        raise _damaged("its checksum does not match", where)
+    return Stored(data=data, version=found.version)
+
+
+def _as_text(data: bytes) -> str | None:
+    if len(data) > PLAIN_BYTES:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _content(found: Found, encoding: str, length: int, where: str) -> bytes:
+    if encoding == "plain":
+        text = found.data.get("document")
+        if text is None:
+            raise _damaged("it holds no document", where)
+        return text.encode()
+    compressed = found.binary_data.get("document")
+    if compressed is None:
+        raise _damaged("it holds no document", where)
+    if length > MAX_DATA_BYTES:
+        raise _damaged(f"{length} bytes are more than the store takes", where)
+    inflater = zlib.decompressobj()
+    try:  # no more than is promised, whatever was put there
+        data = inflater.decompress(compressed, length + 1)
+    except zlib.error:
+        raise _damaged("it cannot be decompressed", where) from None
+    if not inflater.eof or inflater.unused_data:
+        raise _damaged("its compressed content is not what was written", where)
+    return data
+
+
+def _digest(key: str, mark: str, data: bytes) -> str:
+    return sha256(b"%s\0%s\0%s" % (key.encode(), mark.encode(), data)).hexdigest()
+
+
+def _too_large(key: str, how: str) -> StateUnavailable:
+    return StateUnavailable(
+        f"the document is too large for a Kubernetes object: {how}",
+        where=key,
+        remedy='keep the state in files ([state] kind = "files", manifests/volume), or run fewer clusters per hub',
+    )
+
+
+def _damaged(what: str, where: str) -> StateUnavailable:
+    return StateUnavailable(
+        f"the document is damaged: {what}",
+        where=where,
+        remedy="find out who wrote to it (kubectl get -o yaml --show-managed-fields), then restore it from a backup; "
+        "remove it only if its writer is gone",
+    )
+
+
+def _garbage(what: str, where: str) -> StateUnavailable:
+    return StateUnavailable(
+        f"the answer is not the ConfigMap that was asked for: {what}",
+        where=where,
+        remedy=NOT_KUBERNETES,
+    )

@@ -1,0 +1,31 @@
+"""Routes of another room behind the status server's guard: nothing in ``status`` changes anything itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+Schemas = Sequence[type[msgspec.Struct]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """What is mounted: its routes, and how OpenAPI tells them.
+
+    ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
+    objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
+    ``accepts`` says whether that caller could use the routes at all.
+    """
+
+    routes: Sequence[web.RouteDef] = ()
+    methods: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    operations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    schemas: Schemas = ()
+    accepts: Callable[[web.Request], bool] = lambda _: False
+
+
+NOTHING = Mounted()

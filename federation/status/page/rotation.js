@@ -1,0 +1,157 @@
+// The rotation: its steps, the gate with its evidence, who is left out, what has been, what was asked for.
+// Nodes out, nothing kept; `ask` is called with the operation that a button stands for.
+
+import { ago, badge, duration, el, number, plural, short, table } from "./dom.js";
+
+const MARK = { done: "✓", current: "●", ahead: "" };
+const MOST = 60;
+const ABORTABLE = ["STAGED", "PUBLISHING", "SOAKED", "CANARY", "ACTIVE"];
+
+export function shownAtAll(status, operations) {
+  return Boolean(status.rotation || status.rotation_plan?.new || status.quarantined.length || operations?.operations.length);
+}
+
+export function rotation(status, operations, now, ask) {
+  const { rotation: r, quarantined } = status;
+  const may = Boolean(operations?.accepted);
+  return [
+    r ? heading(r, now) : el("p", { class: "calm" }, "No rotation was ever started."),
+    r ? steps(r) : "",
+    r?.paused ? el("p", { class: "note warn" }, el("b", {}, "It does not go on by itself: "), r.paused) : "",
+    r?.deadline ? el("p", { class: "note bad" }, el("b", {}, "Emergency: "), `the compromised side is left by ${at(r.deadline)}`, r.ttl_cap ? `; certificates live ${duration(r.ttl_cap)} at most` : "", ".") : "",
+    r ? gate(r, now) : "",
+    r?.deadline ? losses(r) : "",
+    !r?.under_way ? plan(status.rotation_plan) : "",
+    may ? buttons(status, ask) : "",
+    quarantined.length ? [el("h3", {}, "Quarantined"), out(quarantined, may, now, ask)] : "",
+    r ? sides(r) : "",
+    r ? history(r) : "",
+    operations?.operations.length ? audit(operations.operations, now) : "",
+  ].flat();
+}
+
+const at = (iso) => (iso ? `${iso.slice(0, 10)} ${iso.slice(11, 19)} UTC` : "a time that is not known");
+const scroll = (child) => el("div", { class: "scroll" }, child);
+
+function heading(r, now) {
+  const how = r.under_way ? (r.automatic ? "it goes on by itself" : "step by step") : "at rest";
+  return el("p", { class: "fact" }, `Rotation ${number(r.number)} of the ${r.kind}, in `, el("b", {}, r.state), r.since ? ` since ${ago(r.since, now)}` : "", `; ${how}. `, `${r.author}: ${r.reason}`);
+}
+
+function steps(r) {
+  return el("ol", { class: "steps", "aria-label": "States of this rotation" }, r.steps.map((s) =>
+    el("li", { class: s.mark, "aria-current": s.mark === "current" ? "step" : null },
+      el("span", { class: "dot", "aria-hidden": "true" }, MARK[s.mark]),
+      el("span", { class: "name" }, s.state, el("span", { class: "sr" }, ` (${s.mark})`)),
+      s.since ? el("time", { datetime: s.since, title: s.since }, `${s.since.slice(5, 10)} ${s.since.slice(11, 16)}`) : "",
+      s.state === "UNPUBLISHING" && r.waves.length ? el("small", {}, waves(r.waves)) : "",
+      s.state === "CANARY" && r.canary.length ? el("small", {}, r.canary.join(", ")) : "")));
+}
+
+const waves = (every) => `${every.filter((w) => w.state === "removed").length} of ${plural(every.length, "wave")}`;
+
+function gate(r, now) {
+  const g = r.gate;
+  if (!g) return "";
+  if (!g.known) return [el("h3", {}, `Gate out of ${r.state}`), el("p", {}, badge("unknown", "not known"), " ", g.detail)];
+  const opens = g.opens_at ? `opens in ${duration(Math.max(0, (Date.parse(g.opens_at) - now) / 1000))} at the earliest, at ${at(g.opens_at)}` : "when it opens cannot be told";
+  const unmet = g.conditions.filter((c) => !c.met);
+  const met = g.conditions.filter((c) => c.met);
+  return [
+    el("h3", {}, `Gate out of ${r.state}`),
+    el("p", {}, g.open ? badge("ok", "open") : badge("pending", "closed"), " ", g.open ? "every condition is met" : opens),
+    unmet.length ? scroll(conditions("Conditions that are not met", unmet)) : "",
+    met.length ? el("details", { open: !unmet.length }, el("summary", {}, `Met (${met.length})`), scroll(conditions("Conditions that are met", met))) : "",
+  ];
+}
+
+function conditions(caption, every) {
+  const rows = every.slice(0, MOST).map((c) => el("tr", {},
+    el("th", { scope: "row" }, c.name),
+    el("td", {}, c.met ? badge("ok", "met") : badge("pending", "not met")),
+    el("td", {}, c.cluster || "—"),
+    el("td", { class: "wrap" }, c.detail, c.until && !c.met ? el("small", {}, `until ${at(c.until)}`) : "")));
+  if (every.length > MOST) rows.push(el("tr", {}, el("td", { colspan: 4 }, `and ${number(every.length - MOST)} more`)));
+  return table(caption, ["Condition", "", "Cluster", "Evidence"], rows);
+}
+
+function losses(r) {
+  const side = r.state === "ABORTING" ? "new" : "old";
+  const rows = r.losses.filter((l) => l.side === side).flatMap((l) => l.clusters.map((c) => el("tr", {},
+    el("th", { scope: "row" }, c.cluster), el("td", { class: "wrap" }, l.what), el("td", {}, l.at_removal ? "at the removal" : "at once"), el("td", {}, c.until ? at(c.until) : "it is published there"))));
+  if (!rows.length) return [];
+  return [el("h3", {}, "What fails"), scroll(table("What fails", ["Cluster", "What", "From", "Until"], rows.slice(0, MOST)))];
+}
+
+function plan(p) {
+  if (!p || !p.new) return [];
+  const why = p.problem || p.conditions.find((c) => !c.met)?.detail;
+  return [
+    el("h3", {}, "What a start would do"),
+    p.ready
+      ? el("p", {}, badge("ok", "ready"), ` a rotation of the ${p.kind} from ${p.old.subject} to ${p.new.subject}, in ${duration(p.takes)} at least; canary: ${p.canary.join(", ") || "none"}`)
+      : el("p", { class: "wrap" }, badge("pending", "not now"), " ", why, p.remedy ? el("small", {}, ` ${p.remedy}`) : ""),
+  ];
+}
+
+function out(quarantined, may, now, ask) {
+  const rows = quarantined.map((q) => el("tr", {},
+    el("th", { scope: "row" }, q.cluster),
+    el("td", {}, badge("quarantined", q.returning ? "returning" : "out")),
+    el("td", { class: "wrap" }, q.reason, el("small", {}, q.author)),
+    el("td", { class: "wrap" }, q.waits_for.map((c) => c.detail).join("; ") || "—"),
+    el("td", {}, ago(q.since, now)),
+    el("td", {}, may && !q.returning ? button("Release", () => ask({ verb: "release", arguments: { cluster: q.cluster }, confirm: q.cluster, text: `${q.cluster} gets what is in force, and certificates again once it is caught up.` })) : "")));
+  return scroll(table("Quarantined clusters", ["Cluster", "", "Reason", "Waits for", "Since", ""], rows));
+}
+
+function buttons(status, ask) {
+  const { rotation: r, rotation_plan: p } = status;
+  const offered = [];
+  const offer = (label, operation) => offered.push(button(label, () => ask(operation)));
+  if (r?.under_way) {
+    const confirm = `rotation ${r.number}`;
+    if (r.gate?.open && (r.paused || !r.automatic)) offer("Advance", { verb: "advance", arguments: {}, confirm, text: `The rotation leaves ${r.state}; its gate is open.` });
+    if (ABORTABLE.includes(r.state)) offer("Abort", { verb: "abort", arguments: {}, confirm, reason: "asked", text: "The old authority signs again, and the new root is removed once nothing needs it." });
+    if (r.state === "UNPUBLISHING") offer("Restore the old root", { verb: "restore", arguments: {}, confirm, reason: "asked", text: "The old root is published again, and the rotation goes back to ACTIVE." });
+    const left = new Set(status.quarantined.map((q) => q.cluster));
+    const unreachable = status.clusters.filter((c) => !left.has(c.name) && r.gate?.waits_for.includes(c.name) && !["ready", "degraded"].includes(c.connection.state));
+    for (const c of unreachable.slice(0, 4)) offer(`Quarantine ${c.name}`, { verb: "quarantine", arguments: { cluster: c.name }, confirm: c.name, reason: "needed", text: `Nothing is issued in ${c.name} from then on, and no gate waits for it.` });
+  } else if (p?.ready) {
+    offer("Start", { verb: "start", arguments: {}, confirm: "start", reason: "asked", text: `Starts a rotation of the ${p.kind} to ${p.new.subject}.` });
+  }
+  return offered.length ? el("p", { class: "buttons" }, offered) : "";
+}
+
+function button(label, act) {
+  const node = el("button", { type: "button" }, label);
+  node.addEventListener("click", act);
+  return node;
+}
+
+function sides(r) {
+  const row = (name, s) => el("tr", {}, el("th", { scope: "row" }, name),
+    el("td", { class: "wrap" }, s.subject || "—", el("small", { class: "mono", title: s.intermediate }, short(s.intermediate))),
+    el("td", { class: "wrap" }, s.root_subject || "—", el("small", { class: "mono", title: s.root }, short(s.root))));
+  return el("details", {}, el("summary", {}, "Both sides"), scroll(table("Both sides", ["", "Intermediate", "Root"], [row("Old", r.old), row("New", r.new)])));
+}
+
+function history(r) {
+  const rows = r.history.map((t) => el("tr", {},
+    el("td", { class: "num" }, at(t.at)),
+    el("th", { scope: "row" }, `${t.before} → ${t.after}`),
+    el("td", { class: "wrap" }, t.reason, el("small", {}, t.author)),
+    el("td", { class: "wrap" }, el("ul", { class: "plain" }, t.evidence.map((c) => el("li", {}, `${c.met ? "✓" : "✕"} ${c.name}${c.cluster ? ` (${c.cluster})` : ""}: ${c.detail}`))),
+      t.evidence_omitted ? el("small", {}, `and ${number(t.evidence_omitted)} more`) : "")));
+  return el("details", {}, el("summary", {}, `Steps taken (${r.history.length})`), scroll(table("Steps taken, newest first", [{ text: "When", class: "num" }, "Step", "Why", "Evidence"], rows)));
+}
+
+function audit(every, now) {
+  const rows = every.slice(0, MOST).map((o) => el("tr", {},
+    el("td", {}, ago(o.asked, now)),
+    el("th", { scope: "row" }, o.verb, el("small", {}, Object.entries(o.arguments).map(([k, v]) => `${k}: ${v}`).join("; "))),
+    el("td", { class: "wrap" }, o.author),
+    el("td", {}, o.outcome === "done" ? badge("ok", "done") : o.outcome ? badge("failed", "refused") : badge("unknown", "undecided")),
+    el("td", { class: "wrap" }, o.detail, o.remedy ? el("small", {}, o.remedy) : "")));
+  return el("details", {}, el("summary", {}, `Operations asked for (${every.length})`), scroll(table("Operations, newest first", ["Asked", "What", "By", "Outcome", ""], rows)));
+}

@@ -1,0 +1,239 @@
+"""The rotation as status tells it: from its record, and its gate as the leader that is heard of sees it. Pure.
+
+The record says where the rotation stands, whoever leads. Whether the gate is open is only said where a leader
+has looked lately, at this very state: anything else is not known, and never open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from federation.core.trust.rotation.record import AT_REST, Condition, Rotation, Side, State, Transition
+from federation.state.documents import ConditionReport, LossReport, RotationReport, SideReport
+from federation.status.freshness import elapsed, finite, instant
+from federation.status.quarantine import condition_views
+from federation.status.rotation_model import (
+    ConditionView,
+    GateView,
+    LossView,
+    LostCluster,
+    RotationView,
+    SideView,
+    StepMark,
+    StepView,
+    TransitionView,
+    WaveState,
+    WaveView,
+)
+from federation.status.scene import Scene
+
+LONGEST_LOOK: Final = 30.0  # the leader looks every second; a store that stalls gives it some more
+SETTLING: Final = 120.0  # what publication, read-back and proof may take beside what is waited for
+MOST_EVIDENCE: Final = 8  # conditions of each past step within the whole status
+
+_WAY: Final = (
+    State.STAGED,
+    State.PUBLISHING,
+    State.SOAKED,
+    State.CANARY,
+    State.ACTIVE,
+    State.UNPUBLISHING,
+    State.RETIRED,
+)
+_OF_ROOTS: Final = frozenset({State.PUBLISHING, State.UNPUBLISHING})
+
+
+def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
+    """The rotation under way or the last one, ``whole`` with all evidence of its history; None where none ever was."""
+    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    if rotation is None:
+        return None
+    under_way = rotation.state not in AT_REST
+    told = scene.leader.rotation if scene.leader is not None and not gate_doubt(scene) else None
+    return RotationView(
+        number=rotation.number,
+        kind="root" if rotation.changes_root else "intermediate",
+        state=rotation.state.value,
+        under_way=under_way,
+        since=instant(rotation.since),
+        expected=expected(scene, rotation),
+        old=side_view(rotation.old),
+        new=side_view(rotation.new),
+        author=rotation.author,
+        reason=rotation.reason,
+        automatic=rotation.automatic,
+        paused=rotation.paused,
+        soak=finite(rotation.soak),
+        canary=rotation.canary,
+        canary_failures=rotation.canary_failures,
+        waves=_waves(rotation),
+        deadline=instant(rotation.deadline) if under_way else None,
+        ttl_cap=finite(rotation.ttl_cap) if under_way else 0.0,
+        steps=_steps(rotation),
+        gate=gate_view(scene) if under_way else None,
+        losses=[_loss(loss) for loss in told.losses] if told and under_way else [],
+        history=[_transition(step, whole=whole) for step in reversed(rotation.history)],
+    )
+
+
+def gate_doubt(scene: Scene) -> str:
+    """Why nothing that is said of the gate can be relied on; empty where it can."""
+    if scene.leader is None:
+        return scene.no_leader
+    told = scene.leader.rotation
+    if told.problem:
+        return f"the rotation cannot be worked on: {told.problem}"
+    if told.computed <= 0:
+        return "the leading controller has not looked at it yet"
+    if abs(scene.now - told.computed) > LONGEST_LOOK:
+        return f"the leading controller last looked at it {elapsed(scene.now - told.computed)} ago"
+    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    if rotation is not None and (told.number, told.state) != (rotation.number, rotation.state.value):
+        return f"the leading controller has not looked at {rotation.state.value} yet"
+    return ""
+
+
+def gate_view(scene: Scene) -> GateView:
+    """The gate out of the present state. Where it is not known, what was last said of it is left out."""
+    doubt = gate_doubt(scene)
+    told = scene.leader.rotation if scene.leader is not None else RotationReport()
+    if doubt:
+        return GateView(
+            known=False,
+            open=False,
+            opens_at=None,
+            computed=instant(told.computed),
+            detail=doubt,
+            conditions=[],
+            waits_for=[],
+        )
+    unmet = [condition for condition in told.conditions if not condition.met]
+    is_open = told.open and not unmet
+    return GateView(
+        known=True,
+        open=is_open,
+        opens_at=None if is_open else instant(told.opens_at),
+        computed=instant(told.computed),
+        detail="every condition is met" if is_open else unmet[0].detail if unmet else "it is not open",
+        conditions=condition_views(told.conditions),
+        waits_for=sorted({condition.cluster for condition in unmet} - {""}),
+    )
+
+
+def expected(scene: Scene, rotation: Rotation) -> float:
+    """How long the present state lasts as a rule, in seconds; 0 at rest.
+
+    Publishing waits for leaves that were delivered without the new root and then soaks; removing waits for
+    leaves that need what is removed. Every other state waits for publication, read-back or proof alone.
+    """
+    config = scene.config
+    longest = max(
+        (max(c.policy.longest_ttl, c.earlier_longest_ttl or 0.0) for c in config.clusters), default=0.0
+    )
+    settings = config.controller.rotation
+    settling = SETTLING + settings.fresh + 3 * config.controller.proof.interval
+    drains = rotation.state in {State.ACTIVE, State.EMERGENCY} or (
+        rotation.state is State.ABORTING and not rotation.wave
+    )
+    if rotation.state in AT_REST:
+        return 0.0
+    if rotation.state is State.PUBLISHING:
+        return longest + settings.skew + finite(rotation.soak) + settling
+    return longest + settings.skew + settling if drains else settling
+
+
+def side_view(side: Side | SideReport) -> SideView:
+    """One authority of a rotation."""
+    return SideView(
+        root=side.root,
+        intermediate=side.intermediate,
+        subject=side.subject,
+        root_subject=side.root_subject,
+    )
+
+
+def _waves(rotation: Rotation) -> list[WaveView]:
+    """Waves before the last begun one are read back to have lost the old root; the last begun one is not yet."""
+
+    def state(number: int) -> WaveState:
+        if rotation.state is State.RETIRED:
+            return "removed"
+        if rotation.state is not State.UNPUBLISHING or number >= rotation.wave:
+            return "waiting"
+        return "removing" if number == rotation.wave - 1 else "removed"
+
+    if not rotation.changes_root:
+        return []
+    return [WaveView(clusters=wave, state=state(number)) for number, wave in enumerate(rotation.waves)]
+
+
+def _steps(rotation: Rotation) -> list[StepView]:
+    """The states it has been in and those that are ahead, each once; a state that it skips is left out."""
+    entered = {step.after: step.at for step in rotation.history}
+    way: Sequence[State] = [
+        state
+        for state in _WAY
+        if (rotation.changes_root or state not in _OF_ROOTS)
+        and (state is not State.CANARY or rotation.canary or state in entered)
+    ]
+    if State.ABORTING in entered or rotation.state is State.STABLE:
+        been = [state for state in way if state in entered]
+        way = [*been, *([State.ABORTING] if State.ABORTING in entered else []), State.STABLE]
+    elif State.EMERGENCY in entered:
+        last = [state for state in way if state in {State.UNPUBLISHING, State.RETIRED}]
+        way = [*(state for state in way if state in entered and state not in last), State.EMERGENCY, *last]
+    at = way.index(rotation.state) if rotation.state in way else len(way)
+
+    def mark(number: int) -> StepMark:
+        if number == at:
+            return "done" if rotation.state in AT_REST else "current"
+        return "done" if number < at else "ahead"
+
+    return [
+        StepView(
+            state=state.value,
+            mark=mark(number),
+            since=instant(entered[state]) if state in entered and number <= at else None,
+        )
+        for number, state in enumerate(way)
+    ]
+
+
+def _loss(loss: LossReport) -> LossView:
+    clusters = [LostCluster(cluster=name, until=instant(until)) for name, until in loss.clusters.items()]
+    return LossView(
+        side=loss.side,
+        what=loss.what,
+        at_removal=loss.at_removal,
+        clusters=sorted(clusters, key=lambda lost: lost.cluster),
+    )
+
+
+def _transition(step: Transition, *, whole: bool) -> TransitionView:
+    evidence = list(step.evidence)
+    shown = evidence if whole else _one_of_each(evidence)[:MOST_EVIDENCE]
+    return TransitionView(
+        before=step.before.value,
+        after=step.after.value,
+        at=instant(step.at),
+        author=step.author,
+        reason=step.reason,
+        evidence=_recorded(shown),
+        evidence_omitted=len(evidence) - len(shown),
+    )
+
+
+def _one_of_each(evidence: Iterable[Condition]) -> list[Condition]:
+    """The first condition of each name, unmet before met."""
+    first: dict[str, Condition] = {}
+    for condition in sorted(evidence, key=lambda c: c.met):
+        first.setdefault(condition.name, condition)
+    return list(first.values())
+
+
+def _recorded(evidence: Iterable[Condition]) -> list[ConditionView]:
+    return condition_views(
+        ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
+        for c in evidence
+    )

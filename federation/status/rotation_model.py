@@ -1,0 +1,199 @@
+"""What the status API says about rotations, quarantines and operations, as typed structs.
+
+Times are RFC 3339 in UTC, ``null`` where an instant is not known; durations are in seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+RotationKind = Literal["root", "intermediate"]
+StepMark = Literal["done", "current", "ahead"]
+WaveState = Literal["removed", "removing", "waiting"]
+
+
+class SideView(msgspec.Struct, frozen=True, kw_only=True):
+    """One authority of a rotation; ``root`` and ``intermediate`` are SHA-256 of the certificates."""
+
+    root: str
+    intermediate: str
+    subject: str
+    root_subject: str
+
+
+class ConditionView(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of a gate with its evidence. ``until``: when it is met, where only time has to pass."""
+
+    name: str
+    met: bool
+    detail: str
+    cluster: str
+    until: datetime | None
+
+
+class GateView(msgspec.Struct, frozen=True, kw_only=True):
+    """The gate out of the present state, as the leader sees it.
+
+    Where it is not ``known``, ``detail`` says why and it is not open. ``opens_at`` is the earliest instant, null
+    where that cannot be told. ``waits_for`` names clusters.
+    """
+
+    known: bool
+    open: bool
+    opens_at: datetime | None
+    computed: datetime | None
+    detail: str
+    conditions: list[ConditionView]
+    waits_for: list[str]
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One state on the way of this rotation, in order; ``since`` is when it was last entered."""
+
+    state: str
+    mark: StepMark
+    since: datetime | None
+
+
+class WaveView(msgspec.Struct, frozen=True, kw_only=True):
+    """Clusters that lose the old root together."""
+
+    clusters: list[str]
+    state: WaveState
+
+
+class TransitionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that was taken, by whom and on which evidence; ``/api/v1/rotation`` leaves no evidence out."""
+
+    before: str
+    after: str
+    at: datetime | None
+    author: str
+    reason: str
+    evidence: list[ConditionView]
+    evidence_omitted: int = 0
+
+
+class LostCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster that something fails in; ``until`` is null where the end cannot be told."""
+
+    cluster: str
+    until: datetime | None
+
+
+class LossView(msgspec.Struct, frozen=True, kw_only=True):
+    """What fails if a side is left at the emergency's deadline, or now where there is none.
+
+    With ``at_removal`` it begins when that side's root is removed, else as soon as the other side signs.
+    """
+
+    side: str
+    what: str
+    at_removal: bool
+    clusters: list[LostCluster]
+
+
+class RotationView(msgspec.Struct, frozen=True, kw_only=True):
+    """The rotation under way, or the last one. ``paused`` says why automatic advance has stopped.
+
+    ``expected`` is how long its state lasts as a rule; ``gate`` is null at rest. ``history`` is newest first.
+    """
+
+    number: int
+    kind: RotationKind
+    state: str
+    under_way: bool
+    since: datetime | None
+    expected: float
+    old: SideView
+    new: SideView
+    author: str
+    reason: str
+    automatic: bool
+    paused: str
+    soak: float
+    canary: list[str]
+    canary_failures: int
+    waves: list[WaveView]
+    deadline: datetime | None
+    ttl_cap: float
+    steps: list[StepView]
+    gate: GateView | None
+    losses: list[LossView]
+    history: list[TransitionView]
+
+
+class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster that a person took out: nothing is issued there. ``waits_for``: what a return still needs."""
+
+    cluster: str
+    reason: str
+    author: str
+    since: datetime | None
+    returning: bool
+    waits_for: list[ConditionView]
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start would do now, as the leader says; ``ready`` is false where it would be refused, or waits at once.
+
+    ``takes`` is the least it takes in all; ``longest_leaf`` is for how long a leaf that is out may have to be
+    reckoned with. ``rate`` is asked of the new authority and ``quota`` what it allows, in certificates per
+    second (0: no limit known).
+    """
+
+    ready: bool
+    kind: RotationKind | None
+    old: SideView | None
+    new: SideView | None
+    problem: str
+    remedy: str
+    canary: list[str]
+    waves: list[list[str]]
+    automatic: bool
+    soak: float
+    longest_leaf: float
+    takes: float
+    rate: float
+    quota: float
+    conditions: list[ConditionView]
+
+
+class OrdersView(msgspec.Struct, frozen=True, kw_only=True):
+    """What signers are to sign with.
+
+    ``issuer`` is an intermediate (SHA-256), ``clusters`` are exceptions from it, ``stopped`` get nothing. With
+    ``strict`` no other one may sign.
+    """
+
+    rotation: int
+    state: str
+    issuer: str
+    clusters: dict[str, str]
+    strict: bool
+    stopped: dict[str, str]
+    ttl_cap: float
+
+
+class OperationView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator asked for and what became of it: ``outcome`` is empty until a leader has decided."""
+
+    id: str
+    verb: str
+    author: str
+    asked: datetime | None
+    arguments: dict[str, str]
+    decided: datetime | None
+    outcome: str
+    detail: str
+    remedy: str
+
+
+class Operations(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``/api/v1/operations``, newest first. ``accepted``: whether this caller could ask for one."""
+
+    accepted: bool
+    operations: list[OperationView]

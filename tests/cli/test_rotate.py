@@ -1,0 +1,334 @@
+"""``federation rotate``: what it prints, what it asks for, and how it exits."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from federation.cli import rotate
+from federation.cli.mounting import operations
+from federation.core.config.model import Address
+from federation.core.errors import FederationError
+from federation.core.trust.rotation.record import State
+from federation.core.trust.rotation.steps import OperationRefused
+from federation.runtime.clock import SystemClock
+from federation.state.documents import Operation
+from federation.status.app import create_app
+from federation.status.rotation_model import OperationView, PlanView, RotationView
+from federation.status.server import serve
+from tests.cli.asking import run_verb
+from tests.status.rotations import (
+    LOSSES,
+    NEW_INTERMEDIATE,
+    deciding,
+    met,
+    plan,
+    quarantine,
+    tell,
+    unmet,
+)
+from tests.status.rotations import rotate as have_rotate
+from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
+
+NAMES = ["east", "west", "north"]
+Run = Callable[..., Awaitable[int]]
+
+
+def world() -> World:
+    return World(NAMES, time.time())
+
+
+def done(_: Operation) -> FederationError | None:
+    return None
+
+
+@asynccontextmanager
+async def hub(
+    shown: World, directory: Path, decide: Callable[[Operation], FederationError | None] = done
+) -> AsyncIterator[tuple[Run, list[Operation]]]:
+    """Yields what runs the verb against a hub that shows a world, and what its leader was asked for."""
+    clock = SystemClock()
+    store = CountingStore(directory / "state", clock)
+    await store.put(shown.snapshot())
+    config = FixedConfig(shown.config)
+    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+    async with (
+        serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
+        deciding(store, decide) as heard,
+    ):
+
+        async def run(*arguments: str) -> int:
+            return await asyncio.to_thread(
+                run_verb, rotate, "rotate", *arguments, "--url", f"http://{address}"
+            )
+
+        yield run, heard
+
+
+async def test_status_at_rest_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with hub(world(), tmp_path) as (run, _):
+        assert await run("status") == 0
+        assert "no rotation was ever started" in capsys.readouterr().out
+        assert await run("status", "--json") == 0
+    assert capsys.readouterr().out == "null\n"
+
+
+async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    until = shown.now + 1800
+    waits = unmet("leaves", "west", until, "leaves delivered with generation 6\x1b[2J may live on")
+    have_rotate(shown, State.PUBLISHING, met("held", "every namespace holds both"), waits, opens_at=until)
+    quarantine(shown, "north")
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("status") == 1
+        out = capsys.readouterr().out
+        assert await run("status", "--json") == 1
+        told = msgspec.json.decode(capsys.readouterr().out, type=RotationView)
+    assert "\x1b" not in out
+    for line in (
+        "rotation 3 of the root: PUBLISHING for 6",
+        "[x] STAGED",
+        "[>] PUBLISHING",
+        "[ ] RETIRED",
+        "canary: east",
+        "wave 2: waiting: north, west",
+        "gate out of PUBLISHING: closed, opens at 20",
+        "NO   leaves     west     leaves delivered with generation 6?[2J may live on (until 20",
+        "yes  held       -        every namespace holds both",
+        "north: out since",
+        "STAGED -> PUBLISHING",
+    ):
+        assert line in out
+    assert told.gate is not None
+    assert [c.name for c in told.gate.conditions if not c.met] == ["leaves"]
+
+
+async def test_status_exits_0_where_the_gate_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    have_rotate(shown, State.SOAKED, met("matrix"), paused="the canary failed", automatic=False)
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("status") == 0
+    out = capsys.readouterr().out
+    assert "gate out of SOAKED: OPEN" in out
+    assert "PAUSED: the canary failed" in out
+
+
+async def test_a_gate_that_nobody_vouches_for_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    have_rotate(shown, State.SOAKED, met("matrix"))
+    shown.edit_leader(updated=shown.now - 300)
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("status") == 1
+        assert "NOT KNOWN: the leading controller was last heard of 5 min ago" in capsys.readouterr().out
+        assert await run("plan") == 1
+    assert "rotation 3 is under way" in capsys.readouterr().out
+
+
+async def test_plan_shows_sides_capacity_waves_and_the_estimate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    tell(shown, plan(shown.now))
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("plan") == 0
+        out = capsys.readouterr().out
+        assert await run("plan", "--json") == 0
+        told = msgspec.json.decode(capsys.readouterr().out, type=PlanView)
+    for words in (
+        "a rotation of the root",
+        "CN=Mesh M4",
+        NEW_INTERMEDIATE,
+        "1.5 certificates a second are asked for, 20 are allowed",
+        "canary:   east",
+        "wave 2:   north, west",
+        "takes:    5 h at least",
+    ):
+        assert words in out
+    assert told.ready
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"problem": "it has the key of M3", "remedy": "mend that"},
+            "REFUSED: it has the key of M3\ndo: mend that",
+        ),
+        ({"conditions": [unmet("capacity", detail="40 are asked for, 20 are allowed")]}, "NO   capacity"),
+    ],
+)
+async def test_a_plan_that_would_not_go_through_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], words: str
+) -> None:
+    shown = world()
+    tell(shown, plan(shown.now, **changes))
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("plan") == 1
+    assert words in capsys.readouterr().out
+
+
+ASKED: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
+    "start": (("start",), "start", {}),
+    "start with all": (
+        ("start", "--canary", "east,west", "--reason", "yearly"),
+        "start",
+        {"canary": "east,west", "reason": "yearly"},
+    ),
+    "start without canary": (("start", "--canary", ""), "start", {"canary": ""}),
+    "advance": (("advance",), "advance", {}),
+    "abort": (("abort", "--reason", "wrong name"), "abort", {"reason": "wrong name"}),
+    "restore": (("restore",), "restore", {}),
+    "quarantine": (
+        ("quarantine", "west", "--reason", "burnt down"),
+        "quarantine",
+        {"cluster": "west", "reason": "burnt down"},
+    ),
+    "release": (("release", "west"), "release", {"cluster": "west"}),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_each_action_asks_for_its_operation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    arguments, verb, given = ASKED[name]
+    async with hub(world(), tmp_path) as (run, heard):
+        assert await run(*arguments) == 0
+    assert [(operation.verb, operation.arguments) for operation in heard] == [(verb, given)]
+    assert capsys.readouterr().out == f"{verb}: done\n"
+
+
+async def test_a_refused_operation_exits_1_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: Operation) -> FederationError | None:
+        return OperationRefused("no rotation is under way", remedy="start one")
+
+    async with hub(world(), tmp_path, refuse) as (run, _):
+        assert await run("advance") == 1
+        assert capsys.readouterr().out == "advance: REFUSED: no rotation is under way\ndo: start one\n"
+        assert await run("advance", "--json") == 1
+        decided = msgspec.json.decode(capsys.readouterr().out, type=OperationView)
+    assert (decided.outcome, decided.remedy) == ("refused", "start one")
+
+
+async def test_an_operation_that_is_none_exits_2_in_the_hub_s_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with hub(world(), tmp_path) as (run, heard):
+        assert await run("abort", "--reason", "a\x07b") == 2
+        assert heard == []
+    assert "control characters (write plain text on one line)" in capsys.readouterr().err
+
+
+def test_an_api_that_cannot_be_asked_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for action in ("status", "plan", "advance"):
+        assert run_verb(rotate, "rotate", action, "--url", "http://127.0.0.1:1") == 2
+        assert "UNKNOWN" in capsys.readouterr().err
+
+
+async def test_an_emergency_shows_what_fails_and_goes_on_with_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
+    assert shown.leader is not None
+    tell(shown, msgspec.structs.replace(shown.leader.rotation, losses=LOSSES))
+    colons = ":".join(ROOT[i : i + 2] for i in range(0, len(ROOT), 2)).upper()
+    arguments = ("emergency", "--compromised", colons, "--deadline", "30m", "--ttl-cap", "900", "--yes")
+    async with hub(shown, tmp_path) as (run, heard):
+        assert await run(*arguments) == 0
+    captured = capsys.readouterr()
+    assert "west     at the removal" in captured.err
+    assert "east     at once" in captured.err
+    assert "north" not in captured.err, "that is of the other side"
+    assert heard[0].arguments == {"compromised": ROOT, "deadline": "1800.0", "ttl_cap": "900.0"}
+
+
+async def test_what_ends_before_the_deadline_does_not_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
+    assert shown.leader is not None
+    loss = msgspec.structs.replace(LOSSES[0], clusters={"west": shown.now + 600, "east": shown.now + 6000})
+    tell(shown, msgspec.structs.replace(shown.leader.rotation, losses=[loss]))
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run("emergency", "--compromised", ROOT, "--yes") == 0
+        default = capsys.readouterr().err
+        assert await run("emergency", "--compromised", ROOT, "--yes", "--deadline", "2h") == 0
+        late = capsys.readouterr().err
+    assert "east" in default
+    assert "west" not in default
+    assert late == "nothing is known to fail if the old side is left\n"
+
+
+@pytest.mark.parametrize(("typed", "code"), [(ROOT[:8], 0), ("a1a1", 1), ("", 1), ("yes", 1)])
+async def test_an_emergency_wants_the_fingerprint_typed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    code: int,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(typed + "\n"))
+    shown = world()
+    have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
+    async with hub(shown, tmp_path) as (run, heard):
+        assert await run("emergency", "--compromised", ROOT) == code
+    assert len(heard) == (code == 0)
+    assert ("nothing was done" in capsys.readouterr().err) == bool(code)
+
+
+async def test_an_emergency_without_anybody_to_ask_needs_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    shown = world()
+    have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
+    shown.edit_leader(updated=shown.now - 300)
+    async with hub(shown, tmp_path) as (run, heard):
+        assert await run("emergency", "--compromised", ROOT) == 2
+        assert heard == []
+    err = capsys.readouterr().err
+    assert "needs --yes" in err
+    assert "NOT KNOWN TO BE COMPLETE" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("emergency",),
+        ("emergency", "--compromised", "a1a1"),
+        ("emergency", "--compromised", ROOT, "--deadline", "soon"),
+        ("emergency", "--compromised", ROOT, "--ttl-cap", "-5"),
+        ("quarantine", "west"),
+        ("release",),
+        (),
+    ],
+)
+def test_a_command_line_that_cannot_be_used_is_refused(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run_verb(rotate, "rotate", *arguments)
+    assert refused.value.code == 2
+    assert "usage: federation rotate" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""What the leader says of a rotation: what the machine would do, who may return, what would fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace as with_changes
+
+import msgspec
+import pytest
+
+from federation.controller.rotation.commands import Commands, Proposed
+from federation.controller.rotation.telling import MOST_CONDITIONS, told
+from federation.core.trust.horizons import Delivered
+from federation.core.trust.rotation.record import Quarantine, RotationBook, State
+from federation.core.trust.rotation.world import Capacity, ClusterFacts, World
+from federation.state.documents import Operation, RotationReport, encode
+from tests.status.rotations import NEW, NEW_INTERMEDIATE, NEW_ROOT, OLD, rotation
+from tests.status.worlds import INTERMEDIATE, ROOT, hub_config
+
+T = 1_800_000_000.0
+NAMES = ["east", "north", "west"]
+CONFIG = hub_config(NAMES)
+
+
+def world(**changes: object) -> World:
+    """Every cluster holds the old root, every leaf was delivered with it and lives for another hour."""
+    facts = ClusterFacts(held=frozenset({ROOT}), current=True, read_back_at=T - 1)
+    made = World(
+        now=T,
+        clusters=dict.fromkeys(NAMES, facts),
+        horizons={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in NAMES},
+        generations={1: frozenset({ROOT}), 2: frozenset({ROOT, NEW_ROOT})},
+        in_force=1,
+        validated="",
+    )
+    return with_changes(made, **changes)  # type: ignore[arg-type]
+
+
+def commands(**changes: object) -> Commands:
+    proposed = Proposed(old=OLD, new=NEW, problem="")
+    return Commands(with_changes(proposed, **changes))  # type: ignore[arg-type]
+
+
+def tell(book: RotationBook, seen: World, given: Commands | None = None) -> RotationReport:
+    return told(book, seen, given or commands(), CONFIG)
+
+
+def test_a_plan_is_what_a_start_then_does() -> None:
+    plan = tell(RotationBook(), world()).plan
+    assert plan is not None
+    started = commands().apply(
+        Operation(id="x", verb="start", author="a", asked=T), RotationBook(), world(), CONFIG
+    )
+    assert started.rotation is not None
+    assert (plan.canary, plan.waves, plan.problem) == (started.rotation.canary, started.rotation.waves, "")
+    assert plan.new is not None
+    assert plan.new.intermediate == NEW_INTERMEDIATE
+    assert plan.longest_leaf == 3600 + world().skew
+    assert {c.name: c.met for c in plan.conditions} == {"validated": True, "capacity": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (commands(new="no signer reports it"), "no signer reports it"),
+        (commands(problem="it has the key of the old one"), "it has the key of the old one"),
+        (commands(new=OLD), "signs already"),
+    ],
+)
+def test_a_start_that_would_be_refused_is_told_as_the_machine_refuses_it(given: Commands, words: str) -> None:
+    plan = tell(RotationBook(), world(), given).plan
+    assert plan is not None
+    assert words in plan.problem
+    assert plan.remedy
+    assert plan.conditions == []
+
+
+def test_a_back_end_that_is_too_small_is_an_unmet_condition_of_the_plan() -> None:
+    plan = tell(RotationBook(), world(capacity=Capacity(rate=40, quota=20))).plan
+    assert plan is not None
+    assert (plan.rate, plan.quota) == (40, 20)
+    assert [c.name for c in plan.conditions if not c.met] == ["capacity"]
+
+
+def test_while_a_rotation_is_under_way_there_is_no_plan_but_what_would_fail() -> None:
+    report = tell(RotationBook(rotation=rotation(State.PUBLISHING, T)), world())
+    assert report.plan is None
+    assert (report.number, report.state, report.open) == (3, "PUBLISHING", False)
+    by_side = {(loss.side, loss.at_removal): loss.clusters for loss in report.losses}
+    assert by_side["old", True] == dict.fromkeys(NAMES, T + 3600 + 60), "their leaves, at the removal"
+    assert ("new", True) not in by_side, "no leaf is of the new side"
+    at_once = [loss for loss in report.losses if loss.side == "old" and not loss.at_removal]
+    assert {name for loss in at_once for name in loss.clusters} == {*NAMES}
+
+
+def test_a_deadline_spares_what_ends_before_it() -> None:
+    emergency = rotation(State.EMERGENCY, T, deadline=T + 7200)
+    report = tell(RotationBook(rotation=emergency), world())
+    assert [loss for loss in report.losses if loss.side == "old" and loss.at_removal] == []
+
+
+def test_a_cluster_that_returns_is_told_with_what_it_waits_for() -> None:
+    out = Quarantine(reason="r", author="a", since=T - 60)
+    book = RotationBook(
+        rotation=rotation(State.ACTIVE, T),
+        quarantined={"east": msgspec.structs.replace(out, returning=True), "west": out},
+    )
+    report = tell(book, world())
+    assert set(report.returning) == {"east"}
+    assert "return_held" in {c.name for c in report.returning["east"]}
+    assert all(not c.met for c in report.returning["east"])
+
+
+def test_two_hundred_clusters_stay_a_small_document() -> None:
+    names = [f"edge-{number:03d}" for number in range(200)]
+    facts = ClusterFacts(held=frozenset({ROOT}), read_back_at=T - 1, unknown_until=T + 86400)
+    seen = world(
+        clusters=dict.fromkeys(names, facts),
+        horizons={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in names},
+    )
+    report = tell(RotationBook(rotation=rotation(State.PUBLISHING, T)), seen)
+    assert len(report.conditions) == MOST_CONDITIONS
+    assert not report.conditions[0].met
+    assert all(len(loss.clusters) == 200 for loss in report.losses)
+    assert len(encode(report)) < 120_000

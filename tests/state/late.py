@@ -1,0 +1,69 @@
+"""A session whose requests are carried out late, or whose answers are lost, as networks and proxies do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from federation.core.errors import ClusterConflict, ClusterTimeout, ClusterUnreachable
+from federation.state.kubernetes_api import KubernetesApi
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    body: bytes | None
+
+
+@dataclass
+class LateApi:
+    """In front of a real session. ``hold`` and ``lose`` name the methods that suffer."""
+
+    api: KubernetesApi
+    hold: set[str] = field(default_factory=set)
+    lose: set[str] = field(default_factory=set)
+    sent: list[Request] = field(default_factory=list)
+    held: list[Request] = field(default_factory=list)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float | None = None,
+    ) -> bytes:
+        request = Request(method, path, body)
+        if method in self.hold:
+            self.held.append(request)
+            raise ClusterTimeout("no answer in time", where="late")
+        self.sent.append(request)
+        answer = await self.api.request(
+            method,
+            path,
+            params=params,
+            body=body,
+            content_type=content_type,
+            accept=accept,
+            timeout=timeout,
+        )
+        if method in self.lose:
+            self.lose.discard(method)
+            raise ClusterUnreachable("the connection was cut before the answer came", where="late")
+        return answer
+
+    async def land(self) -> int:
+        """Carry out what was held; how many of them changed anything."""
+        landed = 0
+        for request in self.held:
+            try:
+                await self.api.request(request.method, request.path, body=request.body)
+                landed += 1
+            except ClusterConflict:
+                pass
+        self.held.clear()
+        return landed

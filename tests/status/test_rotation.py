@@ -1,0 +1,525 @@
+"""The rotation in status: what the record says always, what the gate says only where a leader has just looked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace as with_changes
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
+
+from federation.core.config.model import AnchorPin
+from federation.core.trust.rotation.record import RotationBook, State
+from federation.state.documents import Current, Proposal, RotationReport
+from federation.status.metrics import hub_metrics
+from federation.status.model import Attention, FederationStatus
+from federation.status.rotation import rotation_view
+from federation.status.scene import Scene
+from federation.status.view import compose
+from tests.status.rotations import (
+    LOSSES,
+    NEW_INTERMEDIATE,
+    NEW_ROOT,
+    OLD,
+    hold,
+    met,
+    plan,
+    quarantine,
+    rotate,
+    tell,
+    unmet,
+)
+from tests.status.worlds import ROOT, World, generation
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+T = NOW.timestamp()
+NAMES = ["east", "west", "north"]
+
+
+def seen(world: World) -> FederationStatus:
+    return compose(world.snapshot(), world.config, NOW)
+
+
+def told(status: FederationStatus, code: str) -> Attention:
+    (item,) = [item for item in status.attention if item.code == code]
+    assert item.what
+    assert item.where
+    assert item.remedy
+    return item
+
+
+def codes(status: FederationStatus) -> set[str]:
+    return {item.code for item in status.attention}
+
+
+def world_in(state: State, *conditions: object, **changes: object) -> World:
+    world = World(NAMES, T)
+    rotate(world, state, *conditions, **changes)  # type: ignore[arg-type]
+    return world
+
+
+def test_where_none_ever_was_there_is_none() -> None:
+    status = seen(World(NAMES, T))
+    assert (status.rotation, status.rotation_plan, status.orders, status.quarantined) == (
+        None,
+        None,
+        None,
+        [],
+    )
+    assert status.verdict == "healthy"
+
+
+def test_a_rotation_that_goes_well_is_told_with_its_gate_and_degrades_nothing() -> None:
+    until = T + 1800
+    world = world_in(
+        State.PUBLISHING, met("held"), unmet("leaves", "west", until, "leaves may live on"), opens_at=until
+    )
+    status = seen(world)
+    assert (status.verdict, codes(status)) == ("healthy", set())
+    rotation = status.rotation
+    assert rotation is not None
+    assert rotation.gate is not None
+    assert (rotation.kind, rotation.state, rotation.under_way) == ("root", "PUBLISHING", True)
+    assert (rotation.gate.known, rotation.gate.open, rotation.gate.waits_for) == (True, False, ["west"])
+    assert rotation.gate.opens_at == NOW + timedelta(seconds=1800)
+    assert [(s.state, s.mark) for s in rotation.steps] == [
+        ("STAGED", "done"),
+        ("PUBLISHING", "current"),
+        ("SOAKED", "ahead"),
+        ("CANARY", "ahead"),
+        ("ACTIVE", "ahead"),
+        ("UNPUBLISHING", "ahead"),
+        ("RETIRED", "ahead"),
+    ]
+    assert [t.after for t in rotation.history] == ["PUBLISHING", "STAGED"]
+    assert status.orders is not None
+    assert (status.orders.issuer, status.orders.strict) == (OLD.intermediate, True)
+
+
+def test_an_intermediate_skips_what_it_may_and_has_no_waves() -> None:
+    world = world_in(State.SOAKED, new=replace(OLD, intermediate=NEW_INTERMEDIATE), canary=[])
+    rotation = seen(world).rotation
+    assert rotation is not None
+    assert (rotation.kind, rotation.waves) == ("intermediate", [])
+    assert [s.state for s in rotation.steps] == ["STAGED", "SOAKED", "ACTIVE", "RETIRED"]
+
+
+def test_waves_say_which_have_lost_the_old_root() -> None:
+    for state, wave, expected in (
+        (State.ACTIVE, 0, ["waiting", "waiting"]),
+        (State.UNPUBLISHING, 1, ["removing", "waiting"]),
+        (State.UNPUBLISHING, 2, ["removed", "removing"]),
+        (State.RETIRED, 2, ["removed", "removed"]),
+    ):
+        rotation = seen(world_in(state, wave=wave)).rotation
+        assert rotation is not None
+        assert [w.state for w in rotation.waves] == expected
+
+
+def test_an_aborted_rotation_shows_the_way_it_really_went() -> None:
+    world = world_in(State.ABORTING)
+    rotation = seen(world).rotation
+    assert rotation is not None
+    assert [(s.state, s.mark) for s in rotation.steps] == [
+        ("STAGED", "done"),
+        ("PUBLISHING", "done"),
+        ("SOAKED", "done"),
+        ("CANARY", "done"),
+        ("ACTIVE", "done"),
+        ("ABORTING", "current"),
+        ("STABLE", "ahead"),
+    ]
+    assert told(seen(world), "rotation_aborting").severity == "warning"
+
+
+UNKNOWN: dict[str, Callable[[World], None]] = {
+    "no leader": lambda w: setattr(w, "leader", None),
+    "a stale leader": lambda w: w.edit_leader(updated=T - 60),
+    "a leader that has not looked": lambda w: tell(w, RotationReport()),
+    "a leader that looked long ago": lambda w: w.edit_leader(
+        rotation=replace(w.leader.rotation, computed=T - 31) if w.leader else RotationReport()
+    ),
+    "a leader that looked at another state": lambda w: w.edit_leader(
+        rotation=replace(w.leader.rotation, state="SOAKED") if w.leader else RotationReport()
+    ),
+    "a leader that looked at another rotation": lambda w: w.edit_leader(
+        rotation=replace(w.leader.rotation, number=2) if w.leader else RotationReport()
+    ),
+    "a leader that cannot work": lambda w: tell(w, RotationReport(computed=T, open=True, problem="garbage")),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_gate_that_nobody_vouches_for_is_not_known_and_never_open(name: str) -> None:
+    world = world_in(State.PUBLISHING, met("held"))
+    before = seen(world).rotation
+    assert before is not None
+    assert before.gate is not None
+    assert (before.gate.known, before.gate.open) == (True, True)
+    UNKNOWN[name](world)
+    status = seen(world)
+    assert status.rotation is not None
+    assert status.rotation.gate is not None
+    assert (status.rotation.gate.known, status.rotation.gate.open) == (False, False)
+    assert status.rotation.gate.detail
+    assert status.rotation.gate.conditions == []
+    assert status.rotation_plan is None
+    assert "federation_rotation_gate_open 0.0" in metrics(world)
+
+
+def test_a_leader_that_says_open_beside_an_unmet_condition_is_not_believed() -> None:
+    world = world_in(State.PUBLISHING, met("held"))
+    assert world.leader is not None
+    world.edit_leader(rotation=replace(world.leader.rotation, open=True, conditions=[unmet("leaves")]))
+    rotation = seen(world).rotation
+    assert rotation is not None
+    assert rotation.gate is not None
+    assert not rotation.gate.open
+
+
+def long_since(state: State, *conditions: object, **changes: object) -> World:
+    world = world_in(state, *conditions, **changes)
+    assert world.book is not None
+    assert world.book.rotation is not None
+    hold(world, RotationBook(rotation=replace(world.book.rotation, since=T - 30 * 86400)))
+    return world
+
+
+def cut_off(state: State) -> World:
+    world = world_in(state, unmet("held", "west", detail="it was not read back"))
+    world.edit_seen("west", state="unavailable", reason="timeout")
+    return world
+
+
+def staged(world: World) -> World:
+    pin = AnchorPin(
+        file=Path("next.pem"), sha256=NEW_ROOT, trust_domain=world.config.trust_domain, staged=True
+    )
+    trust = with_changes(world.config.trust, anchors=(*world.config.trust.anchors, pin))
+    world.config = with_changes(world.config, trust=trust)
+    return world
+
+
+def broken_successor(world: World) -> World:
+    for replica, signer in world.signers.items():
+        assert signer.successor is not None
+        world.edit_signer(replica, successor=replace(signer.successor, state="unavailable", detail="sealed"))
+    return world
+
+
+def edited(world: World, replica: str, **changes: object) -> World:
+    world.edit_signer(replica, **changes)
+    return world
+
+
+def with_problem(problem: str) -> World:
+    world = World(NAMES, T)
+    tell(world, RotationReport(computed=T, problem=problem))
+    return world
+
+
+ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
+    "paused": (
+        lambda: world_in(State.SOAKED, met("held"), paused="the canary failed"),
+        "rotation_paused",
+        "degraded",
+        "the canary failed",
+    ),
+    "unreachable": (lambda: cut_off(State.PUBLISHING), "rotation_waits_for_cluster", "degraded", "west"),
+    "stuck": (
+        lambda: long_since(State.PUBLISHING, unmet("held", "west", detail="some namespace lacks it")),
+        "rotation_stuck",
+        "degraded",
+        "some namespace lacks it",
+    ),
+    "step by step": (
+        lambda: world_in(State.SOAKED, met("matrix"), automatic=False),
+        "rotation_advance_due",
+        "healthy",
+        "step by step",
+    ),
+    "aborting": (lambda: world_in(State.ABORTING), "rotation_aborting", "degraded", "gate is open"),
+    "emergency": (
+        lambda: world_in(State.EMERGENCY, unmet("drained", "west"), deadline=T + 1800),
+        "rotation_emergency",
+        "failing",
+        "2026-11-24 12:30:00 UTC",
+    ),
+    "a record that cannot be worked on": (
+        lambda: with_problem("rotation: garbage"),
+        "rotation_problem",
+        "degraded",
+        "garbage",
+    ),
+    "a successor that cannot sign": (
+        lambda: broken_successor(world_in(State.STAGED, unmet("validated"))),
+        "successor_not_ready",
+        "degraded",
+        "sealed",
+    ),
+    "a signer that follows other orders": (
+        lambda: edited(world_in(State.ACTIVE), "signer-0", orders="CANARY"),
+        "signer_orders",
+        "degraded",
+        "CANARY",
+    ),
+    "a retired pin": (lambda: world_in(State.RETIRED), "pin_retired", "healthy", "CN=Root R1"),
+    "a successor that signs": (lambda: world_in(State.RETIRED), "successor_signs", "healthy", "since"),
+    "a staged pin that was published": (
+        lambda: staged(world_in(State.RETIRED)),
+        "pin_admitted",
+        "healthy",
+        "CN=Root R2",
+    ),
+    "a staged pin without a rotation": (
+        lambda: staged(World(NAMES, T)),
+        "pin_staged",
+        "healthy",
+        NEW_ROOT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_what_needs_attention_is_told_with_a_remedy(name: str) -> None:
+    make, code, verdict, words = ATTENTION[name]
+    status = seen(make())
+    assert words in told(status, code).what
+    assert status.verdict == verdict
+
+
+def test_a_staged_pin_of_the_rotation_under_way_is_no_news() -> None:
+    assert "pin_staged" not in codes(seen(staged(world_in(State.STAGED))))
+
+
+def test_a_rotation_that_takes_its_time_is_not_stuck() -> None:
+    world = world_in(State.ACTIVE, unmet("drained", "west", T + 100), opens_at=T + 100)
+    rotation = seen(world).rotation
+    assert rotation is not None
+    assert 86400 < rotation.expected < 2 * 86400
+    assert "rotation_stuck" not in codes(seen(world))
+
+
+def test_an_emergency_tells_what_fails_where() -> None:
+    world = world_in(State.EMERGENCY, unmet("drained", "west"), deadline=T + 1800)
+    assert world.leader is not None
+    tell(world, replace(world.leader.rotation, losses=LOSSES))
+    status = seen(world)
+    assert "east, west" in told(status, "rotation_emergency").what
+    assert status.rotation is not None
+    assert [
+        (loss.side, loss.at_removal, [c.cluster for c in loss.clusters]) for loss in status.rotation.losses
+    ] == [
+        ("old", True, ["west"]),
+        ("old", False, ["east"]),
+        ("new", True, ["north"]),
+    ]
+    world.edit_leader(updated=T - 300)
+    stale = seen(world).rotation
+    assert stale is not None
+    assert stale.losses == []
+
+
+def test_the_authority_that_signs_decides_whether_an_authority_matters() -> None:
+    world = broken_successor(world_in(State.ACTIVE))
+    status = seen(world)
+    assert status.verdict == "failing", "nothing is issued: the orders name it and no other may sign"
+    assert told(status, "authority_unavailable").where == "next"
+    assert [(a.name, a.use, a.signs) for a in status.authorities] == [
+        ("shared", "authority", False),
+        ("next", "successor", True),
+    ]
+    world = world_in(State.ACTIVE)
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        gone = replace(signer.authority, state="unavailable", detail="gone", not_after=T - 1)
+        world.edit_signer(replica, authority=gone)
+    status = seen(world)
+    assert status.verdict == "degraded", "it does not sign any more"
+    assert codes(status) == {"authority_unavailable"}
+
+
+def test_without_a_rotation_under_way_the_first_authority_signs_where_the_ordered_one_is_gone() -> None:
+    world = world_in(State.RETIRED)
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        moved = replace(signer.authority, sha256="77" * 32)
+        world.edit_signer(replica, authority=moved, successor=None)
+    assert [(a.use, a.signs) for a in seen(world).authorities] == [("authority", True)]
+
+
+def test_a_quarantined_cluster_is_shown_as_that_and_does_not_fail_the_others() -> None:
+    world = World(NAMES, T)
+    world.edit_seen("west", state="unavailable", reason="timeout")
+    for replica in world.signers:
+        world.edit_on_signer(replica, "west", state="unavailable", reason="quarantined")
+    world.set_cells({("east", "west"): "x", ("west", "east"): "?", ("north", "west"): "v"})
+    assert seen(world).verdict == "failing"
+    quarantine(world, "west")
+    status = seen(world)
+    assert (status.verdict, codes(status)) == ("degraded", {"quarantined"})
+    assert status.matrix.rows == ["-qv", "q-q", "vq-"]
+    assert (status.matrix.quarantined, status.matrix.valid, status.matrix.proven) == (4, 2, False)
+    assert "4 are with quarantined clusters" in status.summary
+    (west,) = [cluster for cluster in status.clusters if cluster.name == "west"]
+    assert (west.health, west.proof.quarantined) == ("quarantined", 4)
+    assert "burnt down" in west.summary
+    assert west.quarantine is not None
+    assert west.quarantine.author == "no token, from 127.0.0.1"
+    assert {c.name: c.health for c in status.clusters if c.name != "west"} == {
+        "east": "healthy",
+        "north": "healthy",
+    }
+    assert "rotate release west" in told(status, "quarantined").remedy
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    out=st.sets(st.sampled_from(NAMES)),
+    cells=st.dictionaries(
+        st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)).filter(lambda p: p[0] != p[1]),
+        st.sampled_from("vx?"),
+    ),
+)
+def test_pairs_are_counted_once_and_a_quarantine_is_never_green(
+    out: set[str], cells: dict[tuple[str, str], str]
+) -> None:
+    world = World(NAMES, T)
+    world.set_cells(cells)
+    quarantine(world, *out)
+    status = seen(world)
+    matrix = status.matrix
+    assert matrix.valid + matrix.failed + matrix.unknown + matrix.quarantined == matrix.pairs == 6
+    for client, row in zip(matrix.clusters, matrix.rows, strict=True):
+        for server, cell in zip(matrix.clusters, row, strict=True):
+            if client != server:
+                assert (cell == "q") == bool({client, server} & out)
+    assert not out or status.verdict != "healthy"
+    failing = {pair for pair, cell in cells.items() if cell == "x" and not {*pair} & out}
+    assert (status.verdict == "failing") == bool(failing)
+
+
+def test_a_cluster_that_returns_says_what_it_waits_for() -> None:
+    world = World(NAMES, T)
+    quarantine(world, "west", returning=True)
+    waits = unmet("return_leaves", "west", T + 60, "leaves lack the new root")
+    tell(world, RotationReport(computed=T, returning={"west": [waits]}))
+    status = seen(world)
+    (view,) = status.quarantined
+    assert (view.returning, [c.name for c in view.waits_for]) == (True, ["return_leaves"])
+    assert "leaves lack the new root" in told(status, "quarantined").what
+
+
+def test_a_quarantine_of_a_cluster_that_is_not_registered_any_more_only_informs() -> None:
+    world = World(NAMES, T)
+    quarantine(world, "south")
+    status = seen(world)
+    assert (status.verdict, told(status, "quarantined").severity) == ("healthy", "notice")
+
+
+def test_a_cluster_whose_wave_has_not_come_is_current_with_the_generation_meant_for_it() -> None:
+    world = world_in(State.UNPUBLISHING)
+    world.generations[8] = replace(generation(8, T), created=T - 30)
+    world.current = Current(number=8, sha256=world.generations[8].sha256, behind={"west": 7})
+    world.edit_leader(generation=8)
+    for name in NAMES:
+        world.edit_publication(name, generation=7 if name == "west" else 8)
+    for replica in world.signers:
+        world.edit_signer(replica, generation=8)
+    assert {c.name: c.publication.state for c in seen(world).clusters} == dict.fromkeys(NAMES, "current")
+    world.edit_publication("east", generation=7)
+    assert {c.name: c.publication.state for c in seen(world).clusters}["east"] == "pending"
+    del world.generations[7]
+    west = {c.name: c.publication for c in seen(world).clusters}["west"]
+    assert (west.state, west.detail) == (
+        "unknown",
+        "the document of the generation that it is to hold cannot be read",
+    )
+
+
+def test_the_plan_is_what_the_leader_says_a_start_would_do() -> None:
+    world = World(NAMES, T)
+    tell(world, plan(T))
+    told_plan = seen(world).rotation_plan
+    assert told_plan is not None
+    assert (told_plan.ready, told_plan.kind, told_plan.takes) == (True, "root", 2 * 7200 + 3600)
+    tell(world, plan(T, conditions=[unmet("capacity")]))
+    assert not (seen(world).rotation_plan or told_plan).ready
+    tell(world, plan(T, problem="its chain is not known", remedy="mend it", new=None))
+    refused = seen(world).rotation_plan
+    assert refused is not None
+    assert (refused.ready, refused.kind, refused.problem) == (False, None, "its chain is not known")
+
+
+def test_the_whole_record_is_given_where_it_is_asked_for_and_a_part_of_it_with_everything_else() -> None:
+    world = world_in(State.RETIRED)
+    part = seen(world).rotation
+    whole = rotation_view(Scene.of(world.snapshot(), world.config, T), whole=True)
+    assert part is not None
+    assert whole is not None
+    assert [len(step.evidence) for step in whole.history] == [2] * 7
+    assert [(len(step.evidence), step.evidence_omitted) for step in part.history] == [(1, 1)] * 7
+
+
+def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> None:
+    world = world_in(State.STAGED)
+    found = Proposal(sha256="f" * 64, subject="CN=x", cluster="", origin="next", not_after=T + 1, pem="PEM")
+    signer = world.signers["signer-0"]
+    assert signer.successor is not None
+    world.edit_signer("signer-0", successor=replace(signer.successor, proposals=[found]))
+    assert [(p.sha256, p.pem) for p in seen(world).proposals] == [("f" * 64, "PEM")]
+
+
+def metrics(world: World) -> str:
+    snapshot = world.snapshot()
+    return hub_metrics(compose(snapshot, world.config, NOW), snapshot, T).decode()
+
+
+def samples(world: World) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(metrics(world))
+        for sample in family.samples
+    }
+
+
+def test_metrics_name_the_state_the_gate_and_who_is_out() -> None:
+    world = world_in(
+        State.PUBLISHING,
+        met("held"),
+        unmet("leaves", "west", T + 60),
+        unmet("leaves", "east", T + 50),
+        opens_at=T + 60,
+    )
+    quarantine(world, "north")
+    found = samples(world)
+    assert found["federation_rotation_state", "PUBLISHING"] == 1
+    assert sum(value for key, value in found.items() if key[0] == "federation_rotation_state") == 1
+    assert found["federation_rotation_gate_open",] == 0
+    assert found["federation_rotation_gate_opens_timestamp_seconds",] == T + 60
+    assert found["federation_rotation_unmet_conditions", "leaves"] == 2
+    assert found["federation_rotation_unmet_conditions", "held"] == 0
+    assert found["federation_cluster_quarantined", "north"] == 1
+    assert found["federation_cluster_quarantined", "east"] == 0
+    assert found["federation_successor_ready", NEW_INTERMEDIATE, "next"] == 1
+    assert found["federation_signer_follows_orders", "signer-0"] == 1
+    assert found["federation_matrix_result", "quarantined"] == 4
+
+
+def test_metrics_of_a_federation_that_never_rotated_are_at_rest() -> None:
+    found = samples(World(NAMES, T))
+    assert found["federation_rotation_state", "STABLE"] == 1
+    assert found["federation_rotation_gate_open",] == 0
+    assert not any(key[0] == "federation_rotation_unmet_conditions" for key in found)
+
+
+def test_the_retired_root_is_named_by_its_pin_even_after_the_next_rotation() -> None:
+    world = world_in(State.RETIRED)
+    assert world.book is not None
+    world.book = replace(world.book, rotation=None)
+    assert told(seen(world), "pin_retired").where == f"pin {ROOT[:16]}"

@@ -127,6 +127,7 @@ class Leader:
             clock=self._clock,
             jitter=self._jitter,
             reader=self._reader,
+            remembered=self.rotation.books.remembered,
         )
         return Member.open(cluster, around)
 

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from federation.clusters.health import ClusterHealth
+from federation.clusters.objects import ObjectKey
 from federation.clusters.session import ClusterSession
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
 from federation.controller.proof.door import SignerDoor
@@ -19,23 +18,21 @@ from federation.controller.proof.participants import Absent, Content, ContentRea
 from federation.controller.proof.probe import Probe
 from federation.controller.publication.cluster_watch import ClusterWatch
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
+from federation.controller.publication.joining import Joining, MemberFacts, Remembered, nobody_remembers
 from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
+from federation.controller.publication.pulse import Pulse
 from federation.controller.publication.read_back import ReadBack, read_back
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
-from federation.core.errors import ClusterError, ClusterGarbage
 from federation.core.identity import TrustDomain
 from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.world import ClusterFacts
 from federation.state.documents import ControllerClusterReport, PublicationReport
 
 PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
 
-VERSION_EVERY: Final = 60.0
-PULSE_TIMEOUT: Final = 3.0
 SPARE_CONNECTIONS: Final = 4
 """Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""
 
@@ -56,10 +53,7 @@ class Surroundings:
     clock: Clock
     jitter: random.Random
     reader: ContentReader
-
-
-class _Version(msgspec.Struct, rename="camel"):
-    git_version: str = ""
+    remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
 
 
 class Member:
@@ -71,9 +65,7 @@ class Member:
         self._around = around
         self._clock = around.clock
         self._contents = Contents()
-        self._version = ""
-        self._version_at = float("-inf")
-        self._pulse_problem: ClusterError | None = None
+        self._pulse = Pulse(session, timeout=config.timeouts.request, clock=around.clock)
         self._was_fresh = False
         self._state = STARTING.state
         self._since = around.clock.now().timestamp()
@@ -81,6 +73,14 @@ class Member:
         self._reported: tuple[ReadBack, bool] | None = None
         self._dirty = True
         publication = around.publication
+        self._joining = Joining(
+            str(config.name),
+            replaces=config.own_anchors == "replace",
+            contents=self._contents,
+            trust=around.trust,
+            remembered=around.remembered,
+            clock=around.clock,
+        )
         self._watch = ClusterWatch(
             session,
             config,
@@ -99,6 +99,7 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             allowed=around.allowed,
+            keeps=self._joining.keeps,
         )
         self._probe = Probe(
             session,
@@ -151,50 +152,40 @@ class Member:
     def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
         self._dirty = True
         self._around.changed()
+        self._joining.notice(namespace, new)
+        if ObjectKey("", namespace) not in self._watch.namespaces:
+            self._joining.forget(namespace)
         self._publisher.notice(namespace, old, new)
-        if new is not None and new.sha256 and not self._around.trust.is_ours(new.sha256):
-            pem = self._contents.get(new.sha256)
-            if pem is not None:
-                self._around.found(
-                    str(self.config.name),
-                    pem,
-                    f"{self._around.publication.config_map} in namespace {namespace}",
-                )
+        if new is not None:
+            self._find(new.sha256, f"namespace {namespace}")
+
+    def _find(self, digest: str, where: str) -> None:
+        """Have looked at what somebody else published there."""
+        pem = self._contents.get(digest) if digest and not self._around.trust.is_ours(digest) else None
+        if pem is not None:
+            self._around.found(
+                str(self.config.name), pem, f"{self._around.publication.config_map} in {where}"
+            )
 
     async def _beat(self) -> None:
         """Follow whether the cluster is there, and be quick when it comes back."""
         while True:
-            fresh, now = self._watch.fresh, self._clock.monotonic()
+            fresh = self._watch.fresh
             if fresh and not self._was_fresh:
                 self._publisher.resume()
                 self._dirty = True
             if fresh != self._was_fresh:
                 self._around.changed()
+            if self._joining.stirred():
+                self._publisher.notice_all()
+                self._dirty = True
             self._was_fresh = fresh
             # A watch may be back before the next pulse: what the pulse said last must not outlive that.
-            troubled = not fresh or self._publisher.tally.cluster_problem or self._pulse_problem
-            if troubled or now - self._version_at > VERSION_EVERY:
-                await self._ask_version()
-            await self._clock.sleep(PULSE)
-
-    async def _ask_version(self) -> None:
-        before = self._pulse_problem
-        limit = min(PULSE_TIMEOUT, self.config.timeouts.request)
-        try:
-            answer = await self._session.get("/version", timeout=limit)
-            self._version = msgspec.json.decode(answer, type=_Version).git_version[:64]
-        except ClusterError as error:
-            self._pulse_problem = error
-        except msgspec.MsgspecError:
-            where = str(self.config.name)
-            self._pulse_problem = ClusterGarbage(
-                "the answer to /version is not what the API promises", where=where
-            )
-        else:
-            self._pulse_problem, self._version_at = None, self._clock.monotonic()
-            if before is not None:
+            troubled = not fresh or self._publisher.tally.cluster_problem
+            if (troubled or self._pulse.due) and await self._pulse.ask():
                 self._watch.renew()
                 self._publisher.resume()
+            await self._clock.sleep(PULSE)
 
     def _read_back(self) -> ReadBack:
         """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
@@ -216,13 +207,18 @@ class Member:
                 terminating=tally.terminating,
                 forbidden=tally.forbidden,
                 failed=tally.failed,
+                keeps=self._joining.keeps,
             )
+            if fresh:
+                self._joining.complete(counted)
             self._reported = counted, fresh
         return self._reported[0]
 
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""
-        health = self._derive_health()
+        health, counted = self._derive_health(), self._read_back()
+        for digest in counted.contents if counted.joining else ():
+            self._find(digest, counted.where(digest))  # proposed for as long as it is kept
         leaf, problem = self._probe.leaf, self._probe.problem
         return ControllerClusterReport(
             state=health.state,
@@ -230,7 +226,7 @@ class Member:
             detail=health.detail,
             remedy=health.remedy,
             since=self._since,
-            version=self._version,
+            version=self._pulse.version,
             clock_skew=self._session.clock_skew,
             publication=self._publication_report(),
             probe_not_after=leaf.chain[0].not_after.timestamp() if leaf else 0.0,
@@ -239,17 +235,19 @@ class Member:
         )
 
     def _derive_health(self) -> ClusterHealth:
-        tally, now = self._publisher.tally, self._clock.monotonic()
+        tally, now, counted = self._publisher.tally, self._clock.monotonic(), self._read_back()
         health = derive_health(
-            (*self._watch.problems, tally.cluster_problem, self._pulse_problem),
+            (*self._watch.problems, tally.cluster_problem, self._pulse.problem),
             clock_skew=self._session.clock_skew,
             synced=self._watch.synced,
             fresh=self._watch.fresh,
-            counted=self._read_back(),
+            counted=counted,
             contested=self._publisher.contention.contested(now),
             writers=self._publisher.contention.writers(now),
             config_map=self._around.publication.config_map,
         )
+        if counted.joining and (health.state == "ready" or health.reason == "other_writers"):
+            health = self._joining.health(counted.contents)
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
         return health
@@ -270,14 +268,18 @@ class Member:
             writers=self._publisher.contention.writers(self._clock.monotonic()),
         )
 
-    def facts(self) -> ClusterFacts:
+    def facts(self) -> MemberFacts:
         """What its namespaces were read back to hold, for the gates of a rotation."""
-        counted, now = self._read_back(), self._clock.now().timestamp()
+        counted, now, own = self._read_back(), self._clock.now().timestamp(), self._joining.own
         if not self._watch.fresh:
-            health = self._derive_health()
-            return ClusterFacts(held=None, detail=health.detail or health.reason or "its watches are silent")
+            why = self._derive_health()
+            detail = why.detail or why.reason or "its watches are silent"
+            return MemberFacts(held=None, detail=detail, own=own)
+        if counted.joining:
+            detail = self._joining.health(counted.contents).detail
+            return MemberFacts(held=None, detail=detail, own=own, joining=True)
         if counted.forbidden:
-            return ClusterFacts(held=None, detail=f"{counted.forbidden} namespaces refuse the hub")
+            return MemberFacts(held=None, detail=f"{counted.forbidden} namespaces refuse the hub", own=own)
         held = None
         for digest in counted.contents:
             content = self._content(digest, counted)
@@ -285,7 +287,8 @@ class Member:
             held = anchors if held is None else held & anchors
         if sum(counted.contents.values()) < counted.selected:
             held = frozenset()
-        return ClusterFacts(
+        return MemberFacts(
+            own=own,
             held=frozenset() if held is None else held,
             current=counted.selected == counted.current,
             read_back_at=now - (self._clock.monotonic() - self._watch.heard),
@@ -300,10 +303,12 @@ class Member:
             return Absent(
                 name, f"not read back: {health.detail or health.reason or 'its watches are silent'}"
             )
+        counted = self._read_back()
+        if counted.joining:
+            return Absent(name, self._joining.health(counted.contents).detail)
         leaf = self._probe.current(self._clock.now())
         if leaf is None:
             return Absent(name, f"no probe leaf: {self._no_leaf()}")
-        counted = self._read_back()
         if not counted.contents:
             return Absent(name, "no namespace holds a bundle yet")
         contents = {digest: self._content(digest, counted) for digest in counted.contents}

@@ -94,7 +94,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator asked for: written by the controller that was asked, decided by the one that leads."""
 
     id: str
-    verb: str  # start | advance | abort | restore | quarantine | release | emergency
+    verb: str  # start | advance | abort | restore | quarantine | release | emergency | takeover
     author: str
     asked: float
     arguments: dict[str, str] = {}
@@ -214,6 +214,7 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0  # the newest generation that every selected namespace holds; 0: none
     lag: float = 0.0  # seconds from that generation's creation until the last namespace held it
     read_back: float = 0.0  # when the cluster was last heard of
+    joining: int = 0  # pending ones that keep a CA of their own until it is accepted
     problems: list[str] = []  # bounded: the first few, in words
     contents: dict[str, int] = {}  # SHA-256 of what is held -> number of namespaces
     other_writers: list[str] = []  # field managers, other than ours, that write the same key

@@ -23,7 +23,7 @@ import uvloop
 from tests.bench.processes import allow_many_files
 from tests.bench.report import Report
 
-MEASUREMENTS = ["handler", "signing", "clients", "publishing", "scale"]
+MEASUREMENTS = ["handler", "back_ends", "signing", "clients", "publishing", "scale"]
 Run = Callable[..., Coroutine[Any, Any, None]]
 
 

@@ -91,6 +91,7 @@ def publisher(session: ClusterSession, namespaces: int) -> Publisher:
         clock=SystemClock(),
         jitter=random.Random(1),
         allowed=lambda: True,
+        keeps=lambda _namespace, _held: False,
     )
 
 

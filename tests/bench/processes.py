@@ -59,6 +59,20 @@ def own_cpu() -> Iterator[list[float]]:
     used.append(time.thread_time() - began)
 
 
+@contextlib.contextmanager
+def leaving_a_core() -> Iterator[int]:
+    """Keep this process, and what it starts inside the block, away from its last core: the number of that one.
+
+    With one core only, nothing changes.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:-1] or cores)
+    try:
+        yield cores[-1]
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def allow_many_files() -> None:
     """Raise the limit of open files to what the system allows: hundreds of connections are opened here."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -10,16 +10,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
 from federation.core.config.model import Address, DoorConfig
 from federation.core.istio_ca import METHOD
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import DevelopmentCa
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from tests.bench.back_ends import Turns
 from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
 from tests.bench.empty_door import EmptyDoor
+from tests.bench.replay import Connection, Unexpected, connections, dechunked, request
 from tests.bench.report import Line, Report, at_least, at_most
 from tests.bench.signing import serving_pair_files
 
@@ -117,3 +121,75 @@ async def test_a_steady_load_keeps_its_rate_and_ends_when_told(tmp_path: Path) -
 
         assert load.failed == 0
         assert 15 <= len(load.latencies) <= 25
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=5), st.binary(max_size=20), st.data())
+def test_a_chunked_body_is_read_back_and_not_before_its_end(
+    chunks: list[bytes], before: bytes, data: st.DataObject
+) -> None:
+    encoded = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    part = data.draw(st.integers(0, len(encoded) - 1))
+
+    assert dechunked(before + encoded, len(before)) == b"".join(chunks)
+    assert dechunked(before + encoded[:part], len(before)) is None
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[URL]:
+    """A server that sends back what it was sent: whole, in chunks, or with the end of the connection."""
+
+    async def answer(asked: web.Request) -> web.StreamResponse:
+        body = await asked.read()
+        match asked.path:
+            case "/chunked":
+                response = web.StreamResponse()
+                response.enable_chunked_encoding()
+                await response.prepare(asked)
+                for at in range(0, len(body), 1000):
+                    await response.write(body[at : at + 1000])
+                return response
+            case "/closing":
+                closing = web.Response(body=body)
+                closing.force_close()
+                return closing
+            case "/lost":
+                assert asked.transport is not None
+                asked.transport.abort()
+                return web.Response()
+            case _:
+                return web.Response(body=body, status=200 if asked.method == "POST" else 405)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield URL(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+
+
+async def test_replayed_requests_are_answered_one_after_another_however_the_body_is_framed() -> None:
+    async with echo() as url, connections(2, url) as (first, second):
+        for path, size in (("/", 10), ("/chunked", 3500), ("/closing", 70_000), ("/", 0), ("/chunked", 1)):
+            body = bytes(size)
+            encoded = request("POST", url.with_path(path), {"x-one": "1"}, body)
+            assert list(await asyncio.gather(first.ask(encoded), second.ask(encoded))) == [body, body]
+
+
+async def test_another_status_and_a_lost_answer_are_told() -> None:
+    async with echo() as url:
+        connection = Connection(url, None)
+        with pytest.raises(Unexpected, match="405 in place of 200"):
+            await connection.ask(request("DELETE", url, {}))
+        with pytest.raises(ConnectionError):
+            await connection.ask(request("POST", url.with_path("/lost"), {}))
+        assert await connection.ask(request("POST", url, {}, b"again")) == b"again"
+        connection.close()
+
+
+def test_a_back_end_is_held_against_the_lower_limit_of_each_turn() -> None:
+    turns = Turns(authority=[80.0, 50.0, 90.0], own=[100.0, 200.0, 90.0], hub=[400.0, 100.0, 300.0])
+
+    assert turns.ratio == 0.8

@@ -148,7 +148,10 @@ def test_the_overlay_of_the_page_fits_the_manifests() -> None:
     (patch,) = (yaml.safe_load(entry["patch"]) for entry in overlay["patches"])
     manifests = ROOT / "manifests" / "hub"
     signer: Any = yaml.safe_load((manifests / "signer.yaml").read_text("utf-8"))
-    assert (patch["kind"], patch["metadata"]["name"]) == (signer["kind"], signer["metadata"]["name"])
+    assert patch["kind"] == signer["kind"]
+    place = {key: signer["metadata"][key] for key in ("name", "namespace")}
+    assert patch["metadata"] == place
+    assert policy["metadata"]["namespace"] == place["namespace"]
     patched, pod = patch["spec"]["template"]["spec"], signer["spec"]["template"]["spec"]
     (container,), (own,) = patched["containers"], pod["containers"]
     assert container["name"] == own["name"]

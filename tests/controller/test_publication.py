@@ -121,6 +121,20 @@ def test_other_owners_of_the_key_are_named_and_nobody_else() -> None:
     assert decode(config_map({KEY: PEM}, managed=managed)).writers == ("pilot-discovery",)
 
 
+@pytest.mark.parametrize(
+    ("managed", "ours"),
+    [
+        ([owner("pilot-discovery")], False),
+        ([owner("federation-hub")], True),
+        ([owner("pilot-discovery"), owner("federation-hub", "another")], True),
+        ([{"manager": "federation-hub", "fieldsV1": {"f:metadata": {"f:labels": {}}}}], True),
+        (None, False),
+    ],
+)
+def test_an_object_is_ours_as_long_as_the_hub_owns_something_of_it(managed: Any, ours: bool) -> None:
+    assert decode(config_map({KEY: PEM}, managed=managed)).ours is ours
+
+
 def test_a_hostile_cluster_cannot_make_one_object_large() -> None:
     data = {f"key-{number:05}": "x" for number in range(5000)}
     held = decode(config_map(data, managed=[owner("m" * 5000 + str(n)) for n in range(100)]))
@@ -188,6 +202,19 @@ def test_every_namespace_is_counted_once() -> None:
     assert (counted.terminating, counted.forbidden, counted.excluded) == (2, 1, 1)
     assert counted.contents == {SHA: 1, "old": 2}
     assert counted.problems == ("g: 422", "f: 403")
+
+
+def test_what_is_kept_for_now_is_counted_and_told() -> None:
+    counted = read_back(
+        namespaces("a", "b"),
+        holding(a=SHA, b="own"),
+        TARGET,
+        config_map=NAME,
+        keeps=lambda name, _: name == "b",
+    )
+    assert (counted.selected, counted.current, counted.joining) == (2, 1, 1)
+    (problem,) = counted.problems
+    assert problem.startswith("b: it holds a CA of its own")
 
 
 def test_what_is_held_counts_though_a_write_was_forbidden_once() -> None:

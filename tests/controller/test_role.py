@@ -191,26 +191,6 @@ async def test_a_short_leaf_is_renewed_in_time(one: World) -> None:
     assert report.clusters["east"].probe_detail == ""
 
 
-async def test_what_a_cluster_held_before_is_a_proposal(one: World) -> None:
-    cluster = one.clusters["east"]
-    stranger = root("stranger")
-    cluster.create(
-        "configmaps",
-        {"metadata": {"name": "istio-ca-root-cert"}, "data": {"root-cert.pem": stranger.pem.decode()}},
-        namespace="default",
-    )
-    async with one.controller():
-        generation = await one.published()
-        report = await one.until(lambda r: bool(r.proposals))
-        (proposal,) = report.proposals
-        assert (proposal.sha256, proposal.cluster) == (stranger.certificate.sha256, "east")
-        assert one.held("east", "default") == generation.bundle_pem
-        one.anchors.append(stranger)
-        one.anchor_file(stranger).write_bytes(stranger.pem)
-        one.write_config()
-        await one.until(lambda r: r.generation == 2 and not r.proposals)
-
-
 async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World) -> None:
     async with one.controller():
         await one.published()

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from federation.controller.sources.cluster_anchors import MOST_OF_A_CLUSTER, Proposals
+from federation.controller.sources.cluster_anchors import (
+    MOST_OF_A_CLUSTER,
+    MOST_OF_ONE,
+    MOST_PEM,
+    Proposals,
+)
 from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
 from federation.controller.sources.pinned import OK, Gathered, gather_pins
@@ -17,6 +23,7 @@ from federation.core.config.model import AnchorPin
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.state.documents import Proposal
 from tests.support import pki
 
 DOMAIN = TrustDomain("mesh.example")
@@ -212,7 +219,48 @@ def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
     proposals.look("east", b"not PEM", where="shop", now=3.0)
     found = proposals.open(pins=frozenset({pki.root("a").certificate.sha256}), clusters=["east"])
     assert [(p.sha256, p.first_seen, p.origin) for p in found] == [(own.certificate.sha256, 1.0, "shop")]
+    assert found[0].pem == own.pem.decode(), "whoever accepts it needs the certificate itself"
     assert proposals.open(pins=frozenset(), clusters=["west"]) == []
+
+
+def test_one_that_was_pinned_is_proposed_again_only_where_it_is_found_again() -> None:
+    proposals = Proposals()
+    own = pki.root("stranger")
+    proposals.look("east", own.pem, where="shop", now=1.0)
+    pins = frozenset({own.certificate.sha256})
+    assert proposals.open(pins=frozenset(), clusters=["east"])
+    assert proposals.open(pins=pins, clusters=["east"]) == []
+    assert proposals.open(pins=frozenset(), clusters=["east"]) == []
+    proposals.look("east", own.pem, where="shop", now=9.0)
+    assert [p.first_seen for p in proposals.open(pins=frozenset(), clusters=["east"])] == [9.0]
+
+
+def test_what_an_earlier_version_remembered_gets_its_certificate() -> None:
+    first, later = Proposals(), Proposals()
+    first.look("east", pki.root("stranger").pem, where="shop", now=1.0)
+    (found,) = first.open(pins=frozenset(), clusters=["east"])
+    later.remember([replace(found, pem="")])
+    later.look("east", pki.root("stranger").pem, where="shop", now=2.0)
+    assert later.open(pins=frozenset(), clusters=["east"]) == [found]
+
+
+def test_certificates_of_proposals_stay_within_what_a_report_holds() -> None:
+    proposals = Proposals()
+    proposals.remember(
+        Proposal(
+            sha256=f"{number:064}",
+            subject="x",
+            cluster=f"c{number}",
+            origin="shop",
+            not_after=1.0,
+            pem="p" * (MOST_OF_ONE + (number == 0)),
+        )
+        for number in range(40)
+    )
+    found = proposals.open(pins=frozenset(), clusters=[f"c{number}" for number in range(40)])
+    assert len(found) == 40
+    assert sum(len(proposal.pem) for proposal in found) == MOST_PEM
+    assert not next(proposal for proposal in found if proposal.cluster == "c0").pem
 
 
 def test_a_cluster_cannot_flood_the_proposals() -> None:

@@ -150,6 +150,7 @@ class World:
         self.extra: dict[str, dict[str, Any]] = {}
         self.proof_interval = 1.0
         self.staged: list[pki.Authority] = []
+        self.own: dict[str, str] = {}  # fingerprint of an anchor -> the cluster whose own CA it is
         self.successor: pki.Authority | None = None
         self.rotation: dict[str, Any] = {}
         self.stops: dict[str, asyncio.Event] = {}
@@ -176,6 +177,13 @@ class World:
             self.anchor_file(anchor).write_bytes(anchor.pem)
         self.write_config()
 
+    def accept(self, anchor: pki.Authority, cluster: str) -> None:
+        """Pin it as the own CA of that cluster."""
+        self.own[anchor.certificate.sha256] = cluster
+        self.anchors.append(anchor)
+        self.anchor_file(anchor).write_bytes(anchor.pem)
+        self.write_config()
+
     def write_config(self) -> None:
         lines = [
             f'trust_domain = "{TRUST_DOMAIN}"',
@@ -187,6 +195,7 @@ class World:
                 f'file = "{self.anchor_file(anchor)}"',
                 f'sha256 = "{anchor.certificate.sha256}"',
                 *(["staged = true"] if anchor in self.staged else []),
+                *([f'cluster = "{self.own[sha]}"'] if (sha := anchor.certificate.sha256) in self.own else []),
             ]
         lines += [
             f'[door]\nlisten = "127.0.0.1:{self.door.port}"\nserver_names = ["{HUB}"]',

@@ -81,13 +81,15 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     """What one namespace holds, as far as it matters; equal ones are one object in memory.
 
     ``sha256`` is the digest of the key's value, empty where there is none. ``extra`` are further keys, as
-    ``data/<key>`` or ``binaryData/<key>``. ``writers`` are other field managers that own the key.
+    ``data/<key>`` or ``binaryData/<key>``. ``writers`` are other field managers that own the key. ``ours``
+    says that the hub has written the object: it still owns something of it, if only the label.
     """
 
     sha256: str
     labelled: bool
     extra: tuple[str, ...] = ()
     writers: tuple[str, ...] = ()
+    ours: bool = False
 
 
 def wipe_body(extra: Iterable[str]) -> bytes:
@@ -171,6 +173,7 @@ class HeldDecoder:
             (meta.labels or {}).get(LABEL) == "true",
             self._extra(found),
             self._writers(meta.managed_fields or ()),
+            any(entry.manager == FIELD_MANAGER for entry in meta.managed_fields or ()),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()

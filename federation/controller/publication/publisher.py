@@ -59,7 +59,10 @@ class Tally:
 
 
 class Publisher:
-    """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads)."""
+    """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads).
+
+    ``keeps`` says whether what a namespace holds is to stay for now: whoever changes that has all looked at anew.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Publisher:
         clock: Clock,
         jitter: random.Random,
         allowed: Callable[[], bool],
+        keeps: Callable[[str, Held | None], bool],
     ) -> None:
         self._session = session
         self._watch = watch
@@ -80,6 +84,7 @@ class Publisher:
         self._clock = clock
         self._jitter = jitter
         self._allowed = allowed
+        self._keeps = keeps
         self._timeouts = timeouts
         self._where = {"cluster": str(session.name)}
         self._target: Target | None = None
@@ -194,8 +199,11 @@ class Publisher:
             self.tally.terminating.add(namespace)
             return False
         self.tally.terminating.discard(namespace)
-        if target.is_met_by(self._watch.held_in(namespace)):
+        held = self._watch.held_in(namespace)
+        if target.is_met_by(held):
             self._settled(namespace)
+            return False
+        if self._keeps(namespace, held):
             return False
         if (wait := self.contention.wait(namespace, self._clock.monotonic())) > 0:
             self._postpone(namespace, wait)

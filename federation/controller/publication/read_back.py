@@ -7,7 +7,7 @@ current: the last that was known is then only a memory.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from federation.clusters.objects import ObjectKey, ObjectMeta
@@ -16,11 +16,15 @@ from federation.controller.publication.config_map import Held, Target
 MOST_PROBLEMS = 10
 MOST_CONTENTS = 16
 EXAMPLES = 3
+KEPT = "it holds a CA of its own, which is not overwritten for now"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing."""
+    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
+
+    ``joining`` counts those that keep a CA of their own for now.
+    """
 
     selected: int = 0
     current: int = 0
@@ -28,6 +32,7 @@ class ReadBack:
     forbidden: int = 0
     excluded: int = 0
     failed: int = 0
+    joining: int = 0
     contents: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -61,9 +66,14 @@ def read_back(
     terminating: Collection[str] = (),
     forbidden: Mapping[str, str] | None = None,
     failed: Mapping[str, str] | None = None,
+    keeps: Callable[[str, Held | None], bool] = lambda _, __: False,
 ) -> ReadBack:
-    """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into."""
+    """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
+
+    ``keeps`` says whether what a namespace holds is to stay for now.
+    """
     forbidden, failed = forbidden or {}, failed or {}
+    kept: list[str] = []
     counts: Counter[str] = Counter()
     contents: Counter[str] = Counter()
     examples: defaultdict[str, list[str]] = defaultdict(list)
@@ -87,6 +97,8 @@ def read_back(
                 examples[holds.sha256].append(name)
         if met:
             counts["current"] += 1
+        elif keeps(name, holds):
+            kept.append(name)
         elif name in failed:
             counts["failed"] += 1
     return ReadBack(
@@ -96,14 +108,15 @@ def read_back(
         forbidden=counts["forbidden"],
         excluded=counts["excluded"],
         failed=counts["failed"],
+        joining=len(kept),
         contents=dict(contents),
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
-        problems=tuple(_problems(forbidden, failed)),
+        problems=tuple(_problems(failed, forbidden, dict.fromkeys(kept, KEPT))),
     )
 
 
-def _problems(forbidden: Mapping[str, str], failed: Mapping[str, str]) -> Iterator[str]:
-    shown = [*sorted(failed.items()), *sorted(forbidden.items())]
+def _problems(*kinds: Mapping[str, str]) -> Iterator[str]:
+    shown = [problem for kind in kinds for problem in sorted(kind.items())]
     for namespace, problem in shown[:MOST_PROBLEMS]:
         yield f"{namespace}: {problem}"
     if len(shown) > MOST_PROBLEMS:

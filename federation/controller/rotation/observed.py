@@ -168,7 +168,11 @@ def with_unknown(
         longest = cluster.policy.longest_ttl if longest is None else longest
         taken = arrivals.taken_over(name)
         end = now + max(longest, SHORTEST_LIFE) if taken is None else taken + longest
-        found[name] = replace(facts, unknown_until=end if taken is None or longest else 0.0)
+        found[name] = replace(
+            facts,
+            unknown_until=end if taken is None or longest else 0.0,
+            own_issues=taken is None,
+        )
     return found
 
 

@@ -26,6 +26,7 @@ from federation.core.identity import ClusterId, ClusterName
 from federation.core.pki.keys import KeyKind
 
 ATTESTATIONS: Final = ("auto", "token-keys", "token-review")
+OWN_ANCHORS: Final = ("hold", "replace")
 LONGEST_TTL: Final = 90 * 86400.0
 """Seconds; the most istiod's own CA gives a workload."""
 EARLIER_LONGEST_TTL: Final = 365 * 86400.0
@@ -57,6 +58,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         audience = table.get("audience", filled, _CLUSTER.audience)
         probe = table.get("probe", service_account, _CLUSTER.probe)
         earlier = table.get("earlier_longest_ttl", seconds(0, EARLIER_LONGEST_TTL), None)
+        own_anchors = table.get("own_anchors", one_of(OWN_ANCHORS), _CLUSTER.own_anchors)
     if name is None or cluster_id is None or signer is None or controller is None:
         return None
     return ClusterConfig(
@@ -73,6 +75,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         probe=probe,
         timeouts=timeouts,
         earlier_longest_ttl=earlier,
+        own_anchors=own_anchors,
     )
 
 

@@ -210,6 +210,7 @@ class ClusterConfig:
     )
     timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
     earlier_longest_ttl: float | None = None  # of leaves from before the hub; None: policy.longest_ttl
+    own_anchors: str = "hold"  # hold | replace: what becomes of CAs of its own that its namespaces hold
 
     def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:
         """The identity of this cluster's probe, the only one that needs no pod."""

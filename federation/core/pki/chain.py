@@ -167,9 +167,7 @@ def _is_issued_by(certificate: Certificate, candidate: Certificate) -> bool:
 
 def _names_issuer(certificate: Certificate, candidate: Certificate) -> bool:
     """True where names match and key identifiers do not contradict (RFC 5280, 4.2.1.1)."""
-    if (
-        certificate.issuer != candidate.subject
-    ):  # the texts: far cheaper, and different only for different names
+    if certificate.issuer != candidate.subject:  # the texts, which are compared far faster than the names
         return False
     wanted = certificate.authority_key_id
     return certificate.x509.issuer == candidate.x509.subject and (not wanted or wanted == candidate.key_id)

@@ -83,6 +83,12 @@ def in_force(roots: frozenset[str], world: World) -> Condition:
 
 def earlier(name: str, facts: ClusterFacts, world: World) -> Condition:
     """No leaf from before the hub is alive: it may need any root, and trust none of the hub's."""
+    if facts.own_issues:
+        return unmet(
+            "earlier",
+            f"its own CA issues there until somebody says that it does not: federation rotate takeover {name}",
+            name,
+        )
     until = facts.unknown_until + world.skew if facts.unknown_until else 0.0
     if until > world.now:
         return unmet("earlier", f"leaves from before the hub may live until {time_of(until)}", name, until)

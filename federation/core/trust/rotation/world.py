@@ -16,13 +16,15 @@ class ClusterFacts:
     where that is not known; ``current`` says that all of them held the generation that is meant for them by
     now, which may be a later one than was meant when they were read.
     ``unknown_until`` is how long leaves from before the hub may live: they may need any root, and trust none
-    of the hub's.
+    of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that end is only where
+    it is at this moment.
     """
 
     held: frozenset[str] | None
     current: bool = False
     read_back_at: float = 0.0
     unknown_until: float = 0.0
+    own_issues: bool = False
     detail: str = ""
 
 

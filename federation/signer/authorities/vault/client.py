@@ -130,21 +130,30 @@ class VaultClient:
             self._judge(judged, f"{method} {path}", may_issue)
             return judged
 
+        try:
+            return await attempt()  # the good case pays nothing for the machinery of repetitions
+        except _TryAgain:
+            pause = self._pause(1)
+            if self._clock.monotonic() + pause + LEAST_TIME > until:
+                raise
+            await self._clock.sleep(pause)
+
         def stop(state: RetryCallState) -> bool:
             late = self._clock.monotonic() + state.upcoming_sleep + LEAST_TIME > until
-            return state.attempt_number >= ATTEMPTS or late
+            return state.attempt_number >= ATTEMPTS - 1 or late
 
         retrying = AsyncRetrying(
             sleep=self._clock.sleep,
-            wait=self._wait,
+            wait=lambda state: self._pause(state.attempt_number + 1),
             stop=stop,
             retry=retry_if_exception_type(_TryAgain),
             reraise=True,
         )
         return await retrying(attempt)
 
-    def _wait(self, state: RetryCallState) -> float:
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1))
+    def _pause(self, attempts: int) -> float:
+        """Seconds before the next one, after so many."""
+        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempts - 1))
         return self._jitter.uniform(longest / 2, longest)
 
     async def _send(

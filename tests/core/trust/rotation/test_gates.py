@@ -72,7 +72,7 @@ def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None
         (ClusterFacts(held=None, detail="the API server does not answer"), "does not answer"),
         (ClusterFacts(held=BOTH, read_back_at=NOW - 61.0), "61 s ago"),
         (ClusterFacts(held=BOTH, read_back_at=NOW - 11.0), "not read back since"),
-        (ClusterFacts(held=OLD, read_back_at=NOW), ROOT["b"][:12]),
+        pytest.param(ClusterFacts(held=OLD, read_back_at=NOW), ROOT["b"][:12], id="lacks one"),
     ],
 )
 def test_a_cluster_that_is_not_known_to_hold_both(facts: ClusterFacts, words: str) -> None:
@@ -120,13 +120,15 @@ def test_leaves_from_before_the_hub() -> None:
 @pytest.mark.parametrize(
     ("issuer", "new", "needs"),
     [
-        (ISSUER["a1"], "b1", True),
-        (ISSUER["a2"], "b1", True),  # an earlier intermediate of the old root
+        pytest.param(ISSUER["a1"], "b1", True, id="old"),
+        pytest.param(
+            ISSUER["a2"], "b1", True, id="earlier of old"
+        ),  # an earlier intermediate of the old root
         (UNKNOWN_ISSUER, "b1", True),
-        (ISSUER["b1"], "b1", False),
-        (ISSUER["a1"], "a2", True),
+        pytest.param(ISSUER["b1"], "b1", False, id="new"),
+        pytest.param(ISSUER["a1"], "a2", True, id="old, same root"),
         (UNKNOWN_ISSUER, "a2", True),
-        (ISSUER["a2"], "a2", False),
+        pytest.param(ISSUER["a2"], "a2", False, id="new, same root"),
     ],
 )
 def test_what_the_old_side_is_kept_for(issuer: str, new: str, needs: bool) -> None:

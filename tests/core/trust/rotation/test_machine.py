@@ -221,7 +221,7 @@ def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> Rota
     )
 
 
-@pytest.mark.parametrize("fingerprint", [ROOT["a"], ISSUER["a1"]])
+@pytest.mark.parametrize("fingerprint", [ROOT["a"], ISSUER["a1"]], ids=["root", "intermediate"])
 def test_an_emergency_of_the_old_side_does_not_wait_beyond_its_deadline(fingerprint: str) -> None:
     sim = started(Simulation(clusters=2))
     sim.store.book = declared(sim, fingerprint)

@@ -1,0 +1,260 @@
+"""A cluster that joins with a CA of its own keeps it until a person has accepted it: nothing is interrupted.
+
+What a namespace held before the hub came is not overwritten as long as it holds CA certificates that the
+generation meant for the cluster does not contain. Before the hub came means: the object is not a generation's
+content, the hub owns no field of it, and this process has not seen it otherwise. All that ends for good with
+the first time that every namespace holds the hub's bundle. From then on whatever somebody else puts there is
+an edit, restored at once: else whoever can create a namespace could keep an anchor of his own in it, and
+hold up every rotation.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from federation.clusters.health import ClusterHealth
+from federation.controller.generations import bundle_of
+from federation.controller.publication.config_map import Contents, Held
+from federation.controller.publication.read_back import ReadBack
+from federation.controller.trust_state import TrustState
+from federation.core.clock import Clock
+from federation.core.errors import InvalidValue
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import parse_certificates
+from federation.core.trust.rotation.world import ClusterFacts
+from federation.state.documents import Generation
+
+REASON: Final = "joining"
+MOST_OWN: Final = 16
+MOST_KEPT: Final = 64  # contents that are remembered parsed
+MOST_NAMED: Final = 3
+MOST_TEXT: Final = 200  # characters of a name that somebody else has chosen
+MOST_TIERS: Final = 3
+"""Of CAs below a root: what stands deeper in what a cluster holds counts as below nothing."""
+
+_PEM: Final = b"-----BEGIN"
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is persisted of how a cluster joined: whether that is over, and the accepted CAs it came with."""
+
+    joined: bool = False
+    own: frozenset[str] = frozenset()
+
+
+def nobody_remembers(_: str) -> Remembered | None:
+    """For where nothing is persisted."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFacts(ClusterFacts):
+    """A cluster with the CAs of its own (SHA-256) that it was found to hold when it joined.
+
+    ``joining`` while some namespace keeps one that nobody has accepted.
+    """
+
+    own: frozenset[str] = frozenset()
+    joining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """The CA certificates of a content; not ``readable`` where it may hold some that cannot be read."""
+
+    authorities: tuple[Certificate, ...] = ()
+    readable: bool = True
+
+
+class Joining:
+    """Says for one cluster which namespaces keep what they hold.
+
+    ``replaces`` is the operator's word to overwrite it all at once. ``remembered`` is what is persisted, None
+    where nobody remembers: what it came with is then not waited for.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        replaces: bool,
+        contents: Contents,
+        trust: TrustState,
+        remembered: Callable[[str], Remembered | None],
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._contents = contents
+        self._trust = trust
+        self._remembered = remembered
+        self._clock = clock
+        self._joined = replaces
+        self._served: set[str] = set()
+        self._own: dict[str, Certificate] = {}
+        self._seen: Remembered | None = None
+        self._parsed: OrderedDict[str, _Parsed] = OrderedDict()
+        self._lacking: OrderedDict[tuple[str, str], tuple[Certificate, ...]] = OrderedDict()
+        self._target: tuple[str, tuple[Certificate, ...]] = ("", ())
+
+    def over(self) -> bool:
+        """True once every namespace has held the hub's bundle, or where nothing of theirs is to be kept."""
+        if not self._joined:
+            remembered = self._remembered(self._cluster)
+            self._joined = remembered is not None and remembered.joined
+        return self._joined
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The CAs of its own (SHA-256) that it was found to hold from before the hub."""
+        return frozenset(self._own)
+
+    def notice(self, namespace: str, held: Held | None) -> None:
+        """The watch shows that ``namespace`` holds that."""
+        if held is None or not held.sha256 or self.over():
+            return
+        if self._is_ours(held):
+            self._served.add(namespace)
+        elif namespace not in self._served:
+            for certificate in self._parse(held.sha256).authorities:
+                if len(self._own) < MOST_OWN:
+                    self._own.setdefault(certificate.sha256, certificate)
+
+    def forget(self, namespace: str) -> None:
+        """The namespace is gone; one of that name that comes later is another."""
+        self._served.discard(namespace)
+
+    def stirred(self) -> bool:
+        """True where other things are remembered than at the last call: all is to be looked at anew."""
+        before, self._seen = self._seen, self._remembered(self._cluster)
+        return before != self._seen
+
+    def complete(self, counted: ReadBack) -> None:
+        """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""
+        if 0 < counted.selected == counted.current and not counted.forbidden:
+            self._joined = True
+
+    def keeps(self, namespace: str, held: Held | None) -> bool:
+        """Whether what the namespace holds is to stay for now."""
+        if held is None or not held.sha256 or self.over():
+            return False
+        generation = self._trust.for_cluster(self._cluster)
+        if generation is None or self._is_ours(held) or namespace in self._served:
+            return False
+        parsed = self._parse(held.sha256)
+        if not parsed.readable or self._missing(held.sha256, generation):
+            return True
+        return not self._is_remembered(parsed)
+
+    def health(self, digests: Collection[str]) -> ClusterHealth:
+        """How a cluster fares whose namespaces keep something; ``digests`` are the contents that it holds."""
+        certificates, unreadable = self.missing(digests)
+        if not certificates and not unreadable:
+            return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
+        named = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in certificates[:MOST_NAMED]]
+        if len(certificates) > MOST_NAMED:
+            named.append(f"{len(certificates) - MOST_NAMED} more")
+        if unreadable:
+            named.append("certificates that cannot be read")
+        detail = f"it joins with a CA of its own, which is kept and trusted nowhere else: {', '.join(named)}"
+        return ClusterHealth("degraded", REASON, detail, self._remedy(certificates))
+
+    def _remedy(self, certificates: Sequence[Certificate]) -> str:
+        replace = (
+            f'set own_anchors = "replace" for {self._cluster}: what needs a CA that is not accepted fails'
+        )
+        root = next((c.sha256 for c in certificates if c.is_self_signed), "")
+        if not root:
+            return f"accept its root with `federation trust accept --from-file`, then {replace}"
+        return (
+            f"compare the fingerprint with the CA's owner, then `federation trust accept {root} --cluster "
+            f"{self._cluster}`; or {replace}"
+        )
+
+    def missing(self, digests: Collection[str]) -> tuple[list[Certificate], bool]:
+        """The CAs in these contents that the generation meant for the cluster lacks, and whether some are unreadable.
+
+        Contents of generations hold none.
+        """
+        generation = self._trust.for_cluster(self._cluster)
+        found: dict[str, Certificate] = {}
+        unreadable = False
+        for digest in sorted(digests):
+            if generation is None or self._trust.is_ours(digest):
+                continue
+            unreadable = unreadable or not self._parse(digest).readable
+            found |= {certificate.sha256: certificate for certificate in self._missing(digest, generation)}
+        return [found[sha256] for sha256 in sorted(found)], unreadable
+
+    def _is_ours(self, held: Held) -> bool:
+        return held.ours or self._trust.is_ours(held.sha256)
+
+    def _is_remembered(self, parsed: _Parsed) -> bool:
+        """Whether it is persisted which accepted CAs it came with: a rotation has to wait for their leaves.
+
+        They are overwritten only then, because nobody could tell afterwards.
+        """
+        remembered = self._remembered(self._cluster)
+        if remembered is None or self._trust.generation is None:
+            return True
+        kinds = {anchor.sha256: anchor.kind for anchor in self._trust.generation.anchors}
+        accepted = {c.sha256 for c in parsed.authorities if kinds.get(c.sha256) == "accepted"}
+        return accepted <= remembered.own
+
+    def _missing(self, digest: str, generation: Generation) -> list[Certificate]:
+        """Its CAs that neither are in the generation nor below one that is; what has expired is needed by nobody."""
+        key = digest, generation.sha256
+        lacking = self._lacking.get(key)
+        if lacking is None:
+            lacking = _lacking(self._parse(digest).authorities, self._anchors(generation))
+            _remember(self._lacking, key, lacking)
+        now = self._clock.now()
+        return [certificate for certificate in lacking if certificate.not_after > now]
+
+    def _anchors(self, generation: Generation) -> tuple[Certificate, ...]:
+        if self._target[0] != generation.sha256:
+            self._target = generation.sha256, bundle_of(generation).certificates
+        return self._target[1]
+
+    def _parse(self, digest: str) -> _Parsed:
+        found = self._parsed.get(digest)
+        if found is None:
+            pem = self._contents.get(digest)
+            if pem is None:
+                return _Parsed(readable=False)  # more different contents than the hub keeps
+            found = _parse(pem)
+            _remember(self._parsed, digest, found)
+        return found
+
+
+def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:
+    kept[key] = value
+    if len(kept) > MOST_KEPT:
+        kept.popitem(last=False)
+
+
+def _parse(pem: bytes) -> _Parsed:
+    try:
+        certificates = parse_certificates(pem, where="")
+    except InvalidValue:
+        return _Parsed(readable=_PEM not in pem)  # what holds no PEM at all is trusted by nobody
+    return _Parsed(tuple(certificate for certificate in certificates if certificate.is_ca))
+
+
+def _lacking(authorities: Sequence[Certificate], anchors: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Those that are neither among the anchors nor, by a few tiers, below one of them."""
+    covered = list(anchors)
+    waiting = [certificate for certificate in dict.fromkeys(authorities) if certificate not in anchors]
+    for _ in range(MOST_TIERS):
+        tried = [certificate for certificate in waiting if not certificate.is_self_signed][:MOST_OWN]
+        below = [c for c in tried if any(c.is_signed_by(issuer) for issuer in covered)]
+        if not below:
+            break
+        covered += below
+        waiting = [certificate for certificate in waiting if certificate not in below]
+    return tuple(waiting)

@@ -1,0 +1,154 @@
+"""When the own anchor of a cluster that joined leaves the bundle: once nothing depends on it. Pure.
+
+It was merged for the leaves that the cluster's own CA had issued, and for as long as that went on. It goes by
+itself, remembered as retired like the old root of a rotation; until the pin is taken out of the configuration
+that keeps it from coming back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from federation.core.trust.horizons import alive
+from federation.core.trust.rotation.consumers import consumers, earlier, met, time_of, unmet
+from federation.core.trust.rotation.gates import Verdict
+from federation.core.trust.rotation.record import Condition, RotationBook
+from federation.core.trust.rotation.world import World
+
+MOST_PAIRS: Final = 10  # told one by one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAnchor:
+    """A pinned anchor (SHA-256) that is the own CA of clusters: of the one it is pinned for, and of others."""
+
+    sha256: str
+    clusters: frozenset[str]
+
+
+def drop_gates(
+    anchors: Iterable[OwnAnchor],
+    book: RotationBook,
+    world: World,
+    *,
+    roots: Mapping[str, str],
+    without: frozenset[str] = frozenset(),
+) -> dict[str, Verdict]:
+    """For each anchor that is not retired yet, whether it may leave the bundle.
+
+    ``roots`` gives for each intermediate of the hub that is known the root above it, both by SHA-256: a leaf or
+    a signer of one that is not known may need the anchor. ``without`` names conditions to leave out: for tests
+    alone.
+    """
+    waiting = [anchor for anchor in anchors if anchor.sha256 not in book.retired]
+    of_all = {"at_rest": _at_rest(book), "own_matrix": _matrix(book, world)} if waiting else {}
+    shared = [c for name, found in of_all.items() if name not in without for c in found]
+    return {
+        anchor.sha256: Verdict((*shared, *_of(anchor, book, world, roots, without))) for anchor in waiting
+    }
+
+
+def drop(book: RotationBook, verdicts: Mapping[str, Verdict]) -> RotationBook:
+    """The book with those anchors retired whose gate is open."""
+    gone = [sha256 for sha256, verdict in verdicts.items() if verdict.open]
+    return replace(book, retired=sorted({*book.retired, *gone})) if gone else book
+
+
+def _of(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str], without: frozenset[str]
+) -> Iterator[Condition]:
+    rules = {
+        "own_in_force": _in_force(anchor, world),
+        "own_issuers": _issuers(anchor, world, roots),
+        "own_earlier": _earlier(anchor, book, world),
+        "own_held": _held(anchor, world),
+    }
+    for name, found in rules.items():
+        if name not in without:
+            yield from found
+
+
+def _at_rest(book: RotationBook) -> Iterator[Condition]:
+    """A rotation changes trust one step at a time."""
+    if book.under_way is not None:
+        yield unmet("at_rest", f"rotation {book.under_way.number} is under way")
+    else:
+        yield met("at_rest", "no rotation is under way")
+
+
+def _in_force(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+    """There is something to drop."""
+    if anchor.sha256 in world.generations.get(world.in_force, frozenset()):
+        yield met("own_in_force", f"generation {world.in_force} holds it")
+    else:
+        yield unmet("own_in_force", f"generation {world.in_force} does not hold it")
+
+
+def _issuers(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """Nothing of the hub's own is below it: neither a leaf that may be alive nor what a signer signs with."""
+    until: dict[str, float] = {}
+    for delivered, end in alive(world.horizons, world.now, skew=world.skew).items():
+        until[delivered.issuer] = max(end + world.skew, until.get(delivered.issuer, 0.0))
+    if not world.signers:
+        yield unmet("own_issuers", "no signer is heard of")
+    signing = {intermediate for facts in world.signers.values() for intermediate in facts.ready_with}
+    found = 0
+    for issuer in sorted(signing | until.keys()):
+        if roots.get(issuer, anchor.sha256) != anchor.sha256:
+            continue
+        found += 1
+        where = "below it" if issuer in roots else "below a root that is not known"
+        if issuer in signing:
+            yield unmet("own_issuers", f"signers can sign with {issuer[:12]}, which is {where}")
+        else:
+            ends = f"the last of its leaves ends at {time_of(until[issuer])}"
+            yield unmet("own_issuers", f"{issuer[:12] or 'an issuer'} is {where}; {ends}", "", until[issuer])
+    if not found:
+        yield met("own_issuers", "nothing that the hub signs with, and no leaf of it alive, is below it")
+
+
+def _earlier(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """No leaf of the CA can be alive where it has issued."""
+    for name in sorted(anchor.clusters):
+        facts = world.clusters.get(name)
+        if facts is None:
+            continue  # it is registered no more
+        if name in book.quarantined:
+            yield unmet("own_earlier", "it is quarantined, and nobody knows what issues there", name)
+        else:
+            condition = earlier(name, facts, world)
+            yield replace(condition, name="own_earlier")
+
+
+def _held(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+    """Where it has issued, every namespace was lately read back to hold what is in force."""
+    for name in sorted(anchor.clusters & world.clusters.keys()):
+        facts = world.clusters[name]
+        if facts.held is None or not facts.current:
+            yield unmet("own_held", facts.detail or "it does not hold the generation in force", name)
+        elif world.now - facts.read_back_at > world.fresh:
+            yield unmet("own_held", f"it was last read back {world.now - facts.read_back_at:.0f} s ago", name)
+        else:
+            yield met("own_held", "every namespace was read back to hold the generation in force", name)
+
+
+def _matrix(book: RotationBook, world: World) -> Iterator[Condition]:
+    """Every ordered pair of clusters that are not quarantined validates by leaves of the hub, lately proved."""
+    names = [name for name, _ in consumers(book, world)]
+    pairs = [(client, server) for client in names for server in names if client != server]
+    bad = [pair for pair in pairs if not _validates(*pair, world)]
+    for client, server in bad[:MOST_PAIRS]:
+        pair = world.pairs.get((client, server))
+        why = "was not proved lately" if pair is None or pair.valid else f"does not validate: {pair.reason}"
+        yield unmet("own_matrix", f"{client} to {server} {why}", client)
+    if not bad:
+        yield met("own_matrix", f"all {len(pairs)} ordered pairs validate")
+
+
+def _validates(client: str, server: str, world: World) -> bool:
+    pair = world.pairs.get((client, server))
+    return pair is not None and pair.valid and world.now - pair.computed <= world.fresh

@@ -1,0 +1,211 @@
+"""How clusters joined, as it is persisted: who has joined, whose own CA still issues, and since when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from federation.controller.publication.joining import MemberFacts, Remembered
+from federation.controller.rotation.books import TAKEOVERS, Arrivals, Books
+from federation.controller.rotation.commands import taken_over
+from federation.controller.rotation.observed import joined, own_anchors, own_of, with_unknown
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.errors import StateUnavailable
+from federation.core.trust.rotation.machine import OperationRefused
+from federation.core.trust.rotation.own_anchors import OwnAnchor
+from federation.core.trust.rotation.world import ClusterFacts, World
+from federation.state.documents import Operation, Takeovers, decode, encode
+from federation.state.files import FileStore
+from tests.controller.world import World as Federation
+from tests.controller.world import open_world, root
+from tests.support.clock import VirtualClock
+
+ROOT, OWN, OTHER = "a" * 64, "b" * 64, "c" * 64
+CONFIG = f"""
+trust_domain = "mesh.example"
+[[trust.anchors]]
+file = "root.pem"
+sha256 = "{ROOT}"
+[[trust.anchors]]
+file = "own.pem"
+sha256 = "{OWN}"
+cluster = "west"
+[door]
+server_names = ["hub.example"]
+[signer.authority]
+name = "test"
+certificate_file = "chain.pem"
+key_file = "key.pem"
+[state]
+directory = "state"
+[[clusters]]
+name = "east"
+cluster_id = "east"
+kubeconfig = "east"
+[clusters.policy]
+longest_ttl = 100
+[[clusters]]
+name = "west"
+cluster_id = "west"
+kubeconfig = "west"
+earlier_longest_ttl = 500
+[[clusters]]
+name = "north"
+cluster_id = "north"
+kubeconfig = "north"
+earlier_longest_ttl = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def config() -> HubConfig:
+    return parse_config(CONFIG, file="clusters.toml")
+
+
+def facts(**changes: object) -> MemberFacts:
+    return MemberFacts(**({"held": frozenset({ROOT}), "current": True} | changes))  # type: ignore[arg-type]
+
+
+async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    books = Books(store)
+    assert books.remembered("west") is None, "nothing was read yet"
+    await books.arrive(["east", "west"], 100.0, joined=["east"], own={"west": {OWN}, "east": set()})
+    await books.arrive(["east", "west"], 200.0, own={"west": {OTHER}})
+    assert books.remembered("east") == Remembered(joined=True)
+    assert books.remembered("west") == Remembered(joined=False, own=frozenset({OWN, OTHER}))
+    again = Books(store)
+    assert await again.meet() == books.arrivals
+    await again.arrive(["west"], 300.0, joined=["west"])
+    assert again.remembered("east") == Remembered(), "it is registered no more: it may join anew"
+    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}))
+    assert again.arrivals is not None
+    assert again.arrivals.since == {"east": 100.0, "west": 100.0}
+
+
+async def test_where_nothing_changes_nothing_is_written(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    books = Books(store)
+    await books.arrive(["west"], 100.0, own={"west": {OWN}})
+    before = await store.read(TAKEOVERS)
+    await books.arrive(["west"], 200.0, own={"west": {OWN}})
+    assert await store.read(TAKEOVERS) == before
+
+
+async def test_what_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    await store.write(TAKEOVERS, encode(Takeovers(since={"east": 7.0})))
+    assert await Books(store).meet() == Arrivals(since={"east": 7.0})
+    await store.write(TAKEOVERS, b"garbage")
+    with pytest.raises(StateUnavailable):
+        await Books(store).meet()
+
+
+async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) -> None:
+    books = Books(FileStore(tmp_path, VirtualClock()))
+    arrivals = await books.arrive(["east", "west"], 100.0, own={"west": {OWN}})
+    assert (arrivals.taken_over("east"), arrivals.taken_over("west")) == (100.0, None)
+    for now in (200.0, 300.0):
+        await books.declare("west", now)
+        assert books.arrivals is not None
+        assert books.arrivals.taken_over("west") == now
+    await books.declare("east", 400.0)
+    assert books.arrivals.taken_over("east") == 400.0
+
+
+def test_a_cluster_has_joined_once_it_holds_what_is_meant_for_it() -> None:
+    seen = {
+        "east": facts(),
+        "west": facts(held=None, joining=True),
+        "north": facts(current=False),
+        "empty": facts(held=frozenset()),
+    }
+    assert joined(seen) == {"east"}
+
+
+def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
+    seen = {
+        "east": facts(own=frozenset({OTHER})),
+        "west": facts(),
+        "north": facts(own=frozenset({OWN, ROOT})),
+    }
+    own = own_of(config, seen)
+    assert own == {"east": frozenset(), "west": {OWN}, "north": {OWN}}
+    assert own_of(config, {"west": ClusterFacts(held=None)}) == {"west": {OWN}}
+    assert own_anchors(config, own) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west", "north"}))]
+    assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
+
+
+def test_an_own_anchor_of_another_trust_domain_is_one_as_well() -> None:
+    pin = f'sha256 = "{OWN}"'
+    foreign = f'{pin}\ntrust_domain = "other.example"\nallow_foreign_trust_domain = true'
+    config = parse_config(CONFIG.replace(pin, foreign), file="clusters.toml")
+    assert [str(anchor.trust_domain) for anchor in config.trust.anchors] == ["mesh.example", "other.example"]
+    assert own_of(config, {"west": facts()}) == {"west": {OWN}}
+    assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
+
+
+def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_their_life(
+    config: HubConfig,
+) -> None:
+    arrivals = Arrivals(since={"east": 10.0, "west": 20.0, "north": 30.0}, own={"west": [OWN]})
+    seen = {"east": facts(), "west": facts(), "north": facts(), "gone": facts()}
+
+    def until(arrivals: Arrivals, now: float) -> dict[str, float]:
+        found = with_unknown(config, seen, arrivals, now)
+        return {name: facts.unknown_until for name, facts in found.items()}
+
+    assert until(arrivals, 1000.0) == {"east": 110.0, "west": 1500.0, "north": 0.0, "gone": 0.0}
+    assert until(arrivals, 9000.0)["west"] == 9500.0, "its own CA goes on issuing"
+    declared = Arrivals(since=arrivals.since, own={"west": [OWN], "north": [OWN]}, declared={"west": 2000.0})
+    assert until(declared, 9000.0) == {"east": 110.0, "west": 2500.0, "north": 9001.0, "gone": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [("nobody", "no cluster is registered"), ("", "no cluster"), ("west", "not accepted")],
+)
+def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
+    world = World(
+        now=0.0,
+        clusters={"west": facts(held=None, joining=True), "east": facts()},
+        horizons={},
+        generations={},
+        in_force=0,
+    )
+
+    def asked(cluster: str) -> Operation:
+        return Operation(id="1", verb="takeover", author="test", asked=0.0, arguments={"cluster": cluster})
+
+    assert taken_over(asked("east"), world) == "east"
+    with pytest.raises(OperationRefused, match=told) as refused:
+        taken_over(asked(cluster), world)
+    assert refused.value.remedy
+
+
+async def arrivals_of(federation: Federation) -> Arrivals:
+    stored = await federation.store.read(TAKEOVERS)
+    return decode(stored.data, Arrivals, key=TAKEOVERS) if stored is not None else Arrivals()
+
+
+async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_path: Path) -> None:
+    from tests.controller.test_joining import give_own_ca
+
+    own = root("own of west")
+    async with open_world(tmp_path, "east", "west", "north") as federation:
+        for name in ("west", "north"):
+            give_own_ca(federation, name, own, "default")
+        async with federation.controller():
+            await federation.until(lambda r: {c.reason for c in r.clusters.values()} == {"", "joining"})
+            await asyncio.sleep(1.5)
+            assert (await arrivals_of(federation)).joined == ["east"]
+            federation.accept(own, "west")
+            await federation.published()
+            async with asyncio.timeout(10):
+                while (await arrivals_of(federation)).joined != ["east", "north", "west"]:
+                    await asyncio.sleep(0.1)
+    shared = [own.certificate.sha256]
+    assert (await arrivals_of(federation)).own == {"west": shared, "north": shared}

@@ -1,0 +1,323 @@
+"""A cluster that joins with a CA of its own: what it holds stays until a person accepts it, and not a moment longer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from federation.controller.generations import record
+from federation.controller.publication.config_map import Contents, Held
+from federation.controller.publication.joining import Joining, Remembered, nobody_remembers
+from federation.controller.publication.read_back import ReadBack
+from federation.controller.trust_state import TrustState
+from federation.core.identity import TrustDomain
+from federation.core.pki.pem import encode_certificates
+from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.state.documents import ControllerReport, Generation
+from tests.controller.test_rotation import Signer, book_of, operate, prepare
+from tests.controller.world import NAME, World, eventually, root
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+HUB = pki.root("hub")
+OWN = pki.root("own")
+OWN_INTERMEDIATE = pki.intermediate("own", OWN)
+EXPIRED = pki.root("expired", not_before=pki.NOW - pki.YEAR, not_after=pki.NOW - pki.DAY)
+
+
+def generation(*accepted: pki.Authority, number: int = 1) -> Generation:
+    bundle = TrustBundle.merge(
+        [
+            Anchor(
+                certificate=authority.certificate,
+                origin="test",
+                kind="root" if authority is HUB else "accepted",
+                trust_domain=TrustDomain("mesh.example"),
+            )
+            for authority in (HUB, *accepted)
+        ]
+    )
+    return Generation(
+        number=number,
+        created=0.0,
+        reason="test",
+        author="test",
+        trust_domain="mesh.example",
+        sha256=bundle.sha256,
+        bundle_pem=bundle.pem.decode(),
+        anchors=[record(anchor) for anchor in bundle.anchors],
+    )
+
+
+class Case:
+    """One cluster, and what its namespaces are seen to hold."""
+
+    def __init__(self, *, replaces: bool = False, remembered: Remembered | None = None) -> None:
+        self.contents, self.trust = Contents(), TrustState()
+        self.remembered = remembered
+        self.trust.adopt(generation())
+        self.joining = Joining(
+            "west",
+            replaces=replaces,
+            contents=self.contents,
+            trust=self.trust,
+            remembered=nobody_remembers if remembered is None else lambda _: self.remembered,
+            clock=VirtualClock(pki.NOW),
+        )
+
+    def holds(self, pem: bytes | str, namespace: str = "shop", *, ours: bool = False) -> bool:
+        """Whether the namespace keeps that, which the watch has just shown."""
+        text = pem if isinstance(pem, str) else pem.decode()
+        held = Held(self.contents.note(text), labelled=True, ours=ours)
+        self.joining.notice(namespace, held)
+        return self.joining.keeps(namespace, held)
+
+
+CONTENTS: dict[str, tuple[bytes, bool]] = {
+    "own root": (OWN.pem, True),
+    "own root beside the hub's": (OWN.pem + HUB.pem, True),
+    "the hub's root": (HUB.pem, False),
+    "the hub's root in another form": (HUB.pem + b"\n", False),
+    "expired root": (EXPIRED.pem, False),
+    "own intermediate": (OWN_INTERMEDIATE.certificate.pem, True),
+    "intermediate below the hub's root": (pki.intermediate("hub's", HUB).certificate.pem + HUB.pem, False),
+    "cut short": (OWN.pem[:100], True),
+    "with a comment": (b"# istio\n" + OWN.pem, True),
+    "no PEM": (b"not a certificate", False),
+    "empty": (b"", False),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_what_the_generation_does_not_contain_is_kept(name: str) -> None:
+    content, kept = CONTENTS[name]
+    assert Case().holds(content) is kept
+
+
+def test_nothing_is_kept_where_there_is_nothing() -> None:
+    case = Case()
+    assert not case.joining.keeps("shop", None)
+    assert not case.joining.keeps("shop", Held("", labelled=False))
+
+
+def test_what_the_hub_has_written_is_kept_by_nobody() -> None:
+    case = Case()
+    assert case.holds(generation().bundle_pem) is False
+    assert case.holds(OWN.pem) is False, "an edit of what was a generation's content a moment ago"
+    assert case.holds(OWN.pem, "bank", ours=True) is False
+    assert case.holds(OWN.pem, "bank") is False, "deleted and made anew by somebody else"
+    assert case.holds(OWN.pem, "team")
+    case.joining.forget("bank")
+    assert case.holds(OWN.pem, "bank"), "another namespace of that name"
+
+
+def test_once_it_is_accepted_it_is_kept_no_more() -> None:
+    case = Case()
+    both = OWN.pem + OWN_INTERMEDIATE.certificate.pem
+    assert case.holds(both)
+    case.trust.adopt(generation(OWN, number=2))
+    assert not case.holds(both)
+    assert case.joining.own == {OWN.certificate.sha256, OWN_INTERMEDIATE.certificate.sha256}
+
+
+def test_it_is_overwritten_only_when_it_is_remembered_what_it_came_with() -> None:
+    case = Case(remembered=Remembered())
+    case.trust.adopt(generation(OWN, number=2))
+    assert case.joining.stirred()
+    assert not case.joining.stirred()
+    assert case.holds(OWN.pem)
+    assert case.joining.health([case.contents.note(OWN.pem.decode())]).detail == "its own CA is accepted"
+    case.remembered = Remembered(own=frozenset({OWN.certificate.sha256}))
+    assert case.joining.stirred()
+    assert not case.holds(OWN.pem)
+
+
+@pytest.mark.parametrize(
+    ("counted", "over"),
+    [
+        (ReadBack(selected=2, current=2), True),
+        (ReadBack(selected=2, current=1), False),
+        (ReadBack(), False),
+        (ReadBack(selected=2, current=2, forbidden=1), False),
+    ],
+)
+def test_it_is_over_once_every_namespace_holds_the_bundle(counted: ReadBack, over: bool) -> None:
+    case = Case()
+    case.joining.complete(counted)
+    assert case.holds(OWN.pem) is not over
+    assert bool(case.joining.own) is not over
+
+
+def test_what_is_remembered_or_replaced_is_kept_by_nobody() -> None:
+    assert not Case(remembered=Remembered(joined=True)).holds(OWN.pem)
+    assert not Case(replaces=True).holds(OWN.pem)
+
+
+def test_health_names_the_authority_and_what_to_do() -> None:
+    case = Case()
+    digests = [case.contents.note(text.decode()) for text in (OWN.pem, HUB.pem, OWN.pem[:90])]
+    health = case.joining.health([*digests, case.trust.current.sha256])
+    assert (health.state, health.reason) == ("degraded", "joining")
+    assert OWN.certificate.sha256 in health.detail
+    assert HUB.certificate.sha256 not in health.detail
+    assert "cannot be read" in health.detail
+    assert f"federation trust accept {OWN.certificate.sha256} --cluster west" in health.remedy
+    assert 'own_anchors = "replace"' in health.remedy
+    only = case.joining.health([case.contents.note(OWN_INTERMEDIATE.certificate.pem.decode())])
+    assert "--from-file" in only.remedy
+
+
+def test_many_authorities_are_named_in_a_few_words() -> None:
+    case = Case()
+    certificates = [pki.root(f"flood {number}").certificate for number in range(40)]
+    health = case.joining.health([case.contents.note(encode_certificates(certificates).decode())])
+    assert "37 more" in health.detail
+    assert len(health.detail) < 2000
+
+
+def give_own_ca(world: World, cluster: str, authority: pki.Authority, *namespaces: str) -> None:
+    """What istiod has written there before the hub came."""
+    for namespace in namespaces:
+        world.clusters[cluster].create(
+            "configmaps",
+            {
+                "metadata": {"name": NAME, "labels": {"istio.io/config": "true"}},
+                "data": {"root-cert.pem": authority.pem.decode()},
+            },
+            namespace=namespace,
+        )
+
+
+async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> None:
+    own = root("own of west")
+    give_own_ca(two, "west", own, "default", "kube-system")
+    async with two.controller():
+        report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
+        await two.until(lambda r: two.held("west", "federation-system") is not None)
+        (proposal,) = report.proposals
+        assert (proposal.sha256, proposal.cluster, proposal.pem) == (
+            own.certificate.sha256,
+            "west",
+            own.pem.decode(),
+        )
+        west = report.clusters["west"]
+        assert west.state == "degraded"
+        assert own.certificate.sha256 in west.detail
+        assert "federation trust accept" in west.remedy
+        assert (west.publication.generation, west.publication.joining) == (0, 2)
+        assert any(problem.startswith("default: ") for problem in west.publication.problems)
+        assert report.clusters["east"].state == "ready"
+        report = await two.until(lambda r: "a CA of its own" in r.matrix.reasons.get("east>west", ""))
+        assert report.matrix.rows == ["-?", "?-"]
+        assert (await operate(two, "takeover", cluster="west")).outcome == "refused", "it is not accepted"
+        assert two.held("west", "default") == own.pem.decode()
+    async with two.controller("two"):
+        await two.until(lambda r: r.clusters["west"].reason == "joining", replica="two")
+        two.accept(own, "west")
+        generation = await two.published(replica="two")
+        assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
+        await two.until(lambda r: r.matrix.valid == 2 and not r.proposals, replica="two")
+        assert two.held("east", "default") == two.held("west", "default") == generation.bundle_pem
+        for namespace in ("default", "later"):
+            if namespace == "later":
+                two.clusters["west"].create_namespace(namespace)
+            else:
+                two.clusters["west"].delete("configmaps", namespace, NAME)
+            give_own_ca(two, "west", root("intruder"), namespace)
+            await eventually(
+                lambda name=namespace: two.held("west", name) == generation.bundle_pem  # type: ignore[misc]
+            )
+
+
+async def test_a_cluster_with_the_hubs_own_root_joins_at_once(two: World) -> None:
+    give_own_ca(two, "west", root(), "default", "kube-system")
+    async with two.controller():
+        await two.published()
+        report = await two.until(lambda r: r.matrix.valid == 2)
+    assert report.proposals == []
+
+
+async def test_what_somebody_put_there_while_no_controller_ran_is_restored(two: World) -> None:
+    async with two.controller():
+        generation = await two.published()
+        await two.until(lambda r: r.matrix.valid == 2)
+        await asyncio.sleep(1.5)
+    two.clusters["west"].delete("configmaps", "default", NAME)
+    give_own_ca(two, "west", root("intruder"), "default")
+    async with two.controller("two"):
+        await eventually(lambda: two.held("west", "default") == generation.bundle_pem)
+
+
+async def test_what_is_replaced_is_overwritten_at_once(two: World) -> None:
+    own = root("own of west")
+    give_own_ca(two, "west", own, "default")
+    two.extra["west"] = {"own_anchors": "replace"}
+    two.write_config()
+    async with two.controller():
+        generation = await two.published()
+        report = await two.until(lambda r: bool(r.proposals))
+    assert own.pem.decode() not in generation.bundle_pem
+    assert [proposal.sha256 for proposal in report.proposals] == [own.certificate.sha256]
+
+
+def came_with_its_own(world: World) -> tuple[pki.Authority, Signer]:
+    """West has joined with a CA of its own that is accepted; its leaves live for two seconds."""
+    own, signer = root("own of west"), prepare(world)
+    give_own_ca(world, "west", own, "default", "kube-system")
+    world.extra["west"]["earlier_longest_ttl"] = 2
+    world.accept(own, "west")
+    return own, signer
+
+
+async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two: World) -> None:
+    own, signer = came_with_its_own(two)
+    async with signer.running():
+        async with two.controller():
+            await two.until(lambda r: r.matrix.valid == 2 and r.generation == 1)
+            await asyncio.sleep(3)
+            before = await two.published()
+            assert own.pem.decode() in before.bundle_pem, (
+                "its own CA goes on issuing until somebody says otherwise"
+            )
+            assert (await operate(two, "takeover", cluster="nobody")).outcome == "refused"
+            declared = two.clock.now().timestamp()
+            assert (await operate(two, "takeover", cluster="west")).outcome == "done"
+            await two.until(lambda r: r.generation == 2)
+            after = await two.published()
+            assert after.created >= declared + 2
+            assert after.bundle_pem == two.held("west", "default") == root().pem.decode()
+            assert after.reason == f"removes {own.certificate.subject}"
+            assert own.certificate.sha256 in (await book_of(two)).retired
+        async with two.controller("two"):
+            await two.until(lambda r: r.matrix.valid == 2, replica="two")
+            two.anchors.remove(own)  # as a person does who reads that nothing needs the pin any more
+            two.write_config()
+            await asyncio.sleep(2.5)
+            report = await two.until(lambda r: r.matrix.valid == 2, replica="two")
+            assert (report.generation, report.proposals) == (2, [])
+
+
+async def test_a_rotation_waits_for_the_takeover_and_nothing_is_dropped_during_it(two: World) -> None:
+    own, signer = came_with_its_own(two)
+    two.rotation["automatic"] = False
+    two.write_config()
+    async with signer.running(), two.controller():
+        await two.until(lambda r: r.matrix.valid == 2 and r.generation == 1)
+        assert (await operate(two, "start")).outcome == "done"
+        assert (await operate(two, "advance")).outcome == "done"
+
+        def waits_for(report: ControllerReport) -> list[str]:
+            waits = [c for c in report.rotation.conditions if c.name == "earlier" and not c.met]
+            assert all("federation rotate takeover west" in c.detail for c in waits if not c.until)
+            return [c.cluster for c in waits]
+
+        await two.until(lambda r: waits_for(r) == ["west"])
+        await asyncio.sleep(3)
+        assert waits_for(await two.until(lambda r: r.generation == 2)) == ["west"]
+        assert (await operate(two, "takeover", cluster="west")).outcome == "done"
+        await two.until(lambda r: not waits_for(r) and r.rotation.open)
+        await asyncio.sleep(1)
+        generation = await two.published()
+        assert own.pem.decode() in generation.bundle_pem
+        assert generation.number == 2

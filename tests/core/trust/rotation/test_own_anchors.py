@@ -1,0 +1,199 @@
+"""When the own anchor of a cluster that joined is dropped: never while something may depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.rotation.own_anchors import MOST_PAIRS, OwnAnchor, drop, drop_gates
+from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+
+NOW, SKEW, FRESH = 1_000_000.0, 10.0, 60.0
+HUB, OWN = "a" * 64, "c" * 64
+SIGNS, ELSE = "1" * 64, "2" * 64
+ROOTS = {SIGNS: HUB}
+ANCHOR = OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))
+NAMES = ("east", "west", "north")
+
+
+def facts(**changes: Any) -> ClusterFacts:
+    return replace(
+        ClusterFacts(
+            held=frozenset({HUB, OWN}), current=True, read_back_at=NOW - 1, unknown_until=NOW - SKEW
+        ),
+        **changes,
+    )
+
+
+def world(**changes: Any) -> World:
+    pairs = {(c, s): PairFacts(valid=True, computed=NOW - 1) for c in NAMES for s in NAMES if c != s}
+    base = World(
+        now=NOW,
+        clusters=dict.fromkeys(NAMES, facts()),
+        horizons={Delivered("east", SIGNS, 1): NOW + 100},
+        generations={1: frozenset({HUB, OWN})},
+        in_force=1,
+        signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1)},
+        pairs=pairs,
+        fresh=FRESH,
+        skew=SKEW,
+    )
+    return replace(base, **changes)
+
+
+def with_cluster(name: str, seen: ClusterFacts) -> World:
+    good = world()
+    return replace(good, clusters={**good.clusters, name: seen})
+
+
+def without_pair(**changes: Any) -> World:
+    good = world()
+    pair = replace(good.pairs["north", "east"], **changes)
+    return replace(good, pairs={**good.pairs, ("north", "east"): pair})
+
+
+def under_way(state: State = State.PUBLISHING) -> RotationBook:
+    side = Side(root=HUB, intermediate=SIGNS)
+    return RotationBook(
+        rotation=Rotation(
+            number=1,
+            trust_domain="mesh.example",
+            state=state,
+            since=0.0,
+            old=side,
+            new=msgspec.structs.replace(side, intermediate=ELSE),
+            author="test",
+            reason="test",
+            automatic=True,
+            soak=0.0,
+        )
+    )
+
+
+def quarantined(name: str) -> RotationBook:
+    return RotationBook(quarantined={name: Quarantine(reason="test", author="test", since=0.0)})
+
+
+REST = RotationBook()
+KEPT: dict[str, tuple[str, RotationBook, World]] = {
+    "a rotation is under way": ("at_rest", under_way(), world()),
+    "it is not in force": ("own_in_force", REST, world(generations={1: frozenset({HUB})})),
+    "what is in force is not known": ("own_in_force", REST, world(in_force=2)),
+    "a signer signs below it": (
+        "own_issuers",
+        REST,
+        world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS, ELSE}), generation=1)}),
+    ),
+    "no signer is heard of": ("own_issuers", REST, world(signers={})),
+    "a leaf of somebody unknown is alive": (
+        "own_issuers",
+        REST,
+        world(horizons={Delivered("east", UNKNOWN_ISSUER, 1): NOW - SKEW + 1}),
+    ),
+    "its own CA may have issued": (
+        "own_earlier",
+        REST,
+        with_cluster("west", facts(unknown_until=NOW - SKEW + 1)),
+    ),
+    "it is quarantined": ("own_earlier", quarantined("west"), world()),
+    "it is not read back": ("own_held", REST, with_cluster("west", facts(held=None))),
+    "it holds something else": ("own_held", REST, with_cluster("west", facts(current=False))),
+    "it was read back long ago": (
+        "own_held",
+        REST,
+        with_cluster("west", facts(read_back_at=NOW - FRESH - 1)),
+    ),
+    "a pair does not validate": ("own_matrix", REST, without_pair(valid=False)),
+    "a pair was proved long ago": ("own_matrix", REST, without_pair(computed=NOW - FRESH - 1)),
+    "a pair was never proved": ("own_matrix", REST, world(pairs={})),
+}
+CONDITIONS = ("at_rest", "own_in_force", "own_issuers", "own_earlier", "own_held", "own_matrix")
+
+
+def dropped(book: RotationBook, seen: World, *, roots: dict[str, str] = ROOTS, **options: Any) -> bool:
+    verdicts = drop_gates([ANCHOR], book, seen, roots=roots, **options)
+    return OWN in drop(book, verdicts).retired
+
+
+def test_it_goes_once_nothing_depends_on_it() -> None:
+    verdicts = drop_gates([ANCHOR], REST, world(), roots=ROOTS)
+    assert {condition.name for condition in verdicts[OWN].conditions} == set(CONDITIONS)
+    assert all(condition.detail for condition in verdicts[OWN].conditions)
+    assert drop(REST, verdicts).retired == [OWN]
+    assert dropped(under_way(State.RETIRED), world())
+    assert dropped(REST, world(horizons={}))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_it_stays_as_long_as_something_may_depend_on_it(name: str) -> None:
+    condition, book, seen = KEPT[name]
+    unmet = drop_gates([ANCHOR], book, seen, roots=ROOTS)[OWN].unmet
+    assert {found.name for found in unmet} == {condition}
+    assert all(found.detail for found in unmet)
+    assert not dropped(book, seen)
+    assert dropped(book, seen, without=frozenset({condition})), "the condition is what keeps it"
+
+
+def test_every_condition_is_shown_to_be_needed() -> None:
+    assert {condition for condition, _, _ in KEPT.values()} == set(CONDITIONS)
+
+
+def test_one_that_the_hub_itself_signs_under_never_goes() -> None:
+    assert not dropped(REST, world(), roots={SIGNS: OWN})
+    late = world(horizons={Delivered("east", ELSE, 1): NOW + 5})
+    (unmet,) = drop_gates([ANCHOR], REST, late, roots={SIGNS: HUB, ELSE: OWN})[OWN].unmet
+    assert unmet.until == NOW + 5 + SKEW
+    assert dropped(REST, late, roots={SIGNS: HUB, ELSE: HUB})
+
+
+def test_every_cluster_that_came_with_it_counts_and_no_other() -> None:
+    late = with_cluster("north", facts(unknown_until=NOW + 100))
+    assert dropped(REST, late)
+    shared = OwnAnchor(sha256=OWN, clusters=frozenset({"west", "north", "gone"}))
+    (unmet,) = drop_gates([shared], REST, late, roots=ROOTS)[OWN].unmet
+    assert (unmet.name, unmet.cluster, unmet.until) == ("own_earlier", "north", NOW + 100 + SKEW)
+
+
+def test_a_quarantined_cluster_that_is_another_is_not_waited_for() -> None:
+    assert dropped(quarantined("north"), replace(without_pair(valid=False), clusters={**world().clusters}))
+
+
+def test_what_is_retired_is_not_looked_at_again_and_stays_so() -> None:
+    book = RotationBook(retired=["b" * 64, OWN])
+    verdicts = drop_gates([ANCHOR], book, world(), roots=ROOTS)
+    assert verdicts == {}
+    assert drop(book, verdicts) is book
+
+
+def test_many_pairs_that_fail_are_told_by_a_few() -> None:
+    names = [f"c{number:03}" for number in range(40)]
+    many = world(clusters=dict.fromkeys(names, facts()), pairs={})
+    unmet = drop_gates([ANCHOR], REST, many, roots=ROOTS)[OWN].unmet
+    assert len([condition for condition in unmet if condition.name == "own_matrix"]) == MOST_PAIRS
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    until=st.floats(NOW - 1000, NOW + 1000),
+    issuer=st.sampled_from([SIGNS, ELSE, UNKNOWN_ISSUER]),
+    end=st.floats(NOW - 1000, NOW + 1000),
+    read_back=st.floats(NOW - 1000, NOW),
+)
+def test_it_never_goes_while_a_leaf_below_it_can_be_alive(
+    until: float, issuer: str, end: float, read_back: float
+) -> None:
+    seen = replace(
+        with_cluster("west", facts(unknown_until=until, read_back_at=read_back)),
+        horizons={Delivered("north", issuer, 1): end},
+    )
+    if dropped(REST, seen):
+        assert until + SKEW <= NOW
+        assert issuer == SIGNS or end + SKEW <= NOW
+        assert NOW - read_back <= FRESH

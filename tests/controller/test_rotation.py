@@ -28,6 +28,7 @@ from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
 from federation.state.documents import (
     AuthorityReport,
+    ControllerReport,
     Current,
     HorizonRow,
     HorizonTable,
@@ -122,6 +123,16 @@ async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Pat
         "start one",
     )
     assert await queue.pending() == []
+
+
+async def test_a_damaged_operation_is_left_and_stops_no_other(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = FileStore(tmp_path, clock)
+    await store.write("operations/20261124120000.aa", b"garbage")
+    good = Operation(id="20261124120001.bb", verb="abort", author="test", asked=0.0)
+    await store.write(f"operations/{good.id}", encode(good))
+    queue = OperationQueue(store, clock=clock)
+    assert [operation for operation, _ in await queue.pending()] == [good]
 
 
 @pytest.mark.parametrize(
@@ -417,11 +428,12 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
         await two.until(lambda r: r.clusters["west"].state != "ready", limit=30)
         assert (await operate(two, "start")).outcome == "done"
         await until_state(two, State.PUBLISHING)
-        await asyncio.sleep(3)
-        blocked = await two.report()
-        assert blocked is not None
-        unmet = [c for c in blocked.rotation.conditions if not c.met]
-        assert {c.cluster for c in unmet if c.name == "held"} == {"west"}
+
+        def blocked_by_west_alone(report: ControllerReport) -> bool:
+            lacking = {c.cluster for c in report.rotation.conditions if not c.met and c.name == "held"}
+            return report.rotation.state == "PUBLISHING" and lacking == {"west"}
+
+        await two.until(blocked_by_west_alone, limit=20)
         assert (await operate(two, "quarantine", cluster="west")).outcome == "refused", "it needs a reason"
         assert (await operate(two, "quarantine", cluster="west", reason="burnt down")).outcome == "done"
         await until_state(two, State.RETIRED)

@@ -10,7 +10,8 @@ import pytest
 from federation.controller.rotation.commands import Commands, Proposed
 from federation.controller.rotation.telling import MOST_CONDITIONS, told
 from federation.core.trust.horizons import Delivered
-from federation.core.trust.rotation.record import Quarantine, RotationBook, State
+from federation.core.trust.rotation.gates import Verdict
+from federation.core.trust.rotation.record import Condition, Quarantine, RotationBook, State
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, World
 from federation.state.documents import Operation, RotationReport, encode
 from tests.status.rotations import NEW, NEW_INTERMEDIATE, NEW_ROOT, OLD, rotation
@@ -122,3 +123,16 @@ def test_two_hundred_clusters_stay_a_small_document() -> None:
     assert not report.conditions[0].met
     assert all(len(loss.clusters) == 200 for loss in report.losses)
     assert len(encode(report)) < 120_000
+
+
+def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
+    conditions = (
+        Condition(name="own_matrix", met=False, detail="a pair", cluster="east"),
+        Condition(name="own_held", met=True, detail="held", cluster="west"),
+        Condition(name="own_earlier", met=False, detail="say it", cluster="west"),
+    )
+    dropping = {"ab" * 32: Verdict(conditions), "cd" * 32: Verdict(())}
+    report = told(RotationBook(retired=["cd" * 32]), world(), commands(), CONFIG, dropping)
+    assert {sha: [c.name for c in waits] for sha, waits in report.dropping.items()} == {
+        "ab" * 32: ["own_earlier", "own_matrix"]
+    }

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.errors import FederationError, InvalidValue, NotReady
+from federation.core.errors import FederationError, InvalidValue, NotReady, StateUnavailable
 from federation.state.documents import Operation, decode, encode
 from federation.state.store import StateStore
 
@@ -28,6 +28,7 @@ _NAME: Final = re.compile(r"[a-z_]{1,32}", re.ASCII)
 WAIT: Final = 20.0  # seconds for the leader to decide: it looks every second
 POLL: Final = 0.25
 
+_log = logging.getLogger(__name__)
 _audit = logging.getLogger("federation.controller.audit")
 
 
@@ -104,7 +105,12 @@ class OperationQueue:
             stored = await self._store.read(key)
             if stored is None:
                 continue
-            operation = decode(stored.data, Operation, key=key)
+            try:
+                operation = decode(stored.data, Operation, key=key)
+            except StateUnavailable as error:
+                _log.error("an operation cannot be read and is left where it is: %s", error)
+                self._decided.add(key)
+                continue
             if operation.outcome:
                 self._decided.add(key)
             else:

@@ -1,4 +1,4 @@
-"""``federation rotate``: plan, start and follow a rotation, step it, abort it, take clusters out and in."""
+"""``federation rotate``: plan, start and follow a rotation, step it, abort it, take clusters out, in and over."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "restore": _restore,
             "quarantine": _quarantine,
             "release": _release,
+            "takeover": _takeover,
             "emergency": _emergency,
         },
     )
@@ -97,6 +98,10 @@ def _quarantine(args: argparse.Namespace) -> int:
 
 def _release(args: argparse.Namespace) -> int:
     return _operate(args, "release", {"cluster": args.cluster})
+
+
+def _takeover(args: argparse.Namespace) -> int:
+    return _operate(args, "takeover", {"cluster": args.cluster})
 
 
 def _emergency(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ def add_actions(
     """Add the verb with what each of its actions runs."""
     parser = subparsers.add_parser(
         "rotate",
-        help="rotate the root or the intermediate: plan, start, follow, abort; quarantine clusters",
+        help="rotate the root or the intermediate: plan, start, follow, abort; quarantine or take over clusters",
         description="A rotation goes from state to state, each only through its gate: what every cluster and every "
         "unexpired certificate is known to trust. The leading controller decides; these verbs ask it, through the "
         "status API.",
@@ -86,6 +86,18 @@ def add_actions(
         "there lacks a root that is signed under.",
     )
     back.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
+    over = _action(
+        actions,
+        "takeover",
+        runs["takeover"],
+        "declare that only the hub issues certificates in a cluster that had a CA of its own",
+        "Declares that from now on nothing but the hub issues certificates in the cluster. Say it once its workloads "
+        "have moved to the hub and its own CA is switched off, no sooner: certificates of that CA are reckoned with "
+        "for earlier_longest_ttl from then on, and then its accepted anchor leaves the bundle by itself. Until it is "
+        "said, rotations wait and the anchor stays. Said again, it counts from then on: do so if that CA has issued "
+        "after all. Exits 1 while the cluster keeps a CA that is not accepted, or where none has that name.",
+    )
+    over.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     emergency = _action(
         actions,
         "emergency",

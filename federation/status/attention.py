@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from federation.state.documents import ControllerReport, SignerReport
+from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
@@ -37,6 +38,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
         *rotation_attention(scene),
+        *own_anchor_attention(scene),
         *_configuration(scene),
     ]
     return sorted(_condensed(found), key=lambda item: ORDER[item.severity])
@@ -145,7 +147,16 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
         )
         if connection.state != "degraded":
             return
-    if publication.state != "current":
+    if publication.state == "joining":
+        if connection.reason != "joining":  # else that has told it
+            yield Attention(
+                severity="warning",
+                code="publication_joining",
+                what=f"it joins: {publication.detail}",
+                where=view.name,
+                remedy=publication.remedy,
+            )
+    elif publication.state != "current":
         yield Attention(
             severity="warning",
             code=f"publication_{publication.state}",
@@ -161,7 +172,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy="apply manifests/member to that cluster, or exclude these namespaces",
         )
-    if publication.other_writers:
+    if publication.other_writers and publication.state != "joining":  # else it still needs its own CA
         yield Attention(
             severity="warning",
             code="other_writers",

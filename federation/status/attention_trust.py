@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from federation.core.trust.rotation.record import State
 from federation.status.authorities import authority_views
 from federation.status.freshness import days_left, expiry, instant
 from federation.status.model import Attention, AuthorityView, Expiry, Severity
@@ -97,6 +98,17 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
 
 def _authorities(scene: Scene) -> Iterator[Attention]:
     views = [view for view in authority_views(scene) if view.signs or view.use == "authority"]
+    if _is_rotated(scene) and any(view.signs for view in views):
+        # What [signer.authority] says of its retired root is no trouble, and its remedy would undo the rotation.
+        for view in (view for view in views if not view.signs and view.state == "unavailable"):
+            yield Attention(
+                severity="notice",
+                code="authority_retired",
+                what="a rotation has retired its root: it signs nothing any more",
+                where=view.name,
+                remedy="make [signer.successor] the [signer.authority], and destroy the old key",
+            )
+        views = [view for view in views if view.signs or view.state != "unavailable"]
     for view in views:
         if view.state != "ready":
             alone = view.signs and all(v.state in {"unavailable", "unknown"} for v in views if v.signs)
@@ -137,6 +149,11 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 where=replica,
                 remedy="look in its log",
             )
+
+
+def _is_rotated(scene: Scene) -> bool:
+    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    return rotation is not None and rotation.state is State.RETIRED
 
 
 def _quota(view: AuthorityView) -> Iterator[Attention]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from federation.core.config.model import ClusterConfig
 from federation.state.documents import ControllerClusterReport, Generation, PublicationReport
@@ -20,6 +21,8 @@ from federation.status.model import (
 from federation.status.quarantine import quarantine_summary, quarantine_views
 from federation.status.scene import Scene
 from federation.status.signing import known_state, signing_view
+
+JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
 
 
 def connection_view(scene: Scene, name: str) -> ConnectionView:
@@ -55,6 +58,11 @@ def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[Publication
         return "failed", held.problems[
             0
         ] if held.problems else f"{held.failed} namespaces could not be written"
+    if held.joining > 0:
+        return (
+            "joining",
+            f"{held.joining} of {held.selected} namespaces keep a CA of the cluster's own for now",
+        )
     pending = _pending(scene, held, meant, scene.in_force.number)
     return ("pending", pending) if pending else ("current", "")
 
@@ -81,9 +89,11 @@ def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
     if seen is None and scene.last_leader is not None:
         seen = scene.last_leader.clusters.get(name)
     held = (seen or ControllerClusterReport(state="unknown")).publication
+    joins = seen is not None and seen.reason == "joining"
     return PublicationView(
         state=state,
         detail=detail,
+        remedy="" if state != "joining" else seen.remedy if seen and joins else JOINING_REMEDY,
         selected=held.selected,
         current=held.current,
         pending=held.pending,
@@ -91,6 +101,7 @@ def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
         terminating=held.terminating,
         forbidden=held.forbidden,
         excluded=held.excluded,
+        joining=held.joining,
         writes=held.writes,
         restored=held.restored,
         generation=held.generation,
@@ -175,6 +186,7 @@ def _health(
         (signing.state == "unknown", "unknown", signed),
         (publication.state == "unknown", "unknown", publication.detail),
         (pairs.failed > 0, "degraded", fail),
+        (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
         (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
         (signing.state == "degraded", "degraded", f"signing: {signed}"),

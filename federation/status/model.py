@@ -11,13 +11,13 @@ from typing import Literal
 
 import msgspec
 
-from federation.status.rotation_model import OrdersView, PlanView, QuarantineView, RotationView
+from federation.status.rotation_model import OrdersView, OwnAnchorView, PlanView, QuarantineView, RotationView
 
 Verdict = Literal["healthy", "degraded", "failing"]
 Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
 Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
-PublicationState = Literal["current", "pending", "failed", "unknown"]
+PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
 AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
@@ -73,10 +73,14 @@ class SigningView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cluster's namespaces hold, as read back; ``current`` of them the bundle in force."""
+    """What a cluster's namespaces hold, as read back; ``current`` of them the bundle in force.
+
+    ``joining`` of them keep a CA of the cluster's own for now; ``remedy`` says how that ends.
+    """
 
     state: PublicationState
     detail: str = ""
+    remedy: str = ""
     selected: int = 0
     current: int = 0
     pending: int = 0
@@ -84,6 +88,7 @@ class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
     terminating: int = 0
     forbidden: int = 0
     excluded: int = 0
+    joining: int = 0
     writes: int = 0
     restored: int = 0
     generation: int = 0
@@ -297,6 +302,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer: a verdict, what needs attention, and everything that both rest on.
 
     ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells.
+    ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle.
     """
 
     verdict: Verdict
@@ -316,6 +322,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     rotation_plan: PlanView | None = None
     orders: OrdersView | None = None
     quarantined: list[QuarantineView] = []
+    own_anchors: list[OwnAnchorView] = []
     insecure_options: list[str]
     config_problems: list[str]
     certificates_issued: int

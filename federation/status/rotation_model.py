@@ -137,6 +137,18 @@ class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: list[ConditionView]
 
 
+class OwnAnchorView(msgspec.Struct, frozen=True, kw_only=True):
+    """The accepted CA of a cluster that joined, still in the bundle; ``waits_for`` is what keeps it there.
+
+    ``undeclared`` names clusters whose takeover a person has yet to declare.
+    """
+
+    sha256: str
+    subject: str
+    undeclared: list[str]
+    waits_for: list[ConditionView]
+
+
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """What a start would do now, as the leader says; ``ready`` is false where it would be refused, or waits at once.
 

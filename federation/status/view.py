@@ -24,6 +24,7 @@ from federation.status.model import (
     Verdict,
 )
 from federation.status.operations import orders_view
+from federation.status.own_anchors import own_anchor_views
 from federation.status.plan import plan_view
 from federation.status.quarantine import quarantine_views
 from federation.status.rotation import rotation_view
@@ -60,6 +61,7 @@ def compose(
         rotation_plan=plan_view(scene),
         orders=orders_view(snapshot.orders),
         quarantined=quarantine_views(scene),
+        own_anchors=own_anchor_views(scene),
         insecure_options=insecure_options(scene),
         config_problems=config_problems(scene),
         certificates_issued=sum(signer.issued for signer in signers),

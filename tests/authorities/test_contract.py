@@ -161,7 +161,7 @@ async def test_a_caller_that_gives_up_disturbs_nobody(back_end: BackEnd) -> None
         for task in given_up:
             task.cancel()
         await asyncio.gather(*given_up, return_exceptions=True)
-        await issue(authority, order(), back_end)
+        assert (await issue(authority, order(), back_end)).issuers[-1] == back_end.root
 
 
 async def test_lifetimes_are_those_asked_for(back_end: BackEnd) -> None:

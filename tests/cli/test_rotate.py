@@ -15,10 +15,13 @@ import pytest
 
 from federation.cli import rotate
 from federation.cli.mounting import operations
+from federation.controller.publication.joining import MemberFacts
+from federation.controller.rotation.commands import taken_over
 from federation.core.config.model import Address
 from federation.core.errors import FederationError
 from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.steps import OperationRefused
+from federation.core.trust.rotation.world import World as TrustWorld
 from federation.runtime.clock import SystemClock
 from federation.state.documents import Operation
 from federation.status.app import create_app
@@ -198,6 +201,7 @@ ASKED: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
         {"cluster": "west", "reason": "burnt down"},
     ),
     "release": (("release", "west"), "release", {"cluster": "west"}),
+    "takeover": (("takeover", "west"), "takeover", {"cluster": "west"}),
 }
 
 
@@ -224,6 +228,37 @@ async def test_a_refused_operation_exits_1_with_what_to_do(
         assert await run("advance", "--json") == 1
         decided = msgspec.json.decode(capsys.readouterr().out, type=OperationView)
     assert (decided.outcome, decided.remedy) == ("refused", "start one")
+
+
+async def test_a_takeover_that_comes_too_early_exits_1_with_what_to_do_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(operation: Operation) -> FederationError | None:
+        facts = MemberFacts(held=None, joining=True)
+        seen = TrustWorld(now=1.0, clusters={"west": facts}, horizons={}, generations={}, in_force=1)
+        with pytest.raises(OperationRefused) as refused:
+            taken_over(operation, seen)
+        return refused.value
+
+    async with hub(world(), tmp_path, refuse) as (run, heard):
+        assert await run("takeover", "west") == 1
+        early = capsys.readouterr().out
+        assert await run("takeover", "wset") == 1
+        unknown = capsys.readouterr().out
+    assert [operation.arguments["cluster"] for operation in heard] == ["west", "wset"]
+    assert "takeover: REFUSED: west still keeps a CA that is not accepted" in early
+    assert "do: accept it first: `federation trust list` names it" in early
+    assert "no cluster is registered as 'wset'\ndo: name a registered cluster" in unknown
+
+
+def test_the_help_of_a_takeover_says_what_it_declares_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as shown:
+        run_verb(rotate, "rotate", "takeover", "--help")
+    assert shown.value.code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "nothing but the hub issues certificates in the cluster" in words
+    assert "once its workloads have moved to the hub and its own CA is switched off" in words
+    assert "earlier_longest_ttl" in words
 
 
 async def test_an_operation_that_is_none_exits_2_in_the_hub_s_words(
@@ -322,6 +357,7 @@ async def test_an_emergency_without_anybody_to_ask_needs_yes(
         ("emergency", "--compromised", ROOT, "--ttl-cap", "-5"),
         ("quarantine", "west"),
         ("release",),
+        ("takeover",),
         (),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from federation.core.config.model import Address, StatusConfig
 from federation.core.trust.rotation.record import State
@@ -156,6 +157,25 @@ async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: 
             assert words in shown
         assert await page.locator("#matrix td.cell.out").count() == 4
         assert await page.locator("#rotation button:visible").count() == 0, "this hub takes no operations"
+        assert page.errors == []
+
+
+async def test_the_ca_that_a_cluster_brought_is_told_with_what_it_waits_for(start: Start, page: Any) -> None:
+    async with start() as hub:
+        world = hub.world
+        own = replace(world.generations[7].anchors[0], sha256="ab" * 32, subject="CN=<b>West</b>")
+        world.generations[7] = replace(world.generations[7], anchors=[*world.generations[7].anchors, own])
+        waits = [unmet("own_earlier", "west", world.now + 60, "leaves from before the hub may live")]
+        tell(world, replace(planned(world.now), dropping={own.sha256: waits}))
+        world.edit_publication("west", current=40, pending=8, joining=8)
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.wait_for_selector("#bundle li")
+        assert (
+            "CN=<b>West</b> leaves the bundle by itself. It waits: west: leaves from"
+            in await page.inner_text("#bundle")
+        )
+        assert await page.locator("#clusters .badge.warn", has_text="40 of 48").count() == 1
         assert page.errors == []
 
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from federation.core.config.model import AnchorPin
 from federation.core.trust.rotation.record import RotationBook, State
-from federation.state.documents import Current, Proposal, RotationReport
+from federation.state.documents import ConditionReport, Current, Proposal, RotationReport
 from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
@@ -344,6 +344,21 @@ def test_the_authority_that_signs_decides_whether_an_authority_matters() -> None
     assert codes(status) == {"authority_unavailable"}
 
 
+def test_what_a_retired_authority_says_is_no_trouble_and_its_remedy_is_not_repeated() -> None:
+    world = world_in(State.RETIRED)
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        gone = replace(
+            signer.authority, state="unavailable", sha256="", detail="no path", remedy="pin the root above it"
+        )
+        world.edit_signer(replica, authority=gone)
+    status = seen(world)
+    item = told(status, "authority_retired")
+    assert (item.severity, status.verdict) == ("notice", "healthy")
+    assert "[signer.successor]" in item.remedy
+    assert "authority_unavailable" not in codes(status)
+
+
 def test_without_a_rotation_under_way_the_first_authority_signs_where_the_ordered_one_is_gone() -> None:
     world = world_in(State.RETIRED)
     for replica, signer in world.signers.items():
@@ -523,3 +538,80 @@ def test_the_retired_root_is_named_by_its_pin_even_after_the_next_rotation() -> 
     assert world.book is not None
     world.book = replace(world.book, rotation=None)
     assert told(seen(world), "pin_retired").where == f"pin {ROOT[:16]}"
+
+
+OWN = "ab" * 32
+UNDECLARED = unmet("own_earlier", "west", detail="its own CA issues there until somebody says otherwise")
+
+
+def own_anchor(world: World, *waits: ConditionReport) -> None:
+    """West came with a CA of its own, which is accepted and published."""
+    made = world.generations[7].anchors
+    own = replace(made[0], sha256=OWN, subject="CN=West", cluster="west")
+    world.generations[7] = replace(world.generations[7], anchors=[*made, own])
+    tell(world, replace(plan(T), dropping={OWN: list(waits)}))
+
+
+def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command() -> None:
+    world = World(NAMES, T)
+    own_anchor(world, UNDECLARED, unmet("own_matrix", "east"))
+    status = seen(world)
+    item = told(status, "takeover_undeclared")
+    assert (item.severity, item.where, status.verdict) == ("warning", "west", "degraded")
+    assert "federation rotate takeover west" in item.remedy
+    assert "own_anchor_waits" not in codes(status), "a cause is told once"
+    (view,) = status.own_anchors
+    assert (view.subject, view.undeclared) == ("CN=West", ["west"])
+    assert [c.name for c in view.waits_for] == ["own_earlier", "own_matrix"]
+
+
+def test_an_own_anchor_that_waits_for_time_alone_is_a_notice() -> None:
+    world = World(NAMES, T)
+    own_anchor(world, unmet("own_earlier", "west", T + 60, "leaves from before the hub may live"))
+    status = seen(world)
+    assert status.verdict == "healthy"
+    assert "leaves from before the hub may live" in told(status, "own_anchor_waits").what
+    assert "takeover_undeclared" not in codes(status)
+
+
+def test_no_takeover_is_asked_for_of_a_quarantined_cluster() -> None:
+    world = World(NAMES, T)
+    own_anchor(world, UNDECLARED)
+    quarantine(world, "west")
+    assert "takeover_undeclared" not in codes(seen(world))
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        lambda w: w.edit_leader(updated=T - 300),
+        lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
+        lambda w: w.edit_leader(rotation=replace(w.leader.rotation, dropping={"cd" * 32: [UNDECLARED]})),
+    ],
+    ids=["no leader", "not looked at lately", "not in the bundle"],
+)
+def test_nothing_is_said_of_own_anchors_that_nobody_vouches_for(doubt: Callable[[World], None]) -> None:
+    world = World(NAMES, T)
+    own_anchor(world, UNDECLARED)
+    doubt(world)
+    assert seen(world).own_anchors == []
+
+
+def test_a_cluster_that_joins_says_so_in_its_publication_and_is_told_once() -> None:
+    world = World(NAMES, T)
+    world.edit_publication("west", current=40, pending=8, joining=8, other_writers=["pilot-discovery"])
+    world.edit_seen("west", state="degraded", reason="joining", detail="it keeps CN=West", remedy="accept it")
+    status = seen(world)
+    west = next(c for c in status.clusters if c.name == "west")
+    assert (west.health, west.publication.state, west.publication.joining) == ("degraded", "joining", 8)
+    assert west.publication.remedy == "accept it"
+    of_west = [item.code for item in status.attention if item.where == "west"]
+    assert of_west == ["cluster_degraded"], "istiod's CA must not be switched off yet"
+
+
+def test_a_cluster_that_joins_behind_another_fault_is_told_still() -> None:
+    world = World(NAMES, T)
+    world.edit_publication("west", current=40, pending=8, joining=8, forbidden=1)
+    world.edit_seen("west", state="degraded", reason="forbidden", detail="1 namespace may not be written")
+    status = seen(world)
+    assert "federation trust list" in told(status, "publication_joining").remedy

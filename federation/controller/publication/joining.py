@@ -156,7 +156,9 @@ class Joining:
         certificates, unreadable = self.missing(digests)
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
-        named = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in certificates[:MOST_NAMED]]
+        named = [
+            f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in certificates[:MOST_NAMED]
+        ]
         if len(certificates) > MOST_NAMED:
             named.append(f"{len(certificates) - MOST_NAMED} more")
         if unreadable:

@@ -1,4 +1,4 @@
-"""What the leader says of the rotation in its report: the gate, who may return, what would fail, what a start would do.
+"""What the leader says of the rotation in its report: gate, returns, own CAs that leave, losses, what a start would do.
 
 Pure. What is said of a start is what the machine itself answers to one, so that a plan and a start cannot
 differ. Lists are bounded: the report is one object, written every second.
@@ -6,7 +6,8 @@ differ. Lists are bounded: the report is one object, written every second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from federation.controller.rotation.commands import Commands
@@ -27,12 +28,18 @@ from federation.state.documents import (
 )
 
 MOST_CONDITIONS: Final = 200
-MOST_OF_ONE: Final = 10  # conditions of one cluster that returns
+MOST_OF_ONE: Final = 10  # conditions of one cluster that returns, or of one anchor that leaves
 NEVER: Final = float("inf")
 
 
-def told(book: RotationBook, world: World, commands: Commands, config: HubConfig) -> RotationReport:
-    """The report at ``world.now``."""
+def told(
+    book: RotationBook,
+    world: World,
+    commands: Commands,
+    config: HubConfig,
+    dropping: Mapping[str, Verdict] = MappingProxyType({}),
+) -> RotationReport:
+    """The report at ``world.now``; ``dropping`` is what each own anchor (SHA-256) waits for."""
     verdict, rotation = gate(book, world), book.rotation
     return RotationReport(
         computed=world.now,
@@ -46,6 +53,11 @@ def told(book: RotationBook, world: World, commands: Commands, config: HubConfig
             for name, quarantine in sorted(book.quarantined.items())
             if quarantine.returning
         },
+        dropping={
+            sha256: _own_conditions(verdict)
+            for sha256, verdict in sorted(dropping.items())
+            if sha256 not in book.retired
+        },
         losses=_losses(book.under_way, world),
         plan=_plan(book, world, commands, config) if book.under_way is None else None,
     )
@@ -55,6 +67,12 @@ def _conditions(verdict: Verdict) -> list[ConditionReport]:
     """Unmet ones first; of many clusters the first."""
     ranked = sorted(verdict.conditions, key=lambda condition: (condition.met, condition.name))
     return _condition_reports(ranked[:MOST_CONDITIONS])
+
+
+def _own_conditions(verdict: Verdict) -> list[ConditionReport]:
+    """Unmet ones; what a person has to say or time has to bring first, for the others often follow from it."""
+    ranked = sorted(verdict.unmet, key=lambda condition: condition.name != "own_earlier")
+    return _condition_reports(ranked[:MOST_OF_ONE])
 
 
 def _condition_reports(conditions: Iterable[Condition]) -> list[ConditionReport]:

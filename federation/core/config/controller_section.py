@@ -108,7 +108,9 @@ def _rotation(table: Table, proof: ProofConfig) -> RotationConfig:
         return found
 
 
-def check_freshness(controller: ControllerConfig, clusters: Iterable[ClusterConfig], findings: Findings) -> None:
+def check_freshness(
+    controller: ControllerConfig, clusters: Iterable[ClusterConfig], findings: Findings
+) -> None:
     """A quiet watch says nothing for ``watch_silence``: what it showed must not count as old before that."""
     fresh = controller.rotation.fresh
     quiet = [str(cluster.name) for cluster in clusters if cluster.timeouts.watch_silence > fresh]

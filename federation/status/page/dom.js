@@ -15,14 +15,14 @@ export function el(tag, attributes = {}, ...children) {
 
 export const GLYPH = {
   healthy: "✓", ready: "✓", current: "✓", ok: "✓",
-  degraded: "▲", warning: "▲", pending: "▲",
+  degraded: "▲", warning: "▲", pending: "▲", joining: "▲",
   failing: "✕", unavailable: "✕", failed: "✕", critical: "✕", expired: "✕",
   unknown: "?", stale: "?", notice: "i", quarantined: "⊘",
 };
 
 const TONE = {
   healthy: "good", ready: "good", current: "good", ok: "good",
-  degraded: "warn", warning: "warn", pending: "warn",
+  degraded: "warn", warning: "warn", pending: "warn", joining: "warn",
   failing: "bad", unavailable: "bad", failed: "bad", critical: "bad", expired: "bad",
   unknown: "dim", stale: "dim", notice: "info", quarantined: "warn",
 };

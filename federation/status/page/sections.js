@@ -104,8 +104,14 @@ export function bundle(status) {
     scroll(table("Anchors in force", ["Anchor", "Kind", "Where it comes from", "Expires"], anchors)),
     authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Use", "Expires"], authorities))] : "",
     proposals.length ? [el("h3", {}, "Found, and not trusted"), scroll(table("Proposals", ["Anchor", "Cluster", "Where it was found", "Expires"], proposals))] : "",
+    status.own_anchors.length ? [el("h3", {}, "Brought by clusters, and leaving"), el("ul", { class: "plain" }, status.own_anchors.map(leaving))] : "",
     el("details", {}, el("summary", {}, `Generations (${status.generations.length})`), scroll(table("Generations", ["Number", "", "Reason", "Created"], generations))),
   ].flat();
+}
+
+function leaving(o) {
+  const waits = o.undeclared.length ? `declare the takeover once only the hub issues in ${o.undeclared.join(", ")}` : o.waits_for.map((c) => (c.cluster ? `${c.cluster}: ${c.detail}` : c.detail)).join("; ");
+  return el("li", { class: "wrap" }, el("b", {}, o.subject), ` leaves the bundle by itself. ${waits ? `It waits: ${waits}.` : "Nothing keeps it."}`);
 }
 
 const scroll = (child) => el("div", { class: "scroll" }, child);

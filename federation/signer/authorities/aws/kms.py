@@ -7,7 +7,6 @@ changes the pair as a whole, never the key under a chain of the other.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,18 +20,15 @@ from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityThrottled,
     AuthorityUnavailable,
-    InvalidValue,
 )
-from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
-from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
 from federation.signer.authorities.aws.client import AwsClient
 from federation.signer.authorities.aws.credentials import login_of
 from federation.signer.authorities.aws.failures import Call
 from federation.signer.authorities.catalogue import Surroundings
 from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.key_file import read_bounded
 from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.pem_file import parse_chain, read_pem_file
 
 READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
 KEY_SECONDS: Final = 300.0  # how often the public key is fetched although nothing has failed
@@ -79,11 +75,11 @@ class KmsPair:
 
     async def read(self) -> KeyPair:
         """The chain's file and the key as they are now."""
-        text = await self._read_file()
+        text = await read_pem_file(self._config.certificate_file)
         await self._login.keys(renew=True)
         key = await self._current_key()
         if self._pair is None or text != self._text or self._pair.key is not key:
-            self._pair = KeyPair(self._parse(text), key)
+            self._pair = KeyPair(parse_chain(text, self._config.certificate_file), key)
             self._text = text
         return self._pair
 
@@ -110,32 +106,6 @@ class KmsPair:
             )
         self._key_at = now
         return held
-
-    async def _read_file(self) -> bytes:
-        path = self._config.certificate_file
-        try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                return await asyncio.to_thread(read_bounded, path, MAX_PEM_BYTES)
-        except TimeoutError:
-            raise AuthorityUnavailable(
-                f"reading {path} took over {READ_TIMEOUT:g} s",
-                where=self._config.name,
-                reason="files_hang",
-                remedy="check the volume that it is on",
-            ) from None
-        except OSError as error:
-            raise AuthorityMisconfigured(
-                f"cannot read {path}: {error.strerror}",
-                where=self._config.name,
-                reason="file_unreadable",
-                remedy="mount the chain where the configuration says, readable by the signer",
-            ) from None
-
-    def _parse(self, text: bytes) -> tuple[Certificate, ...]:
-        try:
-            return parse_certificates(text, where=str(self._config.certificate_file))
-        except InvalidValue as error:
-            raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None
 
 
 class KmsKey:

@@ -15,13 +15,12 @@ from functools import cache, partial
 from typing import Final, TypeVar
 
 from federation.core.config.authority_model import Pkcs11AuthorityConfig
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
+from federation.core.errors import AuthorityUnavailable, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, kind_of
-from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
 from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.key_file import read_bounded
-from federation.signer.authorities.own_credentials import READ_TIMEOUT, OwnCredentials
+from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.pem_file import parse_chain, read_pem_file
 from federation.signer.authorities.pkcs11.faults import SessionLost
 from federation.signer.authorities.pkcs11.key import KeyOnToken
 from federation.signer.authorities.pkcs11.thread import LibraryThread
@@ -116,27 +115,10 @@ class TokenPair:
     async def _read_chain(self) -> tuple[Certificate, ...]:
         """The chain; the same object while the file holds the same."""
         path = self._config.certificate_file
-        try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                text = await asyncio.to_thread(read_bounded, path, MAX_PEM_BYTES)
-        except TimeoutError:
-            raise AuthorityUnavailable(
-                f"reading {path} took over {READ_TIMEOUT:g} s",
-                reason="files_hang",
-                remedy="check the volume that it is on",
-            ) from None
-        except OSError as error:
-            raise AuthorityMisconfigured(
-                f"cannot read {path}: {error.strerror}",
-                reason="file_unreadable",
-                remedy="mount the chain where the configuration says, readable by the signer",
-            ) from None
+        text = await read_pem_file(path)
         if text == self._chain_pem and self._chain:
             return self._chain
-        try:
-            self._chain = parse_certificates(text, where=str(path))
-        except InvalidValue as error:
-            raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None
+        self._chain = parse_chain(text, path)
         self._chain_pem = text
         return self._chain
 

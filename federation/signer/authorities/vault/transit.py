@@ -23,16 +23,14 @@ from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityUnavailable,
     AuthorityViolation,
-    InvalidValue,
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
-from federation.core.pki.pem import parse_certificates
 from federation.signer.authorities.catalogue import Surroundings
 from federation.signer.authorities.interface import KeyPair
 from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.pem_file import parse_chain, read_pem_file
 from federation.signer.authorities.vault.answers import VaultAnswer
-from federation.signer.authorities.vault.files import read_pem_file
 from federation.signer.authorities.vault.session import Session, api_path, unexpected
 
 _SIGNATURE: Final = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+=*)")
@@ -160,10 +158,7 @@ class TransitPair:
         return held
 
     def _match(self, chain_pem: bytes, key: _Key) -> KeyPair:
-        try:
-            chain = parse_certificates(chain_pem, where=str(self._file))
-        except InvalidValue as error:
-            raise AuthorityMisconfigured(str(error), reason="file_invalid", remedy=error.remedy) from None
+        chain = parse_chain(chain_pem, self._file)
         own = chain[0]
         versions = _public_keys(key)
         if not versions:

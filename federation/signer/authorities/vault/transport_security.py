@@ -8,7 +8,7 @@ from federation.clusters.tls import client_context
 from federation.core.config.authority_model import VaultServer
 from federation.core.errors import AuthorityMisconfigured, InvalidValue
 from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.vault.files import read_pem_file
+from federation.signer.authorities.pem_file import read_pem_file
 
 
 class TransportSecurity:

@@ -26,7 +26,9 @@ def found(world: World, *, at: float = SOON, new: str = "b1", leaving_new: bool 
     return losses(rotation(new), world, at=at, leaving_new=leaving_new)
 
 
-@pytest.mark.parametrize("issuer", [ISSUER["a1"], ISSUER["a2"], UNKNOWN_ISSUER], ids=["old", "earlier", "unknown"])
+@pytest.mark.parametrize(
+    "issuer", [ISSUER["a1"], ISSUER["a2"], UNKNOWN_ISSUER], ids=["old", "earlier", "unknown"]
+)
 def test_leaves_that_are_refused_once_the_old_root_is_gone(issuer: str) -> None:
     world = replace(WORLD, horizons={Delivered("one", issuer, 2): NOW + 60.0})
     (loss,) = found(world)

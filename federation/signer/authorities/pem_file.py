@@ -1,4 +1,4 @@
-"""Files that are no secret, read without blocking the loop: a CA, a chain."""
+"""PEM files that are no secret (a CA, a chain), read without blocking the loop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
-from federation.core.pki.pem import MAX_PEM_BYTES
+from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
 from federation.signer.authorities.key_file import read_bounded
 
 READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
@@ -33,3 +34,11 @@ async def read_pem_file(path: Path) -> bytes:
             reason="file_unreadable",
             remedy="mount it where the configuration says, readable by the signer",
         ) from None
+
+
+def parse_chain(pem: bytes, path: Path) -> tuple[Certificate, ...]:
+    """The certificates of a chain's file, in its order. Raises AuthorityMisconfigured (``file_invalid``)."""
+    try:
+        return parse_certificates(pem, where=str(path))
+    except InvalidValue as error:
+        raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None

@@ -1,0 +1,33 @@
+"""What needs attention in the CAs that clusters brought when they joined. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from federation.status.model import Attention
+from federation.status.own_anchors import own_anchor_views
+from federation.status.scene import Scene
+
+
+def own_anchor_attention(scene: Scene) -> Iterator[Attention]:
+    """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself."""
+    views = own_anchor_views(scene)
+    for name in sorted({name for view in views for name in view.undeclared}):
+        yield Attention(
+            severity="warning",
+            code="takeover_undeclared",
+            what="its own CA counts as issuing still: rotations wait for it, and its anchor stays in the bundle",
+            where=name,
+            remedy="once nothing but the hub issues there, declare the takeover: "
+            f"`federation rotate takeover {name}`",
+        )
+    for view in views:
+        if view.waits_for and not view.undeclared:
+            yield Attention(
+                severity="notice",
+                code="own_anchor_waits",
+                what=f"the CA {view.subject}, which a cluster came with, leaves the bundle by itself; "
+                f"it waits: {view.waits_for[0].detail}",
+                where=f"bundle: {view.sha256[:16]}",
+                remedy="nothing; take its pin out of the configuration once it is gone",
+            )

@@ -33,8 +33,8 @@ from federation.sandbox.mesh import Workload
 from tests.e2e.conftest import REAL, members_of
 from tests.support.envoy import Envoy, call, running, write_identity
 
-LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "24"))  # seconds
-LATE = 0.85  # of a certificate's life
+LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
+LATE = 0.7  # of a certificate's life: what is left has to outlast a hub that was killed and starts again
 LIMIT = 60.0 + 8 * LEAF
 
 

@@ -14,6 +14,8 @@ from tests.support.pki import DAY, NOW, YEAR, intermediate, root
 
 HOUR = timedelta(hours=1)
 ISSUERS = (intermediate().certificate, root().certificate)
+REACH = ISSUERS[0].not_after - ISSUERS[0].not_before - timedelta(seconds=1)
+"""As far back from the issuer's end as it was valid for a second already, fractions of it included."""
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
@@ -63,7 +65,7 @@ def test_policies_that_cannot_be(longest: timedelta, default: timedelta) -> None
     requested=st.one_of(st.none(), INT64, st.timedeltas()),
     longest=st.timedeltas(timedelta(seconds=1), timedelta(days=3650)),
     default=st.timedeltas(timedelta(seconds=1), timedelta(days=3650)),
-    left=st.timedeltas(timedelta(seconds=-100), timedelta(days=400)),
+    left=st.timedeltas(timedelta(seconds=-100), REACH),
     micro=st.integers(0, 999_999),
 )
 def test_never_beyond_policy_or_issuer(

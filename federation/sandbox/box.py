@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,19 +28,13 @@ from federation.core.pki.development import create_intermediate, create_root, ge
 from federation.core.pki.keys import KeyKind, PrivateKey
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.mesh import Workload
+from federation.sandbox.ports import free_port
 from federation.sandbox.world import MemberWorld, read_kustomization
 
 SERVER_NAME: Final = "federation-hub.federation-system.svc"
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 MEMBER_MANIFESTS: Final = Path(__file__).resolve().parents[2] / "manifests" / "member"
 POLL: Final = 0.1
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from federation.core.config.authority_model import ConjurConfig, JwtRef
 from federation.core.pki.keys import KeyKind
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.tls import ClusterCa, server_context
+from federation.sandbox.ports import free_port
 from tests.support import pki
 
 ACCOUNT = "acme"
@@ -62,7 +63,7 @@ class ConjurServer:
     reads: int = 0
     seen: list[str] = field(default_factory=list)
     tls: bool = True
-    port: int = 0
+    port: int = field(default_factory=free_port)
     ca: ClusterCa = field(default_factory=lambda: ClusterCa("conjur"))
     _generation: int = 0
     _runner: web.AppRunner | None = None
@@ -109,7 +110,6 @@ class ConjurServer:
         context = server_context(self.ca) if self.tls else None
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context, reuse_address=True)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         if self._runner is not None:

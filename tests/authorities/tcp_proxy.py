@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from federation.sandbox.ports import free_port
+
 
 @dataclass
 class TcpProxy:
@@ -14,13 +16,12 @@ class TcpProxy:
 
     host: str
     port: int
-    own_port: int = 0
+    own_port: int = field(default_factory=free_port)
     _server: asyncio.Server | None = None
     _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.own_port)
-        self.own_port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         server, self._server = self._server, None

@@ -27,9 +27,9 @@ from federation.sandbox.box import (
     SERVER_NAME,
     DevelopmentCa,
     Member,
-    free_port,
     open_members,
 )
+from federation.sandbox.ports import free_port
 from federation.sandbox.world import read_kustomization
 from federation.state.documents import AnchorRecord, Current, Generation, encode, generation_key
 from federation.state.files import FileStore

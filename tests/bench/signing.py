@@ -23,7 +23,8 @@ from federation.core.istio_ca import METHOD, decode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import Purpose, verify_chain
 from federation.core.pki.pem import parse_certificates
-from federation.sandbox.box import SERVER_NAME, DevelopmentCa, free_port, private_key_pem
+from federation.sandbox.box import SERVER_NAME, DevelopmentCa, private_key_pem
+from federation.sandbox.ports import free_port
 from tests.bench.callers import Call, Crowd, Load, cycle, header_block
 from tests.bench.handler import TRUST_DOMAIN, requests
 from tests.bench.processes import cpu_seconds, resident_bytes

@@ -12,6 +12,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from federation.sandbox.apiserver.handler import MAX_BODY, Handler
+from federation.sandbox.ports import free_port
 
 _DRAIN = 0.5  # seconds that requests under way may take when the server stops for good
 
@@ -36,7 +37,7 @@ class Server:
         self._context = context
         self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
-        self.port = 0
+        self.port = free_port()
 
     @property
     def listening(self) -> bool:
@@ -44,7 +45,7 @@ class Server:
         return self._listener is not None
 
     async def open(self) -> None:
-        """Listen: on a free port at first, on the same one ever after."""
+        """Listen, on the same port every time."""
         http = web.Server(
             self._handler, request_factory=_make_request, handler_cancellation=True, access_log=None
         )
@@ -53,7 +54,6 @@ class Server:
             http, "127.0.0.1", self.port, ssl=self._context, reuse_address=True, backlog=1024
         )
         self._http, self._listener = http, listener
-        self.port = listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Close the port and cut every connection, as when the machine goes away."""

@@ -57,20 +57,31 @@ class DevelopmentCa:
         kind: KeyKind = KeyKind.EC_P256,
     ) -> DevelopmentCa:
         """Make both, with their keys readable by this user only."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         begin, end = clock.now() - timedelta(minutes=5), clock.now() + lifetime
-        root_key, key = generate_key(kind), generate_key(kind)
+        root_key = generate_key(kind)
         root = create_root(
             common_name=f"{name} root", key=root_key, serial=_serial(), not_before=begin, not_after=end
         )
+        return cls._under(root, root_key, directory, name=name, kind=kind)
+
+    def another(self, directory: Path, *, name: str, kind: KeyKind = KeyKind.EC_P256) -> DevelopmentCa:
+        """One more intermediate under the same root, with a key of its own."""
+        return self._under(self.root, self.root_key, directory, name=name, kind=kind)
+
+    @classmethod
+    def _under(
+        cls, root: Certificate, root_key: PrivateKey, directory: Path, *, name: str, kind: KeyKind
+    ) -> DevelopmentCa:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = generate_key(kind)
         intermediate = create_intermediate(
             issuer=root,
             issuer_key=root_key,
             common_name=f"{name} intermediate",
             key=key,
             serial=_serial(),
-            not_before=begin,
-            not_after=end,
+            not_before=root.not_before,
+            not_after=root.not_after,
         )
         (directory / "root.pem").write_bytes(root.pem)
         (directory / "chain.pem").write_bytes(intermediate.pem)
@@ -128,8 +139,12 @@ class Box:
     timeout_lines: str = ""
     proof_lines: str = ""
     rotation_lines: str = ""
+    state_lines: str = ""  # where the state is; default: a directory beside the configuration
     hub_output: int | None = None  # a file descriptor for the hub's log; default: hub.log in the directory
     _hub: asyncio.subprocess.Process | None = None
+
+    def __post_init__(self) -> None:
+        self.state_lines = self.state_lines or f'directory = "{self.directory / "state"}"'
 
     @property
     def config_file(self) -> Path:
@@ -170,7 +185,7 @@ class Box:
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
             *([f"[controller.rotation]\n{self.rotation_lines}"] if self.rotation_lines else []),
             f'[status]\nlisten = "127.0.0.1:{self.status_port}"',
-            f'[state]\ndirectory = "{self.directory / "state"}"',
+            f"[state]\n{self.state_lines}",
             *(self._cluster_table(name) for name in (self.members if names is None else names)),
         ]
         staged = self.config_file.with_suffix(".new")

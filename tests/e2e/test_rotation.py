@@ -1,140 +1,24 @@
 """A whole root rotation under real traffic: Envoys that open a new mutual TLS connection for every request.
 
-One Envoy for each cluster holds what the hub's door gives its workload, renewed at half its life as Istio's
-agent does; nothing tells it of the rotation. Meanwhile one cluster is cut off and comes back, and the hub is
-killed in every state. Every connection is counted. ``FEDERATION_ROTATION_LEAF`` changes the life of the leaves.
+Meanwhile one cluster is cut off and comes back, and the hub is killed in every state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import aiohttp
-import grpc.aio
 import pytest
 
-from federation.core.errors import FederationError
-from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
-from federation.sandbox.mesh import Workload
-from tests.e2e.conftest import REAL, members_of
-from tests.support.envoy import Envoy, call, running, write_identity
-
-LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
-LATE = 0.7  # of a certificate's life: what is left has to outlast a hub that was killed and starts again
-LIMIT = 60.0 + 8 * LEAF
-
-
-@dataclass
-class Mesh:
-    """One workload and one Envoy for each cluster, and what their connections came to."""
-
-    box: Box
-    workloads: dict[str, Workload]
-    proxies: dict[str, Envoy]
-    tried: int = 0
-    failures: list[str] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-
-    async def renew(self, name: str) -> None:
-        held = await self.workloads[name].renew()
-        write_identity(
-            self.proxies[name].identity, chain=held.chain_pem, key=held.key_pem, trust=held.trust_pem
-        )
-
-    async def keep_renewing(self) -> None:
-        """At half the life of each certificate, and in one cluster late; what fails is tried again, as agents do.
-
-        The late one is what makes the test hard: its certificate is old and valid, and so is what it trusts.
-        """
-        while True:
-            for name, workload in self.workloads.items():
-                if workload.due(SystemClock().now(), share=LATE if name == "west" else 0.5):
-                    with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
-                        await self.renew(name)
-            await asyncio.sleep(0.25)
-
-    async def keep_calling(self, client: str, server: str) -> None:
-        while True:
-            self.tried += 1
-            try:
-                answer = await call(self.proxies[client], server)
-                assert answer.body == server
-            except (aiohttp.ClientError, TimeoutError) as error:
-                after = [step.get("state") for step in self.states[-1:]]
-                self.failures.append(f"{client} > {server} in {after}: {type(error).__name__}: {error}")
-            await asyncio.sleep(0.05)
-
-    @contextlib.asynccontextmanager
-    async def busy(self) -> AsyncIterator[None]:
-        """Traffic in every direction, and renewals, while the context is entered."""
-        pairs = [(a, b) for a in self.proxies for b in self.proxies if a != b]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.keep_calling(a, b)) for a, b in pairs]
-            tasks.append(group.create_task(self.keep_renewing()))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-
-
-@contextlib.asynccontextmanager
-async def open_mesh(
-    directory: Path, *, count: int, start: Callable[[Box], Any], target: str = "sandbox"
-) -> AsyncIterator[Mesh]:
-    """Clusters, a hub that can rotate, workloads and Envoys."""
-    clock, unique = SystemClock(), uuid.uuid4().hex[:6]
-    async with members_of(target, directory, count) as members:
-        ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
-        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        box.successor = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
-        rotation.prepare(box, life=timedelta(seconds=LEAF))
-        await box.register()
-        try:
-            await start(box)
-            await box.wait_ready()
-            workloads = {name: await box.workload(name, f"shop-{unique}", "frontend") for name in members}
-            proxies = {
-                name: Envoy(name, directory / "envoy" / name, str(box.trust_domain)) for name in workloads
-            }
-            mesh = Mesh(box, workloads, proxies)
-            for name in workloads:
-                await mesh.renew(name)
-            plans = [
-                (
-                    proxy,
-                    {o: (proxies[o], str(workloads[o].identity)) for o in proxies if o != name},
-                )
-                for name, proxy in proxies.items()
-            ]
-            async with running(plans):
-                await box.wait_proved()
-                yield mesh
-        finally:
-            await box.stop_hub()
-
-
-async def kill_hub(box: Box) -> None:
-    """kill -9 for the supervisor and everything it started."""
-    pid = box.hub_pid
-    assert pid is not None
-    os.killpg(pid, signal.SIGKILL)
-    assert box._hub is not None
-    await box._hub.wait()
+from federation.sandbox.box import ROOT_CONFIG_MAP, Box
+from tests.e2e.conftest import REAL
+from tests.e2e.rotating import LIMIT, kill_hub, open_mesh
 
 
 async def test_no_connection_fails_while_a_cluster_is_cut_off_and_the_hub_is_killed_in_every_state(

@@ -550,22 +550,42 @@ async def test_two_keys_on_one_token_share_its_login(hsm: SoftHsm) -> None:
             await after.key.sign(MESSAGE)
 
 
-async def test_a_wrong_pin_beside_a_right_one_works_with_neither_login_nor_luck(hsm: SoftHsm) -> None:
+def with_pin(token: SoftToken, pin: str) -> Pkcs11AuthorityConfig:
+    """Its settings, with this PIN in a file of its own."""
+    file = token.hsm.directory / f"PIN {pin}"
+    file.touch(mode=0o600)
+    file.write_text(pin)
+    return token.config(CA, pin=SecretRef("file", str(file)))
+
+
+async def test_a_wrong_pin_beside_a_right_one_is_not_shown_to_the_token(hsm: SoftHsm) -> None:
     token = hsm.token(CA.key)
     await hsm.initialise()
-    wrong = hsm.directory / "wrong pin"
-    wrong.touch(mode=0o600)
-    wrong.write_text("222222")
-    config = token.config(CA)
-    async with (
-        pair_of(config) as good,
-        pair_of(replace(config, pin=SecretRef("file", str(wrong)))) as bad,
-    ):
-        read = await good.read()
+    async with pair_of(with_pin(token, "222222")) as bad:
+        async with pair_of(token.config(CA)) as good:
+            read = await good.read()
+            token.pin_file.unlink()  # so that it could not log in again
+            for _ in range(2):
+                assert (await fault(bad)).reason == "pin_differs"
+                await signs(read)
+                assert await good.read() is read
+            assert not await token_counts_wrong_pins(token)
         assert (await fault(bad)).reason == "pin_refused"
-        await signs(read)
-        assert (await fault(bad)).reason == "pin_refused"
-        assert await good.read() is read
+        assert await token_counts_wrong_pins(token)
+
+
+async def test_each_wrong_pin_is_tried_once_whoever_else_logs_in(hsm: SoftHsm) -> None:
+    token = hsm.token(CA.key)
+    await hsm.initialise()
+    async with pair_of(with_pin(token, "222222")) as one, pair_of(with_pin(token, "333333")) as other:
+        assert (await fault(one)).reason == "pin_refused"
+        assert (await fault(other)).reason == "pin_refused"
+        async with pair_of(token.config(CA)) as good:
+            await signs(await good.read())  # which sets the token's count back
+        for _ in range(2):
+            assert (await fault(one)).reason == "pin_refused"
+            assert (await fault(other)).reason == "pin_refused"
+        assert not await token_counts_wrong_pins(token)
 
 
 # -- the thread: hangs, callers that give up -------------------------------------------------------

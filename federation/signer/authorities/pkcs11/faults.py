@@ -105,6 +105,16 @@ def refused(where: str) -> AuthorityMisconfigured:
     )
 
 
+def differs(where: str) -> AuthorityMisconfigured:
+    """Others of this process are logged in with another PIN, so that this one cannot be tried."""
+    return AuthorityMisconfigured(
+        f"another authority of this signer is logged in to {where} with another user PIN; this one is not tried"
+        " meanwhile",
+        reason="pin_differs",
+        remedy="give both authorities the token's PIN; restart the signer if it was changed on the token",
+    )
+
+
 def locked(where: str) -> AuthorityMisconfigured:
     """The token takes no user PIN at all."""
     return AuthorityMisconfigured(

@@ -23,6 +23,7 @@ from federation.core.config.authority_model import Pkcs11AuthorityConfig
 from federation.core.errors import AuthorityMisconfigured
 from federation.signer.authorities.pkcs11.faults import (
     SessionLost,
+    differs,
     failed,
     in_words,
     locked,
@@ -30,6 +31,7 @@ from federation.signer.authorities.pkcs11.faults import (
 )
 
 MOST_NAMED: Final = 8  # tokens that an error message lists
+MOST_REFUSED: Final = 64  # PINs remembered for each token: more than any token takes before it locks
 
 _TokenId: TypeAlias = tuple[str, int, bytes]
 
@@ -81,7 +83,7 @@ class Tokens:
         self._salt = random_bytes(32)
         self._modules: dict[str, Module] = {}
         self._logins: dict[_TokenId, Login] = {}
-        self._refused: dict[_TokenId, tuple[bytes, pkcs11.PKCS11Error]] = {}
+        self._refused: dict[_TokenId, dict[bytes, pkcs11.PKCS11Error]] = {}
 
     def login(self, config: Pkcs11AuthorityConfig, pin: str, user: object) -> Login:
         """A login to the configured token for ``user``: the one there is, if it was made with the same PIN.
@@ -89,36 +91,54 @@ class Tokens:
         Raises AuthorityMisconfigured or AuthorityUnavailable.
         """
         token = self.find(config)
-        identity = (str(config.module), token.slot.slot_id, token.serial)
+        identity = (str(config.module.resolve()), token.slot.slot_id, token.serial)
         where = _name(token)
         digest = hmac.digest(self._salt, pin.encode(), "sha256")
         if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:
             self._refused.pop(identity, None)  # once the token is unlocked, the PIN may be right again
             raise locked(where)
-        before = self._refused.get(identity)
-        if before is not None and hmac.compare_digest(before[0], digest):
-            raise pin_refused(before[1], where) or failed(before[1], where)
+        before = self._refused.get(identity, {}).get(
+            digest
+        )  # of a salted digest: its time tells nothing of a PIN
+        if before is not None:
+            raise pin_refused(before, where) or failed(before, where)
+        login = self._shared(identity, digest, where)
+        if login is None:
+            login = self._logins[identity] = self._new(token, pin, identity, digest)
+        login.users.add(user)
+        return login
+
+    def _shared(self, identity: _TokenId, digest: bytes, where: str) -> Login | None:
+        """The login there is, where it is of that PIN; None where there is none that is of use.
+
+        Nobody works with a PIN that was never shown to the token, and the token takes none while the process is
+        logged in. A login that others work with is not given up to try one that may be wrong.
+        """
         login = self._logins.get(identity)
-        if login is not None:
-            if hmac.compare_digest(login.pin_digest, digest):
-                with suppress(SessionLost):
-                    login.check()
-                    login.users.add(user)
-                    return login
-            # Nobody works with a PIN that was never shown to the token: the others log in again with theirs.
-            self.drop(login)
+        if login is None:
+            return None
         try:
-            session = _open(token, pin)
+            login.check()
+        except SessionLost:
+            self.drop(login)
+            return None
+        if not hmac.compare_digest(login.pin_digest, digest):
+            raise differs(where)
+        return login
+
+    def _new(self, token: pkcs11.Token, pin: str, identity: _TokenId, digest: bytes) -> Login:
+        try:
+            return Login(token, _open(token, pin), digest)
         except pkcs11.PKCS11Error as error:
+            where = _name(token)
             refusal = pin_refused(error, where)
             if refusal is None:
                 raise failed(error, f"logging in to {where}") from None
-            self._refused[identity] = digest, type(error)()
+            refused = self._refused.setdefault(identity, {})
+            while len(refused) >= MOST_REFUSED:
+                del refused[next(iter(refused))]
+            refused[digest] = type(error)()
             raise refusal from None
-        self._refused.pop(identity, None)
-        login = Login(token, session, digest, {user})
-        self._logins[identity] = login
-        return login
 
     def leave(self, login: Login, user: object) -> None:
         """``user`` needs it no more; the last one logs out."""

@@ -66,3 +66,16 @@ def test_the_controller_reaches_the_door_as_well(hub: Tree) -> None:
         peer["podSelector"]["matchLabels"], hub.deployment("signer")["spec"]["template"]["metadata"]["labels"]
     )
     assert not any("door" in ports(rule) for rule in rules(hub, "signer", "egress"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_are_resolved_where_openshift_s_dns_pods_listen(role: str) -> None:
+    """A policy sees the pod behind the DNS Service: on OpenShift one of openshift-dns, on 5353."""
+    added = [rule for rule in rules(Tree.of("openshift"), role, "egress") if 5353 in ports(rule)]
+
+    assert added == [
+        {
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}],
+            "ports": [{"protocol": "UDP", "port": 5353}, {"protocol": "TCP", "port": 5353}],
+        }
+    ]

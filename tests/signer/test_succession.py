@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import AnchorPin
 from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
 from federation.signer.authorities.keeper import AuthorityKeeper
 from federation.signer.authorities.succession import Succession
+from federation.signer.choosing import choose
 from federation.signer.pinned_roots import PinnedRoots
 from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
 from tests.support import pki
@@ -108,6 +113,82 @@ async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: P
     assert not heir.usable
     await heir.refresh()
     assert heir.issuers[0] == renewed.certificate
+
+
+async def after_a_rotation(directory: Path, *, at_rest_before: bool) -> Succession:
+    """The bundle holds the new root alone; the old authority was in use ``at_rest_before``, in this very process."""
+    both = Succession(Maker(), settings_of(A, directory, "first"), settings_of(B, directory, "second"))
+    if at_rest_before:
+        both.trust([A.root])
+        await both.authority.refresh()
+        assert both.authority.usable
+    both.trust([B.root])
+    await both.authority.refresh()
+    assert both.successor is not None
+    await both.successor.refresh()
+    assert [keeper.usable for keeper in both.in_order] == [False, True]
+    return both
+
+
+@pytest.mark.parametrize("at_rest_before", [True, False])
+async def test_a_typo_in_what_was_moved_takes_nothing_from_the_one_that_signs(
+    tmp_path: Path, at_rest_before: bool
+) -> None:
+    both = await after_a_rotation(tmp_path, at_rest_before=at_rest_before)
+    moved = both.in_order[1].settings
+    assert isinstance(moved.authority, LocalAuthorityConfig)
+    typo = AuthoritySettings(replace(moved.authority, key_file=tmp_path / "typo.pem"))
+    both.configure(typo, None)
+    for _ in range(3):
+        for keeper in both.in_order:
+            await keeper.refresh()
+    orders = Orders(rotation=1, state="RETIRED", issuer=B.certificate.sha256)
+    chosen = choose(orders, "east", both.in_order, (B.root,))
+    assert chosen.usable
+    assert chosen.issuers == (B.certificate, B.root)
+    assert "typo.pem" in both.authority.describe().detail
+    both.configure(moved, None)
+    assert [keeper.settings for keeper in both.in_order] == [moved]
+    assert both.authority.usable
+
+
+async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(tmp_path: Path) -> None:
+    renewed = pki.intermediate("heir b2", pki.root("heir b"))
+    first = settings_of(renewed, tmp_path, "first")
+    assert isinstance(first.authority, LocalAuthorityConfig)
+    key = first.authority.key_file.rename(tmp_path / "not-there-yet.pem")
+    both = Succession(Maker(), first, settings_of(B, tmp_path, "second"))
+    both.trust([B.root])
+    for keeper in both.in_order:
+        await keeper.refresh()
+    both.configure(first, None)
+    assert both.successor is not None, "it is all that signs"
+    key.rename(first.authority.key_file)
+    await both.authority.refresh()
+    assert both.successor is None
+    assert both.authority.usable
+
+
+async def test_an_authority_that_was_good_goes_only_for_one_that_signs(tmp_path: Path) -> None:
+    both = Succession(Maker(), settings_of(A, tmp_path, "first"), None)
+    keeper = both.authority
+    both.trust([A.root])
+    await keeper.refresh()
+    both.configure(settings_of(B, tmp_path, "second"), None)  # its root is not published: it cannot sign
+    keeper.current.trust([])  # and the one in use cannot for a moment
+    assert not keeper.current.can_sign
+    await keeper.refresh()
+    assert keeper.settings.authority.name == "first"
+    both.trust([A.root])
+    await keeper.refresh()
+    assert keeper.usable
+
+
+async def test_of_two_that_never_were_good_the_configured_one_is_told(tmp_path: Path) -> None:
+    both = Succession(Maker(), settings_of(A, tmp_path, "first"), None)
+    both.configure(settings_of(B, tmp_path, "second"), None)
+    await both.authority.refresh()
+    assert both.authority.describe().name == "second"
 
 
 async def test_alarms_outlive_the_authority_that_raised_them(tmp_path: Path) -> None:

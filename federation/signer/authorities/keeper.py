@@ -1,8 +1,8 @@
 """The authority in use, and how another one takes its place without failing a request.
 
 A changed configuration makes a new authority. It takes over as soon as it has signed: throw-away leaves, for
-a workload and for the door, which are verified. Until then the old one goes on, and the report says why. The
-old one is closed once nothing is under way with it any more.
+a workload and for the door, which are verified. Until then the old one goes on, even where it cannot sign just
+now, and the report says why. The old one is closed once nothing is under way with it any more.
 
 A keeper whose authority is on trial does not count on it before it has signed so either, anew for every
 intermediate: that is how a successor is known to be good before anything depends on it.
@@ -42,8 +42,8 @@ class AuthorityKeeper:
     """Keeps one authority, and exchanges it with the configuration.
 
     ``deadline`` is the door's, in seconds, ``hosts`` are its names, and ``lifetime`` is how long leaves live at
-    present. ``on_change`` is told that another authority is in use, or that a trial was passed. Raises
-    AuthorityMisconfigured where an authority of that kind cannot be made at all.
+    present. ``on_change`` is told that another authority is in use, that a trial was passed, and that it can sign now
+    or cannot any more. Raises AuthorityMisconfigured where an authority of that kind cannot be made at all.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class AuthorityKeeper:
         self._on_trial = on_trial
         self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
         self._failed: FederationError | None = None
+        self._has_been_good = False
+        self._was_usable = False
         self._retired = False
         self.settings = settings
         self.alarms = Alarms(around.clock)
@@ -143,9 +145,18 @@ class AuthorityKeeper:
 
     async def refresh(self) -> None:
         """Look at the authority in use and at its follower, and exchange them where the follower can sign."""
+        self._has_been_good |= self.current.can_sign
         await self.current.refresh()
+        self._has_been_good |= self.current.can_sign
         await self._close_those_that_left()
         await self._prove()
+        await self._try_next()
+        if self.usable != self._was_usable:
+            self._was_usable = self.usable
+            self._on_change()
+
+    async def _try_next(self) -> None:
+        """Have the follower take over where it signs as it should, or where nothing can be lost by it."""
         if self._next is None:
             return
         settings, follower = self._next
@@ -156,10 +167,12 @@ class AuthorityKeeper:
             signs = self._trial is None
         if follower not in self._both:
             return  # the configuration changed once more meanwhile
-        if signs or not self.current.can_sign:  # one that cannot sign loses nothing by another
+        # One that was good once may be so again in a moment; of one that never was nothing is known but the report.
+        if signs or not (self._has_been_good or self.current.can_sign):
             self._leaving.append(self.current)
             self.settings, self.current, self._next = settings, follower, None
             self._passed = (follower, follower.issuers) if signs else None
+            self._has_been_good = signs
             _logger.info("the authority %s takes over", settings.authority.name)
             self._on_change()
 

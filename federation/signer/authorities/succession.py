@@ -6,7 +6,8 @@ question (``choosing.py``).
 
 When a rotation is over, its settings are moved into ``[signer.authority]``. The very same authority goes on
 then, if it can: nothing is made anew that requests depend on. Otherwise it stays until another one of these
-settings has signed and taken over.
+settings has signed and taken over. What is no longer configured as the successor may be all that signs, so it
+goes only while the authority can.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Succession:
         elif self.authority.settings != authority:
             return  # the successor may be what signs now: it stays until the authority has taken over
         elif successor is None:
-            self._remove(held)
+            if self.authority.usable:
+                self._remove(held)
         else:
             held.configure(successor)
 

@@ -177,7 +177,9 @@ async def test_a_late_refusal_of_the_old_login_does_not_cost_another(
         clock=server.clock,
         jitter=around.jitter,
     )
-    login = Login(client, auth, OwnCredentials(), clock=server.clock, jitter=around.jitter, look_every=30.0)
+    login = Login(
+        client, server_config, OwnCredentials(), clock=server.clock, jitter=around.jitter, look_every=30.0
+    )
     try:
         first = await login.lease()
         server.clock.ahead += 60
@@ -277,6 +279,50 @@ async def test_the_end_of_a_given_token_is_announced(
         server.clock.ahead += 300
         await kept.refresh()
         assert (kept.describe().state, kept.describe().reason) == ("unavailable", "login_refused")
+
+
+@pytest.mark.parametrize("renewable", [True, False])
+async def test_the_end_of_a_given_token_is_told_at_every_look(
+    server: VaultServer, tmp_path: Path, renewable: bool
+) -> None:
+    server.auth.ttl, server.auth.max_ttl, server.auth.renewable = 3000, 3000, renewable
+    _, auth = given_token(server, tmp_path)
+    async with hub(server, auth) as kept:
+        told_at = []
+        for second in range(30, 3000, 30):
+            server.clock.ahead += 30
+            await kept.refresh()
+            if "for good" in kept.describe().detail:
+                told_at.append(second)
+        assert told_at == list(range(2010, 3000, 30))
+
+
+async def test_a_credential_that_cannot_be_read_does_not_end_a_login_that_is_good(
+    server: VaultServer, tmp_path: Path
+) -> None:
+    server.auth.ttl = 1000
+    _, auth = given_token(server, tmp_path)
+    async with hub(server, auth) as kept:
+        (tmp_path / "token").unlink()
+        await kept.refresh()
+        assert kept.describe().state == "degraded"
+        assert "cannot read" in kept.describe().detail
+        server.clock.ahead += 730
+        await kept.refresh()
+        assert server.auth.renewals == 1, "it is still prolonged"
+        assert await signs(kept, server)
+
+
+async def test_another_given_token_that_is_no_good_does_not_replace_one_that_is(
+    server: VaultServer, tmp_path: Path
+) -> None:
+    _, auth = given_token(server, tmp_path)
+    async with hub(server, auth) as kept:
+        (tmp_path / "token").write_text("hvs.mistyped")
+        await kept.refresh()
+        assert kept.describe().state == "degraded"
+        assert "login by token is refused" in kept.describe().detail
+        assert await signs(kept, server)
 
 
 async def told(server: VaultServer, auth: VaultAuth, **options: Any) -> tuple[str, str, str]:
@@ -381,6 +427,81 @@ async def test_a_wrapped_secret_is_taken_out_once(server: VaultServer, tmp_path:
         server.clock.ahead += 1001
         assert await signs(kept, server)
         assert server.count("sys/wrapping/unwrap") == 2
+
+
+async def test_another_authority_of_the_process_finds_what_was_taken_out(
+    server: VaultServer, tmp_path: Path
+) -> None:
+    auth = approle(server, tmp_path, wrapped=server.auth.wrap(), role="hub")
+    async with hub(server, auth) as kept:
+        assert await signs(kept, server)
+        async with hub(server, auth, timeout=4.0) as successor:
+            assert await signs(successor, server)
+    assert (server.auth.logins, server.count("sys/wrapping/unwrap")) == (2, 1)
+    reason, detail, _ = await told(server, replace(auth, role="another"))
+    assert (reason, "not at" in detail) == ("secret_id_tampered", True), "it was not made for that role"
+
+
+async def test_authorities_that_begin_at_once_open_it_once(server: VaultServer, tmp_path: Path) -> None:
+    auth = approle(server, tmp_path, wrapped=server.auth.wrap())
+    server.fault("sys/health", 503, "not yet", times=2)
+    async with hub(server, auth) as one, hub(server, auth) as other:
+        await asyncio.gather(one.refresh(), other.refresh())
+        assert [kept.describe().state for kept in (one, other)] == ["ready", "ready"]
+    assert (server.auth.logins, server.count("sys/wrapping/unwrap")) == (2, 1)
+
+
+async def test_a_new_wrapping_token_is_opened_while_it_lasts(server: VaultServer, tmp_path: Path) -> None:
+    server.auth.ttl = 1000
+    auth = approle(server, tmp_path, wrapped=server.auth.wrap())
+    async with hub(server, auth) as kept:
+        server.auth.secret_id = "another-secret-id"
+        (tmp_path / "secret-id").write_text(server.auth.wrap())
+        await kept.refresh()
+        assert (server.count("sys/wrapping/unwrap"), server.auth.logins) == (2, 1)
+        server.clock.ahead += 1001
+        assert await signs(kept, server)
+        (tmp_path / "secret-id").write_text("hvs.used-up")
+        await kept.refresh()
+        assert kept.describe().state == "degraded"
+        assert "somebody else holds" in kept.describe().detail
+        assert await signs(kept, server)
+
+
+@pytest.mark.parametrize("fault", [{"cut": True}, {"status": 504, "body": b"<html>"}])
+async def test_an_answer_to_unwrapping_that_was_lost_is_no_tampering(
+    server: VaultServer, tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    token = server.auth.wrap()
+    auth = approle(server, tmp_path, wrapped=token)
+    server.fault("sys/wrapping/unwrap", times=1, **fault)
+    async with hub(server, auth) as kept:
+        assert kept.describe().reason == "cut_off"
+        assert server.count("sys/wrapping/unwrap") == 1, "it is not asked for again"
+        server.auth.wrapped.pop(token, None)
+        await kept.refresh()
+        report = kept.describe()
+        assert report.reason == "secret_id_lost"
+        assert "deliver a new" in report.remedy
+        (tmp_path / "secret-id").write_text(server.auth.wrap())
+        await kept.refresh()
+        assert await signs(kept, server)
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "reason"),
+    [
+        (404, ("no handler for route",), "not_found"),
+        (403, ("permission denied",), "login_refused"),
+        (400, ("missing client token",), "login_refused"),
+    ],
+)
+async def test_only_a_used_up_token_is_tampering(
+    server: VaultServer, tmp_path: Path, status: int, errors: tuple[str, ...], reason: str
+) -> None:
+    server.fault("sys/wrapping/lookup", status, *errors)
+    auth = approle(server, tmp_path, wrapped=server.auth.wrap())
+    assert (await told(server, auth))[0] == reason
 
 
 @pytest.mark.parametrize(

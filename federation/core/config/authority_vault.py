@@ -147,6 +147,12 @@ def _by_approle(table: Table, context: AuthorityContext) -> VaultAuth | None:
             "is never used: role_id says the role",
             "remove it; with secret_id_wrapped it says which role the wrapping token must be of",
         )
+    if wrapped and context.processes != 1:
+        table.warning(
+            "secret_id_wrapped",
+            "a wrapping token is good for one process, once: set signer.processes = 1 where `federation hub` starts"
+            " the signers, and give each replica a token of its own",
+        )
     if role_id is None or secret_id is None:
         return None
     if role_id == secret_id:

@@ -33,6 +33,7 @@ class AuthorityContext:
     door_deadline: float  # seconds; past it nobody waits for a signature
     has_conjur: bool  # [signer.conjur] is there
     has_spiffe: bool  # [signer.spiffe] is there
+    processes: int = 0  # signers of one machine, which read the same credentials; 0: one per core
 
     def path(self, value: object) -> Path:
         """A path; one that is not absolute is taken from the directory of the configuration file."""

@@ -75,12 +75,13 @@ def _check_anchor(
 ) -> None:
     if any(anchor.sha256 == other.sha256 for other in before):
         entry.mistake("sha256", "pins the same anchor a second time", "keep it once")
-    if members is not None and anchor.cluster is not None and anchor.cluster not in members:
-        entry.mistake(
-            "cluster",
-            f"names {anchor.cluster}, which is not registered",
-            "use the name of one of the clusters, or leave it out",
-        )
+    for cluster in anchor.clusters:
+        if members is not None and cluster not in members:
+            entry.mistake(
+                "cluster",
+                f"names {cluster}, which is not registered",
+                "use the names of registered clusters; leave it out where it is the own CA of none",
+            )
 
 
 def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin | None:
@@ -92,7 +93,7 @@ def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin
             "pin the root: `openssl x509 -noout -fingerprint -sha256 -in FILE`, compared with its owner",
         )
         domain = table.get("trust_domain", made_by(TrustDomain), own)
-        cluster = table.get("cluster", made_by(ClusterName), None)
+        clusters = table.one_or_more("cluster", made_by(ClusterName))
         allow_foreign = table.get("allow_foreign_trust_domain", boolean, False)
         staged = table.get("staged", boolean, False)
         if domain is not None and own is not None:
@@ -103,7 +104,7 @@ def _anchor(table: Table, directory: Path, own: TrustDomain | None) -> AnchorPin
         file=file,
         sha256=pin,
         trust_domain=domain,
-        cluster=cluster,
+        clusters=clusters,
         allow_foreign_trust_domain=allow_foreign,
         staged=staged,
     )
@@ -178,6 +179,7 @@ def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig
             door_deadline=door.deadline,
             has_conjur=table.has("conjur"),
             has_spiffe=table.has("spiffe"),
+            processes=processes,
         )
         conjur = read_conjur(table.table("conjur"), context) if context.has_conjur else None
         spiffe = read_spiffe(table.table("spiffe")) if context.has_spiffe else None

@@ -365,6 +365,17 @@ def test_a_bare_method_names_all_that_is_missing(method: str, missing: set[str])
     assert set(refused(VAULT, login(method))) == {f"auth.{key}" for key in missing}
 
 
+@pytest.mark.parametrize(
+    ("processes", "warned"), [("", True), ("processes = 2\n", True), ("processes = 1\n", False)]
+)
+def test_a_wrapping_token_is_for_one_process(processes: str, warned: bool) -> None:
+    auth = login("approle", 'role_id = "file:r"', 'secret_id = "file:s"', "secret_id_wrapped = true")
+    text = hub(VAULT, auth).replace("[signer.authority]", f"[signer]\n{processes}[signer.authority]", 1)
+    found = [warning for warning in good(text).warnings if "secret_id_wrapped" in warning]
+    assert bool(found) is warned
+    assert all("signer.processes = 1" in warning for warning in found)
+
+
 METHOD_KEYS = {
     "mount": '"m"',
     "role": '"r"',

@@ -28,6 +28,8 @@ class Lease:
     ends: float = math.inf
     worked: bool = False
     """True once a request with it was accepted."""
+    for_good: bool = False
+    """True where it cannot be prolonged any more."""
 
     def is_over(self, now: float) -> bool:
         """True where it has ended."""
@@ -56,6 +58,11 @@ def granted(
         lease.due = now + seconds * jitter.uniform(*RENEWED_AT)
         lease.ends = now + seconds
     return lease
+
+
+def is_ending(lease: Lease, now: float) -> bool:
+    """True where it ends for good, and less than a third of its life is left."""
+    return lease.for_good and lease.ends - now < lease.full / 3
 
 
 def is_capped(lease: Lease) -> bool:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from math import isinf
 from typing import Final
 from urllib.parse import quote
 
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import VaultAuth
+from federation.core.config.authority_model import VaultServer
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.vault.answers import VaultAnswer
 from federation.signer.authorities.vault.client import VaultClient
-from federation.signer.authorities.vault.lease import Lease, granted, is_capped
-from federation.signer.authorities.vault.methods import REMEDIES, login_body
+from federation.signer.authorities.vault.lease import Lease, granted, is_capped, is_ending
+from federation.signer.authorities.vault.methods import REMEDIES, login_body, secret_id
 from federation.signer.authorities.vault.wrapping import WrappedSecret
 
 LOOKUP_SELF: Final = "/v1/auth/token/lookup-self"
@@ -57,7 +58,7 @@ class Login:
     def __init__(
         self,
         client: VaultClient,
-        auth: VaultAuth,
+        server: VaultServer,
         credentials: OwnCredentials,
         *,
         clock: Clock,
@@ -65,12 +66,13 @@ class Login:
         look_every: float,
     ) -> None:
         self._client = client
-        self._auth = auth
+        self._auth = auth = server.auth
         self._credentials = credentials
-        self._wrapped = WrappedSecret(client, auth)
+        self._wrapped = WrappedSecret(client, server, auth)
         self._clock = clock
         self._jitter = jitter
         self._look_every = look_every
+        self._given = auth.method == "token"
         self._mount = auth.mount.strip("/")
         self._lease: Lease | None = None
         self._under_way: asyncio.Task[Lease] | None = None
@@ -78,8 +80,8 @@ class Login:
     async def lease(self) -> Lease:
         """A lease that has not ended; logs in where there is none.
 
-        Raises AuthorityMisconfigured with the reason ``login_refused``, ``secret_id_tampered``, ``not_found``
-        or ``credential_missing``, and what the client raises.
+        Raises AuthorityMisconfigured with the reason ``login_refused``, ``secret_id_tampered``, ``secret_id_lost``,
+        ``not_found`` or ``credential_missing``, and what the client raises.
         """
         lease = self._lease
         if lease is not None and not lease.is_over(self._clock.monotonic()):
@@ -95,27 +97,22 @@ class Login:
         return self._lease or await self._log_in_once()
 
     async def keep(self) -> tuple[str, ...]:
-        """Log in or renew where that is due before the next call; what goes wrong meanwhile, as warnings."""
+        """Log in, renew, or take up what was put in the credential's place; what goes wrong meanwhile, as warnings."""
         lease = await self.lease()
+        odd = []
+        for step in (self._take_up, self._prolong):
+            try:
+                lease = await step(lease)
+            except (AuthorityError, AuthorityUnavailable) as error:
+                now = self._clock.monotonic()
+                if lease.is_over(now):
+                    raise
+                lasts = "has no end" if isinf(lease.ends) else f"ends in {lease.ends - now:.0f} s"
+                odd.append(f"its login {lasts} and cannot be made anew: {error.diagnostics()}")
         now = self._clock.monotonic()
-        if self._auth.method == "token" and await self._other_token(lease):
-            lease = await self._log_in_once()
-        if now + self._look_every < lease.due:
-            return ()
-        try:
-            renewed = await self._renew(lease) if lease.renewable else None
-            if renewed is None or (is_capped(renewed) and self._auth.method != "token"):
-                renewed = await self._log_in_once()
-        except (AuthorityError, AuthorityUnavailable) as error:
-            if lease.is_over(self._clock.monotonic()):
-                raise
-            return (
-                f"its login ends in {lease.ends - now:.0f} s and cannot be renewed: {error.diagnostics()}",
-            )
-        if is_capped(renewed) and self._auth.method == "token":
-            left = renewed.ends - self._clock.monotonic()
-            return (f"its token ends in {left:.0f} s for good: put another one there",)
-        return ()
+        if is_ending(lease, now):
+            odd.append(f"its token ends in {lease.ends - now:.0f} s for good: put another one there")
+        return tuple(dict.fromkeys(odd))
 
     async def close(self) -> None:
         """Give up a login that is under way."""
@@ -124,6 +121,26 @@ class Login:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        await self._wrapped.close()
+
+    async def _take_up(self, lease: Lease) -> Lease:
+        """The lease of the token that is given now; and what is in a new wrapping token, for that does not last."""
+        if self._given and await self._other_token(lease):
+            return await self._log_in_once()
+        if self._auth.secret_id_wrapped:
+            await secret_id(self._auth, self._credentials, self._wrapped)
+        return lease
+
+    async def _prolong(self, lease: Lease) -> Lease:
+        """The lease, renewed or made anew where that is due before the next call."""
+        if self._clock.monotonic() + self._look_every < lease.due:
+            return lease
+        renewed = await self._renew(lease) if lease.renewable else None
+        if renewed is None or (is_capped(renewed) and not self._given):
+            renewed = await self._log_in_once()
+        if self._given and renewed.token == lease.token:
+            renewed.for_good = is_capped(renewed)
+        return renewed
 
     async def _log_in_once(self) -> Lease:
         """Wait for the login that is under way, or start one."""
@@ -135,7 +152,7 @@ class Login:
 
     async def _log_in(self) -> Lease:
         body = await login_body(self._auth, self._credentials, self._wrapped)
-        self._lease = await (self._adopt(body["token"]) if self._auth.method == "token" else self._ask(body))
+        self._lease = await (self._adopt(body["token"]) if self._given else self._ask(body))
         _logger.info("logged in to Vault", extra={"method": self._auth.method, "mount": self._mount})
         return self._lease
 
@@ -154,15 +171,16 @@ class Login:
         answer = await self._client.call("GET", LOOKUP_SELF, token=token)
         self._accepted(answer)
         own = answer.read(_LookedUp, what=f"GET {LOOKUP_SELF}").data
-        now = self._clock.monotonic()
-        return granted(
+        lease = granted(
             token,
             own.ttl,
             renewable=own.renewable,
-            now=now,
+            now=self._clock.monotonic(),
             jitter=self._jitter,
             full=own.creation_ttl if own.ttl > 0 else 0,
         )
+        lease.for_good = not own.renewable
+        return lease
 
     async def _renew(self, lease: Lease) -> Lease | None:
         """The renewed lease; None where Vault does not want to."""

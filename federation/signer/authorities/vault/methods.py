@@ -29,14 +29,17 @@ async def login_body(auth: VaultAuth, credentials: OwnCredentials, wrapped: Wrap
             return {"role": auth.role, "jwt": await credentials.jwt(_given(auth.jwt, "jwt", auth))}
         case "approle":
             role_id = await credentials.secret(_given(auth.role_id, "role_id", auth))
-            secret_id = await credentials.secret(_given(auth.secret_id, "secret_id", auth))
-            if auth.secret_id_wrapped:
-                secret_id = await wrapped.secret_id(secret_id)
-            return {"role_id": role_id, "secret_id": secret_id}
+            return {"role_id": role_id, "secret_id": await secret_id(auth, credentials, wrapped)}
         case "cert":
             return {"name": auth.role} if auth.role else {}
         case "token":
             return {"token": await credentials.secret(_given(auth.token, "token", auth))}
+
+
+async def secret_id(auth: VaultAuth, credentials: OwnCredentials, wrapped: WrappedSecret) -> str:
+    """The secret_id that is there now. Raises as :func:`login_body` does."""
+    delivered = await credentials.secret(_given(auth.secret_id, "secret_id", auth))
+    return await wrapped.secret_id(delivered) if auth.secret_id_wrapped else delivered
 
 
 def _given(value: T | None, key: str, auth: VaultAuth) -> T:

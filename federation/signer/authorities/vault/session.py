@@ -44,7 +44,7 @@ class Session:
         )
         self._login = Login(
             self._client,
-            server.auth,
+            server,
             credentials,
             clock=around.clock,
             jitter=around.jitter,

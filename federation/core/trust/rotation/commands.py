@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from federation.core.trust.rotation.consumers import met, unmet
 from federation.core.trust.rotation.gates import trusts
 from federation.core.trust.rotation.record import (
     ABORTABLE,
@@ -65,6 +66,13 @@ def propose(
         raise OperationRefused(
             f"no cluster is registered as {', '.join(unknown)}", remedy="name registered clusters"
         )
+    for replica, facts in sorted(world.signers.items()):
+        if facts.ready_with - {new.intermediate} and old.intermediate not in facts.ready_with:
+            raise OperationRefused(
+                f"{replica} is ready with another intermediate than the one to leave, and the rotation would"
+                " forbid it that one",
+                remedy="give every signer the same [signer.authority], or end the one that has another",
+            )
     step = Transition(before=State.STABLE, after=State.STAGED, at=world.now, author=author, reason=reason)
     rotation = Rotation(
         number=number,
@@ -89,6 +97,8 @@ def abort(
 ) -> RotationBook:
     """Back to the old authority. Raises OperationRefused from UNPUBLISHING on, and where it is not safe.
 
+    Nor is it from CANARY and ACTIVE where a signer cannot sign with the old intermediate: it would issue nothing.
+
     ``without`` names conditions to leave out: for tests alone.
     """
     rotation = book.under_way
@@ -110,7 +120,27 @@ def abort(
                 remedy="wait until it is: `federation rotate status` says when at the earliest",
             )
         evidence = verdict.conditions
+    if rotation.state in {State.CANARY, State.ACTIVE}:
+        able = _able(rotation.old, "old", world)
+        if not_able := next((condition for condition in able if not condition.met), None):
+            raise OperationRefused(
+                f"nothing would be issued any more where the old authority is to sign again: {not_able.detail}",
+                remedy="mend the old authority there, or end that signer; else let the rotation go on",
+            )
+        evidence = (*evidence, *able)
     return enter(book, State.ABORTING, Step(author, world.now, reason, evidence), wave=0)
+
+
+def _able(side: Side, which: str, world: World) -> list[Condition]:
+    """For each signer that is heard of, whether it can sign with that side; an order that it cannot stops it."""
+    if not world.signers:
+        return [unmet("signers", "no signer is heard of")]
+    return [
+        met("signers", f"{replica} is ready to sign with the {which} intermediate")
+        if side.intermediate in facts.ready_with
+        else unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")
+        for replica, facts in sorted(world.signers.items())
+    ]
 
 
 def restore(book: RotationBook, world: World, *, author: str, reason: str) -> RotationBook:

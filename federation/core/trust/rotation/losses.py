@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import Final
+
 import msgspec
 from msgspec.structs import replace
 
@@ -10,12 +14,15 @@ from federation.core.trust.rotation.conditions import needs_old
 from federation.core.trust.rotation.record import Rotation
 from federation.core.trust.rotation.world import World
 
+MOST_NAMED: Final = 3
+
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """Leaves of one cluster that stop validating, or stop trusting, from ``begins`` until they are renewed.
 
     Both in seconds since the epoch; ``ends`` is when the last such leaf has expired by the slowest clock, 0
-    where it ends with a publication that cannot be foretold.
+    where that cannot be foretold: it ends with a publication, with a signer that is mended, or with the takeover
+    from a CA of the cluster's own that goes on issuing.
     """
 
     cluster: str
@@ -28,10 +35,9 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
     """What fails if the old side is no longer trusted from ``at`` on, and the new one signs from now on.
 
     With ``leaving_new`` it is the new side that is left, and the old one that signs. Where both are under one
-    root nothing stops being trusted.
+    root nothing stops being trusted, but a signer that cannot sign with the other side issues nothing. Where
+    ``at`` is infinite only what fails at once is found.
     """
-    if not rotation.changes_root:
-        return []
     if leaving_new:
         rotation = replace(rotation, old=rotation.new, new=rotation.old)
     found: dict[tuple[str, str], Loss] = {}
@@ -41,6 +47,12 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
         last = max(ends, known.ends) if known else ends
         found[cluster, what] = Loss(cluster=cluster, what=what, begins=begins, ends=last)
 
+    unable = [r for r, s in sorted(world.signers.items()) if rotation.new.intermediate not in s.ready_with]
+    for name in world.clusters if unable else ():
+        what = f"cannot sign with the other authority, and issues nothing: {_named(unable)}"
+        note(name, what, world.now, 0.0)
+    if not rotation.changes_root:
+        return _sorted(found.values())
     for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
         ends = until + world.skew
         if needs_old(rotation, delivered.issuer) and ends > at:
@@ -56,11 +68,23 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
             )
     for name, facts in world.clusters.items():
         ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0
-        if ends > at:
-            note(name, "its leaves from before the hub may be refused by others", at, ends)
-        if ends > world.now:
-            note(name, "its workloads from before the hub may refuse the other authority", world.now, ends)
+        own = facts.own_issues  # then it does not end: what its own CA issues later fares no better
+        if (own and isfinite(at)) or ends > at:
+            what = "its leaves from before the hub may be refused by others"
+            note(name, what, at, 0.0 if own else ends)
+        if own or ends > world.now:
+            what = "its workloads from before the hub may refuse the other authority"
+            note(name, what, world.now, 0.0 if own else ends)
         if facts.held is None or rotation.new.root not in facts.held:
             what = "some namespace may refuse the other authority until it is published there"
             note(name, what, world.now, 0.0)
-    return sorted(found.values(), key=lambda loss: (loss.cluster, loss.what))
+    return _sorted(found.values())
+
+
+def _sorted(found: Iterable[Loss]) -> list[Loss]:
+    return sorted(found, key=lambda loss: (loss.cluster, loss.what))
+
+
+def _named(replicas: Sequence[str]) -> str:
+    more = len(replicas) - MOST_NAMED
+    return ", ".join(replicas[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from federation.core.trust.rotation import machine
@@ -112,7 +113,9 @@ def emergency(sim: Simulation, choice: int) -> None:
         ),
     )
     if sim.book is not before:
-        sim.named = [*(sim.named or []), *losses(rotation, world, at=deadline, leaving_new=new)]
+        # A signer that cannot sign breaks no handshake: it would forgive what nothing foretells.
+        told = losses(rotation, replace(world, signers={}), at=deadline, leaving_new=new)
+        sim.named = [*(sim.named or []), *told]
         sim.tick()
 
 
@@ -162,7 +165,7 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
 
 def heal(sim: Simulation) -> None:
     """Whatever was broken is repaired, and whoever was taken out may return."""
-    sim.validated = ""
+    sim.validated, sim.bundle_fails = "", False
     sim.restart_controller()
     for member in sim.members.values():
         member.reachable = True

@@ -9,7 +9,7 @@ import pytest
 from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.rotation.losses import Loss, losses
 from federation.core.trust.rotation.record import Rotation, State
-from federation.core.trust.rotation.world import ClusterFacts, World
+from federation.core.trust.rotation.world import ClusterFacts, SignerFacts, World
 from tests.core.trust.rotation.certificates import ISSUER
 from tests.core.trust.rotation.test_gates import HELD, NOW, OLD, WORLD, book
 
@@ -69,3 +69,29 @@ def test_leaving_the_new_side_is_the_same_the_other_way_round() -> None:
 def test_another_intermediate_under_the_same_root_loses_nothing() -> None:
     world = replace(WORLD, horizons={Delivered("one", ISSUER["a1"], 1): NOW + 60.0})
     assert found(world, new="a2") == []
+
+
+@pytest.mark.parametrize("new", ["b1", "a2"])
+def test_a_signer_that_lacks_the_other_authority_issues_nothing_in_any_cluster(new: str) -> None:
+    able, other = (SignerFacts(ready_with=frozenset({ISSUER[name]}), generation=2) for name in ("a1", new))
+    world = replace(WORLD, signers={"signer-0": able, "signer-1": other})
+    lost = found(world, new=new, leaving_new=True)
+    assert [(loss.cluster, loss.begins, loss.ends) for loss in lost] == [("one", NOW, 0.0), ("two", NOW, 0.0)]
+    assert all("issues nothing: signer-1" in loss.what for loss in lost)
+    assert all("issues nothing: signer-0" in loss.what for loss in found(world, new=new))
+
+
+def test_many_signers_are_one_loss_of_a_cluster() -> None:
+    unable = SignerFacts(ready_with=frozenset(), generation=2)
+    lost = found(replace(WORLD, signers={f"signer-{number}": unable for number in range(9)}))
+    assert [loss.cluster for loss in lost] == ["one", "two"]
+    assert lost[0].what.endswith("signer-0, signer-1, signer-2 and 6 more")
+
+
+def test_a_ca_that_goes_on_issuing_has_no_end_that_could_be_told() -> None:
+    own = replace(HELD, unknown_until=NOW + 60.0, own_issues=True)
+    world = replace(WORLD, clusters={"one": own})
+    assert [(loss.begins, loss.ends) for loss in found(world)] == [(SOON, 0.0), (NOW, 0.0)]
+    later = found(world, at=NOW + 3600.0)
+    assert [loss.begins for loss in later] == [NOW + 3600.0, NOW], "what it issues later fares no better"
+    assert [loss.begins for loss in found(world, at=float("inf"))] == [NOW], "what fails at once"

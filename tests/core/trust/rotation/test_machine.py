@@ -46,6 +46,11 @@ def proposal(
     )
 
 
+def rotation_of(book: RotationBook) -> Rotation:
+    assert book.rotation is not None
+    return book.rotation
+
+
 def aborted(sim: Simulation) -> RotationBook:
     return machine.abort(sim.book, sim.observe(), author="operator", reason="second thoughts")
 
@@ -142,6 +147,37 @@ def test_what_cannot_be_aborted() -> None:
     assert {condition.name for condition in going_back.history[-1].evidence} >= {"held", "leaves", "in_force"}
 
 
+@pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
+def test_an_abort_that_a_signer_cannot_follow_would_end_all_issuing(state: State) -> None:
+    sim = scenes.manual(at(state, canary=("one",)))
+    sim.signers[1].ready.discard(ISSUER["a1"])
+    refused(lambda: aborted(sim), "signer-1 is not ready to sign with the old intermediate")
+    for signer in sim.signers:
+        signer.connected = False
+    refused(lambda: aborted(sim), "no signer is heard of")
+    sim.signers[0].connected = True
+    book = aborted(sim)
+    assert [c.name for c in rotation_of(book).history[-1].evidence] == ["signers"]
+
+
+def test_with_the_old_authority_sealed_an_abort_is_refused_and_issuing_goes_on() -> None:
+    sim = at(State.ACTIVE)
+    operators.rounds(sim, 2)
+    for signer in sim.signers:
+        signer.ready.discard(ISSUER["a1"])
+    operators.abort(sim)
+    operators.rounds(sim, 30)
+    assert sim.leaves
+
+
+@pytest.mark.parametrize("state", [State.STAGED, State.PUBLISHING, State.SOAKED])
+def test_an_abort_that_changes_no_order_asks_no_signer(state: State) -> None:
+    sim = scenes.manual(at(state))
+    for signer in sim.signers:
+        signer.ready.discard(ISSUER["a1"])
+    assert rotation_of(aborted(sim)).state in {State.STABLE, State.ABORTING}
+
+
 def test_a_canary_that_fails_falls_back_and_waits_for_a_person() -> None:
     sim = at(State.CANARY, canary=("one",))
     sim = scenes.manual(sim)
@@ -169,6 +205,14 @@ def test_what_cannot_be_proposed() -> None:
     refused(proposal(after, old="b1", new="a2"), "was retired")
     refused(proposal(after, old="a1", new="c1"), "retired already")
     assert proposal(after, old="b1", new="c1")().under_way is not None
+
+
+def test_a_start_that_would_stop_a_signer() -> None:
+    sim = Simulation(clusters=2)
+    sim.signers[1].ready = {ISSUER["a2"], ISSUER["b1"]}
+    refused(proposal(sim), "signer-1 is ready with another intermediate")
+    sim.signers[1].ready = {ISSUER["b1"]}  # it issues nothing as it is: what was stolen may be sealed already
+    assert proposal(sim)().under_way is not None
 
 
 def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught_up() -> None:

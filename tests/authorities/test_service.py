@@ -208,6 +208,26 @@ async def test_an_issuer_that_ends_within_the_minute_is_told() -> None:
         assert report.remedy
 
 
+async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -> None:
+    """As with cert-manager: the next request finds out that somebody mended the issuer, and must not be refused."""
+    old = pki.intermediate("ends tomorrow", not_after=pki.NOW + pki.DAY)
+    service, clock = Service(), VirtualClock(pki.NOW)
+    service.view = ServiceView()
+    service.answer = lambda o: Answer(issued(o, old).der, (old.certificate,))
+    async with looked(service, clock=clock) as authority:
+        await authority.issue(order(now=pki.NOW))
+        assert authority.issuers == (old.certificate, old.root)
+        clock.step(pki.DAY.total_seconds() - 30)
+        assert authority.describe().reason == "issuer_expired"
+        service.answer = lambda o: Answer(issued(o).der, (CA.certificate,))
+        await authority.refresh()
+        assert authority.can_sign
+        assert authority.issuers == ()
+        await authority.issue(order(now=clock.now()))
+        assert authority.issuers == (CA.certificate, CA.root)
+        assert authority.describe().state == "ready"
+
+
 OTHER = pki.key("another").public_key()
 HOUR = timedelta(hours=1)
 WRONG: dict[str, Callable[[LeafOrder], Answer]] = {

@@ -120,7 +120,7 @@ class ServiceAuthority:
                 chain_pem=encode_certificates(below_root).decode("ascii"),
             )
         problem = self._problem
-        if problem is None and self._issuers and self._clock.now() + LEAST_USEFUL_LIFE > self._ends:
+        if problem is None and self._issuers and self._ends_too_soon:
             problem = AuthorityMisconfigured(
                 f"the intermediate or its root ends at {self._ends:%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
@@ -181,6 +181,10 @@ class ServiceAuthority:
     def _ends(self) -> datetime:
         return min(issuer.not_after for issuer in self._issuers)
 
+    @property
+    def _ends_too_soon(self) -> bool:
+        return self._clock.now() + LEAST_USEFUL_LIFE > self._ends
+
     def _judge(self, view: ServiceView) -> None:
         self._view = view
         self._propose(view.chain)
@@ -200,9 +204,11 @@ class ServiceAuthority:
     def _take_up(self, view: ServiceView) -> None:
         if not self._anchors:
             raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
-        if not view.chain:  # told only with a leaf: what was learned has to stand by the anchors of now
-            if self._issuers and self._issuers[-1] not in self._anchors:
-                self._issuers = ()
+        if (
+            not view.chain
+        ):  # told only with a leaf: what was learned has to stand by the anchors and the time of now
+            if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon):
+                self._issuers = ()  # or nothing would ever be asked that tells of new ones
             return
         path = self._path(view.chain)
         self._crl = self._judged_crl(view, path)

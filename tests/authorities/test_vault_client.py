@@ -107,7 +107,7 @@ def test_a_refusal_is_one_short_printable_line_without_secrets(text: str, secret
     assert len(shown) <= 210
 
 
-@given(st.binary(max_size=200), st.sampled_from([200, 204, 400, 429, 472, 473, 500, 501, 503]))
+@given(st.binary(max_size=200), st.sampled_from([200, 204, 400, 429, 472, 473, 474, 500, 501, 503, 530]))
 def test_no_health_answer_breaks_the_judge(body: bytes, status: int) -> None:
     try:
         warnings = judge_health(VaultAnswer(status, {}, body), clock=ShiftedClock())

@@ -70,6 +70,8 @@ async def refused(kept: KeptAuthority, server: VaultServer, *args: Any, **option
         ("dr", "dr_secondary", "disaster recovery"),
         ("uninitialised", "vault_uninitialised", "not initialised"),
         ("sealed", "vault_sealed", "sealed"),
+        ("cut off", "vault_standby", "cannot reach the active node"),
+        ("removed", "vault_removed", "removed from its cluster"),
     ],
 )
 async def test_a_node_that_answers_no_requests(

@@ -27,6 +27,8 @@ STATES: Final[Mapping[str, tuple[int, dict[str, Any]]]] = {
     "standby": (429, {**HEALTHY, "standby": True}),
     "dr": (472, {**HEALTHY, "standby": True, "replication_dr_mode": "secondary"}),
     "performance": (473, {**HEALTHY, "standby": True, "performance_standby": True}),
+    "cut off": (474, {**HEALTHY, "standby": True, "ha_connection_healthy": False}),
+    "removed": (530, {**HEALTHY, "standby": True, "removed_from_cluster": True}),
     "uninitialised": (501, {**HEALTHY, "initialized": False, "sealed": True, "standby": True}),
     "sealed": (503, {**HEALTHY, "sealed": True, "standby": True}),
 }

@@ -31,9 +31,9 @@ class _Health(msgspec.Struct, frozen=True):
 def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
     """What is odd about a node that can be used, as warnings.
 
-    Raises AuthorityUnavailable with the reason ``vault_sealed``, ``vault_uninitialised``, ``dr_secondary``,
-    ``server_error`` or ``garbage``, AuthorityThrottled, and AuthorityMisconfigured (``clock_skew``) where
-    leaves would end later than they were asked for.
+    Raises AuthorityUnavailable with the reason ``vault_sealed``, ``vault_uninitialised``, ``vault_standby``,
+    ``vault_removed``, ``dr_secondary``, ``server_error`` or ``garbage``, AuthorityThrottled, and
+    AuthorityMisconfigured (``clock_skew``) where leaves would end later than they were asked for.
     """
     status = answer.status
     health = _read(answer, clock)
@@ -42,6 +42,12 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
             "it is a disaster recovery secondary, which answers no requests",
             reason="dr_secondary",
             remedy="point the address at the primary, or promote this one",
+        )
+    if status == 530:
+        raise AuthorityUnavailable(
+            "this node was removed from its cluster",
+            reason="vault_removed",
+            remedy="point the address at nodes that are members, or have this one join anew with empty storage",
         )
     if status == 501 or not health.initialized:
         raise AuthorityUnavailable(
@@ -54,6 +60,12 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
             "it is sealed",
             reason="vault_sealed",
             remedy="unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed",
+        )
+    if status == 474:
+        raise AuthorityUnavailable(
+            "it is a standby that cannot reach the active node",
+            reason="vault_standby",
+            remedy="see whether the cluster has an active node, and whether its nodes reach each other's cluster_addr",
         )
     warnings = []
     if health.standby:
@@ -71,7 +83,7 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
 
 
 def _read(answer: VaultAnswer, clock: Clock) -> _Health:
-    if answer.status not in {200, 429, 472, 473, 501, 503}:
+    if answer.status not in {200, 429, 472, 473, 474, 501, 503, 530}:
         raise AuthorityUnavailable(
             f"its health is answered with {answer.why}",
             reason="server_error" if answer.status >= 500 else "garbage",

@@ -19,6 +19,7 @@ from federation.status.text import printable
 
 MOST_SHOWN: Final = 300
 """Characters of what another machine says."""
+OF_NONE: Final = "the own CA of none: no rotation waits for what a cluster issues with it"
 
 
 class ProposedAnchor(ProposalView, frozen=True, kw_only=True):
@@ -38,11 +39,11 @@ class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A self-signed CA of the fingerprint that was given. ``cluster`` is empty where it is no member's own."""
+    """A self-signed CA of the fingerprint that was given. ``clusters`` are those whose own CA it is, if any."""
 
     certificate: Certificate
     origin: str
-    cluster: str
+    clusters: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
@@ -53,22 +54,34 @@ class Candidate:
             f"sha256   {certificate.sha256}",
             f"valid    {_day(certificate.not_before)} to {_day(certificate.not_after)}",
             f"origin   {self.origin}",
-            f"cluster  {self.cluster or 'of none'}",
+            f"cluster  {', '.join(self.clusters) or OF_NONE}",
         ]
 
 
-def from_file(path: Path, sha256: str, *, cluster: str, now: datetime) -> Candidate:
-    """The certificate of that fingerprint in a file; raises FederationError."""
+def from_file(path: Path, sha256: str, *, clusters: Sequence[str], shared: bool, now: datetime) -> Candidate:
+    """The certificate of that fingerprint in a file; raises FederationError.
+
+    A file does not tell whose own CA it is, so a person has to: of these clusters, or ``shared``, of none.
+    """
+    if not clusters and not shared:
+        raise FederationError(
+            "nobody said whose own CA it is, and rotations have to wait for what that goes on to issue",
+            where=str(path),
+            remedy="add --cluster NAME for every cluster that issues with it today, or --shared-root for a root "
+            "that is no cluster's own",
+        )
     certificate = read_certificate(path, sha256)
-    return _checked(Candidate(certificate, f"the file {path}", cluster), now)
+    return _checked(Candidate(certificate, f"the file {path}", tuple(clusters)), now)
 
 
 def from_proposals(
-    proposals: Sequence[ProposedAnchor], sha256: str, *, cluster: str, now: datetime
+    proposals: Sequence[ProposedAnchor], sha256: str, *, clusters: Sequence[str], shared: bool, now: datetime
 ) -> Candidate:
     """The one that the hub proposes under that fingerprint; raises FederationError.
 
-    Whose own CA it is follows from where it was found, unless that is no cluster or several.
+    It is the own CA of every cluster that it was found in, unless a person says that it is ``shared``: of none.
+    ``clusters`` only confirm that, or say it of an anchor that was found in none: were one left out that
+    issues with it, no rotation would wait for what it issues.
     """
     matches = [proposal for proposal in proposals if proposal.sha256 == sha256]
     if not matches:
@@ -78,11 +91,12 @@ def from_proposals(
             remedy="see `federation trust list`; --from-file takes a certificate that the hub has not found",
         )
     found_in = sorted({printable(proposal.cluster) for proposal in matches if proposal.cluster})
-    if cluster and found_in and cluster not in found_in:
+    strangers = sorted({*clusters} - {*found_in}) if found_in else []
+    if strangers:
         raise FederationError(
-            f"it was not found in {cluster} but in {', '.join(found_in)}"[:MOST_SHOWN],
+            f"it was not found in {', '.join(strangers)} but in {', '.join(found_in)}"[:MOST_SHOWN],
             where=sha256,
-            remedy="give --cluster the name of one of these, or leave it out",
+            remedy="leave --cluster out: the pin names every cluster that it was found in",
         )
     pem = next((proposal.pem for proposal in matches if proposal.pem), "")
     if not pem:
@@ -94,8 +108,8 @@ def from_proposals(
     where = "the hub's answer"
     certificate = _of(parse_certificates(pem.encode("ascii", "replace"), where=where), sha256, where)
     origins = sorted({_told(proposal) for proposal in matches})
-    only = found_in[0] if len(found_in) == 1 else ""
-    return _checked(Candidate(certificate, "; ".join(origins)[:MOST_SHOWN], cluster or only), now)
+    whose = () if shared else tuple(found_in or clusters)
+    return _checked(Candidate(certificate, "; ".join(origins)[:MOST_SHOWN], whose), now)
 
 
 def read_certificate(path: Path, sha256: str) -> Certificate:

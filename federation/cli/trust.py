@@ -58,8 +58,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FINGERPRINT",
         help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
     )
-    accept.add_argument(
-        "--cluster", default="", metavar="NAME", help="whose own CA it is (default: where it was found)"
+    whose = accept.add_mutually_exclusive_group()
+    whose.add_argument(
+        "--cluster",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="whose own CA it is; may be repeated (default: every cluster that it was found in)",
+    )
+    whose.add_argument(
+        "--shared-root",
+        action="store_true",
+        help="it is no cluster's own CA: no rotation waits until a takeover from it is declared",
     )
     accept.add_argument(
         "--trust-domain", default="", metavar="NAME", help="of the anchor (default: the hub's own)"
@@ -76,7 +86,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "fingerprint's first 16 digits)",
     )
     accept.add_argument(
-        "--from-file", type=Path, metavar="PEM", help="take the certificate from this file and ask no hub"
+        "--from-file",
+        type=Path,
+        metavar="PEM",
+        help="take the certificate from this file and ask no hub; needs --cluster or --shared-root",
     )
     accept.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
     add_config(accept)
@@ -139,8 +152,7 @@ def _accept(args: argparse.Namespace) -> int:
 
     config = asyncio.run(_load(args.config))
     if args.sha256 in config.trust.pins:
-        print(f"{args.sha256} is pinned already; nothing was written")
-        return 0
+        return _pinned_already(args, config)
     try:
         candidate = _candidate(args, config)
     except StatusUnavailable as error:
@@ -149,7 +161,7 @@ def _accept(args: argparse.Namespace) -> int:
     pin = NewPin(
         file=args.file or f"anchors/{args.sha256[:16]}.pem",
         sha256=args.sha256,
-        cluster=candidate.cluster,
+        clusters=candidate.clusters,
         trust_domain=args.trust_domain,
         allow_foreign_trust_domain=args.allow_foreign_trust_domain,
     )
@@ -182,10 +194,26 @@ def _candidate(args: argparse.Namespace, config: HubConfig) -> Candidate:
     from federation.runtime.clock import SystemClock
 
     now = SystemClock().now()
+    clusters, shared = tuple(dict.fromkeys(args.cluster)), args.shared_root
     if args.from_file is not None:
-        return from_file(args.from_file, args.sha256, cluster=args.cluster, now=now)
+        return from_file(args.from_file, args.sha256, clusters=clusters, shared=shared, now=now)
     status = asyncio.run(_ask(args, config))
-    return from_proposals(status.proposals, args.sha256, cluster=args.cluster, now=now)
+    return from_proposals(status.proposals, args.sha256, clusters=clusters, shared=shared, now=now)
+
+
+def _pinned_already(args: argparse.Namespace, config: HubConfig) -> int:
+    """0, unless a cluster was named that the pin does not name. Raises FederationError then."""
+    pin = next(pin for pin in config.trust.anchors if pin.sha256 == args.sha256)
+    named = [*map(str, pin.clusters)]
+    lacking = [name for name in dict.fromkeys(args.cluster) if name not in named]
+    if lacking:
+        raise FederationError(
+            f"is pinned already, as the own CA of {', '.join(named) or 'none'}; nothing was written",
+            where=args.sha256,
+            remedy=f"add {', '.join(lacking)} to `cluster` of its table in {args.config}: it takes one name or several",
+        )
+    print(f"{args.sha256} is pinned already; nothing was written")
+    return 0
 
 
 def _confirmed(sha256: str) -> int:

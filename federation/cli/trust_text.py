@@ -58,7 +58,7 @@ def _pinned(
         state=state if status is not None and status.bundle is not None else "unknown",
         subject=certificate.subject if certificate else published.subject if published else "",
         not_after=certificate.not_after if certificate else published.not_after if published else None,
-        cluster=str(pin.cluster or ""),
+        cluster=", ".join(map(str, pin.clusters)),
         trust_domain=str(pin.trust_domain),
         foreign_override=pin.allow_foreign_trust_domain,
         file=str(pin.file),
@@ -118,7 +118,8 @@ def proposal_lines(status: TrustAnswer | None) -> list[str]:
     ]
     return [
         "",
-        "found and trusted by nobody; accept with `federation trust accept SHA256`:",
+        "found and trusted by nobody; accept with `federation trust accept SHA256`,",
+        "which pins it as the own CA of every cluster that it was found in:",
         *table(heads, cells),
     ]
 

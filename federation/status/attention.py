@@ -241,7 +241,8 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             code="anchor_proposed",
             what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
-            remedy="`federation trust accept` its fingerprint if it is yours; ask where it comes from if it is not",
+            remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
+            "cluster that it was found in; ask where it comes from if it is not",
             since=instant(proposal.first_seen),
         )
 

@@ -25,11 +25,13 @@ from msgspec.structs import replace
 
 from federation.cli import pin_files, trust
 from federation.cli.main import VERBS, main
+from federation.controller.rotation.observed import own_of
 from federation.core.config.model import Address, HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import ConfigurationError, FederationError
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.world import ClusterFacts
 from federation.runtime.clock import SystemClock
 from federation.state.documents import Proposal
 from federation.status.app import create_app
@@ -172,7 +174,7 @@ async def test_a_proposal_becomes_a_pin_and_nothing_else_changes(
     assert after.startswith(before)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     _, pin = read(file).trust.anchors
-    assert (pin.sha256, pin.cluster, pin.file) == (SHA, ClusterName("west"), pem_of(file))
+    assert (pin.sha256, pin.clusters, pin.file) == (SHA, (ClusterName("west"),), pem_of(file))
     assert pin.file.read_bytes() == STRANGER.pem
     assert stat.S_IMODE(pin.file.stat().st_mode) == 0o644
     assert stat.S_IMODE(pin.file.parent.stat().st_mode) == 0o755
@@ -189,20 +191,76 @@ async def test_a_proposal_becomes_a_pin_and_nothing_else_changes(
 
 async def test_what_is_given_is_written(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--cluster", "east", "--trust-domain", "other.example", "--allow-foreign-trust-domain")
-    found = world(proposal(), proposal(cluster="east"))
+    found = world(proposal(cluster="east"))
     assert await ask(found, file, "accept", SHA, "--yes", "--file", "its.pem", *given) == 0
     pin = read(file).trust.anchors[1]
-    assert (pin.cluster, pin.trust_domain) == (ClusterName("east"), TrustDomain("other.example"))
+    assert (pin.clusters, pin.trust_domain) == ((ClusterName("east"),), TrustDomain("other.example"))
     assert pin.allow_foreign_trust_domain
     assert pin.file == file.parent / "its.pem"
     assert pin.file.read_bytes() == STRANGER.pem
     assert "so it can speak for mesh.example.org as well" in capsys.readouterr().err
 
 
-async def test_an_anchor_of_several_clusters_is_of_none_unless_somebody_says_so(file: Path) -> None:
+@pytest.mark.parametrize("given", [(), ("--cluster", "east"), ("--cluster", "east", "--cluster", "west")])
+async def test_an_anchor_of_several_clusters_is_pinned_for_each_of_them(
+    given: tuple[str, ...], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Were one left out, a rotation would not wait until nothing but the hub issues there."""
     found = world(proposal(), proposal(cluster="east"))
-    assert await ask(found, file, "accept", SHA, "--yes") == 0
-    assert read(file).trust.anchors[1].cluster is None
+    assert await ask(found, file, "accept", SHA, "--yes", *given) == 0
+    names = {str(name) for name in read(file).trust.anchors[1].clusters}
+    assert names == {"east", "west"}
+    assert "cluster  east, west" in capsys.readouterr().out
+    seen = {name: ClusterFacts(held=None) for name in names}
+    assert own_of(read(file), seen) == {"east": {SHA}, "west": {SHA}}
+
+
+async def test_what_no_cluster_holds_is_of_none_unless_somebody_says_so(file: Path) -> None:
+    before = file.read_bytes()
+    assert await ask(world(proposal(cluster="")), file, "accept", SHA, "--yes") == 0
+    assert read(file).trust.anchors[1].clusters == ()
+    file.write_bytes(before)
+    assert await ask(world(proposal(cluster="")), file, "accept", SHA, "--yes", "--cluster", "east") == 0
+    assert read(file).trust.anchors[1].clusters == (ClusterName("east"),)
+
+
+async def test_a_person_can_say_that_a_root_is_no_clusters_own(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await ask(world(proposal()), file, "accept", SHA, "--yes", "--shared-root") == 0
+    assert read(file).trust.anchors[1].clusters == ()
+    assert "the own CA of none: no rotation waits" in capsys.readouterr().out
+
+
+def test_a_file_does_not_tell_whose_ca_it_is_so_somebody_has_to(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(file)
+    assert accepted_from_file(file, ()) == 1
+    assert "--shared-root" in capsys.readouterr().err
+    assert tree(file) == before
+    assert accepted_from_file(file, ("--cluster", "west", "--cluster", "east")) == 0
+    assert [str(name) for name in read(file).trust.anchors[1].clusters] == ["west", "east"]
+
+
+def test_a_cluster_that_a_pin_does_not_name_is_not_passed_over(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert accepted_from_file(file, ("--cluster", "west")) == 0
+    before = tree(file)
+    assert accepted_from_file(file, ("--cluster", "west")) == 0
+    assert accepted_from_file(file, ("--cluster", "west", "--cluster", "east")) == 1
+    assert "add east to `cluster`" in capsys.readouterr().err
+    assert tree(file) == before
+
+
+def test_whose_it_is_and_that_it_is_nobodys_contradict(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        accepted_from_file(file, ("--cluster", "west", "--shared-root"))
+    assert refused.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
 
 
 REFUSED: dict[str, tuple[Callable[[], World], tuple[str, ...], int, str]] = {
@@ -277,10 +335,10 @@ def test_openssls_form_of_a_fingerprint_is_the_same(tmp_path: Path, file: Path) 
     source = tmp_path / "source.pem"
     source.write_bytes(OWN.pem + STRANGER.pem)
     colons = ":".join(SHA.upper()[i : i + 2] for i in range(0, 64, 2))
-    arguments = ("--from-file", str(source), colons, "--config", str(file), "--yes")
+    arguments = ("--shared-root", "--from-file", str(source), colons, "--config", str(file), "--yes")
     assert told("trust", "accept", *arguments) == 0
     pin = read(file).trust.anchors[1]
-    assert (pin.sha256, pin.cluster) == (SHA, None)
+    assert (pin.sha256, pin.clusters) == (SHA, ())
     assert pin.file.read_bytes() == STRANGER.pem
 
 
@@ -304,22 +362,22 @@ def test_only_a_living_self_signed_authority_can_be_an_anchor(
     source = tmp_path / "source.pem"
     source.write_bytes(certificate.pem)
     before = tree(file)
-    given = ("accept", certificate.sha256, "--from-file", str(source), "--config", str(file), "--yes")
-    assert told("trust", *given) == 1
+    given = ("accept", certificate.sha256, "--from-file", str(source), "--shared-root")
+    assert told("trust", *given, "--config", str(file), "--yes") == 1
     assert words in capsys.readouterr().err
     assert tree(file) == before
 
 
 def test_a_file_that_is_not_there_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ("accept", SHA, "--from-file", "/nowhere/x.pem", "--config", str(file), "--yes")
+    given = ("accept", SHA, "--from-file", "/nowhere/x.pem", "--shared-root", "--config", str(file), "--yes")
     assert told("trust", *given) == 1
     assert "/nowhere/x.pem: cannot be read or written: No such file" in capsys.readouterr().err
 
 
-def accepted_from_file(file: Path) -> int:
+def accepted_from_file(file: Path, whose: tuple[str, ...] = ("--shared-root",)) -> int:
     source = file.parent.parent / "source.pem"
     source.write_bytes(STRANGER.pem)
-    return told("trust", "accept", SHA, "--from-file", str(source), "--config", str(file), "--yes")
+    return told("trust", "accept", SHA, "--from-file", str(source), "--config", str(file), "--yes", *whose)
 
 
 def test_twice_is_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,7 +430,17 @@ def test_a_file_that_is_too_large_for_the_disk_leaves_all_as_it_was(file: Path, 
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\nsys.exit(main(sys.argv[1:]))"
     )
-    arguments = ("trust", "accept", SHA, "--from-file", str(source), "--config", str(file), "--yes")
+    arguments = (
+        "trust",
+        "accept",
+        SHA,
+        "--from-file",
+        str(source),
+        "--shared-root",
+        "--config",
+        str(file),
+        "--yes",
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
@@ -387,7 +455,7 @@ def test_a_link_to_the_configuration_stays_one(file: Path, tmp_path: Path) -> No
     link.symlink_to(file)
     source = tmp_path / "source.pem"
     source.write_bytes(STRANGER.pem)
-    given = ("accept", SHA, "--from-file", str(source), "--config", str(link), "--yes")
+    given = ("accept", SHA, "--from-file", str(source), "--shared-root", "--config", str(link), "--yes")
     assert told("trust", *given) == 0
     assert link.is_symlink()
     assert read(file).trust.pins == {OWN.sha256, SHA}
@@ -445,7 +513,7 @@ async def test_a_person_types_the_first_digits(typed: str, code: int, file: Path
     try:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "federation", "trust", "accept", SHA),
-            *("--from-file", str(source), "--config", str(file)),
+            *("--from-file", str(source), "--shared-root", "--config", str(file)),
             stdin=terminal,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -139,6 +139,29 @@ def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
     assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
 
 
+async def test_a_pin_of_two_clusters_holds_up_a_rotation_for_both_until_both_are_declared(
+    tmp_path: Path,
+) -> None:
+    """Also where neither was found to hold it: one could not be read, the other overwrites what it held."""
+    text = CONFIG.replace('cluster = "west"', 'cluster = ["west", "east"]')
+    config, names = parse_config(text, file="clusters.toml"), ["east", "north", "west"]
+    seen = {name: facts() for name in names}
+    books = Books(FileStore(tmp_path, VirtualClock()))
+    arrivals = await books.arrive(names, 100.0, own=own_of(config, seen))
+
+    def issuing() -> set[str]:
+        assert books.arrivals is not None
+        told = with_unknown(config, seen, books.arrivals, 1e6)
+        return {name for name, found in told.items() if found.own_issues}
+
+    assert issuing() == {"east", "west"}
+    assert own_anchors(config, arrivals.own) == [OwnAnchor(sha256=OWN, clusters=frozenset({"east", "west"}))]
+    await books.declare("west", 200.0)
+    assert issuing() == {"east"}
+    await books.declare("east", 300.0)
+    assert issuing() == set()
+
+
 def test_an_own_anchor_of_another_trust_domain_is_one_as_well() -> None:
     pin = f'sha256 = "{OWN}"'
     foreign = f'{pin}\ntrust_domain = "other.example"\nallow_foreign_trust_domain = true'

@@ -76,8 +76,14 @@ def test_a_good_file_gives_its_anchor_with_its_provenance() -> None:
     assert dict(gathered.sources) == {"a.pem": OK}
 
 
+def test_a_pin_of_many_clusters_names_the_first_few() -> None:
+    many = pin("b", clusters=tuple(ClusterName(f"c{n}") for n in range(5)))
+    (anchor,) = gather_pins([many], {Path("b.pem"): good("b")}, {}).anchors
+    assert (anchor.kind, anchor.cluster) == ("accepted", "c0, c1, c2, 2 more")
+
+
 def test_a_pin_with_a_cluster_is_an_accepted_anchor_of_it() -> None:
-    accepted = pin("b", cluster=ClusterName("east"), allow_foreign_trust_domain=True)
+    accepted = pin("b", clusters=(ClusterName("east"),), allow_foreign_trust_domain=True)
     gathered = gather_pins([accepted], {Path("b.pem"): good("b")}, {})
     (anchor,) = gathered.anchors
     assert (anchor.kind, anchor.cluster, anchor.foreign_override) == ("accepted", "east", True)
@@ -274,7 +280,7 @@ def test_a_cluster_cannot_flood_the_proposals() -> None:
 
 
 def test_accepted_and_pinned_anchors_are_merged_with_their_kind() -> None:
-    pins = [pin("a"), pin("b", cluster=ClusterName("east"))]
+    pins = [pin("a"), pin("b", clusters=(ClusterName("east"),))]
     gathered = gather_pins(pins, {Path(f"{n}.pem"): good(n) for n in "ab"}, {})
     bundle = plan_bundle(gathered, None).bundle
     assert bundle is not None

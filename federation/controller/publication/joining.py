@@ -172,7 +172,10 @@ class Joining:
         )
         root = next((c.sha256 for c in certificates if c.is_self_signed), "")
         if not root:
-            return f"accept its root with `federation trust accept --from-file`, then {replace}"
+            return (
+                "accept its root with `federation trust accept FINGERPRINT --from-file PEM --cluster "
+                f"{self._cluster}`, then {replace}"
+            )
         return (
             f"compare the fingerprint with the CA's owner, then `federation trust accept {root} --cluster "
             f"{self._cluster}`; or {replace}"

@@ -130,7 +130,7 @@ def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str,
     accepted = _accepted(config)
     found: dict[str, frozenset[str]] = {}
     for name, facts in clusters.items():
-        pinned = frozenset(sha256 for sha256, cluster in accepted.items() if cluster == name)
+        pinned = frozenset(sha256 for sha256, clusters in accepted.items() if name in clusters)
         held = facts.own & accepted.keys() if isinstance(facts, MemberFacts) else frozenset()
         found[name] = pinned | held
     return found
@@ -139,15 +139,13 @@ def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str,
 def own_anchors(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
     """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
     return [
-        OwnAnchor(
-            sha256=sha256, clusters=frozenset({cluster, *(n for n, shas in own.items() if sha256 in shas)})
-        )
-        for sha256, cluster in sorted(_accepted(config).items())
+        OwnAnchor(sha256=sha256, clusters=pinned | {name for name, shas in own.items() if sha256 in shas})
+        for sha256, pinned in sorted(_accepted(config).items())
     ]
 
 
-def _accepted(config: HubConfig) -> dict[str, str]:
-    return {pin.sha256: str(pin.cluster) for pin in config.trust.anchors if pin.cluster is not None}
+def _accepted(config: HubConfig) -> dict[str, frozenset[str]]:
+    return {pin.sha256: frozenset(map(str, pin.clusters)) for pin in config.trust.anchors if pin.clusters}
 
 
 def with_unknown(

@@ -20,6 +20,7 @@ from federation.core.pki.pem import parse_certificates
 from federation.core.trust.bundle import Anchor
 
 OK = "ok"
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ def gather_pins(
                 Anchor(
                     certificate=certificate,
                     origin=f"pinned in the configuration, read from {pin.file}",
-                    kind="root" if pin.cluster is None else "accepted",
+                    kind="accepted" if pin.clusters else "root",
                     trust_domain=pin.trust_domain,
-                    cluster=str(pin.cluster) if pin.cluster else None,
+                    cluster=_whose(pin),
                     foreign_override=pin.allow_foreign_trust_domain,
                 )
             )
@@ -68,6 +69,13 @@ def gather_pins(
             lacking.append(source)
             sources[source] = error.diagnostics()
     return Gathered(tuple(anchors), sources, tuple(lacking))
+
+
+def _whose(pin: AnchorPin) -> str | None:
+    """The clusters whose own CA it is, to be shown with the anchor."""
+    names = [*map(str, pin.clusters[:MOST_NAMED])]
+    more = len(pin.clusters) - len(names)
+    return ", ".join([*names, *([f"{more} more"] if more else [])]) or None
 
 
 def _pinned(pin: AnchorPin, content: Content) -> Certificate:

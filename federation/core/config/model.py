@@ -46,14 +46,15 @@ class AnchorPin:
     """An anchor the operator pins: the fingerprint is the pin, the file only where its bytes are read from.
 
     ``trust_domain`` differs from the hub's only with ``allow_foreign_trust_domain``: a merged root speaks for
-    every trust domain, so that override is loud and status keeps showing it. ``cluster`` names the member
-    whose own CA it is. A ``staged`` anchor is published only once a rotation says so.
+    every trust domain, so that override is loud and status keeps showing it. ``clusters`` are the members whose
+    own CA it is: rotations wait for what that issues in each of them. A ``staged`` anchor is published only once
+    a rotation says so.
     """
 
     file: Path
     sha256: str
     trust_domain: TrustDomain
-    cluster: ClusterName | None = None
+    clusters: tuple[ClusterName, ...] = ()
     allow_foreign_trust_domain: bool = False
     staged: bool = False
 

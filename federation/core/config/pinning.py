@@ -19,7 +19,7 @@ class NewPin:
 
     file: str
     sha256: str
-    cluster: str = ""
+    clusters: tuple[str, ...] = ()
     trust_domain: str = ""
     allow_foreign_trust_domain: bool = False
 
@@ -27,8 +27,9 @@ class NewPin:
     def table(self) -> str:
         """The table in TOML."""
         lines = ["[[trust.anchors]]", f"file = {_quoted(self.file)}", f"sha256 = {_quoted(self.sha256)}"]
-        if self.cluster:
-            lines.append(f"cluster = {_quoted(self.cluster)}")
+        if self.clusters:
+            names = [_quoted(name) for name in self.clusters]
+            lines.append(f"cluster = {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}")
         if self.trust_domain:
             lines.append(f"trust_domain = {_quoted(self.trust_domain)}")
         if self.allow_foreign_trust_domain:

@@ -110,6 +110,15 @@ class Table:
                 self.mistake(f"{name}[{place}]", "is there twice", "keep it once")
         return found
 
+    def one_or_more(self, name: str, convert: Convert[T]) -> tuple[T, ...]:
+        """The values of an optional key that takes one value or an array of them; empty where it is missing."""
+        if self.is_empty(name):
+            self.mistake(name, "is empty", "name one or more, or leave the key out")
+        if self.has(name) and isinstance(self._values[name], list):
+            return self.list_of(name, convert, ())
+        value = self.get(name, convert, None)
+        return () if value is None else (value,)
+
     def table(self, name: str) -> Table:
         """The table below ``name``; an empty one where there is none."""
         values = self._values[name] if self.has(name) else {}

@@ -66,6 +66,7 @@ NOT_KEYS = {
         "clusters",
     },
     "trust": {"anchors"},
+    "trust.anchors": {"clusters"},  # the key is cluster, and takes one or several
     "signer": {"authority", "successor", "conjur", "spiffe"},
     "state": {"namespace", "credentials"},  # of the other kind, in its block
     "clusters": {"signer", "controller", "policy", "timeouts"},
@@ -102,7 +103,7 @@ def test_the_example_parses_and_warns_only_of_its_short_form() -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_every_key_of_the_model_is_in_its_table(table: str) -> None:
     expected = {field.name for field in fields(TABLES[table])} - NOT_KEYS.get(table, set())
-    extra = {"clusters": {"kubeconfig"}}.get(table, set())  # the short form
+    extra = {"clusters": {"kubeconfig"}, "trust.anchors": {"cluster"}}.get(table, set())  # the short forms
     assert keys_by_table()[table] == expected | extra
 
 
@@ -141,7 +142,7 @@ def test_keys_without_a_default_are_unset_and_can_be_set() -> None:
     def unset(config: HubConfig) -> list[Any]:
         status = config.status
         return [
-            config.trust.anchors[1].cluster,
+            config.trust.anchors[1].clusters or None,
             config.signer.health_listen,
             config.controller.proof.signer_address,
             status.token_file,

@@ -234,6 +234,9 @@ def test_diagnostics_have_a_line_for_each_finding() -> None:
             "overrides nothing",
         ),
         ('cluster = "north"', "trust.anchors", "trust.anchors[0].cluster", "not registered"),
+        ('cluster = ["west", "north"]', "trust.anchors", "trust.anchors[0].cluster", "names north"),
+        ('cluster = ["west", "west"]', "trust.anchors", "trust.anchors[0].cluster[1]", "twice"),
+        ("cluster = []", "trust.anchors", "trust.anchors[0].cluster", "is empty"),
     ],
 )
 def test_a_single_mistake_is_named_with_its_key_and_remedy(
@@ -336,7 +339,7 @@ def test_a_foreign_root_is_a_decision_that_stays_visible() -> None:
     )
     config = good(GOOD.replace("[door]", foreign + "[door]"))
     assert config.trust.anchors[1].trust_domain == TrustDomain("other.example")
-    assert config.trust.anchors[1].cluster == ClusterName("west")
+    assert config.trust.anchors[1].clusters == (ClusterName("west"),)
     (warning,) = config.warnings
     assert "other.example" in warning
     assert warning.startswith("trust.anchors[1].allow_foreign_trust_domain: ")

@@ -24,7 +24,7 @@ def test_the_pin_is_the_last_and_nothing_else_changes() -> None:
     pin = NewPin(
         file="anchors/x.pem",
         sha256=OTHER_PIN,
-        cluster="west",
+        clusters=("west",),
         trust_domain="other.example",
         allow_foreign_trust_domain=True,
     )
@@ -36,13 +36,19 @@ def test_the_pin_is_the_last_and_nothing_else_changes() -> None:
             file=Path("/etc/federation/anchors/x.pem"),
             sha256=OTHER_PIN,
             trust_domain=TrustDomain("other.example"),
-            cluster=ClusterName("west"),
+            clusters=(ClusterName("west"),),
             allow_foreign_trust_domain=True,
         ),
     )
     assert config == good(text)
     (warning,) = config.warnings
     assert "other.example" in warning
+
+
+def test_a_pin_can_be_of_several_clusters() -> None:
+    pin = NewPin(file="anchors/x.pem", sha256=OTHER_PIN, clusters=("east", "west"))
+    _, config = with_pin(GOOD, pin, file=FILE)
+    assert config.trust.anchors[-1].clusters == (ClusterName("east"), ClusterName("west"))
 
 
 def test_what_is_not_given_is_not_written() -> None:
@@ -83,7 +89,11 @@ def test_any_name_of_a_file_is_that_file_or_refused(name: str) -> None:
     [
         (NewPin(file="x", sha256=PIN), "trust.anchors[1].sha256", "a second time"),
         (NewPin(file="x", sha256="ab"), "trust.anchors[1].sha256", "not a SHA-256"),
-        (NewPin(file="x", sha256=OTHER_PIN, cluster="north"), "trust.anchors[1].cluster", "not registered"),
+        (
+            NewPin(file="x", sha256=OTHER_PIN, clusters=("north",)),
+            "trust.anchors[1].cluster",
+            "not registered",
+        ),
         (
             NewPin(file="x", sha256=OTHER_PIN, trust_domain="other.example"),
             "trust.anchors[1].trust_domain",

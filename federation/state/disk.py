@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.core.errors import StateUnavailable
+from federation.state.damage import StateDamaged
 
 _REMEDIES: Final = {
     errno.ENOSPC: "make room on that file system; the hub writes again by itself",
@@ -98,7 +99,7 @@ def read_file(parent: int, path: Path, *, limit: int) -> bytes | None:
         with os.fdopen(found, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-                raise StateUnavailable(
+                raise StateDamaged(
                     "this is not a document: no regular file, or far too large",
                     where=str(path),
                     remedy="find out who put it there, then restore the document from a backup",

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import msgspec
 
-from federation.core.errors import StateUnavailable
+from federation.state.damage import StateDamaged, remedy_for
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
@@ -349,14 +349,16 @@ def encode(document: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes, kind: type[Document], *, key: str) -> Document:
-    """The document of that kind; raises StateUnavailable naming the key where the bytes are not one."""
+    """The document of that kind; raises StateDamaged naming the key where the bytes are not one."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise StateUnavailable(
-            f"the document is not a {kind.__name__}: {error}",
-            where=key,
-            remedy="restore it from a backup, or remove it if its writer is gone",
+    except (
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # the decoder raises all three
+        raise StateDamaged(
+            f"the document is not a {kind.__name__}: {error}", where=key, remedy=remedy_for(key)
         ) from error
 
 

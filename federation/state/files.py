@@ -63,7 +63,7 @@ class FileStore:
         self._prepared = False
 
     async def read(self, key: str) -> Stored | None:
-        """The document, or None where there is none; StateUnavailable where it is damaged."""
+        """The document, or None where there is none; StateDamaged where it is damaged."""
         path = self._path(key)
         return await self._run(lambda _: self._read(key, path))
 
@@ -83,13 +83,15 @@ class FileStore:
 
         return await self._run(write)
 
-    async def delete(self, key: str) -> None:
-        """Remove the document, durably; no error where there is none."""
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
+        """Remove the document, durably, or only that version of it; no error where there is none."""
         path = self._path(key)
 
         def delete(abandoned: Abandoned) -> None:
             with exclusive(self._locks / "documents"), directory(self._documents) as parent, reported(path):
                 self._go_on(abandoned)
+                if expected is not None and (found := self._read(key, path)) is not None:
+                    self._compare(key, found, expected=expected, create=False)
                 try:
                     os.unlink(path.name, dir_fd=parent)
                 except FileNotFoundError:

@@ -42,6 +42,9 @@ LEASE_TIMEOUT: Final = 3.0
 SWAPS: Final = 8
 """Attempts at a write over whatever is there, while others write the same document."""
 
+REMOVED: Final = "the document was removed since it was read"
+WRITTEN: Final = "the document was written by somebody else since it was read"
+
 _LARGE: Final = 128 * 1024  # bytes; from here on they are packed in a thread, as it takes milliseconds
 _EXPANSION: Final = 16  # how much larger than its compressed form a document is taken to be
 
@@ -80,7 +83,7 @@ class KubernetesStore:
         self._listed: dict[tuple[str, str], set[str]] = {}
 
     async def read(self, key: str) -> Stored | None:
-        """The document, or None where there is none; StateUnavailable where it is damaged."""
+        """The document, or None where there is none; StateDamaged where it is damaged."""
         place = self._place(key)
         async with self._within(place.where):
             found = await self._objects.get(place)
@@ -103,11 +106,14 @@ class KubernetesStore:
                 return await self._swap(place, draft, expected)
             return await self._overwrite(place, draft)
 
-    async def delete(self, key: str) -> None:
-        """Remove the document, durably; no error where there is none."""
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
+        """Remove the document, durably, or only that version of it; no error where there is none."""
         place = self._place(key)
         self._versions.pop(key, None)
         async with self._within(place.where):
+            if expected is not None:
+                await self._remove(place, expected)
+                return
             for _ in range(SWAPS):
                 found = await self._objects.get(place)
                 if found is None:
@@ -169,19 +175,28 @@ class KubernetesStore:
             raise StateConflict("the document exists already", where=place.where) from None
 
     async def _swap(self, place: Place, draft: Draft, expected: str) -> str:
-        if not (expected.isascii() and expected.isdecimal() and int(expected)):
-            # Kubernetes takes no version, or "0", for "whatever is there".
-            raise StateConflict("the version is none that this store gave", where=place.where)
+        _check_version(place, expected)
         try:
             return await self._objects.put(place, draft, expected)
         except ClusterNotFound:
-            raise StateConflict("the document was removed since it was read", where=place.where) from None
+            raise StateConflict(REMOVED, where=place.where) from None
         except ClusterConflict:
             found = await self._objects.get(place)
             if found is not None and found.mark == draft.mark:
                 return found.version
-            what = "was removed" if found is None else "was written by somebody else"
-            raise StateConflict(f"the document {what} since it was read", where=place.where) from None
+            raise StateConflict(REMOVED if found is None else WRITTEN, where=place.where) from None
+
+    async def _remove(self, place: Place, expected: str) -> None:
+        _check_version(place, expected)
+        if (
+            await self._objects.get(place) is None
+        ):  # whether it was Kubernetes that took a removal, no answer says
+            return
+        try:
+            await self._objects.delete(place, expected)
+        except ClusterConflict:
+            if await self._objects.get(place) is not None:
+                raise StateConflict(WRITTEN, where=place.where) from None
 
     async def _overwrite(self, place: Place, draft: Draft) -> str:
         version = self._versions.pop(place.key, "")
@@ -226,6 +241,12 @@ class KubernetesStore:
                 where=where,
                 remedy="look at the API server of the hub's cluster; the hub keeps trying",
             ) from None
+
+
+def _check_version(place: Place, version: str) -> None:
+    """Kubernetes takes no version, or "0", for "whatever is there"."""
+    if not (version.isascii() and version.isdecimal() and int(version)):
+        raise StateConflict("the version is none that this store gave", where=place.where)
 
 
 def _restless(place: Place) -> StateUnavailable:

@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from federation.core.errors import StateUnavailable
+from federation.state.damage import StateDamaged, damaged, unknown_format
 from federation.state.kubernetes_api import NOT_KUBERNETES
 from federation.state.record import FORMAT, MAGIC, MAX_DATA_BYTES
 from federation.state.store import Stored
@@ -141,23 +142,19 @@ def opened(answer: bytes, *, name: str, where: str) -> Found:
 
 
 def unpack(key: str, found: Found, *, where: str) -> Stored:
-    """The document in an object; raises StateUnavailable naming the object where it is damaged."""
+    """The document in an object; raises StateDamaged naming the object where it is damaged."""
     header = found.data.get("header", "")
     if header.startswith(_MAGIC) and not header.startswith(f"{_MAGIC}{FORMAT.decode()} "):
-        raise StateUnavailable(
-            "the document was written by another release of the hub, in a format this one does not know",
-            where=where,
-            remedy="run the release that wrote it, or a newer one",
-        )
+        raise unknown_format(where)
     match = _HEADER.fullmatch(header)
     if match is None:
-        raise _damaged("its header cannot be read", where)
+        raise _damaged("its header cannot be read", key, where)
     mark, encoding, length, digest = match[1], match[2], int(match[3]), match[4]
-    data = _content(found, encoding, length, where)
+    data = _content(key, found, encoding, length, where)
     if len(data) != length:
-        raise _damaged(f"it holds {len(data)} bytes of {length}", where)
+        raise _damaged(f"it holds {len(data)} bytes of {length}", key, where)
     if _digest(key, mark, data) != digest:
-        raise _damaged("its checksum does not match", where)
+        raise _damaged("its checksum does not match", key, where)
     return Stored(data=data, version=found.version)
 
 
@@ -170,24 +167,24 @@ def _as_text(data: bytes) -> str | None:
         return None
 
 
-def _content(found: Found, encoding: str, length: int, where: str) -> bytes:
+def _content(key: str, found: Found, encoding: str, length: int, where: str) -> bytes:
     if encoding == "plain":
         text = found.data.get("document")
         if text is None:
-            raise _damaged("it holds no document", where)
+            raise _damaged("it holds no document", key, where)
         return text.encode()
     compressed = found.binary_data.get("document")
     if compressed is None:
-        raise _damaged("it holds no document", where)
+        raise _damaged("it holds no document", key, where)
     if length > MAX_DATA_BYTES:
-        raise _damaged(f"{length} bytes are more than the store takes", where)
+        raise _damaged(f"{length} bytes are more than the store takes", key, where)
     inflater = zlib.decompressobj()
     try:  # no more than is promised, whatever was put there
         data = inflater.decompress(compressed, length + 1)
     except zlib.error:
-        raise _damaged("it cannot be decompressed", where) from None
+        raise _damaged("it cannot be decompressed", key, where) from None
     if not inflater.eof or inflater.unused_data:
-        raise _damaged("its compressed content is not what was written", where)
+        raise _damaged("its compressed content is not what was written", key, where)
     return data
 
 
@@ -203,13 +200,9 @@ def _too_large(key: str, how: str) -> StateUnavailable:
     )
 
 
-def _damaged(what: str, where: str) -> StateUnavailable:
-    return StateUnavailable(
-        f"the document is damaged: {what}",
-        where=where,
-        remedy="find out who wrote to it (kubectl get -o yaml --show-managed-fields), then restore it from a backup; "
-        "remove it only if its writer is gone",
-    )
+def _damaged(what: str, key: str, where: str) -> StateDamaged:
+    first = "find out who wrote to it (kubectl get -o yaml --show-managed-fields)"
+    return damaged(what, key=key, where=where, first=first)
 
 
 def _garbage(what: str, where: str) -> StateUnavailable:

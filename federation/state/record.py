@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Final
 
 from federation.core.errors import StateUnavailable
+from federation.state.damage import StateDamaged, damaged, unknown_format
 from federation.state.store import Stored
 
 MAX_DATA_BYTES: Final = 16 * 1024 * 1024
@@ -38,22 +39,18 @@ def pack(key: str, version: str, data: bytes) -> bytes:
 
 
 def unpack(key: str, content: bytes, *, where: str) -> Stored:
-    """The document in a file's content; raises StateUnavailable naming the file where it is damaged."""
+    """The document in a file's content; raises StateDamaged naming the file where it is damaged."""
     match = _HEADER.match(content)
     if content.startswith(MAGIC) and not content.startswith(MAGIC + FORMAT + b" "):
-        raise StateUnavailable(
-            "the document was written by another release of the hub, in a format this one does not know",
-            where=where,
-            remedy="run the release that wrote it, or a newer one",
-        )
+        raise unknown_format(where)
     if match is None:
-        raise _damaged("its header cannot be read", where)
+        raise _damaged("its header cannot be read", key, where)
     version, length, digest = match[1].decode(), int(match[2]), match[3]
     data = content[match.end() :]
     if len(data) != length:
-        raise _damaged(f"it holds {len(data)} bytes of {length}", where)
+        raise _damaged(f"it holds {len(data)} bytes of {length}", key, where)
     if _digest(key, version, data) != digest:
-        raise _damaged("its checksum does not match", where)
+        raise _damaged("its checksum does not match", key, where)
     return Stored(data=data, version=version)
 
 
@@ -61,9 +58,5 @@ def _digest(key: str, version: str, data: bytes) -> bytes:
     return sha256(b"%s\0%s\0%s" % (key.encode(), version.encode(), data)).hexdigest().encode()
 
 
-def _damaged(what: str, where: str) -> StateUnavailable:
-    return StateUnavailable(
-        f"the document is damaged: {what}",
-        where=where,
-        remedy="check the disk, then restore the file from a backup; remove it only if its writer is gone",
-    )
+def _damaged(what: str, key: str, where: str) -> StateDamaged:
+    return damaged(what, key=key, where=where, first="check the disk")

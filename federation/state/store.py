@@ -2,7 +2,7 @@
 
 Keys are ``segment/segment`` of ``[a-z0-9._-]``. A version is opaque and changes with every write. Everything raises
 :class:`~federation.core.errors.StateUnavailable` where the store cannot be read or written, so that a caller stops
-instead of guessing. File store: ``files.py``.
+instead of guessing; for a single document that is damaged it is StateDamaged (``damage.py``). File store: ``files.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StateStore(Protocol):
     """Documents that survive any crash; every write is atomic and durable when it returns."""
 
     async def read(self, key: str) -> Stored | None:
-        """The document, or None where there is none. A damaged one raises StateUnavailable, never None."""
+        """The document, or None where there is none. A damaged one raises StateDamaged, never None."""
         ...
 
     async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
@@ -52,8 +52,11 @@ class StateStore(Protocol):
         """
         ...
 
-    async def delete(self, key: str) -> None:
-        """Remove the document; no error where there is none."""
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
+        """Remove the document; no error where there is none.
+
+        With ``expected`` only that version, otherwise :class:`StateConflict`.
+        """
         ...
 
     async def keys(self, prefix: str) -> list[str]:

@@ -54,7 +54,7 @@ class MemoryStore:
         self.crash_at = crash
         return self._version(key)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
         self.documents.pop(key, None)
 
     async def keys(self, prefix: str) -> list[str]:

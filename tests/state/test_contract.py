@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from federation.core.errors import InvalidValue, StateUnavailable
+from federation.state.damage import StateDamaged
+from federation.state.documents import HorizonTable, decode
 from federation.state.store import StateConflict, StateStore
 from tests.state.places import Directory, Place, spawn
 from tests.state.processes import content
@@ -115,6 +117,22 @@ async def test_removing_what_is_not_there_is_no_error(store: StateStore) -> None
     assert await store.keys("signers/") == []
 
 
+async def test_a_removal_may_need_the_version_that_was_read(store: StateStore, place: Place) -> None:
+    first = await store.write("horizons/a", b"1", create=True)
+    async with place.opened() as other:
+        second = await other.write("horizons/a", b"2", expected=first)
+    for stale in (first, "", "0", "x", "0" * 32):
+        with pytest.raises(StateConflict):
+            await store.delete("horizons/a", expected=stale)
+        assert await data_of(store, "horizons/a") == b"2"
+    await store.delete("horizons/a", expected=second)
+    assert await store.read("horizons/a") is None
+    await store.delete("horizons/a", expected=second)  # gone is what was wanted
+    await store.write("horizons/a", b"3", create=True)
+    with pytest.raises(StateConflict):
+        await store.delete("horizons/a", expected=second)
+
+
 async def test_keys_are_sorted_and_below_the_prefix(store: StateStore, place: Place) -> None:
     signers = ["signers/a", "signers/b", "signers/node-1.example.com_y"]
     others = ["current", KEY, "generations/000000000002", "horizons/a"]
@@ -159,7 +177,7 @@ async def test_a_document_above_the_limit_is_refused(store: StateStore) -> None:
 async def test_a_damaged_document_is_never_absent(store: StateStore, place: Place) -> None:
     await store.write("current", b"the payload")
     await place.damage("current")
-    with pytest.raises(StateUnavailable, match="damaged") as caught:
+    with pytest.raises(StateDamaged, match="damaged") as caught:
         await store.read("current")
     assert caught.value.where == place.where("current")
     assert "backup" in caught.value.remedy
@@ -168,6 +186,37 @@ async def test_a_damaged_document_is_never_absent(store: StateStore, place: Plac
     assert await store.keys("") == ["current"]
     await store.write("current", b"mended")
     assert await data_of(store, "current") == b"mended"
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("rotation", "restore it from a backup"),
+        ("generations/000000000001", "restore it from a backup"),
+        ("signers/a", "remove it if its writer is gone"),
+        ("horizons/a", "a backup are too early"),
+    ],
+)
+async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
+    store: StateStore, place: Place, key: str, told: str
+) -> None:
+    await store.write(key, b"the payload")
+    await place.damage(key)
+    with pytest.raises(StateDamaged, match="damaged") as caught:
+        await store.read(key)
+    assert told in caught.value.remedy
+    with pytest.raises(StateDamaged) as caught:
+        decode(b"garbage", HorizonTable, key=key)
+    assert told in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b'{"replica":"\xff"}', b'{"replica":' + b"[" * 100_000, b'{"replica":"a","rows":[[]]}'],
+)
+def test_whatever_bytes_are_no_document_are_told_as_damaged(data: bytes) -> None:
+    with pytest.raises(StateDamaged, match="is not a HorizonTable"):
+        decode(data, HorizonTable, key="horizons/a")
 
 
 async def test_no_create_wins_twice(store: StateStore) -> None:

@@ -35,11 +35,12 @@ def operations(store: KubernetesStore) -> dict[str, Callable[[], Awaitable[objec
         "swap": lambda: store.write("current", b"swapped", expected="999999"),
         "create": lambda: store.write("fresh", b"created", create=True),
         "delete": lambda: store.delete("current"),
+        "remove": lambda: store.delete("current", expected="999999"),
         "keys": lambda: store.keys(""),
     }
 
 
-EVERY = ["read", "overwrite", "swap", "create", "delete", "keys"]
+EVERY = ["read", "overwrite", "swap", "create", "delete", "remove", "keys"]
 
 
 @pytest.mark.parametrize("operation", EVERY)
@@ -196,11 +197,12 @@ async def test_a_removal_that_was_given_up_takes_no_newer_document_with_it(late:
     assert found.data == b"new"
 
 
-async def test_a_removal_whose_answer_is_lost_is_done(late: Late) -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+async def test_a_removal_whose_answer_is_lost_is_done(late: Late, swapped: bool) -> None:
     network, store = late
-    await store.write("signers/a", b"old")
+    version = await store.write("signers/a", b"old")
     network.lose = {"DELETE"}
-    await store.delete("signers/a")
+    await store.delete("signers/a", expected=version if swapped else None)
     assert await store.read("signers/a") is None
 
 
@@ -211,6 +213,8 @@ async def test_what_kubernetes_would_take_for_any_version_is_not_sent(late: Late
     network.sent.clear()
     with pytest.raises(StateConflict):
         await store.write("current", b"2", expected=version)
+    with pytest.raises(StateConflict):
+        await store.delete("current", expected=version)
     assert network.sent == []
 
 

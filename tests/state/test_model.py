@@ -68,6 +68,16 @@ class Documents(RuleBasedStateMachine):
         self._runner.run(self._stores[who].delete(key))
         self._expected.pop(key, None)
 
+    @rule(key=KEYS, who=st.integers(0, 1), stale=st.booleans())
+    def remove(self, key: str, who: int, stale: bool) -> None:
+        known = self._expected.get(key)
+        if known is not None and stale:
+            with pytest.raises(StateConflict):
+                self._runner.run(self._stores[who].delete(key, expected="1" * 32))
+            return
+        self._runner.run(self._stores[who].delete(key, expected=known[1] if known else "1" * 32))
+        self._expected.pop(key, None)
+
     @invariant()
     def both_see_the_same(self) -> None:
         for store in self._stores:

@@ -1,0 +1,54 @@
+"""Documents that are there and cannot be used, and what an operator does about each: that differs by what it says.
+
+One such document is not a store that is down: whoever reads many of them goes on without it where that is safe.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from federation.core.errors import StateUnavailable
+
+RESTORE: Final = "restore it from a backup"
+
+BOUNDS: Final = (
+    "leave it: until it is gone, leaves count as living on. Where its signer runs, restart that; where it does not, "
+    "remove it once the longest TTL, 15 minutes and the clock skew have passed since it was last written. The bounds "
+    "in a backup are too early"
+)
+"""For how far leaves reach. A bound that is lost or too early lets a rotation go on before the last leaf has expired;
+a signer writes its bounds ahead by up to 15 minutes (``core/trust/horizons.py``)."""
+
+REPORT: Final = "remove it if its writer is gone; one that runs writes it anew within seconds"
+WISH: Final = "ask for the operation again, and remove this one"
+
+
+class StateDamaged(StateUnavailable):
+    """One document cannot be used, which says nothing about the others."""
+
+
+def remedy_for(key: str) -> str:
+    """What to do about the document of that key where it is damaged."""
+    kind, slash, _ = key.partition("/")
+    if not slash:
+        return RESTORE
+    return {"horizons": BOUNDS, "signers": REPORT, "controllers": REPORT, "operations": WISH}.get(
+        kind, RESTORE
+    )
+
+
+def damaged(what: str, *, key: str, where: str, first: str = "") -> StateDamaged:
+    """The error for it; ``first`` is what to look at before anything is done to it."""
+    remedy = remedy_for(key)
+    return StateDamaged(
+        f"the document is damaged: {what}", where=where, remedy=f"{first}, then {remedy}" if first else remedy
+    )
+
+
+def unknown_format(where: str) -> StateDamaged:
+    """The error for what a newer hub has written."""
+    return StateDamaged(
+        "the document was written by another release of the hub, in a format this one does not know",
+        where=where,
+        remedy="run the release that wrote it, or a newer one",
+    )

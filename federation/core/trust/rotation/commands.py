@@ -204,15 +204,21 @@ def emergency(
             "both sides are under that root: another intermediate does not leave it",
             remedy="abort this rotation and start one to an authority under another root",
         )
-    step = Step(author, world.now, reason)
     changes: dict[str, object] = {"deadline": deadline, "ttl_cap": ttl_cap, "automatic": True}
     if compromised in {rotation.old.root, rotation.old.intermediate}:
         if rotation.state is State.UNPUBLISHING:
             raise OperationRefused("its root is being removed already", remedy="let the rotation end")
-        if world.validated:
+        if rotation.state is State.STAGED and world.validated:  # later on its gate has seen to that
             raise OperationRefused(
                 f"the new authority is not good: {world.validated}", remedy="give it another one first"
             )
+        able = _able(rotation.new, "new", world)
+        if not_able := next((condition for condition in able if not condition.met), None):
+            raise OperationRefused(
+                f"nothing would be issued any more where the new authority is to sign at once: {not_able.detail}",
+                remedy="give it [signer.successor] as it was when the rotation began, or end that signer",
+            )
+        step = Step(author, world.now, reason, able)
         entered = enter(book, State.EMERGENCY, step, **changes)
         return replace(entered, admitted=sorted({*book.admitted, rotation.new.root}))
     if compromised in {rotation.new.root, rotation.new.intermediate}:
@@ -222,7 +228,7 @@ def emergency(
                 remedy="restore the old root if it is being removed, or let this end and rotate once more",
             )
         state = State.STABLE if rotation.state is State.STAGED else State.ABORTING
-        return enter(book, state, step, wave=0, **changes)
+        return enter(book, state, Step(author, world.now, reason), wave=0, **changes)
     raise OperationRefused(
         "that fingerprint is of neither side of the rotation",
         remedy="give the whole SHA-256 of the compromised root or intermediate",

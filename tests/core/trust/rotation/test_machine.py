@@ -309,6 +309,20 @@ def test_what_is_no_emergency() -> None:
     refused(lambda: declared(removing, ROOT["b"]), "every leaf")
 
 
+def test_an_emergency_is_judged_by_what_signers_are_ready_with_and_not_by_another_successor() -> None:
+    sim = scenes.manual(at(State.ACTIVE))
+    sim.validated = "signer-1 reports another successor"  # what the next rotation would be to
+    assert rotation_of(declared(sim, ROOT["a"])).state is State.EMERGENCY
+    sim.validated = ""
+    sim.signers[1].ready.discard(ISSUER["b1"])
+    for state in (State.STAGED, State.PUBLISHING, State.ACTIVE):
+        sim.store.book = changed(sim.book, rotation=changed(rotation(sim), state=state))
+        refused(lambda: declared(sim, ROOT["a"]), "signer-1 is not ready to sign with the new intermediate")
+    sim.signers[1].connected = False
+    evidence = rotation_of(declared(sim, ROOT["a"])).history[-1].evidence
+    assert [(c.name, c.met) for c in evidence] == [("signers", True)]
+
+
 def test_another_intermediate_does_not_leave_a_stolen_root() -> None:
     sim = started(Simulation(), "a2")
     refused(lambda: declared(sim, ROOT["a"]), "both sides")

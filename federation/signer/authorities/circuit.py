@@ -8,6 +8,7 @@ Pure but for the clock and the jitter that it is given.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final, Literal
 
 from federation.clusters.backoff import Backoff
@@ -22,11 +23,17 @@ State = Literal["closed", "open", "half-open"]
 
 
 class Circuit:
-    """Counts failures in a row, opens, and lets one request through after a good probe."""
+    """Counts failures in a row, opens, and lets one request through after a good probe.
 
-    def __init__(self, *, clock: Clock, jitter: random.Random, where: str) -> None:
+    ``on_open`` is told when it opens: whoever waits to look at the back end has to look sooner.
+    """
+
+    def __init__(
+        self, *, clock: Clock, jitter: random.Random, where: str, on_open: Callable[[], None] = lambda: None
+    ) -> None:
         self._clock = clock
         self._where = where
+        self._on_open = on_open
         self._backoff = Backoff(first=FIRST_PROBE, longest=LONGEST_PROBE, jitter=jitter)
         self._failures = 0
         self._probing = False
@@ -71,7 +78,9 @@ class Circuit:
             return
         if self.state != "open" or not self.until_probe:
             self._retry_at = self._clock.monotonic() + self._backoff.next()
-        self.state, self._probing = "open", False
+        opens, self.state, self._probing = self.state != "open", "open", False
+        if opens:
+            self._on_open()
 
     def abandoned(self) -> None:
         """The request that was let through ended without saying anything: another may try."""

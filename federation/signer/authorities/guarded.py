@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import msgspec
 
 from federation.core.clock import Clock
+from federation.core.config.authority_model import RemoteAuthorityConfig
 from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityRefused,
@@ -22,6 +24,8 @@ from federation.signer.authorities.interface import IssuedLeaf, KeptAuthority, L
 from federation.signer.authorities.lane import Lane
 from federation.signer.authorities.turns import NOTHING_HELD
 from federation.state.documents import AuthorityReport
+
+LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
 
 RENEWED_AT: Final = 0.5
 """Of its life: when Istio's agents and ztunnel renew a certificate."""
@@ -149,6 +153,29 @@ class GuardedAuthority:
             detail = "it answers again; the next request tells whether it signs"
             return msgspec.structs.replace(report, state="degraded", reason="recovering", detail=detail)
         return report
+
+
+def guard(
+    inner: KeptAuthority,
+    config: RemoteAuthorityConfig,
+    *,
+    deadline: float,
+    lifetime: Callable[[], float],
+    clock: Clock,
+    jitter: random.Random,
+    on_open: Callable[[], None],
+) -> GuardedAuthority:
+    """The authority with a lane and a circuit by its settings; ``deadline`` is the door's, in seconds."""
+    lane = Lane(
+        quota=config.quota,
+        max_in_flight=config.max_in_flight,
+        max_queued=config.max_queued,
+        patience=max(LEAST_PATIENCE, deadline - config.timeout),
+        clock=clock,
+        where=config.name,
+    )
+    circuit = Circuit(clock=clock, jitter=jitter, where=config.name, on_open=on_open)
+    return GuardedAuthority(inner, lane=lane, circuit=circuit, lifetime=lifetime, clock=clock)
 
 
 def _urgency(replaces: datetime | None) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -21,17 +21,13 @@ from federation.core.clock import Clock
 from federation.core.config.authority_model import RemoteAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured, FederationError
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
 from federation.signer.authorities.checked import Alarms
-from federation.signer.authorities.circuit import Circuit
-from federation.signer.authorities.guarded import GuardedAuthority
+from federation.signer.authorities.guarded import GuardedAuthority, guard
 from federation.signer.authorities.interface import KeptAuthority
-from federation.signer.authorities.lane import Lane
-from federation.signer.authorities.probe import probe_once
+from federation.signer.authorities.trial import Trial, held_back, untried
 from federation.state.documents import AuthorityReport
 
-LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
 CLOSE_TIMEOUT: Final = 10.0
 LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
 
@@ -61,14 +57,14 @@ class AuthorityKeeper:
         self._clock: Clock = around.clock
         self._deadline = deadline
         self._lifetime = lifetime
-        self._hosts = hosts
+        self._proves, self._tries = Trial(around, hosts), Trial(around, hosts)
         self._on_change = on_change
         self._anchors: tuple[Certificate, ...] = ()
         self._share = 1.0
         self._on_trial = on_trial
         self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
         self._failed: FederationError | None = None
-        self._has_been_good = False
+        self._was_good: bool | None = None  # None until the authority in use was looked at
         self._was_usable = False
         self._retired = False
         self.settings = settings
@@ -77,7 +73,8 @@ class AuthorityKeeper:
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
         self._trial: FederationError | None = None
         self._leaving: list[KeptAuthority] = []
-        self._changed = asyncio.Event()
+        self._trying: KeptAuthority | None = None
+        self._changed = asyncio.Event(), asyncio.Event()  # for those that look after the two
         self.current = self._make(settings)
 
     @property
@@ -105,12 +102,12 @@ class AuthorityKeeper:
     def test(self) -> None:
         """It is on trial from now on."""
         self._on_trial = True
-        self._changed.set()
+        self._wake()
 
     def retire(self) -> None:
         """Close it once nothing is under way with it; :meth:`run` ends then."""
         self._retired = True
-        self._changed.set()
+        self._wake()
 
     def configure(self, settings: AuthoritySettings) -> None:
         """Use an authority of these settings as soon as it can sign."""
@@ -127,14 +124,14 @@ class AuthorityKeeper:
         except AuthorityMisconfigured as error:
             _logger.error("the new authority cannot be made: %s", error.diagnostics())  # noqa: TRY400
             self._refused = settings, error
-        self._changed.set()
+        self._wake()
 
     def trust(self, anchors: Iterable[Certificate]) -> None:
         """Judge by these anchors from now on."""
         self._anchors = tuple(anchors)
         for authority in self._both:
             authority.trust(self._anchors)
-        self._changed.set()
+        self._wake()
 
     def take_share(self, share: float) -> None:
         """Take this part of a quota that several signers share."""
@@ -145,44 +142,18 @@ class AuthorityKeeper:
 
     async def refresh(self) -> None:
         """Look at the authority in use and at its follower, and exchange them where the follower can sign."""
-        self._has_been_good |= self.current.can_sign
-        await self.current.refresh()
-        self._has_been_good |= self.current.can_sign
-        await self._close_those_that_left()
-        await self._prove()
+        await self._look()
         await self._try_next()
-        if self.usable != self._was_usable:
-            self._was_usable = self.usable
-            self._on_change()
-
-    async def _try_next(self) -> None:
-        """Have the follower take over where it signs as it should, or where nothing can be lost by it."""
-        if self._next is None:
-            return
-        settings, follower = self._next
-        await follower.refresh()
-        signs = False
-        if follower.can_sign:
-            self._trial = await self._try(follower)
-            signs = self._trial is None
-        if follower not in self._both:
-            return  # the configuration changed once more meanwhile
-        # One that was good once may be so again in a moment; of one that never was nothing is known but the report.
-        if signs or not (self._has_been_good or self.current.can_sign):
-            self._leaving.append(self.current)
-            self.settings, self.current, self._next = settings, follower, None
-            self._passed = (follower, follower.issuers) if signs else None
-            self._has_been_good = signs
-            _logger.info("the authority %s takes over", settings.authority.name)
-            self._on_change()
 
     async def run(self) -> None:
-        """Keep looking until cancelled or retired; closes every authority then."""
+        """Keep looking until cancelled or retired; closes every authority then.
+
+        Beside each other: a follower that hangs while it is tried must not delay a look at the one in use.
+        """
         try:
-            while not self._retired:
-                self._changed.clear()
-                await self.refresh()
-                await self._pause(min(authority.pause for authority in self._both))
+            async with asyncio.TaskGroup() as group:
+                for look, changed in zip((self._look, self._try_next), self._changed, strict=True):
+                    group.create_task(self._repeat(look, changed))
             await self._clock.sleep(self._deadline)  # whoever has chosen it before has asked it by then
             while any(_under_way(authority) for authority in (*self._both, *self._leaving)):
                 await self._clock.sleep(LEAVING)
@@ -190,6 +161,64 @@ class AuthorityKeeper:
             self._leaving += [*self._both]
             self._next = None
             await self._close_those_that_left(finally_=True)
+
+    async def _repeat(self, look: Callable[[], Awaitable[None]], changed: asyncio.Event) -> None:
+        """Look again and again, at once where something has changed meanwhile."""
+        while not self._retired:
+            changed.clear()
+            await look()
+            seconds = min(authority.pause for authority in self._both)
+            async with asyncio.TaskGroup() as group:
+                waits = [group.create_task(changed.wait()), group.create_task(self._clock.sleep(seconds))]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+
+    def _wake(self) -> None:
+        for changed in self._changed:
+            changed.set()
+
+    async def _look(self) -> None:
+        """Look at the authority in use, have it prove itself where it has to, and close those that left."""
+        looked_at = self.current
+        good = looked_at.can_sign
+        await looked_at.refresh()
+        if looked_at is self.current:
+            self._was_good = self._was_good or good or looked_at.can_sign
+        await self._close_those_that_left()
+        await self._prove()
+        self._tell()
+
+    async def _try_next(self) -> None:
+        """Have the follower take over where it signs as it should, or where nothing can be lost by it."""
+        if self._next is None:
+            return
+        settings, follower = self._next
+        self._trying = follower
+        try:
+            await follower.refresh()
+            trial = await self._tries.run(follower, self._anchors) if follower.can_sign else None
+            signs = follower.can_sign and trial is None
+        finally:
+            self._trying = None
+        if follower not in self._both:
+            return  # the configuration changed once more meanwhile
+        self._trial = trial
+        # One that was good once may be so again in a moment. One that never was loses nothing by another.
+        if signs or (self._was_good is False and not self.current.can_sign):
+            self._leaving.append(self.current)
+            self.settings, self.current, self._next = settings, follower, None
+            self._passed = (follower, follower.issuers) if signs else None
+            self._was_good = signs
+            _logger.info("the authority %s takes over", settings.authority.name)
+            self._was_usable = self.usable
+            self._on_change()
+            self._wake()
+
+    def _tell(self) -> None:
+        if self.usable != self._was_usable:
+            self._was_usable = self.usable
+            self._on_change()
 
     def describe(self) -> AuthorityReport:
         """The authority in use with its alarms, and why the one that is to follow does not."""
@@ -201,69 +230,39 @@ class AuthorityKeeper:
             last_violation=alarms.last_violation,
             last_violation_at=alarms.last_violation_at,
         )
-        if not self.proved and report.state != "unavailable":
-            failed = self._failed
-            report = msgspec.structs.replace(
-                report,
-                state="unavailable",
-                reason=failed.reason if failed is not None else "on_trial",
-                detail=f"on trial: {failed or 'it has not signed yet'}",
-                remedy=failed.remedy if failed is not None else "",
-            )
+        if not self.proved:
+            report = untried(report, self._failed)
         if self._next is not None:
-            waiting, trial = self._next[1].describe(), self._trial
-            name, why, remedy = waiting.name, waiting.detail, waiting.remedy
-            if trial is not None:
-                why, remedy = f"on trial: {trial}", trial.remedy
-        elif self._refused is not None:
+            waiting, failed = self._next[1].describe(), self._trial
+            if failed is not None:
+                return held_back(report, waiting.name, f"on trial: {failed}", failed.remedy)
+            return held_back(report, waiting.name, waiting.detail, waiting.remedy)
+        if self._refused is not None:
             settings, error = self._refused
-            name, why, remedy = settings.authority.name, error.what, error.remedy
-        else:
-            return report
-        return msgspec.structs.replace(
-            report,
-            state="degraded" if report.state == "ready" else report.state,
-            reason=report.reason or "cannot_take_over",
-            detail="; ".join(filter(None, (report.detail, f"{name} cannot take over: {why}"))),
-            remedy=remedy or report.remedy,
-        )
+            return held_back(report, settings.authority.name, error.what, error.remedy)
+        return report
 
     @property
     def _both(self) -> tuple[KeptAuthority, ...]:
         return (self.current,) if self._next is None else (self.current, self._next[1])
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep by the clock, or less where something has changed."""
-        async with asyncio.TaskGroup() as group:
-            waits = [group.create_task(self._changed.wait()), group.create_task(self._clock.sleep(seconds))]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-
     async def _prove(self) -> None:
-        """Have the authority in use sign where it is on trial; once for each intermediate."""
-        tried = self.current
-        if self.proved or not tried.can_sign:
-            return
-        issuers = tried.issuers
-        self._failed = await self._try(tried)
-        if self._failed is None:
-            self._passed = tried, issuers
-            _logger.info("the authority %s signs as it should", self.settings.authority.name)
-            self._on_change()
+        """Have the authority in use sign: on trial once for each intermediate, and where only a leaf tells its chain.
 
-    async def _try(self, authority: KeptAuthority) -> FederationError | None:
-        """What is wrong with what it signs; None where it signs as it should."""
-        try:
-            for profile in LeafProfile:
-                await probe_once(
-                    authority, profile, anchors=self._anchors, hosts=self._hosts(), around=self._around
-                )
-        except FederationError as error:
-            if str(error) not in {str(self._trial), str(self._failed)}:
-                _logger.warning("the new authority does not sign as it should: %s", error.diagnostics())
-            return error
-        return None
+        Orders name an intermediate, so that an authority with one that is not known would never be asked.
+        """
+        tried, issuers, proved = self.current, self.current.issuers, self.proved
+        if not tried.can_sign or (proved and issuers):
+            return
+        failed = await self._proves.run(tried, self._anchors)
+        if tried is not self.current:
+            return  # another one has taken over meanwhile
+        self._failed = failed
+        if failed is None:
+            self._passed = tried, issuers or tried.issuers
+            if not proved:
+                _logger.info("the authority %s signs as it should", self.settings.authority.name)
+                self._on_change()
 
     def _drop_next(self) -> None:
         self._trial = None
@@ -274,7 +273,7 @@ class AuthorityKeeper:
     async def _close_those_that_left(self, *, finally_: bool = False) -> None:
         leaving, self._leaving = self._leaving, []
         for authority in leaving:
-            if not finally_ and _under_way(authority):
+            if not finally_ and (authority is self._trying or _under_way(authority)):
                 self._leaving.append(authority)  # whoever began with it ends with it
                 continue
             try:
@@ -289,17 +288,14 @@ class AuthorityKeeper:
         config = settings.authority
         if not isinstance(config, RemoteAuthorityConfig):
             return inner
-        lane = Lane(
-            quota=config.quota,
-            max_in_flight=config.max_in_flight,
-            max_queued=config.max_queued,
-            patience=max(LEAST_PATIENCE, self._deadline - config.timeout),
+        guarded = guard(
+            inner,
+            config,
+            deadline=self._deadline,
+            lifetime=self._lifetime,
             clock=self._clock,
-            where=config.name,
-        )
-        circuit = Circuit(clock=self._clock, jitter=self._around.jitter, where=config.name)
-        guarded = GuardedAuthority(
-            inner, lane=lane, circuit=circuit, lifetime=self._lifetime, clock=self._clock
+            jitter=self._around.jitter,
+            on_open=self._wake,
         )
         guarded.take_share(self._share)
         return guarded

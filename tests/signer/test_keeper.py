@@ -1,0 +1,192 @@
+"""A keeper that runs, in virtual time, with back ends that fail as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from federation.core.config.authority_model import RemoteAuthorityConfig
+from federation.core.errors import (
+    AuthorityUnavailable,
+    AuthorityUncertain,
+    FederationError,
+)
+from federation.core.trust.rotation.effects import Orders
+from federation.signer.authorities import keeper as keeper_module
+from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
+from federation.signer.authorities.circuit import FAILURES, FIRST_PROBE
+from federation.signer.authorities.interface import Answer, KeptAuthority, LeafOrder, ServiceView
+from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.signer.authorities.service import ServiceAuthority
+from federation.signer.choosing import choose
+from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
+from tests.authorities.test_service import CA, issued
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+POLL = 30.0
+
+
+class Service:
+    """A service that issues rightly; it hangs, fails, and tells its chain beforehand as it is told."""
+
+    def __init__(self, *, tells: bool = True) -> None:
+        self.tells = tells
+        self.failing: FederationError | None = None
+        self.hanging: asyncio.Event | None = None
+        self.asked = 0
+        self.looked = 0
+
+    async def look(self) -> ServiceView:
+        self.looked += 1
+        return ServiceView((CA.certificate, CA.root)) if self.tells else ServiceView()
+
+    async def issue(self, wanted: LeafOrder) -> Answer:
+        self.asked += 1
+        if self.hanging is not None:
+            await self.hanging.wait()
+        if self.failing is not None:
+            raise self.failing
+        return Answer(issued(wanted).der, (CA.certificate,))
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class Kept:
+    """A keeper of such services, by their names."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **services: Service) -> None:
+        self.clock = VirtualClock(pki.NOW)
+        self.services = services
+        monkeypatch.setattr(keeper_module, "make_authority", self._make)
+        self.keeper = AuthorityKeeper(
+            settings_of(next(iter(services))),
+            Surroundings(TRUST_DOMAIN, self.clock, os.urandom, random.Random(1)),
+            deadline=10.0,
+            lifetime=lambda: 3600.0,
+            hosts=lambda: (SERVER_NAME,),
+            on_change=lambda: None,
+        )
+        self.keeper.trust([CA.root])
+
+    def _make(self, settings: AuthoritySettings, around: Surroundings) -> KeptAuthority:
+        return ServiceAuthority(
+            self.services[settings.authority.name],
+            name=settings.authority.name,
+            kind="test",
+            poll_seconds=POLL,
+            trust_domain=around.trust_domain,
+            clock=around.clock,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[AuthorityKeeper]:
+        task = asyncio.create_task(self.keeper.run())
+        try:
+            await self.until(lambda: self.keeper.usable)
+            yield self.keeper
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Let the loop and its threads run, and no time pass."""
+        async with asyncio.timeout(5):
+            while not true():
+                await self.clock.settle()
+                await asyncio.sleep(0.001)  # the keys of throw-away leaves are made in a thread
+
+    async def ask(self) -> None:
+        await self.keeper.current.issue(order(now=self.clock.now()))
+
+    async def seconds_until_served(self) -> float:
+        """How long callers that ask all the time are refused."""
+        began = self.clock.monotonic()
+        while True:
+            try:
+                await self.ask()
+            except FederationError:
+                await self.clock.advance(0.1)
+            else:
+                return self.clock.monotonic() - began
+
+
+def settings_of(name: str) -> AuthoritySettings:
+    return AuthoritySettings(RemoteAuthorityConfig(name=name))
+
+
+async def break_it(kept: Kept, service: Service) -> None:
+    """Open the circuit; the back end is well again at once."""
+    service.failing = AuthorityUncertain("cut off")
+    for _ in range(FAILURES):
+        with pytest.raises(AuthorityUncertain):
+            await kept.ask()
+    service.failing = None
+    with pytest.raises(AuthorityUnavailable, match="left alone"):
+        await kept.ask()
+
+
+async def test_a_circuit_that_opens_between_two_looks_is_probed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service()
+    kept = Kept(monkeypatch, first=service)
+    async with kept.running():
+        await kept.clock.advance(POLL / 10)  # the next regular look is far away
+        await break_it(kept, service)
+        assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
+
+
+async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, hanging = Service(), Service()
+    hanging.hanging = asyncio.Event()
+    kept = Kept(monkeypatch, first=service, second=hanging)
+    async with kept.running() as keeper:
+        keeper.configure(settings_of("second"))
+        await kept.until(lambda: hanging.asked > 0)
+        await break_it(kept, service)
+        assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
+        looked = service.looked
+        await kept.clock.advance(POLL + 1)
+        assert service.looked > looked
+        hanging.hanging.set()
+        await kept.until(lambda: keeper.settings.authority.name == "second")
+
+
+async def test_a_follower_that_is_given_up_while_it_hangs_is_closed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hanging = Service()
+    hanging.hanging = asyncio.Event()
+    kept = Kept(monkeypatch, first=Service(), second=hanging)
+    async with kept.running() as keeper:
+        keeper.configure(settings_of("second"))
+        await kept.until(lambda: hanging.asked > 0)
+        keeper.configure(settings_of("first"))
+        await kept.clock.advance(POLL + 1)
+        hanging.hanging.set()
+        await kept.until(lambda: hanging.asked == 2)  # the trial that was under way ends
+        await kept.clock.advance(POLL + 1)
+        assert keeper.settings.authority.name == "first"
+        assert keeper.describe().state == "ready"
+
+
+async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signer that starts in the middle of a rotation, with cert-manager."""
+    service = Service(tells=False)
+    kept = Kept(monkeypatch, first=service)
+    orders = Orders(rotation=1, state="PUBLISHING", issuer=CA.certificate.sha256, strict=True)
+    async with kept.running() as keeper:
+        await kept.until(lambda: bool(keeper.issuers))
+        assert choose(orders, "east", [keeper], (CA.root,)) is keeper
+        asked = service.asked
+        await kept.clock.advance(3 * POLL)
+        assert service.asked == asked, "once it is known, nothing is issued that nobody needs"

@@ -6,17 +6,13 @@ notification reports.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
-
 from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.pem import MAX_PEM_BYTES
 from federation.signer.authorities.interface import KeyPair
 from federation.signer.authorities.key_file import read_bounded, read_key_file
 from federation.signer.authorities.key_in_memory import pair_in_memory
-
-READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
+from federation.signer.authorities.reading import read_in_time
 
 
 class PairOfFiles:
@@ -29,15 +25,9 @@ class PairOfFiles:
 
     async def read(self) -> KeyPair:
         """What both files hold now."""
-        try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                self._read, pair = await asyncio.to_thread(self._read_files)
-        except TimeoutError:
-            raise AuthorityUnavailable(
-                f"reading its files took over {READ_TIMEOUT:g} s",
-                reason="files_hang",
-                remedy="check the volume that chain and key are on",
-            ) from None
+        config = self._config
+        files = f"{config.certificate_file} and {config.key_file}"
+        self._read, pair = await read_in_time(files, self._read_files)
         self._pair = pair
         return pair
 

@@ -6,7 +6,6 @@ is ever part of an error.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from federation.core.config.authority_model import CertificateRef, JwtRef, SecretRef
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.core.errors import AuthorityMisconfigured
 from federation.signer.authorities.key_file import read_bounded, read_key_file
+from federation.signer.authorities.reading import read_in_time
 
 MAX_SECRET_BYTES: Final = 64 * 1024
-READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +117,7 @@ async def _read(path: Path, *, private: bool) -> bytes:
         return read_key_file(path) if private else read_bounded(path, MAX_SECRET_BYTES)
 
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            data = await asyncio.to_thread(read)
-    except TimeoutError:
-        raise AuthorityUnavailable(
-            f"reading {path} took over {READ_TIMEOUT:g} s",
-            reason="files_hang",
-            remedy="check the volume that it is on",
-        ) from None
+        data = await read_in_time(str(path), read)
     except OSError as error:
         raise _missing(
             f"cannot read {path}: {error.strerror}",

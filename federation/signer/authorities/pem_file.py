@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from pathlib import Path
-from typing import Final
 
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
+from federation.core.errors import AuthorityMisconfigured, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
 from federation.signer.authorities.key_file import read_bounded
-
-READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
+from federation.signer.authorities.reading import read_in_time
 
 
 async def read_pem_file(path: Path) -> bytes:
@@ -20,14 +18,7 @@ async def read_pem_file(path: Path) -> bytes:
     Raises AuthorityMisconfigured (``file_unreadable``) or AuthorityUnavailable (``files_hang``).
     """
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            return await asyncio.to_thread(read_bounded, path, MAX_PEM_BYTES)
-    except TimeoutError:
-        raise AuthorityUnavailable(
-            f"reading {path} took over {READ_TIMEOUT:g} s",
-            reason="files_hang",
-            remedy="check the volume that it is on",
-        ) from None
+        return await read_in_time(str(path), partial(read_bounded, path, MAX_PEM_BYTES))
     except OSError as error:
         raise AuthorityMisconfigured(
             f"cannot read {path}: {error.strerror}",

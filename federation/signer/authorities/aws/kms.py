@@ -30,7 +30,6 @@ from federation.signer.authorities.interface import KeyPair
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.pem_file import parse_chain, read_pem_file
 
-READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
 KEY_SECONDS: Final = 300.0  # how often the public key is fetched although nothing has failed
 MOST_ATTEMPTS: Final = 2  # KMS documents its own failures as to be asked again; a signature may be made twice
 _RETRY: Final = 0.1  # seconds

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -29,11 +30,11 @@ from federation.signer.authorities.conjur.answers import (
 from federation.signer.authorities.https import HttpAnswer, Outward
 from federation.signer.authorities.key_file import read_bounded
 from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.reading import READ_TIMEOUT, read_in_time
 
 USED_LIFE: Final = 2 / 3
 """How much of an access token's life is used, so that it does not end on the way."""
 
-FILE_TIMEOUT: Final = 10.0  # seconds for CA or JWT; a volume that hangs must not hang the role
 _CONNECTIONS: Final = 4
 _BASE64: Final = {"Accept-Encoding": "base64"}
 
@@ -125,7 +126,7 @@ class Conjur:
 
         Bounded as a whole, so that nobody waits for the timeouts of others in a row.
         """
-        limit = self._config.timeout + FILE_TIMEOUT
+        limit = self._config.timeout + READ_TIMEOUT
         try:
             async with asyncio.timeout(limit), self._logging_in:
                 held = self._login
@@ -169,18 +170,13 @@ class Conjur:
             return
         file = self._config.ca_file
         try:
-            async with asyncio.timeout(FILE_TIMEOUT):
-                ca = await asyncio.to_thread(read_bounded, file, MAX_PEM_BYTES) if file is not None else None
-                if self._tls is None or ca != self._ca:
-                    self._tls = await asyncio.to_thread(client_context, authority=ca, where=str(file or ""))
-                    self._ca = ca
-        except TimeoutError:
-            raise AuthorityUnavailable(
-                f"reading {file} took over {FILE_TIMEOUT:g} s",
-                where=self._where,
-                reason="files_hang",
-                remedy="check the volume that it is on",
-            ) from None
+            ca = None
+            if file is not None:
+                ca = await read_in_time(str(file), partial(read_bounded, file, MAX_PEM_BYTES))
+            if self._tls is None or ca != self._ca:
+                context = partial(client_context, authority=ca, where=str(file or ""))
+                self._tls = await read_in_time(str(file or "the system's CAs"), context)
+                self._ca = ca
         except OSError as error:
             raise self._bad_ca(f"cannot read {file}: {error.strerror}") from None
         except InvalidValue as error:

@@ -1,0 +1,126 @@
+"""Files on a volume that hangs: told in time, by one thread for each, and read again once it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from federation.core.config.authority_model import JwtRef, LocalAuthorityConfig
+from federation.core.errors import AuthorityUnavailable
+from federation.signer.authorities import reading
+from federation.signer.authorities.key_file import read_bounded
+from federation.signer.authorities.local import PairOfFiles
+from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.pem_file import read_pem_file
+from federation.signer.authorities.reading import Reading
+from tests.signer.house import eventually
+
+
+class HangingFile:
+    """A named pipe: opening it hangs until somebody writes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "hangs"
+        os.mkfifo(self.path, 0o600)
+
+    def answer(self, content: bytes) -> None:
+        """Let whoever opens it have that."""
+        writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        os.write(writer, content)
+        os.close(writer)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[HangingFile]:
+    pipe = HangingFile(tmp_path)
+    yield pipe
+    with suppress(OSError):  # nobody waits for it any more
+        pipe.answer(b"")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = Reading(timeout=0.1)
+    monkeypatch.setattr(reading, "_reading_of_this_process", lambda: patient)
+
+
+def threads() -> int:
+    return sum(thread.name == "state-io" for thread in threading.enumerate())
+
+
+async def reason_of(read: object) -> str:
+    with pytest.raises(AuthorityUnavailable) as caught:
+        await read  # type: ignore[misc]
+    assert caught.value.remedy
+    return caught.value.reason
+
+
+async def test_a_file_that_hangs_is_told_by_every_reader_and_costs_one_thread(file: HangingFile) -> None:
+    before = threads()
+    assert await reason_of(read_pem_file(file.path)) == "files_hang"
+    for _ in range(5):
+        assert await reason_of(read_pem_file(file.path)) == "files_hang"
+        assert await reason_of(OwnCredentials().jwt(JwtRef("file", str(file.path)))) == "files_hang"
+    assert threads() == before + 1
+
+
+async def test_both_files_of_a_local_pair_are_one_read(file: HangingFile) -> None:
+    before = threads()
+    pair = PairOfFiles(LocalAuthorityConfig(name="local", certificate_file=file.path, key_file=file.path))
+    for _ in range(5):
+        assert await reason_of(pair.read()) == "files_hang"
+    assert threads() == before + 1
+
+
+async def test_it_is_read_again_once_it_answers(file: HangingFile) -> None:
+    before = threads()
+    assert await reason_of(read_pem_file(file.path)) == "files_hang"
+    file.answer(b"too late")
+    await eventually(lambda: threads() == before)
+    again, _ = await asyncio.gather(
+        read_pem_file(file.path), asyncio.to_thread(file.path.write_bytes, b"in time")
+    )
+    assert again == b"in time"
+
+
+async def test_who_gives_up_earlier_leaves_no_second_thread_behind(file: HangingFile) -> None:
+    own = Reading(timeout=20)
+    before = threads()
+    for _ in range(3):
+        with pytest.raises((TimeoutError, AuthorityUnavailable)):
+            async with asyncio.timeout(0.05):
+                await own.read(str(file.path), partial(read_bounded, file.path, 10))
+    assert threads() == before + 1
+
+
+def test_a_read_that_hangs_does_not_keep_the_process(file: HangingFile) -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from federation.core.errors import AuthorityUnavailable
+from federation.signer.authorities import pem_file, reading
+
+own = reading.Reading(timeout=0.1)
+reading._reading_of_this_process = lambda: own
+
+async def main():
+    try:
+        await pem_file.read_pem_file(Path({str(file.path)!r}))
+    except AuthorityUnavailable as error:
+        print(error.reason)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "files_hang\n"), done.stderr

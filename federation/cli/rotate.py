@@ -68,9 +68,14 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, status: FederationStatus) -> int:
+    from federation.status.text import printable
     from federation.status.text_rotation import rotation_text
 
     _print(args, status.rotation, rotation_text(status))
+    if status.rotation_problem:
+        if args.json:
+            print(f"federation rotate: NOT KNOWN: {printable(status.rotation_problem)}", file=sys.stderr)
+        return EXIT_REFUSED
     gate = status.rotation.gate if status.rotation is not None else None
     return 0 if gate is None or (gate.known and gate.open) else EXIT_REFUSED
 
@@ -108,12 +113,15 @@ def _emergency(args: argparse.Namespace) -> int:
     """Show what will fail, be sure, ask."""
     from datetime import timedelta
 
+    from federation.status.text import printable
     from federation.status.text_rotation import loss_lines
 
     status = _ask(args)
     if status is None:
         return EXIT_UNKNOWN
     rotation = status.rotation
+    if status.rotation_problem:
+        print(f"WHAT WILL FAIL IS NOT KNOWN: {printable(status.rotation_problem)}", file=sys.stderr)
     if rotation is not None and rotation.under_way:
         new = args.compromised in {rotation.new.intermediate, rotation.new.root}
         side = "new" if new and args.compromised != rotation.old.root else "old"

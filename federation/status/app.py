@@ -180,8 +180,10 @@ class _Api:
         return answer(request, msgspec.json.encode(Generations(generations=status.generations)))
 
     async def rotation(self, request: web.Request) -> web.StreamResponse:
-        """The whole record of the rotation; ``null`` where none ever was."""
+        """The whole record of the rotation; ``null`` where none ever was, 503 where that is not known."""
         scene, status = await self._source.scene()
+        if status.rotation_problem:
+            return problem(503, "Not known", status.rotation_problem)
         body = self._once(status, "rotation", lambda: msgspec.json.encode(rotation_view(scene, whole=True)))
         return answer(request, body)
 

@@ -29,10 +29,19 @@ def rotation_attention(scene: Scene) -> Iterator[Attention]:
             remedy="mend the document that is named, or what keeps the state store from answering",
         )
     view = rotation_view(scene)
+    yield from _successors(scene, view)
+    if scene.rotation_doubt:
+        yield Attention(
+            severity="critical",
+            code="rotation_unknown",
+            what=f"neither the rotation nor quarantines are known: {scene.rotation_doubt}",
+            where="rotation",
+            remedy="restore this document of the state store from a backup; publication and signing go on as they were",
+        )
+        return
     if view is not None and view.under_way:
         yield from _under_way(scene, view)
     yield from _quarantines(scene)
-    yield from _successors(scene, view)
     if scene.snapshot.book is not None or scene.config.trust.staged:
         yield from _pins(scene, scene.snapshot.book or RotationBook(), view)
 
@@ -152,7 +161,7 @@ def _successors(scene: Scene, rotation: RotationView | None) -> Iterator[Attenti
                 where=view.name,
                 remedy=view.remedy or "look in the signers' logs; no rotation to it begins meanwhile",
             )
-    at_rest = rotation is None or not rotation.under_way
+    at_rest = not scene.rotation_doubt and (rotation is None or not rotation.under_way)
     signing = [v for v in authority_views(scene) if v.use == "successor" and v.signs]
     if at_rest and signing:
         yield Attention(

@@ -13,6 +13,28 @@ from federation.status.model import FederationStatus
 
 def rotation_families(status: FederationStatus) -> list[Metric]:
     """Where the rotation stands, its gate, who is left out, and what can sign next."""
+    return [*_successors(status), *([] if status.rotation_problem else _recorded(status))]
+
+
+def _successors(status: FederationStatus) -> list[Metric]:
+    return [
+        gauge(
+            "federation_successor_ready",
+            "1 where every signer that has the authority to rotate to finds it ready.",
+            ("authority", "sha256"),
+            [((a.name, a.sha256), a.state == "ready") for a in status.authorities if a.use == "successor"],
+        ),
+        gauge(
+            "federation_signer_follows_orders",
+            "1 where the signer is heard of and works by the orders that are given now.",
+            ("replica",),
+            [((s.replica,), s.follows_orders and not s.stale) for s in status.signers],
+        ),
+    ]
+
+
+def _recorded(status: FederationStatus) -> list[Metric]:
+    """What the record tells."""
     rotation = status.rotation
     here = rotation.state if rotation else State.STABLE.value
     quarantined = {view.cluster for view in status.quarantined}
@@ -34,18 +56,6 @@ def rotation_families(status: FederationStatus) -> list[Metric]:
             "1 where the cluster is quarantined: nothing is issued there.",
             ("cluster",),
             [((c.name,), c.name in quarantined) for c in status.clusters],
-        ),
-        gauge(
-            "federation_successor_ready",
-            "1 where every signer that has the authority to rotate to finds it ready.",
-            ("authority", "sha256"),
-            [((a.name, a.sha256), a.state == "ready") for a in status.authorities if a.use == "successor"],
-        ),
-        gauge(
-            "federation_signer_follows_orders",
-            "1 where the signer is heard of and works by the orders that are given now.",
-            ("replica",),
-            [((s.replica,), s.follows_orders and not s.stale) for s in status.signers],
         ),
     ]
     gate = rotation.gate if rotation else None

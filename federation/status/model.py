@@ -301,7 +301,8 @@ class ProposalView(msgspec.Struct, frozen=True, kw_only=True):
 class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer: a verdict, what needs attention, and everything that both rest on.
 
-    ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells.
+    ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells. With a
+    ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
     ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle.
     """
 
@@ -319,6 +320,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     controllers: list[ControllerView]
     proposals: list[ProposalView]
     rotation: RotationView | None = None
+    rotation_problem: str = ""
     rotation_plan: PlanView | None = None
     orders: OrdersView | None = None
     quarantined: list[QuarantineView] = []

@@ -21,7 +21,7 @@ PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
     "/api/v1/bundle.pem": ("The bundle in force as PEM.", "application/x-pem-file"),
     "/api/v1/generations": ("The newest generations of trust.", model.Generations),
     "/api/v1/rotation": (
-        "The rotation under way or the last one, with all its evidence; null where none ever was.",
+        "The rotation under way or the last one with all evidence; null where none ever was, 503 where not known.",
         rotation_model.RotationView,
     ),
     "/api/v1/operations": ("The newest operations, as an audit.", rotation_model.Operations),

@@ -77,8 +77,8 @@ class SnapshotReader:
             generations=await self._read_generations(current, damaged),
             signers=await self._reports("signers/", SignerReport, damaged),
             controllers=await self._reports("controllers/", ControllerReport, damaged),
+            orders=await self._document("orders", Orders, damaged),  # before the record that it follows from
             book=await self._document("rotation", RotationBook, damaged),
-            orders=await self._document("orders", Orders, damaged),
             operations=await self._operations(damaged),
             damaged=damaged,
         )

@@ -45,7 +45,10 @@ _OF_ROOTS: Final = frozenset({State.PUBLISHING, State.UNPUBLISHING})
 
 
 def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
-    """The rotation under way or the last one, ``whole`` with all evidence of its history; None where none ever was."""
+    """The rotation under way or the last one, ``whole`` with all evidence of its history.
+
+    None where none ever was, and where that is not known (``scene.rotation_doubt``).
+    """
     rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
     if rotation is None:
         return None
@@ -79,6 +82,8 @@ def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
 
 def gate_doubt(scene: Scene) -> str:
     """Why nothing that is said of the gate can be relied on; empty where it can."""
+    if scene.rotation_doubt:
+        return scene.rotation_doubt
     if scene.leader is None:
         return scene.no_leader
     told = scene.leader.rotation

@@ -81,8 +81,22 @@ class Scene:
         )
 
     @property
+    def rotation_doubt(self) -> str:
+        """Why neither the rotation nor quarantines are known; empty where they are, and where none ever was."""
+        damaged = self.snapshot.damaged
+        if "rotation" in damaged:
+            return f"the record of rotations cannot be used: {damaged['rotation']}"
+        orders = self.snapshot.orders
+        ordered = "orders" in damaged or (orders is not None and orders != Orders())
+        if self.snapshot.book is None and ordered:
+            return (
+                "the record of rotations is not there, though signers were given orders that followed from it"
+            )
+        return ""
+
+    @property
     def quarantined(self) -> Mapping[str, Quarantine]:
-        """Clusters that a person took out, by name."""
+        """Clusters that a person took out, by name; none where that is not known."""
         return self.snapshot.book.quarantined if self.snapshot.book else {}
 
     def meant_for(self, name: str) -> Generation | None:

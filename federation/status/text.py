@@ -43,7 +43,9 @@ def status_text(status: FederationStatus) -> str:
     )
     lines += ["", *matrix_lines(status.matrix), ""]
     lines += bundle_lines(status.bundle, status.generated) if status.bundle else ["no generation is in force"]
-    if status.rotation is not None and status.rotation.under_way:
+    if status.rotation_problem:
+        lines += ["", printable(f"rotation and quarantines: NOT KNOWN: {status.rotation_problem}")]
+    elif status.rotation is not None and status.rotation.under_way:
         lines += ["", rotation_line(status.rotation)]
     lines += [""]
     lines += table(

@@ -26,11 +26,17 @@ MOST_MET: Final = 12
 MOST_UNMET: Final = 40
 MOST_HISTORY: Final = 8
 MOST_NAMES: Final = 12
+NOT_KNOWN: Final = (
+    "do: restore the document `rotation` of the state store from a backup; whether a rotation is under way, and which\n"
+    "clusters are quarantined, nobody can tell before"
+)
 
 
 def rotation_text(status: FederationStatus) -> str:
     """Where the rotation stands, what it waits for and until when, who is left out, and what has been."""
     rotation = status.rotation
+    if status.rotation_problem:
+        return f"NOT KNOWN: {printable(status.rotation_problem)}\n{NOT_KNOWN}"
     lines = _rotation(rotation, status.generated) if rotation else ["no rotation was ever started"]
     if status.quarantined:
         lines += ["", *_quarantines(status.quarantined)]
@@ -173,7 +179,8 @@ def plan_text(status: FederationStatus) -> str:
         rotation = status.rotation
         if rotation is not None and rotation.under_way:
             return f"rotation {rotation.number} is under way, in {rotation.state}: see `federation rotate status`"
-        return "what a start would do is not known: no controller that leads tells it"
+        why = status.rotation_problem or "no controller that leads tells it"
+        return printable(f"what a start would do is not known: {why}")
     lines = [f"a rotation of the {plan.kind}" if plan.kind else "a rotation", *_sides(plan.old, plan.new)]
     if plan.problem:
         lines += ["", f"it would be REFUSED: {printable(plan.problem)}"]

@@ -58,6 +58,7 @@ def compose(
         controllers=_controllers(scene),
         proposals=proposal_views(scene),
         rotation=rotation_view(scene),
+        rotation_problem=scene.rotation_doubt,
         rotation_plan=plan_view(scene),
         orders=orders_view(snapshot.orders),
         quarantined=quarantine_views(scene),

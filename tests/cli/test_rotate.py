@@ -24,6 +24,7 @@ from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.world import World as TrustWorld
 from federation.runtime.clock import SystemClock
 from federation.state.documents import Operation
+from federation.state.files import FileStore
 from federation.status.app import create_app
 from federation.status.rotation_model import OperationView, PlanView, RotationView
 from federation.status.server import serve
@@ -82,6 +83,22 @@ async def test_status_at_rest_exits_0(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "no rotation was ever started" in capsys.readouterr().out
         assert await run("status", "--json") == 0
     assert capsys.readouterr().out == "null\n"
+
+
+async def test_a_record_that_cannot_be_read_is_not_known_and_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with hub(world(), tmp_path) as (run, _):
+        await FileStore(tmp_path / "state", SystemClock()).write("rotation", b"{")
+        assert await run("status") == 1
+        assert capsys.readouterr().out.startswith("NOT KNOWN: the record of rotations cannot be used: ")
+        assert await run("status", "--json") == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err[:29]) == ("null\n", "federation rotate: NOT KNOWN:")
+        assert await run("plan") == 1
+        assert "not known: the record of rotations" in capsys.readouterr().out
+        assert await run("emergency", "--compromised", ROOT, "--yes") == 0
+        assert "WHAT WILL FAIL IS NOT KNOWN" in capsys.readouterr().err
 
 
 async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_waits(

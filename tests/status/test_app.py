@@ -200,6 +200,7 @@ async def test_a_damaged_document_is_told_and_nothing_crashes(start: Start, key:
         assert (status, body["verdict"]) == (200, "failing")
         assert key in [item["where"] for item in body["attention"] if item["code"] == "state_damaged"]
         assert (await hub.get("/metrics"))[0] == 200
+        assert (await hub.get("/api/v1/rotation"))[0] == (503 if key in {"rotation", "orders"} else 200)
 
 
 async def test_a_truncated_file_is_told(start: Start, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
 from federation.status.scene import Scene
+from federation.status.text import status_text
+from federation.status.text_rotation import rotation_text
 from federation.status.view import compose
 from tests.status.rotations import (
     LOSSES,
@@ -488,6 +490,37 @@ def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> 
     assert signer.successor is not None
     world.edit_signer("signer-0", successor=replace(signer.successor, proposals=[found]))
     assert [(p.sha256, p.pem) for p in seen(world).proposals] == [("f" * 64, "PEM")]
+
+
+NOT_TOLD: dict[str, dict[str, object]] = {
+    "damaged": {"book": None, "damaged": {"rotation": "it is cut short"}},
+    "gone, with orders": {"book": None},
+    "gone, with orders that are damaged": {
+        "book": None,
+        "orders": None,
+        "damaged": {"orders": "it is cut short"},
+    },
+}
+
+
+@pytest.mark.parametrize("how", NOT_TOLD)
+def test_a_record_that_cannot_be_read_is_not_that_there_never_was_a_rotation(how: str) -> None:
+    world = staged(world_in(State.ACTIVE))
+    quarantine(world, "north")
+    snapshot = with_changes(world.snapshot(), **NOT_TOLD[how])
+    status = compose(snapshot, world.config, NOW)
+    assert (status.rotation, status.rotation_plan, status.quarantined) == (None, None, [])
+    assert status.rotation_problem
+    assert status.verdict == "failing"
+    assert told(status, "rotation_unknown").severity == "critical"
+    assert not codes(status) & {"successor_signs", "pin_staged", "pin_admitted", "quarantined"}
+    assert "NOT KNOWN" in rotation_text(status)
+    assert "never" not in rotation_text(status)
+    assert "NOT KNOWN" in status_text(status)
+    families = {f.name for f in text_string_to_metric_families(hub_metrics(status, snapshot, T).decode())}
+    assert not families & {"federation_rotation_state", "federation_cluster_quarantined"}
+    assert "federation_rotation_gate_open" not in families
+    assert "federation_signer_follows_orders" in families
 
 
 def metrics(world: World) -> str:

@@ -8,14 +8,14 @@ const MOST = 60;
 const ABORTABLE = ["STAGED", "PUBLISHING", "SOAKED", "CANARY", "ACTIVE"];
 
 export function shownAtAll(status, operations) {
-  return Boolean(status.rotation || status.rotation_plan?.new || status.quarantined.length || operations?.operations.length);
+  return Boolean(status.rotation || status.rotation_problem || status.rotation_plan?.new || status.quarantined.length || operations?.operations.length);
 }
 
 export function rotation(status, operations, now, ask) {
   const { rotation: r, quarantined } = status;
   const may = Boolean(operations?.accepted);
   return [
-    r ? heading(r, now) : el("p", { class: "calm" }, "No rotation was ever started."),
+    status.rotation_problem ? el("p", { class: "note bad" }, el("b", {}, "Not known: "), `${status.rotation_problem}. Neither the rotation nor quarantines can be told before that is mended.`) : r ? heading(r, now) : el("p", { class: "calm" }, "No rotation was ever started."),
     r ? steps(r) : "",
     r?.paused ? el("p", { class: "note warn" }, el("b", {}, "It does not go on by itself: "), r.paused) : "",
     r?.deadline ? el("p", { class: "note bad" }, el("b", {}, "Emergency: "), `the compromised side is left by ${at(r.deadline)}`, r.ttl_cap ? `; certificates live ${duration(r.ttl_cap)} at most` : "", ".") : "",

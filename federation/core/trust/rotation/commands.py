@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from federation.core.trust.rotation.consumers import met, unmet
 from federation.core.trust.rotation.gates import trusts
 from federation.core.trust.rotation.record import (
     ABORTABLE,
@@ -21,6 +20,7 @@ from federation.core.trust.rotation.record import (
     State,
     Transition,
 )
+from federation.core.trust.rotation.sides import left_for_good, require_able
 from federation.core.trust.rotation.steps import OperationRefused, Step, enter
 from federation.core.trust.rotation.world import World
 
@@ -60,6 +60,16 @@ def propose(
         raise OperationRefused(
             "the new root was retired by an earlier rotation",
             remedy="make a new root with a key of its own; an old one does not come back",
+        )
+    if left_for_good(book, new):
+        raise OperationRefused(
+            "an emergency was declared against the new authority: it is compromised",
+            remedy="make another one with a key of its own; what was compromised does not come back",
+        )
+    if left_for_good(book, old):
+        raise OperationRefused(
+            "the authority to leave was left in an emergency already",
+            remedy="configure the authority that signs at present as [signer.authority]",
         )
     unknown = sorted(({*canary} | {n for wave in waves for n in wave}) - world.clusters.keys())
     if unknown:
@@ -109,6 +119,11 @@ def abort(
             f"a rotation in {rotation.state.value} cannot be aborted",
             remedy="in UNPUBLISHING restore the old root first; otherwise let it end and rotate back",
         )
+    if left_for_good(book, rotation.old):
+        raise OperationRefused(
+            "an emergency was declared against the old side: it does not sign again",
+            remedy="let the rotation end; then rotate to a third authority",
+        )
     if rotation.state is State.STAGED:
         return enter(book, State.STABLE, Step(author, world.now, reason))
     evidence: tuple[Condition, ...] = ()
@@ -121,26 +136,8 @@ def abort(
             )
         evidence = verdict.conditions
     if rotation.state in {State.CANARY, State.ACTIVE}:
-        able = _able(rotation.old, "old", world)
-        if not_able := next((condition for condition in able if not condition.met), None):
-            raise OperationRefused(
-                f"nothing would be issued any more where the old authority is to sign again: {not_able.detail}",
-                remedy="mend the old authority there, or end that signer; else let the rotation go on",
-            )
-        evidence = (*evidence, *able)
+        evidence = (*evidence, *require_able(rotation.old, "old", world))
     return enter(book, State.ABORTING, Step(author, world.now, reason, evidence), wave=0)
-
-
-def _able(side: Side, which: str, world: World) -> list[Condition]:
-    """For each signer that is heard of, whether it can sign with that side; an order that it cannot stops it."""
-    if not world.signers:
-        return [unmet("signers", "no signer is heard of")]
-    return [
-        met("signers", f"{replica} is ready to sign with the {which} intermediate")
-        if side.intermediate in facts.ready_with
-        else unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")
-        for replica, facts in sorted(world.signers.items())
-    ]
 
 
 def restore(book: RotationBook, world: World, *, author: str, reason: str) -> RotationBook:
@@ -175,61 +172,3 @@ def release(book: RotationBook, cluster: str) -> RotationBook:
             f"{cluster[:80]!r} is not quarantined", remedy="see `federation rotate status`"
         )
     return replace(book, quarantined=book.quarantined | {cluster: replace(held, returning=True)})
-
-
-def emergency(
-    book: RotationBook,
-    world: World,
-    *,
-    compromised: str,
-    deadline: float,
-    ttl_cap: float,
-    author: str,
-    reason: str,
-) -> RotationBook:
-    """The old or the new side of a rotation is compromised: leave it by the deadline, whatever still needs it.
-
-    ``compromised`` is the fingerprint (SHA-256) of its root or intermediate, in full: the operator's
-    confirmation. What will fail is :func:`federation.core.trust.rotation.losses.losses`. Raises
-    OperationRefused.
-    """
-    rotation = book.under_way
-    if rotation is None:
-        raise OperationRefused(
-            "no rotation is under way to leave it by",
-            remedy="start one to a new authority (federation rotate start), then declare the emergency",
-        )
-    if compromised == rotation.old.root == rotation.new.root:
-        raise OperationRefused(
-            "both sides are under that root: another intermediate does not leave it",
-            remedy="abort this rotation and start one to an authority under another root",
-        )
-    changes: dict[str, object] = {"deadline": deadline, "ttl_cap": ttl_cap, "automatic": True}
-    if compromised in {rotation.old.root, rotation.old.intermediate}:
-        if rotation.state is State.UNPUBLISHING:
-            raise OperationRefused("its root is being removed already", remedy="let the rotation end")
-        if rotation.state is State.STAGED and world.validated:  # later on its gate has seen to that
-            raise OperationRefused(
-                f"the new authority is not good: {world.validated}", remedy="give it another one first"
-            )
-        able = _able(rotation.new, "new", world)
-        if not_able := next((condition for condition in able if not condition.met), None):
-            raise OperationRefused(
-                f"nothing would be issued any more where the new authority is to sign at once: {not_able.detail}",
-                remedy="give it [signer.successor] as it was when the rotation began, or end that signer",
-            )
-        step = Step(author, world.now, reason, able)
-        entered = enter(book, State.EMERGENCY, step, **changes)
-        return replace(entered, admitted=sorted({*book.admitted, rotation.new.root}))
-    if compromised in {rotation.new.root, rotation.new.intermediate}:
-        if rotation.state not in ABORTABLE:
-            raise OperationRefused(
-                f"in {rotation.state.value} every leaf may be of the compromised side",
-                remedy="restore the old root if it is being removed, or let this end and rotate once more",
-            )
-        state = State.STABLE if rotation.state is State.STAGED else State.ABORTING
-        return enter(book, state, Step(author, world.now, reason), wave=0, **changes)
-    raise OperationRefused(
-        "that fingerprint is of neither side of the rotation",
-        remedy="give the whole SHA-256 of the compromised root or intermediate",
-    )

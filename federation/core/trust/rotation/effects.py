@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from federation.core.trust.rotation.gates import waits_for_its_wave
+from federation.core.trust.rotation.conditions import waits_for_its_wave
 from federation.core.trust.rotation.record import SIGNS_WITH_NEW, RotationBook, State
 
 
@@ -12,8 +12,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What signers are to do, by the record: persisted for them under ``orders``.
 
     ``issuer`` is the intermediate (SHA-256) to sign with, empty where no rotation says; ``clusters`` are
-    exceptions from it. ``strict`` forbids any other one: a signer that lacks it issues nothing. ``stopped``
-    are clusters that get nothing, with the reason. ``ttl_cap`` is in seconds, 0 for none.
+    exceptions from it. ``strict`` forbids any other one: a signer that lacks it issues nothing. ``forbidden``
+    are roots and intermediates (SHA-256) that are never signed under, whatever else may be. ``stopped`` are
+    clusters that get nothing, with the reason. ``ttl_cap`` is in seconds, 0 for none.
     """
 
     rotation: int = 0
@@ -21,6 +22,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str = ""
     clusters: dict[str, str] = {}
     strict: bool = False
+    forbidden: list[str] = []
     stopped: dict[str, str] = {}
     ttl_cap: float = 0.0
 
@@ -34,7 +36,7 @@ def orders_of(book: RotationBook) -> Orders:
     rotation = book.rotation
     stopped = {name: quarantine.reason for name, quarantine in sorted(book.quarantined.items())}
     if rotation is None:
-        return Orders(stopped=stopped)
+        return Orders(forbidden=book.compromised, stopped=stopped)
     new = rotation.new.intermediate
     return Orders(
         rotation=rotation.number,
@@ -42,6 +44,7 @@ def orders_of(book: RotationBook) -> Orders:
         issuer=new if rotation.state in SIGNS_WITH_NEW else rotation.old.intermediate,
         clusters=dict.fromkeys(rotation.canary, new) if rotation.state is State.CANARY else {},
         strict=book.under_way is not None,
+        forbidden=book.compromised,
         stopped=stopped,
         ttl_cap=rotation.ttl_cap if book.under_way is not None else 0.0,
     )
@@ -64,6 +67,8 @@ def published(book: RotationBook, pins: frozenset[str], staged: frozenset[str]) 
             return roots
         case State.ABORTING if rotation.wave:
             return roots
+        case State.ABORTING:  # the new root stays for now where it is; from STAGED it was never brought
+            return roots | (frozenset({rotation.old.root}) & pins)
         case _:
             return roots | (frozenset({rotation.old.root, rotation.new.root}) & pins)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from federation.core.trust.rotation.commands import abort, emergency, propose, quarantine, release, restore
+from federation.core.trust.rotation.commands import abort, propose, quarantine, release, restore
+from federation.core.trust.rotation.emergencies import emergency
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
 from federation.core.trust.rotation.steps import MOST_TEXT, OperationRefused, Step, enter
@@ -61,7 +62,7 @@ def advance(
 
 
 def _overdue(rotation: Rotation, world: World) -> bool:
-    """An emergency stops waiting for what still needs the compromised side; never for what is not observed."""
+    """Whether an emergency leaves its side now, whatever the gate says; its removal then waits to be observed."""
     removes = rotation.state is State.EMERGENCY or (rotation.state is State.ABORTING and not rotation.wave)
     return removes and bool(rotation.deadline) and world.now >= rotation.deadline
 
@@ -78,7 +79,12 @@ def _step(
     if after is State.RETIRED and rotation.changes_root:
         return replace(entered, retired=sorted({*book.retired, rotation.old.root}))
     if after is State.ABORTING:
-        return replace(entered, admitted=[root for root in book.admitted if root != rotation.new.root])
+        gone = {rotation.new.root}
+        return replace(
+            entered,
+            admitted=sorted({*book.admitted} - gone),
+            retired=sorted({*book.retired, *(gone & {*book.compromised})}),
+        )
     return entered
 
 
@@ -100,11 +106,13 @@ def _next(book: RotationBook, rotation: Rotation, verdict: Verdict) -> tuple[Sta
             return (State.UNPUBLISHING if changes_root else State.RETIRED), why
         case State.UNPUBLISHING if rotation.wave < len(rotation.waves):
             return State.UNPUBLISHING, "the wave before was observed"
-        case State.ABORTING if changes_root and rotation.wave == 0:
-            why = "no leaf alive needs the new root" if verdict.open else "the deadline has passed"
-            return State.ABORTING, f"{why}: it is removed"
+        case State.ABORTING if rotation.wave == 0:
+            why = "no leaf alive needs the new side" if verdict.open else "the deadline has passed"
+            stays = "" if rotation.new.root in book.compromised else ", unless it is pinned without staged"
+            removed = f"{why}: its root is removed{stays}"
+            return (State.ABORTING, removed) if changes_root else (State.STABLE, why)
         case State.ABORTING:
-            return State.STABLE, "the new side is gone everywhere"
+            return State.STABLE, "every cluster was read back to hold what is meant for it after the abort"
         case _:
             return State.RETIRED, "the old root was read back to be gone everywhere"
 

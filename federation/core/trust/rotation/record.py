@@ -107,13 +107,15 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     """What is persisted under ``rotation``: the rotation under way or the last one, and the quarantines.
 
     ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
-    are roots that are pinned as staged and that a rotation has published.
+    are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
+    intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
     """
 
     rotation: Rotation | None = None
     quarantined: dict[str, Quarantine] = {}
     retired: list[str] = []
     admitted: list[str] = []
+    compromised: list[str] = []
 
     @property
     def under_way(self) -> Rotation | None:

@@ -29,6 +29,7 @@ def names(roots: frozenset[str]) -> str:
         (State.UNPUBLISHING, 0, True, "bw"),
         (State.EMERGENCY, 0, True, "abw"),
         (State.ABORTING, 0, True, "abw"),
+        (State.ABORTING, 0, False, "aw"),
         (State.ABORTING, 1, False, "aw"),
         (State.STABLE, 1, False, "aw"),
     ],
@@ -74,6 +75,7 @@ def test_without_a_rotation_only_quarantines_are_ordered() -> None:
     orders = orders_of(held)
     assert (orders.issuer_for("one"), orders.strict, orders.stopped) == ("", False, {"two": "lost"})
     assert published(held, PINS, STAGED) == PINS - STAGED
+    assert orders_of(replace(held, compromised=[ISSUER["a1"]])).forbidden == [ISSUER["a1"]]
     assert kept_behind(held) == frozenset()
 
 

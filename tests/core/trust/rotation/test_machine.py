@@ -298,6 +298,71 @@ def test_an_emergency_of_the_new_side_goes_back() -> None:
     assert declared(staged, ROOT["b"]).under_way is None
 
 
+@pytest.mark.parametrize("state", [State.STAGED, State.ACTIVE])
+@pytest.mark.parametrize("staged", ["bc", "c"], ids=["staged", "published before"])
+def test_a_compromised_new_root_leaves_the_bundle_however_it_is_pinned(state: State, staged: str) -> None:
+    sim = scenes.manual(until(started(Simulation(clusters=2, staged=staged)), state))
+    sim.store.book = declared(sim, ROOT["b"])
+    published_before = state is State.ACTIVE or staged == "c"
+    assert sim.state is (State.ABORTING if published_before else State.STABLE)
+    until(sim, State.STABLE)
+    operators.rounds(sim, 2)
+    assert ROOT["b"] not in sim.store.generations[sim.store.in_force]
+    assert ROOT["b"] in sim.book.retired
+    assert ROOT["b"] not in sim.book.admitted
+
+
+def test_an_abort_leaves_a_root_that_was_published_before_and_says_so() -> None:
+    sim = until(started(Simulation(clusters=2, staged="c")), State.ACTIVE)
+    sim.store.book = aborted(sim)
+    until(sim, State.STABLE)
+    assert ROOT["b"] in sim.store.generations[sim.store.in_force]
+    removal, end = rotation(sim).history[-2:]
+    assert removal.reason.endswith("unless it is pinned without staged")
+    assert "gone" not in end.reason
+
+
+def test_an_intermediate_that_is_left_by_a_deadline_says_so() -> None:
+    sim = at(State.ACTIVE, "a2")
+    operators.rounds(sim, 2)
+    sim.store.book = declared(sim, ISSUER["a2"], within=0.0)
+    sim.tick()
+    assert (sim.state, rotation(sim).history[-1].reason) == (State.STABLE, "the deadline has passed")
+
+
+def test_what_was_compromised_is_forbidden_for_good() -> None:
+    sim = at(State.ACTIVE, "a2")
+    sim.store.book = declared(sim, ISSUER["a1"])
+    assert orders_of(sim.book).forbidden == [ISSUER["a1"]]
+    until(sim, State.RETIRED)
+    orders = orders_of(sim.book)
+    assert (orders.issuer, orders.strict, orders.forbidden) == (ISSUER["a2"], False, [ISSUER["a1"]])
+    refused(proposal(sim, old="a2", new="a1"), "it is compromised")
+    refused(proposal(sim, old="a1", new="c1"), "left in an emergency")
+    sim.store.book = proposal(sim, old="a2", new="b1")()
+    assert orders_of(sim.book).forbidden == [ISSUER["a1"]]
+
+
+@pytest.mark.parametrize("first", [ROOT["a"], ISSUER["a1"]])
+def test_a_compromised_old_side_never_signs_again(first: str) -> None:
+    sim = at(State.ACTIVE)
+    sim.store.book = declared(sim, first, within=0.0)
+    refused(lambda: declared(sim, ROOT["b"]), "no way back")
+    sim.tick()
+    sim.store.book = restored(sim)
+    assert sim.state is State.ACTIVE
+    refused(lambda: aborted(sim), "does not sign again")
+    refused(lambda: declared(sim, ISSUER["b1"]), "no way back")
+    assert orders_of(sim.book).forbidden == sorted({first, ISSUER["a1"]})
+
+
+def test_a_compromised_new_side_never_signs_again() -> None:
+    sim = scenes.manual(at(State.ACTIVE))
+    sim.store.book = declared(sim, ISSUER["b1"])
+    refused(lambda: declared(sim, ROOT["a"]), "against the new side before")
+    refused(lambda: declared(sim, ROOT["b"]), "aborted already")
+
+
 def test_what_is_no_emergency() -> None:
     refused(lambda: declared(Simulation(), ROOT["a"]), "no rotation is under way")
     sim = started(Simulation())

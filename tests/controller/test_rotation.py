@@ -18,9 +18,8 @@ import pytest
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
 from federation.controller.rotation.candidate import problem_of
 from federation.controller.rotation.commands import waves_of
-from federation.controller.rotation.observed import Observer
 from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation
-from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.horizons import Delivered, step_for
@@ -87,17 +86,6 @@ async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) ->
     assert await books.takeovers(["east"], 100.0) == {"east": 100.0}
     assert await books.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
     assert await books.takeovers([], 300.0) == {"east": 100.0, "west": 200.0}, "nobody is forgotten"
-
-
-async def test_horizons_of_signers_that_are_gone_count(tmp_path: Path) -> None:
-    store = FileStore(tmp_path, VirtualClock())
-    for replica, until in (("here", 10.0), ("gone", 20.0)):
-        rows = [HorizonRow(cluster="east", issuer="1", generation=1, until=until)]
-        await store.write(f"horizons/{replica}", encode(HorizonTable(replica=replica, rows=rows)))
-    assert await Observer(store).horizons() == {Delivered("east", "1", 1): 20.0}
-    await store.write("horizons/damaged", b"garbage")
-    with pytest.raises(StateUnavailable):
-        await Observer(store).horizons()
 
 
 async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Path) -> None:

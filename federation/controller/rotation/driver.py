@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from federation.controller.rotation.books import Books
 from federation.controller.rotation.candidate import problem_of, side_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
 from federation.controller.rotation.observed import (
-    Observer,
     Proved,
     joined,
     own_anchors,
@@ -27,6 +28,7 @@ from federation.controller.rotation.observed import (
     with_unknown,
     world_of,
 )
+from federation.controller.rotation.observer import Observer, worst_of
 from federation.controller.rotation.operations import OperationQueue
 from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
@@ -139,7 +141,8 @@ class RotationDriver:
             if changed:
                 await self.books.give_orders()
                 await enact()
-            self.report = told(self.books.book, world, self._commands, config, self.dropping)
+            report = told(self.books.book, world, self._commands, config, self.dropping)
+            self.report = msgspec.structs.replace(report, problem=self._observer.problem)
         except StateConflict as error:
             self._loaded = False
             _log.info("another controller wrote first: %s", error)
@@ -153,11 +156,11 @@ class RotationDriver:
 
     async def _observe(self, config: HubConfig, seen: Seen) -> World:
         now = self.clock.now()
-        signers = await self._observer.signers(now.timestamp())
+        signers = await self._observer.signers(now.timestamp(), skew=config.controller.rotation.skew)
         arrivals = await self.books.arrive(
             seen.clusters, now.timestamp(), joined=joined(seen.clusters), own=own_of(config, seen.clusters)
         )
-        horizons = await self._observer.horizons()
+        horizons = await self._observer.horizons(worst_of(config, now.timestamp()))
         numbers = {delivered.generation for delivered in horizons}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))

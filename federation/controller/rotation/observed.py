@@ -6,30 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from federation.controller.generations import GENERATIONS, bundle_of
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.books import Arrivals
+from federation.controller.rotation.observer import UnreadableReport
 from federation.core.config.model import HubConfig
-from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from federation.core.trust.horizons import Delivered, merged
+from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.rotation.own_anchors import OwnAnchor
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
-from federation.state.documents import (
-    AuthorityReport,
-    Generation,
-    HorizonTable,
-    Matrix,
-    SignerReport,
-    decode,
-)
-from federation.state.store import StateStore
+from federation.state.documents import AuthorityReport, Matrix, SignerReport
 
-HORIZONS: Final = "horizons/"
-SIGNERS: Final = "signers/"
-MISSED: Final = 3  # heartbeats after which a signer counts as gone
+MOST_TEXT: Final = 500  # characters of what a signer says of itself
 SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goes on issuing has just issued
 
 
@@ -57,58 +47,16 @@ class Proved:
         return found
 
 
-class Observer:
-    """Reads what signers and earlier leaders have persisted. Raises StateUnavailable: nothing is guessed."""
-
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
-        self._anchors: dict[int, frozenset[str]] = {}
-
-    async def signers(self, now: float) -> dict[str, SignerReport]:
-        """Those that are heard of."""
-        found: dict[str, SignerReport] = {}
-        for key in await self._store.keys(SIGNERS):
-            stored = await self._store.read(key)
-            if stored is None:
-                continue
-            report = decode(stored.data, SignerReport, key=key)
-            if now - report.updated <= MISSED * report.heartbeat:
-                found[report.replica] = report
-        return found
-
-    async def horizons(self) -> dict[Delivered, float]:
-        """How far the leaves of every signer reach, of those that are gone as well."""
-        tables = []
-        for key in await self._store.keys(HORIZONS):
-            stored = await self._store.read(key)
-            if stored is not None:
-                rows = decode(stored.data, HorizonTable, key=key).rows
-                tables.append({Delivered(r.cluster, r.issuer, r.generation): r.until for r in rows})
-        return merged(tables)
-
-    async def generations(self, numbers: frozenset[int]) -> dict[int, frozenset[str]]:
-        """The anchors of each; one that cannot be read is left out, which counts as holding none."""
-        for number in sorted(numbers - self._anchors.keys()):
-            anchors = await self._generation(number)
-            if anchors is not None:
-                self._anchors[number] = anchors  # a generation never changes once written
-        self._anchors = {number: held for number, held in self._anchors.items() if number in numbers}
-        return dict(self._anchors)
-
-    async def _generation(self, number: int) -> frozenset[str] | None:
-        key = f"{GENERATIONS}{number:012d}"
-        stored = await self._store.read(key)
-        if stored is None:
-            return None
-        try:
-            bundle = bundle_of(decode(stored.data, Generation, key=key))
-        except (InvalidValue, StateUnavailable):
-            return None
-        return frozenset(anchor.sha256 for anchor in bundle.certificates)
-
-
 def signer_facts(report: SignerReport) -> SignerFacts:
-    """What a signer's report says to the gates."""
+    """What a signer's report says to the gates.
+
+    One that cannot be read is ready with something that nobody knows: no gate that wants it ready with what is
+    new opens, and none that wants nothing in use of what is to be dropped.
+    """
+    if isinstance(report, UnreadableReport):
+        return SignerFacts(
+            ready_with=frozenset({UNKNOWN_ISSUER}), generation=0, detail=report.why[:MOST_TEXT]
+        )
     both = [authority for authority in (report.authority, report.successor) if authority is not None]
     successor = report.successor
     return SignerFacts(
@@ -116,7 +64,7 @@ def signer_facts(report: SignerReport) -> SignerFacts:
         generation=report.generation,
         rotation=report.rotation,
         state=report.orders,
-        detail=successor.detail if successor is not None else "it has no [signer.successor]",
+        detail=successor.detail[:MOST_TEXT] if successor is not None else "it has no [signer.successor]",
     )
 
 
@@ -231,6 +179,7 @@ def world_of(
 
 
 def _capacity(signers: Mapping[str, SignerReport], rate: float) -> Capacity:
-    """What all signers issue now has to fit into the successor's quota."""
-    quotas = [report.successor.quota for report in signers.values() if report.successor is not None]
+    """What all signers issue now has to fit into the successor's quota, whichever of them know it."""
+    successors = (report.successor for report in signers.values())
+    quotas = [successor.quota for successor in successors if successor is not None and successor.quota > 0]
     return Capacity(rate=rate, quota=min(quotas, default=0.0))

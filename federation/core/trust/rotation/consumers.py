@@ -111,5 +111,8 @@ def shas(roots: Iterable[str]) -> str:
 
 
 def time_of(seconds: float) -> str:
-    """An instant as a person reads it."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    """An instant as a person reads it, whatever the number is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "a time that no calendar holds"

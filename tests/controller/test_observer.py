@@ -1,0 +1,255 @@
+"""What is read for the gates: signers that are gone count, and what cannot be used counts as the worst."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from federation.controller.rotation.driver import RotationDriver, Seen
+from federation.controller.rotation.observed import Proved, signer_facts
+from federation.controller.rotation.observer import Observer, worst_of
+from federation.controller.rotation.operations import OperationDesk
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.errors import StateUnavailable
+from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.rotation.consumers import time_of
+from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
+from federation.core.trust.rotation.world import ClusterFacts
+from federation.state.documents import (
+    Current,
+    HorizonRow,
+    HorizonTable,
+    Matrix,
+    SignerReport,
+    encode,
+)
+from federation.state.files import FileStore
+from federation.state.store import Stored
+from tests.support.clock import VirtualClock
+
+CONFIG = """
+trust_domain = "mesh.example"
+[[trust.anchors]]
+file = "root.pem"
+sha256 = "{sha}"
+[door]
+server_names = ["hub.example"]
+[signer.authority]
+name = "test"
+certificate_file = "chain.pem"
+key_file = "key.pem"
+[state]
+directory = "state"
+[controller.rotation]
+skew = 30
+[[clusters]]
+name = "east"
+cluster_id = "east"
+kubeconfig = "east"
+[clusters.policy]
+longest_ttl = 3600
+[[clusters]]
+name = "west"
+cluster_id = "west"
+kubeconfig = "west"
+"""
+NOW = 1_000_000.0
+WORST = {Delivered("east", UNKNOWN_ISSUER, 0): NOW + 1000}
+
+
+@pytest.fixture(scope="module")
+def config() -> HubConfig:
+    return parse_config(CONFIG.replace("{sha}", "a" * 64), file="clusters.toml")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path, VirtualClock())
+
+
+async def write_horizons(store: FileStore, replica: str, *rows: tuple[str, str, int, float]) -> str:
+    made = [HorizonRow(cluster=c, issuer=i, generation=g, until=u) for c, i, g, u in rows]
+    return await store.write(f"horizons/{replica}", encode(HorizonTable(replica=replica, rows=made)))
+
+
+async def write_report(store: FileStore, replica: str, **changes: object) -> None:
+    fields = {"replica": replica, "started": NOW, "updated": NOW, "heartbeat": 2.0, "ready": True}
+    await store.write(f"signers/{replica}", msgspec.json.encode(fields | changes))
+
+
+async def test_horizons_of_signers_that_are_gone_count_and_each_change_is_seen(store: FileStore) -> None:
+    observer = Observer(store)
+    await write_horizons(store, "here", ("east", "1", 1, 10.0))
+    await write_horizons(store, "gone", ("east", "1", 1, 20.0))
+    for until in (20.0, 30.0, 30.5):
+        await write_horizons(store, "here", ("east", "1", 1, until))
+        assert await observer.horizons(WORST) == {Delivered("east", "1", 1): until}
+    assert observer.problem == ""
+    await store.delete("horizons/here")
+    assert await observer.horizons(WORST) == {Delivered("east", "1", 1): 20.0}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage",
+        b'{"replica":"\xff"}',
+        b'{"replica":' + b"[" * 100_000,
+        b'{"replica":"bad","rows":[["east","1",1,1e300]]}',
+        b'{"replica":"bad","rows":[["east","1",1,253402300800]]}',
+        b'{"replica":"bad","rows":[["east","1",1,-1]]}',
+        b'{"replica":"bad","rows":[["east","1",-1,1]]}',
+        b'{"replica":"bad","rows":[["east","1",1' + b"0" * 300 + b",1]]}",
+        b'{"replica":"bad","rows":[["east","\x1b[31m",1,1]]}',
+        b'{"replica":"bad","rows":[["' + b"x" * 100_000 + b'","1",1,1]]}',
+    ],
+)
+async def test_bounds_that_cannot_be_used_count_as_the_worst_until_they_are_gone(
+    store: FileStore, data: bytes
+) -> None:
+    observer = Observer(store)
+    await write_horizons(store, "good", ("west", "1", 1, 20.0))
+    await store.write("horizons/bad", data)
+    good = {Delivered("west", "1", 1): 20.0}
+    for _ in range(2):
+        assert await observer.horizons(WORST) == good | WORST
+        assert "horizons/bad" in observer.problem
+        assert "a backup are too early" in observer.problem
+    await store.delete("horizons/bad")
+    assert await observer.horizons(WORST) == good
+    assert observer.problem == ""
+
+
+async def test_a_document_that_is_damaged_on_disk_is_no_store_that_is_down(
+    store: FileStore, tmp_path: Path
+) -> None:
+    await write_horizons(store, "bad", ("east", "1", 1, 10.0))
+    (tmp_path / "documents" / "horizons@bad").write_bytes(b"cut")
+    assert await Observer(store).horizons(WORST) == WORST
+    (tmp_path / "documents").rename(tmp_path / "elsewhere")
+    with pytest.raises(StateUnavailable):
+        await Observer(store).horizons(WORST)
+
+
+async def test_bounds_that_vanish_while_they_are_read_are_not_taken_for_none(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_horizons(store, "here", ("east", "1", 1, 10.0))
+
+    async def vanished(_: str) -> Stored | None:
+        return None
+
+    monkeypatch.setattr(store, "read", vanished)
+    with pytest.raises(StateUnavailable, match="listed"):
+        await Observer(store).horizons(WORST)
+
+
+async def test_unknown_bounds_reach_as_far_as_any_leaf_of_any_cluster(config: HubConfig) -> None:
+    assert worst_of(config, NOW) == {
+        Delivered("east", UNKNOWN_ISSUER, 0): NOW + 3600 + 900,
+        Delivered("west", UNKNOWN_ISSUER, 0): NOW + 86400 + 900,
+    }
+    assert worst_of(replace(config, clusters=()), NOW), "that nobody is registered opens no gate"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage",
+        b'{"replica":"\xff"}',
+        encode(SignerReport(replica="another", started=NOW, updated=NOW, heartbeat=2.0, ready=True)),
+        encode(
+            SignerReport(replica="bad", started=NOW, updated=NOW, heartbeat=2.0, ready=True, issued=10**400)
+        ),
+        encode(SignerReport(replica="bad", started=NOW, updated=NOW, heartbeat=2.0, ready=True, issued=-1)),
+    ],
+)
+async def test_a_signer_whose_report_cannot_be_used_is_ready_with_nothing(
+    store: FileStore, data: bytes
+) -> None:
+    await write_report(store, "good")
+    await store.write("signers/bad", data)
+    found = await Observer(store).signers(NOW)
+    assert sorted(found) == ["bad", "good"], "no report speaks for another signer"
+    facts = signer_facts(found["bad"])
+    assert facts.ready_with == {UNKNOWN_ISSUER}
+    assert "signers/bad" in facts.detail
+
+
+@pytest.mark.parametrize(
+    ("updated", "heartbeat", "skew", "heard"),
+    [
+        (NOW, 2.0, 0.0, True),
+        (NOW - 6, 2.0, 0.0, True),
+        (NOW - 7, 2.0, 0.0, False),
+        (NOW - 7, 1e300, 0.0, True),
+        (NOW - 181, 1e300, 0.0, False),
+        (NOW + 5, 2.0, 0.0, True),
+        (NOW + 16, 60.0, 0.0, False),
+        (NOW + 50, 2.0, 60.0, True),
+        (NOW + 61, 2.0, 60.0, False),
+        (1e300, 2.0, 60.0, False),
+    ],
+)
+async def test_a_report_gives_itself_no_longer_life_than_any_other(
+    store: FileStore, updated: float, heartbeat: float, skew: float, heard: bool
+) -> None:
+    await write_report(store, "one", updated=updated, heartbeat=heartbeat)
+    assert bool(await Observer(store).signers(NOW, skew=skew)) is heard
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300, float("inf"), float("nan"), 253402300800.0])
+def test_every_number_can_be_told_as_an_instant(seconds: float) -> None:
+    assert "calendar" in time_of(seconds)
+
+
+async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
+    store: FileStore, config: HubConfig
+) -> None:
+    clock = VirtualClock()
+    sides = Side(root="a" * 64, intermediate="1" * 64), Side(root="b" * 64, intermediate="2" * 64)
+    rotation = Rotation(
+        number=1, trust_domain="mesh.example", state=State.ACTIVE, since=0.0, old=sides[0], new=sides[1],
+        author="test", reason="test", automatic=True, soak=1.0,
+    )  # fmt: skip
+    await store.write("rotation", encode(RotationBook(rotation=rotation)))
+    await store.write("horizons/bad", b'{"replica":"bad","rows":[["east","1",1,1e300]]}')
+    await store.write("signers/bad", b"garbage")
+    driver = RotationDriver(store, clock, lambda: True)
+
+    def see() -> Seen:
+        clusters = {name: ClusterFacts(held=None, detail="gone") for name in ("east", "west")}
+        return Seen(
+            clusters=clusters, proved=Proved(Matrix(), {}), roots=(), current=Current(number=1, sha256="x")
+        )
+
+    async def enact() -> None:
+        pass
+
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom)
+    asked = asyncio.create_task(
+        desk.submit("quarantine", {"cluster": "west", "reason": "burnt"}, author="test")
+    )
+    await clock.until_sleeping()
+    assert await driver.step(config, see, enact)
+    assert "west" in driver.book.quarantined
+    assert "horizons/bad" in driver.report.problem
+    await until(lambda: asked.done(), clock)
+    assert (await asked).outcome == "done"
+    assert not await driver.step(config, see, enact)
+    unmet = {c.name: c.detail for c in driver.report.conditions if not c.met}
+    assert "leaves that need it may live until" in unmet["drained"]
+
+
+async def until(wanted: Callable[[], bool], clock: VirtualClock) -> None:
+    async with asyncio.timeout(10):
+        while not wanted():
+            await clock.advance(0.3)
+            await asyncio.sleep(0.01)

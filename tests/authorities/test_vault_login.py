@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.authority_model import VaultAuth
+from federation.core.config.authority_model import CertificateRef, VaultAuth
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.interface import KeptAuthority
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.own_credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.vault.client import VaultClient
 from federation.signer.authorities.vault.lease import granted
 from federation.signer.authorities.vault.login import Login
+from federation.signer.authorities.vault.transport_security import TransportSecurity
 from tests.authorities.back_end import order, surroundings
 from tests.authorities.vault_hub import (
     approle,
@@ -27,6 +28,7 @@ from tests.authorities.vault_hub import (
     given_token,
     hub_of,
     pki_config,
+    secret_file,
     server_context,
 )
 from tests.authorities.vault_server import VaultServer, vault_server
@@ -554,3 +556,47 @@ async def test_a_rotated_client_certificate_is_taken_up(tmp_path: Path) -> None:
             key_file.write_bytes(good)
             await kept.refresh()
             assert await signs(kept, server)
+
+
+async def test_a_client_certificate_that_cannot_be_read_leaves_the_one_of_now(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path, clients=True)
+    async with vault_server(context) as server:
+        key_file = tmp_path / "client-key.pem"
+        auth = by_certificate(tmp_path)
+        good = key_file.read_bytes()
+        async with hub(server, auth, ca_file=ca_file) as kept:
+            for spoil in (key_file.unlink, lambda: secret_file(tmp_path, "client-key.pem", "junk")):
+                spoil()
+                await kept.refresh()
+                report = kept.describe()
+                assert report.state == "degraded"
+                assert "TLS files" in report.detail
+                assert await signs(kept, server)
+            ca_file.unlink()
+            await kept.refresh()
+            assert await signs(kept, server)
+            server_context(tmp_path)
+            key_file.write_bytes(good)
+            await kept.refresh()
+            assert kept.describe().state == "ready", kept.describe().detail
+
+
+async def test_a_pair_that_is_being_exchanged_is_read_once_more(tmp_path: Path) -> None:
+    context, ca_file = server_context(tmp_path, clients=True)
+    async with vault_server(context) as server:
+        config = pki_config(server, by_certificate(tmp_path), ca_file=ca_file).server
+        key = (tmp_path / "client-key.pem").read_bytes()
+        other = (tmp_path / "vault-key.pem").read_bytes()
+
+        class Exchanged(OwnCredentials):
+            async def client_certificate(self, ref: CertificateRef) -> ClientPair:
+                nonlocal reads
+                reads += 1
+                pair = await super().client_certificate(ref)
+                return replace(pair, key_pem=other if reads == 1 else key)
+
+        reads = 0
+        security = TransportSecurity(config, Exchanged())
+        assert await security.refresh() == ()
+        assert reads == 2
+        assert security.context is not None

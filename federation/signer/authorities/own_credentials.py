@@ -7,10 +7,10 @@ is ever part of an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from federation.core.config.authority_model import CertificateRef, JwtRef, SecretRef
 from federation.core.errors import AuthorityMisconfigured
@@ -18,6 +18,8 @@ from federation.signer.authorities.key_file import read_bounded, read_key_file
 from federation.signer.authorities.reading import read_in_time
 
 MAX_SECRET_BYTES: Final = 64 * 1024
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +107,37 @@ class OwnCredentials:
     async def client_certificate(self, ref: CertificateRef) -> ClientPair:
         """The client certificate of now. Raises as :meth:`secret` does."""
         if ref.certificate_file is not None and ref.key_file is not None:
-            chain = await _read(ref.certificate_file, private=False)
-            return ClientPair(chain, await _read(ref.key_file, private=True))
+            return await _read_pair(ref.certificate_file, ref.key_file)
         if self._spiffe is None:
             raise _missing("no Workload API is configured", "add [signer.spiffe] with its socket")
         return await self._spiffe.x509()
 
 
 async def _read(path: Path, *, private: bool) -> bytes:
-    def read() -> bytes:
-        return read_key_file(path) if private else read_bounded(path, MAX_SECRET_BYTES)
+    return await _in_time(str(path), lambda: _contents(path, private=private))
 
+
+async def _read_pair(certificate: Path, key: Path) -> ClientPair:
+    """Both in one go, so that they are seldom of two generations."""
+
+    def read() -> ClientPair:
+        return ClientPair(_contents(certificate, private=False), _contents(key, private=True))
+
+    return await _in_time(f"{certificate} and {key}", read)
+
+
+async def _in_time(what: str, read: Callable[[], T]) -> T:
     try:
-        data = await read_in_time(str(path), read)
+        return await read_in_time(what, read)
     except OSError as error:
         raise _missing(
-            f"cannot read {path}: {error.strerror}",
+            f"cannot read {error.filename or what}: {error.strerror}",
             "mount it where the configuration says, readable by the signer",
         ) from None
+
+
+def _contents(path: Path, *, private: bool) -> bytes:
+    data = read_key_file(path) if private else read_bounded(path, MAX_SECRET_BYTES)
     if len(data) > MAX_SECRET_BYTES:
         raise _missing(f"{path} is larger than {MAX_SECRET_BYTES} bytes", "this is not a credential")
     return data

@@ -75,9 +75,9 @@ class VaultClient:
             server.address, where=where, timeout=timeout, tls=lambda: self._security.context
         )
 
-    async def refresh(self) -> None:
-        """Take up changed TLS files. Raises AuthorityMisconfigured or AuthorityUnavailable."""
-        await self._security.refresh()
+    async def refresh(self) -> tuple[str, ...]:
+        """Take up changed TLS files, as :meth:`TransportSecurity.refresh` does."""
+        return await self._security.refresh()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -56,9 +56,9 @@ class Session:
 
         Raises what :func:`judge_health`, :class:`Login` and the client raise.
         """
-        await self._prepare()
+        files = await self._prepare()
         standing = judge_health(await self._client.health(), clock=self._clock)
-        return standing + await self._login.keep()
+        return files + standing + await self._login.keep()
 
     async def public(self, path: str) -> VaultAnswer:
         """The answer to a GET that needs no token, with a status that says something about the path."""
@@ -112,9 +112,10 @@ class Session:
         await self._client.close()
         await self._credentials.close()
 
-    async def _prepare(self) -> None:
-        await self._client.refresh()
+    async def _prepare(self) -> tuple[str, ...]:
+        odd = await self._client.refresh()
         self._prepared = True
+        return odd
 
     def _slow_login(self) -> AuthorityUnavailable:
         return AuthorityUnavailable(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from typing import TypeAlias
 
 from federation.clusters.tls import client_context
 from federation.core.config.authority_model import VaultServer
-from federation.core.errors import AuthorityMisconfigured, InvalidValue
+from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.pem_file import read_pem_file
+
+_Files: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
 
 class TransportSecurity:
@@ -17,7 +20,7 @@ class TransportSecurity:
     def __init__(self, server: VaultServer, credentials: OwnCredentials) -> None:
         self._server = server
         self._credentials = credentials
-        self._made_of: tuple[bytes | None, bytes | None, bytes | None] | None = None
+        self._made_of: _Files | None = None
         self._context: ssl.SSLContext | None = None
 
     @property
@@ -25,30 +28,51 @@ class TransportSecurity:
         """That of the last :meth:`refresh`; None before it, and where plain http is spoken."""
         return self._context
 
-    async def refresh(self) -> None:
-        """Read the files anew. Raises AuthorityMisconfigured (``tls_files``) and what reading raises."""
-        server = self._server
-        if not server.address.startswith("https:"):
-            return
-        ca = await read_pem_file(server.ca_file) if server.ca_file is not None else None
-        certificate = key = None
-        if server.auth.method == "cert" and server.auth.certificate is not None:
-            pair = await self._credentials.client_certificate(server.auth.certificate)
-            certificate, key = pair.chain_pem, pair.key_pem
-        made_of = (ca, certificate, key)
-        if made_of == self._made_of:
-            return
+    async def refresh(self) -> tuple[str, ...]:
+        """Read the files anew; where they cannot be used, what served before goes on, and that is a warning.
+
+        Raises AuthorityMisconfigured (``tls_files``) and what reading raises, where nothing served before.
+        """
+        if not self._server.address.startswith("https:"):
+            return ()
         try:
-            context = client_context(
-                authority=ca,
-                certificate=certificate,
-                key=key,
-                where=str(server.ca_file or "client certificate"),
+            await self._take_up()
+        except (AuthorityError, AuthorityUnavailable) as error:
+            if self._context is None:
+                raise
+            return (
+                f"its TLS files cannot be taken up anew, and the last good ones serve: {error.diagnostics()}",
             )
-        except InvalidValue as error:
-            raise AuthorityMisconfigured(
-                str(error),
-                reason="tls_files",
-                remedy="put the CA of Vault's own certificate into ca_file; a client certificate needs its own key",
-            ) from None
-        self._context, self._made_of = context, made_of
+        return ()
+
+    async def _take_up(self) -> None:
+        for attempt in (1, 2):
+            ca, certificate, key = made_of = await self._read()
+            if made_of == self._made_of:
+                return
+            try:
+                self._context = client_context(
+                    authority=ca,
+                    certificate=certificate,
+                    key=key,
+                    where=str(self._server.ca_file or "client certificate"),
+                )
+            except InvalidValue as error:
+                if attempt == 1:
+                    continue  # certificate and key may be of two generations, while they are being exchanged
+                raise AuthorityMisconfigured(
+                    str(error),
+                    reason="tls_files",
+                    remedy="put the CA of Vault's own certificate into ca_file; a client certificate needs its own key",
+                ) from None
+            self._made_of = made_of
+            return
+
+    async def _read(self) -> _Files:
+        """The CA, and the client certificate with its key."""
+        server = self._server
+        ca = await read_pem_file(server.ca_file) if server.ca_file is not None else None
+        if server.auth.method != "cert" or server.auth.certificate is None:
+            return ca, None, None
+        pair = await self._credentials.client_certificate(server.auth.certificate)
+        return ca, pair.chain_pem, pair.key_pem

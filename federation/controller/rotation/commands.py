@@ -9,10 +9,11 @@ from typing import Final
 from federation.controller.publication.joining import MemberFacts
 from federation.core.config.model import HubConfig
 from federation.core.trust.rotation import machine
+from federation.core.trust.rotation.consumers import in_words
 from federation.core.trust.rotation.effects import orders_of
 from federation.core.trust.rotation.gates import gate
 from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.record import RotationBook, Side
+from federation.core.trust.rotation.record import RotationBook, Side, State
 from federation.core.trust.rotation.world import World
 from federation.state.documents import Operation
 
@@ -131,12 +132,17 @@ def _advance(operation: Operation, book: RotationBook, world: World) -> Rotation
         raise OperationRefused("no rotation is under way", remedy="start one: federation rotate start")
     advanced = machine.advance(book, world, author=operation.author, by_hand=True)
     after = advanced.rotation
-    if after is None or len(after.history) == len(rotation.history):
+    if after is None or after.history == rotation.history:  # its length is bounded, and says nothing
         unmet = gate(book, world).unmet
-        why = unmet[0].detail if unmet else "its gate is not open"
+        why = in_words(unmet[0]) if unmet else "its gate is not open"
         raise OperationRefused(
             f"it cannot leave {rotation.state.value} yet: {why}",
             remedy="`federation rotate status` names everything it waits for, and until when",
+        )
+    if rotation.state is State.CANARY and after.state is State.SOAKED:  # which the machine does by itself
+        raise OperationRefused(
+            f"it does not advance, it falls back to SOAKED: {after.paused}",
+            remedy="mend what failed, then advance: the canary is tried again",
         )
     return advanced
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from federation.core.trust.rotation.consumers import in_words
 from federation.core.trust.rotation.gates import trusts
 from federation.core.trust.rotation.record import (
     ABORTABLE,
@@ -131,7 +132,7 @@ def abort(
         verdict = trusts(book, world, frozenset({rotation.old.root}), without=without)
         if not verdict.open:
             raise OperationRefused(
-                f"the old root was removed before and is not trusted everywhere: {verdict.unmet[0].detail}",
+                f"the old root was removed before and is not trusted everywhere: {in_words(verdict.unmet[0])}",
                 remedy="wait until it is: `federation rotate status` says when at the earliest",
             )
         evidence = verdict.conditions

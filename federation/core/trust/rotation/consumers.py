@@ -105,6 +105,11 @@ def unmet(name: str, detail: str, cluster: str = "", until: float = 0.0) -> Cond
     return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
 
 
+def in_words(condition: Condition) -> str:
+    """A condition in a sentence: with its cluster, where it is about one."""
+    return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
+
+
 def shas(roots: Iterable[str]) -> str:
     """Fingerprints as a person reads them."""
     return " and ".join(sorted(root[:12] for root in roots)) or "nothing"

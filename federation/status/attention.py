@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from federation.state.damage import remedy_for
 from federation.state.documents import ControllerReport, SignerReport
 from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
@@ -51,7 +52,7 @@ def _state(scene: Scene) -> Iterator[Attention]:
             code="state_damaged",
             what=f"a state document cannot be used: {problem}",
             where=key,
-            remedy="restore it from a backup, or remove it if its writer is gone",
+            remedy=remedy_for(key),
         )
 
 

@@ -431,6 +431,22 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
     return st.one_of(st.none(), documents(inner))
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("rotation", "restore it from a backup"),
+        ("signers/a", "remove it if its writer is gone"),
+        ("horizons/a", "leave it: until it is gone, leaves count as living on"),
+    ],
+)
+def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(key: str, told: str) -> None:
+    world = World(NAMES, T)
+    status = compose(with_changes(world.snapshot(), damaged={key: "it is cut short"}), world.config, NOW)
+    (item,) = [item for item in status.attention if item.code == "state_damaged"]
+    assert item.where == key
+    assert told in item.remedy
+
+
 snapshots = st.builds(
     Snapshot,
     current=st.one_of(st.none(), st.builds(Current, number=st.integers(0, 3), sha256=st.just(SHA))),

@@ -163,7 +163,11 @@ class Leader:
                 member.facts() if member is not None else ClusterFacts(held=None, detail=why)
             )
         return Seen(
-            clusters=clusters, proved=self._proved, roots=self.sources.roots, current=self.trust.current
+            clusters=clusters,
+            proved=self._proved,
+            roots=self.sources.roots,
+            current=self.trust.current,
+            unwritten=self.sources.unwritten,
         )
 
     async def _update(self) -> None:

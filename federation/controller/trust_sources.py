@@ -63,6 +63,7 @@ class TrustSources:
         wave; without it (it cannot be read) no other generation is made. What fails is kept in :attr:`states`,
         :attr:`held_back` and :attr:`problem`, and changes nothing.
         """
+        changed = False  # what was adopted stays adopted, whatever goes wrong after that
         try:
             in_force = await self._ledger.read()
             changed = await self._adopt(in_force)
@@ -71,7 +72,7 @@ class TrustSources:
                 changed = await self._advance(bundle, in_force, config, kept_behind(book)) or changed
         except StateConflict as error:
             _log.info("another controller wrote first: %s", error)
-            return False
+            return changed
         except (StateUnavailable, InvalidValue) as error:
             problem = error if isinstance(error, StateUnavailable) else StateUnavailable(str(error))
             if str(problem) != str(self.problem):
@@ -79,9 +80,14 @@ class TrustSources:
                     "generations cannot be kept: %s", error.diagnostics(), extra={"reason": error.reason}
                 )
             self.problem = problem
-            return False
+            return changed
         self.problem = None
         return changed
+
+    @property
+    def unwritten(self) -> str:
+        """Why what is in force may not be what was asked for at the last look; empty where nothing is known."""
+        return self.held_back or (str(self.problem) if self.problem is not None else "")
 
     async def _adopt(self, in_force: InForce) -> bool:
         """Work by what the store says, unless that went backwards."""

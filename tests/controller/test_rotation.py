@@ -381,6 +381,39 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
     assert book.retired == [root().certificate.sha256]
 
 
+async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> None:
+    signer = prepare(two)
+    two.rotation["automatic"] = False
+    two.write_config()
+    async with signer.running(), two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        await operate(two, "start")
+        for state in ("STAGED", "PUBLISHING", "SOAKED", "CANARY"):
+            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]
+            assert (await operate(two, "advance")).outcome == "done"
+        await two.until(lambda r: r.rotation.open and r.rotation.state == "ACTIVE", limit=30)
+        two.staged, two.anchors, pins = [], [root("b")], [root(), root("b")]
+        # The old root's pin is taken out too early: the bundle stays as it is.
+        two.write_config()
+
+        def waits(report: ControllerReport) -> bool:
+            return any(
+                c.name == "enacted" and "no longer pins" in c.detail for c in report.rotation.conditions
+            )
+
+        await two.until(waits, limit=20)
+        refused = await operate(two, "advance")
+        assert (refused.outcome, "no longer pins" in refused.detail) == ("refused", True)
+        assert anchors_held(two, "west") == 2
+        two.anchors = pins
+        two.write_config()
+        async with asyncio.timeout(60):
+            while (await book_of(two)).under_way is not None:
+                await operate(two, "advance")
+        await until_state(two, State.RETIRED)
+    assert two.held("west", "default") == root("b").pem.decode()
+
+
 async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: World) -> None:
     signer = prepare(two)
     two.rotation["automatic"] = False

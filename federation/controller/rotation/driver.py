@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -54,12 +54,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the leader sees of the clusters at this moment. ``roots`` are the pinned ones that could be read."""
+    """What the leader sees of the clusters at this moment.
+
+    ``roots`` are the pinned ones that could be read; ``unwritten`` is why what the record asks for may not be in
+    force.
+    """
 
     clusters: Mapping[str, ClusterFacts]
     proved: Proved
     roots: Sequence[Certificate]
     current: Current
+    unwritten: str = ""
 
 
 @dataclass(slots=True)
@@ -168,7 +173,7 @@ class RotationDriver:
         self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         self._commands.aim(_proposed(config, signers, seen.roots, now))
-        return world_of(
+        world = world_of(
             now=now.timestamp(),
             config=config,
             clusters=clusters,
@@ -179,6 +184,13 @@ class RotationDriver:
             proved=seen.proved,
             rate=rate,
             validated=self._commands.problem,
+        )
+        return replace(
+            world,
+            behind=seen.current.behind,
+            pins=config.trust.pins,
+            staged=config.trust.staged,
+            unwritten=seen.unwritten,
         )
 
     async def _hear(self, config: HubConfig, world: World) -> None:

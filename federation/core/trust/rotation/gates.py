@@ -24,6 +24,7 @@ from federation.core.trust.rotation.consumers import (
     leaves_without,
     unmet,
 )
+from federation.core.trust.rotation.enacted import enacted
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import World
 
@@ -170,6 +171,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "new_in_use": conditions.new_in_use,
     },
     State.ACTIVE: {
+        "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,
         "orders": conditions.orders_followed,
@@ -178,14 +180,20 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "matrix": conditions.green,
         "new_in_use": conditions.new_in_use,
     },
-    State.UNPUBLISHING: {"observed": conditions.observed, "matrix": conditions.green},
+    State.UNPUBLISHING: {
+        "enacted": enacted,
+        "observed": conditions.observed,
+        "matrix": conditions.green,
+    },
     State.ABORTING: {
+        "enacted": enacted,
         "new_drained": conditions.new_drained,
         "earlier": conditions.none_earlier_before_removal,
         "orders": conditions.orders_followed,
         "observed": conditions.observed,
     },
     State.EMERGENCY: {
+        "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,
         "leaves": conditions.leaves_with_both,

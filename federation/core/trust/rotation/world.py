@@ -69,6 +69,10 @@ class World:
     old a read-back or a proof may be, ``skew`` how far clocks may differ, both in seconds. ``validated`` is
     why the new authority must not be used; empty where it was found good.
 
+    ``behind`` are clusters that get an older generation than the one in force. ``pins`` are the pinned roots,
+    ``staged`` those of them that only a rotation publishes. ``unwritten`` is why what the record asks for could
+    not be written at the last attempt; empty where it could.
+
     What is in force is read before the horizons, and both after everything that follows from the record was
     persisted: a leaf that the horizons do not cover yet is then delivered by what is in force now, or later.
     """
@@ -78,6 +82,10 @@ class World:
     horizons: Mapping[Delivered, float]
     generations: Mapping[int, frozenset[str]]
     in_force: int
+    behind: Mapping[str, int] = field(default_factory=dict)
+    pins: frozenset[str] = frozenset()
+    staged: frozenset[str] = frozenset()
+    unwritten: str = ""
     signers: Mapping[str, SignerFacts] = field(default_factory=dict)
     pairs: Mapping[tuple[str, str], PairFacts] = field(default_factory=dict)
     capacity: Capacity = Capacity()

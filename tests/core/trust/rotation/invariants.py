@@ -102,10 +102,11 @@ class Invariants:
             raise Violation(f"7: generation {store.in_force} after {self.in_force}")
         if any(store.generations[number] != roots for number, roots in self.generations.items()):
             raise Violation("7: a generation changed once it was written")
-        before, after = self.generations[self.in_force], store.generations[store.in_force]
-        if not (before <= after or after <= before):
-            raise Violation(f"4: generation {store.in_force} both adds and removes a root")
-        gone = before - after
+        for number in range(self.in_force + 1, store.in_force + 1):
+            before, after = store.generations[number - 1], store.generations[number]
+            if not (before <= after or after <= before):
+                raise Violation(f"4: generation {number} both adds and removes a root")
+        gone = self.generations[self.in_force] - store.generations[store.in_force]
         self._removed(gone)
         self.in_force, self.generations = store.in_force, dict(store.generations)
         if gone and sim.named is None:

@@ -67,6 +67,8 @@ class Simulation:
     named: list[Loss] | None = field(init=False, default=None)
     ensured: RotationBook | None = field(init=False, default=None)
     watching: bool = field(init=False, default=True)
+    bundle_fails: bool = field(init=False, default=False)
+    """No generation can be made: a pin cannot be read, or the store cannot be written."""
     faults: list[str] = field(init=False, default_factory=list)
     check: Callable[[], None] = field(init=False, default=lambda: None)
 
@@ -197,6 +199,9 @@ class Simulation:
             horizons=merged(signer.persisted for signer in self.signers),
             generations=self.store.generations,
             in_force=self.store.in_force,
+            behind=self.store.behind,
+            pins=self.pins,
+            staged=self.staged_roots,
             signers={s.name: self._heard_of(s) for s in self.signers if s.up and s.connected},
             pairs=self.pairs,
             validated=self.validated,
@@ -227,14 +232,17 @@ class Simulation:
 
     def ensure_generation(self) -> None:
         """What the record says is published, as a generation; and who keeps the one before it."""
-        if not self.watching:
+        if not self.watching or self.bundle_fails:
             return
         roots, kept, store = (
             self.roots(),
             kept_behind(self.book),
             self.store,
         )
-        if roots != store.generations[store.in_force]:
+        held = store.generations[store.in_force]
+        if roots - held and held - roots:
+            roots = roots | held  # what adds and removes at once is done in two, the larger one first
+        if roots != held:
             newest = max(store.generations) + 1
             store.behind = {name: store.behind.get(name, store.in_force) for name in kept}
             store.generations[newest] = roots
@@ -252,7 +260,8 @@ class Simulation:
             self.stop_bounds[name] = max(bounds, default=0.0)
         self.store.orders = orders
         written = self.roots() == self.store.generations[self.store.in_force]
-        self.ensured = self.book if written and self.store.behind.keys() <= kept_behind(self.book) else None
+        done = written and self.store.behind.keys() <= kept_behind(self.book)
+        self.ensured = self.book if done or self.bundle_fails else None  # that it was tried is all there is
 
     def decide(self, *, by_hand: bool = False) -> None:
         """Only on effects that are persisted for this very record; then what was decided is persisted."""
@@ -278,9 +287,7 @@ class Simulation:
                 self.faults.append(f"6: {was.state} was left while {member.name} was out of reach")
             gone = {State.RETIRED: rotation.old.root, State.STABLE: rotation.new.root}.get(rotation.state)
             held = [self.store.generations[g] for g in member.targets if g is not None]
-            if gone not in self.store.generations[self.store.in_force] and any(
-                gone in roots for roots in held
-            ):
+            if gone not in self.roots() and any(gone in roots for roots in held):
                 self.faults.append(f"6: {rotation.state} though {member.name} holds the root still")
 
     def tick(self) -> None:

@@ -24,11 +24,15 @@ WORLD = World(
     horizons={},
     generations={1: OLD, 2: BOTH},
     in_force=2,
+    pins=BOTH,
     pairs={("one", "two"): GREEN, ("two", "one"): GREEN},
     validated="",
     fresh=60.0,
     skew=5.0,
 )
+
+REMOVED = replace(WORLD, generations={**WORLD.generations, 3: frozenset({ROOT["b"]})}, in_force=3)
+"""The old root is not published any more."""
 
 
 def book(state: State, *, new: str = "b1", since: float = NOW - 10.0, wave: int = 0) -> RotationBook:
@@ -63,7 +67,38 @@ def unmet(state: State, world: World, *, new: str = "b1") -> list[Condition]:
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.PUBLISHING])
 def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None:
-    assert unmet(state, WORLD) == []
+    assert unmet(state, REMOVED if state is State.UNPUBLISHING else WORLD) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "wave", "world", "words"),
+    [
+        (
+            State.UNPUBLISHING,
+            1,
+            WORLD,
+            "holds",
+        ),  # every cluster holds what is meant: what is meant is the old one
+        (State.UNPUBLISHING, 1, replace(REMOVED, in_force=9), "is not known"),
+        (State.UNPUBLISHING, 1, replace(REMOVED, behind={"two": 2}), "its wave has come"),
+        (State.UNPUBLISHING, 1, replace(REMOVED, pins=frozenset({ROOT["b"]})), "no longer pins"),
+        (State.ABORTING, 1, replace(WORLD, staged=frozenset({ROOT["b"]})), "holds"),
+        (State.ABORTING, 0, replace(WORLD, in_force=1), "lacks"),
+        (State.ACTIVE, 0, REMOVED, "lacks"),  # restored, and not published yet
+        (State.EMERGENCY, 0, replace(WORLD, in_force=1), "lacks"),
+    ],
+)
+def test_what_is_decided_is_not_done_before_it_is_in_force(
+    state: State, wave: int, world: World, words: str
+) -> None:
+    world = followed(state, replace(world, unwritten="root.pem cannot be read"))
+    (condition,) = [c for c in gate(book(state, wave=wave), world).unmet if c.name == "enacted"]
+    assert words in condition.detail
+    assert condition.detail.endswith(": root.pem cannot be read")
+
+
+def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:
+    assert gate(book(State.ABORTING, wave=1), followed(State.ABORTING)).open
 
 
 @pytest.mark.parametrize(
@@ -185,7 +220,10 @@ def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_
     held = Quarantine(reason="lost", author="operator", since=NOW)
     for state in (State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING):
         quarantined = changed(book(state), quarantined={"two": held})
-        assert gate(quarantined, followed(state, world)).open, state
+        in_force = replace(
+            world, generations=REMOVED.generations, in_force=3 if state is State.UNPUBLISHING else 2
+        )
+        assert gate(quarantined, followed(state, in_force)).open, state
     leaf = {Delivered("two", ISSUER["a1"], 2): NOW + 40.0}
     active = changed(book(State.ACTIVE), quarantined={"two": held})
     verdict = gate(active, followed(State.ACTIVE, replace(world, horizons=leaf)))

@@ -42,6 +42,7 @@ BY_THE_MACHINE: Final = {
     "drained": Broken("3"),
     "new_drained": Broken("3", "abort", 100),
     "observed": Broken("6"),
+    "enacted": Broken("6", "fail_bundle"),
     "return_held": Broken("1", "quarantine release cut_off", 440),
     "return_leaves": Broken("1", "quarantine release", 100),
     "return_earlier": Broken("1", "quarantine release register", 1020),
@@ -50,7 +51,9 @@ BY_THE_MACHINE: Final = {
     "fence": Broken("6", "quarantine"),
     "ahead": Broken("6", "quarantine"),
     "fenced_bounds": Broken("6", "disconnect connect begin finish quarantine"),
-    "orders, effects_first": Broken("1356", "ensure_orders ensure_generation decide abort quarantine"),
+    "orders, enacted, effects_first": Broken(
+        "1356", "ensure_orders ensure_generation decide abort quarantine"
+    ),
 }
 """``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller."""
 

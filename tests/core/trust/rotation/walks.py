@@ -22,6 +22,10 @@ def _connect(sim: Simulation, which: int, up: bool) -> None:
     sim.signer(which).connected = up
 
 
+def _fail_bundle(sim: Simulation, fails: bool) -> None:
+    sim.bundle_fails = fails
+
+
 def _flip_ready(sim: Simulation, which: int, choice: int) -> None:
     sim.signer(which).ready ^= {ISSUER[("a1", "b1", "a2", "c1")[choice % 4]]}
 
@@ -57,6 +61,7 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "connect": (4, lambda sim, x, _: _connect(sim, x, True)),
     "cut_off": (2, lambda sim, x, _: _reach(sim, x, False)),
     "come_back": (4, lambda sim, x, _: _reach(sim, x, True)),
+    "fail_bundle": (1, lambda sim, x, _: _fail_bundle(sim, x % 2 == 0)),
     "flip_ready": (1, _flip_ready),
     "judge_new": (1, lambda sim, x, _: _judge_new(sim, x)),
     "round": (14, lambda sim, x, _: operators.rounds(sim, 1 + x % 3)),

@@ -117,7 +117,7 @@ async def test_a_damaged_operation_is_left_and_stops_no_other(tmp_path: Path) ->
     clock = VirtualClock()
     store = FileStore(tmp_path, clock)
     await store.write("operations/20261124120000.aa", b"garbage")
-    good = Operation(id="20261124120001.bb", verb="abort", author="test", asked=0.0)
+    good = Operation(id="20261124120001.bb", verb="abort", author="test", asked=clock.now().timestamp())
     await store.write(f"operations/{good.id}", encode(good))
     queue = OperationQueue(store, clock=clock)
     assert [operation for operation, _ in await queue.pending()] == [good]

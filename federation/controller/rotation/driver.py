@@ -196,7 +196,7 @@ class RotationDriver:
     async def _hear(self, config: HubConfig, world: World) -> None:
         """Decide what operators ask for, up to the first that changes the record: the next needs a new look."""
         before = self.books.book
-        for operation, version in await self._queue.pending():
+        for operation, version in await self._queue.pending(skew=world.skew):
             refused: FederationError | None = None
             try:
                 if operation.verb == "takeover":

@@ -1,11 +1,13 @@
 """What operators ask for: handed in through any controller, decided by the one that leads, kept as an audit.
 
 An operation is a document. Whoever took it waits for the outcome that the leader writes into it, so that a
-command line is answered by what really happened, whichever replica it reached.
+command line is answered by what really happened, whichever replica it reached. One that nobody decided in time is
+refused: whoever asked has long been told that nobody led, and may have asked again, or for something else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -14,9 +16,11 @@ from typing import Final
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.errors import FederationError, InvalidValue, NotReady, StateUnavailable
+from federation.core.errors import FederationError, InvalidValue, NotReady
+from federation.state.damage import StateDamaged, damaged
 from federation.state.documents import Operation, decode, encode
-from federation.state.store import StateStore
+from federation.state.many import read_many
+from federation.state.store import StateConflict, StateStore, Stored
 
 OPERATIONS: Final = "operations/"
 VERBS: Final = ("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover")
@@ -27,6 +31,10 @@ MOST_ARGUMENT: Final = 2000
 _NAME: Final = re.compile(r"[a-z_]{1,32}", re.ASCII)
 WAIT: Final = 20.0  # seconds for the leader to decide: it looks every second
 POLL: Final = 0.25
+OLDEST: Final = 60.0
+"""Seconds after which an operation is refused: three times as long as anybody waits for it."""
+
+MOST_REFUSED: Final = 50  # of one look; a script that asked for hours leaves thousands behind
 
 _log = logging.getLogger(__name__)
 _audit = logging.getLogger("federation.controller.audit")
@@ -57,8 +65,8 @@ class OperationDesk:
     async def submit(self, verb: str, arguments: Mapping[str, object], *, author: str) -> Operation:
         """The operation as it was decided.
 
-        Raises InvalidValue for what is none, NotReady where no leader decides in time (it stays, and may be
-        decided later), StateUnavailable where it cannot be written.
+        Raises InvalidValue for what is none, NotReady where no leader decides in time (for a while it may still
+        be decided), StateUnavailable where it cannot be written.
         """
         now = self._clock.now()
         operation = Operation(
@@ -83,7 +91,8 @@ class OperationDesk:
             f"no controller has decided {verb} within {WAIT:g} s",
             where=operation.id,
             reason="no_leader",
-            remedy="see whether a controller leads (federation status); the operation stays until one does",
+            remedy="see whether a controller leads (federation status); one that does so soon may still do it, and "
+            "`federation rotate status` tells",
         )
 
 
@@ -95,28 +104,45 @@ class OperationQueue:
         self._clock = clock
         self._decided: set[str] = set()
 
-    async def pending(self) -> list[tuple[Operation, str]]:
-        """Each with the version to swap against; damaged ones are left where they are, and status tells them."""
+    async def pending(self, *, skew: float = 0.0) -> list[tuple[Operation, str]]:
+        """Each with the version to swap against; damaged ones are left where they are, and status tells them.
+
+        What was asked for too long ago is refused; ``skew`` is how far, in seconds, the clock of the controller
+        that was asked may be off. Raises StateUnavailable where the store fails.
+        """
         keys = await self._store.keys(OPERATIONS)
         found: list[tuple[Operation, str]] = []
-        for key in keys:
-            if key in self._decided:
-                continue
-            stored = await self._store.read(key)
+        for key, stored in (
+            await read_many(self._store, [key for key in keys if key not in self._decided])
+        ).items():
             if stored is None:
                 continue
             try:
-                operation = decode(stored.data, Operation, key=key)
-            except StateUnavailable as error:
+                operation, version = _opened(key, stored)
+            except StateDamaged as error:
                 _log.error("an operation cannot be read and is left where it is: %s", error)
                 self._decided.add(key)
                 continue
             if operation.outcome:
                 self._decided.add(key)
             else:
-                found.append((operation, stored.version))
+                found.append((operation, version))
+        fresh = await self._refuse_late(found, skew)
         await self._trim(keys)
-        return found
+        return fresh
+
+    async def _refuse_late(
+        self, found: list[tuple[Operation, str]], skew: float
+    ) -> list[tuple[Operation, str]]:
+        """Those that are to be decided; the others are refused, some of them at each look."""
+        now = self._clock.now().timestamp()
+        fresh, late = [], []
+        for one in found:
+            (fresh if abs(now - one[0].asked) <= OLDEST + skew else late).append(one)
+        for operation, version in late[:MOST_REFUSED]:
+            with contextlib.suppress(StateConflict):  # another leader was quicker
+                await self.decide(operation, version, _late(now - operation.asked))
+        return fresh
 
     async def decide(self, operation: Operation, version: str, error: FederationError | None) -> None:
         """Write what became of it; raises StateConflict where another leader was quicker."""
@@ -143,3 +169,27 @@ class OperationQueue:
             if key in self._decided:
                 await self._store.delete(key)
                 self._decided.discard(key)
+
+
+def _opened(key: str, stored: Stored | StateDamaged) -> tuple[Operation, str]:
+    """The operation and its version; raises StateDamaged for what is none."""
+    if isinstance(stored, StateDamaged):
+        raise stored
+    operation = decode(stored.data, Operation, key=key)
+    if f"{OPERATIONS}{operation.id}" != key:
+        raise damaged("it is an operation of another name", key=key, where=key)
+    return operation, stored.version
+
+
+def _late(age: float) -> NotReady:
+    """Why an operation of that age in seconds is not done any more."""
+    when = (
+        f"{min(age, 1e9):.0f} s ago, and nobody led then"
+        if age > 0
+        else "by a clock that is far ahead of the leader's"
+    )
+    return NotReady(
+        f"it was asked for {when}",
+        reason="too_late",
+        remedy="look at `federation rotate status`, and ask again where it is still wanted",
+    )

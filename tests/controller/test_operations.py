@@ -1,0 +1,102 @@
+"""The leader's queue: what was asked for while nobody led is not done hours later, and nothing stops another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation.controller.rotation.operations import KEPT, MOST_REFUSED, OLDEST, OperationQueue
+from federation.core.errors import StateUnavailable
+from federation.state.documents import Operation, decode, encode
+from federation.state.files import FileStore
+from tests.support.clock import VirtualClock
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: VirtualClock) -> FileStore:
+    return FileStore(tmp_path, clock)
+
+
+async def ask(store: FileStore, name: str, asked: float) -> str:
+    operation = Operation(id=name, verb="advance", author="test", asked=asked)
+    await store.write(f"operations/{name}", encode(operation))
+    return name
+
+
+async def outcome(store: FileStore, name: str) -> Operation:
+    stored = await store.read(f"operations/{name}")
+    assert stored is not None
+    return decode(stored.data, Operation, key=name)
+
+
+async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_heard_at_once(
+    store: FileStore, clock: VirtualClock
+) -> None:
+    now = clock.now().timestamp()
+    count = MOST_REFUSED + 10
+    for number in range(count):  # a script that asked every five seconds
+        await ask(store, f"0{number:03}", now - 3600 + 5 * number)
+    await ask(store, "1", now - 1)
+    queue = OperationQueue(store, clock=clock)
+    for refused in (MOST_REFUSED, count):
+        assert [operation.id for operation, _ in await queue.pending()] == ["1"]
+        told = [await outcome(store, f"0{number:03}") for number in range(count)]
+        assert [o.outcome for o in told].count("refused") == refused
+    assert "nobody led then" in told[0].detail
+    assert "ask again" in told[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("age", "skew", "heard"),
+    [
+        (OLDEST, 0.0, True),
+        (OLDEST + 1, 0.0, False),
+        (OLDEST + 29, 30.0, True),
+        (OLDEST + 31, 30.0, False),
+        (-OLDEST - 29, 30.0, True),
+        (-OLDEST - 31, 30.0, False),
+        (-1e300, 30.0, False),
+        (1e300, 30.0, False),
+    ],
+)
+async def test_clocks_may_differ_as_far_as_is_reckoned_with(
+    store: FileStore, clock: VirtualClock, age: float, skew: float, heard: bool
+) -> None:
+    await ask(store, "1", clock.now().timestamp() - age)
+    found = await OperationQueue(store, clock=clock).pending(skew=skew)
+    assert bool(found) is heard
+    assert (await outcome(store, "1")).outcome == ("" if heard else "refused")
+
+
+@pytest.mark.parametrize("on_disk", [b"cut", None])
+async def test_a_damaged_one_stops_no_other_and_a_store_that_is_down_stops_all(
+    store: FileStore, clock: VirtualClock, tmp_path: Path, on_disk: bytes | None
+) -> None:
+    await ask(store, "0", clock.now().timestamp())
+    if on_disk is None:
+        await store.write("operations/0", encode(await outcome(store, await ask(store, "9", 0.0))))
+    else:
+        (tmp_path / "documents" / "operations@0").write_bytes(on_disk)
+    await ask(store, "1", clock.now().timestamp())
+    queue = OperationQueue(store, clock=clock)
+    assert [operation.id for operation, _ in await queue.pending()] == ["1"]
+    assert await store.keys("operations/0") == ["operations/0"], "it is left where it is"
+    (tmp_path / "documents").rename(tmp_path / "elsewhere")
+    with pytest.raises(StateUnavailable):
+        await queue.pending()
+
+
+async def test_the_oldest_that_are_decided_are_trimmed(store: FileStore, clock: VirtualClock) -> None:
+    for number in range(KEPT + 5):
+        await store.write(
+            f"operations/{number:04}",
+            encode(Operation(id=f"{number:04}", verb="abort", author="a", asked=0.0, outcome="done")),
+        )
+    assert await OperationQueue(store, clock=clock).pending() == []
+    assert len(await store.keys("operations/")) == KEPT

@@ -19,12 +19,15 @@ from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
 from federation.controller.sources.pinned import OK, Gathered, gather_pins
 from federation.controller.sources.plan import combine, plan_bundle
+from federation.controller.sources.reported import reported_chains
 from federation.core.config.model import AnchorPin
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.state.documents import Proposal
+from federation.state.documents import AuthorityReport, Proposal, SignerReport, encode
+from federation.state.files import FileStore
 from tests.support import pki
+from tests.support.clock import VirtualClock
 
 DOMAIN = TrustDomain("mesh.example")
 NAMES = ("a", "b", "c")
@@ -203,6 +206,31 @@ def test_an_intermediate_goes_out_with_its_root() -> None:
         at=pki.NOW,
     )
     assert not gathered.anchors
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "down"])
+async def test_chains_that_signers_report_are_all_of_them_or_a_problem(tmp_path: Path, damage: str) -> None:
+    store = FileStore(tmp_path, VirtualClock())
+    assert "no signer" in (await reported_chains(store)).problem
+    for name in ("a", "b"):
+        authority = AuthorityReport(
+            name=name, kind="local", state="ready", chain_pem=pki.intermediate(name).chain_pem.decode()
+        )
+        report = SignerReport(
+            replica=name, started=0.0, updated=0.0, heartbeat=2.0, ready=True, authority=authority
+        )
+        await store.write(f"signers/{name}", encode(report))
+    both = pki.intermediate("a").chain_pem + pki.intermediate("b").chain_pem
+    assert await reported_chains(store) == Content(both)
+    if damage == "garbage":
+        await store.write("signers/b", b"garbage")
+    elif damage == "cut":
+        (tmp_path / "documents" / "signers@b").write_bytes(b"cut")
+    else:
+        (tmp_path / "documents").rename(tmp_path / "elsewhere")
+    found = await reported_chains(store)
+    assert found.data == b"", "half of them would take the other half out of the bundle"
+    assert found.problem
 
 
 async def test_files_are_read_whole_and_failures_are_told(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ class OperationQueue:
     ) -> list[tuple[Operation, str]]:
         """Those that are to be decided; the others are refused, some of them at each look."""
         now = self._clock.now().timestamp()
-        fresh, late = [], []
+        fresh: list[tuple[Operation, str]] = []
+        late: list[tuple[Operation, str]] = []
         for one in found:
             (fresh if abs(now - one[0].asked) <= OLDEST + skew else late).append(one)
         for operation, version in late[:MOST_REFUSED]:

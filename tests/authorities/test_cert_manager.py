@@ -357,6 +357,15 @@ async def test_what_could_not_be_removed_is_swept_later(hub: Management) -> None
     await service.close()
 
 
+@pytest.mark.parametrize("status", [403, 409, 422])
+async def test_one_that_cannot_be_removed_keeps_no_other(hub: Management, status: int) -> None:
+    left = sorted(leave(hub, LEFTOVER_AGE + timedelta(minutes=1)) for _ in range(3))
+    refusal = Answer(status, "Refused", "not this one")
+    with hub.cluster.faults.inject(refusal, verb="delete", name=left[0]):
+        async with authority_of(hub.back_end):
+            await eventually(lambda: names(hub) == {left[0]})
+
+
 async def test_without_the_right_to_delete_leaves_are_issued_and_status_says_so(hub: Management) -> None:
     role = hub.cluster.get("roles", NAMESPACE, "federation-signer")
     assert role is not None
@@ -538,6 +547,56 @@ async def test_credentials_are_read_anew_when_they_are_refused(hub: Management) 
         await kept.refresh()
         assert kept.describe().state == "ready"
         assert (await checked(kept, hub)).issuers[-1] == hub.ca.root
+
+
+async def test_a_token_that_rotated_costs_no_look(hub: Management) -> None:
+    file = hub.config.credentials.kubeconfig
+    assert file is not None
+    good = file.read_text()
+    file.write_text(good.replace(hub.token, "stale"))
+    service = CertManager(hub.config, surroundings())
+    try:
+        with pytest.raises(AuthorityMisconfigured):
+            await service.look()
+        connection = await service._connected()
+        file.write_text(good)
+        await service.look()
+        assert await service._connected() is not connection
+    finally:
+        await service.close()
+
+
+async def test_a_changed_kubeconfig_is_taken_up_while_requests_are_under_way(hub: Management) -> None:
+    file = hub.config.credentials.kubeconfig
+    assert file is not None
+    async with authority_of(hub.back_end) as kept:
+        asking = await waiting_for(kept, hub)
+        old = hub.token
+        hub.renew_token()
+        assert hub.token != old
+        await kept.refresh()
+        assert kept.describe().state == "ready"
+        await sign_now(hub)
+        assert (await asking).issuers
+        await eventually(lambda: not hub.requests)
+
+
+@pytest.mark.parametrize("spoilt", ["no kubeconfig", "stale"])
+async def test_a_changed_kubeconfig_that_is_no_good_leaves_the_one_of_now(
+    hub: Management, spoilt: str
+) -> None:
+    file = hub.config.credentials.kubeconfig
+    assert file is not None
+    async with authority_of(hub.back_end) as kept:
+        good = file.read_text()
+        file.write_text(good.replace(hub.token, spoilt) if spoilt == "stale" else spoilt)
+        await kept.refresh()
+        assert kept.describe().state == "degraded"
+        assert "kubeconfig" in kept.describe().detail
+        await checked(kept, hub)
+        file.write_text(good)
+        await kept.refresh()
+        assert kept.describe().state == "ready"
 
 
 async def test_credentials_that_are_none(tmp_path: Path, hub: Management) -> None:

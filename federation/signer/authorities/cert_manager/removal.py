@@ -22,7 +22,14 @@ from federation.clusters.backoff import Backoff
 from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.errors import ClusterError, ClusterGarbage, ClusterNotFound
+from federation.core.errors import (
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterInvalid,
+    ClusterNotFound,
+)
 from federation.signer.authorities.cert_manager.failures import authority_error, may_exist
 from federation.signer.authorities.cert_manager.request import MANAGED_BY, MANAGER
 
@@ -42,6 +49,9 @@ MOST_SWEPT: Final = 500
 
 PAGE: Final = 500
 MOST_PAGES: Final = 20
+
+_OF_ONE_OBJECT: Final = (ClusterForbidden, ClusterInvalid, ClusterConflict)
+"""What the API server may say of one and not of the next; anything else it would say of each."""
 
 _log = logging.getLogger(__name__)
 
@@ -156,13 +166,20 @@ class Sweep:
             await self._clock.sleep(SWEEP_SECONDS * self._jitter.uniform(0.8, 1.2))
 
     async def sweep(self) -> int:
-        """Remove what is left over; how many that were. Raises ClusterError."""
-        old = await self._leftovers()
-        for name in old:
-            await self._removals.delete(name)
-        if old:
-            _log.info("removed %d leftover CertificateRequests", len(old), extra={"cluster": self._where})
-        return len(old)
+        """Remove what is left over; how many that were. Raises ClusterError.
+
+        One that cannot be removed (a finalizer's webhook, a policy) does not keep the others.
+        """
+        removed = 0
+        for name in await self._leftovers():
+            try:
+                await self._removals.delete(name)
+            except _OF_ONE_OBJECT:
+                continue  # noted by delete()
+            removed += 1
+        if removed:
+            _log.info("removed %d leftover CertificateRequests", removed, extra={"cluster": self._where})
+        return removed
 
     async def _leftovers(self) -> list[str]:
         """Old ones by the server's own clock, which dated them; whichever replica they are of."""

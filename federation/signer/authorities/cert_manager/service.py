@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from federation.clusters.credentials import fingerprint
 from federation.core.clock import Clock
 from federation.core.config.authority_model import CertManagerAuthorityConfig
 from federation.core.errors import (
@@ -50,25 +51,20 @@ class CertManager:
         self._instance = around.random_bytes(_ID_BYTES).hex()
         self._outstanding = Outstanding()
         self._connection: Connection | None = None
+        self._made_of = ""  # which kubeconfig
         self._connecting = asyncio.Lock()
+        self._left: set[asyncio.Task[None]] = set()
         self._closed = False
         self._chain: tuple[Certificate, ...] = ()
         self._learned = 0.0
 
     async def look(self) -> ServiceView:
         """Whether the cluster answers, the requests can be watched, and the issuer is ready."""
-        connection = await self._connected()
-        try:
-            await connection.check()
-            await issuer.check_issuer(connection.session, self._config)
-        except ClusterUnauthorized as error:
-            await self._disconnect(connection)  # the credentials are read anew next time
-            raise authority_error(error) from None
-        except ClusterError as error:
-            raise authority_error(error) from None
+        odd = await self._follow_credentials()
+        connection = await self._checked()
         if self._clock.monotonic() - self._learned > CHAIN_MEMORY:
             self._chain = ()
-        return ServiceView(chain=self._chain, warnings=_warnings(connection))
+        return ServiceView(chain=self._chain, warnings=odd + _warnings(connection))
 
     async def issue(self, order: LeafOrder) -> Answer:
         """One request, from its creation to its removal; see the package's table of reasons in the docs."""
@@ -96,6 +92,66 @@ class CertManager:
             connection, self._connection = self._connection, None
             if connection is not None:
                 await connection.close()
+        for task in self._left:
+            task.cancel()
+        await asyncio.gather(*self._left, return_exceptions=True)
+
+    async def _checked(self) -> Connection:
+        """A connection that was looked at; made once more where its credentials are refused: they may have rotated."""
+        for last in (False, True):
+            connection = await self._connected()
+            try:
+                await connection.check()
+                await issuer.check_issuer(connection.session, self._config)
+            except ClusterUnauthorized as error:
+                await self._disconnect(connection)
+                if last:
+                    raise authority_error(error) from None
+            except ClusterError as error:
+                raise authority_error(error) from None
+            else:
+                break
+        return connection
+
+    async def _follow_credentials(self) -> tuple[str, ...]:
+        """Go over to a changed kubeconfig once it was seen to work; what stands in the way, as warnings."""
+        before = self._connection
+        if before is None or before.ended:
+            return ()
+        connection: Connection | None = None
+        try:
+            made_of = await fingerprint(self._config.credentials)
+            if made_of == self._made_of:
+                return ()
+            connection = await self._open()
+            await connection.check()
+        except (ConfigurationError, ClusterError) as error:
+            if connection is not None:
+                await connection.close()
+            return (f"its kubeconfig has changed and cannot be taken up: {error.diagnostics()}",)
+        async with self._connecting:
+            taken = self._connection is before and not self._closed
+            if taken:
+                self._connection, self._made_of = connection, made_of
+        if taken:
+            task = asyncio.create_task(self._leave(before), name="leave a management cluster's connection")
+            self._left.add(task)
+            task.add_done_callback(self._left.discard)
+        else:
+            await connection.close()
+        return ()
+
+    async def _leave(self, connection: Connection) -> None:
+        """Close it once every request that was begun with it has had its time."""
+        try:
+            await self._clock.sleep(2 * self._config.timeout)
+        finally:
+            await connection.close()
+
+    async def _open(self) -> Connection:
+        return await Connection.open(
+            self._config, self._outstanding, instance=self._instance, around=self._around
+        )
 
     async def _connected(self) -> Connection:
         async with self._connecting:
@@ -107,9 +163,8 @@ class CertManager:
                 connection, self._connection = self._connection, None
                 await connection.close()
             try:
-                self._connection = await Connection.open(
-                    self._config, self._outstanding, instance=self._instance, around=self._around
-                )
+                self._made_of = await fingerprint(self._config.credentials)
+                self._connection = await self._open()
             except ConfigurationError as error:
                 raise AuthorityMisconfigured(
                     f"the management cluster: {error.what}", reason="credentials", remedy=error.remedy

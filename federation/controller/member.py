@@ -22,7 +22,7 @@ from federation.controller.publication.joining import Joining, MemberFacts, Reme
 from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
 from federation.controller.publication.pulse import Pulse
-from federation.controller.publication.read_back import ReadBack, read_back
+from federation.controller.publication.read_back import EXAMPLES, ReadBack, read_back
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
@@ -279,7 +279,9 @@ class Member:
             detail = self._joining.health(counted.contents).detail
             return MemberFacts(held=None, detail=detail, own=own, joining=True)
         if counted.forbidden:
-            return MemberFacts(held=None, detail=f"{counted.forbidden} namespaces refuse the hub", own=own)
+            names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
+            detail = f"{counted.forbidden} namespaces refuse the hub, such as {names}"
+            return MemberFacts(held=None, detail=detail, own=own)
         held = None
         for digest in counted.contents:
             content = self._content(digest, counted)
@@ -292,7 +294,7 @@ class Member:
             held=frozenset() if held is None else held,
             current=counted.selected == counted.current,
             read_back_at=now - (self._clock.monotonic() - self._watch.heard),
-            detail=f"{counted.current} of {counted.selected} namespaces hold it",
+            detail=f"{counted.current} of {counted.selected} namespaces hold what is meant for them{counted.others}",
         )
 
     def party(self) -> Participant | Absent:

@@ -217,6 +217,17 @@ def test_what_is_kept_for_now_is_counted_and_told() -> None:
     assert problem.startswith("b: it holds a CA of its own")
 
 
+def test_who_is_not_current_is_named() -> None:
+    def others(current: int, behind: int) -> str:
+        names = [f"ns-{number}" for number in range(current + behind)]
+        held = holding(**dict.fromkeys(names[:current], SHA))
+        return read_back(namespaces(*names), held, TARGET, config_map=NAME).others
+
+    assert others(2, 0) == ""
+    assert others(1, 2) == ", not ns-1, ns-2"
+    assert others(0, 9) == ", not ns-0, ns-1, ns-2 and 6 more"
+
+
 def test_what_is_held_counts_though_a_write_was_forbidden_once() -> None:
     counted = read_back(namespaces("a"), holding(a=SHA), TARGET, config_map=NAME, forbidden={"a": "403"})
     assert (counted.selected, counted.current, counted.forbidden) == (1, 1, 0)

@@ -23,7 +23,8 @@ KEPT = "it holds a CA of its own, which is not overwritten for now"
 class ReadBack:
     """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
 
-    ``joining`` counts those that keep a CA of their own for now.
+    ``joining`` counts those that keep a CA of their own for now. ``behind`` names some that are selected and not
+    current.
     """
 
     selected: int = 0
@@ -36,11 +37,19 @@ class ReadBack:
     contents: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
     @property
     def pending(self) -> int:
         """Selected, not current, and not failed either."""
         return max(0, self.selected - self.current - self.failed)
+
+    @property
+    def others(self) -> str:
+        """Who is not current, as the end of a sentence that says who is; empty where all are."""
+        more = self.selected - self.current - len(self.behind)
+        named = f", not {', '.join(self.behind)}" if self.behind else ""
+        return f"{named} and {more} more" if named and more > 0 else named
 
     def generation(self, numbers: Mapping[str, int]) -> int:
         """The newest generation that every selected namespace holds or is past; 0 where one holds none."""
@@ -74,6 +83,7 @@ def read_back(
     """
     forbidden, failed = forbidden or {}, failed or {}
     kept: list[str] = []
+    behind: list[str] = []
     counts: Counter[str] = Counter()
     contents: Counter[str] = Counter()
     examples: defaultdict[str, list[str]] = defaultdict(list)
@@ -97,7 +107,9 @@ def read_back(
                 examples[holds.sha256].append(name)
         if met:
             counts["current"] += 1
-        elif keeps(name, holds):
+            continue
+        behind.append(name)
+        if keeps(name, holds):
             kept.append(name)
         elif name in failed:
             counts["failed"] += 1
@@ -111,6 +123,7 @@ def read_back(
         joining=len(kept),
         contents=dict(contents),
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
+        behind=tuple(sorted(behind)[:EXAMPLES]),
         problems=tuple(_problems(failed, forbidden, dict.fromkeys(kept, KEPT))),
     )
 

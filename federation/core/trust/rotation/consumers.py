@@ -36,7 +36,8 @@ def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *,
         return unmet("held", f"it was not read back since {time_of(since)}", name)
     missing = roots - facts.held
     if missing:
-        return unmet("held", f"some namespace lacks {shas(missing)}", name)
+        where = f": {facts.detail}" if facts.detail and not facts.current else ""
+        return unmet("held", f"some namespace lacks {shas(missing)}{where}", name)
     return met("held", f"every namespace was read back to hold {shas(roots)}", name)
 
 

@@ -108,6 +108,11 @@ def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:
         (ClusterFacts(held=BOTH, read_back_at=NOW - 61.0), "61 s ago"),
         (ClusterFacts(held=BOTH, read_back_at=NOW - 11.0), "not read back since"),
         pytest.param(ClusterFacts(held=OLD, read_back_at=NOW), ROOT["b"][:12], id="lacks one"),
+        pytest.param(
+            ClusterFacts(held=OLD, read_back_at=NOW, detail="1 of 2 namespaces hold it, not shop"),
+            ": 1 of 2 namespaces hold it, not shop",
+            id="which namespace",
+        ),
     ],
 )
 def test_a_cluster_that_is_not_known_to_hold_both(facts: ClusterFacts, words: str) -> None:

@@ -5,7 +5,14 @@
     STABLE ──propose──▶ STAGED ──▶ PUBLISHING ──▶ SOAKED ──▶ CANARY ──▶ ACTIVE ──▶ UNPUBLISHING ──▶ RETIRED
                           │            │            ▲ ◀─fails──┘│          │ ◀──restore──┘
                           │            └────────────┴───────────┴──────────┴──abort──▶ ABORTING ──▶ STABLE
-                          └──abort──▶ STABLE                     emergency: any of these ──▶ EMERGENCY ──▶ UNPUBLISHING
+                          └──abort──▶ STABLE
+
+    emergency of the old side: STAGED to ACTIVE, ABORTING ──▶ EMERGENCY ──▶ UNPUBLISHING ──▶ RETIRED
+    emergency of the new side: PUBLISHING to ACTIVE ──▶ ABORTING ──▶ STABLE
+                               STAGED ──▶ STABLE, or ABORTING where the root that was named is published already
+
+An intermediate under the same root goes from STAGED to SOAKED, from ACTIVE and EMERGENCY to RETIRED, and from
+ABORTING to STABLE: no bundle changes.
 
 The rules, each held by a gate (``gates.py``) or by what is computed from the record (``effects.py``):
 
@@ -27,6 +34,7 @@ then reads the orders and what is in force once more before anything is delivere
 
 ``record.py`` holds the values, ``world.py`` what is observed, ``consumers.py`` and ``conditions.py`` the single
 conditions and ``gates.py`` what they open, ``machine.py`` the transitions, ``commands.py`` what an operator may
-ask for, ``steps.py`` how a transition is recorded, ``effects.py`` what follows for bundles and signers, and
+ask for, ``emergencies.py`` the emergency, ``sides.py`` what must be true of a side that is to sign,
+``steps.py`` how a transition is recorded, ``effects.py`` what follows for bundles and signers, and
 ``losses.py`` what an emergency will cost.
 """

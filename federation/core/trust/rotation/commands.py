@@ -6,6 +6,7 @@ The world that a command is given must have been observed after the last transit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -22,8 +23,14 @@ from federation.core.trust.rotation.record import (
     Transition,
 )
 from federation.core.trust.rotation.sides import left_for_good, require_able
-from federation.core.trust.rotation.steps import OperationRefused, Step, enter
+from federation.core.trust.rotation.steps import OperationRefused, Step, cut, enter
 from federation.core.trust.rotation.world import World
+
+_INSTEAD_OF_ABORTING: Final = {
+    State.UNPUBLISHING: "publish the old root again first (federation rotate restore), then abort",
+    State.EMERGENCY: "from EMERGENCY there is no way back: let it end, then rotate to a third authority",
+    State.ABORTING: "it is being aborted already: `federation rotate status` says what it waits for",
+}
 
 
 def propose(
@@ -84,6 +91,7 @@ def propose(
                 " forbid it that one",
                 remedy="give every signer the same [signer.authority], or end the one that has another",
             )
+    author, reason = cut(author), cut(reason)
     step = Transition(before=State.STABLE, after=State.STAGED, at=world.now, author=author, reason=reason)
     rotation = Rotation(
         number=number,
@@ -118,7 +126,7 @@ def abort(
     if rotation.state not in ABORTABLE:
         raise OperationRefused(
             f"a rotation in {rotation.state.value} cannot be aborted",
-            remedy="in UNPUBLISHING restore the old root first; otherwise let it end and rotate back",
+            remedy=_INSTEAD_OF_ABORTING[rotation.state],
         )
     if left_for_good(book, rotation.old):
         raise OperationRefused(
@@ -161,7 +169,7 @@ def quarantine(book: RotationBook, cluster: str, *, author: str, reason: str, wo
         raise OperationRefused(
             f"no cluster is registered as {cluster[:80]!r}", remedy="name a registered cluster"
         )
-    held = Quarantine(reason=reason, author=author, since=world.now)
+    held = Quarantine(reason=cut(reason), author=cut(author), since=world.now)
     return replace(book, quarantined=book.quarantined | {cluster: held})
 
 

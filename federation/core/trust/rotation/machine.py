@@ -13,7 +13,7 @@ from federation.core.trust.rotation.commands import abort, propose, quarantine, 
 from federation.core.trust.rotation.emergencies import emergency
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
-from federation.core.trust.rotation.steps import MOST_TEXT, OperationRefused, Step, enter
+from federation.core.trust.rotation.steps import OperationRefused, Step, cut, enter
 from federation.core.trust.rotation.world import World
 
 __all__ = [
@@ -71,7 +71,7 @@ def _step(
     book: RotationBook, rotation: Rotation, world: World, author: str, verdict: Verdict
 ) -> RotationBook:
     """The one transition out of the present state."""
-    after, reason = _next(book, rotation, verdict)
+    after, reason = _next(book, rotation, verdict, world)
     changes = _changes(rotation, after, world)
     entered = enter(book, after, Step(author, world.now, reason, verdict.conditions), **changes)
     if after is State.PUBLISHING:
@@ -88,7 +88,7 @@ def _step(
     return entered
 
 
-def _next(book: RotationBook, rotation: Rotation, verdict: Verdict) -> tuple[State, str]:
+def _next(book: RotationBook, rotation: Rotation, verdict: Verdict, world: World) -> tuple[State, str]:
     """The state that follows, and why."""
     changes_root = rotation.changes_root
     match rotation.state:
@@ -108,9 +108,9 @@ def _next(book: RotationBook, rotation: Rotation, verdict: Verdict) -> tuple[Sta
             return State.UNPUBLISHING, "the wave before was observed"
         case State.ABORTING if rotation.wave == 0:
             why = "no leaf alive needs the new side" if verdict.open else "the deadline has passed"
-            stays = "" if rotation.new.root in book.compromised else ", unless it is pinned without staged"
-            removed = f"{why}: its root is removed{stays}"
-            return (State.ABORTING, removed) if changes_root else (State.STABLE, why)
+            brought = rotation.new.root in {*world.staged, *book.compromised}
+            then = "its root is removed" if brought else "its root stays published, for its pin is not staged"
+            return (State.ABORTING, f"{why}: {then}") if changes_root else (State.STABLE, why)
         case State.ABORTING:
             return State.STABLE, "every cluster was read back to hold what is meant for it after the abort"
         case _:
@@ -163,7 +163,7 @@ def _failed_canary(book: RotationBook, rotation: Rotation, world: World) -> str:
 
 def _fall_back(book: RotationBook, rotation: Rotation, world: World, failed: str) -> RotationBook:
     failures = rotation.canary_failures + 1
-    why = f"the canary failed: {failed}"[:MOST_TEXT]
+    why = cut(f"the canary failed: {failed}")
     evidence = [Condition(name="canary_fallback", met=False, detail=failed)]
     step = Step("the controller", world.now, why, evidence)
     return enter(book, State.SOAKED, step, canary_failures=failures, paused=why)

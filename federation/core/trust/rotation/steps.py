@@ -28,6 +28,11 @@ class OperationRefused(Refused):
     default_reason = "operation_refused"
 
 
+def cut(text: str) -> str:
+    """A text of a person's as it is recorded: no longer than :data:`MOST_TEXT`."""
+    return text[:MOST_TEXT]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Who takes a step, when, and on which evidence."""
@@ -47,8 +52,8 @@ def enter(book: RotationBook, state: State, step: Step, **changes: object) -> Ro
         before=rotation.state,
         after=state,
         at=step.at,
-        author=step.author[:MOST_TEXT],
-        reason=step.reason[:MOST_TEXT],
+        author=cut(step.author),
+        reason=cut(step.reason),
         evidence=_bounded(step.evidence),
     )
     fresh = {"since": step.at, "held_since": 0.0, "paused": ""}
@@ -59,7 +64,7 @@ def enter(book: RotationBook, state: State, step: Step, **changes: object) -> Ro
 def _bounded(evidence: Sequence[Condition]) -> list[Condition]:
     first = {condition.name: condition for condition in reversed(evidence)}
     ranked = sorted(evidence, key=lambda c: (c.met, first[c.name] is not c))
-    return [replace(condition, detail=condition.detail[:MOST_TEXT]) for condition in ranked[:MOST_EVIDENCE]]
+    return [replace(condition, detail=cut(condition.detail)) for condition in ranked[:MOST_EVIDENCE]]
 
 
 def _thinned(history: list[Transition]) -> list[Transition]:

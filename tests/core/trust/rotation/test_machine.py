@@ -13,7 +13,14 @@ from federation.core.trust.rotation.commands import propose
 from federation.core.trust.rotation.effects import kept_behind, orders_of
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.steps import MOST_EVIDENCE, MOST_HISTORY, WHOLE_HISTORY, Step, enter
+from federation.core.trust.rotation.steps import (
+    MOST_EVIDENCE,
+    MOST_HISTORY,
+    MOST_TEXT,
+    WHOLE_HISTORY,
+    Step,
+    enter,
+)
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.scenes import at, rotation, started, until
@@ -27,7 +34,12 @@ def states(sim: Simulation) -> list[State]:
 
 
 def proposal(
-    sim: Simulation, *, old: str = "a1", new: str | Side = "b1", canary: tuple[str, ...] = ()
+    sim: Simulation,
+    *,
+    old: str = "a1",
+    new: str | Side = "b1",
+    canary: tuple[str, ...] = (),
+    reason: str = "it is time",
 ) -> Callable[[], RotationBook]:
     side = SIDES[new] if isinstance(new, str) else new
     return lambda: propose(
@@ -37,7 +49,7 @@ def proposal(
         old=SIDES[old],
         new=side,
         author="operator",
-        reason="it is time",
+        reason=reason,
         automatic=True,
         soak=1.0,
         canary=canary,
@@ -130,6 +142,22 @@ def test_abort(state: State) -> None:
     assert sim.store.generations[sim.store.in_force] == {ROOT["a"], ROOT["w"]}
     assert sim.book.admitted == []
     assert rotation(sim).history[-1].author in {"operator", "the controller"}
+
+
+@pytest.mark.parametrize(
+    ("state", "instead"),
+    [
+        (State.UNPUBLISHING, "rotate restore"),
+        (State.EMERGENCY, "a third authority"),
+        (State.ABORTING, "being aborted already"),
+    ],
+)
+def test_what_to_do_where_nothing_can_be_aborted_is_possible_there(state: State, instead: str) -> None:
+    sim = at(State.ACTIVE)
+    sim.store.book = changed(sim.book, rotation=changed(rotation(sim), state=state))
+    with pytest.raises(OperationRefused) as error:
+        aborted(sim)
+    assert instead in error.value.remedy
 
 
 def test_what_cannot_be_aborted() -> None:
@@ -232,6 +260,15 @@ def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught
     assert sim.book.quarantined == {}
 
 
+def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
+    sim = Simulation()
+    book = machine.quarantine(sim.book, "one", author="a" * 999, reason="r" * 999, world=sim.observe())
+    held = book.quarantined["one"]
+    assert (len(held.author), len(held.reason)) == (MOST_TEXT, MOST_TEXT)
+    proposed = rotation_of(proposal(sim, reason="r" * 999)())
+    assert len(proposed.reason) == len(proposed.history[0].reason) == MOST_TEXT
+
+
 def test_a_quarantine_wants_a_reason_and_a_cluster() -> None:
     sim = Simulation()
     world = sim.observe()
@@ -310,6 +347,7 @@ def test_a_compromised_new_root_leaves_the_bundle_however_it_is_pinned(state: St
     assert ROOT["b"] not in sim.store.generations[sim.store.in_force]
     assert ROOT["b"] in sim.book.retired
     assert ROOT["b"] not in sim.book.admitted
+    assert not published_before or rotation(sim).history[-2].reason.endswith("is removed")
 
 
 def test_an_abort_leaves_a_root_that_was_published_before_and_says_so() -> None:
@@ -318,7 +356,7 @@ def test_an_abort_leaves_a_root_that_was_published_before_and_says_so() -> None:
     until(sim, State.STABLE)
     assert ROOT["b"] in sim.store.generations[sim.store.in_force]
     removal, end = rotation(sim).history[-2:]
-    assert removal.reason.endswith("unless it is pinned without staged")
+    assert removal.reason.endswith("stays published, for its pin is not staged")
     assert "gone" not in end.reason
 
 

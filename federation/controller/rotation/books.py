@@ -14,14 +14,18 @@ import msgspec
 from msgspec.structs import replace
 
 from federation.controller.publication.joining import Remembered
+from federation.core.errors import StateUnavailable
 from federation.core.trust.rotation.effects import Orders, orders_of
 from federation.core.trust.rotation.record import RotationBook
 from federation.state.documents import Takeovers, decode, encode
-from federation.state.store import StateStore
+from federation.state.store import StateConflict, StateStore
 
 ROTATION: Final = "rotation"
 ORDERS: Final = "orders"
 TAKEOVERS: Final = "takeovers"
+
+MOST_HEARD: Final = 50
+"""Operations remembered as applied: one that was not answered is heard again within seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +35,14 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
 
     ``joined`` are those whose every namespace has held the hub's bundle, as long as they are registered.
     ``own`` are the accepted CAs (SHA-256) that a cluster came with: as long as no takeover was ``declared``
-    (the last time that a person did), they go on issuing there.
+    (the last time that a person did), they go on issuing there. ``heard`` are the operations (ids) that declared
+    lately: none is applied twice.
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
     own: dict[str, list[str]] = msgspec.field(default_factory=dict)
     declared: dict[str, float] = msgspec.field(default_factory=dict)
+    heard: list[str] = msgspec.field(default_factory=list)
 
     def taken_over(self, cluster: str) -> float | None:
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
@@ -51,21 +57,35 @@ class Books:
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._version: str | None = None
+        self._orders_version: str | None = None
         self.book = RotationBook()
         self.arrivals: Arrivals | None = None
         """As it was last read or written; None before."""
 
     async def load(self) -> RotationBook:
-        """The record as it is persisted; an empty one where none ever was."""
+        """The record as it is persisted; an empty one where none ever was.
+
+        The version of the orders is read before the record: whoever writes orders by a newer record than this
+        one changes it after that, and :meth:`give_orders` then notices. Raises StateUnavailable where there was
+        a record and it is gone: an empty one would take back what it has done.
+        """
+        orders = await self._store.read(ORDERS)
+        self._orders_version = orders.version if orders is not None else None
         stored = await self._store.read(ROTATION)
         if stored is None:
-            self._version, self.book = None, RotationBook()
+            given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
+            if self._version is not None or given != Orders():
+                raise _lost("there was a record of rotations, and it is gone")
+            self.book = RotationBook()
         else:
             self._version, self.book = stored.version, decode(stored.data, RotationBook, key=ROTATION)
         return self.book
 
     async def save(self, book: RotationBook) -> None:
-        """Persist the record. Raises StateConflict where somebody else wrote since it was read."""
+        """Persist the record. Raises StateConflict where somebody else wrote since it was read.
+
+        After a StateUnavailable it may have been written all the same: it has to be loaded again.
+        """
         if book == self.book:
             return
         data = encode(book)
@@ -77,16 +97,31 @@ class Books:
         _tell(before, book)
 
     async def give_orders(self) -> Orders:
-        """Make the persisted orders those of the record; the orders."""
+        """Make the persisted orders those of the record; the orders.
+
+        Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
+        and the record has to be read again. Raises StateUnavailable where they are of a later rotation.
+        """
         orders = orders_of(self.book)
         stored = await self._store.read(ORDERS)
+        if (stored.version if stored is not None else None) != self._orders_version:
+            raise StateConflict("somebody else wrote it", where=ORDERS)
         if stored is None:
             if orders != Orders():
-                await self._store.write(ORDERS, encode(orders), create=True)
-        elif decode(stored.data, Orders, key=ORDERS) != orders:
-            await self._store.write(ORDERS, encode(orders), expected=stored.version)
+                self._orders_version = await self._store.write(ORDERS, encode(orders), create=True)
+            return orders
+        given = decode(stored.data, Orders, key=ORDERS)
+        if given.rotation > orders.rotation:
+            raise _lost(f"signers follow rotation {given.rotation}, and the record is an older one")
+        if given != orders:
+            self._orders_version = await self._store.write(ORDERS, encode(orders), expected=stored.version)
             _log.info("orders of rotation %d: %s", orders.rotation, orders.state or "at rest")
         return orders
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The operations (ids) that were applied lately, whether somebody was told so or not."""
+        return frozenset({*self.book.heard, *(self.arrivals.heard if self.arrivals is not None else ())})
 
     def remembered(self, cluster: str) -> Remembered | None:
         """What is persisted of how that cluster joined; None before anything was read."""
@@ -127,9 +162,16 @@ class Books:
 
         return await self._arrive(met)
 
-    async def declare(self, cluster: str, now: float) -> None:
-        """Remember that from now on nobody but the hub issues there. Said again, it counts from then on."""
-        await self._arrive(lambda before: replace(before, declared=before.declared | {cluster: now}))
+    async def declare(self, cluster: str, now: float, *, heard: str = "") -> None:
+        """Remember that from now on nobody but the hub issues there. Said again, it counts from then on.
+
+        ``heard`` is the operation (id) that says so.
+        """
+        await self._arrive(
+            lambda before: replace(
+                before, declared=before.declared | {cluster: now}, heard=and_heard(before.heard, heard)
+            )
+        )
         _log.warning("the hub has taken over the cluster %s", cluster, extra={"cluster": cluster})
 
     async def meet(self) -> Arrivals:
@@ -149,6 +191,20 @@ class Books:
                 await self._store.write(TAKEOVERS, data, expected=stored.version)
         self.arrivals = after
         return after
+
+
+def and_heard(heard: list[str], operation: str) -> list[str]:
+    """The operations that were applied lately, with that one (its id; empty for none)."""
+    return [*heard, operation][-MOST_HEARD:] if operation else heard
+
+
+def _lost(what: str) -> StateUnavailable:
+    return StateUnavailable(
+        what,
+        where=ROTATION,
+        remedy="restore it from the latest backup of the state; until then no rotation goes on and no other "
+        "generation is made. Only where no rotation was ever started, remove `orders` as well",
+    )
 
 
 def _tell(before: RotationBook, after: RotationBook) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from federation.controller.rotation.books import Books
+from federation.controller.rotation.books import Books, and_heard
 from federation.controller.rotation.candidate import problem_of, side_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
 from federation.controller.rotation.observed import (
@@ -42,6 +42,7 @@ from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
     Current,
+    Operation,
     RotationReport,
     SignerReport,
 )
@@ -102,6 +103,7 @@ class RotationDriver:
     _rate: _Rate = field(init=False, default_factory=_Rate)
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _loaded: bool = field(init=False, default=False)
+    _looked: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.books = Books(self.store)
@@ -120,7 +122,7 @@ class RotationDriver:
         await self.books.load()
         await self.books.meet()
         if self.allowed():
-            await self.books.save(interrupted(self.books.book))
+            await self._save(interrupted(self.books.book))
         self._loaded = True
 
     async def step(
@@ -134,10 +136,13 @@ class RotationDriver:
             await self.load()
             if not self.allowed():
                 return False
+            if self.clock.monotonic() - self._looked > config.controller.rotation.fresh:
+                await self._save(interrupted(self.books.book))  # nobody has watched for a while
             before = self.books.book
             await self.books.give_orders()
             await enact()
             world = await self._observe(config, see())
+            self._looked = self.clock.monotonic()
             await self._hear(config, world)
             if self.books.book == before:  # else what was observed is not yet what follows from the record
                 await self._advance(world)
@@ -196,25 +201,39 @@ class RotationDriver:
     async def _hear(self, config: HubConfig, world: World) -> None:
         """Decide what operators ask for, up to the first that changes the record: the next needs a new look."""
         before = self.books.book
-        for operation, version in await self._queue.pending(skew=world.skew):
+        applied = self.books.heard
+        for operation, version in await self._queue.pending(skew=world.skew, applied=applied):
             refused: FederationError | None = None
-            try:
-                if operation.verb == "takeover":
-                    await self.books.declare(taken_over(operation, world), world.now)
-                else:
-                    await self.books.save(self._commands.apply(operation, self.books.book, world, config))
-            except StateUnavailable:
-                raise
-            except FederationError as error:
-                refused = error
+            if operation.id not in applied:  # else it was done, and nobody could be told
+                try:
+                    await self._apply(operation, world, config)
+                except StateUnavailable:
+                    raise
+                except FederationError as error:
+                    refused = error
             await self._queue.decide(operation, version, refused)
             if self.books.book != before:
                 return
 
+    async def _apply(self, operation: Operation, world: World, config: HubConfig) -> None:
+        """What it asks for, and that it was heard, in one write: whatever fails after that, it is not done twice."""
+        if operation.verb == "takeover":
+            await self.books.declare(taken_over(operation, world), world.now, heard=operation.id)
+            return
+        book = self._commands.apply(operation, self.books.book, world, config)
+        await self._save(msgspec.structs.replace(book, heard=and_heard(book.heard, operation.id)))
+
+    async def _save(self, book: RotationBook) -> None:
+        try:
+            await self.books.save(book)
+        except StateUnavailable:
+            self._loaded = False  # it may have been written all the same
+            raise
+
     async def _advance(self, world: World) -> None:
         book = advance(self.books.book, world)
         if book != self.books.book and self.allowed():
-            await self.books.save(book)
+            await self._save(book)
 
     async def _drop(self, config: HubConfig, world: World) -> None:
         """Take own anchors out of the bundle that nothing depends on any more."""
@@ -223,7 +242,7 @@ class RotationDriver:
         anchors = own_anchors(config, self.books.arrivals.own)
         self.dropping = drop_gates(anchors, self.books.book, world, roots=self._issuers)
         dropped = [sha256 for sha256, verdict in self.dropping.items() if verdict.open]
-        await self.books.save(drop(self.books.book, self.dropping))
+        await self._save(drop(self.books.book, self.dropping))
         for sha256 in dropped:
             _log.warning(
                 "the own anchor %s leaves the bundle: nothing depends on it any more, and its pin can be taken "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -104,11 +104,14 @@ class OperationQueue:
         self._clock = clock
         self._decided: set[str] = set()
 
-    async def pending(self, *, skew: float = 0.0) -> list[tuple[Operation, str]]:
+    async def pending(
+        self, *, skew: float = 0.0, applied: Collection[str] = ()
+    ) -> list[tuple[Operation, str]]:
         """Each with the version to swap against; damaged ones are left where they are, and status tells them.
 
         What was asked for too long ago is refused; ``skew`` is how far, in seconds, the clock of the controller
-        that was asked may be off. Raises StateUnavailable where the store fails.
+        that was asked may be off. Those ``applied`` (ids) were done, and have only to be told of. Raises
+        StateUnavailable where the store fails.
         """
         keys = await self._store.keys(OPERATIONS)
         found: list[tuple[Operation, str]] = []
@@ -127,19 +130,20 @@ class OperationQueue:
                 self._decided.add(key)
             else:
                 found.append((operation, version))
-        fresh = await self._refuse_late(found, skew)
+        fresh = await self._refuse_late(found, skew, applied)
         await self._trim(keys)
         return fresh
 
     async def _refuse_late(
-        self, found: list[tuple[Operation, str]], skew: float
+        self, found: list[tuple[Operation, str]], skew: float, applied: Collection[str]
     ) -> list[tuple[Operation, str]]:
         """Those that are to be decided; the others are refused, some of them at each look."""
         now = self._clock.now().timestamp()
         fresh: list[tuple[Operation, str]] = []
         late: list[tuple[Operation, str]] = []
         for one in found:
-            (fresh if abs(now - one[0].asked) <= OLDEST + skew else late).append(one)
+            in_time = abs(now - one[0].asked) <= OLDEST + skew or one[0].id in applied
+            (fresh if in_time else late).append(one)
         for operation, version in late[:MOST_REFUSED]:
             with contextlib.suppress(StateConflict):  # another leader was quicker
                 await self.decide(operation, version, _late(now - operation.asked))

@@ -109,6 +109,7 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
     are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
     intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
+    ``heard`` are the operations (ids) that were applied lately: none is applied twice.
     """
 
     rotation: Rotation | None = None
@@ -116,6 +117,7 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     retired: list[str] = []
     admitted: list[str] = []
     compromised: list[str] = []
+    heard: list[str] = []
 
     @property
     def under_way(self) -> Rotation | None:

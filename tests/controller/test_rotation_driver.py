@@ -1,0 +1,205 @@
+"""What the leader does about a store that fails, forgets, or was written by another leader, one step at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as changed
+
+from federation.controller.rotation.books import ORDERS, ROTATION, Books
+from federation.controller.rotation.driver import RotationDriver, Seen
+from federation.controller.rotation.observed import Proved
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.errors import StateUnavailable
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import RotationBook, State
+from federation.core.trust.rotation.world import ClusterFacts
+from federation.state.documents import Current, Matrix, Operation, decode, encode
+from federation.state.files import FileStore
+from federation.state.store import StateConflict
+from tests.controller.test_arrivals import CONFIG
+from tests.controller.test_rotation import rotation
+from tests.support.clock import VirtualClock
+
+
+@pytest.fixture
+def config() -> HubConfig:
+    return parse_config(CONFIG, file="clusters.toml")
+
+
+class FailingStore(FileStore):
+    """Writes below ``failing`` are lost; with ``answers_lost`` they are done, and only their answer is lost."""
+
+    failing = "nothing"
+    answers_lost = False
+
+    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
+        if key.startswith(self.failing):
+            if self.answers_lost:
+                await super().write(key, data, expected=expected, create=create)
+            raise StateUnavailable("the disk is full", where=key)
+        return await super().write(key, data, expected=expected, create=create)
+
+
+class Leading:
+    """A leader's rotation over that store; nothing can be published, and it sees three clusters that hold nothing."""
+
+    def __init__(self, store: FileStore, clock: VirtualClock, config: HubConfig) -> None:
+        self.store, self.clock, self.config = store, clock, config
+        self.driver = RotationDriver(store, clock, lambda: True)
+        self.seen = Seen(
+            clusters=dict.fromkeys(["east", "west", "north"], ClusterFacts(held=frozenset())),
+            proved=Proved(Matrix(), {}),
+            roots=(),
+            current=Current(number=0, sha256=""),
+        )
+
+    async def step(self) -> bool:
+        async def enact() -> None:
+            return
+
+        return await self.driver.step(self.config, lambda: self.seen, enact)
+
+    async def ask(self, verb: str, **arguments: str) -> None:
+        now = self.clock.now().timestamp()
+        operation = Operation(id=f"2026{verb}", verb=verb, author="test", asked=now, arguments=arguments)
+        await self.store.write(f"operations/{operation.id}", encode(operation), create=True)
+
+    async def answer(self, verb: str) -> str:
+        stored = await self.store.read(f"operations/2026{verb}")
+        assert stored is not None
+        return decode(stored.data, Operation, key=verb).outcome
+
+
+@pytest.mark.parametrize("verb", ["quarantine", "takeover"])
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_done_and_not_told_is_told_and_not_done_again(
+    tmp_path: Path, config: HubConfig, verb: str, restarted: bool
+) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    await leading.ask(verb, cluster="west", reason="burnt down")
+    store.failing = "operations/"
+    await leading.step()
+    assert "disk is full" in leading.driver.report.problem
+    store.failing = "nothing"
+    await clock.advance(100.0)  # longer than an operation that nobody has heard may wait
+    if restarted:
+        leading = Leading(store, clock, config)
+    before = await store.read(ROTATION), await store.read("takeovers")
+    await leading.step()
+    assert await leading.answer(verb) == "done"
+    assert (await store.read(ROTATION), await store.read("takeovers")) == before
+
+
+async def test_a_write_whose_answer_is_lost_is_read_again(tmp_path: Path, config: HubConfig) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    await leading.ask("quarantine", cluster="west", reason="burnt down")
+    store.failing, store.answers_lost = ROTATION, True
+    await leading.step()
+    assert leading.driver.book == RotationBook()
+    store.failing = "nothing"
+    await leading.step()
+    assert "west" in leading.driver.book.quarantined
+    assert await leading.answer("quarantine") == "done"
+
+
+async def test_a_soak_that_nobody_watched_begins_anew(tmp_path: Path, config: HubConfig) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    await leading.step()
+    now = clock.now().timestamp()
+    await leading.driver.books.save(RotationBook(rotation=rotation(since=now, held_since=now)))
+    store.failing = ORDERS
+    await leading.step()
+    await clock.advance(config.controller.rotation.fresh + 1.0)
+    store.failing = "nothing"
+    observed: list[float] = []
+
+    async def enact() -> None:
+        current = leading.driver.book.rotation
+        observed.append(current.held_since if current is not None else -1.0)
+
+    await leading.driver.step(config, lambda: leading.seen, enact)
+    assert observed[0] == 0.0
+
+
+async def recorded(tmp_path: Path) -> tuple[FileStore, Books]:
+    """A store with a rotation in ACTIVE and its orders."""
+    store = FileStore(tmp_path, VirtualClock())
+    books = Books(store)
+    await books.load()
+    await books.save(RotationBook(rotation=rotation(State.ACTIVE, number=2)))
+    await books.give_orders()
+    return store, books
+
+
+async def orders(store: FileStore) -> Orders:
+    stored = await store.read(ORDERS)
+    assert stored is not None
+    return decode(stored.data, Orders, key=ORDERS)
+
+
+async def test_a_record_that_is_gone_is_not_one_that_never_was(tmp_path: Path) -> None:
+    store, books = await recorded(tmp_path)
+    before = await orders(store)
+    await store.delete(ROTATION)
+    for leader in (books, Books(store)):
+        with pytest.raises(StateUnavailable, match="it is gone") as lost:
+            await leader.load()
+        assert "backup" in lost.value.remedy
+    assert await orders(store) == before
+
+
+async def test_a_record_that_is_older_than_its_orders_gives_none(tmp_path: Path) -> None:
+    store, books = await recorded(tmp_path)
+    await store.write(ROTATION, encode(changed(books.book, rotation=rotation(State.RETIRED))))
+    restored = Books(store)
+    await restored.load()
+    with pytest.raises(StateUnavailable, match="an older one"):
+        await restored.give_orders()
+    assert (await orders(store)).rotation == 2
+
+
+async def test_a_former_leader_that_wakes_up_writes_no_orders(tmp_path: Path) -> None:
+    store, former = await recorded(tmp_path)
+    leader = Books(store)
+    assert leader.book == RotationBook()
+    book = await leader.load()
+    assert book.rotation is not None
+    await leader.save(changed(book, rotation=changed(book.rotation, state=State.UNPUBLISHING)))
+    await leader.give_orders()
+    with pytest.raises(StateConflict):
+        await former.give_orders()
+    assert (await orders(store)).state == "UNPUBLISHING"
+    await former.load()
+    assert (await former.give_orders()).state == "UNPUBLISHING"
+
+
+async def test_orders_that_somebody_removed_are_given_again(tmp_path: Path, config: HubConfig) -> None:
+    store, books = await recorded(tmp_path)
+    given = await orders(store)
+    leading = Leading(store, VirtualClock(), config)
+    await leading.step()
+    await store.delete(ORDERS)
+    await leading.step()
+    await leading.step()
+    assert await orders(store) == given
+    assert books.book.rotation is not None
+
+
+async def test_why_a_bundle_is_held_back_reaches_the_gates(tmp_path: Path, config: HubConfig) -> None:
+    store, _ = await recorded(tmp_path)
+    leading = Leading(store, VirtualClock(), config)
+    leading.seen = replace(leading.seen, unwritten="root.pem cannot be read")
+    await leading.step()
+    [condition] = [c for c in leading.driver.report.conditions if c.name == "enacted"]
+    assert not condition.met
+    assert condition.detail.endswith("is not known: root.pem cannot be read")

@@ -126,9 +126,10 @@ class _Api:
         return answers[path]
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
+        """One sentence for each fault: whoever asks without a token learns no path and no address."""
         reasons: list[str] = []
-        if self._report is not None and not (report := self._report()).ready:
-            reasons += report.reasons or ["the controller is not ready"]
+        if self._report is not None and not self._report().ready:
+            reasons.append("the controller is not ready: its log and /api/v1/status say why")
         try:
             await self._source.read()
         except StateUnavailable:

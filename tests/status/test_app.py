@@ -226,7 +226,7 @@ async def test_a_bundle_whose_bytes_were_exchanged_is_not_handed_out(start: Star
         assert (body["verdict"], body["bundle"]) == ("failing", None)
 
 
-async def test_readiness_gives_the_reasons_of_the_controller(start: Start) -> None:
+async def test_readiness_tells_strangers_that_the_controller_is_not_ready_and_no_more(start: Start) -> None:
     ready = True
     holder: list[Running] = []
 
@@ -239,9 +239,10 @@ async def test_readiness_gives_the_reasons_of_the_controller(start: Start) -> No
         holder.append(hub)
         assert (await hub.get("/readyz"))[0] == 200
         ready = False
-        hub.world.edit_leader(ready=ready, reasons=["no leader lease yet"])
+        hub.world.edit_leader(ready=ready, reasons=["/etc/federation/root.pem: cannot be read"])
         status, body, _ = await hub.get("/readyz")
-        assert (status, body) == (503, {"ready": False, "reasons": ["no leader lease yet"]})
+        told = "the controller is not ready: its log and /api/v1/status say why"
+        assert (status, body) == (503, {"ready": False, "reasons": [told]})
 
 
 async def test_only_get_and_head_are_answered(start: Start) -> None:

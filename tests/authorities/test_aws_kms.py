@@ -87,7 +87,7 @@ KMS_ERRORS = [
     ("NotFoundException", 400, AuthorityMisconfigured, "not_found", 1),
     ("AccessDeniedException", 400, AuthorityMisconfigured, "forbidden", 1),
     ("ThrottlingException", 400, AuthorityThrottled, "throttled", 1),
-    ("LimitExceededException", 400, AuthorityThrottled, "limit_exceeded", 1),
+    ("LimitExceededException", 400, AuthorityMisconfigured, "limit_exceeded", 1),
     ("KMSInternalException", 500, AuthorityUnavailable, "server_error", 2),
     ("KeyUnavailableException", 500, AuthorityUnavailable, "server_error", 2),
     ("DependencyTimeoutException", 503, AuthorityUnavailable, "server_error", 2),

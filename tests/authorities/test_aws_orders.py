@@ -55,7 +55,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 ORDER_ERRORS = [
     ("ThrottlingException", "Rate exceeded", AuthorityThrottled, "throttled"),
     ("RequestLimitExceeded", "", AuthorityThrottled, "throttled"),
-    ("LimitExceededException", "too many certificates", AuthorityThrottled, "limit_exceeded"),
+    ("LimitExceededException", "too many certificates", AuthorityMisconfigured, "limit_exceeded"),
     ("AccessDeniedException", "User is not authorized", AuthorityMisconfigured, "forbidden"),
     ("ExpiredTokenException", "The security token is expired", AuthorityMisconfigured, "credentials_expired"),
     ("UnrecognizedClientException", "", AuthorityMisconfigured, "credentials_refused"),

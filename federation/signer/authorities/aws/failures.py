@@ -135,11 +135,6 @@ _MEANINGS: Final = {
     "RequestThrottled": _THROTTLED,
     "RequestLimitExceeded": _THROTTLED,
     "TooManyRequests": _THROTTLED,
-    "LimitExceeded": _Meaning(
-        AuthorityThrottled,
-        "limit_exceeded",
-        "AWS names the quota: have it raised in Service Quotas, or lower signer.authority.quota",
-    ),
     # who we are, and what we may
     "AccessDenied": _FORBIDDEN,
     "NotAuthorized": _FORBIDDEN,
@@ -160,6 +155,12 @@ _MEANINGS: Final = {
     "ResourceNotFound": _NOT_FOUND,
     "NotFound": _NOT_FOUND,
     "InvalidArn": _NOT_FOUND,
+    # a quota of what may exist, such as certificates of one CA in its life: no wait helps
+    "LimitExceeded": _Meaning(
+        AuthorityMisconfigured,
+        "limit_exceeded",
+        "AWS names the quota: have it raised in Service Quotas, or go over to another CA",
+    ),
     # AWS Private CA
     "InvalidState": _Meaning(
         AuthorityMisconfigured, "ca_disabled", "make the CA active: install its certificate, or enable it"

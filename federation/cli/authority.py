@@ -8,12 +8,13 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from federation.cli.options import add_config
 
 if TYPE_CHECKING:
-    from federation.core.config.model import HubConfig
+    from federation.core.config.authority_model import AuthorityConfig
     from federation.signer.authorities.probe import Finding
 
 
@@ -30,9 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="have it sign throw-away certificates, and verify them",
         description="Shows what the configured authority is, has it sign a certificate for a workload of each "
         "kind of key that callers may have, and one for the door, as the signer would, and verifies each: key, names, "
-        "lifetime, usages and chain to a pinned root. Keys are made for it and thrown away; the certificates live for "
-        "ten minutes at most. Run it with the signer's own credentials. Exit codes: 0 it signs as it should (warnings "
-        "may stand); 1 it does not, and what to do is said; 2 the configuration cannot be used.",
+        "lifetime, usages and chain to a pinned root; then the same of the successor, where one is configured. Keys "
+        "are made for it and thrown away; the certificates live for ten minutes at most. Run it with the signer's own "
+        "credentials. Exit codes: 0 all sign as they should (warnings may stand); 1 one does not, and what to do is "
+        "said; 2 the configuration cannot be used.",
     )
     add_config(checking)
     checking.add_argument("--json", action="store_true", help="print one JSON document on stdout")
@@ -40,35 +42,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _check(args: argparse.Namespace) -> int:
-    config, findings = asyncio.run(_ask(args))
-    failed = any(finding.outcome == "failed" for finding in findings)
-    authority = config.signer.authority
+    checked = asyncio.run(_ask(args))
     if args.json:
-        rows = [
-            {
-                "check": f.check,
-                "outcome": f.outcome,
-                "reason": f.reason,
-                "detail": f.detail,
-                "remedy": f.remedy,
-            }
-            for f in findings
-        ]
-        print(
-            json.dumps(
-                {"ok": not failed, "name": authority.name, "kind": authority.kind, "checks": rows}, indent=2
-            )
-        )
-        return int(failed)
-    print(f"authority {authority.name}, kind {authority.kind}")
-    for finding in findings:
-        print(f"  {finding.mark:<8} {finding.check}: {finding.detail}")
-        if finding.remedy:
-            print(f"           do: {finding.remedy}")
-    return int(failed)
+        own, *successor = [_document(authority, findings) for authority, findings in checked]
+        document = {**own, **({"successor": successor[0]} if successor else {})}
+        document["ok"] = all(part["ok"] for part in (own, *successor))
+        print(json.dumps(document, indent=2))
+    else:
+        for role, (authority, findings) in zip(("authority", "successor"), checked, strict=False):
+            print(f"{role} {authority.name}, kind {authority.kind}")
+            for finding in findings:
+                print(f"  {finding.mark:<8} {finding.check}: {finding.detail}")
+                if finding.remedy:
+                    print(f"           do: {finding.remedy}")
+    return int(any(_failed(findings) for _, findings in checked))
 
 
-async def _ask(args: argparse.Namespace) -> tuple[HubConfig, list[Finding]]:
+def _document(authority: AuthorityConfig, findings: list[Finding]) -> dict[str, object]:
+    rows = [
+        {
+            "check": f.check,
+            "outcome": f.outcome,
+            "reason": f.reason,
+            "detail": f.detail,
+            "remedy": f.remedy,
+        }
+        for f in findings
+    ]
+    return {"ok": not _failed(findings), "name": authority.name, "kind": authority.kind, "checks": rows}
+
+
+def _failed(findings: list[Finding]) -> bool:
+    return any(finding.outcome == "failed" for finding in findings)
+
+
+async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[Finding]]]:
+    """What was found of the authority, and of the successor where there is one."""
     from federation.runtime.clock import SystemClock
     from federation.runtime.config_source import ConfigSource
     from federation.signer.authorities.catalogue import Surroundings
@@ -79,4 +88,9 @@ async def _ask(args: argparse.Namespace) -> tuple[HubConfig, list[Finding]]:
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     around = Surroundings(config.trust_domain, clock, os.urandom, random.SystemRandom())
-    return config, await probe_authority(config, around)
+    checked = []
+    for authority in (config.signer.authority, config.signer.successor):
+        if authority is not None:
+            alone = replace(config, signer=replace(config.signer, authority=authority, successor=None))
+            checked.append((authority, await probe_authority(alone, around)))
+    return checked

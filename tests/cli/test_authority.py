@@ -101,6 +101,33 @@ def test_a_pinned_root_that_cannot_be_read_is_told(
     assert checks["pinned roots"]["reason"] == "anchor_unreadable"
 
 
+def test_the_successor_is_checked_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, other = configuration(tmp_path, authority("checked")), authority("next")
+    (tmp_path / "next").mkdir()
+    chain, key, _ = other.write(tmp_path / "next")
+    (tmp_path / "next.pem").write_bytes(other.root.pem)
+    successor = f'[signer.successor]\nname = "next"\ncertificate_file = "{chain}"\nkey_file = "{key}"\n'
+    pin = f'[[trust.anchors]]\nfile = "next.pem"\nsha256 = "{other.root.sha256}"\n'
+    text = file.read_text()
+    file.write_text(text.replace("[door]", f"{pin}[door]").replace("[state]", f"{successor}[state]"))
+    assert main(["authority", "check", "--config", str(file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["name"]) == (True, "shared")
+    assert (document["successor"]["ok"], document["successor"]["name"]) == (True, "next")
+    assert other.certificate.subject in document["successor"]["checks"][1]["detail"]
+
+    key.chmod(0o644)
+    assert main(["authority", "check", "--config", str(file), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["successor"]["ok"]) == (False, False)
+    assert document["successor"]["checks"][0]["reason"] == "key_file_mode"
+    assert all(row["outcome"] == "ok" for row in document["checks"])
+    assert main(["authority", "check", "--config", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "authority shared, kind local\n" in out
+    assert "successor next, kind local\n" in out
+
+
 def test_a_configuration_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "clusters.toml"
     file.write_text("[signer.authority]\nkind = 'nothing'\n")

@@ -71,9 +71,10 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """One rotation of a trust domain.
 
-    ``soak`` and ``deadline`` are in seconds and seconds since the epoch. ``held_since`` is since when the gate
-    of the present state has been open without a break (0: it is not). ``wave`` counts the waves that have
-    lost the old root.
+    ``soak`` is in seconds, ``deadline`` and ``held_since`` are in seconds since the epoch. ``held_since`` is kept
+    in PUBLISHING alone: since when all of its gate but the soak time has held without a break (0: it does not).
+    ``wave`` counts the waves that may lose the old root by now, the last of which may not have been observed
+    yet; in ABORTING, and in STABLE after it, it is 1 once the new root is removed.
     """
 
     number: int

@@ -35,6 +35,7 @@ class Inner:
     def __init__(self) -> None:
         self.fails: FederationError | None = None
         self.sick: FederationError | None = None
+        self.blind = False
         self.asked = 0
         self.looked = 0
         self.pause = 30.0
@@ -61,8 +62,9 @@ class Inner:
             raise self.fails
         return IssuedLeaf(b"leaf", (), built_by_hub=True)
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         self.looked += 1
+        return self.sick is None and not self.blind
 
     async def close(self) -> None:
         self.looked = -1
@@ -130,6 +132,22 @@ async def test_a_good_look_lets_one_request_try() -> None:
     await authority.issue(order(now=pki.NOW))
     assert authority.describe().circuit == "closed"
     assert authority.describe().state == "ready"
+
+
+async def test_a_look_that_failed_lets_nobody_try_although_an_earlier_one_stays_in_force() -> None:
+    """As where the hub builds the leaf: the pair that was good last stays, whatever the back end answers now."""
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    await break_it(authority, inner)
+    inner.blind = True
+    await clock.advance(authority.pause)
+    await authority.refresh()
+    assert inner.can_sign
+    assert (authority.describe().circuit, authority.can_sign) == ("open", False)
+    inner.blind = False
+    await clock.advance(authority.pause)
+    await authority.refresh()
+    assert authority.describe().circuit == "half-open"
 
 
 async def test_probes_back_off_with_jitter_up_to_a_bound() -> None:

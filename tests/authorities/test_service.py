@@ -5,6 +5,7 @@ The service stands behind its interface and issues with a real CA, rightly or wr
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,7 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.errors import (
     AuthorityError,
+    AuthorityMisconfigured,
     AuthorityRefused,
+    AuthorityThrottled,
     AuthorityUnavailable,
     AuthorityUncertain,
     AuthorityViolation,
@@ -26,6 +29,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.checked import Alarms, issue_checked
 from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
+from federation.signer.authorities.looks import BORNE, BORNE_THROTTLED, SOON
 from federation.signer.authorities.service import ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
 from tests.support import pki
@@ -100,6 +104,7 @@ async def looked(
         poll_seconds=30.0,
         trust_domain=TRUST_DOMAIN,
         clock=clock or VirtualClock(pki.NOW),
+        jitter=random.Random(1),
     )
     authority.trust(anchors)
     await authority.refresh()
@@ -179,6 +184,93 @@ async def test_an_outage_keeps_no_green_and_passes() -> None:
         service.sick = None
         await authority.refresh()
         assert authority.describe().state == "ready"
+
+
+NO_ANSWER = AuthorityUnavailable("no answer", reason="timeout", remedy="look at the path to it")
+
+
+async def test_a_look_that_failed_stops_nobody_and_is_repeated_soon() -> None:
+    service = Service()
+    async with looked(service) as authority:
+        usual = authority.pause
+        service.sick = NO_ANSWER
+        assert not await authority.refresh()
+        report = authority.describe()
+        assert (report.state, report.reason, report.remedy) == ("degraded", "timeout", NO_ANSWER.remedy)
+        assert authority.pause <= SOON
+        await authority.issue(order(now=pki.NOW))
+        service.sick = None
+        assert await authority.refresh()
+        assert authority.describe().state == "ready"
+        assert authority.pause == usual
+
+
+@pytest.mark.parametrize(
+    ("error", "borne"),
+    [(NO_ANSWER, BORNE), (AuthorityThrottled("429", retry_after=1.0), BORNE_THROTTLED)],
+)
+async def test_looks_that_fail_again_and_again_stop_requests(error: FederationError, borne: int) -> None:
+    service = Service()
+    async with looked(service) as authority:
+        service.sick = error
+        for _ in range(borne):
+            await authority.refresh()
+            await authority.issue(order(now=pki.NOW))
+        await authority.refresh()
+        assert not authority.can_sign
+        assert authority.describe().state == "unavailable"
+        with pytest.raises(AuthorityUnavailable):
+            await authority.issue(order(now=pki.NOW))
+        pauses = []
+        for _ in range(9):
+            await authority.refresh()
+            pauses.append(authority.pause)
+        assert authority.pause > 15, "and it is not asked more often than usual for long"
+        assert max(pauses) <= 30
+
+
+async def test_a_request_that_fails_after_a_look_did_says_enough() -> None:
+    def lose(_: LeafOrder) -> Answer:
+        raise AuthorityUncertain("cut off")
+
+    service = Service()
+    async with looked(service) as authority:
+        service.sick = NO_ANSWER
+        await authority.refresh()
+        service.answer = lose
+        with pytest.raises(AuthorityUncertain):
+            await authority.issue(order(now=pki.NOW))
+        assert authority.describe().state == "unavailable"
+        authority.trust((CA.root,))
+        assert not authority.can_sign, "what was good before the outage is not taken up again"
+        service.sick = None
+        assert await authority.refresh()
+        assert authority.can_sign
+
+
+async def test_what_somebody_has_to_mend_counts_at_once_and_is_not_tried_more_often() -> None:
+    service = Service()
+    async with looked(service) as authority:
+        service.sick = AuthorityMisconfigured("the login is refused", reason="login_refused")
+        await authority.refresh()
+        assert not authority.can_sign
+        assert authority.pause == 30.0, "a back end may count logins that it refused"
+
+
+async def test_each_caller_gets_an_error_of_its_own() -> None:
+    service = Service()
+    async with looked(service) as authority:
+        service.sick = AuthorityThrottled("429", reason="quota", retry_after=3.0)
+        for _ in range(BORNE_THROTTLED + 1):
+            await authority.refresh()
+        raised = []
+        for _ in range(2):
+            with pytest.raises(AuthorityThrottled) as caught:
+                await authority.issue(order(now=pki.NOW))
+            raised.append(caught.value)
+        first, second = raised
+        assert first is not second
+        assert (str(second), second.reason, second.retry_after) == ("pki: 429", "quota", 3.0)
 
 
 async def test_a_request_that_is_refused_degrades_until_one_passes() -> None:

@@ -15,6 +15,7 @@ import pytest
 from federation.core.config.authority_model import CertificateRef, VaultAuth
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.looks import BORNE
 from federation.signer.authorities.own_credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.vault.client import VaultClient
 from federation.signer.authorities.vault.lease import granted
@@ -142,7 +143,8 @@ async def test_while_the_login_is_good_its_renewal_may_fail(server: VaultServer,
         assert "login ends in" in report.detail
         assert await signs(kept, server)
         server.clock.ahead += 300
-        await kept.refresh()
+        for _ in range(BORNE + 1):
+            await kept.refresh()
         assert (kept.describe().state, kept.describe().reason) == ("unavailable", "server_error")
         server.faults.clear()
         await kept.refresh()

@@ -22,6 +22,7 @@ from federation.signer.authorities.catalogue import AuthoritySettings, Surroundi
 from federation.signer.authorities.circuit import FAILURES, FIRST_PROBE
 from federation.signer.authorities.interface import Answer, KeptAuthority, LeafOrder, ServiceView
 from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.signer.authorities.looks import SOON
 from federation.signer.authorities.service import ServiceAuthority
 from federation.signer.choosing import choose
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
@@ -38,12 +39,15 @@ class Service:
     def __init__(self, *, tells: bool = True) -> None:
         self.tells = tells
         self.failing: FederationError | None = None
+        self.blind: FederationError | None = None
         self.hanging: asyncio.Event | None = None
         self.asked = 0
         self.looked = 0
 
     async def look(self) -> ServiceView:
         self.looked += 1
+        if self.blind is not None:
+            raise self.blind
         return ServiceView((CA.certificate, CA.root)) if self.tells else ServiceView()
 
     async def issue(self, wanted: LeafOrder) -> Answer:
@@ -83,6 +87,7 @@ class Kept:
             poll_seconds=POLL,
             trust_domain=around.trust_domain,
             clock=around.clock,
+            jitter=around.jitter,
         )
 
     @asynccontextmanager
@@ -139,6 +144,19 @@ async def test_a_circuit_that_opens_between_two_looks_is_probed_soon(monkeypatch
         await kept.clock.advance(POLL / 10)  # the next regular look is far away
         await break_it(kept, service)
         assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
+
+
+async def test_one_look_that_fails_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service()
+    kept = Kept(monkeypatch, first=service)
+    async with kept.running() as keeper:
+        service.blind = AuthorityUnavailable("no answer", reason="timeout")
+        await kept.clock.advance(POLL + 0.1)
+        assert keeper.describe().state == "degraded"
+        assert await kept.seconds_until_served() == 0.0
+        service.blind = None
+        await kept.clock.advance(SOON)
+        assert keeper.describe().state == "ready"
 
 
 async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(

@@ -104,8 +104,8 @@ def _signs(source: PairSource, poll_seconds: float) -> _BackEnd:
     return _BackEnd(poll_seconds, partial(HubBuiltAuthority, source))
 
 
-def _issues(service: CertificateService, poll_seconds: float) -> _BackEnd:
-    return _BackEnd(poll_seconds, partial(ServiceAuthority, service))
+def _issues(service: CertificateService, poll_seconds: float, jitter: random.Random) -> _BackEnd:
+    return _BackEnd(poll_seconds, partial(ServiceAuthority, service, jitter=jitter))
 
 
 def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
@@ -127,7 +127,7 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
             from federation.signer.authorities.vault.pki import VaultPki
 
             credentials = own_credentials(settings, around)
-            return _issues(VaultPki(config, credentials, around), config.poll_seconds)
+            return _issues(VaultPki(config, credentials, around), config.poll_seconds, around.jitter)
         case VaultTransitAuthorityConfig():
             from federation.signer.authorities.vault.transit import TransitPair
 
@@ -141,12 +141,12 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
         case CertManagerAuthorityConfig():
             from federation.signer.authorities.cert_manager import CertManager
 
-            return _issues(CertManager(config, around), config.poll_seconds)
+            return _issues(CertManager(config, around), config.poll_seconds, around.jitter)
         case AwsPcaAuthorityConfig():
             from federation.signer.authorities.aws.private_ca import PrivateCa
 
             credentials = own_credentials(settings, around)
-            return _issues(PrivateCa(config, credentials, around), config.poll_seconds)
+            return _issues(PrivateCa(config, credentials, around), config.poll_seconds, around.jitter)
         case AwsKmsAuthorityConfig():
             from federation.signer.authorities.aws.kms import KmsPair
 

@@ -105,20 +105,21 @@ class GuardedAuthority:
             self._circuit.succeeded()
             return issued
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         """Look at the back end; a good look lets one request try an open circuit."""
         if self._circuit.state == "open" and self._circuit.until_probe:
-            return
-        await self._inner.refresh()
+            return False
+        good = await self._inner.refresh()
         if self._circuit.state != "open":
-            return
-        if self._inner.can_sign:
+            return good
+        if good and self._inner.can_sign:
             self._circuit.probed()
         else:
             report = self._inner.describe()
             self._circuit.failed(
                 AuthorityUnavailable(report.detail, reason=report.reason, remedy=report.remedy)
             )
+        return good
 
     async def close(self) -> None:
         """Close the authority within."""

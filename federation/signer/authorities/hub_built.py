@@ -136,7 +136,7 @@ class HubBuiltAuthority:
         self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
         self._judge()
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         """Read the pair and take it up if it is good; what is wrong is kept for :meth:`describe`."""
         try:
             self._candidate = await self._source.read()
@@ -145,6 +145,7 @@ class HubBuiltAuthority:
             error.where = error.where or self._name
             self._fail(error)
         self._judge()
+        return self._problem is None
 
     async def close(self) -> None:
         """Let go of the key."""

@@ -107,8 +107,11 @@ class KeptAuthority(Authority, Protocol):
         """Judge by these anchors from now on: those of the bundle in force."""
         ...
 
-    async def refresh(self) -> None:
-        """Look at files, logins, chains and health anew; what is wrong is kept for :meth:`describe`."""
+    async def refresh(self) -> bool:
+        """Look at files, logins, chains and health anew; what is wrong is kept for :meth:`describe`.
+
+        True where this look went well; one that did not may leave an earlier one in force.
+        """
         ...
 
     async def close(self) -> None:

@@ -8,9 +8,10 @@ nobody. What it returns for an order is a stranger's word, and ``checked.py`` ju
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Sequence
+from copy import copy
 from datetime import datetime
-from typing import Final
 
 import msgspec
 
@@ -19,6 +20,7 @@ from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
     AuthorityRefused,
+    AuthorityThrottled,
     AuthorityUnavailable,
     FederationError,
 )
@@ -33,10 +35,10 @@ from federation.signer.authorities.interface import (
     LeafOrder,
     ServiceView,
 )
+from federation.signer.authorities.looks import Looks
+from federation.signer.authorities.proposals import Proposals
 from federation.signer.authorities.revocation import RevocationList, read_revocations
-from federation.state.documents import AuthorityReport, Proposal
-
-MOST_PROPOSALS: Final = 8
+from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
 
@@ -53,18 +55,19 @@ class ServiceAuthority:
         poll_seconds: float,
         trust_domain: TrustDomain,
         clock: Clock,
+        jitter: random.Random,
     ) -> None:
         self._service = service
         self._name = name
         self._kind = kind
-        self._poll_seconds = poll_seconds
+        self._looks = Looks(poll_seconds=poll_seconds, jitter=jitter)
         self._trust_domain = trust_domain
         self._clock = clock
         self._anchors: tuple[Certificate, ...] = ()
         self._view: ServiceView | None = None
         self._issuers: tuple[Certificate, ...] = ()
         self._crl: RevocationList | None = None
-        self._proposals: dict[str, Proposal] = {}
+        self._proposals = Proposals(name, clock)
         self._refused: AuthorityRefused | None = None
         self._problem: FederationError | None = AuthorityUnavailable("it was not asked yet", where=name)
 
@@ -80,19 +83,22 @@ class ServiceAuthority:
 
     @property
     def pause(self) -> float:
-        """Seconds between two looks at the service."""
-        return self._poll_seconds
+        """Seconds until the next look at the service: soon after one that failed."""
+        return self._looks.pause
 
     async def issue(self, order: LeafOrder) -> IssuedLeaf:
         """What the service returned for the order, unjudged; raises the problem where there is one."""
         if self._problem is not None:
-            raise self._problem
+            raise copy(
+                self._problem
+            )  # for each its own: one that is raised again and again grows its traceback
         try:
             answer = await self._service.issue(order)
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
             if isinstance(error, AuthorityRefused):
                 self._refused = error
+            self._doubt_confirmed(error)
             raise
         self._refused = None
         if not self._issuers and answer.chain:
@@ -105,7 +111,7 @@ class ServiceAuthority:
             name=self._name,
             kind=self._kind,
             state="ready",
-            proposals=list(self._proposals.values()),
+            proposals=self._proposals.documents(),
             crl_next_update=self._crl.next_update.timestamp() if self._crl and self._crl.next_update else 0.0,
             crl_revoked=self._crl.revoked if self._crl else 0,
         )
@@ -135,6 +141,15 @@ class ServiceAuthority:
                 detail=str(problem),
                 remedy=problem.remedy,
             )
+        doubt = self._looks.doubt
+        if doubt is not None:
+            return msgspec.structs.replace(
+                report,
+                state="degraded",
+                reason=doubt.reason,
+                detail=f"the last look at it failed, and requests go on: {doubt}",
+                remedy=doubt.remedy,
+            )
         if self._refused is not None:
             return msgspec.structs.replace(
                 report,
@@ -156,16 +171,21 @@ class ServiceAuthority:
         if self._view is not None:
             self._judge(self._view)
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         """Ask the service and judge what it says; what is wrong is kept for :meth:`describe`."""
         try:
             view = await self._service.look()
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
-            self._view = None
-            self._fail(error)
-            return
-        self._judge(view)
+            self._looks.failed(error)
+            if self._looks.doubt is None or self._problem is not None or self._view is None:
+                self._view = None
+                self._fail(error)
+            else:
+                _logger.warning("a look at the authority failed: %s", error, extra={"authority": self._name})
+            return False
+        self._looks.went_well()
+        return self._judge(view)
 
     async def revocation_list(self) -> bytes:
         """The newest CRL in DER, verified; raises AuthorityUnavailable where there is none."""
@@ -185,9 +205,16 @@ class ServiceAuthority:
     def _ends_too_soon(self) -> bool:
         return self._clock.now() + LEAST_USEFUL_LIFE > self._ends
 
-    def _judge(self, view: ServiceView) -> None:
+    def _doubt_confirmed(self, error: AuthorityError | AuthorityUnavailable) -> None:
+        """A request failed after a look had: the earlier good one counts no longer."""
+        silent = isinstance(error, AuthorityUnavailable) and not isinstance(error, AuthorityThrottled)
+        if silent and self._looks.doubt is not None and self._problem is None:
+            self._view = None
+            self._fail(copy(error))
+
+    def _judge(self, view: ServiceView) -> bool:
         self._view = view
-        self._propose(view.chain)
+        self._proposals.note(view.chain, self._anchors)
         try:
             self._take_up(view)
         except (AuthorityError, AuthorityUnavailable) as error:
@@ -196,10 +223,11 @@ class ServiceAuthority:
                 error.remedy = "compare the proposed root's fingerprint with its owner, then pin it"
             self._issuers = ()
             self._fail(error)
-            return
+            return False
         if self._problem is not None:
             _logger.info("the authority can sign", extra={"authority": self._name})
         self._problem = None
+        return True
 
     def _take_up(self, view: ServiceView) -> None:
         if not self._anchors:
@@ -244,30 +272,6 @@ class ServiceAuthority:
                 remedy="have the service issue from another intermediate; treat this one's key as lost",
             )
         return crl
-
-    def _propose(self, chain: Sequence[Certificate]) -> None:
-        """Remember each root that the service names and nobody has pinned, and forget those now pinned."""
-        pinned = {anchor.sha256 for anchor in self._anchors}
-        for found in chain:
-            if not (found.is_self_signed and found.is_ca) or found.sha256 in pinned | set(self._proposals):
-                continue
-            if len(self._proposals) < MOST_PROPOSALS:
-                _logger.warning(
-                    "the authority names a root that nobody has pinned: %s (%s)",
-                    found.subject,
-                    found.sha256,
-                    extra={"authority": self._name},
-                )
-                self._proposals[found.sha256] = Proposal(
-                    sha256=found.sha256,
-                    subject=found.subject,
-                    cluster="",
-                    origin=f"the authority {self._name}",
-                    not_after=found.not_after.timestamp(),
-                    first_seen=self._clock.now().timestamp(),
-                    pem=found.pem.decode("ascii"),
-                )
-        self._proposals = {key: value for key, value in self._proposals.items() if key not in pinned}
 
     def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
         if str(problem) != str(self._problem):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,17 @@ class Surroundings:
     jitter: random.Random
     reader: ContentReader
     remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
+
+
+async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
+    """Work until this task is cancelled: an end of its own would go unnoticed, and is a crash."""
+    try:
+        await work()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+    raise RuntimeError(f"{work!r} has ended, and nobody had asked it to")
 
 
 class Member:
@@ -128,7 +139,7 @@ class Member:
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)
             tasks = [
-                group.create_task(work())
+                group.create_task(_for_good(work))
                 for work in (member._watch.run, member._publisher.run, member._probe.run, member._beat)
             ]
             try:

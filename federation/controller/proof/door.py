@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import grpc.aio
 
@@ -77,6 +79,14 @@ class SignerDoor:
             raise Refused(
                 f"the signer's door refused the probe ({code.name})",
                 remedy="the signer's log says why: look for this cluster there",
+            ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # grpc.aio says so to calls under way on a channel that closes; nobody has cancelled this task.
+            raise Unavailable(
+                "the channel to the signer's door was replaced: another bundle is in force"
             ) from None
         if not isinstance(answer, bytes):
             raise InvalidValue("the reply of the signer's door holds no bytes")

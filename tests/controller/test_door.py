@@ -1,0 +1,94 @@
+"""The channel to the signer's door: replaced under calls that are under way, which are told so and not ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+
+from federation.controller.member import _for_good
+from federation.controller.proof.door import SignerDoor
+from federation.core.errors import Unavailable
+from federation.core.identity import ClusterId
+from tests.controller.world import HUB, SERVICE, leaf_for, root
+from tests.support import pki
+
+
+@contextlib.asynccontextmanager
+async def silent_door() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a door that takes a call and never answers, and what says that it has taken one."""
+    taken = asyncio.Event()
+
+    async def take(_: bytes, __: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        taken.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    authority, key = pki.intermediate("controller a", root()), pki.key("door")
+    serving = leaf_for(authority, x509.SubjectAlternativeName([x509.DNSName(HUB)]), key.public_key())
+    credentials = grpc.ssl_server_credentials([(pki.private_key_pem(key), serving.pem + authority.chain_pem)])
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(take)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE, {"CreateCertificate": handler}),)
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}", taken
+    finally:
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def call_under_way() -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
+    """A door that is aimed, where, and a request to it that the server has taken."""
+    async with silent_door() as (address, taken), asyncio.timeout(10):
+        door = SignerDoor()
+        await door.aim(address, server_name=HUB, trust_pem=root().pem)
+        asking = asyncio.create_task(
+            door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+        )
+        await taken.wait()
+        yield door, address, asking
+        await door.close()
+
+
+async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
+    async with call_under_way() as (door, address, asking):
+        await door.aim(address, server_name=HUB, trust_pem=root("b").pem)
+        with pytest.raises(Unavailable, match="was replaced"):
+            await asking
+
+
+async def test_whoever_cancels_a_call_has_it_cancelled() -> None:
+    async with call_under_way() as (_, __, asking):
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert asking.cancelled()
+
+
+async def test_work_for_a_cluster_that_ends_by_itself_is_a_crash() -> None:
+    async def ends() -> None:
+        return
+
+    async def ends_as_cancelled() -> None:
+        raise asyncio.CancelledError
+
+    for work in (ends, ends_as_cancelled):
+        with pytest.raises(ExceptionGroup) as crash:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_for_good(work))
+        assert crash.group_contains(RuntimeError)
+    running = asyncio.create_task(_for_good(asyncio.Event().wait))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

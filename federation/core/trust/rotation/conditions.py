@@ -134,6 +134,9 @@ def new_in_use(book: RotationBook, rotation: Rotation, world: World) -> Iterator
     """What was proved was proved with the new intermediate, where it is meant to sign."""
     names = [name for name, _ in consumers(book, world)]
     meant = [name for name in names if rotation.state is not State.CANARY or name in rotation.canary]
+    if not meant and rotation.state is State.CANARY:
+        yield unmet("new_in_use", "no canary is left that could show it")
+        return
     old = sorted(
         {
             name

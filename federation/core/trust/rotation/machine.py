@@ -7,6 +7,8 @@ that was delivered by earlier orders, because a signer looks at the orders again
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from federation.core.trust.rotation.commands import abort, propose, quarantine, release, restore
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _NONE: frozenset[str] = frozenset()
+NO_CANARY: Final = "no canary is left: each is quarantined or not registered any more"
 
 
 def advance(
@@ -55,7 +58,10 @@ def advance(
     if "soak" not in without and rotation.state is State.PUBLISHING:
         verdict = gate(book, world, without=without)
     overdue = _overdue(rotation, world)
-    may = by_hand or (rotation.automatic and not rotation.paused)
+    by_itself = rotation.automatic and not rotation.paused and not by_hand
+    if by_itself and rotation.state is State.SOAKED and _lacks_canary(book, rotation, world):
+        return replace(book, rotation=replace(rotation, paused=NO_CANARY))  # to go on without is for a person
+    may = by_hand or by_itself
     if not may or not (verdict.open or overdue):
         return book
     return _step(book, rotation, world, author, verdict)
@@ -98,9 +104,12 @@ def _next(book: RotationBook, rotation: Rotation, verdict: Verdict, world: World
         case State.PUBLISHING:
             return State.SOAKED, "every consumer trusts both roots, and has for the soak time"
         case State.SOAKED | State.CANARY:
-            canaries = [name for name in rotation.canary if name not in book.quarantined]
-            first = rotation.state is State.SOAKED and bool(canaries)
-            return (State.CANARY if first else State.ACTIVE), "every pair validates, every signer is ready"
+            lacks = _lacks_canary(book, rotation, world)
+            first = rotation.state is State.SOAKED and bool(rotation.canary) and not lacks
+            why = f"; {NO_CANARY}, and a person goes on without one" if lacks else ""
+            return (
+                State.CANARY if first else State.ACTIVE
+            ), f"every pair validates, every signer is ready{why}"
         case State.ACTIVE | State.EMERGENCY:
             why = "no leaf alive needs the old side" if verdict.open else "the deadline has passed"
             return (State.UNPUBLISHING if changes_root else State.RETIRED), why
@@ -148,9 +157,11 @@ def interrupted(book: RotationBook) -> RotationBook:
 
 
 def _failed_canary(book: RotationBook, rotation: Rotation, world: World) -> str:
-    """Why a pair with a canary's new leaf does not validate; empty where none is known."""
+    """Why a pair with a canary's new leaf does not validate, or none can be tried; empty where neither is known."""
     if rotation.state is not State.CANARY:
         return ""
+    if _lacks_canary(book, rotation, world):
+        return NO_CANARY
     for (client, server), pair in sorted(world.pairs.items()):
         if pair.valid or pair.computed <= rotation.since:
             continue
@@ -159,6 +170,12 @@ def _failed_canary(book: RotationBook, rotation: Rotation, world: World) -> str:
         if rotation.new.intermediate in {pair.client_issuer, pair.server_issuer}:
             return f"{client} to {server} does not validate with the new intermediate: {pair.reason}"
     return ""
+
+
+def _lacks_canary(book: RotationBook, rotation: Rotation, world: World) -> bool:
+    """Whether canaries were asked for and none can show anything: registered still, and not quarantined."""
+    left = [name for name in rotation.canary if name in world.clusters and name not in book.quarantined]
+    return bool(rotation.canary) and not left
 
 
 def _fall_back(book: RotationBook, rotation: Rotation, world: World, failed: str) -> RotationBook:

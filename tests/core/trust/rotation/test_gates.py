@@ -214,6 +214,13 @@ def test_an_old_proof_is_none() -> None:
     assert [c.name for c in verdict.unmet] == ["matrix", "matrix"]
 
 
+def test_a_canary_that_is_quarantined_shows_nothing() -> None:
+    held = Quarantine(reason="lost", author="operator", since=NOW)
+    quarantined = changed(book(State.CANARY), quarantined={"one": held})
+    verdict = gate(quarantined, followed(State.CANARY))
+    assert [c.name for c in verdict.unmet] == ["new_in_use"]
+
+
 @pytest.mark.parametrize("state", [State.SOAKED, State.CANARY, State.ACTIVE, State.ABORTING])
 def test_no_signer_at_all_is_not_ready(state: State) -> None:
     names = {c.name for c in gate(book(state), WORLD).unmet}

@@ -224,6 +224,22 @@ def test_a_canary_that_fails_falls_back_and_waits_for_a_person() -> None:
     assert rotation(sim).paused == ""
 
 
+@pytest.mark.parametrize("state", [State.SOAKED, State.CANARY])
+@pytest.mark.parametrize("lost", ["quarantined", "unregistered"])
+def test_without_the_canary_that_was_asked_for_a_person_has_to_go_on(state: State, lost: str) -> None:
+    sim = at(state, canary=("one",))
+    if lost == "quarantined":
+        operators.quarantine(sim, 0)
+    else:
+        operators.unregister(sim, 0)
+    operators.rounds(sim, 20)
+    held = rotation(sim)
+    assert (held.state, "no canary is left" in held.paused) == (State.SOAKED, True)
+    operators.by_hand(sim)
+    assert rotation(sim).state is State.ACTIVE
+    assert "no canary is left" in rotation(sim).history[-1].reason
+
+
 def test_what_cannot_be_proposed() -> None:
     sim = Simulation(clusters=2)
     refused(proposal(sim, new="a1"), "signs already")

@@ -126,4 +126,4 @@ class Signer:
         wanted = self.orders.issuer_for(cluster) or CONFIGURED
         if wanted not in self.ready and not self.orders.strict:
             wanted = CONFIGURED
-        return wanted if wanted in self.ready else ""
+        return wanted if wanted in self.ready and wanted not in self.orders.forbidden else ""

@@ -391,6 +391,13 @@ def test_what_was_compromised_is_forbidden_for_good() -> None:
     until(sim, State.RETIRED)
     orders = orders_of(sim.book)
     assert (orders.issuer, orders.strict, orders.forbidden) == (ISSUER["a2"], False, [ISSUER["a1"]])
+    operators.rounds(sim, 30)
+    for signer in sim.signers:
+        signer.ready.discard(ISSUER["a2"])
+    sim.wait(120.0)
+    operators.rounds(sim, 2)
+    assert not sim.leaves, "what was stolen signs nothing, though nothing else can"
+    operators.heal(sim)
     refused(proposal(sim, old="a2", new="a1"), "it is compromised")
     refused(proposal(sim, old="a1", new="c1"), "left in an emergency")
     sim.store.book = proposal(sim, old="a2", new="b1")()

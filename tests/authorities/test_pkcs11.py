@@ -588,6 +588,33 @@ async def test_each_wrong_pin_is_tried_once_whoever_else_logs_in(hsm: SoftHsm) -
         assert not await token_counts_wrong_pins(token)
 
 
+@dataclass
+class BrokenSessions(OddToken):
+    """A token whose sessions break, while the login of the first one stays."""
+
+    def open(self, user_pin: str | None = None) -> Any:
+        self.asked += user_pin is not None
+        if user_pin is not None and self.asked > 1:
+            raise pkcs11.UserAlreadyLoggedIn
+
+        def broken(*_: object) -> None:
+            raise pkcs11.DeviceError
+
+        return SimpleNamespace(generate_random=broken, close=broken)
+
+
+def test_a_login_that_outlived_its_session_is_not_taken_over_with_another_pin(tmp_path: Path) -> None:
+    token, config = BrokenSessions(pkcs11.PinIncorrect), odd_config(tmp_path)
+    module: Any = SimpleNamespace(get_slots=lambda token_present: [token.slot])
+    tokens = Tokens(load=lambda _: module)
+    good, bad = object(), object()
+    first = tokens.login(config, "123456", good)
+    with pytest.raises(AuthorityMisconfigured) as caught:
+        tokens.login(config, "222222", bad)
+    assert caught.value.reason == "pin_differs"
+    assert tokens.login(config, "123456", good) is not first
+
+
 # -- the thread: hangs, callers that give up -------------------------------------------------------
 
 

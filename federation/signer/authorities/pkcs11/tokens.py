@@ -84,6 +84,7 @@ class Tokens:
         self._modules: dict[str, Module] = {}
         self._logins: dict[_TokenId, Login] = {}
         self._refused: dict[_TokenId, dict[bytes, pkcs11.PKCS11Error]] = {}
+        self._accepted: dict[_TokenId, bytes] = {}
 
     def login(self, config: Pkcs11AuthorityConfig, pin: str, user: object) -> Login:
         """A login to the configured token for ``user``: the one there is, if it was made with the same PIN.
@@ -127,10 +128,17 @@ class Tokens:
         return login
 
     def _new(self, token: pkcs11.Token, pin: str, identity: _TokenId, digest: bytes) -> Login:
+        where = _name(token)
         try:
-            return Login(token, _open(token, pin), digest)
+            session = token.open(user_pin=pin)
+            self._accepted[identity] = digest
+        except pkcs11.UserAlreadyLoggedIn:
+            # The login of a session that broke is still there, counts for every session of this process, and says
+            # nothing of a PIN that is not its own.
+            if not hmac.compare_digest(self._accepted.get(identity, digest), digest):
+                raise differs(where) from None
+            session = self._beside(token, where)
         except pkcs11.PKCS11Error as error:
-            where = _name(token)
             refusal = pin_refused(error, where)
             if refusal is None:
                 raise failed(error, f"logging in to {where}") from None
@@ -139,6 +147,14 @@ class Tokens:
                 del refused[next(iter(refused))]
             refused[digest] = type(error)()
             raise refusal from None
+        return Login(token, session, digest)
+
+    def _beside(self, token: pkcs11.Token, where: str) -> pkcs11.Session:
+        """A session that shares the login that is there."""
+        try:
+            return token.open()
+        except pkcs11.PKCS11Error as error:
+            raise failed(error, f"opening a session at {where}") from None
 
     def leave(self, login: Login, user: object) -> None:
         """``user`` needs it no more; the last one logs out."""
@@ -212,14 +228,6 @@ class Tokens:
                 remedy="check the module's own configuration and that the signer may read and write its files",
             ) from None
         return module
-
-
-def _open(token: pkcs11.Token, pin: str) -> pkcs11.Session:
-    try:
-        return token.open(user_pin=pin)
-    except pkcs11.UserAlreadyLoggedIn:
-        # The login of a session that broke is still there: it counts for every session of this process.
-        return token.open()
 
 
 def _fits(token: pkcs11.Token, config: Pkcs11AuthorityConfig) -> bool:

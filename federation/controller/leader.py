@@ -17,6 +17,7 @@ from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
 from federation.controller.rotation.driver import RotationDriver, Seen
+from federation.controller.rotation.leftovers import Leftovers
 from federation.controller.rotation.observed import Proved
 from federation.controller.sources.cluster_anchors import Proposals
 from federation.controller.trust_sources import TrustSources
@@ -86,6 +87,7 @@ class Leader:
         self._proved = Proved(Matrix(), {})
         self._updating = asyncio.Lock()
         self.rotation = RotationDriver(store, clock, lambda: leadership.held)
+        self._leftovers = Leftovers(store, clock, lambda: leadership.held)
         self.sources = TrustSources(
             ledger=Ledger(store),
             store=store,
@@ -150,6 +152,7 @@ class Leader:
             if await self.rotation.step(self._config.current, self._see, self._update):
                 self._prove_soon()
             self._changed()
+            await self._leftovers.remove(self._config.current)
             await self._clock.sleep(ROTATION_EVERY)
 
     def _see(self) -> Seen:

@@ -45,7 +45,7 @@ def test_controllers_write_what_is_theirs_and_read_what_signers_say(hub: Tree) -
         namespace(CONTROLLERS),
     }
     assert grants(hub.one("Role", "federation-controller", SIGNERS)) == {
-        *maps("get", "list"),
+        *maps("get", "list", "delete"),
         namespace(SIGNERS),
     }
 

@@ -83,7 +83,7 @@ async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
     assert again.remembered("east") == Remembered(), "it is registered no more: it may join anew"
     assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}))
     assert again.arrivals is not None
-    assert again.arrivals.since == {"east": 100.0, "west": 100.0}
+    assert again.arrivals.since == {"west": 100.0}, "its own CA may issue while it is not registered"
 
 
 async def test_where_nothing_changes_nothing_is_written(tmp_path: Path) -> None:
@@ -112,6 +112,14 @@ async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) 
         await books.declare("west", now)
         assert books.arrivals is not None
         assert books.arrivals.taken_over("west") == now
+    await books.arrive(["east", "west"], 350.0, own={"west": {OWN}})
+    assert books.arrivals.taken_over("west") == 300.0, "nothing is new"
+    await books.arrive(["east", "west"], 360.0, own={"west": {OTHER}})
+    assert books.arrivals.taken_over("west") is None, "nobody has declared that this one does not issue"
+    await books.declare("west", 370.0)
+    await books.arrive(["east"], 380.0)
+    await books.arrive(["east", "west"], 390.0)
+    assert books.arrivals.taken_over("west") is None, "nor that it did not while west was not registered"
     await books.declare("east", 400.0)
     assert books.arrivals.taken_over("east") == 400.0
 
@@ -189,12 +197,21 @@ def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_the
 
 @pytest.mark.parametrize(
     ("cluster", "told"),
-    [("nobody", "no cluster is registered"), ("", "no cluster"), ("west", "not accepted")],
+    [
+        ("nobody", "no cluster is registered"),
+        ("", "no cluster"),
+        ("west", "not accepted"),
+        ("north", "not known now"),
+    ],
 )
 def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
     world = World(
         now=0.0,
-        clusters={"west": facts(held=None, joining=True), "east": facts()},
+        clusters={
+            "west": facts(held=None, joining=True),
+            "east": facts(),
+            "north": ClusterFacts(held=None, detail="its watches are silent"),
+        },
         horizons={},
         generations={},
         in_force=0,
@@ -204,6 +221,7 @@ def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
         return Operation(id="1", verb="takeover", author="test", asked=0.0, arguments={"cluster": cluster})
 
     assert taken_over(asked("east"), world) == "east"
+    assert taken_over(asked("north"), world, quarantined=["north"]) == "north", "it may never be read again"
     with pytest.raises(OperationRefused, match=told) as refused:
         taken_over(asked(cluster), world)
     assert refused.value.remedy

@@ -85,7 +85,9 @@ async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) ->
     books = Books(FileStore(tmp_path, VirtualClock()))
     assert await books.takeovers(["east"], 100.0) == {"east": 100.0}
     assert await books.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
-    assert await books.takeovers([], 300.0) == {"east": 100.0, "west": 200.0}, "nobody is forgotten"
+    assert await books.takeovers(["west"], 300.0) == {"west": 200.0}
+    again = {"west": 200.0, "east": 400.0}  # who issued in between, nobody knows
+    assert await books.takeovers(["east", "west"], 400.0) == again
 
 
 async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Path) -> None:

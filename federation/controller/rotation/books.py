@@ -33,10 +33,11 @@ _log = logging.getLogger(__name__)
 class Arrivals(Takeovers, frozen=True, kw_only=True):
     """How clusters joined, besides when the hub was first configured to issue for each of them.
 
-    ``joined`` are those whose every namespace has held the hub's bundle, as long as they are registered.
-    ``own`` are the accepted CAs (SHA-256) that a cluster came with: as long as no takeover was ``declared``
-    (the last time that a person did), they go on issuing there. ``heard`` are the operations (ids) that declared
-    lately: none is applied twice.
+    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the accepted CAs (SHA-256)
+    that a cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on
+    issuing there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is
+    registered: who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids)
+    that declared lately: none is applied twice.
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
@@ -153,11 +154,17 @@ class Books:
                 for name, found in sorted((own or {}).items())
                 if found
             }
+            grown = {name for name, found in own_now.items() if set(found) - {*before.own.get(name, ())}}
             return replace(
                 before,
-                since=before.since | since,
+                since={name: at for name, at in before.since.items() if name in registered} | since,
                 joined=sorted(registered & {*before.joined, *joined}),
                 own=before.own | own_now,
+                declared={
+                    name: at
+                    for name, at in before.declared.items()
+                    if name in registered and name not in grown
+                },
             )
 
         return await self._arrive(met)

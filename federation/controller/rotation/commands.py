@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -110,8 +110,12 @@ class Commands:
         )
 
 
-def taken_over(operation: Operation, world: World) -> str:
-    """The cluster that a person says only the hub issues for now. Raises OperationRefused."""
+def taken_over(operation: Operation, world: World, *, quarantined: Collection[str] = ()) -> str:
+    """The cluster that a person says only the hub issues for now. Raises OperationRefused.
+
+    What it holds has to be known, because a CA that nobody has accepted may issue there; but for one that is
+    quarantined, which may never be read again.
+    """
     cluster = operation.arguments.get("cluster", "")
     facts = world.clusters.get(cluster)
     if facts is None:
@@ -122,6 +126,11 @@ def taken_over(operation: Operation, world: World) -> str:
         raise OperationRefused(
             f"{cluster} still keeps a CA that is not accepted, so its workloads cannot have left it",
             remedy="accept it first: `federation trust list` names it",
+        )
+    if facts.held is None and cluster not in quarantined:
+        raise OperationRefused(
+            f"what {cluster} holds is not known now, so it may keep a CA that is not accepted: {facts.detail}",
+            remedy="ask again once it is read back (`federation status`); quarantine it first if it is lost",
         )
     return cluster
 

@@ -218,7 +218,8 @@ class RotationDriver:
     async def _apply(self, operation: Operation, world: World, config: HubConfig) -> None:
         """What it asks for, and that it was heard, in one write: whatever fails after that, it is not done twice."""
         if operation.verb == "takeover":
-            await self.books.declare(taken_over(operation, world), world.now, heard=operation.id)
+            cluster = taken_over(operation, world, quarantined=self.books.book.quarantined)
+            await self.books.declare(cluster, world.now, heard=operation.id)
             return
         book = self._commands.apply(operation, self.books.book, world, config)
         await self._save(msgspec.structs.replace(book, heard=and_heard(book.heard, operation.id)))

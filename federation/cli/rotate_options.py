@@ -12,6 +12,10 @@ from federation.core.errors import InvalidValue
 Run = Callable[[argparse.Namespace], int]
 YEAR: Final = 366 * 86400.0  # seconds: what is longer was mistyped
 
+_BUT_ABORT: Final = (
+    "but not EMERGENCY, and after `restore` only once the old root is trusted everywhere again"
+)
+
 
 def add_actions(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser], runs: Mapping[str, Run]
@@ -64,7 +68,7 @@ def add_actions(
             "advance",
             "take the next step now, if its gate is open: a paused or step by step rotation",
         ),
-        ("abort", "go back to the old authority; from every state before UNPUBLISHING"),
+        ("abort", f"go back to the old authority; from every state before UNPUBLISHING {_BUT_ABORT}"),
         ("restore", "publish the old root again; from UNPUBLISHING"),
     ):
         _reason(_action(actions, name, runs[name], does, f"{does[0].upper()}{does[1:]}."))
@@ -72,8 +76,10 @@ def add_actions(
         actions,
         "quarantine",
         runs["quarantine"],
-        "take a cluster out: nothing is issued there, and no gate waits for it",
-        "Takes a cluster out. Its workloads get no certificates from then on, and what it holds may stop working.",
+        "take a cluster out: nothing is issued there, and no gate waits until it is reached",
+        "Takes a cluster out. Its workloads get no certificates from then on, and what it holds may stop working. "
+        "The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out there have "
+        "expired: where it had a CA of its own, only once its takeover is declared.",
     )
     out.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     out.add_argument("--reason", required=True, help="why; status shows it")

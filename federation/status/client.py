@@ -26,6 +26,8 @@ OPERATIONS: Final = "/api/v1/operations"
 DECISION_TIMEOUT: Final = 40.0  # the leader decides within some seconds; the API itself waits for 20
 MOST_BYTES: Final = 64 * 1024 * 1024  # 200 clusters with every pair failing stay below one
 MOST_TOKEN_BYTES: Final = 4096
+UNREACHED: Final = "check --url and that a controller runs; `--ca-file` names the CA of a TLS listener"
+MAYBE_DONE: Final = "it may still be done: look at `federation rotate status` before asking again"
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -82,16 +84,18 @@ class StatusClient:
             raise StatusUnavailable(
                 f"what answers is not a hub that takes operations: {error}",
                 where=self.url + OPERATIONS,
-                remedy="check --url; see `federation rotate status` for what became of it",
+                remedy=f"check --url; {MAYBE_DONE}",
             ) from error
 
     async def _ask(
         self, method: str, path: str, *, accepted: frozenset[int], timeout: float, body: bytes | None = None
     ) -> bytes:
         limit = aiohttp.ClientTimeout(total=timeout)
+        sent = False
         try:
             headers = self._headers() | ({"Content-Type": "application/json"} if body is not None else {})
             connector = aiohttp.TCPConnector(ssl=self._tls())
+            sent = body is not None
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False) as session,
                 session.request(
@@ -104,10 +108,11 @@ class StatusClient:
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             told = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+            maybe_done = sent and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
             raise StatusUnavailable(
                 told or type(error).__name__,
                 where=self.url + path,
-                remedy="check --url and that a controller runs; `--ca-file` names the CA of a TLS listener",
+                remedy=MAYBE_DONE if maybe_done else UNREACHED,
             ) from error
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:

@@ -385,3 +385,22 @@ def test_a_command_line_that_cannot_be_used_is_refused(
         run_verb(rotate, "rotate", *arguments)
     assert refused.value.code == 2
     assert "usage: federation rotate" in capsys.readouterr().err
+
+
+async def test_an_answer_that_is_lost_is_not_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was sent may be done; what found nobody there cannot be."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}}")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    asked = ("advance", "--url", f"http://{host}:{port}")
+    async with server, asyncio.timeout(30):
+        assert await asyncio.to_thread(run_verb, rotate, "rotate", *asked) == 2
+    said = capsys.readouterr().err
+    assert "UNKNOWN" in said
+    assert "may still be done: look at `federation rotate status` before asking again" in said
+    assert await asyncio.to_thread(run_verb, rotate, "rotate", *asked) == 2
+    assert "may still be done" not in capsys.readouterr().err

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.authorities.turns import NOTHING_HELD, Turn, Turns
+from federation.signer.authorities.turns import NOTHING_HELD, SPARE, Turn, Turns
 
 CLUSTERS = st.sampled_from(["east", "west", "north"])
 JOINS = st.lists(st.tuples(CLUSTERS, st.integers(0, 50)), max_size=60)
@@ -64,6 +64,23 @@ def test_without_room_the_longest_line_gives_way() -> None:
     refused = Turn("east", 250.0)
     assert turns.join(refused) is refused, "the least urgent of the longest line, which is itself"
     assert turns.join(Turn("east", 50.0)) is early
+
+
+def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
+    turns = Turns(1000)
+    stays = Turn("east", 1.0)
+    turns.join(stays)
+    for _ in range(5000):
+        gone = Turn("east", 2.0)
+        turns.join(gone)
+        turns.leave(gone)
+    assert len(turns._lines["east"].heap) <= 2 * turns.waiting + SPARE
+    for number in range(200):
+        turns.join(Turn("east", 3.0 + number % 7))
+    assert turns.take() is stays
+    urgencies = [turn.urgency for turn in drain(turns)]
+    assert urgencies == sorted(urgencies)
+    assert len(urgencies) == 200
 
 
 @given(JOINS, st.integers(1, 40), st.sets(st.integers(0, 59), max_size=20))

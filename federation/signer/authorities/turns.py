@@ -14,6 +14,9 @@ from itertools import count
 NOTHING_HELD = 0.0
 """The urgency of a caller of whom no certificate is known."""
 
+SPARE = 64
+"""Of requests that are gone so many stay in a line, beside as many as wait, until they are cleared away."""
+
 
 @dataclass(slots=True, eq=False)
 class Turn:
@@ -77,6 +80,9 @@ class Turns:
         self.waiting -= 1
         if not line.waiting:
             del self._lines[turn.cluster]
+        elif len(line.heap) > 2 * line.waiting + SPARE:
+            line.heap = [entry for entry in line.heap if not entry[2].gone]
+            heapq.heapify(line.heap)
 
     def take(self) -> Turn | None:
         """The next one, which waits no more; None where nobody waits."""

@@ -12,8 +12,10 @@ import grpc
 import pytest
 
 from federation.core.config.model import Address
+from federation.core.identity import ClusterName
 from federation.core.istio_ca import METHOD
 from federation.sandbox.apiserver.faults import Delay, Hang
+from federation.signer.attestation.token_review import TokenReviewer
 from tests.signer.house import Answer, House, eventually, house
 
 
@@ -69,6 +71,31 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
         assert {answer.code for answer in late} == {grpc.StatusCode.UNAVAILABLE}, "the door's own deadline"
         assert hub.refused("west") == {"cluster_concurrency": 5, "cancelled": 3}
         assert hub.role._registry._by_id["west"][0].slots.taken == 0
+
+
+async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_path: Path) -> None:
+    """Agents retry that; a call that ends without any status would leave them waiting."""
+    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
+            asking = [asyncio.create_task(hub.ask("east", token)) for _ in range(3)]
+            await eventually(lambda: hub.role._members.current[ClusterName("east")].reviewer._under_way)
+            hub.options["east"] = 'attestation = "token-keys"'
+            await hub.reconfigure()
+            answers = await asyncio.gather(*asking)
+        assert {answer.code for answer in answers} == {grpc.StatusCode.UNAVAILABLE}
+        assert hub.refused("east") == {"review_ended": 3}
+
+
+async def test_something_else_that_is_cancelled_leaves_no_caller_without_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+        monkeypatch.setattr(TokenReviewer, "review", ended)
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
+from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue, NotReady
 from federation.core.identity import ServiceAccountRef
 from federation.signer.attestation.tokens import Token
 
@@ -87,7 +87,8 @@ class TokenReviewer:
     async def review(self, token: Token) -> None:
         """Return where the API server vouches for this token and all that the hub reads from it.
 
-        Raises AttestationRefused where it does not, ClusterError where it cannot be asked.
+        Raises AttestationRefused where it does not, ClusterError where it cannot be asked, and NotReady where
+        :meth:`close` ended the review.
         """
         known = self._verdicts.get(token.digest)
         if known is not None and self._clock.monotonic() < known[0]:
@@ -99,7 +100,17 @@ class TokenReviewer:
             task = asyncio.create_task(self._ask(token))
             self._under_way[token.digest] = task
             task.add_done_callback(lambda done: self._finished(token.digest, done))
-        await asyncio.shield(task)  # a caller that goes away must not take the others' review with it
+        try:
+            await asyncio.shield(task)  # a caller that goes away must not take the others' review with it
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+            raise NotReady(
+                "the connection to its API server was closed in the middle of a token review",
+                where=str(self._session.name),
+                reason="review_ended",
+            ) from None
 
     async def close(self) -> None:
         """End what is under way."""

@@ -7,6 +7,7 @@ exchanged.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_STREAMS: Final = 128  # calls at once on one connection; an agent has one, a ztunnel eight
 CONNECTION_GRACE: Final = 30.0  # seconds for calls under way on a connection that has reached its age
 
+_logger = logging.getLogger(__name__)
 _STATUS: Final = {code: grpc.StatusCode[code.name] for code in Code}
 
 
@@ -136,6 +138,13 @@ class GrpcServer:
         except TimeoutError as error:
             self._door.late(peer=context.peer())
             answer = answer_to(error)
+        except asyncio.CancelledError as error:
+            # Of something that the call waited for, not of the call: gRPC would send no status at all.
+            call = asyncio.current_task()
+            if call is None or call.cancelling():
+                raise
+            _logger.exception("a call waited for something that was ended", extra={"peer": context.peer()})
+            answer = answer_to(NotReady(str(error)))
         await context.abort(_STATUS[answer.code], answer.sentence)
         raise AssertionError("abort always raises")
 

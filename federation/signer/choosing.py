@@ -1,7 +1,9 @@
 """Which authority signs for a cluster, by the orders of the rotation. Pure.
 
 ``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the
-ordered intermediate may sign. At rest the ordered one is preferred, and otherwise ``[signer.authority]`` signs
+ordered intermediate may sign. After one that has ended with a new intermediate, that one signs wherever it is
+configured, and no other stands in while it cannot: the earlier one may be what was rotated away from because it
+was stolen. At rest otherwise the ordered one is preferred, and where it is not there ``[signer.authority]`` signs
 as it does where there was never a rotation. The successor stands in for it only after a rotation that ended
 with the new root alone: at any other time nobody has made sure that every workload trusts what it signs.
 
@@ -47,7 +49,8 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
     require_served(orders, cluster)
     ordered = orders.issuer_for(cluster)
     found = _signing_with(ordered, authorities) if ordered else None
-    if found is not None and (orders.strict or (found.usable and _published(found, anchors))):
+    binding = orders.strict or orders.state == _AFTER
+    if found is not None and (binding or (found.usable and _published(found, anchors))):
         return _require_published(found, anchors, cluster)
     if orders.strict and ordered:
         raise NotReady(

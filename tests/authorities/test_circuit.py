@@ -199,6 +199,22 @@ async def test_throttling_slows_down_and_opens_nothing() -> None:
     assert authority.describe().circuit == "closed"
 
 
+async def test_throttling_is_told_until_a_request_passes() -> None:
+    clock = VirtualClock()
+    authority, inner = guarded(clock)
+    inner.fails = AuthorityThrottled("429")
+    await refused(authority)
+    report = authority.describe()
+    assert (report.state, report.reason, report.circuit) == ("degraded", "throttled", "closed")
+    assert "429" in report.detail
+    assert "quota" in report.remedy
+    inner.fails = None
+    served = asyncio.create_task(authority.issue(order(now=pki.NOW)))
+    await clock.advance(2.0)
+    await served
+    assert authority.describe().state == "ready"
+
+
 async def test_a_caller_that_gives_up_as_the_probe_blocks_nobody_after_it() -> None:
     clock = VirtualClock()
     authority, inner = guarded(clock)

@@ -51,6 +51,7 @@ class GuardedAuthority:
         self._circuit = circuit
         self._lifetime = lifetime
         self._clock = clock
+        self._throttled: AuthorityThrottled | None = None
 
     @property
     def issuers(self) -> tuple[Certificate, ...]:
@@ -95,6 +96,7 @@ class GuardedAuthority:
             except AuthorityThrottled as error:
                 self._circuit.abandoned()
                 self._lane.throttled(error.retry_after)
+                self._throttled = error
                 raise
             except (AuthorityUnavailable, AuthorityMisconfigured) as error:
                 self._circuit.failed(error)
@@ -103,6 +105,7 @@ class GuardedAuthority:
                 self._circuit.abandoned()
                 raise
             self._circuit.succeeded()
+            self._throttled = None
             return issued
 
     async def refresh(self) -> bool:
@@ -153,6 +156,15 @@ class GuardedAuthority:
         if circuit.state == "half-open" and report.state == "ready":
             detail = "it answers again; the next request tells whether it signs"
             return msgspec.structs.replace(report, state="degraded", reason="recovering", detail=detail)
+        throttled = self._throttled
+        if throttled is not None and report.state == "ready":
+            return msgspec.structs.replace(
+                report,
+                state="degraded",
+                reason=throttled.reason,
+                detail=f"the last request was throttled: {throttled}",
+                remedy=throttled.remedy,
+            )
         return report
 
 

@@ -19,6 +19,7 @@ from federation.signer.authorities.hub_built import HubBuiltAuthority
 from federation.signer.authorities.interface import KnowsIssuers, LeafOrder
 from federation.signer.authorities.key_file import mode_is_private
 from federation.signer.authorities.local import PairOfFiles
+from federation.signer.fence import Superseded
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -67,6 +68,20 @@ def order(profile: LeafProfile = LeafProfile.WORKLOAD) -> LeafOrder:
         validity=Validity(pki.NOW - timedelta(minutes=2), pki.NOW + timedelta(hours=1)),
         csr_pem="",
     )
+
+
+async def test_a_leaf_that_was_ordered_before_a_shorter_intermediate_came_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    """Promise 2: no certificate outlives its issuer."""
+    authority = await loaded(tmp_path, pki.intermediate())
+    wanted = order()
+    shorter = pki.intermediate("ends soon", not_after=pki.NOW + timedelta(minutes=5))
+    shorter.write(tmp_path)
+    await authority.refresh()
+    assert authority.issuers[0] == shorter.certificate
+    with pytest.raises(Superseded, match="taken up meanwhile ends at"):
+        await authority.issue(wanted)
 
 
 KINDS = [KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, KeyKind.RSA_4096]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from federation.core.pki.leaf import LeafProfile, LeafTemplate
 from federation.core.pki.pem import encode_certificates
 from federation.core.pki.validity import LEAST_USEFUL_LIFE
 from federation.signer.authorities.interface import HasWarnings, IssuedLeaf, KeyPair, LeafOrder, PairSource
+from federation.signer.fence import Superseded
 from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +89,17 @@ class HubBuiltAuthority:
         """The leaf that was ordered; raises why there is no pair where there is none."""
         signing = self._signing
         if signing is None:
-            raise self._problem or AuthorityUnavailable("there is no intermediate", where=self._name)
+            if self._problem is not None:
+                raise copy(
+                    self._problem
+                )  # for each its own: one that is raised again and again grows its traceback
+            raise AuthorityUnavailable("there is no intermediate", where=self._name)
+        if order.validity.not_after > signing.not_after:
+            raise Superseded(
+                f"it was to live until {order.validity.not_after:%Y-%m-%d %H:%M:%S} UTC, and an issuer taken up"
+                f" meanwhile ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
+                where=self._name,
+            )
         template = signing.templates[order.profile]
         validity = order.validity
         tbs = template.tbs(order.spki_der, order.san, order.serial, validity.not_before, validity.not_after)

@@ -228,6 +228,7 @@ class Leader:
 
     async def _prove(self) -> None:
         parties: list[Participant | Absent] = []
+        at = self._clock.now()  # before anything is looked at: it is proved as of then, or later
         for cluster in self._config.current.clusters:
             member = self._members.current.get(cluster.name)
             if member is not None:
@@ -243,9 +244,10 @@ class Leader:
             if isinstance(party, Participant)
         }
         self.matrix = await prove(
-            parties, generation=self.trust.generation, anchors=self.trust.anchors, at=self._clock.now()
+            parties, generation=self.trust.generation, anchors=self.trust.anchors, at=at
         )
-        self._proved = Proved(self.matrix, issuers)
+        held = {party.cluster: party.held for party in parties if isinstance(party, Participant)}
+        self._proved = Proved(self.matrix, issuers, held)
 
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""

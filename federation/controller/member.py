@@ -334,7 +334,9 @@ class Member:
                 generation=self._around.trust.numbers.get(delivered, 0),
             )
         ordered = tuple(contents[digest] for digest in sorted(contents))
-        return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered)
+        target = self._publisher.target
+        held = target.generation if target is not None and counted.selected == counted.current else 0
+        return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, held)
 
     def _content(self, digest: str, counted: ReadBack) -> Content:
         pem, where = self._contents.get(digest), counted.where(digest)

@@ -11,17 +11,27 @@ from msgspec.structs import replace as changed
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observed import Proved
+from federation.controller.rotation.rate import IssuingRate
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import StateUnavailable
 from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook, State
+from federation.core.trust.rotation.record import RotationBook, Side, State
 from federation.core.trust.rotation.world import ClusterFacts
-from federation.state.documents import Current, Matrix, Operation, decode, encode
+from federation.state.documents import (
+    AuthorityReport,
+    Current,
+    Matrix,
+    Operation,
+    SignerReport,
+    decode,
+    encode,
+)
 from federation.state.files import FileStore
 from federation.state.store import StateConflict
 from tests.controller.test_arrivals import CONFIG
-from tests.controller.test_rotation import rotation
+from tests.controller.test_rotation import NEW, OLD, SAME_ROOT, rotation
+from tests.support import pki
 from tests.support.clock import VirtualClock
 
 
@@ -203,3 +213,58 @@ async def test_why_a_bundle_is_held_back_reaches_the_gates(tmp_path: Path, confi
     [condition] = [c for c in leading.driver.report.conditions if c.name == "enacted"]
     assert not condition.met
     assert condition.detail.endswith("is not known: root.pem cannot be read")
+
+
+def test_a_lull_is_not_what_a_rotation_will_ask_for() -> None:
+    rate = IssuingRate()
+    assert rate.note(1000.0, 500) == 0.0
+    assert rate.known_from == 1060.0
+    for second in range(1, 301):
+        found = rate.note(1000.0 + second, 500 + 20 * second)
+    assert found == pytest.approx(20.0, rel=0.01)
+    quiet = 500 + 20 * 300
+    assert rate.note(1400.0, quiet) == found
+    assert rate.note(1500.0, 10) == found, "a signer that ended takes its counter with it"
+    assert rate.note(1500.0 + 3600.0, 10) < 1.0
+
+
+def signer(now: float, successor: pki.Authority, **changes: object) -> SignerReport:
+    def reported(authority: pki.Authority, **changes: object) -> AuthorityReport:
+        return AuthorityReport(
+            name="next",
+            kind="local",
+            state="ready",
+            sha256=authority.certificate.sha256,
+            chain_pem=authority.chain_pem.decode(),
+            **changes,  # type: ignore[arg-type]
+        )
+
+    return SignerReport(
+        replica="one",
+        started=now,
+        updated=now,
+        heartbeat=1e6,
+        ready=True,
+        authority=reported(OLD),
+        successor=reported(successor, **changes),
+    )
+
+
+async def test_the_new_side_is_what_the_rotation_is_to_and_not_what_is_configured_now(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    clock = VirtualClock()
+    now, store = clock.now().timestamp(), FileStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    leading.seen = replace(leading.seen, roots=(OLD.root, NEW.root))
+    books = Books(store)
+    await books.load()
+    new = Side(root=NEW.root.sha256, intermediate=NEW.certificate.sha256)
+    await books.save(RotationBook(rotation=rotation(State.STAGED, new=new, automatic=False)))
+    for successor, told in ((NEW, ""), (SAME_ROOT, "another [signer.successor] than rotation 1")):
+        await store.write("signers/one", encode(signer(now, successor, quota=20.0)))
+        await leading.step()
+        found = {c.name: c for c in leading.driver.report.conditions}
+        assert found["validated"].met == (not told)
+        assert told in found["validated"].detail
+        assert (found["capacity"].met, found["capacity"].until) == (False, now + 60.0)

@@ -53,13 +53,17 @@ def _parse(pem: bytes) -> tuple[tuple[Certificate, ...], str]:
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A cluster that can be tried. ``contents`` has at least one entry, in the order of their digests."""
+    """A cluster that can be tried. ``contents`` has at least one entry, in the order of their digests.
+
+    ``held`` is the generation that is meant for it where every namespace holds that one, else 0.
+    """
 
     cluster: str
     chain: tuple[Certificate, ...]
     key_pem: bytes = field(repr=False)
     identity: SpiffeId
     contents: tuple[Content, ...]
+    held: int = 0
 
     def content(self, sha256: str) -> Content | None:
         """The content of that digest."""

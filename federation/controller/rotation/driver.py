@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
 
 import msgspec
 
@@ -30,6 +29,7 @@ from federation.controller.rotation.observed import (
 )
 from federation.controller.rotation.observer import Observer, worst_of
 from federation.controller.rotation.operations import OperationQueue
+from federation.controller.rotation.rate import IssuingRate
 from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
@@ -38,7 +38,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
-from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.record import Rotation, RotationBook, Side
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
     Current,
@@ -47,8 +47,6 @@ from federation.state.documents import (
     SignerReport,
 )
 from federation.state.store import StateConflict, StateStore
-
-SMOOTHING: Final = 30.0  # seconds over which the rate of certificates is averaged
 
 _log = logging.getLogger(__name__)
 
@@ -69,24 +67,6 @@ class Seen:
 
 
 @dataclass(slots=True)
-class _Rate:
-    """Certificates per second of all signers, from their counters."""
-
-    at: float = 0.0
-    total: int = 0
-    value: float = 0.0
-
-    def note(self, now: float, total: int) -> float:
-        """The smoothed rate; counters that went back (a signer ended) start anew."""
-        elapsed = now - self.at
-        if self.at and elapsed > 0 and total >= self.total:
-            weight = min(1.0, elapsed / SMOOTHING)
-            self.value += ((total - self.total) / elapsed - self.value) * weight
-        self.at, self.total = now, total
-        return self.value
-
-
-@dataclass(slots=True)
 class RotationDriver:
     """Only the leader may run it. ``enact`` makes generations follow from a record that has just changed."""
 
@@ -100,7 +80,7 @@ class RotationDriver:
     _observer: Observer = field(init=False)
     _queue: OperationQueue = field(init=False)
     _commands: Commands = field(init=False, default_factory=Commands)
-    _rate: _Rate = field(init=False, default_factory=_Rate)
+    _rate: IssuingRate = field(init=False, default_factory=IssuingRate)
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _loaded: bool = field(init=False, default=False)
     _looked: float = field(init=False, default=0.0)
@@ -177,7 +157,7 @@ class RotationDriver:
         clusters = with_unknown(config, seen.clusters, arrivals, now.timestamp())
         self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
-        self._commands.aim(_proposed(config, signers, seen.roots, now))
+        self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book.under_way))
         world = world_of(
             now=now.timestamp(),
             config=config,
@@ -196,6 +176,7 @@ class RotationDriver:
             pins=config.trust.pins,
             staged=config.trust.staged,
             unwritten=seen.unwritten,
+            capacity=replace(world.capacity, known_from=self._rate.known_from),
         )
 
     async def _hear(self, config: HubConfig, world: World) -> None:
@@ -254,9 +235,16 @@ class RotationDriver:
 
 
 def _proposed(
-    config: HubConfig, signers: Mapping[str, SignerReport], roots: Sequence[Certificate], now: datetime
+    config: HubConfig,
+    signers: Mapping[str, SignerReport],
+    roots: Sequence[Certificate],
+    now: datetime,
+    under_way: Rotation | None,
 ) -> Proposed:
-    """Both sides as the signers report them, and whether the new one may take over."""
+    """Both sides as the signers report them, and whether the new one may take over.
+
+    While a rotation is under way what is reported has to be what it is to: nothing else was judged for it.
+    """
     reports = [signers[replica] for replica in sorted(signers)]
     old = next((r.authority for r in reports if r.authority is not None and r.authority.chain_pem), None)
     new = next((r.successor for r in reports if r.successor is not None and r.successor.chain_pem), None)
@@ -270,4 +258,10 @@ def _proposed(
         soak=timedelta(seconds=config.controller.rotation.soak),
         at=now,
     )
-    return Proposed(side_of(old, roots, now), side_of(new, roots, now), problem)
+    side = side_of(new, roots, now)
+    if under_way is not None and isinstance(side, Side) and side.intermediate != under_way.new.intermediate:
+        problem = (
+            f"the signers hold another [signer.successor] than rotation {under_way.number} is to, which is"
+            f" {under_way.new.subject or under_way.new.intermediate[:16]}: configure that one again, or abort"
+        )
+    return Proposed(side_of(old, roots, now), side, problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from federation.controller.publication.joining import MemberFacts
@@ -25,10 +25,14 @@ SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goe
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """A matrix with the issuer of each cluster's leaf that it was made with."""
+    """A matrix with the issuer of each cluster's leaf that it was made with.
+
+    ``held`` is the generation that each cluster held everywhere meanwhile, 0 where it did not.
+    """
 
     matrix: Matrix
     issuers: Mapping[str, str]
+    held: Mapping[str, int] = field(default_factory=dict)
 
     def pairs(self) -> dict[tuple[str, str], PairFacts]:
         """Each ordered pair that was tried; one that is unknown was not proved."""
@@ -42,6 +46,8 @@ class Proved:
                         computed=self.matrix.computed,
                         client_issuer=self.issuers.get(client, ""),
                         server_issuer=self.issuers.get(server, ""),
+                        client_held=self.held.get(client, 0),
+                        server_held=self.held.get(server, 0),
                         reason=self.matrix.reasons.get(f"{client}>{server}", ""),
                     )
         return found

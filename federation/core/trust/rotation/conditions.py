@@ -34,7 +34,12 @@ def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Con
 def capacity(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
     """The back end of the new authority can carry the renewals that the rotation will ask of it."""
     asked, quota = world.capacity.rate, world.capacity.quota
-    if quota and asked > quota:
+    known_from = world.capacity.known_from
+    if quota and known_from > world.now:
+        yield unmet(
+            "capacity", f"what renewals ask for is measured until {time_of(known_from)}", until=known_from
+        )
+    elif quota and asked > quota:
         yield unmet(
             "capacity", f"renewals would ask for {asked:.1f} certificates a second, {quota:.1f} are allowed"
         )
@@ -105,7 +110,10 @@ def orders_followed(_: RotationBook, rotation: Rotation, world: World) -> Iterat
 
 
 def green(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Every ordered pair of clusters that are not quarantined has validated since this state began."""
+    """Every ordered pair of clusters that are not quarantined has validated since this state began.
+
+    Where a root is removed it has to be with what is there since: a proof may be made between the two.
+    """
     names = [name for name, _ in consumers(book, world)]
     bad = 0
     for client in names:
@@ -127,6 +135,9 @@ def _pair_problem(client: str, server: str, rotation: Rotation, world: World) ->
         return f"{client} to {server} was not proved since {time_of(rotation.since)}"
     if world.now - pair.computed > world.fresh:
         return f"{client} to {server} was proved {world.now - pair.computed:.0f} s ago"
+    meant = (world.behind.get(client, world.in_force), world.behind.get(server, world.in_force))
+    if rotation.state is State.UNPUBLISHING and (pair.client_held, pair.server_held) != meant:
+        return f"{client} to {server} was proved before both held what is meant for them now"
     return "" if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
 
 

@@ -41,12 +41,18 @@ class SignerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFacts:
-    """One ordered pair of clusters: whether it validated, when, and who had issued both leaves."""
+    """One ordered pair of clusters: whether it validated, when, and who had issued both leaves.
+
+    ``client_held`` and ``server_held`` are the generation that every namespace of that side held when it was
+    tried, 0 where they held different ones or another one than was meant for them.
+    """
 
     valid: bool
     computed: float
     client_issuer: str = ""
     server_issuer: str = ""
+    client_held: int = 0
+    server_held: int = 0
     reason: str = ""
 
 
@@ -55,10 +61,12 @@ class Capacity:
     """Whether the new authority's back end can carry the renewals of all workloads.
 
     ``rate`` is asked of it at the peak and ``quota`` what it allows, in certificates per second; 0: no limit.
+    Before ``known_from`` (seconds since the epoch) the rate was not measured for long enough to say anything.
     """
 
     rate: float = 0.0
     quota: float = 0.0
+    known_from: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,8 +170,18 @@ class Simulation:
                     validates(other.issuer, trusted) for trusted in self.trusted_in(client)
                 )
                 self.pairs[client, server] = PairFacts(
-                    valid=valid, computed=self.clock, client_issuer=mine.issuer, server_issuer=other.issuer
+                    valid=valid,
+                    computed=self.clock,
+                    client_issuer=mine.issuer,
+                    server_issuer=other.issuer,
+                    client_held=self.held_everywhere(client),
+                    server_held=self.held_everywhere(server),
                 )
+
+    def held_everywhere(self, cluster: str) -> int:
+        """The generation that every namespace holds, 0 where it is not the one that is meant for them."""
+        meant = self.store.meant_for(cluster)
+        return meant if all(target == meant for target in self.members[cluster].targets) else 0
 
     def trusted_in(self, cluster: str) -> Iterator[frozenset[str]]:
         """What each consumer of that cluster trusts: every namespace, and every leaf alive."""

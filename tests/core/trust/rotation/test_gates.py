@@ -10,7 +10,7 @@ from msgspec.structs import replace as changed
 from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.rotation.gates import gate, return_gate, trusts
 from federation.core.trust.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
-from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 
 NOW = 1_000_000.0
@@ -31,7 +31,13 @@ WORLD = World(
     skew=5.0,
 )
 
-REMOVED = replace(WORLD, generations={**WORLD.generations, 3: frozenset({ROOT["b"]})}, in_force=3)
+ANEW = replace(GREEN, client_held=3, server_held=3)
+REMOVED = replace(
+    WORLD,
+    generations={**WORLD.generations, 3: frozenset({ROOT["b"]})},
+    in_force=3,
+    pairs=dict.fromkeys(WORLD.pairs, ANEW),
+)
 """The old root is not published any more."""
 
 
@@ -207,11 +213,41 @@ def test_every_ordered_pair_counts(pair: PairFacts | None, words: str) -> None:
     assert words in condition.detail
 
 
+@pytest.mark.parametrize("held", [(2, 2), (3, 2), (2, 3), (0, 3), (3, 0)])
+def test_a_proof_from_before_the_removal_reached_both_says_nothing_of_it(held: tuple[int, int]) -> None:
+    pair = replace(ANEW, client_held=held[0], server_held=held[1])
+    world = followed(State.UNPUBLISHING, replace(REMOVED, pairs={**REMOVED.pairs, ("one", "two"): pair}))
+    assert [(c.name, c.cluster) for c in gate(book(State.UNPUBLISHING), world).unmet] == [("matrix", "one")]
+
+
+def test_a_cluster_whose_wave_has_not_come_is_proved_with_what_it_keeps() -> None:
+    first = book(State.UNPUBLISHING, wave=1)
+    assert first.rotation is not None
+    first = changed(first, rotation=changed(first.rotation, waves=[["one"], ["two"]]))
+    pairs = {
+        ("one", "two"): replace(ANEW, client_held=3, server_held=2),
+        ("two", "one"): replace(ANEW, client_held=2, server_held=3),
+    }
+    kept = replace(REMOVED, behind={"two": 2}, pairs=pairs)
+    assert gate(first, followed(State.UNPUBLISHING, kept)).open
+    assert not gate(first, followed(State.UNPUBLISHING, replace(kept, pairs=REMOVED.pairs))).open
+
+
 def test_an_old_proof_is_none() -> None:
     long_ago = book(State.SOAKED, since=NOW - 500.0)
     pairs = dict.fromkeys([("one", "two"), ("two", "one")], replace(GREEN, computed=NOW - 61.0))
     verdict = gate(long_ago, followed(State.SOAKED, replace(WORLD, pairs=pairs)))
     assert [c.name for c in verdict.unmet] == ["matrix", "matrix"]
+
+
+def test_a_rate_that_was_not_measured_yet_fits_into_no_quota() -> None:
+    early = replace(WORLD, capacity=Capacity(rate=0.0, quota=20.0, known_from=NOW + 60.0))
+    (condition,) = unmet(State.STAGED, early)
+    assert (condition.name, condition.until) == ("capacity", NOW + 60.0)
+    assert unmet(State.STAGED, replace(early, now=NOW + 60.0)) == []
+    assert unmet(State.STAGED, replace(early, capacity=Capacity(known_from=NOW + 60.0))) == [], (
+        "there is no quota"
+    )
 
 
 def test_a_canary_that_is_quarantined_shows_nothing() -> None:

@@ -2,7 +2,9 @@
 
 What a request needs to know is in memory: a delivery within a bound that was persisted, and that passed the
 fence since, costs a look-up. A delivery beyond it has the bound written ahead by a step, and then what is to
-hold read again (``fence.py``). Deliveries that ask meanwhile share the next write. A bound is never lowered,
+hold read again (``fence.py``). Deliveries that ask meanwhile share the next write. What is to hold is also read
+again, once for all who ask, where it was read last some seconds ago: a signer that is cut off from the store
+learns of no quarantine, and must not go on for as long as its longest leaf lives. A bound is never lowered,
 whoever else writes the document: it is swapped against the version that was read, and merged where that has
 changed.
 
@@ -35,6 +37,9 @@ twenty rows each: three issuers in each of six generations that leaves are alive
 
 UNKNOWN_GENERATION: Final = 0
 ATTEMPTS: Final = 3  # at swapping the document, where another process of this name writes it as well
+LOOK_AGAIN: Final = 30.0
+"""Seconds after a look until a delivery needs another one: how long a signer goes on at most that is cut off."""
+
 TIMEOUT: Final = 8.0  # seconds for one write and the look after it
 RETRY: Final = 1.0  # seconds between attempts to be able again
 
@@ -78,6 +83,7 @@ class PersistedHorizons:
         self._version: str | None = None
         self._persisted: dict[Delivered, float] = {}
         self._cleared: dict[_Key, float] = {}  # what was persisted and has passed the fence since
+        self._looked: float | None = None  # when the last look that was answered had begun
         self._loaded = False
         self.problem: StateUnavailable | None = StateUnavailable(
             "how far earlier leaves reach was not read yet", where=self._key
@@ -87,7 +93,7 @@ class PersistedHorizons:
         """Return once the delivery may leave. Raises StateUnavailable or Superseded where it must not."""
         key = delivery.cluster.value, delivery.authority, delivery.generation
         until = delivery.not_after.timestamp()
-        if self._cleared.get(key, 0.0) >= until:
+        if self._cleared.get(key, 0.0) >= until and self._sees:
             return
         if self.problem is not None:
             raise _again(self.problem)
@@ -102,6 +108,11 @@ class PersistedHorizons:
             raise _again(shared.error)
         require_standing(delivery, *shared.seen)
         self._cleared[key] = max(reach, self._cleared.get(key, 0.0))
+
+    @property
+    def _sees(self) -> bool:
+        """True while what is to hold was read a moment ago."""
+        return self._looked is not None and self._clock.monotonic() - self._looked < LOOK_AGAIN
 
     async def run(self) -> None:
         """Serve deliveries, and become able again after a failure, until cancelled."""
@@ -145,8 +156,9 @@ class PersistedHorizons:
             async with asyncio.timeout(TIMEOUT):
                 if anew or any(until > self._persisted.get(row, 0.0) for row, until in shared.wanted.items()):
                     await self._persist(shared.wanted)
+                began = self._clock.monotonic()
                 shared.seen = await self._look()
-            self.problem = None
+            self._looked, self.problem = began, None
         except TimeoutError:
             self._fail(StateUnavailable(f"no answer in {TIMEOUT:g} s", where=self._key), shared)
         except StateUnavailable as error:

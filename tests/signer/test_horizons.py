@@ -16,7 +16,15 @@ from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered, step_for
 from federation.core.trust.rotation.effects import Orders
 from federation.signer.accounting import Delivery
 from federation.signer.fence import Superseded
-from federation.signer.horizons import KEPT, MOST_ROWS, RETRY, UNKNOWN_GENERATION, PersistedHorizons, bounded
+from federation.signer.horizons import (
+    KEPT,
+    LOOK_AGAIN,
+    MOST_ROWS,
+    RETRY,
+    UNKNOWN_GENERATION,
+    PersistedHorizons,
+    bounded,
+)
 from federation.state.documents import Current, HorizonTable, decode, encode
 from federation.state.files import FileStore
 from tests.support import pki
@@ -116,12 +124,14 @@ async def test_a_bound_is_persisted_ahead_before_a_leaf_leaves(tmp_path: Path) -
         await horizons.cover(leaf)
         ends = leaf.not_after.timestamp()
         assert await world.persisted() == {Delivered("east", "a" * 64, 1): ends + step_for(HOUR)}
-        await world.clock.advance(step_for(HOUR))
         await horizons.cover(world.leaf())
         assert (world.store.written, world.looked) == (1, 1), "what is covered asks nobody"
+        await world.clock.advance(step_for(HOUR))
+        await horizons.cover(world.leaf())
+        assert (world.store.written, world.looked) == (1, 2), "but what holds, when that was asked long ago"
         await world.clock.advance(1)
         await horizons.cover(world.leaf())
-        assert (world.store.written, world.looked) == (2, 2)
+        assert (world.store.written, world.looked) == (2, 3)
         await horizons.cover(world.leaf(60))
         assert world.store.written == 2, "a shorter life is covered by a longer one's"
 
@@ -296,6 +306,38 @@ async def test_a_fence_that_cannot_look_lets_nothing_pass(tmp_path: Path) -> Non
         world.blind = False
         await world.ready()
         await horizons.cover(world.leaf())
+
+
+async def test_a_signer_that_is_cut_off_does_not_go_on_for_as_long_as_its_longest_leaf_lives(
+    tmp_path: Path,
+) -> None:
+    """It would learn of no quarantine, and short leaves lie within the bound of one that lives for a day."""
+    world = World(tmp_path)
+    async with world.running() as horizons:
+        await world.ready()
+        await horizons.cover(world.leaf(24 * HOUR))
+        world.blind = True
+        await world.clock.advance(LOOK_AGAIN - 1)
+        await horizons.cover(world.leaf())
+        await world.clock.advance(1)
+        with pytest.raises(StateUnavailable, match="no answer"):
+            await horizons.cover(world.leaf())
+        world.blind, world.orders = False, Orders(stopped={"east": "broken into"})
+        await world.ready()
+        with pytest.raises(Superseded, match="quarantined"):
+            await horizons.cover(world.leaf(25 * HOUR))
+
+
+async def test_one_look_serves_all_who_ask_meanwhile(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.running() as horizons:
+        await world.ready()
+        await horizons.cover(world.leaf(24 * HOUR))
+        await world.clock.advance(LOOK_AGAIN)
+        looked = world.looked
+        await asyncio.gather(*(horizons.cover(world.leaf()) for _ in range(50)))
+        assert world.looked == looked + 1
+        assert world.store.written == 1
 
 
 async def test_a_leaf_of_another_issuer_than_the_one_ordered_is_fenced_off(tmp_path: Path) -> None:

@@ -37,21 +37,20 @@ async def open_store(state: StateConfig, clock: Clock) -> AsyncIterator[StateSto
 
 @contextlib.asynccontextmanager
 async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
-    from federation.clusters.session import ClusterSession
+    from federation.clusters.followed import followed
     from federation.core.config.access import ClusterTimeouts
     from federation.core.identity import ClusterName
     from federation.state.kubernetes import KubernetesStore
 
     if state.credentials is None:
         raise _missing("kubeconfig")
-    session = await ClusterSession.open(
+    async with followed(
         state.credentials,
         cluster=ClusterName("state"),
         timeouts=ClusterTimeouts(),
         clock=clock,
         connections=CONNECTIONS,
-    )
-    async with session:
+    ) as session:
         yield KubernetesStore(session, clock, namespace=state.namespace, jitter=random.SystemRandom())
 
 

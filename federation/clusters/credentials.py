@@ -8,7 +8,7 @@ it does none of that.
 Files are read again every few seconds: tokens, certificates and CAs rotate in place. What they held last
 stays in force where reading fails. Only the kubeconfig itself is not followed here: another server may
 stand behind it, so whatever was learned has to be learned anew, and :func:`fingerprint` tells
-``members.py`` to restart that one cluster.
+``members.py`` to restart that one cluster, and ``followed.py`` to open the state's session anew.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 from federation.cli.pki import make_authorities, snippet, write_new
 from federation.cli.stores import open_store
 from federation.core.config.parse import parse_config
-from federation.core.errors import ConfigurationError
+from federation.core.errors import ConfigurationError, StateUnavailable
 from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
 from federation.state.files import FileStore
@@ -109,6 +109,28 @@ async def test_the_configuration_names_the_store(boxed: Objects, tmp_path: Path)
         assert isinstance(objects, KubernetesStore)
         await objects.write("current", b"x")
     assert (await boxed.object("current"))["data"]["document"] == "x"
+
+
+async def test_credentials_that_have_expired_are_renewed_without_a_restart(
+    box: SandboxCluster, boxed: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.clusters.followed.RECHECK_SECONDS", 0.05)
+    text = configuration(tmp_path, objects_table(boxed))
+    state = parse_config(text, file=str(tmp_path / "clusters.toml")).state
+    box.write_kubeconfig(boxed.kubeconfig, token="expired")
+    async with open_store(state, SystemClock()) as store:
+        with pytest.raises(StateUnavailable, match="401") as caught:
+            await store.write("current", b"x")
+        assert "renew the credentials" in caught.value.remedy
+        box.write_kubeconfig(boxed.kubeconfig)
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await store.write("current", b"x")
+                except StateUnavailable:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
 
 
 async def test_credentials_that_cannot_be_used_are_a_mistake_in_the_configuration(

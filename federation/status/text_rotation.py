@@ -26,6 +26,8 @@ MOST_MET: Final = 12
 MOST_UNMET: Final = 40
 MOST_HISTORY: Final = 8
 MOST_NAMES: Final = 12
+LEFT_TO_DO: Final = frozenset({"successor_signs", "pin_retired", "pin_admitted"})
+"""What attention says of a configuration that a finished rotation has outlived."""
 NOT_KNOWN: Final = (
     "do: restore the document `rotation` of the state store from a backup; whether a rotation is under way, and which\n"
     "clusters are quarantined, nobody can tell before"
@@ -41,7 +43,7 @@ def rotation_text(status: FederationStatus) -> str:
     if status.quarantined:
         lines += ["", *_quarantines(status.quarantined)]
     if rotation is None or not rotation.under_way:
-        lines += ["", _next(status.rotation_plan)]
+        lines += ["", *(_left_to_do(status) or [_next(status.rotation_plan)])]
     return "\n".join(lines)
 
 
@@ -157,6 +159,18 @@ def _quarantines(views: Iterable[QuarantineView]) -> list[str]:
     return lines
 
 
+def _left_to_do(status: FederationStatus) -> list[str]:
+    """What a person still has to change in the configuration after a rotation, before another can be planned."""
+    left = [item for item in status.attention if item.code in LEFT_TO_DO]
+    if not left or status.rotation is None or status.rotation.state != "RETIRED":
+        return []
+    return [
+        "left for you to do, in one change of the configuration of every replica of both roles:",
+        *(f"  {printable(item.where)}: {printable(item.remedy)}" for item in left),
+        "then destroy the old key; another rotation can be planned once that is done",
+    ]
+
+
 def _next(plan: PlanView | None) -> str:
     if plan is None:
         return "what a start would do is not known"
@@ -182,6 +196,9 @@ def plan_text(status: FederationStatus) -> str:
         why = status.rotation_problem or "no controller that leads tells it"
         return printable(f"what a start would do is not known: {why}")
     lines = [f"a rotation of the {plan.kind}" if plan.kind else "a rotation", *_sides(plan.old, plan.new)]
+    left = _left_to_do(status)
+    if plan.problem and left:
+        return "\n".join([*lines, "", "none can be started yet:", *left])
     if plan.problem:
         lines += ["", f"it would be REFUSED: {printable(plan.problem)}"]
         return "\n".join([*lines, f"do: {printable(plan.remedy)}"] if plan.remedy else lines)

@@ -21,7 +21,7 @@ from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
 from federation.status.scene import Scene
 from federation.status.text import status_text
-from federation.status.text_rotation import rotation_text
+from federation.status.text_rotation import plan_text, rotation_text
 from federation.status.view import compose
 from tests.status.rotations import (
     LOSSES,
@@ -648,3 +648,23 @@ def test_a_cluster_that_joins_behind_another_fault_is_told_still() -> None:
     world.edit_seen("west", state="degraded", reason="forbidden", detail="1 namespace may not be written")
     status = seen(world)
     assert "federation trust list" in told(status, "publication_joining").remedy
+
+
+def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_started() -> None:
+    world = staged(world_in(State.RETIRED))
+    problem = "the authority in use cannot be told: its chain is not known"
+    tell(world, plan(T, problem=problem, remedy="configure [signer.successor]"))
+    assert world.leader is not None
+    world.edit_leader(rotation=replace(world.leader.rotation, number=3, state="RETIRED"))
+    status = seen(world)
+    assert status.rotation_plan is not None
+    for text in (rotation_text(status), plan_text(status)):
+        assert "make it [signer.authority]" in text
+        assert f"pin {ROOT[:16]}: take its pin out" in text
+        assert f"pin {NEW_ROOT[:16]}: remove `staged = true`" in text
+        assert problem not in text
+    hold(world, RotationBook())
+    tell(world, plan(T, problem=problem))
+    for replica in world.signers:
+        world.edit_signer(replica, successor=None)
+    assert problem in rotation_text(seen(world))

@@ -5,6 +5,7 @@ import { ago, badge, duration, el, number, plural, short, table } from "./dom.js
 
 const MARK = { done: "✓", current: "●", ahead: "" };
 const MOST = 60;
+const LEFT_TO_DO = ["successor_signs", "pin_retired", "pin_admitted"];
 const ABORTABLE = ["STAGED", "PUBLISHING", "SOAKED", "CANARY", "ACTIVE"];
 
 export function shownAtAll(status, operations) {
@@ -21,7 +22,7 @@ export function rotation(status, operations, now, ask) {
     r?.deadline ? el("p", { class: "note bad" }, el("b", {}, "Emergency: "), `the compromised side is left by ${at(r.deadline)}`, r.ttl_cap ? `; certificates live ${duration(r.ttl_cap)} at most` : "", ".") : "",
     r ? gate(r, now) : "",
     r?.deadline ? losses(r) : "",
-    !r?.under_way ? plan(status.rotation_plan) : "",
+    !r?.under_way ? leftToDo(status) || plan(status.rotation_plan) : "",
     may ? buttons(status, ask) : "",
     quarantined.length ? [el("h3", {}, "Quarantined"), out(quarantined, may, now, ask)] : "",
     r ? sides(r) : "",
@@ -81,6 +82,16 @@ function losses(r) {
     el("th", { scope: "row" }, c.cluster), el("td", { class: "wrap" }, l.what), el("td", {}, l.at_removal ? "at the removal" : "at once"), el("td", {}, c.until ? at(c.until) : "it is published there"))));
   if (!rows.length) return [];
   return [el("h3", {}, "What fails"), scroll(table("What fails", ["Cluster", "What", "From", "Until"], rows.slice(0, MOST)))];
+}
+
+function leftToDo(status) {
+  const left = status.attention.filter((a) => LEFT_TO_DO.includes(a.code));
+  if (status.rotation?.state !== "RETIRED" || !left.length) return null;
+  return [
+    el("h3", {}, "Left for you to do"),
+    el("p", {}, "In one change of the configuration of every replica of both roles; then destroy the old key. Another rotation can be planned once that is done."),
+    el("ul", { class: "plain" }, left.map((a) => el("li", { class: "wrap" }, el("b", {}, a.where), `: ${a.remedy}`))),
+  ];
 }
 
 function plan(p) {

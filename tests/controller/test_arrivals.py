@@ -141,7 +141,9 @@ def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
         "north": facts(own=frozenset({OWN, ROOT})),
     }
     own = own_of(config, seen)
-    assert own == {"east": frozenset(), "west": {OWN}, "north": {OWN}}
+    assert own == {"east": frozenset(), "west": {OWN}, "north": {OWN, ROOT}}, (
+        "an intermediate under it issued there"
+    )
     assert own_of(config, {"west": ClusterFacts(held=None)}) == {"west": {OWN}}
     assert own_anchors(config, own) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west", "north"}))]
     assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
@@ -193,6 +195,18 @@ def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_the
     assert until(arrivals, 9000.0)["west"] == 9500.0, "its own CA goes on issuing"
     declared = Arrivals(since=arrivals.since, own={"west": [OWN], "north": [OWN]}, declared={"west": 2000.0})
     assert until(declared, 9000.0) == {"east": 110.0, "west": 2500.0, "north": 9001.0, "gone": 0.0}
+
+
+def test_a_cluster_that_came_with_the_hubs_own_root_issues_by_itself_until_a_person_says_otherwise(
+    config: HubConfig,
+) -> None:
+    own = {"east": [ROOT], "north": [ROOT]}  # north says of itself that it has no leaf from before the hub
+    arrivals = Arrivals(since={"east": 10.0, "west": 20.0, "north": 30.0}, own=own)
+    found = with_unknown(config, {"east": facts(), "north": facts()}, arrivals, 1000.0)
+    assert {name: facts.own_issues for name, facts in found.items()} == {"east": True, "north": False}
+    assert (found["east"].unknown_until, found["north"].unknown_until) == (1100.0, 0.0)
+    declared = Arrivals(since=arrivals.since, own=own, declared={"east": 500.0})
+    assert with_unknown(config, {"east": facts()}, declared, 1000.0)["east"].unknown_until == 600.0
 
 
 @pytest.mark.parametrize(
@@ -250,3 +264,20 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
                     await asyncio.sleep(0.1)
     shared = [own.certificate.sha256]
     assert (await arrivals_of(federation)).own == {"west": shared, "north": shared}
+
+
+async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remembered(tmp_path: Path) -> None:
+    from tests.controller.test_joining import give_own_ca
+
+    async with open_world(tmp_path, "east", "west") as federation:
+        federation.anchors.append(root("c"))
+        federation.register()
+        give_own_ca(federation, "west", root(), "default")
+        async with federation.controller():
+            await federation.published()
+            async with asyncio.timeout(10):
+                while (await arrivals_of(federation)).joined != ["east", "west"]:
+                    await asyncio.sleep(0.1)
+        arrivals = await arrivals_of(federation)
+    assert arrivals.own == {"west": [root().certificate.sha256]}
+    assert (arrivals.taken_over("west"), arrivals.taken_over("east")) == (None, arrivals.since["east"])

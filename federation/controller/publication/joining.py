@@ -42,7 +42,7 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is persisted of how a cluster joined: whether that is over, and the accepted CAs it came with."""
+    """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with."""
 
     joined: bool = False
     own: frozenset[str] = frozenset()
@@ -200,7 +200,7 @@ class Joining:
         return held.ours or self._trust.is_ours(held.sha256)
 
     def _is_remembered(self, parsed: _Parsed) -> bool:
-        """Whether it is persisted which accepted CAs it came with: a rotation has to wait for their leaves.
+        """Whether it is persisted which pinned CAs it came with: a rotation has to wait for their leaves.
 
         They are overwritten only then, because nobody could tell afterwards.
         """
@@ -208,8 +208,8 @@ class Joining:
         if remembered is None or self._trust.generation is None:
             return True
         kinds = {anchor.sha256: anchor.kind for anchor in self._trust.generation.anchors}
-        accepted = {c.sha256 for c in parsed.authorities if kinds.get(c.sha256) == "accepted"}
-        return accepted <= remembered.own
+        pinned = {c.sha256 for c in parsed.authorities if kinds.get(c.sha256) in {"root", "accepted"}}
+        return pinned <= remembered.own
 
     def _missing(self, digest: str, generation: Generation) -> list[Certificate]:
         """Its CAs that neither are in the generation nor below one that is; what has expired is needed by nobody."""

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Arrivals(Takeovers, frozen=True, kw_only=True):
     """How clusters joined, besides when the hub was first configured to issue for each of them.
 
-    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the accepted CAs (SHA-256)
+    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256)
     that a cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on
     issuing there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is
     registered: who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids)

@@ -80,12 +80,16 @@ def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
 
 
 def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str, frozenset[str]]:
-    """The accepted CAs that clusters came with: those pinned for them, and those that they were found to hold."""
+    """The pinned CAs that clusters came with: those pinned for them, and those that they were found to hold.
+
+    The hub's own root is one as well where a cluster held it before the hub came: whoever put it there has an
+    intermediate under it (``cacerts``, istio-csr), and goes on issuing leaves that trust nothing else.
+    """
     accepted = _accepted(config)
     found: dict[str, frozenset[str]] = {}
     for name, facts in clusters.items():
         pinned = frozenset(sha256 for sha256, clusters in accepted.items() if name in clusters)
-        held = facts.own & accepted.keys() if isinstance(facts, MemberFacts) else frozenset()
+        held = facts.own & config.trust.pins if isinstance(facts, MemberFacts) else frozenset()
         found[name] = pinned | held
     return found
 
@@ -107,8 +111,10 @@ def with_unknown(
 ) -> dict[str, ClusterFacts]:
     """Until when leaves from before the hub may live in each cluster: the longest life they may have.
 
-    Where its own CA goes on issuing that end moves on with the time.
+    Where its own CA goes on issuing that end moves on with the time. A cluster that came with pinned roots of the
+    hub alone has none that does where the configuration says that there is no leaf from before the hub.
     """
+    accepted = _accepted(config).keys()
     configs = {str(cluster.name): cluster for cluster in config.clusters}
     found: dict[str, ClusterFacts] = {}
     for name, facts in clusters.items():
@@ -119,6 +125,8 @@ def with_unknown(
         longest = cluster.earlier_longest_ttl
         longest = cluster.policy.longest_ttl if longest is None else longest
         taken = arrivals.taken_over(name)
+        if taken is None and cluster.earlier_longest_ttl == 0 and not accepted & {*arrivals.own[name]}:
+            taken = arrivals.since[name]
         end = now + max(longest, SHORTEST_LIFE) if taken is None else taken + longest
         found[name] = replace(
             facts,

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import RemoteAuthorityConfig
-from federation.core.config.model import SignerConfig
 from federation.core.errors import StateUnavailable
 from federation.signer.authorities.succession import Succession
 from federation.signer.fellows import Fellows
@@ -72,10 +70,9 @@ class Quotas:
         self._fellows = fellows
         self._authorities = authorities
 
-    async def share(self, config: SignerConfig) -> None:
-        """Count the others where a quota is configured; where that fails the last count stays."""
-        both = (config.authority, config.successor)
-        names = [one.name for one in both if isinstance(one, RemoteAuthorityConfig) and one.quota]
+    async def share(self) -> None:
+        """Count the others where something in use has a quota; where that fails the last count stays."""
+        names = self._authorities.quotas
         if names:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STORE_TIMEOUT):

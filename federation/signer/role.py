@@ -145,7 +145,7 @@ class SignerRole:
                         ("pinned roots", self._roots.run()),
                         ("authorities", self._authorities.run()),
                         ("door", self._door.run()),
-                        ("report", self._heartbeat.run(self._share_quotas)),
+                        ("report", self._heartbeat.run(self._quotas.share)),
                     )
                 ]
                 try:
@@ -267,9 +267,6 @@ class SignerRole:
         self._draining = True
         await self._heartbeat.write()
         await self._door.close(self._running.door.drain)
-
-    async def _share_quotas(self) -> None:
-        await self._quotas.share(self._running.signer)
 
 
 def _settings(signer: SignerConfig) -> tuple[AuthoritySettings, AuthoritySettings | None]:

@@ -31,6 +31,7 @@ from tests.support import pki
 from tests.support.clock import VirtualClock
 
 POLL = 30.0
+QUOTA = 40.0  # certificates a second
 
 
 class Service:
@@ -70,7 +71,7 @@ class Kept:
         self.services = services
         monkeypatch.setattr(keeper_module, "make_authority", self._make)
         self.keeper = AuthorityKeeper(
-            settings_of(next(iter(services))),
+            settings_of(next(iter(services)), quota=QUOTA),
             Surroundings(TRUST_DOMAIN, self.clock, os.urandom, random.Random(1)),
             deadline=10.0,
             lifetime=lambda: 3600.0,
@@ -122,8 +123,8 @@ class Kept:
                 return self.clock.monotonic() - began
 
 
-def settings_of(name: str) -> AuthoritySettings:
-    return AuthoritySettings(RemoteAuthorityConfig(name=name))
+def settings_of(name: str, quota: float = 0.0) -> AuthoritySettings:
+    return AuthoritySettings(RemoteAuthorityConfig(name=name, quota=quota))
 
 
 async def break_it(kept: Kept, service: Service) -> None:
@@ -186,7 +187,7 @@ async def test_a_follower_that_is_given_up_while_it_hangs_is_closed_later(
     async with kept.running() as keeper:
         keeper.configure(settings_of("second"))
         await kept.until(lambda: hanging.asked > 0)
-        keeper.configure(settings_of("first"))
+        keeper.configure(settings_of("first", quota=QUOTA))
         await kept.clock.advance(POLL + 1)
         hanging.hanging.set()
         await kept.until(lambda: hanging.asked == 2)  # the trial that was under way ends
@@ -208,3 +209,22 @@ async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_nam
         asked = service.asked
         await kept.clock.advance(3 * POLL)
         assert service.asked == asked, "once it is known, nothing is issued that nobody needs"
+
+
+async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hanging = Service()
+    hanging.hanging = asyncio.Event()
+    kept = Kept(monkeypatch, first=Service(), second=hanging)
+    async with kept.running() as keeper:
+        assert keeper.quotas == {"first"}
+        keeper.configure(settings_of("second", quota=8.0))
+        await kept.until(lambda: hanging.asked > 0)
+        assert keeper.quotas == {"first", "second"}
+        keeper.take_share({"first": 0.5, "second": 1.0}.__getitem__)
+        assert keeper.describe().share == QUOTA / 2
+        hanging.hanging.set()
+        await kept.until(lambda: keeper.settings.authority.name == "second")
+        assert keeper.describe().share == 8.0
+        assert keeper.quotas == {"second"}

@@ -25,10 +25,10 @@ from federation.signer.authorities.catalogue import AuthoritySettings, Surroundi
 from federation.signer.authorities.checked import Alarms
 from federation.signer.authorities.guarded import GuardedAuthority, guard
 from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.leaving import Leaving, under_way
 from federation.signer.authorities.trial import Trial, held_back, untried
 from federation.state.documents import AuthorityReport
 
-CLOSE_TIMEOUT: Final = 10.0
 LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class AuthorityKeeper:
         self._proves, self._tries = Trial(around, hosts), Trial(around, hosts)
         self._on_change = on_change
         self._anchors: tuple[Certificate, ...] = ()
-        self._share = 1.0
+        self._share_of: Callable[[str], float] = lambda _: 1.0
         self._on_trial = on_trial
         self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
         self._failed: FederationError | None = None
@@ -72,7 +72,7 @@ class AuthorityKeeper:
         self._next: tuple[AuthoritySettings, KeptAuthority] | None = None
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
         self._trial: FederationError | None = None
-        self._leaving: list[KeptAuthority] = []
+        self._leaving = Leaving()
         self._trying: KeptAuthority | None = None
         self._changed = asyncio.Event(), asyncio.Event()  # for those that look after the two
         self.current = self._make(settings)
@@ -133,12 +133,19 @@ class AuthorityKeeper:
             authority.trust(self._anchors)
         self._wake()
 
-    def take_share(self, share: float) -> None:
-        """Take this part of a quota that several signers share."""
-        self._share = share
-        for authority in self._both:
-            if isinstance(authority, GuardedAuthority):
-                authority.take_share(share)
+    @property
+    def quotas(self) -> frozenset[str]:
+        """The names of those, of the authority in use and its follower, whose quota several signers share."""
+        both = (self.settings, self._next[0]) if self._next is not None else (self.settings,)
+        configs = [settings.authority for settings in both]
+        return frozenset(one.name for one in configs if isinstance(one, RemoteAuthorityConfig) and one.quota)
+
+    def take_share(self, share_of: Callable[[str], float]) -> None:
+        """Take of each quota the part that is given for the authority's name."""
+        self._share_of = share_of
+        self._share_out(self.settings, self.current)
+        if self._next is not None:
+            self._share_out(*self._next)
 
     async def refresh(self) -> None:
         """Look at the authority in use and at its follower, and exchange them where the follower can sign."""
@@ -155,12 +162,12 @@ class AuthorityKeeper:
                 for look, changed in zip((self._look, self._try_next), self._changed, strict=True):
                     group.create_task(self._repeat(look, changed))
             await self._clock.sleep(self._deadline)  # whoever has chosen it before has asked it by then
-            while any(_under_way(authority) for authority in (*self._both, *self._leaving)):
+            while self._leaving.under_way or any(map(under_way, self._both)):
                 await self._clock.sleep(LEAVING)
         finally:
-            self._leaving += [*self._both]
+            self._leaving.add(*self._both)
             self._next = None
-            await self._close_those_that_left(finally_=True)
+            await self._leaving.close(finally_=True)
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], changed: asyncio.Event) -> None:
         """Look again and again, at once where something has changed meanwhile."""
@@ -185,7 +192,7 @@ class AuthorityKeeper:
         await looked_at.refresh()
         if looked_at is self.current:
             self._was_good = self._was_good or good or looked_at.can_sign
-        await self._close_those_that_left()
+        await self._leaving.close(spare=self._trying)
         await self._prove()
         self._tell()
 
@@ -206,7 +213,7 @@ class AuthorityKeeper:
         self._trial = trial
         # One that was good once may be so again in a moment. One that never was loses nothing by another.
         if signs or (self._was_good is False and not self.current.can_sign):
-            self._leaving.append(self.current)
+            self._leaving.add(self.current)
             self.settings, self.current, self._next = settings, follower, None
             self._passed = (follower, follower.issuers) if signs else None
             self._was_good = signs
@@ -267,20 +274,8 @@ class AuthorityKeeper:
     def _drop_next(self) -> None:
         self._trial = None
         if self._next is not None:
-            self._leaving.append(self._next[1])
+            self._leaving.add(self._next[1])
             self._next = None
-
-    async def _close_those_that_left(self, *, finally_: bool = False) -> None:
-        leaving, self._leaving = self._leaving, []
-        for authority in leaving:
-            if not finally_ and (authority is self._trying or _under_way(authority)):
-                self._leaving.append(authority)  # whoever began with it ends with it
-                continue
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await authority.close()
-            except TimeoutError:
-                _logger.warning("an authority that is no longer used did not close in time")
 
     def _make(self, settings: AuthoritySettings) -> KeptAuthority:
         inner = make_authority(settings, self._around)
@@ -297,10 +292,9 @@ class AuthorityKeeper:
             jitter=self._around.jitter,
             on_open=self._wake,
         )
-        guarded.take_share(self._share)
+        self._share_out(settings, guarded)
         return guarded
 
-
-def _under_way(authority: KeptAuthority) -> bool:
-    """True while requests wait for it or are being answered by it."""
-    return isinstance(authority, GuardedAuthority) and authority.under_way
+    def _share_out(self, settings: AuthoritySettings, authority: KeptAuthority) -> None:
+        if isinstance(authority, GuardedAuthority):
+            authority.take_share(self._share_of(settings.authority.name))

@@ -72,10 +72,15 @@ class Succession:
         self._pinned = tuple(roots)
         self._judge()
 
+    @property
+    def quotas(self) -> frozenset[str]:
+        """The names of the authorities kept here whose quota several signers share, whatever is configured by now."""
+        return frozenset().union(*(keeper.quotas for keeper in self.in_order))
+
     def take_share(self, share_of: Callable[[str], float]) -> None:
         """Take of each quota the part that is given for the authority's name."""
         for keeper in self.in_order:
-            keeper.take_share(share_of(keeper.settings.authority.name))
+            keeper.take_share(share_of)
 
     async def run(self) -> None:
         """Keep both until cancelled; closes them then."""

@@ -17,6 +17,8 @@ a cluster that was broken into could collect other clusters' tokens.
 
 from __future__ import annotations
 
+from copy import copy
+
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused, NotReady
@@ -72,7 +74,7 @@ class ClusterAttestor:
         if mode == REVIEW or not self.keys.usable:
             self._check_claims(token, self.config.issuer)
             if mode == KEYS:
-                raise self.keys.problem or NotReady(
+                raise copy(self.keys.problem) or NotReady(
                     "its token keys are not there yet",
                     where=str(self.config.name),
                     reason="token_keys_missing",
@@ -104,7 +106,7 @@ class ClusterAttestor:
         """Tell what may be true in a moment from what will not be."""
         where = str(self.config.name)
         if not self.objects.fresh:
-            raise self.objects.problem or NotReady(
+            raise copy(self.objects.problem) or NotReady(
                 "its pods and service accounts are not known yet", where=where, reason="cache_not_fresh"
             )
         if existence is Existence.NOT_SEEN and now - token.claims.iat < LEEWAY:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from copy import copy
 from types import MappingProxyType
 from typing import Final
 
@@ -84,7 +85,9 @@ class TokenKeys:
                 self._look_again_at = now + UNKNOWN_KEY_INTERVAL
                 await self.refresh()
         if self.problem is not None and kid not in self.keys:
-            raise self.problem
+            raise copy(
+                self.problem
+            )  # for each its own: one that is raised again and again grows its traceback
         return self.keys.get(kid)
 
     async def refresh(self) -> None:

@@ -160,6 +160,28 @@ async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: 
         assert page.errors == []
 
 
+async def test_a_rotation_that_cannot_be_told_is_not_shown_as_none(start: Start, page: Any) -> None:
+    async with start() as hub:
+        rotate(hub.world, State.ACTIVE, met("held"))
+        await hub.settle()
+        await hub.store.write("rotation", b"{")
+        await hub.clock.advance(0.6)
+        await page.goto(hub.url)
+        await page.locator("#rotation .note.bad", has_text="Not known: the record of rotations").wait_for()
+        assert "never" not in await page.inner_text("#rotation")
+        assert page.errors == []
+
+
+async def test_a_finished_rotation_says_what_is_left_to_do(start: Start, page: Any) -> None:
+    async with start() as hub:
+        rotate(hub.world, State.RETIRED)
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.locator("#rotation li", has_text="make it [signer.authority]").wait_for()
+        await page.locator("#rotation li", has_text="take its pin out of the configuration").wait_for()
+        assert page.errors == []
+
+
 async def test_the_ca_that_a_cluster_brought_is_told_with_what_it_waits_for(start: Start, page: Any) -> None:
     async with start() as hub:
         world = hub.world

@@ -14,6 +14,7 @@ key                          written by          holds
 ``operations/<id>``          any controller      what an operator asked for, and what became of it
 ===========================  ==================  =====================================================================
 
+What processes that are gone have left is removed by the controller that leads, once nothing depends on it.
 Times are seconds since the epoch (UTC) as floats, so that documents compare without parsing.
 """
 

@@ -19,7 +19,7 @@ from federation.status.text import printable
 
 MOST_SHOWN: Final = 300
 """Characters of what another machine says."""
-OF_NONE: Final = "the own CA of none: no rotation waits for what a cluster issues with it"
+OF_NONE: Final = "the own CA of none: rotations wait for no cluster but those that are found to hold it"
 
 
 class ProposedAnchor(ProposalView, frozen=True, kw_only=True):

@@ -101,7 +101,8 @@ def add_actions(
         "have moved to the hub and its own CA is switched off, no sooner: certificates of that CA are reckoned with "
         "for earlier_longest_ttl from then on, and then its accepted anchor leaves the bundle by itself. Until it is "
         "said, rotations wait and the anchor stays. Said again, it counts from then on: do so if that CA has issued "
-        "after all. Exits 1 while the cluster keeps a CA that is not accepted, or where none has that name.",
+        "after all. Exits 1 while the cluster keeps a CA that is not accepted, while what it holds is not known (but "
+        "for one that is quarantined), or where none has that name.",
     )
     over.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     emergency = _action(

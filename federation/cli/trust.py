@@ -69,7 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     whose.add_argument(
         "--shared-root",
         action="store_true",
-        help="it is no cluster's own CA: no rotation waits until a takeover from it is declared",
+        help="it is no cluster's own CA: rotations wait for no takeover but of clusters that are found to hold it",
     )
     accept.add_argument(
         "--trust-domain", default="", metavar="NAME", help="of the anchor (default: the hub's own)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.record import ABORTABLE, RotationBook, State
 from federation.status.attention_pairs import names
 from federation.status.authorities import authority_views
 from federation.status.freshness import elapsed
@@ -15,6 +15,12 @@ from federation.status.rotation import rotation_view
 from federation.status.rotation_model import GateView, RotationView
 from federation.status.scene import Scene
 
+OF_LEAVES: Final = frozenset({"drained", "new_drained", "earlier"})
+"""Conditions that wait for the end of leaves which are out there: a quarantine does not shorten that."""
+_INSTEAD_OF_ADVANCING: Final = {
+    **{state.value: "; or `federation rotate abort`" for state in ABORTABLE},
+    State.UNPUBLISHING.value: "; or `federation rotate restore`",
+}
 PATIENCE: Final = 2.0  # times what a state takes as a rule, before standing in it is worth a look
 
 
@@ -65,7 +71,7 @@ def _under_way(scene: Scene, view: RotationView) -> Iterator[Attention]:
             code="rotation_paused",
             what=f"it does not go on by itself from {view.state}: {view.paused}",
             where=where,
-            remedy="mend that, then `federation rotate advance`; or `federation rotate abort`",
+            remedy=f"mend that, then `federation rotate advance`{_INSTEAD_OF_ADVANCING.get(view.state, '')}",
             since=view.since,
         )
     if view.gate is None or not view.gate.known:
@@ -84,9 +90,11 @@ def _under_way(scene: Scene, view: RotationView) -> Iterator[Attention]:
 
 
 def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> Iterator[Attention]:
+    waits = {c.cluster for c in gate.conditions if not c.met and c.name not in OF_LEAVES}
     unreachable = [
         name
         for name in gate.waits_for
+        if name in waits
         if (seen := scene.seen(name)) is None or seen.state not in {"ready", "degraded"}
     ]
     if unreachable:

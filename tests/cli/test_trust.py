@@ -229,7 +229,7 @@ async def test_a_person_can_say_that_a_root_is_no_clusters_own(
 ) -> None:
     assert await ask(world(proposal()), file, "accept", SHA, "--yes", "--shared-root") == 0
     assert read(file).trust.anchors[1].clusters == ()
-    assert "the own CA of none: no rotation waits" in capsys.readouterr().out
+    assert "the own CA of none: rotations wait for no cluster but" in capsys.readouterr().out
 
 
 def test_a_file_does_not_tell_whose_ca_it_is_so_somebody_has_to(

@@ -668,3 +668,28 @@ def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_st
     for replica in world.signers:
         world.edit_signer(replica, successor=None)
     assert problem in rotation_text(seen(world))
+
+
+def test_a_quarantine_is_not_advised_where_it_would_not_help() -> None:
+    """Leaves that are out there live on whatever is quarantined; the signers may still reach what is cut off."""
+    for condition in (unmet("drained", "west", T + 60), unmet("earlier", "west")):
+        world = world_in(State.ACTIVE, condition)
+        world.edit_seen("west", state="unavailable", reason="timeout")
+        assert "rotation_waits_for_cluster" not in codes(seen(world))
+    world = world_in(State.ACTIVE, unmet("drained", "west", T + 60), unmet("held", "west"))
+    world.edit_seen("west", state="unavailable", reason="timeout")
+    assert "west" in told(seen(world), "rotation_waits_for_cluster").what
+
+
+@pytest.mark.parametrize(
+    ("state", "way_out"),
+    [
+        (State.ACTIVE, "rotate abort"),
+        (State.UNPUBLISHING, "rotate restore"),
+        (State.ABORTING, "rotate advance`"),
+    ],
+)
+def test_a_paused_rotation_is_advised_only_what_its_state_allows(state: State, way_out: str) -> None:
+    remedy = told(seen(world_in(state, paused="it failed")), "rotation_paused").remedy
+    assert way_out in remedy
+    assert ("abort" in remedy) is (state is State.ACTIVE)

@@ -6,6 +6,7 @@ import { ago, badge, duration, el, number, plural, short, table } from "./dom.js
 const MARK = { done: "✓", current: "●", ahead: "" };
 const MOST = 60;
 const LEFT_TO_DO = ["successor_signs", "pin_retired", "pin_admitted"];
+const OF_LEAVES = ["drained", "new_drained", "earlier"]; // a quarantine does not shorten these waits
 const ABORTABLE = ["STAGED", "PUBLISHING", "SOAKED", "CANARY", "ACTIVE"];
 
 export function shownAtAll(status, operations) {
@@ -126,7 +127,7 @@ function buttons(status, ask) {
     if (ABORTABLE.includes(r.state)) offer("Abort", { verb: "abort", arguments: {}, confirm, reason: "asked", text: "The old authority signs again, and the new root is removed once nothing needs it. After a restore it is refused until the old root is trusted everywhere again." });
     if (r.state === "UNPUBLISHING") offer("Restore the old root", { verb: "restore", arguments: {}, confirm, reason: "asked", text: "The old root is published again, and the rotation goes back to ACTIVE." });
     const left = new Set(status.quarantined.map((q) => q.cluster));
-    const unreachable = status.clusters.filter((c) => !left.has(c.name) && r.gate?.waits_for.includes(c.name) && !["ready", "degraded"].includes(c.connection.state));
+    const unreachable = status.clusters.filter((c) => !left.has(c.name) && r.gate?.conditions.some((w) => !w.met && w.cluster === c.name && !OF_LEAVES.includes(w.name)) && !["ready", "degraded"].includes(c.connection.state));
     for (const c of unreachable.slice(0, 4)) offer(`Quarantine ${c.name}`, { verb: "quarantine", arguments: { cluster: c.name }, confirm: c.name, reason: "needed", text: `Nothing is issued in ${c.name} from then on, and no gate waits until it is reached; the last ones still wait until its certificates have expired.` });
   } else if (p?.ready) {
     offer("Start", { verb: "start", arguments: {}, confirm: "start", reason: "asked", text: `Starts a rotation of the ${p.kind} to ${p.new.subject}.` });

@@ -6,6 +6,7 @@ configured, and no other stands in while it cannot: the earlier one may be what 
 was stolen. At rest otherwise the ordered one is preferred, and where it is not there ``[signer.authority]`` signs
 as it does where there was never a rotation. The successor stands in for it only after a rotation that ended
 with the new root alone: at any other time nobody has made sure that every workload trusts what it signs.
+What an emergency named never signs again, whatever else is down.
 
 Nothing is signed under a root that the generation delivered with it lacks.
 """
@@ -44,7 +45,7 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
     """The authority that signs for that cluster (empty: for the hub itself) under these anchors.
 
     One that cannot sign is chosen where no other may: asked, it says why it cannot. Raises NotReady with the
-    reason ``quarantined``, ``ordered_authority_missing`` or ``unpublished_anchor``.
+    reason ``quarantined``, ``ordered_authority_missing``, ``compromised_authority`` or ``unpublished_anchor``.
     """
     require_served(orders, cluster)
     ordered = orders.issuer_for(cluster)
@@ -60,12 +61,21 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
             reason="ordered_authority_missing",
         )
     first = authorities[0]
-    if first.usable and _published(first, anchors):
+    barred = _forbidden(first, orders)
+    if not barred and first.usable and _published(first, anchors):
         return first
     if orders.state == _AFTER:
         for other in authorities[1:]:
-            if other.usable and other.issuers and _published(other, anchors):
+            known = other.usable and other.issuers and not _forbidden(other, orders)
+            if known and _published(other, anchors):
                 return other
+    if barred:
+        raise NotReady(
+            f"an emergency was declared against {first.issuers[0].subject}, and nothing else may sign there now",
+            where=cluster,
+            remedy="make the authority that the last rotation led to [signer.authority], and see why it cannot sign",
+            reason="compromised_authority",
+        )
     return _require_published(first, anchors, cluster)
 
 
@@ -90,6 +100,11 @@ def _signing_with(issuer: str, authorities: Sequence[One]) -> One | None:
                 return one
             found = found or one
     return found
+
+
+def _forbidden(one: Available, orders: Orders) -> bool:
+    """True where its intermediate or a root above it is one that an emergency named."""
+    return any(issuer.sha256 in orders.forbidden for issuer in one.issuers)
 
 
 def _published(one: Available, anchors: tuple[Certificate, ...]) -> bool:

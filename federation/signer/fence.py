@@ -44,7 +44,14 @@ def require_standing(delivery: Delivery, current: Current | None, orders: Orders
 
 
 def require_ordered(issuer: str, orders: Orders, cluster: str) -> None:
-    """Raise Superseded where the orders name another issuer (SHA-256; empty while it is not known)."""
+    """Raise Superseded where the orders forbid the issuer (SHA-256; empty while it is not known), or name another."""
+    if issuer in orders.forbidden:
+        raise Superseded(
+            f"it is signed by {issuer[:16]}, against which an emergency was declared",
+            where=cluster,
+            remedy="take that authority out of this signer's configuration",
+            reason="compromised_authority",
+        )
     ordered = orders.issuer_for(cluster)
     if orders.strict and ordered and issuer and issuer != ordered:
         raise Superseded(

@@ -56,6 +56,11 @@ def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) 
     return Orders(rotation=1, state=state.value, issuer=sha(ca), strict=True, **more)  # type: ignore[arg-type]
 
 
+def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Orders:
+    """At rest after an emergency was declared against the one named."""
+    return Orders(rotation=1, state=state.value, issuer=sha(ca), forbidden=[named])
+
+
 @pytest.mark.parametrize(
     ("orders", "authorities", "anchors", "chosen"),
     [
@@ -75,6 +80,9 @@ def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) 
         (at_rest(State.STABLE, A2), (OLD, DOWN2), (A,), OLD),
         (at_rest(State.RETIRED, A2), (GONE, NEW), (B,), NEW),  # the back end has another intermediate since
         (at_rest(State.RETIRED, A2), (GONE, NEW), (A,), GONE),
+        (left(A2, sha(A1)), (OLD, one(A2)), (A,), one(A2)),
+        (left(A2, sha(A1)), (OLD, NEW), (A, B), NEW),
+        (left(A2, sha(A1)), (UNKNOWN, NEW), (A, B), UNKNOWN),  # the fence looks again at what has signed
         (ordered(A1), (OLD, NEW), (A, B), OLD),
         (ordered(A1), (NEW, OLD), (A, B), OLD),
         (ordered(A1), (DOWN, NEW), (A, B), DOWN),
@@ -87,7 +95,7 @@ def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) 
 def test_the_choice(
     orders: Orders, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], chosen: One
 ) -> None:
-    assert choose(orders, "east", authorities, anchors) is chosen
+    assert choose(orders, "east", authorities, anchors) == chosen
 
 
 @pytest.mark.parametrize(
@@ -101,6 +109,8 @@ def test_the_choice(
         (Orders(), (OLD, NEW), (B,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (C,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (A,), "unpublished_anchor"),
+        (left(A2, sha(A1)), (OLD, UNKNOWN), (A,), "compromised_authority"),  # after a restart of the signer
+        (left(C1, sha(B1), State.STABLE), (NEW, one(C1, usable=False)), (B, C), "compromised_authority"),
     ],
 )
 def test_nobody_may_sign(
@@ -126,6 +136,7 @@ ORDERS = st.builds(
     issuer=ISSUER,
     clusters=st.dictionaries(st.sampled_from(("east", "west")), ISSUER),
     strict=st.booleans(),
+    forbidden=st.lists(ISSUER.filter(bool), max_size=1),
     stopped=st.dictionaries(st.sampled_from(("east", "west")), st.just("broken into"), max_size=1),
 )
 
@@ -148,8 +159,14 @@ def test_never_what_is_not_allowed(
         chosen = choose(orders, cluster, authorities, trusted)
     except NotReady:
         if not orders.stopped.get(cluster) and not (orders.strict and asked) and not (retired and there):
-            assert not any(a.usable and a.issuers and a.issuers[-1] in trusted for a in authorities[:1])
+            first = authorities[0]
+            barred = any(issuer.sha256 in orders.forbidden for issuer in first.issuers)
+            assert barred or not (first.usable and first.issuers and first.issuers[-1] in trusted)
         return
+    if not orders.strict:  # and the core orders nothing that it forbids
+        assert asked in orders.forbidden or not any(
+            issuer.sha256 in orders.forbidden for issuer in chosen.issuers
+        )
     assert cluster not in orders.stopped
     if chosen.issuers:
         assert chosen.issuers[-1] in trusted, "its leaves would chain to nothing that is delivered with them"

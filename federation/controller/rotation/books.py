@@ -68,19 +68,22 @@ class Books:
 
         The version of the orders is read before the record: whoever writes orders by a newer record than this
         one changes it after that, and :meth:`give_orders` then notices. Raises StateUnavailable where there was
-        a record and it is gone: an empty one would take back what it has done.
+        a record and it is gone, or is older than the orders: it would take back what has been done since.
         """
         orders = await self._store.read(ORDERS)
         self._orders_version = orders.version if orders is not None else None
+        given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
         stored = await self._store.read(ROTATION)
         if stored is None:
-            given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
             if self._version is not None or given != Orders():
                 raise _lost("there was a record of rotations, and it is gone")
             self.book = RotationBook()
-        else:
-            self._version, self.book = stored.version, decode(stored.data, RotationBook, key=ROTATION)
-        return self.book
+            return self.book
+        book = decode(stored.data, RotationBook, key=ROTATION)
+        if given.rotation > orders_of(book).rotation:
+            raise _lost(f"signers follow rotation {given.rotation}, and the record is an older one")
+        self._version, self.book = stored.version, book
+        return book
 
     async def save(self, book: RotationBook) -> None:
         """Persist the record. Raises StateConflict where somebody else wrote since it was read.
@@ -101,7 +104,7 @@ class Books:
         """Make the persisted orders those of the record; the orders.
 
         Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
-        and the record has to be read again. Raises StateUnavailable where they are of a later rotation.
+        and the record has to be read again.
         """
         orders = orders_of(self.book)
         stored = await self._store.read(ORDERS)
@@ -111,10 +114,7 @@ class Books:
             if orders != Orders():
                 self._orders_version = await self._store.write(ORDERS, encode(orders), create=True)
             return orders
-        given = decode(stored.data, Orders, key=ORDERS)
-        if given.rotation > orders.rotation:
-            raise _lost(f"signers follow rotation {given.rotation}, and the record is an older one")
-        if given != orders:
+        if decode(stored.data, Orders, key=ORDERS) != orders:
             self._orders_version = await self._store.write(ORDERS, encode(orders), expected=stored.version)
             _log.info("orders of rotation %d: %s", orders.rotation, orders.state or "at rest")
         return orders

@@ -14,10 +14,10 @@ from typing import Final
 from federation.core.clock import Clock
 from federation.core.errors import StateUnavailable
 from federation.state.documents import SignerReport, decode
+from federation.state.liveness import is_heard_of
 from federation.state.store import StateStore
 
 SIGNERS: Final = "signers/"
-MISSED: Final = 3  # heartbeats after which a signer counts as gone
 MOST: Final = 512
 
 
@@ -55,7 +55,7 @@ class Fellows:
             report = decode(stored.data, SignerReport, key=key) if stored is not None else None
         except StateUnavailable:
             return None
-        if report is None or now - report.updated > MISSED * report.heartbeat:
+        if report is None or not is_heard_of(report, now):
             return frozenset()
         if report.authority is None:
             return None

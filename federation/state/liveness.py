@@ -1,4 +1,8 @@
-"""Whether the writer of a report can be taken to be alive, by what the report itself says: so within bounds."""
+"""Whether the writer of a report can be taken to be alive, by what the report itself says: so within bounds.
+
+A report older than three heartbeats is stale: whoever wrote it is gone, so nothing in it is current. One from the
+future counts as stale as well, because it would otherwise stay young for as long as its clock runs ahead.
+"""
 
 from __future__ import annotations
 

@@ -1,48 +1,18 @@
-"""How old a report may be before it stops counting, and how instants and expiries are told.
-
-A report older than three heartbeats is stale: whoever wrote it is gone, so nothing in it is current. One
-from the future counts as stale as well, because it would otherwise stay young for as long as its clock runs
-ahead.
-"""
+"""How instants, ages and expiries are told; whether a report still counts is told by ``state/liveness.py``."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from federation.status.model import Expiry
 
-HEARTBEATS: Final = 3
-SHORTEST_HEARTBEAT: Final = 1.0
-LONGEST_HEARTBEAT: Final = 60.0  # a report may not grant itself a longer life than this
-MOST_AHEAD: Final = 15.0  # seconds that a writer's clock may run ahead, whatever heartbeat its report claims
 DAY: Final = 86400.0
 _LAST_INSTANT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 NOTICE_DAYS: Final = 90.0  # an offline root needs a ceremony: a quarter is what planning one takes
 WARNING_DAYS: Final = 30.0
 CRITICAL_DAYS: Final = 7.0
-
-
-class Report(Protocol):
-    """What signer and controller reports have in common. Both in seconds, ``updated`` since the epoch."""
-
-    @property
-    def updated(self) -> float:
-        """When it was written."""
-        ...
-
-    @property
-    def heartbeat(self) -> float:
-        """How often its writer promises to write it."""
-        ...
-
-
-def is_fresh(report: Report, now: float) -> bool:
-    """True while the report's writer can be taken to be alive."""
-    heartbeat = min(max(report.heartbeat, SHORTEST_HEARTBEAT), LONGEST_HEARTBEAT)
-    age = now - report.updated
-    return -min(HEARTBEATS * heartbeat, MOST_AHEAD) <= age <= HEARTBEATS * heartbeat
 
 
 def instant(seconds: float) -> datetime | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from prometheus_client.core import Metric
 
 from federation.state.documents import AuthorityReport, ControllerReport, SignerReport
+from federation.state.liveness import is_heard_of
 from federation.status.exposition import counter, gauge, histogram, render
-from federation.status.freshness import is_fresh
 
 
 def role_metrics(report: SignerReport | ControllerReport, now: float) -> bytes:
@@ -46,7 +46,7 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             "federation_signer_ready",
             "1 where the signer is heard of and can issue.",
             ("replica",),
-            [((r,), s.ready and is_fresh(s, now)) for r, s in each],
+            [((r,), s.ready and is_heard_of(s, now)) for r, s in each],
         ),
         gauge(
             "federation_signer_report_age_seconds",
@@ -71,7 +71,7 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             "1 where the signer is heard of and attests workloads of the cluster without restriction.",
             ("replica", "cluster"),
             [
-                ((r, name), seen.state == "ready" and signers[r].ready and is_fresh(signers[r], now))
+                ((r, name), seen.state == "ready" and signers[r].ready and is_heard_of(signers[r], now))
                 for r, name, seen in on_cluster
             ],
         ),
@@ -155,13 +155,13 @@ def controller_families(controllers: Mapping[str, ControllerReport], now: float)
             "federation_controller_leader",
             "1 where the controller is heard of and leads.",
             ("replica",),
-            [((r,), c.leader and is_fresh(c, now)) for r, c in each],
+            [((r,), c.leader and is_heard_of(c, now)) for r, c in each],
         ),
         gauge(
             "federation_controller_ready",
             "1 where the controller is heard of and ready.",
             ("replica",),
-            [((r,), c.ready and is_fresh(c, now)) for r, c in each],
+            [((r,), c.ready and is_heard_of(c, now)) for r, c in each],
         ),
         gauge(
             "federation_controller_report_age_seconds",

@@ -21,7 +21,8 @@ from federation.state.documents import (
     Operation,
     SignerReport,
 )
-from federation.status.freshness import HEARTBEATS, LONGEST_HEARTBEAT, elapsed, is_fresh
+from federation.state.liveness import HEARTBEATS, LONGEST_HEARTBEAT, is_heard_of
+from federation.status.freshness import elapsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ class Scene:
         cls, snapshot: Snapshot, config: HubConfig, now: float, config_problems: tuple[str, ...] = ()
     ) -> Self:
         """Sort the documents of ``snapshot``."""
-        leaders = {r: c for r, c in snapshot.controllers.items() if c.leader and is_fresh(c, now)}
+        leaders = {r: c for r, c in snapshot.controllers.items() if c.leader and is_heard_of(c, now)}
         past = [c for c in snapshot.controllers.values() if c.leader]
         return cls(
             snapshot=snapshot,
             config=config,
             now=now,
             config_problems=config_problems,
-            signers={r: s for r, s in snapshot.signers.items() if is_fresh(s, now)},
+            signers={r: s for r, s in snapshot.signers.items() if is_heard_of(s, now)},
             leaders=leaders,
             leader=max(leaders.values(), key=lambda c: c.updated, default=None),
             last_leader=max(past, key=lambda c: c.updated, default=None),

@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from federation.core.config.model import HubConfig
+from federation.state.liveness import is_heard_of
 from federation.status.attention import attention, config_problems, insecure_options
 from federation.status.authorities import authority_views
 from federation.status.clusters import cluster_view
-from federation.status.freshness import finite, instant, is_fresh
+from federation.status.freshness import finite, instant
 from federation.status.matrix import matrix_view
 from federation.status.model import (
     Attention,
@@ -105,7 +106,7 @@ def _controllers(scene: Scene) -> list[ControllerView]:
     views: list[ControllerView] = []
     for replica, report in sorted(scene.snapshot.controllers.items()):
         age = scene.now - report.updated
-        fresh = is_fresh(report, scene.now)
+        fresh = is_heard_of(report, scene.now)
         views.append(
             ControllerView(
                 replica=replica,

@@ -305,8 +305,9 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The gate that the rotation under way stands before, as the leader sees it now.
 
     ``returning`` is what clusters that are to leave their quarantine wait for, ``dropping`` what each accepted
-    CA of a cluster's own (SHA-256) waits for before it leaves the bundle. ``losses`` is told while a rotation
-    is under way, ``plan`` while none is.
+    CA of a cluster's own (SHA-256) waits for before it leaves the bundle. ``undeclared`` names the clusters where
+    another CA counts as issuing still, until a person says otherwise. ``losses`` is told while a rotation is
+    under way, ``plan`` while none is.
     """
 
     computed: float = 0.0
@@ -317,6 +318,7 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     conditions: list[ConditionReport] = []
     returning: dict[str, list[ConditionReport]] = {}
     dropping: dict[str, list[ConditionReport]] = {}
+    undeclared: list[str] = []
     losses: list[LossReport] = []
     plan: PlanReport | None = None
     problem: str = ""  # why the rotation cannot be worked on at all

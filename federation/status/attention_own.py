@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from federation.status.model import Attention
-from federation.status.own_anchors import own_anchor_views
+from federation.status.own_anchors import own_anchor_views, undeclared
 from federation.status.scene import Scene
 
 
 def own_anchor_attention(scene: Scene) -> Iterator[Attention]:
     """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself."""
     views = own_anchor_views(scene)
-    for name in sorted({name for view in views for name in view.undeclared}):
+    anchored = {name for view in views for name in view.undeclared}
+    for name in sorted(anchored | undeclared(scene)):
+        stays = ", and its anchor stays in the bundle" if name in anchored else ""
         yield Attention(
             severity="warning",
             code="takeover_undeclared",
-            what="its own CA counts as issuing still: rotations wait for it, and its anchor stays in the bundle",
+            what=f"a CA other than the hub's counts as issuing there still: rotations wait for it{stays}",
             where=name,
             remedy="once nothing but the hub issues there, declare the takeover: "
             f"`federation rotate takeover {name}`",

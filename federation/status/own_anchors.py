@@ -26,6 +26,16 @@ def own_anchor_views(scene: Scene) -> list[OwnAnchorView]:
     ]
 
 
+def undeclared(scene: Scene) -> set[str]:
+    """Clusters whose takeover a person has yet to declare, whichever root their own CA issues under.
+
+    Empty where no leader that has just looked tells it; a quarantined one has to be let back first.
+    """
+    if scene.leader is None or gate_doubt(scene):
+        return set()
+    return set(scene.leader.rotation.undeclared) - set(scene.quarantined)
+
+
 def _is_undeclared(scene: Scene, condition: ConditionReport) -> bool:
     """Time alone does not bring it, and it is no quarantine: a person has to speak."""
     return (

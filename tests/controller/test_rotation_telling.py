@@ -59,6 +59,15 @@ def test_a_plan_is_what_a_start_then_does() -> None:
     assert {c.name: c.met for c in plan.conditions} == {"validated": True, "capacity": True}
 
 
+def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_under_way() -> None:
+    seen = world()
+    issuing = with_changes(seen.clusters["west"], own_issues=True)
+    seen = with_changes(seen, clusters={**seen.clusters, "west": issuing})
+    assert tell(RotationBook(), seen).undeclared == ["west"]
+    assert tell(RotationBook(rotation=rotation(State.SOAKED, now=T)), seen).undeclared == ["west"]
+    assert tell(RotationBook(), world()).undeclared == []
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

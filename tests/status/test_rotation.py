@@ -598,6 +598,19 @@ def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command
     assert [c.name for c in view.waits_for] == ["own_earlier", "own_matrix"]
 
 
+def test_a_takeover_is_asked_for_under_the_hubs_own_root_as_well() -> None:
+    """An intermediate of the cluster's own under a root that is pinned as the hub's: no anchor shows it."""
+    world = World(NAMES, T)
+    tell(world, replace(plan(T), undeclared=["west"]))
+    status = seen(world)
+    item = told(status, "takeover_undeclared")
+    assert (item.severity, item.where) == ("warning", "west")
+    assert "federation rotate takeover west" in item.remedy
+    assert "anchor" not in item.what
+    quarantine(world, "west")
+    assert "takeover_undeclared" not in codes(seen(world)), "it has to be let back first"
+
+
 def test_an_own_anchor_that_waits_for_time_alone_is_a_notice() -> None:
     world = World(NAMES, T)
     own_anchor(world, unmet("own_earlier", "west", T + 60, "leaves from before the hub may live"))

@@ -58,6 +58,7 @@ def told(
             for sha256, verdict in sorted(dropping.items())
             if sha256 not in book.retired
         },
+        undeclared=sorted(name for name, facts in world.clusters.items() if facts.own_issues),
         losses=_losses(book.under_way, world),
         plan=_plan(book, world, commands, config) if book.under_way is None else None,
     )

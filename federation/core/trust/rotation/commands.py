@@ -162,7 +162,10 @@ def restore(book: RotationBook, world: World, *, author: str, reason: str) -> Ro
 
 
 def quarantine(book: RotationBook, cluster: str, *, author: str, reason: str, world: World) -> RotationBook:
-    """Take a cluster out: issuing stops there, and no gate waits for it. Raises OperationRefused."""
+    """Take a cluster out: issuing stops there, and no gate waits until it is reached. Raises OperationRefused.
+
+    The last gates still wait until its leaves have expired.
+    """
     if not reason.strip():
         raise OperationRefused("a quarantine needs a reason", remedy="say why with --reason")
     if cluster not in world.clusters:

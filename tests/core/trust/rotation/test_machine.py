@@ -404,7 +404,7 @@ def test_what_was_compromised_is_forbidden_for_good() -> None:
     assert orders_of(sim.book).forbidden == [ISSUER["a1"]]
 
 
-@pytest.mark.parametrize("first", [ROOT["a"], ISSUER["a1"]])
+@pytest.mark.parametrize("first", [ROOT["a"], ISSUER["a1"]], ids=["root", "intermediate"])
 def test_a_compromised_old_side_never_signs_again(first: str) -> None:
     sim = at(State.ACTIVE)
     sim.store.book = declared(sim, first, within=0.0)

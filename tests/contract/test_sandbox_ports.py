@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import socket
 from pathlib import Path
@@ -28,7 +27,6 @@ def test_a_port_that_a_server_holds_is_passed_over(monkeypatch) -> None:  # type
     monkeypatch.setattr("federation.sandbox.ports.secrets.randbelow", lambda _: 0)
     number = int(kept)
     del kept
-    gc.collect()
     with socket.socket() as server:
         server.bind(("127.0.0.1", number))
         assert free_port() != number

@@ -39,7 +39,7 @@ class Service:
 
     def __init__(self, *, tells: bool = True) -> None:
         self.tells = tells
-        self.failing: FederationError | None = None
+        self.failing: Exception | None = None
         self.blind: FederationError | None = None
         self.hanging: asyncio.Event | None = None
         self.asked = 0
@@ -158,6 +158,24 @@ async def test_one_look_that_fails_stops_nobody(monkeypatch: pytest.MonkeyPatch)
         service.blind = None
         await kept.clock.advance(SOON)
         assert keeper.describe().state == "ready"
+
+
+async def test_a_follower_that_crashes_on_trial_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, broken = Service(), Service()
+    broken.failing = ZeroDivisionError("a mistake of ours")
+    kept = Kept(monkeypatch, first=service, second=broken)
+    async with kept.running() as keeper:
+        keeper.configure(settings_of("second"))
+        await kept.until(lambda: broken.asked > 0)
+        await kept.until(lambda: "nobody foresaw" in keeper.describe().detail)
+        assert "a mistake of ours" not in keeper.describe().detail
+        assert "nobody foresaw" in caplog.text
+        await kept.ask()
+        broken.failing = None
+        await kept.clock.advance(POLL + 0.1)
+        await kept.until(lambda: keeper.settings.authority.name == "second")
 
 
 async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(

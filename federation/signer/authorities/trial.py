@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from federation.core.errors import FederationError
+from federation.core.errors import AuthorityUnavailable, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.catalogue import Surroundings
@@ -42,6 +42,13 @@ class Trial:
                 _logger.warning("the authority does not sign as it should: %s", error.diagnostics())
             self._told = str(error)
             return error
+        except Exception:  # a mistake in one back end must not end a signer whose other one may be good
+            _logger.exception("an authority on trial failed for a reason nobody foresaw")
+            return AuthorityUnavailable(
+                "signing failed for a reason nobody foresaw",
+                remedy="look at the log of this signer",
+                reason="unexpected",
+            )
         self._told = ""
         return None
 

@@ -36,9 +36,10 @@ class Abandoned:
 
 
 class BlockingCalls:
-    """Runs functions in daemon threads of their own, each with a time limit in seconds."""
+    """Runs functions in daemon threads of their own, each with a time limit in seconds; ``name`` is theirs."""
 
-    def __init__(self, *, where: str, timeout: float) -> None:
+    def __init__(self, *, where: str, timeout: float, name: str = "state-io") -> None:
+        self._name = name
         self._where = where
         self._timeout = timeout
         self._slots = asyncio.Semaphore(MAX_THREADS)
@@ -81,7 +82,7 @@ class BlockingCalls:
                 loop.call_soon_threadsafe(settle, give)
 
         try:
-            threading.Thread(target=run, name="state-io", daemon=True).start()
+            threading.Thread(target=run, name=self._name, daemon=True).start()
         except RuntimeError as error:
             self._slots.release()
             raise StateUnavailable(

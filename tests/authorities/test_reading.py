@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -43,8 +44,10 @@ class HangingFile:
 def file(tmp_path: Path) -> Iterator[HangingFile]:
     pipe = HangingFile(tmp_path)
     yield pipe
-    with suppress(OSError):  # nobody waits for it any more
-        pipe.answer(b"")
+    while threads():  # one may open it twice
+        with suppress(OSError):  # nobody waits for it at the moment
+            pipe.answer(b"")
+        time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def threads() -> int:
-    return sum(thread.name == "state-io" for thread in threading.enumerate())
+    return sum(thread.name == reading.THREADS for thread in threading.enumerate())
 
 
 async def reason_of(read: object) -> str:
@@ -100,6 +103,25 @@ async def test_who_gives_up_earlier_leaves_no_second_thread_behind(file: Hanging
             async with asyncio.timeout(0.05):
                 await own.read(str(file.path), partial(read_bounded, file.path, 10))
     assert threads() == before + 1
+
+
+async def test_a_read_that_was_given_up_is_no_hanging_one(tmp_path: Path) -> None:
+    """Whoever asks next waits until it has ended, and reads anew."""
+    own, going_on = Reading(timeout=20), threading.Event()
+
+    def slow() -> str:
+        going_on.wait()
+        return "old"
+
+    first = asyncio.create_task(own.read("a file", slow))
+    await eventually(lambda: threads() == 1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.create_task(own.read("a file", lambda: "new"))
+    await asyncio.sleep(0)
+    assert not second.done()
+    going_on.set()
+    assert await second == "new"
 
 
 def test_a_read_that_hangs_does_not_keep_the_process(file: HangingFile) -> None:

@@ -341,7 +341,8 @@ async def test_an_outage_longer_than_the_lease_ends_the_waiting(box: SandboxClus
 
 
 async def test_where_the_namespace_is_missing_nobody_leads(box: SandboxCluster, place: Objects) -> None:
-    async with replace(place, namespace="nowhere").opened() as store:
+    options = {"timeout": 20.0, "request_timeout": 10.0}  # how soon it is told is not the point
+    async with replace(place, namespace="nowhere", options=options).opened() as store:
         with pytest.raises(StateUnavailable, match="namespace is not there"):
             async with store.lead("controller", identity="a"):
                 pytest.fail("leading nowhere")

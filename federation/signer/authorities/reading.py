@@ -1,13 +1,16 @@
 """Reading files off the event loop and in time: a volume that hangs costs one thread for each file, and an error.
 
 Each read has a daemon thread of its own (``state/blocking.py`` says why no executor serves), and none is begun
-for a file whose last read still hangs: the kernel would hold that one as well.
+for a file whose last read still hangs: the kernel would hold that one as well. One that was merely given up by who
+asked is waited for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar
 
@@ -16,7 +19,36 @@ from federation.state.blocking import Abandoned, BlockingCalls
 
 READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
 
+THREADS: Final = "file-read"
+"""The name of the threads."""
+
 T = TypeVar("T")
+
+
+class _UnderWay:
+    """A read whose thread may still be in the kernel. Made on the loop of who asked."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.ended = threading.Event()
+        self.late = False  # it took longer than a read may
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    def end(self) -> None:
+        """Told by its thread."""
+        self.ended.set()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Wait for its end so long; not for one that is late already, or of another loop."""
+        if not self.late and self._loop is asyncio.get_running_loop():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
+            self.late = not self.ended.is_set()
+        return self.ended.is_set()
 
 
 class Reading:
@@ -24,33 +56,35 @@ class Reading:
 
     def __init__(self, *, timeout: float = READ_TIMEOUT) -> None:
         self._timeout = timeout
-        self._hanging: dict[str, threading.Event] = {}
+        self._left: dict[str, _UnderWay] = {}
 
     async def read(self, what: str, read: Callable[[], T]) -> T:
         """What ``read`` returns or raises; ``what`` names the files, for this and for the text of an error.
 
         Raises AuthorityUnavailable with the reason ``files_hang``.
         """
-        before = self._hanging.get(what)
-        if before is not None and not before.is_set():
+        before = self._left.get(what)
+        if before is not None and not await before.ends_within(self._timeout):
             raise _hangs(f"reading {what} still hangs since an earlier look")
-        self._hanging.pop(what, None)
-        begun, ended = threading.Event(), threading.Event()
+        if self._left.get(what) is before:
+            self._left.pop(what, None)
+        own = _UnderWay()
 
         def run(_: Abandoned) -> T:
-            begun.set()
+            own.begun.set()
             try:
                 return read()
             finally:
-                ended.set()
+                own.end()
 
         try:
-            return await BlockingCalls(where=what, timeout=self._timeout).call(run)
+            return await BlockingCalls(where=what, timeout=self._timeout, name=THREADS).call(run)
         except StateUnavailable as error:
+            own.late = True
             raise _hangs(f"reading {what}: {error.what}") from None
         finally:
-            if begun.is_set() and not ended.is_set():  # out of time, or given up by who asked
-                self._hanging[what] = ended
+            if own.begun.is_set() and not own.ended.is_set():  # out of time, or given up by who asked
+                self._left[what] = own
 
 
 @cache

@@ -47,7 +47,7 @@ class Trial:
             return AuthorityUnavailable(
                 "signing failed for a reason nobody foresaw",
                 remedy="look at the log of this signer",
-                reason="unexpected",
+                reason="unforeseen",
             )
         self._told = ""
         return None

@@ -91,6 +91,9 @@ async def state_cluster(target: str, directory: Path) -> AsyncIterator[MemberWor
             await world.apply(
                 item for item in yaml.safe_load_all((MANIFESTS / name).read_text("utf-8")) if item
             )
+        if target == "real":  # what an earlier run has left there is another hub's
+            for namespace in (NAMESPACE, f"{NAMESPACE}-signers"):
+                await world.delete(f"/api/v1/namespaces/{namespace}/configmaps")
         yield world
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.credentials import CREDENTIAL_KEYS, read_credentials
+from federation.core.config.istio_section import read_istio
 from federation.core.config.label_selector import check_label_selector, check_label_value
 from federation.core.config.model import DEFAULT_KEY_KINDS, ClusterConfig, ClusterPolicy
 from federation.core.config.tables import Findings, Table
@@ -50,6 +51,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         )
         signer, controller = _both_credentials(table, directory)
         policy = _policy(table.table("policy"))
+        istio = read_istio(table.table("istio"))
         timeouts = _timeouts(table.table("timeouts"))
         network = table.get("network", made_by(check_label_value), _CLUSTER.network)
         selector = table.get("namespace_selector", made_by(check_label_selector), _CLUSTER.namespace_selector)
@@ -76,6 +78,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         timeouts=timeouts,
         earlier_longest_ttl=earlier,
         own_anchors=own_anchors,
+        istio=istio,
     )
 
 
@@ -133,6 +136,9 @@ def _policy(table: Table) -> ClusterPolicy:
             default_ttl=default,
             key_kinds=frozenset(kinds),
             require_pod=table.get("require_pod", boolean, _POLICY.require_pod),
+            trusted_node_accounts=table.list_of(
+                "trusted_node_accounts", service_account, _POLICY.trusted_node_accounts
+            ),
         )
 
 

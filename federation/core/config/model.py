@@ -183,6 +183,9 @@ class ClusterPolicy:
     default_ttl: float = 86400.0  # what a request without a duration gets
     key_kinds: frozenset[KeyKind] = DEFAULT_KEY_KINDS
     require_pod: bool = True  # a token bound to no pod cannot be revoked by deleting the pod
+    trusted_node_accounts: tuple[
+        ServiceAccountRef, ...
+    ] = ()  # of ztunnel: may ask for pods of their own node
 
     def allows(self, account: ServiceAccountRef) -> bool:
         """True where a pattern of ``allow`` matches and none of ``deny`` does."""
@@ -190,6 +193,21 @@ class ClusterPolicy:
         return any(fnmatchcase(name, p) for p in self.allow) and not any(
             fnmatchcase(name, p) for p in self.deny
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IstioConfig:
+    """What the hub does for Istio's control plane in one cluster."""
+
+    provide_certificate: bool = True  # keep the Secret with istiod's certificate in each of ``namespaces``
+    namespaces: tuple[str, ...] = ("istio-system",)
+    revisions: tuple[str, ...] = ()  # empty: those whose webhooks are found
+    extra_names: tuple[str, ...] = ()  # further DNS names that istiod is reached by
+    secret: str = "istiod-tls"  # noqa: S105 - the name of an object
+    account: ServiceAccountRef = field(
+        default_factory=lambda: ServiceAccountRef("federation-system", "federation-istiod")
+    )
+    cluster_trust_bundle: str = "auto"  # auto | off: published where it is served and permitted, or never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +230,7 @@ class ClusterConfig:
     timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
     earlier_longest_ttl: float | None = None  # of leaves from before the hub; None: policy.longest_ttl
     own_anchors: str = "hold"  # hold | replace: what becomes of CAs of its own that its namespaces hold
+    istio: IstioConfig = field(default_factory=IstioConfig)
 
     def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:
         """The identity of this cluster's probe, the only one that needs no pod."""

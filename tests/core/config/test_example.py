@@ -17,6 +17,7 @@ from federation.core.config.model import (
     ClusterPolicy,
     DoorConfig,
     HubConfig,
+    IstioConfig,
     ProofConfig,
     PublicationConfig,
     RotationConfig,
@@ -50,6 +51,7 @@ TABLES: dict[str, type] = {
     "clusters": ClusterConfig,
     "clusters.signer": Credentials,
     "clusters.policy": ClusterPolicy,
+    "clusters.istio": IstioConfig,
     "clusters.timeouts": ClusterTimeouts,
 }
 NOT_KEYS = {
@@ -69,7 +71,7 @@ NOT_KEYS = {
     "trust.anchors": {"clusters"},  # the key is cluster, and takes one or several
     "signer": {"authority", "successor", "conjur", "spiffe"},
     "state": {"namespace", "credentials"},  # of the other kind, in its block
-    "clusters": {"signer", "controller", "policy", "timeouts"},
+    "clusters": {"signer", "controller", "policy", "istio", "timeouts"},
 }
 
 STATED = [number for number, line in enumerate(LINES) if OPTIONAL.match(line) and NO_DEFAULT not in line]

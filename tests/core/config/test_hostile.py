@@ -59,7 +59,18 @@ WORDS = (
         "kubeconfig",
         "allow",
     ),
-    *("watch", "longest_ttl", "key_kinds", "in_cluster", "context", "probe", "anchors", "clusters", "policy"),
+    *(
+        "watch",
+        "longest_ttl",
+        "key_kinds",
+        "in_cluster",
+        "context",
+        "probe",
+        "anchors",
+        "clusters",
+        "policy",
+        "istio",
+    ),
     *("signer", "x", "authority", "successor", "auth", "conjur", "spiffe"),
     *("directory", "namespace", "staged", "soak", "waves", "fresh", "earlier_longest_ttl"),
     *("own_anchors", "replace"),
@@ -100,7 +111,8 @@ VALUES = st.recursive(
 )
 LINES = st.tuples(KEYS, VALUES).map(lambda pair: f"{pair[0]} = {pair[1]}")
 HEADERS = st.sampled_from(
-    [f"[{t}]" for t in TABLES] + ["[[clusters]]", "[[trust.anchors]]", "[clusters.policy]"]
+    [f"[{t}]" for t in TABLES]
+    + ["[[clusters]]", "[[trust.anchors]]", "[clusters.policy]", "[clusters.istio]"]
 )
 
 

@@ -9,12 +9,61 @@ from federation.core.trust.horizons import Delivered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """A certificate of istiod's that the hub provides, as its Secret was read back.
+
+    ``issuer`` is the SHA-256 of the intermediate that issued it (empty: not known), ``held`` the anchors in its
+    ``ca.crt`` (None: not known), ``current`` that this file is the bundle meant for the cluster to the byte.
+    """
+
+    name: str  # namespace/secret
+    issuer: str = ""
+    held: frozenset[str] | None = None
+    current: bool = False
+    not_after: float = 0.0
+    read_back_at: float = 0.0
+    detail: str = ""  # why it is not as it should be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """A webhook configuration that calls an istiod: ``held`` are the anchors that each of its caBundles has."""
+
+    name: str  # kind/name
+    istiod: str  # namespace/service that it calls
+    revision: str = ""
+    held: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignsOfLife:
+    """Whether certificates go on being issued to a cluster's workloads; the hub's own accounts do not count.
+
+    ``workloads`` are live pods whose proxies get certificates (None: not known), ``lifetime`` is how long their
+    leaves live on average, ``issued`` counts those issued in the last ``window``, all of it in seconds.
+    ``refused`` counts what was refused in that window, ``refusal`` is the last reason. ``known_from`` is when the
+    window was first observed as a whole.
+    """
+
+    workloads: int | None = None
+    lifetime: float = 0.0
+    issued: int = 0
+    refused: int = 0
+    window: float = 0.0
+    refusal: str = ""
+    known_from: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """One registered cluster.
 
     ``held`` are the anchors that every publication target was read back to hold (the intersection), None
     where that is not known; ``current`` says that all of them held the generation that is meant for them by
     now, which may be a later one than was meant when they were read.
+    ``control_planes`` are the certificates of istiods that the hub provides; ``webhooks`` those of Istio that were
+    found, None where they could not be read, with ``webhooks_detail`` as the reason. ``life`` is None where
+    nothing is known of the cluster's callers.
     ``unknown_until`` is how long leaves from before the hub may live: they may need any root, and trust none
     of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that end is only where
     it is at this moment.
@@ -26,6 +75,10 @@ class ClusterFacts:
     unknown_until: float = 0.0
     own_issues: bool = False
     detail: str = ""
+    control_planes: tuple[ControlPlane, ...] = ()
+    webhooks: tuple[Webhook, ...] | None = ()
+    webhooks_detail: str = ""
+    life: SignsOfLife | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,46 @@
+"""The DNS names by which an istiod is reached, and the service account that may have a certificate for them. Pure.
+
+Agents verify ``istiod[-<revision>].<namespace>.svc``, kube-apiserver the same for webhooks, remote clusters
+``istiod-remote``, and old proxies ``istio-pilot``: the names that istiod's own CA and istio-csr put into it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from federation.core.config.model import IstioConfig
+
+DEFAULT_REVISION: Final = "default"
+"""The revision whose istiod's Service has no suffix."""
+
+_FIXED: Final = ("istiod-remote", "istio-pilot")
+_SERVICE: Final = re.compile(r"istiod-[a-z0-9]([a-z0-9-]{0,54}[a-z0-9])?", re.ASCII)
+
+
+def istiod_names(istio: IstioConfig, namespace: str, revisions: Iterable[str]) -> tuple[str, ...]:
+    """The names of the istiods in that namespace: of the default revision, of these and of those configured."""
+    named = {*istio.revisions, *revisions} - {DEFAULT_REVISION}
+    services = ["istiod", *(f"istiod-{revision}" for revision in sorted(named)), *_FIXED]
+    own = [f"{service}.{namespace}.svc" for service in services]
+    return tuple(dict.fromkeys((*own, *istio.extra_names)))
+
+
+def is_istiod_name(istio: IstioConfig, host: str) -> bool:
+    """Whether a certificate for istiod may hold that name.
+
+    Where no revision is configured any is taken: they are found by webhooks, whose names the namespace's owners
+    choose. A name of a namespace that is not configured never is.
+    """
+    if host in istio.extra_names:
+        return True
+    service, _, rest = host.partition(".")
+    namespace, _, suffix = rest.rpartition(".")
+    if suffix != "svc" or namespace not in istio.namespaces:
+        return False
+    if service == "istiod" or service in _FIXED:
+        return True
+    if istio.revisions:
+        return service.removeprefix("istiod-") in istio.revisions and service.startswith("istiod-")
+    return bool(_SERVICE.fullmatch(service))

@@ -3,6 +3,9 @@
 Reasons are the stable tokens of the errors, so their number is bounded; clusters are the registered ones, and
 what no cluster can be made answerable for is counted under :data:`NO_CLUSTER`. A delivery is noted before its
 reply leaves: what a crash loses is a reply, never the knowledge of it.
+
+Certificates for the hub's own accounts (the probe, istiod's Secret) are in every count, and apart once more: the
+hub asks for them itself, so that they say nothing about whether workloads are served.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ class _Cluster:
     issued: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     last_issued: float = 0.0
+    own_issued: int = 0
+    own_refused: Counter[str] = field(default_factory=Counter)
+    workload_issued_at: float = 0.0
 
 
 class Accounting:
@@ -71,17 +77,27 @@ class Accounting:
         if self._horizons is not None:
             await self._horizons.cover(delivery)
 
-    def count_issued(self, cluster: str, *, seconds: float, now: float) -> None:
-        """A certificate was issued at ``now`` (seconds since the epoch) and took so many seconds."""
+    def count_issued(self, cluster: str, *, seconds: float, now: float, own: bool = False) -> None:
+        """A certificate was issued at ``now`` (seconds since the epoch) and took so many seconds.
+
+        ``own`` says that it is for one of the hub's own accounts.
+        """
         held = self._of(cluster)
         held.issued += 1
         held.last_issued = now
+        if own:
+            held.own_issued += 1
+        else:
+            held.workload_issued_at = now
         self.issued += 1
         self._time(seconds)
 
-    def count_refused(self, cluster: str, reason: str, *, seconds: float) -> None:
-        """A request ended without a certificate."""
-        self._of(cluster).refused[reason] += 1
+    def count_refused(self, cluster: str, reason: str, *, seconds: float, own: bool = False) -> None:
+        """A request ended without a certificate. ``own`` is only for a caller that was attested."""
+        held = self._of(cluster)
+        held.refused[reason] += 1
+        if own:
+            held.own_refused[reason] += 1
         self._time(seconds)
 
     def keep(self, clusters: Iterable[str]) -> None:
@@ -93,6 +109,16 @@ class Accounting:
         """Issued, refused by reason, and when something was issued last (0: never)."""
         held = self._clusters.get(cluster) or _Cluster()
         return held.issued, dict(held.refused), held.last_issued
+
+    def own(self, cluster: str) -> tuple[int, Mapping[str, int]]:
+        """What of that was issued to, and refused to, the hub's own accounts."""
+        held = self._clusters.get(cluster) or _Cluster()
+        return held.own_issued, dict(held.own_refused)
+
+    def workload_issued_at(self, cluster: str) -> float:
+        """When a caller that is none of the hub's own accounts was last issued a certificate (0: never)."""
+        held = self._clusters.get(cluster) or _Cluster()
+        return held.workload_issued_at
 
     @property
     def latency(self) -> Histogram:

@@ -149,7 +149,7 @@ class Issuance:
         AuthorityError where the authority must be mended.
         """
         began = self._clock.monotonic()
-        cluster, reason = NO_CLUSTER, "internal"
+        cluster, reason, own = NO_CLUSTER, "internal", False
         try:
             token = self._reader.read(evidence.token)
             registered = self._registry.route(token, evidence.cluster_id)
@@ -157,6 +157,7 @@ class Issuance:
             self._registry.refuse_anothers(token, registered)
             with registered.slots:
                 caller = await self._registry.attestor(registered).attest(token)
+                own = registered.config.is_own(caller.account)
                 check_policy(caller, registered.config)
                 reply = await self._sign(caller, registered.config, request)
             reason = ""
@@ -170,9 +171,10 @@ class Issuance:
         finally:
             seconds = self._clock.monotonic() - began
             if reason:
-                self._accounting.count_refused(cluster, reason, seconds=seconds)
+                self._accounting.count_refused(cluster, reason, seconds=seconds, own=own)
             else:
-                self._accounting.count_issued(cluster, seconds=seconds, now=self._clock.now().timestamp())
+                now = self._clock.now().timestamp()
+                self._accounting.count_issued(cluster, seconds=seconds, now=now, own=own)
         return reply
 
     async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:

@@ -28,6 +28,7 @@ def cluster_report(
     use. ``stopped`` says why nothing is issued there whoever asks.
     """
     issued, refused, last_issued = accounting.of(str(config.name))
+    own_issued, own_refused = accounting.own(str(config.name))
     health = _health(attestor, problem)
     if stopped is not None:
         health = ClusterHealth("unavailable", stopped.reason, stopped.what, stopped.remedy)
@@ -42,6 +43,9 @@ def cluster_report(
         issued=issued,
         refused=dict(refused),
         last_issued=last_issued,
+        own_issued=own_issued,
+        own_refused=dict(own_refused),
+        workload_issued_at=accounting.workload_issued_at(str(config.name)),
     )
 
 

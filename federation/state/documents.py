@@ -164,6 +164,9 @@ class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     issued: int = 0
     refused: dict[str, int] = {}
     last_issued: float = 0.0
+    own_issued: int = 0  # of issued: to the hub's own accounts (the probe, istiod's certificate)
+    own_refused: dict[str, int] = {}  # of refused: likewise
+    workload_issued_at: float = 0.0  # when another caller than those was last issued one
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):

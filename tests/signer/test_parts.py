@@ -127,6 +127,19 @@ def test_counters_and_the_histogram() -> None:
     assert accounting.issued == 2
 
 
+def test_what_the_hub_asks_for_itself_is_counted_apart() -> None:
+    accounting = Accounting()
+    accounting.count_issued("east", seconds=0.001, now=17.0)
+    accounting.count_issued("east", seconds=0.001, now=19.0, own=True)
+    accounting.count_refused("east", "account_not_allowed", seconds=0.001)
+    accounting.count_refused("east", "pod_required", seconds=0.001, own=True)
+    assert accounting.of("east") == (2, {"account_not_allowed": 1, "pod_required": 1}, 19.0)
+    assert accounting.own("east") == (1, {"pod_required": 1})
+    assert accounting.workload_issued_at("east") == 17.0
+    assert accounting.own("west") == (0, {})
+    assert accounting.workload_issued_at("west") == 0.0
+
+
 async def test_a_flood_of_refusals_is_a_number_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     clock = VirtualClock()
     log = RefusalLog(clock)

@@ -232,6 +232,10 @@ class ClusterConfig:
     own_anchors: str = "hold"  # hold | replace: what becomes of CAs of its own that its namespaces hold
     istio: IstioConfig = field(default_factory=IstioConfig)
 
+    def is_own(self, account: ServiceAccountRef) -> bool:
+        """True for the accounts that the hub itself asks with: the probe's, and that of istiod's certificate."""
+        return account in {self.probe, self.istio.account}
+
     def probe_identity(self, trust_domain: TrustDomain) -> SpiffeId:
         """The identity of this cluster's probe, the only one that needs no pod."""
         return SpiffeId(trust_domain, self.probe)

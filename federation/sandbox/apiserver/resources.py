@@ -49,6 +49,7 @@ def _core(plural: str, kind: str, **traits: object) -> Resource:
 
 RBAC = "rbac.authorization.k8s.io"
 CERTIFICATES = "certificates.k8s.io"
+ADMISSION = "admissionregistration.k8s.io"
 
 NAMESPACES = _core(
     "namespaces",
@@ -121,6 +122,20 @@ CLUSTER_ROLE_BINDINGS = Resource(
 )
 ROLES = Resource(group=RBAC, version="v1", plural="roles", kind="Role", path_name=True)
 ROLE_BINDINGS = Resource(group=RBAC, version="v1", plural="rolebindings", kind="RoleBinding", path_name=True)
+MUTATING_WEBHOOKS = Resource(
+    group=ADMISSION,
+    version="v1",
+    plural="mutatingwebhookconfigurations",
+    kind="MutatingWebhookConfiguration",
+    namespaced=False,
+)
+VALIDATING_WEBHOOKS = Resource(
+    group=ADMISSION,
+    version="v1",
+    plural="validatingwebhookconfigurations",
+    kind="ValidatingWebhookConfiguration",
+    namespaced=False,
+)
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     group=CERTIFICATES,
     version="v1",
@@ -154,6 +169,8 @@ BUILT_IN = (
     CLUSTER_ROLE_BINDINGS,
     ROLES,
     ROLE_BINDINGS,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
     CERTIFICATE_SIGNING_REQUESTS,
     CLUSTER_TRUST_BUNDLES,
 )

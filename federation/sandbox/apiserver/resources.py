@@ -109,6 +109,24 @@ LEASES = Resource(
     singular="lease",
     put_creates=True,
 )
+DEPLOYMENTS = Resource(
+    group="apps",
+    version="v1",
+    plural="deployments",
+    kind="Deployment",
+    singular="deployment",
+    short_names=("deploy",),
+    subresources=frozenset({"status"}),
+)
+DAEMON_SETS = Resource(
+    group="apps",
+    version="v1",
+    plural="daemonsets",
+    kind="DaemonSet",
+    singular="daemonset",
+    short_names=("ds",),
+    subresources=frozenset({"status"}),
+)
 CLUSTER_ROLES = Resource(
     group=RBAC, version="v1", plural="clusterroles", kind="ClusterRole", namespaced=False, path_name=True
 )
@@ -165,6 +183,8 @@ BUILT_IN = (
     SECRETS,
     EVENTS,
     LEASES,
+    DEPLOYMENTS,
+    DAEMON_SETS,
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
     ROLES,

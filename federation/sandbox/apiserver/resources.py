@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
@@ -24,6 +24,7 @@ class Resource:
     label_name: bool = False  # names are RFC 1123 labels, not subdomains
     path_name: bool = False  # names are path segments: anything but "/", "%", "." and ".." (RBAC)
     put_creates: bool = False  # PUT to a name that does not exist creates it
+    needs_version: bool = False  # PUT without a resourceVersion is refused
     returns_deleted: bool = False  # DELETE answers with the object instead of a Status
     strategic: bool = True  # built-in types take strategic merge patches, custom resources refuse them
 
@@ -164,15 +165,21 @@ CERTIFICATE_SIGNING_REQUESTS = Resource(
     subresources=frozenset({"status", "approval"}),
     selectable=frozenset({"spec.signerName"}),
 )
-CLUSTER_TRUST_BUNDLES = Resource(
+_CLUSTER_TRUST_BUNDLE = Resource(
     group=CERTIFICATES,
-    version="v1beta1",
+    version="v1",
     plural="clustertrustbundles",
     kind="ClusterTrustBundle",
     namespaced=False,
+    singular="clustertrustbundle",
     path_name=True,
+    needs_version=True,
     selectable=frozenset({"spec.signerName"}),
 )
+CLUSTER_TRUST_BUNDLES = {
+    version: replace(_CLUSTER_TRUST_BUNDLE, version=version) for version in ("v1", "v1beta1", "v1alpha1")
+}
+"""Not built in: Kubernetes 1.36 serves none of them unless its feature gate and ``--runtime-config`` say so."""
 
 BUILT_IN = (
     NAMESPACES,
@@ -192,7 +199,6 @@ BUILT_IN = (
     MUTATING_WEBHOOKS,
     VALIDATING_WEBHOOKS,
     CERTIFICATE_SIGNING_REQUESTS,
-    CLUSTER_TRUST_BUNDLES,
 )
 
 
@@ -209,6 +215,11 @@ class ResourceTable:
         """Serve one more resource; it appears in discovery at once."""
         self._by_path[resource.group, resource.version, resource.plural] = resource
         self._by_kind[resource.api_version, resource.kind] = resource
+
+    def remove(self, resource: Resource) -> None:
+        """Serve a resource no longer, as after a restart with another ``--runtime-config``. Its objects stay."""
+        self._by_path.pop((resource.group, resource.version, resource.plural), None)
+        self._by_kind.pop((resource.api_version, resource.kind), None)
 
     def find(self, group: str, version: str, plural: str) -> Resource | None:
         """The resource at that path, if there is one."""

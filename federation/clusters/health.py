@@ -27,7 +27,7 @@ CLOCK_SKEW_WARNING: Final = 60.0
 """Seconds: half of what :data:`CLOCK_SKEW_LIMIT` leaves, so that it is seen before it hurts."""
 
 CLOCK_SKEW_LIMIT: Final = 120.0
-"""Seconds. Leaves begin two minutes in the past: a cluster whose clock is further behind refuses new ones."""
+"""Seconds. Leaves begin up to two minutes in the past: a cluster whose clock is further behind refuses new ones."""
 
 _ANSWERS: Final = (
     ClusterForbidden,

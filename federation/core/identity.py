@@ -1,9 +1,10 @@
 """Trust domains, SPIFFE IDs and cluster names: values that cannot be wrong once made.
 
 Rules come from the SPIFFE-ID specification (section 2: trust domain and path character sets, 255 and 2048 byte limits)
-and from Kubernetes' object names (RFC 1123 label for namespaces, RFC 1123 subdomain for service accounts). Both are
-applied at once, so an identity made here is valid in both worlds and holds no character that a naive consumer could
-split on: no comma, no space, no percent sign, no empty or dot segment.
+and from Kubernetes' object names (RFC 1123 label for namespaces, RFC 1123 subdomain for service accounts and nodes; its
+``IsDNS1123Subdomain`` limits a name to 253 characters and no single label of it). Both are applied at once, so an
+identity made here is valid in both worlds and holds no character that a naive consumer could split on: no comma, no
+space, no percent sign, no empty or dot segment.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from federation.core.errors import InvalidValue
 
 MAX_TRUST_DOMAIN_BYTES: Final = 255
 MAX_SPIFFE_ID_BYTES: Final = 2048
+MAX_SUBDOMAIN_CHARACTERS: Final = 253
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(
-    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
-)
+_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:/-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _SPIFFE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)", re.ASCII)
 
@@ -87,7 +87,7 @@ class ServiceAccountRef:
     def __post_init__(self) -> None:
         if not _LABEL.fullmatch(self.namespace):
             raise InvalidValue(f"{self.namespace[:80]!r} is not a namespace name (RFC 1123 label)")
-        if len(self.name) > 253 or not _SUBDOMAIN.fullmatch(self.name):
+        if not is_subdomain(self.name):
             raise InvalidValue(f"{self.name[:80]!r} is not a service account name (RFC 1123 subdomain)")
 
     def __str__(self) -> str:
@@ -100,6 +100,20 @@ class ServiceAccountRef:
         if len(parts) != 4 or parts[:2] != ["system", "serviceaccount"]:
             raise InvalidValue(f"{username[:80]!r} is not the user name of a service account")
         return cls(parts[2], parts[3])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NodeName:
+    """The name of a Kubernetes node, an RFC 1123 subdomain. Raises :class:`InvalidValue`."""
+
+    value: str
+
+    def __post_init__(self) -> None:
+        if not is_subdomain(self.value):
+            raise InvalidValue(f"{self.value[:80]!r} is not a node name (RFC 1123 subdomain)")
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,3 +142,8 @@ class SpiffeId:
                 f"{uri[:120]!r} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<name>"
             )
         return cls(TrustDomain(match[1]), ServiceAccountRef(match[2], match[3]))
+
+
+def is_subdomain(name: str) -> bool:
+    """True for an RFC 1123 subdomain as Kubernetes takes it, which most objects' names are."""
+    return len(name) <= MAX_SUBDOMAIN_CHARACTERS and _SUBDOMAIN.fullmatch(name) is not None

@@ -34,7 +34,6 @@ from federation.sandbox.apiserver.journal import Journal
 from federation.sandbox.apiserver.objects import Obj, check_type, decode, encode
 from federation.sandbox.apiserver.patches import merge_patch
 from federation.sandbox.apiserver.resources import (
-    CLUSTER_TRUST_BUNDLES,
     CONFIG_MAPS,
     NODES,
     PODS,
@@ -60,7 +59,10 @@ _MANAGER = "sandbox"
 
 
 class SandboxCluster:
-    """One cluster. ``clock`` dates objects, tokens and answers; ``skew`` shifts it."""
+    """One cluster. ``clock`` dates objects, tokens and answers; ``skew`` shifts it.
+
+    Without ``node_claims`` tokens do not name the pod's node, as before Kubernetes 1.30.
+    """
 
     def __init__(
         self,
@@ -71,14 +73,13 @@ class SandboxCluster:
         kube_version: str = "v1.36.2",
         signing_algorithm: Algorithm = "RS256",
         controllers: bool = True,
-        cluster_trust_bundles: Sequence[str] = (),
+        node_claims: bool = True,
     ) -> None:
         self.name = name
         self.issuer = issuer
         self.skew = timedelta(0)
         self.store = Store()
         self.resources = ResourceTable()
-        self.serve_cluster_trust_bundles(*cluster_trust_bundles)
         self.faults = Faults()
         self.requests = Journal()
         self.keys = KeyRing(signing_algorithm)
@@ -89,6 +90,7 @@ class SandboxCluster:
         self._tokens = ServiceAccountTokens(
             self.store, self.keys, self.now, issuer=issuer, audiences=(issuer,)
         )
+        self._tokens.node_claims = node_claims
         self._authenticator = Authenticator(self._tokens)
         self.controllers = NamespaceControllers(self.store, self.resources, self._writes, self._ca.pem)
         self.controllers.enabled = controllers
@@ -227,16 +229,6 @@ class SandboxCluster:
         self.resources.add(resource)
         return resource
 
-    def serve_cluster_trust_bundles(self, *versions: str) -> None:
-        """Serve ClusterTrustBundles in these versions and no others, as an upgrade or a downgrade does."""
-        for version, resource in CLUSTER_TRUST_BUNDLES.items():
-            if version in versions:
-                self.resources.add(resource)
-            else:
-                self.resources.remove(resource)
-            for subscription in self.store.subscriptions(resource):
-                subscription.close()
-
     def create(self, plural: str, obj: Mapping[str, Any], *, namespace: str = "") -> Obj:
         """Create any object. Raises ApiError as the server would answer."""
         resource = self.resources.named(plural)
@@ -272,6 +264,10 @@ class SandboxCluster:
             {"metadata": meta, "spec": spec | ({"nodeName": node} if node else {})},
             namespace=namespace,
         )
+        return self.set_pod_phase(namespace, name, phase)
+
+    def set_pod_phase(self, namespace: str, name: str, phase: str) -> Obj:
+        """Report a pod's phase, as its kubelet does."""
         target = self._target(PODS, namespace, name, subresource="status")
         return self._writes.patch(target, lambda pod: pod | {"status": pod["status"] | {"phase": phase}})
 

@@ -25,7 +25,6 @@ from federation.core.identity import ClusterId, SpiffeId
 from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from federation.core.pki.validity import BACKDATING
 
 ATTEMPTS: Final = 5
 FIRST_BACKOFF: Final = 0.1  # seconds; Istio's agents retry five times from 100 ms on
@@ -164,13 +163,8 @@ class Workload:
         return Identity(chain=tuple(chain), key_pem=key_pem, trust=trust)
 
     def due(self, now: datetime, *, share: float = 0.5) -> bool:
-        """True once that share of the leaf's life is over: half of it, as Istio's agents renew.
-
-        Counted from when it was issued: with leaves of a minute, half of a life that begins two minutes back is over
-        before it has begun.
-        """
+        """True once that share of the time between NotBefore and NotAfter is over: half of it, as ztunnel renews."""
         if self.held is None:
             return True
         leaf = self.held.leaf
-        issued = leaf.not_before + BACKDATING
-        return now >= issued + (leaf.not_after - issued) * share
+        return now >= leaf.not_before + (leaf.not_after - leaf.not_before) * share

@@ -1,5 +1,7 @@
 """The one pipeline that every door calls: attest, policy, request gate, clamp, sign, check, reply, account.
 
+Between attestation and policy a node proxy becomes the pod that it asks for, if it may (``impersonation``).
+
 Nothing here knows how the request came in. What is handed out was asked for by a caller that its own
 cluster vouches for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of
 the bundle that is delivered with it, and is of the issuer that the orders name. Where trust or orders change
@@ -37,6 +39,7 @@ from federation.signer.authorities.interface import Authority, LeafOrder
 from federation.signer.believing import AcceptedTrust
 from federation.signer.fence import Superseded, require_ordered
 from federation.signer.grounds import Terms
+from federation.signer.impersonation import impersonate
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
@@ -50,10 +53,14 @@ _audit = logging.getLogger("federation.signer.audit")
 
 
 class SigningRequest(msgspec.Struct, frozen=True):
-    """What a caller wants: a CSR in PEM, and for how many seconds (0 or less: what policy gives)."""
+    """What a caller wants: a CSR in PEM, and for how many seconds (0 or less: what policy gives).
+
+    ``impersonated`` is the identity that it wants instead of its own, unchecked; empty where it wants its own.
+    """
 
     csr_pem: str
     validity_seconds: int = 0
+    impersonated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
     @property
     def holder(self) -> tuple[str, str, str]:
-        """Whom it is for."""
+        """Whom it is for: of a node proxy's identities, each is one."""
         return self.config.name.value, str(self.caller.account), self.caller.pod
 
 
@@ -156,9 +163,19 @@ class Issuance:
             cluster = registered.config.name.value
             self._registry.refuse_anothers(token, registered)
             with registered.slots:
-                caller = await self._registry.attestor(registered).attest(token)
+                attestor = self._registry.attestor(registered)
+                caller = await attestor.attest(token)
                 own = registered.config.is_own(caller.account)
-                check_policy(caller, registered.config)
+                if request.impersonated:
+                    caller = await impersonate(
+                        caller,
+                        request.impersonated,
+                        config=registered.config,
+                        trust_domain=self._trust_domain,
+                        pods=attestor.node_pods,
+                    )
+                else:
+                    check_policy(caller, registered.config)
                 reply = await self._sign(caller, registered.config, request)
             reason = ""
         except FederationError as error:
@@ -221,6 +238,7 @@ class Issuance:
                 extra={
                     "cluster": cluster,
                     "pod": asked.caller.pod,
+                    **_impersonation(asked.caller),
                     "proved_by": asked.caller.proved_by,
                     "serial": f"{order.serial:032x}",
                     "not_after": issued.not_after.isoformat(),
@@ -272,3 +290,10 @@ class Issuance:
             self._tails.clear()
         tail = self._tails[key] = Tail(elements, issuers, trust)
         return tail
+
+
+def _impersonation(caller: Caller) -> dict[str, str]:
+    """Who asked, for the audit, where that is another than the one whom the certificate is for."""
+    if caller.impersonator is None:
+        return {}
+    return {"impersonator": str(caller.impersonator), "node": caller.node}

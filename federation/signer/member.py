@@ -13,6 +13,7 @@ from federation.core.config.model import ClusterConfig
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.caller import REVIEW
+from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 
@@ -34,13 +35,17 @@ async def connect(
         keys = TokenKeys(session, clock=clock, jitter=jitter, issuer=config.issuer)
         objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
         reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
+        node_pods = NodePods(session, limit=config.timeouts.request, clock=clock)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(keys.run(), name=f"token keys of {config.name}")]
             if config.attestation != REVIEW:
                 tasks.append(group.create_task(objects.run(), name=f"bound objects of {config.name}"))
             try:
-                yield ClusterAttestor(config, keys=keys, objects=objects, reviewer=reviewer, clock=clock)
+                yield ClusterAttestor(
+                    config, keys=keys, objects=objects, reviewer=reviewer, node_pods=node_pods, clock=clock
+                )
             finally:
                 for task in tasks:
                     task.cancel()
                 await reviewer.close()
+                await node_pods.close()

@@ -1,5 +1,8 @@
 """What callers of one cluster may have from the shared authority.
 
+Where a node proxy asks for a pod's identity, ``caller`` is the one that the certificate is for
+(``impersonation``).
+
 The probe's service account needs no pod, since nothing but its token is ever used, and no pattern of
 ``allow``, since the operator has named it already; ``deny`` holds for it as for everybody.
 """
@@ -18,8 +21,7 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
     policy = config.policy
     account = caller.account
     if account == config.probe:
-        if any(fnmatchcase(str(account), pattern) for pattern in policy.deny):
-            raise _not_allowed(caller)
+        check_denied(caller, config)
         return
     if not policy.allows(account):
         raise _not_allowed(caller)
@@ -32,9 +34,16 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
         )
 
 
+def check_denied(caller: Caller, config: ClusterConfig) -> None:
+    """Raise PolicyRefused, as ``account_not_allowed``, where a pattern of ``deny`` matches."""
+    if any(fnmatchcase(str(caller.account), pattern) for pattern in config.policy.deny):
+        raise _not_allowed(caller)
+
+
 def _not_allowed(caller: Caller) -> PolicyRefused:
+    by = f", asked for by {caller.described}" if caller.impersonator is not None else ""
     return PolicyRefused(
-        f"the cluster's policy does not allow {caller.account}",
+        f"the cluster's policy does not allow {caller.account}{by}",
         where=str(caller.cluster),
         reason="account_not_allowed",
         remedy="extend policy.allow of this cluster if it is wanted",

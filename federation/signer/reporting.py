@@ -55,9 +55,13 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
         held = ClusterHealth.of_error(problem) if problem is not None else _STARTING
         return replace(held, state="unavailable")
     keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
+    nodes = attestor.node_pods.problem
     if attestor.config.attestation == REVIEW:
-        return ClusterHealth.derive((review, problem), clock_skew=keys.clock_skew)
-    health = ClusterHealth.derive((objects.problem, keys.problem, problem), clock_skew=keys.clock_skew)
+        health = ClusterHealth.derive((review, problem), clock_skew=keys.clock_skew)
+        if health.state == "ready" and nodes is not None:
+            return replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
+        return health
+    health = ClusterHealth.derive((objects.problem, keys.problem, nodes, problem), clock_skew=keys.clock_skew)
     if keys.usable and objects.fresh:
         return replace(health, state="degraded") if health.state == "unavailable" else health
     if health.state == "ready":

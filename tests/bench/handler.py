@@ -36,6 +36,7 @@ from federation.sandbox.mesh import make_request
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
+from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
@@ -156,7 +157,10 @@ async def sample(directory: Path, count: int) -> Samples:
             keys = TokenKeys(session, clock=clock, jitter=jitter)
             objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
             reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
-            attestor = ClusterAttestor(config, keys=keys, objects=objects, reviewer=reviewer, clock=clock)
+            node_pods = NodePods(session, limit=config.timeouts.request, clock=clock)
+            attestor = ClusterAttestor(
+                config, keys=keys, objects=objects, reviewer=reviewer, node_pods=node_pods, clock=clock
+            )
             await keys.refresh()
             watching = asyncio.create_task(objects.run())
             try:

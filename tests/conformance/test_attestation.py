@@ -494,14 +494,6 @@ async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) ->
         assert hub.refused("west") == {"account_not_allowed": 3}
 
 
-async def test_impersonation_is_not_offered(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
-        token = hub.pod("east")
-        wanted = {"ImpersonatedIdentity": str(identity_of("foo", "other"))}
-        assert refused(await hub.ask("east", token, identity=identity_of("foo", "other"), fields=wanted))
-        assert (await hub.ask("east", token, fields={"ImpersonatedIdentity": ""})).code is grpc.StatusCode.OK
-
-
 async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
     async with house(tmp_path, ("east", "west")) as hub:
         east, west = hub.pod("east"), hub.pod("west", name="unseen-0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.contract.client import Api, pod
+import pytest
+
+from tests.contract.client import PARTIAL_LIST, Api, pod
 
 
 async def test_a_pod_starts_pending_with_its_account(api: Api, namespace: str) -> None:
@@ -63,3 +65,39 @@ async def test_pods_are_selected_by_node_and_account(api: Api, namespace: str) -
     ):
         listed = (await api.get(path, fieldSelector=selector)).json
         assert [item["metadata"]["name"] for item in listed["items"]] == names
+
+
+PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+
+
+async def test_pods_of_an_account_on_a_node_that_have_not_ended(api: Api, namespace: str) -> None:
+    """What the signer asks for ambient, in one metadata-only list."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    await api.make(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "other"}})
+    for phase in PHASES:
+        name = phase.lower()
+        await api.make(path, pod(name, "app", node="here"))
+        written = await api.patch(f"{path}/{name}/status", {"status": {"phase": phase}})
+        assert written.status == 200
+    await api.make(path, pod("elsewhere", "app", node="there"))
+    await api.make(path, pod("unscheduled", "app", node=None))
+    await api.make(path, pod("another-account", "other", node="here"))
+    live = "status.phase!=Failed,status.phase!=Succeeded"
+    selector = f"spec.nodeName=here,spec.serviceAccountName=app,{live}"
+    listed = (await api.get(path, accept=PARTIAL_LIST, fieldSelector=selector, limit=64)).json
+    assert listed["kind"] == "PartialObjectMetadataList"
+    assert [item["metadata"]["name"] for item in listed["items"]] == ["pending", "running", "unknown"]
+    assert not any({"spec", "status"} & set(item) for item in listed["items"])
+    for nothing in (selector.replace("=app", "=nobody"), selector.replace("=here", "=nowhere")):
+        answer = await api.get(path, accept=PARTIAL_LIST, fieldSelector=nothing, limit=64)
+        assert (answer.status, answer.json["items"] or []) == (200, [])
+    one = await api.get(path, fieldSelector=f"metadata.name=failed,{live}")
+    assert not one.json["items"]
+    one = await api.get(path, fieldSelector=f"metadata.name=running,{live}")
+    assert [item["spec"]["nodeName"] for item in one.json["items"]] == ["here"]
+
+
+@pytest.mark.parametrize("field", ["spec.serviceAccount", "spec.node", "status.reason", "metadata.uid"])
+async def test_other_fields_of_pods_select_nothing(api: Api, namespace: str, field: str) -> None:
+    refused = await api.get(f"/api/v1/namespaces/{namespace}/pods", fieldSelector=f"{field}=x")
+    assert (refused.status, refused.reason) == (400, "BadRequest")

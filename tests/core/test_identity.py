@@ -10,6 +10,7 @@ from federation.core.errors import InvalidValue
 from federation.core.identity import (
     ClusterId,
     ClusterName,
+    NodeName,
     ServiceAccountRef,
     SpiffeId,
     TrustDomain,
@@ -125,3 +126,22 @@ def test_the_user_name_of_a_service_account_names_it(account: ServiceAccountRef)
 def test_user_names_that_are_no_service_account(username: str) -> None:
     with pytest.raises(InvalidValue):
         ServiceAccountRef.from_username(username)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "bar", "bar.v2", "a" * 253, "a" * 64 + ".b", "0", "a--b", "ip-10-0-0-1.ec2.internal"]
+)
+def test_names_that_kubernetes_takes_for_accounts_and_nodes(name: str) -> None:
+    """``IsDNS1123Subdomain`` bounds the whole name, no single label."""
+    assert ServiceAccountRef("foo", name).name == name
+    assert NodeName(name).value == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "-a", "a-", "a.", ".a", "a..b", "a.-b", "A", "a_b", "a,b", "a=b", "a b", "a\n", "ä", "a" * 254],
+)
+def test_names_that_kubernetes_refuses_for_accounts_and_nodes(name: str) -> None:
+    for make in (lambda: ServiceAccountRef("foo", name), lambda: NodeName(name)):
+        with pytest.raises(InvalidValue):
+            make()

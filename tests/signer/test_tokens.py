@@ -115,10 +115,50 @@ def test_accepts_a_single_audience_and_the_type_header() -> None:
             "token_malformed",
         ),
         (t.claims(**{"kubernetes.io": t.kubernetes(pod="bar-0")}), "token_malformed"),
+        (t.claims(**{"kubernetes.io": t.kubernetes(secret={"name": "bar"})}), "token_malformed"),
+        (t.claims(**{"kubernetes.io": t.kubernetes(pod=None, node={"name": "n"})}), "token_malformed"),
+        (t.claims(**{"kubernetes.io": t.kubernetes(node={"uid": "n-1"})}), "token_malformed"),
+        (t.claims(**{"kubernetes.io": t.kubernetes(node={"name": "", "uid": "n-1"})}), "token_malformed"),
+        (t.claims(**{"kubernetes.io": t.kubernetes(node={"name": "n", "uid": 1})}), "token_malformed"),
+        (
+            t.claims(**{"kubernetes.io": t.kubernetes(node={"name": "n", "uid": "x" * 129})}),
+            "token_malformed",
+        ),
     ],
 )
 def test_refuses_claims_signed_by_the_cluster_itself(payload: dict[str, Any], reason: str) -> None:
     assert reason_of(t.signed(payload)) == reason
+
+
+LONG_LABEL = "a" * 253
+SIGNED_BY_KUBE_APISERVER: dict[str, dict[str, Any]] = {
+    "a projected token": t.claims(),
+    "before 1.30: no node": t.claims(**{"kubernetes.io": t.kubernetes(node=None)}),
+    "the Node object could not be read": t.claims(**{"kubernetes.io": t.kubernetes(node={"name": "node-1"})}),
+    "before 1.29: no jti": t.claims(jti=None),
+    "bound to no object": t.claims(**{"kubernetes.io": t.kubernetes(node=None, pod=None)}),
+    "bound to a Secret": t.claims(
+        **{"kubernetes.io": t.kubernetes(node=None, pod=None, secret={"name": "s", "uid": "u"})}
+    ),
+    "bound to a Node": t.claims(**{"kubernetes.io": t.kubernetes(pod=None)}),
+    "no warnafter": t.claims(**{"kubernetes.io": t.kubernetes(warnafter=None)}),
+    "a name of one label of 253 characters": t.claims(
+        sub=f"system:serviceaccount:foo:{LONG_LABEL}",
+        **{"kubernetes.io": t.kubernetes(serviceaccount={"name": LONG_LABEL, "uid": "s-1"})},
+    ),
+    "a name with dots": t.claims(
+        sub="system:serviceaccount:foo:bar.v2.0",
+        **{"kubernetes.io": t.kubernetes(serviceaccount={"name": "bar.v2.0", "uid": "s-1"})},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SIGNED_BY_KUBE_APISERVER)
+def test_takes_what_kube_apiserver_signs(kind: str) -> None:
+    """Every shape that ``Claims`` in its ``pkg/serviceaccount/claims.go`` gives a token."""
+    payload = SIGNED_BY_KUBE_APISERVER[kind]
+    account = verify(t.signed(payload)).account
+    assert f"system:serviceaccount:{account.namespace}:{account.name}" == payload["sub"]
 
 
 @pytest.mark.parametrize("seconds", [0, 59])

@@ -1,4 +1,10 @@
-"""How long a leaf may live: what was asked for, within policy and within every issuer above it."""
+"""How long a leaf may live: what was asked for, within policy and within every issuer above it.
+
+NotBefore lies a little in the past, so that a peer whose clock is behind still accepts the leaf. It is a small
+part of the leaf's life, because ztunnel renews at half of the time between NotBefore and NotAfter
+(``refresh_at`` in its ``src/tls/certificate.rs``): a leaf of a minute that began two minutes ago would be due
+before it arrived. Istio's agents count from when they received it (``rotateTime`` in istio's ``secretcache.go``).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +16,11 @@ from typing import Final
 from federation.core.errors import InvalidValue, NotReady
 from federation.core.pki.certificate import Certificate
 
-BACKDATING: Final = timedelta(minutes=2)
-"""How far NotBefore lies back, as in Istio's own CA: a peer whose clock is a little behind still accepts the
-leaf."""
+LONGEST_BACKDATING: Final = timedelta(minutes=2)
+"""How far NotBefore lies back at most: as far as in Istio's own CA."""
+
+BACKDATED_PART: Final = 10
+"""NotBefore lies back by no more than one part in so many of the leaf's life."""
 
 LEAST_USEFUL_LIFE: Final = timedelta(minutes=1)
 """An issuer that ends sooner signs nothing any more: a leaf would expire before it could be renewed once."""
@@ -52,7 +60,7 @@ def leaf_validity(
     if longest <= timedelta(0) or default <= timedelta(0):
         raise InvalidValue("the longest and the default lifetime of a leaf must be positive")
     now = now.replace(microsecond=0)
-    not_before, not_after = now - BACKDATING, now + _lifetime(requested, longest, default)
+    not_after = now + _lifetime(requested, longest, default)
     for issuer in issuers:
         if issuer.not_before > now:
             raise NotReady(
@@ -60,7 +68,6 @@ def leaf_validity(
                 reason="issuer_not_yet_valid",
                 remedy="check this machine's clock, or wait",
             )
-        not_before = max(not_before, issuer.not_before)
         if issuer.not_after < not_after:
             if issuer.not_after < now + LEAST_USEFUL_LIFE:
                 raise NotReady(
@@ -69,7 +76,13 @@ def leaf_validity(
                     remedy="replace the intermediate now; workloads cannot renew",
                 )
             not_after = issuer.not_after
-    return Validity(not_before, not_after)
+    not_before = now - backdating(not_after - now)
+    return Validity(max((not_before, *(issuer.not_before for issuer in issuers))), not_after)
+
+
+def backdating(life: timedelta) -> timedelta:
+    """How far in the past a leaf begins that lives for ``life`` from now on, in whole seconds."""
+    return min(LONGEST_BACKDATING, life // BACKDATED_PART // _SECOND * _SECOND)
 
 
 def _lifetime(requested: timedelta | int | None, longest: timedelta, default: timedelta) -> timedelta:

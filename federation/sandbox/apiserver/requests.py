@@ -30,6 +30,7 @@ class RequestInfo:
     subresource: str = ""
     name: str = ""
     collection: bool = False
+    field_selector: str = ""
 
     @property
     def full_resource(self) -> str:
@@ -73,6 +74,7 @@ def read_request(method: str, path: str, query: Mapping[str, str]) -> RequestInf
         subresource=subresource,
         name=name,
         collection=collection,
+        field_selector=query.get("fieldSelector", ""),
     )
 
 

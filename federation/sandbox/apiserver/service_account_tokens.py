@@ -66,6 +66,7 @@ class ServiceAccountTokens:
         self._keys = keys
         self._now = now
         self.issuer = issuer
+        self.node_claims = True  # ServiceAccountTokenPodNodeInfo: from Kubernetes 1.30 on
         self.audiences = tuple(audiences)
 
     def request(self, namespace: str, name: str, spec: Obj) -> tuple[str, datetime, Obj]:
@@ -133,7 +134,7 @@ class ServiceAccountTokens:
                 "serviceaccount name."
             )
         node = bound.value["spec"].get("nodeName")
-        return ({"node": self._node(node)} if node else {}) | {"pod": claim}
+        return ({"node": self._node(node)} if node and self.node_claims else {}) | {"pod": claim}
 
     def _node(self, name: str) -> Obj:
         node = self._store.get(NODES, "", name)

@@ -58,12 +58,6 @@ class Stored:
             self._partial = encode(head | {"metadata": self.value["metadata"]})
         return self._partial
 
-    def in_version(self, resource: Resource) -> Stored:
-        """The same object in the version of ``resource``: the versions here differ by their name alone."""
-        if self.value.get("apiVersion") == resource.api_version:
-            return self
-        return Stored(self.copy() | {"apiVersion": resource.api_version}, self.revision)
-
     def copy(self) -> Obj:
         """A value the caller may change."""
         found: Obj = decode(self.raw)
@@ -160,12 +154,11 @@ class Store:
 
     def get(self, resource: Resource, namespace: str, name: str) -> Stored | None:
         """The current state of an object, if it exists."""
-        found = self._shelf(resource).objects.get((namespace, name))
-        return None if found is None else found.in_version(resource)
+        return self._shelf(resource).objects.get((namespace, name))
 
     def all(self, resource: Resource, namespace: str = "") -> list[Stored]:
         """Current objects in etcd's order (by namespace and name); of one namespace where one is given."""
-        return [stored.in_version(resource) for stored in _sorted(self._shelf(resource).objects, namespace)]
+        return _sorted(self._shelf(resource).objects, namespace)
 
     def at(self, resource: Resource, revision: int, namespace: str = "") -> list[Stored]:
         """The objects as they were at a revision. Raises :class:`HistoryGoneError`."""
@@ -180,7 +173,7 @@ class Store:
                 objects.pop(event.stored.key, None)
             else:
                 objects[event.stored.key] = event.previous
-        return [stored.in_version(resource) for stored in _sorted(objects, namespace)]
+        return _sorted(objects, namespace)
 
     def put(self, resource: Resource, value: Obj) -> Stored:
         """Create or replace an object and tell every watch."""

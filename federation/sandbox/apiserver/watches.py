@@ -165,9 +165,7 @@ class Watch:
         return _line("DELETED", self._show(Stored(event.previous.copy(), event.revision)))
 
     def _show(self, stored: Stored) -> bytes:
-        if self._options.chosen is View.OBJECT:
-            return stored.in_version(self._selection.resource).raw
-        return stored.partial
+        return stored.raw if self._options.chosen is View.OBJECT else stored.partial
 
     def _bookmark(self, *, initial_end: bool = False) -> bytes:
         resource = self._selection.resource

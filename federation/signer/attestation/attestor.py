@@ -24,6 +24,7 @@ from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused, NotReady
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
 from federation.signer.attestation.caller import KEYS, REVIEW, Caller
+from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import LEEWAY, Token, check_claims
@@ -39,12 +40,14 @@ class ClusterAttestor:
         keys: TokenKeys,
         objects: BoundObjects,
         reviewer: TokenReviewer,
+        node_pods: NodePods,
         clock: Clock,
     ) -> None:
         self.config = config
         self.keys = keys
         self.objects = objects
         self.reviewer = reviewer
+        self.node_pods = node_pods
         self._clock = clock
 
     @property
@@ -92,7 +95,8 @@ class ClusterAttestor:
         if existence is Existence.DELETED:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
         if existence is Existence.PRESENT and self.objects.fresh:
-            return self._caller(token, KEYS)
+            node = token.claims.kubernetes.node
+            return self._caller(token, KEYS, node.name if node is not None else "")
         if mode == KEYS:
             self._refuse_unseen(token, existence, now)
         return await self._review(token)
@@ -114,9 +118,10 @@ class ClusterAttestor:
         raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
 
     async def _review(self, token: Token) -> Caller:
-        await self.reviewer.review(token)
-        return self._caller(token, REVIEW)
+        return self._caller(token, REVIEW, await self.reviewer.review(token))
 
-    def _caller(self, token: Token, proved_by: str) -> Caller:
+    def _caller(self, token: Token, proved_by: str, node: str) -> Caller:
         pod = token.claims.kubernetes.pod
-        return Caller(self.config.name, token.account, pod.name if pod is not None else "", proved_by)
+        if pod is None:
+            return Caller(self.config.name, token.account, "", proved_by)
+        return Caller(self.config.name, token.account, pod.name, proved_by, pod.uid, node)

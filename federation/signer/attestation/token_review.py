@@ -2,13 +2,13 @@
 
 The answer must agree with the token in everything the hub uses, and the audiences it returns must hold the
 one that was asked for: an API server that does not know audiences returns none, and has then checked
-nothing about them. Callers that show one token at one time share one review; verdicts are remembered for
+nothing about them. The node of the caller's pod is what the answer says, and not used where the answer does not
+say it. Callers that show one token at one time share one review; verdicts are remembered for
 seconds, never past the token's end.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,14 +16,16 @@ import msgspec
 
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue, NotReady
+from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
 from federation.core.identity import ServiceAccountRef
+from federation.signer.attestation.in_flight import InFlight
 from federation.signer.attestation.tokens import Token
 
 REVIEW_PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 POD_UID: Final = "authentication.kubernetes.io/pod-uid"
+NODE_NAME: Final = "authentication.kubernetes.io/node-name"  # Kubernetes 1.30 and later (KEP-4193)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,52 +81,31 @@ class TokenReviewer:
         self._audience = audience
         self._clock = clock
         self._memory = memory or ReviewMemory()
-        self._under_way: dict[bytes, asyncio.Task[None]] = {}
-        self._verdicts: dict[bytes, tuple[float, AttestationRefused | None]] = {}
+        self._under_way: InFlight[str] = InFlight(str(session.name), "a token review")
+        self._verdicts: dict[bytes, tuple[float, AttestationRefused | str]] = {}
         self.problem: ClusterError | None = None
         """Why the last review could not be had; None where it could."""
 
-    async def review(self, token: Token) -> None:
-        """Return where the API server vouches for this token and all that the hub reads from it.
+    async def review(self, token: Token) -> str:
+        """The node of the token's pod, where the API server vouches for the token and what the hub reads from it.
+
+        Empty where the API server names no node.
 
         Raises AttestationRefused where it does not, ClusterError where it cannot be asked, and NotReady where
         :meth:`close` ended the review.
         """
         known = self._verdicts.get(token.digest)
         if known is not None and self._clock.monotonic() < known[0]:
-            if known[1] is not None:
+            if isinstance(known[1], AttestationRefused):
                 raise AttestationRefused(known[1].what, reason=known[1].reason)
-            return
-        task = self._under_way.get(token.digest)
-        if task is None:
-            task = asyncio.create_task(self._ask(token))
-            self._under_way[token.digest] = task
-            task.add_done_callback(lambda done: self._finished(token.digest, done))
-        try:
-            await asyncio.shield(task)  # a caller that goes away must not take the others' review with it
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if not task.cancelled() or (caller is not None and caller.cancelling()):
-                raise
-            raise NotReady(
-                "the connection to its API server was closed in the middle of a token review",
-                where=str(self._session.name),
-                reason="review_ended",
-            ) from None
+            return known[1]
+        return await self._under_way.ask(token.digest, lambda: self._ask(token))
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._under_way.close()
 
-    def _finished(self, digest: bytes, task: asyncio.Task[None]) -> None:
-        self._under_way.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # looked at, so that a review whose callers have all gone leaves no warning
-
-    async def _ask(self, token: Token) -> None:
+    async def _ask(self, token: Token) -> str:
         try:
             status = await self._send(token)
         except ClusterError as error:
@@ -132,11 +113,12 @@ class TokenReviewer:
             raise
         self.problem = None
         try:
-            _judge(status, token, self._audience)
+            node = _judge(status, token, self._audience)
         except AttestationRefused as refusal:
             self._remember(token, self._memory.refused, refusal)
             raise
-        self._remember(token, self._memory.accepted, None)
+        self._remember(token, self._memory.accepted, node)
+        return node
 
     async def _send(self, token: Token) -> _Status:
         review = _Review(_Spec(token.text, [self._audience]))
@@ -149,7 +131,7 @@ class TokenReviewer:
             raise ClusterGarbage("the answer is not a TokenReview", where=str(self._session.name))
         return answer.status
 
-    def _remember(self, token: Token, seconds: float, verdict: AttestationRefused | None) -> None:
+    def _remember(self, token: Token, seconds: float, verdict: AttestationRefused | str) -> None:
         left = min(seconds, token.claims.exp - self._clock.now().timestamp())
         if left <= 0:
             return
@@ -161,8 +143,11 @@ class TokenReviewer:
         self._verdicts[token.digest] = (now + left, verdict)
 
 
-def _judge(status: _Status, token: Token, audience: str) -> None:
-    """Refuse unless the API server says of this token everything that the hub is about to rely on."""
+def _judge(status: _Status, token: Token, audience: str) -> str:
+    """Refuse unless the API server says of this token everything that the hub is about to rely on.
+
+    Returns the node of the pod, empty where the answer has none.
+    """
     if status.error or not status.authenticated or status.user is None:
         detail = f": {status.error[:300]!r}" if status.error else ""
         raise AttestationRefused(f"its API server refuses the token{detail}", reason="review_refused")
@@ -190,3 +175,7 @@ def _judge(status: _Status, token: Token, audience: str) -> None:
     pod = ([bound.pod.name], [bound.pod.uid]) if bound.pod is not None else ([], [])
     if (extra.get(POD_NAME, []), extra.get(POD_UID, [])) != pod:
         raise AttestationRefused("its API server knows it as bound to another pod", reason="review_mismatch")
+    nodes = extra.get(NODE_NAME, []) if bound.pod is not None else []
+    if nodes and (bound.node is None or nodes != [bound.node.name]):
+        raise AttestationRefused("its API server knows it as of another node", reason="review_mismatch")
+    return nodes[0] if nodes else ""

@@ -50,6 +50,17 @@ class BoundObject(msgspec.Struct, frozen=True):
     uid: str
 
 
+class NodeClaim(msgspec.Struct, frozen=True):
+    """The node that a token is bound to, or in a token bound to a pod the node of that pod.
+
+    The latter has no UID where the Node object could not be read when the token was signed
+    (``pkg/registry/core/serviceaccount/storage/token.go``).
+    """
+
+    name: str
+    uid: str = ""
+
+
 class KubernetesClaim(msgspec.Struct, frozen=True):
     """The private claim ``kubernetes.io``; only the API server can check ``secret`` and ``node``."""
 
@@ -57,7 +68,7 @@ class KubernetesClaim(msgspec.Struct, frozen=True):
     serviceaccount: BoundObject
     pod: BoundObject | None = None
     secret: BoundObject | None = None
-    node: BoundObject | None = None
+    node: NodeClaim | None = None
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -140,7 +151,10 @@ class TokenReader:
                 reason="token_subject",
             )
         for thing in (bound.serviceaccount, bound.pod, bound.secret, bound.node):
-            if thing is not None and not (thing.name and 0 < len(thing.uid) <= MAX_UID_CHARACTERS):
+            if thing is None:
+                continue
+            uid_needed = thing is not bound.node or bound.pod is None
+            if not thing.name or len(thing.uid) > MAX_UID_CHARACTERS or (uid_needed and not thing.uid):
                 _malformed("it is bound to something without a name or a UID")
         return account
 

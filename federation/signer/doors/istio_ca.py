@@ -1,8 +1,8 @@
 """Istio's CA protocol: metadata and message in, evidence and signing request out, and the reply's bytes.
 
 ``clusterid`` given more than once counts as not given, as in istio-csr. ``CertSigner`` is ignored: sidecars
-always send it. ``ImpersonatedIdentity`` (ztunnel) is refused until there is somebody who can say which
-caller may have it.
+always send it. ``ImpersonatedIdentity`` (ztunnel) is passed on as it came where it is a string of a length
+that an identity can have; an empty one counts as not given, as in istiod.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from federation.core.errors import AttestationRefused, FederationError, NotReady
+from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
+from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
@@ -66,12 +67,13 @@ class IstioCaDoor:
 
 def _signing_request(message: bytes) -> SigningRequest:
     request = decode_request(message)
-    if request.metadata.get(IMPERSONATED_IDENTITY):
-        raise AttestationRefused(
-            "a certificate for another identity was asked for, which is not offered",
-            reason="impersonation_not_offered",
+    impersonated = request.metadata.get(IMPERSONATED_IDENTITY, "")
+    if not isinstance(impersonated, str) or len(impersonated) > MAX_SPIFFE_ID_BYTES:
+        raise RequestRefused(
+            f"{IMPERSONATED_IDENTITY} is not a string of at most {MAX_SPIFFE_ID_BYTES} characters",
+            reason="impersonated_malformed",
         )
-    return SigningRequest(request.csr, request.validity_seconds)
+    return SigningRequest(request.csr, request.validity_seconds, impersonated)
 
 
 def _evidence(metadata: Iterable[tuple[str, str | bytes]]) -> TokenEvidence:

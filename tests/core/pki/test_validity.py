@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue, NotReady
-from federation.core.pki.validity import BACKDATING, LEAST_USEFUL_LIFE, Validity, leaf_validity
+from federation.core.pki.validity import (
+    BACKDATED_PART,
+    LEAST_USEFUL_LIFE,
+    LONGEST_BACKDATING,
+    Validity,
+    leaf_validity,
+)
 from tests.support.pki import DAY, NOW, YEAR, intermediate, root
 
 HOUR = timedelta(hours=1)
@@ -23,7 +29,6 @@ def given_for(
     requested: timedelta | int | None, *, longest: timedelta = DAY, default: timedelta = DAY
 ) -> timedelta:
     validity = leaf_validity(NOW, requested, longest, ISSUERS, default)
-    assert validity.not_before == NOW - BACKDATING
     return validity.not_after - NOW
 
 
@@ -49,6 +54,20 @@ def given_for(
 )
 def test_what_is_given_for_what_is_asked(requested: timedelta | int | None, expected: timedelta) -> None:
     assert given_for(requested, default=HOUR) == expected
+
+
+@pytest.mark.parametrize(
+    ("life", "back"),
+    [(86400, 120), (3600, 120), (1200, 120), (1199, 119), (600, 60), (60, 6), (19, 1), (9, 0), (1, 0)],
+)
+def test_a_leaf_begins_two_minutes_back_or_a_tenth_of_its_life(life: int, back: int) -> None:
+    validity = leaf_validity(NOW, life, DAY, ISSUERS, DAY)
+    assert validity == Validity(NOW - timedelta(seconds=back), NOW + timedelta(seconds=life))
+
+
+def test_a_life_cut_short_by_its_issuer_is_backdated_by_what_is_left_of_it() -> None:
+    ending = intermediate("ends in a minute", not_after=NOW + timedelta(minutes=1)).certificate
+    assert leaf_validity(NOW, DAY, DAY, (ending,), DAY).not_before == NOW - timedelta(seconds=6)
 
 
 def test_the_default_is_capped_as_well() -> None:
@@ -77,7 +96,9 @@ def test_never_beyond_policy_or_issuer(
     except NotReady:
         assert ISSUERS[0].not_after - now < LEAST_USEFUL_LIFE
         return
-    assert now - BACKDATING - timedelta(seconds=1) < validity.not_before <= now
+    assert now - LONGEST_BACKDATING - timedelta(seconds=1) < validity.not_before <= now
+    life = validity.not_after - now.replace(microsecond=0)
+    assert (now.replace(microsecond=0) - validity.not_before) * BACKDATED_PART <= life
     assert validity.not_after > now - timedelta(seconds=1)
     assert validity.not_after - now <= longest
     assert all(issuer.not_before <= validity.not_before for issuer in ISSUERS)

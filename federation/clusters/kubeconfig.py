@@ -17,23 +17,15 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
-from federation.core.errors import ConfigurationError, Finding
+from federation.clusters.safe_yaml import load_yaml
+from federation.core.errors import ConfigurationError, Finding, InvalidValue
 
 MAX_KUBECONFIG_BYTES: Final = 1024 * 1024
 """Two hundred clusters with their certificates are about 600 KiB."""
 
 _UNSAFE_PLUGIN_ENVIRONMENT: Final = ("PATH", "IFS", "ENV", "BASH_ENV", "SHELLOPTS")
 _UNSAFE_PLUGIN_PREFIXES: Final = ("LD_", "DYLD_", "PYTHON", "PERL", "RUBY", "NODE_", "JAVA_", "GCONV_")
-
-
-MAX_DEPTH: Final = 20
-"""An exec plugin's environment is at depth 7; extensions of other tools may go deeper."""
-
-_LOADER: Final = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml is ten times faster, where it is there
 
 
 class _Strict(msgspec.Struct, rename="kebab", frozen=True):
@@ -210,13 +202,10 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
             "", f"is larger than {MAX_KUBECONFIG_BYTES} bytes", "keep only the contexts the hub uses"
         )
     try:
-        _check_shape(text)
-        document = yaml.load(text, Loader=_LOADER)  # noqa: S506  one of the two safe loaders
-    except Exception as error:  # noqa: BLE001  PyYAML raises what its scalars meet: KeyError, AttributeError...
+        document = load_yaml(text, longest=MAX_KUBECONFIG_BYTES)
+    except InvalidValue as error:
         raise refuse(
-            "",
-            f"is not YAML{_line(error)}",
-            "write it anew, for example with `kubectl config view --raw --minify`",
+            "", error.what, "write it anew, for example with `kubectl config view --raw --minify`"
         ) from None
     try:
         return msgspec.convert(document, _Kubeconfig)
@@ -226,25 +215,6 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
         raise refuse(
             place.strip("`"), problem[:200], "write it as the kubeconfig (v1) reference says"
         ) from None
-
-
-def _check_shape(text: bytes) -> None:
-    """Refuse aliases (a few lines of them fill any memory) and depth (the loaders recurse) before loading."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not accepted")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise yaml.YAMLError("nested too deeply")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-
-
-def _line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f" (line {mark.line + 1})" if mark is not None else ""
 
 
 class _Findings:

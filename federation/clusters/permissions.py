@@ -88,6 +88,21 @@ def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Perm
     return (*namespaces, *bundle, token)
 
 
+def istio_reads() -> tuple[Permission, ...]:
+    """What the check of Istio's settings reads, of a control plane without a revision's name.
+
+    All of it is optional: each right that is missing makes the check see less. A revision has its own names.
+    """
+    why = "compare what runs of Istio with what the hub needs"
+    names = (
+        ("apps", "deployments", "istiod"),
+        ("apps", "daemonsets", "ztunnel"),
+        ("", "configmaps", "istio"),
+        ("", "configmaps", "istio-sidecar-injector"),
+    )
+    return tuple(Permission("list", resource, why, group=group, name=name) for group, resource, name in names)
+
+
 EXCESSIVE: Final = (
     Permission("get", "secrets", "read every key and token there"),
     Permission("list", "secrets", "read every key and token there"),

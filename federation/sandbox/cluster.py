@@ -34,6 +34,7 @@ from federation.sandbox.apiserver.journal import Journal
 from federation.sandbox.apiserver.objects import Obj, check_type, decode, encode
 from federation.sandbox.apiserver.patches import merge_patch
 from federation.sandbox.apiserver.resources import (
+    CLUSTER_TRUST_BUNDLES,
     CONFIG_MAPS,
     NODES,
     PODS,
@@ -74,12 +75,14 @@ class SandboxCluster:
         signing_algorithm: Algorithm = "RS256",
         controllers: bool = True,
         node_claims: bool = True,
+        cluster_trust_bundles: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.issuer = issuer
         self.skew = timedelta(0)
         self.store = Store()
         self.resources = ResourceTable()
+        self.serve_cluster_trust_bundles(*cluster_trust_bundles)
         self.faults = Faults()
         self.requests = Journal()
         self.keys = KeyRing(signing_algorithm)
@@ -228,6 +231,16 @@ class SandboxCluster:
         """Serve one more resource, as a CustomResourceDefinition would."""
         self.resources.add(resource)
         return resource
+
+    def serve_cluster_trust_bundles(self, *versions: str) -> None:
+        """Serve ClusterTrustBundles in these versions and no others, as an upgrade or a downgrade does."""
+        for version, resource in CLUSTER_TRUST_BUNDLES.items():
+            if version in versions:
+                self.resources.add(resource)
+            else:
+                self.resources.remove(resource)
+            for subscription in self.store.subscriptions(resource):
+                subscription.close()
 
     def create(self, plural: str, obj: Mapping[str, Any], *, namespace: str = "") -> Obj:
         """Create any object. Raises ApiError as the server would answer."""

@@ -81,7 +81,7 @@ async def member(tmp_path: Path) -> AsyncIterator[Member]:
     async with SandboxCluster("east") as cluster:
         hub = replace(parse_config(config_text(), file="clusters.toml"), clusters=())
         found = Member(cluster, None, hub, tmp_path)  # type: ignore[arg-type]
-        for name in ("namespace", "accounts", "signer", "controller"):
+        for name in ("namespace", "accounts", "signer", "controller", "istio-reader"):
             found.apply((MEMBER / f"{name}.yaml").read_text())
         found.config = ClusterConfig(
             name=ClusterName("east"),

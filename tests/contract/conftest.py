@@ -3,7 +3,9 @@
 Where the variable is absent the real ones are not collected at all. A real server may run without a controller
 manager: tests make their own service accounts, and namespaces are emptied and finalized by the fixture. It must have
 compacted its etcd once, which is what makes versions too old: every five minutes, unless
-``--etcd-compaction-interval`` says otherwise.
+``--etcd-compaction-interval`` says otherwise. It has to serve ClusterTrustBundles: until they are stable with
+``--feature-gates=ClusterTrustBundle=true`` and
+``--runtime-config=certificates.k8s.io/v1beta1=true,certificates.k8s.io/v1alpha1=true``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _TARGETS = [
 @pytest.fixture(scope="session")
 def box() -> SandboxCluster:
     """One sandbox for the session: its keys and objects stay, its server runs a test at a time."""
-    return SandboxCluster("contract", controllers=False)
+    return SandboxCluster("contract", controllers=False, cluster_trust_bundles=("v1beta1", "v1alpha1"))
 
 
 @pytest.fixture(params=_TARGETS)

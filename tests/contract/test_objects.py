@@ -243,8 +243,3 @@ async def test_certificate_signing_requests_name_their_requester(api: Api) -> No
     body = {"metadata": {"name": unique("contract")}, "spec": spec | {"request": "bm9wZQ=="}}
     refused = await api.post(path, body)
     assert (refused.status, refused.reason) == (422, "Invalid")
-
-
-async def test_cluster_trust_bundles_are_cluster_scoped(api: Api) -> None:
-    listed = await api.get("/apis/certificates.k8s.io/v1beta1/clustertrustbundles")
-    assert (listed.status, listed.json["kind"]) == (200, "ClusterTrustBundleList")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from federation.clusters.permissions import controller_needs, signer_needs
+from federation.clusters.permissions import controller_needs, istio_reads, signer_needs
 from federation.core.config.model import PublicationConfig
 from federation.core.identity import ServiceAccountRef
 from tests.manifests.kustomize import Object
@@ -58,10 +58,18 @@ def test_the_controller_may_ask_for_tokens_of_the_probe_only(member: Tree) -> No
     assert grants(role) == {("", "serviceaccounts/token", "federation-probe", "create")}
 
 
+def test_what_is_read_of_istio_is_named_object_by_object(member: Tree) -> None:
+    """And is what the check says it reads, each taken away in ``tests/clusters/test_istio_found.py``."""
+    granted = grants(member.one("ClusterRole", "federation-istio-reader"))
+
+    assert granted == {(p.group, p.resource, p.name, p.verb) for p in istio_reads()}
+    assert all(name and verb == "list" for _, _, name, verb in granted)
+
+
 def test_no_role_has_a_wildcard_or_sees_a_secret(member: Tree) -> None:
     roles = [*member.all("ClusterRole"), *member.all("Role")]
 
-    assert len(roles) == 3
+    assert len(roles) == 4
     for role in roles:
         for grant in grants(role):
             assert not any("*" in part for part in grant)
@@ -83,6 +91,7 @@ def test_each_role_is_bound_to_its_own_account_and_the_probe_to_nothing(member: 
     assert bound == {
         ("ClusterRoleBinding", "federation-signer"): [signer],
         ("ClusterRoleBinding", "federation-controller"): [controller],
+        ("ClusterRoleBinding", "federation-istio-reader"): [controller],
         ("RoleBinding", "federation-probe-tokens"): [controller],
     }
 

@@ -5,6 +5,7 @@ Nothing here lets a request pass. Each function is called with something already
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -44,6 +45,7 @@ class Refusal(StrEnum):
     EMAIL = "csr_email"
     NAME_KIND = "csr_name_kind"
     IDENTITY = "csr_identity"
+    TRUST_DOMAIN = "csr_trust_domain"
     KEY_INVALID = "csr_key_invalid"
     KEY_WEAK = "csr_key_weak"
     KEY_KIND = "csr_key_kind"
@@ -69,6 +71,7 @@ _WEAK_ALGORITHMS: Final = tuple(
         "1.2.840.10045.4.3.1",  # ECDSA with SHA-224
     )
 )
+_SPIFFE_DOMAIN: Final = re.compile(rb"spiffe://([a-z0-9._-]{1,255})/")
 _NAME_KINDS: Final = {
     san.DNS: (Refusal.DNS_NAME, "a DNS name"),
     san.IP_ADDRESS: (Refusal.IP_ADDRESS, "an IP address"),
@@ -116,8 +119,8 @@ def refused_extension(oid: bytes) -> RequestRefused:
     return refused(Refusal.EXTENSION, f"the request has an extension that is not taken ({_dotted(oid)})")
 
 
-def refused_names(value: bytes) -> RequestRefused:
-    """Say how a subject alternative name differs from exactly the proven identity."""
+def refused_names(value: bytes, expected: san.SubjectAltName) -> RequestRefused:
+    """Say how a subject alternative name differs from ``expected``, which is exactly the proven identity."""
     outer = der.elements(value, 0, len(value))
     if len(outer) != 1 or outer[0][0] != der.SEQUENCE:
         return refused(Refusal.MALFORMED, "the subject alternative name is not a sequence of names")
@@ -128,9 +131,16 @@ def refused_names(value: bytes) -> RequestRefused:
         if tag != san.URI:
             reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than URI"))
             return refused(reason, f"the subject alternative name holds {words}")
-    found = ", ".join(
-        repr(value[start:stop][:120].decode("ascii", "replace")) for _, _, start, stop in names[:4]
-    )
+    asked = [value[start:stop] for _, _, start, stop in names]
+    found = ", ".join(repr(name[:120].decode("ascii", "replace")) for name in asked[:4])
+    ours, theirs = _SPIFFE_DOMAIN.search(expected.der), _SPIFFE_DOMAIN.match(asked[0])
+    if len(asked) == 1 and ours is not None and theirs is not None and ours[1] != theirs[1]:
+        domain = ours[1].decode("ascii")
+        return RequestRefused(
+            f"it asks for {found}, and this hub's trust domain is {domain}",
+            reason=Refusal.TRUST_DOMAIN,
+            remedy=f"set meshConfig.trustDomain to {domain} in that mesh, and restart its workloads",
+        )
     return refused(
         Refusal.IDENTITY, f"the {len(names)} URI names asked for are not exactly the proven identity: {found}"
     )

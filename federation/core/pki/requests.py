@@ -218,7 +218,7 @@ def _check_extensions(data: bytes, extensions: list[der.Element], san: SubjectAl
         seen.add(oid)
         if oid == _SUBJECT_ALT_NAME:
             if value != san.der:
-                raise why.refused_names(value)
+                raise why.refused_names(value, san)
         elif oid in _USAGES:
             reason, allowed = _USAGES[oid]
             if value not in allowed:

@@ -38,9 +38,9 @@ class Discovery:
             return self._resources(parts[1], parts[2])
         return None
 
-    def serves(self, group: str, version: str) -> bool:
-        """Whether there is such a group and version at all."""
-        return version in self._versions(group)
+    def serves(self, group: str) -> bool:
+        """Whether there is such a group at all: the aggregator answers for each of its versions."""
+        return group in self._groups()
 
     def _about(self) -> Obj:
         major, minor, *_ = self._version.removeprefix("v").split(".")
@@ -61,7 +61,8 @@ class Discovery:
 
     def _versions(self, group: str) -> list[str]:
         found = {resource.version for resource in self._table if resource.group == group}
-        return sorted(found | ({"v1"} if group in {AUTHENTICATION, AUTHORIZATION} else set()))
+        found |= {"v1"} if group in {AUTHENTICATION, AUTHORIZATION} else set()
+        return sorted(found, key=lambda version: ("alpha" in version, "beta" in version, version))
 
     def _group(self, group: str) -> Obj:
         versions = [

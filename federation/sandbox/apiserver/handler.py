@@ -186,7 +186,7 @@ class Handler:
         return _Reply(200, encode(found)) if found is not None else _page_not_found()
 
     def _nothing_there(self, info: RequestInfo) -> _Reply:
-        if self._parts.discovery.serves(info.group, info.version):
+        if self._parts.discovery.serves(info.group):
             raise no_such_resource()
         return _page_not_found()
 

@@ -68,6 +68,13 @@ def write(obj: Obj, managers: Managers) -> None:
         metadata(obj).pop("managedFields", None)
 
 
+def adopt_version(managers: Managers, manager: Manager) -> None:
+    """One who applies is the same in every version of the API: an earlier entry is taken over."""
+    for other in list(managers):
+        if other != manager and replace(other, api_version=manager.api_version) == manager:
+            managers[manager] = managers.pop(other)
+
+
 def give(managers: Managers, manager: Manager, fields: FieldSet, now: str) -> None:
     """Let a manager own exactly ``fields``; its time changes only where the set does."""
     before = managers.get(manager)

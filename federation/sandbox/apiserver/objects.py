@@ -78,6 +78,11 @@ def check_type(resource: Resource, body: Any) -> Obj:
     }
 
 
+def is_subdomain(text: str) -> bool:
+    """Whether it is a lower-case RFC 1123 subdomain, as most names are."""
+    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
+
+
 def check_name(resource: Resource, name: str) -> None:
     """Refuse a name that the type does not allow. Raises ApiError 422."""
     problem = _name_problem(resource, name)
@@ -106,6 +111,6 @@ def _name_problem(resource: Resource, name: str) -> ApiError | None:
             else refuse(f'Invalid value: "{name}": {rule} start and end with an alphanumeric')
         )
     rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
-    if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):
+    if not is_subdomain(name):
         return refuse(f'Invalid value: "{name}": {rule}')
     return None

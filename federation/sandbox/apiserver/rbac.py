@@ -15,6 +15,7 @@ from typing import Any
 from federation.sandbox.apiserver.objects import Obj
 from federation.sandbox.apiserver.requests import RequestInfo
 from federation.sandbox.apiserver.resources import (
+    CERTIFICATES,
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
     RBAC,
@@ -31,6 +32,9 @@ from federation.sandbox.apiserver.users import (
     User,
     service_account_name,
 )
+
+TRUST_BUNDLE_DISCOVERY = "system:cluster-trust-bundle-discovery"
+"""Lets every service account read ClusterTrustBundles; real servers make it only where they serve them."""
 
 Rule = Mapping[str, Any]
 
@@ -197,6 +201,15 @@ def bootstrap() -> list[Obj]:
             "system:service-account-issuer-discovery", {"verbs": ["get"], "nonResourceURLs": issuer}
         ),
         _bound_to("system:service-account-issuer-discovery", SERVICE_ACCOUNTS),
+        _cluster_role(
+            TRUST_BUNDLE_DISCOVERY,
+            {
+                "verbs": ["get", "list", "watch"],
+                "apiGroups": [CERTIFICATES],
+                "resources": ["clustertrustbundles"],
+            },
+        ),
+        _bound_to(TRUST_BUNDLE_DISCOVERY, SERVICE_ACCOUNTS),
         _cluster_role(
             "system:auth-delegator",
             {"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
@@ -24,6 +24,7 @@ class Resource:
     label_name: bool = False  # names are RFC 1123 labels, not subdomains
     path_name: bool = False  # names are path segments: anything but "/", "%", "." and ".." (RBAC)
     put_creates: bool = False  # PUT to a name that does not exist creates it
+    needs_version: bool = False  # PUT without a resourceVersion is refused
     returns_deleted: bool = False  # DELETE answers with the object instead of a Status
     strategic: bool = True  # built-in types take strategic merge patches, custom resources refuse them
 
@@ -49,6 +50,7 @@ def _core(plural: str, kind: str, **traits: object) -> Resource:
 
 RBAC = "rbac.authorization.k8s.io"
 CERTIFICATES = "certificates.k8s.io"
+ADMISSION = "admissionregistration.k8s.io"
 
 NAMESPACES = _core(
     "namespaces",
@@ -108,6 +110,24 @@ LEASES = Resource(
     singular="lease",
     put_creates=True,
 )
+DEPLOYMENTS = Resource(
+    group="apps",
+    version="v1",
+    plural="deployments",
+    kind="Deployment",
+    singular="deployment",
+    short_names=("deploy",),
+    subresources=frozenset({"status"}),
+)
+DAEMON_SETS = Resource(
+    group="apps",
+    version="v1",
+    plural="daemonsets",
+    kind="DaemonSet",
+    singular="daemonset",
+    short_names=("ds",),
+    subresources=frozenset({"status"}),
+)
 CLUSTER_ROLES = Resource(
     group=RBAC, version="v1", plural="clusterroles", kind="ClusterRole", namespaced=False, path_name=True
 )
@@ -121,6 +141,20 @@ CLUSTER_ROLE_BINDINGS = Resource(
 )
 ROLES = Resource(group=RBAC, version="v1", plural="roles", kind="Role", path_name=True)
 ROLE_BINDINGS = Resource(group=RBAC, version="v1", plural="rolebindings", kind="RoleBinding", path_name=True)
+MUTATING_WEBHOOKS = Resource(
+    group=ADMISSION,
+    version="v1",
+    plural="mutatingwebhookconfigurations",
+    kind="MutatingWebhookConfiguration",
+    namespaced=False,
+)
+VALIDATING_WEBHOOKS = Resource(
+    group=ADMISSION,
+    version="v1",
+    plural="validatingwebhookconfigurations",
+    kind="ValidatingWebhookConfiguration",
+    namespaced=False,
+)
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     group=CERTIFICATES,
     version="v1",
@@ -131,15 +165,21 @@ CERTIFICATE_SIGNING_REQUESTS = Resource(
     subresources=frozenset({"status", "approval"}),
     selectable=frozenset({"spec.signerName"}),
 )
-CLUSTER_TRUST_BUNDLES = Resource(
+_CLUSTER_TRUST_BUNDLE = Resource(
     group=CERTIFICATES,
-    version="v1beta1",
+    version="v1",
     plural="clustertrustbundles",
     kind="ClusterTrustBundle",
     namespaced=False,
+    singular="clustertrustbundle",
     path_name=True,
+    needs_version=True,
     selectable=frozenset({"spec.signerName"}),
 )
+CLUSTER_TRUST_BUNDLES = {
+    version: replace(_CLUSTER_TRUST_BUNDLE, version=version) for version in ("v1", "v1beta1", "v1alpha1")
+}
+"""Not built in: Kubernetes 1.36 serves none of them unless its feature gate and ``--runtime-config`` say so."""
 
 BUILT_IN = (
     NAMESPACES,
@@ -150,12 +190,15 @@ BUILT_IN = (
     SECRETS,
     EVENTS,
     LEASES,
+    DEPLOYMENTS,
+    DAEMON_SETS,
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
     ROLES,
     ROLE_BINDINGS,
+    MUTATING_WEBHOOKS,
+    VALIDATING_WEBHOOKS,
     CERTIFICATE_SIGNING_REQUESTS,
-    CLUSTER_TRUST_BUNDLES,
 )
 
 
@@ -172,6 +215,11 @@ class ResourceTable:
         """Serve one more resource; it appears in discovery at once."""
         self._by_path[resource.group, resource.version, resource.plural] = resource
         self._by_kind[resource.api_version, resource.kind] = resource
+
+    def remove(self, resource: Resource) -> None:
+        """Serve a resource no longer, as after a restart with another ``--runtime-config``. Its objects stay."""
+        self._by_path.pop((resource.group, resource.version, resource.plural), None)
+        self._by_kind.pop((resource.api_version, resource.kind), None)
 
     def find(self, group: str, version: str, plural: str) -> Resource | None:
         """The resource at that path, if there is one."""

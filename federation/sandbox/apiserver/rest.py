@@ -11,9 +11,9 @@ from federation.sandbox.apiserver.faults import Faults, Gone
 from federation.sandbox.apiserver.lists import Selection, list_objects
 from federation.sandbox.apiserver.negotiation import View, check_view
 from federation.sandbox.apiserver.objects import Obj, check_type, encode, timestamp
-from federation.sandbox.apiserver.rbac import Rbac
+from federation.sandbox.apiserver.rbac import Access, Rbac
 from federation.sandbox.apiserver.requests import RequestInfo, is_true
-from federation.sandbox.apiserver.resources import SERVICE_ACCOUNTS, Resource
+from federation.sandbox.apiserver.resources import CERTIFICATES, SERVICE_ACCOUNTS, Resource
 from federation.sandbox.apiserver.service_account_tokens import ServiceAccountTokens
 from federation.sandbox.apiserver.status import (
     CONTINUE_EXPIRED,
@@ -27,6 +27,7 @@ from federation.sandbox.apiserver.status import (
     unsupported_media_type,
 )
 from federation.sandbox.apiserver.store import Store
+from federation.sandbox.apiserver.trust_bundles import SIGNERS
 from federation.sandbox.apiserver.users import User
 from federation.sandbox.apiserver.writes import DeleteOptions, Target, Writes
 
@@ -191,6 +192,9 @@ class Rest:
             subresource=info.subresource,
             dry_run=bool(dry_run),
             check_create=lambda: self._rbac.check(call.user, replace(info, verb="create")),
+            attests=lambda name: self._rbac.allows(
+                call.user, Access(verb="attest", group=CERTIFICATES, resource=SIGNERS, name=name)
+            ),
         )
 
     def _show(self, resource: Resource, call: Call, value: Obj) -> bytes:

@@ -24,6 +24,7 @@ _KEYED: Final[Mapping[str, tuple[str, ...]]] = {
     "status.conditions": ("type",),
     "imagePullSecrets": ("name",),
     "secrets": ("name",),
+    "webhooks": ("name",),
 }
 _SETS: Final = frozenset({"metadata.finalizers"})
 _ATOMIC_MAPS: Final = frozenset({"roleRef", "spec.nodeSelector", "spec.issuerRef"})

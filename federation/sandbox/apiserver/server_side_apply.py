@@ -61,6 +61,7 @@ def apply(
     ``live`` is not changed; for an object that does not exist yet it is empty.
     """
     managers = managed_fields.read(live) if live else {}
+    managed_fields.adopt_version(managers, manager)
     skip = "" if manager.subresource == "status" else "status"
     wanted = field_sets.without_ignored(field_sets.of_object(config), skip)
     last = managers[manager].fields if manager in managers else EMPTY

@@ -150,12 +150,27 @@ def invalid(
     kind: str, group: str, name: str, field: str, problem: str, *, reason: str = "FieldValueInvalid"
 ) -> ApiError:
     """422: the object breaks a rule of its type."""
+    return invalid_fields(kind, group, name, [(field, problem)], reason=reason)
+
+
+def invalid_fields(
+    kind: str,
+    group: str,
+    name: str,
+    problems: Sequence[tuple[str, str]],
+    *,
+    reason: str = "FieldValueInvalid",
+) -> ApiError:
+    """422 for several fields: each with what is wrong with it."""
     details: dict[str, Any] = {"name": name} if name else {}
     if group:
         details["group"] = group
-    details |= {"kind": kind, "causes": [{"reason": reason, "message": problem, "field": field}]}
+    causes = [{"reason": reason, "message": problem, "field": field} for field, problem in problems]
+    details |= {"kind": kind, "causes": causes}
     qualified = f"{kind}.{group}" if group else kind
-    return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {field}: {problem}', details=details)
+    told = [f"{field}: {problem}" for field, problem in problems]
+    what = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {what}', details=details)
 
 
 def success(resource: Resource, name: str, uid: str) -> dict[str, Any]:

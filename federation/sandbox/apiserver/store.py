@@ -58,6 +58,12 @@ class Stored:
             self._partial = encode(head | {"metadata": self.value["metadata"]})
         return self._partial
 
+    def in_version(self, resource: Resource) -> Stored:
+        """The same object in the version of ``resource``: the versions here differ by their name alone."""
+        if self.value.get("apiVersion") == resource.api_version:
+            return self
+        return Stored(self.copy() | {"apiVersion": resource.api_version}, self.revision)
+
     def copy(self) -> Obj:
         """A value the caller may change."""
         found: Obj = decode(self.raw)
@@ -154,11 +160,12 @@ class Store:
 
     def get(self, resource: Resource, namespace: str, name: str) -> Stored | None:
         """The current state of an object, if it exists."""
-        return self._shelf(resource).objects.get((namespace, name))
+        found = self._shelf(resource).objects.get((namespace, name))
+        return None if found is None else found.in_version(resource)
 
     def all(self, resource: Resource, namespace: str = "") -> list[Stored]:
         """Current objects in etcd's order (by namespace and name); of one namespace where one is given."""
-        return _sorted(self._shelf(resource).objects, namespace)
+        return [stored.in_version(resource) for stored in _sorted(self._shelf(resource).objects, namespace)]
 
     def at(self, resource: Resource, revision: int, namespace: str = "") -> list[Stored]:
         """The objects as they were at a revision. Raises :class:`HistoryGoneError`."""
@@ -173,7 +180,7 @@ class Store:
                 objects.pop(event.stored.key, None)
             else:
                 objects[event.stored.key] = event.previous
-        return _sorted(objects, namespace)
+        return [stored.in_version(resource) for stored in _sorted(objects, namespace)]
 
     def put(self, resource: Resource, value: Obj) -> Stored:
         """Create or replace an object and tell every watch."""

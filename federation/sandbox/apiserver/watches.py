@@ -165,7 +165,9 @@ class Watch:
         return _line("DELETED", self._show(Stored(event.previous.copy(), event.revision)))
 
     def _show(self, stored: Stored) -> bytes:
-        return stored.raw if self._options.chosen is View.OBJECT else stored.partial
+        if self._options.chosen is View.OBJECT:
+            return stored.in_version(self._selection.resource).raw
+        return stored.partial
 
     def _bookmark(self, *, initial_end: bool = False) -> bytes:
         resource = self._selection.resource

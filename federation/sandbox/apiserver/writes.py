@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from federation.sandbox.apiserver import admission, managed_fields
+from federation.sandbox.apiserver import admission, managed_fields, trust_bundles
 from federation.sandbox.apiserver.managed_fields import Manager
 from federation.sandbox.apiserver.objects import Obj, check_name, generated_name, metadata, new_uid, timestamp
 from federation.sandbox.apiserver.resources import NAMESPACES, PODS, Resource
@@ -45,6 +45,7 @@ class Target:
     subresource: str = ""
     dry_run: bool = False
     check_create: Callable[[], None] = lambda: None  # raises 403 where an apply or PUT may not create
+    attests: trust_bundles.Attests = lambda _: True  # for which signers the writer may attest
 
     def as_manager(self, operation: managed_fields.Operation) -> Manager:
         """The managedFields entry this write belongs to."""
@@ -116,6 +117,8 @@ class Writes:
 
     def _insert(self, target: Target, obj: Obj) -> Obj:
         resource, meta = target.resource, metadata(obj)
+        if trust_bundles.is_trust_bundle(resource):
+            trust_bundles.check_create(resource, obj, target.attests)
         if (
             self._store.get(resource, target.namespace if resource.namespaced else "", meta["name"])
             is not None
@@ -139,6 +142,10 @@ class Writes:
         if meta["name"] != target.name:
             raise bad_request(_name_mismatch(meta["name"], target.name))
         live = self._live(target, required=not target.resource.put_creates)
+        if live is not None and target.resource.needs_version and not meta.get("resourceVersion"):
+            problem = "Invalid value: 0: must be specified for an update"
+            kind = target.resource.plural
+            raise invalid(kind, target.resource.group, target.name, "metadata.resourceVersion", problem)
         if live is None:
             if meta.get("uid"):
                 raise conflict(
@@ -287,6 +294,8 @@ class Writes:
         meta, old = metadata(obj), metadata(live.value)
         meta["resourceVersion"] = str(live.revision)
         admission.prepare(target.resource, obj)
+        if trust_bundles.is_trust_bundle(target.resource):
+            trust_bundles.check_update(target.resource, live.value, obj, target.attests)
         if obj == live.value or target.dry_run:
             return obj
         if "generation" in old and obj.get("spec") != live.value.get("spec"):

@@ -260,6 +260,9 @@ OTHER = "spiffe://cluster.local/ns/foo/sa/other"
     [
         ([], Refusal.NAME_MISSING),
         ([craft.uri(OTHER)], Refusal.IDENTITY),
+        ([craft.uri(f"x{OTHER}")], Refusal.IDENTITY),
+        ([craft.uri("spiffe://other.example/ns/foo/sa/bar")], Refusal.TRUST_DOMAIN),
+        ([craft.uri("spiffe://other.example/ns/foo/sa/bar"), craft.uri(IDENTITY)], Refusal.IDENTITY),
         ([craft.uri(IDENTITY), craft.uri(OTHER)], Refusal.IDENTITY),
         ([craft.uri(IDENTITY), craft.uri(IDENTITY)], Refusal.IDENTITY),
         ([craft.uri(f"{IDENTITY},{OTHER}")], Refusal.IDENTITY),
@@ -279,6 +282,19 @@ OTHER = "spiffe://cluster.local/ns/foo/sa/other"
 def test_names_other_than_exactly_the_identity(names: list[bytes], expected: Refusal) -> None:
     request = craft.csr_der(attributes=[craft.extension_request(craft.san(*names))])
     assert reason(craft.as_pem(request)) == expected
+
+
+def test_a_mesh_of_another_trust_domain_is_told_which_one_it_has_to_set() -> None:
+    request = craft.csr_der(
+        attributes=[craft.extension_request(craft.san(craft.uri("spiffe://other.example/ns/foo/sa/bar")))]
+    )
+    with pytest.raises(RequestRefused) as refused:
+        check(craft.as_pem(request))
+    assert (
+        "asks for 'spiffe://other.example/ns/foo/sa/bar', and this hub's trust domain is cluster.local"
+        in str(refused.value)
+    )
+    assert "set meshConfig.trustDomain to cluster.local" in refused.value.remedy
 
 
 def test_no_name_at_all() -> None:

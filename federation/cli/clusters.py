@@ -1,4 +1,4 @@
-"""``federation clusters list`` and ``federation clusters check``: who is registered, and whether it can work."""
+"""``federation clusters``: which clusters are registered, whether the hub can work there, and how to set Istio up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from federation.cli.options import add_config
+from federation.cli import clusters_istio
+from federation.cli.options import add_config, load_config
 
 if TYPE_CHECKING:
     from federation.clusters.preflight import CheckResult
@@ -26,10 +27,10 @@ _MARKS: Final = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb, its two questions and their options."""
+    """Add the verb, its questions and their options."""
     parser = subparsers.add_parser(
         "clusters",
-        help="list the registered clusters, or check that the hub can work with them",
+        help="list the registered clusters, check that the hub can work with them, print Istio's settings",
         description="Reads the configuration; needs no running hub.",
     )
     questions = parser.add_subparsers(title="questions", metavar="QUESTION", required=True)
@@ -52,10 +53,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         add_config(question)
         question.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         question.set_defaults(run=handler)
+    clusters_istio.add_question(questions)
 
 
 def _list(args: argparse.Namespace) -> int:
-    config = asyncio.run(_load(args))
+    config = asyncio.run(load_config(args.config))
     clusters = [_describe(cluster) for cluster in config.clusters]
     if args.json:
         print(json.dumps({"trust_domain": str(config.trust_domain), "clusters": clusters}, indent=2))
@@ -93,7 +95,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 async def _check_all(args: argparse.Namespace) -> int:
-    config = await _load(args)
+    config = await load_config(args.config)
     chosen = [cluster for cluster in config.clusters if args.name in {None, str(cluster.name)}]
     if args.name is not None and not chosen:
         known = ", ".join(str(cluster.name) for cluster in config.clusters) or "none"
@@ -166,13 +168,3 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         print("  ".join([*cells, row[-1]]).rstrip())
-
-
-async def _load(args: argparse.Namespace) -> HubConfig:
-    from federation.runtime.clock import SystemClock
-    from federation.runtime.config_source import ConfigSource
-
-    config = await ConfigSource(args.config, SystemClock()).load()
-    for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return config

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import socket
+import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from federation.core.config.model import Address
 from federation.core.config.values import address as parse_address
 from federation.core.errors import InvalidValue
 from federation.runtime.logs import FORMATS, LEVELS
+
+if TYPE_CHECKING:
+    from federation.core.config.model import HubConfig
 
 _REPLICA: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
 
@@ -25,6 +29,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the configuration (default: clusters.toml); clusters.example.toml documents every key",
     )
+
+
+async def load_config(file: Path) -> HubConfig:
+    """The configuration of ``--config``; what is insecure in it is said on stderr. Raises ConfigurationError."""
+    from federation.runtime.clock import SystemClock
+    from federation.runtime.config_source import ConfigSource
+
+    config = await ConfigSource(file, SystemClock()).load()
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return config
 
 
 def add_logs(parser: argparse.ArgumentParser) -> None:

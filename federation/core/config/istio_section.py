@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from federation.core.config.label_selector import check_label_value
 from federation.core.config.model import IstioConfig
 from federation.core.config.tables import Table
-from federation.core.config.values import boolean, dns_name, label, object_name, one_of, service_account
+from federation.core.config.values import (
+    boolean,
+    dns_name,
+    label,
+    made_by,
+    object_name,
+    one_of,
+    service_account,
+)
 
 CLUSTER_TRUST_BUNDLE: Final = ("auto", "off")
 _ISTIO: Final = IstioConfig()  # for its defaults
@@ -29,6 +38,7 @@ def read_istio(table: Table) -> IstioConfig:
             extra_names=table.list_of("extra_names", dns_name, _ISTIO.extra_names),
             secret=table.get("secret", object_name, _ISTIO.secret),
             account=table.get("account", service_account, _ISTIO.account),
+            mesh_id=table.get("mesh_id", made_by(check_label_value), _ISTIO.mesh_id),
             cluster_trust_bundle=table.get(
                 "cluster_trust_bundle", one_of(CLUSTER_TRUST_BUNDLE), _ISTIO.cluster_trust_bundle
             ),

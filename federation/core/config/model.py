@@ -207,6 +207,7 @@ class IstioConfig:
     account: ServiceAccountRef = field(
         default_factory=lambda: ServiceAccountRef("federation-system", "federation-istiod")
     )
+    mesh_id: str = ""  # Istio's global.meshID; empty: the trust domain
     cluster_trust_bundle: str = "auto"  # auto | off: published where it is served and permitted, or never
 
 

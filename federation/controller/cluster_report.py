@@ -79,7 +79,7 @@ def publication_report(
         terminating=counted.terminating,
         forbidden=counted.forbidden,
         excluded=counted.excluded,
-        joining=counted.joining,
+        joining=counted.joining + counted.yielded,
         writes=tally.writes,
         restored=tally.restored,
         generation=counted.generation(trust.numbers) if fresh else 0,

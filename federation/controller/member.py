@@ -87,6 +87,7 @@ class Member:
         self._joining = Joining(
             str(config.name),
             replaces=config.own_anchors == "replace",
+            nothing_earlier=config.earlier_longest_ttl == 0,
             contents=self._contents,
             trust=around.trust,
             remembered=around.remembered,
@@ -110,7 +111,7 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             allowed=around.allowed,
-            keeps=self._joining.keeps,
+            stays=self._joining.stays,
         )
         self._probe = Probe(
             session,
@@ -190,6 +191,9 @@ class Member:
             if self._joining.stirred():
                 self._publisher.notice_all()
                 self._dirty = True
+            if late := self._joining.overdue():
+                self._publisher.look_again(late)
+                self._dirty = True
             self._was_fresh = fresh
             # A watch may be back before the next pulse: what the pulse said last must not outlive that.
             troubled = not fresh or self._publisher.tally.cluster_problem
@@ -219,6 +223,7 @@ class Member:
                 forbidden=tally.forbidden,
                 failed=tally.failed,
                 keeps=self._joining.keeps,
+                yields=self._joining.yields,
             )
             if fresh:
                 self._joining.complete(counted)
@@ -257,8 +262,11 @@ class Member:
             writers=self._publisher.contention.writers(now),
             config_map=self._around.publication.config_map,
         )
-        if counted.joining and (health.state == "ready" or health.reason == "other_writers"):
-            health = self._joining.health(counted.contents)
+        if health.state == "ready" or health.reason == "other_writers":
+            if counted.joining:
+                health = self._joining.health(counted.contents)
+            elif counted.yielded:
+                health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
         return health
@@ -276,7 +284,9 @@ class Member:
                 self._around.trust.for_cluster(str(self.config.name)), complete=complete, now=now
             ),
             read_back=now - silent if self._watch.synced else 0.0,
-            writers=self._publisher.contention.writers(self._clock.monotonic()),
+            writers=sorted(
+                {*self._publisher.contention.writers(self._clock.monotonic()), *counted.yielded_to}
+            ),
         )
 
     def facts(self) -> MemberFacts:
@@ -319,6 +329,8 @@ class Member:
         counted = self._read_back()
         if counted.joining:
             return Absent(name, self._joining.health(counted.contents).detail)
+        if counted.yielded:
+            return Absent(name, self._derive_health().detail)
         leaf = self._probe.current(self._clock.now())
         if leaf is None:
             return Absent(name, f"no probe leaf: {self._no_leaf()}")

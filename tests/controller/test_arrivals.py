@@ -76,14 +76,16 @@ async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
     await books.arrive(["east", "west"], 100.0, joined=["east"], own={"west": {OWN}, "east": set()})
     await books.arrive(["east", "west"], 200.0, own={"west": {OTHER}})
     assert books.remembered("east") == Remembered(joined=True)
-    assert books.remembered("west") == Remembered(joined=False, own=frozenset({OWN, OTHER}))
+    assert books.remembered("west") == Remembered(joined=False, own=frozenset({OWN, OTHER}), issuing=True)
     again = Books(store)
     assert await again.meet() == books.arrivals
     await again.arrive(["west"], 300.0, joined=["west"])
     assert again.remembered("east") == Remembered(), "it is registered no more: it may join anew"
-    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}))
+    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}), issuing=True)
     assert again.arrivals is not None
     assert again.arrivals.since == {"west": 100.0}, "its own CA may issue while it is not registered"
+    await again.declare("west", 400.0)
+    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}))
 
 
 async def test_where_nothing_changes_nothing_is_written(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ async def arrivals_of(federation: Federation) -> Arrivals:
 
 
 async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_path: Path) -> None:
-    from tests.controller.test_joining import give_own_ca
+    from tests.controller.test_joining import give_own_ca, merged, serve
 
     own = root("own of west")
     async with open_world(tmp_path, "east", "west", "north") as federation:
@@ -258,6 +260,9 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
             await asyncio.sleep(1.5)
             assert (await arrivals_of(federation)).joined == ["east"]
             federation.accept(own, "west")
+            bundle = await merged(federation)
+            for name in ("west", "north"):
+                serve(federation, name, bundle)
             await federation.published()
             async with asyncio.timeout(10):
                 while (await arrivals_of(federation)).joined != ["east", "north", "west"]:
@@ -267,13 +272,15 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
 
 
 async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remembered(tmp_path: Path) -> None:
-    from tests.controller.test_joining import give_own_ca
+    from tests.controller.test_joining import give_own_ca, merged, serve
 
     async with open_world(tmp_path, "east", "west") as federation:
         federation.anchors.append(root("c"))
         federation.register()
         give_own_ca(federation, "west", root(), "default")
         async with federation.controller():
+            await federation.until(lambda r: r.clusters["west"].reason == "other_writers")
+            serve(federation, "west", await merged(federation))
             await federation.published()
             async with asyncio.timeout(10):
                 while (await arrivals_of(federation)).joined != ["east", "west"]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
 from federation.controller.generations import record
 from federation.controller.publication.config_map import Contents, Held
-from federation.controller.publication.joining import Joining, Remembered, nobody_remembers
+from federation.controller.publication.joining import GRACE, Joining, Remembered, nobody_remembers
 from federation.controller.publication.read_back import ReadBack
 from federation.controller.trust_state import TrustState
+from federation.core.config.model import PublicationConfig
 from federation.core.identity import TrustDomain
 from federation.core.pki.pem import encode_certificates
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.sandbox.cluster import SandboxCluster
 from federation.state.documents import ControllerReport, Generation
 from tests.controller.test_rotation import Signer, book_of, operate, prepare
-from tests.controller.world import NAME, World, eventually, root
+from tests.controller.world import KEY, NAME, World, eventually, in_force, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
+ISTIOD = "pilot-discovery"
 HUB = pki.root("hub")
 OWN = pki.root("own")
 OWN_INTERMEDIATE = pki.intermediate("own", OWN)
@@ -50,20 +56,66 @@ def generation(*accepted: pki.Authority, number: int = 1) -> Generation:
     )
 
 
+class Istiod:
+    """What an istiod whose CA is on does about the bundle: in every namespace it puts ``serves`` back at once.
+
+    ``writes`` counts by namespace; as istiod it writes nothing where its bytes stand already.
+    """
+
+    def __init__(self, cluster: SandboxCluster, serves: str) -> None:
+        self.cluster = cluster
+        self.serves = serves
+        self.writes: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Istiod]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            for namespace in self.cluster.objects("namespaces"):
+                name = namespace["metadata"]["name"]
+                if name not in PublicationConfig().excluded_namespaces:
+                    self._write(name)
+            await asyncio.sleep(0.01)
+
+    def _write(self, namespace: str) -> None:
+        found = self.cluster.config_map(namespace, NAME)
+        if found is None:
+            meta = {"name": NAME, "labels": {"istio.io/config": "true"}}
+            self.cluster.create("configmaps", {"metadata": meta}, namespace=namespace)
+        if found is None or found.get("data", {}).get(KEY) != self.serves:
+            self.writes[namespace] += 1
+            self.cluster.patch("configmaps", namespace, NAME, {"data": {KEY: self.serves}}, manager=ISTIOD)
+
+
 class Case:
     """One cluster, and what its namespaces are seen to hold."""
 
-    def __init__(self, *, replaces: bool = False, remembered: Remembered | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        replaces: bool = False,
+        nothing_earlier: bool = False,
+        remembered: Remembered | None = None,
+    ) -> None:
         self.contents, self.trust = Contents(), TrustState()
         self.remembered = remembered
         self.trust.adopt(generation())
+        self.clock = VirtualClock(pki.NOW)
         self.joining = Joining(
             "west",
             replaces=replaces,
+            nothing_earlier=nothing_earlier,
             contents=self.contents,
             trust=self.trust,
             remembered=nobody_remembers if remembered is None else lambda _: self.remembered,
-            clock=VirtualClock(pki.NOW),
+            clock=self.clock,
         )
 
     def holds(self, pem: bytes | str, namespace: str = "shop", *, ours: bool = False) -> bool:
@@ -72,6 +124,13 @@ class Case:
         held = Held(self.contents.note(text), labelled=True, ours=ours)
         self.joining.notice(namespace, held)
         return self.joining.keeps(namespace, held)
+
+    def yields(self, pem: bytes | str, *writers: str, namespace: str = "shop") -> bool:
+        """Whether the namespace is left to these field managers, who own its bundle."""
+        text = pem if isinstance(pem, str) else pem.decode()
+        held = Held(self.contents.note(text), labelled=True, writers=writers)
+        self.joining.notice(namespace, held)
+        return self.joining.yields(namespace, held)
 
 
 CONTENTS: dict[str, tuple[bytes, bool]] = {
@@ -131,6 +190,71 @@ def test_it_is_overwritten_only_when_it_is_remembered_what_it_came_with() -> Non
     case.remembered = Remembered(own=frozenset({OWN.certificate.sha256}))
     assert case.joining.stirred()
     assert not case.holds(OWN.pem)
+
+
+def came_with(*authorities: pki.Authority, issuing: bool = True) -> Remembered:
+    own = frozenset(authority.certificate.sha256 for authority in authorities)
+    return Remembered(joined=True, own=own, issuing=issuing)
+
+
+def test_what_another_writer_would_put_back_is_left_to_it_until_the_takeover() -> None:
+    case = Case(remembered=came_with(OWN))
+    accepted = generation(OWN, number=2)
+    case.trust.adopt(accepted)
+    assert case.yields(OWN.pem, ISTIOD)
+    assert case.yields(accepted.bundle_pem + "\n", ISTIOD), "the same roots in other bytes: it puts them back"
+    assert not case.yields(accepted.bundle_pem, ISTIOD), "its bytes are the hub's: nobody puts anything back"
+    assert not case.yields(OWN.pem), "nobody but the hub owns it"
+    assert not case.yields(pki.root("intruder").pem, ISTIOD), "a CA that nobody knows is an edit"
+    assert not case.yields(OWN.pem + b"-----BEGIN x", ISTIOD), "nor what cannot be read"
+    case.remembered = came_with(OWN, issuing=False)
+    assert not case.yields(OWN.pem, ISTIOD)
+
+
+def test_nothing_is_left_to_others_against_the_operators_word() -> None:
+    assert not Case(remembered=came_with(OWN), replaces=True).yields(OWN.pem, ISTIOD)
+    fresh = Case(remembered=came_with(HUB), nothing_earlier=True)
+    assert not fresh.yields(HUB.pem + b"\n", ISTIOD), "there is no certificate from before the hub"
+    own = Case(remembered=came_with(OWN), nothing_earlier=True)
+    own.trust.adopt(generation(OWN, number=2))
+    assert own.yields(OWN.pem, ISTIOD), "but it has an accepted CA, which issues"
+
+
+def test_what_istiod_puts_back_over_the_hubs_bundle_is_not_fought_over_while_it_joins() -> None:
+    case = Case(remembered=Remembered())
+    assert case.holds(OWN.pem)
+    assert not case.holds(generation().bundle_pem, "new")
+    back = Held(case.contents.note(OWN.pem.decode()), labelled=True, ours=True, writers=(ISTIOD,))
+    assert case.joining.keeps("new", back)
+    other = Held(case.contents.note(pki.root("intruder").pem.decode()), labelled=True, writers=(ISTIOD,))
+    assert not case.joining.keeps("new", other)
+
+
+async def test_a_missing_object_is_left_to_the_other_writer_for_a_moment() -> None:
+    case = Case(remembered=came_with(OWN))
+    assert case.joining.stays("new", None)
+    await case.clock.advance(GRACE - 1)
+    assert case.joining.overdue() == []
+    await case.clock.advance(1)
+    assert case.joining.overdue() == ["new"]
+    assert not case.joining.stays("new", None)
+    assert case.joining.overdue() == []
+    case.holds(OWN.pem, "new")
+    assert case.joining.stays("new", None), "deleted later"
+    assert not Case(remembered=came_with(OWN, issuing=False)).joining.stays("new", None)
+
+
+def test_what_the_other_writer_writes_and_lacks_is_named_with_the_next_step() -> None:
+    case = Case(remembered=came_with(OWN))
+    case.trust.adopt(generation(OWN, number=2))
+    health = case.joining.yielding([case.contents.note(OWN.pem.decode())], (ISTIOD,), 7)
+    assert (health.state, health.reason) == ("degraded", "other_writers")
+    assert "pilot-discovery" in health.detail
+    assert "in 7 namespaces" in health.detail
+    held, lacks = health.detail.split(" and lack ")
+    assert OWN.certificate.sha256 in held
+    assert HUB.certificate.sha256 in lacks
+    assert "federation clusters join west" in health.remedy
 
 
 @pytest.mark.parametrize(
@@ -194,7 +318,8 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
     give_own_ca(two, "west", own, "default", "kube-system")
     async with two.controller():
         report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
-        await two.until(lambda r: two.held("west", "federation-system") is not None)
+        report = await two.until(lambda r: r.clusters["west"].publication.joining == 2)
+        assert two.held("west", "federation-system") == root().pem.decode()
         (proposal,) = report.proposals
         assert (proposal.sha256, proposal.cluster, proposal.pem) == (
             own.certificate.sha256,
@@ -215,6 +340,11 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
     async with two.controller("two"):
         await two.until(lambda r: r.clusters["west"].reason == "joining", replica="two")
         two.accept(own, "west")
+        report = await two.until(lambda r: r.clusters["west"].reason == "other_writers", replica="two")
+        assert "federation clusters join west" in report.clusters["west"].remedy
+        assert report.clusters["west"].publication.joining == 2
+        assert two.held("west", "default") == own.pem.decode(), "who has written it would put it back"
+        serve(two, "west", await merged(two))
         generation = await two.published(replica="two")
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
         await two.until(lambda r: r.matrix.valid == 2 and not r.proposals, replica="two")
@@ -228,6 +358,58 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
             await eventually(
                 lambda name=namespace: two.held("west", name) == generation.bundle_pem  # type: ignore[misc]
             )
+
+
+async def merged(world: World) -> str:
+    """The bundle of the hub's root and of one that is accepted, once it is in force."""
+    generation = await in_force(world.store)
+    async with asyncio.timeout(10):
+        while generation is None or generation.bundle_pem.count("BEGIN CERTIFICATE") != 2:
+            await asyncio.sleep(0.05)
+            generation = await in_force(world.store)
+    return generation.bundle_pem
+
+
+def serve(world: World, cluster: str, pem: str) -> None:
+    """The cluster's own CA writes that in every namespace from now on."""
+    for found in world.clusters[cluster].objects("configmaps"):
+        if found["metadata"]["name"] == NAME:
+            namespace = found["metadata"]["namespace"]
+            world.clusters[cluster].patch("configmaps", namespace, NAME, {"data": {KEY: pem}}, manager=ISTIOD)
+
+
+async def test_istiod_and_the_hub_write_over_one_another_at_no_time(two: World) -> None:
+    """Self-signed istiod: registered, accepted, given the merged bundle, and joined by others. Writes are counted."""
+    own, other = root("own of west"), root("own of east")
+    west = two.clusters["west"]
+    istiod = Istiod(west, own.pem.decode())
+    async with istiod.running():
+        await eventually(lambda: two.held("west", "federation-system") is not None)
+        first = istiod.writes.copy()
+        async with two.controller():
+            await two.until(lambda r: r.clusters["west"].reason == "joining")
+            west.create_namespace("new")
+            await eventually(lambda: two.held("west", "new") == own.pem.decode())
+            two.accept(own, "west")
+            await two.until(lambda r: r.clusters["west"].reason == "other_writers")
+            bundle = await merged(two)
+            west.create_namespace("later")
+            await asyncio.sleep(2)
+            assert written_by_the_hub(west) == 0
+            istiod.serves = bundle
+            await two.until(lambda r: r.matrix.valid == 2 and r.clusters["west"].state == "ready")
+            two.accept(other, "east")  # another generation, which istiod does not know of
+            report = await two.until(lambda r: r.clusters["west"].reason == "other_writers")
+            assert other.certificate.sha256 in report.clusters["west"].detail
+            await asyncio.sleep(2)
+            assert two.held("west", "default") == bundle
+            assert written_by_the_hub(west) == 0
+    assert istiod.writes == Counter(dict.fromkeys(first, 2) | {"new": 2, "later": 2})
+
+
+def written_by_the_hub(cluster: SandboxCluster) -> int:
+    """Requests alone are counted: what a test changes is none."""
+    return cluster.requests.count(verb="patch", resource="configmaps")
 
 
 async def test_a_cluster_with_the_hubs_own_root_joins_at_once(two: World) -> None:
@@ -274,6 +456,8 @@ async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two:
     own, signer = came_with_its_own(two)
     async with signer.running():
         async with two.controller():
+            await two.until(lambda r: r.clusters["west"].reason == "other_writers")
+            serve(two, "west", await merged(two))
             await two.until(lambda r: r.matrix.valid == 2 and r.generation == 1)
             await asyncio.sleep(3)
             before = await two.published()
@@ -303,6 +487,8 @@ async def test_a_rotation_waits_for_the_takeover_and_nothing_is_dropped_during_i
     two.rotation["automatic"] = False
     two.write_config()
     async with signer.running(), two.controller():
+        await two.until(lambda r: r.clusters["west"].reason == "other_writers")
+        serve(two, "west", await merged(two))
         await two.until(lambda r: r.matrix.valid == 2 and r.generation == 1)
         assert (await operate(two, "start")).outcome == "done"
         assert (await operate(two, "advance")).outcome == "done"

@@ -191,13 +191,14 @@ def as_istiod_leaves_it(cluster: SandboxCluster, root: Certificate) -> None:
             cluster.create_namespace(namespace)
         meta = {"name": ROOT_CONFIG_MAP, "labels": {"istio.io/config": "true"}}
         cluster.create("configmaps", {"metadata": meta}, namespace=namespace)
-        cluster.patch(
-            "configmaps",
-            namespace,
-            ROOT_CONFIG_MAP,
-            {"data": {"root-cert.pem": root.pem.decode()}},
-            manager=ISTIOD,
-        )
+    istiod_serves(cluster, root.pem.decode())
+
+
+def istiod_serves(cluster: SandboxCluster, pem: str) -> None:
+    """What its CA writes in every namespace."""
+    for namespace in NAMESPACES:
+        change = {"data": {"root-cert.pem": pem}}
+        cluster.patch("configmaps", namespace, ROOT_CONFIG_MAP, change, manager=ISTIOD)
 
 
 async def agent_of(box: Box, own_ca: OwnCa, account: str) -> Agent:
@@ -255,8 +256,9 @@ async def test_a_cluster_joins_without_an_interruption(box: Box, tmp_path: Path,
     made = DevelopmentCa.create(tmp_path / "own-ca", name="own", clock=SystemClock())
     own_ca = OwnCa(made, plugged_in, (made.root,))
     own, hub = made.root.sha256, box.ca.root.sha256
-    west = box.members["west"].sandbox
+    west, east_cluster = box.members["west"].sandbox, box.members["east"].sandbox
     assert west is not None
+    assert east_cluster is not None
     as_istiod_leaves_it(west, made.root)
     before = held_in(west, "shop")
     mesh = Mesh([await agent_of(box, own_ca, name) for name in ("frontend", "ledger")])
@@ -281,12 +283,12 @@ async def test_a_cluster_joins_without_an_interruption(box: Box, tmp_path: Path,
             *("trust", "accept", own, "--cluster", "west", "--yes"),
             *("--config", str(box.config_file), "--url", box.status_url),
         )
-        await mesh.until(
-            lambda: all(held_in(west, n).count("BEGIN CERTIFICATE") == 2 for n in NAMESPACES),
-            what="the merged bundle in west",
-        )
+        await box.wait_for("/api/v1/bundle", lambda answer: len(answer["anchors"]) == 2)
+        bundle = held_in(east_cluster, "shop").encode()
+        assert bundle.count(b"BEGIN CERTIFICATE") == 2
+        assert {held_in(west, namespace) for namespace in NAMESPACES} == {before}, "istiod would put it back"
+        istiod_serves(west, bundle.decode())
         await box.wait_proved()
-        bundle = held_in(west, "shop").encode()
         own_ca.trust = parse_certificates(
             bundle, where="west"
         )  # the operator adds the hub's root to istiod's
@@ -327,7 +329,7 @@ async def test_a_cluster_joins_without_an_interruption(box: Box, tmp_path: Path,
         await asyncio.sleep(1)
     assert mesh.failures == []
     assert len(mesh.worked) == 6
-    assert min(mesh.worked.values()) > 100
+    assert min(mesh.worked.values()) > 25
     print(f"{mesh.tried} handshakes, {len(mesh.failures)} failed")
 
 

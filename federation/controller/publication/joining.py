@@ -6,12 +6,18 @@ content, the hub owns no field of it, and this process has not seen it otherwise
 the first time that every namespace holds the hub's bundle. From then on whatever somebody else puts there is
 an edit, restored at once: else whoever can create a namespace could keep an anchor of his own in it, and
 hold up every rotation.
+
+Publication does not fight. While a CA of the cluster's own counts as issuing, what distributes its roots goes on
+writing the object: istiod compares bytes and puts its own back at once (InsertDataToConfigMap of istio/istio,
+security/pkg/k8s/configutil.go). Until the takeover is declared the hub therefore writes over no content of
+another field manager that holds nothing but known CAs; it waits until that writer serves the hub's bundle to the
+byte, after which neither writes. An object that is missing there is left to that writer for a moment.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -35,6 +41,11 @@ MOST_TEXT: Final = 200  # characters of a name that somebody else has chosen
 MOST_TIERS: Final = 3
 """Of CAs below a root: what stands deeper in what a cluster holds counts as below nothing."""
 
+GRACE: Final = 5.0
+"""Seconds that a missing object is left to the other writer: istiod makes it within one."""
+
+YIELDS: Final = "other_writers"
+
 _PEM: Final = b"-----BEGIN"
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -42,10 +53,14 @@ _V = TypeVar("_V")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with."""
+    """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with.
+
+    ``issuing`` says that these count as issuing still: no person has declared the takeover.
+    """
 
     joined: bool = False
     own: frozenset[str] = frozenset()
+    issuing: bool = False
 
 
 def nobody_remembers(_: str) -> Remembered | None:
@@ -75,8 +90,10 @@ class _Parsed:
 class Joining:
     """Says for one cluster which namespaces keep what they hold.
 
-    ``replaces`` is the operator's word to overwrite it all at once. ``remembered`` is what is persisted, None
-    where nobody remembers: what it came with is then not waited for.
+    ``replaces`` is the operator's word to overwrite it all at once. ``nothing_earlier`` is his word that no
+    certificate from before the hub is alive: then a cluster that came with roots of the hub alone has no CA of its
+    own that issues. ``remembered`` is what is persisted, None where nothing is: what it came with is then not
+    waited for.
     """
 
     def __init__(
@@ -84,6 +101,7 @@ class Joining:
         cluster: str,
         *,
         replaces: bool,
+        nothing_earlier: bool = False,
         contents: Contents,
         trust: TrustState,
         remembered: Callable[[str], Remembered | None],
@@ -94,6 +112,10 @@ class Joining:
         self._trust = trust
         self._remembered = remembered
         self._clock = clock
+        self._replaces = replaces
+        self._nothing_earlier = nothing_earlier
+        self._missing_since: dict[str, float] = {}
+        self._late: set[str] = set()
         self._joined = replaces
         self._served: set[str] = set()
         self._own: dict[str, Certificate] = {}
@@ -116,6 +138,8 @@ class Joining:
 
     def notice(self, namespace: str, held: Held | None) -> None:
         """The watch shows that ``namespace`` holds that."""
+        if held is not None:
+            self._made(namespace)
         if held is None or not held.sha256 or self.over():
             return
         if self._is_ours(held):
@@ -128,6 +152,11 @@ class Joining:
     def forget(self, namespace: str) -> None:
         """The namespace is gone; one of that name that comes later is another."""
         self._served.discard(namespace)
+        self._made(namespace)
+
+    def _made(self, namespace: str) -> None:
+        self._missing_since.pop(namespace, None)
+        self._late.discard(namespace)
 
     def stirred(self) -> bool:
         """True where other things are remembered than at the last call: all is to be looked at anew."""
@@ -144,23 +173,79 @@ class Joining:
         if held is None or not held.sha256 or self.over():
             return False
         generation = self._trust.for_cluster(self._cluster)
-        if generation is None or self._is_ours(held) or namespace in self._served:
+        if generation is None:
+            return False
+        if (self._is_ours(held) or namespace in self._served) and not self._is_put_back(held):
             return False
         parsed = self._parse(held.sha256)
         if not parsed.readable or self._missing(held.sha256, generation):
             return True
         return not self._is_remembered(parsed)
 
+    def stays(self, namespace: str, held: Held | None) -> bool:
+        """Whether nothing is to be written there for now, for one reason or the other."""
+        return self.keeps(namespace, held) or self.yields(namespace, held)
+
+    @property
+    def issuing(self) -> bool:
+        """Whether a CA of its own counts as issuing there still."""
+        remembered = self._remembered(self._cluster)
+        if remembered is None or not remembered.issuing or self._replaces:
+            return False
+        return not self._nothing_earlier or bool(remembered.own & self._pinned("accepted"))
+
+    def yields(self, namespace: str, held: Held | None) -> bool:
+        """Whether the namespace is left to another writer that would put its bytes back.
+
+        Not where these hold a CA that is not known: such an edit is restored.
+        """
+        generation = self._trust.for_cluster(self._cluster)
+        if generation is None or self._replaces:
+            return False
+        if held is None:
+            if not self.issuing and (not self._own or self.over()):
+                return False
+            if namespace not in self._late:
+                self._missing_since.setdefault(namespace, self._clock.monotonic())
+            return namespace not in self._late
+        if not self.issuing or not held.writers or held.sha256 == generation.sha256:
+            return False
+        return self._parse(held.sha256).readable and not self._missing(held.sha256, generation)
+
+    def overdue(self) -> list[str]:
+        """Namespaces whose missing object no other writer has made in time: the hub makes it. Each is named once."""
+        now = self._clock.monotonic()
+        late = [name for name, since in self._missing_since.items() if now - since >= GRACE]
+        for name in late:
+            del self._missing_since[name]
+        self._late.update(late)
+        return late
+
+    def yielding(self, digests: Collection[str], writers: Sequence[str], namespaces: int) -> ClusterHealth:
+        """How a cluster fares whose objects are left to another writer; ``digests`` are the contents it holds."""
+        generation = self._trust.for_cluster(self._cluster)
+        meant = self._anchors(generation) if generation is not None else ()
+        others = [d for d in sorted(digests) if generation is None or d != generation.sha256]
+        roots = {c.sha256: c for digest in others for c in self._parse(digest).authorities}
+        lacks = [c for c in meant if c.sha256 not in roots]
+        detail = (
+            f"{', '.join(writers) or 'another writer'} writes the bundle's ConfigMap in {namespaces} namespaces, with "
+            f"other bytes than the hub's: they hold {_named(roots.values()) or 'no CA certificate'}"
+            f"{f' and lack {_named(lacks)}' if lacks else ''}. The hub does not write over it"
+        )
+        return ClusterHealth(
+            "degraded",
+            YIELDS,
+            detail,
+            f"the next step is shown by `federation clusters join {self._cluster}`",
+        )
+
     def health(self, digests: Collection[str]) -> ClusterHealth:
         """How a cluster fares whose namespaces keep something; ``digests`` are the contents that it holds."""
         certificates, unreadable = self.missing(digests)
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
-        named = [
-            f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in certificates[:MOST_NAMED]
-        ]
-        if len(certificates) > MOST_NAMED:
-            named.append(f"{len(certificates) - MOST_NAMED} more")
+        named = [text for text in (_named(certificates),) if text]
         if unreadable:
             named.append("certificates that cannot be read")
         detail = f"it joins with a CA of its own, which is kept and trusted nowhere else: {', '.join(named)}"
@@ -199,6 +284,13 @@ class Joining:
     def _is_ours(self, held: Held) -> bool:
         return held.ours or self._trust.is_ours(held.sha256)
 
+    def _is_put_back(self, held: Held) -> bool:
+        """Whether another writer has replaced what was the hub's with nothing but CAs that the cluster came with."""
+        if not held.writers or self._trust.is_ours(held.sha256):
+            return False
+        authorities = self._parse(held.sha256).authorities
+        return bool(authorities) and all(certificate.sha256 in self._own for certificate in authorities)
+
     def _is_remembered(self, parsed: _Parsed) -> bool:
         """Whether it is persisted which pinned CAs it came with: a rotation has to wait for their leaves.
 
@@ -207,9 +299,13 @@ class Joining:
         remembered = self._remembered(self._cluster)
         if remembered is None or self._trust.generation is None:
             return True
-        kinds = {anchor.sha256: anchor.kind for anchor in self._trust.generation.anchors}
-        pinned = {c.sha256 for c in parsed.authorities if kinds.get(c.sha256) in {"root", "accepted"}}
+        pinned = {c.sha256 for c in parsed.authorities} & self._pinned("root", "accepted")
         return pinned <= remembered.own
+
+    def _pinned(self, *kinds: str) -> frozenset[str]:
+        generation = self._trust.generation
+        anchors = generation.anchors if generation is not None else []
+        return frozenset(anchor.sha256 for anchor in anchors if anchor.kind in kinds)
 
     def _missing(self, digest: str, generation: Generation) -> list[Certificate]:
         """Its CAs that neither are in the generation nor below one that is; what has expired is needed by nobody."""
@@ -235,6 +331,12 @@ class Joining:
             found = _parse(pem)
             _remember(self._parsed, digest, found)
         return found
+
+
+def _named(certificates: Iterable[Certificate]) -> str:
+    found = list(certificates)
+    named = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in found[:MOST_NAMED]]
+    return ", ".join([*named, f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else named)
 
 
 def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:

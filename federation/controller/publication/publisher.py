@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,7 +61,7 @@ class Tally:
 class Publisher:
     """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads).
 
-    ``keeps`` says whether what a namespace holds is to stay for now: whoever changes that has all looked at anew.
+    ``stays`` says whether what a namespace holds is to stay for now: whoever changes that has all looked at anew.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Publisher:
         clock: Clock,
         jitter: random.Random,
         allowed: Callable[[], bool],
-        keeps: Callable[[str, Held | None], bool],
+        stays: Callable[[str, Held | None], bool],
     ) -> None:
         self._session = session
         self._watch = watch
@@ -84,7 +84,7 @@ class Publisher:
         self._clock = clock
         self._jitter = jitter
         self._allowed = allowed
-        self._keeps = keeps
+        self._stays = stays
         self._timeouts = timeouts
         self._where = {"cluster": str(session.name)}
         self._target: Target | None = None
@@ -128,6 +128,11 @@ class Publisher:
             self.contention.strike(namespace, now)
             self._to_restore.add(namespace)
         self._enqueue(namespace)
+
+    def look_again(self, namespaces: Iterable[str]) -> None:
+        """Decide anew about these: they do not stay as they are any longer."""
+        for namespace in namespaces:
+            self._enqueue(namespace)
 
     def notice_all(self) -> None:
         """Look at every namespace: a new target, or a cluster that was away."""
@@ -203,7 +208,7 @@ class Publisher:
         if target.is_met_by(held):
             self._settled(namespace)
             return False
-        if self._keeps(namespace, held):
+        if self._stays(namespace, held):
             return False
         if (wait := self.contention.wait(namespace, self._clock.monotonic())) > 0:
             self._postpone(namespace, wait)

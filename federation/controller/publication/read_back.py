@@ -11,20 +11,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from federation.clusters.objects import ObjectKey, ObjectMeta
-from federation.controller.publication.config_map import Held, Target
+from federation.controller.publication.config_map import MOST_WRITERS, Held, Target
 
 MOST_PROBLEMS = 10
 MOST_CONTENTS = 16
 EXAMPLES = 3
 KEPT = "it holds a CA of its own, which is not overwritten for now"
+YIELDED = "another writer's bytes stand there, which are not overwritten for now"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
 
-    ``joining`` counts those that keep a CA of their own for now. ``behind`` names some that are selected and not
-    current.
+    ``joining`` counts those that keep a CA of their own for now, ``yielded`` those that are left to another writer
+    that would put its own bytes back, one of the field managers ``yielded_to``. ``behind`` names some that are
+    selected and not current.
     """
 
     selected: int = 0
@@ -34,6 +36,8 @@ class ReadBack:
     excluded: int = 0
     failed: int = 0
     joining: int = 0
+    yielded: int = 0
+    yielded_to: tuple[str, ...] = ()
     contents: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -76,13 +80,16 @@ def read_back(
     forbidden: Mapping[str, str] | None = None,
     failed: Mapping[str, str] | None = None,
     keeps: Callable[[str, Held | None], bool] = lambda _, __: False,
+    yields: Callable[[str, Held | None], bool] = lambda _, __: False,
 ) -> ReadBack:
     """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
 
-    ``keeps`` says whether what a namespace holds is to stay for now.
+    ``keeps`` says whether what a namespace holds is to stay for now, ``yields`` whether it is left to another writer.
     """
     forbidden, failed = forbidden or {}, failed or {}
     kept: list[str] = []
+    yielded: list[str] = []
+    yielded_to: set[str] = set()
     behind: list[str] = []
     counts: Counter[str] = Counter()
     contents: Counter[str] = Counter()
@@ -111,6 +118,9 @@ def read_back(
         behind.append(name)
         if keeps(name, holds):
             kept.append(name)
+        elif yields(name, holds):
+            yielded.append(name)
+            yielded_to.update(holds.writers if holds is not None else ())
         elif name in failed:
             counts["failed"] += 1
     return ReadBack(
@@ -121,10 +131,14 @@ def read_back(
         excluded=counts["excluded"],
         failed=counts["failed"],
         joining=len(kept),
+        yielded=len(yielded),
+        yielded_to=tuple(sorted(yielded_to)[:MOST_WRITERS]),
         contents=dict(contents),
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
         behind=tuple(sorted(behind)[:EXAMPLES]),
-        problems=tuple(_problems(failed, forbidden, dict.fromkeys(kept, KEPT))),
+        problems=tuple(
+            _problems(failed, forbidden, dict.fromkeys(kept, KEPT), dict.fromkeys(yielded, YIELDED))
+        ),
     )
 
 

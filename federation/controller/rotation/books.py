@@ -49,7 +49,7 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
         if self.own.get(cluster) and cluster not in self.declared:
             return None
-        return max(self.since[cluster], self.declared.get(cluster, 0.0))
+        return max(self.since.get(cluster, 0.0), self.declared.get(cluster, 0.0))
 
 
 class Books:
@@ -129,7 +129,9 @@ class Books:
         if self.arrivals is None:
             return None
         return Remembered(
-            joined=cluster in self.arrivals.joined, own=frozenset(self.arrivals.own.get(cluster, ()))
+            joined=cluster in self.arrivals.joined,
+            own=frozenset(self.arrivals.own.get(cluster, ())),
+            issuing=self.arrivals.taken_over(cluster) is None,
         )
 
     async def takeovers(self, clusters: Iterable[str], now: float) -> dict[str, float]:

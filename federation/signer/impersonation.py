@@ -22,7 +22,7 @@ from federation.core.errors import AttestationRefused, InvalidValue, PolicyRefus
 from federation.core.identity import NodeName, SpiffeId, TrustDomain
 from federation.signer.attestation.caller import Caller
 from federation.signer.attestation.node_pods import NodePods
-from federation.signer.policy import check_denied, check_policy
+from federation.signer.policy import check_policy, is_denied
 
 
 async def impersonate(
@@ -53,7 +53,13 @@ def _checked(caller: Caller, identity: str, config: ClusterConfig, trust_domain:
             reason="impersonator_not_trusted",
             remedy=f"if it is this cluster's ztunnel, add {caller.account} to policy.trusted_node_accounts",
         )
-    check_denied(caller, config)
+    if is_denied(caller.account, config):
+        raise PolicyRefused(
+            f"{caller.described} asked for {identity[:120]!r} and is denied by policy",
+            where=str(caller.cluster),
+            reason="account_not_allowed",
+            remedy=f"remove {caller.account} from policy.trusted_node_accounts, or narrow policy.deny",
+        )
     if not caller.pod_uid:
         raise _refused(caller, identity, "its token is bound to no pod", "impersonator_without_pod")
     try:

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import PolicyRefused
+from federation.core.identity import ServiceAccountRef
 from federation.signer.attestation.caller import Caller
 
 
@@ -21,7 +22,8 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
     policy = config.policy
     account = caller.account
     if account == config.probe:
-        check_denied(caller, config)
+        if is_denied(account, config):
+            raise _not_allowed(caller)
         return
     if not policy.allows(account):
         raise _not_allowed(caller)
@@ -34,10 +36,9 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
         )
 
 
-def check_denied(caller: Caller, config: ClusterConfig) -> None:
-    """Raise PolicyRefused, as ``account_not_allowed``, where a pattern of ``deny`` matches."""
-    if any(fnmatchcase(str(caller.account), pattern) for pattern in config.policy.deny):
-        raise _not_allowed(caller)
+def is_denied(account: ServiceAccountRef, config: ClusterConfig) -> bool:
+    """True where a pattern of ``deny`` matches."""
+    return any(fnmatchcase(str(account), pattern) for pattern in config.policy.deny)
 
 
 def _not_allowed(caller: Caller) -> PolicyRefused:

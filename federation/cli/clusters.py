@@ -78,6 +78,7 @@ def _describe(cluster: ClusterConfig) -> dict[str, Any]:
         "controller": _reached_by(cluster.controller),
         "allow": list(cluster.policy.allow),
         "deny": list(cluster.policy.deny),
+        "trusted_node_accounts": [str(account) for account in cluster.policy.trusted_node_accounts],
         "longest_ttl": cluster.policy.longest_ttl,
         "namespace_selector": cluster.namespace_selector,
     }

@@ -140,6 +140,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         publication=publication,
         proof=proof,
         quarantine=quarantine,
+        trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
     )
 
 

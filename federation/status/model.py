@@ -123,6 +123,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     publication: PublicationView
     proof: ProofView
     quarantine: QuarantineView | None = None
+    trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
 
 
 class AnchorView(msgspec.Struct, frozen=True, kw_only=True):

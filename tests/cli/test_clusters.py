@@ -46,6 +46,7 @@ def test_the_list_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cluster["name"] == "east"
     assert cluster["signer"] == f"{file.parent / 'k'}#c"
     assert cluster["allow"] == ["*/*"]
+    assert cluster["trusted_node_accounts"] == []
 
 
 def test_warnings_go_to_stderr(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from federation.core.config.model import StatusConfig
+from federation.core.identity import ServiceAccountRef
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import RotationBook, State
 from federation.state.documents import (
@@ -518,3 +519,14 @@ def test_a_cluster_report_of_a_leader_is_complete_enough_to_be_shown() -> None:
     world.edit_seen("east", publication=ControllerClusterReport(state="ready").publication)
     (east, *_) = seen(world).clusters
     assert (east.health, east.publication.state) == ("unknown", "unknown")
+
+
+def test_a_cluster_tells_which_accounts_it_trusts_as_node_proxies() -> None:
+    world = World(NAMES, T)
+    east, *others = world.config.clusters
+    trusted = (ServiceAccountRef("istio-system", "ztunnel"),)
+    ambient = with_changes(east, policy=with_changes(east.policy, trusted_node_accounts=trusted))
+    config = with_changes(world.config, clusters=(ambient, *others))
+    status = compose(world.snapshot(), config, NOW)
+    told = {view.name: view.trusted_node_accounts for view in status.clusters}
+    assert told == {"east": ["istio-system/ztunnel"], "west": [], "north": []}

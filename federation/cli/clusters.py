@@ -13,7 +13,7 @@ from federation.cli import clusters_istio
 from federation.cli.options import add_config, load_config
 
 if TYPE_CHECKING:
-    from federation.clusters.preflight import CheckResult
+    from federation.clusters.check_results import CheckResult
     from federation.core.config.access import Credentials
     from federation.core.config.model import ClusterConfig, HubConfig
 
@@ -44,9 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "check",
         help="ask each cluster whether the hub can do its job there",
         description="Checks one cluster, or all: reachability, version, clock skew, permissions of each role (missing "
-        "and excessive), issuer and token keys, colliding cluster IDs, and who else writes the bundle's ConfigMap. "
-        "Changes nothing. Exit codes: 0 nothing failed (warnings may stand); 1 something failed; 2 the configuration "
-        "cannot be used, or no cluster has that name.",
+        "and excessive), issuer and token keys, colliding cluster IDs, who else writes the bundle's ConfigMap, and "
+        "what runs of Istio there, compared with what the hub needs: trust domain, cluster name, CA, webhooks, "
+        "ztunnel. Changes nothing. Exit codes: 0 nothing failed (warnings may stand); 1 something failed; 2 the "
+        "configuration cannot be used, or no cluster has that name.",
     )
     checking.add_argument("name", nargs="?", metavar="NAME", help="the cluster to check (default: all)")
     for question, handler in ((listing, _list), (checking, _check)):
@@ -119,7 +120,8 @@ async def _check_all(args: argparse.Namespace) -> int:
 async def _check_one(
     cluster: ClusterConfig, config: HubConfig, turn: asyncio.Semaphore
 ) -> tuple[CheckResult, ...]:
-    from federation.clusters.preflight import CheckResult, check_cluster
+    from federation.clusters.check_results import CheckResult
+    from federation.clusters.preflight import check_cluster
     from federation.runtime.clock import SystemClock
 
     async with turn:

@@ -12,7 +12,6 @@ whether it exists or not.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -25,7 +24,14 @@ from federation.clusters.permissions import Permission
 from federation.clusters.safe_yaml import load_yaml
 from federation.clusters.session import ClusterSession
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import ClusterError, ClusterForbidden, ClusterGarbage, InvalidValue
+from federation.core.errors import (
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterTimeout,
+    ClusterUnreachable,
+    InvalidValue,
+)
 from federation.core.istiod import DEFAULT_REVISION
 
 MAX_OBJECTS: Final = 500
@@ -211,47 +217,38 @@ class IstioFound:
 
 
 async def read_istio(session: ClusterSession, config: ClusterConfig) -> IstioFound:
-    """Everything that may be read. Raises nothing that the cluster could cause: failures are in ``unread``."""
+    """Everything that may be read. Raises nothing that the cluster could cause: failures are in ``unread``.
+
+    One list after another, over one connection; after one that got no answer nothing more is asked.
+    """
     reading = _Reading(session)
     webhooks = [
         found
         for kind in ("mutating", "validating")
         for found in await reading.list_webhooks(f"{kind}webhookconfigurations")
     ]
-    revisions = _revisions(config, webhooks, reading)
-    suffixes = ["", *(f"-{revision}" for revision in revisions)]
+    suffixes = ["", *(f"-{revision}" for revision in _revisions(config, webhooks, reading))]
     ztunnels = dict.fromkeys(["ztunnel", *(a.name for a in config.policy.trusted_node_accounts)])
-    async with asyncio.TaskGroup() as tasks:
-        istiods = [
-            tasks.create_task(reading.list_named("apps", "deployments", f"istiod{suffix}", read_istiod))
-            for suffix in suffixes
-        ]
-        meshes = [
-            tasks.create_task(reading.list_named("", "configmaps", f"istio{suffix}", read_mesh))
-            for suffix in suffixes
-        ]
-        injections = [
-            tasks.create_task(
-                reading.list_named("", "configmaps", f"istio-sidecar-injector{suffix}", read_injection)
-            )
-            for suffix in suffixes
-        ]
-        proxies = [
-            tasks.create_task(reading.list_named("apps", "daemonsets", name, read_ztunnel))
-            for name in ztunnels
-        ]
+    istiods: list[FoundIstiod] = []
+    meshes: list[FoundMesh] = []
+    injections: list[FoundInjection] = []
+    proxies: list[FoundZtunnel] = []
+    for suffix in suffixes:
+        istiods += await reading.list_named("apps", "deployments", f"istiod{suffix}", read_istiod)
+        meshes += await reading.list_named("", "configmaps", f"istio{suffix}", read_mesh)
+        injections += await reading.list_named(
+            "", "configmaps", f"istio-sidecar-injector{suffix}", read_injection
+        )
+    for name in ztunnels:
+        proxies += await reading.list_named("apps", "daemonsets", name, read_ztunnel)
     return IstioFound(
-        istiods=_all_of(istiods),
-        meshes=_all_of(meshes),
-        injections=_all_of(injections),
-        ztunnels=_all_of(proxies),
+        istiods=tuple(istiods),
+        meshes=tuple(meshes),
+        injections=tuple(injections),
+        ztunnels=tuple(proxies),
         webhooks=tuple(webhooks),
         unread=tuple(reading.unread),
     )
-
-
-def _all_of(tasks: Iterable[asyncio.Task[list[T]]]) -> tuple[T, ...]:
-    return tuple(found for task in tasks for found in task.result())
 
 
 def _revisions(config: ClusterConfig, webhooks: Iterable[FoundWebhook], reading: _Reading) -> list[str]:
@@ -269,10 +266,11 @@ class _Reading:
 
     def __init__(self, session: ClusterSession) -> None:
         self._session = session
+        self._silent = ""  # why nothing more is asked
         self.unread: list[Unread] = []
 
     async def list_named(
-        self, group: str, resource: str, name: str, read: Callable[[msgspec.Raw], T]
+        self, group: str, resource: str, name: str, read: Callable[[msgspec.Raw], T | None]
     ) -> list[T]:
         """Those of that name in every namespace."""
         return await self._list(group, resource, read, name=name)
@@ -284,23 +282,27 @@ class _Reading:
         def read(item: msgspec.Raw) -> FoundWebhook | None:
             return read_webhook(item, kind)
 
-        found = await self._list("admissionregistration.k8s.io", resource, read)
-        return [webhook for webhook in found if webhook is not None]
+        return await self._list("admissionregistration.k8s.io", resource, read)
 
     async def _list(
-        self, group: str, resource: str, read: Callable[[msgspec.Raw], T], *, name: str = ""
+        self, group: str, resource: str, read: Callable[[msgspec.Raw], T | None], *, name: str = ""
     ) -> list[T]:
         path = f"/apis/{group}/v1/{resource}" if group else f"/api/v1/{resource}"
         what = str(Permission("list", resource, group=group, name=name))
         params = {"limit": str(MAX_OBJECTS)}
         if name:
             params["fieldSelector"] = f"metadata.name={name}"
+        if self._silent:
+            self.unread.append(Unread(what=what, why=f"not asked, since {self._silent}"))
+            return []
         try:
             answer = await self._session.get(path, params=params)
             page = decode_page(answer)
             items = page.items or []
-            found = [read(item) for item in items[:MAX_OBJECTS]]
+            found = [value for item in items[:MAX_OBJECTS] if (value := read(item)) is not None]
         except ClusterError as error:
+            if isinstance(error, ClusterTimeout | ClusterUnreachable):
+                self._silent = "an answer before did not come"
             self.unread.append(
                 Unread(
                     what=what,
@@ -460,9 +462,14 @@ def read_ztunnel(item: msgspec.Raw) -> FoundZtunnel:
     )
 
 
-def read_mesh(item: msgspec.Raw) -> FoundMesh:
-    """A ConfigMap ``istio``: MeshConfig as YAML under the key ``mesh``. Raises MsgspecError where it is none."""
+def read_mesh(item: msgspec.Raw) -> FoundMesh | None:
+    """A ConfigMap ``istio``: MeshConfig as YAML under the key ``mesh``. None where it is another's of that name.
+
+    Raises MsgspecError where it is no ConfigMap.
+    """
     found = _decode_config_map(item)
+    if "mesh" not in (found.data or {}):
+        return None
     trust_domain, aliases, problem = "", [], ""
     try:
         mesh = _mapping(load_yaml((found.data or {}).get("mesh", "").encode(), longest=MAX_MESH_BYTES))
@@ -483,9 +490,11 @@ def read_mesh(item: msgspec.Raw) -> FoundMesh:
     )
 
 
-def read_injection(item: msgspec.Raw) -> FoundInjection:
-    """A ConfigMap ``istio-sidecar-injector``: chart values as JSON under the key ``values``."""
+def read_injection(item: msgspec.Raw) -> FoundInjection | None:
+    """A ConfigMap ``istio-sidecar-injector``: chart values as JSON under the key ``values``; None where it has none."""
     found = _decode_config_map(item)
+    if "values" not in (found.data or {}):
+        return None
     values: dict[str, Any] = {}
     problem = ""
     try:

@@ -99,6 +99,8 @@ def istio_reads() -> tuple[Permission, ...]:
         ("apps", "daemonsets", "ztunnel"),
         ("", "configmaps", "istio"),
         ("", "configmaps", "istio-sidecar-injector"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", ""),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations", ""),
     )
     return tuple(Permission("list", resource, why, group=group, name=name) for group, resource, name in names)
 

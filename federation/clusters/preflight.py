@@ -10,13 +10,15 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import msgspec
 
 from federation.clusters.answers import harmless
+from federation.clusters.check_results import CheckResult, Outcome, Role
 from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
+from federation.clusters.istio_findings import compare_istio
+from federation.clusters.istio_found import read_istio
 from federation.clusters.permissions import (
     CONTROLLER_EXCESSIVE,
     REVIEW_PATH,
@@ -39,9 +41,6 @@ from federation.core.errors import (
     FederationError,
 )
 
-Outcome: TypeAlias = Literal["ok", "warning", "failed"]
-Role: TypeAlias = Literal["hub", "signer", "controller"]
-
 KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 OLDEST_VERSION: Final = (1, 22)
 """Server-side apply, bound tokens and issuer discovery are stable since then."""
@@ -49,18 +48,6 @@ OLDEST_VERSION: Final = (1, 22)
 OLDEST_TESTED: Final = (1, 34)
 
 _GIT_VERSION = re.compile(r"v?(\d{1,3})\.(\d{1,3})\.")
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """One finding: ``outcome`` of one ``check`` for one role ("hub" where it concerns the registry)."""
-
-    cluster: str
-    role: Role
-    check: str
-    outcome: Outcome
-    detail: str
-    remedy: str = ""
 
 
 class _Version(msgspec.Struct, rename="camel"):
@@ -270,6 +257,8 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
             )
         else:
             checks.add("bundle_writers", "ok", f"nobody else writes {publication.config_map}")
+    found = await read_istio(session, checks.config)
+    checks.results += compare_istio(found, checks.config, hub)
 
 
 async def _check_probe(checks: _Checks, session: ClusterSession) -> None:

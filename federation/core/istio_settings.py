@@ -142,7 +142,12 @@ def _chosen(given: str, configured: tuple[str, ...], what: str, otherwise: str) 
 
 
 def settings_files(settings: IstioSettings, form: Form) -> tuple[SettingsFile, ...]:
-    """The files of one form."""
+    """The files of one form. Raises InvalidValue where that form cannot say it."""
+    if form == "sail" and settings.ztunnel is not None and settings.bundle != DEFAULT_BUNDLE:
+        raise InvalidValue(
+            f"ztunnel of the Sail operator takes the bundle from ConfigMap {DEFAULT_BUNDLE} only",
+            remedy="leave controller.publication.config_map out, or install with --format helm or istioctl",
+        )
     make = {"helm": _helm, "istioctl": _istioctl, "sail": _sail}[form]
     return make(settings)
 
@@ -229,9 +234,10 @@ def _pilot(s: IstioSettings) -> dict[str, Node]:
                 "true", "Ambient reaches other networks only with this (Istio 1.27 and later)."
             )
         why = "Where ztunnel is. Only istiod's own CA asks; for the hub it is trusted_node_accounts that counts."
-        pilot["trustedZtunnelNamespace"] = Noted(s.ztunnel.namespace, why)
-        if s.ztunnel.name != ZTUNNEL:
-            pilot["trustedZtunnelName"] = Noted(s.ztunnel.name, "The name of ztunnel's service account.")
+        if s.ztunnel.name == ZTUNNEL:
+            pilot["trustedZtunnelNamespace"] = Noted(s.ztunnel.namespace, why)
+        else:  # istioctl's own types have no trustedZtunnelName
+            env["CA_TRUSTED_NODE_ACCOUNTS"] = Noted(str(s.ztunnel), why)
     return pilot
 
 

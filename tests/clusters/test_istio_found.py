@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.clusters.istio_found import (
@@ -31,7 +31,7 @@ from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.model import ClusterConfig, ClusterPolicy, IstioConfig
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Garbage
+from federation.sandbox.apiserver.faults import Garbage, Hang
 from federation.sandbox.cluster import SandboxCluster
 from tests.support import istio_objects as charts
 
@@ -65,7 +65,10 @@ class World:
 
     async def read(self, config: ClusterConfig | None = None) -> IstioFound:
         session = await ClusterSession.open(
-            self.config.controller, cluster=self.config.name, timeouts=TIMEOUTS, clock=SystemClock()
+            self.config.controller,
+            cluster=self.config.name,
+            timeouts=self.config.timeouts,
+            clock=SystemClock(),
         )
         async with session:
             return await read_istio(session, config or self.config)
@@ -93,14 +96,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         )
 
 
-def of_webhooks(found: IstioFound) -> list[str]:
-    return [entry.what for entry in found.unread if "webhook" not in entry.what]
+def unread(found: IstioFound) -> list[str]:
+    return [entry.what for entry in found.unread]
 
 
 async def test_a_control_plane_is_read_with_its_settings(world: World) -> None:
     world.install(charts.istiod(), charts.mesh(aliases=("old.example",)), charts.injection(network="net-a"))
     found = await world.read()
-    assert of_webhooks(found) == []
+    assert unread(found) == []
     (istiod,) = found.istiods
     assert (str(istiod), istiod.revision, istiod.account) == ("istio-system/istiod", "default", "istiod")
     assert istiod.image.endswith("pilot:1.31.0")
@@ -131,13 +134,14 @@ async def test_a_revision_that_is_configured_is_read_under_its_names(world: Worl
     names = [name + "-canary" for name in ("istiod", "istio", "istio-sidecar-injector")]
     role = reader_role()
     for rule in role["rules"]:
-        rule["resourceNames"] = [*rule["resourceNames"], *names]
+        if "resourceNames" in rule:
+            rule["resourceNames"] = [*rule["resourceNames"], *names]
     world.cluster.apply_manifest([role])
     world.install(charts.istiod(revision="canary"), charts.mesh(revision="canary"))
     world.install(charts.injection(revision="canary"))
     config = replace(world.config, istio=IstioConfig(revisions=("canary",)))
     found = await world.read(config)
-    assert of_webhooks(found) == []
+    assert unread(found) == []
     (istiod,) = found.istiods
     assert istiod.revision == "canary"
     assert None not in found.of(istiod)
@@ -146,7 +150,7 @@ async def test_a_revision_that_is_configured_is_read_under_its_names(world: Worl
 async def test_a_ztunnel_of_another_name_is_looked_for_by_its_account(world: World) -> None:
     policy = ClusterPolicy(trusted_node_accounts=(ServiceAccountRef("mesh", "tunnel"),))
     found = await world.read(replace(world.config, policy=policy))
-    assert "list daemonsets.apps tunnel" in of_webhooks(found)
+    assert "list daemonsets.apps tunnel" in unread(found)
 
 
 RIGHTS = {
@@ -154,6 +158,10 @@ RIGHTS = {
     ("apps", "daemonsets", "ztunnel"): ("list daemonsets.apps ztunnel", "ztunnels"),
     ("", "configmaps", "istio"): ("list configmaps istio", "meshes"),
     ("", "configmaps", "istio-sidecar-injector"): ("list configmaps istio-sidecar-injector", "injections"),
+    ("", "mutatingwebhookconfigurations", ""): (
+        "list mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "webhooks",
+    ),
 }
 
 
@@ -161,17 +169,22 @@ RIGHTS = {
 async def test_a_right_that_is_missing_is_named_and_the_rest_is_read(
     world: World, right: tuple[str, str, str]
 ) -> None:
-    world.install(charts.istiod(), charts.mesh(), charts.injection(), charts.ztunnel())
+    world.install(
+        charts.istiod(), charts.mesh(), charts.injection(), charts.ztunnel(), charts.injector(b"one")
+    )
     _, resource, name = right
     role = reader_role()
     rule = next(r for r in role["rules"] if resource in r["resources"])
-    rule["resourceNames"] = [n for n in rule["resourceNames"] if n != name] or ["no-such"]
+    if name:
+        rule["resourceNames"] = [n for n in rule["resourceNames"] if n != name] or ["no-such"]
+    else:
+        rule["resources"].remove(resource)
     world.cluster.apply_manifest([role])
     found = await world.read()
     what, kind = RIGHTS[right]
-    (unread,) = [entry for entry in found.unread if "webhook" not in entry.what]
-    assert (unread.what, unread.forbidden) == (what, True)
-    for other in ("istiods", "meshes", "injections", "ztunnels"):
+    (missing,) = found.unread
+    assert (missing.what, missing.forbidden) == (what, True)
+    for other in ("istiods", "meshes", "injections", "ztunnels", "webhooks"):
         assert bool(getattr(found, other)) is (other != kind)
 
 
@@ -187,8 +200,21 @@ async def test_garbage_is_said_and_the_rest_is_read(world: World) -> None:
     fault = Garbage(code=200, content_type="application/json", body=body)
     world.cluster.faults.inject(fault, path="/apis/apps/v1/deployments")
     found = await world.read()
-    assert of_webhooks(found) == ["list deployments.apps istiod"]
+    assert unread(found) == ["list deployments.apps istiod"]
     assert found.meshes
+
+
+async def test_after_a_list_without_an_answer_nothing_more_is_asked(world: World) -> None:
+    world.install(charts.istiod(), charts.ztunnel())
+    world.cluster.faults.inject(Hang(), path="/apis/apps/v1/deployments")
+    config = replace(world.config, timeouts=ClusterTimeouts(connect=1, request=1))
+    world.config = config
+    found = await world.read()
+    assert found.webhooks == found.istiods == found.ztunnels == ()
+    hung, *rest = found.unread
+    assert hung.what == "list deployments.apps istiod"
+    assert {entry.what for entry in rest} >= {"list configmaps istio", "list daemonsets.apps ztunnel"}
+    assert all("not asked" in entry.why for entry in rest)
 
 
 def test_a_variable_that_comes_from_elsewhere_is_not_known() -> None:
@@ -251,6 +277,7 @@ def test_mesh_settings_that_cannot_be_understood_leave_no_trust_domain(text: str
     item = charts.mesh()
     item["data"]["mesh"] = text
     found = read_mesh(raw(item))
+    assert found is not None
     assert found.trust_domain == ""
     assert bool(found.problem) is (text[:5] != "trust")
 
@@ -258,11 +285,20 @@ def test_mesh_settings_that_cannot_be_understood_leave_no_trust_domain(text: str
 def test_values_of_the_injector_that_are_no_json_are_a_problem() -> None:
     item = charts.injection()
     item["data"]["values"] = "{"
-    assert read_injection(raw(item)).problem
+    found = read_injection(raw(item))
+    assert found is not None
+    assert found.problem
+
+
+def test_other_objects_of_those_names_are_not_istios() -> None:
+    for item, read in ((charts.mesh(), read_mesh), (charts.injection(), read_injection)):
+        item["data"] = {"something": "else"}
+        assert read(raw(item)) is None
 
 
 def test_texts_are_bounded_and_printable() -> None:
     found = read_mesh(raw(charts.mesh("evil\x1b[31m" + "x" * 5000)))
+    assert found is not None
     assert found.trust_domain.isprintable()
     assert len(found.trust_domain) < 1100
 
@@ -294,6 +330,7 @@ READERS: list[tuple[Callable[[msgspec.Raw], Any], Any]] = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(READERS), JSON, st.lists(st.integers(0, 20), max_size=9))
 def test_whatever_an_object_holds_it_is_read_or_refused(
     reader: tuple[Callable[[msgspec.Raw], Any], Any], replacement: Any, path: list[int]
@@ -314,6 +351,7 @@ def test_booleans_are_those_of_go(text: str | None, value: bool | None) -> None:
 def test_what_belongs_to_an_istiod_is_of_its_namespace_and_revision() -> None:
     one, other = FoundIstiod(namespace="a", name="istiod"), FoundIstiod(namespace="b", name="istiod")
     mesh = read_mesh(raw(charts.mesh(namespace="a")))
+    assert mesh is not None
     found = IstioFound(istiods=(one, other), meshes=(mesh,))
     assert found.of(one) == (mesh, None)
     assert found.of(other) == (None, None)

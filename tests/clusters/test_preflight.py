@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from federation.clusters.check_results import CheckResult
 from federation.clusters.permissions import EXCESSIVE, Permission, controller_needs, signer_needs
-from federation.clusters.preflight import CheckResult, check_cluster
+from federation.clusters.preflight import check_cluster
 from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.model import ClusterConfig, HubConfig
@@ -22,6 +23,7 @@ from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
 from federation.sandbox.cluster import SandboxCluster
+from tests.support import istio_objects as charts
 
 MEMBER = Path(__file__).parents[2] / "manifests" / "member"
 TIMEOUTS = ClusterTimeouts(connect=0.5, request=0.5)
@@ -99,7 +101,9 @@ async def test_the_member_manifests_pass_every_check(member: Member) -> None:
     checks = {(result.role, result.check) for result in await member.check()}
     both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions"}
     assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
-    assert {check for role, check in checks if role == "controller"} == both | {"probe", "bundle_writers"}
+    istio = {"istio_rights", "istio_control_planes"}  # the others look at what is there, and there is nothing
+    controller = both | istio | {"probe", "bundle_writers"}
+    assert {check for role, check in checks if role == "controller"} == controller
     assert {check for role, check in checks if role == "hub"} == {"cluster_id", "separate_credentials"}
 
 
@@ -160,6 +164,28 @@ async def test_who_else_writes_the_bundle_is_named(member: Member) -> None:
     found = await member.complaints()
     assert "pilot-discovery (2)" in found["controller.bundle_writers"].detail
     assert "ENABLE_CA_SERVER" in found["controller.bundle_writers"].remedy
+
+
+async def test_istio_is_compared_with_what_the_hub_needs(member: Member) -> None:
+    """Each comparison is tested in ``test_istio_findings.py``."""
+    member.cluster.create_namespace("istio-system")
+    member.cluster.apply_manifest(
+        [charts.istiod(), charts.mesh("cluster.local"), charts.injection("Kubernetes")]
+    )
+    found = await member.complaints()
+    assert {name for name, result in found.items() if result.outcome == "failed"} == {
+        "controller.istio_cluster_name"
+    }
+    assert "clusters istio east" in found["controller.istio_cluster_name"].remedy
+
+
+async def test_without_the_optional_rights_the_check_says_what_it_does_not_see(member: Member) -> None:
+    member.cluster.delete("clusterroles", "", "federation-istio-reader")
+    found = await member.complaints()
+    assert set(found) == {"controller.istio_rights"}
+    assert found["controller.istio_rights"].outcome == "warning"
+    assert "list deployments.apps istiod" in found["controller.istio_rights"].detail
+    assert "manifests/member" in found["controller.istio_rights"].remedy
 
 
 async def test_a_cluster_id_that_another_cluster_has_is_a_failure(member: Member) -> None:

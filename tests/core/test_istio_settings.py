@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from federation.core.config.model import Address, ClusterConfig, HubConfig
@@ -114,6 +115,25 @@ def test_ztunnel_is_placed_where_its_trusted_account_is() -> None:
     assert ztunnel["spec"]["namespace"] == "ztunnel"
 
 
+def test_a_ztunnel_of_another_name_keeps_it() -> None:
+    settings = replace(SETTINGS, ztunnel=ServiceAccountRef("mesh", "tunnel"))
+    for form in FORMS:
+        found = said(settings, form)
+        assert found["ztunnel"]["resourceName"] == "tunnel"
+        assert found["istiod"]["pilot"]["env"]["CA_TRUSTED_NODE_ACCOUNTS"] == "mesh/tunnel"
+
+
+def test_a_bundle_of_another_name_is_said_where_it_can_be() -> None:
+    settings = replace(AMBIENT, bundle="roots")
+    for form in FORMS[:2]:
+        found = said(settings, form)
+        assert found["istiod"]["global"]["trustBundleName"] == "roots"
+        assert found["ztunnel"]["trustBundleName"] == "roots"
+    with pytest.raises(InvalidValue, match="Sail"):
+        settings_files(settings, "sail")
+    assert said(replace(settings, ztunnel=None), "sail")["istiod"]["global"]["trustBundleName"] == "roots"
+
+
 def test_a_revision_and_a_namespace_of_its_own_reach_ztunnel_too() -> None:
     settings = replace(AMBIENT, revision="canary", namespace="mesh")
     for form in FORMS:
@@ -128,6 +148,7 @@ NAMES = st.sampled_from(["yes", "no", "on", "1", "0x1f", "1e3", "null", "true", 
 ACCOUNTS = st.builds(ServiceAccountRef, NAMES, NAMES)
 
 
+@limits(deadline=None, max_examples=60)  # YAML in Python is slow, and each example reads it many times
 @given(
     st.builds(
         IstioSettings,
@@ -140,7 +161,6 @@ ACCOUNTS = st.builds(ServiceAccountRef, NAMES, NAMES)
         namespace=NAMES,
         revision=NAMES,
         audience=NAMES,
-        bundle=NAMES,
         ztunnel=st.none() | ACCOUNTS,
         foreign_trust_domains=st.lists(NAMES, max_size=2).map(tuple),
     )

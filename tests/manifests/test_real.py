@@ -323,7 +323,7 @@ def without(role: Object, grant: Grant) -> Object:
 async def test_the_grants_of_a_member_are_enough(member: Member) -> None:
     used = all_grants(member)
 
-    assert len(used) == 22  # every verb of every resource and URL, for both roles
+    assert len(used) == 24  # every verb of every resource and URL, for both roles
     for role, _, grant in used:
         await eventually(partial(may, member, role, grant), f"the {role} cannot use {grant}")
 

@@ -69,7 +69,7 @@ def _is_retryable(error: BaseException) -> bool:
 
 
 def make_request(identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> str:
-    """A CSR of the shape ztunnel sends: no subject, one critical URI SAN."""
+    """A CSR of the shape that ztunnel sends where it is built with BoringSSL: no subject, one critical URI SAN."""
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
     builder = (
         x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)

@@ -265,6 +265,8 @@ VERDICTS: list[tuple[dict[str, Any], str]] = [
     ({"pod": "another"}, "review_mismatch"),
     ({"pod": ""}, "review_mismatch"),
     ({"pod_uid": "another"}, "review_mismatch"),
+    ({"node": "node-2"}, "review_mismatch"),
+    ({"node": "node-1"}, ""),
     ({}, ""),
 ]
 
@@ -284,6 +286,8 @@ async def test_what_a_token_review_must_say(tmp_path: Path) -> None:
             }
             if extra["authentication.kubernetes.io/pod-name"] == [""]:
                 extra = {}
+            if "node" in changes:
+                extra["authentication.kubernetes.io/node-name"] = [changes.pop("node")]
             changes["user"] = {"uid": account["metadata"]["uid"], "extra": extra} | changes.get("user", {})
             before = hub.refused("east").get(reason, 0)
             with box.faults.inject(review(**changes), resource="tokenreviews"):

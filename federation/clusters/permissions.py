@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from federation.clusters.trust_bundles import GROUP, RESOURCE, SIGNER
 from federation.core.identity import ServiceAccountRef
 
 REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -105,6 +106,16 @@ def istio_reads() -> tuple[Permission, ...]:
     return tuple(Permission("list", resource, why, group=group, name=name) for group, resource, name in names)
 
 
+def trust_bundle_needs(name: str) -> tuple[Permission, ...]:
+    """What the controller uses where it publishes the ClusterTrustBundle of that name as well."""
+    why = "publish the ClusterTrustBundle and read it back"
+    verbs = ("list", "watch", "create", "patch")
+    return (
+        *(Permission(verb, RESOURCE, why, group=GROUP, name=name) for verb in verbs),
+        Permission("attest", "signers", why, group=GROUP, name=SIGNER),
+    )
+
+
 EXCESSIVE: Final = (
     Permission("get", "secrets", "read every key and token there"),
     Permission("list", "secrets", "read every key and token there"),
@@ -127,4 +138,5 @@ CONTROLLER_EXCESSIVE: Final = (
     *EXCESSIVE,
     Permission("patch", "configmaps", "change any ConfigMap, not only the bundle's"),
     Permission("patch", "namespaces", "relabel namespaces"),
+    Permission("attest", "signers", "publish trust in the name of any signer", group=GROUP),
 )

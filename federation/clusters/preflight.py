@@ -26,8 +26,10 @@ from federation.clusters.permissions import (
     Permission,
     controller_needs,
     signer_needs,
+    trust_bundle_needs,
 )
 from federation.clusters.session import ClusterSession
+from federation.clusters.trust_bundles import MANIFESTS, served_version, trust_bundle_name
 from federation.clusters.writers import other_writers
 from federation.core.clock import Clock
 from federation.core.config.access import Credentials
@@ -243,6 +245,7 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
     needs = controller_needs(config_map=publication.config_map, probe=checks.config.probe)
     await _check_permissions(checks, session, needs, CONTROLLER_EXCESSIVE)
     await _check_probe(checks, session)
+    await _check_trust_bundle(checks, session, trust_bundle_name(publication.config_map))
     async with checks.guarded("bundle_writers"):
         writers = await other_writers(session, config_map=publication.config_map, key=publication.key)
         if writers:
@@ -274,6 +277,29 @@ async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
         path = f"/api/v1/namespaces/{probe.namespace}/serviceaccounts/{probe.name}/token"
         await session.request("POST", path, body=msgspec.json.encode(body))
         checks.add("probe", "ok", f"tokens of {probe} are given")
+
+
+async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: str) -> None:
+    """What is optional: asked only where the cluster serves the API and the operator has not said "off"."""
+    if checks.config.istio.cluster_trust_bundle == "off":
+        return
+    check = "cluster_trust_bundle"
+    async with checks.guarded(check, otherwise="warning", remedy="grant system:discovery"):
+        version = await served_version(session)
+        if not version:
+            checks.add(check, "ok", "the cluster serves no ClusterTrustBundles")
+            return
+        missing = [p for p in trust_bundle_needs(name) if not await _allowed(session, p)]
+        if not missing:
+            checks.add(check, "ok", f"{name} can be published by {version}")
+            return
+        checks.add(
+            check,
+            "warning",
+            f"the cluster serves ClusterTrustBundles ({version}), and {name} is not published: may not "
+            + "; ".join(map(str, missing)),
+            f'apply {MANIFESTS} to that cluster, or set cluster_trust_bundle = "off" in its [clusters.istio]',
+        )
 
 
 async def _check_permissions(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from federation.clusters.health import ClusterHealth
@@ -23,6 +23,8 @@ from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
 from federation.controller.publication.pulse import Pulse
 from federation.controller.publication.read_back import EXAMPLES, ReadBack, read_back
+from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
+from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
@@ -32,6 +34,9 @@ from federation.state.documents import ControllerClusterReport, PublicationRepor
 
 PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
+
+CLUSTER_SCOPED: Final = ""
+"""Stands for the namespace of what is in none."""
 
 SPARE_CONNECTIONS: Final = 4
 """Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""
@@ -113,6 +118,19 @@ class Member:
             allowed=around.allowed,
             stays=self._joining.stays,
         )
+        self._bundle = TrustBundlePublisher(
+            session,
+            config,
+            publication,
+            contents=self._contents,
+            clock=around.clock,
+            jitter=around.jitter,
+            allowed=around.allowed,
+            keeps=lambda held: self._joining.keeps(CLUSTER_SCOPED, held.as_held() if held else None),
+            yields=lambda held: self._joining.yields(CLUSTER_SCOPED, held.as_held() if held else None),
+            remembered=self._bundle_was_seen,
+            on_change=self._bundle_noticed,
+        )
         self._probe = Probe(
             session,
             config,
@@ -139,10 +157,10 @@ class Member:
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)
-            tasks = [
-                group.create_task(_for_good(work))
-                for work in (member._watch.run, member._publisher.run, member._probe.run, member._beat)
-            ]
+            works = [member._watch.run, member._publisher.run, member._probe.run, member._beat]
+            if member._bundle.enabled:
+                works.append(member._bundle.run)
+            tasks = [group.create_task(_for_good(work)) for work in works]
             try:
                 member.aim()
                 yield member
@@ -159,6 +177,7 @@ class Member:
         generation = self._around.trust.for_cluster(str(self.config.name))
         if generation is not None:
             self._publisher.aim(Target.of(generation, self._around.publication))
+            self._bundle.aim(BundleTarget.of(generation, self._around.publication))
             self._dirty = True
 
     def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
@@ -169,15 +188,25 @@ class Member:
             self._joining.forget(namespace)
         self._publisher.notice(namespace, old, new)
         if new is not None:
-            self._find(new.sha256, f"namespace {namespace}")
+            self._find(new.sha256, f"{self._around.publication.config_map} in namespace {namespace}")
+
+    def _bundle_was_seen(self) -> bool:
+        remembered = self._around.remembered(str(self.config.name))
+        return remembered is not None and remembered.trust_bundle
+
+    def _bundle_noticed(self, held: HeldBundle | None) -> None:
+        """The watch shows what the ClusterTrustBundle holds."""
+        self._dirty = True
+        self._around.changed()
+        if held is not None:
+            self._joining.notice(CLUSTER_SCOPED, held.as_held())
+            self._find(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
 
     def _find(self, digest: str, where: str) -> None:
-        """Have looked at what somebody else published there."""
+        """Have looked at what another writer published there."""
         pem = self._contents.get(digest) if digest and not self._around.trust.is_ours(digest) else None
         if pem is not None:
-            self._around.found(
-                str(self.config.name), pem, f"{self._around.publication.config_map} in {where}"
-            )
+            self._around.found(str(self.config.name), pem, where)
 
     async def _beat(self) -> None:
         """Follow whether the cluster is there, and be quick when it comes back."""
@@ -200,6 +229,8 @@ class Member:
             if (troubled or self._pulse.due) and await self._pulse.ask():
                 self._watch.renew()
                 self._publisher.resume()
+                self._bundle.renew()
+            self._bundle.note_release(self._pulse.version)
             await self._clock.sleep(PULSE)
 
     def _read_back(self) -> ReadBack:
@@ -225,16 +256,18 @@ class Member:
                 keeps=self._joining.keeps,
                 yields=self._joining.yields,
             )
-            if fresh:
-                self._joining.complete(counted)
             self._reported = counted, fresh
+        if fresh and not self._bundle.kept and self._bundle.status().state != "unknown":
+            self._joining.complete(self._reported[0])
         return self._reported[0]
 
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""
         health, counted = self._derive_health(), self._read_back()
-        for digest in counted.contents if counted.joining else ():
-            self._find(digest, counted.where(digest))  # proposed for as long as it is kept
+        for digest in counted.contents if counted.joining else ():  # proposed for as long as it is kept
+            self._find(digest, f"{self._around.publication.config_map} in {counted.where(digest)}")
+        if self._bundle.kept and self._bundle.held is not None:
+            self._find(self._bundle.held.sha256, f"ClusterTrustBundle {self._bundle.name}")
         leaf, problem = self._probe.leaf, self._probe.problem
         return ControllerClusterReport(
             state=health.state,
@@ -248,6 +281,7 @@ class Member:
             probe_not_after=leaf.chain[0].not_after.timestamp() if leaf else 0.0,
             probe_detail=self._no_leaf() if problem or leaf is None else "",
             probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
+            trust_bundle=self._bundle.report(),
         )
 
     def _derive_health(self) -> ClusterHealth:
@@ -263,8 +297,8 @@ class Member:
             config_map=self._around.publication.config_map,
         )
         if health.state == "ready" or health.reason == "other_writers":
-            if counted.joining:
-                health = self._joining.health(counted.contents)
+            if self._keeps_something(counted):
+                health = self._joining_health(counted)
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state != self._state:
@@ -289,15 +323,37 @@ class Member:
             ),
         )
 
+    def _keeps_something(self, counted: ReadBack) -> bool:
+        return bool(counted.joining) or self._bundle.kept
+
+    def _joining_health(self, counted: ReadBack) -> ClusterHealth:
+        held = self._bundle.held if self._bundle.kept else None
+        return self._joining.health({*counted.contents, *([held.sha256] if held is not None else ())})
+
     def facts(self) -> MemberFacts:
-        """What its namespaces were read back to hold, for the gates of a rotation."""
+        """What it was read back to hold, for the gates of a rotation: its namespaces and its ClusterTrustBundle."""
+        held, silent = self._bundle.held, self._clock.monotonic() - self._bundle.heard
+        anchors = None
+        if held is not None:
+            anchors = frozenset(c.sha256 for c in self._bundle_content(held).certificates)
+        facts = with_bundle(
+            self._namespace_facts(),
+            self._bundle.name,
+            self._bundle.status(),
+            met=self._bundle.met,
+            anchors=anchors,
+            read_back_at=self._clock.now().timestamp() - silent,
+        )
+        return replace(facts, trust_bundle=self._bundle.existed)
+
+    def _namespace_facts(self) -> MemberFacts:
         counted, now, own = self._read_back(), self._clock.now().timestamp(), self._joining.own
         if not self._watch.fresh:
             why = self._derive_health()
             detail = why.detail or why.reason or "its watches are silent"
             return MemberFacts(held=None, detail=detail, own=own)
-        if counted.joining:
-            detail = self._joining.health(counted.contents).detail
+        if self._keeps_something(counted):
+            detail = self._joining_health(counted).detail
             return MemberFacts(held=None, detail=detail, own=own, joining=True)
         if counted.forbidden:
             names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
@@ -327,16 +383,22 @@ class Member:
                 name, f"not read back: {health.detail or health.reason or 'its watches are silent'}"
             )
         counted = self._read_back()
-        if counted.joining:
-            return Absent(name, self._joining.health(counted.contents).detail)
+        if self._keeps_something(counted):
+            return Absent(name, self._joining_health(counted).detail)
         if counted.yielded:
             return Absent(name, self._derive_health().detail)
+        bundle = self._bundle.status()
+        if bundle.state == "unknown" or self._bundle.yielded:
+            return Absent(name, f"ClusterTrustBundle {self._bundle.name}: {bundle.detail}")
         leaf = self._probe.current(self._clock.now())
         if leaf is None:
             return Absent(name, f"no probe leaf: {self._no_leaf()}")
         if not counted.contents:
             return Absent(name, "no namespace holds a bundle yet")
         contents = {digest: self._content(digest, counted) for digest in counted.contents}
+        in_bundle = self._bundle.held
+        if in_bundle is not None and in_bundle.sha256 not in contents:
+            contents[in_bundle.sha256] = self._bundle_content(in_bundle)
         delivered = self._contents.note(leaf.delivered.decode("ascii"))
         if delivered not in contents:
             contents[delivered] = self._around.reader.read(
@@ -347,11 +409,18 @@ class Member:
             )
         ordered = tuple(contents[digest] for digest in sorted(contents))
         target = self._publisher.target
-        held = target.generation if target is not None and counted.selected == counted.current else 0
+        everywhere = counted.selected == counted.current and (not bundle.counted or self._bundle.met)
+        held = target.generation if target is not None and everywhere else 0
         return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, held)
 
     def _content(self, digest: str, counted: ReadBack) -> Content:
-        pem, where = self._contents.get(digest), counted.where(digest)
+        return self._read(digest, counted.where(digest))
+
+    def _bundle_content(self, held: HeldBundle) -> Content:
+        return self._read(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
+
+    def _read(self, digest: str, where: str) -> Content:
+        pem = self._contents.get(digest)
         if pem is None:
             return Content(
                 digest, (), where, problem="more different contents are held there than the hub keeps"

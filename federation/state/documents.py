@@ -224,6 +224,21 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     other_writers: list[str] = []  # field managers, other than ours, that write the same key
 
 
+class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with a member cluster's ClusterTrustBundle, as read back."""
+
+    state: str = (
+        ""  # off | not_served | forbidden | pending | current | contested | unknown; empty: not reported
+    )
+    counted: bool = False  # the gates of a rotation count it: it is there, or was
+    name: str = ""
+    version: str = ""  # of the API, as the cluster serves it
+    detail: str = ""
+    remedy: str = ""
+    writes: int = 0
+    restored: int = 0  # put back after an edit or a deletion
+
+
 class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     """How the controller sees one member cluster."""
 
@@ -238,6 +253,7 @@ class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     probe_not_after: float = 0.0
     probe_detail: str = ""  # why there is no probe leaf
     probe_chain: list[str] = []  # fingerprints, leaf first
+    trust_bundle: TrustBundleReport = TrustBundleReport()
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):

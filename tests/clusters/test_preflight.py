@@ -17,7 +17,7 @@ from federation.clusters.permissions import EXCESSIVE, Permission, controller_ne
 from federation.clusters.preflight import check_cluster
 from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
 from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig, HubConfig
+from federation.core.config.model import ClusterConfig, HubConfig, IstioConfig
 from federation.core.config.parse import parse_config
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
 from federation.runtime.clock import SystemClock
@@ -102,7 +102,7 @@ async def test_the_member_manifests_pass_every_check(member: Member) -> None:
     both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions"}
     assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
     istio = {"istio_rights", "istio_control_planes"}  # the others look at what is there, and there is nothing
-    controller = both | istio | {"probe", "bundle_writers"}
+    controller = both | istio | {"probe", "bundle_writers", "cluster_trust_bundle"}
     assert {check for role, check in checks if role == "controller"} == controller
     assert {check for role, check in checks if role == "hub"} == {"cluster_id", "separate_credentials"}
 
@@ -334,3 +334,28 @@ def test_ownership_is_read_out_of_managed_fields() -> None:
         ManagedFields(manager="status", subresource="status", fields_v1=key),
     ]
     assert owners_of(managed, "root-cert.pem") == {"istiod"}
+
+
+async def test_the_right_to_the_cluster_trust_bundle_is_asked_for_where_it_is_served_and_wanted(
+    member: Member,
+) -> None:
+    member.cluster.serve_cluster_trust_bundles("v1beta1")
+    (found,) = (await member.complaints()).items()
+    assert found[0] == "controller.cluster_trust_bundle"
+    assert found[1].outcome == "warning"
+    assert "v1beta1" in found[1].detail
+    assert "attest signers.certificates.k8s.io istio.io/istiod-ca" in found[1].detail
+    assert "patch clustertrustbundles.certificates.k8s.io istio.io:istiod-ca:root-cert" in found[1].detail
+    assert "watch" not in found[1].detail, "every service account may read them"
+    assert "manifests/member/cluster-trust-bundle" in found[1].remedy
+    switched_off = replace(member.config, istio=IstioConfig(cluster_trust_bundle="off"))
+    assert await member.complaints(switched_off) == {}
+    member.apply((MEMBER / "cluster-trust-bundle" / "controller.yaml").read_text())
+    assert await member.complaints() == {}
+
+
+async def test_a_cluster_that_hides_which_apis_it_has_is_warned_about(member: Member) -> None:
+    member.cluster.delete("clusterrolebindings", "", "system:discovery")
+    (found,) = (await member.complaints()).values()
+    assert (found.check, found.outcome) == ("cluster_trust_bundle", "warning")
+    assert "system:discovery" in found.remedy

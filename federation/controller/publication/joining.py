@@ -55,12 +55,14 @@ _V = TypeVar("_V")
 class Remembered:
     """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with.
 
-    ``issuing`` says that these count as issuing still: no person has declared the takeover.
+    ``issuing`` says that these count as issuing still: no person has declared the takeover. ``trust_bundle`` says
+    that its ClusterTrustBundle was seen there once.
     """
 
     joined: bool = False
     own: frozenset[str] = frozenset()
     issuing: bool = False
+    trust_bundle: bool = False
 
 
 def nobody_remembers(_: str) -> Remembered | None:
@@ -72,11 +74,13 @@ def nobody_remembers(_: str) -> Remembered | None:
 class MemberFacts(ClusterFacts):
     """A cluster with the CAs of its own (SHA-256) that it was found to hold when it joined.
 
-    ``joining`` while some namespace keeps one that nobody has accepted.
+    ``joining`` while some namespace keeps one that nobody has accepted. ``trust_bundle`` is what to remember of its
+    ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new.
     """
 
     own: frozenset[str] = frozenset()
     joining: bool = False
+    trust_bundle: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

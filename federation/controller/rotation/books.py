@@ -33,17 +33,19 @@ _log = logging.getLogger(__name__)
 class Arrivals(Takeovers, frozen=True, kw_only=True):
     """How clusters joined, besides when the hub was first configured to issue for each of them.
 
-    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256)
-    that a cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on
-    issuing there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is
-    registered: who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids)
-    that declared lately: none is applied twice.
+    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256) that a
+    cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on issuing
+    there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is registered:
+    who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids) that declared
+    lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from then on
+    it counts, whether it can be read or not.
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
     own: dict[str, list[str]] = msgspec.field(default_factory=dict)
     declared: dict[str, float] = msgspec.field(default_factory=dict)
     heard: list[str] = msgspec.field(default_factory=list)
+    trust_bundles: list[str] = msgspec.field(default_factory=list)
 
     def taken_over(self, cluster: str) -> float | None:
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
@@ -132,6 +134,7 @@ class Books:
             joined=cluster in self.arrivals.joined,
             own=frozenset(self.arrivals.own.get(cluster, ())),
             issuing=self.arrivals.taken_over(cluster) is None,
+            trust_bundle=cluster in self.arrivals.trust_bundles,
         )
 
     async def takeovers(self, clusters: Iterable[str], now: float) -> dict[str, float]:
@@ -145,8 +148,13 @@ class Books:
         *,
         joined: Collection[str] = (),
         own: Mapping[str, Collection[str]] | None = None,
+        trust_bundles: Mapping[str, bool] | None = None,
     ) -> Arrivals:
-        """How clusters joined, with what is seen of the registered ones now."""
+        """How clusters joined, with what is seen of the registered ones now.
+
+        ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more.
+        """
+        bundles = trust_bundles or {}
         registered = frozenset(clusters)
 
         def met(before: Arrivals) -> Arrivals:
@@ -161,6 +169,9 @@ class Books:
                 before,
                 since={name: at for name, at in before.since.items() if name in registered} | since,
                 joined=sorted(registered & {*before.joined, *joined}),
+                trust_bundles=sorted(
+                    name for name in registered if bundles.get(name, name in before.trust_bundles)
+                ),
                 own=before.own | own_now,
                 declared={
                     name: at

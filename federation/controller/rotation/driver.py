@@ -24,6 +24,7 @@ from federation.controller.rotation.observed import (
     own_of,
     path_of,
     roots_above,
+    trust_bundles,
     with_unknown,
     world_of,
 )
@@ -148,7 +149,11 @@ class RotationDriver:
         now = self.clock.now()
         signers = await self._observer.signers(now.timestamp(), skew=config.controller.rotation.skew)
         arrivals = await self.books.arrive(
-            seen.clusters, now.timestamp(), joined=joined(seen.clusters), own=own_of(config, seen.clusters)
+            seen.clusters,
+            now.timestamp(),
+            joined=joined(seen.clusters),
+            own=own_of(config, seen.clusters),
+            trust_bundles=trust_bundles(seen.clusters),
         )
         horizons = await self._observer.horizons(worst_of(config, now.timestamp()))
         numbers = {delivered.generation for delivered in horizons}

@@ -94,6 +94,15 @@ def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str,
     return found
 
 
+def trust_bundles(clusters: Mapping[str, ClusterFacts]) -> dict[str, bool]:
+    """Of which clusters it is known now whether their ClusterTrustBundle counts."""
+    return {
+        name: facts.trust_bundle
+        for name, facts in clusters.items()
+        if isinstance(facts, MemberFacts) and facts.trust_bundle is not None
+    }
+
+
 def own_anchors(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
     """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
     return [

@@ -45,9 +45,11 @@ class _Verdict:
     remedy: str = ""
 
 
-def compare_istio(found: IstioFound, config: ClusterConfig, hub: HubConfig) -> tuple[CheckResult, ...]:
-    """Every finding, in a fixed order."""
-    compared = _Comparison(found, config, hub)
+def compare_istio(
+    found: IstioFound, config: ClusterConfig, hub: HubConfig, *, trust_bundle: bool | None = None
+) -> tuple[CheckResult, ...]:
+    """Every finding, in a fixed order. ``trust_bundle``: whether the hub can publish a ClusterTrustBundle there."""
+    compared = _Comparison(found, config, hub, trust_bundle)
     checks: tuple[tuple[str, Iterable[_Verdict]], ...] = (
         ("istio_rights", compared.rights()),
         ("istio_control_planes", compared.control_planes()),
@@ -98,10 +100,13 @@ def _shown(value: str) -> str:
 class _Comparison:
     """One cluster's checks. Each gives a verdict for each object that it looks at."""
 
-    def __init__(self, found: IstioFound, config: ClusterConfig, hub: HubConfig) -> None:
+    def __init__(
+        self, found: IstioFound, config: ClusterConfig, hub: HubConfig, trust_bundle: bool | None
+    ) -> None:
         self._found = found
         self._config = config
         self._hub = hub
+        self._trust_bundle = False if config.istio.cluster_trust_bundle == "off" else trust_bundle
         self._print = f"`federation clusters istio {config.name}` prints it"
 
     def rights(self) -> Iterable[_Verdict]:
@@ -309,15 +314,15 @@ class _Comparison:
                     f"{where} takes the bundle from ConfigMap {_shown(name)}, and the hub publishes {wanted}",
                     "set global.trustBundleName and controller.publication.config_map to the same name",
                 )
-        for istiod in self._found.istiods:
-            if self._config.istio.cluster_trust_bundle == "off" and _on(
-                istiod, "ENABLE_CLUSTER_TRUST_BUNDLE_API"
-            ):
-                yield _Verdict(
-                    "failed",
-                    f"{istiod} expects a ClusterTrustBundle, and the hub is told to publish none",
-                    'set cluster_trust_bundle = "auto" in [clusters.istio], or remove ENABLE_CLUSTER_TRUST_BUNDLE_API',
-                )
+        if self._trust_bundle is False:
+            for istiod in self._found.istiods:
+                if _on(istiod, "ENABLE_CLUSTER_TRUST_BUNDLE_API"):
+                    yield _Verdict(
+                        "failed",
+                        f"{istiod} expects a ClusterTrustBundle, and the hub publishes none there",
+                        "remove ENABLE_CLUSTER_TRUST_BUNDLE_API; or have the hub publish one, where the cluster serves "
+                        'the API: cluster_trust_bundle = "auto", and the rights of manifests/member',
+                    )
 
     def options(self) -> Iterable[_Verdict]:
         """Options that widen whom the mesh trusts."""

@@ -245,7 +245,7 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
     needs = controller_needs(config_map=publication.config_map, probe=checks.config.probe)
     await _check_permissions(checks, session, needs, CONTROLLER_EXCESSIVE)
     await _check_probe(checks, session)
-    await _check_trust_bundle(checks, session, trust_bundle_name(publication.config_map))
+    trust_bundle = await _check_trust_bundle(checks, session, trust_bundle_name(publication.config_map))
     async with checks.guarded("bundle_writers"):
         writers = await other_writers(session, config_map=publication.config_map, key=publication.key)
         if writers:
@@ -261,7 +261,7 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
         else:
             checks.add("bundle_writers", "ok", f"nobody else writes {publication.config_map}")
     found = await read_istio(session, checks.config)
-    checks.results += compare_istio(found, checks.config, hub)
+    checks.results += compare_istio(found, checks.config, hub, trust_bundle=trust_bundle)
 
 
 async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
@@ -279,27 +279,32 @@ async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
         checks.add("probe", "ok", f"tokens of {probe} are given")
 
 
-async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: str) -> None:
-    """What is optional: asked only where the cluster serves the API and the operator has not said "off"."""
+async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: str) -> bool | None:
+    """Whether one can be published; None where that is not known.
+
+    It is optional: asked only where the cluster serves the API and the operator has not said "off".
+    """
     if checks.config.istio.cluster_trust_bundle == "off":
-        return
+        return False
     check = "cluster_trust_bundle"
+    can: bool | None = None
     async with checks.guarded(check, otherwise="warning", remedy="grant system:discovery"):
         version = await served_version(session)
+        missing = [p for p in trust_bundle_needs(name) if version and not await _allowed(session, p)]
+        can = bool(version) and not missing
         if not version:
             checks.add(check, "ok", "the cluster serves no ClusterTrustBundles")
-            return
-        missing = [p for p in trust_bundle_needs(name) if not await _allowed(session, p)]
-        if not missing:
+        elif can:
             checks.add(check, "ok", f"{name} can be published by {version}")
-            return
-        checks.add(
-            check,
-            "warning",
-            f"the cluster serves ClusterTrustBundles ({version}), and {name} is not published: may not "
-            + "; ".join(map(str, missing)),
-            f'apply {MANIFESTS} to that cluster, or set cluster_trust_bundle = "off" in its [clusters.istio]',
-        )
+        else:
+            checks.add(
+                check,
+                "warning",
+                f"the cluster serves ClusterTrustBundles ({version}), and {name} is not published: may not "
+                + "; ".join(map(str, missing)),
+                f'apply {MANIFESTS} to that cluster, or set cluster_trust_bundle = "off" in its [clusters.istio]',
+            )
+    return can
 
 
 async def _check_permissions(

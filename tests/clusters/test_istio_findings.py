@@ -266,11 +266,17 @@ def test_a_configuration_that_leaves_an_istiod_out_is_found() -> None:
     assert planes(IstioConfig(provide_certificate=False), charts.istiod(namespace="mesh")) == ""
 
 
-def test_a_cluster_trust_bundle_is_not_expected_where_none_is_published() -> None:
-    istiod = charts.istiod(ENABLE_CLUSTER_TRUST_BUNDLE_API="true")
-    assert complaints(istiod) == {}
-    off = replace(EAST, istio=IstioConfig(cluster_trust_bundle="off"))
-    assert complaints(istiod, config=off)["istio_trust_bundle"].outcome == "failed"
+@pytest.mark.parametrize(("can", "outcome"), [(True, "ok"), (None, "ok"), (False, "failed")])
+def test_a_cluster_trust_bundle_is_not_expected_where_none_is_published(
+    can: bool | None, outcome: str
+) -> None:
+    istiod = found(charts.istiod(ENABLE_CLUSTER_TRUST_BUNDLE_API="true"))
+    for config, expected in (
+        (EAST, outcome),
+        (replace(EAST, istio=IstioConfig(cluster_trust_bundle="off")), "failed"),
+    ):
+        results = {r.check: r.outcome for r in compare_istio(istiod, config, HUB, trust_bundle=can)}
+        assert results["istio_trust_bundle"] == expected
 
 
 def test_what_is_taken_from_elsewhere_is_unknown_and_not_taken_for_good() -> None:

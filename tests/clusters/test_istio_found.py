@@ -158,6 +158,10 @@ RIGHTS = {
     ("apps", "daemonsets", "ztunnel"): ("list daemonsets.apps ztunnel", "ztunnels"),
     ("", "configmaps", "istio"): ("list configmaps istio", "meshes"),
     ("", "configmaps", "istio-sidecar-injector"): ("list configmaps istio-sidecar-injector", "injections"),
+    ("", "validatingwebhookconfigurations", ""): (
+        "list validatingwebhookconfigurations.admissionregistration.k8s.io",
+        "",  # the mutating ones are read
+    ),
     ("", "mutatingwebhookconfigurations", ""): (
         "list mutatingwebhookconfigurations.admissionregistration.k8s.io",
         "webhooks",

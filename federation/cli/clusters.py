@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from federation.cli import clusters_istio
+from federation.cli import clusters_istio, clusters_join
 from federation.cli.options import add_config, load_config
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         question.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         question.set_defaults(run=handler)
     clusters_istio.add_question(questions)
+    clusters_join.add_question(questions)
 
 
 def _list(args: argparse.Namespace) -> int:

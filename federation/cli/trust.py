@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     accept.add_argument(
         "sha256",
-        type=_whole_fingerprint,
+        type=whole_fingerprint,
         metavar="FINGERPRINT",
         help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
     )
@@ -97,7 +97,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     accept.set_defaults(run=_accept)
 
 
-def _whole_fingerprint(text: str) -> str:
+def whole_fingerprint(text: str) -> str:
+    """An option that holds the SHA-256 of a certificate."""
     try:
         return fingerprint(text)
     except InvalidValue as error:
@@ -186,6 +187,26 @@ def _accept(args: argparse.Namespace) -> int:
         "refuses every bundle with an anchor that its own configuration does not pin."
     )
     return 0
+
+
+def accept_found(args: argparse.Namespace, sha256: str, *, cluster: str) -> int:
+    """Pin the proposal of that fingerprint as the own CA of that cluster; the exit code.
+
+    ``args`` has the options of ``--config``, of the status API, and ``--yes``. Raises FederationError.
+    """
+    wanted = argparse.Namespace(
+        **vars(args)
+        | {
+            "sha256": sha256,
+            "cluster": [cluster],
+            "shared_root": False,
+            "trust_domain": "",
+            "allow_foreign_trust_domain": False,
+            "file": None,
+            "from_file": None,
+        }
+    )
+    return _accept(wanted)
 
 
 def _candidate(args: argparse.Namespace, config: HubConfig) -> Candidate:

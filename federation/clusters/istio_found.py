@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -107,6 +108,9 @@ class FoundIstiod:
     replicas: int = 0
     ready: int = 0
     settled: bool = False  # every replica is of the newest template and ready
+    rolled_out: float = (
+        0.0  # when its last rollout went on (condition Progressing), in seconds since the epoch
+    )
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -383,7 +387,13 @@ class _WorkloadSpec(msgspec.Struct):
     replicas: int = 1
 
 
+class _Condition(msgspec.Struct, rename="camel"):
+    type: str = ""
+    last_update_time: datetime | None = None
+
+
 class _WorkloadStatus(msgspec.Struct, rename="camel"):
+    conditions: list[_Condition] | None = None
     replicas: int = 0
     ready_replicas: int = 0
     updated_replicas: int = 0
@@ -442,6 +452,14 @@ def read_istiod(item: msgspec.Raw) -> FoundIstiod:
         mounts=_mounts(pod),
         replicas=wanted,
         ready=status.ready_replicas,
+        rolled_out=max(
+            (
+                condition.last_update_time.timestamp()
+                for condition in (status.conditions or [])[:MAX_ENTRIES]
+                if condition.type == "Progressing" and condition.last_update_time is not None
+            ),
+            default=0.0,
+        ),
         settled=status.observed_generation >= workload.metadata.generation
         and wanted > 0
         and status.updated_replicas == status.replicas == status.ready_replicas == wanted,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from federation.clusters.health import ClusterHealth
+from federation.clusters.istio_found import read_istio
 from federation.clusters.objects import ObjectKey
 from federation.clusters.session import ClusterSession
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
@@ -18,19 +19,30 @@ from federation.controller.proof.participants import Absent, Content, ContentRea
 from federation.controller.proof.probe import Probe
 from federation.controller.publication.cluster_watch import ClusterWatch
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
-from federation.controller.publication.joining import Joining, MemberFacts, Remembered, nobody_remembers
+from federation.controller.publication.joining import (
+    Joining,
+    MemberFacts,
+    Remembered,
+    named,
+    nobody_remembers,
+)
 from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
 from federation.controller.publication.pulse import Pulse
 from federation.controller.publication.read_back import EXAMPLES, ReadBack, read_back
 from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
 from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
+from federation.controller.rotation.joining import istio_seen
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
 from federation.core.identity import TrustDomain
+from federation.core.trust.joining import IstioSeen
 from federation.core.trust.rotation.effects import Orders
 from federation.state.documents import ControllerClusterReport, PublicationReport
+
+LOOK: Final = 10.0
+"""Seconds between readings of Istio's settings in a cluster that joins."""
 
 PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
@@ -88,6 +100,7 @@ class Member:
         self._lag = Lag(self._since)
         self._reported: tuple[ReadBack, bool] | None = None
         self._dirty = True
+        self._istio: IstioSeen | None = None
         publication = around.publication
         self._joining = Joining(
             str(config.name),
@@ -157,7 +170,7 @@ class Member:
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)
-            works = [member._watch.run, member._publisher.run, member._probe.run, member._beat]
+            works = [member._watch.run, member._publisher.run, member._probe.run, member._beat, member._look]
             if member._bundle.enabled:
                 works.append(member._bundle.run)
             tasks = [group.create_task(_for_good(work)) for work in works]
@@ -232,6 +245,13 @@ class Member:
                 self._bundle.renew()
             self._bundle.note_release(self._pulse.version)
             await self._clock.sleep(PULSE)
+
+    async def _look(self) -> None:
+        """Read what a cluster that joins has set in its Istio."""
+        while True:
+            joins = self._joining.under_way
+            self._istio = istio_seen(await read_istio(self._session, self.config)) if joins else None
+            await self._clock.sleep(LOOK if joins else PULSE)
 
     def _read_back(self) -> ReadBack:
         """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
@@ -331,7 +351,7 @@ class Member:
         return self._joining.health({*counted.contents, *([held.sha256] if held is not None else ())})
 
     def facts(self) -> MemberFacts:
-        """What it was read back to hold, for the gates of a rotation: its namespaces and its ClusterTrustBundle."""
+        """What it was read back to hold, for the gates of a rotation and for how it joins."""
         held, silent = self._bundle.held, self._clock.monotonic() - self._bundle.heard
         anchors = None
         if held is not None:
@@ -344,7 +364,16 @@ class Member:
             anchors=anchors,
             read_back_at=self._clock.now().timestamp() - silent,
         )
-        return replace(facts, trust_bundle=self._bundle.existed)
+        counted = self._read_back()
+        certificates, unreadable = self._joining.missing(counted.contents) if counted.joining else ([], False)
+        unaccepted = [named([certificate]) for certificate in certificates]
+        return replace(
+            facts,
+            trust_bundle=self._bundle.existed,
+            unaccepted=(*unaccepted, *(["a CA that cannot be read"] if unreadable else [])),
+            distributors=counted.writers,
+            istio=self._istio,
+        )
 
     def _namespace_facts(self) -> MemberFacts:
         counted, now, own = self._read_back(), self._clock.now().timestamp(), self._joining.own

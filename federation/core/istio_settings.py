@@ -70,6 +70,7 @@ class IstioSettings:
     bundle: str = DEFAULT_BUNDLE
     ztunnel: ServiceAccountRef | None = None  # None: no ambient
     foreign_trust_domains: tuple[str, ...] = ()
+    ca_server: bool = False  # True while a mesh joins: istiod's CA issues until every pod asks the hub
 
 
 def settings_of(
@@ -222,6 +223,12 @@ def _global(s: IstioSettings) -> dict[str, Node]:
 def _pilot(s: IstioSettings) -> dict[str, Node]:
     env: dict[str, Node] = {
         "ENABLE_CA_SERVER": Noted(
+            "true",
+            "istiod's own CA goes on issuing to the pods that were injected before; it is switched off once all of "
+            "them have been restarted.",
+        )
+        if s.ca_server
+        else Noted(
             "false",
             "istiod signs nothing and distributes no roots: both are the hub's work. It has no certificate of its own "
             f"then: Secret {MOUNTED_SECRET} has to be in {s.namespace} before istiod starts. The hub keeps it there.",

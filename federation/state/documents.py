@@ -320,13 +320,21 @@ class LossReport(msgspec.Struct, frozen=True, kw_only=True):
     clusters: dict[str, float] = {}
 
 
+class JoinStepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a cluster that joins: done where every condition is met."""
+
+    step: str  # accept | serve | renew | control_plane | move | switch_off | takeover | drop
+    done: bool
+    conditions: list[ConditionReport] = []
+
+
 class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The gate that the rotation under way stands before, as the leader sees it now.
 
     ``returning`` is what clusters that are to leave their quarantine wait for, ``dropping`` what each accepted
     CA of a cluster's own (SHA-256) waits for before it leaves the bundle. ``undeclared`` names the clusters where
     another CA counts as issuing still, until a person says otherwise. ``losses`` is told while a rotation is
-    under way, ``plan`` while none is.
+    under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own.
     """
 
     computed: float = 0.0
@@ -338,6 +346,7 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     returning: dict[str, list[ConditionReport]] = {}
     dropping: dict[str, list[ConditionReport]] = {}
     undeclared: list[str] = []
+    joining: dict[str, list[JoinStepReport]] = {}
     losses: list[LossReport] = []
     plan: PlanReport | None = None
     problem: str = ""  # why the rotation cannot be worked on at all

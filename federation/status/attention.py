@@ -18,6 +18,7 @@ from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.freshness import elapsed, instant
+from federation.status.joining import joining_attention
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
 from federation.status.scene import Scene
 from federation.status.trust import open_proposals
@@ -39,7 +40,8 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
         *rotation_attention(scene),
-        *own_anchor_attention(scene),
+        *joining_attention(clusters),
+        *own_anchor_attention(scene, joining={view.name for view in clusters if view.joining is not None}),
         *_configuration(scene),
     ]
     return sorted(_condensed(found), key=lambda item: ORDER[item.severity])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from federation.status.model import Attention
 from federation.status.own_anchors import own_anchor_views, undeclared
 from federation.status.scene import Scene
 
 
-def own_anchor_attention(scene: Scene) -> Iterator[Attention]:
-    """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself."""
+def own_anchor_attention(scene: Scene, *, joining: Collection[str] = ()) -> Iterator[Attention]:
+    """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself.
+
+    Of clusters that are ``joining`` it is told there.
+    """
     views = own_anchor_views(scene)
     anchored = {name for view in views for name in view.undeclared}
-    for name in sorted(anchored | undeclared(scene)):
+    for name in sorted((anchored | undeclared(scene)) - {*joining}):
         stays = ", and its anchor stays in the bundle" if name in anchored else ""
         yield Attention(
             severity="warning",
@@ -24,7 +27,7 @@ def own_anchor_attention(scene: Scene) -> Iterator[Attention]:
             f"`federation rotate takeover {name}`",
         )
     for view in views:
-        if view.waits_for and not view.undeclared:
+        if view.waits_for and not view.undeclared and not {*joining} & {c.cluster for c in view.waits_for}:
             yield Attention(
                 severity="notice",
                 code="own_anchor_waits",

@@ -8,6 +8,7 @@ from typing import Final
 from federation.core.config.model import ClusterConfig
 from federation.state.documents import ControllerClusterReport, Generation, PublicationReport
 from federation.status.freshness import finite, instant
+from federation.status.joining import joining_view
 from federation.status.matrix import proof_view
 from federation.status.model import (
     ClusterView,
@@ -141,6 +142,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         proof=proof,
         quarantine=quarantine,
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
+        joining=joining_view(scene, name),
     )
 
 

@@ -11,7 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from federation.status.rotation_model import OrdersView, OwnAnchorView, PlanView, QuarantineView, RotationView
+from federation.status.rotation_model import (
+    ConditionView,
+    OrdersView,
+    OwnAnchorView,
+    PlanView,
+    QuarantineView,
+    RotationView,
+)
 
 Verdict = Literal["healthy", "degraded", "failing"]
 Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
@@ -110,8 +117,35 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     probe_detail: str = ""
 
 
+class JoinStepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a cluster that joins with a CA of its own: done where every condition is met."""
+
+    step: str
+    what: str
+    done: bool
+    conditions: list[ConditionView]
+
+
+class JoiningView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a cluster stands that has a CA of its own: the first step that is not done, and what it waits for.
+
+    ``until`` is when that is met at the latest, null where more than time has to pass.
+    """
+
+    step: str
+    number: int
+    of: int
+    detail: str
+    remedy: str
+    until: datetime | None
+    steps: list[JoinStepView]
+
+
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """One registered cluster, merged from the leader's and every signer's view of it."""
+    """One registered cluster, merged from the leader's and every signer's view of it.
+
+    ``joining`` is null where it has no CA of its own, or where it is not known how it joins.
+    """
 
     name: str
     cluster_id: str
@@ -124,6 +158,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     proof: ProofView
     quarantine: QuarantineView | None = None
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
+    joining: JoiningView | None = None
 
 
 class AnchorView(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from federation.status.freshness import elapsed
+from federation.status.joining import joining_text
 from federation.status.model import BundleView, ClusterView, FederationStatus, MatrixView, SignerView
 from federation.status.rotation_model import RotationView
 
@@ -41,6 +42,7 @@ def status_text(status: FederationStatus) -> str:
         ("CLUSTER", "HEALTH", "API SERVER", "SIGNING", "NAMESPACES", "PAIRS", "CERTIFICATES"),
         [_cluster(cluster) for cluster in status.clusters],
     )
+    lines += [printable(joining_text(c.name, c.joining)) for c in status.clusters if c.joining is not None]
     lines += ["", *matrix_lines(status.matrix), ""]
     lines += bundle_lines(status.bundle, status.generated) if status.bundle else ["no generation is in force"]
     if status.rotation_problem:

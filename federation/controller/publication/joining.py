@@ -30,6 +30,7 @@ from federation.core.clock import Clock
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
+from federation.core.trust.joining import IstioSeen
 from federation.core.trust.rotation.world import ClusterFacts
 from federation.state.documents import Generation
 
@@ -76,11 +77,16 @@ class MemberFacts(ClusterFacts):
 
     ``joining`` while some namespace keeps one that nobody has accepted. ``trust_bundle`` is what to remember of its
     ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new.
+    ``unaccepted`` names what nobody has accepted. ``distributors`` are the other field managers that write its bundle.
+    ``istio`` is what was read of its Istio, None where nothing was.
     """
 
     own: frozenset[str] = frozenset()
     joining: bool = False
     trust_bundle: bool | None = None
+    unaccepted: tuple[str, ...] = ()
+    distributors: tuple[str, ...] = ()
+    istio: IstioSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,11 @@ class Joining:
         return self.keeps(namespace, held) or self.yields(namespace, held)
 
     @property
+    def under_way(self) -> bool:
+        """Whether it has a CA of its own that is not accepted, or issues still."""
+        return self.issuing or (bool(self._own) and not self.over())
+
+    @property
     def issuing(self) -> bool:
         """Whether a CA of its own counts as issuing there still."""
         remembered = self._remembered(self._cluster)
@@ -207,7 +218,7 @@ class Joining:
         if generation is None or self._replaces:
             return False
         if held is None:
-            if not self.issuing and (not self._own or self.over()):
+            if not self.under_way:
                 return False
             if namespace not in self._late:
                 self._missing_since.setdefault(namespace, self._clock.monotonic())
@@ -234,8 +245,8 @@ class Joining:
         lacks = [c for c in meant if c.sha256 not in roots]
         detail = (
             f"{', '.join(writers) or 'another writer'} writes the bundle's ConfigMap in {namespaces} namespaces, with "
-            f"other bytes than the hub's: they hold {_named(roots.values()) or 'no CA certificate'}"
-            f"{f' and lack {_named(lacks)}' if lacks else ''}. The hub does not write over it"
+            f"other bytes than the hub's: they hold {named(roots.values()) or 'no CA certificate'}"
+            f"{f' and lack {named(lacks)}' if lacks else ''}. The hub does not write over it"
         )
         return ClusterHealth(
             "degraded",
@@ -249,10 +260,10 @@ class Joining:
         certificates, unreadable = self.missing(digests)
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
-        named = [text for text in (_named(certificates),) if text]
+        told = [text for text in (named(certificates),) if text]
         if unreadable:
-            named.append("certificates that cannot be read")
-        detail = f"it joins with a CA of its own, which is kept and trusted nowhere else: {', '.join(named)}"
+            told.append("certificates that cannot be read")
+        detail = f"it joins with a CA of its own, which is kept and trusted nowhere else: {', '.join(told)}"
         return ClusterHealth("degraded", REASON, detail, self._remedy(certificates))
 
     def _remedy(self, certificates: Sequence[Certificate]) -> str:
@@ -337,10 +348,11 @@ class Joining:
         return found
 
 
-def _named(certificates: Iterable[Certificate]) -> str:
+def named(certificates: Iterable[Certificate]) -> str:
+    """The first few by subject and fingerprint, and how many more there are."""
     found = list(certificates)
-    named = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in found[:MOST_NAMED]]
-    return ", ".join([*named, f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else named)
+    told = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in found[:MOST_NAMED]]
+    return ", ".join([*told, f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else told)
 
 
 def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:

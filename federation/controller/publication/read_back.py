@@ -25,7 +25,8 @@ class ReadBack:
     """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
 
     ``joining`` counts those that keep a CA of their own for now, ``yielded`` those that are left to another writer
-    that would put its own bytes back, one of the field managers ``yielded_to``. ``behind`` names some that are
+    that would put its own bytes back, one of the field managers ``yielded_to``. ``writers`` are all those but the hub
+    that own what a namespace holds. ``behind`` names some that are
     selected and not current.
     """
 
@@ -38,6 +39,7 @@ class ReadBack:
     joining: int = 0
     yielded: int = 0
     yielded_to: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
     contents: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -90,6 +92,7 @@ def read_back(
     kept: list[str] = []
     yielded: list[str] = []
     yielded_to: set[str] = set()
+    writers: set[str] = set()
     behind: list[str] = []
     counts: Counter[str] = Counter()
     contents: Counter[str] = Counter()
@@ -108,6 +111,7 @@ def read_back(
             counts["forbidden"] += 1
             continue
         counts["selected"] += 1
+        writers.update(holds.writers if holds is not None else ())
         if holds is not None and holds.sha256:
             contents[holds.sha256] += 1
             if len(examples[holds.sha256]) < EXAMPLES:
@@ -132,6 +136,7 @@ def read_back(
         failed=counts["failed"],
         joining=len(kept),
         yielded=len(yielded),
+        writers=tuple(sorted(writers)[:MOST_WRITERS]),
         yielded_to=tuple(sorted(yielded_to)[:MOST_WRITERS]),
         contents=dict(contents),
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},

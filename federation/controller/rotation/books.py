@@ -38,7 +38,9 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is registered:
     who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids) that declared
     lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from then on
-    it counts, whether it can be read or not.
+    it counts, whether it can be read or not. ``served`` says since when
+    the own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
+    istiod there.
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
@@ -46,6 +48,8 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     declared: dict[str, float] = msgspec.field(default_factory=dict)
     heard: list[str] = msgspec.field(default_factory=list)
     trust_bundles: list[str] = msgspec.field(default_factory=list)
+    served: dict[str, float] = msgspec.field(default_factory=dict)
+    provided: dict[str, float] = msgspec.field(default_factory=dict)
 
     def taken_over(self, cluster: str) -> float | None:
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
@@ -149,10 +153,13 @@ class Books:
         joined: Collection[str] = (),
         own: Mapping[str, Collection[str]] | None = None,
         trust_bundles: Mapping[str, bool] | None = None,
+        served: Mapping[str, bool | None] | None = None,
+        provided: Mapping[str, bool | None] | None = None,
     ) -> Arrivals:
         """How clusters joined, with what is seen of the registered ones now.
 
-        ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more.
+        ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more; ``served`` and
+        ``provided`` whether that is so at present, None where that was not seen.
         """
         bundles = trust_bundles or {}
         registered = frozenset(clusters)
@@ -178,6 +185,8 @@ class Books:
                     for name, at in before.declared.items()
                     if name in registered and name not in grown
                 },
+                served=_since(before.served, served or {}, registered, now),
+                provided=_since(before.provided, provided or {}, registered, now),
             )
 
         return await self._arrive(met)
@@ -211,6 +220,14 @@ class Books:
                 await self._store.write(TAKEOVERS, data, expected=stored.version)
         self.arrivals = after
         return after
+
+
+def _since(
+    before: Mapping[str, float], seen: Mapping[str, bool | None], registered: frozenset[str], now: float
+) -> dict[str, float]:
+    """Since when something is so, by cluster: what was seen not to be so begins anew."""
+    kept = {name: at for name, at in before.items() if name in registered and seen.get(name) is not False}
+    return kept | {name: now for name, is_so in seen.items() if is_so and name not in kept}
 
 
 def and_heard(heard: list[str], operation: str) -> list[str]:

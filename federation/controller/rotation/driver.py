@@ -17,6 +17,7 @@ import msgspec
 from federation.controller.rotation.books import Books, and_heard
 from federation.controller.rotation.candidate import problem_of, side_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
+from federation.controller.rotation.joining import hub_roots, positions, provided, served
 from federation.controller.rotation.observed import (
     Proved,
     joined,
@@ -36,6 +37,7 @@ from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
 from federation.core.errors import FederationError, InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
@@ -78,6 +80,9 @@ class RotationDriver:
     report: RotationReport = field(init=False, default_factory=RotationReport)
     dropping: Mapping[str, Verdict] = field(init=False, default_factory=dict)
     """For each own anchor (SHA-256) that is still in use, what it waits for before it leaves the bundle."""
+
+    joining: Mapping[str, Position] | None = field(init=False, default=None)
+    """Where each cluster stands that has a CA of its own; None before anything was observed."""
     _observer: Observer = field(init=False)
     _queue: OperationQueue = field(init=False)
     _commands: Commands = field(init=False, default_factory=Commands)
@@ -132,7 +137,10 @@ class RotationDriver:
             if changed:
                 await self.books.give_orders()
                 await enact()
-            report = told(self.books.book, world, self._commands, config, self.dropping)
+            self._place(config, world)
+            report = told(
+                self.books.book, world, self._commands, config, self.dropping, joining=self.joining or {}
+            )
             self.report = msgspec.structs.replace(report, problem=self._observer.problem)
         except StateConflict as error:
             self._loaded = False
@@ -145,15 +153,23 @@ class RotationDriver:
             return False
         return changed
 
+    def _place(self, config: HubConfig, world: World) -> None:
+        """Say where each cluster stands that joins."""
+        if self.books.arrivals is not None:
+            self.joining = positions(config, world, self.books.arrivals, {}, self.dropping)
+
     async def _observe(self, config: HubConfig, seen: Seen) -> World:
         now = self.clock.now()
         signers = await self._observer.signers(now.timestamp(), skew=config.controller.rotation.skew)
+        roots = hub_roots(config, await self._observer.anchors(seen.current.number))
         arrivals = await self.books.arrive(
             seen.clusters,
             now.timestamp(),
             joined=joined(seen.clusters),
             own=own_of(config, seen.clusters),
             trust_bundles=trust_bundles(seen.clusters),
+            served=served(seen.clusters, roots),
+            provided=provided(seen.clusters),
         )
         horizons = await self._observer.horizons(worst_of(config, now.timestamp()))
         numbers = {delivered.generation for delivered in horizons}

@@ -113,11 +113,18 @@ class Observer:
     async def generations(self, numbers: frozenset[int]) -> dict[int, frozenset[str]]:
         """The anchors of each; one that cannot be read is left out, which counts as holding none."""
         for number in sorted(numbers - self._anchors.keys() - {UNKNOWN_GENERATION}):
-            anchors = await self._generation(number)
-            if anchors is not None:
-                self._anchors[number] = anchors  # a generation never changes once written
+            await self.anchors(number)
         self._anchors = {number: held for number, held in self._anchors.items() if number in numbers}
         return dict(self._anchors)
+
+    async def anchors(self, number: int) -> frozenset[str]:
+        """The anchors of that generation; none where it cannot be read."""
+        if number not in self._anchors:
+            anchors = await self._generation(number)
+            if anchors is None:
+                return frozenset()
+            self._anchors[number] = anchors  # a generation never changes once written
+        return self._anchors[number]
 
     async def _generation(self, number: int) -> frozenset[str] | None:
         key = f"{GENERATIONS}{number:012d}"

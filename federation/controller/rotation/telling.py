@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Final
 
 from federation.controller.rotation.commands import Commands
+from federation.controller.rotation.joining import step_reports
 from federation.core.config.model import HubConfig
 from federation.core.trust.horizons import alive
+from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.losses import Loss, losses
 from federation.core.trust.rotation.machine import OperationRefused
@@ -38,8 +40,13 @@ def told(
     commands: Commands,
     config: HubConfig,
     dropping: Mapping[str, Verdict] = MappingProxyType({}),
+    *,
+    joining: Mapping[str, Position] = MappingProxyType({}),
 ) -> RotationReport:
-    """The report at ``world.now``; ``dropping`` is what each own anchor (SHA-256) waits for."""
+    """The report at ``world.now``; ``dropping`` is what each own anchor (SHA-256) waits for.
+
+    ``joining`` is where each cluster stands that has a CA of its own.
+    """
     verdict, rotation = gate(book, world), book.rotation
     return RotationReport(
         computed=world.now,
@@ -59,6 +66,7 @@ def told(
             if sha256 not in book.retired
         },
         undeclared=sorted(name for name, facts in world.clusters.items() if facts.own_issues),
+        joining={name: step_reports(found) for name, found in sorted(joining.items())},
         losses=_losses(book.under_way, world),
         plan=_plan(book, world, commands, config) if book.under_way is None else None,
     )

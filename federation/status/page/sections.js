@@ -55,7 +55,8 @@ export function clusters(status, now, { find, onlyTroubled }) {
     const p = c.publication;
     return el("tr", {},
       el("th", { scope: "row" }, c.name, el("small", {}, [c.cluster_id, c.network].filter(Boolean).join(" · "))),
-      el("td", {}, badge(c.health), c.health === "healthy" && !c.proof.unknown ? "" : el("small", { class: "why" }, c.summary)),
+      el("td", {}, badge(c.health), c.health === "healthy" && !c.proof.unknown ? "" : el("small", { class: "why" }, c.summary),
+        c.joining ? el("small", { title: c.joining.detail }, `joins: step ${number(c.joining.number)} of ${number(c.joining.of)}, ${c.joining.steps[c.joining.number - 1].what}?`) : ""),
       el("td", {}, badge(c.connection.state, c.connection.state, c.connection.detail), el("small", {}, c.connection.version)),
       el("td", {}, badge(c.signing.state, c.signing.state, c.signing.detail), el("small", {}, c.signing.attestation.join(", ")),
         c.trusted_node_accounts.length ? el("small", {}, `ambient: ${c.trusted_node_accounts.join(", ")}`) : ""),

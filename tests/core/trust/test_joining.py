@@ -1,0 +1,198 @@
+"""Where a cluster that joins stands: each step by its evidence, none skipped, and unknown never counts as done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.trust.horizons import Delivered
+from federation.core.trust.joining import (
+    ISTIOD,
+    Arrival,
+    IstiodSeen,
+    IstioSeen,
+    JoinStep,
+    Position,
+    SidecarsSeen,
+    concerns,
+    position,
+    serves,
+)
+from federation.core.trust.rotation.consumers import unmet
+from federation.core.trust.rotation.world import ClusterFacts, ControlPlane, Webhook, World
+
+HUB, OWN = "hub", "own"
+NOW = 1000.0
+LIFE = 100.0
+BOTH = frozenset({HUB, OWN})
+
+
+def facts(**changes: Any) -> ClusterFacts:
+    return replace(ClusterFacts(held=BOTH, current=True, own_issues=True), **changes)
+
+
+def world(**changes: Any) -> World:
+    made = World(
+        now=NOW,
+        clusters={"east": facts(own_issues=False), "west": facts()},
+        horizons={},
+        generations={1: frozenset({HUB}), 2: BOTH},
+        in_force=2,
+        skew=0.0,
+    )
+    return replace(made, **changes)
+
+
+SETTINGS = IstioSeen(
+    istiods=(IstiodSeen(name="istio-system/istiod", ca_server=True, settled=True, rolled_out=950.0),),
+    addresses={"istio-sidecar-injector": "hub.example:15443"},
+)
+
+JOINED = Arrival(
+    name="west",
+    facts=facts(
+        control_planes=(ControlPlane(name="istio-system/istiod-tls", issuer="i", current=True),),
+        webhooks=(Webhook(name="injector", istiod="istio-system/istiod", held=BOTH),),
+    ),
+    own=frozenset({OWN}),
+    accepted=frozenset({OWN}),
+    served_since=NOW - LIFE - 1,
+    provided_since=940.0,
+    longest=LIFE,
+    distributors=(ISTIOD,),
+    doors=frozenset({"hub.example"}),
+    istio=replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], ca_server=False),)),
+    sidecars=SidecarsSeen(pods=3, asked=3),
+    dropping=(unmet("own_earlier", "leaves of its own CA may live", "west", NOW + LIFE),),
+)
+"""Everything is done but that the takeover is declared."""
+
+
+def at(arrival: Arrival, seen: World | None = None) -> Position:
+    return position(arrival, seen or world(), frozenset({HUB}))
+
+
+def test_the_takeover_is_next_once_everything_was_seen() -> None:
+    found = at(JOINED)
+    assert found.current is JoinStep.TAKEOVER
+    assert all(seen.done for seen in found.steps[: list(JoinStep).index(JoinStep.TAKEOVER)])
+    assert not found.past(JoinStep.TAKEOVER)
+    assert found.past(JoinStep.SWITCH_OFF)
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "told"),
+    [
+        (JoinStep.ACCEPT, {"unaccepted": ("CN=own (SHA-256 abc)",)}, "CN=own"),
+        (JoinStep.ACCEPT, {"own": frozenset()}, "not written down"),
+        (JoinStep.SERVE, {"served_since": None, "facts": facts(held=frozenset({OWN}))}, "without hub"),
+        (JoinStep.SERVE, {"served_since": None, "facts": facts(current=False)}, "other bytes"),
+        (JoinStep.SERVE, {"served_since": None, "facts": facts(held=None, detail="timeout")}, "timeout"),
+        (JoinStep.RENEW, {"served_since": NOW - LIFE + 1}, "may live until"),
+        (JoinStep.CONTROL_PLANE, {"istio": None}, "not read yet"),
+        (JoinStep.CONTROL_PLANE, {"istio": replace(SETTINGS, unread=("list x: forbidden",))}, "forbidden"),
+        (JoinStep.CONTROL_PLANE, {"provided_since": None}, "does not provide"),
+        (JoinStep.CONTROL_PLANE, {"provided_since": 960.0}, "was not restarted"),
+        (
+            JoinStep.CONTROL_PLANE,
+            {"istio": replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], settled=False),))},
+            "is being restarted",
+        ),
+        (
+            JoinStep.CONTROL_PLANE,
+            {"facts": facts(webhooks=(Webhook(name="injector", istiod="i", held=frozenset({OWN})),))},
+            "injector does not verify hub",
+        ),
+        (
+            JoinStep.CONTROL_PLANE,
+            {"facts": facts(webhooks=None, webhooks_detail="forbidden")},
+            "webhooks cannot be read",
+        ),
+        (JoinStep.MOVE, {"sidecars": None}, "not known which pods"),
+        (
+            JoinStep.MOVE,
+            {"sidecars": SidecarsSeen(pods=3, asked=2, never_asked=("shop/a",))},
+            "1 of 3 pods with a sidecar have no certificate of the hub yet: shop/a",
+        ),
+        (JoinStep.MOVE, {"istio": replace(SETTINGS, addresses={"injector": ""})}, "to istiod"),
+        (JoinStep.MOVE, {"istio": replace(SETTINGS, addresses={"ztunnel": "other:1"})}, "to other:1"),
+        (JoinStep.SWITCH_OFF, {"istio": SETTINGS}, "has its CA on"),
+        (
+            JoinStep.SWITCH_OFF,
+            {"istio": replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], ca_server=None),))},
+            "not known",
+        ),
+        (JoinStep.SWITCH_OFF, {"distributors": ("cert-manager-istio-csr",)}, "cannot be seen"),
+        (JoinStep.DROP, {"issuing": False}, "may live"),
+        (JoinStep.DROP, {"issuing": False, "dropping": ()}, "in the bundle still"),
+    ],
+)
+def test_what_was_not_seen_is_the_present_step(step: JoinStep, changes: dict[str, Any], told: str) -> None:
+    found = at(replace(JOINED, **changes))
+    assert found.current is step
+    assert told in "; ".join(condition.detail for condition in found.waits_for)
+
+
+def test_the_root_has_to_be_in_the_bundle_before_it_can_be_served() -> None:
+    assert at(replace(JOINED, served_since=None), world(in_force=1)).current is JoinStep.ACCEPT
+
+
+def test_certificates_of_the_hub_and_other_clusters_are_waited_for_as_well() -> None:
+    late = world(horizons={Delivered("east", "i", 1): NOW + 50})
+    (waits,) = at(JOINED, late).waits_for
+    assert (waits.cluster, waits.until) == ("east", NOW + 50)
+    unread = world(clusters={"east": facts(held=None, detail="unreachable"), "west": facts()})
+    assert [c.detail for c in at(JOINED, unread).waits_for] == ["unreachable"]
+    lacking = world(clusters={"east": facts(held=frozenset({HUB})), "west": facts()})
+    assert [c.detail for c in at(JOINED, lacking).waits_for] == ["some namespace lacks own"]
+
+
+def test_a_cluster_that_came_with_the_hubs_own_root_needs_no_drop() -> None:
+    came = replace(JOINED, own=frozenset({HUB}), accepted=frozenset())
+    assert at(came).current is JoinStep.TAKEOVER
+    over = replace(came, issuing=False)
+    assert at(over).current is None
+    assert not concerns(over, world())
+
+
+def test_it_concerns_clusters_with_a_ca_of_their_own_alone() -> None:
+    assert not concerns(replace(JOINED, own=frozenset(), accepted=frozenset()), world())
+    assert concerns(replace(JOINED, own=frozenset(), unaccepted=("x",)), world())
+    assert concerns(replace(JOINED, issuing=False), world())
+    assert not concerns(replace(JOINED, issuing=False), world(in_force=1))
+
+
+def test_serving_begins_with_the_same_bytes_and_ends_with_a_root_that_is_lacking() -> None:
+    roots = frozenset({HUB})
+    assert serves(facts(), roots) is True
+    assert serves(facts(current=False), roots) is None, "the same roots: another writer puts its bytes back"
+    assert serves(facts(held=None), roots) is None
+    assert serves(facts(held=frozenset({OWN})), roots) is False
+    assert serves(facts(held=frozenset({OWN}), current=True), roots) is False
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "served_since": st.sampled_from([None, NOW - LIFE - 1, NOW]),
+            "provided_since": st.sampled_from([None, 940.0, 960.0]),
+            "istio": st.sampled_from([None, SETTINGS, JOINED.istio, replace(SETTINGS, addresses={"i": ""})]),
+            "sidecars": st.sampled_from([None, SidecarsSeen(pods=2, asked=1), SidecarsSeen(pods=2, asked=2)]),
+            "issuing": st.booleans(),
+            "unaccepted": st.sampled_from([(), ("x",)]),
+        }
+    )
+)
+def test_steps_are_told_in_their_order_and_the_present_one_says_what_it_waits_for(
+    changes: dict[str, Any],
+) -> None:
+    found = at(replace(JOINED, **changes))
+    assert [seen.step for seen in found.steps] == list(JoinStep)
+    present = found.current
+    assert (present is None) == (not found.waits_for)
+    for step in JoinStep:
+        assert found.past(step) is all(seen.done for seen in found.steps[: list(JoinStep).index(step) + 1])

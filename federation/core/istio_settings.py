@@ -69,6 +69,7 @@ class IstioSettings:
     audience: str = DEFAULT_AUDIENCE
     bundle: str = DEFAULT_BUNDLE
     ztunnel: ServiceAccountRef | None = None  # None: no ambient
+    certificate_provided: bool = True  # by the hub, in the Secret that istiod's chart mounts
     foreign_trust_domains: tuple[str, ...] = ()
     ca_server: bool = False  # True while a mesh joins: istiod's CA issues until every pod asks the hub
 
@@ -85,6 +86,11 @@ def settings_of(
     publication, istio = hub.controller.publication, cluster.istio
     foreign = {str(a.trust_domain) for a in hub.trust.anchors if a.trust_domain != hub.trust_domain}
     accounts = cluster.policy.trusted_node_accounts
+    if accounts and cluster.audience != DEFAULT_AUDIENCE:
+        raise InvalidValue(
+            f"ztunnel's chart asks for tokens of audience {DEFAULT_AUDIENCE} only, and {cluster.name} takes others",
+            remedy="leave audience out for a cluster with ambient",
+        )
     return IstioSettings(
         cluster=str(cluster.name),
         door=str(_door(hub, cluster) if door is None else _checked_door(hub, door)),
@@ -97,6 +103,7 @@ def settings_of(
         audience=cluster.audience,
         bundle=publication.config_map,
         ztunnel=accounts[0] if accounts else None,
+        certificate_provided=istio.provide_certificate and istio.secret == MOUNTED_SECRET,
         foreign_trust_domains=tuple(sorted(foreign)),
     )
 
@@ -231,7 +238,12 @@ def _pilot(s: IstioSettings) -> dict[str, Node]:
         else Noted(
             "false",
             "istiod signs nothing and distributes no roots: both are the hub's work. It has no certificate of its own "
-            f"then: Secret {MOUNTED_SECRET} has to be in {s.namespace} before istiod starts. The hub keeps it there.",
+            f"then: Secret {MOUNTED_SECRET} has to be in {s.namespace} before istiod starts. "
+            + (
+                "The hub keeps it there."
+                if s.certificate_provided
+                else "By the configuration it is yours to make."
+            ),
         )
     }
     pilot: dict[str, Node] = {"env": env}

@@ -242,6 +242,23 @@ def test_the_configuration_says_it_all() -> None:
     assert (found.mesh_id, found.revision, found.namespace) == ("mesh1", "canary", "mesh")
 
 
+@pytest.mark.parametrize("istio", ["provide_certificate = false", 'secret = "own-tls"'])
+def test_a_certificate_that_the_hub_does_not_keep_where_the_chart_looks_is_the_operators(istio: str) -> None:
+    found = configured(HUB + EAST + f"[clusters.istio]\n{istio}\n")
+    assert "it is yours to make" in " ".join(
+        texts(found, "helm")["helm-istiod.yaml"].replace("#", "").split()
+    )
+    assert "it is yours to make" not in " ".join(texts(configured(), "helm")["helm-istiod.yaml"].split())
+
+
+def test_ztunnels_tokens_have_one_audience() -> None:
+    policy = '[clusters.policy]\ntrusted_node_accounts = ["istio-system/ztunnel"]\n'
+    with pytest.raises(InvalidValue, match="audience istio-ca"):
+        configured(
+            HUB + EAST.replace('cluster_id = "east-id"', 'cluster_id = "east-id"\naudience = "hub"') + policy
+        )
+
+
 def test_the_name_of_a_service_is_for_the_hubs_own_cluster() -> None:
     hub, cluster = with_names("federation-hub.federation-system.svc", "hub.example.org")
     assert settings_of(hub, cluster).door == "hub.example.org:15443"

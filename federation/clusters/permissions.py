@@ -1,7 +1,8 @@
 """What each role may and must not do in a member cluster, as questions for a SelfSubjectAccessReview.
 
 ``manifests/member`` grants exactly what is needed. What is excessive is what would let a stolen role leave
-its part: a signer that can publish, either of them reading Secrets or minting the tokens of others.
+its part: a signer that can publish, either of them reading other Secrets than istiod's or minting the tokens of
+others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 import msgspec
 
 from federation.clusters.trust_bundles import GROUP, RESOURCE, SIGNER
+from federation.core.config.model import IstioConfig
 from federation.core.identity import ServiceAccountRef
 
 REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -114,6 +116,31 @@ def trust_bundle_needs(name: str) -> tuple[Permission, ...]:
         *(Permission(verb, RESOURCE, why, group=GROUP, name=name) for verb in verbs),
         Permission("attest", "signers", why, group=GROUP, name=SIGNER),
     )
+
+
+def istiod_needs(istio: IstioConfig) -> tuple[Permission, ...]:
+    """What the controller uses to keep istiod's certificate; nothing where it is not to provide one."""
+    if not istio.provide_certificate:
+        return ()
+    secrets = tuple(
+        Permission(
+            verb,
+            "secrets",
+            "keep istiod's certificate and read it back",
+            namespace=namespace,
+            name=istio.secret,
+        )
+        for namespace in istio.namespaces
+        for verb in ("list", "watch", "create", "patch")
+    )
+    token = Permission(
+        "create",
+        "serviceaccounts/token",
+        "get istiod's certificate",
+        namespace=istio.account.namespace,
+        name=istio.account.name,
+    )
+    return (*secrets, token)
 
 
 EXCESSIVE: Final = (

@@ -1,4 +1,4 @@
-"""What the leader does for one member cluster: watch, publish, read back, keep a probe leaf, and tell of it."""
+"""What the leader does for one member cluster: publication, istiod's certificate, a probe leaf, and its report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from federation.clusters.health import ClusterHealth
 from federation.clusters.istio_found import read_istio
 from federation.clusters.objects import ObjectKey
 from federation.clusters.session import ClusterSession
+from federation.controller.certificates import OwnAccount
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
 from federation.controller.proof.door import SignerDoor
 from federation.controller.proof.participants import Absent, Content, ContentReader, Participant
 from federation.controller.proof.probe import Probe
+from federation.controller.publication import istiod_tls
 from federation.controller.publication.cluster_watch import ClusterWatch
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
+from federation.controller.publication.istiod_tls import IstiodCertificates
 from federation.controller.publication.joining import (
     Joining,
     MemberFacts,
@@ -156,6 +159,20 @@ class Member:
             jitter=around.jitter,
             on_change=around.changed,
         )
+        self._istiod = IstiodCertificates(
+            session,
+            config,
+            OwnAccount(session, config, config.istio.account, around.door),
+            istiod_tls.Around(
+                generation=lambda: around.trust.for_cluster(str(config.name)),
+                issuer=lambda: around.orders().issuer_for(str(config.name)),
+                another_ca=self._another_ca,
+                revisions=lambda _: (),
+                allowed=around.allowed,
+                clock=around.clock,
+                jitter=around.jitter,
+            ),
+        )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -170,7 +187,14 @@ class Member:
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)
-            works = [member._watch.run, member._publisher.run, member._probe.run, member._beat, member._look]
+            works = [
+                member._watch.run,
+                member._publisher.run,
+                member._probe.run,
+                member._istiod.run,
+                member._beat,
+                member._look,
+            ]
             if member._bundle.enabled:
                 works.append(member._bundle.run)
             tasks = [group.create_task(_for_good(work)) for work in works]
@@ -243,6 +267,7 @@ class Member:
                 self._watch.renew()
                 self._publisher.resume()
                 self._bundle.renew()
+                self._istiod.renew()
             self._bundle.note_release(self._pulse.version)
             await self._clock.sleep(PULSE)
 
@@ -302,6 +327,7 @@ class Member:
             probe_detail=self._no_leaf() if problem or leaf is None else "",
             probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
             trust_bundle=self._bundle.report(),
+            control_planes=self._istiod.report(),
         )
 
     def _derive_health(self) -> ClusterHealth:
@@ -321,6 +347,8 @@ class Member:
                 health = self._joining_health(counted)
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
+        if health.state == "ready":
+            health = self._istiod.health() or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
         return health
@@ -342,6 +370,14 @@ class Member:
                 {*self._publisher.contention.writers(self._clock.monotonic()), *counted.yielded_to}
             ),
         )
+
+    def _another_ca(self) -> str:
+        """Why istiod's callers may not trust the hub yet: some namespace holds roots that it did not publish."""
+        if not self._watch.fresh:
+            return "its namespaces are not read back"
+        held = self._read_back().contents
+        others = sum(count for digest, count in held.items() if not self._around.trust.is_ours(digest))
+        return f"{others} namespaces hold roots that are not the hub's" if others else ""
 
     def _keeps_something(self, counted: ReadBack) -> bool:
         return bool(counted.joining) or self._bundle.kept
@@ -370,6 +406,7 @@ class Member:
         return replace(
             facts,
             trust_bundle=self._bundle.existed,
+            control_planes=self._istiod.facts(),
             unaccepted=(*unaccepted, *(["a CA that cannot be read"] if unreadable else [])),
             distributors=counted.writers,
             istio=self._istio,

@@ -34,6 +34,7 @@ from federation.sandbox.world import MemberWorld, read_kustomization
 SERVER_NAME: Final = "federation-hub.federation-system.svc"
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 MEMBER_MANIFESTS: Final = Path(__file__).resolve().parents[2] / "manifests" / "member"
+ISTIO_SYSTEM: Final = "istio-system"
 POLL: Final = 0.1
 
 
@@ -165,6 +166,7 @@ class Box:
         """Grant the hub's two roles what they need in each member, and write the configuration that names them."""
         for name in self.members if names is None else names:
             member = self.members[name]
+            await member.world.add_namespace(ISTIO_SYSTEM)
             await member.world.apply(read_kustomization(MEMBER_MANIFESTS))
             for role in ("signer", "controller"):
                 await member.world.write_role_kubeconfig(

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -24,10 +25,11 @@ from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import AuthorityViolation, FederationError
 from federation.core.identity import SpiffeId, TrustDomain
+from federation.core.istiod import is_istiod_name
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial
-from federation.core.pki.requests import CertificateRequest, check_request
+from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
 from federation.core.pki.validity import leaf_validity
 from federation.core.trust.horizons import UNKNOWN_ISSUER
 from federation.core.trust.rotation.effects import Orders
@@ -46,6 +48,9 @@ from federation.signer.renewals import Renewals
 
 ATTEMPTS: Final = 3
 """At a leaf that is superseded while it is made: one for orders that change, one for a generation beside them."""
+
+ISTIOD_PROFILE: Final = LeafProfile.SERVING
+"""istiod serves XDS and webhooks with it and is no one's client: its key must not open a workload's connection."""
 
 MOST_TAILS: Final = 32  # a few issuers times a few generations
 
@@ -116,7 +121,7 @@ class _Asked(msgspec.Struct, frozen=True):
     caller: Caller
     config: ClusterConfig
     request: SigningRequest
-    identity: SpiffeId
+    profile: LeafProfile
     checked: CertificateRequest
 
     @property
@@ -195,9 +200,8 @@ class Issuance:
         return reply
 
     async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:
-        identity = SpiffeId(self._trust_domain, caller.account)
-        checked = check_request(request.csr_pem, identity=identity, accepted_keys=config.policy.key_kinds)
-        asked = _Asked(caller, config, request, identity, checked)
+        profile, checked = self._check(caller, config, request)
+        asked = _Asked(caller, config, request, profile, checked)
         attempts = ATTEMPTS
         while True:
             try:
@@ -206,6 +210,19 @@ class Issuance:
                 attempts -= 1
                 if not attempts:
                     raise
+
+    def _check(
+        self, caller: Caller, config: ClusterConfig, request: SigningRequest
+    ) -> tuple[LeafProfile, CertificateRequest]:
+        """What the caller asks for, and as which kind of leaf it gets it. Raises RequestRefused."""
+        accepted = config.policy.key_kinds
+        if caller.account == config.istio.account:
+            permitted = partial(is_istiod_name, config.istio)
+            return ISTIOD_PROFILE, check_server_request(
+                request.csr_pem, permitted=permitted, accepted_keys=accepted
+            )
+        identity = SpiffeId(self._trust_domain, caller.account)
+        return LeafProfile.WORKLOAD, check_request(request.csr_pem, identity=identity, accepted_keys=accepted)
 
     async def _make(self, asked: _Asked) -> Reply:
         """One attempt. Raises Superseded where what it was made by no longer holds at its end."""
@@ -234,7 +251,7 @@ class Issuance:
         if _audit.isEnabledFor(logging.INFO):
             _audit.info(
                 "issued %s",
-                asked.identity,
+                ", ".join(asked.checked.names),
                 extra={
                     "cluster": cluster,
                     "pod": asked.caller.pod,
@@ -261,10 +278,10 @@ class Issuance:
             timedelta(seconds=policy.default_ttl),
         )
         return LeafOrder(
-            profile=LeafProfile.WORKLOAD,
+            profile=asked.profile,
             public_key=asked.checked.public_key,
             spki_der=asked.checked.spki_der,
-            names=(str(asked.identity),),
+            names=asked.checked.names,
             san=asked.checked.san,
             serial=draw_serial(self._random_bytes),
             validity=validity,

@@ -3,8 +3,10 @@
 Where a node proxy asks for a pod's identity, ``caller`` is the one that the certificate is for
 (``impersonation``).
 
-The probe's service account needs no pod, since nothing but its token is ever used, and no pattern of
-``allow``, since the operator has named it already; ``deny`` holds for it as for everybody.
+The service accounts that the hub itself asks with need no pod, since nothing but their tokens is ever used, and no
+pattern of ``allow``, since the operator has named them already; ``deny`` holds for them as for every account.
+The probe's gets its own identity; istiod's (``[clusters.istio] account``) gets a certificate for istiod's DNS names
+and for nothing else, never its own identity, and no other account gets a DNS name.
 """
 
 from __future__ import annotations
@@ -18,12 +20,22 @@ from federation.signer.attestation.caller import Caller
 
 
 def check_policy(caller: Caller, config: ClusterConfig) -> None:
-    """Raise PolicyRefused, as ``account_not_allowed`` or ``pod_required``, where policy says no."""
+    """Raise PolicyRefused where policy says no.
+
+    Its reason is ``account_not_allowed``, ``pod_required`` or ``istiod_not_provided``.
+    """
     policy = config.policy
     account = caller.account
-    if account == config.probe:
+    if config.is_own(account):
         if is_denied(account, config):
             raise _not_allowed(caller)
+        if account == config.istio.account and not config.istio.provide_certificate:
+            raise PolicyRefused(
+                "certificates for istiod are not provided in this cluster",
+                where=str(config.name),
+                reason="istiod_not_provided",
+                remedy="set provide_certificate = true in [clusters.istio] if the hub is to provide them",
+            )
         return
     if not policy.allows(account):
         raise _not_allowed(caller)

@@ -224,6 +224,24 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     other_writers: list[str] = []  # field managers, other than ours, that write the same key
 
 
+class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
+    """istiod's certificate in one namespace, as its Secret was read back. ``issuer`` is a SHA-256."""
+
+    namespace: str
+    secret: str
+    state: str  # provided | waiting | foreign | forbidden | failed | off
+    detail: str = ""
+    remedy: str = ""
+    attention: bool = False  # an operator has to look at it
+    names: list[str] = []
+    issuer: str = ""
+    not_after: float = 0.0
+    renew_at: float = 0.0
+    current: bool = False  # its ca.crt is the bundle meant for the cluster, to the byte
+    read_back: float = 0.0  # 0 while it is not
+    restored: int = 0  # put back after an edit or a deletion
+
+
 class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands with a member cluster's ClusterTrustBundle, as read back."""
 
@@ -254,6 +272,7 @@ class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     probe_detail: str = ""  # why there is no probe leaf
     probe_chain: list[str] = []  # fingerprints, leaf first
     trust_bundle: TrustBundleReport = TrustBundleReport()
+    control_planes: list[ControlPlaneReport] = []
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ import aiohttp
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import (
+    ISTIO_SYSTEM,
     MEMBER_MANIFESTS,
     SERVER_NAME,
     DevelopmentCa,
@@ -128,6 +129,7 @@ class Rig:
         """Grant both roles their rights in every member, and write their kubeconfigs."""
         manifest = read_kustomization(MEMBER_MANIFESTS)
         for name, member in self.members.items():
+            await member.world.add_namespace(ISTIO_SYSTEM)
             await member.world.apply(manifest)
             for role in ("signer", "controller"):
                 await member.world.write_role_kubeconfig(

@@ -48,7 +48,7 @@ async def test_if_namespace_does_not_exist_ignore(world: World) -> None:
     async with world.controller():
         await world.published()
         world.clusters["east"].delete("namespaces", "", NAMESPACE)
-        report = await world.until(lambda r: r.clusters["east"].publication.selected == 3)
+        report = await world.until(lambda r: r.clusters["east"].publication.selected == 4)
     assert world.clusters["east"].get("namespaces", "", NAMESPACE) is None
     assert report.clusters["east"].publication.failed == 0
     assert report.clusters["east"].state == "ready"

@@ -122,7 +122,7 @@ class TestIstioCsrValidation:
         assert refused(csr_pem(san=spiffe_san(FOO, FOO))) == Refusal.IDENTITY
 
     def test_csr_identity_matches(self) -> None:
-        assert check_request(csr_pem(), identity=FOO, accepted_keys=ALL_KINDS).identity == FOO
+        assert check_request(csr_pem(), identity=FOO, accepted_keys=ALL_KINDS).names == (str(FOO),)
 
     def test_csr_with_an_extension_that_is_not_allowed(self) -> None:
         key_id = x509.SubjectKeyIdentifier(bytes(20))
@@ -136,7 +136,7 @@ class TestIstioCsrValidation:
     def test_csr_with_allowed_key_usages(self) -> None:
         usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
         text = csr_pem(extensions=[(WORKLOAD_KEY_USAGE, True), (usages, False)])
-        assert check_request(text, identity=FOO, accepted_keys=ALL_KINDS).identity == FOO
+        assert check_request(text, identity=FOO, accepted_keys=ALL_KINDS).names == (str(FOO),)
 
     def test_csr_with_key_usage_cert_sign(self) -> None:
         assert refused(csr_pem(extensions=[(CA_KEY_USAGE, True)])) == Refusal.KEY_USAGE

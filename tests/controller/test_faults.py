@@ -133,7 +133,7 @@ async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: Worl
     east = one.clusters["east"]
     with east.faults.inject(Answer.forbidden(), verb="patch", resource="configmaps"):
         async with one.controller():
-            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 3)
+            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 4)
             assert state(report, "east") == ("degraded", "forbidden")
             assert report.clusters["east"].publication.selected == 0
             assert "manifests/member" in report.clusters["east"].remedy
@@ -153,10 +153,10 @@ async def test_one_forbidden_namespace_stops_no_other(one: World) -> None:
             report = await one.until(
                 lambda r: (
                     r.clusters["east"].publication.forbidden == 1
-                    and r.clusters["east"].publication.current == 3
+                    and r.clusters["east"].publication.current == 4
                 )
             )
-    assert report.clusters["east"].publication.selected == 3
+    assert report.clusters["east"].publication.selected == 4
     assert report.clusters["east"].publication.problems[0].startswith("closed: ")
 
 
@@ -165,11 +165,12 @@ async def test_throttling_is_honoured(one: World) -> None:
     with east.faults.inject(Answer.throttled(retry_after=2), verb="patch", times=16):
         async with one.controller():
             report = await one.until(lambda r: state(r, "east")[1] == "throttled")
-            refused = east.requests.count(verb="patch", status=429)
+            refused = east.requests.count(verb="patch", resource="configmaps", status=429)
             assert refused <= 3
             assert report.clusters["east"].publication.current == 0
             await asyncio.sleep(1)
-            assert east.requests.count(verb="patch", status=429) == refused
+            assert east.requests.count(verb="patch", resource="configmaps", status=429) == refused
+            assert east.requests.count(verb="patch", resource="secrets", status=429) == 1
             east.faults.clear()
             await one.published()
 
@@ -191,12 +192,12 @@ async def test_an_object_that_is_refused_is_failed_and_told(one: World) -> None:
         async with one.controller():
             report = await one.until(
                 lambda r: (
-                    r.clusters["east"].publication.failed == 1 and r.clusters["east"].publication.current == 2
+                    r.clusters["east"].publication.failed == 1 and r.clusters["east"].publication.current == 3
                 )
             )
     assert state(report, "east") == ("degraded", "publication")
     assert report.clusters["east"].publication.problems[0].startswith("default: ")
-    assert report.clusters["east"].publication.current == 2
+    assert report.clusters["east"].publication.current == 3
 
 
 async def test_a_writer_that_fights_is_answered_ever_more_slowly_and_named(one: World) -> None:
@@ -219,7 +220,7 @@ async def test_a_writer_that_fights_is_answered_ever_more_slowly_and_named(one: 
         await asyncio.sleep(1.5)
         assert east.requests.count(verb="patch", status=200) <= before + 1
         report = await one.until(lambda r: len(r.clusters["east"].publication.contents) == 2)
-        assert report.clusters["east"].publication.current == 2
+        assert report.clusters["east"].publication.current == 3
         stop.set()
 
 
@@ -250,11 +251,13 @@ async def test_fifteen_hundred_namespaces_are_published_and_nothing_is_written_t
     async with one.controller():
         await one.published(limit=60)
         took = time.monotonic() - began
-        report = await one.until(lambda r: r.clusters["east"].publication.current == 1503)
-        assert report.clusters["east"].publication.writes == 1503
-        written = east.requests.count(verb="patch")
-    assert written == 1503
+        report = await one.until(lambda r: r.clusters["east"].publication.current == 1504)
+        assert report.clusters["east"].publication.writes == 1504
+        written = east.requests.count(verb="patch", resource="configmaps")
+        secrets = east.requests.count(verb="patch", resource="secrets")
+    assert (written, secrets) == (1504, 1)
     assert took < 45
     async with one.controller("two"):
         await one.published(replica="two")
-    assert east.requests.count(verb="patch") == written
+    assert east.requests.count(verb="patch", resource="configmaps") == written
+    assert east.requests.count(verb="patch", resource="secrets") == secrets

@@ -24,8 +24,8 @@ async def test_every_pair_is_proved(two: World) -> None:
         assert report.clusters[name].state == "ready"
         assert report.clusters[name].version == "v1.36.2"
         assert len(report.clusters[name].probe_chain) == 2
-        assert report.clusters[name].publication.contents == {generation.sha256: 3}
-        for namespace in ("default", "kube-system", "federation-system"):
+        assert report.clusters[name].publication.contents == {generation.sha256: 4}
+        for namespace in ("default", "kube-system", "federation-system", "istio-system"):
             assert two.held(name, namespace) == generation.bundle_pem
         assert two.held(name, "kube-public") is None
 

@@ -35,6 +35,7 @@ HUB = "hub.mesh.example"
 TRUST_DOMAIN = "mesh.example"
 NAME = "istio-ca-root-cert"
 KEY = "root-cert.pem"
+ISTIO_SYSTEM = "istio-system"
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests" / "member"
 START = datetime.now(UTC).replace(microsecond=0)
 """OpenSSL judges by the system's clock, so certificates of these tests begin before now."""
@@ -166,6 +167,8 @@ class World:
     def register(self) -> None:
         """Grant the controller its rights in every cluster and write kubeconfigs, configuration and anchors."""
         for name, cluster in self.clusters.items():
+            if cluster.get("namespaces", "", ISTIO_SYSTEM) is None:
+                cluster.create_namespace(ISTIO_SYSTEM)
             cluster.apply_manifest(read_kustomization(MANIFESTS))
             config = cluster.service_account_kubeconfig("federation-system", "federation-controller")
             file = self.directory / f"{name}.kubeconfig"

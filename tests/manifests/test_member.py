@@ -1,12 +1,12 @@
-"""What a member grants the hub: exactly the verbs used, by role, and no reading of Secrets."""
+"""What a member grants the hub: exactly the verbs used, by role, and of Secrets the one of istiod's certificate."""
 
 from __future__ import annotations
 
 import pytest
 import yaml
 
-from federation.clusters.permissions import controller_needs, istio_reads, signer_needs
-from federation.core.config.model import PublicationConfig
+from federation.clusters.permissions import controller_needs, istio_reads, istiod_needs, signer_needs
+from federation.core.config.model import IstioConfig, PublicationConfig
 from federation.core.identity import ServiceAccountRef
 from tests.manifests.kustomize import Object
 from tests.manifests.tree import MANIFESTS, Tree
@@ -51,11 +51,12 @@ def test_the_controller_reads_namespaces_and_writes_one_config_map(member: Tree)
     }
 
 
-def test_the_controller_may_ask_for_tokens_of_the_probe_only(member: Tree) -> None:
-    role = member.one("Role", "federation-probe-tokens")
+@pytest.mark.parametrize("name", ["probe", "istiod"])
+def test_the_controller_may_ask_for_tokens_of_two_accounts_only(member: Tree, name: str) -> None:
+    role = member.one("Role", f"federation-{name}-tokens")
 
     assert role["metadata"]["namespace"] == "federation-system"
-    assert grants(role) == {("", "serviceaccounts/token", "federation-probe", "create")}
+    assert grants(role) == {("", "serviceaccounts/token", f"federation-{name}", "create")}
 
 
 def test_what_is_read_of_istio_is_named_object_by_object(member: Tree) -> None:
@@ -66,19 +67,31 @@ def test_what_is_read_of_istio_is_named_object_by_object(member: Tree) -> None:
     assert all(verb == "list" and (name or "webhook" in resource) for _, resource, name, verb in granted)
 
 
-def test_no_role_has_a_wildcard_or_sees_a_secret(member: Tree) -> None:
+def test_the_controller_keeps_one_secret_in_the_namespace_of_istiod(member: Tree) -> None:
+    role = member.one("Role", "federation-istiod-tls")
+
+    assert role["metadata"]["namespace"] == "istio-system"
+    assert grants(role) == {("", "secrets", "istiod-tls", verb) for verb in (*READ, "create", "patch")}
+
+
+def test_nothing_of_istio_is_deleted_with_the_member_tree(member: Tree) -> None:
+    """`kubectl delete -k` takes away what the tree holds: never a namespace that is not the hub's own."""
+    assert [item["metadata"]["name"] for item in member.all("Namespace")] == ["federation-system"]
+
+
+def test_no_role_has_a_wildcard_or_sees_another_secret(member: Tree) -> None:
     roles = [*member.all("ClusterRole"), *member.all("Role")]
 
-    assert len(roles) == 4
+    assert len(roles) == 6
     for role in roles:
         for grant in grants(role):
             assert not any("*" in part for part in grant)
-            assert grant[1] not in {"secrets", "pods/exec", "pods/log", "serviceaccounts"} or grant[3] in READ
-            assert grant[1] != "secrets"
+            assert grant[1] not in {"pods/exec", "pods/log", "serviceaccounts"} or grant[3] in READ
+            assert grant[1] != "secrets" or grant[2] == "istiod-tls"
             assert grant[3] not in {"impersonate", "escalate", "bind", "delete", "deletecollection", "update"}
 
 
-def test_each_role_is_bound_to_its_own_account_and_the_probe_to_nothing(member: Tree) -> None:
+def test_each_role_is_bound_to_its_own_account_and_the_other_two_to_nothing(member: Tree) -> None:
     bound = {
         (binding["kind"], binding["roleRef"]["name"]): [
             (subject["kind"], subject["namespace"], subject["name"]) for subject in binding["subjects"]
@@ -93,6 +106,8 @@ def test_each_role_is_bound_to_its_own_account_and_the_probe_to_nothing(member: 
         ("ClusterRoleBinding", "federation-controller"): [controller],
         ("ClusterRoleBinding", "federation-istio-reader"): [controller],
         ("RoleBinding", "federation-probe-tokens"): [controller],
+        ("RoleBinding", "federation-istiod-tokens"): [controller],
+        ("RoleBinding", "federation-istiod-tls"): [controller],
     }
 
 
@@ -103,6 +118,7 @@ def test_no_account_mounts_a_token_by_itself(hub: Tree, member: Tree) -> None:
         "federation-signer",
         "federation-controller",
         "federation-probe",
+        "federation-istiod",
     }
     assert all(
         item["automountServiceAccountToken"] is False for item in [*accounts, *hub.all("ServiceAccount")]
@@ -148,13 +164,18 @@ def test_the_grants_are_what_the_hub_itself_says_it_needs(member: Tree) -> None:
     publication, probe = PublicationConfig(), ServiceAccountRef("federation-system", "federation-probe")
     wanted = {
         "signer": signer_needs(),
-        "controller": controller_needs(config_map=publication.config_map, probe=probe),
+        "controller": (
+            *controller_needs(config_map=publication.config_map, probe=probe),
+            *istiod_needs(IstioConfig()),
+        ),
     }
     roles = {
         "signer": [member.one("ClusterRole", "federation-signer")],
         "controller": [
             member.one("ClusterRole", "federation-controller"),
             member.one("Role", "federation-probe-tokens"),
+            member.one("Role", "federation-istiod-tokens"),
+            member.one("Role", "federation-istiod-tls"),
         ],
     }
 

@@ -338,6 +338,8 @@ async def house(
 
 def admit(box: SandboxCluster, kubeconfig: Path) -> None:
     """Grant the signer what ``manifests/member`` grants, and write a kubeconfig for it."""
+    if box.get("namespaces", "", "istio-system") is None:
+        box.create_namespace("istio-system")
     box.apply_manifest(read_kustomization(MEMBER_MANIFESTS))
     document = box.service_account_kubeconfig("federation-system", "federation-signer")
     kubeconfig.touch(mode=0o600)

@@ -34,7 +34,7 @@ def door_address(config: HubConfig, override: Address | None) -> str:
 
 
 class SignerDoor:
-    """One channel for every cluster's probe, made anew whenever address, name or trust change."""
+    """One channel for every cluster, made anew whenever address, name or trust change."""
 
     def __init__(self) -> None:
         self._made_for: tuple[str, str, bytes] | None = None
@@ -77,7 +77,7 @@ class SignerDoor:
             if code in _OURS_TO_RETRY:
                 raise Unavailable(f"the signer's door did not answer ({code.name})") from None
             raise Refused(
-                f"the signer's door refused the probe ({code.name})",
+                f"the signer's door refused the request ({code.name})",
                 remedy="the signer's log says why: look for this cluster there",
             ) from None
         except asyncio.CancelledError:

@@ -13,24 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clusters.backoff import Backoff
 from federation.clusters.session import ClusterSession
+from federation.controller.certificates import CERT_CHAIN, OwnAccount, Reply
 from federation.controller.proof.door import SignerDoor
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import ClusterGarbage, ClusterNotFound, FederationError, InvalidValue
+from federation.core.errors import FederationError, InvalidValue
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
-from federation.core.pki.pem import parse_certificates
-
-TOKEN_SECONDS: Final = 600
-"""The shortest the TokenRequest API grants."""
 
 LONGEST_BACKOFF: Final = 15.0
 TICK: Final = 0.5
@@ -54,17 +49,6 @@ class ProbeLeaf:
         return self.chain[1].sha256 if len(self.chain) > 1 else ""
 
 
-class _TokenStatus(msgspec.Struct):
-    token: str = ""
-
-
-class _TokenRequest(msgspec.Struct):
-    status: _TokenStatus
-
-
-_decode_token = msgspec.json.Decoder(_TokenRequest).decode
-
-
 class Probe:
     """Keeps one cluster's leaf: renewed at half its life, and at once for a new generation or another issuer.
 
@@ -85,10 +69,9 @@ class Probe:
         jitter: random.Random,
         on_change: Callable[[], None],
     ) -> None:
-        self._session = session
         self._cluster = cluster
         self._identity = cluster.probe_identity(trust_domain)
-        self._door = door
+        self._account = OwnAccount(session, cluster, cluster.probe, door)
         self._generation = generation
         self._issuer = issuer
         self._leaf_ttl = leaf_ttl
@@ -144,74 +127,20 @@ class Probe:
             await self._clock.sleep(min(left, TICK))
 
     async def _get(self) -> ProbeLeaf:
-        token = await self._token()
         key = ec.generate_private_key(ec.SECP256R1())
-        elements = await self._door.request(
-            csr=make_request(self._identity, key),
-            token=token,
-            cluster_id=self._cluster.cluster_id,
-            lifetime=self._leaf_ttl(),
-        )
-        return accept_reply(elements, key, self._identity, now=self._clock.now())
-
-    async def _token(self) -> str:
-        account = self._cluster.probe
-        path = f"/api/v1/namespaces/{account.namespace}/serviceaccounts/{account.name}/token"
-        body = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"audiences": [self._cluster.audience], "expirationSeconds": TOKEN_SECONDS},
-        }
-        where = str(self._cluster.name)
-        try:
-            answer = await self._session.request("POST", path, body=msgspec.json.encode(body))
-            token = _decode_token(answer).status.token
-        except ClusterNotFound:
-            raise ClusterNotFound(
-                f"the probe's service account {account} does not exist",
-                where=where,
-                remedy="apply manifests/member to that cluster",
-            ) from None
-        except msgspec.MsgspecError:
-            raise ClusterGarbage("the answer to a token request is not a TokenRequest", where=where) from None
-        if not token:
-            raise ClusterGarbage("the answer to a token request holds no token", where=where)
-        return token
-
-
-def make_request(identity: SpiffeId, key: ec.EllipticCurvePrivateKey) -> str:
-    """A CSR in the shape of Istio's agent: an empty organization and one critical URI SAN."""
-    builder = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "")]))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), critical=True
-        )
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(self._identity))])
+        reply = await self._account.request(names, key, lifetime=self._leaf_ttl())
+        return accept_reply(reply, key, self._identity, now=self._clock.now())
 
 
 def accept_reply(
-    elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey, identity: SpiffeId, *, now: datetime
+    reply: Reply, key: ec.EllipticCurvePrivateKey, identity: SpiffeId, *, now: datetime
 ) -> ProbeLeaf:
     """The leaf of a reply, checked as an agent checks it. Raises InvalidValue; validity is the handshake's."""
-    where = "cert_chain of the signer's door"
-    if len(elements) < 2:
-        raise InvalidValue("there is no bundle after the leaf", where=where)
-    chain: list[Certificate] = []
-    for element in elements[:-1]:
-        found = parse_certificates(element.encode(), where=where)
-        if len(found) != 1:
-            raise InvalidValue("an element before the last holds more than one certificate", where=where)
-        chain += found
-    leaf = chain[0]
-    if leaf.public_key != key.public_key():
-        raise InvalidValue("the leaf holds another key than was asked for", where=where)
+    leaf = reply.chain[0]
     if leaf.uris != (str(identity),):
-        raise InvalidValue(f"the leaf is not of {identity}", where=where)
-    delivered = elements[-1].encode()
-    parse_certificates(delivered, where=where)
+        raise InvalidValue(f"the leaf is not of {identity}", where=CERT_CHAIN)
     if leaf.not_after <= now:
-        raise InvalidValue("the leaf has expired already", where=where)
+        raise InvalidValue("the leaf has expired already", where=CERT_CHAIN)
     renew_at = now + (leaf.not_after - now) / 2
-    return ProbeLeaf(tuple(chain), private_key_pem(key), identity, delivered, renew_at)
+    return ProbeLeaf(reply.chain, private_key_pem(key), identity, reply.delivered, renew_at)

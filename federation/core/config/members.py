@@ -59,6 +59,12 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
         audience = table.get("audience", filled, _CLUSTER.audience)
         probe = table.get("probe", service_account, _CLUSTER.probe)
+        if probe == istio.account:
+            table.mistake(
+                "istio.account",
+                f"is the probe's account as well ({probe})",
+                "give istiod's certificate an account of its own: what an account may have is decided by its name",
+            )
         earlier = table.get("earlier_longest_ttl", seconds(0, EARLIER_LONGEST_TTL), None)
         own_anchors = table.get("own_anchors", one_of(OWN_ANCHORS), _CLUSTER.own_anchors)
     if name is None or cluster_id is None or signer is None or controller is None:

@@ -43,6 +43,7 @@ class Refusal(StrEnum):
     DNS_NAME = "csr_dns_name"
     IP_ADDRESS = "csr_ip_address"
     EMAIL = "csr_email"
+    URI = "csr_uri"
     NAME_KIND = "csr_name_kind"
     IDENTITY = "csr_identity"
     TRUST_DOMAIN = "csr_trust_domain"
@@ -76,6 +77,7 @@ _NAME_KINDS: Final = {
     san.DNS: (Refusal.DNS_NAME, "a DNS name"),
     san.IP_ADDRESS: (Refusal.IP_ADDRESS, "an IP address"),
     san.EMAIL: (Refusal.EMAIL, "an email address"),
+    san.URI: (Refusal.URI, "a URI"),
 }
 
 
@@ -144,6 +146,12 @@ def refused_names(value: bytes, expected: san.SubjectAltName) -> RequestRefused:
     return refused(
         Refusal.IDENTITY, f"the {len(names)} URI names asked for are not exactly the proven identity: {found}"
     )
+
+
+def refused_beside_hosts(tag: int) -> RequestRefused:
+    """Say which kind of name a server asks for beside DNS names."""
+    reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than DNS"))
+    return refused(reason, f"the subject alternative name of a server holds {words}")
 
 
 def refused_key(spki: bytes) -> RequestRefused:

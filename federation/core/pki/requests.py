@@ -9,11 +9,15 @@ Accepted is what Istio's agents and cert-manager's clients send: no subject or a
 alternative name that is exactly the proven identity, optionally keyUsage within digitalSignature and
 keyEncipherment and extendedKeyUsage within serverAuth and clientAuth. Each extension may be critical or not,
 because the certificate has its own criticality (agents send a critical name, other clients may not).
+
+A server that is known by host names asks in the same way, with DNS names in place of the identity. Which of them it
+may have is its caller's to say; the certificate holds all that were asked for, or there is none.
 """
 
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +32,7 @@ from federation.core.pki import der
 from federation.core.pki import request_refusals as why
 from federation.core.pki.keys import KeyKind, PublicKey
 from federation.core.pki.request_refusals import Refusal, refused
-from federation.core.pki.san import SubjectAltName
+from federation.core.pki.san import DNS, SubjectAltName
 
 MAX_CSR_CHARACTERS: Final = 8 * 1024
 """A request with an RSA-4096 key and the longest SPIFFE ID (2048 bytes) has about 4,400 characters of PEM."""
@@ -117,12 +121,15 @@ _SPKI: Final = _spki_frames()
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
-    """A public key whose owner proved to hold the private one, and the identity it may carry."""
+    """A public key whose owner proved to hold the private one, and the names its certificate carries.
+
+    ``names`` are what ``san`` holds, as text: one SPIFFE ID, or DNS names.
+    """
 
     public_key: PublicKey
     spki_der: bytes
     key_kind: KeyKind
-    identity: SpiffeId
+    names: tuple[str, ...]
     san: SubjectAltName
 
 
@@ -136,13 +143,66 @@ def check_request(
     """
     san = SubjectAltName.of_identity(identity)
     try:
-        return _check(_decode(csr_pem), identity, san, accepted_keys)
+        return _check(_decode(csr_pem), (str(identity),), san, accepted_keys)
     except InvalidValue as error:
         raise RequestRefused(error.what, reason=Refusal.MALFORMED) from None
 
 
+def check_server_request(
+    csr_pem: str, *, permitted: Callable[[str], bool], accepted_keys: frozenset[KeyKind]
+) -> CertificateRequest:
+    """The request for DNS names in this PEM text, each of which is ``permitted``; there is at least one.
+
+    Raises RequestRefused as :func:`check_request`: for any other kind of name, a name that is not permitted, and
+    one that is there twice.
+    """
+    try:
+        data = _decode(csr_pem)
+        hosts = _requested_hosts(data, permitted)
+        san = SubjectAltName.of_hosts(hosts)
+        return _check(data, hosts, san, accepted_keys)
+    except InvalidValue as error:
+        raise RequestRefused(error.what, reason=Refusal.MALFORMED) from None
+
+
+def _requested_hosts(data: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
+    """The DNS names asked for. Everything else about the request, and their encoding, is judged by :func:`_check`."""
+    outer = der.elements(data, 0, len(data))
+    _shape(outer, der.SEQUENCE)
+    parts = der.elements(data, outer[0][2], outer[0][3])
+    _shape(parts, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING)
+    fields = der.elements(data, parts[0][2], parts[0][3])
+    _shape(fields, der.INTEGER, der.SEQUENCE, der.SEQUENCE, _ATTRIBUTES)
+    for element in _requested_extensions(data, fields[3]):
+        _shape([element], der.SEQUENCE)
+        extension = der.elements(data, element[2], element[3])
+        if len(extension) >= 2 and data[extension[0][1] : extension[0][3]] == _SUBJECT_ALT_NAME:
+            return _hosts(data[extension[-1][2] : extension[-1][3]], permitted)
+    raise refused(Refusal.NAME_MISSING, "the request names no host")
+
+
+def _hosts(value: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
+    outer = der.elements(value, 0, len(value))
+    _shape(outer, der.SEQUENCE)
+    hosts: list[str] = []
+    for tag, _, start, stop in der.elements(value, outer[0][2], outer[0][3]):
+        if tag != DNS:
+            raise why.refused_beside_hosts(tag)
+        host = value[start:stop].decode("ascii", "replace")
+        if host in hosts:
+            raise refused(Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is asked for twice")
+        if not permitted(host):
+            raise refused(
+                Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is not one that this caller may have"
+            )
+        hosts.append(host)
+    if not hosts:
+        raise refused(Refusal.NAME_MISSING, "the subject alternative name is empty")
+    return tuple(hosts)
+
+
 def _check(
-    data: bytes, identity: SpiffeId, san: SubjectAltName, accepted: frozenset[KeyKind]
+    data: bytes, names: tuple[str, ...], san: SubjectAltName, accepted: frozenset[KeyKind]
 ) -> CertificateRequest:
     outer = der.elements(data, 0, len(data))
     _shape(outer, der.SEQUENCE)
@@ -167,7 +227,7 @@ def _check(
         data[signature[2] + 1 : signature[3]],
         data[info[1] : info[3]],
     )
-    return CertificateRequest(public_key, spki_der, kind, identity, san)
+    return CertificateRequest(public_key, spki_der, kind, names, san)
 
 
 def _decode(text: str) -> bytes:

@@ -1,0 +1,251 @@
+"""The Secret that istiod serves with: what it holds, whether that is good, and what has to be done about it. Pure.
+
+istiod takes ``tls.crt``, ``tls.key`` and ``ca.crt`` from the Secret ``istiod-tls`` (pilot/pkg/bootstrap of istio/istio,
+``hasCustomTLSCerts``), reloads them when they change, and writes ``ca.crt`` into its webhooks' ``caBundle``. So
+``ca.crt`` is the cluster's bundle to the byte, and the certificate is one that the bundle verifies.
+
+What is there and good is kept, whichever controller wrote it. A certificate that the hub did not write and that its
+bundle does not verify is another CA's: agents of that mesh may trust nothing else, so it is reported and left alone
+for as long as it is valid.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+import msgspec
+from cryptography import x509
+
+from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.clusters.writers import FIELD_MANAGER, MAX_NAME
+from federation.core.errors import InvalidValue
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.pki.keys import load_private_key
+from federation.core.pki.pem import parse_certificates
+
+TLS: Final = "kubernetes.io/tls"
+CERTIFICATE: Final = "tls.crt"
+KEY: Final = "tls.key"
+CA: Final = "ca.crt"
+LABELS: Final[Mapping[str, str]] = {"app.kubernetes.io/managed-by": "federation-hub"}
+
+RENEW_AT: Final = 2 / 3
+"""The part of a certificate's life after which it is renewed."""
+
+MOST_WRITERS: Final = 8
+_PEM: Final = b"-----BEGIN CERTIFICATE-----"
+
+
+class HeldSecret(msgspec.Struct, frozen=True, gc=False):
+    """What the Secret holds, as far as it matters; ``ours`` says that the hub wrote it: it owns some field of it.
+
+    A key that is missing, or whose value is not base64, is empty. ``writers`` are other field managers that own one
+    of the three keys.
+    """
+
+    type: str
+    certificate: bytes
+    key: bytes
+    ca: bytes
+    ours: bool
+    writers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"HeldSecret(type={self.type!r}, ours={self.ours})"
+
+
+class _OwnedFields(msgspec.Struct, gc=False):
+    data: dict[str, msgspec.Raw] = msgspec.field(name="f:data", default_factory=dict)
+
+
+class _Managed(msgspec.Struct, gc=False):
+    manager: str = ""
+    fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
+
+
+class _Meta(WireMeta, rename="camel", gc=False):
+    managed_fields: list[_Managed] | None = None
+
+
+class _Secret(msgspec.Struct, gc=False):
+    metadata: _Meta
+    type: str = ""
+    data: dict[str, str] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Secret).decode
+
+
+def decode_secret(payload: Payload) -> Item[HeldSecret]:
+    """The Secret as an item of a reflector. Raises msgspec.MsgspecError where it is none."""
+    found = _decode(payload)
+    meta, data = found.metadata, found.data or {}
+    managed = meta.managed_fields or ()
+    owned = {f"f:{key}" for key in (CERTIFICATE, KEY, CA)}
+    others = {
+        entry.manager[:MAX_NAME]
+        for entry in managed
+        if entry.manager != FIELD_MANAGER and entry.fields is not None and owned & entry.fields.data.keys()
+    }
+    value = HeldSecret(
+        type=found.type[:MAX_NAME],
+        certificate=_bytes(data.get(CERTIFICATE, "")),
+        key=_bytes(data.get(KEY, "")),
+        ca=_bytes(data.get(CA, "")),
+        ours=any(entry.manager == FIELD_MANAGER for entry in managed),
+        writers=tuple(sorted(others)[:MOST_WRITERS]),
+    )
+    return Item(key_of(meta), meta.resource_version, value)
+
+
+def _bytes(value: str) -> bytes:
+    try:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        return b""
+
+
+def apply_body(
+    namespace: str, name: str, *, certificate: bytes, key: bytes, ca: bytes, held: HeldSecret | None
+) -> bytes:
+    """A server-side apply of the whole Secret. The type of one that is there cannot be changed, so it stays."""
+    data = {
+        field: binascii.b2a_base64(value, newline=False).decode("ascii")
+        for field, value in ((CERTIFICATE, certificate), (KEY, key), (CA, ca))
+    }
+    return msgspec.json.encode(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace, "labels": LABELS},
+            "type": held.type if held is not None and held.type else TLS,
+            "data": data,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the Secret is to hold: a certificate for ``names`` of ``issuer`` (SHA-256; empty: any), and the bundle."""
+
+    names: tuple[str, ...]
+    issuer: str
+    bundle: bytes
+    anchors: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A Secret's certificate against what is wanted.
+
+    ``problem`` says why it cannot serve, ``foreign`` that it is another CA's, which is left alone. ``issuer`` is the
+    SHA-256 of the certificate that issued it, empty where that is not known.
+    """
+
+    chain: tuple[Certificate, ...] = ()
+    names: tuple[str, ...] = ()
+    issuer: str = ""
+    held: frozenset[str] | None = None  # the anchors (SHA-256) in ca.crt; None where it cannot be read
+    current: bool = False
+    problem: str = ""
+    foreign: bool = False
+    lacking: tuple[str, ...] = ()  # names that it does not cover
+
+    @property
+    def serves(self) -> bool:
+        """True where istiod can be reached by every name with it, and the bundle verifies it."""
+        return bool(self.chain) and not self.problem and not self.lacking
+
+    @property
+    def not_after(self) -> float:
+        """When the certificate ends, in seconds since the epoch; 0 where there is none."""
+        return self.chain[0].not_after.timestamp() if self.chain else 0.0
+
+
+def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
+    """Judge what a Secret holds at that time. It verifies signatures: keep the result while nothing changes."""
+    anchors = _fingerprints(held.ca)
+    current = held.ca == wanted.bundle
+    try:
+        chain = parse_certificates(held.certificate, where=CERTIFICATE)
+    except InvalidValue as error:
+        # What Go reads and this does not (text between the blocks) may be in use all the same.
+        foreign = not held.ours and _PEM in held.certificate
+        return Examined(held=anchors, current=current, problem=str(error), foreign=foreign)
+    leaf, names = chain[0], dns_names(chain[0])
+    examined = Examined(
+        chain=chain,
+        names=names,
+        issuer=next((c.sha256 for c in (*chain[1:], *wanted.anchors) if leaf.is_signed_by(c)), ""),
+        held=anchors,
+        current=current,
+        lacking=tuple(name for name in wanted.names if name not in names),
+    )
+    if problem := _key_problem(held.key, leaf):
+        return replace(examined, problem=problem)
+    try:
+        verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER)
+    except InvalidValue as error:
+        valid = leaf.not_before <= at < leaf.not_after
+        return replace(examined, problem=error.what, foreign=valid and not held.ours)
+    return examined
+
+
+class Step(Enum):
+    """What is to be done about a Secret."""
+
+    KEEP = "keep"
+    LEAVE = "leave"  # it is another CA's
+    REWRITE = "rewrite"  # its certificate and key are good, ca.crt is not the bundle
+    ISSUE = "issue"  # it needs another certificate
+
+
+def next_step(examined: Examined | None, wanted: Wanted, *, renew_at: datetime | None, now: datetime) -> Step:
+    """What is to be done; ``examined`` is None where there is no Secret, ``renew_at`` is of its certificate."""
+    if examined is None:
+        return Step.ISSUE
+    if examined.foreign:
+        return Step.LEAVE
+    if not examined.serves or is_of_another_issuer(examined, wanted):
+        return Step.ISSUE
+    if renew_at is not None and now >= renew_at:
+        return Step.ISSUE
+    return Step.KEEP if examined.current else Step.REWRITE
+
+
+def is_of_another_issuer(examined: Examined, wanted: Wanted) -> bool:
+    """Whether another intermediate signs for the cluster by order than the one that issued this certificate."""
+    return bool(wanted.issuer) and examined.issuer != wanted.issuer
+
+
+def renewal_of(certificate: Certificate, issued: datetime | None) -> datetime:
+    """When it is renewed; ``issued`` is when it was, where that is known: it begins to be valid a little earlier."""
+    begin = max(certificate.not_before, issued or certificate.not_before)
+    return begin + (certificate.not_after - begin) * RENEW_AT
+
+
+def dns_names(certificate: Certificate) -> tuple[str, ...]:
+    """The DNS names of its subject alternative name, in their order."""
+    names = certificate.extension(x509.SubjectAlternativeName)
+    return tuple(names.get_values_for_type(x509.DNSName)) if names is not None else ()
+
+
+def _key_problem(key: bytes, leaf: Certificate) -> str:
+    try:
+        held = load_private_key(key, where=KEY)
+    except InvalidValue as error:
+        return str(error)
+    return "" if held.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
+
+
+def _fingerprints(pem: bytes) -> frozenset[str] | None:
+    try:
+        return frozenset(certificate.sha256 for certificate in parse_certificates(pem, where=CA))
+    except InvalidValue:
+        return None

@@ -1,0 +1,403 @@
+"""Keeps istiod's certificate in a member cluster: the Secret ``istiod-tls`` in each namespace that has an istiod.
+
+istiod reads its files when it starts and makes none of its own without a CA server, so the Secret is written as soon as
+the namespace is there. A namespace that does not exist holds no istiod and is no error.
+
+As everywhere in publication: what is done follows from what the watch shows, nothing is written where nothing would
+change, what others keep changing is restored less and less often, and only what was read back counts. Certificate and
+key that are there and good are kept, so that neither a restart nor another leader makes istiod reload anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.clusters.backoff import Backoff
+from federation.clusters.health import ClusterHealth
+from federation.clusters.objects import METADATA_ONLY
+from federation.clusters.session import ClusterSession
+from federation.clusters.writers import FIELD_MANAGER
+from federation.controller.certificates import OwnAccount, Reply
+from federation.controller.generations import bundle_of
+from federation.controller.publication.config_map import APPLY
+from federation.controller.publication.contention import Contention
+from federation.controller.publication.istiod_secret import (
+    Examined,
+    HeldSecret,
+    Step,
+    Wanted,
+    apply_body,
+    dns_names,
+    examine,
+    is_of_another_issuer,
+    next_step,
+    renewal_of,
+)
+from federation.controller.publication.istiod_standing import MOST_NAMES, Sight, standing
+from federation.controller.publication.secret_watch import SecretWatch
+from federation.core.clock import Clock
+from federation.core.config.model import ClusterConfig
+from federation.core.errors import ClusterThrottled, FederationError, InvalidValue, NotReady
+from federation.core.istiod import istiod_names
+from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.pki.keys import private_key_pem
+from federation.core.pki.pem import encode_certificates
+from federation.core.trust.rotation.world import ControlPlane
+from federation.state.documents import ControlPlaneReport, Generation
+
+TICK: Final = 0.25
+CONFIRM: Final = 10.0
+"""Seconds within which the watch should show a write; then it is looked at again."""
+
+LONGEST_BACKOFF: Final = 15.0
+JUDGE_AGAIN: Final = 10.0
+"""Seconds after which a Secret that is not good is judged anew: time alone may have made it so."""
+
+REASON: Final = "control_plane"
+
+_APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the keepers ask of their member. The callables are asked each time, so they follow a reload.
+
+    ``generation`` is the one that the cluster is to hold, ``issuer`` the intermediate (SHA-256) that signs for it by
+    order (empty: no order says). ``another_ca`` says why istiod's callers may not trust the hub yet (empty: they do).
+    ``revisions`` are those found in a namespace, beside those configured.
+    """
+
+    generation: Callable[[], Generation | None]
+    issuer: Callable[[], str]
+    another_ca: Callable[[], str]
+    revisions: Callable[[str], Iterable[str]]
+    allowed: Callable[[], bool]
+    clock: Clock
+    jitter: random.Random
+
+
+class IstiodCertificates:
+    """The Secrets of one cluster."""
+
+    def __init__(
+        self, session: ClusterSession, cluster: ClusterConfig, account: OwnAccount, around: Around
+    ) -> None:
+        self._istio = cluster.istio
+        wanted = self._istio.namespaces if self._istio.provide_certificate else ()
+        self._keepers = [_Keeper(session, cluster, namespace, account, around) for namespace in wanted]
+
+    async def run(self) -> None:
+        """Keep every Secret until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for keeper in self._keepers:
+                tasks.create_task(keeper.run())
+            await asyncio.get_running_loop().create_future()
+
+    def renew(self) -> None:
+        """The cluster is back: watch anew at once, and wait no longer."""
+        for keeper in self._keepers:
+            keeper.renew()
+
+    def report(self) -> list[ControlPlaneReport]:
+        """How each Secret fares."""
+        if not self._istio.provide_certificate:
+            detail = "provide_certificate = false: another issuer provides it"
+            return [
+                ControlPlaneReport(namespace=n, secret=self._istio.secret, state="off", detail=detail)
+                for n in self._istio.namespaces
+            ]
+        return [keeper.report() for keeper in self._keepers]
+
+    def health(self) -> ClusterHealth | None:
+        """What is wrong with the first control plane that is not served as it should be."""
+        for report in self.report():
+            if report.attention:
+                detail = f"{report.namespace}/{report.secret}: {report.detail}"
+                return ClusterHealth("degraded", REASON, detail, report.remedy)
+        return None
+
+    def facts(self) -> tuple[ControlPlane, ...]:
+        """The Secrets of namespaces that exist, or of which nothing is known, for the gates of a rotation."""
+        return tuple(keeper.facts() for keeper in self._keepers if keeper.present is not False)
+
+
+class _Keeper:
+    """One Secret."""
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        cluster: ClusterConfig,
+        namespace: str,
+        account: OwnAccount,
+        around: Around,
+    ) -> None:
+        self._session = session
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = cluster.istio.secret
+        self._account = account
+        self._around = around
+        self._clock = around.clock
+        self._fields = {"cluster": str(cluster.name), "namespace": namespace}
+        self._watch = SecretWatch(
+            session,
+            namespace=namespace,
+            name=self._name,
+            timeouts=cluster.timeouts,
+            clock=around.clock,
+            jitter=around.jitter,
+            on_change=self._noticed,
+        )
+        self._wanted: tuple[tuple[str, tuple[str, ...], str], Wanted] | None = None
+        self._judged: tuple[HeldSecret, Wanted, datetime, Examined] | None = None
+        self._issued: tuple[str, datetime] | None = (
+            None  # SHA-256 of the last one that was got here, and when
+        )
+        self._settled: HeldSecret | None = None
+        self._sent: tuple[bytes, bytes, bytes] | None = None
+        self._retry_at = 0.0
+        self._backoff = Backoff(first=0.5, longest=LONGEST_BACKOFF, jitter=around.jitter)
+        self._contention = Contention()
+        self._restoring = False
+        self._problem: FederationError | None = None
+        self._restored = 0
+
+    @property
+    def present(self) -> bool | None:
+        """Whether its namespace exists; None while that is not known."""
+        return self._watch.present
+
+    def renew(self) -> None:
+        """Watch anew at once, and wait no longer."""
+        self._watch.renew()
+        self._retry_at = 0.0
+        self._backoff.reset()
+
+    async def run(self) -> None:
+        """Keep the Secret until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch.run())
+            while True:
+                await self._look()
+                await self._clock.sleep(TICK)
+
+    # What there is to do
+
+    def _noticed(self, old: HeldSecret | None, new: HeldSecret | None) -> None:
+        """The watch shows a change."""
+        now = self._clock.monotonic()
+        if new is not None:
+            self._contention.seen(new.writers, now)
+        if new is not None and self._sent == (new.certificate, new.key, new.ca):
+            self._sent, self._retry_at = None, 0.0
+        elif old is not None and old is self._settled:
+            self._contention.strike(self._namespace, now)
+            self._restoring = True
+
+    def _want(self) -> Wanted | None:
+        """What the Secret is to hold now, the same object while that does not change; None without a bundle."""
+        generation = self._around.generation()
+        if generation is None:
+            return None
+        names = istiod_names(self._cluster.istio, self._namespace, self._around.revisions(self._namespace))
+        key = generation.sha256, names, self._around.issuer()
+        if self._wanted is None or self._wanted[0] != key:
+            if self._wanted is not None:
+                self._retry_at = 0.0  # what stood in the way may not any more
+            bundle = bundle_of(generation)
+            self._wanted = key, Wanted(names, key[2], bundle.pem, bundle.certificates)
+        return self._wanted[1]
+
+    def _examine(self, held: HeldSecret, wanted: Wanted) -> Examined:
+        """The Secret judged, again only where it, what is wanted or the time has changed that much."""
+        now = self._clock.now()
+        if self._judged is not None:
+            of, by, at, examined = self._judged
+            until = min((c.not_after for c in examined.chain), default=now)
+            lasting = now < until if not examined.problem else (now - at).total_seconds() < JUDGE_AGAIN
+            if of is held and by is wanted and at <= now and lasting:
+                return examined
+        examined = examine(held, wanted, now)
+        self._judged = held, wanted, now, examined
+        return examined
+
+    def _renew_at(self, examined: Examined | None) -> datetime | None:
+        if examined is None or not examined.chain:
+            return None
+        leaf = examined.chain[0]
+        issued = self._issued[1] if self._issued and self._issued[0] == leaf.sha256 else None
+        return renewal_of(leaf, issued)
+
+    def _held_back(self, held: HeldSecret | None) -> str:
+        """Why the hub must not put its certificate there: what it has written itself it goes on keeping."""
+        return "" if held is not None and held.ours else self._around.another_ca()
+
+    async def _look(self) -> None:
+        wanted, watch = self._want(), self._watch
+        if wanted is None or not watch.fresh or not watch.present:
+            return
+        held = watch.held
+        examined = self._examine(held, wanted) if held is not None else None
+        step = next_step(examined, wanted, renew_at=self._renew_at(examined), now=self._clock.now())
+        if step in {Step.KEEP, Step.LEAVE}:
+            self._settle(held, step)
+            return
+        now = self._clock.monotonic()
+        if self._held_back(held) or now < self._retry_at or not self._around.allowed():
+            return
+        if self._contention.wait(self._namespace, now) > 0:
+            return
+        try:
+            await self._write(held, examined, wanted, step)
+        except FederationError as error:
+            self._failed(error)
+        else:
+            self._problem = None
+            self._backoff.reset()
+
+    def _settle(self, held: HeldSecret | None, step: Step) -> None:
+        """The watch shows what is wanted, or what is not to be touched."""
+        self._settled = held if step is Step.KEEP else None
+        self._problem, self._retry_at, self._restoring = None, 0.0, False
+        self._backoff.reset()
+
+    def _failed(self, error: FederationError) -> None:
+        if self._problem is None or str(self._problem) != str(error):
+            fields = self._fields | {"reason": error.reason}
+            _log.warning("istiod's certificate cannot be provided: %s", error.diagnostics(), extra=fields)
+        self._problem = error
+        asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+        self._retry_at = self._clock.monotonic() + self._backoff.next(at_least=asked)
+
+    # Doing it
+
+    async def _write(
+        self, held: HeldSecret | None, examined: Examined | None, wanted: Wanted, step: Step
+    ) -> None:
+        """Write the Secret with what it has, or with a certificate that is got for it. Raises FederationError."""
+        if step is Step.REWRITE and held is not None:
+            certificate, key = held.certificate, held.key
+        else:
+            private = ec.generate_private_key(ec.SECP256R1())
+            reply = await self._get(private, examined, wanted)
+            below_root = [c for c in reply.chain if not c.is_self_signed]
+            certificate, key = encode_certificates(below_root), private_key_pem(private)
+            self._issued = reply.chain[0].sha256, self._clock.now()
+        if self._watch.held is not held or not self._around.allowed():
+            return  # what was decided no longer holds
+        body = apply_body(
+            self._namespace, self._name, certificate=certificate, key=key, ca=wanted.bundle, held=held
+        )
+        self._sent = certificate, key, wanted.bundle
+        self._retry_at = self._clock.monotonic() + CONFIRM
+        await self._session.request(
+            "PATCH",
+            self._watch.path,
+            params=_APPLY_PARAMS,
+            body=body,
+            content_type=APPLY,
+            accept=METADATA_ONLY,
+        )
+        if self._restoring:
+            self._restoring = False
+            self._restored += 1
+        what = "only ca.crt is new" if step is Step.REWRITE else f"for {', '.join(wanted.names)}"
+        _log.info("istiod's certificate is written to %s: %s", self._name, what, extra=self._fields)
+
+    async def _get(self, key: ec.EllipticCurvePrivateKey, examined: Examined | None, wanted: Wanted) -> Reply:
+        """A certificate for that key, which the bundle verifies."""
+        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in wanted.names])
+        reply = await self._account.request(names, key, lifetime=0)
+        leaf = reply.chain[0]
+        if dns_names(leaf) != wanted.names or leaf.uris:
+            raise InvalidValue("the certificate is not for the names that were asked for")
+        path = verify_chain(reply.chain, wanted.anchors, self._clock.now(), purpose=Purpose.SERVER)
+        if examined is not None and self._would_wait(examined, wanted) and path[1].sha256 != wanted.issuer:
+            raise NotReady(
+                "the signer does not follow the orders yet: its certificate is of another intermediate",
+                remedy="nothing, if it lasts for seconds; else look at the signers' state",
+            )
+        return reply
+
+    def _would_wait(self, examined: Examined, wanted: Wanted) -> bool:
+        """Whether nothing but the issuer is wrong with what is there: then another one of it would be no gain."""
+        renew_at = self._renew_at(examined)
+        if not examined.serves or renew_at is None or self._clock.now() >= renew_at:
+            return False
+        return is_of_another_issuer(examined, wanted)
+
+    # What is said of it
+
+    def report(self) -> ControlPlaneReport:
+        """How it fares now, by what was read back."""
+        sight = self._see()
+        stands, examined = standing(sight), sight.examined or Examined()
+        return ControlPlaneReport(
+            namespace=self._namespace,
+            secret=self._name,
+            state=stands.state,
+            detail=stands.detail,
+            remedy=stands.remedy,
+            attention=stands.attention,
+            names=list(examined.names[:MOST_NAMES]),
+            issuer=examined.issuer,
+            not_after=examined.not_after,
+            renew_at=sight.renew_at.timestamp() if sight.renew_at else 0.0,
+            current=sight.fresh and examined.current,
+            read_back=self._read_back_at(),
+            restored=self._restored,
+        )
+
+    def facts(self) -> ControlPlane:
+        """What was read back, for the gates; nothing of what is not known now, or cannot serve."""
+        sight = self._see()
+        stands, examined = standing(sight), sight.examined
+        name, read_back_at = f"{self._namespace}/{self._name}", self._read_back_at()
+        if not sight.fresh or examined is None or not examined.serves:
+            return ControlPlane(name=name, detail=stands.detail or stands.state, read_back_at=read_back_at)
+        return ControlPlane(
+            name=name,
+            issuer=examined.issuer,
+            held=examined.held,
+            current=examined.current,
+            not_after=examined.not_after,
+            read_back_at=read_back_at,
+            detail=stands.detail,
+        )
+
+    def _see(self) -> Sight:
+        watch, wanted = self._watch, self._want()
+        held, now = watch.held, self._clock.monotonic()
+        examined = self._examine(held, wanted) if held is not None and wanted is not None else None
+        contested = bool(self._contention.contested(now))
+        return Sight(
+            namespace=self._namespace,
+            secret=self._name,
+            now=self._clock.now(),
+            present=watch.present,
+            unwatched=watch.problem,
+            fresh=watch.fresh,
+            wanted=wanted,
+            examined=examined,
+            renew_at=self._renew_at(examined),
+            held_back=self._held_back(held),
+            problem=self._problem,
+            writers=(", ".join(self._contention.writers(now)) or "another writer") if contested else "",
+        )
+
+    def _read_back_at(self) -> float:
+        if not self._watch.fresh:
+            return 0.0
+        return self._clock.now().timestamp() - (self._clock.monotonic() - self._watch.heard)

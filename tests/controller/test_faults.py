@@ -166,7 +166,7 @@ async def test_throttling_is_honoured(one: World) -> None:
         async with one.controller():
             report = await one.until(lambda r: state(r, "east")[1] == "throttled")
             refused = east.requests.count(verb="patch", resource="configmaps", status=429)
-            assert refused <= 3
+            assert refused <= 4
             assert report.clusters["east"].publication.current == 0
             await asyncio.sleep(1)
             assert east.requests.count(verb="patch", resource="configmaps", status=429) == refused

@@ -29,7 +29,8 @@ MANIFESTS: Final = "manifests/member/cluster-trust-bundle"
 
 _USUAL_CONFIG_MAP: Final = "istio-ca-root-cert"
 _USUAL_SUFFIX: Final = "root-cert"
-_NEEDED: Final = frozenset({"list", "watch", "patch"})
+NEEDED: Final = frozenset({"list", "watch", "patch"})
+"""The verbs that are used of it."""
 
 
 class _Resource(msgspec.Struct):
@@ -66,10 +67,15 @@ async def served_version(session: ClusterSession) -> str:
         except ClusterNotFound:
             continue
         try:
-            found = _decode(answer).resources or ()
-        except msgspec.MsgspecError as error:
+            if serves(answer):
+                return version
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             problem = f"discovery of {GROUP}/{version} is not what the API promises: {error}"
             raise ClusterGarbage(problem, where=str(session.name)) from None
-        if any(resource.name == RESOURCE and set(resource.verbs) >= _NEEDED for resource in found):
-            return version
     return ""
+
+
+def serves(answer: bytes) -> bool:
+    """Whether an APIResourceList names the resource, with every verb that is used. Raises MsgspecError."""
+    found = _decode(answer).resources or ()
+    return any(resource.name == RESOURCE and set(resource.verbs) >= NEEDED for resource in found)

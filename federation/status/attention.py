@@ -22,6 +22,7 @@ from federation.status.joining import joining_attention
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
 from federation.status.scene import Scene
 from federation.status.trust import open_proposals
+from federation.status.trust_bundle import trust_bundle_attention
 
 ORDER: Final[dict[Severity, int]] = {"critical": 0, "warning": 1, "notice": 2}
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
@@ -183,6 +184,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy="set ENABLE_CA_SERVER=false in istiod, or stop the other writer",
         )
+    yield from trust_bundle_attention(view)
     if view.proof.probe_detail:
         yield Attention(
             severity="warning",

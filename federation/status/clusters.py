@@ -18,10 +18,12 @@ from federation.status.model import (
     PublicationState,
     PublicationView,
     SigningView,
+    TrustBundleView,
 )
 from federation.status.quarantine import quarantine_summary, quarantine_views
 from federation.status.scene import Scene
 from federation.status.signing import known_state, signing_view
+from federation.status.trust_bundle import trust_bundle_trouble, trust_bundle_view
 
 JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
 
@@ -127,7 +129,8 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         probe_detail=seen.probe_detail if seen else "",
     )
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
-    health, summary = _health(connection, signing, publication, blame(scene, name, matrix))
+    bundle = trust_bundle_view(scene, cluster)
+    health, summary = _health(connection, signing, publication, bundle, blame(scene, name, matrix))
     if quarantine is not None:
         health, summary = "quarantined", quarantine_summary(quarantine)
     return ClusterView(
@@ -141,6 +144,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         publication=publication,
         proof=proof,
         quarantine=quarantine,
+        cluster_trust_bundle=bundle,
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
         joining=joining_view(scene, name),
     )
@@ -174,11 +178,16 @@ def blame(scene: Scene, name: str, matrix: MatrixView) -> Blame:
 
 
 def _health(
-    connection: ConnectionView, signing: SigningView, publication: PublicationView, pairs: Blame
+    connection: ConnectionView,
+    signing: SigningView,
+    publication: PublicationView,
+    bundle: TrustBundleView,
+    pairs: Blame,
 ) -> tuple[Health, str]:
-    """The worst of the four with the sentence that explains it; green only where each is in order."""
+    """The worst of them with the sentence that explains it; green only where each is in order."""
     reached = connection.detail or connection.reason or "the controller's view of it is not clear"
     signed = signing.detail or signing.reason or "the signers' view of it is not clear"
+    trouble = trust_bundle_trouble(bundle)
     fail = f"{pairs.failed} of {pairs.pairs} pairs fail"
     rules: tuple[tuple[bool, Health, str], ...] = (
         (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
@@ -191,6 +200,7 @@ def _health(
         (pairs.failed > 0, "degraded", fail),
         (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
+        (bool(trouble), "degraded", trouble),
         (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
         (signing.state == "degraded", "degraded", f"signing: {signed}"),
         (connection.state == "degraded", "degraded", reached),

@@ -16,6 +16,7 @@ from federation.status.metrics_roles import controller_families, signer_families
 from federation.status.metrics_rotation import rotation_families
 from federation.status.model import FederationStatus
 from federation.status.scene import Snapshot
+from federation.status.trust_bundle import STATES as TRUST_BUNDLE
 
 STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")
@@ -153,6 +154,12 @@ def _clusters(status: FederationStatus) -> list[Metric]:
             "The newest generation that every selected namespace holds.",
             ("cluster",),
             [((c.name,), c.publication.generation) for c in clusters],
+        ),
+        gauge(
+            "federation_cluster_trust_bundle",
+            "1 for the state of the cluster's ClusterTrustBundle that holds.",
+            ("cluster", "state"),
+            [((c.name, s), s == c.cluster_trust_bundle.state) for c in clusters for s in TRUST_BUNDLE],
         ),
         gauge(
             "federation_publication_lag_seconds",

@@ -25,6 +25,7 @@ Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
 Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
+TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
 PairResult = Literal["failed", "unknown", "quarantined"]
 AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
@@ -105,6 +106,23 @@ class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
     other_writers: list[str] = []
 
 
+class TrustBundleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster's ClusterTrustBundle, as read back.
+
+    ``counted`` where it is there, or was: pods may trust what it holds, so rotations wait for it. ``version`` is the
+    one of the API that the cluster serves.
+    """
+
+    state: TrustBundleState
+    counted: bool = False
+    name: str = ""
+    version: str = ""
+    detail: str = ""
+    remedy: str = ""
+    writes: int = 0
+    restored: int = 0
+
+
 class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     """The ordered pairs that a cluster is part of, as client or as server."""
 
@@ -157,6 +175,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     publication: PublicationView
     proof: ProofView
     quarantine: QuarantineView | None = None
+    cluster_trust_bundle: TrustBundleView = TrustBundleView(state="unknown")
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
     joining: JoiningView | None = None
 

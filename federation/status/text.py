@@ -10,6 +10,7 @@ from federation.status.freshness import elapsed
 from federation.status.joining import joining_text
 from federation.status.model import BundleView, ClusterView, FederationStatus, MatrixView, SignerView
 from federation.status.rotation_model import RotationView
+from federation.status.trust_bundle import trust_bundle_line
 
 MOST_LABELLED: Final = 16
 WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "q": "out", "-": "-"}
@@ -43,6 +44,8 @@ def status_text(status: FederationStatus) -> str:
         [_cluster(cluster) for cluster in status.clusters],
     )
     lines += [printable(joining_text(c.name, c.joining)) for c in status.clusters if c.joining is not None]
+    if line := trust_bundle_line(status.clusters):
+        lines += [printable(line)]
     lines += ["", *matrix_lines(status.matrix), ""]
     lines += bundle_lines(status.bundle, status.generated) if status.bundle else ["no generation is in force"]
     if status.rotation_problem:

@@ -61,12 +61,17 @@ export function clusters(status, now, { find, onlyTroubled }) {
       el("td", {}, badge(c.signing.state, c.signing.state, c.signing.detail), el("small", {}, c.signing.attestation.join(", ")),
         c.trusted_node_accounts.length ? el("small", {}, `ambient: ${c.trusted_node_accounts.join(", ")}`) : ""),
       el("td", {}, badge(p.state, p.state === "unknown" ? "unknown" : `${number(p.current)} of ${number(p.selected)}`, p.detail),
-        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back")),
+        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), trustBundle(c.cluster_trust_bundle)),
       el("td", {}, proof(c.proof)),
       el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")));
   });
   return [table("Registered clusters, those with faults first",
     ["Cluster", "Health", "API server", "Signing", "Namespaces with the bundle", "Pairs proved", { text: "Certificates", class: "num" }], rows)];
+}
+
+function trustBundle(b) {
+  if (!b.version) return "";
+  return el("small", { title: b.detail }, `ClusterTrustBundle (${b.version}) ${b.state}`);
 }
 
 function proof(p) {

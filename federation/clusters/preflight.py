@@ -19,12 +19,14 @@ from federation.clusters.check_results import CheckResult, Outcome, Role
 from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
 from federation.clusters.istio_findings import compare_istio
 from federation.clusters.istio_found import read_istio
+from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
 from federation.clusters.permissions import (
     CONTROLLER_EXCESSIVE,
     REVIEW_PATH,
     SIGNER_EXCESSIVE,
     Permission,
     controller_needs,
+    istiod_needs,
     signer_needs,
     trust_bundle_needs,
 )
@@ -260,6 +262,7 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
             )
         else:
             checks.add("bundle_writers", "ok", f"nobody else writes {publication.config_map}")
+    await _check_istiod_certificate(checks, session)
     found = await read_istio(session, checks.config)
     checks.results += compare_istio(found, checks.config, hub, trust_bundle=trust_bundle)
 
@@ -277,6 +280,43 @@ async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
         path = f"/api/v1/namespaces/{probe.namespace}/serviceaccounts/{probe.name}/token"
         await session.request("POST", path, body=msgspec.json.encode(body))
         checks.add("probe", "ok", f"tokens of {probe} are given")
+
+
+async def _check_istiod_certificate(checks: _Checks, session: ClusterSession) -> None:
+    """Whether the hub can keep istiod's certificate, and whether it is there: by the Secret's metadata alone."""
+    istio, check = checks.config.istio, "istio_certificate"
+    if not istio.provide_certificate:
+        return
+    async with checks.guarded(check):
+        missing = [p for p in istiod_needs(istio) if not await _allowed(session, p)]
+        if missing:
+            checks.add(
+                check,
+                "failed",
+                "may not " + "; ".join(f"{p} (needed to {p.why})" for p in missing),
+                "create the namespace of istiod, then apply manifests/member; or set provide_certificate = false in "
+                "[clusters.istio] and make the Secret by other means",
+            )
+            return
+        absent = [place for place in istio.namespaces if not await _has_secret(session, place, istio.secret)]
+        if absent:
+            checks.add(
+                check,
+                "warning",
+                f"Secret {istio.secret} is not yet in {', '.join(absent)}",
+                "run the hub, which writes it (`federation status` says what keeps it from that), before istiod starts",
+            )
+        else:
+            checks.add(check, "ok", f"Secret {istio.secret} is in {', '.join(istio.namespaces)}")
+
+
+async def _has_secret(session: ClusterSession, namespace: str, name: str) -> bool:
+    answer = await session.get(
+        f"/api/v1/namespaces/{namespace}/secrets",
+        params={"fieldSelector": f"metadata.name={name}"},
+        accept=METADATA_ONLY_LIST,
+    )
+    return bool(decode_page(answer).items)
 
 
 async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: str) -> bool | None:

@@ -77,6 +77,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with SandboxCluster("east") as cluster:
+        cluster.create_namespace("istio-system")
         for name in yaml.safe_load((MEMBER / "kustomization.yaml").read_text())["resources"]:
             cluster.apply_manifest(doc for doc in yaml.safe_load_all((MEMBER / name).read_text()) if doc)
         path = tmp_path / "controller"

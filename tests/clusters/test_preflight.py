@@ -83,8 +83,10 @@ async def member(tmp_path: Path) -> AsyncIterator[Member]:
     async with SandboxCluster("east") as cluster:
         hub = replace(parse_config(config_text(), file="clusters.toml"), clusters=())
         found = Member(cluster, None, hub, tmp_path)  # type: ignore[arg-type]
-        for name in ("namespace", "accounts", "signer", "controller", "istio-reader"):
-            found.apply((MEMBER / f"{name}.yaml").read_text())
+        cluster.create_namespace("istio-system")
+        for name in yaml.safe_load((MEMBER / "kustomization.yaml").read_text())["resources"]:
+            found.apply((MEMBER / name).read_text())
+        cluster.create("secrets", {"metadata": {"name": "istiod-tls"}, "data": {}}, namespace="istio-system")
         found.config = ClusterConfig(
             name=ClusterName("east"),
             cluster_id=ClusterId("east"),
@@ -101,7 +103,8 @@ async def test_the_member_manifests_pass_every_check(member: Member) -> None:
     checks = {(result.role, result.check) for result in await member.check()}
     both = {"credentials", "reachable", "version", "clock", "permissions", "excess_permissions"}
     assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
-    istio = {"istio_rights", "istio_control_planes"}  # the others look at what is there, and there is nothing
+    # The others of Istio look at what is there, and there is nothing.
+    istio = {"istio_certificate", "istio_rights", "istio_control_planes"}
     controller = both | istio | {"probe", "bundle_writers", "cluster_trust_bundle"}
     assert {check for role, check in checks if role == "controller"} == controller
     assert {check for role, check in checks if role == "hub"} == {"cluster_id", "separate_credentials"}
@@ -168,7 +171,7 @@ async def test_who_else_writes_the_bundle_is_named(member: Member) -> None:
 
 async def test_istio_is_compared_with_what_the_hub_needs(member: Member) -> None:
     """Each comparison is tested in ``test_istio_findings.py``."""
-    member.cluster.create_namespace("istio-system")
+
     member.cluster.apply_manifest(
         [charts.istiod(), charts.mesh("cluster.local"), charts.injection("Kubernetes")]
     )
@@ -177,6 +180,24 @@ async def test_istio_is_compared_with_what_the_hub_needs(member: Member) -> None
         "controller.istio_cluster_name"
     }
     assert "clusters istio east" in found["controller.istio_cluster_name"].remedy
+
+
+async def test_a_certificate_of_istiods_that_is_not_there_is_said(member: Member) -> None:
+    member.cluster.delete("secrets", "istio-system", "istiod-tls")
+    found = await member.complaints()
+    assert set(found) == {"controller.istio_certificate"}
+    assert found["controller.istio_certificate"].outcome == "warning"
+    own = replace(member.config, istio=IstioConfig(provide_certificate=False))
+    assert await member.complaints(own) == {}
+
+
+async def test_without_the_right_to_its_secret_istiod_gets_no_certificate(member: Member) -> None:
+    member.cluster.delete("roles", "istio-system", "federation-istiod-tls")
+    found = await member.complaints()
+    assert set(found) == {"controller.istio_certificate"}
+    assert found["controller.istio_certificate"].outcome == "failed"
+    assert "patch secrets istiod-tls in istio-system" in found["controller.istio_certificate"].detail
+    assert "provide_certificate = false" in found["controller.istio_certificate"].remedy
 
 
 async def test_without_the_optional_rights_the_check_says_what_it_does_not_see(member: Member) -> None:

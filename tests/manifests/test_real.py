@@ -42,6 +42,7 @@ PLURALS = {
     "Namespace": "namespaces",
     "ServiceAccount": "serviceaccounts",
     "ConfigMap": "configmaps",
+    "Secret": "secrets",
     "Service": "services",
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "Deployment": "deployments",
@@ -176,8 +177,11 @@ async def opened_member(admin: ClusterSession, directory: Path) -> AsyncIterator
     finally:
         for session in member.sessions.values():
             await session.close()
-        published = config_map("istio-ca-root-cert", namespace=member.namespace)
-        for item in [published, *reversed(objects)]:
+        published = [
+            config_map("istio-ca-root-cert", namespace=member.namespace),
+            secret("istiod-tls", namespace=member.namespace),
+        ]
+        for item in [*published, *reversed(objects)]:
             with suppress(ClusterNotFound):
                 await admin.request("DELETE", path_of(item))
         await finish(admin, member.namespace)
@@ -238,7 +242,8 @@ async def member(admin: ClusterSession, tmp_path: Path) -> AsyncIterator[Member]
 async def use(member: Member, role: str, grant: Grant) -> None:
     """Do what this grant is for, the way the role does it; raises ClusterForbidden without it."""
     session, (group, resource, name, verb) = member.sessions[role], grant
-    listed = f"/apis/{group}/v1/{resource}" if group else f"/api/v1/{resource}"
+    place = f"namespaces/{member.namespace}/" if resource == "secrets" else ""  # that right is a Role's
+    listed = f"/apis/{group}/v1/{resource}" if group else f"/api/v1/{place}{resource}"
     match resource, verb:
         case "tokenreviews" | "selfsubjectaccessreviews", "create":
             kind = {"tokenreviews": "TokenReview", "selfsubjectaccessreviews": "SelfSubjectAccessReview"}
@@ -251,6 +256,8 @@ async def use(member: Member, role: str, grant: Grant) -> None:
             await session.request("POST", path, body=token_request("istio-ca"))
         case "configmaps", "create" | "patch":
             await apply(session, config_map(name, namespace=member.namespace))
+        case "secrets", "create" | "patch":
+            await apply(session, secret(name, namespace=member.namespace))
         case _, "get" if resource.startswith("/"):
             await session.get(resource, accept=JSON_OR_KEYS)
         case _, "list":
@@ -274,6 +281,10 @@ def config_map(name: str, *, namespace: str) -> Object:
         "metadata": {"name": name, "namespace": namespace},
         "data": {"root-cert.pem": secrets.token_hex(8)},
     }
+
+
+def secret(name: str, *, namespace: str) -> Object:
+    return {**config_map(name, namespace=namespace), "kind": "Secret", "data": {}, "stringData": {"a": "b"}}
 
 
 async def eventually(done: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -323,7 +334,7 @@ def without(role: Object, grant: Grant) -> Object:
 async def test_the_grants_of_a_member_are_enough(member: Member) -> None:
     used = all_grants(member)
 
-    assert len(used) == 24  # every verb of every resource and URL, for both roles
+    assert len(used) == 29  # every verb of every resource and URL, for both roles
     for role, _, grant in used:
         await eventually(partial(may, member, role, grant), f"the {role} cannot use {grant}")
 
@@ -344,7 +355,7 @@ async def test_without_any_one_grant_something_fails(member: Member) -> None:
         await member.grant(member.roles[name])
         await eventually(partial(may, member, role, grant), f"{grant} did not come back")
         tried += 1
-    assert tried == 18  # all but what every account may do anyway
+    assert tried == 23  # all but what every account may do anyway
 
 
 FORBIDDEN = [

@@ -11,12 +11,15 @@ import pytest
 from federation.clusters.trust_bundles import SIGNER, VERSIONS
 from federation.controller.publication.contention import IMMEDIATE
 from federation.controller.role import ControllerRole
+from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.world import ClusterFacts
 from federation.sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
 from federation.sandbox.apiserver.resources import CLUSTER_TRUST_BUNDLES
 from federation.sandbox.world import read_kustomization
-from federation.state.documents import TrustBundleReport
+from federation.state.documents import ControllerReport, TrustBundleReport
 from tests.controller.test_joining import merged
+from tests.controller.test_rotation import operate, until_state
+from tests.controller.test_rotation import prepare as prepare_rotation
 from tests.controller.world import MANIFESTS, World, eventually, root
 
 BUNDLES = "clustertrustbundles"
@@ -308,3 +311,27 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
         assert writes(two, "west") == 0, "who writes the same bytes is left alone"
         put(two, root("intruder").pem, "west")
         await eventually(lambda: held(two, "west") == bundle)
+
+
+async def test_a_rotation_waits_for_it_like_for_a_namespace(two: World) -> None:
+    signer = prepare_rotation(two)
+    prepare(two, "v1", resync=1.0)
+    async with signer.running(), two.controller():
+        for cluster in two.clusters:
+            await reported(two, "current", cluster)
+        await two.until(lambda r: r.matrix.valid == 2)
+        two.clusters["west"].delete("clusterrolebindings", "", "federation-cluster-trust-bundle")
+        assert (await operate(two, "start")).outcome == "done"
+
+        def waits_for_west(report: ControllerReport) -> bool:
+            waits = [c for c in report.rotation.conditions if c.name == "held" and not c.met]
+            return [c.cluster for c in waits] == ["west"] and OBJECT in waits[0].detail
+
+        await two.until(waits_for_west)
+        assert two.held("west", "default") == held(two, "east"), "everything else holds both roots"
+        await asyncio.sleep(1)
+        assert (await two.until(waits_for_west)).rotation.state == "PUBLISHING"
+        two.clusters["west"].apply_manifest(read_kustomization(GRANT))
+        await until_state(two, State.RETIRED)
+        for cluster in two.clusters:
+            assert held(two, cluster) == root("b").pem.decode()

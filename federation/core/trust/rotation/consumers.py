@@ -22,7 +22,7 @@ def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFa
 
 
 def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *, since: float) -> Condition:
-    """Every namespace of the cluster was read back to hold the roots, lately and after ``since``.
+    """Every place that the cluster's trust comes from was read back to hold the roots, lately and after ``since``.
 
     What was read before the present state began, or at that very instant, may have been replaced by what the
     state before it published.
@@ -37,8 +37,8 @@ def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *,
     missing = roots - facts.held
     if missing:
         where = f": {facts.detail}" if facts.detail and not facts.current else ""
-        return unmet("held", f"some namespace lacks {shas(missing)}{where}", name)
-    return met("held", f"every namespace was read back to hold {shas(roots)}", name)
+        return unmet("held", f"{shas(missing)} is not held everywhere{where}", name)
+    return met("held", f"{shas(roots)} was read back everywhere", name)
 
 
 def leaves_without(roots: frozenset[str], world: World) -> Mapping[str, Mapping[int, float]]:

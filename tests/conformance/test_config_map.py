@@ -48,10 +48,11 @@ async def test_if_namespace_does_not_exist_ignore(world: World) -> None:
     async with world.controller():
         await world.published()
         world.clusters["east"].delete("namespaces", "", NAMESPACE)
-        report = await world.until(lambda r: r.clusters["east"].publication.selected == 4)
+        report = await world.until(
+            lambda r: r.clusters["east"].publication.selected == 4 and r.clusters["east"].state == "ready"
+        )
     assert world.clusters["east"].get("namespaces", "", NAMESPACE) is None
     assert report.clusters["east"].publication.failed == 0
-    assert report.clusters["east"].state == "ready"
 
 
 async def test_if_namespace_is_in_a_terminating_state_ignore(world: World) -> None:

@@ -63,8 +63,12 @@ async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_p
             assert report.matrix.rows[0] == "-v" + "?" * len(FAILURES)
             for fault in faults.values():
                 fault.lift()
-            report = await world.until(lambda r: r.matrix.valid == 90, limit=15)
-            assert {report.clusters[name].state for name in world.clusters} == {"ready"}
+            report = await world.until(
+                lambda r: (
+                    r.matrix.valid == 90 and {r.clusters[name].state for name in world.clusters} == {"ready"}
+                ),
+                limit=15,
+            )
             assert report.matrix.handshakes == 1
 
 

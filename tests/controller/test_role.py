@@ -14,14 +14,15 @@ from tests.controller.world import World, eventually, in_force, intermediate, ro
 async def test_every_pair_is_proved(two: World) -> None:
     async with two.controller():
         generation = await two.published()
-        report = await two.until(lambda r: r.matrix.valid == 2)
+        report = await two.until(
+            lambda r: r.matrix.valid == 2 and all(r.clusters[name].state == "ready" for name in two.clusters)
+        )
     assert generation.number == 1
     assert report.matrix.rows == ["-v", "v-"]
     assert report.matrix.handshakes == 1
     assert report.ready
     assert report.leader
     for name in two.clusters:
-        assert report.clusters[name].state == "ready"
         assert report.clusters[name].version == "v1.36.2"
         assert len(report.clusters[name].probe_chain) == 2
         assert report.clusters[name].publication.contents == {generation.sha256: 4}
@@ -98,6 +99,7 @@ async def test_clusters_come_and_go_without_disturbing_the_others(two: World) ->
     two.write_config()
     async with two.controller():
         await two.published()
+        await two.until(lambda r: r.clusters["east"].state == "ready")  # with every watch
         east = two.clusters["east"].requests
         watches = east.count(verb="watch")
         two.registered = ["east", "west"]
@@ -166,9 +168,13 @@ async def test_a_probe_that_is_refused_is_unknown_and_says_so(two: World) -> Non
 async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> None:
     two.clusters["west"].delete("serviceaccounts", "federation-system", "federation-probe")
     async with two.controller():
-        report = await two.until(lambda r: "service account" in r.clusters["west"].probe_detail)
+        report = await two.until(
+            lambda r: (
+                "service account" in r.clusters["west"].probe_detail
+                and r.clusters["west"].publication.current > 0
+            )
+        )
     assert "apply manifests/member" in report.clusters["west"].probe_detail
-    assert report.clusters["west"].publication.current > 0
 
 
 async def test_a_leaf_of_an_unpinned_authority_fails_with_words(two: World) -> None:

@@ -99,6 +99,8 @@ def _foreign(sight: Sight, examined: Examined) -> Standing:
 def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> Standing:
     """Of one that serves, and may be about to be replaced."""
     problem = f": {sight.problem.diagnostics()}" if sight.problem is not None else ""
+    if sight.writers:
+        problem = f", and {sight.writers} keeps changing it{problem}"
     if sight.renew_at is not None and sight.now >= sight.renew_at:
         detail = f"it is due to be renewed{problem}"
     elif is_of_another_issuer(examined, wanted):
@@ -111,8 +113,9 @@ def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> Standing:
         return Standing("provided")
     if sight.held_back:
         return _standing("provided", f"{detail}; nothing is written yet: {sight.held_back}")
-    attention = sight.problem is not None or not examined.current
-    return _standing("provided", detail, _remedy(sight) if problem else "", attention=attention)
+    return _standing(
+        "provided", detail, _remedy(sight) if problem else "", attention=bool(problem) or not examined.current
+    )
 
 
 def _missing(sight: Sight, what: str) -> Standing:
@@ -144,4 +147,6 @@ def _remedy(sight: Sight) -> str:
         return _APPLY
     if isinstance(sight.problem, ClusterInvalid):
         return f"see what refuses {sight.secret} there; if it is immutable, delete it, and the hub writes it anew"
-    return sight.problem.remedy if sight.problem is not None else ""
+    if sight.problem is not None:
+        return sight.problem.remedy
+    return _STOP_WRITER if sight.writers else ""

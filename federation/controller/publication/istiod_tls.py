@@ -165,7 +165,6 @@ class _Keeper:
         self._issued: tuple[str, datetime] | None = (
             None  # SHA-256 of the last one that was got here, and when
         )
-        self._settled: HeldSecret | None = None
         self._sent: tuple[bytes, bytes, bytes] | None = None
         self._retry_at = 0.0
         self._backoff = Backoff(first=0.5, longest=LONGEST_BACKOFF, jitter=around.jitter)
@@ -202,7 +201,7 @@ class _Keeper:
             self._contention.seen(new.writers, now)
         if new is not None and self._sent == (new.certificate, new.key, new.ca):
             self._sent, self._retry_at = None, 0.0
-        elif old is not None and old is self._settled:
+        elif self._is_good(old) and not self._is_good(new):
             self._contention.strike(self._namespace, now)
             self._restoring = True
 
@@ -233,6 +232,15 @@ class _Keeper:
         self._judged = held, wanted, now, examined
         return examined
 
+    def _is_good(self, held: HeldSecret | None) -> bool:
+        """Whether nothing would be done about it now."""
+        wanted = self._want()
+        if held is None or wanted is None:
+            return False
+        examined = self._examine(held, wanted)
+        renew_at = self._renew_at(examined)
+        return next_step(examined, wanted, renew_at=renew_at, now=self._clock.now()) is Step.KEEP
+
     def _renew_at(self, examined: Examined | None) -> datetime | None:
         if examined is None or not examined.chain:
             return None
@@ -252,7 +260,7 @@ class _Keeper:
         examined = self._examine(held, wanted) if held is not None else None
         step = next_step(examined, wanted, renew_at=self._renew_at(examined), now=self._clock.now())
         if step in {Step.KEEP, Step.LEAVE}:
-            self._settle(held, step)
+            self._settle()
             return
         now = self._clock.monotonic()
         if self._held_back(held) or now < self._retry_at or not self._around.allowed():
@@ -267,9 +275,8 @@ class _Keeper:
             self._problem = None
             self._backoff.reset()
 
-    def _settle(self, held: HeldSecret | None, step: Step) -> None:
+    def _settle(self) -> None:
         """The watch shows what is wanted, or what is not to be touched."""
-        self._settled = held if step is Step.KEEP else None
         self._problem, self._retry_at, self._restoring = None, 0.0, False
         self._backoff.reset()
 

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from federation.core.trust.rotation import conditions
+from federation.core.trust.rotation.alive import renewing
 from federation.core.trust.rotation.conditions import waits_for_its_wave
 from federation.core.trust.rotation.consumers import (
     consumers,
@@ -159,6 +160,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "earlier": conditions.none_earlier,
         "matrix": conditions.green,
         "signers": conditions.signers_ready,
+        "alive": renewing,
     },
     State.CANARY: {
         "in_force": conditions.in_force_both,
@@ -169,6 +171,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "orders": conditions.orders_followed,
         "matrix": conditions.green,
         "new_in_use": conditions.new_in_use,
+        "alive": renewing,
     },
     State.ACTIVE: {
         "enacted": enacted,
@@ -179,11 +182,13 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "leaves": conditions.leaves_with_both,
         "matrix": conditions.green,
         "new_in_use": conditions.new_in_use,
+        "alive": renewing,
     },
     State.UNPUBLISHING: {
         "enacted": enacted,
         "observed": conditions.observed,
         "matrix": conditions.green,
+        "alive": renewing,
     },
     State.ABORTING: {
         "enacted": enacted,
@@ -191,6 +196,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "earlier": conditions.none_earlier_before_removal,
         "orders": conditions.orders_followed,
         "observed": conditions.observed,
+        "alive": renewing,
     },
     State.EMERGENCY: {
         "enacted": enacted,
@@ -198,6 +204,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "earlier": conditions.none_earlier_anywhere,
         "leaves": conditions.leaves_with_both,
         "held": conditions.held_both,
+        "alive": renewing,
     },
 }
 """The gate out of each state: its conditions by name."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.core.trust.horizons import Delivered
+from federation.core.trust.life import SignsOfLife
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,25 +34,6 @@ class Webhook:
     istiod: str  # namespace/service that it calls
     revision: str = ""
     held: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignsOfLife:
-    """Whether certificates go on being issued to a cluster's workloads; the hub's own accounts do not count.
-
-    ``workloads`` are live pods whose proxies get certificates (None: not known), ``lifetime`` is how long their
-    leaves live on average, ``issued`` counts those issued in the last ``window``, all of it in seconds.
-    ``refused`` counts what was refused in that window, ``refusal`` is the last reason. ``known_from`` is when the
-    window was first observed as a whole.
-    """
-
-    workloads: int | None = None
-    lifetime: float = 0.0
-    issued: int = 0
-    refused: int = 0
-    window: float = 0.0
-    refusal: str = ""
-    known_from: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

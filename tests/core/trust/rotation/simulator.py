@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from federation.core.trust.horizons import Delivered, merged
+from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.effects import kept_behind, orders_of, published
 from federation.core.trust.rotation.losses import Loss
@@ -220,8 +221,9 @@ class Simulation:
         )
 
     def _facts(self, member: Member) -> ClusterFacts:
+        life = SignsOfLife(workloads=1, holding=int(self.is_alive(member.name, self.clock)))
         if member.read is None:
-            return ClusterFacts(held=None, unknown_until=member.unknown_until)
+            return ClusterFacts(held=None, unknown_until=member.unknown_until, life=life)
         held = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
         meant = self.store.meant_for(member.name)
         return ClusterFacts(
@@ -229,6 +231,14 @@ class Simulation:
             current=all(g == meant for g in member.read),
             read_back_at=member.read_at,
             unknown_until=member.unknown_until,
+            life=life,
+        )
+
+    def is_alive(self, cluster: str, at: float) -> bool:
+        """Whether some workload of the cluster holds a certificate of the hub at that time."""
+        return any(
+            leaf.cluster == cluster and not leaf.before_hub and until > at
+            for leaf, until in self.leaves.items()
         )
 
     @staticmethod
@@ -288,6 +298,12 @@ class Simulation:
             return
         if self.named is not None or was.state is State.STAGED or rotation.paused:
             return
+        for member in self.members.values():
+            if member.name not in self.book.quarantined and not self.is_alive(member.name, self.now):
+                if was.state is not State.PUBLISHING and not (was.state is State.ABORTING and was.wave):
+                    self.faults.append(
+                        f"dead: {was.state} was left though {member.name} gets no certificates"
+                    )
         waiting = kept_behind(before) if was.state is State.UNPUBLISHING else frozenset()
         drains = was.state is State.ABORTING and was.wave == 0
         for member in self.members.values():

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation.gates import gate, return_gate, trusts
 from federation.core.trust.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
@@ -16,7 +17,8 @@ from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 NOW = 1_000_000.0
 BOTH = frozenset({ROOT["a"], ROOT["b"]})
 OLD = frozenset({ROOT["a"]})
-HELD = ClusterFacts(held=BOTH, current=True, read_back_at=NOW)
+ALIVE = SignsOfLife(workloads=3, holding=3)
+HELD = ClusterFacts(held=BOTH, current=True, read_back_at=NOW, life=ALIVE)
 GREEN = PairFacts(valid=True, computed=NOW, client_issuer=ISSUER["b1"], server_issuer=ISSUER["b1"])
 WORLD = World(
     now=NOW,
@@ -60,10 +62,12 @@ def book(state: State, *, new: str = "b1", since: float = NOW - 10.0, wave: int 
 
 
 def followed(state: State, world: World = WORLD) -> World:
-    """The same with a signer that is ready and follows the orders of that state."""
+    """The same with a signer that is ready and follows the orders of that state, and workloads that renew."""
     ready = frozenset(ISSUER.values())
     return replace(
-        world, signers={"signer": SignerFacts(ready_with=ready, generation=2, rotation=1, state=state.value)}
+        world,
+        signers={"signer": SignerFacts(ready_with=ready, generation=2, rotation=1, state=state.value)},
+        clusters={name: replace(facts, life=facts.life or ALIVE) for name, facts in world.clusters.items()},
     )
 
 
@@ -299,3 +303,52 @@ def test_the_way_back_waits_for_leaves_that_lack_what_is_signed_under() -> None:
     verdict = return_gate(book(State.ACTIVE), "one", world)
     assert [(c.name, c.until) for c in verdict.unmet] == [("return_leaves", NOW + 45.0)]
     assert return_gate(book(State.STAGED), "one", world).open
+
+
+DEAD = SignsOfLife(workloads=4, lapsed=4, refusal="csr_trust_domain")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING, State.ABORTING, State.EMERGENCY],
+)
+def test_a_cluster_whose_workloads_stopped_renewing_shuts_the_gate(state: State) -> None:
+    """No leaf needs the old root, and every namespace holds what is meant: a dead mesh looks just so."""
+    world = REMOVED if state is State.UNPUBLISHING else WORLD
+    dead = replace(world, clusters={**world.clusters, "two": replace(HELD, life=DEAD)})
+    (condition,) = unmet(state, dead)
+    assert (condition.name, condition.cluster) == ("alive", "two")
+    assert "0 of 4 workloads hold a certificate (of 4 it has ended)" in condition.detail
+    assert "csr_trust_domain" in condition.detail
+    assert "quarantine" in condition.detail
+
+
+def test_a_quarantined_cluster_and_one_without_workloads_shut_no_gate() -> None:
+    empty = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=SignsOfLife(workloads=0))})
+    assert unmet(State.ACTIVE, empty) == []
+    dead = followed(
+        State.ACTIVE, replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
+    )
+    out = changed(
+        book(State.ACTIVE), quarantined={"two": Quarantine(reason="dead", author="operator", since=0)}
+    )
+    assert gate(out, dead).open
+
+
+def test_a_mesh_that_nobody_reports_shuts_the_gate() -> None:
+    silent = replace(followed(State.ACTIVE), clusters={"one": HELD, "two": replace(HELD, life=None)})
+    (condition,) = gate(book(State.ACTIVE), silent).unmet
+    assert "no signer reports" in condition.detail
+
+
+def test_what_is_not_accounted_for_yet_says_until_when() -> None:
+    blind = SignsOfLife(workloads=4, holding=1, known_from=NOW + 60)
+    world = replace(WORLD, clusters={"one": HELD, "two": replace(HELD, life=blind)})
+    (condition,) = unmet(State.ACTIVE, world)
+    assert condition.until == NOW + 60
+
+
+def test_an_abort_that_has_removed_its_root_waits_for_no_workload() -> None:
+    dead = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
+    aborting = followed(State.ABORTING, dead)
+    assert "alive" not in {c.name for c in gate(book(State.ABORTING, wave=1), aborting).conditions}

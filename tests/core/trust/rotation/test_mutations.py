@@ -42,6 +42,7 @@ BY_THE_MACHINE: Final = {
     "drained": Broken("3"),
     "new_drained": Broken("3", "abort", 100),
     "observed": Broken("6"),
+    "alive": Broken("d"),
     "enacted": Broken("6", "fail_bundle"),
     "return_held": Broken("1", "quarantine release cut_off", 440),
     "return_leaves": Broken("1", "quarantine release", 100),

@@ -1,0 +1,126 @@
+"""Whether a cluster's workloads still get certificates: what is counted of them, and what follows from the counts. Pure.
+
+"Nothing needs the old root any more" is also what a mesh looks like in which every certificate has ended. So the
+counts are of pods that are there, and of what each of them holds: a pod renews before its certificate ends (Istio's
+agents and ztunnel at half of its life), and one that has not is cut off, however many certificates others get.
+
+A pod needs a certificate of the hub where it has a sidecar or has asked before. One that has just been created is
+not counted until it had time to ask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignsOfLife:
+    """The workloads of one cluster and their certificates; the hub's own accounts do not count.
+
+    ``workloads`` are live pods that need certificates (None: not known, and ``detail`` says why). Of these
+    ``holding`` hold one that has not ended, and ``lapsed`` held one that has ended and was not renewed; the others
+    have never asked. ``ambient`` are pods whose certificates the ztunnel of their node asks for: only the ztunnels
+    are among the workloads.
+
+    Before ``known_from`` (seconds since the epoch) certificates may be held that are not accounted for.
+    ``watched`` is False where the configuration allows no watch of pods: ``holding`` then counts those that were
+    issued and have not ended, of pods that may be gone. ``refusal`` says why callers were refused since the last
+    certificate; empty where none was.
+    """
+
+    workloads: int | None = None
+    holding: int = 0
+    lapsed: int = 0
+    ambient: int = 0
+    known_from: float = 0.0
+    watched: bool = True
+    refusal: str = ""
+    detail: str = ""
+
+    @property
+    def never_asked(self) -> int:
+        """Workloads that have no certificate of the hub and never had one."""
+        return max(0, (self.workloads or 0) - self.holding - self.lapsed)
+
+
+class Vitality(StrEnum):
+    """What the counts say."""
+
+    ALIVE = "alive"  # at least half of the workloads hold a certificate
+    EMPTY = "no_workloads"
+    STOPPED = "stopped"  # most of those without one had one, and did not renew it
+    NEVER_ASKED = "never_asked"  # most of those without one have never asked the hub
+    UNKNOWN = "unknown"
+
+
+FINE: Final = frozenset({Vitality.ALIVE, Vitality.EMPTY})
+
+RESTART: Final = (
+    "restart the pods that `federation status` names, or mend what their callers are refused for; quarantine the"
+    " cluster where that cannot be done now"
+)
+WATCH: Final = 'grant the signer the watch of pods (manifests/member) and set attestation = "auto", or quarantine the cluster'
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict in words. ``until`` is when more will be known (seconds since the epoch; 0: that is not known)."""
+
+    vitality: Vitality
+    detail: str
+    remedy: str = ""
+    until: float = 0.0
+
+    @property
+    def fine(self) -> bool:
+        """True where nothing speaks against going on."""
+        return self.vitality in FINE
+
+
+def judge(life: SignsOfLife | None, now: float) -> Judgement:
+    """What is to be made of these counts at ``now`` (seconds since the epoch). What is not known is not fine."""
+    if life is None:
+        return Judgement(Vitality.UNKNOWN, "no signer reports the certificates of its workloads")
+    refused = f"; callers are refused: {life.refusal}" if life.refusal else ""
+    if life.workloads is None:
+        return _judge_uncounted(life, refused)
+    if life.workloads and 2 * life.holding >= life.workloads:
+        return Judgement(Vitality.ALIVE, f"{_share(life)}{_rest(life)}")
+    if now < life.known_from:
+        detail = f"{_share(life)}; others may hold one from before that was accounted for{refused}"
+        return Judgement(Vitality.UNKNOWN, detail, RESTART, life.known_from)
+    if not life.workloads:
+        if not life.ambient:
+            return Judgement(Vitality.EMPTY, "no workload there needs a certificate")
+        detail = (
+            f"{life.ambient} pods are in ambient mode, and no ztunnel has asked for a certificate{refused}"
+        )
+        return Judgement(Vitality.NEVER_ASKED, detail, RESTART)
+    vitality = Vitality.STOPPED if life.lapsed >= life.never_asked else Vitality.NEVER_ASKED
+    return Judgement(vitality, f"{_share(life)}{_rest(life)}{refused}", RESTART)
+
+
+def _judge_uncounted(life: SignsOfLife, refused: str) -> Judgement:
+    """Of a cluster whose pods are not known, certificates that were issued can say only that some are."""
+    if life.watched:
+        why = life.detail or "its pods were not listed yet"
+        return Judgement(Vitality.UNKNOWN, f"how many workloads it has is not known: {why}{refused}")
+    if life.holding:
+        detail = f"{life.holding} callers hold certificates; how many do not is not known: {life.detail}"
+        return Judgement(Vitality.ALIVE, detail)
+    detail = (
+        f"no caller holds a certificate, and whether it has workloads is not known: {life.detail}{refused}"
+    )
+    return Judgement(Vitality.UNKNOWN, detail, WATCH, life.known_from)
+
+
+def _share(life: SignsOfLife) -> str:
+    return f"{life.holding} of {life.workloads} workloads hold a certificate"
+
+
+def _rest(life: SignsOfLife) -> str:
+    parts = [f"of {life.lapsed} it has ended"] if life.lapsed else []
+    parts += [f"{life.never_asked} have never asked"] if life.never_asked else []
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,93 @@
+"""What the counts of a cluster's workloads say: at least half hold a certificate, or it is said what is wrong."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.trust.life import FINE, RESTART, WATCH, SignsOfLife, Vitality, judge
+
+NOW = 1_000_000.0
+COUNTS = st.integers(0, 5)
+
+
+@st.composite
+def signs(draw: st.DrawFn) -> SignsOfLife:
+    holding, lapsed, never = draw(COUNTS), draw(COUNTS), draw(COUNTS)
+    return SignsOfLife(
+        workloads=draw(st.sampled_from([None, holding + lapsed + never])),
+        holding=holding,
+        lapsed=lapsed,
+        ambient=draw(COUNTS),
+        known_from=draw(st.sampled_from([0.0, NOW + 60.0])),
+        watched=draw(st.booleans()),
+        refusal=draw(st.sampled_from(["", "csr_identity"])),
+        detail=draw(st.sampled_from(["", "the watch is down"])),
+    )
+
+
+@given(signs())
+def test_a_mesh_in_which_nobody_holds_a_certificate_is_never_alive(life: SignsOfLife) -> None:
+    found = judge(life, NOW)
+    assert (found.vitality in FINE) == found.fine
+    if not life.holding:
+        assert found.vitality is not Vitality.ALIVE
+    if found.vitality is Vitality.EMPTY:
+        assert (life.workloads, life.ambient) == (0, 0)
+        assert life.known_from <= NOW
+    if life.workloads and 2 * life.holding < life.workloads:
+        assert not found.fine
+    if not found.fine and life.workloads:
+        assert found.remedy == RESTART
+        assert found.until in {0.0, life.known_from}
+
+
+@given(signs(), COUNTS)
+def test_more_that_hold_one_never_make_it_worse(life: SignsOfLife, more: int) -> None:
+    if life.workloads is None or not judge(life, NOW).fine:
+        return
+    grown = SignsOfLife(
+        workloads=life.workloads + more,
+        holding=life.holding + more,
+        lapsed=life.lapsed,
+        known_from=life.known_from,
+    )
+    assert judge(grown, NOW).fine
+
+
+def test_what_ended_and_what_never_asked_are_told_apart() -> None:
+    stopped = judge(SignsOfLife(workloads=10, holding=2, lapsed=7, refusal="csr_identity"), NOW)
+    assert stopped.vitality is Vitality.STOPPED
+    assert stopped.detail == (
+        "2 of 10 workloads hold a certificate (of 7 it has ended, 1 have never asked);"
+        " callers are refused: csr_identity"
+    )
+    moving = judge(SignsOfLife(workloads=10, holding=2, lapsed=1), NOW)
+    assert moving.vitality is Vitality.NEVER_ASKED
+    assert judge(SignsOfLife(workloads=10, holding=5), NOW).fine
+
+
+def test_while_certificates_may_be_held_that_are_not_accounted_for_nothing_is_called_dead_or_empty() -> None:
+    for life in (
+        SignsOfLife(workloads=0, known_from=NOW + 60),
+        SignsOfLife(workloads=4, known_from=NOW + 60),
+    ):
+        found = judge(life, NOW)
+        assert (found.vitality, found.until) == (Vitality.UNKNOWN, NOW + 60)
+    assert judge(SignsOfLife(workloads=4, known_from=NOW), NOW).vitality is Vitality.NEVER_ASKED
+
+
+def test_ambient_pods_without_a_ztunnel_that_asks_are_no_empty_cluster() -> None:
+    found = judge(SignsOfLife(workloads=0, ambient=12), NOW)
+    assert found.vitality is Vitality.NEVER_ASKED
+    assert "12 pods are in ambient mode" in found.detail
+
+
+def test_what_is_not_watched_is_judged_by_what_was_issued_alone() -> None:
+    some = judge(SignsOfLife(holding=3, watched=False, detail="attestation is token-review"), NOW)
+    none = judge(SignsOfLife(watched=False, detail="attestation is token-review"), NOW)
+    assert some.fine
+    assert (none.vitality, none.remedy) == (Vitality.UNKNOWN, WATCH)
+    down = judge(SignsOfLife(holding=3, detail="the watch is down"), NOW)
+    assert (down.vitality, "the watch is down" in down.detail) == (Vitality.UNKNOWN, True)
+    assert judge(None, NOW).vitality is Vitality.UNKNOWN

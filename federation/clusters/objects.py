@@ -67,6 +67,17 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
         return dict(self.label_pairs)
 
 
+class PodMeta(ObjectMeta, frozen=True, gc=False):
+    """The metadata of a pod, with what Istio's annotations say that it is; their text is not kept.
+
+    ``created`` is its creationTimestamp in seconds since the epoch, 0 where it has none.
+    """
+
+    created: float = 0.0
+    sidecar: bool = False  # sidecar.istio.io/status: a proxy was injected (istio pkg/kube/inject/webhook.go)
+    ambient: bool = False  # ambient.istio.io/redirection: enabled (istio cni/pkg/util/podutil.go)
+
+
 # Limits of Kubernetes' own validation: RFC 1123 names of at most 253 bytes, labels of at most 63.
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 _Namespace: TypeAlias = Annotated[str, msgspec.Meta(max_length=63)]
@@ -118,6 +129,48 @@ def metadata_decoder(labels: Collection[str] = ()) -> Decode[ObjectMeta]:
 
 decode_metadata: Final = metadata_decoder()
 """Metadata without labels."""
+
+
+AMBIENT_ENABLED: Final = "enabled"
+
+
+class _PodAnnotations(msgspec.Struct, gc=False):
+    """Those two and no other one: what an application writes there is not even decoded."""
+
+    sidecar: msgspec.Raw = msgspec.field(name="sidecar.istio.io/status", default=msgspec.Raw())
+    ambient: str = msgspec.field(name="ambient.istio.io/redirection", default="")
+
+
+class _WirePodMeta(WireMeta, rename="camel", gc=False):
+    creation_timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    annotations: _PodAnnotations | None = None
+
+
+class _WirePod(msgspec.Struct, gc=False):
+    metadata: _WirePodMeta
+
+
+_decode_wire_pod: Final = msgspec.json.Decoder(_WirePod).decode
+
+
+def decode_pod(payload: Payload) -> Item[PodMeta]:
+    """A pod's metadata without labels."""
+    meta = _decode_wire_pod(payload).metadata
+    key, marks = key_of(meta), meta.annotations or _NO_ANNOTATIONS
+    value = PodMeta(
+        key.namespace,
+        key.name,
+        meta.uid,
+        meta.resource_version,
+        meta.deletion_timestamp.timestamp() if meta.deletion_timestamp else None,
+        created=meta.creation_timestamp.timestamp() if meta.creation_timestamp else 0.0,
+        sidecar=bool(marks.sidecar),
+        ambient=marks.ambient == AMBIENT_ENABLED,
+    )
+    return Item(key, meta.resource_version, value)
+
+
+_NO_ANNOTATIONS: Final = _PodAnnotations()
 
 
 class WatchEvent(msgspec.Struct, gc=False):

@@ -265,13 +265,15 @@ class SandboxCluster:
         *,
         node: str = "node-1",
         labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
         phase: str = "Running",
     ) -> Obj:
         """Create a pod on a node, and the node where it does not exist."""
         if node and self.store.get(NODES, "", node) is None:
             self.create("nodes", {"metadata": {"name": node}})
         spec = {"serviceAccountName": service_account, "containers": [{"name": "app", "image": "app"}]}
-        meta = {"name": name, "labels": dict(labels or {})}
+        meta: Obj = {"name": name, "labels": dict(labels or {})}
+        meta |= {"annotations": dict(annotations)} if annotations else {}
         self.create(
             "pods",
             {"metadata": meta, "spec": spec | ({"nodeName": node} if node else {})},

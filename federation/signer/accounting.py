@@ -5,7 +5,8 @@ what no cluster can be made answerable for is counted under :data:`NO_CLUSTER`. 
 reply leaves: what a crash loses is a reply, never the knowledge of it.
 
 Certificates for the hub's own accounts (the probe, istiod's Secret) are in every count, and apart once more: the
-hub asks for them itself, so that they say nothing about whether workloads are served.
+hub asks for them itself, so that they say nothing about whether workloads are served. Why callers are refused is
+kept of the last one with its words, and counted from the last certificate on: then nobody gets any.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from itertools import accumulate
 from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
+from federation.core.errors import FederationError
 from federation.core.identity import ClusterName
 from federation.core.trust.rotation.effects import Orders
-from federation.state.documents import Histogram
+from federation.state.documents import Histogram, RefusalsReport
 
 NO_CLUSTER: Final = "-"
 """Stands for callers whose cluster is not known; no cluster can bear that name."""
+
+MOST_TEXT: Final = 400  # characters of a reason in words
 
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: a lean handler takes a fifth of the first, a door's deadline is the last."""
@@ -60,6 +65,7 @@ class _Cluster:
     own_issued: int = 0
     own_refused: Counter[str] = field(default_factory=Counter)
     workload_issued_at: float = 0.0
+    refusals: RefusalsReport = field(default_factory=RefusalsReport)
 
 
 class Accounting:
@@ -89,6 +95,8 @@ class Accounting:
             held.own_issued += 1
         else:
             held.workload_issued_at = now
+            if held.refusals.count:
+                held.refusals = replace(held.refusals, count=0, since=0.0)
         self.issued += 1
         self._time(seconds)
 
@@ -99,6 +107,23 @@ class Accounting:
         if own:
             held.own_refused[reason] += 1
         self._time(seconds)
+
+    def note_refusal(self, cluster: str, error: FederationError, *, now: float) -> None:
+        """Why a caller that is none of the hub's own accounts got nothing at ``now`` (seconds since the epoch)."""
+        held = self._of(cluster)
+        held.refusals = RefusalsReport(
+            count=held.refusals.count + 1,
+            since=held.refusals.since or now,
+            last=now,
+            reason=error.reason,
+            detail=error.what[:MOST_TEXT],
+            remedy=error.remedy[:MOST_TEXT],
+        )
+
+    def refusals(self, cluster: str) -> RefusalsReport:
+        """Callers of the cluster that got nothing; the hub's own accounts are not among them."""
+        held = self._clusters.get(cluster)
+        return held.refusals if held is not None else RefusalsReport()
 
     def keep(self, clusters: Iterable[str]) -> None:
         """Forget every cluster but these: what is no longer registered is no longer reported."""

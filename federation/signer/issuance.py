@@ -39,6 +39,7 @@ from federation.signer.attestation.tokens import TokenReader
 from federation.signer.authorities.checked import Alarms, issue_checked
 from federation.signer.authorities.interface import Authority, LeafOrder
 from federation.signer.believing import AcceptedTrust
+from federation.signer.callers import Callers
 from federation.signer.fence import Superseded, require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.impersonation import impersonate
@@ -141,6 +142,7 @@ class Issuance:
         trust_domain: TrustDomain,
         accounting: Accounting,
         renewals: Renewals,
+        callers: Callers,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -149,6 +151,7 @@ class Issuance:
         self._trust_domain = trust_domain
         self._accounting = accounting
         self._renewals = renewals
+        self._callers = callers
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
@@ -161,11 +164,12 @@ class Issuance:
         AuthorityError where the authority must be mended.
         """
         began = self._clock.monotonic()
-        cluster, reason, own = NO_CLUSTER, "internal", False
+        cluster, reason, own, claims_own = NO_CLUSTER, "internal", False, False
         try:
             token = self._reader.read(evidence.token)
             registered = self._registry.route(token, evidence.cluster_id)
             cluster = registered.config.name.value
+            claims_own = registered.config.is_own(token.account)
             self._registry.refuse_anothers(token, registered)
             with registered.slots:
                 attestor = self._registry.attestor(registered)
@@ -186,6 +190,8 @@ class Issuance:
         except FederationError as error:
             reason = error.reason
             error.where = error.where or cluster
+            if not claims_own:
+                self._accounting.note_refusal(cluster, error, now=self._clock.now().timestamp())
             raise
         except asyncio.CancelledError:
             reason = "cancelled"  # the door's deadline has passed, or the caller has gone
@@ -248,6 +254,8 @@ class Issuance:
                 Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.orders)
             )
         self._renewals.issued(asked.holder, at=now, not_after=issued.not_after)
+        if not config.is_own(asked.caller.account):
+            self._callers.issued(cluster, asked.caller.pod_uid, at=now, not_after=issued.not_after)
         if _audit.isEnabledFor(logging.INFO):
             _audit.info(
                 "issued %s",

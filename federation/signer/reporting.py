@@ -11,7 +11,7 @@ from federation.core.errors import FederationError, NotReady
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.caller import REVIEW
-from federation.state.documents import SignerClusterReport
+from federation.state.documents import SignerClusterReport, WorkloadsReport
 
 
 def cluster_report(
@@ -19,6 +19,7 @@ def cluster_report(
     attestor: ClusterAttestor | None,
     problem: FederationError | None,
     accounting: Accounting,
+    workloads: WorkloadsReport,
     *,
     stopped: NotReady | None = None,
 ) -> SignerClusterReport:
@@ -46,6 +47,8 @@ def cluster_report(
         own_issued=own_issued,
         own_refused=dict(own_refused),
         workload_issued_at=accounting.workload_issued_at(str(config.name)),
+        refusals=accounting.refusals(str(config.name)),
+        workloads=workloads,
     )
 
 

@@ -28,11 +28,13 @@ from federation.core.config.model import (
 )
 from federation.core.errors import NotReady
 from federation.runtime.config_source import ConfigSource
-from federation.signer.accounting import Accounting
+from federation.signer.accounting import NO_CLUSTER, Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
 from federation.signer.authorities.keeper import AuthorityKeeper
 from federation.signer.authorities.succession import Succession
+from federation.signer.callers import Callers
+from federation.signer.callers_store import SharedCallers
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.fellows import Fellows
@@ -49,6 +51,7 @@ from federation.signer.renewals import Renewals
 from federation.signer.reporting import cluster_report
 from federation.signer.serving import ITSELF
 from federation.signer.trust import TrustFollower, TrustInForce
+from federation.signer.workloads import Workloads
 from federation.state.documents import SignerReport
 from federation.state.store import StateStore
 
@@ -109,12 +112,28 @@ class SignerRole:
         self._grounds = Grounds(self._trust, self._orders, self._authorities)
         self._horizons = PersistedHorizons(store, replica=replica, clock=clock, look=self._grounds.look)
         self._accounting = Accounting(self._horizons)
+        self._callers = Callers()
+        self._shared = SharedCallers(
+            store,
+            replica=replica,
+            clock=clock,
+            callers=self._callers,
+            usual_life=lambda: _shortest_ttl(self._running),
+        )
+        self._workloads = Workloads(
+            self._callers,
+            clusters=lambda: self._registry.clusters,
+            attestors=lambda: self._members.current,
+            problem=lambda: self._shared.problem,
+            clock=clock,
+        )
         self._issuance = Issuance(
             registry=self._registry,
             grounds=self._grounds,
             trust_domain=running.trust_domain,
             accounting=self._accounting,
             renewals=self._renewals,
+            callers=self._callers,
             clock=clock,
             random_bytes=random_bytes,
         )
@@ -142,6 +161,8 @@ class SignerRole:
                         ("trust", self._trust.run()),
                         ("orders", self._orders.run()),
                         ("horizons", self._horizons.run()),
+                        ("callers", self._shared.run()),
+                        ("workloads", self._workloads.run()),
                         ("pinned roots", self._roots.run()),
                         ("authorities", self._authorities.run()),
                         ("door", self._door.run()),
@@ -155,6 +176,7 @@ class SignerRole:
                     for task in tasks:
                         task.cancel()
                     await self._door.close(0)
+        await self._shared.close()
         await self._heartbeat.withdraw()
 
     @property
@@ -199,10 +221,12 @@ class SignerRole:
                     self._members.current.get(config.name),
                     self._members.problems.get(config.name),
                     self._accounting,
+                    self._workloads.report(str(config.name)),
                     stopped=self._stopped(str(config.name)),
                 )
                 for config in self._registry.clusters
             },
+            unplaced=self._accounting.refusals(NO_CLUSTER),
             latency=self._accounting.latency,
         )
 
@@ -289,6 +313,14 @@ def _processes(config: HubConfig) -> int:
 def _usual_ttl(config: HubConfig) -> float:
     """What most leaves live by policy, until some were issued."""
     return min((c.policy.default_ttl for c in config.clusters), default=ClusterPolicy().default_ttl)
+
+
+def _shortest_ttl(config: HubConfig) -> float:
+    """What the shortest certificates live by policy."""
+    return min(
+        (min(c.policy.default_ttl, c.policy.longest_ttl) for c in config.clusters),
+        default=ClusterPolicy().default_ttl,
+    )
 
 
 def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:

@@ -20,6 +20,10 @@ BOUNDS: Final = (
 a signer writes its bounds ahead by up to 15 minutes (``core/trust/horizons.py``)."""
 
 REPORT: Final = "remove it if its writer is gone; one that runs writes it anew within seconds"
+CALLERS: Final = (
+    "remove it: until the certificates of that signer have ended, it is not known which pods hold one; a signer that "
+    "runs writes it anew"
+)
 WISH: Final = "ask for the operation again, and remove this one"
 
 
@@ -32,9 +36,13 @@ def remedy_for(key: str) -> str:
     kind, slash, _ = key.partition("/")
     if not slash:
         return RESTORE
-    return {"horizons": BOUNDS, "signers": REPORT, "controllers": REPORT, "operations": WISH}.get(
-        kind, RESTORE
-    )
+    return {
+        "horizons": BOUNDS,
+        "callers": CALLERS,
+        "signers": REPORT,
+        "controllers": REPORT,
+        "operations": WISH,
+    }.get(kind, RESTORE)
 
 
 def damaged(what: str, *, key: str, where: str, first: str = "") -> StateDamaged:

@@ -8,6 +8,7 @@ key                          written by          holds
 ``controllers/<replica>``    that controller     what it sees: clusters, publication, proof, proposals
 ``signers/<replica>``        that signer         what it uses and how it fares
 ``horizons/<replica>``       that signer         how far its leaves reach, written ahead of issuing
+``callers/<replica>``        that signer         which pods it has issued certificates to
 ``rotation``                 controller leader   the rotation under way or the last one, and quarantines
 ``orders``                   controller leader   what signers are to sign with, and where they are to stop
 ``takeovers``                controller leader   since when the hub has issued for each cluster
@@ -85,6 +86,25 @@ class HorizonTable(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[HorizonRow] = []
 
 
+class CallersOfCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The pods of one cluster that got certificates: digests of their UIDs and until when those are valid, packed.
+
+    Before ``known_from`` (seconds since the epoch) pods may hold certificates that are not among these.
+    """
+
+    pods: bytes = b""  # 5 bytes each, ascending
+    ends: bytes = b""  # 4 bytes each: seconds since the epoch, in the order of ``pods``
+    known_from: float = 0.0
+
+
+class CallersTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pods one signer has issued certificates to. ``closed`` by one that ended: nothing came after it."""
+
+    replica: str
+    closed: bool = False
+    clusters: dict[str, CallersOfCluster] = {}
+
+
 class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
     """When the hub was first configured to issue for each cluster: leaves from before count as unknown."""
 
@@ -151,6 +171,41 @@ class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
     crl_revoked: int = 0
 
 
+class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The live pods of a cluster and the certificates that all signers have issued to them, as one signer knows them.
+
+    The first fields are those of :class:`federation.core.trust.life.SignsOfLife`. ``sidecars`` are pods that have
+    one, ``asked`` those of them that have got a certificate of the hub. Names are ``namespace/pod``, the first few.
+    """
+
+    workloads: int | None = None
+    holding: int = 0
+    lapsed: int = 0
+    ambient: int = 0
+    known_from: float = 0.0
+    watched: bool = True
+    detail: str = "it is not reported"
+    sidecars: int | None = None
+    asked: int = 0
+    never_asked: list[str] = []  # pods with a sidecar that have not, and had time to
+    ended: list[str] = []  # pods whose certificate has ended
+    lifetime: float = 0.0  # seconds that certificates for workloads live, on average
+
+
+class RefusalsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Callers that got no certificate. ``count`` and ``since`` are of those after the last one that did.
+
+    ``reason``, ``detail`` and ``remedy`` are of the ``last`` one. Times are 0 where there was none.
+    """
+
+    count: int = 0
+    since: float = 0.0
+    last: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
 class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one signer sees one member cluster."""
 
@@ -167,6 +222,8 @@ class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     own_issued: int = 0  # of issued: to the hub's own accounts (the probe, istiod's certificate)
     own_refused: dict[str, int] = {}  # of refused: likewise
     workload_issued_at: float = 0.0  # when another caller than those was last issued one
+    refusals: RefusalsReport = RefusalsReport()  # of callers other than those
+    workloads: WorkloadsReport = WorkloadsReport()
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +257,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     serving_not_after: float = 0.0
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
+    unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
     latency: Histogram = Histogram()
 
 

@@ -42,6 +42,7 @@ from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
 from federation.signer.authorities.checked import Alarms
 from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.callers import Callers
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.grounds import Terms
@@ -202,6 +203,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
         renewals=Renewals(timedelta(hours=1)),
+        callers=Callers(),
         clock=clock,
         random_bytes=os.urandom,
     )

@@ -151,6 +151,15 @@ async def test_nothing_goes_that_is_written_while_it_is_judged(
     assert await hub.look() == ["horizons/gone"]
 
 
+async def test_which_pods_a_signer_had_issued_to_goes_with_the_last_of_its_leaves(hub: Hub) -> None:
+    for name in ("gone", "ended", "alive"):
+        await hub.store.write(f"callers/{name}", b"{}")
+    await hub.horizons("gone", -3600)
+    await hub.signer("alive", 0)
+    await hub.signer("ended", GONE + 10)
+    assert await hub.look() == ["callers/alive", "callers/gone", "horizons/gone"]
+
+
 async def test_it_looks_now_and_then_and_removes_a_few(hub: Hub) -> None:
     for number in range(MOST_AT_ONCE + 2):
         await hub.horizons(f"gone-{number}", ENDED)

@@ -32,7 +32,9 @@ from federation.state.documents import (
     HorizonRow,
     HorizonTable,
     Operation,
+    SignerClusterReport,
     SignerReport,
+    WorkloadsReport,
     decode,
     encode,
 )
@@ -233,6 +235,10 @@ def test_the_first_wave_is_a_single_cluster(count: int, waves: int, sizes: list[
     assert [name for wave in made for name in wave] == names
 
 
+RENEWING = WorkloadsReport(workloads=3, holding=3, detail="")
+CUT_OFF = WorkloadsReport(workloads=3, lapsed=3, detail="")
+
+
 class Signer:
     """Plays a signer by its protocol: follows orders, accounts ahead, and reports."""
 
@@ -243,6 +249,7 @@ class Signer:
         self.old, self.new = old, new
         self.horizons: dict[Delivered, float] = {}
         self.orders = Orders()
+        self.workloads = dict.fromkeys(world.clusters, RENEWING)
 
     async def step(self) -> None:
         stored = await self.store.read(ORDERS)
@@ -290,6 +297,10 @@ class Signer:
             successor=authority(self.new, "b"),
             rotation=self.orders.rotation,
             orders=self.orders.state,
+            clusters={
+                name: SignerClusterReport(state="ready", workloads=workloads)
+                for name, workloads in self.workloads.items()
+            },
         )
 
     @contextlib.asynccontextmanager
@@ -381,6 +392,34 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
         assert two.held(cluster, "default") == root("b").pem.decode()
     book = await book_of(two)
     assert book.retired == [root().certificate.sha256]
+
+
+async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewing(two: World) -> None:
+    """No leaf needs the old root, every namespace holds both, and each pair of probes validates."""
+    signer = prepare(two)
+    async with signer.running(), two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        two.rotation["automatic"] = False
+        two.write_config()
+        assert (await operate(two, "start")).outcome == "done"
+        for state in ("STAGED", "PUBLISHING", "SOAKED", "CANARY"):
+            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]
+            assert (await operate(two, "advance")).outcome == "done"
+        signer.workloads["west"] = CUT_OFF
+
+        def waits_for_west_alone(report: ControllerReport) -> bool:
+            unmet = {(c.name, c.cluster) for c in report.rotation.conditions if not c.met}
+            return report.rotation.state == "ACTIVE" and unmet == {("alive", "west")}
+
+        await two.until(waits_for_west_alone, limit=30)
+        refused = await operate(two, "advance")
+        assert refused.outcome == "refused"
+        assert "0 of 3 workloads hold a certificate" in refused.detail
+        assert anchors_held(two, "west") == 2
+        signer.workloads["west"] = RENEWING
+        await two.until(lambda r: r.rotation.open, limit=20)
+        assert (await operate(two, "advance")).outcome == "done"
+        await until_state(two, State.UNPUBLISHING)
 
 
 async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> None:

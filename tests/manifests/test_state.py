@@ -111,7 +111,7 @@ def test_a_signer_writes_the_documents_of_its_own_pod_only(hub: Tree) -> None:
     assert constraints["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": SIGNERS}
     assert constraints["resourceRules"][0]["operations"] == ["CREATE", "UPDATE", "DELETE"]
     (validation,) = spec["validations"]
-    for key in ("signers/", "horizons/"):
+    for key in ("signers/", "horizons/", "callers/"):
         assert f"'{object_name(key + 'x').removesuffix('x')}' + variables.pod" in validation["expression"]
 
 

@@ -155,7 +155,7 @@ async def as_signer(store: KubernetesStore) -> None:
     await store.read("orders")
     await store.read("current")
     await store.read("signers/none")
-    for key in (f"signers/{HERE}-signer", f"horizons/{HERE}-signer"):
+    for key in (f"signers/{HERE}-signer", f"horizons/{HERE}-signer", f"callers/{HERE}-signer"):
         await store.write(key, b"1")
         await store.write(key, b"2")
         assert key in await store.keys(key.partition("/")[0] + "/")

@@ -26,6 +26,7 @@ from federation.controller.rotation.observed import (
     path_of,
     roots_above,
     trust_bundles,
+    with_life,
     with_unknown,
     world_of,
 )
@@ -175,7 +176,7 @@ class RotationDriver:
         numbers = {delivered.generation for delivered in horizons}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))
-        clusters = with_unknown(config, seen.clusters, arrivals, now.timestamp())
+        clusters = with_unknown(config, with_life(seen.clusters, signers), arrivals, now.timestamp())
         self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book.under_way))

@@ -10,7 +10,7 @@ at its next write that its document is gone, and makes it anew out of its memory
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from federation.state.many import read_many
 from federation.state.store import StateConflict, StateStore, Stored
 
 CONTROLLERS: Final = "controllers/"
+CALLERS: Final = "callers/"
 EVERY: Final = 60.0  # seconds between looks
 GONE: Final = 86400.0  # seconds without a report after which nobody waits for its writer any more
 KEPT: Final = 86400.0  # seconds after its end for which a signer itself keeps a bound
@@ -81,12 +82,15 @@ class Leftovers:
         now = self._clock.now().timestamp()
         signers = await read_many(self._store, await self._store.keys(SIGNERS))
         horizons = await read_many(self._store, await self._store.keys(HORIZONS))
+        left = gone_callers(await self._store.keys(CALLERS), signers, horizons, now=now)
+        callers = await read_many(self._store, tuple(left)[:MOST_AT_ONCE])  # each may be large
         controllers = await read_many(self._store, await self._store.keys(CONTROLLERS))
         if not _vouched_for(signers, now):
             return []
         skew = config.controller.rotation.skew
         return [
             *ended_horizons(horizons, signers, now=now, skew=skew),
+            *(Left(key, stored.version) for key, stored in callers.items() if isinstance(stored, Stored)),
             *gone_signers(signers, horizons, now=now),
             *gone_controllers(controllers, config, now=now),
         ]
@@ -106,6 +110,19 @@ def ended_horizons(horizons: _Found, signers: _Found, *, now: float, skew: float
             continue
         if all(until + KEPT + skew < now for until in bounds):
             yield Left(key, stored.version)
+
+
+def gone_callers(keys: Iterable[str], signers: _Found, horizons: _Found, *, now: float) -> Iterator[str]:
+    """Which pods a signer that is gone has issued certificates to, once all of these have ended long ago.
+
+    Those that are alive have taken over what is still of use (``signer/callers_store.py``).
+    """
+    for key in keys:
+        replica = key.removeprefix(CALLERS)
+        signer = f"{SIGNERS}{replica}"
+        gone = signers.get(signer) is None or _is_gone(_signer(signer, signers[signer]), now)
+        if gone and f"{HORIZONS}{replica}" not in horizons:
+            yield key
 
 
 def gone_signers(signers: _Found, horizons: _Found, *, now: float) -> Iterator[Left]:

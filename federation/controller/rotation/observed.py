@@ -18,6 +18,7 @@ from federation.core.trust.rotation.own_anchors import OwnAnchor
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.state.documents import AuthorityReport, Matrix, SignerReport
+from federation.state.workloads import signs_of_life
 
 MOST_TEXT: Final = 500  # characters of what a signer says of itself
 SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goes on issuing has just issued
@@ -113,6 +114,14 @@ def own_anchors(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[Own
 
 def _accepted(config: HubConfig) -> dict[str, frozenset[str]]:
     return {pin.sha256: frozenset(map(str, pin.clusters)) for pin in config.trust.anchors if pin.clusters}
+
+
+def with_life(
+    clusters: Mapping[str, ClusterFacts], signers: Mapping[str, SignerReport]
+) -> dict[str, ClusterFacts]:
+    """Whether each cluster's workloads get certificates, as the signers report it."""
+    reports = tuple(signers.values())
+    return {name: replace(facts, life=signs_of_life(reports, name)) for name, facts in clusters.items()}
 
 
 def with_unknown(

@@ -1,4 +1,4 @@
-"""Whether a cluster's workloads still get certificates: what is counted of them, and what follows from the counts. Pure.
+"""Whether a cluster's workloads still get certificates: what is counted of them, and what follows from that. Pure.
 
 "Nothing needs the old root any more" is also what a mesh looks like in which every certificate has ended. So the
 counts are of pods that are there, and of what each of them holds: a pod renews before its certificate ends (Istio's
@@ -61,7 +61,10 @@ RESTART: Final = (
     "restart the pods that `federation status` names, or mend what their callers are refused for; quarantine the"
     " cluster where that cannot be done now"
 )
-WATCH: Final = 'grant the signer the watch of pods (manifests/member) and set attestation = "auto", or quarantine the cluster'
+WATCH: Final = (
+    'grant the signer the watch of pods (manifests/member) and set attestation = "auto",'
+    " or quarantine the cluster"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,16 @@ The rule is kube-apiserver's own (``pkg/serviceaccount/claims.go``): an object c
 after its deletionTimestamp, and one of the same name with another UID is another object. A cache can be
 behind: what it does not hold may be new, so only a fresh cache may vouch for an object and none may deny
 one, except for an object whose deletion it has seen.
+
+Pods that have ended (Succeeded, Failed) are not watched: they ask for nothing, and a token of one that asks all the
+same is for the API server to judge.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
@@ -17,7 +21,9 @@ from federation.clusters.objects import (
     METADATA_ONLY,
     ObjectKey,
     ObjectMeta,
+    PodMeta,
     decode_metadata,
+    decode_pod,
 )
 from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
@@ -28,6 +34,7 @@ from federation.signer.attestation.tokens import LEEWAY, BoundObject, Token
 
 PODS_PATH: Final = "/api/v1/pods"
 SERVICE_ACCOUNTS_PATH: Final = "/api/v1/serviceaccounts"
+NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 class Existence(Enum):
@@ -45,18 +52,32 @@ class BoundObjects:
     def __init__(
         self, session: ClusterSession, *, timeouts: ClusterTimeouts, clock: Clock, jitter: random.Random
     ) -> None:
-        self._pods, self._accounts = (
-            Reflector(
-                session,
-                path,
-                decode=decode_metadata,
-                accept=METADATA_ONLY,
-                timeouts=timeouts,
-                clock=clock,
-                jitter=jitter,
-            )
-            for path in (PODS_PATH, SERVICE_ACCOUNTS_PATH)
+        self._pods = Reflector(
+            session,
+            PODS_PATH,
+            decode=decode_pod,
+            accept=METADATA_ONLY,
+            field_selector=NOT_ENDED,
+            timeouts=timeouts,
+            clock=clock,
+            jitter=jitter,
         )
+        self._accounts = Reflector(
+            session,
+            SERVICE_ACCOUNTS_PATH,
+            decode=decode_metadata,
+            accept=METADATA_ONLY,
+            timeouts=timeouts,
+            clock=clock,
+            jitter=jitter,
+        )
+
+    @property
+    def pods(self) -> tuple[PodMeta, ...] | None:
+        """The pods that are there and have not ended; None while that is not known."""
+        if not (self._pods.synced and self._pods.fresh):
+            return None
+        return tuple(self._pods.items.values())
 
     @property
     def fresh(self) -> bool:
@@ -79,14 +100,16 @@ class BoundObjects:
         bound = token.claims.kubernetes
         if bound.pod is None and (bound.secret is not None or bound.node is not None):
             return Existence.UNKNOWABLE
-        account = _state(self._accounts, bound.namespace, bound.serviceaccount, now)
+        account = _state(self._accounts.items, bound.namespace, bound.serviceaccount, now)
         if bound.pod is None or account is not Existence.PRESENT:
             return account
-        return _state(self._pods, bound.namespace, bound.pod, now)
+        return _state(self._pods.items, bound.namespace, bound.pod, now)
 
 
-def _state(cache: Reflector[ObjectMeta], namespace: str, wanted: BoundObject, now: float) -> Existence:
-    held = cache.items.get(ObjectKey(namespace, wanted.name))
+def _state(
+    items: Mapping[ObjectKey, ObjectMeta], namespace: str, wanted: BoundObject, now: float
+) -> Existence:
+    held = items.get(ObjectKey(namespace, wanted.name))
     if held is None or held.uid != wanted.uid:
         return Existence.NOT_SEEN
     if held.deletion is not None and held.deletion + LEEWAY < now:

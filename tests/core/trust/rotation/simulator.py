@@ -298,12 +298,10 @@ class Simulation:
             return
         if self.named is not None or was.state is State.STAGED or rotation.paused:
             return
-        for member in self.members.values():
+        unjudged = was.state is State.PUBLISHING or (was.state is State.ABORTING and was.wave)
+        for member in () if unjudged else self.members.values():
             if member.name not in self.book.quarantined and not self.is_alive(member.name, self.now):
-                if was.state is not State.PUBLISHING and not (was.state is State.ABORTING and was.wave):
-                    self.faults.append(
-                        f"dead: {was.state} was left though {member.name} gets no certificates"
-                    )
+                self.faults.append(f"dead: {was.state} was left though {member.name} gets no certificates")
         waiting = kept_behind(before) if was.state is State.UNPUBLISHING else frozenset()
         drains = was.state is State.ABORTING and was.wave == 0
         for member in self.members.values():

@@ -1,4 +1,8 @@
-"""``federation verify``: one exit code that says whether every cluster can talk to every other, and if not, why."""
+"""``federation verify``: one exit code that says whether every cluster can talk to every other, and if not, why.
+
+The matrix is proved with the hub's own probes. It says nothing about workloads that get no certificates, so those of
+each cluster have to hold theirs as well.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import asyncio
 import math
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from federation.status.client import StatusClient, StatusUnavailable
-    from federation.status.model import MatrixView
+    from federation.status.model import ClusterView, MatrixView
 
 ASK_EVERY = 1.0
 
@@ -23,8 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "verify",
         help="exit 0 only if every cluster can talk to every other",
-        description="Exits 0 only if every ordered pair of clusters validates and nothing is unknown; 1 otherwise, "
-        "with each pair that fails and why; 2 when the status API cannot be asked.",
+        description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold certificates "
+        "and nothing is unknown; 1 otherwise, with each pair and cluster that fails and why; 2 when the status API "
+        "cannot be asked.",
     )
     add_client_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the matrix as JSON")
@@ -63,24 +69,41 @@ async def _run(args: argparse.Namespace) -> int:
     until = time.monotonic() + args.wait
     while True:
         outcome = await _ask(client)
-        if (not isinstance(outcome, StatusUnavailable) and is_proven(outcome)) or time.monotonic() >= until:
+        if isinstance(outcome, _Found) and outcome.good:
+            break
+        if time.monotonic() >= until:
             break
         await asyncio.sleep(min(ASK_EVERY, max(0.0, until - time.monotonic())))
     if isinstance(outcome, StatusUnavailable):
         print(f"federation verify: UNKNOWN: {outcome.diagnostics()}", file=sys.stderr)
         return 2
     _print(outcome, as_json=args.json)
-    return 0 if is_proven(outcome) else 1
+    return 0 if outcome.good else 1
 
 
-async def _ask(client: StatusClient) -> MatrixView | StatusUnavailable:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The matrix, and the clusters whose workloads are not known to hold certificates."""
+
+    matrix: MatrixView
+    unserved: tuple[ClusterView, ...]
+
+    @property
+    def good(self) -> bool:
+        return is_proven(self.matrix) and not self.unserved
+
+
+async def _ask(client: StatusClient) -> _Found | StatusUnavailable:
     from federation.status.client import StatusUnavailable
-    from federation.status.model import MatrixView
+    from federation.status.model import Clusters, MatrixView
 
     try:
-        return await client.get("/api/v1/matrix", MatrixView)
+        matrix = await client.get("/api/v1/matrix", MatrixView)
+        clusters = (await client.get("/api/v1/clusters", Clusters)).clusters
     except StatusUnavailable as error:
         return error
+    unserved = tuple(view for view in clusters if view.quarantine is None and not view.workloads.fine)
+    return _Found(matrix, unserved)
 
 
 def is_proven(matrix: MatrixView) -> bool:
@@ -90,18 +113,22 @@ def is_proven(matrix: MatrixView) -> bool:
     return matrix.proven and n > 0 and matrix.rows == rows and matrix.pairs == matrix.valid == n * (n - 1)
 
 
-def _print(matrix: MatrixView, *, as_json: bool) -> None:
+def _print(found: _Found, *, as_json: bool) -> None:
     import msgspec
 
-    from federation.status.text import fault_lines, matrix_lines
+    from federation.status.text import fault_lines, matrix_lines, unserved_line
 
+    matrix, unserved = found.matrix, [unserved_line(view) for view in found.unserved]
     if as_json:
         print(msgspec.json.encode(matrix).decode())
+        print("\n".join(unserved), file=sys.stderr, end="\n" if unserved else "")
         return
     for line in matrix_lines(matrix):
         print(line)
     for line in fault_lines(matrix):
         print(line)
+    for line in unserved:
+        print(line)
     if not matrix.clusters:
         print("no cluster is registered, so nothing is proved")
-    print("every cluster can talk to every other" if is_proven(matrix) else "NOT PROVEN")
+    print("every cluster can talk to every other" if found.good else "NOT PROVEN")

@@ -72,6 +72,9 @@ class Callers:
         self.changed = False
         """Whether this signer knows more than it has persisted."""
 
+        self.open = False
+        """Whether the table that is persisted says that it may lack the newest. Before, nothing may be issued."""
+
     def issued(self, cluster: str, uid: str, *, at: datetime, not_after: datetime) -> None:
         """A pod of the cluster (its UID; empty where the token names none) got a certificate."""
         held = self._clusters.setdefault(cluster, _Cluster())

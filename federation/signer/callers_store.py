@@ -7,7 +7,7 @@ alive, before the leader removes it.
 A signer that was killed may have issued certificates that are in no table. How far those can reach is known: its
 horizon is written ahead of every certificate (``horizons.py``). So until that has passed, it is not known of its
 clusters which pods hold none. The same goes for a signer that wrote no table at all, such as one of a release that
-knew of none.
+knew of none. One that ends in good order closes its table, and opens it again before it issues.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class SharedCallers:
         self._clock = clock
         self._callers = callers
         self._usual_life = usual_life
-        self._loaded = False
         self._adopted: dict[str, str] = {}  # with the version that was taken over
         self.problem: StateUnavailable | None = StateUnavailable(
             "which pods hold certificates was not read yet", where=CALLERS
@@ -90,7 +89,7 @@ class SharedCallers:
         """Once; what goes wrong is kept as :attr:`problem`."""
         try:
             async with asyncio.timeout(TIMEOUT):
-                if not self._loaded:
+                if not self._callers.open:
                     await self._load()
                 await self._look()
                 if self._callers.changed:
@@ -104,7 +103,7 @@ class SharedCallers:
 
     async def close(self) -> None:
         """Write for the last time: nothing is issued any more, so that what is written is all there is."""
-        if not self._loaded:
+        if not self._callers.open:
             return
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -123,7 +122,7 @@ class SharedCallers:
             for cluster, until in _reach(f"{HORIZONS}{self._replica}", found).items():
                 self._callers.doubt(cluster, until)
         await self._write(closed=False)
-        self._loaded = True
+        self._callers.open = True
 
     async def _look(self) -> None:
         """What the other signers know, those that are gone included."""

@@ -23,7 +23,7 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import AuthorityViolation, FederationError
+from federation.core.errors import AuthorityViolation, FederationError, NotReady
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.istiod import is_istiod_name
 from federation.core.pki.certificate import Certificate, pem_encode
@@ -233,6 +233,8 @@ class Issuance:
     async def _make(self, asked: _Asked) -> Reply:
         """One attempt. Raises Superseded where what it was made by no longer holds at its end."""
         config, cluster = asked.config, asked.config.name.value
+        if not self._callers.open:
+            raise NotReady("which pods hold certificates was not read yet", reason="callers_not_read")
         terms = self._grounds.terms(cluster)
         signer = self._grounds.signer(cluster, terms)
         now = self._clock.now()

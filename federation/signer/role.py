@@ -251,6 +251,8 @@ class SignerRole:
             yield f"the orders were not read yet: {self._orders.problem or 'starting'}"
         if self._horizons.problem is not None:
             yield f"how far leaves reach cannot be persisted: {self._horizons.problem}"
+        if not self._callers.open:
+            yield f"which pods hold certificates was not read yet: {self._shared.problem or 'starting'}"
         yield from self._cannot_sign()
         yield from self._door.reasons()
 

@@ -79,6 +79,8 @@ def _seen(signers: Iterable[SignerReport], cluster: str) -> list[SignerClusterRe
 
 def _adds_up(report: WorkloadsReport) -> bool:
     counts = (report.holding, report.lapsed, report.ambient, report.asked)
-    if min(counts) < 0 or not isfinite(report.known_from):
+    if min(counts) < 0 or not (isfinite(report.known_from) and isfinite(report.lifetime)):
+        return False
+    if report.sidecars is not None and report.asked > report.sidecars:
         return False
     return report.workloads is None or report.holding + report.lapsed <= report.workloads

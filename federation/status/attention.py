@@ -17,6 +17,7 @@ from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
+from federation.status.attention_workloads import unplaced_attention, workload_attention
 from federation.status.freshness import elapsed, instant
 from federation.status.joining import joining_attention
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
@@ -38,6 +39,8 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_controllers(scene),
         *_signers(scene),
         *(item for view in clusters if view.quarantine is None for item in _cluster(scene, view)),
+        *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
+        *unplaced_attention(scene),
         *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
         *rotation_attention(scene),

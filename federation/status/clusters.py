@@ -19,11 +19,13 @@ from federation.status.model import (
     PublicationView,
     SigningView,
     TrustBundleView,
+    WorkloadsView,
 )
 from federation.status.quarantine import quarantine_summary, quarantine_views
 from federation.status.scene import Scene
 from federation.status.signing import known_state, signing_view
 from federation.status.trust_bundle import trust_bundle_trouble, trust_bundle_view
+from federation.status.workloads import workloads_view
 
 JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
 
@@ -129,8 +131,8 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         probe_detail=seen.probe_detail if seen else "",
     )
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
-    bundle = trust_bundle_view(scene, cluster)
-    health, summary = _health(connection, signing, publication, bundle, blame(scene, name, matrix))
+    bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
+    health, summary = _health(connection, signing, publication, bundle, workloads, blame(scene, name, matrix))
     if quarantine is not None:
         health, summary = "quarantined", quarantine_summary(quarantine)
     return ClusterView(
@@ -143,6 +145,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         signing=signing,
         publication=publication,
         proof=proof,
+        workloads=workloads,
         quarantine=quarantine,
         cluster_trust_bundle=bundle,
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
@@ -178,26 +181,33 @@ def blame(scene: Scene, name: str, matrix: MatrixView) -> Blame:
 
 
 def _health(
+    *,
     connection: ConnectionView,
     signing: SigningView,
     publication: PublicationView,
     bundle: TrustBundleView,
+    workloads: WorkloadsView,
     pairs: Blame,
 ) -> tuple[Health, str]:
     """The worst of them with the sentence that explains it; green only where each is in order."""
     reached = connection.detail or connection.reason or "the controller's view of it is not clear"
     signed = signing.detail or signing.reason or "the signers' view of it is not clear"
     trouble = trust_bundle_trouble(bundle)
+    refused = workloads.refused.detail or workloads.refused.reason
     fail = f"{pairs.failed} of {pairs.pairs} pairs fail"
     rules: tuple[tuple[bool, Health, str], ...] = (
         (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
         (signing.state == "unavailable", "failing", f"no certificates: {signed}"),
         (pairs.culprit, "failing", fail),
         (publication.state == "failed", "failing", f"bundle not published: {publication.detail}"),
+        (workloads.state == "stopped", "failing", f"its workloads do not renew: {workloads.detail}"),
+        (workloads.refused.all and not workloads.fine, "failing", f"every caller is refused: {refused}"),
         (connection.state == "unknown", "unknown", reached),
         (signing.state == "unknown", "unknown", signed),
         (publication.state == "unknown", "unknown", publication.detail),
+        (workloads.state == "unknown", "unknown", f"certificates of its workloads: {workloads.detail}"),
         (pairs.failed > 0, "degraded", fail),
+        (not workloads.fine, "degraded", f"certificates of its workloads: {workloads.detail}"),
         (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
         (bool(trouble), "degraded", trouble),

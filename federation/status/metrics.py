@@ -29,6 +29,7 @@ def hub_metrics(status: FederationStatus, snapshot: Snapshot, now: float) -> byt
             *_overall(status),
             *_matrix(status),
             *_clusters(status),
+            *_workloads(status),
             *_trust(status),
             *rotation_families(status),
             *signer_families(snapshot.signers, now),
@@ -110,6 +111,55 @@ def _matrix(status: FederationStatus) -> list[Metric]:
     return families
 
 
+def _workloads(status: FederationStatus) -> list[Metric]:
+    """Of each cluster's workloads; a number that is not known has no sample."""
+    each = [(c.name, c.workloads) for c in status.clusters]
+    return [
+        gauge(
+            "federation_workloads_served",
+            "1 where the workloads of the cluster are known to get certificates, or it has none.",
+            ("cluster",),
+            [((name,), w.fine) for name, w in each],
+        ),
+        gauge(
+            "federation_workloads",
+            "Live pods that need a certificate of the hub.",
+            ("cluster",),
+            [((name,), w.workloads) for name, w in each if w.workloads is not None],
+        ),
+        gauge(
+            "federation_workloads_holding",
+            "Workloads that hold a certificate which has not ended.",
+            ("cluster",),
+            [((name,), w.holding) for name, w in each if w.state != "unknown"],
+        ),
+        gauge(
+            "federation_workloads_ended",
+            "Workloads whose certificate has ended without a renewal.",
+            ("cluster",),
+            [((name,), w.ended) for name, w in each if w.workloads is not None],
+        ),
+        gauge(
+            "federation_sidecars",
+            "Live pods with a sidecar.",
+            ("cluster",),
+            [((name,), w.sidecars) for name, w in each if w.sidecars is not None],
+        ),
+        gauge(
+            "federation_sidecars_asked",
+            "Live pods with a sidecar that have got a certificate of the hub.",
+            ("cluster",),
+            [((name,), w.asked) for name, w in each if w.sidecars is not None],
+        ),
+        gauge(
+            "federation_callers_all_refused",
+            "1 where every caller of the cluster is refused.",
+            ("cluster",),
+            [((name,), w.refused.all) for name, w in each],
+        ),
+    ]
+
+
 def _clusters(status: FederationStatus) -> list[Metric]:
     clusters = status.clusters
     return [
@@ -121,7 +171,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
         ),
         gauge(
             "federation_cluster_healthy",
-            "1 where signing, publication and proof of the cluster are all in order.",
+            "1 where signing, publication, proof and workloads of the cluster are all in order.",
             ("cluster",),
             [((c.name,), c.health == "healthy") for c in clusters],
         ),

@@ -26,6 +26,7 @@ Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
 TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
+WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_asked", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
 AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
@@ -123,6 +124,50 @@ class TrustBundleView(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0
 
 
+class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
+    """Callers that got no certificate; ``count`` and ``since`` are of those after the last one that did.
+
+    ``reason``, ``detail`` and ``remedy`` are of the last one. ``lately``: within the last quarter of an hour;
+    ``all``: and nobody is served.
+    """
+
+    lately: bool = False
+    all: bool = False
+    count: int = 0
+    since: datetime | None = None
+    last: datetime | None = None
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
+class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a cluster's workloads get certificates.
+
+    ``workloads`` are live pods that need one of the hub's (null: not known): ``holding`` hold one, of ``ended`` it
+    has ended without a renewal, the others have never asked. ``sidecars`` are pods with one and ``asked`` those of
+    them that have got a certificate of the hub; ``never_asked`` and ``ended_pods`` name the first few
+    (``namespace/pod``). ``ambient`` are pods whose node's ztunnel asks for them. ``fine`` is false where
+    something keeps them from certificates, or where that is not known.
+    """
+
+    state: WorkloadsState = "unknown"
+    fine: bool = False
+    detail: str = ""
+    remedy: str = ""
+    until: datetime | None = None
+    workloads: int | None = None
+    holding: int = 0
+    ended: int = 0
+    ambient: int = 0
+    sidecars: int | None = None
+    asked: int = 0
+    never_asked: list[str] = []
+    ended_pods: list[str] = []
+    lifetime: float = 0.0
+    refused: RefusedView = RefusedView()
+
+
 class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     """The ordered pairs that a cluster is part of, as client or as server."""
 
@@ -174,6 +219,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     signing: SigningView
     publication: PublicationView
     proof: ProofView
+    workloads: WorkloadsView = WorkloadsView()
     quarantine: QuarantineView | None = None
     cluster_trust_bundle: TrustBundleView = TrustBundleView(state="unknown")
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node

@@ -8,7 +8,14 @@ from typing import Final
 
 from federation.status.freshness import elapsed
 from federation.status.joining import joining_text
-from federation.status.model import BundleView, ClusterView, FederationStatus, MatrixView, SignerView
+from federation.status.model import (
+    BundleView,
+    ClusterView,
+    FederationStatus,
+    MatrixView,
+    SignerView,
+    WorkloadsView,
+)
 from federation.status.rotation_model import RotationView
 from federation.status.trust_bundle import trust_bundle_line
 
@@ -40,7 +47,7 @@ def status_text(status: FederationStatus) -> str:
         lines += [f"          do: {printable(item.remedy)}"] if item.remedy else []
     lines += [""] if status.attention else []
     lines += table(
-        ("CLUSTER", "HEALTH", "API SERVER", "SIGNING", "NAMESPACES", "PAIRS", "CERTIFICATES"),
+        ("CLUSTER", "HEALTH", "API SERVER", "SIGNING", "NAMESPACES", "PAIRS", "CERTIFICATES", "WORKLOADS"),
         [_cluster(cluster) for cluster in status.clusters],
     )
     lines += [printable(joining_text(c.name, c.joining)) for c in status.clusters if c.joining is not None]
@@ -88,7 +95,19 @@ def _cluster(cluster: ClusterView) -> tuple[str, ...]:
         held.state if held.state == "unknown" else f"{held.current}/{held.selected} {held.state}",
         f"{proof.valid}/{proof.pairs}",
         str(cluster.signing.issued),
+        workloads_text(cluster.workloads),
     )
+
+
+def workloads_text(view: WorkloadsView) -> str:
+    """How many hold a certificate, and how many sidecars have asked the hub."""
+    if view.workloads is None:
+        held = f"{view.holding} hold one, of an unknown number" if view.holding else "unknown"
+    else:
+        held = f"{view.holding}/{view.workloads} hold one"
+    if view.sidecars is None:
+        return held
+    return f"{held}; {view.sidecars} sidecars, {view.asked} have asked the hub"
 
 
 def _signer(signer: SignerView) -> tuple[str, ...]:
@@ -127,6 +146,16 @@ def fault_lines(matrix: MatrixView) -> list[str]:
         for r in matrix.reasons
     ]
     return [*lines, f"... and {matrix.reasons_omitted:,} more"] if matrix.reasons_omitted else lines
+
+
+def unserved_line(cluster: ClusterView) -> str:
+    """Why the workloads of a cluster are not known to hold certificates."""
+    view = cluster.workloads
+    refused = (
+        f"; every caller is refused: {view.refused.reason}: {view.refused.detail}" if view.refused.all else ""
+    )
+    remedy = view.refused.remedy if view.refused.all and view.refused.remedy else view.remedy
+    return printable(f"FAIL  {cluster.name}: {view.detail}{refused}" + (f" (do: {remedy})" if remedy else ""))
 
 
 def bundle_lines(bundle: BundleView, now: datetime | None = None) -> list[str]:

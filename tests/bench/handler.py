@@ -197,13 +197,15 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
     await authority.refresh()
     registry = Registry(lambda: {attestor.config.name: attestor})
     registry.configure([attestor.config], concurrent=256)
+    callers = Callers()
+    callers.open = True
     issuance = Issuance(
         registry=registry,
         grounds=StandingGrounds(Terms(trust, Orders()), StandingSigner(authority, Alarms(clock))),
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
         renewals=Renewals(timedelta(hours=1)),
-        callers=Callers(),
+        callers=callers,
         clock=clock,
         random_bytes=os.urandom,
     )

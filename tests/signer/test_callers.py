@@ -288,7 +288,7 @@ def test_no_pod_that_holds_a_certificate_is_taken_for_one_that_holds_none(
         for event, which, pod in events:
             signer = signers[which]
             match event:
-                case "issue":
+                case "issue" if signer.callers.open:
                     alive[f"pod-{pod}"] = await signer.issue(f"pod-{pod}")
                 case "share":
                     await signer.share()

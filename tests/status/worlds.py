@@ -40,6 +40,7 @@ from federation.state.documents import (
     PublicationReport,
     SignerClusterReport,
     SignerReport,
+    WorkloadsReport,
     encode,
     generation_key,
 )
@@ -166,6 +167,10 @@ def signer(replica: str, names: list[str], now: float, *, issued: int = 40) -> S
         issued=issued,
         refused={"attestation": 2, "policy": 1},
         last_issued=now - 4,
+        workload_issued_at=now - 4,
+        workloads=WorkloadsReport(
+            workloads=12, holding=12, detail="", sidecars=10, asked=10, lifetime=86400.0
+        ),
     )
     return SignerReport(
         replica=replica,

@@ -63,10 +63,18 @@ export function clusters(status, now, { find, onlyTroubled }) {
       el("td", {}, badge(p.state, p.state === "unknown" ? "unknown" : `${number(p.current)} of ${number(p.selected)}`, p.detail),
         el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), trustBundle(c.cluster_trust_bundle)),
       el("td", {}, proof(c.proof)),
-      el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")));
+      el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")),
+      el("td", {}, workloads(c.workloads)));
   });
   return [table("Registered clusters, those with faults first",
-    ["Cluster", "Health", "API server", "Signing", "Namespaces with the bundle", "Pairs proved", { text: "Certificates", class: "num" }], rows)];
+    ["Cluster", "Health", "API server", "Signing", "Namespaces with the bundle", "Pairs proved", { text: "Certificates", class: "num" }, "Workloads with one"], rows)];
+}
+
+function workloads(w) {
+  const state = w.state === "stopped" ? "failed" : w.state === "unknown" ? "unknown" : w.fine ? "ok" : "degraded";
+  const held = w.workloads === null ? (w.holding ? `${number(w.holding)} hold one` : "unknown") : `${number(w.holding)} of ${number(w.workloads)}`;
+  return [badge(state, held, w.detail),
+    w.sidecars === null ? "" : el("small", {}, `${number(w.sidecars)} sidecars, ${number(w.asked)} have asked the hub`)];
 }
 
 function trustBundle(b) {

@@ -1,0 +1,106 @@
+"""What needs attention in the workloads of clusters: nobody renews, nobody has asked, everybody is refused. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from federation.status.attention_pairs import names
+from federation.status.freshness import elapsed
+from federation.status.model import Attention, ClusterView, RefusedView
+from federation.status.own_anchors import undeclared
+from federation.status.scene import Scene
+from federation.status.workloads import unplaced_view
+
+
+def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
+    """Of one cluster; where no signer serves it that is the cause, and is told elsewhere."""
+    if not scene.signers or view.signing.state in {"unavailable", "unknown"}:
+        return
+    of, refused = view.workloads, view.workloads.refused
+    if of.state == "stopped":
+        yield Attention(
+            severity="critical",
+            code="renewals_stopped",
+            what=f"its workloads do not renew their certificates: {of.detail}{_named(of.ended_pods)}",
+            where=view.name,
+            remedy=refused.remedy if refused.all and refused.remedy else of.remedy,
+        )
+    elif of.state == "never_asked":
+        yield Attention(
+            severity="notice" if view.name in undeclared(scene) else "warning",
+            code="workloads_without_certificate",
+            what=f"most of its workloads have no certificate of the hub: {of.detail}",
+            where=view.name,
+            remedy=of.remedy,
+        )
+    elif of.state == "unknown":
+        until = f", until {of.until:%Y-%m-%d %H:%M} UTC" if of.until else ""
+        yield Attention(
+            severity="warning",
+            code="workloads_unknown",
+            what=f"whether its workloads hold certificates is not known{until}: {of.detail}",
+            where=view.name,
+            remedy=of.remedy
+            or "look at its watch of pods: `federation clusters check` names a missing right",
+        )
+    elif of.ended:
+        yield Attention(
+            severity="warning",
+            code="certificates_ended",
+            what=f"{of.ended} pods did not renew their certificates{_named(of.ended_pods)}",
+            where=view.name,
+            remedy="look in their proxies' logs; restart them: "
+            "kubectl -n NAMESPACE rollout restart deployment NAME",
+        )
+    if refused.all:
+        yield Attention(
+            severity="critical",
+            code="callers_refused",
+            what=f"every caller is refused, {refused.count} since the last certificate: {_why(refused)}",
+            where=view.name,
+            remedy=refused.remedy or "the signer's log names the callers",
+            since=refused.since,
+        )
+    elif refused.lately:
+        yield Attention(
+            severity="notice",
+            code="some_callers_refused",
+            what=f"a caller was refused {_ago(scene, refused)}: {_why(refused)}",
+            where=view.name,
+            remedy=refused.remedy or "the signer's log names the caller",
+        )
+    if of.never_asked and of.sidecars:
+        count = of.sidecars - of.asked
+        yield Attention(
+            severity="notice",
+            code="sidecars_never_asked",
+            what=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_asked)}",
+            where=view.name,
+            remedy="the CA's address is written into a pod at injection: restart them, "
+            "kubectl -n NAMESPACE rollout restart deployment NAME",
+        )
+
+
+def unplaced_attention(scene: Scene) -> Iterator[Attention]:
+    """Callers whose cluster is not registered: a mesh whose clusterName is wrong looks so."""
+    refused = unplaced_view(scene)
+    if refused.lately:
+        yield Attention(
+            severity="warning",
+            code="callers_of_no_cluster",
+            what=f"callers of no registered cluster are refused, the last one {_ago(scene, refused)}: {_why(refused)}",
+            where="signer",
+            remedy=refused.remedy or "set global.multiCluster.clusterName to the registered cluster_id",
+        )
+
+
+def _why(refused: RefusedView) -> str:
+    return f"{refused.reason}: {refused.detail}" if refused.detail else refused.reason
+
+
+def _ago(scene: Scene, refused: RefusedView) -> str:
+    return f"{elapsed(scene.now - refused.last.timestamp())} ago" if refused.last else "lately"
+
+
+def _named(pods: list[str]) -> str:
+    return f": {names(pods)}" if pods else ""

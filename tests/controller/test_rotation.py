@@ -397,10 +397,10 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
 async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewing(two: World) -> None:
     """No leaf needs the old root, every namespace holds both, and each pair of probes validates."""
     signer = prepare(two)
+    two.rotation["automatic"] = False
+    two.write_config()
     async with signer.running(), two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
-        two.rotation["automatic"] = False
-        two.write_config()
         assert (await operate(two, "start")).outcome == "done"
         for state in ("STAGED", "PUBLISHING", "SOAKED", "CANARY"):
             await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]

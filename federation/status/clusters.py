@@ -132,7 +132,14 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
     )
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
     bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
-    health, summary = _health(connection, signing, publication, bundle, workloads, blame(scene, name, matrix))
+    health, summary = _health(
+        connection=connection,
+        signing=signing,
+        publication=publication,
+        bundle=bundle,
+        workloads=workloads,
+        pairs=blame(scene, name, matrix),
+    )
     if quarantine is not None:
         health, summary = "quarantined", quarantine_summary(quarantine)
     return ClusterView(

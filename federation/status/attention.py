@@ -18,6 +18,8 @@ from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.attention_workloads import unplaced_attention, workload_attention
+from federation.status.control_planes import REASON as CONTROL_PLANE
+from federation.status.control_planes import control_plane_attention
 from federation.status.freshness import elapsed, instant
 from federation.status.joining import joining_attention
 from federation.status.model import Attention, ClusterView, MatrixView, Severity
@@ -143,7 +145,8 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
         )
     if scene.leader is None:
         return
-    if connection.state != "ready":
+    yield from control_plane_attention(view)
+    if connection.state != "ready" and connection.reason != CONTROL_PLANE:  # else that has told it
         yield Attention(
             severity="warning",
             code=f"cluster_{connection.state}",

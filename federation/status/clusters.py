@@ -7,12 +7,18 @@ from typing import Final
 
 from federation.core.config.model import ClusterConfig
 from federation.state.documents import ControllerClusterReport, Generation, PublicationReport
+from federation.status.control_planes import (
+    control_plane_trouble,
+    control_plane_views,
+    described,
+)
 from federation.status.freshness import finite, instant
 from federation.status.joining import joining_view
 from federation.status.matrix import proof_view
 from federation.status.model import (
     ClusterView,
     ConnectionView,
+    ControlPlaneView,
     Health,
     MatrixView,
     PublicationState,
@@ -132,12 +138,14 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
     )
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
     bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
+    planes = control_plane_views(scene, cluster)
     health, summary = _health(
         connection=connection,
         signing=signing,
         publication=publication,
         bundle=bundle,
         workloads=workloads,
+        plane=control_plane_trouble(planes),
         pairs=blame(scene, name, matrix),
     )
     if quarantine is not None:
@@ -155,6 +163,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         workloads=workloads,
         quarantine=quarantine,
         cluster_trust_bundle=bundle,
+        control_planes=planes,
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
         joining=joining_view(scene, name),
     )
@@ -194,6 +203,7 @@ def _health(
     publication: PublicationView,
     bundle: TrustBundleView,
     workloads: WorkloadsView,
+    plane: ControlPlaneView | None,
     pairs: Blame,
 ) -> tuple[Health, str]:
     """The worst of them with the sentence that explains it; green only where each is in order."""
@@ -201,6 +211,7 @@ def _health(
     signed = signing.detail or signing.reason or "the signers' view of it is not clear"
     trouble = trust_bundle_trouble(bundle)
     refused = workloads.refused.detail or workloads.refused.reason
+    served = described(plane) if plane is not None else ""
     fail = f"{pairs.failed} of {pairs.pairs} pairs fail"
     rules: tuple[tuple[bool, Health, str], ...] = (
         (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
@@ -209,6 +220,7 @@ def _health(
         (publication.state == "failed", "failing", f"bundle not published: {publication.detail}"),
         (workloads.state == "stopped", "failing", f"its workloads do not renew: {workloads.detail}"),
         (workloads.refused.all and not workloads.fine, "failing", f"every caller is refused: {refused}"),
+        (plane is not None and plane.state == "failed", "failing", served),
         (connection.state == "unknown", "unknown", reached),
         (signing.state == "unknown", "unknown", signed),
         (publication.state == "unknown", "unknown", publication.detail),
@@ -218,6 +230,7 @@ def _health(
         (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
         (bool(trouble), "degraded", trouble),
+        (plane is not None, "degraded", served),
         (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
         (signing.state == "degraded", "degraded", f"signing: {signed}"),
         (connection.state == "degraded", "degraded", reached),

@@ -11,6 +11,7 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
+from federation.status.control_planes import STATES as CONTROL_PLANE
 from federation.status.exposition import counter, gauge, render
 from federation.status.metrics_roles import controller_families, signer_families
 from federation.status.metrics_rotation import rotation_families
@@ -30,6 +31,7 @@ def hub_metrics(status: FederationStatus, snapshot: Snapshot, now: float) -> byt
             *_matrix(status),
             *_clusters(status),
             *_workloads(status),
+            *_control_planes(status),
             *_trust(status),
             *rotation_families(status),
             *signer_families(snapshot.signers, now),
@@ -156,6 +158,24 @@ def _workloads(status: FederationStatus) -> list[Metric]:
             "1 where every caller of the cluster is refused.",
             ("cluster",),
             [((name,), w.refused.all) for name, w in each],
+        ),
+    ]
+
+
+def _control_planes(status: FederationStatus) -> list[Metric]:
+    planes = [(c.name, plane) for c in status.clusters for plane in c.control_planes]
+    return [
+        gauge(
+            "federation_control_plane_certificate",
+            "1 for the state of istiod's certificate in that namespace that holds.",
+            ("cluster", "namespace", "state"),
+            [((c, p.namespace, s), s == p.state) for c, p in planes for s in CONTROL_PLANE],
+        ),
+        gauge(
+            "federation_control_plane_certificate_not_after_timestamp_seconds",
+            "When istiod's certificate in that namespace expires.",
+            ("cluster", "namespace"),
+            [((c, p.namespace), p.not_after.timestamp()) for c, p in planes if p.not_after],
         ),
     ]
 

@@ -25,6 +25,7 @@ Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
 Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
+ControlPlaneState = Literal["provided", "waiting", "foreign", "forbidden", "failed", "unknown", "off"]
 TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
 WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_asked", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
@@ -168,6 +169,29 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     refused: RefusedView = RefusedView()
 
 
+class ControlPlaneView(msgspec.Struct, frozen=True, kw_only=True):
+    """istiod's certificate in one namespace, as its Secret was read back.
+
+    ``issuer`` is the SHA-256 of the intermediate that issued it, ``current`` says that its ``ca.crt`` is the bundle,
+    ``attention`` that it is not as it should be. It is ``waiting`` without ``attention`` where there is no such
+    namespace, and so no istiod.
+    """
+
+    namespace: str
+    secret: str
+    state: ControlPlaneState
+    detail: str = ""
+    remedy: str = ""
+    attention: bool = False
+    names: list[str] = []
+    issuer: str = ""
+    not_after: datetime | None = None
+    renew_at: datetime | None = None
+    current: bool = False
+    read_back: datetime | None = None
+    restored: int = 0
+
+
 class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     """The ordered pairs that a cluster is part of, as client or as server."""
 
@@ -222,6 +246,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     workloads: WorkloadsView = WorkloadsView()
     quarantine: QuarantineView | None = None
     cluster_trust_bundle: TrustBundleView = TrustBundleView(state="unknown")
+    control_planes: list[ControlPlaneView] = []
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
     joining: JoiningView | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from federation.status.control_planes import control_plane_line
 from federation.status.freshness import elapsed
 from federation.status.joining import joining_text
 from federation.status.model import (
@@ -51,6 +52,8 @@ def status_text(status: FederationStatus) -> str:
         [_cluster(cluster) for cluster in status.clusters],
     )
     lines += [printable(joining_text(c.name, c.joining)) for c in status.clusters if c.joining is not None]
+    if line := control_plane_line(status.clusters):
+        lines += [printable(line)]
     if line := trust_bundle_line(status.clusters):
         lines += [printable(line)]
     lines += ["", *matrix_lines(status.matrix), ""]

@@ -32,6 +32,7 @@ from federation.state.documents import (
     AuthorityReport,
     ControllerClusterReport,
     ControllerReport,
+    ControlPlaneReport,
     Current,
     Generation,
     Histogram,
@@ -117,6 +118,22 @@ def hub_config(names: list[str], status: StatusConfig | None = None) -> HubConfi
             for i, name in enumerate(names)
         ),
     )
+
+
+def control_plane(now: float, **changes: object) -> ControlPlaneReport:
+    """istiod's certificate as a controller reports it that has provided one."""
+    provided = ControlPlaneReport(
+        namespace="istio-system",
+        secret="istiod-tls",
+        state="provided",
+        names=["istiod.istio-system.svc"],
+        issuer=INTERMEDIATE,
+        not_after=now + 80000,
+        renew_at=now + 50000,
+        current=True,
+        read_back=now - 2,
+    )
+    return replace(provided, **changes)
 
 
 def square(names: list[str], cells: Mapping[tuple[str, str], str] | None = None) -> list[str]:
@@ -211,7 +228,12 @@ def controller(names: list[str], now: float) -> ControllerReport:
         contents={SHA: 48},
     )
     seen = ControllerClusterReport(
-        state="ready", version="v1.36.0", publication=held, since=now - 7000, probe_not_after=now + 3000
+        state="ready",
+        version="v1.36.0",
+        publication=held,
+        since=now - 7000,
+        probe_not_after=now + 3000,
+        control_planes=[control_plane(now)],
     )
     pairs = len(names) * (len(names) - 1)
     return ControllerReport(

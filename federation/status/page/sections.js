@@ -61,7 +61,7 @@ export function clusters(status, now, { find, onlyTroubled }) {
       el("td", {}, badge(c.signing.state, c.signing.state, c.signing.detail), el("small", {}, c.signing.attestation.join(", ")),
         c.trusted_node_accounts.length ? el("small", {}, `ambient: ${c.trusted_node_accounts.join(", ")}`) : ""),
       el("td", {}, badge(p.state, p.state === "unknown" ? "unknown" : `${number(p.current)} of ${number(p.selected)}`, p.detail),
-        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), trustBundle(c.cluster_trust_bundle)),
+        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), ...c.control_planes.map(controlPlane), trustBundle(c.cluster_trust_bundle)),
       el("td", {}, proof(c.proof)),
       el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")),
       el("td", {}, workloads(c.workloads)));
@@ -75,6 +75,11 @@ function workloads(w) {
   const held = w.workloads === null ? (w.holding ? `${number(w.holding)} hold one` : "unknown") : `${number(w.holding)} of ${number(w.workloads)}`;
   return [badge(state, held, w.detail),
     w.sidecars === null ? "" : el("small", {}, `${number(w.sidecars)} sidecars, ${number(w.asked)} have asked the hub`)];
+}
+
+function controlPlane(p) {
+  const until = p.not_after ? ` until ${day(p.not_after)}` : "";
+  return el("small", { title: [p.detail, p.names.join(", ")].filter(Boolean).join("; ") }, `istiod (${p.namespace}) ${p.state}${until}`);
 }
 
 function trustBundle(b) {

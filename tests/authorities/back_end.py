@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from federation.core.clock import Clock
+from federation.core.config.model import IstioConfig
 from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
+from federation.core.istiod import istiod_names
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
 from federation.core.pki.leaf import LeafProfile, draw_serial
@@ -23,6 +25,7 @@ from tests.support import pki
 
 TRUST_DOMAIN = TrustDomain("cluster.local")
 SERVER_NAME = "federation-hub.federation-system.svc"
+ISTIOD_NAMES = istiod_names(IstioConfig(), "istio-system", ())
 IDENTITY = SpiffeId(TRUST_DOMAIN, ServiceAccountRef("foo", "bar"))
 
 

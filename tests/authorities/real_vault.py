@@ -23,7 +23,7 @@ from yarl import URL
 from federation.core.config.authority_model import SecretRef, VaultAuth, VaultServer
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN
+from tests.authorities.back_end import ISTIOD_NAMES, SERVER_NAME, TRUST_DOMAIN
 from tests.authorities.tcp_proxy import TcpProxy, tcp_proxy
 
 ADDRESS = "FEDERATION_REAL_VAULT"
@@ -53,7 +53,7 @@ WORKLOAD_ROLE: dict[str, Any] = {
 DOOR_ROLE: dict[str, Any] = {
     **WORKLOAD_ROLE,
     "allowed_uri_sans": [],
-    "allowed_domains": [SERVER_NAME],
+    "allowed_domains": [SERVER_NAME, *ISTIOD_NAMES],
     "allow_bare_domains": True,
     "client_flag": False,
 }

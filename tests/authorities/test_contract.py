@@ -22,7 +22,7 @@ from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
 from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_checked
 from federation.signer.authorities.interface import KeptAuthority, LeafOrder
-from tests.authorities.back_end import IDENTITY, SERVER_NAME, BackEnd, authority_of, order
+from tests.authorities.back_end import IDENTITY, ISTIOD_NAMES, SERVER_NAME, BackEnd, authority_of, order
 from tests.support import pki
 
 BACK_ENDS = (
@@ -89,6 +89,16 @@ async def test_the_door_gets_its_own(back_end: BackEnd) -> None:
         names = leaf.extension(pki.x509.SubjectAlternativeName)
         assert names is not None
         assert names.get_values_for_type(pki.x509.DNSName) == [SERVER_NAME]
+
+
+async def test_istiod_gets_its_own_with_all_its_names(back_end: BackEnd) -> None:
+    async with authority_of(back_end) as authority:
+        wanted = order(LeafProfile.SERVING, hosts=ISTIOD_NAMES)
+        leaf = Certificate.from_der((await issue(authority, wanted, back_end)).der)
+        names = leaf.extension(pki.x509.SubjectAlternativeName)
+        assert names is not None
+        assert tuple(names.get_values_for_type(pki.x509.DNSName)) == ISTIOD_NAMES
+        assert leaf.uris == ()
 
 
 async def test_many_at_once_are_all_different(back_end: BackEnd) -> None:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey
-from tests.authorities.back_end import SERVER_NAME
+from tests.authorities.back_end import ISTIOD_NAMES, SERVER_NAME
 from tests.authorities.shifted_clock import ShiftedClock
 from tests.authorities.vault_refusal import Refusal
 from tests.signer.house import authority
@@ -40,7 +40,7 @@ class Role:
 def recommended_roles() -> dict[str, Role]:
     return {
         "mesh-workload": Role(allowed_uri_sans=("spiffe://cluster.local/*",)),
-        "mesh-door": Role(allowed_domains=(SERVER_NAME,), client_flag=False),
+        "mesh-door": Role(allowed_domains=(SERVER_NAME, *ISTIOD_NAMES), client_flag=False),
     }
 
 

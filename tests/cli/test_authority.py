@@ -50,13 +50,13 @@ def check(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str
     return code, {row["check"]: row for row in document["checks"]}
 
 
-def test_a_good_authority_signs_for_every_kind_and_for_the_door(
+def test_a_good_authority_signs_for_every_kind_for_the_door_and_for_istiod(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ca = authority("checked")
     code, checks = check(configuration(tmp_path, ca), capsys)
     assert code == 0
-    assert list(checks) == ["back end", "chain", "workload, ecdsa-p256", "door"]
+    assert list(checks) == ["back end", "chain", "workload, ecdsa-p256", "door", "istiod"]
     assert all(row["outcome"] == "ok" for row in checks.values())
     assert ca.certificate.subject in checks["chain"]["detail"]
 

@@ -49,7 +49,7 @@ class LeafProfile(Enum):
     """Mutual TLS both ways, as every workload of a mesh needs."""
 
     SERVING = der.sequence(_SERVER_AUTH)
-    """The hub's own door: a server and nothing else, so that its key can never speak as a client."""
+    """A server and nothing else, so that its key can never speak as a client: the hub's door, istiod."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from federation.state.documents import AuthorityReport
 class LeafOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A leaf as it is to be: checked, clamped, and with a serial number already drawn.
 
-    ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of the door. ``csr_pem`` is the
+    ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of a server. ``csr_pem`` is the
     request as it came, for services that issue from one; nothing else of it is to be used. ``cluster`` and
     ``replaces`` (when what the caller holds ends, None where that is not known) decide whose turn it is where
     a back end allows only so many a second.

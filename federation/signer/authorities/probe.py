@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from federation.core.config.model import HubConfig
 from federation.core.errors import AuthorityUnavailable, FederationError, InvalidValue
 from federation.core.identity import ServiceAccountRef, SpiffeId
+from federation.core.istiod import istiod_names
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey, signature_hash, spki
@@ -32,6 +33,7 @@ from federation.signer.authorities.key_file import read_bounded
 
 PROBE: Final = ServiceAccountRef("federation-system", "federation-authority-check")
 LIFE: Final = timedelta(minutes=10)
+MOST_NAMES: Final = 50  # of istiods in one certificate
 TIMEOUT: Final = 30.0  # seconds for each thing that is asked
 
 Outcome = Literal["ok", "warning", "failed"]
@@ -133,16 +135,30 @@ async def _signed(
         key=lambda kind: kind.value,
     )
     workloads = [(f"workload, {kind.value}", LeafProfile.WORKLOAD, kind) for kind in kinds]
-    for check, profile, kind in (*workloads, ("door", LeafProfile.SERVING, KeyKind.EC_P256)):
+    servers = {"door": config.door.server_names, "istiod": _istiod_names(config)}
+    served = [(check, LeafProfile.SERVING, KeyKind.EC_P256) for check, hosts in servers.items() if hosts]
+    for check, profile, kind in (*workloads, *served):
         try:
             leaf = await probe_once(
-                authority, profile, kind, anchors=anchors, hosts=config.door.server_names, around=around
+                authority, profile, kind, anchors=anchors, hosts=servers.get(check, ()), around=around
             )
         except FederationError as error:
             findings.append(_failed(check, error))
         else:
             findings.append(Finding(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC"))
     return findings
+
+
+def _istiod_names(config: HubConfig) -> tuple[str, ...]:
+    """The names of every cluster's istiods, of which the hub provides the certificates."""
+    each = (cluster.istio for cluster in config.clusters if cluster.istio.provide_certificate)
+    names = (
+        name
+        for istio in each
+        for namespace in istio.namespaces
+        for name in istiod_names(istio, namespace, ())
+    )
+    return tuple(dict.fromkeys(names))[:MOST_NAMES]
 
 
 async def probe_once(
@@ -154,7 +170,7 @@ async def probe_once(
     hosts: tuple[str, ...],
     around: Surroundings,
 ) -> CheckedLeaf:
-    """One throw-away leaf, verified; ``hosts`` are the door's. Raises what the authority raises, or an alarm."""
+    """One throw-away leaf, verified; ``hosts`` are a server's. Raises what the authority raises, or an alarm."""
     key = await asyncio.to_thread(generate_key, kind)
     now = around.clock.now()
     serving = profile is LeafProfile.SERVING

@@ -15,10 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store
 
+from federation.clusters.session import ClusterSession
 from federation.controller.role import ControllerRole
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.errors import ClusterForbidden
+from federation.core.identity import ClusterName
 from federation.core.pki.keys import private_key_pem
 from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.world import ControlPlane
+from federation.runtime.clock import SystemClock
 from federation.state.documents import ControlPlaneReport, encode
 from tests.controller.test_rotation import operate, prepare, until_state
 from tests.controller.world import (
@@ -462,3 +467,71 @@ async def test_a_rotation_re_signs_it_and_changes_its_bundle(one: World) -> None
         (fact,) = facts(role)
         assert fact.issuer == one.successor.certificate.sha256
         assert fact.held == {one.successor.root.sha256}
+
+
+# Each right that it takes
+
+
+@pytest.mark.parametrize("verb", ["list", "watch", "create", "patch"])
+async def test_without_a_right_to_the_secret_nothing_but_it_is_missing(one: World, verb: str) -> None:
+    east = one.clusters["east"]
+    role = east.get("roles", ISTIO_SYSTEM, "federation-istiod-tls") or {}
+    (rule,) = role["rules"]
+    rule["verbs"].remove(verb)
+    east.patch("roles", ISTIO_SYSTEM, "federation-istiod-tls", {"rules": [rule]})
+    async with one.controller():
+        await one.published()
+        report = await plane(one, lambda p: p.state == "forbidden")
+        assert "manifests/member" in report.remedy
+        assert "provide_certificate = false" in report.remedy
+        whole = (await one.until(lambda r: r.clusters["east"].reason == "control_plane")).clusters["east"]
+        assert whole.state == "degraded"
+        assert (whole.probe_detail, whole.publication.forbidden) == ("", 0)
+        assert found(one) is None
+        rule["verbs"].append(verb)
+        east.patch("roles", ISTIO_SYSTEM, "federation-istiod-tls", {"rules": [rule]})
+        await provided(one)
+        await one.until(lambda r: r.clusters["east"].state == "ready")
+
+
+async def test_without_the_right_to_its_tokens_nothing_but_it_is_missing(one: World) -> None:
+    one.clusters["east"].delete("rolebindings", "federation-system", "federation-istiod-tokens")
+    async with one.controller():
+        await one.published()
+        report = await plane(one, lambda p: p.state == "forbidden")
+        assert "serviceaccounts/federation-istiod/token" in report.detail
+        assert "manifests/member" in report.remedy
+        whole = (await one.until(lambda r: r.clusters["east"].reason == "control_plane")).clusters["east"]
+        assert (whole.state, whole.probe_detail) == ("degraded", "")
+
+
+async def test_the_right_is_to_that_secret_in_that_namespace_alone(one: World) -> None:
+    east = one.clusters["east"]
+    east.create("secrets", {"metadata": {"name": "other"}, "data": {}}, namespace=ISTIO_SYSTEM)
+    east.create("secrets", {"metadata": {"name": SECRET}, "data": {}}, namespace="default")
+    async with await admitted(one) as session:
+        answer = await session.get(
+            f"/api/v1/namespaces/{ISTIO_SYSTEM}/secrets", params={"fieldSelector": f"metadata.name={SECRET}"}
+        )
+        assert b'"items"' in answer
+        for path, selector in (
+            (f"/api/v1/namespaces/{ISTIO_SYSTEM}/secrets", ""),
+            (f"/api/v1/namespaces/{ISTIO_SYSTEM}/secrets", "metadata.name=other"),
+            (f"/api/v1/namespaces/{ISTIO_SYSTEM}/secrets/{SECRET}", ""),
+            ("/api/v1/namespaces/default/secrets", f"metadata.name={SECRET}"),
+            ("/api/v1/secrets", f"metadata.name={SECRET}"),
+        ):
+            with pytest.raises(ClusterForbidden):
+                await session.get(path, params={"fieldSelector": selector} if selector else None)
+        with pytest.raises(ClusterForbidden):
+            await session.request("DELETE", f"/api/v1/namespaces/{ISTIO_SYSTEM}/secrets/{SECRET}")
+
+
+async def admitted(world: World) -> ClusterSession:
+    """A session with the controller's rights."""
+    return await ClusterSession.open(
+        Credentials(kubeconfig=world.directory / "east.kubeconfig"),
+        cluster=ClusterName("east"),
+        timeouts=ClusterTimeouts(),
+        clock=SystemClock(),
+    )

@@ -1,0 +1,251 @@
+"""The Secret judged, decided on and described, as pure functions: whatever somebody else put there."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.controller.publication.istiod_secret import (
+    Examined,
+    HeldSecret,
+    Step,
+    Wanted,
+    apply_body,
+    decode_secret,
+    examine,
+    next_step,
+    renewal_of,
+)
+from federation.controller.publication.istiod_standing import Sight, standing
+from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterUnreachable, Refused
+from federation.core.pki.keys import private_key_pem
+from tests.controller.world import START, intermediate, leaf_for, root
+from tests.support import pki
+
+NAMES = ("istiod.istio-system.svc", "istio-pilot.istio-system.svc")
+ISSUER = intermediate().certificate.sha256
+WANTED = Wanted(NAMES, ISSUER, root().pem, (root().certificate,))
+NOW = START + timedelta(minutes=5)
+LIFE = timedelta(days=1)
+
+
+def held(
+    authority: pki.Authority | None = None, names: tuple[str, ...] = NAMES, **changes: object
+) -> HeldSecret:
+    """A Secret with a certificate of that authority; by default one that is as wanted."""
+    authority = authority or intermediate()
+    key = pki.key("istiod")
+    san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    leaf = leaf_for(authority, san, key.public_key(), lifetime=LIFE)
+    fields: dict[str, object] = {
+        "type": "kubernetes.io/tls",
+        "certificate": leaf.pem + authority.chain_pem,
+        "key": private_key_pem(key),
+        "ca": WANTED.bundle,
+        "ours": True,
+    }
+    return HeldSecret(**(fields | changes))  # type: ignore[arg-type]
+
+
+GOOD = held()
+
+
+def step(secret: HeldSecret | None, wanted: Wanted = WANTED, at: datetime = NOW) -> Step:
+    examined = examine(secret, wanted, at) if secret is not None else None
+    leaf = examined.chain[0] if examined is not None and examined.chain else None
+    renew_at = renewal_of(leaf, None) if leaf is not None else None
+    return next_step(examined, wanted, renew_at=renew_at, now=at)
+
+
+@pytest.mark.parametrize(
+    ("secret", "wanted"),
+    [
+        (GOOD, Step.KEEP),
+        (held(ours=False), Step.KEEP),
+        (held(type="Opaque"), Step.KEEP),
+        (held(names=(*NAMES, "istiod-old.istio-system.svc")), Step.KEEP),
+        (None, Step.ISSUE),
+        (held(ca=b""), Step.REWRITE),
+        (held(ca=root("b").pem), Step.REWRITE),
+        (held(ca=WANTED.bundle + b"\n"), Step.REWRITE),
+        (held(key=b""), Step.ISSUE),
+        (held(key=private_key_pem(pki.key("another"))), Step.ISSUE),
+        (held(certificate=b""), Step.ISSUE),
+        (held(certificate=b"nonsense", ours=False), Step.ISSUE),
+        (held(names=NAMES[:1]), Step.ISSUE),
+        (held(intermediate("another", below="a")), Step.ISSUE),  # of the same root, and not the one ordered
+        (held(intermediate("stranger")), Step.ISSUE),
+        (held(intermediate("stranger"), ours=False), Step.LEAVE),
+        (held(intermediate("stranger"), names=("elsewhere.svc",), ours=False), Step.LEAVE),
+        (held(certificate=b"text\n" + GOOD.certificate, ours=False), Step.LEAVE),
+        (held(certificate=b"text\n" + GOOD.certificate), Step.ISSUE),
+    ],
+)
+def test_what_is_done_about_it(secret: HeldSecret | None, wanted: Step) -> None:
+    assert step(secret) is wanted
+
+
+def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:
+    leaf = examine(GOOD, WANTED, NOW).chain[0]
+    begin = leaf.not_before
+    due = begin + (leaf.not_after - begin) * 2 / 3
+    assert step(GOOD, at=due - timedelta(seconds=1)) is Step.KEEP
+    assert step(GOOD, at=due) is Step.ISSUE
+    stranger = held(intermediate("stranger"), ours=False)
+    end = examine(stranger, WANTED, NOW).chain[0].not_after
+    assert step(stranger, at=end - timedelta(seconds=1)) is Step.LEAVE
+    assert step(stranger, at=end) is Step.ISSUE
+
+
+def test_where_no_order_names_an_issuer_any_of_the_bundle_will_do() -> None:
+    assert step(held(intermediate("another", below="a")), replace(WANTED, issuer="")) is Step.KEEP
+
+
+def test_what_is_backdated_is_renewed_by_when_it_was_issued() -> None:
+    leaf = examine(GOOD, WANTED, NOW).chain[0]
+    issued = leaf.not_before + timedelta(minutes=2)
+    assert renewal_of(leaf, issued) == issued + (leaf.not_after - issued) * 2 / 3
+
+
+def as_object(secret: HeldSecret, **meta: object) -> bytes:
+    data = {"tls.crt": secret.certificate, "tls.key": secret.key, "ca.crt": secret.ca}
+    managed = [{"manager": "federation-hub", "fieldsV1": {"f:data": {"f:ca.crt": {}}}}] if secret.ours else []
+    managed += [{"manager": w, "fieldsV1": {"f:data": {"f:tls.crt": {}}}} for w in secret.writers]
+    return json.dumps(
+        {
+            "metadata": {
+                "name": "istiod-tls",
+                "namespace": "istio-system",
+                "resourceVersion": "7",
+                "managedFields": managed,
+            }
+            | meta,
+            "type": secret.type,
+            "data": {key: base64.b64encode(value).decode() for key, value in data.items() if value},
+        }
+    ).encode()
+
+
+@given(
+    parts=st.tuples(
+        *(st.one_of(st.binary(max_size=200), st.sampled_from([GOOD.certificate, GOOD.key])),) * 3
+    ),
+    ours=st.booleans(),
+    writers=st.sets(st.sampled_from(["cert-manager", "kubectl"])),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_it_holds_is_read_as_it_is_and_never_crashes_a_judgement(
+    parts: tuple[bytes, bytes, bytes], ours: bool, writers: set[str]
+) -> None:
+    certificate, key, ca = parts
+    secret = HeldSecret(
+        type="Opaque", certificate=certificate, key=key, ca=ca, ours=ours, writers=tuple(sorted(writers))
+    )
+    item = decode_secret(as_object(secret))
+    assert item.value == secret
+    examined = examine(secret, WANTED, NOW)
+    assert examined.serves == (certificate == GOOD.certificate and key == GOOD.key)
+    assert not (examined.foreign and ours)
+
+
+@pytest.mark.parametrize("value", ["%", "AAA", "é", "=" * 9])
+def test_a_value_that_is_not_base64_is_no_value(value: str) -> None:
+    text = json.loads(as_object(GOOD)) | {"data": {"tls.crt": value}}
+    assert decode_secret(json.dumps(text).encode()).value.certificate == b""
+
+
+def test_the_whole_of_it_is_applied_and_the_type_that_is_there_stays() -> None:
+    """A server-side apply takes away what it leaves out and owned; the API server lets no type be changed."""
+    for secret, kind in ((None, "kubernetes.io/tls"), (held(type="Opaque"), "Opaque")):
+        body = json.loads(
+            apply_body("istio-system", "istiod-tls", certificate=b"c", key=b"k", ca=b"a", held=secret)
+        )
+        assert body["type"] == kind
+        assert {k: base64.b64decode(v) for k, v in body["data"].items()} == {
+            "tls.crt": b"c",
+            "tls.key": b"k",
+            "ca.crt": b"a",
+        }
+
+
+def test_nothing_of_a_key_is_in_what_can_be_printed() -> None:
+    assert "PRIVATE" not in repr(GOOD)
+    assert GOOD.key.splitlines()[1].decode() not in repr((GOOD, examine(GOOD, WANTED, NOW)))
+
+
+# How it stands, in words
+
+
+def sight(secret: HeldSecret | None = GOOD, **changes: object) -> Sight:
+    examined = examine(secret, WANTED, NOW) if secret is not None else None
+    fields: dict[str, object] = {
+        "namespace": "istio-system",
+        "secret": "istiod-tls",
+        "now": NOW,
+        "present": True,
+        "fresh": True,
+        "wanted": WANTED,
+        "examined": examined,
+        "renew_at": NOW + timedelta(hours=1),
+    }
+    return Sight(**(fields | changes))  # type: ignore[arg-type]
+
+
+REFUSED = Refused("the signer's door refused the request", remedy="the signer's log says why")
+FORBIDDEN = ClusterForbidden("secrets is forbidden")
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said", "attention"),
+    [
+        (sight(), "provided", "", False),
+        (sight(present=False), "waiting", "no namespace istio-system", False),
+        (sight(present=None, fresh=False), "waiting", "being listed", True),
+        (sight(fresh=False, unwatched=ClusterUnreachable("no route")), "waiting", "no route", True),
+        (sight(fresh=False, unwatched=FORBIDDEN), "forbidden", "may not be watched", True),
+        (sight(None, wanted=None), "waiting", "no bundle", True),
+        (sight(None), "waiting", "one is being got", True),
+        (sight(None, held_back="2 namespaces hold other roots"), "waiting", "other roots", True),
+        (sight(None, problem=REFUSED), "failed", "refused the request", True),
+        (sight(None, problem=FORBIDDEN), "forbidden", "may not provide one", True),
+        (sight(None, problem=ClusterInvalid("immutable")), "failed", "immutable", True),
+        (sight(None, writers="cert-manager"), "failed", "cert-manager keeps changing it", True),
+        (sight(held(names=NAMES[:1])), "waiting", f"does not cover {NAMES[1]}", True),
+        (sight(held(key=b""), problem=REFUSED), "failed", "cannot serve", True),
+        (sight(held(intermediate("stranger"), ours=False)), "foreign", "another CA", True),
+        (sight(renew_at=NOW), "provided", "due to be renewed", False),
+        (sight(renew_at=NOW, problem=REFUSED), "provided", "refused the request", True),
+        (sight(held(intermediate("another", below="a"))), "provided", "by order", False),
+        (sight(held(intermediate("another", below="a")), problem=REFUSED), "provided", "refused", True),
+        (sight(held(ca=b"old")), "provided", "ca.crt is not the bundle", True),
+        (sight(held(ca=b"old"), writers="kubectl"), "provided", "kubectl keeps changing it", True),
+        (sight(writers="kubectl"), "provided", "kubectl keeps changing it", True),
+        (sight(held(ca=b"old", ours=False), held_back="others"), "provided", "others", True),
+    ],
+)
+def test_how_it_stands_is_said_with_what_to_do(seen: Sight, state: str, said: str, attention: bool) -> None:
+    stands = standing(seen)
+    assert (stands.state, stands.attention) == (state, attention), stands
+    assert said in stands.detail
+    if state in {"forbidden", "foreign", "failed"}:
+        assert stands.remedy
+    if state in {"forbidden", "foreign"}:
+        assert "provide_certificate = false" in stands.remedy
+
+
+def test_a_green_word_is_said_only_of_what_was_read_back_and_serves() -> None:
+    for seen in (
+        sight(fresh=False),
+        sight(present=False),
+        sight(None),
+        sight(held(key=b"")),
+        sight(examined=Examined()),
+    ):
+        assert standing(seen).state != "provided"

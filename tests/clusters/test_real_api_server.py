@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
+from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata, decode_pod
 from federation.clusters.preflight import check_cluster
 from federation.clusters.reflector import Reflector
 from federation.clusters.session import ClusterSession
@@ -21,6 +21,7 @@ from federation.core.config.parse import parse_config
 from federation.core.errors import ClusterNotFound
 from federation.core.identity import ClusterId, ClusterName
 from federation.runtime.clock import SystemClock
+from federation.signer.attestation.bound_objects import NOT_ENDED, PODS_PATH
 from tests.clusters.test_preflight import config_text
 from tests.support.clusters import connected, eventually, running
 
@@ -101,3 +102,48 @@ async def test_preflight_of_an_administrator(session: ClusterSession) -> None:
     ok = {(result.role, result.check) for result in results if result.outcome == "ok"}
     assert {("signer", "token_keys"), ("signer", "issuer"), ("controller", "version")} <= ok
     assert {result.check for result in results if result.outcome == "warning"} >= {"excess_permissions"}
+
+
+async def test_of_pods_only_those_that_have_not_ended_are_watched_with_what_istio_marked(
+    session: ClusterSession,
+) -> None:
+    namespace = f"hub-{uuid.uuid4().hex[:8]}"
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+
+    async def create(name: str, annotations: dict[str, str]) -> None:
+        spec = {"containers": [{"name": "app", "image": "app"}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "annotations": annotations}}
+        await session.request("POST", pods, body=json.dumps(pod | {"spec": spec}).encode())
+
+    await session.request("POST", NAMESPACES, body=json.dumps({"metadata": {"name": namespace}}).encode())
+    reflector = Reflector(
+        session,
+        PODS_PATH,
+        decode=decode_pod,
+        accept=METADATA_ONLY,
+        field_selector=NOT_ENDED,
+        timeouts=ClusterTimeouts(),
+        clock=SystemClock(),
+        jitter=random.Random(1),
+    )
+    try:
+        async with running(reflector.run()):
+            await reflector.wait_synced(10)
+            await create("proxied", {"sidecar.istio.io/status": "{}", "other": "x" * 1000})
+            await create("job", {"ambient.istio.io/redirection": "enabled"})
+            keys = {name: ObjectKey(namespace, name) for name in ("proxied", "job")}
+            await eventually(lambda: set(keys.values()) <= set(reflector.items))
+            held = {name: reflector.items[key] for name, key in keys.items()}
+            assert (held["proxied"].sidecar, held["proxied"].ambient) == (True, False)
+            assert (held["job"].sidecar, held["job"].ambient) == (False, True)
+            assert held["job"].created > 1.7e9
+            await session.request(
+                "PATCH",
+                f"{pods}/job/status",
+                body=json.dumps({"status": {"phase": "Succeeded"}}).encode(),
+                content_type="application/merge-patch+json",
+            )
+            await eventually(lambda: keys["job"] not in reflector.items)
+            assert keys["proxied"] in reflector.items
+    finally:
+        await session.request("DELETE", f"{NAMESPACES}/{namespace}")

@@ -311,7 +311,7 @@ async def test_a_signer_writes_its_own_documents_and_no_other_s(hub_state: Hub) 
         pytest.skip("the sandbox has no admission policies; set FEDERATION_REAL_KUBECONFIGS")
     await ready(hub_state)
     signer, path = hub_state.stores["signer"], f"/api/v1/namespaces/{hub_state.state}-signers/configmaps"
-    for key in ("signers/other", "horizons/other"):
+    for key in ("signers/other", "horizons/other", "callers/other"):
         name = "federation." + key.replace("/", ".")
         await hub_state.api.make(path, {"metadata": {"name": name}, "data": {"document": "theirs"}})
         for attempt in (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from federation.core.trust.life import judge
 from federation.core.trust.rotation.consumers import consumers, met, time_of, unmet
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
-from federation.core.trust.rotation.world import World
+from federation.core.trust.rotation.world import ClusterFacts, World
 
 
 def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -24,10 +24,14 @@ def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[C
     if rotation.state is State.ABORTING and rotation.wave:
         return
     for name, facts in consumers(book, world):
-        found = judge(facts.life, world.now)
-        if found.fine:
-            yield met("alive", found.detail, name)
-            continue
-        until = f"; more is known at {time_of(found.until)}" if found.until else ""
-        remedy = f"; {found.remedy}" if found.remedy else ""
-        yield unmet("alive", f"{found.detail}{until}{remedy}", name, found.until)
+        yield alive_in(name, facts, world, condition="alive")
+
+
+def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
+    """Whether one cluster's workloads get certificates, as a condition of that name."""
+    found = judge(facts.life, world.now)
+    if found.fine:
+        return met(condition, found.detail, name)
+    until = f"; more is known at {time_of(found.until)}" if found.until else ""
+    remedy = f"; {found.remedy}" if found.remedy else ""
+    return unmet(condition, f"{found.detail}{until}{remedy}", name, found.until)

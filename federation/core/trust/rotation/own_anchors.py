@@ -14,6 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from federation.core.trust.horizons import alive
+from federation.core.trust.rotation.alive import alive_in
 from federation.core.trust.rotation.consumers import consumers, earlier, met, time_of, unmet
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.record import Condition, RotationBook
@@ -66,6 +67,7 @@ def _of(
         "own_issuers": _issuers(anchor, world, roots),
         "own_earlier": _earlier(anchor, book, world),
         "own_held": _held(anchor, world),
+        "own_alive": _alive(anchor, book, world),
     }
     for name, found in rules.items():
         if name not in without:
@@ -134,6 +136,12 @@ def _held(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
             yield unmet("own_held", f"it was last read back {world.now - facts.read_back_at:.0f} s ago", name)
         else:
             yield met("own_held", "every namespace was read back to hold the generation in force", name)
+
+
+def _alive(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """Where it has issued, workloads hold certificates of the hub: pods that were never restarted hold none."""
+    for name in sorted(anchor.clusters & world.clusters.keys() - book.quarantined.keys()):
+        yield alive_in(name, world.clusters[name], world, condition="own_alive")
 
 
 def _matrix(book: RotationBook, world: World) -> Iterator[Condition]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation.own_anchors import MOST_PAIRS, OwnAnchor, drop, drop_gates
 from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
 from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
@@ -26,7 +27,11 @@ NAMES = ("east", "west", "north")
 def facts(**changes: Any) -> ClusterFacts:
     return replace(
         ClusterFacts(
-            held=frozenset({HUB, OWN}), current=True, read_back_at=NOW - 1, unknown_until=NOW - SKEW
+            held=frozenset({HUB, OWN}),
+            current=True,
+            read_back_at=NOW - 1,
+            unknown_until=NOW - SKEW,
+            life=SignsOfLife(workloads=2, holding=2),
         ),
         **changes,
     )
@@ -110,11 +115,17 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
         REST,
         with_cluster("west", facts(read_back_at=NOW - FRESH - 1)),
     ),
+    "its pods were not restarted": (
+        "own_alive",
+        REST,
+        with_cluster("west", facts(life=SignsOfLife(workloads=9, holding=1))),
+    ),
+    "nobody reports its workloads": ("own_alive", REST, with_cluster("west", facts(life=None))),
     "a pair does not validate": ("own_matrix", REST, without_pair(valid=False)),
     "a pair was proved long ago": ("own_matrix", REST, without_pair(computed=NOW - FRESH - 1)),
     "a pair was never proved": ("own_matrix", REST, world(pairs={})),
 }
-CONDITIONS = ("at_rest", "own_in_force", "own_issuers", "own_earlier", "own_held", "own_matrix")
+CONDITIONS = ("at_rest", "own_in_force", "own_issuers", "own_earlier", "own_held", "own_alive", "own_matrix")
 
 
 def dropped(book: RotationBook, seen: World, *, roots: dict[str, str] = ROOTS, **options: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -15,10 +16,13 @@ import grpc.aio
 import msgspec
 import pytest
 
+from federation.core.errors import ClusterNotFound
 from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.pki.chain import verify_chain
-from federation.sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box
+from federation.sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, Member
 from federation.sandbox.mesh import Workload
+
+ISTIOD_TLS = "/api/v1/namespaces/istio-system/secrets/istiod-tls"
 
 
 async def start(box: Box) -> None:
@@ -75,6 +79,55 @@ async def test_an_edited_or_deleted_bundle_is_restored(box: Box, namespace: str)
     assert await restored(box, name, namespace, trust)
     await member.world.delete(path)
     assert await restored(box, name, namespace, trust)
+
+
+async def test_istiod_has_a_certificate_that_openssl_verifies(box: Box, tmp_path: Path) -> None:
+    """From the hub's own processes: the files that istiod mounts, before it starts, and again after a deletion."""
+    await start(box)
+    serials = []
+    for member in box.members.values():
+        for _ in range(2):
+            data = await istiod_secret(member)
+            for name, content in data.items():
+                (tmp_path / name).write_bytes(content)
+            bundle = await member.world.config_map("istio-system", ROOT_CONFIG_MAP)
+            assert bundle is not None
+            assert data["ca.crt"].decode() == bundle["data"]["root-cert.pem"]
+            for host in ("istiod", "istiod-remote", "istio-pilot"):
+                await openssl(
+                    *("verify", "-CAfile", "ca.crt", "-untrusted", "tls.crt", "-purpose", "sslserver"),
+                    *("-verify_hostname", f"{host}.istio-system.svc", "tls.crt"),
+                    directory=tmp_path,
+                )
+            of_key = await openssl("pkey", "-in", "tls.key", "-pubout", directory=tmp_path)
+            assert of_key == await openssl("x509", "-in", "tls.crt", "-noout", "-pubkey", directory=tmp_path)
+            serials.append(await openssl("x509", "-in", "tls.crt", "-noout", "-serial", directory=tmp_path))
+            await member.world.delete(ISTIOD_TLS)
+    assert len({*serials}) == 4
+    status = await box.wait_for("/api/v1/status", lambda answer: answer["verdict"] == "healthy")
+    assert {plane["state"] for c in status["clusters"] for plane in c["control_planes"]} == {"provided"}
+
+
+async def istiod_secret(member: Member) -> dict[str, bytes]:
+    """What the Secret holds once it is there."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                answer = await member.world._session.get(ISTIOD_TLS)
+            except ClusterNotFound:
+                await asyncio.sleep(0.1)
+                continue
+            return {k: base64.b64decode(v) for k, v in msgspec.json.decode(answer)["data"].items()}
+
+
+async def openssl(*arguments: str, directory: Path) -> str:
+    """What OpenSSL prints; fails where it does not succeed."""
+    process = await asyncio.create_subprocess_exec(
+        "openssl", *arguments, cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return said.decode()
 
 
 async def restored(box: Box, name: str, namespace: str, wanted: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
@@ -18,11 +19,11 @@ from federation.controller.publication.cluster_watch import NAMESPACES
 from federation.controller.publication.istiod_secret import HeldSecret, decode_secret
 from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts
-from federation.core.errors import ClusterError, ClusterForbidden
+from federation.core.errors import ClusterError
 
 TICK: Final = 0.25
-FORBIDDEN_AGAIN: Final = 5.0
-"""Seconds between attempts at what may not be watched."""
+LONGEST_BACKOFF: Final = 5.0
+"""Seconds between attempts at a Secret that may not be watched: istiod may be waiting for it."""
 
 T = TypeVar("T")
 
@@ -30,9 +31,8 @@ T = TypeVar("T")
 class _Running(Generic[T]):
     """A reflector with its task."""
 
-    def __init__(self, reflector: Reflector[T], now: float) -> None:
+    def __init__(self, reflector: Reflector[T]) -> None:
         self.reflector = reflector
-        self.since = now
         self._task = asyncio.create_task(reflector.run())
 
     def check(self) -> None:
@@ -62,7 +62,8 @@ class SecretWatch:
         self._session = session
         self._namespace = namespace
         self._name = name
-        self._timeouts = timeouts
+        longest = min(LONGEST_BACKOFF, timeouts.backoff_longest)
+        self._timeouts = replace(timeouts, backoff_longest=max(longest, timeouts.backoff_first))
         self._clock = clock
         self._jitter = jitter
         self._on_change = on_change
@@ -127,22 +128,20 @@ class SecretWatch:
 
     async def _adjust(self) -> None:
         """Watch what there is to watch."""
-        now = self._clock.monotonic()
         if self._kicked:
             self._kicked = False
             await self._stop_all()
         if self._places is None:
-            self._places = _Running(self._watch_namespace(), now)
+            self._places = _Running(self._watch_namespace())
         self._places.check()
         secrets = self._secrets
         if secrets is not None:
             secrets.check()
-            forbidden = isinstance(secrets.reflector.problem, ClusterForbidden)
-            if self.present is False or (forbidden and now - secrets.since >= FORBIDDEN_AGAIN):
+            if self.present is False:
                 self._secrets = None
                 await secrets.stop()
         if self.present and self._secrets is None:
-            self._secrets = _Running(self._watch_secret(), now)
+            self._secrets = _Running(self._watch_secret())
 
     async def _stop_all(self) -> None:
         running = [w for w in (self._places, self._secrets) if w is not None]

@@ -24,6 +24,7 @@ from federation.core.config.model import (
     ClusterPolicy,
     DoorConfig,
     HubConfig,
+    IstioConfig,
     SignerConfig,
 )
 from federation.core.errors import NotReady
@@ -303,8 +304,8 @@ def _settings(signer: SignerConfig) -> tuple[AuthoritySettings, AuthoritySetting
 
 
 def _connection_of(cluster: ClusterConfig) -> ClusterConfig:
-    """The cluster without its policy: a change of policy alone must not cost it its caches."""
-    return replace(cluster, policy=ClusterPolicy())
+    """The cluster without what only decides who gets what: a change of that must not cost it its caches."""
+    return replace(cluster, policy=ClusterPolicy(), istio=IstioConfig())
 
 
 def _processes(config: HubConfig) -> int:

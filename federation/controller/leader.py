@@ -17,6 +17,7 @@ from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
 from federation.controller.rotation.driver import RotationDriver, Seen
+from federation.controller.rotation.joining import awaited
 from federation.controller.rotation.leftovers import Leftovers
 from federation.controller.rotation.observed import Proved
 from federation.controller.sources.cluster_anchors import Proposals
@@ -130,6 +131,7 @@ class Leader:
             jitter=self._jitter,
             reader=self._reader,
             remembered=self.rotation.books.remembered,
+            awaited=lambda name: awaited(self.rotation.joining, name),
         )
         return Member.open(cluster, around)
 

@@ -35,7 +35,7 @@ from federation.controller.publication.pulse import Pulse
 from federation.controller.publication.read_back import EXAMPLES, ReadBack, read_back
 from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
 from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
-from federation.controller.rotation.joining import istio_seen
+from federation.controller.rotation.joining import istio_seen, not_joining
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
@@ -74,6 +74,9 @@ class Surroundings:
     jitter: random.Random
     reader: ContentReader
     remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
+    awaited: Callable[[str], str | None] = (
+        not_joining  # why a cluster that joins gets no certificate for istiod yet
+    )
 
 
 async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
@@ -372,9 +375,12 @@ class Member:
         )
 
     def _another_ca(self) -> str:
-        """Why istiod's callers may not trust the hub yet: some namespace holds roots that it did not publish."""
+        """Why istiod's callers may not trust the hub yet: it joins, or some namespace holds roots of another."""
         if not self._watch.fresh:
             return "its namespaces are not read back"
+        awaited = self._around.awaited(str(self.config.name))
+        if awaited is not None:
+            return awaited
         held = self._read_back().contents
         others = sum(count for digest, count in held.items() if not self._around.trust.is_ours(digest))
         return f"{others} namespaces hold roots that are not the hub's" if others else ""

@@ -397,7 +397,9 @@ async def test_istiod_and_the_hub_write_over_one_another_at_no_time(two: World) 
             await asyncio.sleep(2)
             assert written_by_the_hub(west) == 0
             istiod.serves = bundle
-            await two.until(lambda r: r.matrix.valid == 2 and r.clusters["west"].state == "ready")
+            report = await two.until(lambda r: r.matrix.valid == 2)
+            assert report.clusters["west"].publication.joining == 0
+            assert [plane.state for plane in report.clusters["west"].control_planes] == ["waiting"]
             two.accept(other, "east")  # another generation, which istiod does not know of
             report = await two.until(lambda r: r.clusters["west"].reason == "other_writers")
             assert other.certificate.sha256 in report.clusters["west"].detail

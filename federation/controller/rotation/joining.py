@@ -121,10 +121,17 @@ def step_reports(found: Position) -> list[JoinStepReport]:
     ]
 
 
-def awaited(found: Mapping[str, Position] | None, cluster: str) -> str:
-    """Why istiod's certificate is not to be provided there yet; empty where it may."""
+def awaited(found: Mapping[str, Position] | None, cluster: str) -> str | None:
+    """Why istiod's certificate is not to be provided there yet; empty where it may, None where it does not join."""
     if found is None:
-        return "it is not known yet how the cluster joins"
-    if cluster not in found or found[cluster].past(JoinStep.RENEW):
+        return "it is not known yet whether the cluster joins"
+    if cluster not in found:
+        return None
+    if found[cluster].past(JoinStep.RENEW):
         return ""
     return f"the cluster joins: {next((c.detail for c in found[cluster].waits_for), '')}"
+
+
+def not_joining(_: str) -> str | None:
+    """For where it is known that no cluster joins."""
+    return None

@@ -305,10 +305,18 @@ class SandboxCluster:
         return self.get(CONFIG_MAPS.plural, namespace, name)
 
     def patch(
-        self, plural: str, namespace: str, name: str, change: Mapping[str, Any], *, manager: str = ""
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        change: Mapping[str, Any],
+        *,
+        subresource: str = "",
+        manager: str = "",
     ) -> Obj:
-        """Merge a patch into an object, as somebody with kubectl would."""
-        target = self._target(self.resources.named(plural), namespace, name, manager=manager)
+        """Merge a patch into an object or its status, as somebody with kubectl or a controller would."""
+        resource = self.resources.named(plural)
+        target = self._target(resource, namespace, name, subresource=subresource, manager=manager)
         return self._writes.patch(target, lambda obj: merge_patch(obj, decode(encode(change))))
 
     def apply_manifest(self, objects: Iterable[Mapping[str, Any]]) -> None:

@@ -277,8 +277,8 @@ class Joining:
                 f"{self._cluster}`, then {replace}"
             )
         return (
-            f"compare the fingerprint with the CA's owner, then `federation trust accept {root} --cluster "
-            f"{self._cluster}`; or {replace}"
+            f"compare the fingerprint with the CA's owner, then `federation clusters join {self._cluster} "
+            f"--accept {root}`; or {replace}"
         )
 
     def missing(self, digests: Collection[str]) -> tuple[list[Certificate], bool]:

@@ -25,6 +25,7 @@ from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import ConditionReport, JoinStepReport
 
 MOST_CONDITIONS: Final = 20  # of one step
+DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
 
 
 def istio_seen(found: IstioFound) -> IstioSeen:
@@ -42,6 +43,9 @@ def istio_seen(found: IstioFound) -> IstioSeen:
             for istiod in found.istiods
         ),
         addresses=addresses,
+        trust_domains={
+            str(mesh): mesh.trust_domain or DEFAULT_TRUST_DOMAIN for mesh in found.meshes if not mesh.problem
+        },
         unread=tuple(f"{unread.what}: {unread.why}" for unread in found.unread),
     )
 
@@ -97,6 +101,7 @@ def positions(
             longest=cluster.policy.longest_ttl if longest is None else longest,
             distributors=facts.distributors,
             doors=doors,
+            trust_domain=str(config.trust_domain),
             istio=facts.istio,
             sidecars=sidecars.get(name),
             dropping=tuple(c for sha in sorted(own) if sha in dropping for c in dropping[sha].conditions),

@@ -67,11 +67,13 @@ class IstiodSeen:
 class IstioSeen:
     """What was read of the cluster's Istio; ``unread`` says what could not be.
 
-    ``addresses`` is where proxies are told to ask for certificates, by what tells them (empty: istiod itself).
+    ``addresses`` is where proxies are told to ask for certificates, by what tells them (empty: istiod itself), and
+    ``trust_domains`` in which trust domain they ask for them.
     """
 
     istiods: tuple[IstiodSeen, ...] = ()
     addresses: Mapping[str, str] = field(default_factory=dict)
+    trust_domains: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
 
@@ -106,6 +108,7 @@ class Arrival:
     longest: float = 0.0
     distributors: tuple[str, ...] = ()
     doors: frozenset[str] = frozenset()
+    trust_domain: str = ""  # of the hub
     istio: IstioSeen | None = None
     sidecars: SidecarsSeen | None = None
     dropping: tuple[Condition, ...] = ()
@@ -198,6 +201,14 @@ def _remains(arrival: Arrival, world: World) -> bool:
 
 
 def _accept(arrival: Arrival, world: World, _: frozenset[str]) -> Iterator[Condition]:
+    domains = arrival.istio.trust_domains if arrival.istio is not None else {}
+    for name, domain in sorted(domains.items()):
+        if domain != arrival.trust_domain:
+            yield unmet(
+                "trust_domain",
+                f"{name} has the trust domain {domain}, and the hub signs for {arrival.trust_domain} alone",
+                arrival.name,
+            )
     for words in arrival.unaccepted:
         yield unmet("accepted", f"{words} is not accepted", arrival.name)
     if arrival.unaccepted:

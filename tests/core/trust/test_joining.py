@@ -50,6 +50,7 @@ def world(**changes: Any) -> World:
 SETTINGS = IstioSeen(
     istiods=(IstiodSeen(name="istio-system/istiod", ca_server=True, settled=True, rolled_out=950.0),),
     addresses={"istio-sidecar-injector": "hub.example:15443"},
+    trust_domains={"istio-system/istio": "mesh.example"},
 )
 
 JOINED = Arrival(
@@ -65,6 +66,7 @@ JOINED = Arrival(
     longest=LIFE,
     distributors=(ISTIOD,),
     doors=frozenset({"hub.example"}),
+    trust_domain="mesh.example",
     istio=replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], ca_server=False),)),
     sidecars=SidecarsSeen(pods=3, asked=3),
     dropping=(unmet("own_earlier", "leaves of its own CA may live", "west", NOW + LIFE),),
@@ -87,6 +89,11 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
 @pytest.mark.parametrize(
     ("step", "changes", "told"),
     [
+        (
+            JoinStep.ACCEPT,
+            {"istio": replace(SETTINGS, trust_domains={"istio-system/istio": "cluster.local"})},
+            "has the trust domain cluster.local, and the hub signs for mesh.example alone",
+        ),
         (JoinStep.ACCEPT, {"unaccepted": ("CN=own (SHA-256 abc)",)}, "CN=own"),
         (JoinStep.ACCEPT, {"own": frozenset()}, "not written down"),
         (JoinStep.SERVE, {"served_since": None, "facts": facts(held=frozenset({OWN}))}, "without hub"),

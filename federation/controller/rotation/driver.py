@@ -17,7 +17,7 @@ import msgspec
 from federation.controller.rotation.books import Books, and_heard
 from federation.controller.rotation.candidate import problem_of, side_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
-from federation.controller.rotation.joining import hub_roots, positions, provided, served
+from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
 from federation.controller.rotation.observed import (
     Proved,
     joined,
@@ -89,6 +89,7 @@ class RotationDriver:
     _commands: Commands = field(init=False, default_factory=Commands)
     _rate: IssuingRate = field(init=False, default_factory=IssuingRate)
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
+    _signers: Sequence[SignerReport] = field(init=False, default=())
     _loaded: bool = field(init=False, default=False)
     _looked: float = field(init=False, default=0.0)
 
@@ -157,12 +158,14 @@ class RotationDriver:
     def _place(self, config: HubConfig, world: World) -> None:
         """Say where each cluster stands that joins."""
         if self.books.arrivals is not None:
-            self.joining = positions(config, world, self.books.arrivals, {}, self.dropping)
+            sidecars = sidecars_of(self._signers, world.clusters)
+            self.joining = positions(config, world, self.books.arrivals, sidecars, self.dropping)
 
     async def _observe(self, config: HubConfig, seen: Seen) -> World:
         now = self.clock.now()
         signers = await self._observer.signers(now.timestamp(), skew=config.controller.rotation.skew)
         roots = hub_roots(config, await self._observer.anchors(seen.current.number))
+        self._signers = list(signers.values())
         arrivals = await self.books.arrive(
             seen.clusters,
             now.timestamp(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from federation.clusters.istio_found import IstioFound
@@ -22,7 +22,8 @@ from federation.core.trust.joining import (
 )
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.world import ClusterFacts, World
-from federation.state.documents import ConditionReport, JoinStepReport
+from federation.state.documents import ConditionReport, JoinStepReport, SignerReport
+from federation.state.workloads import workloads_of
 
 MOST_CONDITIONS: Final = 20  # of one step
 DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
@@ -67,6 +68,18 @@ def provided(clusters: Mapping[str, ClusterFacts]) -> dict[str, bool | None]:
     for name, facts in clusters.items():
         planes = facts.control_planes
         found[name] = bool(planes) if not planes or all(p.current and p.issuer for p in planes) else None
+    return found
+
+
+def sidecars_of(signers: Collection[SignerReport], clusters: Iterable[str]) -> dict[str, SidecarsSeen]:
+    """Of each cluster whose pods are watched, which of those with a sidecar have a certificate of the hub."""
+    found: dict[str, SidecarsSeen] = {}
+    for name in clusters:
+        report = workloads_of(signers, name)
+        if report is not None and report.sidecars is not None and report.watched:
+            found[name] = SidecarsSeen(
+                pods=report.sidecars, asked=report.asked, never_asked=tuple(report.never_asked)
+            )
     return found
 
 

@@ -173,10 +173,13 @@ class _Look:
                 return self._accept()
             case JoinStep.TAKEOVER:
                 return self._declare()
-            case JoinStep.RENEW:
+            case JoinStep.RENEW if self.view.publication.state != "joining":
                 return ["wait: certificates have to be renewed or to end"]
         directory = self.args.directory or Path(f"join-{self.args.name}")
-        written = _write(directory, self._files())
+        if self.step is JoinStep.RENEW:
+            again = _write(directory, self._files(JoinStep.SERVE))
+            return ["its own CA delivers an older bundle than the one in force; give it this one:", *again]
+        written = _write(directory, self._files(self.step))
         if self.step is JoinStep.DROP:
             return [
                 "wait: it leaves the bundle by itself. The key of its former CA is needed no more:",
@@ -207,7 +210,7 @@ class _Look:
         done = asyncio.run(self.client.operate("takeover", {"cluster": self.args.name}))
         return [f"the takeover is {done.outcome}{f': {done.detail}' if done.detail else ''}"]
 
-    def _files(self) -> tuple[JoinFile, ...]:
+    def _files(self, step: JoinStep) -> tuple[JoinFile, ...]:
         from federation.core.istio_settings import settings_of
         from federation.core.joining_files import files_for
 
@@ -221,7 +224,7 @@ class _Look:
         ]
         pem = asyncio.run(self.client.get_bytes("/api/v1/bundle.pem"))
         merged = _merged(self.config, self.cluster, self.status, pem)
-        return files_for(self.step, settings, merged, distributors=self.view.publication.other_writers)
+        return files_for(step, settings, merged, distributors=self.view.publication.other_writers)
 
 
 def _confirmed(name: str) -> bool:

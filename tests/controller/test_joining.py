@@ -523,7 +523,7 @@ async def test_a_rotation_waits_for_the_takeover_and_nothing_is_dropped_during_i
         await asyncio.sleep(3)
         assert waits_for(await two.until(lambda r: r.generation == 2)) == ["west"]
         assert (await operate(two, "takeover", cluster="west")).outcome == "done"
-        await two.until(lambda r: not waits_for(r) and r.rotation.open)
+        await two.until(lambda r: not waits_for(r) and r.rotation.open, limit=40)
         await asyncio.sleep(1)
         generation = await two.published()
         assert own.pem.decode() in generation.bundle_pem

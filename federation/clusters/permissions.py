@@ -88,7 +88,17 @@ def controller_needs(*, config_map: str, probe: ServiceAccountRef) -> tuple[Perm
         namespace=probe.namespace,
         name=probe.name,
     )
-    return (*namespaces, *bundle, token)
+    webhooks = tuple(
+        Permission(
+            verb,
+            f"{kind}webhookconfigurations",
+            "see by which CA kube-apiserver verifies istiod, which rotations wait for",
+            group="admissionregistration.k8s.io",
+        )
+        for kind in ("mutating", "validating")
+        for verb in ("list", "watch")
+    )
+    return (*namespaces, *bundle, *webhooks, token)
 
 
 def istio_reads() -> tuple[Permission, ...]:
@@ -102,8 +112,6 @@ def istio_reads() -> tuple[Permission, ...]:
         ("apps", "daemonsets", "ztunnel"),
         ("", "configmaps", "istio"),
         ("", "configmaps", "istio-sidecar-injector"),
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", ""),
-        ("admissionregistration.k8s.io", "validatingwebhookconfigurations", ""),
     )
     return tuple(Permission("list", resource, why, group=group, name=name) for group, resource, name in names)
 

@@ -15,6 +15,7 @@ from federation.clusters.objects import ObjectKey
 from federation.clusters.session import ClusterSession
 from federation.controller.certificates import OwnAccount
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
+from federation.controller.istio_webhooks import IstioWebhooks, webhook_health
 from federation.controller.proof.door import SignerDoor
 from federation.controller.proof.participants import Absent, Content, ContentReader, Participant
 from federation.controller.proof.probe import Probe
@@ -162,6 +163,14 @@ class Member:
             jitter=around.jitter,
             on_change=around.changed,
         )
+        self._webhooks = IstioWebhooks(
+            session,
+            config,
+            reader=around.reader,
+            clock=around.clock,
+            jitter=around.jitter,
+            on_change=around.changed,
+        )
         self._istiod = IstiodCertificates(
             session,
             config,
@@ -170,7 +179,7 @@ class Member:
                 generation=lambda: around.trust.for_cluster(str(config.name)),
                 issuer=lambda: around.orders().issuer_for(str(config.name)),
                 another_ca=self._another_ca,
-                revisions=lambda _: (),
+                revisions=self._webhooks.revisions,
                 allowed=around.allowed,
                 clock=around.clock,
                 jitter=around.jitter,
@@ -195,6 +204,7 @@ class Member:
                 member._publisher.run,
                 member._probe.run,
                 member._istiod.run,
+                member._webhooks.run,
                 member._beat,
                 member._look,
             ]
@@ -331,6 +341,8 @@ class Member:
             probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
             trust_bundle=self._bundle.report(),
             control_planes=self._istiod.report(),
+            webhooks=self._webhooks.report(self._istiod.facts()),
+            webhooks_detail=self._webhooks.problem,
         )
 
     def _derive_health(self) -> ClusterHealth:
@@ -351,7 +363,8 @@ class Member:
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state == "ready":
-            health = self._istiod.health() or health
+            planes = self._istiod.facts()
+            health = self._istiod.health() or webhook_health(self._webhooks.report(planes)) or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
         return health
@@ -413,6 +426,9 @@ class Member:
             facts,
             trust_bundle=self._bundle.existed,
             control_planes=self._istiod.facts(),
+            webhooks=self._webhooks.found,
+            webhooks_detail=self._webhooks.problem,
+            webhooks_read_at=self._webhooks.read_at,
             unaccepted=(*unaccepted, *(["a CA that cannot be read"] if unreadable else [])),
             distributors=counted.writers,
             istio=self._istio,

@@ -300,6 +300,16 @@ class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0  # put back after an edit or a deletion
 
 
+class WebhookReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook configuration that calls an istiod. ``anchors`` (SHA-256) are what its caBundles trust."""
+
+    name: str  # kind/name
+    istiod: str  # namespace/service
+    revision: str = ""
+    state: str = ""  # verifies | empty | other_ca | not_provided: whether it verifies what the hub provides
+    anchors: list[str] = []
+
+
 class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands with a member cluster's ClusterTrustBundle, as read back."""
 
@@ -331,6 +341,8 @@ class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     probe_chain: list[str] = []  # fingerprints, leaf first
     trust_bundle: TrustBundleReport = TrustBundleReport()
     control_planes: list[ControlPlaneReport] = []
+    webhooks: list[WebhookReport] = []
+    webhooks_detail: str = ""  # why Istio's webhooks are not known
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,10 +43,11 @@ def raw(item: Any) -> msgspec.Raw:
     return msgspec.Raw(json.dumps(item).encode())
 
 
-def reader_role() -> dict[str, Any]:
-    """The ClusterRole of manifests/member/istio-reader.yaml."""
-    objects: list[dict[str, Any]] = list(yaml.safe_load_all((MEMBER / "istio-reader.yaml").read_text()))
-    return objects[0]
+def roles() -> list[dict[str, Any]]:
+    """The ClusterRoles of the controller: what it may always do, and what it may read of Istio besides."""
+    files = [MEMBER / name for name in ("controller.yaml", "istio-reader.yaml")]
+    objects = [item for file in files for item in yaml.safe_load_all(file.read_text())]
+    return [item for item in objects if item["kind"] == "ClusterRole"]
 
 
 class World:
@@ -178,8 +179,12 @@ async def test_a_right_that_is_missing_is_named_and_the_rest_is_read(
         charts.istiod(), charts.mesh(), charts.injection(), charts.ztunnel(), charts.injector(b"one")
     )
     _, resource, name = right
-    role = reader_role()
-    rule = next(r for r in role["rules"] if resource in r["resources"])
+    role, rule = next(
+        (role, rule)
+        for role in reversed(roles())
+        for rule in role["rules"]
+        if resource in rule.get("resources", ())
+    )
     if name:
         rule["resourceNames"] = [n for n in rule["resourceNames"] if n != name] or ["no-such"]
     else:

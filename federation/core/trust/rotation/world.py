@@ -44,7 +44,8 @@ class ClusterFacts:
     where that is not known; ``current`` says that all of them held the generation that is meant for them by
     now, which may be a later one than was meant when they were read.
     ``control_planes`` are the certificates of istiods that the hub provides; ``webhooks`` those of Istio that were
-    found, None where they could not be read, with ``webhooks_detail`` as the reason. ``life`` is None where
+    found, None where they could not be read, with ``webhooks_detail`` as the reason and what to do, and
+    ``webhooks_read_at`` when they were last read. ``life`` is None where
     nothing is known of the cluster's callers.
     ``unknown_until`` is how long leaves from before the hub may live: they may need any root, and trust none
     of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that end is only where
@@ -60,6 +61,7 @@ class ClusterFacts:
     control_planes: tuple[ControlPlane, ...] = ()
     webhooks: tuple[Webhook, ...] | None = ()
     webhooks_detail: str = ""
+    webhooks_read_at: float = 0.0
     life: SignsOfLife | None = None
 
 

@@ -134,7 +134,7 @@ async def test_ztunnel_is_found_in_any_namespace(world: World) -> None:
 
 async def test_a_revision_that_is_configured_is_read_under_its_names(world: World) -> None:
     names = [name + "-canary" for name in ("istiod", "istio", "istio-sidecar-injector")]
-    role = reader_role()
+    (role,) = (r for r in roles() if r["metadata"]["name"] == "federation-istio-reader")
     for rule in role["rules"]:
         if "resourceNames" in rule:
             rule["resourceNames"] = [*rule["resourceNames"], *names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +62,9 @@ async def test_an_istiod_that_is_served_by_another_ca_is_named(one: World) -> No
         assert hook.held == {other.certificate.sha256}
 
 
-@pytest.mark.parametrize("garbage", [b"no PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"no PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 async def test_a_bundle_that_cannot_be_read_trusts_nothing(one: World, garbage: bytes) -> None:
     install(one, garbage)
     async with one.controller() as role:

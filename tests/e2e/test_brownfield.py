@@ -31,7 +31,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.controller.proof.handshake import Credential, handshake
 from federation.core.errors import FederationError
 from federation.core.identity import ServiceAccountRef, SpiffeId
-from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
@@ -77,6 +76,7 @@ class OwnMesh:
         self._create("configmaps", istio_objects.injection(self.name, ca_address=""))
         self.cluster.write_kubeconfig(self.directory / f"{self.name}.admin")
         async with self.istiod:
+            (self.root,) = parse_certificates(self.istiod.roots_pem, where=self.name)
             self._settle()
             task = asyncio.create_task(self._play_deployment())
             try:
@@ -84,12 +84,6 @@ class OwnMesh:
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-
-    @property
-    def root(self) -> Certificate:
-        """Of its own CA, as it is before anything was changed."""
-        (found,) = parse_certificates(self.istiod.roots_pem, where=self.name)
-        return found
 
     @property
     def environment(self) -> dict[str, str]:
@@ -274,16 +268,21 @@ class Operator:
     steps: list[str] = field(default_factory=list)
     applied: dict[str, str] = field(default_factory=dict)
 
-    async def join(self) -> None:
+    async def look(self) -> tuple[int, str]:
+        """Run the command once: its exit code, and what it says."""
         directory = self.box.directory / f"join-{self.own.name}"
-        words = (
-            *("clusters", "join", self.own.name, "--accept", self.own.root.sha256, "--yes"),
+        return await self._run(
+            *(sys.executable, "-m", "federation", "clusters", "join", self.own.name),
+            *("--accept", self.own.root.sha256, "--yes"),
             *("--config", str(self.box.config_file), "--url", self.box.status_url),
             *("--directory", str(directory)),
         )
+
+    async def join(self) -> None:
+        directory = self.box.directory / f"join-{self.own.name}"
         end, said = time.monotonic() + 300, ""
         while time.monotonic() < end:
-            code, said = await self._run(sys.executable, "-m", "federation", *words)
+            code, said = await self.look()
             assert code in {0, 1, 2}, said
             if code == 0:
                 return
@@ -406,6 +405,29 @@ async def test_two_meshes_join_without_an_interruption_and_nobody_fights(box: Bo
             more = written - before[own.name][namespace]
             assert 1 <= more < bundle["generation"], "at most once for each bundle"
         assert hub_writes(own.cluster) < bundle["generation"] * len(own.istiod.writes), "the same"
+
+
+async def test_a_workload_that_moves_before_its_ca_delivers_the_bundle_is_cut_off(box: Box) -> None:
+    """The check above can fail: what it mounts is istiod's root alone, and the hub writes over none."""
+    cluster = box.members["east"].sandbox
+    assert cluster is not None
+    async with OwnMesh(cluster, box.directory).running(None) as own:
+        await eventually_served(own)
+        agents = [await agent_of(box, own, name) for name in ("frontend", "ledger")]
+        handshake(client=agents[0].credential, server=agents[1].credential)
+        await box.register(["east"])
+        await box.start_hub()
+        await box.wait_ready()
+        operator = Operator(box, Mesh(agents), own)
+        code, said = await operator.look()
+        while "NOW   serve" not in said:
+            assert code in {1, 2}, said
+            await asyncio.sleep(0.5)
+            code, said = await operator.look()
+        agents[0].moved = True
+        with pytest.raises(grpc.aio.AioRpcError, match="CERTIFICATE_VERIFY_FAILED"):
+            await agents[0].renew()
+        assert hub_writes(cluster) == 0
 
 
 async def eventually_served(own: OwnMesh) -> None:

@@ -405,8 +405,11 @@ async def test_tokens_that_do_not_name_their_node(tmp_path: Path, attestation: s
         start_pod(hub, "east", "shop", "away", "away-0", node="node-2")
         assert refused(await ask(hub, "east", token, identity_of("shop", "away")))
         box.set_pod_phase("istio-system", "ztunnel-a", "Failed")
-        assert refused(await ask(hub, "east", token, ZTUNNEL))
-        assert hub.refused("east") == {"impersonated_off_node": 1, "impersonator_node_unknown": 1}
+        assert not (await ask(hub, "east", token, ZTUNNEL)).elements
+        found = hub.refused("east")
+        assert found.pop("impersonated_off_node") == 1
+        # Pods that have ended are not watched: without a review, it might as well be newer than the watch.
+        assert found in ({"impersonator_node_unknown": 1}, {"object_not_seen": 1})
 
 
 @MODES

@@ -182,7 +182,9 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy="apply manifests/member to that cluster, or exclude these namespaces",
         )
-    if publication.other_writers and publication.state != "joining":  # else it still needs its own CA
+    if (
+        publication.other_writers and publication.state != "joining" and view.joining is None
+    ):  # else it needs its CA
         yield Attention(
             severity="warning",
             code="other_writers",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from federation.status.attention_pairs import names
 from federation.status.freshness import elapsed
+from federation.status.joining import is_moving
 from federation.status.model import Attention, ClusterView, RefusedView
 from federation.status.own_anchors import undeclared
 from federation.status.scene import Scene
@@ -25,7 +26,7 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy=refused.remedy if refused.all and refused.remedy else of.remedy,
         )
-    elif of.state == "never_asked":
+    elif of.state == "never_asked" and not is_moving(view.joining):
         yield Attention(
             severity="notice" if view.name in undeclared(scene) else "warning",
             code="workloads_without_certificate",
@@ -69,7 +70,7 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy=refused.remedy or "the signer's log names the caller",
         )
-    if of.never_asked and of.sidecars:
+    if of.never_asked and of.sidecars and not is_moving(view.joining):
         count = of.sidecars - of.asked
         yield Attention(
             severity="notice",

@@ -13,13 +13,14 @@ from federation.status.control_planes import (
     described,
 )
 from federation.status.freshness import finite, instant
-from federation.status.joining import joining_view
+from federation.status.joining import joining_text, joining_view
 from federation.status.matrix import proof_view
 from federation.status.model import (
     ClusterView,
     ConnectionView,
     ControlPlaneView,
     Health,
+    JoiningView,
     MatrixView,
     PublicationState,
     PublicationView,
@@ -139,6 +140,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
     bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
     planes = control_plane_views(scene, cluster)
+    joins = joining_view(scene, name)
     health, summary = _health(
         connection=connection,
         signing=signing,
@@ -146,6 +148,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         bundle=bundle,
         workloads=workloads,
         plane=control_plane_trouble(planes),
+        joins=joins,
         pairs=blame(scene, name, matrix),
     )
     if quarantine is not None:
@@ -165,7 +168,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         cluster_trust_bundle=bundle,
         control_planes=planes,
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
-        joining=joining_view(scene, name),
+        joining=joins,
     )
 
 
@@ -204,6 +207,7 @@ def _health(
     bundle: TrustBundleView,
     workloads: WorkloadsView,
     plane: ControlPlaneView | None,
+    joins: JoiningView | None,
     pairs: Blame,
 ) -> tuple[Health, str]:
     """The worst of them with the sentence that explains it; green only where each is in order."""
@@ -227,6 +231,7 @@ def _health(
         (workloads.state == "unknown", "unknown", f"certificates of its workloads: {workloads.detail}"),
         (pairs.failed > 0, "degraded", fail),
         (not workloads.fine, "degraded", f"certificates of its workloads: {workloads.detail}"),
+        (joins is not None and joins.step != "drop", "degraded", joining_text("it", joins) if joins else ""),
         (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
         (bool(trouble), "degraded", trouble),

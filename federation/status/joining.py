@@ -28,6 +28,7 @@ _DOES: Final[Mapping[str, str]] = {
     "drop": "its own root has left the bundle",
 }
 
+_BEFORE_THE_MOVE: Final = frozenset({"accept", "serve", "renew", "control_plane", "move"})
 _PATIENCE: Final = "nothing: time has to pass"
 
 
@@ -76,6 +77,11 @@ def joining_view(scene: Scene, name: str) -> JoiningView | None:
             for step in steps
         ],
     )
+
+
+def is_moving(view: JoiningView | None) -> bool:
+    """Whether pods may still have certificates of the cluster's own CA, which is then told as a step."""
+    return view is not None and view.step in _BEFORE_THE_MOVE
 
 
 def joining_text(name: str, view: JoiningView) -> str:

@@ -45,6 +45,9 @@ def test_the_present_step_is_shown_with_what_it_waits_for_and_what_to_do() -> No
     assert view["east"] is None
     west = view["west"]
     assert west is not None
+    health = {cluster.name: (cluster.health, cluster.summary) for cluster in status.clusters}
+    assert health["east"][0] == "healthy"
+    assert health["west"] == ("degraded", f"it joins, step 5 of 8, move: {west.detail}")
     assert (west.step, west.number, west.of, west.until) == ("move", 5, 8, None)
     assert west.detail == "2 of 3 pods; east: unreachable"
     assert "federation clusters join west" in west.remedy
@@ -63,6 +66,18 @@ def test_where_time_alone_has_to_pass_it_is_a_notice_with_the_time() -> None:
     view = next(cluster.joining for cluster in status.clusters if cluster.name == "west")
     assert view is not None
     assert view.until is not None
+
+
+def test_what_is_as_it_should_be_while_it_joins_is_not_to_be_mended() -> None:
+    world = joins(JoinStep.MOVE, wait("2 of 3 pods"))
+    world.edit_publication("west", other_writers=["pilot-discovery"])
+    told = {item.code for item in seen(world).attention if item.where == "west"}
+    assert told == {"cluster_joins"}, "switching its CA off now would cut its pods off"
+
+
+def test_a_cluster_whose_former_root_is_left_to_go_is_healthy() -> None:
+    status = seen(joins(JoinStep.DROP, wait("leaves may live", until=datetime.now(UTC).timestamp() + 60)))
+    assert [cluster.health for cluster in status.clusters] == ["healthy", "healthy"]
 
 
 @pytest.mark.parametrize("spoiled", ["stale", "no leader", "quarantined"])

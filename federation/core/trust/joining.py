@@ -37,7 +37,7 @@ ISTIOD: Final = "pilot-discovery"
 """The field manager of istiod: the name of its program."""
 
 MOST_NAMED: Final = 5
-GRANT: Final = "apply manifests/member there: its optional rights to read Istio's settings are missing"
+GRANT: Final = "apply manifests/member there, with the optional rights to read what is set in Istio"
 
 
 class JoinStep(StrEnum):
@@ -268,7 +268,8 @@ def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterato
         yield _unread(arrival, "istiod")
         return
     if arrival.facts.webhooks is None:
-        yield unmet("webhooks", f"webhooks cannot be read: {arrival.facts.webhooks_detail}", arrival.name)
+        detail = f"webhooks cannot be read: {arrival.facts.webhooks_detail}; {GRANT}"
+        yield unmet("webhooks", detail, arrival.name)
     for webhook in arrival.facts.webhooks or ():
         if roots - webhook.held:
             yield unmet(
@@ -353,4 +354,5 @@ def _drop(arrival: Arrival, world: World) -> Iterator[Condition]:
 def _unread(arrival: Arrival, what: str) -> Condition:
     found = arrival.istio
     why = "; ".join(found.unread[:MOST_NAMED]) if found is not None else "it was not read yet"
-    return unmet("read", f"{what} cannot be read: {why}", arrival.name)
+    missing = f"; {GRANT}" if found is not None else ""
+    return unmet("read", f"{what} cannot be read: {why}{missing}", arrival.name)

@@ -124,7 +124,7 @@ class _Comparison:
             yield self._control_plane(istiod)
         known = {istiod.namespace for istiod in self._found.istiods}
         for webhook in self._found.webhooks:
-            if webhook.namespace not in {*known, *self._config.istio.namespaces}:
+            if webhook.namespace and webhook.namespace not in {*known, *self._config.istio.namespaces}:
                 yield _Verdict(
                     "warning",
                     f"{webhook.name} calls istiod in namespace {_shown(webhook.namespace)}, which is not configured",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -182,7 +183,10 @@ class FoundZtunnel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundWebhook:
-    """A webhook configuration that calls an istiod, with each caBundle that it has (empty bytes: none yet)."""
+    """A webhook configuration that calls an istiod, with each caBundle that it has (empty bytes: none yet).
+
+    For a remote istiod ``namespace`` is empty and ``service`` its host.
+    """
 
     name: str  # kind/name
     namespace: str
@@ -418,6 +422,7 @@ class _Service(msgspec.Struct):
 
 class _ClientConfig(msgspec.Struct, rename="camel"):
     service: _Service | None = None
+    url: str = ""
     ca_bundle: bytes = b""
 
 
@@ -536,19 +541,24 @@ def read_injection(item: msgspec.Raw) -> FoundInjection | None:
 
 
 def read_webhook(item: msgspec.Raw, kind: str) -> FoundWebhook | None:
-    """A webhook configuration, None where it calls no istiod: only services of Istio's own names are taken."""
+    """A webhook configuration, None where it calls no istiod.
+
+    Only services of Istio's own names are taken, and URLs where the configuration has a revision of Istio: a cluster
+    without a control plane of its own calls a remote istiod so (``global.remotePilotAddress``). Such a one has no
+    namespace, and its host stands for the service.
+    """
     found = _decode_webhooks(item)
+    labels = found.metadata.labels or {}
     called = [
         (service, webhook.client_config.ca_bundle)
         for webhook in found.webhooks or ()
-        if (service := webhook.client_config.service) is not None
-        and (service.name == "istiod" or service.name.startswith("istiod-"))
+        if (service := _called(webhook.client_config, of_istio="istio.io/rev" in labels)) is not None
     ]
     if not called:
         return None
     service = called[0][0]
-    labels = found.metadata.labels or {}
-    revision = labels.get("istio.io/rev") or service.name.removeprefix("istiod").removeprefix("-")
+    own_name = service.name.removeprefix("istiod").removeprefix("-") if service.namespace else ""
+    revision = labels.get("istio.io/rev") or own_name
     return FoundWebhook(
         name=f"{kind}/{_text(found.metadata.name)}",
         namespace=_text(service.namespace),
@@ -556,6 +566,20 @@ def read_webhook(item: msgspec.Raw, kind: str) -> FoundWebhook | None:
         revision=_text(revision) or DEFAULT_REVISION,
         ca_bundles=tuple(dict.fromkeys(bundle for _, bundle in called[:MAX_ENTRIES])),
     )
+
+
+def _called(client: _ClientConfig, *, of_istio: bool) -> _Service | None:
+    """The istiod that a webhook calls; None where it calls something else."""
+    if client.service is not None:
+        named = client.service.name == "istiod" or client.service.name.startswith("istiod-")
+        return client.service if named else None
+    if not of_istio or not client.url:
+        return None
+    try:
+        host = urlsplit(client.url).hostname or ""
+    except ValueError:
+        host = ""
+    return _Service(name=host or "a URL that cannot be read")
 
 
 def _container(workload: _Workload, name: str) -> tuple[_PodSpec, _Container]:

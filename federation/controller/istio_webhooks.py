@@ -141,7 +141,7 @@ class IstioWebhooks:
             held = anchors if held is None else held & anchors
         return Webhook(
             name=found.name,
-            istiod=f"{found.namespace}/{found.service}",
+            istiod=f"{found.namespace}/{found.service}" if found.namespace else f"remote/{found.service}",
             revision=found.revision,
             held=held or frozenset(),
         )

@@ -376,6 +376,15 @@ class SideReport(msgspec.Struct, frozen=True, kw_only=True):
     root_subject: str = ""
 
 
+class HolderReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256), as found."""
+
+    cluster: str
+    what: str
+    detail: str
+    anchors: list[str] = []
+
+
 class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a start would do now. A side that cannot be told is None; ``problem`` says why a start is refused.
 
@@ -395,6 +404,7 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     quota: float = 0.0
     conditions: list[ConditionReport] = []
+    holders: list[HolderReport] = []
 
 
 class LossReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from federation.status.freshness import finite
 from federation.status.quarantine import condition_views
 from federation.status.rotation import gate_doubt, side_view
-from federation.status.rotation_model import PlanView
+from federation.status.rotation_model import HolderView, PlanView
 from federation.status.scene import Scene
 
 
@@ -32,4 +32,8 @@ def plan_view(scene: Scene) -> PlanView | None:
         rate=finite(plan.rate),
         quota=finite(plan.quota),
         conditions=condition_views(plan.conditions),
+        holders=[
+            HolderView(cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors)
+            for h in plan.holders
+        ],
     )

@@ -149,12 +149,21 @@ class OwnAnchorView(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: list[ConditionView]
 
 
+class HolderView(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256)."""
+
+    cluster: str
+    what: str
+    detail: str
+    anchors: list[str]
+
+
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     """What a start would do now, as the leader says; ``ready`` is false where it would be refused, or waits at once.
 
     ``takes`` is the least it takes in all; ``longest_leaf`` is for how long a leaf that is out may have to be
     reckoned with. ``rate`` is asked of the new authority and ``quota`` what it allows, in certificates per
-    second (0: no limit known).
+    second (0: no limit known). ``holders`` are the control planes, webhooks and bundles that were found.
     """
 
     ready: bool
@@ -172,6 +181,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     quota: float
     conditions: list[ConditionView]
+    holders: list[HolderView] = []
 
 
 class OrdersView(msgspec.Struct, frozen=True, kw_only=True):

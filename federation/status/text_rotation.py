@@ -26,6 +26,7 @@ MOST_MET: Final = 12
 MOST_UNMET: Final = 40
 MOST_HISTORY: Final = 8
 MOST_NAMES: Final = 12
+MOST_HOLDERS: Final = 60
 LEFT_TO_DO: Final = frozenset({"successor_signs", "pin_retired", "pin_admitted"})
 """What attention says of a configuration that a finished rotation has outlived."""
 NOT_KNOWN: Final = (
@@ -214,7 +215,25 @@ def plan_text(status: FederationStatus) -> str:
         f"goes on:  {'by itself' if plan.automatic else 'step by step, with `federation rotate advance`'}",
         f"takes:    {elapsed(plan.takes)} at least: " + _why(plan),
     ]
+    if plan.holders:
+        lines += ["", "besides namespaces and certificates, trust is held by:", *_holders(plan)]
     return "\n".join(lines)
+
+
+def _holders(plan: PlanView) -> list[str]:
+    """What else holds trust, with what it holds of the two sides."""
+    roots = {side.root: name for name, side in (("old", plan.old), ("new", plan.new)) if side is not None}
+    rows = [
+        (
+            holder.cluster,
+            holder.what,
+            " and ".join(sorted({roots[a] for a in holder.anchors if a in roots})) or "-",
+            holder.detail,
+        )
+        for holder in plan.holders[:MOST_HOLDERS]
+    ]
+    more = len(plan.holders) - len(rows)
+    return [*table(("CLUSTER", "WHAT", "ROOTS", "DETAIL"), rows), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _why(plan: PlanView) -> str:

@@ -117,3 +117,31 @@ async def test_a_right_that_is_missing_is_named_and_nothing_counts_as_known(one:
         assert "manifests/member" in report.webhooks_detail
         assert facts(role).webhooks is None
         assert "manifests/member" in facts(role).webhooks_detail
+
+
+async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
+    """The control plane's Secret, webhooks, and those of an istiod that runs in another cluster."""
+    install(one, root().certificate.pem)
+    remote = charts.injector(root().certificate.pem, revision="remote")
+    for webhook in remote["webhooks"]:
+        webhook["clientConfig"] = {
+            "url": "https://istiod.elsewhere.example:15017/inject",
+            "caBundle": webhook["clientConfig"]["caBundle"],
+        }
+    one.clusters["east"].apply_manifest([remote])
+    async with one.controller() as role:
+        await east(one, lambda r: len(r.webhooks) == 2)
+        report = await one.until(
+            lambda r: r.rotation.plan is not None and len(r.rotation.plan.holders) == 3, replica="one"
+        )
+        assert report.rotation.plan is not None
+        held = {holder.what: holder for holder in report.rotation.plan.holders}
+        assert {holder.cluster for holder in held.values()} == {"east"}
+        assert held["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
+        elsewhere = held["webhook mutating/istio-sidecar-injector-remote-istio-system"]
+        assert "remote/istiod.elsewhere.example" in elsewhere.detail
+        assert elsewhere.anchors == [root().certificate.sha256]
+        assert {hook.istiod for hook in facts(role).webhooks or ()} == {
+            "istio-system/istiod",
+            "remote/istiod.elsewhere.example",
+        }

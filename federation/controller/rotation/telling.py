@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.commands import Commands
 from federation.controller.rotation.joining import step_reports
 from federation.core.config.model import HubConfig
@@ -22,6 +23,7 @@ from federation.core.trust.rotation.record import Condition, Rotation, RotationB
 from federation.core.trust.rotation.world import World
 from federation.state.documents import (
     ConditionReport,
+    HolderReport,
     LossReport,
     Operation,
     PlanReport,
@@ -30,6 +32,7 @@ from federation.state.documents import (
 )
 
 MOST_CONDITIONS: Final = 200
+MOST_HOLDERS: Final = 400
 MOST_OF_ONE: Final = 10  # conditions of one cluster that returns, or of one anchor that leaves
 NEVER: Final = float("inf")
 
@@ -142,7 +145,39 @@ def _plan(book: RotationBook, world: World, commands: Commands, config: HubConfi
         rate=world.capacity.rate,
         quota=world.capacity.quota,
         conditions=_conditions(gate(started, world)) if started is not None else [],
+        holders=_holders(world)[:MOST_HOLDERS],
     )
+
+
+def _holders(world: World) -> list[HolderReport]:
+    """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known."""
+    found: list[HolderReport] = []
+    for name, facts in sorted(world.clusters.items()):
+        for plane in facts.control_planes:
+            issuer = (
+                f"a certificate of {plane.issuer[:12]}" if plane.issuer else "no certificate that is known"
+            )
+            detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
+            anchors = sorted(plane.held or ())
+            found.append(
+                HolderReport(cluster=name, what=f"Secret {plane.name}", detail=detail, anchors=anchors)
+            )
+        if facts.webhooks is None:
+            detail = f"cannot be read: {facts.webhooks_detail}"
+            found.append(HolderReport(cluster=name, what="webhooks of Istio", detail=detail))
+        found += [
+            HolderReport(
+                cluster=name,
+                what=f"webhook {hook.name}",
+                detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
+                anchors=sorted(hook.held),
+            )
+            for hook in facts.webhooks or ()
+        ]
+        if isinstance(facts, MemberFacts) and facts.trust_bundle:
+            detail = "pods that mount it trust what it holds"
+            found.append(HolderReport(cluster=name, what="ClusterTrustBundle", detail=detail))
+    return found
 
 
 def _side(side: Side | str) -> SideReport | None:

@@ -25,16 +25,19 @@ The rules, each held by a gate (``gates.py``) or by what is computed from the re
     issued there.
 6.  What is not known counts as the worst: leaves from before the hub, an issuer that was not known
     beforehand, a report that is old.
-7.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a
+7.  Istio's control plane counts: whoever verifies istiod (agents, kube-apiserver by a webhook's caBundle) is known to
+    trust the new root before its certificate is re-signed under it, and that certificate is of the side that stays
+    before a root is removed.
+8.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a
     restart goes on where it was.
 
 What the rules rest on is kept by others, and shown with them in the tests: the controller observes the world only
 after everything that follows from the record is persisted; a signer persists a bound before it delivers, and
 then reads the orders and what is in force once more before anything is delivered by that bound.
 
-``record.py`` holds the values, ``world.py`` what is observed, ``consumers.py`` and ``conditions.py`` the single
-conditions and ``gates.py`` what they open, ``machine.py`` the transitions, ``commands.py`` what an operator may
-ask for, ``emergencies.py`` the emergency, ``sides.py`` what must be true of a side that is to sign,
-``steps.py`` how a transition is recorded, ``effects.py`` what follows for bundles and signers, and
-``losses.py`` what an emergency will cost.
+``record.py`` holds the values, ``world.py`` what is observed, ``consumers.py``, ``control_planes.py`` and
+``conditions.py`` the single conditions and ``gates.py`` what they open, ``machine.py`` the transitions,
+``commands.py`` what an operator may ask for, ``emergencies.py`` the emergency, ``sides.py`` what must be true of a
+side that is to sign, ``steps.py`` how a transition is recorded, ``effects.py`` what follows for bundles and signers,
+and ``losses.py`` what an emergency will cost.
 """

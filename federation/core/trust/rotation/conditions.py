@@ -19,8 +19,15 @@ from federation.core.trust.rotation.consumers import (
     time_of,
     unmet,
 )
+from federation.core.trust.rotation.control_planes import (
+    Wanted,
+    istiod_issuer,
+    istiod_trust,
+    removal_observed,
+    webhooks,
+)
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
-from federation.core.trust.rotation.world import World
+from federation.core.trust.rotation.world import ClusterFacts, World
 
 
 def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -72,6 +79,51 @@ def none_earlier(book: RotationBook, _: Rotation, world: World) -> Iterator[Cond
     """No leaf from before the hub is alive where a gate waits: it would not trust the new root."""
     for name, facts in consumers(book, world):
         yield earlier(name, facts, world)
+
+
+def istiods_trust_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's ca.crt holds both roots, before its certificate is re-signed under the new one."""
+    for name, facts in consumers(book, world):
+        yield from istiod_trust(name, facts, Wanted.both(rotation), world)
+
+
+def webhooks_with_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """kube-apiserver verifies every istiod by both roots, before its certificate is re-signed under the new one."""
+    for name, facts in consumers(book, world):
+        yield from webhooks(name, facts, Wanted.both(rotation), world)
+
+
+def istiods_trust_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's ca.crt holds the root that stays, before the other is removed."""
+    for name, facts in _before_removal(book, rotation, world):
+        yield from istiod_trust(name, facts, _staying(rotation), world)
+
+
+def istiods_of_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's certificate is of the side that stays, before the other is removed."""
+    side = rotation.old if rotation.state is State.ABORTING else rotation.new
+    for name, facts in _before_removal(book, rotation, world):
+        yield from istiod_issuer(name, facts, side, world, since=rotation.since)
+
+
+def webhooks_with_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """kube-apiserver verifies every istiod by the root that stays, before the other is removed."""
+    for name, facts in _before_removal(book, rotation, world):
+        yield from webhooks(name, facts, _staying(rotation), world)
+
+
+def _before_removal(
+    book: RotationBook, rotation: Rotation, world: World
+) -> Iterator[tuple[str, ClusterFacts]]:
+    """The clusters to wait for; none once an abort has removed its root, which is then only observed."""
+    if not (rotation.state is State.ABORTING and rotation.wave):
+        yield from consumers(book, world)
+
+
+def _staying(rotation: Rotation) -> Wanted:
+    if rotation.state is State.ABORTING:
+        return Wanted.only(rotation.old, rotation.new, since=rotation.since)
+    return Wanted.only(rotation.new, rotation.old, since=rotation.since)
 
 
 def soaked(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -218,6 +270,7 @@ def observed(book: RotationBook, rotation: Rotation, world: World) -> Iterator[C
             yield met("observed", "every namespace was read back to hold what is meant for it", name)
         else:
             yield unmet("observed", facts.detail or "it does not hold what is meant for it yet", name)
+        yield from removal_observed(name, facts, world, since=rotation.since)
 
 
 def waits_for_its_wave(rotation: Rotation) -> frozenset[str]:

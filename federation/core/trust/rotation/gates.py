@@ -25,6 +25,13 @@ from federation.core.trust.rotation.consumers import (
     leaves_without,
     unmet,
 )
+from federation.core.trust.rotation.control_planes import (
+    Wanted,
+    istiod_trust,
+    serving,
+    webhooks,
+    webhooks_settled,
+)
 from federation.core.trust.rotation.enacted import enacted
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import World
@@ -82,6 +89,8 @@ def return_gate(
     """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
     rules: dict[str, Callable[[RotationBook, str, World], Iterator[Condition]]] = {
         "return_held": _return_held,
+        "return_istiod_trust": _return_istiod_trust,
+        "return_webhooks": _return_webhooks,
         "return_leaves": _return_leaves,
         "return_earlier": _return_earlier,
     }
@@ -98,6 +107,10 @@ def trusts(
     found = [] if "in_force" in without else [in_force(roots, world)]
     for name, facts in consumers(book, world):
         found += [] if "held" in without else [held(name, facts, roots, world, since=since)]
+        wanted = Wanted.signed_under(book.rotation, roots, since=since)
+        found += [] if "istiod_trust" in without else istiod_trust(name, facts, wanted, world)
+        found += [] if "webhooks" in without else webhooks(name, facts, wanted, world)
+        found += [] if "webhooks_settled" in without else webhooks_settled(name, facts, world, since=since)
         found += [] if "leaves" in without else delivered_with(name, roots, late)
         found += [] if "earlier" in without else [earlier(name, facts, world)]
     return Verdict(tuple(found))
@@ -113,6 +126,22 @@ def _return_held(book: RotationBook, cluster: str, world: World) -> Iterator[Con
         current = facts.current or not condition.met
         detail = condition.detail if current else "it does not hold the generation in force yet"
         yield replace(condition, name="return_held", met=condition.met and current, detail=detail)
+
+
+def _return_istiod_trust(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(book)
+    if facts is not None and roots:
+        wanted = Wanted.signed_under(book.rotation, roots)
+        for condition in istiod_trust(cluster, serving(facts, world), wanted, world):
+            yield replace(condition, name="return_istiod_trust")
+
+
+def _return_webhooks(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(book)
+    if facts is not None and roots:
+        wanted = Wanted.signed_under(book.rotation, roots)
+        for condition in webhooks(cluster, serving(facts, world), wanted, world):
+            yield replace(condition, name="return_webhooks")
 
 
 def _return_leaves(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
@@ -151,6 +180,8 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
         "soak": conditions.soaked,
     },
     State.SOAKED: {
@@ -158,6 +189,8 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
         "matrix": conditions.green,
         "signers": conditions.signers_ready,
         "alive": renewing,
@@ -167,6 +200,8 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
         "signers": conditions.signers_ready,
         "orders": conditions.orders_followed,
         "matrix": conditions.green,
@@ -177,6 +212,9 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
         "orders": conditions.orders_followed,
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
@@ -194,6 +232,9 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "enacted": enacted,
         "new_drained": conditions.new_drained,
         "earlier": conditions.none_earlier_before_removal,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
         "orders": conditions.orders_followed,
         "observed": conditions.observed,
         "alive": renewing,
@@ -202,6 +243,9 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
         "leaves": conditions.leaves_with_both,
         "held": conditions.held_both,
         "alive": renewing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Final
 
@@ -11,10 +11,28 @@ from msgspec.structs import replace
 
 from federation.core.trust.horizons import alive
 from federation.core.trust.rotation.conditions import needs_old
+from federation.core.trust.rotation.control_planes import Wanted, provided, webhook_problem
 from federation.core.trust.rotation.record import Rotation
-from federation.core.trust.rotation.world import World
+from federation.core.trust.rotation.world import ClusterFacts, World
 
 MOST_NAMED: Final = 3
+
+WEBHOOKS_REFUSE: Final = (
+    "kube-apiserver may refuse istiod's next certificate, so that pods are not injected, until istiod has patched"
+    " its webhooks"
+)
+ISTIOD_REFUSES: Final = (
+    "istiod may refuse clients by their next certificates until its ca.crt is published and taken up"
+)
+ISTIOD_OF_LEFT: Final = (
+    "istiod's certificate is of the authority that is left: where it is not re-signed by then, restarted agents do"
+    " not reach istiod and pods are not injected, until it is"
+)
+ISTIOD_OF_ANOTHER: Final = (
+    "an istiod whose certificate the hub does not provide is refused by restarted agents until it has another"
+)
+CONTROL_PLANE_LOSSES: Final = frozenset({WEBHOOKS_REFUSE, ISTIOD_REFUSES, ISTIOD_OF_LEFT, ISTIOD_OF_ANOTHER})
+"""What is lost of control planes, and not of workloads."""
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,18 +85,42 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
                 ends,
             )
     for name, facts in world.clusters.items():
-        ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0
-        own = facts.own_issues  # then it does not end: what its own CA issues later fares no better
-        if (own and isfinite(at)) or ends > at:
-            what = "its leaves from before the hub may be refused by others"
-            note(name, what, at, 0.0 if own else ends)
-        if own or ends > world.now:
-            what = "its workloads from before the hub may refuse the other authority"
-            note(name, what, world.now, 0.0 if own else ends)
-        if facts.held is None or rotation.new.root not in facts.held:
-            what = "some namespace may refuse the other authority until it is published there"
-            note(name, what, world.now, 0.0)
+        for what, begins, until in _of_cluster(rotation, facts, world, at):
+            note(name, what, begins, until)
     return _sorted(found.values())
+
+
+def _of_cluster(
+    rotation: Rotation, facts: ClusterFacts, world: World, at: float
+) -> Iterator[tuple[str, float, float]]:
+    """What is lost of one cluster beside its leaves of the hub, from when on and until when."""
+    ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0
+    own = facts.own_issues  # then it does not end: what its own CA issues later fares no better
+    if (own and isfinite(at)) or ends > at:
+        yield "its leaves from before the hub may be refused by others", at, 0.0 if own else ends
+    if own or ends > world.now:
+        what = "its workloads from before the hub may refuse the other authority"
+        yield what, world.now, 0.0 if own else ends
+    if facts.held is None or rotation.new.root not in facts.held:
+        yield "some namespace may refuse the other authority until it is published there", world.now, 0.0
+    for what in _of_control_planes(rotation, facts, removed=isfinite(at)):
+        yield what, at if what in {ISTIOD_OF_LEFT, ISTIOD_OF_ANOTHER} else world.now, 0.0
+
+
+def _of_control_planes(rotation: Rotation, facts: ClusterFacts, *, removed: bool) -> Iterator[str]:
+    """What is lost of the cluster's control planes; ``removed``: the root of the side that is left as well."""
+    new, planes = rotation.new, facts.control_planes
+    hooks = facts.webhooks or ()
+    wanted = Wanted.only(new, rotation.old, since=0.0)
+    failing = [hook for hook in hooks if webhook_problem(hook, facts, wanted)]
+    if planes and (facts.webhooks is None or any(provided(hook, facts) for hook in failing)):
+        yield WEBHOOKS_REFUSE
+    if any(plane.held is None or new.root not in plane.held for plane in planes):
+        yield ISTIOD_REFUSES
+    if removed and any(plane.issuer != new.intermediate for plane in planes):
+        yield ISTIOD_OF_LEFT
+    if removed and any(not provided(hook, facts) for hook in failing):
+        yield ISTIOD_OF_ANOTHER
 
 
 def _sorted(found: Iterable[Loss]) -> list[Loss]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from federation.core.trust.horizons import alive
 from federation.core.trust.rotation.alive import alive_in
 from federation.core.trust.rotation.consumers import consumers, earlier, met, time_of, unmet
+from federation.core.trust.rotation.control_planes import MOST_NAMED, NOT_READ, provided
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.record import Condition, RotationBook
 from federation.core.trust.rotation.world import World
@@ -68,6 +69,8 @@ def _of(
         "own_earlier": _earlier(anchor, book, world),
         "own_held": _held(anchor, world),
         "own_alive": _alive(anchor, book, world),
+        "own_istiod": _istiod(anchor, world, roots),
+        "own_webhooks": _webhooks(anchor, world),
     }
     for name, found in rules.items():
         if name not in without:
@@ -142,6 +145,46 @@ def _alive(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Cond
     """Where it has issued, workloads hold certificates of the hub: pods that were never restarted hold none."""
     for name in sorted(anchor.clusters & world.clusters.keys() - book.quarantined.keys()):
         yield alive_in(name, world.clusters[name], world, condition="own_alive")
+
+
+def _istiod(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """No istiod that was found where it has issued shows a certificate below it."""
+    for name in sorted(anchor.clusters & world.clusters.keys()):
+        bad = 0
+        for plane in world.clusters[name].control_planes:
+            if plane.held is None:
+                problem = f"what it holds is not known: {plane.detail or 'it was not read back'}"
+            elif roots.get(plane.issuer, anchor.sha256) == anchor.sha256:
+                problem = "its certificate is below it, or below a root that is not known"
+            else:
+                continue
+            bad += 1
+            yield unmet("own_istiod", f"{plane.name}: {problem}", name)
+        if not bad:
+            yield met("own_istiod", "no certificate of istiod that the hub provides is below it", name)
+
+
+def _webhooks(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+    """No webhook where it has issued depends on it: the istiod that is called then has another certificate.
+
+    One that the hub provides no certificate for counts as having one below it as long as its caBundle holds it.
+    """
+    others = world.generations.get(world.in_force, frozenset()) - {anchor.sha256}
+    for name in sorted(anchor.clusters & world.clusters.keys()):
+        facts = world.clusters[name]
+        if facts.webhooks is None:
+            yield unmet("own_webhooks", f"{NOT_READ}: {facts.webhooks_detail or 'not yet'}", name)
+            continue
+        needing = [
+            webhook
+            for webhook in facts.webhooks
+            if anchor.sha256 in webhook.held and not (provided(webhook, facts) and others & webhook.held)
+        ]
+        for webhook in needing[:MOST_NAMED]:
+            detail = f"{webhook.name} verifies {webhook.istiod} by it, and by no certificate of the hub's"
+            yield unmet("own_webhooks", detail, name)
+        if not needing:
+            yield met("own_webhooks", "no webhook of Istio depends on it", name)
 
 
 def _matrix(book: RotationBook, world: World) -> Iterator[Condition]:

@@ -14,7 +14,8 @@ class ControlPlane:
     """A certificate of istiod's that the hub provides, as its Secret was read back.
 
     ``issuer`` is the SHA-256 of the intermediate that issued it (empty: not known), ``held`` the anchors in its
-    ``ca.crt`` (None: not known), ``current`` that this file is the bundle meant for the cluster to the byte.
+    ``ca.crt``; None where that is not known, or where it was read back at ``read_back_at`` to hold nothing that
+    serves. ``current`` says that this file is the bundle meant for the cluster to the byte.
     """
 
     name: str  # namespace/secret

@@ -3,9 +3,9 @@
 The numbers are those of the ten invariants: (1) every unexpired leaf validates in whatever any consumer may
 hold, by real path validation; (2) publish before use; (3) drain before remove; (4) successive bundles are in
 subset relation; (5) only a rotation takes a root away, never a source that fails; (6) unreachable is not
-converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (9) no leaf
-outlives its issuer; (10) a transition keeps its evidence, and a restart resumes. The eighth, trust domains,
-is bound in the bundle and not here.
+converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (8) the control
+plane stays alive: whoever starts an agent, calls a webhook or restarts istiod succeeds as before; (9) no leaf
+outlives its issuer; (10) a transition keeps its evidence, and a restart resumes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from federation.core.trust.rotation.effects import Orders, orders_of
+from federation.core.trust.rotation.losses import CONTROL_PLANE_LOSSES
 from federation.core.trust.rotation.record import Rotation, State, Transition
 from tests.core.trust.rotation.certificates import NOT_AFTER, ROOT_OF, validates
 from tests.core.trust.rotation.simulator import Member, Simulation
@@ -46,6 +47,7 @@ class Invariants:
         self._record()
         self._bundles()
         self._handshakes()
+        self._control_planes()
 
     def _handshakes(self) -> None:
         sim = self.sim
@@ -59,7 +61,7 @@ class Invariants:
         deliverable = {sim.store.in_force, *(signer.generation for signer in sim.signers)}
         consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
         for member in sim.members.values():
-            trusted = set(sim.trusted_in(member.name))
+            trusted = set(sim.verifies_in(member.name))
             consumers |= trusted
             if member.name in sim.book.quarantined:
                 continue
@@ -75,12 +77,48 @@ class Invariants:
             leaf for leaf in sim.strangers if not all(validates(leaf.issuer, roots) for roots in consumers)
         }
 
+    def _control_planes(self) -> None:
+        """istiod is verified by agents (what their namespace holds) and by kube-apiserver (the webhooks' caBundle)."""
+        for member in self.sim.members.values():
+            istiod = member.istiod
+            if member.name in self.sim.book.quarantined:
+                istiod.worked = False  # nothing is issued there
+                continue
+            if member.joining:
+                continue
+            running = istiod.runs_with
+            if running is None or running.not_after <= self.sim.now:
+                istiod.worked = False
+            else:
+                refused = self._refused(member, running.issuer)
+                if not validates(running.issuer, istiod.bundle):
+                    refused = "kube-apiserver"
+                if not refused:
+                    istiod.worked = True
+                elif istiod.worked:
+                    self._lost(member, f"istiod is refused by {refused}")
+            files = istiod.secret
+            if not istiod.worked or files is None or files.not_after <= self.sim.now:
+                continue
+            if refused := self._refused(member, files.issuer):
+                self._lost(member, f"istiod would be refused by {refused} after a restart")
+
+    def _refused(self, member: Member, issuer: str) -> str:
+        held = [self.sim.store.generations[g] for g in member.targets if g is not None]
+        return "" if all(validates(issuer, roots) for roots in held) else "a started agent"
+
+    def _lost(self, member: Member, what: str) -> None:
+        """Forgiven only where it was foretold."""
+        named = self.sim.named
+        if named is None or member.name not in {loss.cluster for loss in named}:
+            raise Violation(f"8: {what} in {member.name}, in {self.sim.state}")
+
     def _failed(self, member: Member, issuer: str) -> None:
         """Leaves of that issuer do not validate everywhere in that cluster: forgiven only where it was foretold."""
         sim = self.sim
         if sim.named is None:
             raise Violation(f"1: a leaf of {issuer[:8]} fails in {member.name}, in {sim.state}")
-        foretold = {loss.cluster for loss in sim.named}
+        foretold = {loss.cluster for loss in sim.named if loss.what not in CONTROL_PLANE_LOSSES}
         if member.name in foretold:
             return
         trusted = {sim.store.generations[g] for g in member.targets if g is not None}

@@ -151,6 +151,8 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
     for member in range(len(sim.members)):
         for target in range(len(sim.member(member).targets)):
             sim.publish(member, target)
+        sim.write_ca(member)
+        _istiod_runs(sim, member)
         sim.read_back(member)
     for signer in range(len(sim.signers)):
         sim.finish(signer)
@@ -158,9 +160,22 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
         for member in range(len(sim.members)):
             sim.begin(signer, member)
             sim.finish(signer)
+            sim.provide(signer, member)
+    for member in range(len(sim.members)):
+        _istiod_runs(sim, member)
+        sim.read_back(member)
     sim.prove()
     sim.tick()
     sim.wait(seconds)
+
+
+def _istiod_runs(sim: Simulation, member: int) -> None:
+    """It takes up what is mounted, and patches its webhooks; where it has none yet somebody starts it."""
+    istiod = sim.member(member).istiod
+    if istiod.runs_with is None:
+        istiod.start(sim.now)
+    istiod.take_up(sim.now)
+    istiod.patch()
 
 
 def heal(sim: Simulation) -> None:
@@ -168,7 +183,8 @@ def heal(sim: Simulation) -> None:
     sim.validated, sim.bundle_fails = "", False
     sim.restart_controller()
     for member in sim.members.values():
-        member.reachable = True
+        member.reachable, member.refuses = True, False
+        member.istiod.unprovided = member.istiod.forbidden = False
     for signer in sim.signers:
         signer.connected = True
         signer.ready = set(ISSUER.values())

@@ -18,15 +18,25 @@ from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.effects import kept_behind, orders_of, published
 from federation.core.trust.rotation.losses import Loss
-from federation.core.trust.rotation.record import RotationBook, State
-from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+from federation.core.trust.rotation.record import Rotation, RotationBook, State
+from federation.core.trust.rotation.world import (
+    ClusterFacts,
+    ControlPlane,
+    PairFacts,
+    SignerFacts,
+    Webhook,
+    World,
+)
 from tests.core.trust.rotation.certificates import ROOT, START, validates
-from tests.core.trust.rotation.signing import Leaf, Signer, Store
+from tests.core.trust.rotation.istiods import Files, Istiod, Seen
+from tests.core.trust.rotation.signing import CONFIGURED, LIFETIME, Leaf, Signer, Store
 
 FRESH: Final = 30.0
 SKEW: Final = 12.0  # more than a bound is written ahead, or nobody would notice that it was forgotten
 SOAK: Final = 10.0
 NAMES: Final = ("one", "two", "three", "four")
+BY_HAND: Final = 5 * LIFETIME  # of a certificate of istiod that a person has made
+CONTROL_PLANE: Final = "istio-system/istiod-tls"
 TARGETS: Final = ("b1", "a2", "c1")
 
 
@@ -41,11 +51,13 @@ class Member:
     name: str
     targets: list[int | None]
     reachable: bool = True
+    refuses: bool = False  # writes of what is published
     joining: bool = True
     unknown_until: float = 0.0
     contact: float = 0.0
     read: tuple[int | None, ...] | None = None
     read_at: float = 0.0
+    istiod: Istiod = field(default_factory=Istiod)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,6 +94,10 @@ class Simulation:
         ]
         for i in range(self.clusters):
             self.members[NAMES[i]] = Member(NAMES[i], [1, 1])
+        for number in range(self.clusters):  # each begins with a control plane that works
+            self.provide(0, number)
+            self.member(number).istiod.start(self.now)
+            self.member(number).istiod.patch()
 
     @property
     def pins(self) -> frozenset[str]:
@@ -119,6 +135,8 @@ class Simulation:
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
+        for member in self.members.values():
+            member.istiod.patch_what_is_due(self.now)
         slowest = self.now - SKEW / 2
         self.leaves = {leaf: until for leaf, until in self.leaves.items() if until > slowest}
         self.strangers &= self.leaves.keys()
@@ -133,19 +151,62 @@ class Simulation:
     def _deliver(self, delivery: tuple[Delivered, float] | None) -> None:
         if delivery is None:
             return
+        delivered, not_after = self._issued(delivery)
+        cluster = delivered.cluster
+        trusts = self.store.generations[delivered.generation]
+        leaf = Leaf(cluster, delivered.issuer, trusts, after_emergency=self.named is not None)
+        self.leaves[leaf] = max(not_after, self.leaves.get(leaf, 0.0))
+
+    def _issued(self, delivery: tuple[Delivered, float]) -> tuple[Delivered, float]:
         delivered, not_after = delivery
         cluster = delivered.cluster
         if cluster in self.store.orders.stopped and not_after > self.stop_bounds.get(cluster, 0.0):
             self.faults.append(f"6: a leaf was issued in {cluster}, which is quarantined")
-        trusts = self.store.generations[delivered.generation]
-        leaf = Leaf(cluster, delivered.issuer, trusts, after_emergency=self.named is not None)
-        self.leaves[leaf] = max(not_after, self.leaves.get(leaf, 0.0))
+        return delivered, not_after
+
+    # The control plane
+
+    def provide(self, signer: int, cluster: int) -> None:
+        """istiod's certificate where another is to be signed with, or it is due; and its ca.crt, as it is meant now."""
+        member, asked = self.member(cluster), self.signer(signer)
+        if not self._provides(member) or asked.begun is not None:
+            return
+        held = member.istiod.secret
+        wanted = self.store.orders.issuer_for(member.name) or CONFIGURED
+        if held is None or held.issuer != wanted or held.not_after - self.now < LIFETIME / 3:
+            delivery = asked.begin(self.store, member.name, self.now) or asked.finish(self.store)
+            if delivery is not None:
+                delivered, not_after = self._issued(delivery)
+                self._write(member, delivered.issuer, not_after)
+        if member.istiod.secret is not None:
+            self._write(member, member.istiod.secret.issuer, member.istiod.secret.not_after)
+
+    def write_ca(self, cluster: int) -> None:
+        """Its ca.crt alone, as it is meant now."""
+        member = self.member(cluster)
+        held = member.istiod.secret
+        if self._provides(member) and held is not None:
+            self._write(member, held.issuer, held.not_after)
+
+    def certify_by_hand(self, cluster: int) -> None:
+        """A person has put a certificate there that lives long and that no signer has accounted for."""
+        istiod = self.member(cluster).istiod
+        if istiod.secret is not None and self.member(cluster).name not in self.book.quarantined:
+            istiod.secret = replace(istiod.secret, not_after=self.now + BY_HAND)
+
+    def _provides(self, member: Member) -> bool:
+        return member.reachable and self.watching and not member.istiod.unprovided
+
+    def _write(self, member: Member, issuer: str, not_after: float) -> None:
+        meant = self.store.meant_for(member.name)
+        member.istiod.secret = Files(issuer, not_after, self.store.generations[meant])
+        member.istiod.generation = meant
 
     # Publication, read-back and proof
 
     def publish(self, cluster: int, target: int) -> None:
         member = self.member(cluster)
-        if member.reachable and self.watching:
+        if member.reachable and self.watching and not member.refuses:
             member.targets[target % len(member.targets)] = self.store.meant_for(member.name)
 
     def read_back(self, cluster: int) -> None:
@@ -154,6 +215,8 @@ class Simulation:
             return
         member.contact, member.read_at = self.now, self.clock
         member.read = tuple(member.targets)
+        istiod = member.istiod
+        istiod.seen = Seen(istiod.secret, istiod.generation, istiod.bundle, self.clock)
 
     def prove(self) -> None:
         """Every ordered pair of reachable clusters, with the newest leaf of each as its probe's."""
@@ -193,6 +256,17 @@ class Simulation:
             if leaf.cluster == cluster:
                 yield leaf.trusts
 
+    def verifies_in(self, cluster: str) -> Iterator[frozenset[str]]:
+        """What clients are verified with there: by everybody above, and by istiod, now and after a restart.
+
+        One whose certificate has ended has no clients.
+        """
+        yield from self.trusted_in(cluster)
+        istiod = self.members[cluster].istiod
+        for files in (istiod.secret, istiod.runs_with):
+            if files is not None and files.not_after > self.now:
+                yield files.roots
+
     def false_alarm(self, client: int, server: int) -> None:
         """A proof that failed for whatever reason."""
         pair = (self.member(client).name, self.member(server).name)
@@ -223,7 +297,13 @@ class Simulation:
     def _facts(self, member: Member) -> ClusterFacts:
         life = SignsOfLife(workloads=1, holding=int(self.is_alive(member.name, self.clock)))
         if member.read is None:
-            return ClusterFacts(held=None, unknown_until=member.unknown_until, life=life)
+            return ClusterFacts(
+                held=None,
+                unknown_until=member.unknown_until,
+                control_planes=(ControlPlane(name=CONTROL_PLANE),),
+                webhooks=None,
+                life=life,
+            )
         held = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
         meant = self.store.meant_for(member.name)
         return ClusterFacts(
@@ -232,6 +312,11 @@ class Simulation:
             read_back_at=member.read_at,
             unknown_until=member.unknown_until,
             life=life,
+            control_planes=(self._control_plane(member),),
+            webhooks=None
+            if member.istiod.seen is None
+            else (Webhook(name="injector", istiod="istio-system/istiod", held=member.istiod.seen.bundle),),
+            webhooks_read_at=member.istiod.seen.at if member.istiod.seen is not None else 0.0,
         )
 
     def is_alive(self, cluster: str, at: float) -> bool:
@@ -239,6 +324,19 @@ class Simulation:
         return any(
             leaf.cluster == cluster and not leaf.before_hub and until > at
             for leaf, until in self.leaves.items()
+        )
+
+    def _control_plane(self, member: Member) -> ControlPlane:
+        seen = member.istiod.seen
+        if seen is None or seen.secret is None or seen.secret.not_after <= self.clock:
+            return ControlPlane(name=CONTROL_PLANE, read_back_at=seen.at if seen else 0.0)
+        return ControlPlane(
+            name=CONTROL_PLANE,
+            issuer=seen.secret.issuer,
+            held=seen.secret.roots,
+            current=seen.generation == self.store.meant_for(member.name),
+            not_after=seen.secret.not_after,
+            read_back_at=seen.at,
         )
 
     @staticmethod
@@ -309,10 +407,21 @@ class Simulation:
                 continue
             if self.now - member.contact > FRESH:
                 self.faults.append(f"6: {was.state} was left while {member.name} was out of reach")
+            self._judge_control_plane(was, member)
             gone = {State.RETIRED: rotation.old.root, State.STABLE: rotation.new.root}.get(rotation.state)
             held = [self.store.generations[g] for g in member.targets if g is not None]
             if gone not in self.roots() and any(gone in roots for roots in held):
                 self.faults.append(f"6: {rotation.state} though {member.name} holds the root still")
+
+    def _judge_control_plane(self, was: Rotation, member: Member) -> None:
+        """Invariant 8: no side is left while the certificate that istiod is to serve with is of it, or has ended."""
+        left = was.state is State.ACTIVE or (was.state is State.ABORTING and not was.wave)
+        if not left or member.joining:
+            return
+        staying = was.old if was.state is State.ABORTING else was.new
+        files = member.istiod.secret
+        if files is None or files.issuer != staying.intermediate or files.not_after <= self.now - SKEW:
+            self.faults.append(f"8: {was.state} was left while istiod of {member.name} is of the other side")
 
     def tick(self) -> None:
         self.ensure_generation()
@@ -324,7 +433,7 @@ class Simulation:
         self.watching, self.ensured = False, None
         self.pairs.clear()
         for member in self.members.values():
-            member.read = None
+            member.read = member.istiod.seen = None
         self.store.book = msgspec.json.decode(msgspec.json.encode(self.book), type=RotationBook)
 
     def restart_controller(self) -> None:

@@ -17,8 +17,9 @@ from federation.core.trust.rotation.gates import GATES
 from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.world import Capacity, SignerFacts, World
 from tests.core.trust.rotation import operators, scenes
-from tests.core.trust.rotation.certificates import ISSUER
+from tests.core.trust.rotation.certificates import ISSUER, ROOT
 from tests.core.trust.rotation.invariants import Invariants, Violation
+from tests.core.trust.rotation.istiods import Istiod
 from tests.core.trust.rotation.simulator import SOAK, Simulation
 from tests.core.trust.rotation.walks import walk
 
@@ -36,7 +37,7 @@ class Broken:
 
 
 BY_THE_MACHINE: Final = {
-    "held": Broken("16", "cut_off"),
+    "held": Broken("16", "refuse_bundle round"),
     "leaves": Broken("1"),
     "earlier": Broken("13", "register"),
     "drained": Broken("3"),
@@ -44,10 +45,13 @@ BY_THE_MACHINE: Final = {
     "observed": Broken("6"),
     "alive": Broken("d"),
     "enacted": Broken("6", "fail_bundle"),
-    "return_held": Broken("1", "quarantine release cut_off", 440),
-    "return_leaves": Broken("1", "quarantine release", 100),
-    "return_earlier": Broken("1", "quarantine release register", 1020),
-    "abort_trusts": Broken("1", "restore abort healthy"),
+    "return_held": Broken("1", "quarantine release refuse_bundle round"),
+    "return_leaves": Broken("1", "quarantine release", 260),
+    "return_earlier": Broken("1", "quarantine release register", 2500),
+    "istiod_issuer": Broken("8", "round stop_providing certify_by_hand"),
+    "webhooks": Broken("8", "round forbid_patching"),
+    "return_webhooks": Broken("8", "quarantine release round forbid_patching", 600),
+    "abort_trusts": Broken("1", "restore abort healthy", 960),
     "skew": Broken("3", "healthy"),
     "fence": Broken("6", "quarantine"),
     "ahead": Broken("6", "quarantine"),
@@ -60,7 +64,7 @@ BY_THE_MACHINE: Final = {
 
 BY_A_SCENE: Final = frozenset({
     "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
-    "canary_fallback",
+    "canary_fallback", "istiod_trust", "return_istiod_trust", "webhooks_settled",
 })  # fmt: skip
 
 
@@ -171,7 +175,8 @@ def test_without_in_force() -> None:
     The fence does not help, since what is in force has not changed. The controller's order of writing does where
     it is kept; an operator's command comes when it likes.
     """
-    for without in (frozenset[str](), frozenset({"in_force"})):
+    for left_out in (frozenset[str](), frozenset({"in_force"})):
+        without = left_out | {"webhooks_settled"}  # which would make the operator wait, and only that
         sim = scenes.at(State.UNPUBLISHING, waves=(("one",), ("two",)), without=without)
         sim.ensure_generation()
         sim.ensure_orders()
@@ -182,10 +187,10 @@ def test_without_in_force() -> None:
         for cluster in (0, 1):
             sim.read_back(cluster)  # nothing was written yet: both hold both roots
         operators.abort(sim)
-        assert (sim.state is State.ABORTING) == bool(without)
+        assert (sim.state is State.ABORTING) == bool(left_out)
         sim.begin(0, 0)
         sim.finish(0)
-        if without:
+        if left_out:
             with pytest.raises(Violation, match=r"^1: "):
                 _rounds(sim, checks)
         else:
@@ -213,6 +218,94 @@ def test_without_held_since() -> None:
         sim.finish(0)
         if without:
             with pytest.raises(Violation, match=r"^1: "):
+                checks.check()
+        else:
+            _rounds(sim, checks)
+
+
+def with_an_old_ca_file(sim: Simulation) -> Istiod:
+    """The first cluster's istiod has taken up both roots, and its Secret holds the old one alone since."""
+    istiod = sim.member(0).istiod
+    assert istiod.secret is not None
+    istiod.secret, istiod.generation = replace(istiod.secret, roots=frozenset({ROOT["a"]})), 1
+    istiod.unprovided = True
+    sim.read_back(0)
+    return istiod
+
+
+def test_without_istiod_trust() -> None:
+    """istiod would be restarted with roots by which it refuses clients of the new authority."""
+    sim = settled(State.SOAKED)
+    istiod = with_an_old_ca_file(sim)
+    only(sim, sim.observe(), "istiod_trust")
+    sim.without = frozenset({"istiod_trust"})
+    checks = Invariants(sim)
+    operators.by_hand(sim)
+    sim.tick()
+    istiod.start(sim.now)
+    sim.signers[0].poll(sim.store)
+    sim.begin(0, 1)
+    sim.finish(0)
+    with pytest.raises(Violation, match=r"^1: "):
+        checks.check()
+
+
+def test_without_return_istiod_trust() -> None:
+    """As above, in a cluster that returns from its quarantine."""
+    for without in (frozenset[str](), frozenset({"return_istiod_trust"})):
+        sim = settled(State.ACTIVE)
+        sim.without = without
+        with_an_old_ca_file(sim)
+        operators.quarantine(sim, 0)
+        operators.release(sim, 0)
+        sim.tick()
+        assert ("one" in sim.book.quarantined) is not bool(without)
+
+
+def test_without_webhooks() -> None:
+    """istiod's certificate would be re-signed while kube-apiserver verifies it by the old root alone."""
+    sim = settled(State.SOAKED)
+    istiod = sim.member(0).istiod
+    istiod.bundle = frozenset({ROOT["a"]})
+    sim.read_back(0)
+    only(sim, sim.observe(), "webhooks")
+    sim.without = frozenset({"webhooks"})
+    checks = Invariants(sim)
+    operators.by_hand(sim)
+    sim.tick()
+    sim.signers[0].poll(sim.store)
+    sim.provide(0, 0)
+    istiod.take_up(sim.now)
+    with pytest.raises(Violation, match=r"^8: istiod is refused by kube-apiserver"):
+        checks.check()
+
+
+def test_without_webhooks_settled() -> None:
+    """Restored and aborted while istiod is about to patch its webhooks with the new root alone."""
+    for without in (frozenset[str](), frozenset({"webhooks_settled"})):
+        sim = scenes.at(State.UNPUBLISHING, without=without)
+        istiod = sim.member(0).istiod
+        sim.tick()
+        sim.write_ca(0)
+        istiod.take_up(sim.now)  # and does not patch them yet
+        operators.restore(sim)
+        sim.wait(1.0)
+        sim.tick()
+        checks = Invariants(sim)
+        for cluster in (0, 1):
+            sim.write_ca(cluster)
+            for target in (0, 1):
+                sim.publish(cluster, target)
+            sim.read_back(cluster)
+        operators.abort(sim)
+        assert (sim.state is State.ABORTING) == bool(without)
+        sim.tick()
+        istiod.patch()
+        sim.signers[0].poll(sim.store)
+        sim.provide(0, 0)
+        istiod.take_up(sim.now)
+        if without:
+            with pytest.raises(Violation, match=r"^8: istiod is refused by kube-apiserver"):
                 checks.check()
         else:
             _rounds(sim, checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,14 @@ from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation.own_anchors import MOST_PAIRS, OwnAnchor, drop, drop_gates
 from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.world import ClusterFacts, PairFacts, SignerFacts, World
+from federation.core.trust.rotation.world import (
+    ClusterFacts,
+    ControlPlane,
+    PairFacts,
+    SignerFacts,
+    Webhook,
+    World,
+)
 
 NOW, SKEW, FRESH = 1_000_000.0, 10.0, 60.0
 HUB, OWN = "a" * 64, "c" * 64
@@ -62,6 +70,19 @@ def without_pair(**changes: Any) -> World:
     good = world()
     pair = replace(good.pairs["north", "east"], **changes)
     return replace(good, pairs={**good.pairs, ("north", "east"): pair})
+
+
+HOOK = Webhook(name="injector", istiod="istio-system/istiod", held=frozenset({HUB, OWN}))
+
+
+def with_istiod(
+    issuer: str = SIGNS, held: Collection[str] | None = (HUB, OWN), bundle: Collection[str] = (HUB, OWN)
+) -> World:
+    plane = ControlPlane(
+        name="istio-system/istiod-tls", issuer=issuer, held=None if held is None else frozenset(held)
+    )
+    hook = replace(HOOK, held=frozenset(bundle))
+    return with_cluster("west", facts(control_planes=(plane,), webhooks=(hook,)))
 
 
 def under_way(state: State = State.PUBLISHING) -> RotationBook:
@@ -121,11 +142,39 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
         with_cluster("west", facts(life=SignsOfLife(workloads=9, holding=1))),
     ),
     "nobody reports its workloads": ("own_alive", REST, with_cluster("west", facts(life=None))),
+    "the certificate of istiod is below it": ("own_istiod", REST, with_istiod(issuer=ELSE)),
+    "the certificate of istiod is of an issuer that is not known": (
+        "own_istiod",
+        REST,
+        with_istiod(issuer=""),
+    ),
+    "the certificate of istiod is not read back": ("own_istiod", REST, with_istiod(held=None)),
+    "webhooks are not read": (
+        "own_webhooks",
+        REST,
+        with_cluster("west", facts(webhooks=None, webhooks_detail="forbidden")),
+    ),
+    "a webhook verifies by it alone": ("own_webhooks", REST, with_istiod(bundle={OWN})),
+    "a webhook verifies an istiod by it that the hub does not serve": (
+        "own_webhooks",
+        REST,
+        with_cluster("west", facts(webhooks=(HOOK,))),
+    ),
     "a pair does not validate": ("own_matrix", REST, without_pair(valid=False)),
     "a pair was proved long ago": ("own_matrix", REST, without_pair(computed=NOW - FRESH - 1)),
     "a pair was never proved": ("own_matrix", REST, world(pairs={})),
 }
-CONDITIONS = ("at_rest", "own_in_force", "own_issuers", "own_earlier", "own_held", "own_alive", "own_matrix")
+CONDITIONS = (
+    "at_rest",
+    "own_in_force",
+    "own_issuers",
+    "own_earlier",
+    "own_held",
+    "own_istiod",
+    "own_webhooks",
+    "own_alive",
+    "own_matrix",
+)
 
 
 def dropped(book: RotationBook, seen: World, *, roots: dict[str, str] = ROOTS, **options: Any) -> bool:
@@ -140,6 +189,10 @@ def test_it_goes_once_nothing_depends_on_it() -> None:
     assert drop(REST, verdicts).retired == [OWN]
     assert dropped(under_way(State.RETIRED), world())
     assert dropped(REST, world(horizons={}))
+    assert dropped(REST, with_istiod())
+    assert dropped(REST, with_istiod(bundle={HUB}))
+    assert dropped(REST, with_cluster("west", facts(webhooks=(replace(HOOK, held=frozenset({HUB})),))))
+    assert dropped(REST, with_cluster("north", facts(webhooks=None))), "it did not come with it"
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -35,6 +35,18 @@ def _issue(sim: Simulation, signer: int, cluster: int) -> None:
     sim.finish(signer)
 
 
+def _refuses(sim: Simulation, which: int, does: bool) -> None:
+    sim.member(which).refuses = does
+
+
+def _provides(sim: Simulation, which: int, does: bool) -> None:
+    sim.member(which).istiod.unprovided = not does
+
+
+def _forbids(sim: Simulation, which: int, does: bool) -> None:
+    sim.member(which).istiod.forbidden = does
+
+
 def _judge_new(sim: Simulation, good: int) -> None:
     sim.validated = "" if good % 4 else "it does not sign"
 
@@ -46,6 +58,18 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "finish": (4, lambda sim, x, _: sim.finish(x)),
     "poll": (6, lambda sim, x, _: sim.signer(x).poll(sim.store)),
     "publish": (10, lambda sim, x, y: sim.publish(x, y)),
+    "provide": (6, lambda sim, x, y: sim.provide(x, y)),
+    "write_ca": (4, lambda sim, x, _: sim.write_ca(x)),
+    "take_up": (6, lambda sim, x, _: sim.member(x).istiod.take_up(sim.now)),
+    "patch_webhooks": (4, lambda sim, x, _: sim.member(x).istiod.patch()),
+    "refuse_bundle": (1, lambda sim, x, _: _refuses(sim, x, True)),
+    "take_bundle": (3, lambda sim, x, _: _refuses(sim, x, False)),
+    "stop_providing": (2, lambda sim, x, _: _provides(sim, x, False)),
+    "go_on_providing": (3, lambda sim, x, _: _provides(sim, x, True)),
+    "forbid_patching": (2, lambda sim, x, _: _forbids(sim, x, True)),
+    "allow_patching": (3, lambda sim, x, _: _forbids(sim, x, False)),
+    "certify_by_hand": (1, lambda sim, x, _: sim.certify_by_hand(x)),
+    "restart_istiod": (2, lambda sim, x, _: sim.member(x).istiod.start(sim.now)),
     "read_back": (8, lambda sim, x, _: sim.read_back(x)),
     "prove": (4, lambda sim, *_: sim.prove()),
     "false_alarm": (1, lambda sim, x, y: sim.false_alarm(x, y)),

@@ -137,6 +137,7 @@ class Member:
             jitter=around.jitter,
             allowed=around.allowed,
             stays=self._joining.stays,
+            joins=lambda: self._joining.under_way,
         )
         self._bundle = TrustBundlePublisher(
             session,

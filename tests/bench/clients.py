@@ -91,7 +91,8 @@ def publisher(session: ClusterSession, namespaces: int) -> Publisher:
         clock=SystemClock(),
         jitter=random.Random(1),
         allowed=lambda: True,
-        keeps=lambda _namespace, _held: False,
+        stays=lambda _namespace, _held: False,
+        joins=lambda: False,
     )
 
 

@@ -61,6 +61,7 @@ class Tally:
 class Publisher:
     """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads).
 
+    ``joins`` says whether other writers are as it should be: a cluster with a CA of its own joins.
     ``stays`` says whether what a namespace holds is to stay for now: whoever changes that has all looked at anew.
     """
 
@@ -76,6 +77,7 @@ class Publisher:
         jitter: random.Random,
         allowed: Callable[[], bool],
         stays: Callable[[str, Held | None], bool],
+        joins: Callable[[], bool],
     ) -> None:
         self._session = session
         self._watch = watch
@@ -85,6 +87,7 @@ class Publisher:
         self._jitter = jitter
         self._allowed = allowed
         self._stays = stays
+        self._joins = joins
         self._timeouts = timeouts
         self._where = {"cluster": str(session.name)}
         self._target: Target | None = None
@@ -116,9 +119,9 @@ class Publisher:
     def notice(self, namespace: str, old: Held | None, new: Held | None) -> None:
         """The watch shows a change of that namespace or of what it holds."""
         now = self._clock.monotonic()
-        if new is not None:
-            self.contention.seen(new.writers, now)
         target = self._target
+        if new is not None and not self._joins() and not (target is not None and target.is_met_by(new)):
+            self.contention.seen(new.writers, now)
         if (
             target is not None
             and target.is_met_by(old)

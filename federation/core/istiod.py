@@ -15,14 +15,22 @@ from federation.core.config.model import IstioConfig
 DEFAULT_REVISION: Final = "default"
 """The revision whose istiod's Service has no suffix."""
 
+MOST_REVISIONS: Final = 16
+"""In one certificate: a request with more and longer names than these is larger than the signer reads."""
+
 _FIXED: Final = ("istiod-remote", "istio-pilot")
 _SERVICE: Final = re.compile(r"istiod-[a-z0-9]([a-z0-9-]{0,54}[a-z0-9])?", re.ASCII)
 
 
 def istiod_names(istio: IstioConfig, namespace: str, revisions: Iterable[str]) -> tuple[str, ...]:
-    """The names of the istiods in that namespace: of the default revision, of these and of those configured."""
-    named = {*istio.revisions, *revisions} - {DEFAULT_REVISION}
-    services = ["istiod", *(f"istiod-{revision}" for revision in sorted(named)), *_FIXED]
+    """The names of the istiods in that namespace: of the default revision, of those configured, or else of these.
+
+    A revision that is found and that no certificate may name is left out: a request with it would be refused as a
+    whole, and the istiods of all others with it.
+    """
+    found = (r for r in revisions if is_istiod_name(istio, f"istiod-{r}.{namespace}.svc"))
+    named = sorted({*istio.revisions, *found} - {DEFAULT_REVISION})[:MOST_REVISIONS]
+    services = ["istiod", *(f"istiod-{revision}" for revision in named), *_FIXED]
     own = [f"{service}.{namespace}.svc" for service in services]
     return tuple(dict.fromkeys((*own, *istio.extra_names)))
 

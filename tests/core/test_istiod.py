@@ -6,6 +6,7 @@ import pytest
 
 from federation.core.config.model import IstioConfig
 from federation.core.istiod import is_istiod_name, istiod_names
+from federation.core.pki.requests import MAX_CSR_CHARACTERS
 from tests.core.config.texts import GOOD, good, mistakes
 
 FOUND = IstioConfig()
@@ -63,6 +64,24 @@ def test_where_revisions_are_configured_no_other_is_allowed() -> None:
     assert is_istiod_name(FOUND, "istiod-canary.istio-system.svc")
     assert not is_istiod_name(PINNED, "istiod-canary.istio-system.svc")
     assert is_istiod_name(PINNED, "istiod-1-30.istio-system.svc")
+
+
+@pytest.mark.parametrize("odd", ["1.30", "Canary", "é", "a_b", "-", "", "x" * 60, "a/b"])
+def test_a_revision_that_no_certificate_may_name_costs_the_others_nothing(odd: str) -> None:
+    names = istiod_names(FOUND, "istio-system", ["canary", odd])
+    assert names == istiod_names(FOUND, "istio-system", ["canary"])
+    assert all(is_istiod_name(FOUND, name) for name in names)
+
+
+def test_a_revision_that_is_found_beside_those_configured_is_not_asked_for() -> None:
+    assert istiod_names(PINNED, "mesh-b", ["canary"]) == istiod_names(PINNED, "mesh-b", [])
+
+
+def test_the_names_of_any_number_of_revisions_fit_into_a_request() -> None:
+    revisions = [f"{number:02}-{'x' * 50}" for number in range(40)]
+    names = istiod_names(FOUND, "n" * 63, revisions)
+    assert names[0] == f"istiod.{'n' * 63}.svc"
+    assert sum(len(name) + 2 for name in names) * 4 // 3 < MAX_CSR_CHARACTERS // 2
 
 
 def test_the_section_is_read() -> None:

@@ -4,6 +4,12 @@ istiod writes the roots that it serves under into the ``caBundle`` of its webhoo
 (``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really taken up from its files; before its
 first start they are empty. A caBundle that cannot be read trusts nothing. The right to watch is granted for all webhook
 configurations, since Istio's have no fixed names; of others nothing is kept.
+
+What a cluster may have the hub read is bounded, since one that has been broken into could keep the loop busy or fill
+the memory with it: different caBundles at a time, and bytes of them in a time. A cluster that goes beyond is not read.
+
+A watch that is silent is listed anew, which takes a moment, and nothing has gone wrong. Meanwhile what was seen last
+counts, with the time at which it was: how old it may be is for whoever asks. Else a soak would begin anew each time.
 """
 
 from __future__ import annotations
@@ -13,18 +19,19 @@ import random
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from federation.clusters.health import ClusterHealth
 from federation.clusters.istio_found import FoundWebhook, read_webhook
 from federation.clusters.objects import Item, Payload, WireMeta, key_of
-from federation.clusters.reflector import Reflector
+from federation.clusters.reflector import Change, Reflector
 from federation.clusters.session import ClusterSession
-from federation.controller.proof.participants import ContentReader
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import ClusterForbidden
+from federation.core.errors import ClusterForbidden, InvalidValue
+from federation.core.pki.pem import parse_certificates
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.core.trust.rotation.world import ControlPlane, Webhook
 from federation.state.documents import WebhookReport
@@ -32,6 +39,14 @@ from federation.state.documents import WebhookReport
 KINDS: Final = ("mutating", "validating")
 MOST_WEBHOOKS: Final = 64
 """Configurations of one cluster that are looked at: one or two a revision or a tag."""
+
+MOST_BUNDLES: Final = 64
+"""Different caBundles of one cluster at a time: an istiod gives all its webhooks the same."""
+
+MOST_BYTES: Final = 16 * 1024 * 1024
+"""Of caBundles that were not read before: at once, and again in each :data:`PER_SECONDS`."""
+
+PER_SECONDS: Final = 300.0
 
 MOST_NAMED: Final = 3
 GRANT: Final = "apply manifests/member to that cluster: it lets the controller watch webhook configurations"
@@ -48,6 +63,48 @@ class _Object(msgspec.Struct):
 _decode_meta: Final = msgspec.json.Decoder(_Object).decode
 
 
+class _Anchors:
+    """The anchors of the caBundles that webhooks have, read once and within bounds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._read: WeakValueDictionary[bytes, frozenset[str]] = WeakValueDictionary()
+        self._left = float(MOST_BYTES)
+        self._at = clock.monotonic()
+
+    def common(self, bundles: Iterable[bytes]) -> frozenset[str]:
+        """What every one of them trusts. Raises ValidationError beyond the bounds."""
+        usable = [bundle if len(bundle) <= MAX_BUNDLE_BYTES else b"" for bundle in bundles]
+        if not all(usable):
+            return frozenset()
+        key = b"".join(sha256(bundle).digest() for bundle in usable)
+        held = self._read.get(key)
+        if held is None:
+            self._spend(sum(map(len, usable)))
+            held = frozenset.intersection(*map(_parse, usable)) if usable else frozenset()
+            if held:
+                self._read[key] = held  # for as long as some webhook has it
+        return held
+
+    def _spend(self, size: int) -> None:
+        now = self._clock.monotonic()
+        self._left = min(MOST_BYTES, self._left + (now - self._at) * MOST_BYTES / PER_SECONDS)
+        self._at = now
+        if len(self._read) >= MOST_BUNDLES:
+            raise msgspec.ValidationError(f"more than {MOST_BUNDLES} different caBundles call an istiod")
+        if size > self._left:
+            raise msgspec.ValidationError("the caBundles change more often than the hub reads them")
+        self._left -= size
+
+
+def _parse(bundle: bytes) -> frozenset[str]:
+    """What it trusts; nothing where it is no PEM."""
+    try:
+        return frozenset(certificate.sha256 for certificate in parse_certificates(bundle, where="a caBundle"))
+    except InvalidValue:
+        return frozenset()
+
+
 class IstioWebhooks:
     """The webhooks of one cluster that call an istiod; run it as a task."""
 
@@ -56,13 +113,16 @@ class IstioWebhooks:
         session: ClusterSession,
         cluster: ClusterConfig,
         *,
-        reader: ContentReader,
         clock: Clock,
         jitter: random.Random,
         on_change: Callable[[], None],
     ) -> None:
         self._clock = clock
-        self._reader = reader
+        self._anchors = _Anchors(clock)
+        self._changed = True
+        self._seen: tuple[float, tuple[Webhook, ...]] | None = None
+        self._on_change = on_change
+        self._lasting = 2 * cluster.timeouts.watch_silence
         self._watches = {
             kind: Reflector(
                 session,
@@ -71,7 +131,7 @@ class IstioWebhooks:
                 timeouts=cluster.timeouts,
                 clock=clock,
                 jitter=jitter,
-                on_change=lambda _: on_change(),
+                on_change=self._noticed,
             )
             for kind in KINDS
         }
@@ -82,13 +142,33 @@ class IstioWebhooks:
             for watch in self._watches.values():
                 tasks.create_task(watch.run())
 
+    def _noticed(self, _: Change[Webhook]) -> None:
+        self._changed = True
+        self._on_change()
+
+    def _look(self) -> tuple[float, tuple[Webhook, ...]] | None:
+        """Since when what was seen last is known by the monotonic clock, and what that is; None: not known now."""
+        watches = self._watches.values()
+        if all(watch.fresh for watch in watches):
+            if self._changed or self._seen is None:
+                every = [hook for watch in watches for hook in watch.items.values() if hook.name]
+                found = tuple(sorted(every, key=lambda hook: hook.name)[:MOST_WEBHOOKS])
+                self._changed = False
+            else:
+                found = self._seen[1]
+            self._seen = min(watch.heard for watch in watches), found
+        elif self._seen is not None and (
+            any(watch.problem is not None for watch in watches)
+            or self._clock.monotonic() - self._seen[0] > self._lasting
+        ):
+            self._seen = None
+        return self._seen
+
     @property
     def found(self) -> tuple[Webhook, ...] | None:
-        """Those that call an istiod, by name; None where that is not known now."""
-        if not all(watch.fresh for watch in self._watches.values()):
-            return None
-        every = [hook for watch in self._watches.values() for hook in watch.items.values() if hook.name]
-        return tuple(sorted(every, key=lambda hook: hook.name)[:MOST_WEBHOOKS])
+        """Those that call an istiod, by name, as they were at :attr:`read_at`; None where that is not known now."""
+        seen = self._look()
+        return seen[1] if seen is not None else None
 
     @property
     def problem(self) -> str:
@@ -102,9 +182,11 @@ class IstioWebhooks:
 
     @property
     def read_at(self) -> float:
-        """When both were last known to be as they are, in seconds since the epoch."""
-        silent = self._clock.monotonic() - min(watch.heard for watch in self._watches.values())
-        return self._clock.now().timestamp() - silent
+        """When :attr:`found` was last known to be so, in seconds since the epoch; 0 where it is not known."""
+        seen = self._look()
+        return (
+            self._clock.now().timestamp() - (self._clock.monotonic() - seen[0]) if seen is not None else 0.0
+        )
 
     def revisions(self, namespace: str) -> tuple[str, ...]:
         """The revisions whose webhooks call an istiod of that namespace."""
@@ -135,23 +217,12 @@ class IstioWebhooks:
         return decode
 
     def _webhook(self, found: FoundWebhook) -> Webhook:
-        held: frozenset[str] | None = None
-        for bundle in found.ca_bundles:
-            anchors = self._anchors(bundle)
-            held = anchors if held is None else held & anchors
         return Webhook(
             name=found.name,
             istiod=f"{found.namespace}/{found.service}" if found.namespace else f"remote/{found.service}",
             revision=found.revision,
-            held=held or frozenset(),
+            held=self._anchors.common(found.ca_bundles),
         )
-
-    def _anchors(self, bundle: bytes) -> frozenset[str]:
-        """What a caBundle trusts; nothing where it is empty, larger than any bundle, or no PEM."""
-        if not bundle or len(bundle) > MAX_BUNDLE_BYTES:
-            return frozenset()
-        content = self._reader.read(bundle, sha256=sha256(bundle).hexdigest(), where="a caBundle")
-        return frozenset(certificate.sha256 for certificate in content.certificates)
 
 
 def _state(hook: Webhook, held: dict[str, frozenset[str] | None]) -> str:

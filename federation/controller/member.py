@@ -167,7 +167,6 @@ class Member:
         self._webhooks = IstioWebhooks(
             session,
             config,
-            reader=around.reader,
             clock=around.clock,
             jitter=around.jitter,
             on_change=around.changed,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federation.clusters.session import ClusterSession
+from federation.controller import istio_webhooks
 from federation.controller.role import ControllerRole
+from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.model import ClusterConfig
+from federation.core.identity import ClusterId, ClusterName
 from federation.core.trust.rotation.world import ClusterFacts
+from federation.sandbox.cluster import SandboxCluster
 from federation.state.documents import ControllerClusterReport
 from tests.controller.test_istiod_certificate import NAMES, provided
 from tests.controller.world import World, root
 from tests.support import istio_objects as charts
 from tests.support import pki
+from tests.support.clock import VirtualClock
+from tests.support.clusters import eventually, running
 from tests.support.istiod import Istiod
 
 MUTATING = "mutatingwebhookconfigurations"
@@ -145,3 +156,82 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
             "istio-system/istiod",
             "remote/istiod.elsewhere.example",
         }
+
+
+# What a cluster may have the hub read of them
+
+
+async def test_more_different_bundles_than_a_mesh_has_are_not_read(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(istio_webhooks, "MOST_BUNDLES", 2)
+    east_cluster = one.clusters["east"]
+    for number in range(3):
+        hook = charts.injector(pki.root(f"of number {number}").certificate.pem)
+        hook["metadata"]["name"] = f"injector-{number}"
+        east_cluster.apply_manifest([hook])
+    async with one.controller() as role:
+        await east(one, lambda r: "more than 2 different caBundles" in r.webhooks_detail)
+        assert facts(role).webhooks is None
+        east_cluster.delete(MUTATING, "", "injector-2")
+        await east(one, lambda r: len(r.webhooks) == 2 and not r.webhooks_detail)
+
+
+async def test_bundles_that_change_all_the_time_are_not_read_all_the_time(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (pki.root(name).certificate.pem for name in ("of the first", "of the second"))
+    monkeypatch.setattr(istio_webhooks, "MOST_BYTES", len(first) + len(second) - 1)
+    hook = install(one, first)
+    async with one.controller() as role:
+        await east(one, lambda r: bool(r.webhooks))
+        encoded = base64.b64encode(second).decode()
+        webhooks = [w | {"clientConfig": w["clientConfig"] | {"caBundle": encoded}} for w in hook["webhooks"]]
+        one.clusters["east"].patch(MUTATING, "", hook["metadata"]["name"], {"webhooks": webhooks})
+        await east(one, lambda r: "change more often" in r.webhooks_detail)
+        assert facts(role).webhooks is None
+
+
+async def test_the_same_bundle_is_read_once_however_many_have_it(
+    one: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = root().certificate.pem
+    monkeypatch.setattr(istio_webhooks, "MOST_BYTES", len(bundle))
+    monkeypatch.setattr(istio_webhooks, "MOST_BUNDLES", 1)
+    for number in range(5):
+        hook = charts.injector(bundle)
+        hook["metadata"]["name"] = f"injector-{number}"
+        one.clusters["east"].apply_manifest([hook])
+    async with one.controller():
+        await east(one, lambda r: len(r.webhooks) == 5 and not r.webhooks_detail)
+
+
+async def test_a_quiet_watch_that_is_listed_anew_makes_nothing_unknown(tmp_path: Path) -> None:
+    """Each such moment would have a rotation soak from the beginning."""
+    clock = VirtualClock()
+    async with SandboxCluster("east") as cluster:
+        cluster.apply_manifest([charts.injector(root().certificate.pem)])
+        credentials = Credentials(kubeconfig=cluster.write_kubeconfig(tmp_path / "kc"))
+        config = ClusterConfig(
+            name=ClusterName("east"),
+            cluster_id=ClusterId("east"),
+            signer=credentials,
+            controller=credentials,
+            timeouts=ClusterTimeouts(watch_silence=90.0, request=0.3),
+        )
+        session = await ClusterSession.open(
+            credentials, cluster=config.name, timeouts=config.timeouts, clock=clock
+        )
+        watch = istio_webhooks.IstioWebhooks(
+            session, config, clock=clock, jitter=random.Random(1), on_change=lambda: None
+        )
+        async with session, running(watch.run()):
+            await eventually(lambda: watch.found is not None)
+            before = watch.read_at
+            with cluster.hung():
+                await clock.advance(90.5)
+                assert [hook.istiod for hook in watch.found or ()] == ["istio-system/istiod"]
+                assert watch.read_at == pytest.approx(before, abs=1.0)  # and it is said how old that is
+                await eventually(lambda: watch.found is None)
+                assert watch.read_at == 0.0
+                assert watch.problem

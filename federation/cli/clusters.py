@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Checks one cluster, or all: reachability, version, clock skew, permissions of each role (missing "
         "and excessive), issuer and token keys, colliding cluster IDs, who else writes the bundle's ConfigMap, and "
         "what runs of Istio there, compared with what the hub needs: trust domain, cluster name, CA, webhooks, "
-        "ztunnel. Changes nothing. Exit codes: 0 nothing failed (warnings may stand); 1 something failed; 2 the "
+        "ztunnel. Changes nothing. Exit codes: 0 nothing failed (there may be warnings); 1 something failed; 2 the "
         "configuration cannot be used, or no cluster has that name.",
     )
     checking.add_argument("name", nargs="?", metavar="NAME", help="the cluster to check (default: all)")

@@ -1,8 +1,8 @@
 """``federation clusters join NAME``: the way of a mesh that runs on another CA to the hub, one step after the other.
 
-Where the cluster stands is what the hub has seen, so this can be left and returned to at every step, on any machine
-that has the configuration. It does what the hub may do (pin a root that a person has compared, declare the takeover),
-writes files for what an operator has to apply there, and goes on once that was seen.
+Which step the cluster is at follows from what the hub has seen, so this can be stopped and continued at every step,
+on any machine that has the configuration. It does what the hub may do (pin a root that a person has compared, declare
+the takeover), writes files for what an operator has to apply there, and goes on once that was seen.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def add_question(questions: argparse._SubParsersAction[argparse.ArgumentParser])
         "join",
         help="bring a mesh that runs on another CA to the hub, step by step",
         description="For a registered cluster whose mesh has certificates of istiod's own CA (self-signed, or plugged "
-        "in by cacerts) or of another one. Says where it stands by what the hub has seen there, does what the hub may "
-        "do, and writes into the directory what an operator has to apply with rights of his own. Run it again "
-        "whenever something was applied: it can be left at every step. Exit codes: 0 it has joined; 1 something has "
-        "to be done there, or to pass; 2 it is not known where it stands, or the configuration cannot be used.",
+        "in by cacerts) or of another one. Shows which step it is at, by what the hub has seen there, does what the "
+        "hub may do, and writes into the directory what an operator has to apply with their own rights. Run it again "
+        "whenever something was applied: you can stop at every step. Exit codes: 0 it has joined; 1 something has "
+        "to be done there, or time has to pass; 2 its step is not known, or the configuration cannot be used.",
     )
     parser.add_argument("name", metavar="NAME", help="the cluster, as it is registered")
     add_config(parser)
@@ -126,7 +126,7 @@ def _step(args: argparse.Namespace, config: HubConfig, cluster: ClusterConfig, s
 def _without_steps(view: ClusterView, said: str) -> tuple[str, int]:
     known = view.publication.state != "unknown" and view.connection.state in {"ready", "degraded"}
     if not known or view.publication.state == "joining":
-        return _say(f"it is not known where {view.name} stands: {view.summary}", said), EXIT_UNKNOWN
+        return _say(f"it is not known which step {view.name} is at: {view.summary}", said), EXIT_UNKNOWN
     return _say(f"{view.name} has no CA of its own: nothing but the hub counts as issuing there", said), 0
 
 

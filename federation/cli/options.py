@@ -32,7 +32,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 async def load_config(file: Path) -> HubConfig:
-    """The configuration of ``--config``; what is insecure in it is said on stderr. Raises ConfigurationError."""
+    """The configuration of ``--config``; what is insecure in it is printed on stderr. Raises ConfigurationError."""
     from federation.runtime.clock import SystemClock
     from federation.runtime.config_source import ConfigSource
 

@@ -73,12 +73,12 @@ def compare_istio(
 
 
 def _merged(cluster: str, check: str, verdicts: list[_Verdict]) -> CheckResult | None:
-    """One finding of all objects: the worst outcome, and what led to it. None where nothing was looked at."""
+    """One finding of all objects: the worst outcome, and what led to it. None where nothing was examined."""
     if not verdicts:
         return None
     outcome = max((verdict.outcome for verdict in verdicts), key=_RANK.__getitem__)
     telling = [verdict for verdict in verdicts if verdict.outcome == outcome]
-    if outcome != "ok":  # what is less bad is told as well
+    if outcome != "ok":  # less severe findings are listed as well
         telling += [verdict for verdict in verdicts if verdict.outcome not in {"ok", outcome}]
     details = list(dict.fromkeys(verdict.detail for verdict in telling))
     remedies = list(dict.fromkeys(verdict.remedy for verdict in telling if verdict.remedy))
@@ -98,7 +98,7 @@ def _shown(value: str) -> str:
 
 
 class _Comparison:
-    """One cluster's checks. Each gives a verdict for each object that it looks at."""
+    """One cluster's checks. Each gives a verdict for each object that it examines."""
 
     def __init__(
         self, found: IstioFound, config: ClusterConfig, hub: HubConfig, trust_bundle: bool | None
@@ -166,7 +166,7 @@ class _Comparison:
                 yield _Verdict(
                     "warning",
                     f"ConfigMap {mesh}: its mesh settings cannot be understood ({mesh.problem})",
-                    "look at the ConfigMap: istiod reads it too",
+                    "correct the ConfigMap: istiod reads it too",
                 )
             elif domain == wanted:
                 yield _Verdict("ok", f"{domain} ({mesh})")
@@ -194,7 +194,7 @@ class _Comparison:
             return _Verdict("ok", f"{wanted} ({where})")
         twin = next((str(c.name) for c in self._hub.clusters if str(c.cluster_id) == name), "")
         if twin:
-            why = f", the cluster_id of {twin}: the two cannot be told apart"
+            why = f", the cluster_id of {twin}: the hub cannot distinguish the two"
         elif name == CLUSTER_NAME_DEFAULT:
             why = ": it is not set"
         else:
@@ -227,7 +227,7 @@ class _Comparison:
                 yield _Verdict(
                     "warning",
                     f"ConfigMap {injection} {injection.problem}",
-                    "look at the ConfigMap: istiod injects by it",
+                    "correct the ConfigMap: istiod injects by it",
                 )
                 continue
             on = self._ca_is_on(injection)
@@ -404,7 +404,7 @@ class _Comparison:
             return _Verdict(
                 "warning",
                 f"{name} verifies istiod by another CA than the hub's",
-                f"istiod takes up Secret {self._config.istio.secret} when it is restarted; a mesh with a CA of its own "
+                f"istiod loads Secret {self._config.istio.secret} when it is restarted; a mesh with a CA of its own "
                 f"first joins (`federation clusters join {self._config.name}`)",
             )
         return _Verdict(

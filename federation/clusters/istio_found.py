@@ -3,7 +3,7 @@
 Only objects of fixed names are read, in whatever namespace they are: Deployments ``istiod[-<revision>]``, the
 ConfigMaps ``istio`` and ``istio-sidecar-injector`` of each revision, DaemonSets of ztunnel, and the webhook
 configurations that call an istiod, by which revisions are found (istio/istio, manifests/charts). They are listed with a
-field selector on the name, which ``resourceNames`` of RBAC holds for. Each of these rights is optional: what could not
+field selector on the name, as ``resourceNames`` of RBAC requires. Each of these rights is optional: what could not
 be read is listed in ``unread`` with the reason, and nothing is concluded from its absence.
 
 No Secret is read. Whether a CA is plugged in by the Secret ``cacerts`` cannot be seen here: istiod's chart mounts it
@@ -37,10 +37,10 @@ from federation.core.errors import (
 from federation.core.istiod import DEFAULT_REVISION
 
 MAX_OBJECTS: Final = 500
-"""In one list; that there are more is said, and they are not looked at."""
+"""In one list; if there are more, that is reported, and they are not read."""
 
 MAX_ENTRIES: Final = 64
-"""Volumes, webhooks or aliases of one object that are looked at."""
+"""Volumes, webhooks or aliases of one object that are read."""
 
 MAX_REVISIONS: Final = 16
 MAX_MESH_BYTES: Final = 1024 * 1024
@@ -326,7 +326,7 @@ class _Reading:
             return []
         if page.metadata.continue_ or len(items) > MAX_OBJECTS:
             self.unread.append(
-                Unread(what=what, why=f"there are more than {MAX_OBJECTS}; the others were not looked at")
+                Unread(what=what, why=f"there are more than {MAX_OBJECTS}; the others were not read")
             )
         return found
 
@@ -545,7 +545,7 @@ def read_webhook(item: msgspec.Raw, kind: str) -> FoundWebhook | None:
 
     Only services of Istio's own names are taken, and URLs where the configuration has a revision of Istio: a cluster
     without a control plane of its own calls a remote istiod so (``global.remotePilotAddress``). Such a one has no
-    namespace, and its host stands for the service.
+    namespace, and its host is given as the service.
     """
     found = _decode_webhooks(item)
     labels = found.metadata.labels or {}

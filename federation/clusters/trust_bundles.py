@@ -19,10 +19,10 @@ GROUP: Final = "certificates.k8s.io"
 RESOURCE: Final = "clustertrustbundles"
 KIND: Final = "ClusterTrustBundle"
 VERSIONS: Final = ("v1", "v1beta1", "v1alpha1")
-"""The newest and most stable first: what is asked for in this order."""
+"""The newest and most stable first: they are tried in this order."""
 
 SIGNER: Final = "istio.io/istiod-ca"
-"""What is said to have issued under these anchors; writing the object takes the verb ``attest`` on this name."""
+"""The signer name of the object; writing the object takes the verb ``attest`` on this name."""
 
 MANIFESTS: Final = "manifests/member/cluster-trust-bundle"
 """Grants what the object takes; applied only where it is wanted."""
@@ -59,7 +59,7 @@ def collection(version: str) -> str:
 async def served_version(session: ClusterSession) -> str:
     """The version to use, empty where the cluster serves none. Raises ClusterErrors.
 
-    Each is looked up in discovery: whoever may not use an API that is not there gets 403 from it and not 404.
+    Each is looked up in discovery: an API that is not there answers 403, not 404, to callers without rights.
     """
     for version in VERSIONS:
         try:

@@ -1,7 +1,7 @@
 """A certificate for one of the hub's own accounts in a member cluster, through the signer's door as for any workload.
 
-The cluster gives a token of the account (TokenRequest), the door a certificate for it. The key is made by whoever asks
-and is sent nowhere; a reply is read as an agent reads it, and whether it is what was wanted is for whoever asked.
+The cluster gives a token of the account (TokenRequest), the door a certificate for it. The caller makes the
+key and sends it nowhere; a reply is read as an agent reads it, and the caller checks that it is what was requested.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which CA kube-apiserver verifies each istiod by: the webhook configurations of Istio in a member cluster, watched.
 
 istiod writes the roots that it serves under into the ``caBundle`` of its webhooks whenever they change
-(``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really taken up from its files; before its
+(``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really loaded from its files; before its
 first start they are empty. A caBundle that cannot be read trusts nothing. The right to watch is granted for all webhook
 configurations, since Istio's have no fixed names; of others nothing is kept.
 
@@ -38,7 +38,7 @@ from federation.state.documents import WebhookReport
 
 KINDS: Final = ("mutating", "validating")
 MOST_WEBHOOKS: Final = 64
-"""Configurations of one cluster that are looked at: one or two a revision or a tag."""
+"""Configurations of one cluster that are kept: one or two for each revision or tag."""
 
 MOST_BUNDLES: Final = 64
 """Different caBundles of one cluster at a time: an istiod gives all its webhooks the same."""
@@ -53,7 +53,7 @@ GRANT: Final = "apply manifests/member to that cluster: it lets the controller w
 
 _PATH: Final = "/apis/admissionregistration.k8s.io/v1/{}webhookconfigurations"
 _OTHER: Final = Webhook(name="", istiod="")
-"""Stands for a webhook that calls no istiod."""
+"""The value for a webhook that calls no istiod."""
 
 
 class _Object(msgspec.Struct):
@@ -253,7 +253,7 @@ _TROUBLES: Final = (
         "other_ca",
         "istiod_other_ca",
         "kube-apiserver verifies istiod by another CA than that of the certificate which the hub provides",
-        "restart istiod, which takes the Secret up at its start; where its own CA is still on, see docs/rotation.md",
+        "restart istiod, which loads the Secret at its start; where its own CA is still on, see docs/rotation.md",
     ),
     (
         "empty",

@@ -52,7 +52,7 @@ PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
 
 CLUSTER_SCOPED: Final = ""
-"""Stands for the namespace of what is in none."""
+"""The namespace of objects that are in none."""
 
 SPARE_CONNECTIONS: Final = 4
 """Beside the writers: lists, token requests and the pulse must not wait for a fan-out."""

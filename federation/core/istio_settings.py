@@ -1,4 +1,4 @@
-"""What Istio of one cluster has to be told so that the hub is its CA: files for Helm, istioctl and the Sail operator.
+"""The settings of one cluster's Istio with which the hub is its CA: files for Helm, istioctl and the Sail operator.
 
 Pure: values with the reason beside each, and the YAML that holds both. The three forms say the same. The names of
 values are those of Istio's charts (istio/istio, manifests/charts) and of sailoperator.io/v1
@@ -426,7 +426,7 @@ def _eastwest(s: IstioSettings) -> dict[str, Node]:
     spec["values"] = {
         "gateways": {
             "istio-ingressgateway": {
-                "injectionTemplate": Noted("gateway", "istiod injects it, and tells it of the hub.")
+                "injectionTemplate": Noted("gateway", "istiod injects it, with the hub's address.")
             }
         },
         "global": _global(s),

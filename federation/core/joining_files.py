@@ -87,7 +87,7 @@ def _values(folder: str, settings: Sequence[IstioSettings], *, ca_server: bool) 
 
 
 def _script(settings: IstioSettings, why: str, body: str, **values: str) -> str:
-    """``body`` is shell, in which @NAME@ stands for the value of that name."""
+    """``body`` is shell, in which @NAME@ is replaced by the value of that name."""
     said = f"Cluster {settings.cluster}: {why}"
     comment = textwrap.fill(said, WIDTH, initial_indent="# ", subsequent_indent="# ")
     text = _HEAD.replace("@WHY@", comment).replace("@CLUSTER@", settings.cluster) + body
@@ -247,8 +247,8 @@ done
 
 def _remove_key(namespace: str, settings: IstioSettings) -> JoinFile:
     why = (
-        "the key of istiod's former CA is removed. Until its root has left the bundle, whoever has this key can speak "
-        "for every workload of the federation; so keep no copy of it."
+        "the key of istiod's former CA is removed. Until its root has left the bundle, anyone with this key can "
+        "impersonate every workload of the federation; so keep no copy of it."
     )
     text = _script(settings, why, _DELETE, namespace=shlex.quote(namespace))
     return JoinFile(f"5-remove-key{_suffix(namespace, settings)}.sh", text, SCRIPT)

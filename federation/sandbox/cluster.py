@@ -314,7 +314,7 @@ class SandboxCluster:
         subresource: str = "",
         manager: str = "",
     ) -> Obj:
-        """Merge a patch into an object or its status, as somebody with kubectl or a controller would."""
+        """Merge a patch into an object or its status, as an operator with kubectl or a controller would."""
         resource = self.resources.named(plural)
         target = self._target(resource, namespace, name, subresource=subresource, manager=manager)
         return self._writes.patch(target, lambda obj: merge_patch(obj, decode(encode(change))))

@@ -6,7 +6,7 @@ reply leaves: what a crash loses is a reply, never the knowledge of it.
 
 Certificates for the hub's own accounts (the probe, istiod's Secret) are in every count, and apart once more: the
 hub asks for them itself, so that they say nothing about whether workloads are served. Why callers are refused is
-kept of the last one with its words, and counted from the last certificate on: then nobody gets any.
+kept for the last one in full, and refusals are counted since the last certificate: as long as there is none.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Accounting:
             await self._horizons.cover(delivery)
 
     def count_issued(self, cluster: str, *, seconds: float, now: float, own: bool = False) -> None:
-        """A certificate was issued at ``now`` (seconds since the epoch) and took so many seconds.
+        """A certificate was issued at ``now`` (seconds since the epoch) and took ``seconds``.
 
         ``own`` says that it is for one of the hub's own accounts.
         """

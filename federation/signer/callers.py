@@ -4,7 +4,7 @@ Kept is a digest of a pod's UID and an end for each, so that a mesh of 65,536 po
 store. A pod asks whichever signer it reaches, so that what one knows is little: each writes its own and reads the
 others' (``callers_store.py``), and a pod counts with the latest end that any of them knows.
 
-What is not known is said, and never guessed: a cluster's ``known_from`` is the time before which pods may hold
+What is not known is reported, and never guessed: a cluster's ``known_from`` is the time before which pods may hold
 certificates that no table has, because a signer was killed between two writes or a table was full.
 """
 

@@ -1,8 +1,8 @@
 """When a node proxy may have a certificate for a pod of its node: ambient's ztunnel in shared mode.
 
 ztunnel asks for every identity with its own token and names the identity in ``ImpersonatedIdentity``, its own
-included (``src/identity/caclient.rs``). istiod's rules (``security/pkg/server/ca/node_auth.go``) hold here, and
-what they leave open:
+included (``src/identity/caclient.rs``). istiod's rules (``security/pkg/server/ca/node_auth.go``) apply here, and
+stricter ones:
 
 - the caller's account is one of the cluster's ``trusted_node_accounts``, of which there are none by default;
 - its token is bound to a pod, and that very pod is on a node and has neither failed nor succeeded;

@@ -23,7 +23,7 @@ from federation.signer.callers import Callers, digest_of
 from federation.state.documents import WorkloadsReport
 
 EVERY: Final = 2.0  # seconds between two counts at least: a report is written as often
-SHARE: Final = 20.0  # a count takes one part of so many of the time at most
+SHARE: Final = 20.0  # a count takes at most 1/SHARE of the time
 TURN: Final = 1000  # pods counted before others get their turn: about a millisecond
 
 YOUNG: Final = 60.0

@@ -290,7 +290,7 @@ class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
     state: str  # provided | waiting | foreign | forbidden | failed | off
     detail: str = ""
     remedy: str = ""
-    attention: bool = False  # an operator has to look at it
+    attention: bool = False  # an operator has to act
     names: list[str] = []
     issuer: str = ""
     not_after: float = 0.0
@@ -311,7 +311,7 @@ class WebhookReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands with a member cluster's ClusterTrustBundle, as read back."""
+    """The state of a member cluster's ClusterTrustBundle, as read back."""
 
     state: str = (
         ""  # off | not_served | forbidden | pending | current | contested | unknown; empty: not reported

@@ -19,7 +19,7 @@ MOST_TEXT: Final = 300
 
 
 def workloads_of(signers: Iterable[SignerReport], cluster: str) -> WorkloadsReport | None:
-    """What is known of a cluster's workloads by signers that are heard of; None where none reports the cluster."""
+    """What is known of a cluster's workloads by signers that report; None where none reports the cluster."""
     found = [seen.workloads for seen in _seen(signers, cluster)]
     sound = [report for report in found if report.workloads is not None and _adds_up(report)]
     if sound:

@@ -146,7 +146,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
     if scene.leader is None:
         return
     yield from control_plane_attention(view)
-    if connection.state != "ready" and connection.reason != CONTROL_PLANE:  # else that has told it
+    if connection.state != "ready" and connection.reason != CONTROL_PLANE:  # that one is reported above
         yield Attention(
             severity="warning",
             code=f"cluster_{connection.state}",

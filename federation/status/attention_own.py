@@ -12,7 +12,7 @@ from federation.status.scene import Scene
 def own_anchor_attention(scene: Scene, *, joining: Collection[str] = ()) -> Iterator[Attention]:
     """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself.
 
-    Of clusters that are ``joining`` it is told there.
+    Clusters that are ``joining`` are left to :mod:`federation.status.joining`.
     """
     views = own_anchor_views(scene)
     anchored = {name for view in views for name in view.undeclared}

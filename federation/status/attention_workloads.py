@@ -1,4 +1,4 @@
-"""What needs attention in the workloads of clusters: nobody renews, nobody has asked, everybody is refused. Pure."""
+"""What needs attention in the workloads of clusters: none renews, none has asked, all are refused. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from federation.status.workloads import unplaced_view
 
 
 def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
-    """Of one cluster; where no signer serves it that is the cause, and is told elsewhere."""
+    """Of one cluster; where no signer serves it that is the cause, which is reported elsewhere."""
     if not scene.signers or view.signing.state in {"unavailable", "unknown"}:
         return
     of, refused = view.workloads, view.workloads.refused
@@ -41,8 +41,7 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             code="workloads_unknown",
             what=f"whether its workloads hold certificates is not known{until}: {of.detail}",
             where=view.name,
-            remedy=of.remedy
-            or "look at its watch of pods: `federation clusters check` names a missing right",
+            remedy=of.remedy or "check its watch of pods: `federation clusters check` names a missing right",
         )
     elif of.ended:
         yield Attention(
@@ -50,7 +49,7 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             code="certificates_ended",
             what=f"{of.ended} pods did not renew their certificates{_named(of.ended_pods)}",
             where=view.name,
-            remedy="look in their proxies' logs; restart them: "
+            remedy="read their proxies' logs; restart them: "
             "kubectl -n NAMESPACE rollout restart deployment NAME",
         )
     if refused.all:

@@ -1,4 +1,4 @@
-"""istiod's certificates in a cluster: what its controller reports, as far as that still holds, and what to do. Pure.
+"""istiod's certificates in a cluster: what its controller reports, as far as that is recent, and what to do. Pure.
 
 Without a certificate istiod answers neither agents nor the injection webhook, and says that it is ready: a cluster in
 which one is wanted and not provided is not healthy, however many workloads still have certificates.
@@ -94,5 +94,5 @@ def control_plane_line(clusters: Iterable[ClusterView]) -> str:
     for view in clusters:
         for state in dict.fromkeys(plane.state for plane in view.control_planes):
             found.setdefault(state, []).append(view.name)
-    told = [f"{state} in {names(found[state])}" for state in STATES if state in found]
-    return f"istiod's certificate: {'; '.join(told)}" if told else ""
+    parts = [f"{state} in {names(found[state])}" for state in STATES if state in found]
+    return f"istiod's certificate: {'; '.join(parts)}" if parts else ""

@@ -46,7 +46,7 @@ def _remedy(step: str, name: str) -> str:
 
 
 def joining_view(scene: Scene, name: str) -> JoiningView | None:
-    """Where the cluster stands; None where it has no such way to go, or no leader that has just looked tells it."""
+    """Which step the cluster is at; None where it has no CA of its own, or no leader reports it now."""
     if scene.leader is None or gate_doubt(scene):
         return None
     steps = scene.leader.rotation.joining.get(name)
@@ -80,7 +80,7 @@ def joining_view(scene: Scene, name: str) -> JoiningView | None:
 
 
 def is_moving(view: JoiningView | None) -> bool:
-    """Whether pods may still have certificates of the cluster's own CA, which is then told as a step."""
+    """Whether pods may still have certificates of the cluster's own CA, which the step then says."""
     return view is not None and view.step in _BEFORE_THE_MOVE
 
 

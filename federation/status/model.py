@@ -129,7 +129,7 @@ class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
     """Callers that got no certificate; ``count`` and ``since`` are of those after the last one that did.
 
     ``reason``, ``detail`` and ``remedy`` are of the last one. ``lately``: within the last quarter of an hour;
-    ``all``: and nobody is served.
+    ``all``: and none is served.
     """
 
     lately: bool = False
@@ -214,7 +214,7 @@ class JoinStepView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JoiningView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a cluster stands that has a CA of its own: the first step that is not done, and what it waits for.
+    """The step of a cluster that has a CA of its own: the first one that is not done, and what it waits for.
 
     ``until`` is when that is met at the latest, null where more than time has to pass.
     """

@@ -1,4 +1,4 @@
-"""A cluster's ClusterTrustBundle: what its controller reports, as far as that still holds, and what to do. Pure."""
+"""A cluster's ClusterTrustBundle: what its controller reports, as far as that is recent, and what to do. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
     """A warning where pods may trust something else than the bundle, a notice where it is only not published."""
     bundle = view.cluster_trust_bundle
     trouble = trust_bundle_trouble(bundle)
-    if trouble and view.connection.reason != "joining":  # else that has told it
+    if trouble and view.connection.reason != "joining":  # that one is its connection's
         yield Attention(
             severity="warning",
             code=f"cluster_trust_bundle_{bundle.state}",
@@ -76,5 +76,5 @@ def trust_bundle_line(clusters: Iterable[ClusterView]) -> str:
             found.setdefault(view.cluster_trust_bundle.state, []).append(view.name)
     if not any(state != "unknown" for state in found):
         return ""
-    told = [f"{state} in {names(found[state])}" for state in STATES if state in found]
-    return f"ClusterTrustBundle: {'; '.join(told)}"
+    parts = [f"{state} in {names(found[state])}" for state in STATES if state in found]
+    return f"ClusterTrustBundle: {'; '.join(parts)}"

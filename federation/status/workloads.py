@@ -1,4 +1,4 @@
-"""Whether the workloads of a cluster get certificates, as status tells it: counts, verdict, refused callers. Pure.
+"""Whether the workloads of a cluster get certificates, for status: counts, verdict, refused callers. Pure.
 
 A matrix of the hub's own probes is green over a mesh in which no workload has a certificate, so the cluster is not
 healthy, and `federation verify` fails, unless its workloads hold what they were issued.
@@ -19,7 +19,7 @@ from federation.status.scene import Scene
 LATELY: Final = 900.0
 """Seconds for which a refusal is shown: ztunnel waits up to 150 s between its attempts."""
 
-SHORTEST_RUN: Final = 60.0  # seconds for which everybody was refused until that says something
+SHORTEST_RUN: Final = 60.0  # seconds for which all have to be refused before that counts
 UNKNOWN_LIFE: Final = 86400.0  # where nothing was issued lately: Istio's SECRET_TTL
 
 
@@ -57,13 +57,13 @@ def unplaced_view(scene: Scene) -> RefusedView:
 
 
 def refused_view(scene: Scene, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:
-    """Refusals of late. All are refused where nobody holds a certificate, or for as long as all had to renew in."""
+    """Refusals of late. All are refused where none has a valid certificate, or after half a lifetime of it."""
     lately = refused.last > 0 and -LATELY < scene.now - refused.last < LATELY
     run = max(SHORTEST_RUN, (report.lifetime or UNKNOWN_LIFE) / 2)
-    everybody = report.holding == 0 or scene.now - refused.since > run
+    long_enough = report.holding == 0 or scene.now - refused.since > run
     return RefusedView(
         lately=lately,
-        all=lately and refused.count > 0 and everybody,
+        all=lately and refused.count > 0 and long_enough,
         count=refused.count,
         since=instant(refused.since),
         last=instant(refused.last),

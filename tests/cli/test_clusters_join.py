@@ -99,7 +99,7 @@ async def test_what_is_not_known_is_not_taken_for_joined(
     unread.edit_seen("west", state="unavailable", reason="timeout", detail="no answer")
     async with joining(unread, config) as run:
         assert await run() == 2
-    assert "not known where west stands" in capsys.readouterr().out
+    assert "not known which step west is at" in capsys.readouterr().out
     kept = world(None)
     kept.edit_publication("west", current=40, pending=8, joining=8)
     async with joining(kept, config) as run:

@@ -211,7 +211,7 @@ FORBIDDEN = ClusterForbidden("secrets is forbidden")
         (sight(fresh=False, unwatched=ClusterUnreachable("no route")), "waiting", "no route", True),
         (sight(fresh=False, unwatched=FORBIDDEN), "forbidden", "may not be watched", True),
         (sight(None, wanted=None), "waiting", "no bundle", True),
-        (sight(None), "waiting", "one is being got", True),
+        (sight(None), "waiting", "one is being requested", True),
         (sight(None, held_back="2 namespaces hold other roots"), "waiting", "other roots", True),
         (sight(None, problem=REFUSED), "failed", "refused the request", True),
         (sight(None, problem=FORBIDDEN), "forbidden", "may not provide one", True),

@@ -1,10 +1,10 @@
-"""The Secret that istiod serves with: what it holds, whether that is good, and what has to be done about it. Pure.
+"""The Secret that istiod serves with: its content, whether that is valid, and what has to be done about it. Pure.
 
 istiod takes ``tls.crt``, ``tls.key`` and ``ca.crt`` from the Secret ``istiod-tls`` (pilot/pkg/bootstrap of istio/istio,
 ``hasCustomTLSCerts``), reloads them when they change, and writes ``ca.crt`` into its webhooks' ``caBundle``. So
 ``ca.crt`` is the cluster's bundle to the byte, and the certificate is one that the bundle verifies.
 
-What is there and good is kept, whichever controller wrote it. A certificate that the hub did not write and that its
+A valid certificate is kept, whichever controller wrote it. A certificate that the hub did not write and that its
 bundle does not verify is another CA's: agents of that mesh may trust nothing else, so it is reported and left alone
 for as long as it is valid.
 """

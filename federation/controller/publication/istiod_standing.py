@@ -1,4 +1,4 @@
-"""How istiod's certificate in one namespace stands, in words that an operator can act on. Pure."""
+"""The state of istiod's certificate in one namespace, in words that an operator can act on. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STOP_WRITER: Final = "stop the other writer, or set provide_certificate = false
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One of the states of a ControlPlaneReport; ``attention`` says that an operator has to look at it."""
+    """One of the states of a ControlPlaneReport; ``attention`` says that an operator has to act."""
 
     state: str
     detail: str = ""
@@ -58,7 +58,7 @@ class Sight:
 
 
 def standing(sight: Sight) -> Standing:
-    """How it stands now."""
+    """Its state now."""
     unread = _unread(sight)
     if unread is not None:
         return unread
@@ -129,7 +129,7 @@ def _missing(sight: Sight, what: str) -> Standing:
         return _standing("failed", f"{what}: {sight.problem.diagnostics()}", _remedy(sight))
     if sight.writers:
         return _standing("failed", f"{what}: {sight.writers} keeps changing it", _STOP_WRITER)
-    return _standing("waiting", f"{what}; one is being got")
+    return _standing("waiting", f"{what}; one is being requested")
 
 
 def _standing(state: str, detail: str, remedy: str = "", *, attention: bool = True) -> Standing:

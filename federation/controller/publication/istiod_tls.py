@@ -1,7 +1,7 @@
 """Keeps istiod's certificate in a member cluster: the Secret ``istiod-tls`` in each namespace that has an istiod.
 
 istiod reads its files when it starts and makes none of its own without a CA server, so the Secret is written as soon as
-the namespace is there. A namespace that does not exist holds no istiod and is no error.
+the namespace is there. A namespace that does not exist has no istiod and is no error.
 
 As everywhere in publication: what is done follows from what the watch shows, nothing is written where nothing would
 change, what others keep changing is restored less and less often, and only what was read back counts. Certificate and
@@ -334,7 +334,7 @@ class _Keeper:
         if examined is not None and self._would_wait(examined, wanted) and path[1].sha256 != wanted.issuer:
             raise NotReady(
                 "the signer does not follow the orders yet: its certificate is of another intermediate",
-                remedy="nothing, if it lasts for seconds; else look at the signers' state",
+                remedy="nothing, if it lasts for seconds; otherwise check the signers' state",
             )
         return reply
 
@@ -345,7 +345,7 @@ class _Keeper:
             return False
         return is_of_another_issuer(examined, wanted)
 
-    # What is said of it
+    # What is reported of it
 
     def report(self) -> ControlPlaneReport:
         """How it fares now, by what was read back."""

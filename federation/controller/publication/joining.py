@@ -2,10 +2,9 @@
 
 What a namespace held before the hub came is not overwritten as long as it holds CA certificates that the
 generation meant for the cluster does not contain. Before the hub came means: the object is not a generation's
-content, the hub owns no field of it, and this process has not seen it otherwise. All that ends for good with
-the first time that every namespace holds the hub's bundle. From then on whatever somebody else puts there is
-an edit, restored at once: else whoever can create a namespace could keep an anchor of his own in it, and
-hold up every rotation.
+content, the hub owns no field of it, and this process has not seen it otherwise. All that ends
+with the first time that every namespace holds the hub's bundle. From then on other content is an edit, which is
+restored at once: otherwise anyone who can create a namespace could keep an anchor in it and block every rotation.
 
 Publication does not fight. While a CA of the cluster's own counts as issuing, what distributes its roots goes on
 writing the object: istiod compares bytes and puts its own back at once (InsertDataToConfigMap of istio/istio,
@@ -75,9 +74,9 @@ def nobody_remembers(_: str) -> Remembered | None:
 class MemberFacts(ClusterFacts):
     """A cluster with the CAs of its own (SHA-256) that it was found to hold when it joined.
 
-    ``joining`` while some namespace keeps one that nobody has accepted. ``trust_bundle`` is what to remember of its
-    ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new.
-    ``unaccepted`` names what nobody has accepted. ``distributors`` are the other field managers that write its bundle.
+    ``joining`` while some namespace keeps one that is not accepted. ``trust_bundle`` is what to remember of its
+    ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new. ``unaccepted`` names the CAs
+    that are not accepted. ``distributors`` are the other field managers that write its bundle.
     ``istio`` is what was read of its Istio, None where nothing was.
     """
 

@@ -62,7 +62,7 @@ class Publisher:
     """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads).
 
     ``joins`` says whether other writers are as it should be: a cluster with a CA of its own joins.
-    ``stays`` says whether what a namespace holds is to stay for now: whoever changes that has all looked at anew.
+    ``stays`` says whether what a namespace holds is to stay for now; after a change of it all have to be judged anew.
     """
 
     def __init__(

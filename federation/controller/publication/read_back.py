@@ -17,7 +17,7 @@ MOST_PROBLEMS = 10
 MOST_CONTENTS = 16
 EXAMPLES = 3
 KEPT = "it holds a CA of its own, which is not overwritten for now"
-YIELDED = "another writer's bytes stand there, which are not overwritten for now"
+YIELDED = "it holds another writer's bytes, which are not overwritten for now"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Pods mount it in the place of the ConfigMap where ``ENABLE_CLUSTER_TRUST_BUNDLE_API`` is set, and others as they like,
 so what it holds is trusted there. It is published where the cluster serves the API and the hub may write it; where it
-exists it counts in every gate, whoever wrote it. One that was seen once and cannot be read now counts as unknown:
-pods may still have mounted whatever it held. The operator's way out is ``cluster_trust_bundle = "off"``.
+exists it counts in every gate, even if the hub did not write it. One that was seen once and cannot be read now counts
+as unknown: pods may still have mounted its content. The operator's way out is ``cluster_trust_bundle = "off"``.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Observed:
     """What is known of the object now.
 
     ``version`` is the served version, "" for none, None where that was not learned yet; ``problem`` is why the API was
-    not asked or the object not read. ``readable``: it was listed, and its watch stands and was heard. ``refusal`` is
+    not asked or the object not read. ``readable``: it was listed, and its watch is open and not silent. ``refusal`` is
     why the last write failed. ``kept`` and ``yielded``: what it holds stays for now, because it is a CA of the
     cluster's own that is not accepted, or because its writer would put it back. ``known``: it was seen there once, by
     this controller or by an earlier one.
@@ -155,7 +155,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleStatus:
-    """What is said of it; ``counted`` where gates have to count it."""
+    """What is reported of it; ``counted`` where gates have to count it."""
 
     state: State
     counted: bool = False
@@ -167,7 +167,7 @@ SWITCHED_OFF: Final = BundleStatus(state="off", detail="the configuration says s
 
 
 def judge(seen: Observed) -> BundleStatus:
-    """How it stands with the object."""
+    """The state of the object."""
     if isinstance(seen.problem, ClusterForbidden) and not seen.readable:
         return _unreadable(seen.problem, known=seen.known)
     if seen.version is None:
@@ -268,13 +268,13 @@ def with_bundle(
         detail = f"ClusterTrustBundle {name}: {status.detail}"
         return replace(facts, held=None, current=False, detail=detail)
     if met:
-        told = f"{facts.detail}; so does ClusterTrustBundle {name}"
+        detail = f"{facts.detail}; so does ClusterTrustBundle {name}"
     else:
-        told = f"{facts.detail}; ClusterTrustBundle {name} does not: {status.detail}"
+        detail = f"{facts.detail}; ClusterTrustBundle {name} does not: {status.detail}"
     return replace(
         facts,
         held=facts.held & (anchors or frozenset()),
         current=facts.current and met,
         read_back_at=min(facts.read_back_at, read_back_at),
-        detail=told,
+        detail=detail,
     )

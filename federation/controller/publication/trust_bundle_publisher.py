@@ -1,8 +1,8 @@
 """Keeps one cluster's ClusterTrustBundle at the target: finds the served version, watches the object, and writes it.
 
 The version is negotiated anew in every resync period, when the cluster runs another release, when it comes back after
-it was away, and when the API answers that it is not there. A cluster that does not serve it is asked no oftener. What
-is forbidden is tried again every few minutes: whoever applies the manifests need not wait for a restart.
+it was away, and when the API answers that it is not there. A cluster that does not serve it is asked no more often.
+What is forbidden is tried again every few minutes, so that applying the manifests needs no restart.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class TrustBundlePublisher:
             self._backoff.reset()
 
     def renew(self) -> None:
-        """Look at once which version is served: the cluster has come back, or runs another release."""
+        """Find out at once which version is served: the cluster has come back, or runs another release."""
         self._ask_at = float("-inf")
         if not isinstance(self._refusal, ClusterThrottled):
             self._write_at = float("-inf")
@@ -134,13 +134,13 @@ class TrustBundlePublisher:
 
     @property
     def held(self) -> HeldBundle | None:
-        """What the object held when the cluster was last heard of."""
+        """What the object held when the cluster last answered."""
         items = self._reflector.items if self._reflector is not None else {}
         return items.get(ObjectKey("", self.name))
 
     @property
     def heard(self) -> float:
-        """When the object's watch was last heard of, by the monotonic clock."""
+        """When the object's watch last received something, by the monotonic clock."""
         return self._reflector.heard if self._reflector is not None else float("-inf")
 
     @property
@@ -166,7 +166,7 @@ class TrustBundlePublisher:
         return True if self._seen else None
 
     def status(self) -> BundleStatus:
-        """How it stands with the object now."""
+        """The state of the object now."""
         if not self.enabled:
             return SWITCHED_OFF
         now = self._clock.monotonic()

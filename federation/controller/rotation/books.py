@@ -36,7 +36,7 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256) that a
     cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on issuing
     there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is registered:
-    who issued while it was not, nobody knows, and it begins anew. ``heard`` are the operations (ids) that declared
+    it is not known who issued while it was not, so it starts over. ``heard`` are the operations (ids) that declared
     lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from then on
     it counts, whether it can be read or not. ``served`` says since when
     the own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every

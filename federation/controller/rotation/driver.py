@@ -83,7 +83,7 @@ class RotationDriver:
     """For each own anchor (SHA-256) that is still in use, what it waits for before it leaves the bundle."""
 
     joining: Mapping[str, Position] | None = field(init=False, default=None)
-    """Where each cluster stands that has a CA of its own; None before anything was observed."""
+    """The step of each cluster that has a CA of its own; None before anything was observed."""
     _observer: Observer = field(init=False)
     _queue: OperationQueue = field(init=False)
     _commands: Commands = field(init=False, default_factory=Commands)
@@ -156,7 +156,7 @@ class RotationDriver:
         return changed
 
     def _place(self, config: HubConfig, world: World) -> None:
-        """Say where each cluster stands that joins."""
+        """Determine the step of each cluster that joins."""
         if self.books.arrivals is not None:
             sidecars = sidecars_of(self._signers, world.clusters)
             self.joining = positions(config, world, self.books.arrivals, sidecars, self.dropping)

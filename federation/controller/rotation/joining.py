@@ -90,7 +90,7 @@ def positions(
     sidecars: Mapping[str, SidecarsSeen],
     dropping: Mapping[str, Verdict],
 ) -> dict[str, Position]:
-    """Where each cluster stands that has such a way to go."""
+    """The step of each cluster that has a CA of its own."""
     accepted = {pin.sha256 for pin in config.trust.anchors if pin.clusters}
     doors = frozenset(config.door.server_names)
     roots = hub_roots(config, world.generations.get(world.in_force, frozenset()))

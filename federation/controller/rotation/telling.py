@@ -48,7 +48,7 @@ def told(
 ) -> RotationReport:
     """The report at ``world.now``; ``dropping`` is what each own anchor (SHA-256) waits for.
 
-    ``joining`` is where each cluster stands that has a CA of its own.
+    ``joining`` is the step of each cluster that has a CA of its own.
     """
     verdict, rotation = gate(book, world), book.rotation
     return RotationReport(

@@ -20,7 +20,7 @@ LONGEST_BACKDATING: Final = timedelta(minutes=2)
 """How far NotBefore lies back at most: as far as in Istio's own CA."""
 
 BACKDATED_PART: Final = 10
-"""NotBefore lies back by no more than one part in so many of the leaf's life."""
+"""NotBefore lies back by at most the leaf's life divided by this."""
 
 LEAST_USEFUL_LIFE: Final = timedelta(minutes=1)
 """An issuer that ends sooner signs nothing any more: a leaf would expire before it could be renewed once."""

@@ -1,4 +1,4 @@
-"""Where a cluster stands whose mesh ran on another CA before: the steps of its way to the hub, each by evidence. Pure.
+"""The steps by which a mesh that ran on another CA joins, and which one a cluster is at, by evidence. Pure.
 
 The order is one in which no proxy, agent or webhook ever meets a certificate that it cannot verify; it was carried out
 on istiod 1.32-dev, and the sources named are of istio/istio:
@@ -12,8 +12,8 @@ on istiod 1.32-dev, and the sources named are of istio/istio:
    takes precedence over the certificate of its own CA, which goes on issuing (initIstiodCerts of
    pilot/pkg/bootstrap/server.go); it looks for the files at its start only. Not before 3: agents and kube-apiserver
    verify it by what was published and patched then.
-5. ``move``: proxies are told to ask the hub, and every pod with a sidecar has asked. ``CA_ADDR`` is written into a pod
-   when it is injected, so each has to be restarted; in any order, since all trust both sides.
+5. ``move``: proxies are configured to ask the hub, and every pod with a sidecar has asked. ``CA_ADDR`` is written into
+   a pod when it is injected, so each has to be restarted; in any order, since all trust both sides.
 6. ``switch_off``: istiod's CA is off in its settings, and that version runs.
 7. ``takeover``: it is declared that nothing but the hub issues there. Only time after it counts.
 8. ``drop``: the own root has left the bundle, once nothing depends on it.
@@ -67,8 +67,8 @@ class IstiodSeen:
 class IstioSeen:
     """What was read of the cluster's Istio; ``unread`` says what could not be.
 
-    ``addresses`` is where proxies are told to ask for certificates, by what tells them (empty: istiod itself), and
-    ``trust_domains`` in which trust domain they ask for them.
+    ``addresses`` is where proxies request certificates, by the object that configures it (empty: istiod itself), and
+    ``trust_domains`` the trust domain that they request them in.
     """
 
     istiods: tuple[IstiodSeen, ...] = ()
@@ -173,7 +173,7 @@ def serves(facts: ClusterFacts, roots: frozenset[str]) -> bool | None:
 
 
 def position(arrival: Arrival, world: World, roots: frozenset[str]) -> Position:
-    """Where the cluster stands; ``roots`` are those that the hub signs under."""
+    """Which step the cluster is at; ``roots`` are those that the hub signs under."""
     rules = {
         JoinStep.ACCEPT: _accept,
         JoinStep.SERVE: _serve,
@@ -187,7 +187,7 @@ def position(arrival: Arrival, world: World, roots: frozenset[str]) -> Position:
         for step, rule in rules.items()
     ]
     declared = (
-        [unmet("declared", "nobody has declared yet that its own CA issues no more", arrival.name)]
+        [unmet("declared", "it is not declared yet that its own CA issues no more", arrival.name)]
         if arrival.issuing
         else [met("declared", "it is declared that nothing but the hub issues there", arrival.name)]
     )

@@ -168,8 +168,8 @@ def invalid_fields(
     causes = [{"reason": reason, "message": problem, "field": field} for field, problem in problems]
     details |= {"kind": kind, "causes": causes}
     qualified = f"{kind}.{group}" if group else kind
-    told = [f"{field}: {problem}" for field, problem in problems]
-    what = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    listed = [f"{field}: {problem}" for field, problem in problems]
+    what = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
     return ApiError(422, "Invalid", f'{qualified} "{name}" is invalid: {what}', details=details)
 
 

@@ -1,4 +1,4 @@
-"""Questions to one API server that are under way: whoever asks the same meanwhile waits for the same answer.
+"""Requests to one API server that are in flight: equal ones wait for the same answer.
 
 A caller that goes away takes no other caller's answer with it, so each question runs in a task of its own.
 """

@@ -119,7 +119,7 @@ class NodePods:
                 f"{MOST_WAITING} questions about pods are waiting for its API server",
                 where=self._where,
                 reason="node_questions",
-                remedy="look at the latency of its API server",
+                remedy="check the latency of its API server",
             )
 
     async def _list(self, node: NodeName, account: ServiceAccountRef) -> frozenset[str]:

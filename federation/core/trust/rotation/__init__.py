@@ -25,7 +25,7 @@ The rules, each held by a gate (``gates.py``) or by what is computed from the re
     issued there.
 6.  What is not known counts as the worst: leaves from before the hub, an issuer that was not known
     beforehand, a report that is old.
-7.  Istio's control plane counts: whoever verifies istiod (agents, kube-apiserver by a webhook's caBundle) is known to
+7.  Istio's control plane counts: those that verify istiod (agents, kube-apiserver by a webhook's caBundle) are known to
     trust the new root before its certificate is re-signed under it, and that certificate is of the side that stays
     before a root is removed.
 8.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a

@@ -19,7 +19,7 @@ def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[C
     """At least half of the workloads of each cluster hold a certificate that has not ended, or it has none.
 
     Together with the drain these certificates are of the side that stays. An abort asks before its removal alone:
-    after it, the old side signs again whatever is found.
+    after it, the old side signs again in any case.
     """
     if rotation.state is State.ABORTING and rotation.wave:
         return

@@ -2,8 +2,8 @@
 
 Three parties verify istiod's certificate and none of them renews anything by itself: agents that are started or
 reconnect (by the ConfigMap of their namespace), kube-apiserver when it calls a webhook (by its ``caBundle``), and
-istiod verifies clients by its own ``ca.crt``. istiod patches the caBundles from the roots that it has taken up
-(``pkg/webhooks`` of Istio), so what they hold also shows what istiod has taken up.
+istiod verifies clients by its own ``ca.crt``. istiod patches the caBundles from the roots that it has loaded
+(``pkg/webhooks`` of Istio), so what they hold also shows what istiod has loaded.
 
 Before anything is signed under a new root, every ``ca.crt`` and every caBundle holds both roots: istiod's certificate
 is re-signed as soon as the issuer changes. Before a root is removed, every certificate is of the side that stays.
@@ -113,9 +113,9 @@ def webhooks(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> It
 
 
 def webhooks_settled(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
-    """What istiod had taken up before ``since`` has reached its webhooks by now.
+    """What istiod had loaded before ``since`` has reached its webhooks by now.
 
-    It patches them some time after it has taken up other roots: where a root was removed and published again in
+    It patches them some time after it has loaded other roots: where a root was removed and published again in
     between, a caBundle that still holds it may be about to lose it. A read-back is expected to be no older than
     ``world.fresh``, and the same is given to istiod.
     """
@@ -150,7 +150,7 @@ def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> st
         missing = wanted.roots - webhook.held
         if not missing:
             return ""
-        lacks = f"its caBundle lacks {shas(missing)}, so {webhook.istiod} has not taken up ca.crt"
+        lacks = f"its caBundle lacks {shas(missing)}, so {webhook.istiod} has not loaded ca.crt"
         return f"{webhook.name}: {lacks}; {RESTART}"
     if wanted.leaving in webhook.held and wanted.staying not in webhook.held:
         return (

@@ -22,7 +22,7 @@ WEBHOOKS_REFUSE: Final = (
     " its webhooks"
 )
 ISTIOD_REFUSES: Final = (
-    "istiod may refuse clients by their next certificates until its ca.crt is published and taken up"
+    "istiod may refuse clients by their next certificates until its ca.crt is published and loaded"
 )
 ISTIOD_OF_LEFT: Final = (
     "istiod's certificate is of the authority that is left: where it is not re-signed by then, restarted agents do"

@@ -35,6 +35,12 @@ def istiod_names(istio: IstioConfig, namespace: str, revisions: Iterable[str]) -
     return tuple(dict.fromkeys((*own, *istio.extra_names)))
 
 
+def revision_of_service(service: str) -> str:
+    """The revision whose istiod has a Service of that name; empty for the default one and for what is none."""
+    revision = service.removeprefix("istiod-")
+    return revision if revision != "remote" and _SERVICE.fullmatch(service) else ""
+
+
 def is_istiod_name(istio: IstioConfig, host: str) -> bool:
     """Whether a certificate for istiod may hold that name.
 

@@ -283,6 +283,16 @@ class Istiod:
                 called += 1
         return called
 
+    def is_patched(self) -> bool:
+        """Whether every webhook of its revision has its roots by now; there is nothing to wait for without any."""
+        bundle = base64.b64encode(self._roots_pem).decode()
+        return all(
+            webhook["clientConfig"].get("caBundle") == bundle
+            for _, config in self._webhook_configs()
+            for webhook in config["webhooks"]
+            if config["metadata"].get("labels", {}).get("istio.io/rev") == self.revision
+        )
+
     async def connect_agent(self, namespace: str) -> None:
         """As an agent does that was started in that namespace: XDS, verified by the mounted istio-ca-root-cert."""
         who = f"an agent in {self.cluster.name}/{namespace}"

@@ -145,12 +145,13 @@ class Examined:
     """A Secret's certificate against what is wanted.
 
     ``problem`` says why it cannot serve, ``foreign`` that it is another CA's, which is left alone. ``issuer`` is the
-    SHA-256 of the certificate that issued it, empty where that is not known.
+    SHA-256 of the certificate that issued it and ``root`` that of the anchor above it, empty where that is not known.
     """
 
     chain: tuple[Certificate, ...] = ()
     names: tuple[str, ...] = ()
     issuer: str = ""
+    root: str = ""
     held: frozenset[str] | None = None  # the anchors (SHA-256) in ca.crt; None where it cannot be read
     current: bool = False
     problem: str = ""
@@ -190,11 +191,11 @@ def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
     if problem := _key_problem(held.key, leaf):
         return replace(examined, problem=problem)
     try:
-        verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER)
+        path = verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER, partial=False)
     except InvalidValue as error:
         valid = leaf.not_before <= at < leaf.not_after
         return replace(examined, problem=error.what, foreign=valid and not held.ours)
-    return examined
+    return replace(examined, root=path[-1].sha256)
 
 
 class Step(Enum):

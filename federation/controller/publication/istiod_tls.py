@@ -377,6 +377,7 @@ class _Keeper:
         return ControlPlane(
             name=name,
             issuer=examined.issuer,
+            root=examined.root,
             held=examined.held,
             current=examined.current,
             not_after=examined.not_after,

@@ -13,13 +13,15 @@ from federation.core.trust.life import SignsOfLife
 class ControlPlane:
     """A certificate of istiod's that the hub provides, as its Secret was read back.
 
-    ``issuer`` is the SHA-256 of the intermediate that issued it (empty: not known), ``held`` the anchors in its
-    ``ca.crt``; None where that is not known, or where it was read back at ``read_back_at`` to hold nothing that
-    serves. ``current`` says that this file is the bundle meant for the cluster to the byte.
+    ``issuer`` is the SHA-256 of the intermediate that issued it and ``root`` that of the anchor that verifies it
+    (empty: not known), ``held`` the anchors in its ``ca.crt``; None where that is not known, or where it was read
+    back at ``read_back_at`` to hold nothing that serves. ``current`` says that this file is the bundle meant for the
+    cluster to the byte.
     """
 
     name: str  # namespace/secret
     issuer: str = ""
+    root: str = ""
     held: frozenset[str] | None = None
     current: bool = False
     not_after: float = 0.0

@@ -7,8 +7,11 @@ import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +93,28 @@ def step(secret: HeldSecret | None, wanted: Wanted = WANTED, at: datetime = NOW)
 )
 def test_what_is_done_about_it(secret: HeldSecret | None, wanted: Step) -> None:
     assert step(secret) is wanted
+
+
+@pytest.mark.parametrize(
+    "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP521R1())]
+)
+def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
+    key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey,
+) -> None:
+    """istiod serves with what Go reads, which is more than the hub signs for."""
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    san = x509.SubjectAlternativeName([x509.DNSName(name) for name in NAMES])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "another CA")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 7, NOW - LIFE, NOW + LIFE, [])
+    algorithm = hashes.SHA512() if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    leaf = made.add_extension(san, critical=False).sign(key, algorithm)
+    secret = held(certificate=leaf.public_bytes(serialization.Encoding.PEM), key=pem, ours=False)
+    assert step(secret) is Step.LEAVE
+    assert step(secret, at=NOW + LIFE) is Step.ISSUE
+    assert step(msgspec.structs.replace(secret, key=b"")) is Step.ISSUE
+    assert step(msgspec.structs.replace(secret, ours=True)) is Step.ISSUE
 
 
 def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:

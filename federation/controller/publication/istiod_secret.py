@@ -26,7 +26,7 @@ from federation.clusters.writers import FIELD_MANAGER, MAX_NAME
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import Purpose, verify_chain
-from federation.core.pki.keys import load_private_key
+from federation.core.pki.keys import kind_of, load_private_key
 from federation.core.pki.pem import parse_certificates
 
 TLS: Final = "kubernetes.io/tls"
@@ -40,6 +40,7 @@ RENEW_AT: Final = 2 / 3
 
 MOST_WRITERS: Final = 8
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
+_PRIVATE: Final = b"PRIVATE KEY-----"
 
 
 class HeldSecret(msgspec.Struct, frozen=True, gc=False):
@@ -188,14 +189,15 @@ def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
         current=current,
         lacking=tuple(name for name in wanted.names if name not in names),
     )
-    if problem := _key_problem(held.key, leaf):
-        return replace(examined, problem=problem)
+    problem = _key_problem(held.key, leaf)
+    if problem and (held.ours or _PRIVATE not in held.key or kind_of(leaf.public_key) is not None):
+        return replace(examined, problem=problem)  # with that key istiod serves nothing either
     try:
         path = verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER, partial=False)
     except InvalidValue as error:
         valid = leaf.not_before <= at < leaf.not_after
         return replace(examined, problem=error.what, foreign=valid and not held.ours)
-    return replace(examined, root=path[-1].sha256)
+    return replace(examined, root=path[-1].sha256, problem=problem)
 
 
 class Step(Enum):

@@ -75,7 +75,7 @@ def error_in_watch(status: bytes | msgspec.Raw, *, what: str, where: str, secret
     """The error that the object of an ERROR event stands for (a ``Status``)."""
     try:
         code = _status.decode(status).code
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return ClusterGarbage(f"{what}: an ERROR event holds no Status", where=where)
     return error_for(code, bytes(status), what=what, where=where, secret=secret)
 
@@ -102,7 +102,7 @@ def harmless(text: str, *, secret: str = "") -> str:
 def _explanation(body: bytes, secret: str) -> str:
     try:
         status = _status.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return ""
     text = status.message or status.reason
     return f" {harmless(text, secret=secret)}" if status.kind == "Status" and text else ""

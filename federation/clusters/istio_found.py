@@ -320,7 +320,7 @@ class _Reading:
                 )
             )
             return []
-        except (msgspec.MsgspecError, InvalidValue) as error:
+        except (msgspec.MsgspecError, InvalidValue, UnicodeError, RecursionError) as error:
             why = f"the answer is not what the API promises: {harmless(str(error))}"
             self.unread.append(Unread(what=what, why=why, remedy=ClusterGarbage.default_remedy))
             return []

@@ -117,7 +117,7 @@ class _Checks:
         except FederationError as error:
             ours = remedy if isinstance(error, ClusterForbidden | ClusterNotFound) else ""
             self.add(check, otherwise, error.what, ours or error.remedy)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             garbage = f"the answer is not what the API promises: {error}"
             self.add(check, otherwise, garbage, ClusterGarbage.default_remedy)
 

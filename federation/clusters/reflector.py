@@ -285,7 +285,7 @@ class Reflector(Generic[T]):
                 case other:
                     problem = f"watch {self._path}: an event of the unknown type {harmless(other)!r}"
                     raise ClusterGarbage(problem, where=self._where)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise self._garbage(f"watch {self._path}: a line", error) from None
 
     async def _list(self) -> tuple[dict[ObjectKey, T], str]:
@@ -307,7 +307,7 @@ class Reflector(Generic[T]):
                 for raw in page.items or ():
                     key, _, value = self._decode(raw)
                     listed[key] = value
-            except (msgspec.MsgspecError, UnicodeError) as error:
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 raise self._garbage(f"list {self._path}: the answer", error) from None
             if len(listed) > MAX_OBJECTS:
                 raise self._flooded()

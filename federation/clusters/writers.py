@@ -61,7 +61,7 @@ async def other_writers(
             page = decode_page(answer)
             for raw in page.items or ():
                 found.update(owners_of(_decode(raw).metadata.managed_fields or [], key, ours=ours))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             problem = f"list of {config_map} is not what the API promises: {error}"
             raise ClusterGarbage(problem, where=str(session.name)) from None
         if not page.metadata.continue_:

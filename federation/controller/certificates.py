@@ -88,7 +88,7 @@ class OwnAccount:
                 where=where,
                 remedy="apply manifests/member to that cluster",
             ) from None
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ClusterGarbage("the answer to a token request is not a TokenRequest", where=where) from None
         if not token:
             raise ClusterGarbage("the answer to a token request holds no token", where=where)

@@ -48,6 +48,11 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 PER_SECONDS: Final = 300.0
 
+MOST_ANCHORS: Final = 16
+"""Of one webhook that are reported. One report tells of all clusters, and a state store takes no larger one."""
+
+MOST_TEXT: Final = 320  # characters of a namespace with a service, or of a host
+
 MOST_NAMED: Final = 3
 GRANT: Final = "apply manifests/member to that cluster: it lets the controller watch webhook configurations"
 
@@ -188,6 +193,15 @@ class IstioWebhooks:
             self._clock.now().timestamp() - (self._clock.monotonic() - seen[0]) if seen is not None else 0.0
         )
 
+    @property
+    def forbidden(self) -> str:
+        """Why they may not be read; empty where they may, and while that is not known."""
+        return (
+            self.problem
+            if any(isinstance(w.problem, ClusterForbidden) for w in self._watches.values())
+            else ""
+        )
+
     def revisions(self, namespace: str) -> tuple[str, ...]:
         """The revisions whose webhooks call an istiod of that namespace."""
         found = self.found or ()
@@ -202,7 +216,7 @@ class IstioWebhooks:
                 istiod=hook.istiod,
                 revision=hook.revision,
                 state=_state(hook, held),
-                anchors=sorted(hook.held),
+                anchors=sorted(hook.held)[:MOST_ANCHORS],
             )
             for hook in self.found or ()
         ]
@@ -219,8 +233,8 @@ class IstioWebhooks:
     def _webhook(self, found: FoundWebhook) -> Webhook:
         return Webhook(
             name=found.name,
-            istiod=f"{found.namespace}/{found.service}" if found.namespace else f"remote/{found.service}",
-            revision=found.revision,
+            istiod=f"{found.namespace or 'remote'}/{found.service}"[:MOST_TEXT],
+            revision=found.revision[:MOST_TEXT],
             held=self._anchors.common(found.ca_bundles),
         )
 
@@ -236,8 +250,14 @@ def _state(hook: Webhook, held: dict[str, frozenset[str] | None]) -> str:
     return "verifies" if anchors is None or hook.held & anchors else "other_ca"
 
 
-def webhook_health(reports: Iterable[WebhookReport]) -> ClusterHealth | None:
-    """What is wrong with the istiods that these webhooks call; None where nothing is."""
+def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> ClusterHealth | None:
+    """What is wrong with the istiods that these webhooks call; None where nothing is.
+
+    ``unread`` is why they cannot be read: then nothing is known of these istiods, and a rotation waits.
+    """
+    if unread:
+        detail = f"by which CA kube-apiserver verifies istiod is not known: {unread}"
+        return ClusterHealth("degraded", "webhooks_unread", detail, GRANT)
     reports = list(reports)
     for state, reason, detail, remedy in _TROUBLES:
         found = [report for report in reports if report.state == state]
@@ -253,12 +273,18 @@ _TROUBLES: Final = (
         "other_ca",
         "istiod_other_ca",
         "kube-apiserver verifies istiod by another CA than that of the certificate which the hub provides",
-        "restart istiod, which loads the Secret at its start; where its own CA is still on, see docs/rotation.md",
+        (
+            "restart istiod, which loads the Secret at its start; where its own CA is still on, see docs/rotation.md;"
+            " where there is no such istiod any more, delete the webhook configuration"
+        ),
     ),
     (
         "empty",
         "istiod_not_served",
         "istiod has written no caBundle, so it serves neither its webhooks nor agents over TLS",
-        "start istiod; where it runs, restart it: it looks for its certificate only at its start",
+        (
+            "start istiod; where it runs, restart it: it looks for its certificate only at its start; where there is no"
+            " such istiod any more, delete the webhook configuration"
+        ),
     ),
 )

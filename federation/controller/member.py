@@ -363,8 +363,8 @@ class Member:
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state == "ready":
-            planes = self._istiod.facts()
-            health = self._istiod.health() or webhook_health(self._webhooks.report(planes)) or health
+            reports, unread = self._webhooks.report(self._istiod.facts()), self._webhooks.forbidden
+            health = self._istiod.health() or webhook_health(reports, unread) or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
         return health

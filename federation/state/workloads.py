@@ -1,7 +1,8 @@
 """What signers report of a cluster's workloads and refused callers, put together for the gates and for status. Pure.
 
 Every signer reads what the others have issued, so each report is of the whole; one that knows of more certificates
-has read later. A report that contradicts itself is no better than none.
+has read later. Where they know of as many, the one with more workloads counts: that a cluster has none any more has to
+be seen by all of them. A report that contradicts itself is no better than none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def workloads_of(signers: Iterable[SignerReport], cluster: str) -> WorkloadsRepo
     found = [seen.workloads for seen in _seen(signers, cluster)]
     sound = [report for report in found if report.workloads is not None and _adds_up(report)]
     if sound:
-        return max(sound, key=lambda report: (report.holding, -report.lapsed))
+        return max(sound, key=lambda report: (report.holding, report.workloads or 0, -report.lapsed))
     unwatched = [report for report in found if not report.watched and _adds_up(report)]
     if unwatched:
         return max(unwatched, key=lambda report: report.holding)

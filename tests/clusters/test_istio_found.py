@@ -204,9 +204,10 @@ async def test_reading_changes_nothing(world: World) -> None:
     assert world.cluster.requests.writes == 0
 
 
-async def test_garbage_is_said_and_the_rest_is_read(world: World) -> None:
+@pytest.mark.parametrize("item", [b'{"metadata":{"name":1}}', b'{"metadata":{"name":"\xff"}}', b"[" * 5000])
+async def test_garbage_is_said_and_the_rest_is_read(world: World, item: bytes) -> None:
     world.install(charts.istiod(), charts.mesh())
-    body = b'{"metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":1}}]}'
+    body = b'{"metadata":{"resourceVersion":"1"},"items":[' + item + b"]}"
     fault = Garbage(code=200, content_type="application/json", body=body)
     world.cluster.faults.inject(fault, path="/apis/apps/v1/deployments")
     found = await world.read()

@@ -189,6 +189,10 @@ async def catches_up(cluster: SandboxCluster, watch: Watched, *, relist: bool) -
         assert cluster.requests.count(verb="list", resource="namespaces") == lists
 
 
+DEEP = b"[" * 5000 + b"]" * 5000
+"""Deeper than a decoder follows: it says so with an error of its own kind."""
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -200,6 +204,7 @@ async def catches_up(cluster: SandboxCluster, watch: Watched, *, relist: bool) -
         (Garbage(), "server_error"),
         (Garbage(code=200), "garbage"),
         (Garbage(code=200, body=b'{"kind":"Pod","metadata":{}}'), "garbage"),
+        (Garbage(code=200, body=b'{"metadata":{"resourceVersion":"1"},"items":[' + DEEP + b"]}"), "garbage"),
         (Gone(), "gone"),
         (Gone(as_event=False), "gone"),
         (Cut(after=0), "unreachable"),
@@ -523,6 +528,7 @@ META = st.fixed_dictionaries(
     },
 )
 LINES = st.one_of(
+    st.sampled_from([b'{"type":"ADDED","object":' + DEEP + b"}", b'{"type":"ERROR","object":' + DEEP + b"}"]),
     st.binary(max_size=80).map(lambda raw: raw.replace(b"\n", b"")),
     JSON.map(lambda value: json.dumps(value).encode()),
     st.builds(

@@ -36,6 +36,7 @@ FAILURES: dict[str, tuple[Effect, str]] = {
     "unauthorized": (Answer.unauthorized(), "unauthorized"),
     "throttled": (Answer.throttled(), "throttled"),
     "garbage": (Garbage(code=200), "garbage"),
+    "nested": (Garbage(code=200, body=b"[" * 5000), "garbage"),
     "proxy": (Garbage(), "server_error"),
     "hung": (Hang(), "timeout"),
     "slow": (Delay(30.0), "timeout"),
@@ -65,7 +66,7 @@ async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_p
                 fault.lift()
             report = await world.until(
                 lambda r: (
-                    r.matrix.valid == 90 and {r.clusters[name].state for name in world.clusters} == {"ready"}
+                    r.matrix.valid == 110 and {r.clusters[name].state for name in world.clusters} == {"ready"}
                 ),
                 limit=15,
             )

@@ -58,6 +58,7 @@ async def test_an_istiod_that_has_not_served_is_named(one: World) -> None:
         report = await east(one, lambda r: r.reason == "istiod_not_served")
         assert report.state == "degraded"
         assert "it looks for its certificate only at its start" in report.remedy
+        assert "delete the webhook configuration" in report.remedy  # of an istiod that was uninstalled
         (hook,) = facts(role).webhooks or ()
         assert (hook.istiod, hook.held) == ("istio-system/istiod", frozenset())
 
@@ -128,6 +129,9 @@ async def test_a_right_that_is_missing_is_named_and_nothing_counts_as_known(one:
         assert "manifests/member" in report.webhooks_detail
         assert facts(role).webhooks is None
         assert "manifests/member" in facts(role).webhooks_detail
+        report = await east(one, lambda r: r.reason == "webhooks_unread")
+        assert report.state == "degraded"
+        assert "manifests/member" in report.remedy
 
 
 async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
@@ -181,7 +185,7 @@ async def test_bundles_that_change_all_the_time_are_not_read_all_the_time(
     one: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (pki.root(name).certificate.pem for name in ("of the first", "of the second"))
-    monkeypatch.setattr(istio_webhooks, "MOST_BYTES", len(first) + len(second) - 1)
+    monkeypatch.setattr(istio_webhooks, "MOST_BYTES", len(first) + len(second) // 2)
     hook = install(one, first)
     async with one.controller() as role:
         await east(one, lambda r: bool(r.webhooks))
@@ -190,6 +194,16 @@ async def test_bundles_that_change_all_the_time_are_not_read_all_the_time(
         one.clusters["east"].patch(MUTATING, "", hook["metadata"]["name"], {"webhooks": webhooks})
         await east(one, lambda r: "change more often" in r.webhooks_detail)
         assert facts(role).webhooks is None
+
+
+async def test_a_report_has_room_for_what_every_cluster_holds(one: World) -> None:
+    """One document tells of all clusters: one that is too large is not written, and none is heard of any more."""
+    install(one, b"".join(pki.root(f"of number {number}").certificate.pem for number in range(20)))
+    async with one.controller() as role:
+        report = await east(one, lambda r: bool(r.webhooks))
+        assert len(report.webhooks[0].anchors) == istio_webhooks.MOST_ANCHORS
+        (hook,) = facts(role).webhooks or ()
+        assert len(hook.held) == 20  # the gates see all of them
 
 
 async def test_the_same_bundle_is_read_once_however_many_have_it(

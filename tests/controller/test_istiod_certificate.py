@@ -494,6 +494,17 @@ async def test_without_a_right_to_the_secret_nothing_but_it_is_missing(one: Worl
         await one.until(lambda r: r.clusters["east"].state == "ready")
 
 
+async def test_a_name_of_any_length_leaves_room_in_the_report(one: World) -> None:
+    names = x509.SubjectAlternativeName([x509.DNSName("a" * 10_000)])
+    key = pki.key("istiod by hand")
+    stranger = pki.root("stranger")
+    leaf = leaf_for(stranger, names, key.public_key(), lifetime=timedelta(hours=1))
+    put(one, {"tls.crt": leaf.pem, "tls.key": private_key_pem(key), "ca.crt": stranger.root.pem})
+    async with one.controller():
+        report = await plane(one, lambda p: p.state == "foreign")
+        assert [len(name) for name in report.names] == [253]
+
+
 async def test_without_the_right_to_its_tokens_nothing_but_it_is_missing(one: World) -> None:
     one.clusters["east"].delete("rolebindings", "federation-system", "federation-istiod-tokens")
     async with one.controller():

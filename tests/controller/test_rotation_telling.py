@@ -12,7 +12,7 @@ from federation.controller.rotation.telling import MOST_CONDITIONS, told
 from federation.core.trust.horizons import Delivered
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.record import Condition, Quarantine, RotationBook, State
-from federation.core.trust.rotation.world import Capacity, ClusterFacts, World
+from federation.core.trust.rotation.world import Capacity, ClusterFacts, ControlPlane, Webhook, World
 from federation.state.documents import Operation, RotationReport, encode
 from tests.status.rotations import NEW, NEW_INTERMEDIATE, NEW_ROOT, OLD, rotation
 from tests.status.worlds import INTERMEDIATE, ROOT, hub_config
@@ -145,3 +145,20 @@ def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
     assert {sha: [c.name for c in waits] for sha, waits in report.dropping.items()} == {
         "ab" * 32: ["own_earlier", "own_matrix"]
     }
+
+
+def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
+    strange = frozenset(f"{number:064x}" for number in range(500))
+    held = frozenset({ROOT, NEW_ROOT}) | strange
+    facts = ClusterFacts(
+        held=frozenset({ROOT}),
+        control_planes=(ControlPlane(name="istio-system/istiod-tls", held=held),),
+        webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", held=held),),
+    )
+    seen = world(clusters=dict.fromkeys(NAMES, facts), pins=frozenset({ROOT, NEW_ROOT}))
+    plan = tell(RotationBook(), seen).plan
+    assert plan is not None
+    assert len(plan.holders) == 2 * len(NAMES)
+    for holder in plan.holders:
+        assert {ROOT, NEW_ROOT} < {*holder.anchors}
+        assert len(holder.anchors) < 10

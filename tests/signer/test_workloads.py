@@ -185,6 +185,29 @@ async def test_callers_of_no_registered_cluster_are_told_apart(tmp_path: Path) -
         assert token not in repr(hub.role.report())
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_signer_that_sees_no_workloads_does_not_outvote_one_that_sees_them_without_certificates(
+    order: int,
+) -> None:
+    """A mesh that is cut off would look like one that has nothing to serve, and gates would open."""
+    reports = [
+        WorkloadsReport(workloads=40, holding=0, lapsed=40, detail=""),
+        WorkloadsReport(workloads=0, holding=0, lapsed=0, detail=""),
+    ][::order]
+    signers = [
+        SignerReport(
+            replica=f"signer-{number}",
+            started=0.0,
+            updated=1000.0,
+            heartbeat=2.0,
+            ready=True,
+            clusters={"east": SignerClusterReport(state="ready", workloads=each)},
+        )
+        for number, each in enumerate(reports)
+    ]
+    assert judge(signs_of_life(signers, "east"), 1.0).vitality is Vitality.STOPPED
+
+
 def test_refusals_of_several_signers_count_from_the_last_certificate_of_any() -> None:
     early = RefusalsReport(count=5, since=100.0, last=200.0, reason="early")
     late = RefusalsReport(count=3, since=150.0, last=400.0, reason="late")

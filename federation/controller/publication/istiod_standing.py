@@ -11,6 +11,7 @@ from federation.core.errors import ClusterError, ClusterForbidden, ClusterInvali
 
 MOST_TEXT: Final = 400
 MOST_NAMES: Final = 32
+MOST_CHARACTERS: Final = 253  # of a DNS name: in a certificate it may have any length
 
 _APPLY: Final = "apply manifests/member to that cluster"
 _STOP_WRITER: Final = "stop the other writer, or set provide_certificate = false in its [clusters.istio]"

@@ -42,7 +42,7 @@ from federation.controller.publication.istiod_secret import (
     next_step,
     renewal_of,
 )
-from federation.controller.publication.istiod_standing import MOST_NAMES, Sight, standing
+from federation.controller.publication.istiod_standing import MOST_CHARACTERS, MOST_NAMES, Sight, standing
 from federation.controller.publication.secret_watch import SecretWatch
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
@@ -358,7 +358,7 @@ class _Keeper:
             detail=stands.detail,
             remedy=stands.remedy,
             attention=stands.attention,
-            names=list(examined.names[:MOST_NAMES]),
+            names=[name[:MOST_CHARACTERS] for name in examined.names[:MOST_NAMES]],
             issuer=examined.issuer,
             not_after=examined.not_after,
             renew_at=sight.renew_at.timestamp() if sight.renew_at else 0.0,

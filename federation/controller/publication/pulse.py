@@ -43,7 +43,7 @@ class Pulse:
         except ClusterError as error:
             self.problem = error
             return False
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             self.problem = ClusterGarbage(
                 "the answer to /version is not what the API promises", where=str(self._session.name)
             )

@@ -26,6 +26,7 @@ from federation.state.documents import ConditionReport, JoinStepReport, SignerRe
 from federation.state.workloads import workloads_of
 
 MOST_CONDITIONS: Final = 20  # of one step
+MOST_TEXT: Final = 600  # characters of one: it may repeat what stands in the cluster
 DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
 
 
@@ -131,7 +132,9 @@ def step_reports(found: Position) -> list[JoinStepReport]:
             step=seen.step.value,
             done=seen.done,
             conditions=[
-                ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
+                ConditionReport(
+                    name=c.name, met=c.met, detail=c.detail[:MOST_TEXT], cluster=c.cluster, until=c.until
+                )
                 for c in sorted(seen.conditions, key=lambda condition: condition.met)[:MOST_CONDITIONS]
             ],
         )

@@ -33,6 +33,7 @@ from federation.state.documents import (
 
 MOST_CONDITIONS: Final = 200
 MOST_HOLDERS: Final = 400
+MOST_STRANGE: Final = 4  # anchors of one of them that nothing pins
 MOST_OF_ONE: Final = 10  # conditions of one cluster that returns, or of one anchor that leaves
 NEVER: Final = float("inf")
 
@@ -158,7 +159,7 @@ def _holders(world: World) -> list[HolderReport]:
                 f"a certificate of {plane.issuer[:12]}" if plane.issuer else "no certificate that is known"
             )
             detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
-            anchors = sorted(plane.held or ())
+            anchors = _named_of(plane.held or frozenset(), world)
             found.append(
                 HolderReport(cluster=name, what=f"Secret {plane.name}", detail=detail, anchors=anchors)
             )
@@ -170,7 +171,7 @@ def _holders(world: World) -> list[HolderReport]:
                 cluster=name,
                 what=f"webhook {hook.name}",
                 detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
-                anchors=sorted(hook.held),
+                anchors=_named_of(hook.held, world),
             )
             for hook in facts.webhooks or ()
         ]
@@ -178,6 +179,11 @@ def _holders(world: World) -> list[HolderReport]:
             detail = "pods that mount it trust what it holds"
             found.append(HolderReport(cluster=name, what="ClusterTrustBundle", detail=detail))
     return found
+
+
+def _named_of(held: frozenset[str], world: World) -> list[str]:
+    """The pins among what is held, and a few others: a cluster may hold any number, and one report tells of all."""
+    return sorted(held & world.pins) + sorted(held - world.pins)[:MOST_STRANGE]
 
 
 def _side(side: Side | str) -> SideReport | None:

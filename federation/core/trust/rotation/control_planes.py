@@ -20,7 +20,10 @@ from federation.core.trust.rotation.record import Condition, Rotation, Side
 from federation.core.trust.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 
 MOST_NAMED: Final = 10  # webhooks of one cluster that are named one by one
-RESTART: Final = "restart istiod where that stays so: it looks for its files only at its start"
+RESTART: Final = (
+    "restart istiod where that stays so: it looks for its files only at its start; where there is no such istiod any"
+    " more, delete the webhook configuration"
+)
 NOT_READ: Final = "Istio's webhooks could not be read"
 
 

@@ -12,6 +12,7 @@ whether it exists or not.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,7 +44,10 @@ MAX_ENTRIES: Final = 64
 """Volumes, webhooks or aliases of one object that are read."""
 
 MAX_REVISIONS: Final = 16
-MAX_MESH_BYTES: Final = 1024 * 1024
+MAX_MESH_BYTES: Final = 128 * 1024
+MAX_YAML_BYTES: Final = 2 * MAX_MESH_BYTES
+"""Of all mesh settings of a cluster together: YAML takes seconds for a megabyte, and this is read again and again."""
+
 MAX_VALUE: Final = 1024
 """Characters of one setting; longer ones are cut."""
 
@@ -275,6 +279,7 @@ class _Reading:
     def __init__(self, session: ClusterSession) -> None:
         self._session = session
         self._silent = ""  # why nothing more is asked
+        self._yaml_left = MAX_YAML_BYTES
         self.unread: list[Unread] = []
 
     async def list_named(
@@ -307,7 +312,7 @@ class _Reading:
             answer = await self._session.get(path, params=params)
             page = decode_page(answer)
             items = page.items or []
-            found = [value for item in items[:MAX_OBJECTS] if (value := read(item)) is not None]
+            found: list[T] = await asyncio.to_thread(lambda: self._read(items[:MAX_OBJECTS], read, what))
         except ClusterError as error:
             if isinstance(error, ClusterTimeout | ClusterUnreachable):
                 self._silent = "an answer before did not come"
@@ -328,6 +333,21 @@ class _Reading:
             self.unread.append(
                 Unread(what=what, why=f"there are more than {MAX_OBJECTS}; the others were not read")
             )
+        return found
+
+    def _read(self, items: list[msgspec.Raw], read: Callable[[msgspec.Raw], T | None], what: str) -> list[T]:
+        """What ``read`` makes of the items, within what may be spent on YAML; in a thread, since it may take long."""
+        found: list[T] = []
+        for item in items:
+            if read is read_mesh:
+                self._yaml_left -= len(memoryview(item))
+                if self._yaml_left < 0:
+                    why = f"all of them together are larger than {MAX_YAML_BYTES} bytes"
+                    self.unread.append(Unread(what=what, why=why))
+                    break
+            value = read(item)
+            if value is not None:
+                found.append(value)
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -213,6 +214,32 @@ async def test_garbage_is_said_and_the_rest_is_read(world: World, item: bytes) -
     found = await world.read()
     assert unread(found) == ["list deployments.apps istiod"]
     assert found.meshes
+
+
+async def test_settings_that_would_take_long_to_read_hold_up_nothing_else(world: World) -> None:
+    """The leader reads them in a cluster that joins, again and again, on the loop of all others."""
+    line = "defaultConfig: {proxyMetadata: {a: b}, holdApplicationUntilProxyStarts: true}\n"
+    for number in range(6):
+        mesh = charts.mesh(namespace=f"mesh-{number}")
+        mesh["data"]["mesh"] = "".join(f"x{n}{line}" for n in range(1200))
+        world.install(mesh)
+    longest, done = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        loop = asyncio.get_running_loop()
+        while not done.is_set():
+            began = loop.time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, loop.time() - began)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch())
+        found = await world.read()
+        done.set()
+    assert 0 < len(found.meshes) < 6
+    assert unread(found) == ["list configmaps istio"]
+    assert longest < 0.4
 
 
 async def test_after_a_list_without_an_answer_nothing_more_is_asked(world: World) -> None:

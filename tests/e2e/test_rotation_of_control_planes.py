@@ -1,4 +1,4 @@
-"""A whole root rotation in which the control planes stay alive (promise 8), over the hub's own processes.
+"""A whole root rotation in which the control planes stay alive, over the hub's own processes.
 
 Each cluster has an istiod without a CA of its own, which serves with what the hub provides. In every state webhooks are
 called as kube-apiserver does, agents are started as after a restart of their pod, and each istiod is killed and comes

@@ -26,7 +26,7 @@ from federation.state.documents import ConditionReport, JoinStepReport, SignerRe
 from federation.state.workloads import workloads_of
 
 MOST_CONDITIONS: Final = 20  # of one step
-MOST_TEXT: Final = 600  # characters of one: it may repeat what stands in the cluster
+MOST_TEXT: Final = 600  # characters of one: it may repeat content of the cluster
 DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
 
 

@@ -37,6 +37,11 @@ ISTIOD: Final = "pilot-discovery"
 """The field manager of istiod: the name of its program."""
 
 MOST_NAMED: Final = 5
+NOT_WANTED: Final = (
+    "it is to provide none there, or [clusters.istio] namespaces names none in which istiod runs; set these, or, where"
+    " another issuer provides it, go on without this command: move the pods, turn istiod's CA off, then declare it by"
+    " `federation rotate takeover`"
+)
 GRANT: Final = "apply manifests/member there, with the optional rights to read what is set in Istio"
 
 
@@ -280,7 +285,8 @@ def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterato
         return
     since = arrival.provided_since
     if since is None:
-        why = next((plane.detail for plane in arrival.facts.control_planes if plane.detail), "")
+        planes = arrival.facts.control_planes
+        why = next((plane.detail for plane in planes if plane.detail), "") if planes else NOT_WANTED
         yield unmet(
             "provided", f"the hub does not provide istiod's certificate yet{why and f': {why}'}", arrival.name
         )

@@ -103,6 +103,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.CONTROL_PLANE, {"istio": None}, "not read yet"),
         (JoinStep.CONTROL_PLANE, {"istio": replace(SETTINGS, unread=("list x: forbidden",))}, "forbidden"),
         (JoinStep.CONTROL_PLANE, {"provided_since": None}, "does not provide"),
+        (JoinStep.CONTROL_PLANE, {"provided_since": None, "facts": facts()}, "federation rotate takeover"),
         (JoinStep.CONTROL_PLANE, {"provided_since": 960.0}, "was not restarted"),
         (
             JoinStep.CONTROL_PLANE,

@@ -28,6 +28,7 @@ from federation.controller.publication.istiod_secret import (
 )
 from federation.controller.publication.istiod_standing import Sight, standing
 from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterUnreachable, Refused
+from federation.core.pki.chain import MAX_PATH
 from federation.core.pki.keys import private_key_pem
 from tests.controller.world import START, intermediate, leaf_for, root
 from tests.support import pki
@@ -115,6 +116,13 @@ def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
     assert step(secret, at=NOW + LIFE) is Step.ISSUE
     assert step(msgspec.structs.replace(secret, key=b"")) is Step.ISSUE
     assert step(msgspec.structs.replace(secret, ours=True)) is Step.ISSUE
+
+
+def test_of_any_number_of_certificates_no_more_than_a_path_has_are_looked_at() -> None:
+    many = b"".join(pki.root(f"number {number}").certificate.pem for number in range(40))
+    examined = examine(held(certificate=GOOD.certificate + many), WANTED, NOW)
+    assert len(examined.chain) <= MAX_PATH
+    assert examined.serves
 
 
 def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:

@@ -25,7 +25,7 @@ from federation.clusters.objects import Item, Payload, WireMeta, key_of
 from federation.clusters.writers import FIELD_MANAGER, MAX_NAME
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.pki.chain import MAX_PATH, Purpose, verify_chain
 from federation.core.pki.keys import kind_of, load_private_key
 from federation.core.pki.pem import parse_certificates
 
@@ -175,7 +175,8 @@ def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
     anchors = _fingerprints(held.ca)
     current = held.ca == wanted.bundle
     try:
-        chain = parse_certificates(held.certificate, where=CERTIFICATE)
+        # No path is longer. Whoever put hundreds there would have each of their signatures verified, on the loop.
+        chain = parse_certificates(held.certificate, where=CERTIFICATE)[:MAX_PATH]
     except InvalidValue as error:
         # What Go reads and this does not (text between the blocks) may be in use all the same.
         foreign = not held.ours and _PEM in held.certificate

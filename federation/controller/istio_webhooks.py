@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 from weakref import WeakValueDictionary
@@ -38,7 +38,8 @@ from federation.state.documents import WebhookReport
 
 KINDS: Final = ("mutating", "validating")
 MOST_WEBHOOKS: Final = 64
-"""Configurations of one cluster that are kept: one or two for each revision or tag."""
+"""Configurations of one cluster that call an istiod: one or two for each revision or tag. Where there are more, none
+counts as known: no gate may open by those that happened to be looked at."""
 
 MOST_BUNDLES: Final = 64
 """Different caBundles of one cluster at a time: an istiod gives all its webhooks the same."""
@@ -126,6 +127,8 @@ class IstioWebhooks:
         self._anchors = _Anchors(clock)
         self._changed = True
         self._seen: tuple[float, tuple[Webhook, ...]] | None = None
+        self._too_many = 0
+        self._revisions: dict[str, tuple[str, ...]] = {}
         self._on_change = on_change
         self._lasting = 2 * cluster.timeouts.watch_silence
         self._watches = {
@@ -157,6 +160,7 @@ class IstioWebhooks:
         if all(watch.fresh for watch in watches):
             if self._changed or self._seen is None:
                 every = [hook for watch in watches for hook in watch.items.values() if hook.name]
+                self._too_many = len(every) if len(every) > MOST_WEBHOOKS else 0
                 found = tuple(sorted(every, key=lambda hook: hook.name)[:MOST_WEBHOOKS])
                 self._changed = False
             else:
@@ -173,7 +177,7 @@ class IstioWebhooks:
     def found(self) -> tuple[Webhook, ...] | None:
         """Those that call an istiod, by name, as they were at :attr:`read_at`; None where that is not known now."""
         seen = self._look()
-        return seen[1] if seen is not None else None
+        return seen[1] if seen is not None and not self._too_many else None
 
     @property
     def problem(self) -> str:
@@ -183,7 +187,12 @@ class IstioWebhooks:
                 return f"{watch.problem.what}; {GRANT}"
             if watch.problem is not None:
                 return watch.problem.diagnostics()
-        return "" if self.found is not None else "they are being listed"
+        if self.found is not None:
+            return ""
+        if self._too_many:
+            why = f"{self._too_many} of them call an istiod, more than {MOST_WEBHOOKS}"
+            return f"{why}; find what makes them in that cluster, and delete them"
+        return "they are being listed"
 
     @property
     def read_at(self) -> float:
@@ -194,28 +203,33 @@ class IstioWebhooks:
         )
 
     @property
-    def forbidden(self) -> str:
-        """Why they may not be read; empty where they may, and while that is not known."""
-        return (
-            self.problem
-            if any(isinstance(w.problem, ClusterForbidden) for w in self._watches.values())
-            else ""
-        )
+    def unread(self) -> str:
+        """Why none of them counts as read, and will not by itself; empty while that is not known."""
+        forbidden = any(isinstance(watch.problem, ClusterForbidden) for watch in self._watches.values())
+        return self.problem if forbidden or (self._too_many and self.found is None) else ""
 
     def revisions(self, namespace: str) -> tuple[str, ...]:
-        """The revisions whose webhooks call an istiod of that namespace."""
-        found = self.found or ()
-        return tuple(sorted({h.revision for h in found if h.istiod.partition("/")[0] == namespace}))
+        """The revisions whose Services webhooks call in that namespace, as last known.
+
+        They are what is verified: a tag's webhooks call the Service of the revision that it stands for. A renewal at a
+        moment at which webhooks are not known must not lose their names.
+        """
+        found = self.found
+        if found is not None:
+            services = [hook.istiod.removeprefix(f"{namespace}/istiod-") for hook in found]
+            named = {s for s, hook in zip(services, found, strict=True) if s != hook.istiod}
+            self._revisions[namespace] = tuple(sorted(named))
+        return self._revisions.get(namespace, ())
 
     def report(self, planes: Iterable[ControlPlane]) -> list[WebhookReport]:
         """Each of them, with whether it verifies the certificate that the hub provides to its istiod."""
-        held = {plane.name.partition("/")[0]: plane.held for plane in planes}
+        served = {plane.name.partition("/")[0]: plane for plane in planes}
         return [
             WebhookReport(
                 name=hook.name,
                 istiod=hook.istiod,
                 revision=hook.revision,
-                state=_state(hook, held),
+                state=_state(hook, served),
                 anchors=sorted(hook.held)[:MOST_ANCHORS],
             )
             for hook in self.found or ()
@@ -239,25 +253,26 @@ class IstioWebhooks:
         )
 
 
-def _state(hook: Webhook, held: dict[str, frozenset[str] | None]) -> str:
-    """Whether it has a root in common with the hub's Secret: verifies | empty | other_ca | not_provided."""
-    namespace = hook.istiod.partition("/")[0]
-    if namespace not in held:
+def _state(hook: Webhook, served: Mapping[str, ControlPlane]) -> str:
+    """Whether it has the root of the certificate in the hub's Secret: verifies | empty | other_ca | not_provided."""
+    plane = served.get(hook.istiod.partition("/")[0])
+    if plane is None:
         return "not_provided"
     if not hook.held:
         return "empty"
-    anchors = held[namespace]
-    return "verifies" if anchors is None or hook.held & anchors else "other_ca"
+    return "verifies" if not plane.root or plane.root in hook.held else "other_ca"
 
 
 def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> ClusterHealth | None:
     """What is wrong with the istiods that these webhooks call; None where nothing is.
 
-    ``unread`` is why they cannot be read: then nothing is known of these istiods, and a rotation waits.
+    ``unread`` is why they cannot be read, with what to do after a semicolon: then nothing is known of these istiods,
+    and a rotation waits.
     """
     if unread:
-        detail = f"by which CA kube-apiserver verifies istiod is not known: {unread}"
-        return ClusterHealth("degraded", "webhooks_unread", detail, GRANT)
+        why, _, remedy = unread.rpartition("; ")
+        detail = f"by which CA kube-apiserver verifies istiod is not known: {why}"
+        return ClusterHealth("degraded", "webhooks_unread", detail, remedy)
     reports = list(reports)
     for state, reason, detail, remedy in _TROUBLES:
         found = [report for report in reports if report.state == state]

@@ -363,7 +363,7 @@ class Member:
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
         if health.state == "ready":
-            reports, unread = self._webhooks.report(self._istiod.facts()), self._webhooks.forbidden
+            reports, unread = self._webhooks.report(self._istiod.facts()), self._webhooks.unread
             health = self._istiod.health() or webhook_health(reports, unread) or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()

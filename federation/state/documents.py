@@ -377,12 +377,16 @@ class SideReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HolderReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256), as found."""
+    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256), as found.
+
+    ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
+    """
 
     cluster: str
     what: str
     detail: str
     anchors: list[str] = []
+    obstacle: str = ""
 
 
 class PlanReport(msgspec.Struct, frozen=True, kw_only=True):

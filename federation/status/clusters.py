@@ -32,6 +32,7 @@ from federation.status.quarantine import quarantine_summary, quarantine_views
 from federation.status.scene import Scene
 from federation.status.signing import known_state, signing_view
 from federation.status.trust_bundle import trust_bundle_trouble, trust_bundle_view
+from federation.status.webhooks import webhooks_view
 from federation.status.workloads import workloads_view
 
 JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
@@ -167,6 +168,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         quarantine=quarantine,
         cluster_trust_bundle=bundle,
         control_planes=planes,
+        webhooks=webhooks_view(scene, cluster),
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
         joining=joins,
     )

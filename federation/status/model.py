@@ -27,6 +27,7 @@ State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
 ControlPlaneState = Literal["provided", "waiting", "foreign", "forbidden", "failed", "unknown", "off"]
 TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
+WebhooksState = Literal["none", "verified", "not_served", "other_ca", "unknown"]
 WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_asked", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
 AuthorityUse = Literal["authority", "successor"]
@@ -192,6 +193,19 @@ class ControlPlaneView(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0
 
 
+class WebhooksView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the webhooks of Istio that were found verify the istiods that the hub provides certificates for.
+
+    ``detail`` names the first that does not, or says why they are not known; ``others`` counts those that call an
+    istiod whose certificate is of another CA.
+    """
+
+    state: WebhooksState
+    found: int = 0
+    others: int = 0
+    detail: str = ""
+
+
 class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     """The ordered pairs that a cluster is part of, as client or as server."""
 
@@ -247,6 +261,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: QuarantineView | None = None
     cluster_trust_bundle: TrustBundleView = TrustBundleView(state="unknown")
     control_planes: list[ControlPlaneView] = []
+    webhooks: WebhooksView = WebhooksView(state="unknown")
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
     joining: JoiningView | None = None
 

@@ -33,7 +33,9 @@ def plan_view(scene: Scene) -> PlanView | None:
         quota=finite(plan.quota),
         conditions=condition_views(plan.conditions),
         holders=[
-            HolderView(cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors)
+            HolderView(
+                cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors, obstacle=h.obstacle
+            )
             for h in plan.holders
         ],
     )

@@ -150,12 +150,16 @@ class OwnAnchorView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HolderView(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256)."""
+    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256).
+
+    ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
+    """
 
     cluster: str
     what: str
     detail: str
     anchors: list[str]
+    obstacle: str = ""
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):

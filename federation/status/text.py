@@ -19,6 +19,7 @@ from federation.status.model import (
 )
 from federation.status.rotation_model import RotationView
 from federation.status.trust_bundle import trust_bundle_line
+from federation.status.webhooks import webhooks_line
 
 MOST_LABELLED: Final = 16
 WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "q": "out", "-": "-"}
@@ -53,6 +54,8 @@ def status_text(status: FederationStatus) -> str:
     )
     lines += [printable(joining_text(c.name, c.joining)) for c in status.clusters if c.joining is not None]
     if line := control_plane_line(status.clusters):
+        lines += [printable(line)]
+    if line := webhooks_line(status.clusters):
         lines += [printable(line)]
     if line := trust_bundle_line(status.clusters):
         lines += [printable(line)]

@@ -226,9 +226,9 @@ def _holders(plan: PlanView) -> list[str]:
     rows = [
         (
             holder.cluster,
-            holder.what,
+            printable(holder.what),
             " and ".join(sorted({roots[a] for a in holder.anchors if a in roots})) or "-",
-            holder.detail,
+            printable(f"NOT MET {holder.obstacle}" if holder.obstacle else holder.detail),
         )
         for holder in plan.holders[:MOST_HOLDERS]
     ]

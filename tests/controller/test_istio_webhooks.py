@@ -12,6 +12,7 @@ import pytest
 
 from federation.clusters.session import ClusterSession
 from federation.controller import istio_webhooks
+from federation.controller.istio_webhooks import MOST_WEBHOOKS
 from federation.controller.role import ControllerRole
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.model import ClusterConfig
@@ -119,19 +120,72 @@ async def test_a_real_start_is_followed_by_what_it_wrote(one: World) -> None:
 
 
 async def test_a_right_that_is_missing_is_named_and_nothing_counts_as_known(one: World) -> None:
+    """The cluster is not well, for whether istiod is served is not known; all that needs no webhook goes on."""
     cluster = one.clusters["east"]
     role_object = cluster.get("clusterroles", "", "federation-controller")
     assert role_object is not None
     rules = [rule for rule in role_object["rules"] if MUTATING not in rule.get("resources", ())]
     cluster.patch("clusterroles", "", "federation-controller", {"rules": rules})
     async with one.controller() as role:
-        report = await east(one, lambda r: "webhookconfigurations" in r.webhooks_detail)
-        assert "manifests/member" in report.webhooks_detail
-        assert facts(role).webhooks is None
-        assert "manifests/member" in facts(role).webhooks_detail
         report = await east(one, lambda r: r.reason == "webhooks_unread")
         assert report.state == "degraded"
+        assert "webhookconfigurations" in report.webhooks_detail
+        assert "manifests/member" in report.webhooks_detail
         assert "manifests/member" in report.remedy
+        assert facts(role).webhooks is None
+        assert "manifests/member" in facts(role).webhooks_detail
+        assert report.publication.current == report.publication.selected > 0
+        assert [plane.state for plane in report.control_planes] == ["provided"]
+        assert not report.probe_detail
+        cluster.patch("clusterroles", "", "federation-controller", {"rules": role_object["rules"]})
+        await east(one, lambda r: r.state == "ready" and not r.webhooks_detail)
+
+
+async def test_more_webhooks_than_are_looked_at_open_no_gate(one: World) -> None:
+    for number in range(MOST_WEBHOOKS + 1):
+        hook = charts.injector(root().certificate.pem)
+        hook["metadata"]["name"] += f"-{number:03}"
+        one.clusters["east"].apply_manifest([hook])
+    async with one.controller() as role:
+        report = await east(one, lambda r: r.reason == "webhooks_unread")
+        assert f"{MOST_WEBHOOKS + 1} of them call an istiod" in report.detail
+        assert report.remedy == "find what makes them in that cluster, and delete them"
+        assert facts(role).webhooks is None
+        one.clusters["east"].delete(MUTATING, "", hook["metadata"]["name"])
+        await east(one, lambda r: len(r.webhooks) == MOST_WEBHOOKS and not r.webhooks_detail)
+        assert len(facts(role).webhooks or ()) == MOST_WEBHOOKS
+
+
+async def test_a_ca_bundle_needs_the_root_of_the_certificate_and_no_other(one: World) -> None:
+    """Another root of the bundle in common does not help: kube-apiserver refuses the certificate all the same."""
+    two = pki.root("the second of two")
+    one.anchors.append(two)
+    one.anchor_file(two).write_bytes(two.pem)
+    one.write_config()
+    install(one, two.certificate.pem)
+    async with one.controller() as role:
+        report = await east(one, lambda r: r.reason == "istiod_other_ca")
+        assert report.webhooks[0].state == "other_ca"
+        (plane,) = facts(role).control_planes
+        assert two.certificate.sha256 in (plane.held or ())
+        assert plane.root == root().certificate.sha256
+
+
+async def test_a_tags_webhooks_ask_for_the_name_that_they_call(one: World) -> None:
+    """And it is asked for still while webhooks are not known."""
+    tag = charts.injector(root().certificate.pem, revision="stable")
+    for webhook in tag["webhooks"]:
+        webhook["clientConfig"]["service"]["name"] = "istiod-1-32"
+    cluster = one.clusters["east"]
+    cluster.apply_manifest([tag])
+    async with one.controller() as role:
+        await east(one, lambda r: "istiod-1-32.istio-system.svc" in r.control_planes[0].names)
+        assert role._leader is not None
+        member = next(iter(role._leader._members.current.values()))
+        await cluster.down()
+        await east(one, lambda r: bool(r.webhooks_detail))
+        assert member._webhooks.revisions("istio-system") == ("1-32",)
+        await cluster.up()
 
 
 async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
@@ -152,6 +206,7 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
         assert report.rotation.plan is not None
         held = {holder.what: holder for holder in report.rotation.plan.holders}
         assert {holder.cluster for holder in held.values()} == {"east"}
+        assert not any(holder.obstacle for holder in held.values()), "no rotation can be started"
         assert held["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
         elsewhere = held["webhook mutating/istio-sidecar-injector-remote-istio-system"]
         assert "remote/istiod.elsewhere.example" in elsewhere.detail

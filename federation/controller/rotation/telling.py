@@ -16,6 +16,7 @@ from federation.controller.rotation.joining import step_reports
 from federation.core.config.model import HubConfig
 from federation.core.trust.horizons import alive
 from federation.core.trust.joining import Position
+from federation.core.trust.rotation.control_planes import obstacles
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.losses import Loss, losses
 from federation.core.trust.rotation.machine import OperationRefused
@@ -146,14 +147,18 @@ def _plan(book: RotationBook, world: World, commands: Commands, config: HubConfi
         rate=world.capacity.rate,
         quota=world.capacity.quota,
         conditions=_conditions(gate(started, world)) if started is not None else [],
-        holders=_holders(world)[:MOST_HOLDERS],
+        holders=_holders(world, rotation)[:MOST_HOLDERS],
     )
 
 
-def _holders(world: World) -> list[HolderReport]:
-    """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known."""
+def _holders(world: World, rotation: Rotation | None) -> list[HolderReport]:
+    """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known.
+
+    Those in the way of the rotation that would be started come first.
+    """
     found: list[HolderReport] = []
     for name, facts in sorted(world.clusters.items()):
+        in_the_way = obstacles(facts, rotation.old, rotation.new) if rotation is not None else {}
         for plane in facts.control_planes:
             issuer = (
                 f"a certificate of {plane.issuer[:12]}" if plane.issuer else "no certificate that is known"
@@ -161,24 +166,35 @@ def _holders(world: World) -> list[HolderReport]:
             detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
             anchors = _named_of(plane.held or frozenset(), world)
             found.append(
-                HolderReport(cluster=name, what=f"Secret {plane.name}", detail=detail, anchors=anchors)
+                HolderReport(
+                    cluster=name,
+                    what=f"Secret {plane.name}",
+                    detail=detail,
+                    anchors=anchors,
+                    obstacle=in_the_way.get(plane.name, ""),
+                )
             )
         if facts.webhooks is None:
             detail = f"cannot be read: {facts.webhooks_detail}"
-            found.append(HolderReport(cluster=name, what="webhooks of Istio", detail=detail))
+            found.append(
+                HolderReport(
+                    cluster=name, what="webhooks of Istio", detail=detail, obstacle=f"webhooks: {detail}"
+                )
+            )
         found += [
             HolderReport(
                 cluster=name,
                 what=f"webhook {hook.name}",
                 detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
                 anchors=_named_of(hook.held, world),
+                obstacle=in_the_way.get(hook.name, ""),
             )
             for hook in facts.webhooks or ()
         ]
         if isinstance(facts, MemberFacts) and facts.trust_bundle:
             detail = "pods that mount it trust what it holds"
             found.append(HolderReport(cluster=name, what="ClusterTrustBundle", detail=detail))
-    return found
+    return sorted(found, key=lambda holder: not holder.obstacle)
 
 
 def _named_of(held: frozenset[str], world: World) -> list[str]:

@@ -61,7 +61,7 @@ export function clusters(status, now, { find, onlyTroubled }) {
       el("td", {}, badge(c.signing.state, c.signing.state, c.signing.detail), el("small", {}, c.signing.attestation.join(", ")),
         c.trusted_node_accounts.length ? el("small", {}, `ambient: ${c.trusted_node_accounts.join(", ")}`) : ""),
       el("td", {}, badge(p.state, p.state === "unknown" ? "unknown" : `${number(p.current)} of ${number(p.selected)}`, p.detail),
-        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), ...c.control_planes.map(controlPlane), trustBundle(c.cluster_trust_bundle)),
+        el("small", {}, p.read_back ? `read back ${ago(p.read_back, now)}` : "not read back"), ...c.control_planes.map(controlPlane), webhooks(c.webhooks), trustBundle(c.cluster_trust_bundle)),
       el("td", {}, proof(c.proof)),
       el("td", { class: "num" }, number(c.signing.issued), el("small", {}, c.signing.last_issued ? `last ${ago(c.signing.last_issued, now)}` : "none yet")),
       el("td", {}, workloads(c.workloads)));
@@ -80,6 +80,11 @@ function workloads(w) {
 function controlPlane(p) {
   const until = p.not_after ? ` until ${day(p.not_after)}` : "";
   return el("small", { title: [p.detail, p.names.join(", ")].filter(Boolean).join("; ") }, `istiod (${p.namespace}) ${p.state}${until}`);
+}
+
+function webhooks(w) {
+  if (w.state === "none") return "";
+  return el("small", { title: w.detail }, `webhooks ${w.state.replace("_", " ")}`);
 }
 
 function trustBundle(b) {

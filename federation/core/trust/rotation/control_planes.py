@@ -194,6 +194,24 @@ def _verified(found: Iterable[Webhook], facts: ClusterFacts, wanted: Wanted) -> 
     return " and ".join(said) or "no webhook of Istio was found"
 
 
+def obstacles(facts: ClusterFacts, old: Side, new: Side) -> dict[str, str]:
+    """What of a cluster's control planes a rotation between these sides would wait for as things are, by its name.
+
+    Each with the condition that is not met. What a rotation itself brings about is none.
+    """
+    found: dict[str, str] = {}
+    for plane in facts.control_planes:
+        if plane.held is None:
+            found[plane.name] = f"istiod_trust: {plane.detail or 'it was not read back'}"
+        elif old.root not in plane.held:
+            found[plane.name] = f"istiod_trust: its ca.crt lacks {shas({old.root})}"
+    wanted = Wanted(roots=frozenset({old.root}), staying=new.root, leaving=old.root)
+    for webhook in facts.webhooks or ():
+        if problem := webhook_problem(webhook, facts, wanted):
+            found[webhook.name] = f"webhooks: {problem.removeprefix(f'{webhook.name}: ')}"
+    return found
+
+
 def removal_observed(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
     """The ``ca.crt`` of each istiod was read back to be the bundle that is meant for the cluster now."""
     for plane in facts.control_planes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.core.trust.rotation.control_planes import MOST_NAMED
+from federation.core.trust.rotation.control_planes import MOST_NAMED, obstacles
 from federation.core.trust.rotation.gates import gate, return_gate, trusts
 from federation.core.trust.rotation.losses import (
     ISTIOD_OF_ANOTHER,
@@ -19,7 +19,7 @@ from federation.core.trust.rotation.losses import (
 from federation.core.trust.rotation.machine import advance
 from federation.core.trust.rotation.record import Quarantine, State
 from federation.core.trust.rotation.world import ClusterFacts, ControlPlane, Webhook, World
-from tests.core.trust.rotation.certificates import ISSUER, ROOT
+from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.test_gates import BOTH, HELD, NOW, OLD, REMOVED, WORLD, book, followed
 
 NEW = frozenset({ROOT["b"]})
@@ -298,3 +298,27 @@ def test_what_an_emergency_costs_the_control_plane(facts: ClusterFacts, lost: di
         leaving_new=True,
     )
     assert {loss.what for loss in mirrored} == {WEBHOOKS_REFUSE, ISTIOD_REFUSES, ISTIOD_OF_LEFT}
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (HELD, {}),
+        (with_plane(replace(PLANE, held=OLD), webhooks=(replace(HOOK, held=OLD),)), {}),
+        (with_plane(replace(PLANE, held=None, detail="forbidden")), {PLANE.name: "istiod_trust: forbidden"}),
+        (with_plane(replace(PLANE, held=NEW)), {PLANE.name: "istiod_trust: its ca.crt lacks"}),
+        (
+            with_plane(PLANE, webhooks=(replace(HOOK, held=frozenset()),)),
+            {HOOK.name: "webhooks: its caBundle"},
+        ),
+        (with_plane(PLANE, webhooks=(replace(OTHER, held=OLD),)), {OTHER.name: "webhooks: it verifies"}),
+        (with_plane(PLANE, webhooks=(replace(OTHER, held=frozenset({"c" * 64})),)), {}),
+    ],
+)
+def test_a_plan_names_what_a_rotation_would_wait_for_as_things_are(
+    facts: ClusterFacts, found: dict[str, str]
+) -> None:
+    """And nothing that the rotation itself brings about: nobody holds the new root yet."""
+    told = obstacles(facts, SIDES["a1"], SIDES["b1"])
+    assert told.keys() == found.keys()
+    assert all(told[name].startswith(start) for name, start in found.items())

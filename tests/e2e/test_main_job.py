@@ -278,7 +278,8 @@ async def test_a_bad_configuration_keeps_the_running_one_and_status_says_so(box:
 async def test_the_command_line_reads_the_same_status(box: Box) -> None:
     await start(box)
     await box.wait_proved()
-    code, output = await federation("verify", "--url", box.status_url)
+    # What workloads hold is read some moments after the signers have started.
+    code, output = await federation("verify", "--wait", "30", "--url", box.status_url)
     assert code == 0, output
     code, output = await federation("bundle", "show", "--pem", "--url", box.status_url)
     assert code == 0

@@ -293,10 +293,11 @@ def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterato
         return
     yield met("provided", f"the hub provides istiod's certificate since {time_of(since)}", arrival.name)
     for istiod in found.istiods:
-        if istiod.settled and istiod.rolled_out > since:
-            yield met("restarted", f"{istiod.name} was restarted since", arrival.name)
-        elif istiod.rolled_out > since:
-            yield unmet("restarted", f"{istiod.name} is being restarted", arrival.name)
+        # A rollout that goes on is enough: later settings restart istiod as well, which must not lead back here, and
+        # agents verify either version by the merged roots. `switch_off` waits until its own version runs.
+        if istiod.rolled_out > since:
+            done = "was restarted since" if istiod.settled else "is being restarted"
+            yield met("restarted", f"{istiod.name} {done}", arrival.name)
         else:
             yield unmet("restarted", f"{istiod.name} was not restarted since", arrival.name)
 

@@ -28,9 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "verify",
         help="exit 0 only if every cluster can talk to every other",
-        description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold certificates "
-        "and nothing is unknown; 1 otherwise, with each pair and cluster that fails and why; 2 when the status API "
-        "cannot be asked.",
+        description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold "
+        "certificates, no istiod lacks the one that the hub provides, and nothing is unknown; 1 otherwise, with each "
+        "pair and cluster that fails and why; 2 when the status API cannot be asked.",
     )
     add_client_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the matrix as JSON")
@@ -83,27 +83,31 @@ async def _run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The matrix, and the clusters whose workloads are not known to hold certificates."""
+    """The matrix, the clusters whose workloads are not known to hold certificates, and istiods that cannot serve."""
 
     matrix: MatrixView
     unserved: tuple[ClusterView, ...]
+    istiods: tuple[str, ...]
 
     @property
     def good(self) -> bool:
-        return is_proven(self.matrix) and not self.unserved
+        return is_proven(self.matrix) and not self.unserved and not self.istiods
 
 
 async def _ask(client: StatusClient) -> _Found | StatusUnavailable:
     from federation.status.client import StatusUnavailable
     from federation.status.model import Clusters, MatrixView
+    from federation.status.text import control_plane_lines
 
     try:
         matrix = await client.get("/api/v1/matrix", MatrixView)
         clusters = (await client.get("/api/v1/clusters", Clusters)).clusters
     except StatusUnavailable as error:
         return error
-    unserved = tuple(view for view in clusters if view.quarantine is None and not view.workloads.fine)
-    return _Found(matrix, unserved)
+    in_service = [view for view in clusters if view.quarantine is None]
+    unserved = tuple(view for view in in_service if not view.workloads.fine)
+    istiods = tuple(line for view in in_service for line in control_plane_lines(view))
+    return _Found(matrix, unserved, istiods)
 
 
 def is_proven(matrix: MatrixView) -> bool:
@@ -118,7 +122,7 @@ def _print(found: _Found, *, as_json: bool) -> None:
 
     from federation.status.text import fault_lines, matrix_lines, unserved_line
 
-    matrix, unserved = found.matrix, [unserved_line(view) for view in found.unserved]
+    matrix, unserved = found.matrix, [*map(unserved_line, found.unserved), *found.istiods]
     if as_json:
         print(msgspec.json.encode(matrix).decode())
         print("\n".join(unserved), file=sys.stderr, end="\n" if unserved else "")

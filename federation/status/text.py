@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from federation.status.control_planes import control_plane_line
+from federation.status.control_planes import control_plane_line, described
 from federation.status.freshness import elapsed
 from federation.status.joining import joining_text
 from federation.status.model import (
@@ -162,6 +162,17 @@ def unserved_line(cluster: ClusterView) -> str:
     )
     remedy = view.refused.remedy if view.refused.all and view.refused.remedy else view.remedy
     return printable(f"FAIL  {cluster.name}: {view.detail}{refused}" + (f" (do: {remedy})" if remedy else ""))
+
+
+def control_plane_lines(cluster: ClusterView) -> list[str]:
+    """Each istiod of a cluster that has no certificate to serve with: new workloads fail there."""
+    return [
+        printable(
+            f"FAIL  {cluster.name}: {described(plane)}" + (f" (do: {plane.remedy})" if plane.remedy else "")
+        )
+        for plane in cluster.control_planes
+        if plane.state == "failed"
+    ]
 
 
 def bundle_lines(bundle: BundleView, now: datetime | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from federation.cli import verify
 from federation.cli.verify import is_proven
+from federation.state.documents import ControlPlaneReport
 from federation.status.model import MatrixView
 from tests.cli.asking import asked, run_verb
 from tests.status.worlds import World, square
@@ -49,6 +50,29 @@ async def test_anything_less_exits_1_and_names_the_pair(
         assert await run("verify") == 1
     out = capsys.readouterr().out
     assert "east -> west: " in out
+    assert out.endswith("NOT PROVEN\n")
+
+
+async def test_an_istiod_without_a_certificate_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every pair validates by the hub's own probes, and no pod could be injected there."""
+    world = World(NAMES, time.time())
+    failed = ControlPlaneReport(
+        namespace="istio-system",
+        secret="istiod-tls",
+        state="failed",
+        detail="it has expired",
+        remedy="mend the door",
+        attention=True,
+    )
+    world.edit_seen("west", control_planes=[failed])
+    async with asked(verify, world, tmp_path) as (run, _):
+        assert await run("verify") == 1
+    out = capsys.readouterr().out
+    assert (
+        "FAIL  west: istiod's certificate istio-system/istiod-tls: it has expired (do: mend the door)" in out
+    )
     assert out.endswith("NOT PROVEN\n")
 
 

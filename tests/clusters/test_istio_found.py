@@ -233,13 +233,15 @@ async def test_settings_that_would_take_long_to_read_hold_up_nothing_else(world:
             await asyncio.sleep(0.01)
             longest = max(longest, loop.time() - began)
 
+    began = asyncio.get_running_loop().time()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch())
         found = await world.read()
+        took = asyncio.get_running_loop().time() - began
         done.set()
     assert 0 < len(found.meshes) < 6
     assert unread(found) == ["list configmaps istio"]
-    assert longest < 0.4
+    assert longest < took / 2  # read on the loop, nearly all of it is one turn
 
 
 async def test_after_a_list_without_an_answer_nothing_more_is_asked(world: World) -> None:

@@ -37,6 +37,9 @@ ISTIOD: Final = "pilot-discovery"
 """The field manager of istiod: the name of its program."""
 
 MOST_NAMED: Final = 5
+WHOLE_SECOND: Final = 1.0
+"""Kubernetes cuts the fraction off its times: a restart within the second of `since` must not be missed."""
+
 NOT_WANTED: Final = (
     "it is to provide none there, or [clusters.istio] namespaces names none in which istiod runs; set these, or, where"
     " another issuer provides it, go on without this command: move the pods, turn istiod's CA off, then declare it by"
@@ -295,7 +298,7 @@ def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterato
     for istiod in found.istiods:
         # A rollout that goes on is enough: later settings restart istiod as well, which must not lead back here, and
         # agents verify either version by the merged roots. `switch_off` waits until its own version runs.
-        if istiod.rolled_out > since:
+        if istiod.rolled_out + WHOLE_SECOND > since:
             done = "was restarted since" if istiod.settled else "is being restarted"
             yield met("restarted", f"{istiod.name} {done}", arrival.name)
         else:

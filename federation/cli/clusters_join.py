@@ -165,7 +165,7 @@ class _Look:
     step: JoinStep
 
     def do(self) -> list[str]:
-        """What is to be said of the present step, once what can be done about it was done. Raises FederationError."""
+        """Do what the hub may do in the present step; returns the text to print. Raises FederationError."""
         from federation.core.trust.joining import JoinStep
 
         match self.step:

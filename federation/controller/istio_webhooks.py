@@ -9,7 +9,7 @@ What a cluster may have the hub read is bounded, since one that has been broken 
 the memory with it: different caBundles at a time, and bytes of them in a time. A cluster that goes beyond is not read.
 
 A watch that is silent is listed anew, which takes a moment, and nothing has gone wrong. Meanwhile what was seen last
-counts, with the time at which it was: how old it may be is for whoever asks. Else a soak would begin anew each time.
+counts, with the time at which it was: each gate decides how old it may be. Else a soak would begin anew each time.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
     anchors = _fingerprints(held.ca)
     current = held.ca == wanted.bundle
     try:
-        # No path is longer. Whoever put hundreds there would have each of their signatures verified, on the loop.
+        # No path is longer. Hundreds of certificates there would each have their signature verified, on the loop.
         chain = parse_certificates(held.certificate, where=CERTIFICATE)[:MAX_PATH]
     except InvalidValue as error:
         # What Go reads and this does not (text between the blocks) may be in use all the same.

@@ -247,7 +247,8 @@ class IstioWebhooks:
     def _webhook(self, found: FoundWebhook) -> Webhook:
         return Webhook(
             name=found.name,
-            istiod=f"{found.namespace or 'remote'}/{found.service}"[:MOST_TEXT],
+            # No namespace is called "https:", so a remote istiod is never taken for one that the hub provides.
+            istiod=f"{found.namespace or 'https:/'}/{found.service}"[:MOST_TEXT],
             revision=found.revision[:MOST_TEXT],
             held=self._anchors.common(found.ca_bundles),
         )

@@ -304,7 +304,7 @@ class WebhookReport(msgspec.Struct, frozen=True, kw_only=True):
     """A webhook configuration that calls an istiod. ``anchors`` (SHA-256) are what its caBundles trust."""
 
     name: str  # kind/name
-    istiod: str  # namespace/service
+    istiod: str  # namespace/service, or https://HOST of one in another cluster
     revision: str = ""
     state: str = ""  # verifies | empty | other_ca | not_provided: whether it verifies what the hub provides
     anchors: list[str] = []

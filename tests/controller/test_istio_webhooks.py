@@ -209,11 +209,11 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
         assert not any(holder.obstacle for holder in held.values()), "no rotation can be started"
         assert held["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
         elsewhere = held["webhook mutating/istio-sidecar-injector-remote-istio-system"]
-        assert "remote/istiod.elsewhere.example" in elsewhere.detail
+        assert "https://istiod.elsewhere.example" in elsewhere.detail
         assert elsewhere.anchors == [root().certificate.sha256]
         assert {hook.istiod for hook in facts(role).webhooks or ()} == {
             "istio-system/istiod",
-            "remote/istiod.elsewhere.example",
+            "https://istiod.elsewhere.example",
         }
 
 

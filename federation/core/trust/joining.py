@@ -38,7 +38,7 @@ ISTIOD: Final = "pilot-discovery"
 
 MOST_NAMED: Final = 5
 WHOLE_SECOND: Final = 1.0
-"""Kubernetes cuts the fraction off its times: a restart within the second of `since` must not be missed."""
+"""Times of Kubernetes have no fractions (meta/v1.Time): one is up to a second earlier than what it stands for."""
 
 NOT_WANTED: Final = (
     "it is to provide none there, or [clusters.istio] namespaces names none in which istiod runs; set these, or, where"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -210,3 +211,15 @@ def test_a_later_restart_of_istiod_leads_back_to_no_step_before() -> None:
     assert found.current is JoinStep.SWITCH_OFF
     passed = [step for step in found.steps if step.step is JoinStep.CONTROL_PLANE]
     assert all(condition.met for step in passed for condition in step.conditions)
+
+
+@given(provided=st.floats(900.0, 940.0), after=st.floats(0.001, 5.0))
+def test_a_restart_counts_from_the_moment_that_the_certificate_is_provided(
+    provided: float, after: float
+) -> None:
+    """Kubernetes keeps whole seconds: a restart in the same second looks earlier, and a join waited for ever."""
+    assert JOINED.istio is not None
+    (istiod,) = JOINED.istio.istiods
+    restarted = replace(istiod, rolled_out=float(math.floor(provided + after)))
+    seen = replace(JOINED.istio, istiods=(restarted,))
+    assert at(replace(JOINED, istio=seen, provided_since=provided)).current is not JoinStep.CONTROL_PLANE

@@ -34,7 +34,7 @@ class Webhook:
     """A webhook configuration that calls an istiod: ``held`` are the anchors that each of its caBundles has."""
 
     name: str  # kind/name
-    istiod: str  # namespace/service that it calls
+    istiod: str  # namespace/service that it calls, or https://HOST of one in another cluster
     revision: str = ""
     held: frozenset[str] = frozenset()
 

@@ -43,6 +43,7 @@ from federation.signer.callers import Callers
 from federation.signer.fence import Superseded, require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.impersonation import impersonate
+from federation.signer.places import Place
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
@@ -157,8 +158,8 @@ class Issuance:
         self._reader = TokenReader()
         self._tails: dict[tuple[str, int], Tail] = {}
 
-    async def issue(self, evidence: TokenEvidence, request: SigningRequest) -> Reply:
-        """The certificate that this caller may have.
+    async def issue(self, evidence: TokenEvidence, request: SigningRequest, place: Place) -> Reply:
+        """The certificate that this caller may have; ``place`` is told once its cluster has vouched for it.
 
         Raises a Refused where the caller is at fault, an Unavailable where asking again may help, an
         AuthorityError where the authority must be mended.
@@ -174,6 +175,7 @@ class Issuance:
             with registered.slots:
                 attestor = self._registry.attestor(registered)
                 caller = await attestor.attest(token)
+                place.proved()
                 own = registered.config.is_own(caller.account)
                 if request.impersonated:
                     caller = await impersonate(

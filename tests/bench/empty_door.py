@@ -13,8 +13,10 @@ from pathlib import Path
 import uvloop
 
 from federation.core.config.model import Address, DoorConfig
+from federation.core.errors import FederationError
 from federation.core.istio_ca import METHOD
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.places import Place
 
 
 class EmptyDoor:
@@ -23,12 +25,12 @@ class EmptyDoor:
     method = METHOD
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
     ) -> bytes:
         return b"\x00"
 
-    def late(self, *, peer: str) -> None:
-        """It never is."""
+    def turned_away(self, error: FederationError, *, peer: str) -> None:
+        """Nothing is counted here."""
 
 
 async def serve(port: int, chain: Path, key: Path) -> None:

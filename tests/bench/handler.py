@@ -47,6 +47,7 @@ from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.grounds import Terms
 from federation.signer.issuance import Issuance
+from federation.signer.places import Places
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
 from federation.signer.trust import AcceptedTrust
@@ -213,9 +214,15 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
 
 
 async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:
+    places = Places(1)
+
     async def issue(number: int) -> bytes:
         metadata = (("authorization", f"Bearer {tokens[number]}"), ("clusterid", "east"))
-        return await door.handle(messages[number % len(messages)], metadata, peer="bench")
+        place = places.enter("bench", give_way=lambda: None)
+        try:
+            return await door.handle(messages[number % len(messages)], metadata, place=place)
+        finally:
+            place.leave()
 
     assert len(decode_response(await issue(0))) == 3
     raw = RawCryptography()

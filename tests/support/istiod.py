@@ -50,7 +50,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.config.model import Address, DoorConfig
-from federation.core.errors import InvalidValue
+from federation.core.errors import FederationError, InvalidValue
 from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_root
@@ -61,6 +61,7 @@ from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.ports import free_port
 from federation.signer.doors.answers import NOT_AUTHENTICATED, Answered, Code
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.places import Place
 from tests.support.pki import WORKLOAD_KEY_USAGE, Authority
 
 MANAGER: Final = "pilot-discovery"
@@ -561,7 +562,7 @@ class _Service:
         self.method = method
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
     ) -> bytes:
         if not any(name == "authorization" for name, _ in metadata):
             raise Answered(Code.UNAUTHENTICATED, NOT_AUTHENTICATED)
@@ -575,7 +576,7 @@ class _Service:
         chain = [own_ca.chain_pem.decode()] if own_ca.chain_pem else []
         return encode_response([leaf.pem.decode(), *chain, own_ca.roots_pem.decode()])
 
-    def late(self, *, peer: str) -> None:
+    def turned_away(self, error: FederationError, *, peer: str) -> None:
         """Nothing is counted here."""
 
 

@@ -87,7 +87,8 @@ class DoorConfig:
     max_message_bytes: int = 65536  # a CSR with an RSA-4096 key is under 4 KiB, a token under 8
     max_concurrent: int = 512  # per process: past that the door answers ResourceExhausted at once
     max_concurrent_per_cluster: int = 256  # half: one cluster's storm leaves room for the others
-    deadline: float = 10.0  # Istio's agents set none, so the door sets one
+    receive_deadline: float = 5.0  # for a handshake; for a message after its headers, which come together
+    deadline: float = 10.0  # from then on. Istio's agents set none, so the door sets one
     min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's floor of 5 minutes cuts them off
     max_connection_age: float = 3600.0  # spreads callers over replicas again after one was restarted
     drain: float = 15.0  # how long calls under way may finish after SIGTERM

@@ -158,6 +158,7 @@ def read_door(table: Table) -> DoorConfig:
             max_message_bytes=size,
             max_concurrent=limit,
             max_concurrent_per_cluster=share,
+            receive_deadline=table.get("receive_deadline", seconds(0.1, 60), _DOOR.receive_deadline),
             deadline=table.get("deadline", seconds(0.1, 300), _DOOR.deadline),
             min_keepalive_interval=keepalive,
             max_connection_age=table.get(

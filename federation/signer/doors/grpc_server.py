@@ -2,27 +2,35 @@
 
 What a door's protocol means is not known here, and gRPC is known nowhere else, so the transport can be
 exchanged.
+
+The method is registered as one that takes a stream: on the wire that is the same, but gRPC hands a call over with its
+headers and not with its message, so that waiting for the message has a deadline and a place (``places``) like all else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
 
 from federation.core.config.model import Address, DoorConfig
-from federation.core.errors import NotReady
+from federation.core.errors import FederationError, NotReady, RequestRefused
 from federation.core.istio_ca import MAX_RESPONSE_BYTES
 from federation.signer.doors.answers import Answered, Code, answer_to
+from federation.signer.places import Place, Places
+
+Context: TypeAlias = grpc.aio.ServicerContext
 
 MAX_METADATA_BYTES: Final = 16 * 1024
-MAX_STREAMS: Final = 128  # calls at once on one connection; an agent has one, a ztunnel eight
+MAX_STREAMS: Final = 32  # calls at once on one connection; an agent has one, a ztunnel eight
 CONNECTION_GRACE: Final = 30.0  # seconds for calls under way on a connection that has reached its age
 
 _logger = logging.getLogger(__name__)
@@ -38,13 +46,13 @@ class Door(Protocol):
         ...
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
     ) -> bytes:
-        """The reply's bytes; raises Answered instead."""
+        """The reply's bytes; raises Answered instead. Says at ``place`` when the caller is proven."""
         ...
 
-    def late(self, *, peer: str) -> None:
-        """A call was ended because its deadline had passed."""
+    def turned_away(self, error: FederationError, *, peer: str) -> None:
+        """A call was ended by the transport, and why."""
         ...
 
 
@@ -95,12 +103,11 @@ class GrpcServer:
         self._door = door
         self._config = config
         self._listen = listen
-        self._server = grpc.aio.server(
-            options=_options(config), maximum_concurrent_rpcs=config.max_concurrent
-        )
+        self._places = Places(config.max_concurrent)
+        self._server = grpc.aio.server(options=_options(config))
         service, _, method = door.method.lstrip("/").partition("/")
         # No serializers: messages go in and out as the bytes they are on the wire.
-        handler = grpc.unary_unary_rpc_method_handler(self._call)
+        handler = grpc.stream_unary_rpc_method_handler(self._call)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {method: handler}),)
         )
@@ -125,28 +132,65 @@ class GrpcServer:
         """Take no new calls, let those under way finish for so many seconds, then end them."""
         await self._server.stop(drain)
 
-    async def _call(self, message: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        remaining = context.time_remaining()
-        limit = self._config.deadline if remaining is None else min(self._config.deadline, remaining)
+    async def _call(self, _: AsyncIterator[bytes], context: Context) -> bytes:
+        peer = context.peer()
         try:
-            async with asyncio.timeout(limit):
-                return await self._door.handle(
-                    message, context.invocation_metadata() or (), peer=context.peer()
-                )
+            return await self._serve(context, peer)
         except Answered as answered:
             answer = answered
-        except TimeoutError as error:
-            self._door.late(peer=context.peer())
+        except FederationError as error:
+            self._door.turned_away(error, peer=peer)
             answer = answer_to(error)
         except asyncio.CancelledError as error:
             # Of something that the call waited for, not of the call: gRPC would send no status at all.
             call = asyncio.current_task()
             if call is None or call.cancelling():
                 raise
-            _logger.exception("a call waited for something that was ended", extra={"peer": context.peer()})
+            _logger.exception("a call waited for something that was ended", extra={"peer": peer})
             answer = answer_to(NotReady(str(error)))
         await context.abort(_STATUS[answer.code], answer.sentence)
         raise AssertionError("abort always raises")
+
+    async def _serve(self, context: Context, peer: str) -> bytes:
+        """Receive the message, each part of the way within its time, and have the door answer it."""
+        clock = asyncio.get_running_loop().time
+        remaining = context.time_remaining()
+        end = math.inf if remaining is None else clock() + remaining
+        place: Place | None = None
+        message: bytes | None = None
+        try:
+            async with asyncio.timeout_at(min(end, clock() + self._config.receive_deadline)) as allowed:
+                place = self._places.enter(peer, give_way=partial(_end, allowed))
+                message = _message(await context.read())
+                place.received()
+                allowed.reschedule(min(end, clock() + self._config.deadline))
+                return await self._door.handle(message, context.invocation_metadata() or (), place=place)
+        except TimeoutError:
+            if place is not None and place.gone:
+                raise self._places.refusal() from None
+            if message is None:
+                raise RequestRefused(
+                    "its message did not follow its headers in time", reason="late_message"
+                ) from None
+            raise NotReady("it was not decided before the deadline", reason="deadline") from None
+        finally:
+            if place is not None:
+                place.leave()
+
+
+def _end(allowed: asyncio.Timeout) -> None:
+    """End what it limits now, unless it ends already."""
+    if not allowed.expired():
+        allowed.reschedule(asyncio.get_running_loop().time())
+
+
+def _message(read: Any) -> bytes:
+    """What was read, where it is a message: gRPC also ends the stream of one that is too large or compressed."""
+    if not isinstance(read, bytes):
+        raise RequestRefused(
+            "it ended without a message, or with one that is too large or cannot be read", reason="no_message"
+        )
+    return read
 
 
 def _options(config: DoorConfig) -> list[tuple[str, int]]:
@@ -157,6 +201,7 @@ def _options(config: DoorConfig) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.server_handshake_timeout_ms", int(config.receive_deadline * 1000)),  # TCP, TLS and the preface
         ("grpc.keepalive_permit_without_calls", 1),  # agents ping while they wait for their next renewal
         ("grpc.http2.min_ping_interval_without_data_ms", int(config.min_keepalive_interval * 1000)),
         ("grpc.max_connection_age_ms", int(config.max_connection_age * 1000)),

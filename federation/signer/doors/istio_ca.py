@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
+from federation.core.errors import AttestationRefused, FederationError, RequestRefused
 from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
+from federation.signer.places import Place
 
 IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
 _BEARER: Final = "bearer "
@@ -36,25 +37,25 @@ class IstioCaDoor:
         self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, peer: str
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
     ) -> bytes:
         """The reply to this message. Raises Answered with the status and the sentence to give instead."""
         try:
-            reply = await self._issuance.issue(_evidence(metadata), _signing_request(message))
+            reply = await self._issuance.issue(_evidence(metadata), _signing_request(message), place)
         except FederationError as error:
-            self._refusals.note(error, peer=peer)
+            self._refusals.note(error, peer=place.peer)
             raise answer_to(error) from None
         except Exception as error:
             _logger.exception(
-                "a certificate request failed for a reason nobody foresaw", extra={"peer": peer}
+                "a certificate request failed for a reason nobody foresaw", extra={"peer": place.peer}
             )
             raise answer_to(error) from None
         # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
         return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
 
-    def late(self, *, peer: str) -> None:
-        """Told by the transport that a call was ended because its deadline had passed."""
-        self._refusals.note(NotReady("it was not decided before the deadline", reason="deadline"), peer=peer)
+    def turned_away(self, error: FederationError, *, peer: str) -> None:
+        """The transport has ended a call: it had no place, or did not come or end in time."""
+        self._refusals.note(error, peer=peer)
 
     def _encoded(self, tail: Tail) -> bytes:
         held = self._tails.get(id(tail))

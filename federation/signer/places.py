@@ -1,0 +1,182 @@
+"""Places for calls that are under way, given so that callers who proved nothing keep out nobody who did. Pure.
+
+A call has a place from its headers on, and proves nothing until a cluster vouches for its caller. Where all places
+are taken, one call that is not proven gives way: of the address with most of them, there of the connection with most,
+and there the one that has waited longest for its message, for an honest caller sends it with its headers. So one
+address may have every place that no other asks for (all workloads of a cluster may come through one gateway), and none
+that another does. What is proven gives way to nothing; that is limited for each cluster (``registry.Slots``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Final
+
+from federation.core.errors import Overloaded
+
+IPV6_PREFIX: Final = 64
+"""Bits of an IPv6 address that stand for one caller: a host may have the rest as it likes (RFC 4291, 2.5.4)."""
+
+
+class Place:
+    """One call's place. ``peer`` says where it comes from, for logs; ``address`` who shares its limits."""
+
+    __slots__ = ("_give_way", "_places", "address", "gone", "peer", "proven")
+
+    def __init__(self, places: Places, peer: str, give_way: Callable[[], None]) -> None:
+        self._places = places
+        self._give_way = give_way
+        self.peer: Final = peer
+        self.address: Final = address_of(peer)
+        self.proven = False
+        self.gone = False
+
+    def received(self) -> None:
+        """Its message is there. Raises Overloaded where it had to give way at that very moment."""
+        if self.gone:
+            raise self._places.refusal()
+        self._places.received(self)
+
+    def proved(self) -> None:
+        """Its caller is proven: from now on it gives way to nobody."""
+        self._places.proved(self)
+
+    def leave(self) -> None:
+        """The call has ended."""
+        self._places.leave(self)
+
+    def give_way(self) -> None:
+        """End the call; it has no place any more."""
+        self.gone = True
+        self._give_way()
+
+
+@dataclass(slots=True)
+class _Connection:
+    """Its calls that are not proven, oldest first: those whose message is awaited, and those that are being judged."""
+
+    reading: dict[Place, None] = field(default_factory=dict)
+    judged: dict[Place, None] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.reading) + len(self.judged)
+
+
+@dataclass(slots=True)
+class _Address:
+    """The connections of one address that have calls which are not proven."""
+
+    count: int = 0
+    reading: int = 0
+    connections: dict[str, _Connection] = field(default_factory=dict)
+
+
+class Places:
+    """At most ``limit`` calls at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._addresses: dict[str, _Address] = {}
+        self.taken = 0
+        self.unproven = 0
+
+    def enter(self, peer: str, *, give_way: Callable[[], None]) -> Place:
+        """A place for a call from ``peer``, as gRPC writes it (``ipv4:192.0.2.1:4711``).
+
+        ``give_way`` is called at most once, when it has to make room for another. Raises Overloaded where this call
+        is the one that would have to.
+        """
+        place = Place(self, peer, give_way)
+        address = self._addresses.setdefault(place.address, _Address())
+        connection = address.connections.setdefault(peer, _Connection())
+        connection.reading[place] = None
+        address.count += 1
+        address.reading += 1
+        self.taken += 1
+        self.unproven += 1
+        if self.taken > self._limit:
+            victim = self._victim(place)
+            self.leave(victim)
+            if victim is place:
+                place.gone = True
+                raise self.refusal()
+            victim.give_way()
+        return place
+
+    def received(self, place: Place) -> None:
+        """See :meth:`Place.received`."""
+        address = self._addresses.get(place.address)
+        connection = address.connections.get(place.peer) if address is not None else None
+        if address is not None and connection is not None and place in connection.reading:
+            del connection.reading[place]
+            connection.judged[place] = None
+            address.reading -= 1
+
+    def proved(self, place: Place) -> None:
+        """See :meth:`Place.proved`."""
+        if self._forget(place):
+            place.proven = True
+
+    def leave(self, place: Place) -> None:
+        """See :meth:`Place.leave`."""
+        if place.proven:
+            place.proven = False
+            self.taken -= 1
+        elif self._forget(place):
+            self.taken -= 1
+
+    def refusal(self) -> Overloaded:
+        """What a call that has no place is refused with."""
+        return Overloaded(
+            f"{self._limit} calls are under way, and others have fewer that are not proven",
+            reason="too_many_calls",
+            remedy="see status for who fills the door; raise door.max_concurrent or add signers for honest load",
+        )
+
+    def _victim(self, newcomer: Place) -> Place:
+        """Who has to go. Between equal addresses it is of one whose messages are awaited, else of the newcomer's."""
+        own = self._addresses[newcomer.address]
+        address = max(self._addresses.values(), key=lambda each: (each.count, each.reading > 0, each is own))
+        connection = max(address.connections.values(), key=lambda each: (each.count, len(each.reading)))
+        if connection.reading:
+            return next(iter(connection.reading))
+        return next(reversed(connection.judged))
+
+    def _forget(self, place: Place) -> bool:
+        """Take it from those that are not proven; False where it is not among them."""
+        address = self._addresses.get(place.address)
+        connection = address.connections.get(place.peer) if address is not None else None
+        if address is None or connection is None:
+            return False
+        if place in connection.reading:
+            del connection.reading[place]
+            address.reading -= 1
+        elif place in connection.judged:
+            del connection.judged[place]
+        else:
+            return False
+        self.unproven -= 1
+        address.count -= 1
+        if not connection.count:
+            del address.connections[place.peer]
+        if not address.count:
+            del self._addresses[place.address]
+        return True
+
+
+def address_of(peer: str) -> str:
+    """Who shares limits with this peer: its address without the port, of IPv6 the network of a host."""
+    family, _, rest = peer.partition(":")
+    host = rest.rpartition(":")[0]
+    if family != "ipv6" or not host:
+        return host or peer
+    try:
+        address = IPv6Address(host.replace("%5B", "").replace("%5D", "").strip("[]").partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX))}/{IPV6_PREFIX}"

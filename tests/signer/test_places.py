@@ -1,0 +1,95 @@
+"""Places at the door: who has to give way, as a property of any order of calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.errors import Overloaded
+from federation.signer.places import Place, Places, address_of
+
+LIMIT = 6
+PEERS = [f"ipv4:192.0.2.{host}:{port}" for host in range(4) for port in range(1000, 1003)]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["enter", "enter", "enter", "receive", "prove", "leave"]), st.integers(0, 11)),
+    max_size=80,
+)
+
+
+@given(STEPS)
+def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tuple[str, int]]) -> None:
+    places, held = Places(LIMIT), list[Place]()
+    for step, number in steps:
+        if step == "enter":
+            lost: list[Place | None] = []
+            mine: list[Place] = []
+            before = Counter(place.address for place in held if not place.proven)
+            try:
+                mine.append(places.enter(PEERS[number], give_way=lambda lost=lost: lost.append(None)))
+            except Overloaded:
+                lost.append(None)
+            address = address_of(PEERS[number])
+            gone = [place for place in held if place.gone]
+            assert not any(place.proven for place in gone)
+            assert len(gone) + (not mine) <= 1, "one call gives way to one"
+            if gone or not mine:
+                assert len(held) == LIMIT
+                loser = gone[0].address if gone else address
+                counted = before + Counter([address])
+                assert counted[loser] == max(counted.values())
+            held = [place for place in held if not place.gone] + mine
+        elif held:
+            place = held[number % len(held)]
+            if step == "receive":
+                place.received()
+            elif step == "prove":
+                place.proved()
+            else:
+                place.leave()
+                held.remove(place)
+        assert places.taken == len(held) <= LIMIT
+        assert places.unproven == sum(not place.proven for place in held)
+    for place in held:
+        place.leave()
+        place.leave()  # twice is once
+    assert places.taken == places.unproven == 0
+    assert not places._addresses
+
+
+def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
+    ended: list[str] = []
+    places = Places(3)
+    first = places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("judged"))
+    first.received()
+    places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("old"))
+    places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("new"))
+    places.enter("ipv4:192.0.2.1:2", give_way=lambda: ended.append("another connection"))
+    places.enter("ipv4:192.0.2.3:1", give_way=lambda: ended.append("another address"))
+    assert ended == ["old", "new"]
+
+
+def test_where_all_are_proven_the_newcomer_is_refused() -> None:
+    places = Places(1)
+    places.enter("ipv4:192.0.2.1:1", give_way=lambda: None).proved()
+    with pytest.raises(Overloaded):
+        places.enter("ipv4:192.0.2.2:1", give_way=lambda: None)
+    assert places.taken == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
+        ("ipv6:%5B2001:db8:1:2:3::4%5D:4711", "2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2:9::4]:4711", "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::/64"),
+        ("ipv6:%5B::ffff:192.0.2.1%5D:4711", "192.0.2.1"),
+        ("unix:/run/door", "unix:/run/door"),
+        ("", ""),
+    ],
+)
+def test_who_shares_an_address(peer: str, address: str) -> None:
+    assert address_of(peer) == address

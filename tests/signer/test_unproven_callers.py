@@ -1,0 +1,87 @@
+"""Callers who have proved nothing yet: they wait no longer than they may, and keep out nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from federation.sandbox.apiserver.faults import Hang
+from tests.signer.house import SERVER_NAME, House, eventually, house
+from tests.support.raw_http2 import RawConnection
+
+
+def with_door(**options: object) -> Callable[[House], None]:
+    def setup(hub: House) -> None:
+        hub.door_options = "\n".join(f"{name} = {value}" for name, value in options.items())
+
+    return setup
+
+
+def raw(hub: House) -> RawConnection:
+    assert hub.role.address is not None
+    return RawConnection(hub.role.address, hub.ca.root.pem, SERVER_NAME)
+
+
+async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=with_door(max_concurrent=8, max_concurrent_per_cluster=8)) as hub:
+        async with contextlib.AsyncExitStack() as stack:
+            flood = [await stack.enter_async_context(raw(hub)) for _ in range(3)]
+            for connection in flood:
+                for _ in range(20):
+                    connection.headers()
+            await eventually(lambda: sum(len(each.ended) for each in flood) >= 3 * 20 - 8)
+            answers = [await hub.ask("east", hub.pod("east")) for _ in range(5)]
+        assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+
+
+async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=with_door(receive_deadline=0.5)) as hub:
+        async with raw(hub) as connection:
+            silent, dripping = connection.headers(), connection.headers()
+            connection.data(dripping, b"\x00\x00\x00\x10\x00")
+            end = time.monotonic() + 15
+            while dripping not in connection.ended and time.monotonic() < end:
+                connection.data(dripping, b"x")
+                await asyncio.sleep(0.02)
+            await eventually(lambda: silent in connection.ended and dripping in connection.ended)
+            assert not connection.closed.is_set()
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+
+
+async def test_bare_connections_are_closed(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=with_door(receive_deadline=0.5)) as hub:
+        assert hub.role.address is not None
+        reader, writer = await asyncio.open_connection(hub.role.address.host, hub.role.address.port)
+        async with asyncio.timeout(15):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
+    """The deadline for receiving ends with the message: what the hub does then may take longer."""
+
+    def setup(hub: House) -> None:
+        hub.options["east"] = 'attestation = "token-review"'
+        hub.door_options = "receive_deadline = 0.3\ndeadline = 1.5"
+
+    async with house(tmp_path, setup=setup) as hub:
+        token = hub.pod("east")
+        with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
+            began = time.monotonic()
+            assert (await hub.ask("east", token)).code is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - began > 1.0
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x00\x00\x00\x09hi", b"\x01\x00\x00\x00\x02hi"])
+async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: bytes) -> None:
+    async with house(tmp_path) as hub, raw(hub) as connection:
+        stream = connection.headers()
+        connection.data(stream, data, end=True)
+        await eventually(lambda: stream in connection.ended)
+        assert connection.ended[stream] != 0

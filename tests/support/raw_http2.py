@@ -1,0 +1,87 @@
+"""A caller of the door who keeps to no rules: single frames of HTTP/2 over TLS (RFC 9113), sent as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from types import TracebackType
+from typing import Self
+
+from federation.core.config.model import Address
+from federation.core.istio_ca import METHOD
+from tests.bench.callers import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+    header_block,
+)
+
+
+class RawConnection:
+    """One connection. Streams that the server has ended are in ``ended``, with the gRPC status where there is one."""
+
+    def __init__(self, address: Address, trust_pem: bytes, server_name: str) -> None:
+        self._address = address
+        self._server_name = server_name
+        self._tls = ssl.create_default_context(cadata=trust_pem.decode())
+        self._tls.set_alpn_protocols(["h2"])
+        self._next = 1
+        self.ended: dict[int, int | None] = {}
+        self.closed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection(
+            self._address.host, self._address.port, ssl=self._tls, server_hostname=self._server_name
+        )
+        self._writer.write(PREFACE + frame(SETTINGS, 0, 0, b""))
+        self._listening = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listening.cancel()
+        await asyncio.wait([self._listening])
+        self._writer.transport.abort()
+
+    def headers(self, headers: dict[str, str] | None = None, *, end: bool = False) -> int:
+        """Begin a call; its stream."""
+        stream, self._next = self._next, self._next + 2
+        block = header_block(METHOD, self._server_name, headers or {})
+        self._writer.write(frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block))
+        return stream
+
+    def data(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """A piece of a message with gRPC's prefix."""
+        self._writer.write(frame(DATA, END_STREAM if end else 0, stream, data))
+
+    async def _listen(self) -> None:
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
+                while True:
+                    head = await self._reader.readexactly(9)
+                    payload = await self._reader.readexactly(int.from_bytes(head[:3]))
+                    self._take(head[3], head[4], int.from_bytes(head[5:]), payload)
+        finally:
+            self.closed.set()
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == SETTINGS and not flags & ACK:
+            self._writer.write(frame(SETTINGS, ACK, 0, b""))
+        elif kind == PING and not flags & ACK:
+            self._writer.write(frame(PING, ACK, 0, payload))
+        elif kind == HEADERS and flags & END_STREAM:
+            # The server indexes the name once and refers to it later: read where the name is there, else unknown.
+            found = re.search(rb"grpc-status.(\d{1,2})", payload, re.DOTALL)
+            self.ended[stream] = int(found[1]) if found else None
+        elif kind == RST_STREAM:
+            self.ended.setdefault(stream, None)

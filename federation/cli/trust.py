@@ -1,4 +1,4 @@
-"""``federation trust``: which anchors are pinned, which were found, and how a person accepts one of these."""
+"""``federation trust``: which anchors are pinned, which were found, and how a person accepts or dismisses one."""
 
 from __future__ import annotations
 
@@ -95,6 +95,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_config(accept)
     add_client_arguments(accept)
     accept.set_defaults(run=_accept)
+    dismiss = actions.add_parser(
+        "dismiss",
+        help="list an anchor that was found no longer; it stays untrusted",
+        description="Asks the leading controller to list that proposal no longer; the audit keeps who did. Find out "
+        "first who put it there: dismissing it changes nothing in a cluster. It is listed again where it is found "
+        "after it was away. Exits 1 when it is refused, 2 when the API cannot be asked.",
+    )
+    dismiss.add_argument(
+        "sha256",
+        type=whole_fingerprint,
+        metavar="FINGERPRINT",
+        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
+    )
+    dismiss.add_argument(
+        "--cluster", default="", metavar="NAME", help="only as found in this cluster (default: in every one)"
+    )
+    dismiss.add_argument("--reason", default="", metavar="TEXT", help="why, for the audit")
+    dismiss.add_argument("--json", action="store_true", help="print the decided operation as JSON")
+    add_client_arguments(dismiss)
+    dismiss.set_defaults(run=_dismiss)
 
 
 def whole_fingerprint(text: str) -> str:
@@ -144,6 +164,23 @@ def _held(pin: AnchorPin) -> Certificate | str:
         return read_certificate(pin.file, pin.sha256)
     except FederationError as error:
         return str(error)
+
+
+def _dismiss(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.text_rotation import operation_text
+
+    given = {"anchor": args.sha256, "cluster": args.cluster, "reason": args.reason}
+    wish = {name: value for name, value in given.items() if value}
+    try:
+        decided = asyncio.run(StatusClient.from_arguments(args).operate("dismiss", wish))
+    except StatusUnavailable as error:
+        print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    print(msgspec.json.encode(decided).decode() if args.json else operation_text(decided))
+    return 0 if decided.outcome == "done" else EXIT_REFUSED
 
 
 def _accept(args: argparse.Namespace) -> int:

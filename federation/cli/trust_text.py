@@ -118,8 +118,8 @@ def proposal_lines(status: TrustAnswer | None) -> list[str]:
     ]
     return [
         "",
-        "found and trusted by nobody; accept with `federation trust accept SHA256`,",
-        "which pins it as the own CA of every cluster that it was found in:",
+        "found and not trusted; accept with `federation trust accept SHA256`, which pins it as the own CA",
+        "of every cluster that it was found in, or dismiss with `federation trust dismiss SHA256`:",
         *table(heads, cells),
     ]
 

@@ -21,6 +21,7 @@ from federation.controller.rotation.joining import awaited
 from federation.controller.rotation.leftovers import Leftovers
 from federation.controller.rotation.observed import Proved
 from federation.controller.sources.cluster_anchors import Proposals
+from federation.controller.sources.kept_proposals import KeptProposals
 from federation.controller.trust_sources import TrustSources
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
@@ -32,17 +33,18 @@ from federation.core.trust.rotation.world import ClusterFacts
 from federation.runtime.config_source import ConfigSource
 from federation.state.documents import (
     ControllerClusterReport,
-    ControllerReport,
+    Dismissal,
     Matrix,
+    Operation,
     Proposal,
     RotationReport,
-    decode,
 )
 from federation.state.store import Leadership, StateStore
 
 SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
 PROOF_TICK: Final = 0.1
+PROPOSALS_EVERY: Final = 0.5  # seconds between looks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
 PROOF_SPACING: Final = 1.0
 """Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
@@ -80,6 +82,7 @@ class Leader:
         self._changed = changed
         self._door = SignerDoor()
         self._proposals = Proposals()
+        self._kept = KeptProposals(store, self._proposals)
         self._reader = ContentReader()
         self._proof_due = True
         self._applied: HubConfig | None = None
@@ -87,7 +90,7 @@ class Leader:
         self.matrix = Matrix()
         self._proved = Proved(Matrix(), {})
         self._updating = asyncio.Lock()
-        self.rotation = RotationDriver(store, clock, lambda: leadership.held)
+        self.rotation = RotationDriver(store, clock, lambda: leadership.held, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.held)
         self.sources = TrustSources(
             ledger=Ledger(store),
@@ -103,7 +106,7 @@ class Leader:
 
     async def run(self) -> None:
         """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
-        await self._remember_proposals()
+        await self._kept.load()
         try:
             async with asyncio.TaskGroup() as tasks, self._members:
                 tasks.create_task(self._watch_leadership())
@@ -111,6 +114,7 @@ class Leader:
                 tasks.create_task(self._keep_sources())
                 tasks.create_task(self._keep_proof())
                 tasks.create_task(self._keep_rotation())
+                tasks.create_task(self._keep_proposals())
                 await asyncio.get_running_loop().create_future()
         finally:
             await self._door.close()
@@ -126,6 +130,7 @@ class Leader:
             allowed=lambda: self._leadership.held,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
+            settled=self._settle,
             changed=self._prove_soon,
             clock=self._clock,
             jitter=self._jitter,
@@ -288,22 +293,62 @@ class Leader:
         return self.sources.states | held_back
 
     def proposals(self) -> list[Proposal]:
-        """Anchors that clusters held and nobody pinned."""
+        """Anchors that clusters held or back ends named, and nobody pinned, as far as they are persisted."""
         config = self._config.current
-        return self._proposals.open(pins=config.trust.pins, clusters=(str(c.name) for c in config.clusters))
+        return self._kept.shown(clusters=_names(config), pins=config.trust.pins)
 
-    def _found(self, cluster: str, pem: bytes, where: str) -> None:
-        self._proposals.look(cluster, pem, where=where, now=self._clock.now().timestamp())
+    @property
+    def dismissed(self) -> list[str]:
+        """Roots (SHA-256) that back ends name and an operator has dismissed."""
+        return self._kept.dismissed()
 
-    async def _remember_proposals(self) -> None:
-        """What earlier leaders found: the clusters do not hold it any more."""
-        try:
-            for key in await self._store.keys("controllers/"):
-                stored = await self._store.read(key)
-                if stored is not None:
-                    self._proposals.remember(decode(stored.data, ControllerReport, key=key).proposals)
-        except StateUnavailable as error:
-            _log.warning("earlier proposals cannot be read: %s", error, extra={"reason": error.reason})
+    @property
+    def proposals_kept(self) -> bool:
+        """Whether all that was found is persisted in documents of its own."""
+        return self._kept.complete
+
+    @property
+    def proposals_problems(self) -> list[str]:
+        """Why these may not be all, or may not survive a restart."""
+        return self._kept.problems(clusters=_names(self._config.current))
+
+    def _found(self, cluster: str, pem: bytes, where: str, place: str) -> frozenset[str] | None:
+        now = self._clock.now().timestamp()
+        return self._proposals.look(cluster, pem, where=where, now=now, place=place)
+
+    def _settle(self, cluster: str, held: frozenset[str], hides: Callable[[str], bool]) -> None:
+        self._proposals.settle(cluster, held, hides=hides)
+
+    async def _keep_proposals(self) -> None:
+        while True:
+            self._proposals.remember(self.rotation.named_by_authorities())
+            await self._persist_proposals()
+            await self._clock.sleep(PROPOSALS_EVERY)
+
+    async def _persist_proposals(self) -> None:
+        config = self._config.current
+        if self._leadership.held and await self._kept.keep(clusters=_names(config), pins=config.trust.pins):
+            self._changed()
+
+    async def _dismiss(self, operation: Operation) -> None:
+        """Take a proposal off the list for an operator; raises OperationRefused, StateUnavailable."""
+        arguments = operation.arguments
+        names = self._proposals.dismiss(
+            Dismissal(
+                sha256=arguments.get("anchor", "").replace(":", "").lower(),
+                author=operation.author,
+                at=self._clock.now().timestamp(),
+                reason=arguments.get("reason", ""),
+                operation=operation.id,
+            ),
+            cluster=arguments.get("cluster") or None,
+        )
+        await self._persist_proposals()
+        self._kept.require(names)
+
+
+def _names(config: HubConfig) -> list[str]:
+    return [str(cluster.name) for cluster in config.clusters]
 
 
 def _shared(config: HubConfig) -> tuple[object, ...]:

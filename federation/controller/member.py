@@ -69,11 +69,14 @@ class Surroundings:
     door: SignerDoor
     allowed: Callable[[], bool]
     leaf_ttl: Callable[[], float]
-    found: Callable[[str, bytes, str], None]  # cluster, what somebody else published there, where
+    found: Callable[[str, bytes, str, str], frozenset[str] | None]
+    """Cluster, what another writer published there, where (in words), its namespace; the anchors (SHA-256) in it."""
     changed: Callable[[], None]
     clock: Clock
     jitter: random.Random
     reader: ContentReader
+    settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
+    """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
     remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
     awaited: Callable[[str], str | None] = (
         not_joining  # why a cluster that joins gets no certificate for istiod yet
@@ -107,6 +110,7 @@ class Member:
         self._lag = Lag(self._since)
         self._reported: tuple[ReadBack, bool] | None = None
         self._dirty = True
+        self._settled: ReadBack | None = None
         self._istio: IstioSeen | None = None
         publication = around.publication
         self._joining = Joining(
@@ -238,7 +242,9 @@ class Member:
             self._joining.forget(namespace)
         self._publisher.notice(namespace, old, new)
         if new is not None:
-            self._find(new.sha256, f"{self._around.publication.config_map} in namespace {namespace}")
+            self._find(
+                new.sha256, f"{self._around.publication.config_map} in namespace {namespace}", namespace
+            )
 
     def _bundle_was_seen(self) -> bool:
         remembered = self._around.remembered(str(self.config.name))
@@ -250,13 +256,41 @@ class Member:
         self._around.changed()
         if held is not None:
             self._joining.notice(CLUSTER_SCOPED, held.as_held())
-            self._find(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
+            self._find(held.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
 
-    def _find(self, digest: str, where: str) -> None:
-        """Have looked at what another writer published there."""
-        pem = self._contents.get(digest) if digest and not self._around.trust.is_ours(digest) else None
-        if pem is not None:
-            self._around.found(str(self.config.name), pem, where)
+    def _find(self, digest: str, where: str, place: str) -> frozenset[str] | None:
+        """Have looked at what another writer published there; the anchors in it, None where these are not known."""
+        if not digest or self._around.trust.is_ours(digest):
+            return frozenset()
+        pem = self._contents.get(digest)
+        return None if pem is None else self._around.found(str(self.config.name), pem, where, place)
+
+    def _settle(self, counted: ReadBack) -> None:
+        """Say which anchors of others the cluster holds, where it was read completely."""
+        bundle = self._bundle.held
+        if self._settled is counted or not self._watch.fresh or counted.forbidden:
+            return
+        found = [
+            self._find(digest, f"{self._around.publication.config_map} in {counted.where(digest)}", name)
+            for digest in counted.contents
+            for name in counted.examples[digest][:1]
+        ]
+        if bundle is not None:
+            found.append(self._find(bundle.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED))
+        known = [anchors for anchors in found if anchors is not None]
+        if len(known) == len(found):
+            self._around.settled(str(self.config.name), frozenset().union(*known), self._hides)
+            self._settled = counted
+
+    def _hides(self, namespace: str) -> bool:
+        """Whether what another writer put there may be away only because the hub has written over it, or not looked."""
+        if namespace == CLUSTER_SCOPED:
+            held = self._bundle.held.as_held() if self._bundle.held is not None else None
+        elif ObjectKey("", namespace) not in self._watch.namespaces:
+            return False
+        else:
+            held = self._watch.held.get(ObjectKey(namespace, self._around.publication.config_map))
+        return held is None or self._around.trust.is_ours(held.sha256)
 
     async def _beat(self) -> None:
         """Follow whether the cluster is there, and be quick when it comes back."""
@@ -323,9 +357,11 @@ class Member:
         """How this cluster fares now, by what was read back."""
         health, counted = self._derive_health(), self._read_back()
         for digest in counted.contents if counted.joining else ():  # proposed for as long as it is kept
-            self._find(digest, f"{self._around.publication.config_map} in {counted.where(digest)}")
+            where = f"{self._around.publication.config_map} in {counted.where(digest)}"
+            self._find(digest, where, counted.examples[digest][0])
         if self._bundle.kept and self._bundle.held is not None:
-            self._find(self._bundle.held.sha256, f"ClusterTrustBundle {self._bundle.name}")
+            self._find(self._bundle.held.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
+        self._settle(counted)
         leaf, problem = self._probe.leaf, self._probe.problem
         return ControllerClusterReport(
             state=health.state,

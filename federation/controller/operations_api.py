@@ -39,6 +39,7 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     start: canary, reason. abort, restore: reason. quarantine: cluster, reason. release, takeover: cluster.
     emergency: compromised (a whole SHA-256), deadline and ttl_cap (seconds), reason.
+    dismiss: anchor (a whole SHA-256), reason, and cluster where it is to be dismissed in that one alone.
     """
 
     verb: str

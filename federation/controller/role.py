@@ -17,7 +17,7 @@ from federation.core.clock import Clock
 from federation.core.config.model import Address
 from federation.core.errors import StateUnavailable
 from federation.runtime.config_source import ConfigSource
-from federation.state.documents import ControllerReport, encode
+from federation.state.documents import ControllerReport, Proposal, decode, encode
 from federation.state.store import StateStore
 
 LEADERSHIP: Final = "controller"
@@ -56,9 +56,11 @@ class ControllerRole:
         self._leader: Leader | None = None
         self._store_problem = ""
         self._changed = False
+        self._earlier: list[Proposal] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then give leadership up and take the report back."""
+        await self._read_earlier()
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(self._keep_leading()), tasks.create_task(self._keep_reporting())]
             await stop.wait()
@@ -83,6 +85,7 @@ class ControllerRole:
             config_digest=config.digest,
             config_problems=list(self._config.problems),
             warnings=list(config.warnings),
+            proposals=self._earlier,
         )
         if leader is None:
             return base
@@ -101,6 +104,9 @@ class ControllerRole:
             clusters=leader.clusters(),
             matrix=leader.matrix,
             proposals=leader.proposals(),
+            dismissed=leader.dismissed,
+            proposals_kept=leader.proposals_kept,
+            proposals_problems=leader.proposals_problems,
             rotation=leader.rotation.report,
         )
 
@@ -148,6 +154,18 @@ class ControllerRole:
             await self._clock.sleep(REPORT_SPACING)
             while self._clock.monotonic() < due and not self._changed:
                 await self._clock.sleep(REPORT_SPACING / 4)
+
+    async def _read_earlier(self) -> None:
+        """What a controller of this name and of an earlier version found, which its report alone tells.
+
+        The first report replaces that one, and whoever leads has to find it there still.
+        """
+        with contextlib.suppress(StateUnavailable, TimeoutError):
+            async with asyncio.timeout(STORE_TIMEOUT):
+                stored = await self._store.read(self._key)
+            report = decode(stored.data, ControllerReport, key=self._key) if stored is not None else None
+            if report is not None and not report.proposals_kept:
+                self._earlier = report.proposals
 
     async def _write_report(self) -> None:
         try:

@@ -24,6 +24,9 @@ CALLERS: Final = (
     "remove it: until the certificates of that signer have ended, it is not known which pods hold one; a signer that "
     "runs writes it anew"
 )
+FOUND: Final = (
+    "restore it from a backup, or remove it: what is still held is found again, what was written over is not"
+)
 WISH: Final = "ask for the operation again, and remove this one"
 
 
@@ -42,6 +45,7 @@ def remedy_for(key: str) -> str:
         "signers": REPORT,
         "controllers": REPORT,
         "operations": WISH,
+        "proposals": FOUND,
     }.get(kind, RESTORE)
 
 

@@ -13,6 +13,8 @@ key                          written by          holds
 ``orders``                   controller leader   what signers are to sign with, and where they are to stop
 ``takeovers``                controller leader   since when the hub has issued for each cluster
 ``operations/<id>``          any controller      what an operator asked for, and what became of it
+``proposals/<cluster>``      controller leader   anchors found in that cluster, open and dismissed
+``proposals/_authorities``   controller leader   likewise, of roots that a back end has named
 ===========================  ==================  =====================================================================
 
 What processes that are gone have left is removed by the controller that leads, once nothing depends on it.
@@ -115,7 +117,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator asked for: written by the controller that was asked, decided by the one that leads."""
 
     id: str
-    verb: str  # start | advance | abort | restore | quarantine | release | emergency | takeover
+    verb: str  # start | advance | abort | restore | quarantine | release | emergency | takeover | dismiss
     author: str
     asked: float
     arguments: dict[str, str] = {}
@@ -135,6 +137,28 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     not_after: float
     first_seen: float = 0.0
     pem: str = ""  # the certificate itself, for whoever accepts it
+    places: list[str] = []  # namespaces that it was seen in, the first few; "" for what is in none
+
+
+class Dismissal(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's word that an anchor which was found needs no attention. It ends when it is not held any more."""
+
+    sha256: str
+    author: str
+    at: float
+    reason: str = ""
+    operation: str = ""  # the id of the one that dismissed it
+
+
+class FoundAnchors(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in one cluster, or named by back ends, and is not pinned.
+
+    ``crowded``: more was found than is kept, and has no place until some of this is answered.
+    """
+
+    found: list[Proposal] = []
+    dismissed: list[Dismissal] = []
+    crowded: bool = False
 
 
 class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -473,6 +497,9 @@ class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     clusters: dict[str, ControllerClusterReport] = {}
     matrix: Matrix = Matrix()
     proposals: list[Proposal] = []
+    dismissed: list[str] = []  # SHA-256 of roots that back ends name and an operator has dismissed
+    proposals_kept: bool = False  # each is in a document of its own as well: what this report says is a copy
+    proposals_problems: list[str] = []  # why what was found may not be all, or may not survive a restart
     write_refusals: int = 0
     rotation: RotationReport = RotationReport()
 

@@ -255,8 +255,17 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
             remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
-            "cluster that it was found in; ask where it comes from if it is not",
+            "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
             since=instant(proposal.first_seen),
+        )
+    for problem in scene.leader.proposals_problems if scene.leader is not None else ():
+        yield Attention(
+            severity="warning",
+            code="anchors_unlisted",
+            what=problem,
+            where="proposals",
+            remedy="accept or dismiss those that are listed (`federation trust list`); where the state store is named, "
+            "mend that first",
         )
 
 

@@ -70,9 +70,10 @@ def generation_views(scene: Scene) -> list[GenerationView]:
 def open_proposals(scene: Scene) -> list[Proposal]:
     """Anchors that the leader found in clusters or an authority names, and nobody pinned; each once."""
     found = list(scene.leader.proposals) if scene.leader else []
+    dismissed = frozenset(scene.leader.dismissed if scene.leader else ())
     for _, signer in sorted(scene.signers.items()):
-        found += signer.authority.proposals if signer.authority else []
-        found += signer.successor.proposals if signer.successor else []
+        named = [p for a in (signer.authority, signer.successor) if a is not None for p in a.proposals]
+        found += [proposal for proposal in named if proposal.sha256 not in dismissed]
     each = {(proposal.sha256, proposal.cluster, proposal.origin): proposal for proposal in reversed(found)}
     pins = scene.config.trust.pins
     return [proposal for proposal in reversed(each.values()) if proposal.sha256 not in pins]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from federation.core.config.model import AnchorPin
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.state.documents import AuthorityReport, Proposal, SignerReport, encode
+from federation.core.trust.rotation.steps import OperationRefused
+from federation.state.documents import AuthorityReport, Dismissal, Proposal, SignerReport, encode
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -305,6 +307,73 @@ def test_a_cluster_cannot_flood_the_proposals() -> None:
     found = proposals.open(pins=frozenset(), clusters=["east", "west"])
     assert len([p for p in found if p.cluster == "east"]) == MOST_OF_A_CLUSTER
     assert len([p for p in found if p.cluster == "west"]) == 1
+
+
+def test_a_flood_of_certificates_leaves_the_other_clusters_theirs() -> None:
+    proposals = Proposals()
+    proposals.remember(
+        Proposal(
+            sha256=f"{number:064}", subject="x", cluster="a", origin="s", not_after=1.0, pem="p" * MOST_OF_ONE
+        )
+        for number in range(MOST_OF_A_CLUSTER)
+    )
+    proposals.look("west", pki.root("a").pem, where="shop", now=1.0)
+    found = proposals.open(pins=frozenset(), clusters=["a", "west"])
+    assert next(p for p in found if p.cluster == "west").pem
+    assert sum(len(p.pem) for p in found) <= MOST_PEM
+
+
+def hub_holds(places: set[str]) -> Callable[[str], bool]:
+    return lambda place: place in places
+
+
+def test_what_the_hub_wrote_over_stays_and_what_was_taken_back_goes() -> None:
+    proposals = Proposals()
+    own, rogue = (pki.root(name).certificate.sha256 for name in ("stranger", "rogue"))
+    proposals.look("east", pki.root("stranger").pem, where="", place="shop", now=1.0)
+    proposals.look("east", pki.root("rogue").pem, where="", place="shop", now=1.0)
+    proposals.look("east", pki.root("rogue").pem, where="", place="bank", now=2.0)
+
+    def listed() -> set[str]:
+        return {p.sha256 for p in proposals.open(pins=frozenset(), clusters=["east"])}
+
+    proposals.settle("east", frozenset({own}), hides=hub_holds({"bank"}))
+    assert listed() == {own, rogue}
+    proposals.settle("east", frozenset(), hides=hub_holds({"bank"}))
+    assert listed() == {rogue}, "the hub wrote over it in one namespace"
+    proposals.settle("west", frozenset(), hides=hub_holds(set()))
+    assert listed() == {rogue}, "another cluster says nothing of it"
+    proposals.settle("east", frozenset(), hides=hub_holds(set()))
+    assert listed() == set()
+
+
+def wish(sha256: str, operation: str = "1") -> Dismissal:
+    return Dismissal(sha256=sha256, author="ops", at=5.0, reason="ours, gone", operation=operation)
+
+
+def test_dismissed_is_dismissed_until_it_has_been_away() -> None:
+    proposals = Proposals()
+    sha256 = pki.root("stranger").certificate.sha256
+    for cluster in ("east", "west"):
+        proposals.look(cluster, pki.root("stranger").pem, where="", place="shop", now=1.0)
+
+    def listed() -> list[str]:
+        return [p.cluster for p in proposals.open(pins=frozenset(), clusters=["east", "west"])]
+
+    assert proposals.dismiss(wish(sha256), cluster="east") == ["east"]
+    assert proposals.dismiss(wish(sha256), cluster="east") == ["east"], "the same operation, heard again"
+    with pytest.raises(OperationRefused, match="no open proposal"):
+        proposals.dismiss(wish(sha256, "2"), cluster="east")
+    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=2.0)
+    assert listed() == ["west"]
+    proposals.settle("east", frozenset({sha256}), hides=hub_holds(set()))
+    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=3.0)
+    assert listed() == ["west"], "it is still held"
+    proposals.settle("east", frozenset(), hides=hub_holds({"bank", "shop"}))
+    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=4.0)
+    assert listed() == ["east", "west"], "it came back"
+    proposals.dismiss(wish(sha256, "3"))
+    assert listed() == []
 
 
 def test_accepted_and_pinned_anchors_are_merged_with_their_kind() -> None:

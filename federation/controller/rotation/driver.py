@@ -43,10 +43,12 @@ from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
 from federation.core.trust.rotation.record import Rotation, RotationBook, Side
+from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
     Current,
     Operation,
+    Proposal,
     RotationReport,
     SignerReport,
 )
@@ -70,13 +72,21 @@ class Seen:
     unwritten: str = ""
 
 
+async def _nothing_to_dismiss(_: Operation) -> None:
+    raise OperationRefused("no proposal is known here", remedy="see `federation trust list`")
+
+
 @dataclass(slots=True)
 class RotationDriver:
-    """Only the leader may run it. ``enact`` makes generations follow from a record that has just changed."""
+    """Only the leader may run it. ``enact`` makes generations follow from a record that has just changed.
+
+    ``dismiss`` carries out the one operation that is no rotation's: an anchor that was found is listed no longer.
+    """
 
     store: StateStore
     clock: Clock
     allowed: Callable[[], bool]
+    dismiss: Callable[[Operation], Awaitable[None]] = _nothing_to_dismiss
     books: Books = field(init=False)
     report: RotationReport = field(init=False, default_factory=RotationReport)
     dropping: Mapping[str, Verdict] = field(init=False, default_factory=dict)
@@ -102,6 +112,11 @@ class RotationDriver:
     def book(self) -> RotationBook:
         """The record as it is persisted."""
         return self.books.book
+
+    def named_by_authorities(self) -> list[Proposal]:
+        """Roots that the signers' back ends name and nobody has pinned, as last observed."""
+        authorities = [a for report in self._signers for a in (report.authority, report.successor)]
+        return [proposal for a in authorities if a is not None for proposal in a.proposals]
 
     async def load(self) -> None:
         """Read the record; what held without a break may have had one while nobody led."""
@@ -226,6 +241,9 @@ class RotationDriver:
         if operation.verb == "takeover":
             cluster = taken_over(operation, world, quarantined=self.books.book.quarantined)
             await self.books.declare(cluster, world.now, heard=operation.id)
+            return
+        if operation.verb == "dismiss":
+            await self.dismiss(operation)
             return
         book = self._commands.apply(operation, self.books.book, world, config)
         await self._save(msgspec.structs.replace(book, heard=and_heard(book.heard, operation.id)))

@@ -134,17 +134,25 @@ def gone_signers(signers: _Found, horizons: _Found, *, now: float) -> Iterator[L
 
 
 def gone_controllers(controllers: _Found, config: HubConfig, *, now: float) -> Iterator[Left]:
-    """Reports of controllers that are gone, unless they alone tell of a proposal that is still open."""
+    """Reports of controllers that are gone, unless they alone tell of a proposal that is still open.
+
+    Since proposals are documents of their own, only reports of earlier versions do, until a leader has taken them over.
+    """
     reports = {key: _controller(key, stored) for key, stored in controllers.items()}
     heard = [report for report in reports.values() if report is not None and is_heard_of(report, now)]
     known = {(proposal.cluster, proposal.sha256) for report in heard for proposal in report.proposals}
     registered = {str(cluster.name) for cluster in config.clusters}
+    taken_over = any(report.leader and report.proposals_kept for report in heard)
     for key, stored in controllers.items():
         report = reports[key]
         if report is None or not isinstance(stored, Stored) or not _is_gone(report, now):
             continue
         proposals = ((p.cluster, p.sha256) for p in report.proposals if p.sha256 not in config.trust.pins)
-        if all(proposal in known or proposal[0] not in registered for proposal in proposals):
+        if (
+            taken_over
+            or report.proposals_kept
+            or all(proposal in known or proposal[0] not in registered for proposal in proposals)
+        ):
             yield Left(key, stored.version)
 
 

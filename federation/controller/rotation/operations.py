@@ -23,7 +23,10 @@ from federation.state.many import read_many
 from federation.state.store import StateConflict, StateStore, Stored
 
 OPERATIONS: Final = "operations/"
-VERBS: Final = ("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover")
+VERBS: Final = (
+    *("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover"),
+    "dismiss",
+)
 KEPT: Final = 500
 """Operations kept as an audit, the newest; one is some hundred bytes."""
 

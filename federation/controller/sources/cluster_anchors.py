@@ -1,87 +1,215 @@
 """Anchors that clusters hold but nobody has pinned: proposals, shown to a person and trusted by nobody.
 
 They are seen in what other writers put into a cluster's ``istio-ca-root-cert``, which the hub replaces sooner
-or later; so what was seen once is kept. One that was pinned and is not any more was answered: it is proposed
-again only where it is found again. A cluster may be broken into: everything is bounded.
+or later; so what was seen once stays. It ends when a pin accepts it, when an operator dismisses it, or when the
+cluster holds it no longer without the hub having written over it. One that was pinned and is not any more was answered:
+it is proposed again only where it is found again, and so is one that was dismissed and has been away since.
+
+A cluster may be broken into: what is kept of each is bounded, and takes nothing from the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256 as digest_of
 from typing import Final
 
 from msgspec.structs import replace
 
 from federation.core.errors import InvalidValue
+from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from federation.state.documents import Proposal
+from federation.core.trust.rotation.steps import OperationRefused
+from federation.state.documents import Dismissal, FoundAnchors, Proposal
+
+AUTHORITIES: Final = ""
+"""In place of a cluster: what back ends name. No cluster has this name."""
 
 MOST_OF_A_CLUSTER: Final = 16
+MOST_DISMISSED: Final = 64  # of a cluster; they end by themselves once it holds them no longer
+MOST_PLACES: Final = 8
 MOST_TEXT: Final = 300  # characters of a name that somebody else has chosen
 MOST_OF_ONE: Final = 16 * 1024
 MOST_PEM: Final = 256 * 1024
-"""Bytes of PEM in all: the report that carries them is one object. What comes after goes without, and is accepted
-from a file."""
+"""Bytes of PEM in all: the report that carries them is one object. Clusters take turns for it; what comes after goes
+without, and is accepted from a file."""
+
+MOST_PARSED: Final = 64
+
+
+@dataclass(slots=True)
+class _Cluster:
+    found: dict[str, Proposal] = field(default_factory=dict)
+    dismissed: dict[str, Dismissal] = field(default_factory=dict)
+    crowded: bool = False
 
 
 class Proposals:
     """Every anchor found in a registered cluster that is not pinned."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], Proposal] = {}
-        self._pinned: set[str] = set()
+        self._clusters: dict[str, _Cluster] = {}
+        self._pinned: frozenset[str] = frozenset()
+        self._parsed: OrderedDict[bytes, tuple[Certificate, ...] | None] = OrderedDict()
 
-    def look(self, cluster: str, pem: bytes, *, where: str, now: float) -> None:
-        """Note the self-signed authorities in what somebody else published in that cluster."""
-        try:
-            certificates = parse_certificates(pem, where=where)
-        except InvalidValue:
-            return  # the read-back reports what cannot be read
-        for certificate in certificates:
-            if certificate.is_ca and certificate.is_self_signed:
-                self._keep(
-                    Proposal(
-                        sha256=certificate.sha256,
-                        subject=certificate.subject[:MOST_TEXT],
-                        cluster=cluster,
-                        origin=where,
-                        not_after=certificate.not_after.timestamp(),
-                        first_seen=now,
-                        pem=certificate.pem.decode("ascii"),
-                    )
+    def look(
+        self, cluster: str, pem: bytes, *, where: str, now: float, place: str | None = None
+    ) -> frozenset[str] | None:
+        """Note the self-signed authorities in what somebody else published in that cluster; their fingerprints.
+
+        ``place`` is the namespace, "" for an object that is in none. None where it cannot be read: the read-back
+        reports that.
+        """
+        authorities = self._read(pem)
+        for certificate in authorities or ():
+            self._keep(
+                Proposal(
+                    sha256=certificate.sha256,
+                    subject=certificate.subject[:MOST_TEXT],
+                    cluster=cluster,
+                    origin=where,
+                    not_after=certificate.not_after.timestamp(),
+                    first_seen=now,
+                    pem=certificate.pem.decode("ascii"),
+                    places=[] if place is None else [place],
                 )
+            )
+        return None if authorities is None else frozenset(c.sha256 for c in authorities)
 
     def remember(self, proposals: Iterable[Proposal]) -> None:
-        """Take over what was found earlier."""
+        """Take over what was found elsewhere: by an earlier version, or by a signer."""
         for proposal in proposals:
             self._keep(proposal)
 
+    def restore(self, cluster: str, document: FoundAnchors) -> None:
+        """Take over what was persisted of that cluster."""
+        one = self._of(cluster)
+        one.dismissed |= {dismissal.sha256: dismissal for dismissal in document.dismissed}
+        one.found |= {proposal.sha256: proposal for proposal in document.found}
+        one.crowded = document.crowded
+
+    def settle(self, cluster: str, held: frozenset[str], *, hides: Callable[[str], bool]) -> None:
+        """A complete reading of the cluster showed these anchors (SHA-256), and no others, in what others wrote.
+
+        ``hides`` says of a place whether the hub has its own content there, or has not looked: what was seen there
+        has not been taken back by whoever put it there.
+        """
+        one = self._clusters.get(cluster)
+        if one is None:
+            return
+        kept = {s: p for s, p in one.found.items() if s in held or not p.places or any(map(hides, p.places))}
+        if len(kept) < len(one.found):
+            one.crowded = False
+        one.found = kept
+        one.dismissed = {sha256: said for sha256, said in one.dismissed.items() if sha256 in held}
+
+    def dismiss(self, wish: Dismissal, *, cluster: str | None = None) -> list[str]:
+        """List it no longer: in that cluster alone, or wherever it was found; the names of these clusters.
+
+        Asked once more for the same operation nothing changes. Raises OperationRefused.
+        """
+        some = {name: one for name, one in self._clusters.items() if cluster is None or name == cluster}
+        done = [
+            name
+            for name, one in some.items()
+            if wish.sha256 in one.dismissed and one.dismissed[wish.sha256].operation == wish.operation
+        ]
+        if done:
+            return done
+        holding = {name: one for name, one in some.items() if wish.sha256 in one.found}
+        if not holding:
+            raise OperationRefused(
+                f"no open proposal has the fingerprint {wish.sha256[:80] or '(none given)'}",
+                remedy="give the whole SHA-256 of one that `federation trust list` shows",
+            )
+        for name, one in holding.items():
+            if len(one.dismissed) >= MOST_DISMISSED:
+                raise OperationRefused(
+                    f"{len(one.dismissed)} anchors that {name or 'an authority'} still holds were dismissed",
+                    remedy="remove them there first: find who writes them",
+                )
+        for one in holding.values():
+            del one.found[wish.sha256]
+            one.dismissed[wish.sha256] = wish
+            one.crowded = False  # the next look says whether it is still so
+        return list(holding)
+
+    def documents(self, *, clusters: Iterable[str]) -> dict[str, FoundAnchors]:
+        """What is to be persisted of each registered cluster, and of the back ends."""
+        documents: dict[str, FoundAnchors] = {}
+        for name in (AUTHORITIES, *clusters):
+            one = self._clusters.get(name, _Cluster())
+            documents[name] = FoundAnchors(
+                found=[
+                    proposal if len(proposal.pem) <= MOST_OF_ONE else replace(proposal, pem="")
+                    for _, proposal in sorted(one.found.items())
+                ],
+                dismissed=[dismissal for _, dismissal in sorted(one.dismissed.items())],
+                crowded=one.crowded,
+            )
+        return documents
+
     def open(self, *, pins: frozenset[str], clusters: Iterable[str]) -> list[Proposal]:
         """Those that no pin accepts, of the clusters that are registered."""
-        answered, self._pinned = self._pinned - pins, set(pins)
-        self._found = {key: found for key, found in self._found.items() if key[1] not in answered}
-        registered = frozenset(clusters)
-        return list(
-            _bounded(
-                proposal
-                for (cluster, sha256), proposal in sorted(self._found.items())
-                if sha256 not in pins and cluster in registered
-            )
-        )
+        self._pinned = pins
+        for one in self._clusters.values():
+            one.found = {sha256: proposal for sha256, proposal in one.found.items() if sha256 not in pins}
+        return listed(self.documents(clusters=clusters))
+
+    def _of(self, cluster: str) -> _Cluster:
+        return self._clusters.setdefault(cluster, _Cluster())
 
     def _keep(self, proposal: Proposal) -> None:
-        key = proposal.cluster, proposal.sha256
-        if key in self._found:
-            if not self._found[key].pem:  # found by an earlier version, which did not keep it
-                self._found[key] = replace(self._found[key], pem=proposal.pem)
-        elif sum(c == proposal.cluster for c, _ in self._found) < MOST_OF_A_CLUSTER:
-            self._found[key] = proposal
+        one, sha256 = self._of(proposal.cluster), proposal.sha256
+        if sha256 in self._pinned or sha256 in one.dismissed:
+            return
+        known = one.found.get(sha256)
+        if known is None:
+            if len(one.found) < MOST_OF_A_CLUSTER:
+                one.found[sha256] = proposal
+            else:
+                one.crowded = True
+            return
+        places = list(dict.fromkeys([*known.places, *proposal.places]))[:MOST_PLACES]
+        pem = known.pem or proposal.pem  # an earlier version did not keep it
+        if (places, pem) != (known.places, known.pem):
+            one.found[sha256] = replace(known, places=places, pem=pem)
+
+    def _read(self, pem: bytes) -> tuple[Certificate, ...] | None:
+        digest = digest_of(pem).digest()
+        if digest in self._parsed:
+            self._parsed.move_to_end(digest)
+            return self._parsed[digest]
+        found: tuple[Certificate, ...] | None
+        try:
+            found = tuple(c for c in parse_certificates(pem, where="") if c.is_ca and c.is_self_signed)
+        except InvalidValue:
+            found = None
+        self._parsed[digest] = found
+        if len(self._parsed) > MOST_PARSED:
+            self._parsed.popitem(last=False)
+        return found
 
 
-def _bounded(proposals: Iterable[Proposal]) -> Iterator[Proposal]:
+def listed(documents: Mapping[str, FoundAnchors]) -> list[Proposal]:
+    """All that is open, by cluster and fingerprint, within what a report holds of certificates."""
+    each = {name: document.found for name, document in sorted(documents.items())}
+    with_pem = frozenset(_with_pem(each))
+    return [
+        proposal if (name, proposal.sha256) in with_pem else replace(proposal, pem="")
+        for name, found in each.items()
+        for proposal in found
+    ]
+
+
+def _with_pem(each: Mapping[str, Sequence[Proposal]]) -> Iterator[tuple[str, str]]:
+    """Clusters take turns, so that one that floods leaves the others theirs."""
     left = MOST_PEM
-    for proposal in proposals:
-        size = len(proposal.pem)
-        fits = size <= min(left, MOST_OF_ONE)
-        left -= size if fits else 0
-        yield proposal if fits else replace(proposal, pem="")
+    for turn in range(MOST_OF_A_CLUSTER):
+        for name, found in each.items():
+            size = len(found[turn].pem) if turn < len(found) else 0
+            if 0 < size <= min(left, MOST_OF_ONE):
+                left -= size
+                yield name, found[turn].sha256

@@ -25,7 +25,13 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from federation.clusters.exec_plugin import PluginCredential, run_plugin
-from federation.clusters.kubeconfig import MAX_KUBECONFIG_BYTES, Entry, Material, parse_kubeconfig
+from federation.clusters.kubeconfig import (
+    MAX_KUBECONFIG_BYTES,
+    ClusterInfo,
+    Entry,
+    Material,
+    parse_kubeconfig,
+)
 from federation.clusters.tls import client_context
 from federation.core.clock import Clock
 from federation.core.config.access import Credentials
@@ -173,7 +179,7 @@ class LoadedCredentials:
                     plugin,
                     where=str(self._cluster),
                     directory=self._directory,
-                    server=self.server,
+                    cluster=self._entry.info,
                     authority=authority,
                     environ=self._environ,
                 )
@@ -191,8 +197,10 @@ class LoadedCredentials:
         """TLS contexts are costly, so one is made only when its bytes have changed."""
         certificate, key, token = now.certificate, now.key, now.token
         if plugin is not None:
-            certificate, key = plugin.certificate or certificate, plugin.key or key
-            token = plugin.token or token
+            # For client-go too, what stands in the kubeconfig goes before what a plugin hands out.
+            if certificate is None:
+                certificate, key = plugin.certificate, plugin.key
+            token = token or plugin.token
         before, old = self._bytes, self._plugin
         same_certificates = (
             before is not None
@@ -295,6 +303,7 @@ def _in_cluster(environ: Mapping[str, str], directory: Path) -> Entry:
         token="",
         token_file="token",  # noqa: S106  a file name
         plugin=None,
+        info=ClusterInfo(server=configuration.host),
     )
 
 

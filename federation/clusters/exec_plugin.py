@@ -19,8 +19,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-from federation.clusters.kubeconfig import ExecPlugin
-from federation.core.errors import ClusterUnauthorized
+from federation.clusters.kubeconfig import ClusterInfo, ExecPlugin, without_nulls
+from federation.clusters.safe_yaml import load_yaml
+from federation.core.errors import ClusterUnauthorized, InvalidValue
 
 TIMEOUT: Final = 30.0
 """Seconds. Cloud plugins ask a token service and take up to a few; a longer one is stuck at a prompt."""
@@ -36,9 +37,9 @@ class _Status(msgspec.Struct, rename="camel", frozen=True):
 
 
 class _ExecCredential(msgspec.Struct, rename="camel", frozen=True):
-    kind: str
-    api_version: str
-    status: _Status
+    kind: str = ""
+    api_version: str = ""
+    status: _Status = _Status()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ async def run_plugin(
     *,
     where: str,
     directory: Path,
-    server: str,
+    cluster: ClusterInfo,
     authority: bytes | None,
     environ: Mapping[str, str],
     timeout: float = TIMEOUT,
@@ -72,12 +73,12 @@ async def run_plugin(
     command = _resolve(plugin.command, directory, environ)
     if command is None:
         raise _failed(plugin, where, "is not there or cannot be executed")
-    environment = dict(environ) | {variable.name: variable.value for variable in plugin.env or ()}
-    environment["KUBERNETES_EXEC_INFO"] = _exec_info(plugin, server, authority)
+    environment = dict(environ) | {variable.name: variable.value for variable in plugin.env if variable}
+    environment["KUBERNETES_EXEC_INFO"] = _exec_info(plugin, cluster, authority)
     try:
         process = await asyncio.create_subprocess_exec(
             command,
-            *(plugin.args or ()),
+            *(argument or "" for argument in plugin.args),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -108,11 +109,20 @@ def _resolve(command: str, directory: Path, environ: Mapping[str, str]) -> str |
     return shutil.which(command, path=environ.get("PATH"))
 
 
-def _exec_info(plugin: ExecPlugin, server: str, authority: bytes | None) -> str:
-    spec: dict[str, object] = {"interactive": False}
+def _exec_info(plugin: ExecPlugin, cluster: ClusterInfo, authority: bytes | None) -> str:
+    """``KUBERNETES_EXEC_INFO`` as client-go writes it: what is empty is left out, but for ``config``."""
+    spec: dict[str, object] = {}
     if plugin.provide_cluster_info:
-        spec["cluster"] = {"server": server, "certificate-authority-data": authority}
-    info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec}
+        about: dict[str, object] = {
+            "tls-server-name": cluster.tls_server_name,
+            "certificate-authority-data": authority,
+            "proxy-url": cluster.proxy_url,
+            "disable-compression": cluster.disable_compression,
+        }
+        present = {key: value for key, value in about.items() if value}
+        spec["cluster"] = {"server": cluster.server, **present, "config": cluster.config}
+    spec["interactive"] = False
+    info = {"kind": "ExecCredential", "apiVersion": plugin.api_version, "spec": spec}
     return msgspec.json.encode(info).decode()
 
 
@@ -138,8 +148,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def _parse(output: bytes, plugin: ExecPlugin, where: str) -> PluginCredential:
     try:
-        credential = msgspec.json.decode(output, type=_ExecCredential)
-    except msgspec.MsgspecError:
+        # client-go takes JSON and YAML; what begins as JSON has to be JSON to its end.
+        is_json = output.lstrip().startswith(b"{")
+        document = msgspec.json.decode(output) if is_json else load_yaml(output, longest=MAX_OUTPUT)
+        credential = msgspec.convert(without_nulls(document), _ExecCredential)
+    except (msgspec.MsgspecError, UnicodeError, InvalidValue):
         raise _failed(plugin, where, "printed no ExecCredential") from None
     status = credential.status
     if credential.kind != "ExecCredential" or credential.api_version != plugin.api_version:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from federation.core.errors import InvalidValue
+
+_CERTIFICATE: Final = re.compile(
+    rb"^-----BEGIN CERTIFICATE-----[ \t]*\r?\n([^-]*)^-----END CERTIFICATE-----", re.MULTILINE
+)
 
 
 def client_context(
@@ -17,26 +25,20 @@ def client_context(
 ) -> ssl.SSLContext:
     """A context that verifies chain and name, TLS 1.2 or later.
 
-    ``authority`` is PEM; None stands for the system's CAs, which is what a kubeconfig without a
-    certificate-authority means. ``certificate`` (a PEM chain) and ``key`` come together. Raises
-    :class:`InvalidValue`; its text holds nothing of the key.
+    ``authority`` is PEM, read and trusted as Go does it: what stands around its certificates is passed over, and
+    each of them is an anchor, be it a root, an intermediate or the server's own (``crypto/x509``, ``CertPool``).
+    None stands for the system's CAs, which is what a kubeconfig without a certificate-authority means.
+    ``certificate`` (a PEM chain) and ``key`` come together. Raises :class:`InvalidValue`; its text holds nothing
+    of the key.
     """
     # Not ssl.create_default_context: it takes empty CA data for none, and trusts the system's CAs instead.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if authority is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(cadata=authority.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if authority is None:
+        context.load_default_certs()
+    elif not _trust(context, authority):
         raise InvalidValue(
-            f"the certificate authority is not PEM that OpenSSL takes ({type(error).__name__})",
-            where=where,
-            remedy="put the CA certificate of the API server there, as PEM",
-        ) from error
-    if authority is not None and not context.cert_store_stats()["x509"]:
-        raise InvalidValue(
-            "the certificate authority holds no certificate",
+            "the certificate authority holds no certificate that can be read",
             where=where,
             remedy="put the CA certificate of the API server there, as PEM",
         )
@@ -44,6 +46,19 @@ def client_context(
     if certificate is not None and key is not None:
         _load_chain(context, certificate, key, where=where)
     return context
+
+
+def _trust(context: ssl.SSLContext, authority: bytes) -> int:
+    """How many certificates of ``authority`` are anchors now; one that cannot be read spoils no other."""
+    trusted = 0
+    for block in _CERTIFICATE.finditer(authority):
+        try:
+            der = base64.b64decode(block[1].translate(None, b" \t\r\n"), validate=True)
+            context.load_verify_locations(cadata=der)
+        except (binascii.Error, ssl.SSLError, ValueError):
+            continue
+        trusted += 1
+    return trusted
 
 
 def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes, *, where: str) -> None:

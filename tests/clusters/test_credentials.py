@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import logging
 import os
+import shutil
 import stat
 import tempfile
+import textwrap
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,8 @@ from federation.core.errors import ClusterUnauthorized, ConfigurationError
 from federation.sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import EAST, FAST, connected, eventually
+
+KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")
 
 
 def write(path: Path, document: dict[str, Any]) -> Path:
@@ -52,6 +58,35 @@ async def test_an_inline_client_certificate_works_and_leaves_no_file(
         async with connected(kubeconfig) as session:
             assert b"kube-system" in await session.get("/api/v1/namespaces")
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["wrapped base64", "nulls", "a comment in the CA", "document markers", "merged"]
+)
+async def test_a_kubeconfig_that_kubectl_reads_works(tmp_path: Path, kind: str) -> None:
+    async with SandboxCluster("east") as cluster:
+        authority = cluster.ca_pem
+        if kind == "a comment in the CA":
+            authority = "# Autorité de certification\n".encode() + authority
+        encoded = base64.b64encode(authority).decode()
+        if kind == "wrapped base64":
+            encoded = "|\n      " + "\n      ".join(textwrap.wrap(encoded, 76))
+        nulls = "    proxy-url: null\n    tls-server-name: ~\n" if kind == "nulls" else ""
+        token = cluster.user_token("hub", ("system:masters",))
+        user = "{<<: *shared}" if kind == "merged" else f"{{token: {token}, client-certificate-data: null}}"
+        text = (
+            f"shared: &shared\n  token: {token}\n"
+            "apiVersion: v1\nkind: Config\ncurrent-context: east\n"
+            "contexts:\n- name: east\n  context: {cluster: east, user: hub}\n"
+            f"users:\n- name: hub\n  user: {user}\n"
+            f"clusters:\n- name: east\n  cluster:\n    server: {cluster.url}\n{nulls}"
+            f"    certificate-authority-data: {encoded}\n"
+        )
+        if kind == "document markers":
+            text = f"---\n{text}---\n"
+        (tmp_path / "kc").write_text(text)
+        async with connected(tmp_path / "kc") as session:
+            assert b"kube-system" in await session.get("/api/v1/namespaces")
 
 
 async def test_without_memory_files_the_key_is_on_disk_for_an_instant_only(
@@ -316,6 +351,75 @@ async def test_a_plugins_token_is_kept_until_shortly_before_it_expires(tmp_path:
         assert (await loaded.access(renew=True)).token == "third"
 
 
+async def test_a_plugin_may_print_yaml_as_client_go_takes_it(tmp_path: Path) -> None:
+    async with SandboxCluster("east") as cluster:
+        plugin = Plugin(tmp_path, cluster)
+        plugin.output.write_text(
+            "---\n# from a script\nkind: ExecCredential\napiVersion: client.authentication.k8s.io/v1\n"
+            "status:\n  token: 'first'\n  expirationTimestamp: null\n  clientKeyData: ~\n"
+        )
+        loaded = await load(plugin.kubeconfig, allowed_exec=("./plugin",))
+        assert (await loaded.access()).token == "first"
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed, and KUBECTL names none")
+@pytest.mark.parametrize(
+    ("cluster_keys", "provide"),
+    [
+        ({}, True),
+        ({}, False),
+        (
+            {
+                "tls-server-name": "kubernetes",
+                "proxy-url": "http://127.0.0.1:9",
+                "disable-compression": True,
+                "extensions": [
+                    {"name": "other", "extension": {"a": 1}},
+                    {
+                        "name": "client.authentication.k8s.io/exec",
+                        "extension": {"audience": "06", "nothing": None, "list": [1.5, True]},
+                    },
+                ],
+            },
+            True,
+        ),
+        ({"extensions": [{"name": "client.authentication.k8s.io/exec", "extension": "text"}]}, True),
+    ],
+)
+async def test_a_plugin_is_given_what_kubectl_gives_it(
+    tmp_path: Path, cluster_keys: dict[str, Any], provide: bool
+) -> None:
+    async with SandboxCluster("east") as cluster:
+        plugin = Plugin(tmp_path, cluster)
+        plugin.prints(token="first")
+        document = json.loads(plugin.kubeconfig.read_text())
+        document["clusters"][0]["cluster"].update(cluster_keys)
+        document["users"][0]["user"]["exec"].update(provideClusterInfo=provide, interactiveMode="IfAvailable")
+        write(plugin.kubeconfig, document)
+        process = await asyncio.create_subprocess_exec(
+            *(str(KUBECTL), "--kubeconfig", str(plugin.kubeconfig), "get", "--raw", "/version"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await process.wait()
+        given = json.loads((tmp_path / "info").read_text())
+        (tmp_path / "info").unlink()
+        await load(plugin.kubeconfig, allowed_exec=("./plugin",))
+        assert json.loads((tmp_path / "info").read_text()) == given
+
+
+async def test_what_stands_in_the_kubeconfig_goes_before_a_plugin(tmp_path: Path) -> None:
+    async with SandboxCluster("east") as cluster:
+        plugin = Plugin(tmp_path, cluster)
+        plugin.prints(token="from the plugin")
+        document = json.loads(plugin.kubeconfig.read_text())
+        document["users"][0]["user"]["token"] = "written"
+        loaded = await load(write(plugin.kubeconfig, document), allowed_exec=("./plugin",))
+        assert (await loaded.access()).token == "written"
+        assert plugin.count == 0
+
+
 async def test_a_plugin_may_hand_out_a_client_certificate(tmp_path: Path) -> None:
     async with SandboxCluster("east") as cluster:
         plugin = Plugin(tmp_path, cluster)
@@ -353,6 +457,10 @@ async def test_a_plugin_that_fails_later_leaves_its_last_token_while_that_holds(
         ("", "no json", "no ExecCredential"),
         ("", '{"kind":"Pod","apiVersion":"v1","status":{}}', "another kind"),
         ("", CREDENTIAL % "{}", "neither"),
+        ("", CREDENTIAL % "null", "neither"),
+        ("", CREDENTIAL % '{"token":5}', "no ExecCredential"),
+        ("", CREDENTIAL % '{"token":"x"}' + " and more", "no ExecCredential"),
+        ("", "kind: [", "no ExecCredential"),
         (
             "",
             CREDENTIAL % '{"token":"a b"}',
@@ -396,7 +504,7 @@ async def test_a_plugin_that_hangs_is_ended_with_its_children(tmp_path: Path) ->
                 entry.plugin,
                 where="east",
                 directory=tmp_path,
-                server=entry.server,
+                cluster=entry.info,
                 authority=None,
                 environ=os.environ,
                 timeout=0.3,

@@ -298,7 +298,16 @@ def test_a_webhook_names_its_istiod_and_every_bundle() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- a list", "{", "a: &x [1]\nb: *x", "[" * 30 + "]" * 30, "trustDomain: [not, text]"]
+    "text",
+    [
+        "",
+        "- a list",
+        "{",
+        "a: &x [1]\nb: *y",
+        "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 60)),
+        "[" * 30 + "]" * 30,
+        "trustDomain: [not, text]",
+    ],
 )
 def test_mesh_settings_that_cannot_be_understood_leave_no_trust_domain(text: str) -> None:
     item = charts.mesh()
@@ -307,6 +316,18 @@ def test_mesh_settings_that_cannot_be_understood_leave_no_trust_domain(text: str
     assert found is not None
     assert found.trust_domain == ""
     assert bool(found.problem) is (text[:5] != "trust")
+
+
+def test_mesh_settings_are_read_as_istiod_reads_them() -> None:
+    item = charts.mesh()
+    item["data"]["mesh"] = (
+        "a: &x {trustDomain: one.example}\ntrustDomainAliases: &l [n, 'y']\nb: *l\n<<: *x\n"
+    )
+    found = read_mesh(raw(item))
+    assert found is not None
+    assert not found.problem
+    assert found.trust_domain == "one.example"
+    assert found.trust_domain_aliases == ("y",)  # a bare n is a boolean to go-yaml
 
 
 def test_values_of_the_injector_that_are_no_json_are_a_problem() -> None:

@@ -155,6 +155,33 @@ def test_a_name_that_is_there_twice_is_refused() -> None:
     assert "more than once" in refusal(doc).findings[0].problem
 
 
+def test_what_kubectl_config_view_left_out_is_named_with_the_way_to_write_it() -> None:
+    doc = with_cluster(certificate_authority_data="DATA+OMITTED")
+    doc["users"][0]["user"] = {"token": "REDACTED"}
+    findings = refusal(doc).findings
+    assert {finding.key for finding in findings} == {
+        "clusters[east].cluster.certificate-authority-data",
+        "users[hub].user.token",
+    }
+    for finding in findings:
+        assert "left out" in finding.problem
+        assert "kubectl config view --raw --flatten" in finding.remedy
+    doc = with_user(client_certificate_data="DATA+OMITTED", client_key_data="DATA+OMITTED")
+    assert len(refusal(doc).findings) == 2
+
+
+@pytest.mark.parametrize("key", ["as_uid", "as_groups", "as_user_extra"])
+def test_no_part_of_an_impersonation_is_passed_over(key: str) -> None:
+    value: Any = {"as_uid": "1", "as_groups": ["system:masters"], "as_user_extra": {"scopes": ["x"]}}[key]
+    assert "impersonation" in refusal(with_user(token=SECRET, **{key: value})).findings[0].problem
+
+
+def test_nesting_has_an_end() -> None:
+    text = b"x: " + b"[" * 5000 + b"]" * 5000
+    with pytest.raises(ConfigurationError, match="for safety"):
+        parse_kubeconfig(text, file="kc", context=None)
+
+
 PLUGIN = {"apiVersion": "client.authentication.k8s.io/v1", "command": "aws", "args": ["eks", "get-token"]}
 
 
@@ -212,7 +239,7 @@ def test_a_file_too_large_is_not_even_parsed() -> None:
 
 def test_aliases_cannot_fill_the_memory() -> None:
     bomb = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 60))
-    with pytest.raises(ConfigurationError, match="not YAML"):
+    with pytest.raises(ConfigurationError, match="where aliases are expanded"):
         parse_kubeconfig(bomb.encode(), file="kc", context=None)
 
 

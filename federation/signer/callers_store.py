@@ -8,6 +8,9 @@ A signer that was killed may have issued certificates that are in no table. How 
 horizon is written ahead of every certificate (``horizons.py``). So until that has passed, it is not known of its
 clusters which pods hold none. The same goes for a signer that wrote no table at all, such as one of a release that
 knew of none. One that ends in good order closes its table, and opens it again before it issues.
+
+The same documents hold which member published each token key first (``attestation/key_claims.py``), so that no restart
+makes another member the first.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import msgspec
 
 from federation.core.clock import Clock
 from federation.core.errors import StateUnavailable
+from federation.signer.attestation.key_claims import Claims, KeyClaims, claims_in
 from federation.signer.callers import Callers, Known, unpacked
 from federation.state.damage import StateDamaged, damaged
 from federation.state.documents import CallersTable, HorizonTable, decode, encode
@@ -63,11 +67,13 @@ class SharedCallers:
         clock: Clock,
         callers: Callers,
         usual_life: Callable[[], float],
+        claims: KeyClaims | None = None,
     ) -> None:
         self._store = store
         self._replica = replica
         self._clock = clock
         self._callers = callers
+        self._claims = claims or KeyClaims()
         self._usual_life = usual_life
         self._adopted: dict[str, str] = {}  # with the version that was taken over
         self.problem: StateUnavailable | None = StateUnavailable(
@@ -78,7 +84,20 @@ class SharedCallers:
         """Read, write and read the others' until cancelled; a store that fails is tried again."""
         while True:
             await self.share()
-            await self._clock.sleep(RETRY if self.problem is not None else self._interval)
+            await self._pause(RETRY if self.problem is not None else self._interval)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a token key that was first seen just now is persisted at once, or a restart would forget it."""
+        waits = {
+            asyncio.create_task(self._clock.sleep(seconds)),
+            *([asyncio.create_task(self._claims.news.wait())] if self.problem is None else ()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     @property
     def _interval(self) -> float:
@@ -92,7 +111,8 @@ class SharedCallers:
                 if not self._callers.open:
                     await self._load()
                 await self._look()
-                if self._callers.changed:
+                self._claims.open = True
+                if self._callers.changed or self._claims.news.is_set():
                     await self._write(closed=False)
         except TimeoutError:
             self._fail(StateUnavailable(f"no answer in {TIMEOUT:g} s", where=CALLERS))
@@ -118,6 +138,7 @@ class SharedCallers:
         table = _table(key, found[key])
         if table is not None:
             self._callers.adopt(table.known)
+            self._claims.adopt(table.claims)
         if table is None or not table.closed:
             for cluster, until in _reach(f"{HORIZONS}{self._replica}", found).items():
                 self._callers.doubt(cluster, until)
@@ -142,6 +163,7 @@ class SharedCallers:
             if table is None:
                 continue
             tables.append(table.known)
+            self._claims.adopt(table.claims)
             if not heard[replica] and self._adopted.get(key) != table.version:
                 self._callers.adopt(table.known)  # its document is not kept for ever
                 self._adopted[key] = table.version
@@ -155,11 +177,14 @@ class SharedCallers:
         self._adopted = {key: version for key, version in self._adopted.items() if key in documents}
 
     async def _write(self, *, closed: bool) -> None:
-        table = self._callers.table(self._replica, closed=closed)
+        table = msgspec.structs.replace(
+            self._callers.table(self._replica, closed=closed), keys=self._claims.document()
+        )
         try:
             await self._store.write(f"{CALLERS}{self._replica}", encode(table))
         except BaseException:
             self._callers.changed = True
+            self._claims.news.set()
             raise
 
     def _fail(self, problem: StateUnavailable) -> None:
@@ -175,6 +200,7 @@ class SharedCallers:
 @dataclass(frozen=True, slots=True)
 class _Table:
     known: Known
+    claims: Claims
     closed: bool
     version: str
 
@@ -187,7 +213,7 @@ def _table(key: str, stored: Stored | StateDamaged | None) -> _Table | None:
         table = decode(stored.data, CallersTable, key=key)
         if f"{CALLERS}{table.replica}" != key:
             raise damaged(f"it says that it is of {table.replica[:80]!r}", key=key, where=key)
-        return _Table(unpacked(table, key=key), table.closed, stored.version)
+        return _Table(unpacked(table, key=key), claims_in(table, key=key), table.closed, stored.version)
     except StateDamaged as error:
         _logger.warning("%s", error.diagnostics(), extra={"reason": error.reason})
         return None

@@ -47,6 +47,7 @@ from federation.signer.places import Place
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
+from federation.signer.routing import Routing
 
 ATTEMPTS: Final = 3
 """At a leaf that is superseded while it is made: one for orders that change, one for a generation beside them."""
@@ -148,6 +149,7 @@ class Issuance:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._registry = registry
+        self._routing = Routing(registry)
         self._grounds = grounds
         self._trust_domain = trust_domain
         self._accounting = accounting
@@ -157,6 +159,11 @@ class Issuance:
         self._random_bytes = random_bytes
         self._reader = TokenReader()
         self._tails: dict[tuple[str, int], Tail] = {}
+
+    @property
+    def routing(self) -> Routing:
+        """What decides which member judges a token."""
+        return self._routing
 
     async def issue(self, evidence: TokenEvidence, request: SigningRequest, place: Place) -> Reply:
         """The certificate that this caller may have; ``place`` is told once its cluster has vouched for it.
@@ -168,15 +175,18 @@ class Issuance:
         cluster, reason, own, claims_own = NO_CLUSTER, "internal", False, False
         try:
             token = self._reader.read(evidence.token)
-            registered = self._registry.route(token, evidence.cluster_id)
-            cluster = registered.config.name.value
-            claims_own = registered.config.is_own(token.account)
-            self._registry.refuse_anothers(token, registered)
+            named = self._routing.named(evidence.cluster_id)
+            if named is not None:  # for what is counted where it is refused
+                cluster, claims_own = named.name, named.config.is_own(token.account)
+            registered, permit = await self._routing.place(token, evidence.cluster_id)
+            cluster, claims_own = registered.name, registered.config.is_own(token.account)
             with registered.slots:
                 attestor = self._registry.attestor(registered)
-                caller = await attestor.attest(token)
+                caller = await attestor.attest(token, permit)
                 place.proved()
                 own = registered.config.is_own(caller.account)
+                if own:
+                    self._routing.proved(registered, token)
                 if request.impersonated:
                     caller = await impersonate(
                         caller,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from federation.clusters.session import ClusterSession
@@ -13,6 +13,8 @@ from federation.core.config.model import ClusterConfig
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.caller import REVIEW
+from federation.signer.attestation.jwks import TokenKey
+from federation.signer.attestation.key_claims import KeyClaims
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
@@ -20,19 +22,23 @@ from federation.signer.attestation.token_review import TokenReviewer
 
 @asynccontextmanager
 async def connect(
-    config: ClusterConfig, *, clock: Clock, jitter: random.Random
+    config: ClusterConfig, *, clock: Clock, jitter: random.Random, claims: KeyClaims
 ) -> AsyncIterator[ClusterAttestor]:
     """The attestor of that cluster, kept up to date while the context is open.
 
     Where TokenReview always decides, nothing is watched, so that no more than TokenReview need be granted;
-    keys are looked for all the same, because they tell whose a token is. Raises ConfigurationError for
-    credentials that cannot be used.
+    keys are looked for all the same, because they tell whose a token is: ``claims`` learns them. Raises
+    ConfigurationError for credentials that cannot be used.
     """
     session = await ClusterSession.open(
         config.signer, cluster=config.name, timeouts=config.timeouts, clock=clock
     )
     async with session:
-        keys = TokenKeys(session, clock=clock, jitter=jitter, issuer=config.issuer)
+
+        def published(keys: Iterable[TokenKey]) -> None:
+            claims.published(str(config.name), (key.sha256 for key in keys), at=clock.now().timestamp())
+
+        keys = TokenKeys(session, clock=clock, jitter=jitter, issuer=config.issuer, published=published)
         objects = BoundObjects(session, timeouts=config.timeouts, clock=clock, jitter=jitter)
         reviewer = TokenReviewer(session, audience=config.audience, clock=clock)
         node_pods = NodePods(session, limit=config.timeouts.request, clock=clock)

@@ -31,6 +31,7 @@ from federation.core.errors import NotReady
 from federation.runtime.config_source import ConfigSource
 from federation.signer.accounting import NO_CLUSTER, Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
+from federation.signer.attestation.key_claims import KeyClaims
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
 from federation.signer.authorities.keeper import AuthorityKeeper
 from federation.signer.authorities.succession import Succession
@@ -80,13 +81,14 @@ class SignerRole:
         self._draining = False
         self._warnings: tuple[str, ...] = ()
 
+        self._claims = KeyClaims()
         self._members: Members[ClusterAttestor] = Members(
-            partial(connect, clock=clock, jitter=jitter),
+            partial(connect, clock=clock, jitter=jitter, claims=self._claims),
             credentials=lambda cluster: cluster.signer,
             clock=clock,
             jitter=jitter,
         )
-        self._registry = Registry(lambda: self._members.current)
+        self._registry = Registry(lambda: self._members.current, self._claims)
         self._trust = TrustFollower(
             store,
             clock=clock,
@@ -120,6 +122,7 @@ class SignerRole:
             clock=clock,
             callers=self._callers,
             usual_life=lambda: _shortest_ttl(self._running),
+            claims=self._claims,
         )
         self._workloads = Workloads(
             self._callers,
@@ -177,6 +180,7 @@ class SignerRole:
                     for task in tasks:
                         task.cancel()
                     await self._door.close(0)
+                    await self._issuance.routing.close()
         await self._shared.close()
         await self._heartbeat.withdraw()
 
@@ -228,6 +232,7 @@ class SignerRole:
                 for config in self._registry.clusters
             },
             unplaced=self._accounting.refusals(NO_CLUSTER),
+            shared_keys=self._issuance.routing.shared_keys(),
             latency=self._accounting.latency,
         )
 

@@ -99,12 +99,34 @@ class CallersOfCluster(msgspec.Struct, frozen=True, kw_only=True):
     known_from: float = 0.0
 
 
+class KeyClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """That a member publishes a token key; ``proved`` where a token of the hub's own account there was signed by it."""
+
+    key: str  # SHA-256 of its SubjectPublicKeyInfo, hex
+    first: float
+    seen: float
+    proved: bool = False
+
+
+class SharedTokenKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A token key that several members publish; ``holder`` is the one it belongs to, empty where that is not known."""
+
+    key: str  # SHA-256 of its SubjectPublicKeyInfo, hex
+    clusters: list[str]
+    holder: str = ""
+    proved: bool = False
+
+
 class CallersTable(msgspec.Struct, frozen=True, kw_only=True):
-    """Which pods one signer has issued certificates to. ``closed`` by one that ended: nothing came after it."""
+    """What one signer knows of callers: which pods it has issued to, and whose the keys of tokens are.
+
+    ``closed`` by one that ended: nothing came after it.
+    """
 
     replica: str
     closed: bool = False
     clusters: dict[str, CallersOfCluster] = {}
+    keys: dict[str, list[KeyClaim]] = {}
 
 
 class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,6 +304,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
     unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
+    shared_keys: list[SharedTokenKey] = []
     latency: Histogram = Histogram()
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from federation.state.damage import remedy_for
 from federation.state.documents import ControllerReport, SignerReport
+from federation.status.attention_keys import shared_key_attention
 from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
@@ -40,6 +41,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_state(scene),
         *_controllers(scene),
         *_signers(scene),
+        *shared_key_attention(scene),
         *(item for view in clusters if view.quarantine is None for item in _cluster(scene, view)),
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
         *unplaced_attention(scene),

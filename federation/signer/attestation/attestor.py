@@ -17,17 +17,23 @@ a cluster that was broken into could collect other clusters' tokens.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from copy import copy
+from typing import TypeAlias
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused, NotReady
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
 from federation.signer.attestation.caller import KEYS, REVIEW, Caller
+from federation.signer.attestation.jwks import TokenKey
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import LEEWAY, Token, check_claims
+
+ReviewPermit: TypeAlias = Callable[[], Awaitable[None]]
+"""Raises NotReady where a token must not be shown to the API server."""
 
 
 class ClusterAttestor:
@@ -62,16 +68,19 @@ class ClusterAttestor:
         """The issuer of this cluster's tokens, empty while it is not known."""
         return self.keys.issuer
 
-    def signed(self, token: Token) -> bool:
-        """True where a key of this cluster that is known now has signed the token; asks nobody."""
+    def signing_key(self, token: Token) -> TokenKey | None:
+        """The key of this cluster, as known now, that has signed the token; None where none has. Asks nobody."""
         key = self.keys.keys.get(token.header.kid) if self.keys.usable else None
-        return key is not None and key.signed(token.header.alg, token.signed, token.signature)
+        if key is None or not key.signed(token.header.alg, token.signed, token.signature):
+            return None
+        return key
 
-    async def attest(self, token: Token) -> Caller:
+    async def attest(self, token: Token, permit: ReviewPermit | None = None) -> Caller:
         """The caller that this cluster vouches for.
 
-        Raises AttestationRefused where it does not, ClusterError or NotReady where that cannot be found out
-        now.
+        ``permit`` is asked before the token is shown to its API server, and raises where it must not be. Raises
+        AttestationRefused where the cluster does not vouch for it, ClusterError or NotReady where that cannot be
+        found out now.
         """
         mode = self.config.attestation
         if mode == REVIEW or not self.keys.usable:
@@ -82,7 +91,7 @@ class ClusterAttestor:
                     where=str(self.config.name),
                     reason="token_keys_missing",
                 )
-            return await self._review(token)
+            return await self._review(token, permit)
         key = await self.keys.find(token.header.kid)
         if key is None:
             raise AttestationRefused("no key of this cluster has the token's key ID", reason="token_key")
@@ -99,7 +108,7 @@ class ClusterAttestor:
             return self._caller(token, KEYS, node.name if node is not None else "")
         if mode == KEYS:
             self._refuse_unseen(token, existence, now)
-        return await self._review(token)
+        return await self._review(token, permit)
 
     def _check_claims(self, token: Token, issuer: str) -> float:
         now = self._clock.now().timestamp()
@@ -117,7 +126,9 @@ class ClusterAttestor:
             raise NotReady("what it is bound to was not seen yet", where=where, reason="object_not_seen")
         raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
 
-    async def _review(self, token: Token) -> Caller:
+    async def _review(self, token: Token, permit: ReviewPermit | None) -> Caller:
+        if permit is not None:
+            await permit()
         return self._caller(token, REVIEW, await self.reviewer.review(token))
 
     def _caller(self, token: Token, proved_by: str, node: str) -> Caller:

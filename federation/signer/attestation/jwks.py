@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
@@ -26,6 +28,8 @@ from federation.core.errors import InvalidValue
 MAX_KEYS: Final = 64
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+"""A verification takes four times as long with twice the bits, and every cluster chooses its own keys."""
 
 _PKCS1: Final = padding.PKCS1v15()
 _HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = MappingProxyType(
@@ -48,7 +52,7 @@ class _KeySet(msgspec.Struct):
     keys: list[msgspec.Raw]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenKey:
     """One public key with the algorithms it may be used with."""
 
@@ -56,6 +60,14 @@ class TokenKey:
     algorithms: frozenset[str]
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey = field(repr=False)
     coordinate_bytes: int = 0  # of an EC signature: r and s are this long each (RFC 7518, 3.4); RSA: 0
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of its SubjectPublicKeyInfo in hex: what the key is, whatever it is called."""
+        der = self.public_key.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return sha256(der).hexdigest()
 
     def signed(self, algorithm: str, message: bytes, signature: bytes) -> bool:
         """True where this key made the signature over the message with that algorithm."""
@@ -132,7 +144,7 @@ def _read_key(raw: bytes) -> TokenKey | None:
             return None
     except (msgspec.MsgspecError, PyJWTError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+    if isinstance(key, rsa.RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         algorithms, size = frozenset({"RS256", "RS384", "RS512"}), 0
     elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         algorithm, size = _CURVES[key.curve.name]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from types import MappingProxyType
 from typing import Final
@@ -21,7 +21,14 @@ import msgspec
 
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.errors import ClusterError, ClusterGarbage, InvalidValue
+from federation.core.errors import (
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterInvalid,
+    ClusterNotFound,
+    InvalidValue,
+)
 from federation.signer.attestation.jwks import TokenKey, parse_key_set
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
@@ -46,19 +53,41 @@ class TokenKeys:
     """The keys and the issuer of one cluster; :meth:`run` keeps them new."""
 
     def __init__(
-        self, session: ClusterSession, *, clock: Clock, jitter: random.Random, issuer: str = ""
+        self,
+        session: ClusterSession,
+        *,
+        clock: Clock,
+        jitter: random.Random,
+        issuer: str = "",
+        published: Callable[[Iterable[TokenKey]], None] | None = None,
     ) -> None:
-        """``issuer`` is what the operator expects; empty takes what the cluster's discovery document says."""
+        """``issuer`` is what the operator expects; empty takes what the cluster's discovery document says.
+
+        ``published`` is called with the keys after every good look.
+        """
         self._session = session
         self._clock = clock
         self._jitter = jitter
         self._expected = issuer
+        self._published = published
         self._looking = asyncio.Lock()
         self._look_again_at = clock.monotonic()
         self._fetched: float | None = None
         self.issuer = issuer
         self.keys = _NO_KEYS
         self.problem: ClusterError | None = None
+        self.read_at = 0.0
+        """When they were last read (seconds since the epoch), 0 where they never were."""
+
+    @property
+    def withheld(self) -> bool:
+        """True where the cluster answers, and gives no keys: by a refusal, or with something that is none."""
+        return isinstance(self.problem, ClusterForbidden | ClusterNotFound | ClusterInvalid | ClusterGarbage)
+
+    @property
+    def may_look(self) -> bool:
+        """True where :meth:`look_again` would do anything: the last such look was long enough ago, or goes on."""
+        return self._looking.locked() or self._clock.monotonic() >= self._look_again_at
 
     @property
     def usable(self) -> bool:
@@ -79,16 +108,20 @@ class TokenKeys:
         key = self.keys.get(kid)
         if key is not None:
             return key
-        async with self._looking:  # those who wait here profit from the look under way
-            now = self._clock.monotonic()
-            if kid not in self.keys and now >= self._look_again_at:
-                self._look_again_at = now + UNKNOWN_KEY_INTERVAL
-                await self.refresh()
+        await self.look_again()
         if self.problem is not None and kid not in self.keys:
             raise copy(
                 self.problem
             )  # for each its own: one that is raised again and again grows its traceback
         return self.keys.get(kid)
+
+    async def look_again(self) -> None:
+        """Look now, unless that was just done; those who come meanwhile wait for the look under way."""
+        async with self._looking:
+            now = self._clock.monotonic()
+            if now >= self._look_again_at:
+                self._look_again_at = now + UNKNOWN_KEY_INTERVAL
+                await self.refresh()
 
     async def refresh(self) -> None:
         """Look now; a failure is kept as :attr:`problem`, and what was known stays."""
@@ -105,6 +138,9 @@ class TokenKeys:
         else:
             self.problem = None
             self._fetched = self._clock.monotonic()
+            self.read_at = self._clock.now().timestamp()
+            if self._published is not None:
+                self._published(self.keys.values())
 
     async def run(self) -> None:
         """Look again every :data:`REFRESH` seconds, sooner after a failure, until cancelled."""

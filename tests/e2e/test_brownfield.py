@@ -265,6 +265,8 @@ class Operator:
     box: Box
     mesh: Mesh
     own: OwnMesh
+    all_accepted: asyncio.Barrier
+    """A CA that is accepted later changes the bundle, and what has to be renewed, for clusters further on."""
     steps: list[str] = field(default_factory=list)
     applied: dict[str, str] = field(default_factory=dict)
 
@@ -280,7 +282,7 @@ class Operator:
 
     async def join(self) -> None:
         directory = self.box.directory / f"join-{self.own.name}"
-        end, said = time.monotonic() + 300, ""
+        end, said, accepted = time.monotonic() + 300, "", False
         while time.monotonic() < end:
             code, said = await self.look()
             assert code in {0, 1, 2}, said
@@ -290,6 +292,9 @@ class Operator:
                 assert step[1] in {"takeover", "drop"} or not hub_writes(self.own.cluster), (
                     "istiod writes there"
                 )
+                if step[1] != "accept" and not accepted:
+                    accepted = True
+                    await self.all_accepted.wait()
                 if self.steps[-1:] != [step[1]]:
                     self.steps.append(step[1])
                     self.mesh.stage = f"{self.own.name}: {step[1]}"
@@ -366,7 +371,8 @@ async def test_two_meshes_join_without_an_interruption_and_nobody_fights(box: Bo
             await box.register()
             await box.start_hub()
             await box.wait_ready()
-            operators = [Operator(box, mesh, own) for own in meshes]
+            barrier = asyncio.Barrier(len(meshes))
+            operators = [Operator(box, mesh, own, barrier) for own in meshes]
             async with asyncio.TaskGroup() as group:
                 for operator in operators:
                     group.create_task(operator.join())
@@ -418,7 +424,7 @@ async def test_a_workload_that_moves_before_its_ca_delivers_the_bundle_is_cut_of
         await box.register(["east"])
         await box.start_hub()
         await box.wait_ready()
-        operator = Operator(box, Mesh(agents), own)
+        operator = Operator(box, Mesh(agents), own, asyncio.Barrier(1))
         code, said = await operator.look()
         while "NOW   serve" not in said:
             assert code in {1, 2}, said

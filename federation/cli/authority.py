@@ -87,7 +87,9 @@ async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[Fin
     config = await ConfigSource(args.config, clock).load()
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    around = Surroundings(config.trust_domain, clock, os.urandom, random.SystemRandom())
+    around = Surroundings(
+        config.trust_domain, clock, os.urandom, random.SystemRandom(), lambda: config.door.server_names
+    )
     checked = []
     for authority in (config.signer.authority, config.signer.successor):
         if authority is not None:

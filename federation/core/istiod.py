@@ -7,10 +7,10 @@ Agents verify ``istiod[-<revision>].<namespace>.svc``, kube-apiserver the same f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
-from federation.core.config.model import IstioConfig
+from federation.core.config.model import HubConfig, IstioConfig
 
 DEFAULT_REVISION: Final = "default"
 """The revision whose istiod's Service has no suffix."""
@@ -33,6 +33,22 @@ def istiod_names(istio: IstioConfig, namespace: str, revisions: Iterable[str]) -
     services = ["istiod", *(f"istiod-{revision}" for revision in named), *_FIXED]
     own = [f"{service}.{namespace}.svc" for service in services]
     return tuple(dict.fromkeys((*own, *istio.extra_names)))
+
+
+def istiods_of(config: HubConfig, clusters: Collection[str] | None = None) -> tuple[str, ...]:
+    """The names of the istiods for which the hub provides certificates, in these clusters; None: in all."""
+    each = (
+        cluster.istio
+        for cluster in config.clusters
+        if cluster.istio.provide_certificate and (clusters is None or str(cluster.name) in clusters)
+    )
+    names = (
+        name
+        for istio in each
+        for namespace in istio.namespaces
+        for name in istiod_names(istio, namespace, ())
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def revision_of_service(service: str) -> str:

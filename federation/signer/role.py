@@ -98,7 +98,9 @@ class SignerRole:
         )
         self._orders = OrdersFollower(store, clock=clock)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
-        around = Surroundings(running.trust_domain, clock, random_bytes, jitter)
+        around = Surroundings(
+            running.trust_domain, clock, random_bytes, jitter, lambda: self._running.door.server_names
+        )
         self._authorities = Succession(
             partial(
                 AuthorityKeeper,

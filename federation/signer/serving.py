@@ -111,7 +111,12 @@ class ServingCertificate:
             csr_pem=_request(key, names),
         )
         issued = await issue_checked(
-            signer.current, order, anchors=terms.trust.anchors, at=now, alarms=signer.alarms
+            signer.current,
+            order,
+            anchors=terms.trust.anchors,
+            at=now,
+            alarms=signer.alarms,
+            thorough=True,
         )
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]

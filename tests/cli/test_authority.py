@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.cli.main import main
+from federation.runtime.clock import SystemClock
 from tests.core.config.texts import EAST
 from tests.signer.house import authority
 from tests.support import pki
@@ -80,6 +84,49 @@ def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.C
     assert "chmod 600" in checks["back end"]["remedy"]
     assert main(["authority", "check", "--config", str(file)]) == 1
     assert "do: chmod 600" in capsys.readouterr().out
+
+
+def odd(kind: str) -> pki.Authority:
+    """An authority that OpenSSL signs with as if nothing were odd about it."""
+    now = SystemClock().now().replace(microsecond=0)
+    times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
+    match kind:
+        case "name constraints":
+            above = pki.root("of a confined one", **times)
+            return pki.confined([x509.DNSName("corp.example")], issuer=above, **times)
+        case "brainpool":
+            return pki.root_of_curve(ec.BrainpoolP256R1(), **times)[1]
+        case _:
+            above = pki.root("with serial zero", **times)
+            below = pki.intermediate("below serial zero", above, **times)
+            return replace(below, root=pki.renumbered(above, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "told"),
+    [
+        ("name constraints", "name_constraints", ["CN=confined", "'hub.example'", "'corp.example'"]),
+        ("brainpool", "weak_key", ["CN=Root on brainpoolP256r1", "Go", "BoringSSL"]),
+    ],
+)
+def test_what_clients_would_refuse_is_refused_before_anything_is_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, reason: str, told: list[str]
+) -> None:
+    code, checks = check(configuration(tmp_path, odd(kind)), capsys)
+    assert code == 1
+    assert list(checks) == ["back end"], "nothing is asked of an authority that is of no use"
+    assert checks["back end"]["reason"] == reason
+    assert [part for part in told if part not in checks["back end"]["detail"]] == []
+    assert checks["back end"]["remedy"]
+
+
+def test_a_root_with_the_serial_number_zero_is_one_like_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, checks = check(configuration(tmp_path, odd("serial zero")), capsys)
+    assert code == 0
+    assert {row["outcome"] for row in checks.values()} == {"ok", "warning"}
+    assert "serial number 0" in checks["serial"]["detail"]
 
 
 def test_an_authority_under_another_root_is_refused(

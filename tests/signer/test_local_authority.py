@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.errors import AuthorityError, AuthorityUnavailable
+from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, private_key_pem, spki
@@ -27,7 +31,11 @@ CLOCK = VirtualClock(pki.NOW)
 
 
 def made(
-    config: LocalAuthorityConfig, *, clock: VirtualClock = CLOCK, trust_domain: str = "cluster.local"
+    config: LocalAuthorityConfig,
+    *,
+    clock: VirtualClock = CLOCK,
+    trust_domain: str = "cluster.local",
+    hosts: Callable[[], tuple[str, ...]] = tuple,
 ) -> HubBuiltAuthority:
     return HubBuiltAuthority(
         PairOfFiles(config),
@@ -36,6 +44,7 @@ def made(
         poll_seconds=config.poll_seconds,
         trust_domain=TrustDomain(trust_domain),
         clock=clock,
+        hosts=hosts,
     )
 
 
@@ -46,24 +55,25 @@ async def loaded(
     anchors: tuple[Certificate, ...] | None = None,
     clock: VirtualClock = CLOCK,
     trust_domain: str = "cluster.local",
+    hosts: Callable[[], tuple[str, ...]] = tuple,
 ) -> HubBuiltAuthority:
     ca.write(directory)
     config = LocalAuthorityConfig(
         name="local", certificate_file=directory / "ca-chain.pem", key_file=directory / "ca-key.pem"
     )
-    authority = made(config, clock=clock, trust_domain=trust_domain)
+    authority = made(config, clock=clock, trust_domain=trust_domain, hosts=hosts)
     authority.trust((ca.root,) if anchors is None else anchors)
     await authority.refresh()
     return authority
 
 
-def order(profile: LeafProfile = LeafProfile.WORKLOAD) -> LeafOrder:
+def order(profile: LeafProfile = LeafProfile.WORKLOAD, *hosts: str) -> LeafOrder:
     return LeafOrder(
         profile=profile,
         public_key=pki.key("workload").public_key(),
         spki_der=spki(pki.key("workload").public_key()),
-        names=(str(pki.IDENTITY),),
-        san=SubjectAltName.of_identity(pki.IDENTITY),
+        names=hosts or (str(pki.IDENTITY),),
+        san=SubjectAltName.of_hosts(hosts) if hosts else SubjectAltName.of_identity(pki.IDENTITY),
         serial=4711,
         validity=Validity(pki.NOW - timedelta(minutes=2), pki.NOW + timedelta(hours=1)),
         csr_pem="",
@@ -146,6 +156,70 @@ async def test_refuses_what_may_not_sign(tmp_path: Path, name: str, told: str) -
     assert authority.issuers == ()
     with pytest.raises(AuthorityError):
         await authority.issue(order())
+
+
+CONFINED = pki.confined([x509.DNSName("corp.example")])
+
+
+async def test_an_intermediate_that_may_not_name_the_door_signs_nothing(tmp_path: Path) -> None:
+    """Every client would refuse the door's certificate, and all workloads end without one."""
+    authority = await loaded(tmp_path, CONFINED, hosts=lambda: ("hub.corp.example", "hub.mesh"))
+    report = authority.describe()
+    assert (report.state, report.reason) == ("unavailable", "name_constraints")
+    for part in ("CN=confined", "'hub.mesh'", "'corp.example'"):
+        assert part in report.detail
+    assert report.remedy
+    with pytest.raises(AuthorityError, match="name constraints"):
+        await authority.issue(order())
+
+
+async def test_one_that_may_not_name_the_door_does_not_take_the_place_of_one_that_may(tmp_path: Path) -> None:
+    authority = await loaded(tmp_path, CA, hosts=lambda: ("hub.mesh",))
+    CONFINED.write(tmp_path)
+    await authority.refresh()
+    report = authority.describe()
+    assert (report.state, report.reason) == ("degraded", "name_constraints")
+    assert "still signing with" in report.detail
+    assert (await authority.issue(order())).issuers[0] == CA.certificate
+
+
+async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> None:
+    """What the new name may not have is refused for itself: an edit must not stop anybody else."""
+    hosts = ("hub.corp.example",)
+    authority = await loaded(tmp_path, CONFINED, hosts=lambda: hosts)
+    assert authority.describe().state == "ready"
+    assert await authority.issue(order(LeafProfile.SERVING, *hosts))
+    hosts = ("hub.mesh",)
+    await authority.refresh()
+    assert authority.describe().reason == "name_constraints"
+    assert (await authority.issue(order())).issuers[0] == CONFINED.certificate
+    with pytest.raises(AuthorityRefused, match=r"'hub\.mesh' is not among the permitted names") as error:
+        await authority.issue(order(LeafProfile.SERVING, *hosts))
+    assert error.value.reason == "name_constraints"
+    assert await authority.issue(order(LeafProfile.SERVING, "other.corp.example"))
+
+
+async def test_no_leaf_is_named_as_its_issuers_may_not_name_it(tmp_path: Path) -> None:
+    """Whatever was judged beforehand: of each leaf the names are looked at."""
+    ca = pki.confined([x509.UniformResourceIdentifier("cluster.local")], [x509.DNSName("evil.example")])
+    authority = await loaded(tmp_path, ca)
+    assert await authority.issue(order())
+    assert await authority.issue(order(LeafProfile.SERVING, "good.example", "10.0.0.1"))
+    with pytest.raises(AuthorityRefused, match=r"'a\.evil\.example' is excluded by DNS 'evil\.example'"):
+        await authority.issue(order(LeafProfile.SERVING, "good.example", "a.evil.example"))
+    stranger = msgspec.structs.replace(order(), names=("spiffe://other.domain/ns/foo/sa/bar",))
+    with pytest.raises(AuthorityRefused, match=r"other\.domain"):
+        await authority.issue(stranger)
+
+
+@pytest.mark.parametrize("curve", [ec.BrainpoolP256R1(), ec.SECP256K1(), ec.SECP521R1()])
+async def test_a_root_that_no_verifier_takes_has_nothing_signed_below_it(
+    tmp_path: Path, curve: ec.EllipticCurve
+) -> None:
+    _, below = pki.root_of_curve(curve, not_before=pki.NOW - pki.DAY, not_after=pki.NOW + pki.YEAR)
+    report = (await loaded(tmp_path, below)).describe()
+    assert (report.state, report.reason) == ("unavailable", "weak_key")
+    assert f"CN=Root on {curve.name}" in report.detail
 
 
 async def test_refuses_a_chain_that_reaches_no_pinned_root(tmp_path: Path) -> None:

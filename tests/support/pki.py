@@ -15,13 +15,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.core.identity import SpiffeId
+from federation.core.pki import der
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_intermediate, create_root, generate_key
-from federation.core.pki.keys import KeyKind, PrivateKey, kind_of, private_key_pem, signature_hash
+from federation.core.pki.keys import KeyKind, PrivateKey, kind_of, private_key_pem, signature_hash, signer
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 """The wall clock of tests that need one."""
@@ -231,9 +232,10 @@ def certificate(
     serial_number: int = 4711,
     authority_key_id: bool = True,
     algorithm: hashes.HashAlgorithm | None = None,
+    rsa_padding: padding.PSS | None = None,
 ) -> Certificate:
     """Any certificate at all, right or wrong, signed by ``issuer`` or by a key that pretends to be it."""
-    signer = signing_key or issuer.key
+    own = signing_key or issuer.key
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -251,9 +253,9 @@ def certificate(
         builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
         )
-    kind = kind_of(signer)
+    kind = kind_of(own)
     assert kind is not None
-    built = builder.sign(signer, algorithm or signature_hash(kind))  # type: ignore[arg-type]
+    built = builder.sign(own, algorithm or signature_hash(kind), rsa_padding=rsa_padding)  # type: ignore[arg-type]
     return Certificate.from_der(built.public_bytes(serialization.Encoding.DER))
 
 
@@ -284,3 +286,101 @@ def leaf(
         not_before=not_before,
         not_after=not_after,
     )
+
+
+def resigned(original: Certificate, key_of_issuer: PrivateKey, old: bytes, new: bytes) -> Certificate:
+    """The certificate with ``old`` in its signed part exchanged for ``new`` once, and signed again.
+
+    For what cryptography's builder does not make. ``new`` may be longer: the lengths around it are made anew.
+    """
+    tbs = original.parts.tbs
+    assert tbs.count(old) >= 1
+    body = der.elements(tbs, 0, len(tbs))[0]
+    changed = der.sequence(_replaced(tbs[body[2] : body[3]], old, new))
+    kind = kind_of(key_of_issuer)
+    assert kind is not None
+    made = der.sequence(
+        changed, original.parts.signature_algorithm, der.bit_string(signer(key_of_issuer)(changed))
+    )
+    return Certificate.from_der(made)
+
+
+def _replaced(content: bytes, old: bytes, new: bytes) -> bytes:
+    """The elements with the first ``old`` among or in them exchanged for ``new``."""
+    if content.startswith(old):
+        return new + content[len(old) :]
+    made = []
+    done = False
+    for tag, start, inner, stop in der.elements(content, 0, len(content)):
+        element = content[start:stop]
+        if done or old not in element:
+            made.append(element)
+            continue
+        done = True
+        is_whole = element == old
+        made.append(new if is_whole else der.encode(tag, _replaced(content[inner:stop], old, new)))
+    return b"".join(made)
+
+
+def renumbered(authority: Authority, serial_number: bytes) -> Certificate:
+    """Its certificate with a serial number of these bytes, zero and negative ones too, signed by its own key."""
+    own = der.integer(authority.certificate.serial)
+    return resigned(authority.certificate, authority.key, own, der.encode(der.INTEGER, serial_number))
+
+
+def confined(
+    permitted: Sequence[x509.GeneralName] | None = None,
+    excluded: Sequence[x509.GeneralName] | None = None,
+    *,
+    issuer: Authority | None = None,
+    not_before: datetime = NOW - 30 * DAY,
+    not_after: datetime = NOW + YEAR,
+) -> Authority:
+    """An intermediate under these name constraints."""
+    own, above = key("confined"), issuer or root()
+    made = certificate(
+        above,
+        [
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (CA_KEY_USAGE, True),
+            (x509.NameConstraints(permitted, excluded), True),
+            (x509.SubjectKeyIdentifier.from_public_key(own.public_key()), False),
+        ],
+        public_key=own.public_key(),
+        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "confined")]),
+        not_before=not_before,
+        not_after=not_after,
+    )
+    return Authority(made, own, (made,), above.root)
+
+
+def root_of_curve(
+    curve: ec.EllipticCurve, *, not_before: datetime, not_after: datetime
+) -> tuple[Authority, Authority]:
+    """A root on that curve, and an intermediate of P-256 below it."""
+    key_of_root, own = ec.generate_private_key(curve), key("below an odd root")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Root on {curve.name}")])
+    made = []
+    for subject, public_key, number in (
+        (name, key_of_root.public_key(), 1),
+        (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "below an odd root")]), own.public_key(), 2),
+    ):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(name)
+            .public_key(public_key)
+            .serial_number(number)
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(CA_KEY_USAGE, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(key_of_root.public_key()), critical=False
+            )
+        )
+        built = builder.sign(key_of_root, hashes.SHA256())
+        made.append(Certificate.from_der(built.public_bytes(serialization.Encoding.DER)))
+    above, below = made
+    return Authority(above, key_of_root, (), above), Authority(below, own, (below,), above)

@@ -39,20 +39,24 @@ def problem_of(
     *,
     signers: Mapping[str, SignerReport],
     trust_domain: TrustDomain,
+    hosts: Sequence[str],
     longest_ttl: timedelta,
     soak: timedelta,
     at: datetime,
 ) -> str:
     """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; empty where it may.
 
-    ``old`` is the chain in use. Judged are what RFC 5280 asks of an issuer, that it lives long enough to be
+    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for. Judged are what verifiers of a
+    mesh ask of an issuer and that its name constraints permit all names, that it lives long enough to be
     worth it, that nothing of it can be mistaken for the old one (equal names make verifiers try the wrong
     key), and that every signer has had it sign.
     """
     if not new:
         return "its chain is not known"
     try:
-        check_intermediate(tuple(new[:-1]), new[0].public_key, new[-1:], at, trust_domain=trust_domain)
+        check_intermediate(
+            tuple(new[:-1]), new[0].public_key, new[-1:], at, trust_domain=trust_domain, hosts=hosts
+        )
     except (InvalidValue, AuthorityMisconfigured) as error:
         return str(error)
     ends = min(certificate.not_after for certificate in new)

@@ -37,6 +37,7 @@ from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
 from federation.core.errors import FederationError, InvalidValue, StateUnavailable
+from federation.core.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict
@@ -197,7 +198,11 @@ class RotationDriver:
         clusters = with_unknown(config, with_life(seen.clusters, signers), arrivals, now.timestamp())
         self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
-        self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book.under_way))
+        istiods = istiods_of(config, {n for n, facts in seen.clusters.items() if facts.control_planes})
+        hosts = (*config.door.server_names, *istiods)
+        self._commands.aim(
+            _proposed(config, signers, seen.roots, now, self.books.book.under_way, hosts=hosts)
+        )
         world = world_of(
             now=now.timestamp(),
             config=config,
@@ -283,6 +288,8 @@ def _proposed(
     roots: Sequence[Certificate],
     now: datetime,
     under_way: Rotation | None,
+    *,
+    hosts: Sequence[str],
 ) -> Proposed:
     """Both sides as the signers report them, and whether the new one may take over.
 
@@ -297,6 +304,7 @@ def _proposed(
         path_of(new, roots),
         signers=signers,
         trust_domain=config.trust_domain,
+        hosts=hosts,
         longest_ttl=timedelta(seconds=longest),
         soak=timedelta(seconds=config.controller.rotation.soak),
         at=now,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -22,10 +22,13 @@ _REMEDIES: Final = {
     "path_length": "issue it with a path length that leaves room, or leave one tier of intermediates out",
     "key_usage": "issue it with the key usage keyCertSign",
     "extended_key_usage": "issue it without extended key usages, or with serverAuth and clientAuth",
-    "name_constraints": "issue it with name constraints that permit its subject and the trust domain",
+    "name_constraints": "issue it with name constraints on DNS names, IP addresses and URIs alone that permit every"
+    " name above, or name the door (door.server_names) as they permit",
     "critical_extension": "issue it without that extension, or not as critical",
-    "weak_key": "use P-256, P-384 or RSA of 2048 to 4096 bits",
-    "weak_signature": "have it signed with SHA-256 or better",
+    "no_subject": "issue it with a subject",
+    "serial": "issue it with a positive serial number of at most 20 bytes",
+    "weak_key": "use P-256, P-384 or RSA of 2048 to 4096 bits, all the way up to the root",
+    "weak_signature": "have it signed by ECDSA with SHA-256 or SHA-384, or by RSA with SHA-256, SHA-384 or SHA-512",
 }
 
 
@@ -36,11 +39,13 @@ def check_intermediate(
     at: datetime,
     *,
     trust_domain: TrustDomain | None = None,
+    hosts: Sequence[str] = (),
 ) -> tuple[Certificate, ...]:
     """The path from the intermediate (first of ``chain``) to a pinned root: every issuer of its leaves.
 
-    ``public_key`` belongs to the key that will sign. With a ``trust_domain``, name constraints on the way
-    must permit it. Raises AuthorityMisconfigured with the reason ``no_certificate``, ``wrong_key``,
+    ``public_key`` belongs to the key that will sign. Name constraints on the way must permit the
+    ``trust_domain``, where one is given, and every one of ``hosts``: the names of the servers whose certificates it
+    will sign. Raises AuthorityMisconfigured with the reason ``no_certificate``, ``wrong_key``,
     ``weak_key``, ``is_root``, ``name_constraints`` or one of :func:`verify_chain`'s, and with the remedy.
     """
     if not chain:
@@ -70,14 +75,12 @@ def check_intermediate(
         path = verify_chain(chain, anchors, at, purpose=Purpose.AUTHORITY, partial=False)
     except InvalidValue as error:
         raise _misconfigured(error.reason, error.what, _REMEDIES.get(error.reason, "")) from None
-    if trust_domain is not None:
-        for issuer in path:
-            if not name_constraints.permits_trust_domain(issuer, trust_domain):
-                raise _misconfigured(
-                    "name_constraints",
-                    f"the name constraints of {issuer.subject} do not permit the trust domain {trust_domain}",
-                    _REMEDIES["name_constraints"],
-                )
+    names = [*([f"spiffe://{trust_domain}/"] if trust_domain is not None else []), *hosts]
+    words = name_constraints.not_permitted(path, names)
+    if words:
+        raise _misconfigured(
+            "name_constraints", f"{own.subject} is of no use here: {words}", _REMEDIES["name_constraints"]
+        )
     return path
 
 

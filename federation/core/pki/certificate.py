@@ -11,10 +11,11 @@ from typing import Final, Self, TypeVar
 
 from cryptography import x509 as pyca
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from federation.core.errors import InvalidValue
-from federation.core.pki.der import BIT_STRING, INTEGER, SEQUENCE, elements
+from federation.core.pki.der import BIT_STRING, INTEGER, SEQUENCE, elements, encode
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Far above any certificate of a mesh; keeps a hostile one from costing time and memory."""
@@ -50,10 +51,15 @@ class Certificate:
     """A certificate around its DER, parsed as a whole when made, so that reading it raises nothing.
 
     Raises InvalidValue where the DER is not one whole X.509 certificate with a readable key, names, dates and
-    extensions (none of them twice: RFC 5280, 4.2). Being well-formed says nothing about being trusted.
+    extensions (none of them twice: RFC 5280, 4.2). Being well-formed says nothing about being trusted: a serial
+    number that is not positive, for instance, is read here and judged on the path.
+
+    ``x509`` is for its names, extensions and key. Where the serial number is not positive it has another one, and
+    its signature does not verify: cryptography warns of such numbers and is going to refuse them.
     """
 
     der: bytes
+    parts: Parts = field(init=False, compare=False, repr=False)
     x509: pyca.Certificate = field(init=False, compare=False)
     public_key: CertificatePublicKeyTypes = field(init=False, compare=False)
     extensions: pyca.Extensions = field(init=False, compare=False)
@@ -69,9 +75,10 @@ class Certificate:
                 f"a certificate of {len(self.der)} bytes; at most {MAX_CERTIFICATE_BYTES} are read"
             )
         try:
-            _check_frame(self.der)
-            parsed = pyca.load_der_x509_certificate(self.der)
+            parts = _taken_apart(self.der)
+            parsed = pyca.load_der_x509_certificate(self.der if parts.serial > 0 else _renumbered(self.der))
             values = {
+                "parts": parts,
                 "x509": parsed,
                 "public_key": parsed.public_key(),
                 "extensions": parsed.extensions,
@@ -79,7 +86,7 @@ class Certificate:
                 "issuer": _printable(parsed.issuer.rfc4514_string(_DN_NAMES)),
                 "not_before": parsed.not_valid_before_utc,
                 "not_after": parsed.not_valid_after_utc,
-                "serial": parsed.serial_number,
+                "serial": parts.serial,
             }
         except _PARSING_ERRORS as error:
             raise InvalidValue(
@@ -136,6 +143,21 @@ class Certificate:
         return constraints.path_length if constraints is not None else None
 
     @cached_property
+    def odd_serial(self) -> str:
+        """What is odd about its serial number, in words; empty where it is positive (RFC 5280, 4.1.2.2).
+
+        OpenSSL, BoringSSL and rustls take every number; Go takes 0, and since 1.23 no negative one.
+        """
+        if self.serial > 0:
+            return ""
+        words = f"{self.subject} has the serial number {self.serial}, where RFC 5280 asks for a positive one"
+        return (
+            f"{words}; Go 1.23 and later read no certificate with a negative one"
+            if self.serial < 0
+            else words
+        )
+
+    @cached_property
     def is_self_signed(self) -> bool:
         """True where its own key made its signature: equal names alone prove nothing."""
         return self.is_signed_by(self)
@@ -163,33 +185,94 @@ class Certificate:
 
 def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     try:
-        certificate.x509.verify_directly_issued_by(issuer.x509)
+        if certificate.serial > 0:
+            certificate.x509.verify_directly_issued_by(issuer.x509)
+        else:
+            _verify_as_it_stands(certificate, issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _verify_as_it_stands(certificate: Certificate, issuer: Certificate) -> None:
+    """What ``verify_directly_issued_by`` does, over the bytes that were signed."""
+    if certificate.x509.issuer != issuer.x509.subject:
+        raise ValueError("its issuer has another name")
+    key, digest = issuer.public_key, certificate.x509.signature_hash_algorithm
+    parameters = certificate.x509.signature_algorithm_parameters
+    signed = certificate.x509.signature, certificate.parts.tbs
+    if isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.AsymmetricPadding):
+        if digest is None:
+            raise ValueError("it is signed without a digest")
+        key.verify(*signed, parameters, digest)
+    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+        key.verify(*signed, parameters)
+    else:
+        raise UnsupportedAlgorithm("it is signed by a key of another kind")
 
 
 _ca_signed_by: Final = lru_cache(maxsize=1024)(_signed_by)
 """A pure function of two immutable values; bounded, and keyed by every byte of both."""
 
 
-def _check_frame(data: bytes) -> None:
-    """Refuse what cryptography lets pass with a warning or in silence.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The DER of what verifiers compare byte by byte (RFC 5280, 4.1), and the serial number whatever its sign.
 
-    That is a serial number which is not positive (RFC 5280, 4.1.2.2), and a signature of odd bits: with it one
-    certificate would have several fingerprints.
+    ``signature_algorithm`` is what the signature says of itself, ``signed_algorithm`` the same inside of what was
+    signed; both are whole AlgorithmIdentifiers. ``key`` is the subjectPublicKeyInfo.
+    """
+
+    tbs: bytes
+    serial: int
+    serial_bytes: int
+    signature_algorithm: bytes
+    signed_algorithm: bytes
+    key: bytes
+
+
+_FIELDS_BEFORE_EXTENSIONS: Final = 6  # serial, signature, issuer, validity, subject, subjectPublicKeyInfo
+_VERSION: Final = 0xA0
+
+
+def _taken_apart(data: bytes) -> Parts:
+    """Raises InvalidValue for another structure, and for a signature of odd bits.
+
+    With one the same certificate would have several fingerprints, and cryptography lets it pass in silence.
     """
     outer = elements(data, 0, len(data))
     parts = elements(data, outer[0][2], outer[0][3]) if len(outer) == 1 and outer[0][0] == SEQUENCE else []
     if [part[0] for part in parts] != [SEQUENCE, SEQUENCE, BIT_STRING]:
         raise InvalidValue("the DER is not of the structure of a certificate")
-    tbs, _, signature = parts
-    fields = elements(data, tbs[2], tbs[3])
-    serial = next((data[field[2] : field[3]] for field in fields if field[0] == INTEGER), b"")
-    if int.from_bytes(serial, "big", signed=True) <= 0:
-        raise InvalidValue("the serial number is not positive (RFC 5280, 4.1.2.2)")
+    tbs, algorithm, signature = parts
     if data[signature[2] : signature[2] + 1] != b"\0":
         raise InvalidValue("the signature is not a whole number of bytes")
+    fields = elements(data, tbs[2], tbs[3])
+    if fields and fields[0][0] == _VERSION:
+        del fields[0]
+    if len(fields) < _FIELDS_BEFORE_EXTENSIONS or fields[0][0] != INTEGER or fields[0][2] == fields[0][3]:
+        raise InvalidValue("the DER is not of the structure of a certificate")
+    serial, signed_algorithm, key = fields[0], fields[1], fields[5]
+    return Parts(
+        tbs=data[tbs[1] : tbs[3]],
+        serial=int.from_bytes(data[serial[2] : serial[3]], "big", signed=True),
+        serial_bytes=serial[3] - serial[2],
+        signature_algorithm=data[algorithm[1] : algorithm[3]],
+        signed_algorithm=data[signed_algorithm[1] : signed_algorithm[3]],
+        key=data[key[1] : key[3]],
+    )
+
+
+def _renumbered(data: bytes) -> bytes:
+    """The certificate with the serial number 1 instead of its own: for reading alone."""
+    (outer,) = elements(data, 0, len(data))
+    tbs, algorithm, signature = elements(data, outer[2], outer[3])
+    fields = elements(data, tbs[2], tbs[3])
+    at = 1 if fields[0][0] == _VERSION else 0
+    renumbered = encode(
+        SEQUENCE, data[tbs[2] : fields[at][1]], encode(INTEGER, b"\x01"), data[fields[at][3] : tbs[3]]
+    )
+    return encode(SEQUENCE, renumbered, data[algorithm[1] : algorithm[3]], data[signature[1] : signature[3]])
 
 
 def _printable(text: str) -> str:

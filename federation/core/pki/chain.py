@@ -53,11 +53,11 @@ def verify_chain(
     The others may come in any order, and more than are needed. With ``partial`` an intermediate among the
     anchors ends a path, as it does in Envoy; without it only a self-signed anchor does. Judged are
     signatures, names and key identifiers, validity, CA bit, path length, key usages, name constraints,
-    critical extensions and the strength of keys and hashes, for every certificate and the anchor too. Raises
+    critical extensions and the algorithms of keys and signatures, for every certificate and the anchor too. Raises
     InvalidValue with the reason of the path that came closest: ``no_anchor``, ``bad_signature``, ``expired``,
-    ``not_yet_valid``, ``not_ca``, ``is_ca``, ``path_length``, ``key_usage``, ``extended_key_usage``,
-    ``name_constraints``, ``critical_extension``, ``weak_key``, ``weak_signature``, ``too_complex`` or
-    ``empty_chain``.
+    ``not_yet_valid``, ``not_ca``, ``is_ca``, ``no_subject``, ``path_length``, ``key_usage``,
+    ``extended_key_usage``, ``name_constraints``, ``critical_extension``, ``serial``, ``weak_key``,
+    ``weak_signature``, ``too_complex`` or ``empty_chain``.
     """
     if not chain:
         raise InvalidValue("the chain is empty", reason="empty_chain")

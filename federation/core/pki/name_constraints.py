@@ -1,14 +1,16 @@
 """Name constraints (RFC 5280, 4.2.1.10) of a CA on the names in certificates below it.
 
-Corporate roots like to confine an intermediate to one trust domain. URIs, DNS names and subjects are judged,
-because those are what meshes have; a constraint on another kind of name counts as violated where the
-certificate has one, as the RFC demands of what cannot be processed.
+Corporate roots like to confine an intermediate. URIs, DNS names, IP addresses and subjects are judged, because
+those are what meshes have; a constraint on another kind of name counts as violated where the certificate has
+one, as the RFC demands of what cannot be processed. Where BoringSSL, Go and webpki read a constraint
+differently, a name counts as permitted only where all of them permit it, and as excluded where one excludes it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 from cryptography import x509
@@ -21,6 +23,16 @@ _URI_HOST: Final = re.compile(
 )
 """A URI whose authority is a name: anything else cannot satisfy a constraint (RFC 5280, 4.2.1.10)."""
 
+_MOST_TOLD: Final = 4
+_KINDS: Final = {
+    x509.DNSName: "DNS",
+    x509.UniformResourceIdentifier: "URI",
+    x509.IPAddress: "IP",
+    x509.RFC822Name: "email",
+    x509.DirectoryName: "subject",
+}
+_PROCESSED_BY_ALL: Final = (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress, x509.RFC822Name)
+
 
 def violation(issuer: Certificate, certificate: Certificate) -> str:
     """Which name of ``certificate`` the ``issuer`` may not certify, in words; empty where it may all."""
@@ -32,7 +44,33 @@ def violation(issuer: Certificate, certificate: Certificate) -> str:
 
 def permits_trust_domain(issuer: Certificate, trust_domain: TrustDomain) -> bool:
     """True where the constraints of ``issuer`` leave room for SPIFFE IDs of that trust domain."""
-    return not _violation(issuer, [x509.UniformResourceIdentifier(f"spiffe://{trust_domain}/")])
+    return not not_permitted((issuer,), [f"spiffe://{trust_domain}/"])
+
+
+def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
+    """Which of ``issuers`` does not permit which of ``names``, and its constraint, in words; empty where all do.
+
+    Names are URIs, DNS names and IP addresses as text: what a leaf is to hold. Costs nearly nothing where no issuer
+    has name constraints, so it may be asked for every leaf.
+    """
+    for issuer in issuers:
+        if issuer.extension(x509.NameConstraints) is not None:
+            words = _violation(issuer, [_general(name) for name in names])
+            if words:
+                return f"the name constraints of {issuer.subject} do not permit it to be named so: {words}"
+    return ""
+
+
+def unprocessed(issuer: Certificate) -> str:
+    """A kind of name that ``issuer`` constrains and some verifier does not process, in words; empty for none.
+
+    Go refuses such a CA whole where the extension is critical, as it has to be, and webpki lets nothing pass it.
+    """
+    constraints = issuer.extension(x509.NameConstraints)
+    if constraints is None:
+        return ""
+    subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
+    return next((_words(subtree) for subtree in subtrees if not isinstance(subtree, _PROCESSED_BY_ALL)), "")
 
 
 def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
@@ -44,15 +82,17 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
         permitted = [
             subtree for subtree in constraints.permitted_subtrees or () if type(subtree) is type(name)
         ]
-        if any(_within(name, subtree) is not False for subtree in excluded):
-            return f"{_words(name)} is excluded"
+        by = next((subtree for subtree in excluded if _within(name, subtree) is not False), None)
+        if by is not None:
+            return f"{_words(name)} is excluded by {_words(by)}"
         if permitted and not any(_within(name, subtree) for subtree in permitted):
-            return f"{_words(name)} is not among the permitted names"
+            told = ", ".join(_words(subtree) for subtree in permitted[:_MOST_TOLD])
+            return f"{_words(name)} is not among the permitted names: {told}"
     return ""
 
 
 def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
-    """True or False where this can be said, None where it cannot."""
+    """True or False where all verifiers say so, None where they differ or it cannot be said."""
     if isinstance(name, x509.UniformResourceIdentifier) and isinstance(
         subtree, x509.UniformResourceIdentifier
     ):
@@ -60,19 +100,50 @@ def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
         if uri is None:
             return None
         host, base = uri[1].lower(), subtree.value.lower()
-        # a leading dot means subdomains only, none means exactly that host
-        return host.endswith(base) and host != base if base.startswith(".") else host == base
+        # without a leading dot the RFC means exactly that host, and Go takes its subdomains as well
+        return True if host == base and base[:1] != "." else _below(host, base)
     if isinstance(name, x509.DNSName) and isinstance(subtree, x509.DNSName):
-        host, base = name.value.lower(), subtree.value.lower().removeprefix(".")
-        return not base or host == base or host.endswith(f".{base}")
+        host, base = name.value.lower(), subtree.value.lower()
+        if not base or (host == base and base[0] != "."):
+            return True
+        return True if host.endswith(base if base[0] == "." else f".{base}") else _below(host, base)
+    if isinstance(name, x509.IPAddress) and isinstance(subtree, x509.IPAddress):
+        network = subtree.value
+        if not isinstance(network, IPv4Network | IPv6Network):
+            return None
+        return name.value in network
     if isinstance(name, x509.DirectoryName) and isinstance(subtree, x509.DirectoryName):
         return name.value.rdns[: len(subtree.value.rdns)] == subtree.value.rdns
     return None
 
 
+def _below(host: str, base: str) -> bool | None:
+    """False where the host is neither below ``base`` nor that name itself, else None: readings differ on it.
+
+    That are a subdomain of a URI's host, and a constraint with a leading dot on the very name behind the dot.
+    """
+    if base[:1] == ".":
+        if host.endswith(base) and host != base:
+            return True
+        return None if host == base[1:] else False
+    return None if host.endswith(f".{base}") else False
+
+
+def _general(name: str) -> x509.GeneralName:
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def _words(name: x509.GeneralName) -> str:
-    if isinstance(name, x509.UniformResourceIdentifier | x509.DNSName):
-        return repr(name.value)
+    kind = _KINDS.get(type(name), type(name).__name__)
+    if isinstance(name, x509.UniformResourceIdentifier | x509.DNSName | x509.RFC822Name):
+        return f"{kind} {name.value!r}"
     if isinstance(name, x509.DirectoryName):
-        return repr(name.value.rfc4514_string())
-    return f"a name of the kind {type(name).__name__}"
+        return f"{kind} {name.value.rfc4514_string()!r}"
+    if isinstance(name, x509.IPAddress):
+        return f"{kind} {name.value}"
+    return f"a name of the kind {kind}"

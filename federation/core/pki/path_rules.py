@@ -1,6 +1,7 @@
-"""What RFC 5280, section 6.1, asks of each certificate on a path, one rule a function.
+"""What RFC 5280, section 6.1, asks of each certificate on a path, and what verifiers of a mesh ask beyond it.
 
-Each returns a :class:`Problem` or None. Signatures and names are ``chain``'s part: it decides which
+A path is good where BoringSSL, Go and rustls all take it; where they differ, the strictest counts. One rule a
+function. Each returns a :class:`Problem` or None. Signatures and names are ``chain``'s part: it decides which
 certificate is above which; these rules decide whether that is allowed.
 """
 
@@ -13,14 +14,11 @@ from enum import Enum
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from federation.core.pki import name_constraints
+from federation.core.pki.algorithms import VERIFIERS, key_problem, signature_problem
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.keys import describe
 
 
 class Purpose(Enum):
@@ -56,19 +54,16 @@ _USAGES: Final = {
 }
 _PROCESSED: Final = frozenset(
     {
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
         ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.CERTIFICATE_POLICIES,  # no policy is asked for, so every policy will do (6.1.1 c)
         ExtensionOID.EXTENDED_KEY_USAGE,
         ExtensionOID.KEY_USAGE,
         ExtensionOID.NAME_CONSTRAINTS,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
     }
 )
-_STRONG_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_LEAST_RSA_BITS: Final = 2048
-_LEAST_EC_BITS: Final = 256
+"""What may be critical: webpki processes no other, and RFC 5280, 4.2.1.1 and 4.2.1.2, forbids it of key identifiers."""
+
+_MOST_SERIAL_BYTES: Final = 20
 
 
 def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> Problem | None:
@@ -76,10 +71,15 @@ def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> P
 
     ``path`` runs from the certificate in question to the anchor, both included.
     """
+    for certificate in path:  # first, for what an odd key signs is odd as well, and would be named instead
+        problem = _key(certificate)
+        if problem is not None:
+            return problem
     for depth, certificate in enumerate(path):
         problem = (
             _validity(certificate, at)
-            or _strength(certificate, is_anchor=depth == len(path) - 1)
+            or _signature(certificate, is_anchor=depth == len(path) - 1)
+            or _serial(certificate, is_anchor=depth == len(path) - 1)
             or _critical_extensions(certificate)
             or _extended_key_usage(certificate, purpose)
             or (_issuer(certificate, path[:depth], purpose) if depth else _target(certificate, purpose))
@@ -106,24 +106,33 @@ def _validity(certificate: Certificate, at: datetime) -> Problem | None:
     return None
 
 
-def _strength(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
-    key = certificate.public_key
-    strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size >= _LEAST_EC_BITS
+def _key(certificate: Certificate) -> Problem | None:
+    problem = key_problem(certificate)
+    if not problem:
+        return None
+    return Problem(
+        "weak_key", f"{name(certificate)} has a key that is not accepted by all of {VERIFIERS}: {problem}"
     )
-    if not strong:
-        return Problem("weak_key", f"{name(certificate)} has a key that is not accepted: {describe(key)}")
+
+
+def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
     # an anchor is trusted for its key; nobody relies on the signature on it
-    if not is_anchor and not _is_strongly_signed(certificate):
-        return Problem("weak_signature", f"{name(certificate)} is signed with a hash that is not accepted")
+    problem = "" if is_anchor else signature_problem(certificate)
+    if problem:
+        return Problem(
+            "weak_signature",
+            f"{name(certificate)} is signed in a way that is not accepted by all of {VERIFIERS}: {problem}",
+        )
     return None
 
 
-def _is_strongly_signed(certificate: Certificate) -> bool:
-    try:
-        return isinstance(certificate.x509.signature_hash_algorithm, _STRONG_HASHES)
-    except UnsupportedAlgorithm:
-        return False
+def _serial(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+    """RFC 5280, 4.1.2.2. Nothing depends on an anchor's number, and real roots have the serial number 0."""
+    if is_anchor or (certificate.serial > 0 and certificate.parts.serial_bytes <= _MOST_SERIAL_BYTES):
+        return None
+    return Problem(
+        "serial", f"{name(certificate)} has a serial number that is not positive or has more than 20 bytes"
+    )
 
 
 def _critical_extensions(certificate: Certificate) -> Problem | None:
@@ -165,12 +174,16 @@ def _target(certificate: Certificate, purpose: Purpose) -> Problem | None:
         return Problem(
             "key_usage", f"{name(certificate)} lacks the key usage digitalSignature, which TLS needs"
         )
+    if usage is not None and usage.key_cert_sign:
+        return Problem("key_usage", f"{name(certificate)} is no CA and has the key usage keyCertSign")
     return None
 
 
 def _authority(certificate: Certificate) -> Problem | None:
     if not certificate.is_ca:
         return Problem("not_ca", f"{name(certificate)} is not a CA certificate")
+    if not certificate.x509.subject.rdns:
+        return Problem("no_subject", f"{name(certificate)} is a CA without a name (RFC 5280, 4.1.2.6)")
     usage = certificate.extension(x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         return Problem("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
@@ -197,6 +210,13 @@ def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Pur
         words = name_constraints.violation(certificate, child)
         if words:
             return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
+    words = name_constraints.unprocessed(certificate)
+    if words:
+        return Problem(
+            "name_constraints",
+            f"{name(certificate)} has a constraint on {words}, which neither Go nor rustls processes: they let"
+            " nothing pass that is below it",
+        )
     return None
 
 

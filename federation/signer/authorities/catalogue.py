@@ -52,12 +52,13 @@ class AuthoritySettings:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every back end is given beside its settings."""
+    """What every back end is given beside its settings; ``hosts`` are the door's names."""
 
     trust_domain: TrustDomain
     clock: Clock
     random_bytes: Callable[[int], bytes]
     jitter: random.Random
+    hosts: Callable[[], tuple[str, ...]] = tuple
 
 
 _PACKAGES = {"pkcs11": "pkcs11", "aiobotocore": "aws", "botocore": "aws"}
@@ -87,6 +88,7 @@ def make_authority(settings: AuthoritySettings, around: Surroundings) -> KeptAut
         "kind": config.kind,
         "poll_seconds": made.poll_seconds,
         "trust_domain": around.trust_domain,
+        "hosts": around.hosts,
         "clock": around.clock,
     }
     return made.make(**options)

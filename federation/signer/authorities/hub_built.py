@@ -1,7 +1,8 @@
 """An authority whose leaves the hub builds: only the signature comes from the key, wherever that lives.
 
 The pair of chain and key is looked at anew again and again. A pair is taken up when key and certificate
-agree and the intermediate may sign leaves under a root of the bundle in force; otherwise the last good pair
+agree and the intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh takes
+(``core/pki/path_rules.py``), for workloads and for the door; otherwise the last good pair
 stays, the authority is degraded and says why. A pair whose root has left the bundle signs nothing any more:
 its leaves would chain to an anchor that nobody holds.
 """
@@ -9,17 +10,20 @@ its leaves would chain to an anchor that nobody holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
+from typing import Final
 
 import msgspec
+from cryptography import x509
 
 from federation.core.clock import Clock
-from federation.core.errors import AuthorityError, AuthorityUnavailable, FederationError
+from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable, FederationError
 from federation.core.identity import TrustDomain
+from federation.core.pki import name_constraints
 from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
@@ -28,6 +32,10 @@ from federation.core.pki.validity import LEAST_USEFUL_LIFE
 from federation.signer.authorities.interface import HasWarnings, IssuedLeaf, KeyPair, LeafOrder, PairSource
 from federation.signer.fence import Superseded
 from federation.state.documents import AuthorityReport
+
+CONFINED: Final = (
+    "have the intermediate issued with name constraints that permit the name, or use another name"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +46,9 @@ class _Signing:
 
     pair: KeyPair
     issuers: tuple[Certificate, ...]
+    confining: tuple[Certificate, ...]
+    """Those of ``issuers`` that have name constraints: what they permit is looked at for every leaf."""
+
     templates: Mapping[LeafProfile, LeafTemplate]
 
     @property
@@ -58,12 +69,15 @@ class HubBuiltAuthority:
         poll_seconds: float,
         trust_domain: TrustDomain,
         clock: Clock,
+        hosts: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        """``hosts`` are the names of the door, whose certificate it has to sign as well."""
         self._source = source
         self._name = name
         self._kind = kind
         self._poll_seconds = poll_seconds
         self._trust_domain = trust_domain
+        self._hosts = hosts
         self._clock = clock
         self._anchors: tuple[Certificate, ...] = ()
         self._candidate: KeyPair | None = None
@@ -100,6 +114,9 @@ class HubBuiltAuthority:
                 f" meanwhile ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
             )
+        words = name_constraints.not_permitted(signing.confining, order.names) if signing.confining else ""
+        if words:
+            raise AuthorityRefused(words, where=self._name, reason="name_constraints", remedy=CONFINED)
         template = signing.templates[order.profile]
         validity = order.validity
         tbs = template.tbs(order.spki_der, order.san, order.serial, validity.not_before, validity.not_after)
@@ -168,7 +185,7 @@ class HubBuiltAuthority:
         candidate = self._candidate
         if candidate is not None:
             try:
-                self._signing = self._make(candidate)
+                self._signing = self._make(candidate, self._hosts())
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._fail(error)
             else:
@@ -182,12 +199,14 @@ class HubBuiltAuthority:
                 return
         if self._signing is not None:
             try:
+                # The door's names may have changed since. That must not stop workloads, and the door's next
+                # certificate is refused for itself.
                 self._signing = self._make(self._signing.pair)
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._signing = None
                 self._fail(error)
 
-    def _make(self, pair: KeyPair) -> _Signing:
+    def _make(self, pair: KeyPair, hosts: tuple[str, ...] = ()) -> _Signing:
         """The pair with its way to a root; the same object as before where nothing has changed."""
         if not self._anchors:
             raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
@@ -197,11 +216,13 @@ class HubBuiltAuthority:
             self._anchors,
             self._clock.now(),
             trust_domain=self._trust_domain,
+            hosts=hosts,
         )
         if self._signing is not None and self._signing.pair is pair and self._signing.issuers == path:
             return self._signing
         templates = {profile: LeafTemplate(pair.chain[0], profile) for profile in LeafProfile}
-        return _Signing(pair, path, MappingProxyType(templates))
+        confining = tuple(issuer for issuer in path if issuer.extension(x509.NameConstraints) is not None)
+        return _Signing(pair, path, confining, MappingProxyType(templates))
 
     def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
         if str(problem) != str(self._problem):

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from federation.core.config.model import HubConfig
 from federation.core.errors import AuthorityUnavailable, FederationError, InvalidValue
 from federation.core.identity import ServiceAccountRef, SpiffeId
-from federation.core.istiod import istiod_names
+from federation.core.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey, signature_hash, spki
@@ -33,6 +33,7 @@ from federation.signer.authorities.key_file import read_bounded
 
 PROBE: Final = ServiceAccountRef("federation-system", "federation-authority-check")
 LIFE: Final = timedelta(minutes=10)
+NEW_ROOT: Final = "nothing has to be done now; have the next root made with a positive serial number"
 MOST_NAMES: Final = 50  # of istiods in one certificate
 TIMEOUT: Final = 30.0  # seconds for each thing that is asked
 
@@ -116,6 +117,8 @@ def _described(authority: KeptAuthority) -> Iterator[Finding]:
         ends = min(issuer.not_after for issuer in authority.issuers)
         path = " < ".join(issuer.subject for issuer in authority.issuers)
         yield Finding("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
+    if authority.issuers and authority.issuers[-1].odd_serial:
+        yield Finding("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
     for proposal in report.proposals:
         yield Finding(
             "chain",
@@ -135,7 +138,7 @@ async def _signed(
         key=lambda kind: kind.value,
     )
     workloads = [(f"workload, {kind.value}", LeafProfile.WORKLOAD, kind) for kind in kinds]
-    servers = {"door": config.door.server_names, "istiod": _istiod_names(config)}
+    servers = {"door": config.door.server_names, "istiod": istiods_of(config)[:MOST_NAMES]}
     served = [(check, LeafProfile.SERVING, KeyKind.EC_P256) for check, hosts in servers.items() if hosts]
     for check, profile, kind in (*workloads, *served):
         try:
@@ -147,18 +150,6 @@ async def _signed(
         else:
             findings.append(Finding(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC"))
     return findings
-
-
-def _istiod_names(config: HubConfig) -> tuple[str, ...]:
-    """The names of every cluster's istiods, of which the hub provides the certificates."""
-    each = (cluster.istio for cluster in config.clusters if cluster.istio.provide_certificate)
-    names = (
-        name
-        for istio in each
-        for namespace in istio.namespaces
-        for name in istiod_names(istio, namespace, ())
-    )
-    return tuple(dict.fromkeys(names))[:MOST_NAMES]
 
 
 async def probe_once(
@@ -188,7 +179,9 @@ async def probe_once(
     )
     try:
         async with asyncio.timeout(TIMEOUT):
-            return await issue_checked(authority, order, anchors=anchors, at=now, alarms=Alarms(around.clock))
+            return await issue_checked(
+                authority, order, anchors=anchors, at=now, alarms=Alarms(around.clock), thorough=True
+            )
     except TimeoutError:
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
 

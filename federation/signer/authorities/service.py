@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from datetime import datetime
 
@@ -56,12 +56,15 @@ class ServiceAuthority:
         trust_domain: TrustDomain,
         clock: Clock,
         jitter: random.Random,
+        hosts: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        """``hosts`` are the names of the door, whose certificate it has to sign as well."""
         self._service = service
         self._name = name
         self._kind = kind
         self._looks = Looks(poll_seconds=poll_seconds, jitter=jitter)
         self._trust_domain = trust_domain
+        self._hosts = hosts
         self._clock = clock
         self._anchors: tuple[Certificate, ...] = ()
         self._view: ServiceView | None = None
@@ -238,7 +241,9 @@ class ServiceAuthority:
             if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon):
                 self._issuers = ()  # or nothing would ever be asked that tells of new ones
             return
-        path = self._path(view.chain)
+        # The door's names may have changed since it was taken up: that must not stop workloads.
+        in_use = bool(self._issuers) and view.chain[0] == self._issuers[0]
+        path = self._path(view.chain, () if in_use else self._hosts())
         self._crl = self._judged_crl(view, path)
         if path != self._issuers:
             self._issuers = path
@@ -246,17 +251,18 @@ class ServiceAuthority:
     def _learn(self, chain: tuple[Certificate, ...]) -> None:
         """Take the chain that came with a leaf, where the service tells it only so; the leaf is judged elsewhere."""
         try:
-            self._issuers = self._path(chain)
+            self._issuers = self._path(chain, self._hosts())
         except AuthorityError as error:
             _logger.debug("the chain that came with a leaf is not taken: %s", error)
 
-    def _path(self, chain: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
+    def _path(self, chain: tuple[Certificate, ...], hosts: tuple[str, ...]) -> tuple[Certificate, ...]:
         return check_intermediate(
             chain,
             chain[0].public_key,
             self._anchors,
             self._clock.now(),
             trust_domain=self._trust_domain,
+            hosts=hosts,
         )
 
     def _judged_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:

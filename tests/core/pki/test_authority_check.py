@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from subprocess import run
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.identity import TrustDomain
+from federation.core.pki.algorithms import key_problem, signature_problem
 from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
+from federation.core.pki.pem import parse_certificates
 from tests.support.pki import (
     CA_KEY_USAGE,
     DAY,
@@ -24,6 +29,8 @@ from tests.support.pki import (
     intermediate,
     key,
     leaf,
+    renumbered,
+    resigned,
     root,
 )
 
@@ -140,6 +147,139 @@ def test_outside_its_time() -> None:
     assert refused(gone.chain, gone.key.public_key()) == "expired"
     future = intermediate("future", not_before=NOW + DAY)
     assert refused(future.chain, future.key.public_key()) == "not_yet_valid"
+
+
+def made_by_openssl(directory: Path, *options: str) -> Certificate:
+    """A self-signed root of OpenSSL's making."""
+    command = ["openssl", "req", "-x509", "-nodes", "-subj", "/CN=odd root", "-days", "3000"]
+    command += ["-keyout", str(directory / "key.pem"), "-out", str(directory / "root.pem"), *options]
+    run(command, check=True, capture_output=True)
+    (made,) = parse_certificates((directory / "root.pem").read_bytes(), where="root.pem")
+    return made
+
+
+EC = ("-newkey", "ec", "-pkeyopt", "ec_param_enc:named_curve", "-pkeyopt")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((*EC, "ec_paramgen_curve:brainpoolP256r1"), "EC on brainpoolP256r1"),
+        ((*EC, "ec_paramgen_curve:secp256k1"), "EC on secp256k1"),
+        ((*EC, "ec_paramgen_curve:P-521"), "EC on secp521r1"),
+        ((*EC, "ec_paramgen_curve:P-224"), "EC on secp224r1"),
+        (
+            ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"),
+            "explicit parameters",
+        ),
+        (("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048"), "id-RSASSA-PSS"),
+        (("-newkey", "rsa:1024"), "RSA of 1024 bits"),
+        (("-newkey", "rsa:2050"), "RSA of 2050 bits"),
+        (("-newkey", "ed25519"), "Ed25519"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_root_whose_key_some_verifier_does_not_take(
+    tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    odd_root = made_by_openssl(tmp_path, *options)
+    key_of_root = load_pem_private_key((tmp_path / "key.pem").read_bytes(), password=None)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(NAME)
+        .issuer_name(odd_root.x509.subject)
+        .public_key(ODD_KEY.public_key())
+        .serial_number(5)
+        .not_valid_before(odd_root.not_before)
+        .not_valid_after(odd_root.not_after)
+        .add_extension(CA[0], critical=True)
+        .add_extension(CA_KEY_USAGE, critical=True)
+    )
+    built = builder.sign(key_of_root, None if "ed25519" in options else hashes.SHA256())  # type: ignore[arg-type]
+    own = Certificate.from_der(built.public_bytes(Encoding.DER))
+    with pytest.raises(AuthorityMisconfigured) as error:
+        check_intermediate((own,), ODD_KEY.public_key(), [odd_root], odd_root.not_before + DAY)
+    assert (error.value.reason, "CN=odd root" in error.value.what) == ("weak_key", True)
+    assert told in error.value.what
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "options", [("-newkey", "rsa:2048", "-pkeyopt", "rsa_keygen_pubexp:3"), ("-newkey", "rsa:3080")]
+)
+def test_a_root_with_an_rsa_key_that_all_take(tmp_path: Path, options: tuple[str, ...]) -> None:
+    odd_root = made_by_openssl(tmp_path, *options)
+    assert key_problem(odd_root) == ""
+    assert signature_problem(odd_root) == ""
+
+
+def test_algorithms_of_signatures() -> None:
+    rsa = root("rsa", KeyKind.RSA_2048)
+    for algorithm, taken in (
+        (hashes.SHA256(), True),
+        (hashes.SHA384(), True),
+        (hashes.SHA512(), True),
+        (hashes.SHA224(), False),
+    ):
+        signed = certificate(rsa, [CA, CA_USAGE], subject=NAME, algorithm=algorithm)
+        assert (signature_problem(signed) == "") is taken
+        curve = certificate(root(), [CA, CA_USAGE], subject=NAME, algorithm=algorithm)
+        assert (signature_problem(curve) == "") is (
+            algorithm.name in {"sha256", "sha384"}
+        )  # ring has no third
+    for salt, taken in ((32, True), (20, False)):
+        scheme = padding.PSS(padding.MGF1(hashes.SHA256()), salt)
+        signed = certificate(rsa, [CA, CA_USAGE], subject=NAME, rsa_padding=scheme)
+        assert signed.is_signed_by(rsa.certificate)
+        assert (signature_problem(signed) == "") is taken
+
+
+def test_a_root_may_have_the_serial_number_zero_and_an_intermediate_may_not() -> None:
+    own = intermediate()
+    for number in (b"\x00", b"\x80"):
+        anchor = renumbered(root(), number)
+        path = check_intermediate(own.chain, own.key.public_key(), [anchor], NOW)
+        assert path == (own.certificate, anchor)
+    zero = odd(CA, CA_USAGE, serial_number=1)
+    changed = resigned(zero, root().key, b"\x02\x01\x01", b"\x02\x01\x00")
+    assert refused((changed,), ODD_KEY.public_key()) == "serial"
+
+
+def test_a_ca_without_a_name_and_critical_key_identifiers() -> None:
+    identifier = x509.SubjectKeyIdentifier.from_public_key(ODD_KEY.public_key())
+    assert refused((odd(CA, CA_USAGE, (identifier, True)),), ODD_KEY.public_key()) == "critical_extension"
+    nameless = certificate(root(), [CA, CA_USAGE], public_key=ODD_KEY.public_key(), subject=x509.Name([]))
+    assert refused((nameless,), ODD_KEY.public_key()) == "no_subject"
+
+
+@pytest.mark.parametrize("extensions", [[CA_USAGE, (CA[0], False)], [CA], [CA, CA_USAGE]])
+def test_what_no_verifier_asks_for_is_not_asked_for(
+    extensions: list[tuple[x509.ExtensionType, bool]],
+) -> None:
+    """basicConstraints that are not critical, no key usage and no key identifiers: old roots are like that."""
+    own = odd(*extensions, authority_key_id=False)
+    assert check_intermediate((own,), ODD_KEY.public_key(), ROOTS, NOW)[0] == own
+
+
+def test_name_constraints_that_leave_out_the_door() -> None:
+    constraints = x509.NameConstraints([x509.DNSName("corp.example")], None)
+    made = odd(CA, CA_USAGE, (constraints, True))
+    domain = TrustDomain("cluster.local")
+    for hosts in ((), ("hub.corp.example",), ("corp.example", "10.1.2.3")):
+        path = check_intermediate((made,), ODD_KEY.public_key(), ROOTS, NOW, trust_domain=domain, hosts=hosts)
+        assert path[0] == made
+    with pytest.raises(AuthorityMisconfigured) as error:
+        check_intermediate(
+            (made,),
+            ODD_KEY.public_key(),
+            ROOTS,
+            NOW,
+            trust_domain=domain,
+            hosts=("a.corp.example", "hub.mesh"),
+        )
+    assert error.value.reason == "name_constraints"
+    for part in ("CN=odd intermediate", "'hub.mesh'", "'corp.example'"):
+        assert part in error.value.what
 
 
 def test_name_constraints_that_leave_out_the_mesh() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 from hashlib import sha256
+from pathlib import Path
+from subprocess import run
 
 import pytest
 from cryptography import x509
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import MAX_CERTIFICATE_BYTES, Certificate
-from tests.support.pki import IDENTITY, NOW, certificate, intermediate, key, leaf, root
+from tests.support.pki import IDENTITY, NOW, certificate, intermediate, key, leaf, renumbered, root
 
 ROOT = root().certificate
 INTERMEDIATE = intermediate().certificate
@@ -92,14 +94,31 @@ def test_a_signature_of_odd_bits_would_be_a_second_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("serial", [b"\x00", b"\x80", b"\xff"], ids=["zero", "-128", "-1"])
-def test_a_serial_number_is_positive(serial: bytes) -> None:
-    made = certificate(root(), [], serial_number=1)
-    changed = made.der.replace(
-        b"\xa0\x03\x02\x01\x02\x02\x01\x01", b"\xa0\x03\x02\x01\x02\x02\x01" + serial, 1
-    )
-    assert changed != made.der
-    with pytest.raises(InvalidValue, match="not positive"):
-        Certificate.from_der(changed)
+def test_a_certificate_whose_serial_number_is_not_positive_can_be_read(serial: bytes) -> None:
+    """Whether it may stand where it stands is the path's question: real roots have the number 0."""
+    made = renumbered(root(), serial)
+    assert made.serial == int.from_bytes(serial, "big", signed=True)
+    assert made.is_self_signed
+    assert made.subject == root().certificate.subject
+    assert made.public_key == root().certificate.public_key
+    assert made.sha256 != root().certificate.sha256
+    assert intermediate().certificate.is_signed_by(made)
+    assert not made.is_signed_by(root("b").certificate)
+    forged = Certificate.from_der(made.der.replace(b"\x02\x01" + serial, b"\x02\x01\xf0", 1))
+    assert not forged.is_self_signed
+
+
+def test_openssl_reads_the_same_number(tmp_path: Path) -> None:
+    for serial in (b"\x00", b"\x80", b"\x85\x01"):
+        made = renumbered(root(), serial)
+        (tmp_path / "root.pem").write_bytes(made.pem)
+        told = run(
+            ["openssl", "x509", "-in", tmp_path / "root.pem", "-noout", "-serial"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert int(told.stdout.strip().removeprefix("serial="), 16) == made.serial
 
 
 @settings(max_examples=1000, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -10,17 +12,14 @@ from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import verify_chain
-from federation.core.pki.name_constraints import permits_trust_domain, violation
+from federation.core.pki.name_constraints import not_permitted, permits_trust_domain, violation
 from tests.support.pki import (
     BOTH_WAYS,
-    CA_KEY_USAGE,
-    DAY,
     IDENTITY,
     NOW,
     WORKLOAD_KEY_USAGE,
-    Authority,
     certificate,
-    key,
+    confined,
     leaf,
     root,
 )
@@ -33,26 +32,6 @@ UNIT = x509.Name([*CORPORATE, x509.NameAttribute(NameOID.COMMON_NAME, "payments"
 
 def uri(value: str) -> x509.GeneralName:
     return x509.UniformResourceIdentifier(value)
-
-
-def confined(
-    permitted: list[x509.GeneralName] | None = None, excluded: list[x509.GeneralName] | None = None
-) -> Authority:
-    """An intermediate under these constraints."""
-    own = key("confined")
-    made = certificate(
-        root(),
-        [
-            (x509.BasicConstraints(ca=True, path_length=0), True),
-            (CA_KEY_USAGE, True),
-            (x509.NameConstraints(permitted, excluded), True),
-            (x509.SubjectKeyIdentifier.from_public_key(own.public_key()), False),
-        ],
-        public_key=own.public_key(),
-        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "confined")]),
-        not_after=NOW + DAY,
-    )
-    return Authority(made, own, (made,), root().certificate)
 
 
 def named(*names: x509.GeneralName, subject: x509.Name | None = None) -> Certificate:
@@ -116,12 +95,67 @@ def test_a_uri_without_a_plain_host_satisfies_no_constraint(value: str) -> None:
         ("evil-svc", "svc", False),
         ("a.example", "svc", False),
         ("a.svc", ".svc", True),
+        ("anything.example", "", True),
     ],
 )
 def test_dns_names(name: str, base: str, allowed: bool) -> None:
     certificate_ = named(x509.DNSName(name))
     assert (violation(confined([x509.DNSName(base)]).certificate, certificate_) == "") is allowed
     assert (violation(confined(None, [x509.DNSName(base)]).certificate, certificate_) == "") is not allowed
+
+
+def test_where_verifiers_differ_the_strictest_counts() -> None:
+    """OpenSSL lets no ``corp.example`` pass a permitted ``.corp.example``; Go excludes subdomains of a URI's host."""
+    host = named(x509.DNSName("corp.example"))
+    assert violation(confined([x509.DNSName(".corp.example")]).certificate, host)
+    assert violation(confined(None, [x509.DNSName(".corp.example")]).certificate, host)
+    below = named(uri("spiffe://eu.cluster.local/ns/foo/sa/bar"))
+    assert violation(confined([uri("cluster.local")]).certificate, below)
+    assert violation(confined(None, [uri("cluster.local")]).certificate, below)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "allowed"),
+    [
+        ("10.1.2.3", "10.1.0.0/16", True),
+        ("10.2.2.3", "10.1.0.0/16", False),
+        ("fd00::1", "fd00::/8", True),
+        ("10.1.2.3", "fd00::/8", False),
+    ],
+)
+def test_ip_addresses(name: str, network: str, allowed: bool) -> None:
+    subtree = x509.IPAddress(ip_network(network))
+    address = named(x509.IPAddress(ip_address(name)))
+    assert (violation(confined([subtree]).certificate, address) == "") is allowed
+    assert (violation(confined(None, [subtree]).certificate, address) == "") is not allowed
+    assert violation(confined([x509.DNSName("corp.example")]).certificate, address) == ""
+
+
+def test_names_as_text_are_judged_as_they_stand_in_a_certificate() -> None:
+    names = ["spiffe://cluster.local/ns/a/sa/b", "hub.corp.example", "10.1.2.3", "fd00::1"]
+    kinds = [uri(names[0]), x509.DNSName(names[1]), *(x509.IPAddress(ip_address(n)) for n in names[2:])]
+    for subtree in [
+        uri("cluster.local"),
+        uri("other"),
+        x509.DNSName("corp.example"),
+        x509.DNSName("other"),
+        x509.IPAddress(ip_network("10.0.0.0/8")),
+        x509.IPAddress(ip_network("fd00::/8")),
+    ]:
+        for permitted, excluded in (([subtree], None), (None, [subtree])):
+            issuer = confined(permitted, excluded).certificate
+            for text, name in zip(names, kinds, strict=True):
+                assert bool(not_permitted((root().certificate, issuer), [text])) is bool(
+                    violation(issuer, named(name))
+                )
+
+
+def test_a_constraint_that_some_verifier_does_not_process_lets_nothing_pass() -> None:
+    """Go refuses the CA for a critical extension that it does not handle, webpki everything below it."""
+    issuer = confined([x509.DirectoryName(CORPORATE)])
+    with pytest.raises(InvalidValue, match="neither Go nor rustls") as error:
+        verify_chain((leaf(issuer), issuer.certificate), [root().certificate], NOW)
+    assert error.value.reason == "name_constraints"
 
 
 def test_subjects() -> None:
@@ -134,8 +168,10 @@ def test_subjects() -> None:
 def test_other_kinds_of_names_are_free_unless_they_are_constrained() -> None:
     email = named(x509.RFC822Name("a@b.example"))
     assert violation(confined([uri("cluster.local")]).certificate, email) == ""
-    assert "RFC822Name" in violation(confined([x509.RFC822Name("b.example")]).certificate, email)
-    assert "RFC822Name" in violation(confined(None, [x509.RFC822Name("c.example")]).certificate, email)
+    assert "email 'a@b.example'" in violation(confined([x509.RFC822Name("b.example")]).certificate, email)
+    assert "email 'a@b.example'" in violation(
+        confined(None, [x509.RFC822Name("c.example")]).certificate, email
+    )
 
 
 def test_a_ca_without_constraints_permits_everything() -> None:

@@ -13,7 +13,7 @@ import msgspec
 from federation.cli.pin_files import read_bounded
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import parse_certificates
+from federation.core.pki.pem import find_certificate
 from federation.status.model import BundleView, ControllerView, ProposalView
 from federation.status.text import printable
 
@@ -106,7 +106,7 @@ def from_proposals(
             remedy="take it from its owner, and accept it with --from-file",
         )
     where = "the hub's answer"
-    certificate = _of(parse_certificates(pem.encode("ascii", "replace"), where=where), sha256, where)
+    certificate = _of(pem.encode("ascii", "replace"), sha256, where)
     origins = sorted({_told(proposal) for proposal in matches})
     whose = () if shared else tuple(found_in or clusters)
     return _checked(Candidate(certificate, "; ".join(origins)[:MOST_SHOWN], whose), now)
@@ -114,19 +114,15 @@ def from_proposals(
 
 def read_certificate(path: Path, sha256: str) -> Certificate:
     """The certificate of that fingerprint in a PEM file; raises FederationError."""
-    return _of(parse_certificates(read_bounded(path), where=str(path)), sha256, str(path))
+    return _of(read_bounded(path), sha256, str(path))
 
 
-def _of(certificates: Sequence[Certificate], sha256: str, where: str) -> Certificate:
-    for certificate in certificates:
-        if certificate.sha256 == sha256:
-            return certificate
-    found = ", ".join(f"{c.subject or 'no subject'} ({c.sha256})" for c in certificates[:3])
-    raise InvalidValue(
-        f"it holds {found}, not the certificate of this fingerprint",
-        where=where,
-        remedy="compare the whole fingerprint with the CA's owner",
-    )
+def _of(pem: bytes, sha256: str, where: str) -> Certificate:
+    try:
+        return find_certificate(pem, sha256, where=where)
+    except InvalidValue as error:
+        error.remedy = error.remedy or "compare the whole fingerprint with the CA's owner"
+        raise
 
 
 def _checked(candidate: Candidate, now: datetime) -> Candidate:

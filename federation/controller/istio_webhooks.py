@@ -30,8 +30,8 @@ from federation.clusters.reflector import Change, Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import ClusterForbidden, InvalidValue
-from federation.core.pki.pem import parse_certificates
+from federation.core.errors import ClusterForbidden
+from federation.core.pki.pem import readable_certificates
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.core.trust.rotation.world import ControlPlane, Webhook
 from federation.state.documents import WebhookReport
@@ -104,11 +104,8 @@ class _Anchors:
 
 
 def _parse(bundle: bytes) -> frozenset[str]:
-    """What it trusts; nothing where it is no PEM."""
-    try:
-        return frozenset(certificate.sha256 for certificate in parse_certificates(bundle, where="a caBundle"))
-    except InvalidValue:
-        return frozenset()
+    """What kube-apiserver trusts by it; nothing where it is no PEM."""
+    return frozenset(certificate.sha256 for certificate in readable_certificates(bundle))
 
 
 class IstioWebhooks:

@@ -15,7 +15,7 @@ from federation.core.config.model import AnchorPin
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
+from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.signer.authorities.key_file import read_bounded
 from federation.state.blocking import BlockingCalls
 
@@ -73,10 +73,7 @@ class PinnedRoots:
 
     async def _one(self, pin: AnchorPin) -> Certificate:
         data = await self._calls.call(lambda _: read_bounded(pin.file, MAX_PEM_BYTES))
-        for certificate in parse_certificates(data, where=str(pin.file)):
-            if certificate.sha256 == pin.sha256:
-                return certificate
-        raise InvalidValue("the pinned certificate is not in it", where=str(pin.file))
+        return find_certificate(data, pin.sha256, where=str(pin.file))
 
     def _tell(self) -> None:
         roots = tuple(self._known.values())

@@ -271,9 +271,9 @@ REFUSED: dict[str, tuple[Callable[[], World], tuple[str, ...], int, str]] = {
         lambda: world(proposal(pem=pki.root("x").pem)),
         (),
         1,
-        "not the certificate of this fingerprint",
+        "not the certificate with the fingerprint",
     ),
-    "garbage": (lambda: world(proposal(pem=b"\x1b[2J rubbish")), (), 1, "expected -----BEGIN CERTIFICATE"),
+    "garbage": (lambda: world(proposal(pem=b"\x1b[2J rubbish")), (), 1, "there is no certificate in it"),
     "no certificate": (lambda: world(proposal(pem=b"")), (), 1, "accept it with --from-file"),
     "foreign": (lambda: world(proposal()), ("--trust-domain", "o.example"), 2, "allow_foreign_trust_domain"),
     "own, overridden": (

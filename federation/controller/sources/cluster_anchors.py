@@ -14,13 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256 as digest_of
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import parse_certificates
+from federation.core.pki.pem import parse_certificates, readable_certificates
 from federation.core.trust.rotation.steps import OperationRefused
 from federation.state.documents import Dismissal, FoundAnchors, Proposal
 
@@ -38,6 +38,9 @@ without, and is accepted from a file."""
 
 MOST_PARSED: Final = 64
 
+_Parsed: TypeAlias = tuple[tuple[Certificate, ...], bool]
+"""The authorities among what can be read, and whether that is all of it."""
+
 
 @dataclass(slots=True)
 class _Cluster:
@@ -52,18 +55,18 @@ class Proposals:
     def __init__(self) -> None:
         self._clusters: dict[str, _Cluster] = {}
         self._pinned: frozenset[str] = frozenset()
-        self._parsed: OrderedDict[bytes, tuple[Certificate, ...] | None] = OrderedDict()
+        self._parsed: OrderedDict[bytes, _Parsed] = OrderedDict()
 
     def look(
         self, cluster: str, pem: bytes, *, where: str, now: float, place: str | None = None
     ) -> frozenset[str] | None:
         """Note the self-signed authorities in what somebody else published in that cluster; their fingerprints.
 
-        ``place`` is the namespace, "" for an object that is in none. None where it cannot be read: the read-back
-        reports that.
+        ``place`` is the namespace, "" for an object that is in none. None where not all of it can be read: the
+        read-back reports that, and what can be read is noted.
         """
-        authorities = self._read(pem)
-        for certificate in authorities or ():
+        authorities, whole = self._read(pem)
+        for certificate in authorities:
             self._keep(
                 Proposal(
                     sha256=certificate.sha256,
@@ -76,7 +79,7 @@ class Proposals:
                     places=[] if place is None else [place],
                 )
             )
-        return None if authorities is None else frozenset(c.sha256 for c in authorities)
+        return frozenset(c.sha256 for c in authorities) if whole else None
 
     def remember(self, proposals: Iterable[Proposal]) -> None:
         """Take over what was found elsewhere: by an earlier version, or by a signer."""
@@ -177,16 +180,17 @@ class Proposals:
         if (places, pem) != (known.places, known.pem):
             one.found[sha256] = replace(known, places=places, pem=pem)
 
-    def _read(self, pem: bytes) -> tuple[Certificate, ...] | None:
+    def _read(self, pem: bytes) -> _Parsed:
         digest = digest_of(pem).digest()
         if digest in self._parsed:
             self._parsed.move_to_end(digest)
             return self._parsed[digest]
-        found: tuple[Certificate, ...] | None
+        whole = True
         try:
-            found = tuple(c for c in parse_certificates(pem, where="") if c.is_ca and c.is_self_signed)
+            certificates = parse_certificates(pem, where="")
         except InvalidValue:
-            found = None
+            certificates, whole = readable_certificates(pem), False
+        found = tuple(c for c in certificates if c.is_ca and c.is_self_signed), whole
         self._parsed[digest] = found
         if len(self._parsed) > MOST_PARSED:
             self._parsed.popitem(last=False)

@@ -16,7 +16,7 @@ from federation.controller.sources.files import Content
 from federation.core.config.model import AnchorPin
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import parse_certificates
+from federation.core.pki.pem import find_certificate
 from federation.core.trust.bundle import Anchor
 
 OK = "ok"
@@ -82,9 +82,4 @@ def _pinned(pin: AnchorPin, content: Content) -> Certificate:
     """The certificate of the file that the pin names; others in the file are not looked at further."""
     if content.problem:
         raise InvalidValue(content.problem)
-    certificates = parse_certificates(content.data, where="")
-    for certificate in certificates:
-        if certificate.sha256 == pin.sha256:
-            return certificate
-    found = ", ".join(f"{c.subject} ({c.sha256[:16]})" for c in certificates[:3])
-    raise InvalidValue(f"it holds {found}, not the certificate that is pinned ({pin.sha256[:16]})")
+    return find_certificate(content.data, pin.sha256, where="")

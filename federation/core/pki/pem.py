@@ -1,14 +1,17 @@
-"""PEM (RFC 7468) read strictly: what is not understood is refused, never skipped.
+"""PEM (RFC 7468) read strictly: what looks like a part of a certificate and is none is refused, never skipped.
 
-A lenient reader lets an anchor vanish: text that is not quite a certificate is passed over and the bundle
-shrinks with nobody told. So between blocks only white space may stand, headers and other labels are refused,
-and sizes are bounded.
+A reader that skips whatever it does not understand lets an anchor vanish: a certificate that is damaged is passed
+over, the bundle shrinks, and nobody learns of it. Explanatory text between blocks is something else (RFC 7468,
+section 2): ``openssl ca`` and ``openssl x509 -text`` write it, and nothing of it is ever published.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from federation.core.errors import InvalidValue
@@ -22,8 +25,16 @@ MAX_CERTIFICATES: Final = 512
 
 _NEWLINE: Final = b"\n"
 _WHITE_SPACE: Final = b" \t\r\n"
+_MARK: Final = b"\xef\xbb\xbf"  # a byte order mark, as editors on Windows write it
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
+_BOUNDARY: Final = re.compile(
+    rb"-[ \t]*(?:BEGIN|END)\b|(?:BEGIN|END) [A-Z0-9 ]*-|(?:BEGIN|END) CERT|CERTIFICATE *-"
+)
+"""What begins or ends a block, and what such a line may have become when it was damaged."""
+
+_MOST_TOLD: Final = 3
+_KEY: Final = "private_key"
 
 
 def parse_certificates(text: bytes, *, where: str) -> tuple[Certificate, ...]:
@@ -32,23 +43,42 @@ def parse_certificates(text: bytes, *, where: str) -> tuple[Certificate, ...]:
     ``where`` names the file or field in errors. Raises InvalidValue with the line of the first thing that is
     wrong.
     """
-    if len(text) > MAX_PEM_BYTES:
-        raise InvalidValue(f"{len(text)} bytes of PEM, at most {MAX_PEM_BYTES} are read", where=where)
-    certificates: list[Certificate] = []
-    position = _skip_white_space(text, 0)
-    while position < len(text):
-        line = f"line {text.count(_NEWLINE, 0, position) + 1}"
-        place = f"{where}, {line}" if where else line
-        if len(certificates) == MAX_CERTIFICATES:
-            raise InvalidValue(f"more than {MAX_CERTIFICATES} certificates", where=where)
-        der, position = _block(text, position, place)
-        certificates.append(Certificate.from_der(der, where=place))
-        position = _skip_white_space(text, position)
+    certificates = [Certificate.from_der(der, where=place) for der, place in _blocks(text, where)]
     if not certificates:
         raise InvalidValue(
             "there is no certificate in it", where=where, remedy="write at least one CERTIFICATE block"
         )
     return tuple(certificates)
+
+
+def readable_certificates(text: bytes) -> tuple[Certificate, ...]:
+    """Those certificates of ``text`` that can be read, as Go's ``AppendCertsFromPEM`` takes them.
+
+    For what somebody else has written, and where another certificate in it must not hide one.
+    """
+    found: list[Certificate] = []
+    with contextlib.suppress(InvalidValue):
+        for der in _each(text, ""):
+            with contextlib.suppress(InvalidValue):
+                found.append(Certificate.from_der(der))
+    return tuple(found)
+
+
+def find_certificate(text: bytes, sha256: str, *, where: str) -> Certificate:
+    """The certificate with that fingerprint; others in ``text`` need not be readable.
+
+    Raises InvalidValue that says what is there instead, or why the one that was meant cannot be read, or that a
+    private key is in it.
+    """
+    blocks = list(_each(text, where))
+    for der in blocks:
+        if hashlib.sha256(der).hexdigest() == sha256:
+            return Certificate.from_der(der, where=where)
+    found = parse_certificates(text, where=where)
+    told = ", ".join(f"{c.subject or 'no subject'} ({c.sha256[:16]})" for c in found[:_MOST_TOLD])
+    raise InvalidValue(
+        f"it holds {told}, not the certificate with the fingerprint {sha256[:16]}", where=where
+    )
 
 
 def encode_certificates(certificates: Iterable[Certificate]) -> bytes:
@@ -61,6 +91,48 @@ def decode_base64(body: bytes) -> bytes:
     return binascii.a2b_base64(body.replace(b"\r\n", b"\n").replace(b"\n", b""), strict_mode=True)
 
 
+def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
+    """The DER of each block and where it stands, in words. Raises InvalidValue at the first that is none."""
+    if len(text) > MAX_PEM_BYTES:
+        raise InvalidValue(f"{len(text)} bytes of PEM, at most {MAX_PEM_BYTES} are read", where=where)
+    position = len(_MARK) if text.startswith(_MARK) else 0
+    for number in range(MAX_CERTIFICATES + 1):
+        position = _next_block(text, position)
+        if position == len(text):
+            return
+        if number == MAX_CERTIFICATES:
+            raise InvalidValue(f"more than {MAX_CERTIFICATES} certificates", where=where)
+        line = f"line {text.count(_NEWLINE, 0, position) + 1}"
+        place = f"{where}, {line}" if where else line
+        der, position = _block(text, position, place)
+        yield der, place
+
+
+def _each(text: bytes, where: str) -> Iterator[bytes]:
+    """The DER of each block up to the first thing that is none; a private key is an error all the same."""
+    try:
+        for der, _ in _blocks(text, where):
+            yield der
+    except InvalidValue as error:
+        if error.reason == _KEY:
+            raise
+
+
+def _next_block(text: bytes, position: int) -> int:
+    """Where the next line that is or looks like a boundary begins; the end of the text where there is none."""
+    found = _BOUNDARY.search(text, position)
+    if found is None:
+        return len(text)
+    line = max(
+        position,
+        text.rfind(b"\n", position, found.start()) + 1,
+        text.rfind(b"\r", position, found.start()) + 1,
+    )
+    while line < found.start() and text[line] in _WHITE_SPACE:
+        line += 1
+    return line
+
+
 def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     """The DER of the CERTIFICATE block that starts at ``position``, and where it ends."""
     if not text.startswith(_BEGIN, position):
@@ -68,12 +140,15 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
         label = found.decode("ascii", "replace")
         if "PRIVATE" in label:  # never quote what may be key material
             raise InvalidValue(
-                "there is a private key among certificates", where=place, remedy="take it out of this file"
+                "there is a private key among certificates",
+                where=place,
+                remedy="take it out of this file",
+                reason=_KEY,
             )
         raise InvalidValue(
             f"expected {_BEGIN.decode()}, found {label!r}",
             where=place,
-            remedy="leave only CERTIFICATE blocks, without comments or text between them",
+            remedy="leave only CERTIFICATE blocks; text between them must not look like the begin or end of one",
         )
     start = position + len(_BEGIN)
     stop = text.find(_END, start)
@@ -94,10 +169,3 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     if stop < len(text) and text[stop] not in b"\r\n":
         raise InvalidValue("there is text after the END line", where=place)
     return der, stop
-
-
-def _skip_white_space(text: bytes, position: int) -> int:
-    end = len(text)
-    while position < end and text[position] in _WHITE_SPACE:
-        position += 1
-    return position

@@ -23,7 +23,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import generate_key
 from federation.core.pki.keys import KeyKind, PrivateKey, signature_hash, spki
 from federation.core.pki.leaf import LeafProfile, draw_serial
-from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
+from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import leaf_validity
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
@@ -90,10 +90,9 @@ def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Finding]]:
     findings: list[Finding] = []
     for pin in config.trust.anchors:
         try:
-            certificates = parse_certificates(read_bounded(pin.file, MAX_PEM_BYTES), where=str(pin.file))
-            found[pin.sha256] = next(c for c in certificates if c.sha256 == pin.sha256)
-        except (OSError, InvalidValue, StopIteration) as error:
-            why = getattr(error, "strerror", None) or str(error) or "the pinned certificate is not in it"
+            found[pin.sha256] = find_certificate(read_bounded(pin.file, MAX_PEM_BYTES), pin.sha256, where="")
+        except (OSError, InvalidValue) as error:
+            why = getattr(error, "strerror", None) or str(error)
             findings.append(
                 Finding(
                     "pinned roots",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from subprocess import run
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue
-from federation.core.pki.pem import MAX_CERTIFICATES, MAX_PEM_BYTES, encode_certificates, parse_certificates
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import (
+    MAX_CERTIFICATES,
+    MAX_PEM_BYTES,
+    encode_certificates,
+    find_certificate,
+    parse_certificates,
+    readable_certificates,
+)
 from tests.support.pki import intermediate, leaf, root
 
 A, B, LEAF = root("a").certificate, root("b").certificate, leaf()
@@ -59,13 +70,13 @@ KEY = b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
     [
         (b"", "no certificate"),
         (b" \n\t", "no certificate"),
-        (b"# corporate root\n" + A.pem, "found '# corporate root'"),
-        (A.pem + b"# next\n" + B.pem, "found '# next'"),
-        (b"subject=CN=a\n" + A.pem, "expected"),
-        (A.pem + b"garbage", "found 'garbage'"),
+        (b"garbage", "no certificate"),
+        (A.pem[30:], "found '-----END CERTIFICATE-----'"),
+        (A.pem.replace(b"-----BEGIN", b"----BEGIN"), "found '----BEGIN CERTIFICATE-----'"),
+        (A.pem.replace(b"CERTIFICATE-----", b"CERTIFICAT-----"), "found '-----BEGIN CERTIFICAT-----'"),
+        (A.pem + b"# " + B.pem, "found '# -----BEGIN CERTIFICATE-----'"),
         (A.pem[:-1] + b" trailing\n", "text after the END line"),
         (A.pem[:-1] + B.pem, "text after the END line"),
-        (A.pem + b"\0", "expected"),
         (A.pem[:-40], "cut short"),
         (A.pem.replace(b"-----END", b"----END"), "cut short"),
         (A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----\nX: y\n\n", 1), "headers"),
@@ -85,9 +96,64 @@ def test_what_is_not_exactly_certificates(text: bytes, problem: str) -> None:
     assert "c2VjcmV0" not in error.value.diagnostics()
 
 
+TEXT = [
+    b"# corporate root\n",
+    b"subject=CN=a\nissuer=CN=a\n",
+    b"======== Roots ========\n-------------------\n",
+    b"Certificate:\n    Data:\n        Version: 3 (0x2)\n",
+    "Zertifikat für Müller\n".encode("latin-1"),
+    b"BEGIN of the list\r\n",
+    b"\0\n",
+]
+
+
+@given(
+    chosen=st.lists(st.sampled_from(CERTIFICATES), min_size=1, max_size=6),
+    texts=st.lists(st.sampled_from(TEXT), min_size=8, max_size=8),
+    mark=st.booleans(),
+)
+def test_text_around_certificates_is_no_error_and_goes_nowhere(
+    chosen: list[Certificate], texts: list[bytes], mark: bool
+) -> None:
+    """RFC 7468, section 2: what ``openssl ca`` and ``openssl x509 -text`` write."""
+    parts = [texts[0], *(c.pem + text for c, text in zip(chosen, texts[1:], strict=False))]
+    text = (b"\xef\xbb\xbf" if mark else b"") + b"".join(parts)
+    found = parse_certificates(text, where="file")
+    assert found == tuple(chosen)
+    assert encode_certificates(found) == b"".join(c.pem for c in chosen)
+
+
+def test_what_openssl_prints_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "root.pem").write_bytes(A.pem)
+    told = run(
+        ["openssl", "x509", "-in", tmp_path / "root.pem", "-text", "-issuer", "-fingerprint"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    assert b"Certificate:" in told
+    assert parse_certificates(told + B.pem + told, where="") == (A, B, A)
+
+
+ODD = A.pem.replace(b"M", b"N", 3)
+
+
+@pytest.mark.parametrize("odd", [ODD, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_an_odd_certificate_spoils_no_other(odd: bytes) -> None:
+    text = odd + A.pem + odd + B.pem
+    with pytest.raises(InvalidValue, match="not a readable"):
+        parse_certificates(text, where="roots.pem")
+    assert find_certificate(text, A.sha256, where="roots.pem") == A
+    assert find_certificate(text, B.sha256, where="roots.pem") == B
+    assert readable_certificates(text) == (A, B)
+    with pytest.raises(InvalidValue, match="not a readable"):  # for that one may be what was meant
+        find_certificate(text, LEAF.sha256, where="roots.pem")
+    with pytest.raises(InvalidValue, match="not the certificate with the fingerprint"):
+        find_certificate(A.pem + B.pem, LEAF.sha256, where="roots.pem")
+
+
 def test_the_line_of_the_mistake_is_named() -> None:
     with pytest.raises(InvalidValue) as error:
-        parse_certificates(A.pem + b"\nwrong\n", where="roots.pem")
+        parse_certificates(A.pem + b"\n-----BEGIN\n", where="roots.pem")
     assert error.value.where.endswith(f"line {len(A.pem.splitlines()) + 2}")
 
 

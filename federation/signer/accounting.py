@@ -66,6 +66,7 @@ class _Cluster:
     own_refused: Counter[str] = field(default_factory=Counter)
     workload_issued_at: float = 0.0
     refusals: RefusalsReport = field(default_factory=RefusalsReport)
+    unproven: RefusalsReport = field(default_factory=RefusalsReport)
 
 
 class Accounting:
@@ -97,6 +98,8 @@ class Accounting:
             held.workload_issued_at = now
             if held.refusals.count:
                 held.refusals = replace(held.refusals, count=0, since=0.0)
+            if held.unproven.count:
+                held.unproven = replace(held.unproven, count=0, since=0.0)
         self.issued += 1
         self._time(seconds)
 
@@ -108,22 +111,36 @@ class Accounting:
             held.own_refused[reason] += 1
         self._time(seconds)
 
-    def note_refusal(self, cluster: str, error: FederationError, *, now: float) -> None:
-        """Why a caller that is none of the hub's own accounts got nothing at ``now`` (seconds since the epoch)."""
+    def note_refusal(self, cluster: str, error: FederationError, *, now: float, proven: bool = True) -> None:
+        """Why a caller that is none of the hub's own accounts got nothing at ``now`` (seconds since the epoch).
+
+        ``proven`` says that the cluster is answerable for the caller: its key signed the token, or its API server
+        vouched for it. Who only names a cluster must not be able to make that cluster look ill.
+        """
         held = self._of(cluster)
-        held.refusals = RefusalsReport(
-            count=held.refusals.count + 1,
-            since=held.refusals.since or now,
+        before = held.refusals if proven else held.unproven
+        noted = RefusalsReport(
+            count=before.count + 1,
+            since=before.since or now,
             last=now,
             reason=error.reason,
             detail=error.what[:MOST_TEXT],
             remedy=error.remedy[:MOST_TEXT],
         )
+        if proven:
+            held.refusals = noted
+        else:
+            held.unproven = noted
 
     def refusals(self, cluster: str) -> RefusalsReport:
         """Callers of the cluster that got nothing; the hub's own accounts are not among them."""
         held = self._clusters.get(cluster)
         return held.refusals if held is not None else RefusalsReport()
+
+    def unproven(self, cluster: str) -> RefusalsReport:
+        """Callers that named the cluster, got nothing, and for whom nothing shows that they are of it."""
+        held = self._clusters.get(cluster)
+        return held.unproven if held is not None else RefusalsReport()
 
     def keep(self, clusters: Iterable[str]) -> None:
         """Forget every cluster but these: what is no longer registered is no longer reported."""

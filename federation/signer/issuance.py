@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -172,7 +173,7 @@ class Issuance:
         AuthorityError where the authority must be mended.
         """
         began = self._clock.monotonic()
-        cluster, reason, own, claims_own = NO_CLUSTER, "internal", False, False
+        cluster, reason, own, claims_own, signed = NO_CLUSTER, "internal", False, False, False
         try:
             token = self._reader.read(evidence.token)
             named = self._routing.named(evidence.cluster_id)
@@ -180,10 +181,19 @@ class Issuance:
                 cluster, claims_own = named.name, named.config.is_own(token.account)
             registered, permit = await self._routing.place(token, evidence.cluster_id)
             cluster, claims_own = registered.name, registered.config.is_own(token.account)
-            with registered.slots:
-                attestor = self._registry.attestor(registered)
-                caller = await attestor.attest(token, permit)
-                place.proved()
+            attestor = self._registry.attestor(registered)
+            signed = attestor.signing_key(token) is not None
+            with ExitStack() as held:
+                if signed:
+                    held.enter_context(registered.slots)
+                    place.proved()
+                    caller = await attestor.attest(token, permit)
+                else:  # it only names the cluster, and may wait until that is asked about it
+                    with place.beside(registered.unproven(attestor)):
+                        caller = await attestor.attest(token, permit)
+                    held.enter_context(registered.slots)
+                    place.proved()
+                    signed = True
                 own = registered.config.is_own(caller.account)
                 if own:
                     self._routing.proved(registered, token)
@@ -203,7 +213,8 @@ class Issuance:
             reason = error.reason
             error.where = error.where or cluster
             if not claims_own:
-                self._accounting.note_refusal(cluster, error, now=self._clock.now().timestamp())
+                now = self._clock.now().timestamp()
+                self._accounting.note_refusal(cluster, error, now=now, proven=signed)
             raise
         except asyncio.CancelledError:
             reason = "cancelled"  # the door's deadline has passed, or the caller has gone

@@ -5,11 +5,15 @@ are taken, one call that is not proven gives way: of the address with most of th
 and there the one that has waited longest for its message, for an honest caller sends it with its headers. So one
 address may have every place that no other asks for (all workloads of a cluster may come through one gateway), and none
 that another does. What is proven gives way to nothing; that is limited for each cluster (``registry.Slots``).
+
+Calls that name one cluster and are not proven have places of their own beside these, so that those which wait for its
+API server keep out neither its proven callers nor other clusters' callers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Final
@@ -31,12 +35,13 @@ class Place:
         self.peer: Final = peer
         self.address: Final = address_of(peer)
         self.proven = False
-        self.gone = False
+        self.gone: Overloaded | None = None
+        """Why it had to give way; None where it did not."""
 
     def received(self) -> None:
         """Its message is there. Raises Overloaded where it had to give way at that very moment."""
-        if self.gone:
-            raise self._places.refusal()
+        if self.gone is not None:
+            raise self.gone
         self._places.received(self)
 
     def proved(self) -> None:
@@ -47,10 +52,21 @@ class Place:
         """The call has ended."""
         self._places.leave(self)
 
-    def give_way(self) -> None:
-        """End the call; it has no place any more."""
-        self.gone = True
-        self._give_way()
+    def give_way(self, why: Overloaded) -> None:
+        """End the call, unless it ends already."""
+        if self.gone is None:
+            self.gone = why
+            self._give_way()
+
+    @contextmanager
+    def beside(self, places: Places) -> Iterator[None]:
+        """A second place in ``places`` for this call, whose message is there. Raises Overloaded as ``enter`` does."""
+        second: Place = places.enter(self.peer, give_way=lambda: self.give_way(places.refusal()))
+        try:
+            places.received(second)
+            yield
+        finally:
+            second.leave()
 
 
 @dataclass(slots=True)
@@ -75,10 +91,11 @@ class _Address:
 
 
 class Places:
-    """At most ``limit`` calls at once."""
+    """At most ``limit`` calls at once; ``refusal`` makes what a call that has no place is refused with."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, refusal: Callable[[], Overloaded]) -> None:
+        self.limit = limit
+        self.refusal: Final = refusal
         self._addresses: dict[str, _Address] = {}
         self.taken = 0
         self.unproven = 0
@@ -97,13 +114,12 @@ class Places:
         address.reading += 1
         self.taken += 1
         self.unproven += 1
-        if self.taken > self._limit:
+        if self.taken > self.limit:
             victim = self._victim(place)
             self.leave(victim)
             if victim is place:
-                place.gone = True
                 raise self.refusal()
-            victim.give_way()
+            victim.give_way(self.refusal())
         return place
 
     def received(self, place: Place) -> None:
@@ -127,14 +143,6 @@ class Places:
             self.taken -= 1
         elif self._forget(place):
             self.taken -= 1
-
-    def refusal(self) -> Overloaded:
-        """What a call that has no place is refused with."""
-        return Overloaded(
-            f"{self._limit} calls are under way, and others have fewer that are not proven",
-            reason="too_many_calls",
-            remedy="see status for who fills the door; raise door.max_concurrent or add signers for honest load",
-        )
 
     def _victim(self, newcomer: Place) -> Place:
         """Who has to go. Between equal addresses it is of one whose messages are awaited, else of the newcomer's."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
+from typing import Final
 
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import NotReady, Overloaded
 from federation.core.identity import ClusterName
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.key_claims import KeyClaims
+from federation.signer.places import Places
+
+UNSIGNED_AT_ONCE: Final = 64
+"""Callers of one cluster whose token none of its known keys signed, and who wait for its API server: honest ones are
+those whose key is so new that it was not seen yet, and the rest must not become that API server's load."""
 
 
 class Slots:
@@ -36,13 +43,34 @@ class Slots:
         self.taken -= 1
 
 
-class Registered:
-    """A registered cluster: its configuration now, its slots, and its attestor while there is one."""
+def _crowded(cluster: ClusterName) -> Overloaded:
+    return Overloaded(
+        "too many callers whose tokens are not known to be its own wait for its API server",
+        where=str(cluster),
+        reason="cluster_unproven",
+        remedy="look at the latency of its API server, and at who calls: the signer's log names addresses",
+    )
 
-    def __init__(self, config: ClusterConfig, slots: Slots) -> None:
+
+class Registered:
+    """A registered cluster: its configuration now, and the calls under way of callers that are known to be its own."""
+
+    def __init__(self, config: ClusterConfig, slots: Slots, unproven: Places) -> None:
         self.config = config
         self.slots = slots
         self.name = str(config.name)
+        self._unproven = unproven
+
+    def configured(self, config: ClusterConfig, concurrent: int) -> Registered:
+        """The same cluster by another configuration, with the calls that are under way."""
+        self.slots.limit = concurrent
+        return Registered(config, self.slots, self._unproven)
+
+    def unproven(self, attestor: ClusterAttestor) -> Places:
+        """Places for callers that only name it. They may wait for an answer about their token, and take no slots."""
+        few = attestor.keys.usable
+        self._unproven.limit = min(self.slots.limit, UNSIGNED_AT_ONCE) if few else self.slots.limit
+        return self._unproven
 
 
 class Registry:
@@ -64,10 +92,12 @@ class Registry:
         old, self._clusters = self._clusters, {}
         by_id: dict[str, tuple[Registered, ...]] = {}
         for config in clusters:
-            held = old.get(config.name)
-            slots = held.slots if held is not None else Slots(config.name, concurrent)
-            slots.limit = concurrent
-            registered = self._clusters[config.name] = Registered(config, slots)
+            held = old.get(config.name) or Registered(
+                config,
+                Slots(config.name, concurrent),
+                Places(concurrent, partial(_crowded, config.name)),
+            )
+            registered = self._clusters[config.name] = held.configured(config, concurrent)
             by_id[str(config.cluster_id)] = (*by_id.get(str(config.cluster_id), ()), registered)
         self._by_id = by_id
 

@@ -48,6 +48,7 @@ def cluster_report(
         own_refused=dict(own_refused),
         workload_issued_at=accounting.workload_issued_at(str(config.name)),
         refusals=accounting.refusals(str(config.name)),
+        unproven=accounting.unproven(str(config.name)),
         workloads=workloads,
     )
 

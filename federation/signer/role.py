@@ -233,7 +233,7 @@ class SignerRole:
                 )
                 for config in self._registry.clusters
             },
-            unplaced=self._accounting.refusals(NO_CLUSTER),
+            unplaced=self._accounting.unproven(NO_CLUSTER),
             shared_keys=self._issuance.routing.shared_keys(),
             latency=self._accounting.latency,
         )

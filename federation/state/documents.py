@@ -268,7 +268,10 @@ class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     own_issued: int = 0  # of issued: to the hub's own accounts (the probe, istiod's certificate)
     own_refused: dict[str, int] = {}  # of refused: likewise
     workload_issued_at: float = 0.0  # when another caller than those was last issued one
-    refusals: RefusalsReport = RefusalsReport()  # of callers other than those
+    refusals: RefusalsReport = RefusalsReport()  # of callers other than those, which are of the cluster
+    unproven: RefusalsReport = (
+        RefusalsReport()
+    )  # of callers that only named it: nothing shows that they are of it
     workloads: WorkloadsReport = WorkloadsReport()
 
 

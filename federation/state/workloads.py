@@ -61,6 +61,14 @@ def refusals_of(signers: Iterable[SignerReport], cluster: str) -> RefusalsReport
     )
 
 
+def unproven_of(signers: Iterable[SignerReport], cluster: str) -> RefusalsReport:
+    """The same of callers that only named the cluster: anyone may do that, so it says nothing about the cluster."""
+    seen = _seen(signers, cluster)
+    return together(
+        (each.unproven for each in seen), issued=max((each.workload_issued_at for each in seen), default=0.0)
+    )
+
+
 def together(reports: Iterable[RefusalsReport], *, issued: float = 0.0) -> RefusalsReport:
     """Refusals of several signers; ``issued`` is when any of them issued last (seconds since the epoch)."""
     each = [report for report in reports if isfinite(report.last) and isfinite(report.since)]

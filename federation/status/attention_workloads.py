@@ -10,7 +10,7 @@ from federation.status.joining import is_moving
 from federation.status.model import Attention, ClusterView, RefusedView
 from federation.status.own_anchors import undeclared
 from federation.status.scene import Scene
-from federation.status.workloads import unplaced_view
+from federation.status.workloads import unplaced_view, unproven_view
 
 
 def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
@@ -69,6 +69,7 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy=refused.remedy or "the signer's log names the caller",
         )
+    yield from _unproven(scene, view)
     if of.never_asked and of.sidecars and not is_moving(view.joining):
         count = of.sidecars - of.asked
         yield Attention(
@@ -78,6 +79,22 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy="the CA's address is written into a pod at injection: restart them, "
             "kubectl -n NAMESPACE rollout restart deployment NAME",
+        )
+
+
+def _unproven(scene: Scene, view: ClusterView) -> Iterator[Attention]:
+    """Anyone can name a cluster: what such a caller is refused for is no finding about the cluster itself."""
+    callers = unproven_view(scene, view.name)
+    if callers.lately:
+        yield Attention(
+            severity="warning" if callers.all else "notice",
+            code="unproven_callers_refused",
+            what=f"callers that name {view.name} and are not known to be of it were refused, the last one "
+            f"{_ago(scene, callers)}: {_why(callers)}",
+            where="signer",
+            remedy=f"if they are its workloads, see that its kubeconfig is the one of {view.name}; else find who "
+            "calls: the signer's log names the addresses",
+            since=callers.since,
         )
 
 

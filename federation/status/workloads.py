@@ -10,7 +10,7 @@ from typing import Final
 
 from federation.core.trust.life import Vitality, judge
 from federation.state.documents import RefusalsReport, WorkloadsReport
-from federation.state.workloads import refusals_of, signs_of_life, together, workloads_of
+from federation.state.workloads import refusals_of, signs_of_life, together, unproven_of, workloads_of
 from federation.status.freshness import finite, instant
 from federation.status.model import RefusedView, WorkloadsView
 from federation.status.own_anchors import undeclared
@@ -54,6 +54,13 @@ def unplaced_view(scene: Scene) -> RefusedView:
     """Callers that no registered cluster can be found for."""
     reports = (signer.unplaced for signer in scene.signers.values())
     return refused_view(scene, together(reports), WorkloadsReport())
+
+
+def unproven_view(scene: Scene, name: str) -> RefusedView:
+    """Callers that named this cluster, got nothing, and for whom nothing shows that they are of it."""
+    signers = tuple(scene.signers.values())
+    report = workloads_of(signers, name) or WorkloadsReport()
+    return refused_view(scene, unproven_of(signers, name), report)
 
 
 def refused_view(scene: Scene, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:

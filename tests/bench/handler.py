@@ -24,6 +24,7 @@ from federation.clusters.session import ClusterSession
 from federation.core.config.access import Credentials
 from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import ClusterConfig
+from federation.core.errors import Overloaded
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
@@ -214,7 +215,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
 
 
 async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:
-    places = Places(1)
+    places = Places(1, lambda: Overloaded("full"))
 
     async def issue(number: int) -> bytes:
         metadata = (("authorization", f"Bearer {tokens[number]}"), ("clusterid", "east"))

@@ -12,6 +12,12 @@ from federation.core.errors import Overloaded
 from federation.signer.places import Place, Places, address_of
 
 LIMIT = 6
+
+
+def full() -> Overloaded:
+    return Overloaded("full")
+
+
 PEERS = [f"ipv4:192.0.2.{host}:{port}" for host in range(4) for port in range(1000, 1003)]
 STEPS = st.lists(
     st.tuples(st.sampled_from(["enter", "enter", "enter", "receive", "prove", "leave"]), st.integers(0, 11)),
@@ -21,7 +27,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tuple[str, int]]) -> None:
-    places, held = Places(LIMIT), list[Place]()
+    places, held = Places(LIMIT, full), list[Place]()
     for step, number in steps:
         if step == "enter":
             lost: list[Place | None] = []
@@ -32,7 +38,7 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
             except Overloaded:
                 lost.append(None)
             address = address_of(PEERS[number])
-            gone = [place for place in held if place.gone]
+            gone = [place for place in held if place.gone is not None]
             assert not any(place.proven for place in gone)
             assert len(gone) + (not mine) <= 1, "one call gives way to one"
             if gone or not mine:
@@ -40,7 +46,7 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
                 loser = gone[0].address if gone else address
                 counted = before + Counter([address])
                 assert counted[loser] == max(counted.values())
-            held = [place for place in held if not place.gone] + mine
+            held = [place for place in held if place.gone is None] + mine
         elif held:
             place = held[number % len(held)]
             if step == "receive":
@@ -61,7 +67,7 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
 
 def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
     ended: list[str] = []
-    places = Places(3)
+    places = Places(3, full)
     first = places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("judged"))
     first.received()
     places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("old"))
@@ -72,7 +78,7 @@ def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
 
 
 def test_where_all_are_proven_the_newcomer_is_refused() -> None:
-    places = Places(1)
+    places = Places(1, full)
     places.enter("ipv4:192.0.2.1:1", give_way=lambda: None).proved()
     with pytest.raises(Overloaded):
         places.enter("ipv4:192.0.2.2:1", give_way=lambda: None)
@@ -93,3 +99,25 @@ def test_where_all_are_proven_the_newcomer_is_refused() -> None:
 )
 def test_who_shares_an_address(peer: str, address: str) -> None:
     assert address_of(peer) == address
+
+
+def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
+    ended: list[str] = []
+    door, cluster = Places(9, full), Places(1, lambda: Overloaded("of one cluster", where="east"))
+    crowd = door.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("crowd"))
+    other = door.enter("ipv4:192.0.2.2:1", give_way=lambda: ended.append("other"))
+    more = door.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("more"))
+    with crowd.beside(cluster):
+        with pytest.raises(Overloaded), more.beside(cluster):
+            raise AssertionError
+        with pytest.raises(Overloaded), other.beside(cluster):  # one each: who came later waits
+            raise AssertionError
+        assert cluster.taken == 1
+        cluster.limit = 2
+        with more.beside(cluster), other.beside(cluster):
+            assert crowd.gone is None or more.gone is not None
+            assert cluster.taken == 2
+    assert cluster.taken == 0
+    assert ended == ["more"]
+    assert (more.gone and more.gone.where) == "east"
+    assert door.taken == 3, "it keeps its place at the door until it has ended"

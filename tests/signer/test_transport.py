@@ -80,6 +80,7 @@ async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_p
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             asking = [asyncio.create_task(hub.ask("east", token)) for _ in range(3)]
             await eventually(lambda: hub.role._members.current[ClusterName("east")].reviewer._under_way)
+            await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken == 3)
             hub.options["east"] = 'attestation = "token-keys"'
             await hub.reconfigure()
             answers = await asyncio.gather(*asking)

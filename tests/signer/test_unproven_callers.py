@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.core.errors import AttestationRefused
 from federation.sandbox.apiserver.faults import Hang
+from federation.signer.attestation.token_review import TokenReviewer
+from federation.signer.attestation.tokens import Token
 from tests.signer.house import SERVER_NAME, House, eventually, house
+from tests.signer.tokens import b64
 from tests.support.raw_http2 import RawConnection
 
 
@@ -85,3 +90,71 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
         connection.data(stream, data, end=True)
         await eventually(lambda: stream in connection.ended)
         assert connection.ended[stream] != 0
+
+
+async def test_who_only_names_a_cluster_takes_none_of_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage that waits for the API server's word keeps out nobody whose token one of its keys signed."""
+    answer, review = asyncio.Event(), TokenReviewer.review
+
+    async def slow_for_garbage(self: TokenReviewer, token: Token) -> str:
+        if token.header.kid == "unknown":
+            await answer.wait()
+            raise AttestationRefused("its API server refuses the token", reason="review_refused")
+        return await review(self, token)
+
+    def setup(hub: House) -> None:
+        hub.options["east"] = 'attestation = "token-review"'
+        hub.door_options = "max_concurrent = 32\nmax_concurrent_per_cluster = 3"
+
+    monkeypatch.setattr(TokenReviewer, "review", slow_for_garbage)
+    async with house(tmp_path, setup=setup) as hub:
+        honest = hub.pod("east")
+        waiting = [asyncio.create_task(hub.ask("east", garbage(honest, n))) for n in range(6)]
+        await eventually(lambda: sum(task.done() for task in waiting) == 3)
+        answers = [await hub.ask("east", hub.pod("east", name=f"bar-{n}")) for n in range(5)]
+        assert {each.code for each in answers} == {grpc.StatusCode.OK}
+        answer.set()
+        refused = [each.code for each in await asyncio.gather(*waiting)]
+        assert refused.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 3
+        assert refused.count(grpc.StatusCode.UNAUTHENTICATED) == 3
+        assert not hub.role._registry._by_id["east"][0].slots.taken
+
+
+async def test_an_api_server_is_not_asked_about_what_its_published_key_did_not_sign(tmp_path: Path) -> None:
+    def setup(hub: House) -> None:
+        hub.options["east"] = 'attestation = "token-review"'
+
+    async with house(tmp_path, setup=setup) as hub:
+        await eventually(lambda: hub.role.report().clusters["east"].keys)
+        token = hub.pod("east")
+        forged = token[:-8] + ("AAAAAAAA" if not token.endswith("AAAAAAAA") else "BBBBBBBB")
+        with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews") as fault:
+            assert (await hub.ask("east", forged)).code is grpc.StatusCode.UNAUTHENTICATED
+            assert not fault.hits
+        assert hub.refused("east") == {"token_signature": 1}
+
+
+async def test_who_only_names_a_cluster_is_no_finding_about_it(tmp_path: Path) -> None:
+    """Refused callers count against a cluster only where its key signed their token."""
+    async with house(tmp_path) as hub:
+        token = hub.pod("east")
+        for number in range(3):
+            answer = await hub.ask("east", garbage(token, number))
+            assert answer.code is grpc.StatusCode.UNAUTHENTICATED
+        seen = hub.role.report().clusters["east"]
+        assert (seen.refusals.count, seen.unproven.count, seen.unproven.reason) == (0, 3, "token_key")
+        assert (
+            await hub.ask("east", hub.pod("east"), csr="no request")
+        ).code is grpc.StatusCode.UNAUTHENTICATED
+        seen = hub.role.report().clusters["east"]
+        assert (seen.refusals.count, seen.unproven.count) == (1, 3)
+
+
+def garbage(token: str, number: int) -> str:
+    """A token of the same claims under a key that the cluster does not have, each another one."""
+    _, claims, signature = token.split(".")
+    return ".".join(
+        [b64(json.dumps({"alg": "RS256", "kid": "unknown"}).encode()), claims, f"{number:04}{signature[4:]}"]
+    )

@@ -104,6 +104,20 @@ def test_one_caller_that_is_refused_among_many_that_hold_certificates_is_a_notic
     assert codes(seen(world)) == {"callers_refused": "critical"}
 
 
+@pytest.mark.parametrize(("workloads", "severity"), [(0, "warning"), (12, "notice")])
+def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, severity: str) -> None:
+    """Anyone can do that: whoever else is refused, the cluster is as well as it was."""
+    world = World(NAMES, T)
+    changed(world, workloads=workloads, holding=workloads)
+    for replica in world.signers:
+        world.edit_on_signer(replica, "east", unproven=REFUSED, workload_issued_at=T - 50000)
+    status = seen(world)
+    assert codes(status) == {"unproven_callers_refused": severity}
+    assert east(status).health == "healthy"
+    assert east(status).workloads.fine
+    assert status.attention[0].where == "signer"
+
+
 def test_refusals_of_long_ago_are_over() -> None:
     world = World(NAMES, T)
     refused(world, replace(REFUSED, since=T - 90000, last=T - 3600))

@@ -7,7 +7,7 @@ an object
                  the watch has not seen), TokenReview does, but only for a token these keys signed, if there
                  are any
 ``token-keys``   TokenReview is never asked; what cannot be decided without it is refused or unavailable
-``token-review`` TokenReview always decides
+``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
 ===============
 ======================================================================================================
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from copy import copy
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
@@ -31,6 +31,8 @@ from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import LEEWAY, Token, check_claims
+
+MOST_VERIFIED: Final = 4096  # tokens whose signature is remembered as good, each 100 bytes
 
 ReviewPermit: TypeAlias = Callable[[], Awaitable[None]]
 """Raises NotReady where a token must not be shown to the API server."""
@@ -55,6 +57,7 @@ class ClusterAttestor:
         self.reviewer = reviewer
         self.node_pods = node_pods
         self._clock = clock
+        self._verified: dict[bytes, TokenKey] = {}
 
     @property
     def method(self) -> str:
@@ -71,9 +74,18 @@ class ClusterAttestor:
     def signing_key(self, token: Token) -> TokenKey | None:
         """The key of this cluster, as known now, that has signed the token; None where none has. Asks nobody."""
         key = self.keys.keys.get(token.header.kid) if self.keys.usable else None
-        if key is None or not key.signed(token.header.alg, token.signed, token.signature):
-            return None
-        return key
+        return key if key is not None and self._has_signed(key, token) else None
+
+    def _has_signed(self, key: TokenKey, token: Token) -> bool:
+        """Whether it has, remembered where it has: the same is asked on the way to this cluster and here."""
+        if self._verified.get(token.digest) is key:
+            return True
+        if not key.signed(token.header.alg, token.signed, token.signature):
+            return False
+        if len(self._verified) >= MOST_VERIFIED:
+            self._verified.clear()
+        self._verified[token.digest] = key
+        return True
 
     async def attest(self, token: Token, permit: ReviewPermit | None = None) -> Caller:
         """The caller that this cluster vouches for.
@@ -91,11 +103,16 @@ class ClusterAttestor:
                     where=str(self.config.name),
                     reason="token_keys_missing",
                 )
+            if self.keys.usable and token.header.kid in self.keys.keys and self.signing_key(token) is None:
+                # No API server accepts it, so none has to be asked: garbage must cost it nothing.
+                raise AttestationRefused(
+                    "its signature was not made by this cluster's key", reason="token_signature"
+                )
             return await self._review(token, permit)
         key = await self.keys.find(token.header.kid)
         if key is None:
             raise AttestationRefused("no key of this cluster has the token's key ID", reason="token_key")
-        if not key.signed(token.header.alg, token.signed, token.signature):
+        if not self._has_signed(key, token):
             raise AttestationRefused(
                 "its signature was not made by this cluster's key", reason="token_signature"
             )

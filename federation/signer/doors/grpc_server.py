@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 
 from federation.core.config.model import Address, DoorConfig
-from federation.core.errors import FederationError, NotReady, RequestRefused
+from federation.core.errors import FederationError, NotReady, Overloaded, RequestRefused
 from federation.core.istio_ca import MAX_RESPONSE_BYTES
 from federation.signer.doors.answers import Answered, Code, answer_to
 from federation.signer.places import Place, Places
@@ -103,7 +103,7 @@ class GrpcServer:
         self._door = door
         self._config = config
         self._listen = listen
-        self._places = Places(config.max_concurrent)
+        self._places = Places(config.max_concurrent, _too_many)
         self._server = grpc.aio.server(options=_options(config))
         service, _, method = door.method.lstrip("/").partition("/")
         # No serializers: messages go in and out as the bytes they are on the wire.
@@ -166,8 +166,8 @@ class GrpcServer:
                 allowed.reschedule(min(end, clock() + self._config.deadline))
                 return await self._door.handle(message, context.invocation_metadata() or (), place=place)
         except TimeoutError:
-            if place is not None and place.gone:
-                raise self._places.refusal() from None
+            if place is not None and place.gone is not None:
+                raise place.gone from None
             if message is None:
                 raise RequestRefused(
                     "its message did not follow its headers in time", reason="late_message"
@@ -182,6 +182,14 @@ def _end(allowed: asyncio.Timeout) -> None:
     """End what it limits now, unless it ends already."""
     if not allowed.expired():
         allowed.reschedule(asyncio.get_running_loop().time())
+
+
+def _too_many() -> Overloaded:
+    return Overloaded(
+        "the door is full, and others have fewer calls that no cluster vouches for",
+        reason="too_many_calls",
+        remedy="status names the address with most of them; raise door.max_concurrent or add signers for honest load",
+    )
 
 
 def _message(read: Any) -> bytes:

@@ -43,7 +43,9 @@ from federation.core.errors import (
     ClusterNotFound,
     ConfigurationError,
     FederationError,
+    InvalidValue,
 )
+from federation.core.jwks import parse_key_set
 
 KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 OLDEST_VERSION: Final = (1, 22)
@@ -61,15 +63,6 @@ class _Version(msgspec.Struct, rename="camel"):
 class _Discovery(msgspec.Struct):
     issuer: str
     jwks_uri: str = ""
-
-
-class _Key(msgspec.Struct):
-    kty: str = ""
-    kid: str = ""
-
-
-class _Keys(msgspec.Struct):
-    keys: list[_Key]
 
 
 class _ReviewStatus(msgspec.Struct):
@@ -228,18 +221,30 @@ async def _check_signer(checks: _Checks, session: ClusterSession) -> None:
                 "issuer",
                 "failed",
                 f"it publishes {issuer[:200]!r}, registered is {config.issuer!r}",
-                "register the issuer it publishes, if this is the right cluster",
+                "register the issuer it publishes, if this is the right cluster, and the one before in "
+                "`former_issuers` while tokens of it live",
             )
         else:
             checks.add("issuer", "ok", harmless(issuer))
     async with checks.guarded("token_keys", otherwise=otherwise, remedy=remedy):
-        keys = msgspec.json.decode(await session.get("/openid/v1/jwks", accept=KEYS_TYPE), type=_Keys).keys
-        if not keys or not all(key.kid and key.kty for key in keys):
-            checks.add(
-                "token_keys", otherwise, "it publishes no keys with a `kid`", "use attestation = token-review"
-            )
-        else:
-            checks.add("token_keys", "ok", f"{len(keys)} published")
+        document = await session.get("/openid/v1/jwks", accept=KEYS_TYPE)
+        checks.add("token_keys", *_judge_keys(document, needs_keys=needs_keys))
+
+
+def _judge_keys(document: bytes, *, needs_keys: bool) -> tuple[Outcome, str, str]:
+    """What the signer makes of the published keys: it reads them in the same way."""
+    try:
+        keys = parse_key_set(document, where="/openid/v1/jwks")
+    except InvalidValue as error:
+        if needs_keys:
+            return "failed", error.what, "use attestation = auto or token-review"
+        return "warning", f"{error.what}, so every token is reviewed", error.remedy
+    usable = f"{len(keys)} published"
+    if not keys.left_out:
+        return "ok", usable, ""
+    without = "refused" if needs_keys else "reviewed"
+    what = f"{usable} that can be used, and {keys.left_out} that cannot: tokens of those are {without}"
+    return "warning", what, "service account keys are RSA of 2048 bits or more, or EC, each with a `kid`"
 
 
 async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubConfig) -> None:

@@ -112,7 +112,7 @@ class SandboxCluster:
             faults=self.faults,
             journal=self.requests,
             now=self.now,
-            issuer=issuer,
+            issuer=lambda: self.issuer,
             address=lambda: f"127.0.0.1:{self._server.port}",
         )
         self._server = Server(Handler(parts), server_context(self._ca))
@@ -346,6 +346,11 @@ class SandboxCluster:
         bound = {"kind": "Pod", "apiVersion": "v1", "name": pod} if pod else None
         spec = {"audiences": list(audiences), "expirationSeconds": expiration, "boundObjectRef": bound}
         return self._tokens.request(namespace, service_account, spec)[0]
+
+    def change_issuer(self, issuer: str, *, keep: bool = True) -> None:
+        """Issue tokens in another name from now on; those of the former one are taken where it is kept."""
+        self._tokens.former_issuers = {self.issuer} if keep else set()
+        self.issuer = self._tokens.issuer = issuer
 
     def compact(self) -> None:
         """Forget the history: every older resource version and continue token is answered with 410."""

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
+from federation.core.jwks import TokenKey
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.caller import REVIEW
-from federation.signer.attestation.jwks import TokenKey
 from federation.signer.attestation.key_claims import KeyClaims
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys

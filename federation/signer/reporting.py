@@ -10,7 +10,7 @@ from federation.core.config.model import ClusterConfig
 from federation.core.errors import FederationError, NotReady
 from federation.signer.accounting import Accounting
 from federation.signer.attestation.attestor import ClusterAttestor
-from federation.signer.attestation.caller import REVIEW
+from federation.signer.attestation.caller import AUTO, REVIEW
 from federation.state.documents import SignerClusterReport, WorkloadsReport
 
 
@@ -65,6 +65,11 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
         if health.state == "ready" and nodes is not None:
             return replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
         return health
+    if attestor.config.attestation == AUTO and not keys.usable and keys.problem is not None and keys.withheld:
+        health = ClusterHealth.derive((objects.problem, review, nodes, problem), clock_skew=keys.clock_skew)
+        if health.state != "unavailable":
+            held = ClusterHealth.of_error(keys.problem)
+            return replace(held, state="degraded", detail=f"{held.detail}, so every token is reviewed")
     health = ClusterHealth.derive((objects.problem, keys.problem, nodes, problem), clock_skew=keys.clock_skew)
     if keys.usable and objects.fresh:
         return replace(health, state="degraded") if health.state == "unavailable" else health

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -85,7 +86,10 @@ def refused_for_safety(cluster: dict[str, Any], user: dict[str, Any]) -> list[st
     has = {
         "insecure-skip-tls-verify": "insecure-skip-tls-verify" in cluster,
         "server": not cluster.get("server", "").startswith("https://") or "@" in host or "?" in host,
-        "proxy-url": not cluster.get("proxy-url", "http://").startswith("http://"),
+        "proxy-url": not re.fullmatch(
+            r"(http://([!-~]*@)?[A-Za-z0-9._-]+(:[0-9]+)?/?)?", cluster.get("proxy-url", "")
+        ),
+        "tls-server-name": not re.fullmatch(r"[A-Za-z0-9._:-]*", cluster.get("tls-server-name", "")),
         "as": any(key in user for key in ("as", "as-uid", "as-groups", "as-user-extra")),
         "username": "username" in user or "password" in user,
         "auth-provider": "auth-provider" in user,

@@ -299,6 +299,31 @@ async def test_unpublished_keys_cost_a_review_or_everything(
     assert "issuer-discovery" in found["signer.token_keys"].remedy
 
 
+@pytest.mark.parametrize(("attestation", "outcome"), [("auto", "warning"), ("token-keys", "failed")])
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([{"kty": "OKP", "crv": "Ed25519", "kid": "ed1", "x": "AAAA"}], "holds no key that a cluster signs"),
+        ([{"kty": "RSA", "n": "AAAA", "e": "AQAB"}], "holds no key that a cluster signs"),
+        ([], "holds no key that a cluster signs"),
+        (None, "1 published that can be used, and 1 that cannot"),
+    ],
+)
+async def test_keys_count_as_the_signer_counts_them(
+    member: Member, attestation: str, outcome: str, entries: list[Any] | None, said: str
+) -> None:
+    if entries is None:
+        entries, outcome = [*member.cluster.keys.jwks()["keys"], {"kty": "OKP", "kid": "ed1"}], "warning"
+    body = json.dumps({"keys": entries}).encode()
+    member.cluster.faults.inject(
+        Garbage(code=200, content_type="application/jwk-set+json", body=body), path="/openid"
+    )
+    found = await member.complaints(replace(member.config, attestation=attestation))
+    assert said in found["signer.token_keys"].detail
+    assert found["signer.token_keys"].outcome == outcome
+    assert found["signer.token_keys"].remedy
+
+
 async def test_another_issuer_than_registered_is_another_cluster(member: Member) -> None:
     found = await member.complaints(replace(member.config, issuer="https://elsewhere"))
     assert found["signer.issuer"].outcome == "failed"

@@ -7,6 +7,7 @@ issuer, as kubeadm's do: nothing may depend on it.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +19,20 @@ import pytest
 
 from federation.sandbox.apiserver.faults import Answer as Status
 from federation.sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
-from federation.sandbox.cluster import SandboxCluster
+from federation.sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
+from federation.state.documents import SignerClusterReport
 from tests.signer.house import Answer, House, eventually, house, identity_of
 
+KEYS_TYPE = "application/jwk-set+json"
+OKP_ONLY = (
+    b'{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"ed1","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",'
+    b'"use":"sig","alg":"EdDSA"}]}'
+)
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+
+def reported(hub: House, cluster: str = "east") -> SignerClusterReport:
+    return hub.role.report().clusters[cluster]
 
 
 def refused(answer: Answer) -> bool:
@@ -465,6 +476,88 @@ async def test_the_configured_issuer_is_compared(tmp_path: Path) -> None:
     async with house(tmp_path, setup=setup) as hub:
         assert refused(await hub.ask("east", hub.pod("east")))
         assert hub.refused("east") == {"token_issuer": 1}
+
+
+async def test_tokens_of_an_issuer_that_was_changed_are_reviewed_while_they_live(tmp_path: Path) -> None:
+    async with house(tmp_path) as hub:
+        box, old = hub.clusters["east"], hub.pod("east")
+        box.change_issuer("https://new.example")
+        await next(iter(hub.role._members.current.values())).keys.refresh()
+        new = box.token("foo", "bar", pod="bar-0")
+        assert (await hub.ask("east", new)).code is grpc.StatusCode.OK
+        assert reviews(box) == 0
+        assert (await hub.ask("east", old)).code is grpc.StatusCode.OK
+        assert reviews(box) == 1
+        box.change_issuer(DEFAULT_ISSUER, keep=False)
+        await next(iter(hub.role._members.current.values())).keys.refresh()
+        assert refused(await hub.ask("east", new))
+        assert hub.refused("east") == {"review_refused": 1}
+
+
+@pytest.mark.parametrize("attestation", ["token-keys", "token-review", "auto"])
+@pytest.mark.parametrize("former", [True, False])
+async def test_former_issuers_are_listed_where_the_issuer_is_configured_or_nothing_is_reviewed(
+    tmp_path: Path, attestation: str, former: bool
+) -> None:
+    def setup(hub: House) -> None:
+        listed = f'\nformer_issuers = ["{DEFAULT_ISSUER}"]' if former else ""
+        hub.options = {"east": f'attestation = "{attestation}"\nissuer = "https://new.example"{listed}'}
+
+    async with house(tmp_path, setup=setup) as hub:
+        box, old = hub.clusters["east"], hub.pod("east")
+        box.change_issuer("https://new.example")
+        await eventually(lambda: hub.role.report().clusters["east"].state == "ready")
+        assert (await hub.ask("east", box.token("foo", "bar", pod="bar-0"))).code is grpc.StatusCode.OK
+        answer = await hub.ask("east", old)
+        if former:
+            assert answer.code is grpc.StatusCode.OK
+        else:
+            assert refused(answer)
+            assert hub.refused("east") == {"token_issuer": 1}
+
+
+async def test_keys_that_cannot_be_used_leave_every_token_to_review_and_status_says_so(
+    tmp_path: Path,
+) -> None:
+    box = SandboxCluster("east")
+    box.faults.inject(Garbage(code=200, content_type=KEYS_TYPE, body=OKP_ONLY), path="/openid/v1/jwks")
+    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+        await hub.publish()
+        await hub.start()
+        await eventually(lambda: hub.role.report().ready and "reviewed" in reported(hub).detail)
+        assert reported(hub).state == "degraded"
+        assert "no key that a cluster signs tokens with, so every token is reviewed" in reported(hub).detail
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert reviews(box) == 1
+        assert method_of(hub) == "token-review"
+        assert reported(hub).state == "degraded"
+
+
+@pytest.mark.parametrize("change", ["kid", "kty"])
+async def test_a_token_of_a_key_that_cannot_be_used_is_reviewed(tmp_path: Path, change: str) -> None:
+    """Its key has no name in the key set, or is of another kind there; another key of the set can be used."""
+    box = SandboxCluster("east")
+    box.keys.rotate("ES256")
+    unusable, usable = (key.jwk() for key in box.keys.keys)
+    document = json.dumps({"keys": [unusable | {change: ""}, usable]}).encode()
+    box.faults.inject(Garbage(code=200, content_type=KEYS_TYPE, body=document), path="/openid/v1/jwks")
+    async with house(tmp_path, clusters={"east": box}) as hub:
+        assert reported(hub).keys == 1
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert reviews(box) == 1
+
+
+async def test_a_service_account_may_have_the_longest_name_that_kubernetes_takes(tmp_path: Path) -> None:
+    name = f"{'a' * 100}.{'b' * 152}"
+    assert len(name) == 253
+    namespace = "n" * 63
+    async with house(tmp_path) as hub:
+        for attestation in ("auto", "token-review"):
+            token = hub.pod("east", namespace, name, "p" * 253)
+            answer = await hub.ask("east", token, identity=identity_of(namespace, name))
+            assert answer.leaf.uris == (f"spiffe://cluster.local/ns/{namespace}/sa/{name}",), attestation
+            next(iter(hub.role._members.current.values())).keys._fetched = None
+        assert reviews(hub.clusters["east"]) == 1
 
 
 async def test_a_token_bound_to_no_pod_is_for_the_probe_alone(tmp_path: Path) -> None:

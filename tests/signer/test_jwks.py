@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
 from federation.core.errors import InvalidValue
-from federation.signer.attestation.jwks import MAX_DOCUMENT_BYTES, parse_key_set
+from federation.core.jwks import MAX_DOCUMENT_BYTES, parse_key_set
 from tests.signer import tokens as t
 
 

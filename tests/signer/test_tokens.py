@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.core.errors import AttestationRefused
-from federation.signer.attestation.jwks import parse_key_set
+from federation.core.jwks import parse_key_set
 from federation.signer.attestation.tokens import MAX_TOKEN_CHARACTERS, Token, TokenReader, check_claims
 from tests.signer import tokens as t
 
@@ -27,7 +27,7 @@ def verify(text: str, *, now: float = t.NOW, issuer: str = t.ISSUER, audience: s
     key = KEYS.get(token.header.kid)
     if key is None or not key.signed(token.header.alg, token.signed, token.signature):
         raise AttestationRefused("not signed", reason="token_signature")
-    check_claims(token, audience=audience, issuer=issuer, now=now)
+    check_claims(token, audience=audience, issuers=(issuer,) if issuer else (), now=now)
     return token
 
 

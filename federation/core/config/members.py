@@ -57,6 +57,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         selector = table.get("namespace_selector", made_by(check_label_selector), _CLUSTER.namespace_selector)
         attestation = table.get("attestation", one_of(ATTESTATIONS), _CLUSTER.attestation)
         issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
+        former = table.list_of("former_issuers", filled, _CLUSTER.former_issuers)
         audience = table.get("audience", filled, _CLUSTER.audience)
         probe = table.get("probe", service_account, _CLUSTER.probe)
         if probe == istio.account:
@@ -79,6 +80,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         namespace_selector=selector,
         attestation=attestation,
         issuer=issuer,
+        former_issuers=former,
         audience=audience,
         probe=probe,
         timeouts=timeouts,

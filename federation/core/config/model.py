@@ -225,6 +225,7 @@ class ClusterConfig:
     namespace_selector: str = ""  # a Kubernetes label selector; empty selects every namespace
     attestation: str = "auto"  # auto | token-keys | token-review
     issuer: str = ""  # expected `iss` of its tokens; empty: what its discovery document says
+    former_issuers: tuple[str, ...] = ()  # issuers it had before, whose tokens still live
     audience: str = "istio-ca"
     probe: ServiceAccountRef = field(
         default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe")

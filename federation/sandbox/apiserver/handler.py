@@ -64,7 +64,7 @@ class Parts:
     faults: Faults
     journal: Journal
     now: Callable[[], datetime]
-    issuer: str
+    issuer: Callable[[], str]
     address: Callable[[], str]  # host:port, known once the server listens
 
 
@@ -179,7 +179,7 @@ class Handler:
         published = {"Cache-Control": "public, max-age=3600"}
         if path == "/.well-known/openid-configuration":
             address = f"https://{parts.address()}{_KEYS}"
-            return _Reply(200, encode(parts.keys.discovery(parts.issuer, address)), headers=published)
+            return _Reply(200, encode(parts.keys.discovery(parts.issuer(), address)), headers=published)
         if path == _KEYS:
             return _Reply(200, encode(parts.keys.jwks()), negotiation.JWK_SET, published)
         found = parts.discovery.answer(path, parts.address())

@@ -66,6 +66,7 @@ class ServiceAccountTokens:
         self._keys = keys
         self._now = now
         self.issuer = issuer
+        self.former_issuers: set[str] = set()  # --service-account-issuer, given again: their tokens are taken
         self.node_claims = True  # ServiceAccountTokenPodNodeInfo: from Kubernetes 1.30 on
         self.audiences = tuple(audiences)
 
@@ -188,9 +189,12 @@ class ServiceAccountTokens:
             )
         except jwt.PyJWTError:
             raise TokenRejectedError("error in cryptographic primitive") from None
-        if claims.get("iss") != self.issuer:
+        if not self._is_ours(claims):
             raise NotOursError("invalid bearer token")
         return claims
+
+    def _is_ours(self, claims: Obj) -> bool:
+        return claims.get("iss") in {self.issuer, *self.former_issuers}
 
     def _unknown_key(self, token: str) -> TokenRejectedError:
         """Whether it is another issuer's token, or claims to be ours and is not."""
@@ -198,7 +202,7 @@ class ServiceAccountTokens:
             claimed = jwt.decode(token, options={"verify_signature": False})
         except jwt.PyJWTError:
             return NotOursError("invalid bearer token")
-        if claimed.get("iss") != self.issuer:
+        if not self._is_ours(claimed):
             return NotOursError("invalid bearer token")
         return TokenRejectedError("no key of this cluster signed the token")
 

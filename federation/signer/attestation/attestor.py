@@ -2,10 +2,9 @@
 
 ===============
 ======================================================================================================
-``auto``         keys and fresh caches decide; where they cannot (no usable keys, a cache that is not fresh,
-an object
-                 the watch has not seen), TokenReview does, but only for a token these keys signed, if there
-                 are any
+``auto``         keys and fresh caches decide; where they cannot (no usable keys, a key among them that the hub cannot
+                 use, an issuer that the cluster had before, a cache that is not fresh, an object that the watch has
+                 not seen), TokenReview does; a token that names a key which was read has to be signed by it first
 ``token-keys``   TokenReview is never asked; what cannot be decided without it is refused or unavailable
 ``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
 ===============
@@ -24,9 +23,9 @@ from typing import Final, TypeAlias
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused, NotReady
+from federation.core.jwks import TokenKey
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
-from federation.signer.attestation.caller import KEYS, REVIEW, Caller
-from federation.signer.attestation.jwks import TokenKey
+from federation.signer.attestation.caller import AUTO, KEYS, REVIEW, Caller
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
@@ -111,11 +110,15 @@ class ClusterAttestor:
             return await self._review(token, permit)
         key = await self.keys.find(token.header.kid)
         if key is None:
+            if mode == AUTO and self.keys.keys.left_out:
+                return await self._review_of_unread(token, permit)
             raise AttestationRefused("no key of this cluster has the token's key ID", reason="token_key")
         if not self._has_signed(key, token):
             raise AttestationRefused(
                 "its signature was not made by this cluster's key", reason="token_signature"
             )
+        if mode == AUTO and not self.config.issuer and token.claims.iss != self.keys.issuer:
+            return await self._review_of_unread(token, permit)
         now = self._check_claims(token, self.keys.issuer)
         existence = self.objects.look_up(token, now=now)
         if existence is Existence.DELETED:
@@ -129,8 +132,18 @@ class ClusterAttestor:
 
     def _check_claims(self, token: Token, issuer: str) -> float:
         now = self._clock.now().timestamp()
-        check_claims(token, audience=self.config.audience, issuer=issuer, now=now)
+        issuers = (issuer, *self.config.former_issuers) if issuer else ()
+        check_claims(token, audience=self.config.audience, issuers=issuers, now=now)
         return now
+
+    async def _review_of_unread(self, token: Token, permit: ReviewPermit | None) -> Caller:
+        """Let the API server judge what its published keys and issuer do not tell of.
+
+        It goes on taking tokens of an issuer that it had before (``--service-account-issuer``, given more than once),
+        and it may publish keys that the hub cannot use.
+        """
+        self._check_claims(token, self.config.issuer)
+        return await self._review(token, permit)
 
     def _refuse_unseen(self, token: Token, existence: Existence, now: float) -> None:
         """Tell what may be true in a moment from what will not be."""

@@ -8,6 +8,7 @@ import msgspec
 
 from federation.core.identity import ClusterName, ServiceAccountRef
 
+AUTO: Final = "auto"
 KEYS: Final = "token-keys"
 REVIEW: Final = "token-review"
 

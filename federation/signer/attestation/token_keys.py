@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from copy import copy
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -29,7 +28,7 @@ from federation.core.errors import (
     ClusterNotFound,
     InvalidValue,
 )
-from federation.signer.attestation.jwks import TokenKey, parse_key_set
+from federation.core.jwks import KeySet, TokenKey, parse_key_set
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 KEYS_PATH: Final = "/openid/v1/jwks"
@@ -42,7 +41,7 @@ UNKNOWN_KEY_INTERVAL: Final = 10.0  # at most one look in so many seconds howeve
 MAX_ISSUER_CHARACTERS: Final = 1024
 
 _logger = logging.getLogger(__name__)
-_NO_KEYS: Final[Mapping[str, TokenKey]] = MappingProxyType({})
+_NO_KEYS: Final = KeySet({})
 
 
 class _Discovery(msgspec.Struct):
@@ -149,7 +148,7 @@ class TokenKeys:
             pause = REFRESH if self.problem is None else RETRY
             await self._clock.sleep(pause * self._jitter.uniform(1.0, 1.2))
 
-    async def _fetch(self) -> tuple[str, Mapping[str, TokenKey]]:
+    async def _fetch(self) -> tuple[str, KeySet]:
         where = str(self._session.name)
         issuer = self._expected
         if not issuer:

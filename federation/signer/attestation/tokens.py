@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final, Never
 
@@ -185,8 +186,8 @@ class TokenReader:
         return header
 
 
-def check_claims(token: Token, *, audience: str, issuer: str, now: float) -> None:
-    """Audience, issuer (empty: not known, not compared) and times (RFC 7519, 4.1) with :data:`LEEWAY`.
+def check_claims(token: Token, *, audience: str, issuers: Sequence[str], now: float) -> None:
+    """Audience, issuer (one of these; none: not known, not compared) and times (RFC 7519, 4.1) with :data:`LEEWAY`.
 
     Raises AttestationRefused with the reason ``token_audience``, ``token_issuer``, ``token_expired`` or
     ``token_not_yet_valid``.
@@ -195,9 +196,9 @@ def check_claims(token: Token, *, audience: str, issuer: str, now: float) -> Non
     audiences = claims.aud
     if audiences != audience if isinstance(audiences, str) else audience not in audiences:
         raise AttestationRefused(f"it is not meant for the audience {audience}", reason="token_audience")
-    if issuer and claims.iss != issuer:
+    if issuers and claims.iss not in issuers:
         raise AttestationRefused(
-            f"its issuer is {claims.iss[:200]!r}, this cluster's is {issuer!r}", reason="token_issuer"
+            f"its issuer is {claims.iss[:200]!r}, this cluster's is {issuers[0]!r}", reason="token_issuer"
         )
     if claims.exp + LEEWAY <= now:
         raise AttestationRefused("it has expired", reason="token_expired")

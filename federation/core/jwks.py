@@ -8,7 +8,7 @@ left out, a document that is not a key set at all is refused as a whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -99,8 +99,25 @@ class TokenKey:
         return hash((self.kid, self.algorithms))
 
 
-def parse_key_set(data: bytes, *, where: str) -> Mapping[str, TokenKey]:
-    """The keys of a JWKS document by their ``kid``.
+class KeySet(Mapping[str, TokenKey]):
+    """Keys by their ``kid``; ``left_out`` says how many more the document holds that the hub cannot use."""
+
+    def __init__(self, keys: Mapping[str, TokenKey], *, left_out: int = 0) -> None:
+        self._keys: Final = MappingProxyType(dict(keys))
+        self.left_out: Final = left_out
+
+    def __getitem__(self, kid: str) -> TokenKey:
+        return self._keys[kid]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def parse_key_set(data: bytes, *, where: str) -> KeySet:
+    """The keys of a JWKS document.
 
     Raises InvalidValue for what is not a key set, for one without a single usable key, and for one that
     names two different keys alike.
@@ -114,9 +131,11 @@ def parse_key_set(data: bytes, *, where: str) -> Mapping[str, TokenKey]:
     if len(entries) > MAX_KEYS:
         raise InvalidValue(f"{len(entries)} keys; at most {MAX_KEYS} are read", where=where)
     keys: dict[str, TokenKey] = {}
+    left_out = 0
     for entry in entries:
         key = _read_key(bytes(entry))
         if key is None:
+            left_out += 1
             continue
         if keys.setdefault(key.kid, key) != key:
             raise InvalidValue(f"two different keys are named {key.kid[:80]!r}", where=where)
@@ -126,11 +145,11 @@ def parse_key_set(data: bytes, *, where: str) -> Mapping[str, TokenKey]:
             where=where,
             remedy="service account keys are RSA of 2048 bits or more, or EC on P-256, P-384 or P-521",
         )
-    return MappingProxyType(keys)
+    return KeySet(keys, left_out=left_out)
 
 
 def _read_key(raw: bytes) -> TokenKey | None:
-    """The key, or None for one of another use or kind (RFC 7517, section 5: ignored)."""
+    """The key, or None for one of another use or kind (RFC 7517, section 5: ignored), or without a ``kid``."""
     try:
         entry = msgspec.json.decode(raw, type=_Key)
         jwk: dict[str, Any] = json.loads(raw)

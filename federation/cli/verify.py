@@ -1,7 +1,7 @@
 """``federation verify``: one exit code that says whether every cluster can talk to every other, and if not, why.
 
 The matrix is proved with the hub's own probes. It says nothing about workloads that get no certificates, so those of
-each cluster have to hold theirs as well.
+each cluster have to hold theirs as well, and no namespace may refuse the bundle.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from federation.status.client import StatusClient, StatusUnavailable
-    from federation.status.model import ClusterView, MatrixView
+    from federation.status.model import Attention, FederationStatus, MatrixView
 
 ASK_EVERY = 1.0
+MOST_LINES = 20
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,11 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "verify",
         help="exit 0 only if every cluster can talk to every other",
         description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold "
-        "certificates, no istiod lacks the one that the hub provides, and nothing is unknown; 1 otherwise, with each "
-        "pair and cluster that fails and why; 2 when the status API cannot be asked.",
+        "certificates, no namespace refuses the bundle, no istiod lacks the certificate that the hub provides, and "
+        "nothing is unknown; 1 otherwise, with a line for each cause; 2 when the status API cannot be asked.",
     )
     add_client_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the matrix as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print the matrix as JSON, with `good` and every cause"
+    )
     parser.add_argument(
         "--wait",
         type=_seconds,
@@ -83,31 +86,36 @@ async def _run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The matrix, the clusters whose workloads are not known to hold certificates, and istiods that cannot serve."""
+    """The status, and why a cluster in service is not served: its workloads, its istiods, its namespaces."""
 
-    matrix: MatrixView
-    unserved: tuple[ClusterView, ...]
-    istiods: tuple[str, ...]
+    status: FederationStatus
+    unserved: tuple[str, ...]
+
+    @property
+    def matrix(self) -> MatrixView:
+        return self.status.matrix
 
     @property
     def good(self) -> bool:
-        return is_proven(self.matrix) and not self.unserved and not self.istiods
+        return is_proven(self.matrix) and not self.unserved
+
+    @property
+    def causes(self) -> list[Attention]:
+        """What keeps it from being proven, or may: notices do not."""
+        return [item for item in self.status.attention if item.severity != "notice"]
 
 
 async def _ask(client: StatusClient) -> _Found | StatusUnavailable:
     from federation.status.client import StatusUnavailable
-    from federation.status.model import Clusters, MatrixView
-    from federation.status.text import control_plane_lines
+    from federation.status.model import FederationStatus
+    from federation.status.text import unserved_lines
 
     try:
-        matrix = await client.get("/api/v1/matrix", MatrixView)
-        clusters = (await client.get("/api/v1/clusters", Clusters)).clusters
+        status = await client.get("/api/v1/status", FederationStatus)
     except StatusUnavailable as error:
         return error
-    in_service = [view for view in clusters if view.quarantine is None]
-    unserved = tuple(view for view in in_service if not view.workloads.fine)
-    istiods = tuple(line for view in in_service for line in control_plane_lines(view))
-    return _Found(matrix, unserved, istiods)
+    in_service = [view for view in status.clusters if view.quarantine is None]
+    return _Found(status, tuple(line for view in in_service for line in unserved_lines(view)))
 
 
 def is_proven(matrix: MatrixView) -> bool:
@@ -120,19 +128,22 @@ def is_proven(matrix: MatrixView) -> bool:
 def _print(found: _Found, *, as_json: bool) -> None:
     import msgspec
 
-    from federation.status.text import fault_lines, matrix_lines, unserved_line
+    from federation.status.text import cause_lines, fault_lines, matrix_lines
 
-    matrix, unserved = found.matrix, [*map(unserved_line, found.unserved), *found.istiods]
     if as_json:
-        print(msgspec.json.encode(matrix).decode())
-        print("\n".join(unserved), file=sys.stderr, end="\n" if unserved else "")
+        matrix = msgspec.to_builtins(found.matrix)
+        document = matrix | {"good": found.good, "unserved": found.unserved, "causes": found.causes}
+        print(msgspec.json.encode(document).decode())
         return
-    for line in matrix_lines(matrix):
+    for line in matrix_lines(found.matrix):
         print(line)
-    for line in fault_lines(matrix):
-        print(line)
-    for line in unserved:
-        print(line)
-    if not matrix.clusters:
+    if not found.good:
+        # Causes come first; what no cause says is added, so that something is always printed.
+        for line in (cause_lines(found.causes) or [*fault_lines(found.matrix), *found.unserved])[:MOST_LINES]:
+            print(line)
+    more = len(found.causes) - MOST_LINES
+    if more > 0 and not found.good:
+        print(f"... and {more} more causes (--json prints all)")
+    if not found.matrix.clusters:
         print("no cluster is registered, so nothing is proved")
     print("every cluster can talk to every other" if found.good else "NOT PROVEN")

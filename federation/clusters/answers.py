@@ -6,6 +6,7 @@ secret that was sent along, before they reach a log or the status page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,6 +14,7 @@ import msgspec
 
 from federation.core.errors import (
     ClusterConflict,
+    ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterGarbage,
@@ -28,6 +30,37 @@ from federation.core.errors import (
 MAX_TEXT: Final = 300
 LONGEST_RETRY_AFTER: Final = 300.0
 """Seconds. No server may silence the hub for longer, whatever its Retry-After says."""
+
+TERMINATING: Final = "terminating"
+"""The reason of a ClusterDenied for an object in a namespace that is being deleted."""
+
+_UNGRANTED: Final = re.compile(r'\b[Uu]ser ("[^"]*"|\S+) (cannot|does not have|is not allowed) ')
+"""How API servers word what their authorizer refuses: ``... is forbidden: User "x" cannot patch resource ...``."""
+
+_ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
+    (
+        re.compile(r"being terminated"),
+        TERMINATING,
+        "nothing: the namespace is being deleted",
+    ),
+    (
+        re.compile(r"(exceeded|failed|insufficient) quota"),
+        "quota",
+        "raise the ResourceQuota that is named, or delete objects that count against it; the hub tries again by itself",
+    ),
+    (
+        re.compile(
+            r"admission webhook \S+ denied|denied (the )?request|violates PodSecurity|AdmissionPolicy"
+        ),
+        "admission",
+        "let the admission policy or webhook that is named accept this object; the hub tries again by itself",
+    ),
+)
+"""What admission answers though the authorizer has granted the verb: by the message, for the reason of all is the same.
+
+ResourceQuota, NamespaceLifecycle, ValidatingAdmissionPolicy and webhooks answer 403 with the reason ``Forbidden``,
+exactly as RBAC does; only webhooks may choose another code and reason.
+"""
 
 _KINDS: Final[Mapping[int, type[ClusterError]]] = {
     401: ClusterUnauthorized,
@@ -57,7 +90,10 @@ def error_for(
 
     ``what`` is the request in words, ``secret`` a token that must not come back in the text.
     """
-    text = f"{what}: {code}{_explanation(body, secret)}"
+    explanation = _explanation(body, secret)
+    text = f"{what}: {code}{explanation}"
+    if code == 403 and (denied := _denied(explanation, text, where)) is not None:
+        return denied
     if code in _KINDS:
         return _KINDS[code](text, where=where)
     if code == 429:
@@ -69,6 +105,23 @@ def error_for(
     if 400 <= code <= 499:
         return ClusterInvalid(text, where=where)
     return ClusterGarbage(f"{text} is no answer the Kubernetes API gives", where=where)
+
+
+def _denied(explanation: str, text: str, where: str) -> ClusterDenied | None:
+    """The error where admission refused; None where the authorizer did, or where the answer does not say.
+
+    A policy's own words follow those of the API server, so what comes first says who refused.
+    """
+    ungranted = _UNGRANTED.search(explanation)
+    found = [
+        (match.start(), reason, remedy)
+        for pattern, reason, remedy in _ADMISSION
+        if (match := pattern.search(explanation)) and (ungranted is None or match.start() < ungranted.start())
+    ]
+    if not found:
+        return None
+    _, reason, remedy = min(found)
+    return ClusterDenied(text, where=where, reason=reason, remedy=remedy)
 
 
 def error_in_watch(status: bytes | msgspec.Raw, *, what: str, where: str, secret: str = "") -> ClusterError:

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from federation.core.errors import (
     ClusterConflict,
+    ClusterDenied,
     ClusterForbidden,
     ClusterGone,
     ClusterInvalid,
@@ -31,6 +32,7 @@ CLOCK_SKEW_LIMIT: Final = 120.0
 
 _ANSWERS: Final = (
     ClusterForbidden,
+    ClusterDenied,
     ClusterNotFound,
     ClusterConflict,
     ClusterGone,

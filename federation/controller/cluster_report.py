@@ -25,8 +25,12 @@ def derive_health(
     contested: Sequence[str],
     writers: Sequence[str],
     config_map: str,
+    remedy: str = "",
 ) -> ClusterHealth:
-    """The worst that is known: of the connection first, then of the read-back, then of publication."""
+    """The worst that is known: of the connection first, then of the read-back, then of publication.
+
+    ``remedy`` is that of the refusal which is told, where namespaces refuse the bundle.
+    """
     health = ClusterHealth.derive(problems, clock_skew=clock_skew)
     if health.state != "ready":
         return health
@@ -34,19 +38,13 @@ def derive_health(
         return STARTING
     if not fresh:
         return SILENT
-    if counted.forbidden:
+    if counted.forbidden or counted.failed:
+        refused = counted.forbidden + counted.failed
         return ClusterHealth(
             "degraded",
-            "forbidden",
-            f"{counted.forbidden} namespaces may not be written: {_first(counted)}",
-            "apply manifests/member to that cluster",
-        )
-    if counted.failed:
-        return ClusterHealth(
-            "degraded",
-            "publication",
-            f"{counted.failed} namespaces could not be written: {_first(counted)}",
-            "look at what refuses the object there: an immutable ConfigMap, a quota, an admission webhook",
+            "forbidden_writes" if counted.forbidden else "publication",
+            f"{refused} of {counted.selected} namespaces refuse the bundle: {_first(counted)}",
+            remedy,
         )
     if contested:
         names = ", ".join(writers) or "somebody"

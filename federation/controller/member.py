@@ -392,6 +392,7 @@ class Member:
             contested=self._publisher.contention.contested(now),
             writers=self._publisher.contention.writers(now),
             config_map=self._around.publication.config_map,
+            remedy=tally.remedy,
         )
         if health.state == "ready" or health.reason == "other_writers":
             if self._keeps_something(counted):

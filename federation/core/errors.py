@@ -20,7 +20,8 @@
     │       ├── ClusterUnreachable    no connection, DNS, TLS
     │       ├── ClusterTimeout        connected, no answer in time
     │       ├── ClusterUnauthorized   401: our credentials are not accepted
-    │       ├── ClusterForbidden      403: RBAC does not grant the verb
+    │       ├── ClusterForbidden      403: the cluster's authorizer (RBAC) does not grant the verb
+    │       ├── ClusterDenied         403: granted, but its admission refuses this object: a quota, a policy, a webhook
     │       ├── ClusterNotFound       404
     │       ├── ClusterConflict       409: somebody else owns the field or wrote first
     │       ├── ClusterGone           410: a resourceVersion or continue token is too old
@@ -208,11 +209,20 @@ class ClusterUnauthorized(ClusterError):
 
 
 class ClusterForbidden(ClusterError):
-    """403: RBAC does not grant what the role needs."""
+    """403: the cluster's authorizer does not grant what the role needs."""
 
     default_reason = "forbidden"
     default_remedy = (
         "apply manifests/member to that cluster; `federation clusters check` names the missing verb"
+    )
+
+
+class ClusterDenied(ClusterError):
+    """403 of admission: the verb is granted, this object is refused by a quota, a policy or a webhook there."""
+
+    default_reason = "denied"
+    default_remedy = (
+        "read what the API server answered: something in that cluster refuses this object, not the right"
     )
 
 

@@ -123,7 +123,9 @@ class Workloads:
         if pods is None:
             self._callers.prune(name, None, now)
             why = attestor.objects.problem if attestor is not None else None
-            return WorkloadsReport(detail=f"its pods are not watched at present: {why or 'starting'}")
+            first, last = self._ends(name, now)
+            detail = f"its pods are not watched at present: {why or 'starting'}"
+            return WorkloadsReport(detail=detail, first_end=first, last_end=last)
         own, others = self._callers.ends(name)
         count, live = _Count(now, most_names), set[int]()
         for number, pod in enumerate(pods):
@@ -134,6 +136,7 @@ class Workloads:
                 live.add(digest)
                 count.add(pod, max(own.get(digest, 0), others.get(digest, 0)))
         self._callers.prune(name, frozenset(live), now)
+        first, last = self._ends(name, now)
         return WorkloadsReport(
             workloads=count.holding + count.lapsed + count.waiting,
             holding=count.holding,
@@ -146,16 +149,31 @@ class Workloads:
             never_asked=sorted(count.never_asked),
             ended=sorted(count.ended),
             lifetime=self._callers.lifetime(name),
+            first_end=first,
+            last_end=last,
         )
+
+    def _ends(self, name: str, now: float) -> tuple[float, float]:
+        """When the first and the last certificate end that pods there may hold; 0 where none is known."""
+        own, others = self._callers.ends(name)
+        first, last = 0.0, max(0.0, self._callers.known_from(name))
+        for pod in own.keys() | others.keys():
+            end = max(own.get(pod, 0), others.get(pod, 0))
+            if end > now:
+                first, last = min(first or end, end), max(last, end)
+        return (first, last) if last > now else (0.0, 0.0)
 
     def _unwatched(self, name: str, now: float) -> WorkloadsReport:
         """Where TokenReview decides no pod is watched: only what was issued can be counted."""
+        first, last = self._ends(name, now)
         return WorkloadsReport(
             holding=_unended(self._callers.ends(name), now),
             known_from=self._callers.known_from(name),
             watched=False,
             detail='its pods are not watched, because attestation is "token-review"',
             lifetime=self._callers.lifetime(name),
+            first_end=first,
+            last_end=last,
         )
 
 

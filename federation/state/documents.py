@@ -236,6 +236,8 @@ class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
     never_asked: list[str] = []  # pods with a sidecar that have not, and had time to
     ended: list[str] = []  # pods whose certificate has ended
     lifetime: float = 0.0  # seconds that certificates for workloads live, on average
+    first_end: float = 0.0  # when the first of the certificates that are known ends; 0: none is known
+    last_end: float = 0.0  # and the last
 
 
 class RefusalsReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,7 +31,8 @@ def workloads_of(signers: Iterable[SignerReport], cluster: str) -> WorkloadsRepo
     if not found:
         return None
     why = next((r.detail for r in found if r.workloads is None), "what a signer reports does not add up")
-    return WorkloadsReport(detail=why)
+    first, last = _ends(found)
+    return WorkloadsReport(detail=why, first_end=first, last_end=last)
 
 
 def signs_of_life(signers: Iterable[SignerReport], cluster: str) -> SignsOfLife | None:
@@ -84,6 +85,12 @@ def together(reports: Iterable[RefusalsReport], *, issued: float = 0.0) -> Refus
 
 def _seen(signers: Iterable[SignerReport], cluster: str) -> list[SignerClusterReport]:
     return [signer.clusters[cluster] for signer in signers if cluster in signer.clusters]
+
+
+def _ends(reports: Iterable[WorkloadsReport]) -> tuple[float, float]:
+    """When the first and the last of the certificates end that any signer knows of."""
+    known = [r for r in reports if isfinite(r.first_end) and isfinite(r.last_end) and r.last_end > 0]
+    return min((r.first_end for r in known), default=0.0), max((r.last_end for r in known), default=0.0)
 
 
 def _adds_up(report: WorkloadsReport) -> bool:

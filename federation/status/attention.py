@@ -2,14 +2,16 @@
 
 Critical: workloads get no certificates, a pair does not validate, trust runs out within days, or the hub
 cannot tell. Warning: something is not as configured, and workloads do not suffer from it yet. Notice: for
-information. A cause is told once: what follows from a missing leader or an unreachable cluster is not told
-again for each cluster, and of a quarantined cluster nothing is told but that.
+information. A cause is reported once, with what follows from it (:mod:`federation.status.causes`), and of a
+quarantined cluster nothing is reported but that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
+
+from msgspec.structs import replace
 
 from federation.state.damage import remedy_for
 from federation.state.documents import ControllerReport, SignerReport
@@ -19,54 +21,85 @@ from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.attention_workloads import unplaced_attention, workload_attention
+from federation.status.causes import ORDER, Causes, Fact, Finding, Need, finding, with_consequences
 from federation.status.control_planes import REASON as CONTROL_PLANE
 from federation.status.control_planes import control_plane_attention
-from federation.status.freshness import elapsed, instant
+from federation.status.freshness import clock_time, elapsed, instant
 from federation.status.joining import joining_attention
-from federation.status.model import Attention, ClusterView, MatrixView, Severity
+from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView
 from federation.status.scene import Scene
+from federation.status.signing import connection_words
 from federation.status.trust import open_proposals
 from federation.status.trust_bundle import trust_bundle_attention
 
-ORDER: Final[dict[Severity, int]] = {"critical": 0, "warning": 1, "notice": 2}
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
 MOST_ALIKE: Final = 4
 
+TOLD_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
+"""Reasons of a degraded cluster that are reported with their own counts below."""
+
+WRITE_REMEDY: Final = (
+    "mend what the API server's answer names: a right, a quota, an admission policy or webhook"
+)
+
+BUNDLE: Final = "bundle"
+"""The source under which a controller reports why the bundle is not made of the others."""
+
+NEVER_READ: Final = "has never been read"
+
+SERVER_TROUBLE: Final = frozenset(
+    {"unreachable", "timeout", "silence", "tls", "server_error", "garbage", "throttled", "starting"}
+)
+"""Reasons that lie with the API server or the way to it, so that both roles suffer from the same cause."""
+
 
 def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
-    """Everything that needs attention, the most severe first, alike things condensed."""
+    """Every cause that needs attention with what follows from it, the most severe first, alike ones condensed."""
     clusters = list(clusters)
     found = [
         *_state(scene),
         *_controllers(scene),
         *_signers(scene),
         *shared_key_attention(scene),
-        *(item for view in clusters if view.quarantine is None for item in _cluster(scene, view)),
+        *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
         *unplaced_attention(scene),
-        *pair_attention(scene, clusters, matrix),
         *trust_attention(scene),
         *rotation_attention(scene),
         *joining_attention(clusters),
         *own_anchor_attention(scene, joining={view.name for view in clusters if view.joining is not None}),
         *_configuration(scene),
     ]
-    return sorted(_condensed(found), key=lambda item: ORDER[item.severity])
+    registered = {view.name for view in clusters}
+    causes = Causes(_as_finding(each, registered) for each in found)
+    pairs = list(pair_attention(matrix, causes))
+    items = [*causes.items(pairs=matrix.pairs), *pairs]
+    return sorted(_condensed(items), key=lambda item: ORDER[item.severity])
 
 
-def _state(scene: Scene) -> Iterator[Attention]:
+def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Finding:
+    """A finding as it is; an item with what its code declares, about the cluster that its place names."""
+    if isinstance(each, Finding):
+        return each
+    if not each.clusters and each.where in registered:
+        each = replace(each, clusters=[each.where])
+    return finding(each)
+
+
+def _state(scene: Scene) -> Iterator[Finding]:
     for key, problem in sorted(scene.snapshot.damaged.items()):
-        yield Attention(
+        item = Attention(
             severity="critical",
             code="state_damaged",
             what=f"a state document cannot be used: {problem}",
             where=key,
             remedy=remedy_for(key),
         )
+        yield finding(item, takes=[(Need.STATE, key)])
 
 
-def _controllers(scene: Scene) -> Iterator[Attention]:
+def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
     if scene.leader is None:
         yield Attention(
             severity="critical",
@@ -85,20 +118,50 @@ def _controllers(scene: Scene) -> Iterator[Attention]:
             remedy="passes after a change of leader; otherwise check that they share one state store",
         )
     if scene.leader is not None and not scene.leader.ready:
-        yield Attention(
+        item = Attention(
             severity="warning",
             code="controller_not_ready",
             what="; ".join(scene.leader.reasons) or "the leading controller is not ready",
             where=scene.leader.replica,
-            remedy="look in its log",
+            remedy="read its log",
         )
+        yield finding(item, rests_on=[(Need.SOURCES, "")] if scene.leader.generation == 0 else [])
+    yield from _sources(scene)
+
+
+def _sources(scene: Scene) -> Iterator[Finding | Attention]:
+    """Where anchors come from. One that was never read has no last known good: what needs it waits for it."""
     sources = scene.leader.sources if scene.leader else {}
     for source, said in sorted(sources.items()):
-        if said != "ok":
+        if said == "ok":
+            continue
+        if source == BUNDLE:
+            item = Attention(
+                severity="warning",
+                code="bundle_held_back",
+                what=f"the bundle in force is not changed: {said}"
+                if scene.in_force
+                else f"no bundle is made: {said}",
+                where="bundle",
+                remedy="mend what is named there; the controller makes the bundle by itself then",
+            )
+            yield finding(item)
+        elif NEVER_READ in said:
+            item = Attention(
+                severity="warning",
+                code="source_unread",
+                what=f"a pinned anchor is not in the bundle, because it was never read: {said}",
+                where=source,
+                remedy="put the certificate that is pinned into this file where the controller runs, or take its pin "
+                "out of the configuration; the file is read again by itself",
+                fact=f"the pinned anchor file {source} was never read",
+            )
+            yield finding(item)
+        else:
             yield Attention(
                 severity="warning",
                 code="source_degraded",
-                what=f"its last known good anchors are used: {said}",
+                what=f"it gives nothing new: {said}",
                 where=source,
                 remedy="mend the source; the bundle does not shrink meanwhile",
             )
@@ -135,54 +198,42 @@ def _signers(scene: Scene) -> Iterator[Attention]:
             )
 
 
-def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
+def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
     connection, signing, publication = view.connection, view.signing, view.publication
+    if scene.leader is not None and connection.state != "ready" and connection.reason not in TOLD_BY_ITSELF:
+        yield _connection(scene, view)
     if signing.state != "ready" and scene.signers:
-        yield Attention(
-            severity="critical" if signing.state == "unavailable" else "warning",
-            code=f"signing_{signing.state}",
-            what=f"certificates for its workloads: {signing.detail or signing.reason or signing.state}",
-            where=view.name,
-            remedy=signing.remedy or "run `federation clusters check` for this cluster",
-        )
+        yield _signing(view)
     if scene.leader is None:
         return
     yield from control_plane_attention(view)
-    if connection.state != "ready" and connection.reason != CONTROL_PLANE:  # that one is reported above
+    if connection.state not in {"ready", "degraded"}:
+        return
+    if publication.joining > 0 and connection.reason != "joining":  # else that says so
         yield Attention(
             severity="warning",
-            code=f"cluster_{connection.state}",
-            what=f"the controller's connection: {connection.detail or connection.reason or connection.state}",
+            code="publication_joining",
+            what=f"it joins: {publication.joining} of {publication.selected} namespaces keep a CA of the cluster's own "
+            "for now",
             where=view.name,
-            remedy=connection.remedy or "run `federation clusters check` for this cluster",
-            since=connection.since,
+            remedy=publication.remedy,
         )
-        if connection.state != "degraded":
-            return
-    if publication.state == "joining":
-        if connection.reason != "joining":  # else that has told it
-            yield Attention(
-                severity="warning",
-                code="publication_joining",
-                what=f"it joins: {publication.detail}",
-                where=view.name,
-                remedy=publication.remedy,
-            )
-    elif publication.state != "current":
+    if publication.state not in {"current", "joining"}:
+        refused = publication.state == "failed"
         yield Attention(
             severity="warning",
-            code=f"publication_{publication.state}",
-            what=f"publication of the bundle: {publication.detail}",
+            code="publication_forbidden" if publication.forbidden else f"publication_{publication.state}",
+            what=f"{publication.detail}; pods there trust what their namespace held before, or nothing"
+            if refused
+            else f"publication of the bundle: {publication.detail}",
             where=view.name,
-            remedy="nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
-        )
-    if publication.forbidden > 0:
-        yield Attention(
-            severity="warning",
-            code="publication_forbidden",
-            what=f"{publication.forbidden} namespaces refuse the hub: they may hold an older bundle",
-            where=view.name,
-            remedy="apply manifests/member to that cluster, or exclude these namespaces",
+            remedy=connection.remedy or WRITE_REMEDY
+            if refused
+            else "nothing, if it just changed; otherwise read the leading controller's log for this cluster",
+            fact=f"{publication.failed + publication.forbidden} of {publication.selected} namespaces of {view.name} "
+            "refuse the bundle"
+            if refused
+            else "",
         )
     if (
         publication.other_writers and publication.state != "joining" and view.joining is None
@@ -211,6 +262,74 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy="synchronise both clocks: certificates start two minutes back, there is no more room",
         )
+
+
+def _connection(scene: Scene, view: ClusterView) -> Finding:
+    """How the controller reaches it: the cause of most that is wrong there."""
+    connection, name = view.connection, view.name
+    words = connection_words(connection.reason, connection.state)
+    since = f" since {clock_time(connection.since, scene.now)}" if connection.since else ""
+    fact = f"{name} {words}{since}"
+    if connection.state != "degraded":
+        fact = f"{fact}; {_certificates(view, scene.now)}"
+    detail = connection.detail or connection.reason or connection.state
+    item = Attention(
+        severity="warning",
+        code=f"cluster_{connection.state}",
+        what=f"{fact}: {detail}",
+        where=name,
+        remedy=connection.remedy
+        or f"run `federation clusters check {name}` where the controller's kubeconfig is",
+        since=connection.since,
+        fact=fact,
+        clusters=[name],
+    )
+    return finding(item, takes=_taken(connection, name))
+
+
+def _taken(connection: ConnectionView, name: str) -> list[Fact]:
+    """What a cluster's connection takes away: everything where there is none, else what its reason is about."""
+    if connection.state != "degraded" or connection.reason in SERVER_TROUBLE:
+        return [(Need.CONNECTION, name), (Need.WRITING, name)]
+    if connection.reason == "clock_skew":
+        return [(Need.CLOCK, name)]
+    return [] if connection.reason == "joining" else [(Need.WRITING, name)]
+
+
+def _certificates(view: ClusterView, now: float) -> str:
+    """What becomes of the certificates there meanwhile."""
+    workloads = view.workloads
+    if view.signing.state in {"ready", "degraded"}:
+        return "workloads there still get certificates"
+    if workloads.last_end is None:
+        return "it is not known until when certificates there last"
+    first = workloads.first_end
+    sooner = f", the first ends at {clock_time(first, now)}" if first and first < workloads.last_end else ""
+    return f"certificates there last until {clock_time(workloads.last_end, now)}{sooner}"
+
+
+def _signing(view: ClusterView) -> Finding:
+    """Why its workloads get no certificates; the same trouble of its API server is not a cause of its own."""
+    signing, name = view.signing, view.name
+    fact = {
+        "unavailable": f"no certificates are issued for {name}",
+        "degraded": f"certificates for {name} are issued with restrictions",
+    }.get(signing.state, f"whether certificates are issued for {name} is not known")
+    item = Attention(
+        severity="critical" if signing.state == "unavailable" else "warning",
+        code=f"signing_{signing.state}",
+        what=f"{fact}: {signing.detail or signing.reason or signing.state}",
+        where=name,
+        remedy=signing.remedy or f"run `federation clusters check {name}` where the signer's kubeconfig is",
+        fact=fact,
+        clusters=[name],
+    )
+    rests_on: list[Fact] = []
+    if signing.reason in SERVER_TROUBLE:
+        rests_on = [(Need.CONNECTION, name)]
+    if signing.reason == "clock_skew":
+        rests_on = [(Need.CLOCK, name)]
+    return finding(item, rests_on=rests_on)
 
 
 def _configuration(scene: Scene) -> Iterator[Attention]:
@@ -305,11 +424,13 @@ def _condensed(items: list[Attention]) -> Iterator[Attention]:
             continue
         first = alike[0]
         known = [item.since for item in alike if item.since]
-        yield Attention(
-            severity=first.severity,
-            code=first.code,
+        merged = replace(
+            first,
             what=f"{first.what} (and {len(alike) - 1} more of this kind)",
+            fact=f"{first.fact} (and {len(alike) - 1} more of this kind)" if first.fact else "",
             where=names(list(dict.fromkeys(item.where for item in alike))),
-            remedy=first.remedy,
             since=min(known, default=None),
+            clusters=list(dict.fromkeys(name for item in alike for name in item.clusters)),
+            consequences=[],
         )
+        yield with_consequences(merged, [each for item in alike for each in item.consequences])

@@ -1,15 +1,19 @@
-"""What needs attention in the matrix, told by its likely cause: a row, a column, or single pairs. Pure."""
+"""What needs attention in the matrix: pairs that no other cause explains, by the cluster they share. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from federation.status.model import Attention, ClusterView, MatrixView, PairReason
-from federation.status.scene import Scene
+from federation.status.causes import PAIR_FAILED, PAIR_UNKNOWN, Causes
+from federation.status.model import Attention, MatrixView
 
 MOST_NAMES: Final = 8
-ALIKE: Final = 3  # from so many failing pairs of one client or one server on, they are told as one
+MOST_ENTRIES: Final = 8
+"""Entries for failing pairs at most, but one for all that are left."""
+
+Pair = tuple[str, str]
 
 
 def names(every: list[str]) -> str:
@@ -18,61 +22,90 @@ def names(every: list[str]) -> str:
     return ", ".join(every[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def pair_attention(scene: Scene, clusters: list[ClusterView], matrix: MatrixView) -> Iterator[Attention]:
-    """Failing pairs, then those that are unknown for a reason of their own."""
-    yield from _failed([reason for reason in matrix.reasons if reason.result == "failed"])
-    yield from _unknown(scene, clusters, matrix)
+def arrow(pair: Pair) -> str:
+    """An ordered pair, client first."""
+    return f"{pair[0]} -> {pair[1]}"
 
 
-def _failed(failed: list[PairReason]) -> Iterator[Attention]:
-    by_client: dict[str, list[PairReason]] = {}
-    for reason in failed:
-        by_client.setdefault(reason.client, []).append(reason)
-    by_server: dict[str, list[PairReason]] = {}
-    for client, alike in by_client.items():
-        if len(alike) >= ALIKE:
-            yield _pair(f"{client} to {len(alike)} clusters", alike)
-        else:
-            for reason in alike:
-                by_server.setdefault(reason.server, []).append(reason)
-    for server, alike in by_server.items():
-        if len(alike) >= ALIKE:
-            yield _pair(f"{len(alike)} clusters to {server}", alike)
-        else:
-            for reason in alike:
-                yield _pair(f"{reason.client} to {reason.server}", [reason])
-
-
-def _pair(where: str, alike: list[PairReason]) -> Attention:
-    first = alike[0]
-    example = f" (so {first.client} to {first.server}, for one)" if len(alike) > 1 else ""
-    return Attention(
-        severity="critical",
-        code="pair_failed",
-        what=f"mutual TLS fails: {first.reason}{example}",
-        where=where,
-        remedy="mend what the reason names; `federation verify` tells when it validates",
-    )
-
-
-def _unknown(scene: Scene, clusters: list[ClusterView], matrix: MatrixView) -> Iterator[Attention]:
-    """One item for all; none for what follows from a missing leader or an unreachable cluster."""
-    if scene.leader is None or not matrix.unknown:
-        return
-    explained = {view.name for view in clusters if view.connection.state not in {"ready", "degraded"}}
-    among = {
-        name
-        for name, row in zip(matrix.clusters, matrix.rows, strict=True)
-        for peer, cell in zip(matrix.clusters, row, strict=True)
-        if cell == "?" and name not in explained and peer not in explained
-    }
-    if among:
-        told = (r.reason for r in matrix.reasons if r.result == "unknown" and r.client in among)
-        first = next(told, "not proved yet")
+def pair_attention(matrix: MatrixView, causes: Causes) -> Iterator[Attention]:
+    """Pairs that are not valid: each is noted with its cause, the rest is what needs attention by itself."""
+    failed = list(_unexplained(matrix, "x", causes, "failed"))
+    unknown = list(_unexplained(matrix, "?", causes, "unknown"))
+    reasons = {(r.client, r.server): r.reason for r in matrix.reasons}
+    yield from _failed(failed, reasons)
+    if unknown:
+        among = sorted({client for client, _ in unknown})
+        pair = next((pair for pair in unknown if pair in reasons), unknown[0])
+        first = f"{arrow(pair)}: {reasons.get(pair, 'not proved yet')}"
         yield Attention(
             severity="warning",
             code="pairs_unknown",
-            what=f"{matrix.unknown:,} of {matrix.pairs:,} pairs are not proved: {first}",
-            where=names(sorted(among)),
-            remedy="nothing, if trust was just changed: proof follows publication",
+            what=f"{len(unknown):,} of {matrix.pairs:,} pairs are not proved: {first}",
+            where=names(among),
+            remedy="nothing, if trust was just changed: proof follows publication; else read the leading controller's "
+            "log",
+            clusters=among,
         )
+
+
+def _unexplained(matrix: MatrixView, cell: str, causes: Causes, result: str) -> Iterator[Pair]:
+    needs = PAIR_FAILED if cell == "x" else PAIR_UNKNOWN
+    cause_of = {name: causes.of(needs, name) for name in matrix.clusters}
+    for client, row in zip(matrix.clusters, matrix.rows, strict=True):
+        if cell not in row:
+            continue
+        for server, found in zip(matrix.clusters, row, strict=True):
+            if found != cell:
+                continue
+            why = {cause_of[client], cause_of[server]} - {None}
+            for cause in why:
+                if cause is not None:
+                    causes.note_pair(cause, result)
+            if not why:
+                yield client, server
+
+
+def _failed(failed: list[Pair], reasons: dict[Pair, str]) -> Iterator[Attention]:
+    """First the cluster that most failing pairs have in common, with all of them; then the same of the rest."""
+    left = failed
+    for _ in range(MOST_ENTRIES):
+        if not left:
+            return
+        counts = Counter(name for pair in left for name in pair)
+        culprit, most = max(counts.items(), key=lambda each: (each[1], each[0]))
+        its = [pair for pair in left if culprit in pair] if most > 1 else left[:1]
+        left = [pair for pair in left if culprit not in pair] if most > 1 else left[1:]
+        yield _pair(_place(culprit, its), its, reasons)
+    if left:
+        yield _pair(f"{len(left)} more pairs", left, reasons)
+
+
+def _place(culprit: str, pairs: list[Pair]) -> str:
+    if len(pairs) == 1:
+        return f"{pairs[0][0]} to {pairs[0][1]}"
+    called = [server for client, server in pairs if client == culprit]
+    callers = [client for client, server in pairs if server == culprit]
+    if not callers:
+        return f"{culprit} to {_clusters(called)}"
+    if not called:
+        return f"{_clusters(callers)} to {culprit}"
+    return f"between {culprit} and {_clusters(list(dict.fromkeys(called + callers)))}"
+
+
+def _clusters(every: list[str]) -> str:
+    return every[0] if len(every) == 1 else f"{len(every)} clusters"
+
+
+def _pair(where: str, pairs: list[Pair], reasons: dict[Pair, str]) -> Attention:
+    told = {reasons[pair]: pair for pair in reversed(pairs) if pair in reasons}
+    reason, (client, server) = next(reversed(told.items()), ("the handshake failed", pairs[0]))
+    more = f" ({arrow((client, server))}, and {len(pairs) - 1:,} more pairs)" if len(pairs) > 1 else ""
+    return Attention(
+        severity="critical",
+        code="pair_failed",
+        what=f"mutual TLS fails: {reason}{more}",
+        where=where,
+        remedy="mend what the reason names; `federation verify` exits 0 once it validates",
+        fact=f"mutual TLS fails {where if where.startswith('between') else f'from {where}'}",
+        clusters=list(dict.fromkeys(name for pair in pairs for name in pair)),
+    )

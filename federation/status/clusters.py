@@ -67,10 +67,9 @@ def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[Publication
     meant = scene.meant_for(cluster.name.value)
     if meant is None:
         return "unknown", "the document of the generation that it is to hold cannot be read"
-    if held.failed > 0:
-        return "failed", held.problems[
-            0
-        ] if held.problems else f"{held.failed} namespaces could not be written"
+    if refused := max(0, held.failed) + max(0, held.forbidden):
+        first = f": {held.problems[0]}" if held.problems else ""
+        return "failed", f"{refused} of {held.selected} namespaces refuse the bundle{first}"
     if held.joining > 0:
         return (
             "joining",
@@ -106,7 +105,7 @@ def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
     return PublicationView(
         state=state,
         detail=detail,
-        remedy="" if state != "joining" else seen.remedy if seen and joins else JOINING_REMEDY,
+        remedy="" if held.joining <= 0 else seen.remedy if seen and joins else JOINING_REMEDY,
         selected=held.selected,
         current=held.current,
         pending=held.pending,
@@ -223,7 +222,7 @@ def _health(
         (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
         (signing.state == "unavailable", "failing", f"no certificates: {signed}"),
         (pairs.culprit, "failing", fail),
-        (publication.state == "failed", "failing", f"bundle not published: {publication.detail}"),
+        (publication.state == "failed", "failing", publication.detail),
         (workloads.state == "stopped", "failing", f"its workloads do not renew: {workloads.detail}"),
         (workloads.refused.all and not workloads.fine, "failing", f"every caller is refused: {refused}"),
         (plane is not None and plane.state == "failed", "failing", served),
@@ -241,11 +240,6 @@ def _health(
         (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
         (signing.state == "degraded", "degraded", f"signing: {signed}"),
         (connection.state == "degraded", "degraded", reached),
-        (
-            publication.forbidden > 0,
-            "degraded",
-            f"{publication.forbidden} namespaces are forbidden to the hub",
-        ),
     )
     for applies, health, summary in rules:
         if applies:

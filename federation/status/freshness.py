@@ -58,6 +58,12 @@ def elapsed(seconds: float) -> str:
     return f"{min(seconds / DAY, 1e6):.0f} days"
 
 
+def clock_time(at: datetime, now: float) -> str:
+    """An instant as a sentence has it: ``03:12 UTC``, and with the date where that is another day than today."""
+    today = datetime.fromtimestamp(now, UTC).date()
+    return f"{at:%H:%M} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
 def finite(seconds: float) -> float:
     """The number, or 0 where it is none that JSON could hold."""
     return seconds if abs(seconds) < 1e15 else 0.0

@@ -34,8 +34,24 @@ AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
 
 
+class Consequence(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that follows from a cause, and ends with it: ``count`` of that kind, ``what`` is of the first."""
+
+    severity: Severity
+    code: str
+    what: str
+    where: str
+    count: int = 1
+    clusters: list[str] = []
+
+
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing somebody should look at. A notice alone does not make the federation less than healthy."""
+    """One cause that needs attention. A notice alone does not make the federation less than healthy.
+
+    ``what`` is the whole story; ``fact`` is its first sentence where that says enough by itself, and names the place.
+    ``consequences`` follow from it and are listed nowhere else: it is as severe as the severest of them. ``clusters``
+    are those that it is about; none where it is about the hub.
+    """
 
     severity: Severity
     code: str
@@ -43,6 +59,9 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
     where: str
     remedy: str = ""
     since: datetime | None = None
+    fact: str = ""
+    clusters: list[str] = []
+    consequences: list[Consequence] = []
 
 
 class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +169,8 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     has ended without a renewal, the others have never asked. ``sidecars`` are pods with one and ``asked`` those of
     them that have got a certificate of the hub; ``never_asked`` and ``ended_pods`` name the first few
     (``namespace/pod``). ``ambient`` are pods whose node's ztunnel asks for them. ``fine`` is false where
-    something keeps them from certificates, or where that is not known.
+    something keeps them from certificates, or where that is not known. ``first_end`` and ``last_end`` are when the
+    certificates that are known there end without a renewal.
     """
 
     state: WorkloadsState = "unknown"
@@ -167,6 +187,8 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     never_asked: list[str] = []
     ended_pods: list[str] = []
     lifetime: float = 0.0
+    first_end: datetime | None = None
+    last_end: datetime | None = None
     refused: RefusedView = RefusedView()
 
 

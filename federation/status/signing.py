@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -26,6 +26,34 @@ def known_state(state: str) -> State:
         case "unavailable":
             return "unavailable"
     return "unknown"
+
+
+_CONNECTION: Final[Mapping[str, str]] = {
+    "unreachable": "is unreachable",
+    "tls": "shows a certificate that does not verify",
+    "timeout": "does not answer in time",
+    "silence": "does not answer in time",
+    "unauthorized": "does not accept the controller's credentials",
+    "forbidden": "refuses what the controller asks for",
+    "throttled": "asks the controller to slow down",
+    "server_error": "answers with errors",
+    "garbage": "gives answers that are not those of a Kubernetes API server",
+    "exec_plugin": "cannot be asked: the plugin that gives its credentials fails",
+    "configuration": "cannot be asked: its credentials cannot be used",
+    "starting": "is being listed for the first time",
+    "clock_skew": "has another time than the hub",
+    "publication": "does not hold the bundle everywhere",
+    "other_writers": "has another writer of the bundle",
+    "joining": "joins with a CA of its own",
+    "not_reported": "is not reported by the controller",
+}
+
+
+def connection_words(reason: str, state: State) -> str:
+    """What a cluster does, seen from the controller, as the rest of a sentence that begins with its name."""
+    if reason in _CONNECTION:
+        return _CONNECTION[reason]
+    return "is served in part" if state == "degraded" else "cannot be used"
 
 
 def _on_cluster(replica: str, signer: SignerReport, name: str) -> SignerOnCluster:

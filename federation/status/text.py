@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from federation.status.causes import affected_pairs, consequences_text, placed
 from federation.status.control_planes import control_plane_line, described
 from federation.status.freshness import elapsed
 from federation.status.joining import joining_text
 from federation.status.model import (
+    Attention,
     BundleView,
     ClusterView,
     FederationStatus,
     MatrixView,
+    Severity,
     SignerView,
     WorkloadsView,
 )
@@ -45,8 +48,10 @@ def status_text(status: FederationStatus) -> str:
     """Everything a person asks first: verdict, what needs attention, clusters, matrix, bundle, signers."""
     lines = [f"{status.verdict.upper()}: {printable(status.summary)}", ""]
     for item in status.attention:
-        lines.append(f"{item.severity.upper():<8}  {printable(item.where)}: {printable(item.what)}")
+        lines.append(f"{item.severity.upper():<8}  {printable(placed(item.where, item.what))}")
         lines += [f"          do: {printable(item.remedy)}"] if item.remedy else []
+        follows = consequences_text(item)
+        lines += [f"          so: {printable(follows)}"] if follows else []
     lines += [""] if status.attention else []
     lines += table(
         ("CLUSTER", "HEALTH", "API SERVER", "SIGNING", "NAMESPACES", "PAIRS", "CERTIFICATES", "WORKLOADS"),
@@ -154,25 +159,38 @@ def fault_lines(matrix: MatrixView) -> list[str]:
     return [*lines, f"... and {matrix.reasons_omitted:,} more"] if matrix.reasons_omitted else lines
 
 
-def unserved_line(cluster: ClusterView) -> str:
-    """Why the workloads of a cluster are not known to hold certificates."""
-    view = cluster.workloads
-    refused = (
-        f"; every caller is refused: {view.refused.reason}: {view.refused.detail}" if view.refused.all else ""
-    )
-    remedy = view.refused.remedy if view.refused.all and view.refused.remedy else view.remedy
-    return printable(f"FAIL  {cluster.name}: {view.detail}{refused}" + (f" (do: {remedy})" if remedy else ""))
+CAUSE_WORDS: Final[dict[Severity, str]] = {"critical": "FAIL", "warning": "WARN", "notice": "NOTE"}
 
 
-def control_plane_lines(cluster: ClusterView) -> list[str]:
-    """Each istiod of a cluster that has no certificate to serve with: new workloads fail there."""
+def cause_lines(causes: Sequence[Attention]) -> list[str]:
+    """One line for each cause: the plain fact with its reason, how many pairs it affects, what to do."""
     return [
         printable(
-            f"FAIL  {cluster.name}: {described(plane)}" + (f" (do: {plane.remedy})" if plane.remedy else "")
+            f"{CAUSE_WORDS[cause.severity]}  {placed(cause.where, cause.what)}"
+            + (f" (affects {count:,} pairs)" if (count := affected_pairs(cause)) else "")
+            + (f" (do: {cause.remedy})" if cause.remedy else "")
         )
-        for plane in cluster.control_planes
-        if plane.state == "failed"
+        for cause in causes
     ]
+
+
+def unserved_lines(cluster: ClusterView) -> list[str]:
+    """Why a cluster is not served though its pairs may validate: workloads, istiods, namespaces that refuse."""
+    view, held = cluster.workloads, cluster.publication
+    lines: list[str] = []
+    if not view.fine:
+        refused = (
+            f"; every caller is refused: {view.refused.reason}: {view.refused.detail}"
+            if view.refused.all
+            else ""
+        )
+        lines.append(f"{cluster.name}: {view.detail}{refused}")
+    lines += [
+        f"{cluster.name}: {described(plane)}" for plane in cluster.control_planes if plane.state == "failed"
+    ]
+    if held.failed or held.forbidden:
+        lines.append(f"{cluster.name}: {held.detail}")
+    return [printable(line) for line in lines]
 
 
 def bundle_lines(bundle: BundleView, now: datetime | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from federation.core.config.model import HubConfig
 from federation.state.liveness import is_heard_of
 from federation.status.attention import attention, config_problems, insecure_options
 from federation.status.authorities import authority_views
+from federation.status.causes import placed
 from federation.status.clusters import cluster_view
 from federation.status.freshness import finite, instant
 from federation.status.matrix import matrix_view
@@ -90,8 +91,6 @@ def _summary(
             f"All {matrix.pairs:,} ordered pairs of {len(clusters)} clusters validate, "
             f"and every selected namespace holds generation {number}."
         )
-    count = sum(item.severity != "notice" for item in items)
-    needs = f"{count} thing needs attention" if count == 1 else f"{count} things need attention"
     parts = [f"{matrix.valid:,} of {matrix.pairs:,} ordered pairs validate"]
     if matrix.failed:
         parts.append(f"{matrix.failed:,} fail")
@@ -99,7 +98,18 @@ def _summary(
         parts.append(f"{matrix.unknown:,} are unknown")
     if matrix.quarantined:
         parts.append(f"{matrix.quarantined:,} are with quarantined clusters")
-    return f"{', '.join(parts)}; {needs}."
+    return f"{_headline(items)}{', '.join(parts)}."
+
+
+def _headline(items: list[Attention]) -> str:
+    """The plain fact of the severest cause, and how many others there are."""
+    causes = [item for item in items if item.severity != "notice"]
+    if not causes:
+        return ""
+    fact = causes[0].fact or placed(causes[0].where, causes[0].what)
+    others = len(causes) - 1
+    more = f" ({others} more {'cause needs' if others == 1 else 'causes need'} attention)" if others else ""
+    return f"{fact[:1].upper()}{fact[1:]}{more}. "
 
 
 def _controllers(scene: Scene) -> list[ControllerView]:

@@ -46,6 +46,8 @@ def workloads_view(scene: Scene, name: str) -> WorkloadsView:
         never_asked=report.never_asked,
         ended_pods=report.ended,
         lifetime=finite(report.lifetime),
+        first_end=instant(finite(report.first_end)),
+        last_end=instant(finite(report.last_end)),
         refused=refused,
     )
 

@@ -36,12 +36,20 @@ BROKEN: dict[str, Callable[[World], None]] = {
         {("east", "west"): "?"}, {"east>west": "the anchor R1 is missing in east"}
     ),
     "stale leader": lambda w: w.edit_leader(updated=w.now - 60),
-    "unreachable": lambda w: w.edit_seen("west", state="unavailable"),
+    "unreachable": lambda w: w.edit_seen("west", state="unavailable", reason="unreachable"),
+}
+
+
+CAUSES = {
+    "fails": "FAIL  east to west: mutual TLS fails: the anchor R1 is missing in east (do: ",
+    "unknown": "WARN  east: 1 of 6 pairs are not proved: east -> west: the anchor R1 is missing in east (do: ",
+    "stale leader": "FAIL  controller: nobody publishes and proves trust: the leading controller was last heard of",
+    "unreachable": "WARN  west is unreachable",
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_anything_less_exits_1_and_names_the_pair(
+async def test_anything_less_exits_1_with_one_line_for_its_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     world = World(NAMES, time.time())
@@ -49,8 +57,42 @@ async def test_anything_less_exits_1_and_names_the_pair(
     async with asked(verify, world, tmp_path) as (run, _):
         assert await run("verify") == 1
     out = capsys.readouterr().out
-    assert "east -> west: " in out
+    causes = [line for line in out.splitlines() if line.startswith(("FAIL", "WARN", "?"))]
+    assert len(causes) == 1
+    assert causes[0].startswith(CAUSES[name])
     assert out.endswith("NOT PROVEN\n")
+
+
+async def test_two_dead_clusters_of_forty_are_two_lines_and_json_loses_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World([f"c{i:02d}" for i in range(40)], time.time())
+    for dead in ("c07", "c31"):
+        world.edit_seen(dead, state="unavailable", reason="unreachable", detail="no connection", since=0.0)
+    async with asked(verify, world, tmp_path) as (run, _):
+        assert await run("verify") == 1
+        out = capsys.readouterr().out
+        assert await run("verify", "--json") == 1
+    lines = out.splitlines()
+    assert len(lines) == 4  # the counts, a line for each cause, the verdict
+    assert [line.split(":")[0] for line in lines[1:3]] == [
+        f"WARN  {dead} is unreachable; workloads there still get certificates" for dead in ("c07", "c31")
+    ]
+    assert all("(affects 78 pairs) (do: " in line for line in lines[1:3])
+    document = msgspec.json.decode(capsys.readouterr().out)
+    assert (document["good"], len(document["causes"])) == (False, 2)
+    assert len(document["reasons"]) == document["unknown"] == 154
+
+
+async def test_namespaces_that_refuse_the_bundle_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every pair validates by the probes, and pods of those namespaces trust what they held before."""
+    world = World(NAMES, time.time())
+    world.edit_publication("west", current=43, forbidden=5, problems=["team-1: 403"])
+    async with asked(verify, world, tmp_path) as (run, _):
+        assert await run("verify") == 1
+    assert "WARN  west: 5 of 48 namespaces refuse the bundle: team-1: 403" in capsys.readouterr().out
 
 
 async def test_an_istiod_without_a_certificate_is_named(

@@ -198,7 +198,7 @@ def test_every_namespace_is_counted_once() -> None:
         forbidden={"f": "403"},
         failed={"g": "422"},
     )
-    assert (counted.selected, counted.current, counted.failed, counted.pending) == (3, 1, 1, 1)
+    assert (counted.selected, counted.current, counted.failed, counted.pending) == (4, 1, 1, 1)
     assert (counted.terminating, counted.forbidden, counted.excluded) == (2, 1, 1)
     assert counted.contents == {SHA: 1, "old": 2}
     assert counted.problems == ("g: 422", "f: 403")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from federation.clusters.answers import TERMINATING
 from federation.clusters.backoff import Backoff
 from federation.clusters.objects import METADATA_ONLY, ObjectKey
 from federation.clusters.session import ClusterSession
@@ -26,6 +27,7 @@ from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import (
     ClusterConflict,
+    ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterInvalid,
@@ -37,10 +39,12 @@ TICK: Final = 0.25
 CONFIRM: Final = 10.0
 """Seconds within which the watch should show a write; then it is looked at again."""
 
-CANARY: Final = 5.0
-"""Seconds between attempts at one forbidden namespace; where it succeeds, all are tried again at once."""
+PATIENCE: Final = 5.0
+"""Seconds after which a namespace that refuses the bundle is tried again, where few do."""
 
-_BEING_TERMINATED: Final = "being terminated"  # the message of the API server's NamespaceLifecycle admission
+MOST_ATTEMPTS: Final = 10.0
+"""Attempts a second at namespaces that refuse the bundle: of 1,000 each is tried every 100 s."""
+
 _APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
 
 _log = logging.getLogger(__name__)
@@ -55,7 +59,19 @@ class Tally:
     terminating: set[str] = field(default_factory=set)
     forbidden: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    remedies: dict[str, str] = field(default_factory=dict)
     cluster_problem: ClusterError | None = None
+
+    @property
+    def refusing(self) -> set[str]:
+        """The namespaces that refuse the bundle."""
+        return self.forbidden.keys() | self.failed.keys()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the first namespace that refuses the bundle, in the order in which they are told."""
+        told = next((each for each in (self.failed, self.forbidden) if each), {})
+        return self.remedies.get(min(told, default=""), "")
 
 
 class Publisher:
@@ -99,7 +115,8 @@ class Publisher:
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._retries: dict[str, Backoff] = {}
         self._to_restore: set[str] = set()
-        self._canary_at = 0.0
+        self._again_at = 0.0
+        self._refusing: deque[str] = deque()
         self.contention: Final = Contention()
         self.tally: Final = Tally()
 
@@ -150,7 +167,7 @@ class Publisher:
             self._backoff.reset()
             self.tally.cluster_problem = None
         for key in self._watch.namespaces:
-            if key.name not in self.tally.forbidden:  # these have their canary
+            if key.name not in self.tally.forbidden:  # these are tried again at a pace of their own
                 self._enqueue(key.name)
 
     async def run(self) -> None:
@@ -178,9 +195,20 @@ class Publisher:
             if self._later:
                 for namespace in [n for n, due in self._later.items() if due <= now]:
                     self._enqueue(namespace)
-            if self.tally.forbidden and now >= self._canary_at:
-                self._canary_at = now + CANARY
-                self._enqueue(self._jitter.choice(sorted(self.tally.forbidden)))
+            self._try_refusing_again(now)
+
+    def _try_refusing_again(self, now: float) -> None:
+        """Those that refuse the bundle, one after the other: whoever frees one does not wait long for it."""
+        refusing = self.tally.refusing if now >= self._again_at else set()
+        while refusing and now >= self._again_at:
+            self._again_at = max(self._again_at, now - TICK) + max(
+                PATIENCE / len(refusing), 1 / MOST_ATTEMPTS
+            )
+            if not self._refusing:
+                self._refusing.extend(sorted(refusing))
+            namespace = self._refusing.popleft()
+            if namespace in refusing:
+                self._enqueue(namespace)
 
     async def _worker(self) -> None:
         while True:
@@ -240,6 +268,7 @@ class Publisher:
             for other in self.tally.forbidden:
                 self._enqueue(other)
         self.tally.failed.pop(namespace, None)
+        self.tally.remedies.pop(namespace, None)
         self._postpone(namespace, CONFIRM)
 
     async def _patch(self, path: str, body: bytes, content_type: str, params: dict[str, str]) -> None:
@@ -249,17 +278,16 @@ class Publisher:
 
     def _failed(self, namespace: str, error: ClusterError) -> None:
         match error:
-            case ClusterForbidden() if _BEING_TERMINATED in error.what:
+            case ClusterDenied() if error.reason == TERMINATING:
                 self.tally.terminating.add(namespace)
             case ClusterForbidden():
-                if not self.tally.forbidden:  # once for a cluster, not for each of its namespaces
-                    fields = self._where | {"namespace": namespace, "reason": error.reason}
-                    _log.warning("publication is forbidden: %s", error.diagnostics(), extra=fields)
-                self.tally.forbidden[namespace] = error.what
+                self._refused(namespace, error, self.tally.forbidden)
+            case ClusterDenied():
+                self._refused(namespace, error, self.tally.failed)
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():
-                self.tally.failed[namespace] = error.what
+                self._refused(namespace, error, self.tally.failed)
                 backoff = self._retries.setdefault(
                     namespace,
                     Backoff(
@@ -272,6 +300,18 @@ class Publisher:
             case _:
                 self._pause(error)
                 self._enqueue(namespace)
+
+    def _refused(self, namespace: str, error: ClusterError, among: dict[str, str]) -> None:
+        """Note a namespace that refuses the bundle; logged once for a cluster, not for each of its namespaces."""
+        if not among:
+            fields = self._where | {"namespace": namespace, "reason": error.reason}
+            _log.warning("a namespace refuses the bundle: %s", error.diagnostics(), extra=fields)
+        if not self.tally.refusing:
+            self._again_at = self._clock.monotonic() + PATIENCE
+        self.tally.forbidden.pop(namespace, None)
+        self.tally.failed.pop(namespace, None)
+        among[namespace] = error.what
+        self.tally.remedies[namespace] = error.remedy
 
     def _pause(self, error: ClusterError) -> None:
         """Let the whole cluster rest; calls that failed together count once."""
@@ -290,6 +330,7 @@ class Publisher:
         self._to_restore.discard(namespace)
         self.tally.failed.pop(namespace, None)
         self.tally.forbidden.pop(namespace, None)
+        self.tally.remedies.pop(namespace, None)
 
     def _forget(self, namespace: str) -> None:
         self._settled(namespace)

@@ -24,6 +24,7 @@ YIELDED = "it holds another writer's bytes, which are not overwritten for now"
 class ReadBack:
     """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
 
+    ``selected`` are all that are to hold the bundle: also those that refuse it (``forbidden`` and ``failed``).
     ``joining`` counts those that keep a CA of their own for now, ``yielded`` those that are left to another writer
     that would put its own bytes back, one of the field managers ``yielded_to``. ``writers`` are all those but the hub
     that own what a namespace holds. ``behind`` names some that are
@@ -47,8 +48,8 @@ class ReadBack:
 
     @property
     def pending(self) -> int:
-        """Selected, not current, and not failed either."""
-        return max(0, self.selected - self.current - self.failed)
+        """Selected, not current, and not refusing it either."""
+        return max(0, self.selected - self.current - self.failed - self.forbidden)
 
     @property
     def others(self) -> str:
@@ -107,9 +108,6 @@ def read_back(
             continue
         holds = held.get(ObjectKey(name, config_map))
         met = target is not None and target.is_met_by(holds)
-        if name in forbidden and not met:
-            counts["forbidden"] += 1
-            continue
         counts["selected"] += 1
         writers.update(holds.writers if holds is not None else ())
         if holds is not None and holds.sha256:
@@ -120,7 +118,9 @@ def read_back(
             counts["current"] += 1
             continue
         behind.append(name)
-        if keeps(name, holds):
+        if name in forbidden:
+            counts["forbidden"] += 1
+        elif keeps(name, holds):
             kept.append(name)
         elif yields(name, holds):
             yielded.append(name)

@@ -89,7 +89,7 @@ function render() {
   const minute = Math.floor(now / 60000);
   $("content").hidden = false;
   $("domain").textContent = s.trust_domain;
-  show("figures", [s.matrix.valid, s.matrix.failed, s.matrix.unknown, s.clusters.map((c) => c.health), s.bundle, s.signers.map((r) => [r.ready, r.stale]), s.certificates_issued], () => sections.figures(s));
+  show("figures", [s.matrix.valid, s.matrix.failed, s.matrix.unknown, s.clusters.map((c) => c.health), s.bundle, s.authorities, s.signers.map((r) => [r.ready, r.stale]), s.certificates_issued], () => sections.figures(s));
   show("attention", [s.attention, minute], () => sections.attention(s, now));
   $("attention-title").textContent = s.attention.length ? `Needs attention (${s.attention.length})` : "Needs attention";
   $("rotation").hidden = !shownAtAll(s, state.operations);

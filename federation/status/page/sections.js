@@ -8,7 +8,9 @@ export function figures(status) {
   const { matrix, clusters, bundle, signers } = status;
   const well = clusters.filter((c) => c.health === "healthy").length;
   const ready = signers.filter((s) => s.ready).length;
-  const next = bundle?.anchors.reduce((a, b) => (a && a.days_left <= b.days_left ? a : b), null);
+  const ends = [...(bundle?.anchors ?? []).map((a) => [a.days_left, a.expiry, `${a.kind} in the bundle`]),
+    ...status.authorities.filter((a) => a.signs && a.not_after).map((a) => [a.days_left, a.expiry, `intermediate of ${a.name}`])];
+  const next = ends.reduce((a, b) => (a && a[0] <= b[0] ? a : b), null);
   const figure = (name, value, of, note, tone) =>
     el("div", { class: `figure ${tone}` },
       el("dt", {}, name),
@@ -20,7 +22,7 @@ export function figures(status) {
     figure("Ordered pairs valid", number(matrix.valid), number(matrix.pairs), pairNote, matrix.proven ? "good" : matrix.failed ? "bad" : "warn"),
     figure("Clusters healthy", number(well), number(clusters.length), trouble(clusters), well === clusters.length ? "good" : "warn"),
     figure("Generation of trust", bundle ? number(bundle.generation) : "none", "", bundle ? `since ${day(bundle.created)}` : "nothing is in force", bundle ? "plain" : "bad"),
-    figure("Next expiry", next ? days(next.days_left) : "—", "", next ? `${next.kind} in the bundle` : "", next ? tone(next.expiry) : "bad"),
+    figure("Next expiry", next ? days(next[0]) : "—", "", next ? next[2] : "", next ? tone(next[1]) : "bad"),
     figure("Signers ready", number(ready), number(signers.filter((s) => !s.stale).length), `${number(status.certificates_issued)} certificates`, ready ? "good" : "bad"),
   ];
 }
@@ -39,9 +41,16 @@ export function attention(status, now) {
     el("li", { class: item.severity },
       badge(item.severity, SEVERITY[item.severity]),
       el("div", {},
-        el("p", { class: "what" }, el("b", {}, item.where), " ", item.what),
-        item.remedy ? el("p", { class: "remedy" }, el("span", {}, "What to do: "), item.remedy) : ""),
+        el("p", { class: "what" }, item.what.startsWith(`${item.where} `) ? "" : [el("b", {}, item.where), " "], item.what),
+        item.remedy ? el("p", { class: "remedy" }, el("span", {}, "What to do: "), item.remedy) : "",
+        item.consequences.length ? el("p", { class: "remedy" }, el("span", {}, "What follows: "), item.consequences.map(follows).join("; ")) : ""),
       item.since ? el("time", { datetime: item.since, title: item.since }, `for ${duration((now - Date.parse(item.since)) / 1000)}`) : "")))];
+}
+
+function follows(c) {
+  if (c.where === "matrix") return c.what;
+  const what = c.what.startsWith(`${c.where} `) ? c.what : `${c.where}: ${c.what}`;
+  return c.count > 1 ? `${what} (and ${number(c.count - 1)} more)` : what;
 }
 
 const RANK = { failing: 0, unknown: 1, quarantined: 2, degraded: 3, healthy: 4 };

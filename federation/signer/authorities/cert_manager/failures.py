@@ -14,6 +14,7 @@ from federation.core.errors import (
     AuthorityUnavailable,
     AuthorityUncertain,
     ClusterConflict,
+    ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterGarbage,
@@ -73,6 +74,8 @@ def _mistake(error: ClusterError, creating: bool) -> tuple[str, str] | None:
             return "forbidden", GRANTS
         case ClusterUnauthorized():
             return "unauthorized", error.remedy
+        case ClusterDenied():
+            return error.reason, error.remedy
         case ClusterNotFound() if creating and 'namespaces "' in error.what:
             return "namespace_missing", GRANTS
         case ClusterNotFound():

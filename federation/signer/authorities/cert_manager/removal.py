@@ -24,6 +24,7 @@ from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import (
     ClusterConflict,
+    ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterGarbage,
@@ -50,7 +51,7 @@ MOST_SWEPT: Final = 500
 PAGE: Final = 500
 MOST_PAGES: Final = 20
 
-_OF_ONE_OBJECT: Final = (ClusterForbidden, ClusterInvalid, ClusterConflict)
+_OF_ONE_OBJECT: Final = (ClusterForbidden, ClusterDenied, ClusterInvalid, ClusterConflict)
 """What the API server may say of one and not of the next; anything else it would say of each."""
 
 _log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from federation.core.config.authority_model import CertManagerAuthorityConfig
 from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityUnavailable,
+    ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterInvalid,
@@ -213,7 +214,7 @@ def _note(creation: Creation, waiting: Waiting) -> None:
 def _warnings(connection: Connection) -> tuple[str, ...]:
     """What somebody has to mend though leaves are issued; an outage shows elsewhere, and passes."""
     problem = connection.unremovable
-    if not isinstance(problem, ClusterForbidden | ClusterInvalid):
+    if not isinstance(problem, ClusterForbidden | ClusterDenied | ClusterInvalid):
         return ()
     told = authority_error(problem)
     return (f"CertificateRequests are left behind: {told.diagnostics()}",)

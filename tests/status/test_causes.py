@@ -1,0 +1,171 @@
+"""Each cause is reported once: what follows from it is attached to it, and lost nowhere."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from federation.state.documents import WorkloadsReport
+from federation.status.causes import Causes, Finding, Need, finding
+from federation.status.model import Attention, FederationStatus, Severity
+from federation.status.text import status_text
+from federation.status.view import compose
+from tests.status.worlds import World
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+T = NOW.timestamp()
+NAMES = ["east", "west", "north"]
+REFUSED = "no connection to 10.0.0.7:6443: Connection refused"
+
+
+def seen(world: World) -> FederationStatus:
+    return compose(world.snapshot(), world.config, NOW)
+
+
+def kill(world: World, name: str) -> None:
+    """Its API server is gone: neither role reaches it, its pods are not watched, and nothing is read back."""
+    trouble = {
+        "state": "unavailable",
+        "reason": "unreachable",
+        "detail": REFUSED,
+        "remedy": "check the network",
+    }
+    world.edit_seen(
+        name,
+        **trouble,
+        since=(NOW - timedelta(hours=8, minutes=48)).timestamp(),
+        probe_detail="west: GET /api: no connection",
+        trust_bundle=replace(world.leader.clusters[name].trust_bundle, state="unknown")
+        if world.leader
+        else None,
+    )
+    last = WorkloadsReport(
+        detail="its pods are not watched at present",
+        first_end=T + 3600,
+        last_end=(NOW + timedelta(hours=3, minutes=10)).timestamp(),
+    )
+    for replica in world.signers:
+        world.edit_on_signer(replica, name, **trouble, workloads=last)
+
+
+def test_one_dead_cluster_of_three_is_one_critical_entry() -> None:
+    world = World(NAMES, T)
+    kill(world, "west")
+    status = seen(world)
+    assert [(item.severity, item.code, item.where) for item in status.attention] == [
+        ("critical", "cluster_unavailable", "west")
+    ]
+    (cause,) = status.attention
+    fact = "west is unreachable since 03:12 UTC; certificates there last until 15:10 UTC, the first ends at 13:00 UTC"
+    assert cause.what == f"{fact}: {REFUSED}"
+    assert (cause.fact, cause.remedy, cause.clusters) == (fact, "check the network", ["west"])
+    assert status.summary.startswith(
+        "West is unreachable since 03:12 UTC; certificates there last until 15:10 UTC"
+    )
+    followed = {each.code: each.count for each in cause.consequences}
+    assert followed == {"signing_unavailable": 1, "pairs_unknown": 4}
+    assert len(status.matrix.reasons) == 4  # the API keeps every pair
+    assert status_text(status).count("west is unreachable since") == 1
+
+
+def test_two_dead_clusters_of_forty_are_two_entries() -> None:
+    world = World([f"c{i:02d}" for i in range(40)], T)
+    kill(world, "c07")
+    kill(world, "c31")
+    status = seen(world)
+    assert [item.where for item in status.attention] == ["c07", "c31"]
+    assert all(
+        "78 of 1,560 ordered pairs cannot be proved" in str(item.consequences) for item in status.attention
+    )
+    assert status.matrix.unknown == 154
+
+
+def test_a_missing_root_file_is_the_cause_of_all_that_follows() -> None:
+    """It was a warning below five critical entries, each of which followed from it."""
+    world = World(NAMES, T)
+    why = "it cannot be read: No such file or directory; this anchor has never been read"
+    world.current, world.generations = None, {}
+    held = f"the first generation waits until every pinned anchor was read: root.pem: {why}"
+    world.edit_leader(
+        generation=0,
+        ready=False,
+        reasons=[f"no generation of trust is in force: {held}"],
+        sources={"root.pem": why, "bundle": held},
+    )
+    for replica in list(world.signers):
+        world.edit_signer(
+            replica, ready=False, reasons=["no bundle is in force"], generation=0, bundle_sha256=""
+        )
+    status = seen(world)
+    assert status.verdict == "failing"
+    assert [(item.severity, item.code, item.where) for item in status.attention] == [
+        ("critical", "source_unread", "root.pem")
+    ]
+    assert "last known good" not in status.attention[0].what
+    assert {each.code for each in status.attention[0].consequences} >= {"no_generation", "no_signer"}
+
+
+def test_a_failing_handshake_is_not_hidden_behind_a_cluster_that_is_merely_late() -> None:
+    world = World(NAMES, T)
+    world.edit_publication("west", current=40, pending=8)
+    world.set_cells({("east", "west"): "x"}, {"east>west": "the anchor R1 is missing in east"})
+    codes = {item.code: item.severity for item in seen(world).attention}
+    assert codes == {"publication_pending": "warning", "pair_failed": "critical"}
+
+
+def test_failing_pairs_are_told_by_the_cluster_that_they_share() -> None:
+    world = World(NAMES, T)
+    world.set_cells({(a, b): "x" for a in NAMES for b in NAMES if a != b and "west" in (a, b)})
+    (item,) = seen(world).attention
+    assert (item.code, item.where) == ("pair_failed", "between west and 2 clusters")
+
+
+SEVERITIES: list[Severity] = ["critical", "warning", "notice"]
+
+
+@st.composite
+def findings(draw: st.DrawFn) -> list[Finding]:
+    """Findings that rest on one another in any way, circles included."""
+    facts = [(need, "") for need in list(Need)[:5]]
+    some = st.lists(st.sampled_from(facts), max_size=3)
+    return [
+        Finding(
+            Attention(severity=draw(st.sampled_from(SEVERITIES)), code=f"code_{i}", what="w", where=f"p{i}"),
+            frozenset(draw(some)),
+            tuple(draw(some)),
+        )
+        for i in range(draw(st.integers(0, 8)))
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(findings())
+def test_whatever_rests_on_what_nothing_is_lost_and_nothing_milder(found: list[Finding]) -> None:
+    items = Causes(found).items(pairs=0)
+    told = [item.code for item in items] + [each.code for item in items for each in item.consequences]
+    assert sorted(told) == sorted(each.item.code for each in found)
+    worst = [SEVERITIES.index(each.item.severity) for each in found]
+    assert min((SEVERITIES.index(item.severity) for item in items), default=0) == min(worst, default=0)
+
+
+@pytest.mark.parametrize("dead", [0, 1, 5])
+def test_a_large_federation_is_sorted_in_little_time(dead: int) -> None:
+    """200 clusters have 39,800 pairs: their causes cost no more than the matrix itself does."""
+    world = World([f"c{i:03d}" for i in range(200)], T)
+    for i in range(dead):
+        kill(world, f"c{i:03d}")
+    began = time.process_time()
+    status = seen(world)
+    assert time.process_time() - began < 20
+    assert len(status.attention) == min(dead, 1 if dead > 4 else dead)
+
+
+def test_a_code_that_declares_nothing_stands_by_itself() -> None:
+    item = Attention(severity="warning", code="new_code", what="w", where="here")
+    (only,) = Causes([finding(item)]).items(pairs=0)
+    assert only == item

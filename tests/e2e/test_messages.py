@@ -39,6 +39,7 @@ async def three(tmp_path: Path) -> AsyncIterator[Box]:
         await box.start_hub()
         try:
             await box.wait_proved()
+            await box.wait_for("/api/v1/status", lambda s: not codes(s), what="nothing that needs attention")
             yield box
         finally:
             await box.stop_hub()
@@ -126,7 +127,9 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
     assert "manifests" not in cause["remedy"]
     code, lines = await command(three, "verify")
     assert code == 1
-    assert next(line for line in lines if line.startswith(("FAIL", "WARN"))).count("exceeded quota: team") == 1
+    assert (
+        next(line for line in lines if line.startswith(("FAIL", "WARN"))).count("exceeded quota: team") == 1
+    )
     faults[3].lift()
     tried = {n: patches(east, n) for n in range(5)}
     await three.wait_for_trust("east", "team-3", limit=60)

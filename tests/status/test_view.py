@@ -113,7 +113,7 @@ def new_generation(world: World) -> None:
 
 FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
     "no leader": (silence_leader, "failing", "no_leader"),
-    "leader stale": (lambda w: w.edit_leader(updated=T - 6.1), "failing", "no_leader"),
+    "leader stale": (lambda w: w.edit_leader(updated=T - 6.1, heartbeat=2.0), "failing", "no_leader"),
     "leader from the future": (lambda w: w.edit_leader(updated=T + 60), "failing", "no_leader"),
     "leader grants itself a long life": (
         lambda w: w.edit_leader(updated=T - 600, heartbeat=1e9),

@@ -39,6 +39,7 @@ from federation.signer.callers import Callers
 from federation.signer.callers_store import SharedCallers
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.doors.turned_away import TurnedAway
 from federation.signer.fellows import Fellows
 from federation.signer.grounds import Grounds
 from federation.signer.heartbeat import HEARTBEAT, Heartbeat, Quotas
@@ -143,8 +144,9 @@ class SignerRole:
             clock=clock,
             random_bytes=random_bytes,
         )
+        self._turned_away = TurnedAway(clock)
         self._door = KeptDoor(
-            IstioCaDoor(self._issuance, RefusalLog(clock)),
+            IstioCaDoor(self._issuance, RefusalLog(clock), self._turned_away),
             listen=listen or running.door.listen,
             grounds=self._grounds,
             clock=clock,
@@ -235,6 +237,7 @@ class SignerRole:
             },
             unplaced=self._accounting.unproven(NO_CLUSTER),
             shared_keys=self._issuance.routing.shared_keys(),
+            turned_away=self._turned_away.report(),
             latency=self._accounting.latency,
         )
 

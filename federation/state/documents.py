@@ -286,6 +286,17 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
 
 
+class TurnedAwayReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls that ended before anyone was answerable for them, by reason: since the start, and of late (ten minutes).
+
+    ``addresses`` are those with most of late.
+    """
+
+    total: dict[str, int] = {}
+    lately: dict[str, int] = {}
+    addresses: dict[str, int] = {}
+
+
 class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One signer process, written every few seconds; older than ``heartbeat`` times three means it is gone."""
 
@@ -310,6 +321,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     clusters: dict[str, SignerClusterReport] = {}
     unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
     shared_keys: list[SharedTokenKey] = []
+    turned_away: TurnedAwayReport = TurnedAwayReport()
     latency: Histogram = Histogram()
 
 

@@ -20,7 +20,7 @@ from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
-from federation.status.attention_workloads import unplaced_attention, workload_attention
+from federation.status.attention_workloads import door_attention, unplaced_attention, workload_attention
 from federation.status.causes import ORDER, Causes, Fact, Finding, Need, finding, with_consequences
 from federation.status.control_planes import REASON as CONTROL_PLANE
 from federation.status.control_planes import control_plane_attention
@@ -65,6 +65,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
         *unplaced_attention(scene),
+        *door_attention(scene),
         *trust_attention(scene),
         *rotation_attention(scene),
         *joining_attention(clusters),

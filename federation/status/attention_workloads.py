@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from federation.status.attention_pairs import names
 from federation.status.freshness import elapsed
@@ -11,6 +13,9 @@ from federation.status.model import Attention, ClusterView, RefusedView
 from federation.status.own_anchors import undeclared
 from federation.status.scene import Scene
 from federation.status.workloads import unplaced_view, unproven_view
+
+MANY: Final = 100
+"""Calls in ten minutes; some are always turned away, as where a network cuts connections."""
 
 
 def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
@@ -109,6 +114,30 @@ def unplaced_attention(scene: Scene) -> Iterator[Attention]:
             where="signer",
             remedy=refused.remedy or "set global.multiCluster.clusterName to the registered cluster_id",
         )
+
+
+def door_attention(scene: Scene) -> Iterator[Attention]:
+    """Calls that were turned away in number before their callers were known: a flood, or limits that are too low."""
+    why: Counter[str] = Counter()
+    addresses: Counter[str] = Counter()
+    for signer in scene.signers.values():
+        why.update({reason: max(0, n) for reason, n in signer.turned_away.lately.items()})
+        addresses.update({address: max(0, n) for address, n in signer.turned_away.addresses.items()})
+    count = why.total()
+    if count < MANY:
+        return
+    reasons = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
+    most = "".join(
+        f", most of them from {address or 'unknown'} ({n})" for address, n in addresses.most_common(1)
+    )
+    yield Attention(
+        severity="warning",
+        code="calls_turned_away",
+        what=f"{count} calls were turned away in the last ten minutes before their caller was known: {reasons}{most}",
+        where="signer",
+        remedy="keep that address from the door where it is none of your meshes'; if these are honest callers, "
+        "raise door.max_concurrent and door.receive_deadline, or add signers",
+    )
 
 
 def _why(refused: RefusedView) -> str:

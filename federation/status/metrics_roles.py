@@ -36,6 +36,12 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             ("replica", "cluster", "reason"),
             [((r, name, why), n) for r, name, seen in on_cluster for why, n in sorted(seen.refused.items())],
         ),
+        counter(
+            "federation_calls_turned_away",
+            "Calls that ended before their caller was known to be of any cluster.",
+            ("replica", "reason"),
+            [((r, why), n) for r, s in each for why, n in sorted(s.turned_away.total.items())],
+        ),
         histogram(
             "federation_issuance_seconds",
             "From a request's arrival until its answer.",

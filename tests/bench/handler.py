@@ -46,6 +46,7 @@ from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.callers import Callers
 from federation.signer.doors.istio_ca import IstioCaDoor
 from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.doors.turned_away import TurnedAway
 from federation.signer.grounds import Terms
 from federation.signer.issuance import Issuance
 from federation.signer.places import Places
@@ -211,7 +212,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         clock=clock,
         random_bytes=os.urandom,
     )
-    return IstioCaDoor(issuance, RefusalLog(clock))
+    return IstioCaDoor(issuance, RefusalLog(clock), TurnedAway(clock))
 
 
 async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from federation.state.documents import RefusalsReport, RotationReport, WorkloadsReport
+from federation.state.documents import RefusalsReport, RotationReport, TurnedAwayReport, WorkloadsReport
 from federation.status.metrics import hub_metrics
 from federation.status.model import ClusterView, FederationStatus
 from federation.status.text import status_text
@@ -116,6 +116,30 @@ def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, 
     assert east(status).health == "healthy"
     assert east(status).workloads.fine
     assert status.attention[0].where == "signer"
+
+
+def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_come_from() -> None:
+    world = World(NAMES, T)
+    for replica, held in world.signers.items():
+        few = TurnedAwayReport(lately={"late_message": 20}, addresses={"192.0.2.9": 20})
+        world.signers[replica] = replace(held, turned_away=few)
+    assert codes(seen(world)) == {}, "a few are always"
+    for replica, held in world.signers.items():
+        flood = TurnedAwayReport(
+            total={"late_message": 900, "too_many_calls": 7},
+            lately={"late_message": 300, "too_many_calls": 4},
+            addresses={"192.0.2.1": 301, "192.0.2.9": 3},
+        )
+        world.signers[replica] = replace(held, turned_away=flood)
+    status = seen(world)
+    assert codes(status) == {"calls_turned_away": "warning"}
+    (item,) = status.attention
+    assert "608 calls" in item.what
+    assert "late_message 600, too_many_calls 8" in item.what
+    assert "192.0.2.1 (602)" in item.what
+    text = hub_metrics(status, world.snapshot(), T).decode()
+    counts = [line for line in text.splitlines() if line.startswith("federation_calls_turned_away_total{")]
+    assert sum('reason="late_message"' in line and line.endswith(" 900.0") for line in counts) == 2
 
 
 def test_refusals_of_long_ago_are_over() -> None:

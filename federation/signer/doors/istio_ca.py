@@ -11,12 +11,13 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from federation.core.errors import AttestationRefused, FederationError, RequestRefused
+from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
 from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio_ca import METHOD, decode_request, encode_response
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
 from federation.signer.doors.refusal_log import RefusalLog
+from federation.signer.doors.turned_away import TurnedAway
 from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
 from federation.signer.places import Place
 
@@ -31,9 +32,10 @@ class IstioCaDoor:
 
     method: Final = METHOD
 
-    def __init__(self, issuance: Issuance, refusals: RefusalLog) -> None:
+    def __init__(self, issuance: Issuance, refusals: RefusalLog, turned_away: TurnedAway) -> None:
         self._issuance = issuance
         self._refusals = refusals
+        self._turned_away = turned_away
         self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
@@ -41,7 +43,12 @@ class IstioCaDoor:
     ) -> bytes:
         """The reply to this message. Raises Answered with the status and the sentence to give instead."""
         try:
-            reply = await self._issuance.issue(_evidence(metadata), _signing_request(message), place)
+            try:
+                evidence, request = _evidence(metadata), _signing_request(message)
+            except FederationError as error:
+                self._turned_away.note(error.reason, place.peer)
+                raise
+            reply = await self._issuance.issue(evidence, request, place)
         except FederationError as error:
             self._refusals.note(error, peer=place.peer)
             raise answer_to(error) from None
@@ -56,6 +63,8 @@ class IstioCaDoor:
     def turned_away(self, error: FederationError, *, peer: str) -> None:
         """The transport has ended a call: it had no place, or did not come or end in time."""
         self._refusals.note(error, peer=peer)
+        if not isinstance(error, NotReady):  # that one came in, and is counted with its cluster
+            self._turned_away.note(error.reason, peer)
 
     def _encoded(self, tail: Tail) -> bytes:
         held = self._tails.get(id(tail))

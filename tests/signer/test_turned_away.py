@@ -1,0 +1,34 @@
+"""Calls that ended before anyone was answerable for them are counted, by reason and address, and forgotten in time."""
+
+from __future__ import annotations
+
+from federation.signer.doors import turned_away
+from federation.signer.doors.turned_away import MOST_ADDRESSES, PERIOD, TurnedAway
+from tests.support.clock import VirtualClock
+
+
+async def test_what_is_of_late_passes_and_what_is_counted_stays() -> None:
+    clock = VirtualClock()
+    counts = TurnedAway(clock)
+    counts.note("late_message", "ipv4:192.0.2.1:1")
+    await clock.advance(PERIOD)
+    counts.note("late_message", "ipv4:192.0.2.1:2")
+    counts.note("no_message", "ipv4:192.0.2.2:1")
+    report = counts.report()
+    assert report.lately == {"late_message": 2, "no_message": 1}
+    assert report.addresses == {"192.0.2.1": 2, "192.0.2.2": 1}
+    await clock.advance(PERIOD)
+    assert counts.report().lately == {"late_message": 1, "no_message": 1}
+    await clock.advance(PERIOD)
+    report = counts.report()
+    assert (report.lately, report.addresses) == ({}, {})
+    assert report.total == {"late_message": 2, "no_message": 1}
+
+
+def test_addresses_are_bounded() -> None:
+    counts = TurnedAway(VirtualClock())
+    for number in range(MOST_ADDRESSES * 2):
+        counts.note("late_message", f"ipv4:10.0.{number >> 8}.{number & 255}:1")
+    assert len(counts._periods[1][1]) == MOST_ADDRESSES
+    assert len(counts.report().addresses) == turned_away.SHOWN
+    assert counts.report().lately == {"late_message": MOST_ADDRESSES * 2}

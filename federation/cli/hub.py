@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Supervise until told to stop; 0 if every process drained in time."""
+    """Supervise until told to stop; 0 if every process drained in time, 2 if one could not use what is configured."""
     from federation.cli.process import run_process
 
     replica = args.replica or host_replica()
@@ -51,7 +51,7 @@ async def _supervise(args: argparse.Namespace, process: Process, replica: str) -
     import asyncio
 
     from federation.runtime.ports import reserved
-    from federation.runtime.supervisor import Supervisor
+    from federation.runtime.supervisor import UNUSABLE, Supervisor
 
     config = process.config.current
     with reserved(config.door.listen) as door:
@@ -70,6 +70,8 @@ async def _supervise(args: argparse.Namespace, process: Process, replica: str) -
                 drained = await supervisor.run(process.stop)
             finally:
                 following.cancel()
+    if supervisor.refused:
+        return UNUSABLE
     return 0 if drained else 1
 
 

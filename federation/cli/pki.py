@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -24,6 +25,9 @@ ROOT: Final = "root.pem"
 ROOT_KEY: Final = "root-key.pem"
 CHAIN: Final = "chain.pem"
 KEY: Final = "key.pem"
+
+_NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
+"""What the name of an authority may not hold (``signer.authority.name``), though a certificate's may."""
 
 BACKDATED: Final = timedelta(minutes=5)
 """For clocks of clusters that run behind."""
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     )
     write_new(directory, files)
     print("For development only: a real root is made offline, and its key never comes here.", file=sys.stderr)
-    print(snippet(directory, root), end="")
+    print(snippet(directory, root, name=args.name), end="")
     return 0
 
 
@@ -147,8 +151,9 @@ def write_new(directory: Path, files: Mapping[str, bytes]) -> None:
         ) from error
 
 
-def snippet(directory: Path, root: Certificate) -> str:
-    """The lines of ``clusters.toml`` that pin this root and sign with this intermediate."""
+def snippet(directory: Path, root: Certificate, *, name: str = "development") -> str:
+    """The lines of ``clusters.toml`` that pin this root and sign with this intermediate, by that name."""
+    authority = json.dumps(_NOT_IN_A_NAME.sub("-", name.lower())[:63].strip("-") or "development")
     quoted = {name: json.dumps(str(directory / name), ensure_ascii=False) for name in (ROOT, CHAIN, KEY)}
     return (
         f"# sha256 pin of the root: {root.sha256}\n"
@@ -158,7 +163,7 @@ def snippet(directory: Path, root: Certificate) -> str:
         f"\n"
         f"[signer.authority]\n"
         f'kind = "local"\n'
-        f'name = "development"\n'
+        f"name = {authority}\n"
         f"certificate_file = {quoted[CHAIN]}\n"
         f"key_file = {quoted[KEY]}\n"
     )

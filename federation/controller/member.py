@@ -374,6 +374,8 @@ class Member:
             publication=self._publication_report(),
             probe_not_after=leaf.chain[0].not_after.timestamp() if leaf else 0.0,
             probe_detail=self._no_leaf() if problem or leaf is None else "",
+            probe_reason=problem.reason if problem is not None else "",
+            probe_remedy=problem.remedy if problem is not None else "",
             probe_chain=[certificate.sha256 for certificate in leaf.chain] if leaf else [],
             trust_bundle=self._bundle.report(),
             control_planes=self._istiod.report(),
@@ -555,5 +557,5 @@ class Member:
 
     def _no_leaf(self) -> str:
         if self._probe.problem is not None:
-            return self._probe.problem.diagnostics()
+            return str(self._probe.problem)
         return "it has expired" if self._probe.leaf else "none was asked for yet"

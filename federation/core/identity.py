@@ -70,7 +70,8 @@ class ClusterId:
         if not _CLUSTER_ID.fullmatch(self.value):
             raise InvalidValue(
                 f"{self.value[:80]!r} is not a cluster ID",
-                remedy="use the value of global.multiCluster.clusterName of that mesh",
+                remedy="the hub takes at most 253 letters, digits and '.', '_', ':', '/', '-', the first and last no "
+                "sign: set global.multiCluster.clusterName of that mesh to such a name, and register it",
             )
 
     def __str__(self) -> str:

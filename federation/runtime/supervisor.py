@@ -29,6 +29,9 @@ BACKOFF_LONGEST: Final = 30.0
 HEALTHY: Final = 30.0
 """Seconds a child must have run for its next failure to count as the first."""
 
+UNUSABLE: Final = 2
+"""The exit code of a child that says why what is configured cannot be used: starting it again mends nothing."""
+
 KILL_LIMIT: Final = 5.0
 """Seconds until the kernel must have taken a killed process away."""
 
@@ -74,6 +77,8 @@ class Supervisor:
         self._on_line = on_line
         self._program = tuple(program)
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self.refused = False
+        """Whether a child refused its configuration when it was started for the first time."""
 
     def forward(self, number: signal.Signals) -> None:
         """Send a signal to every child that runs."""
@@ -83,6 +88,8 @@ class Supervisor:
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Start the children and keep them running until ``stop``; True if all of them drained in time.
+
+        A child whose first life ends with the code of what cannot be used sets ``stop`` itself (:attr:`refused`).
 
         Leaving it, by ``stop``, cancellation or an error, leaves no child behind.
         """
@@ -103,6 +110,14 @@ class Supervisor:
             outcome = await self._once(spec, state, stop)
             if outcome is not None:
                 return outcome
+            if state.exit == UNUSABLE and state.restarts == 0:
+                # One that has run before is started again: a file that is exchanged now must not end the others.
+                log.error(
+                    "%s cannot use what is configured: everything ends", spec.name, extra={"child": spec.name}
+                )
+                self.refused = True
+                stop.set()
+                return True
             failures = 1 if self._clock.monotonic() - started >= HEALTHY else failures + 1
             state.restarts += 1
             delay = min(BACKOFF_FIRST * 2 ** min(failures - 1, 16), BACKOFF_LONGEST)

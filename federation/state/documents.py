@@ -402,6 +402,8 @@ class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     publication: PublicationReport = PublicationReport()
     probe_not_after: float = 0.0
     probe_detail: str = ""  # why there is no probe leaf
+    probe_reason: str = ""
+    probe_remedy: str = ""
     probe_chain: list[str] = []  # fingerprints, leaf first
     trust_bundle: TrustBundleReport = TrustBundleReport()
     control_planes: list[ControlPlaneReport] = []

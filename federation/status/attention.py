@@ -8,7 +8,7 @@ quarantined cluster nothing is reported but that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,7 +26,7 @@ from federation.status.control_planes import REASON as CONTROL_PLANE
 from federation.status.control_planes import control_plane_attention
 from federation.status.freshness import clock_time, elapsed, instant
 from federation.status.joining import joining_attention
-from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView
+from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView, Severity
 from federation.status.scene import Scene
 from federation.status.signing import connection_words
 from federation.status.trust import open_proposals
@@ -35,6 +35,9 @@ from federation.status.trust_bundle import trust_bundle_attention
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
 MOST_ALIKE: Final = 4
+
+DOOR: Final[Mapping[str, Severity]] = {"door_certificate": "critical", "door_unavailable": "warning"}
+"""Reasons for which a probe gets no certificate that lie with the door itself, and so concern every cluster."""
 
 TOLD_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
 """Reasons of a degraded cluster that are reported with their own counts below."""
@@ -61,6 +64,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_state(scene),
         *_controllers(scene),
         *_signers(scene),
+        *_door(clusters),
         *shared_key_attention(scene),
         *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
@@ -247,13 +251,13 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
             remedy="set ENABLE_CA_SERVER=false in istiod, or stop the other writer",
         )
     yield from trust_bundle_attention(view)
-    if view.proof.probe_detail:
+    if view.proof.probe_detail and view.proof.probe_reason not in DOOR:
         yield Attention(
             severity="warning",
             code="probe_failed",
-            what=f"its probe got no certificate: {view.proof.probe_detail}",
+            what=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(scene, view.name)}",
             where=view.name,
-            remedy="create the probe's service account and allow it in this cluster's policy",
+            remedy=view.proof.probe_remedy or "the leading controller's log says at which step it failed",
         )
     if abs(connection.clock_skew) > MOST_SKEW:
         yield Attention(
@@ -333,6 +337,40 @@ def _signing(view: ClusterView) -> Finding:
     return finding(item, rests_on=rests_on)
 
 
+def _own_refused(scene: Scene, name: str) -> str:
+    """What signers gave as reason for refusing the hub's own accounts; the door tells a caller nothing."""
+    reasons = {
+        reason
+        for signer in scene.signers.values()
+        if name in signer.clusters
+        for reason, count in signer.clusters[name].own_refused.items()
+        if count > 0
+    }
+    return (
+        f" (signers have refused the hub's own accounts there for: {', '.join(sorted(reasons))})"
+        if reasons
+        else ""
+    )
+
+
+def _door(clusters: list[ClusterView]) -> Iterator[Finding]:
+    """The signers' door, where the probes of clusters do not get past it: one cause for all of them."""
+    for reason, severity in DOOR.items():
+        stopped = [view for view in clusters if view.quarantine is None and view.proof.probe_reason == reason]
+        if stopped:
+            first = stopped[0]
+            item = Attention(
+                severity=severity,
+                code=reason,
+                what=f"{first.proof.probe_detail}; so asked for {names([view.name for view in stopped])}",
+                where="door",
+                remedy=first.proof.probe_remedy,
+                fact=first.proof.probe_detail,
+                clusters=[view.name for view in stopped],
+            )
+            yield finding(item)
+
+
 def _configuration(scene: Scene) -> Iterator[Attention]:
     config = scene.config
     if not config.clusters:
@@ -341,7 +379,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             code="no_clusters",
             what="no cluster is registered",
             where=config.file,
-            remedy="add a [[cluster]] to it",
+            remedy="add a [[clusters]] table to it",
         )
     for problem in config_problems(scene):
         yield Attention(

@@ -98,15 +98,21 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
 
 def _authorities(scene: Scene) -> Iterator[Attention]:
     views = [view for view in authority_views(scene) if view.signs or view.use == "authority"]
-    if _is_rotated(scene) and any(view.signs for view in views):
-        # What [signer.authority] says of its retired root is no trouble, and its remedy would undo the rotation.
+    left = _left_behind(scene)
+    if left is not None and any(view.signs for view in views):
+        # What [signer.authority] says of a root that leaves is no trouble, and its remedy would undo the rotation.
         for view in (view for view in views if not view.signs and view.state == "unavailable"):
+            done = left is State.RETIRED
             yield Attention(
                 severity="notice",
-                code="authority_retired",
-                what="a rotation has retired its root: it signs nothing any more",
+                code="authority_retired" if done else "authority_leaves",
+                what="a rotation has retired its root: it signs nothing any more"
+                if done
+                else "a rotation is removing its root: it signs nothing any more",
                 where=view.name,
-                remedy="make [signer.successor] the [signer.authority], and destroy the old key",
+                remedy="make [signer.successor] the [signer.authority], and destroy the old key"
+                if done
+                else "nothing: once the rotation is RETIRED, make [signer.successor] the [signer.authority]",
             )
         views = [view for view in views if view.signs or view.state != "unavailable"]
     for view in views:
@@ -151,9 +157,11 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
             )
 
 
-def _is_rotated(scene: Scene) -> bool:
+def _left_behind(scene: Scene) -> State | None:
+    """The state of a rotation that has left, or removes, the old side; None where the old one may still be needed."""
     rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
-    return rotation is not None and rotation.state is State.RETIRED
+    leaves = {State.UNPUBLISHING, State.EMERGENCY, State.RETIRED}
+    return rotation.state if rotation is not None and rotation.state in leaves else None
 
 
 def _quota(view: AuthorityView) -> Iterator[Attention]:

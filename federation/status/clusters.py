@@ -131,12 +131,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
     signing = signing_view(scene, name)
     publication = publication_view(scene, cluster)
     seen = scene.seen(name)
-    proof = proof_view(
-        matrix,
-        name,
-        probe_not_after=seen.probe_not_after if seen else 0.0,
-        probe_detail=seen.probe_detail if seen else "",
-    )
+    proof = proof_view(matrix, name, seen)
     quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
     bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
     planes = control_plane_views(scene, cluster)

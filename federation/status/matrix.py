@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from federation.state.documents import Matrix
+from federation.state.documents import ControllerClusterReport, Matrix
 from federation.status.freshness import elapsed, instant
 from federation.status.model import MatrixView, PairReason, ProofView
 from federation.status.scene import Scene
@@ -115,7 +115,7 @@ def _unread(client: str, server: str, unread: Mapping[str, str]) -> str:
     return ""
 
 
-def proof_view(view: MatrixView, name: str, *, probe_not_after: float, probe_detail: str) -> ProofView:
+def proof_view(view: MatrixView, name: str, seen: ControllerClusterReport | None) -> ProofView:
     """The part of the matrix that is about one cluster, in both directions."""
     i = view.clusters.index(name)
     cells = view.rows[i].replace("-", "") + "".join(row[i] for row in view.rows).replace("-", "")
@@ -125,6 +125,8 @@ def proof_view(view: MatrixView, name: str, *, probe_not_after: float, probe_det
         failed=cells.count("x"),
         unknown=cells.count("?"),
         quarantined=cells.count("q"),
-        probe_not_after=instant(probe_not_after),
-        probe_detail=probe_detail,
+        probe_not_after=instant(seen.probe_not_after if seen else 0.0),
+        probe_detail=seen.probe_detail if seen else "",
+        probe_reason=seen.probe_reason if seen else "",
+        probe_remedy=seen.probe_remedy if seen else "",
     )

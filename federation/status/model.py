@@ -238,6 +238,8 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int = 0
     probe_not_after: datetime | None = None
     probe_detail: str = ""
+    probe_reason: str = ""
+    probe_remedy: str = ""
 
 
 class JoinStepView(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,6 +91,32 @@ async def test_a_bad_configuration_is_every_finding_and_exit_code_2(verb: str, t
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("[[cluster]]\nname = 'east'", "cluster: is not a key the hub knows. did you mean [[clusters]]?"),
+        ("[[Clusters]]\nname = 'east'", "Clusters: is not a key the hub knows. did you mean [[clusters]]?"),
+        ("[signers]\nprocesses = 1", "signers: is not a key the hub knows. did you mean [signer]?"),
+        (
+            "[[trust.anchor]]\nfile = 'x'",
+            "trust.anchor: is not a key the hub knows. did you mean [[trust.anchors]]?",
+        ),
+        (
+            "[door]\nserver-names = []",
+            "door.server-names: is not a key the hub knows. did you mean server_names?",
+        ),
+    ],
+)
+async def test_a_misspelled_key_is_answered_with_the_nearest_as_it_is_written(
+    line: str, meant: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "clusters.toml"
+    file.write_text(f'trust_domain = "mesh.example"\n{line}\n')
+    code, _, err = await federation("clusters", "list", "--config", str(file))
+    assert code == 2
+    assert meant in err
+
+
 async def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     code, _, err = await federation("hub", "--config", str(tmp_path / "nothing.toml"))
     assert code == 2

@@ -59,6 +59,16 @@ def test_the_printed_lines_are_the_configuration(tmp_path: Path, capsys: pytest.
     assert config.signer.authority.certificate_file == place / "chain.pem"
 
 
+@pytest.mark.parametrize(
+    ("name", "printed"), [("east-prod", "east-prod"), ("My CA: 7", "my-ca-7"), ("\u00fc", "development")]
+)
+def test_the_printed_authority_bears_the_name_that_was_given(
+    name: str, printed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pki", "init", str(tmp_path / "pki"), "--name", name]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["signer"]["authority"]["name"] == printed
+
+
 def test_keys_belong_to_their_owner_alone(tmp_path: Path) -> None:
     assert main(["pki", "init", str(tmp_path / "pki")]) == 0
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "pki").iterdir()}

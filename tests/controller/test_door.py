@@ -13,9 +13,10 @@ import pytest
 from cryptography import x509
 
 from federation.controller.member import _for_good
-from federation.controller.proof.door import SignerDoor
+from federation.controller.proof.door import CERTIFICATE, NO_ANSWER, SignerDoor
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
+from federation.sandbox.ports import free_port
 from tests.controller.world import HUB, SERVICE, leaf_for, root
 from tests.support import pki
 
@@ -65,6 +66,32 @@ async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
         await door.aim(address, server_name=HUB, trust_pem=root("b").pem)
         with pytest.raises(Unavailable, match="was replaced"):
             await asking
+
+
+@pytest.mark.parametrize(
+    ("trust", "name"), [("b", HUB), ("a", "other.example")], ids=["another root", "another name"]
+)
+async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: str, name: str) -> None:
+    """The remedy was to create the probe's service account."""
+    async with silent_door() as (address, _):
+        door = SignerDoor()
+        await door.aim(address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem)
+        with pytest.raises(Unavailable) as told:
+            await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+        await door.close()
+    assert told.value.reason == CERTIFICATE
+    assert "federation authority check" in told.value.remedy
+    assert "service account" not in told.value.diagnostics()
+
+
+async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
+    door = SignerDoor()
+    await door.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
+    with pytest.raises(Unavailable) as told:
+        await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+    await door.close()
+    assert told.value.reason == NO_ANSWER
+    assert "controller.proof.signer_address" in told.value.remedy
 
 
 async def test_whoever_cancels_a_call_has_it_cancelled() -> None:

@@ -117,6 +117,32 @@ async def test_one_killed_child_is_started_again_and_the_other_never_notices() -
         assert children["b"].pid == before["b"]
 
 
+async def test_a_child_that_cannot_use_what_is_configured_ends_everything_at_the_first_start_only() -> None:
+    """It was started again 96 times. One that ran before is: a file exchanged now must not end those that work."""
+    script = OBEDIENT.replace(PRELUDE, f"{PRELUDE}\nif sys.argv[1] == 'b': sys.exit(2)\n", 1)
+    hub = Watched(script, "a", "b")
+    async with hub.running() as task:
+        assert await asyncio.wait_for(task, 20) is True
+    assert (hub.supervisor.refused, hub.stop.is_set()) == (True, True)
+    assert [child.restarts for child in hub.supervisor.children.values()] == [0, 0]
+
+
+async def test_a_child_that_worked_before_is_started_again_whatever_it_says(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    once = f"\nimport pathlib\nif (mark := pathlib.Path({str(mark)!r})).exists(): sys.exit(2)\nmark.touch()\n"
+    clock = VirtualClock()
+    hub = Watched(OBEDIENT.replace(PRELUDE, PRELUDE + once, 1), "a", clock=clock)
+    async with hub.running():
+        await hub.until(lambda: hub.lines == ["running a"])
+        hub.supervisor._processes["a"].kill()
+        for restarts in (1, 2, 3):
+            await hub.until(lambda: clock.sleeping == 1)
+            assert hub.supervisor.children["a"].restarts == restarts
+            await clock.advance(BACKOFF_LONGEST)
+        assert not hub.supervisor.refused
+        assert not hub.stop.is_set()
+
+
 async def test_failures_in_a_row_wait_longer_and_longer_with_jitter() -> None:
     clock = VirtualClock()
     hub = Watched(f"{PRELUDE}sys.exit(3)", "a", clock=clock)

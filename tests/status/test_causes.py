@@ -118,6 +118,39 @@ def test_a_failing_handshake_is_not_hidden_behind_a_cluster_that_is_merely_late(
     assert codes == {"publication_pending": "warning", "pair_failed": "critical"}
 
 
+def test_a_door_that_clients_refuse_is_one_critical_cause_with_the_doors_remedy() -> None:
+    """It was a warning for each cluster: create the probe's service account."""
+    world = World(NAMES, T)
+    for name in NAMES:
+        world.edit_seen(
+            name,
+            probe_detail="the certificate does not verify",
+            probe_reason="door_certificate",
+            probe_remedy="check",
+        )
+    world.set_cells({(a, b): "?" for a in NAMES for b in NAMES if a != b})
+    (item,) = seen(world).attention
+    assert (item.severity, item.code, item.where, item.remedy) == (
+        "critical",
+        "door_certificate",
+        "door",
+        "check",
+    )
+    assert [(each.code, each.count) for each in item.consequences] == [("pairs_unknown", 6)]
+
+
+def test_a_probe_that_is_refused_is_told_with_the_signers_reason() -> None:
+    world = World(NAMES, T)
+    world.edit_seen(
+        "west", probe_detail="the door refused it", probe_reason="door_refused", probe_remedy="see the log"
+    )
+    for replica in world.signers:
+        world.edit_on_signer(replica, "west", own_refused={"policy": 3})
+    (item,) = seen(world).attention
+    assert (item.code, item.remedy) == ("probe_failed", "see the log")
+    assert "policy" in item.what
+
+
 def test_failing_pairs_are_told_by_the_cluster_that_they_share() -> None:
     world = World(NAMES, T)
     world.set_cells({(a, b): "x" for a in NAMES for b in NAMES if a != b and "west" in (a, b)})

@@ -346,6 +346,25 @@ def test_the_authority_that_signs_decides_whether_an_authority_matters() -> None
     assert codes(status) == {"authority_unavailable"}
 
 
+def test_the_authority_whose_root_is_being_removed_is_not_to_be_pinned_again() -> None:
+    """In UNPUBLISHING the remedy was to pin the root that the rotation removes."""
+    world = world_in(State.UNPUBLISHING)
+    for replica, signer in world.signers.items():
+        assert signer.authority is not None
+        gone = replace(
+            signer.authority,
+            state="unavailable",
+            reason="no_anchor",
+            detail="no path",
+            remedy="pin the root above it",
+        )
+        world.edit_signer(replica, authority=gone)
+    item = told(seen(world), "authority_leaves")
+    assert item.severity == "notice"
+    assert "pin" not in item.remedy
+    assert "RETIRED" in item.remedy
+
+
 def test_what_a_retired_authority_says_is_no_trouble_and_its_remedy_is_not_repeated() -> None:
     world = world_in(State.RETIRED)
     for replica, signer in world.signers.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -14,6 +15,18 @@ from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_res
 
 TIMEOUT = 15.0
 """Seconds for one certificate: the door's own deadline is 10."""
+
+CERTIFICATE: Final = "door_certificate"
+NO_ANSWER: Final = "door_unavailable"
+REFUSED: Final = "door_refused"
+"""Reasons of what :meth:`SignerDoor.request` raises."""
+
+_OF_ITS_CERTIFICATE: Final = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "is not in peer certificate",
+    "Hostname Verification",
+)
+"""What gRPC says where the server's certificate is not believed; the status is UNAVAILABLE, as for every outage."""
 
 _OURS_TO_RETRY = frozenset(
     {
@@ -74,10 +87,23 @@ class SignerDoor:
             answer = await call(message, metadata=metadata, timeout=TIMEOUT)
         except grpc.aio.AioRpcError as error:
             code = error.code()
+            if any(word in (error.details() or "") for word in _OF_ITS_CERTIFICATE):
+                raise Unavailable(
+                    "the certificate of the signer's door does not verify by the bundle in force and its name",
+                    reason=CERTIFICATE,
+                    remedy="`federation authority check` judges what the authority issues to the door; compare "
+                    "door.server_names with the names that clients use",
+                ) from None
             if code in _OURS_TO_RETRY:
-                raise Unavailable(f"the signer's door did not answer ({code.name})") from None
+                raise Unavailable(
+                    f"the signer's door did not answer ({code.name})",
+                    reason=NO_ANSWER,
+                    remedy="see that a signer runs, that it listens at controller.proof.signer_address (else "
+                    "door.listen), and what stands between the controller and it",
+                ) from None
             raise Refused(
                 f"the signer's door refused the request ({code.name})",
+                reason=REFUSED,
                 remedy="the signer's log says why: look for this cluster there",
             ) from None
         except asyncio.CancelledError:

@@ -148,14 +148,33 @@ class Table:
     def _report_unknown(self) -> None:
         for name in self._values:
             if name not in self._asked:
-                self.mistake(printable(name), "is not a key the hub knows", suggestion(name, self._asked))
+                near = nearest(name, self._asked)
+                known = f"did you mean {self._written(near, like=self._values[name])}?" if near else ""
+                self.mistake(
+                    printable(name), "is not a key the hub knows", known or suggestion(name, self._asked)
+                )
+
+    def _written(self, name: str, *, like: object) -> str:
+        """A known key as it stands in the file, where the unknown one holds a value ``like`` this."""
+        if isinstance(like, dict):
+            return f"[{self.path(name)}]"
+        if isinstance(like, list) and like and all(isinstance(value, dict) for value in like):
+            return f"[[{self.path(name)}]]"
+        return name
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown word: the nearest known one, or all of them."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    near = nearest(name, known)
+    return f"did you mean {near}?" if near else f"known here: {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known word that is nearest to this one, whatever its case and with - for _; empty where none is near."""
+    plain = {word.lower().replace("-", "_"): word for word in known}
+    near = get_close_matches(name.lower().replace("-", "_"), plain, n=1)
+    return plain[near[0]] if near else ""
 
 
 def describe(value: object) -> str:

@@ -14,8 +14,12 @@ from federation.core.pki.chain import Purpose, verify_chain
 from federation.core.pki.keys import describe, kind_of
 
 _REMEDIES: Final = {
-    "no_anchor": "pin the root above it, and put every intermediate in between into the certificate file",
-    "bad_signature": "give the issuer of that very certificate; two CAs share the name but not the key",
+    "no_anchor": "pin the root above it in [[trust.anchors]], and put every intermediate in between into the"
+    " certificate file; where the root is pinned and not published yet, a rotation does that: `federation rotate plan`",
+    "bad_signature": "give the certificate of the CA that signed it: the one that is given bears its name, and has"
+    " another key",
+    "name_encoding": "issue it again with the subject of its issuer copied byte for byte into its issuer field, as"
+    " OpenSSL does: Go and rustls compare names as bytes",
     "expired": "renew it",
     "not_yet_valid": "check this machine's clock, or wait",
     "not_ca": "issue it with basicConstraints CA:TRUE",

@@ -182,6 +182,14 @@ class Certificate:
         """
         return _ca_signed_by(self, issuer) if self.is_ca else _signed_by(self, issuer)
 
+    def is_signed_by_key_of(self, other: Certificate) -> bool:
+        """True where the other's key made its signature, whatever names it bears."""
+        try:
+            _verify_signature(self, other)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            return False
+        return True
+
 
 def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     try:
@@ -198,6 +206,10 @@ def _verify_as_it_stands(certificate: Certificate, issuer: Certificate) -> None:
     """What ``verify_directly_issued_by`` does, over the bytes that were signed."""
     if certificate.x509.issuer != issuer.x509.subject:
         raise ValueError("its issuer has another name")
+    _verify_signature(certificate, issuer)
+
+
+def _verify_signature(certificate: Certificate, issuer: Certificate) -> None:
     key, digest = issuer.public_key, certificate.x509.signature_hash_algorithm
     parameters = certificate.x509.signature_algorithm_parameters
     signed = certificate.x509.signature, certificate.parts.tbs

@@ -57,7 +57,7 @@ def verify_chain(
     InvalidValue with the reason of the path that came closest: ``no_anchor``, ``bad_signature``, ``expired``,
     ``not_yet_valid``, ``not_ca``, ``is_ca``, ``no_subject``, ``path_length``, ``key_usage``,
     ``extended_key_usage``, ``name_constraints``, ``critical_extension``, ``serial``, ``weak_key``,
-    ``weak_signature``, ``too_complex`` or ``empty_chain``.
+    ``weak_signature``, ``name_encoding``, ``too_complex`` or ``empty_chain``.
     """
     if not chain:
         raise InvalidValue("the chain is empty", reason="empty_chain")
@@ -174,6 +174,12 @@ def _names_issuer(certificate: Certificate, candidate: Certificate) -> bool:
 
 
 def _dead_end(certificate: Certificate, impostor: Certificate | None) -> Problem:
+    if impostor is not None and certificate.is_signed_by_key_of(impostor):
+        return Problem(
+            "name_encoding",
+            f"{name(certificate)} was signed by {impostor.subject}, and names it in another string type than that CA's"
+            " certificate does: most verifiers take that for another name",
+        )
     if impostor is not None:
         return Problem(
             "bad_signature",

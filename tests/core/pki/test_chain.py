@@ -9,11 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509 import verification
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.errors import InvalidValue
+from federation.core.errors import AuthorityMisconfigured, InvalidValue
+from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import (
     MAX_PATH,
@@ -203,6 +205,22 @@ def test_roots_of_one_name_and_two_keys() -> None:
     assert verify_chain((bare,), (pretender, ROOT.certificate), NOW)[-1] == ROOT.certificate
     # a leaf that names its issuer's key is not even tried against another
     assert problem(CHAIN, (pretender,)).reason == "no_anchor"
+
+
+def test_a_name_in_another_string_type_is_told_as_that() -> None:
+    """The remedy was about two CAs with one name; there is one CA, and Go and rustls compare names as bytes."""
+    printable = x509.Name(
+        [x509.NameAttribute(a.oid, a.value, _ASN1Type.PrintableString) for a in ROOT.certificate.x509.subject]
+    )
+    below_it = authority("below a printable name", ROOT, issuer_name=printable)
+    with pytest.raises(InvalidValue) as refused:
+        verify_chain((below_it.certificate,), ROOTS, NOW, purpose=Purpose.AUTHORITY)
+    assert refused.value.reason == "name_encoding"
+    assert "string type" in refused.value.what
+    with pytest.raises(AuthorityMisconfigured) as told:
+        check_intermediate((below_it.certificate,), below_it.key.public_key(), ROOTS, NOW)
+    assert "byte for byte" in told.value.remedy
+    assert "two CAs" not in told.value.remedy
 
 
 def test_a_forged_leaf() -> None:

@@ -1,0 +1,83 @@
+"""What a 403 means: RBAC's and that of a quota, a policy or a webhook bear the same code and reason."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.clusters.answers import error_for
+from federation.core.errors import ClusterDenied, ClusterError, ClusterForbidden
+
+RBAC = (
+    'configmaps "istio-ca-root-cert" is forbidden: User "system:serviceaccount:federation-system:controller" cannot '
+    'patch resource "configmaps" in API group "" in the namespace "shop"'
+)
+QUOTA = (
+    'configmaps "istio-ca-root-cert" is forbidden: exceeded quota: team, requested: count/configmaps=1, used: '
+    "count/configmaps=4, limited: count/configmaps=4"
+)
+ENDING = (
+    'configmaps "istio-ca-root-cert" is forbidden: unable to create new content in namespace shop because it is being '
+    "terminated"
+)
+POLICY = (
+    "configmaps \"istio-ca-root-cert\" is forbidden: ValidatingAdmissionPolicy 'roots' with binding 'roots' denied "
+    "request: only pinned roots"
+)
+WEBHOOK = 'admission webhook "deny.example.org" denied the request: user "hub" cannot write roots here'
+FAILED = 'configmaps "x" is forbidden: failed quota: team: must specify limits.cpu'
+
+
+def answered(message: str, reason: str = "Forbidden", code: int = 403) -> ClusterError:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}
+    return error_for(code, msgspec.json.encode(status | {"message": message}), what="PATCH", where="east")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "reason", "words"),
+    [
+        (RBAC, ClusterForbidden, "forbidden", "manifests/member"),
+        (
+            f'{RBAC}: RBAC: clusterrole "federation" not found',
+            ClusterForbidden,
+            "forbidden",
+            "manifests/member",
+        ),
+        (
+            'forbidden: User "system:anonymous" cannot get path "/version"',
+            ClusterForbidden,
+            "forbidden",
+            "manifests",
+        ),
+        (QUOTA, ClusterDenied, "quota", "ResourceQuota"),
+        (FAILED, ClusterDenied, "quota", "ResourceQuota"),
+        (ENDING, ClusterDenied, "terminating", "nothing"),
+        (POLICY, ClusterDenied, "admission", "admission policy"),
+        (WEBHOOK, ClusterDenied, "admission", "webhook"),
+        ("forbidden: injected", ClusterForbidden, "forbidden", "federation clusters check"),
+    ],
+)
+def test_who_refused_is_told_by_the_message(
+    message: str, kind: type[ClusterError], reason: str, words: str
+) -> None:
+    error = answered(message)
+    assert (type(error), error.reason) == (kind, reason)
+    assert words in error.remedy
+    if kind is ClusterDenied:
+        assert "manifests" not in error.remedy
+
+
+def test_a_webhook_may_answer_without_a_reason() -> None:
+    assert type(answered(WEBHOOK, reason="")) is ClusterDenied
+
+
+@given(st.text(max_size=200))
+def test_whatever_a_policy_says_after_it_rbac_refused(text: str) -> None:
+    assert type(answered(f"{RBAC}: {text}")) is ClusterForbidden
+
+
+@given(st.text(max_size=200))
+def test_whatever_a_policy_says_after_it_the_quota_refused(text: str) -> None:
+    assert answered(f"{QUOTA}; {text}").reason == "quota"

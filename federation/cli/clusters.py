@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from federation.clusters.check_results import CheckResult
     from federation.core.config.access import Credentials
     from federation.core.config.model import ClusterConfig, HubConfig
+    from federation.core.hub_identity import HubIdentity
 
 AT_ONCE: Final = 16
 """Clusters checked at the same time; each check waits mostly."""
 
 CHECK_LIMIT: Final = 120.0
 """Seconds for all the checks of one cluster together, beyond every timeout of a single request."""
+
+STATE_LIMIT: Final = 10.0  # seconds for reading the hub's identity from its state
 
 _MARKS: Final = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
 
@@ -107,8 +110,9 @@ async def _check_all(args: argparse.Namespace) -> int:
         )
         return 2
     turn = asyncio.Semaphore(AT_ONCE)
+    identity = await _identity(config)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_check_one(cluster, config, turn)) for cluster in chosen]
+        tasks = [group.create_task(_check_one(cluster, config, turn, identity)) for cluster in chosen]
     results = [result for task in tasks for result in task.result()]
     failed = any(result.outcome == "failed" for result in results)
     if args.json:
@@ -118,8 +122,26 @@ async def _check_all(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+async def _identity(config: HubConfig) -> HubIdentity | None:
+    """The configured hub's, without an ID where none is drawn yet; None where its state cannot be read here."""
+    from dataclasses import replace
+
+    from federation.cli.stores import open_store
+    from federation.core.errors import FederationError
+    from federation.core.hub_identity import NO_HUB
+    from federation.runtime.clock import SystemClock
+    from federation.state.identity import read_identity
+
+    try:
+        async with asyncio.timeout(STATE_LIMIT), open_store(config.state, SystemClock()) as store:
+            found = await read_identity(store)
+    except (FederationError, TimeoutError):
+        return None
+    return replace(found or NO_HUB, adopts=config.controller.adopt_hubs)
+
+
 async def _check_one(
-    cluster: ClusterConfig, config: HubConfig, turn: asyncio.Semaphore
+    cluster: ClusterConfig, config: HubConfig, turn: asyncio.Semaphore, identity: HubIdentity | None
 ) -> tuple[CheckResult, ...]:
     from federation.clusters.check_results import CheckResult
     from federation.clusters.preflight import check_cluster
@@ -128,7 +150,7 @@ async def _check_one(
     async with turn:
         try:
             async with asyncio.timeout(CHECK_LIMIT):
-                return await check_cluster(cluster, config, clock=SystemClock())
+                return await check_cluster(cluster, config, clock=SystemClock(), identity=identity)
         except TimeoutError:
             return (
                 CheckResult(

@@ -96,6 +96,12 @@ class WireMeta(msgspec.Struct, rename="camel", gc=False):
     labels: dict[str, str] | None = None
 
 
+class MarkedMeta(WireMeta, rename="camel", gc=False):
+    """The same with annotations, for objects that bear the mark of the hub that wrote them."""
+
+    annotations: dict[str, object] | None = None
+
+
 class _WireObject(msgspec.Struct, gc=False):
     metadata: WireMeta
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -32,7 +33,7 @@ from federation.clusters.permissions import (
 )
 from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import MANIFESTS, served_version, trust_bundle_name
-from federation.clusters.writers import other_writers
+from federation.clusters.writers import Writers, find_writers
 from federation.core.clock import Clock
 from federation.core.config.access import Credentials
 from federation.core.config.model import ClusterConfig, HubConfig
@@ -45,6 +46,7 @@ from federation.core.errors import (
     FederationError,
     InvalidValue,
 )
+from federation.core.hub_identity import NO_HUB, HubIdentity
 from federation.core.jwks import parse_key_set
 
 KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
@@ -73,15 +75,26 @@ class _Review(msgspec.Struct):
     status: _ReviewStatus
 
 
-async def check_cluster(config: ClusterConfig, hub: HubConfig, *, clock: Clock) -> tuple[CheckResult, ...]:
-    """Every finding about one cluster, in a fixed order. Raises nothing that the cluster could cause."""
+async def check_cluster(
+    config: ClusterConfig, hub: HubConfig, *, clock: Clock, identity: HubIdentity | None = None
+) -> tuple[CheckResult, ...]:
+    """Every finding about one cluster, in a fixed order. Raises nothing that the cluster could cause.
+
+    ``identity`` is of the hub that is configured so, without an ID where it has drawn none yet; None where its state
+    cannot be read here.
+    """
     registry = _Checks(config, "hub")
     _check_registry(registry, hub)
     signer, controller = _Checks(config, "signer"), _Checks(config, "controller")
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_check_role(signer, config.signer, clock, lambda s: _check_signer(signer, s)))
         tasks.create_task(
-            _check_role(controller, config.controller, clock, lambda s: _check_controller(controller, s, hub))
+            _check_role(
+                controller,
+                config.controller,
+                clock,
+                lambda s: _check_controller(controller, s, hub, identity),
+            )
         )
     return (*registry.results, *signer.results, *controller.results)
 
@@ -247,18 +260,19 @@ def _judge_keys(document: bytes, *, needs_keys: bool) -> tuple[Outcome, str, str
     return "warning", what, "service account keys are RSA of 2048 bits or more, or EC, each with a `kid`"
 
 
-async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubConfig) -> None:
+async def _check_controller(
+    checks: _Checks, session: ClusterSession, hub: HubConfig, identity: HubIdentity | None
+) -> None:
     publication = hub.controller.publication
     needs = controller_needs(config_map=publication.config_map, probe=checks.config.probe)
     await _check_permissions(checks, session, needs, CONTROLLER_EXCESSIVE)
     await _check_probe(checks, session)
     trust_bundle = await _check_trust_bundle(checks, session, trust_bundle_name(publication.config_map))
     async with checks.guarded("bundle_writers"):
-        writers = await other_writers(session, config_map=publication.config_map, key=publication.key)
-        if writers:
-            named = ", ".join(
-                f"{harmless(manager)} ({count})" for manager, count in sorted(writers.items())[:5]
-            )
+        writers = await find_writers(session, config_map=publication.config_map, key=publication.key)
+        _check_hubs(checks, writers, identity)
+        if writers.others:
+            named = _counted(writers.others)
             checks.add(
                 "bundle_writers",
                 "warning",
@@ -266,10 +280,48 @@ async def _check_controller(checks: _Checks, session: ClusterSession, hub: HubCo
                 "set ENABLE_CA_SERVER=false in istiod and remove istio-csr there, or they fight over it",
             )
         else:
-            checks.add("bundle_writers", "ok", f"nobody else writes {publication.config_map}")
+            checks.add("bundle_writers", "ok", f"no writer but hubs is recorded for {publication.config_map}")
     await _check_istiod_certificate(checks, session)
     found = await read_istio(session, checks.config)
     checks.results += compare_istio(found, checks.config, hub, trust_bundle=trust_bundle)
+
+
+def _check_hubs(checks: _Checks, writers: Writers, identity: HubIdentity | None) -> None:
+    """Whether another hub has written to the cluster, by the marks on the objects."""
+    check, marks = "hubs", writers.hubs
+    if identity is None and any(marks):
+        checks.add(
+            check,
+            "warning",
+            f"hubs have written there: {_counted(marks)}; the identity of this one cannot be read here",
+            "compare with what `federation status --json` shows under controllers; a second one is another hub",
+        )
+        return
+    own = identity or NO_HUB
+    others = Counter({mark: n for mark, n in marks.items() if mark and not own.owns(mark)})
+    if others:
+        checks.add(
+            check,
+            "failed",
+            f"another hub has written there, of the identity {_counted(others)}: this one will write nothing",
+            "find that hub. Remove the cluster from one of the two; to take it over with this one, stop the other "
+            "there and name its identity in controller.adopt_hubs",
+        )
+    elif marks[""] and not own.id:
+        checks.add(
+            check,
+            "warning",
+            f"a hub that left no identity has written there ({marks['']}): an earlier release, and not this hub, which "
+            "has not run yet",
+            "find that hub, and see that only one of the two has this cluster",
+        )
+    else:
+        checks.add(check, "ok", "no other hub has written there")
+
+
+def _counted(names: Counter[str]) -> str:
+    """The first few with how often each occurs."""
+    return ", ".join(f"{harmless(name) or 'none'} ({count})" for name, count in sorted(names.items())[:5])
 
 
 async def _check_probe(checks: _Checks, session: ClusterSession) -> None:

@@ -1,8 +1,9 @@
-"""Who else writes the bundle's ConfigMap, by what Kubernetes itself records (``metadata.managedFields``)."""
+"""Who else writes the bundle's ConfigMap, by what Kubernetes records (``metadata.managedFields``) and hubs leave."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
 from federation.clusters.session import ClusterSession
 from federation.core.errors import ClusterGarbage
+from federation.core.hub_identity import mark_in
 
 FIELD_MANAGER: Final = "federation-hub"
 """The name our server-side applies carry; a field that another name owns is somebody else's."""
@@ -28,6 +30,7 @@ class ManagedFields(msgspec.Struct, rename="camel"):
 
 class _Meta(msgspec.Struct, rename="camel"):
     managed_fields: list[ManagedFields] | None = None
+    annotations: dict[str, Any] | None = None
 
 
 class _Object(msgspec.Struct):
@@ -49,18 +52,33 @@ def owners_of(managed: list[ManagedFields], key: str, *, ours: str = FIELD_MANAG
     }
 
 
-async def other_writers(
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Who writes it, with the number of namespaces: ``others`` by their field managers, ``hubs`` by their identities.
+
+    The identity is empty for a hub that left none.
+    """
+
+    others: Counter[str] = field(default_factory=Counter)
+    hubs: Counter[str] = field(default_factory=Counter)
+
+
+async def find_writers(
     session: ClusterSession, *, config_map: str, key: str, ours: str = FIELD_MANAGER
-) -> Counter[str]:
-    """Each other manager with the number of namespaces where it owns the key. Raises ClusterErrors."""
-    found: Counter[str] = Counter()
+) -> Writers:
+    """Each other manager that owns the key, and each hub that wrote the object. Raises ClusterErrors."""
+    found = Writers()
     params = {"fieldSelector": f"metadata.name={config_map}", "limit": "500"}
     for _ in range(MAX_PAGES):
         answer = await session.get("/api/v1/configmaps", params=params, accept=METADATA_ONLY_LIST)
         try:
             page = decode_page(answer)
             for raw in page.items or ():
-                found.update(owners_of(_decode(raw).metadata.managed_fields or [], key, ours=ours))
+                meta = _decode(raw).metadata
+                managed = meta.managed_fields or []
+                found.others.update(owners_of(managed, key, ours=ours))
+                if any(entry.manager == ours for entry in managed):
+                    found.hubs[mark_in(meta.annotations)] += 1
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             problem = f"list of {config_map} is not what the API promises: {error}"
             raise ClusterGarbage(problem, where=str(session.name)) from None

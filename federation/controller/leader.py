@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Final
 
 from federation.clusters.health import ClusterHealth
@@ -27,6 +29,7 @@ from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import Address, ClusterConfig, HubConfig
 from federation.core.errors import FederationError, StateUnavailable
+from federation.core.hub_identity import HubIdentity
 from federation.core.trust.rotation.effects import orders_of
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import ClusterFacts
@@ -39,6 +42,7 @@ from federation.state.documents import (
     Proposal,
     RotationReport,
 )
+from federation.state.identity import own_identity
 from federation.state.store import Leadership, StateStore
 
 SOURCES_EVERY: Final = 2.0
@@ -72,7 +76,10 @@ class Leader:
         jitter: random.Random,
         signer_address: Address | None,
         changed: Callable[[], None],
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        self._random_bytes = random_bytes
+        self.hub = HubIdentity()
         self._config = config
         self._store = store
         self._leadership = leadership
@@ -107,6 +114,7 @@ class Leader:
     async def run(self) -> None:
         """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
         await self._kept.load()
+        self.hub = await own_identity(self._store, clock=self._clock, random_bytes=self._random_bytes)
         try:
             async with asyncio.TaskGroup() as tasks, self._members:
                 tasks.create_task(self._watch_leadership())
@@ -130,6 +138,7 @@ class Leader:
             allowed=lambda: self._leadership.held,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
+            hub=replace(self.hub, adopts=config.controller.adopt_hubs),
             settled=self._settle,
             changed=self._prove_soon,
             clock=self._clock,
@@ -352,4 +361,4 @@ def _names(config: HubConfig) -> list[str]:
 
 
 def _shared(config: HubConfig) -> tuple[object, ...]:
-    return config.controller.publication, config.trust_domain
+    return config.controller.publication, config.controller.adopt_hubs, config.trust_domain

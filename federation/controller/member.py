@@ -29,17 +29,19 @@ from federation.controller.publication.joining import (
     Remembered,
     named,
     nobody_remembers,
+    other_hub_wrote,
 )
 from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
 from federation.controller.publication.pulse import Pulse
-from federation.controller.publication.read_back import EXAMPLES, ReadBack, read_back
+from federation.controller.publication.read_back import EXAMPLES, KEPT, LEFT, ReadBack, read_back
 from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
 from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
 from federation.controller.rotation.joining import istio_seen, not_joining
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, PublicationConfig
+from federation.core.hub_identity import NO_HUB, HubIdentity
 from federation.core.identity import TrustDomain
 from federation.core.trust.joining import IstioSeen
 from federation.core.trust.rotation.effects import Orders
@@ -51,6 +53,7 @@ LOOK: Final = 10.0
 PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
 
+CLAIM_POLL: Final = 0.25  # seconds
 CLUSTER_SCOPED: Final = ""
 """The namespace of objects that are in none."""
 
@@ -75,6 +78,7 @@ class Surroundings:
     clock: Clock
     jitter: random.Random
     reader: ContentReader
+    hub: HubIdentity = NO_HUB
     settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
     """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
     remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
@@ -121,6 +125,9 @@ class Member:
             trust=around.trust,
             remembered=around.remembered,
             clock=around.clock,
+            hub=around.hub,
+            first=[n for n in config.istio.namespaces if n not in publication.excluded_namespaces],
+            exists=lambda name: ObjectKey("", name) in self._watch.namespaces,
         )
         self._watch = ClusterWatch(
             session,
@@ -183,6 +190,8 @@ class Member:
                 generation=lambda: around.trust.for_cluster(str(config.name)),
                 issuer=lambda: around.orders().issuer_for(str(config.name)),
                 another_ca=self._another_ca,
+                hub=around.hub,
+                published=around.trust.is_ours,
                 revisions=self._webhooks.revisions,
                 allowed=around.allowed,
                 clock=around.clock,
@@ -211,6 +220,7 @@ class Member:
                 member._webhooks.run,
                 member._beat,
                 member._look,
+                member._claim,
             ]
             if member._bundle.enabled:
                 works.append(member._bundle.run)
@@ -230,8 +240,8 @@ class Member:
         """Publish the generation that this cluster is to hold."""
         generation = self._around.trust.for_cluster(str(self.config.name))
         if generation is not None:
-            self._publisher.aim(Target.of(generation, self._around.publication))
-            self._bundle.aim(BundleTarget.of(generation, self._around.publication))
+            self._publisher.aim(Target.of(generation, self._around.publication, self._around.hub))
+            self._bundle.aim(BundleTarget.of(generation, self._around.publication, self._around.hub))
             self._dirty = True
 
     def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
@@ -318,6 +328,15 @@ class Member:
             self._bundle.note_release(self._pulse.version)
             await self._clock.sleep(PULSE)
 
+    async def _claim(self) -> None:
+        """Publish to all namespaces once this hub's mark has stood in the first one."""
+        while True:
+            before, other = self._joining.claims, self._joining.other_hub
+            await self._clock.sleep(CLAIM_POLL)
+            if (before and not self._joining.claims) or (other and not self._joining.other_hub):
+                self._publisher.notice_all()
+                self._dirty = True
+
     async def _look(self) -> None:
         """Read what a cluster that joins has set in its Istio."""
         while True:
@@ -347,6 +366,7 @@ class Member:
                 failed=tally.failed,
                 keeps=self._joining.keeps,
                 yields=self._joining.yields,
+                why_kept=LEFT if self._joining.other_hub else KEPT,
             )
             self._reported = counted, fresh
         if fresh and not self._bundle.kept and self._bundle.status().state != "unknown":
@@ -396,6 +416,9 @@ class Member:
             config_map=self._around.publication.config_map,
             remedy=tally.remedy,
         )
+        rival = self._publisher.contention.rival(now)
+        if health.state == "ready" and rival:
+            health = other_hub_wrote(rival)
         if health.state == "ready" or health.reason == "other_writers":
             if self._keeps_something(counted):
                 health = self._joining_health(counted)
@@ -430,6 +453,8 @@ class Member:
         """Why istiod's callers may not trust the hub yet: it joins, or some namespace holds roots of another."""
         if not self._watch.fresh:
             return "its namespaces are not read back"
+        if other := self._joining.other_hub:
+            return f"another hub publishes there, of the identity {other}"
         awaited = self._around.awaited(str(self.config.name))
         if awaited is not None:
             return awaited

@@ -103,6 +103,7 @@ class ControllerRole:
             sources=leader.source_states(),
             clusters=leader.clusters(),
             matrix=leader.matrix,
+            hub=leader.hub.id,
             proposals=leader.proposals(),
             dismissed=leader.dismissed,
             proposals_kept=leader.proposals_kept,

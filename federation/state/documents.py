@@ -13,6 +13,7 @@ key                          written by          holds
 ``orders``                   controller leader   what signers are to sign with, and where they are to stop
 ``takeovers``                controller leader   since when the hub has issued for each cluster
 ``operations/<id>``          any controller      what an operator asked for, and what became of it
+``hub``                      controller leader   this hub's identity, drawn once
 ``proposals/<cluster>``      controller leader   anchors found in that cluster, open and dismissed
 ``proposals/_authorities``   controller leader   likewise, of roots that a back end has named
 ===========================  ==================  =====================================================================
@@ -147,6 +148,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = ""  # done | refused
     detail: str = ""
     remedy: str = ""
+
+
+class HubRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub's own identity, drawn once. Where it is lost, the clusters that bear it are another hub's."""
+
+    id: str
+    created: float
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -539,6 +547,7 @@ class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     clusters: dict[str, ControllerClusterReport] = {}
     matrix: Matrix = Matrix()
     proposals: list[Proposal] = []
+    hub: str = ""  # this hub's identity
     dismissed: list[str] = []  # SHA-256 of roots that back ends name and an operator has dismissed
     proposals_kept: bool = False  # each is in a document of its own as well: what this report says is a copy
     proposals_problems: list[str] = []  # why what was found may not be all, or may not survive a restart

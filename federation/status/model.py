@@ -403,7 +403,10 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One controller process. ``leader`` is false for one that is stale."""
+    """One controller process. ``leader`` is false for one that is stale.
+
+    ``hub`` is the identity that is written on every object in a member cluster; it is told by the leader.
+    """
 
     replica: str
     leader: bool
@@ -416,6 +419,7 @@ class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     runs_current_configuration: bool
     sources: dict[str, str]
+    hub: str = ""
 
 
 class PairReason(msgspec.Struct, frozen=True, kw_only=True):

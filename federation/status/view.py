@@ -130,6 +130,7 @@ def _controllers(scene: Scene) -> list[ControllerView]:
                 generation=report.generation,
                 runs_current_configuration=fresh and report.config_digest == scene.config.digest,
                 sources=report.sources,
+                hub=report.hub,
             )
         )
     return views

@@ -105,7 +105,7 @@ async def test_the_member_manifests_pass_every_check(member: Member) -> None:
     assert {check for role, check in checks if role == "signer"} == both | {"issuer", "token_keys"}
     # The others of Istio look at what is there, and there is nothing.
     istio = {"istio_certificate", "istio_rights", "istio_control_planes"}
-    controller = both | istio | {"probe", "bundle_writers", "cluster_trust_bundle"}
+    controller = both | istio | {"probe", "bundle_writers", "hubs", "cluster_trust_bundle"}
     assert {check for role, check in checks if role == "controller"} == controller
     assert {check for role, check in checks if role == "hub"} == {"cluster_id", "separate_credentials"}
 

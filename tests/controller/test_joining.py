@@ -319,7 +319,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
     async with two.controller():
         report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
         report = await two.until(lambda r: r.clusters["west"].publication.joining == 2)
-        assert two.held("west", "federation-system") == root().pem.decode()
+        await eventually(lambda: two.held("west", "federation-system") == root().pem.decode())
         (proposal,) = report.proposals
         assert (proposal.sha256, proposal.cluster, proposal.pem) == (
             own.certificate.sha256,

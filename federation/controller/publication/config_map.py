@@ -18,10 +18,11 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
 from federation.clusters.writers import FIELD_MANAGER
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import InvalidValue
+from federation.core.hub_identity import NO_HUB, HubIdentity, mark_in
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.state.documents import Generation
 
@@ -45,10 +46,11 @@ class Target:
     created: float  # seconds since the epoch
     sha256: str
     body: bytes = field(repr=False)
+    hub: HubIdentity = NO_HUB
 
     @classmethod
-    def of(cls, generation: Generation, config: PublicationConfig) -> Target:
-        """The target of that generation. Raises InvalidValue where it would not fit into an object."""
+    def of(cls, generation: Generation, config: PublicationConfig, hub: HubIdentity = NO_HUB) -> Target:
+        """The target of that generation, written by that hub. Raises InvalidValue where no object would hold it."""
         if len(generation.bundle_pem) > MAX_BUNDLE_BYTES:
             raise InvalidValue(
                 f"a bundle of {len(generation.bundle_pem)} bytes does not fit into a ConfigMap"
@@ -56,7 +58,11 @@ class Target:
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": config.config_map, "labels": {LABEL: "true"}},
+            "metadata": {
+                "name": config.config_map,
+                "labels": {LABEL: "true"},
+                **({"annotations": hub.annotations} if hub.annotations else {}),
+            },
             "data": {config.key: generation.bundle_pem},
         }
         return cls(
@@ -66,15 +72,35 @@ class Target:
             created=generation.created,
             sha256=generation.sha256,
             body=msgspec.json.encode(body),
+            hub=hub,
         )
 
     def is_met_by(self, held: Held | None) -> bool:
-        """True where nothing would have to be written."""
-        return held is not None and held.sha256 == self.sha256 and held.labelled and not held.extra
+        """True where nothing would have to be written.
+
+        What an earlier release of the hub has written, or an adopted hub, gets this hub's mark.
+        """
+        return (
+            held is not None
+            and held.sha256 == self.sha256
+            and held.labelled
+            and not held.extra
+            and is_marked(self.hub, held.hub, ours=held.ours)
+        )
 
     def path(self, namespace: str) -> str:
         """Where the object is in that namespace."""
         return f"/api/v1/namespaces/{namespace}/configmaps/{self.name}"
+
+
+def is_marked(hub: HubIdentity, mark: str, *, ours: bool) -> bool:
+    """Whether an object whose content is right needs no other mark; ``ours``: the field manager is the hub's.
+
+    Another hub's mark stays: it is replaced with the object, or not at all.
+    """
+    if not hub.id or mark == hub.id or hub.is_other(mark):
+        return True
+    return not mark and not ours
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +108,8 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
     ``sha256`` is the digest of the key's value, empty where there is none. ``extra`` are further keys, as
     ``data/<key>`` or ``binaryData/<key>``. ``writers`` are other field managers that own the key. ``ours``
-    says that the hub has written the object: it still owns something of it, if only the label.
+    says that a hub has written the object: it still owns something of it, if only the label. ``hub`` is the identity
+    of the one that says it did.
     """
 
     sha256: str
@@ -90,6 +117,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     extra: tuple[str, ...] = ()
     writers: tuple[str, ...] = ()
     ours: bool = False
+    hub: str = ""
 
 
 def wipe_body(extra: Iterable[str]) -> bytes:
@@ -143,7 +171,7 @@ class _Managed(msgspec.Struct, gc=False):
     fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
 
 
-class _Meta(WireMeta, rename="camel", gc=False):
+class _Meta(MarkedMeta, rename="camel", gc=False):
     managed_fields: list[_Managed] | None = None
 
 
@@ -174,6 +202,7 @@ class HeldDecoder:
             self._extra(found),
             self._writers(meta.managed_fields or ()),
             any(entry.manager == FIELD_MANAGER for entry in meta.managed_fields or ()),
+            sys.intern(mark_in(meta.annotations)),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()

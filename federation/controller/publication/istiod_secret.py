@@ -21,9 +21,10 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
 from federation.clusters.writers import FIELD_MANAGER, MAX_NAME
 from federation.core.errors import InvalidValue
+from federation.core.hub_identity import NO_HUB, HubIdentity, mark_in
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import MAX_PATH, Purpose, verify_chain
 from federation.core.pki.keys import kind_of, load_private_key
@@ -44,8 +45,9 @@ _PRIVATE: Final = b"PRIVATE KEY-----"
 
 
 class HeldSecret(msgspec.Struct, frozen=True, gc=False):
-    """What the Secret holds, as far as it matters; ``ours`` says that the hub wrote it: it owns some field of it.
+    """What the Secret holds, as far as it matters.
 
+    ``ours`` says that a hub wrote it: it owns some field of it. ``hub`` is the identity of the one that says it did.
     A key that is missing, or whose value is not base64, is empty. ``writers`` are other field managers that own one
     of the three keys.
     """
@@ -56,6 +58,7 @@ class HeldSecret(msgspec.Struct, frozen=True, gc=False):
     ca: bytes
     ours: bool
     writers: tuple[str, ...] = ()
+    hub: str = ""
 
     def __repr__(self) -> str:
         return f"HeldSecret(type={self.type!r}, ours={self.ours})"
@@ -70,7 +73,7 @@ class _Managed(msgspec.Struct, gc=False):
     fields: _OwnedFields | None = msgspec.field(name="fieldsV1", default=None)
 
 
-class _Meta(WireMeta, rename="camel", gc=False):
+class _Meta(MarkedMeta, rename="camel", gc=False):
     managed_fields: list[_Managed] | None = None
 
 
@@ -101,6 +104,7 @@ def decode_secret(payload: Payload) -> Item[HeldSecret]:
         ca=_bytes(data.get(CA, "")),
         ours=any(entry.manager == FIELD_MANAGER for entry in managed),
         writers=tuple(sorted(others)[:MOST_WRITERS]),
+        hub=mark_in(meta.annotations),
     )
     return Item(key_of(meta), meta.resource_version, value)
 
@@ -113,7 +117,14 @@ def _bytes(value: str) -> bytes:
 
 
 def apply_body(
-    namespace: str, name: str, *, certificate: bytes, key: bytes, ca: bytes, held: HeldSecret | None
+    namespace: str,
+    name: str,
+    *,
+    certificate: bytes,
+    key: bytes,
+    ca: bytes,
+    held: HeldSecret | None,
+    hub: HubIdentity = NO_HUB,
 ) -> bytes:
     """A server-side apply of the whole Secret. The type of one that is there cannot be changed, so it stays."""
     data = {
@@ -124,7 +135,12 @@ def apply_body(
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace, "labels": LABELS},
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "labels": LABELS,
+                **({"annotations": hub.annotations} if hub.annotations else {}),
+            },
             "type": held.type if held is not None and held.type else TLS,
             "data": data,
         }

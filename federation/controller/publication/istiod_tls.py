@@ -16,8 +16,10 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -47,6 +49,7 @@ from federation.controller.publication.secret_watch import SecretWatch
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import ClusterThrottled, FederationError, InvalidValue, NotReady
+from federation.core.hub_identity import NO_HUB, HubIdentity
 from federation.core.istiod import istiod_names
 from federation.core.pki.chain import Purpose, verify_chain
 from federation.core.pki.keys import private_key_pem
@@ -75,7 +78,8 @@ class Around:
 
     ``generation`` is the one that the cluster is to hold, ``issuer`` the intermediate (SHA-256) that signs for it by
     order (empty: no order says). ``another_ca`` says why istiod's callers may not trust the hub yet (empty: they do).
-    ``revisions`` are those found in a namespace, beside those configured.
+    ``revisions`` are those found in a namespace, beside those configured. ``hub`` is this hub, and ``published`` says
+    whether it has published a bundle of that SHA-256.
     """
 
     generation: Callable[[], Generation | None]
@@ -85,6 +89,8 @@ class Around:
     allowed: Callable[[], bool]
     clock: Clock
     jitter: random.Random
+    hub: HubIdentity = NO_HUB
+    published: Callable[[str], bool] = lambda _: False
 
 
 class IstiodCertificates:
@@ -228,7 +234,7 @@ class _Keeper:
             lasting = now < until if not examined.problem else (now - at).total_seconds() < JUDGE_AGAIN
             if of is held and by is wanted and at <= now and lasting:
                 return examined
-        examined = examine(held, wanted, now)
+        examined = examine(msgspec.structs.replace(held, ours=self._is_ours(held)), wanted, now)
         self._judged = held, wanted, now, examined
         return examined
 
@@ -250,7 +256,16 @@ class _Keeper:
 
     def _held_back(self, held: HeldSecret | None) -> str:
         """Why the hub must not put its certificate there: what it has written itself it goes on keeping."""
-        return "" if held is not None and held.ours else self._around.another_ca()
+        return "" if held is not None and self._is_ours(held) else self._around.another_ca()
+
+    def _is_ours(self, held: HeldSecret) -> bool:
+        """Whether this hub wrote it: by its mark, or, where an earlier release left none, by the bundle in it."""
+        hub = self._around.hub
+        if not hub.id:
+            return held.ours
+        if held.hub:
+            return held.hub == hub.id
+        return held.ours and self._around.published(sha256(held.ca).hexdigest())
 
     async def _look(self) -> None:
         wanted, watch = self._want(), self._watch
@@ -305,7 +320,13 @@ class _Keeper:
         if self._watch.held is not held or not self._around.allowed():
             return  # what was decided no longer holds
         body = apply_body(
-            self._namespace, self._name, certificate=certificate, key=key, ca=wanted.bundle, held=held
+            self._namespace,
+            self._name,
+            certificate=certificate,
+            key=key,
+            ca=wanted.bundle,
+            held=held,
+            hub=self._around.hub,
         )
         self._sent = certificate, key, wanted.bundle
         self._retry_at = self._clock.monotonic() + CONFIRM

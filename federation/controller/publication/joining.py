@@ -11,6 +11,12 @@ writing the object: istiod compares bytes and puts its own back at once (InsertD
 security/pkg/k8s/configutil.go). Until the takeover is declared the hub therefore writes over no content of
 another field manager that holds nothing but known CAs; it waits until that writer serves the hub's bundle to the
 byte, after which neither writes. An object that is missing there is left to that writer for a moment.
+
+Another hub is such a writer as well, and answers as fast. Where an object bears the mark of one that was not adopted
+(``controller.adopt_hubs``), this hub writes nothing in the cluster, whatever the object holds, and whatever
+``own_anchors`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
+others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
+namespace has held this hub's bundle a mark protects nothing: whoever may write one ConfigMap can write any mark.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from federation.controller.publication.read_back import ReadBack
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.errors import InvalidValue
+from federation.core.hub_identity import NO_HUB, HubIdentity
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.trust.joining import IstioSeen
@@ -45,6 +52,12 @@ GRACE: Final = 5.0
 """Seconds that a missing object is left to the other writer: istiod makes it within one."""
 
 YIELDS: Final = "other_writers"
+OTHER_HUB: Final = "other_hub"
+CLAIM: Final = 0.5
+"""Seconds that this hub's mark has to stand in the first namespace before it writes to the others."""
+
+CLAIM_LIMIT: Final = 15.0
+"""Seconds that the others wait for that: what refuses the object in one namespace must not hold up all."""
 
 _PEM: Final = b"-----BEGIN"
 _K = TypeVar("_K")
@@ -101,7 +114,8 @@ class Joining:
 
     ``replaces`` is the operator's word to overwrite it all at once. ``nothing_earlier`` is his word that no
     certificate from before the hub is alive: then a cluster that came with roots of the hub alone has no CA of its
-    own that issues. ``remembered`` is what is persisted, None where nothing is: what it came with is then not
+    own that issues. ``hub`` is this hub; the one of the namespaces ``first`` that ``exists`` is written to before all
+    others. ``remembered`` is what is persisted, None where nothing is: what it came with is then not
     waited for.
     """
 
@@ -115,13 +129,23 @@ class Joining:
         trust: TrustState,
         remembered: Callable[[str], Remembered | None],
         clock: Clock,
+        hub: HubIdentity = NO_HUB,
+        first: Sequence[str] = (),
+        exists: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        self._hub = hub
+        self._firsts = tuple(first)
+        self._exists = exists
+        self._in_first: dict[str, tuple[Held, float]] = {}
+        self._claiming_since: float | None = None
+        self._others: dict[str, str] = {}
         self._cluster = cluster
         self._contents = contents
         self._trust = trust
         self._remembered = remembered
         self._clock = clock
         self._replaces = replaces
+        self._completed = False
         self._nothing_earlier = nothing_earlier
         self._missing_since: dict[str, float] = {}
         self._late: set[str] = set()
@@ -147,6 +171,7 @@ class Joining:
 
     def notice(self, namespace: str, held: Held | None) -> None:
         """The watch shows that ``namespace`` holds that."""
+        self._note_mark(namespace, held)
         if held is not None:
             self._made(namespace)
         if held is None or not held.sha256 or self.over():
@@ -161,7 +186,54 @@ class Joining:
     def forget(self, namespace: str) -> None:
         """The namespace is gone; one of that name that comes later is another."""
         self._served.discard(namespace)
+        self._others.pop(namespace, None)
         self._made(namespace)
+
+    def _note_mark(self, namespace: str, held: Held | None) -> None:
+        mark = held.hub if held is not None else ""
+        if self._hub.is_other(mark):
+            self._others[namespace] = mark
+        else:
+            self._others.pop(namespace, None)
+        if namespace not in self._firsts:
+            return
+        before = self._in_first.pop(namespace, None)
+        if held is not None:
+            stood = before is not None and before[0].hub == mark
+            self._in_first[namespace] = held, before[1] if before and stood else self._clock.monotonic()
+
+    @property
+    def _first(self) -> str:
+        return next((name for name in self._firsts if self._exists(name)), "")
+
+    @property
+    def _defends(self) -> bool:
+        """Whether every namespace has held this hub's bundle: what another hub writes is an edit since then."""
+        remembered = self._remembered(self._cluster)
+        return self._completed or (remembered is not None and remembered.joined)
+
+    @property
+    def other_hub(self) -> str:
+        """The identity of another hub that this one leaves the cluster to; empty where there is none."""
+        if not self._others or self._defends:
+            return ""
+        return self._others.get(self._first) or self._others[min(self._others)]
+
+    @property
+    def claims(self) -> bool:
+        """Whether this hub's mark has yet to stand for a moment in the first namespace, where it can be written."""
+        first = self._first
+        if not self._hub.id or self._defends or not first:
+            return False
+        held, since = self._in_first.get(first, (None, 0.0))
+        now = self._clock.monotonic()
+        if held is not None and held.hub == self._hub.id:
+            return now - since < CLAIM
+        if self.keeps(first, held) or self.yields(first, held):
+            return False
+        if self._claiming_since is None:
+            self._claiming_since = now
+        return now - self._claiming_since < CLAIM_LIMIT
 
     def _made(self, namespace: str) -> None:
         self._missing_since.pop(namespace, None)
@@ -174,11 +246,13 @@ class Joining:
 
     def complete(self, counted: ReadBack) -> None:
         """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""
-        if 0 < counted.selected == counted.current and not counted.forbidden:
-            self._joined = True
+        if 0 < counted.selected == counted.current and not counted.forbidden and not self.other_hub:
+            self._joined = self._completed = True
 
     def keeps(self, namespace: str, held: Held | None) -> bool:
         """Whether what the namespace holds is to stay for now."""
+        if self.other_hub:
+            return True
         if held is None or not held.sha256 or self.over():
             return False
         generation = self._trust.for_cluster(self._cluster)
@@ -193,7 +267,9 @@ class Joining:
 
     def stays(self, namespace: str, held: Held | None) -> bool:
         """Whether nothing is to be written there for now, for one reason or the other."""
-        return self.keeps(namespace, held) or self.yields(namespace, held)
+        if self.keeps(namespace, held) or self.yields(namespace, held):
+            return True
+        return namespace != self._first and self.claims
 
     @property
     def under_way(self) -> bool:
@@ -257,6 +333,8 @@ class Joining:
     def health(self, digests: Collection[str]) -> ClusterHealth:
         """How a cluster fares whose namespaces keep something; ``digests`` are the contents that it holds."""
         certificates, unreadable = self.missing(digests)
+        if other := self.other_hub:
+            return other_hub_health(other, f"it holds {named(certificates) or 'the bundle of this hub'}")
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
         told = [text for text in (named(certificates),) if text]
@@ -296,6 +374,8 @@ class Joining:
         return [found[sha256] for sha256 in sorted(found)], unreadable
 
     def _is_ours(self, held: Held) -> bool:
+        if self._hub.id:  # what an earlier release wrote bears no mark: that it was published proves it
+            return held.hub == self._hub.id or self._trust.is_ours(held.sha256)
         return held.ours or self._trust.is_ours(held.sha256)
 
     def _is_put_back(self, held: Held) -> bool:
@@ -345,6 +425,30 @@ class Joining:
             found = _parse(pem)
             _remember(self._parsed, digest, found)
         return found
+
+
+def other_hub_health(hub: str, detail: str) -> ClusterHealth:
+    """How a cluster fares that this hub leaves to another one."""
+    return ClusterHealth(
+        "degraded",
+        OTHER_HUB,
+        f"another hub publishes there, of the identity {hub}: {detail}. This hub writes nothing to the cluster",
+        "find that hub: `federation status` shows the identity of each. If it is to go on, remove the cluster here. "
+        "If this one is to take the cluster over, stop the other one there, accept its root if its certificates are "
+        f'to be trusted until they end, and add "{hub}" to controller.adopt_hubs here',
+    )
+
+
+def other_hub_wrote(hub: str) -> ClusterHealth:
+    """How a cluster fares in which another hub writes over this one's objects."""
+    return ClusterHealth(
+        "degraded",
+        OTHER_HUB,
+        f"another hub, of the identity {hub}, has written over what this hub publishes there. It is restored, "
+        "ever more slowly",
+        "stop one of the two in this cluster: `federation status` shows the identity of each. If no hub of yours has "
+        "that one, find out who else may write these objects there",
+    )
 
 
 def named(certificates: Iterable[Certificate]) -> str:

@@ -145,7 +145,8 @@ class Publisher:
             and not target.is_met_by(new)
             and ObjectKey("", namespace) in self._watch.namespaces
         ):
-            self.contention.strike(namespace, now)
+            rival = new.hub if new is not None and new.hub != target.hub.id else ""
+            self.contention.strike(namespace, now, rival=rival if target.hub.id else "")
             self._to_restore.add(namespace)
         self._enqueue(namespace)
 

@@ -16,6 +16,7 @@ from federation.controller.publication.config_map import MOST_WRITERS, Held, Tar
 MOST_PROBLEMS = 10
 MOST_CONTENTS = 16
 EXAMPLES = 3
+LEFT = "it is left to another hub, which publishes there"
 KEPT = "it holds a CA of its own, which is not overwritten for now"
 YIELDED = "it holds another writer's bytes, which are not overwritten for now"
 
@@ -84,10 +85,12 @@ def read_back(
     failed: Mapping[str, str] | None = None,
     keeps: Callable[[str, Held | None], bool] = lambda _, __: False,
     yields: Callable[[str, Held | None], bool] = lambda _, __: False,
+    why_kept: str = KEPT,
 ) -> ReadBack:
     """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
 
-    ``keeps`` says whether what a namespace holds is to stay for now, ``yields`` whether it is left to another writer.
+    ``keeps`` says whether what a namespace holds is to stay for now (``why_kept`` says why), ``yields`` whether it is
+    left to another writer.
     """
     forbidden, failed = forbidden or {}, failed or {}
     kept: list[str] = []
@@ -142,7 +145,7 @@ def read_back(
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
         behind=tuple(sorted(behind)[:EXAMPLES]),
         problems=tuple(
-            _problems(failed, forbidden, dict.fromkeys(kept, KEPT), dict.fromkeys(yielded, YIELDED))
+            _problems(failed, forbidden, dict.fromkeys(kept, why_kept), dict.fromkeys(yielded, YIELDED))
         ),
     )
 

@@ -14,14 +14,15 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from federation.clusters.objects import Item, Payload, WireMeta, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
 from federation.clusters.trust_bundles import GROUP, KIND, MANIFESTS, SIGNER, collection, trust_bundle_name
 from federation.clusters.writers import FIELD_MANAGER
-from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held
+from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held, is_marked
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.read_back import KEPT, YIELDED
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import ClusterError, ClusterForbidden
+from federation.core.hub_identity import NO_HUB, HubIdentity, mark_in
 from federation.state.documents import Generation
 
 State: TypeAlias = Literal["off", "not_served", "forbidden", "pending", "current", "contested", "unknown"]
@@ -38,15 +39,18 @@ class BundleTarget:
     name: str
     sha256: str
     pem: str = field(repr=False)
+    hub: HubIdentity = NO_HUB
 
     @classmethod
-    def of(cls, generation: Generation, config: PublicationConfig) -> BundleTarget:
-        """The target of that generation."""
-        return cls(trust_bundle_name(config.config_map), generation.sha256, generation.bundle_pem)
+    def of(cls, generation: Generation, config: PublicationConfig, hub: HubIdentity = NO_HUB) -> BundleTarget:
+        """The target of that generation, written by that hub."""
+        return cls(trust_bundle_name(config.config_map), generation.sha256, generation.bundle_pem, hub)
 
     def is_met_by(self, held: HeldBundle | None) -> bool:
         """True where nothing would have to be written. The signer cannot differ: the name begins with it."""
-        return held is not None and held.sha256 == self.sha256
+        return (
+            held is not None and held.sha256 == self.sha256 and is_marked(self.hub, held.hub, ours=held.ours)
+        )
 
     def path(self, version: str) -> str:
         """Where the object is, in that version of the API."""
@@ -58,22 +62,26 @@ class BundleTarget:
             {
                 "apiVersion": f"{GROUP}/{version}",
                 "kind": KIND,
-                "metadata": {"name": self.name},
+                "metadata": {
+                    "name": self.name,
+                    **({"annotations": self.hub.annotations} if self.hub.annotations else {}),
+                },
                 "spec": {"signerName": SIGNER, "trustBundle": self.pem},
             }
         )
 
 
 class HeldBundle(msgspec.Struct, frozen=True, gc=False):
-    """What the object holds: the digest of its certificates, who else owns them, and whether the hub has written it."""
+    """What the object holds: the digest of its certificates, who else owns them, and whether a hub wrote it, which."""
 
     sha256: str
     writers: tuple[str, ...] = ()
     ours: bool = False
+    hub: str = ""
 
     def as_held(self) -> Held:
         """The same as of a namespace's ConfigMap."""
-        return Held(self.sha256, labelled=True, writers=self.writers, ours=self.ours)
+        return Held(self.sha256, labelled=True, writers=self.writers, ours=self.ours, hub=self.hub)
 
 
 class _OwnedSpec(msgspec.Struct, gc=False):
@@ -85,7 +93,7 @@ class _Managed(msgspec.Struct, gc=False):
     fields: _OwnedSpec | None = msgspec.field(name="fieldsV1", default=None)
 
 
-class _Meta(WireMeta, rename="camel", gc=False):
+class _Meta(MarkedMeta, rename="camel", gc=False):
     managed_fields: list[_Managed] | None = None
 
 
@@ -114,6 +122,7 @@ class BundleDecoder:
             self._contents.note(found.spec.trust_bundle),
             _writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
+            mark_in(meta.annotations),
         )
         return Item(key_of(meta), meta.resource_version, held)
 

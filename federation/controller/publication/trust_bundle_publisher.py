@@ -330,7 +330,8 @@ class TrustBundlePublisher:
         if new is not None:
             self._contention.seen(new.writers, now)
         if target is not None and target.is_met_by(old) and not target.is_met_by(new):
-            self._contention.strike(_OBJECT, now)
+            rival = new.hub if new is not None and new.hub != target.hub.id else ""
+            self._contention.strike(_OBJECT, now, rival=rival if target.hub.id else "")
             self._to_restore, self._write_at = True, float("-inf")
         self._on_change(new)
 

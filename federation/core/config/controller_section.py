@@ -22,9 +22,11 @@ from federation.core.config.values import (
     dns_name_or_empty,
     integer,
     label,
+    made_by,
     object_name,
     seconds,
 )
+from federation.core.hub_identity import check_id
 
 DAY: Final = 86400.0
 MOST_WAVES: Final = 100
@@ -40,7 +42,10 @@ def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:
         published = _publication(table.table("publication"))
         proved = _proof(table.table("proof"), door)
         rotated = _rotation(table.table("rotation"), proved)
-    return ControllerConfig(publication=published, proof=proved, rotation=rotated)
+        adopted = table.list_of("adopt_hubs", made_by(check_id), ())
+    return ControllerConfig(
+        publication=published, proof=proved, rotation=rotated, adopt_hubs=frozenset(adopted)
+    )
 
 
 def _publication(table: Table) -> PublicationConfig:

@@ -169,6 +169,7 @@ class ControllerConfig:
     publication: PublicationConfig = field(default_factory=PublicationConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
     rotation: RotationConfig = field(default_factory=RotationConfig)
+    adopt_hubs: frozenset[str] = frozenset()  # identities of hubs whose objects in members are this hub's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from federation.core.config.model import (
     AnchorPin,
     ClusterConfig,
     ClusterPolicy,
+    ControllerConfig,
     DoorConfig,
     HubConfig,
     IstioConfig,
@@ -43,6 +44,7 @@ TABLES: dict[str, type] = {
     "door": DoorConfig,
     "signer": SignerConfig,
     "signer.authority": LocalAuthorityConfig,
+    "controller": ControllerConfig,
     "controller.publication": PublicationConfig,
     "controller.proof": ProofConfig,
     "controller.rotation": RotationConfig,
@@ -70,6 +72,7 @@ NOT_KEYS = {
     "trust": {"anchors"},
     "trust.anchors": {"clusters"},  # the key is cluster, and takes one or several
     "signer": {"authority", "successor", "conjur", "spiffe"},
+    "controller": {"publication", "proof", "rotation"},
     "state": {"namespace", "credentials"},  # of the other kind, in its block
     "clusters": {"signer", "controller", "policy", "istio", "timeouts"},
 }
@@ -122,6 +125,7 @@ def test_the_defaults_are_the_models() -> None:
     config = parse(TEXT)
     assert config.door == DoorConfig(server_names=config.door.server_names)
     assert config.status == StatusConfig()
+    assert config.controller == ControllerConfig()
     assert config.controller.publication == PublicationConfig()
     assert config.controller.proof == ProofConfig()
     assert config.controller.rotation == RotationConfig()

@@ -18,6 +18,7 @@ from federation.core.errors import (
     ClusterGone,
     ClusterInvalid,
     ClusterNotFound,
+    ClusterOverBudget,
     ClusterThrottled,
     FederationError,
 )
@@ -38,6 +39,7 @@ _ANSWERS: Final = (
     ClusterGone,
     ClusterInvalid,
     ClusterThrottled,
+    ClusterOverBudget,
 )
 _RANK: Final[dict[State, int]] = {"ready": 0, "degraded": 1, "unavailable": 2}
 

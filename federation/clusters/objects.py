@@ -93,7 +93,21 @@ class WireMeta(msgspec.Struct, rename="camel", gc=False):
     namespace: _Namespace = ""
     uid: _Opaque = ""
     deletion_timestamp: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    labels: dict[str, str] | None = None
+    labels: msgspec.Raw = msgspec.Raw()  # see labels_of
+
+
+MAX_LABELS_BYTES: Final = 64 * 1024
+"""Of the labels of one object: hundreds of the longest. Beyond, it counts as having none."""
+
+
+def labels_of(meta: WireMeta) -> dict[str, str]:
+    """The labels of an object; none where there are far too many, which a hostile API server could send."""
+    if not 0 < len(memoryview(meta.labels)) <= MAX_LABELS_BYTES:
+        return {}
+    return _decode_labels(meta.labels) or {}
+
+
+_decode_labels: Final = msgspec.json.Decoder(dict[str, str] | None).decode
 
 
 class MarkedMeta(WireMeta, rename="camel", gc=False):
@@ -120,10 +134,10 @@ def metadata_decoder(labels: Collection[str] = ()) -> Decode[ObjectMeta]:
         meta = decode(payload).metadata
         key = key_of(meta)
         pairs: tuple[tuple[str, str], ...] = ()
-        if kept and meta.labels:
+        if kept:
             pairs = tuple(
                 (sys.intern(k), sys.intern(v))
-                for k, v in sorted(meta.labels.items())
+                for k, v in sorted(labels_of(meta).items())
                 if k in kept and len(v) <= MAX_LABEL_VALUE
             )
         deletion = meta.deletion_timestamp.timestamp() if meta.deletion_timestamp else None

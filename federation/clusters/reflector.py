@@ -27,31 +27,45 @@ from federation.clusters.objects import (
     METADATA_ONLY,
     METADATA_ONLY_LIST,
     Decode,
+    ListPage,
     ObjectKey,
     decode_event,
     decode_page,
     decode_version,
 )
-from federation.clusters.session import SILENCE, ClusterSession
+from federation.clusters.session import MEMBER_ANSWER_BYTES, SILENCE, ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts
-from federation.core.errors import ClusterError, ClusterGarbage, ClusterGone, ClusterThrottled, ClusterTimeout
+from federation.core.errors import (
+    ClusterError,
+    ClusterGarbage,
+    ClusterGone,
+    ClusterOverBudget,
+    ClusterThrottled,
+    ClusterTimeout,
+)
 
 PAGE_SIZE: Final = 500
 """What client-go asks for: few enough for one answer to stay small, many enough for few answers."""
+
+MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
+"""Of one page of more than one object. To find where objects begin takes a page's whole length without a pause: this
+much is a few milliseconds. Where a page is larger, fewer objects are asked for, down to one."""
+
+SMALLER: Final = 4  # how many times smaller the page that is asked for then
 
 MAX_OBJECTS: Final = 300_000
 """Twice the pods of the largest cluster Kubernetes supports; past it something floods us."""
 
 MAX_PAGES: Final = 2000
-"""More than three times what MAX_OBJECTS takes: pages may come half empty, but not for ever."""
+"""More than three times what MAX_OBJECTS takes: pages may come half empty, but not for ever. For smaller pages more."""
+
+PIECE: Final = 50
+"""Objects of a page that are taken apart before others may get their turn: about a millisecond."""
 
 STEADY_SECONDS: Final = 5.0
 """A watch that stood this long went well. One that ends sooner counts as a failed attempt, or a server that
 ends every watch at once would be asked a thousand times a second."""
-
-TURN: Final = 1000
-"""Changes of a relist applied before others get their turn: about a millisecond."""
 
 T = TypeVar("T")
 
@@ -127,6 +141,8 @@ class Reflector(Generic[T]):
         self._heard = clock.monotonic()
         self._problem: ClusterError | None = None
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
+        self._budget = session.budget
+        self._page_size = PAGE_SIZE
 
     @property
     def items(self) -> Mapping[ObjectKey, T]:
@@ -169,7 +185,9 @@ class Reflector(Generic[T]):
             async with aclosing(self._endless()) as stream:
                 async for step in stream:
                     if isinstance(step, _Set):
-                        self._apply(step.key, step.value)
+                        with self._budget.charged():
+                            self._apply(step.key, step.value)
+                        await self._budget.turn()
                     else:
                         await self._replace(step.items)
         finally:
@@ -190,10 +208,11 @@ class Reflector(Generic[T]):
         """A relist: what went unnoticed meanwhile is a change as any other, deletions first."""
         changes: list[tuple[ObjectKey, T | None]] = [(key, None) for key in self._items if key not in listed]
         changes += listed.items()
-        for number, (key, value) in enumerate(changes):
-            if number % TURN == TURN - 1:
-                await asyncio.sleep(0)
-            self._apply(key, value)
+        for start in range(0, len(changes), PIECE):
+            with self._budget.charged():
+                for key, value in changes[start : start + PIECE]:
+                    self._apply(key, value)
+            await self._budget.turn()
         self._synced.set()
 
     async def _endless(self) -> AsyncGenerator[_Listed[T] | _Set[T], None]:
@@ -260,7 +279,8 @@ class Reflector(Generic[T]):
             self._established()
             async for line in lines:
                 self._heard = self._clock.monotonic()
-                step = self._take(line)
+                with self._budget.charged():
+                    step = self._take(line)
                 if step is not None:
                     yield step
 
@@ -289,32 +309,63 @@ class Reflector(Generic[T]):
             raise self._garbage(f"watch {self._path}: a line", error) from None
 
     async def _list(self) -> tuple[dict[ObjectKey, T], str]:
-        """Everything, page by page; in one piece where a page came too late to continue."""
+        """Everything, page by page; once more from its beginning where a page came too late to continue."""
         try:
-            return await self._list_pages(PAGE_SIZE)
+            return await self._list_pages()
         except ClusterGone:
-            return await self._list_pages(None)
+            return await self._list_pages()
 
-    async def _list_pages(self, size: int | None) -> tuple[dict[ObjectKey, T], str]:
-        accept = self._list_accept
+    async def _list_pages(self) -> tuple[dict[ObjectKey, T], str]:
         listed: dict[ObjectKey, T] = {}
-        params = dict(self._selectors) if size is None else self._selectors | {"limit": str(size)}
-        for _ in range(MAX_PAGES):
-            answer = await self._session.get(self._path, params=params, accept=accept)
-            self._heard = self._clock.monotonic()
-            try:
-                page = decode_page(answer)
-                for raw in page.items or ():
-                    key, _, value = self._decode(raw)
-                    listed[key] = value
-            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-                raise self._garbage(f"list {self._path}: the answer", error) from None
-            if len(listed) > MAX_OBJECTS:
-                raise self._flooded()
+        params = dict(self._selectors)
+        for _ in range(max(MAX_PAGES, 2 * MAX_OBJECTS // self._page_size)):
+            page = await self._page(params)
+            items = page.items or []
+            for start in range(0, len(items), PIECE):
+                with self._budget.charged():
+                    self._add(listed, items[start : start + PIECE])
+                await self._budget.turn()
             if not page.metadata.continue_:
                 return listed, page.metadata.resource_version
             params["continue"] = page.metadata.continue_
-        raise ClusterGarbage(f"list {self._path}: more than {MAX_PAGES} pages", where=self._where)
+        raise ClusterGarbage(f"list {self._path}: too many pages", where=self._where)
+
+    async def _page(self, params: dict[str, str]) -> ListPage:
+        """The next page, of so few objects that it is within its bounds."""
+        while True:
+            most = MAX_PAGE_BYTES if self._page_size > 1 else MEMBER_ANSWER_BYTES
+            try:
+                answer = await self._session.get(
+                    self._path,
+                    params=params | {"limit": str(self._page_size)},
+                    accept=self._list_accept,
+                    most_bytes=most,
+                )
+            except ClusterOverBudget:
+                if self._page_size == 1:
+                    self._page_size = PAGE_SIZE
+                    raise
+                self._page_size = max(1, self._page_size // SMALLER)
+                continue
+            self._heard = self._clock.monotonic()
+            try:
+                with self._budget.charged():
+                    page = decode_page(answer)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                raise self._garbage(f"list {self._path}: the answer", error) from None
+            finally:
+                await self._budget.turn()
+            return page
+
+    def _add(self, listed: dict[ObjectKey, T], items: list[msgspec.Raw]) -> None:
+        try:
+            for raw in items:
+                key, _, value = self._decode(raw)
+                listed[key] = value
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise self._garbage(f"list {self._path}: the answer", error) from None
+        if len(listed) > MAX_OBJECTS:
+            raise self._flooded()
 
     @property
     def _unheard(self) -> bool:
@@ -344,8 +395,8 @@ class Reflector(Generic[T]):
             f"{what} is not what the API promises: {harmless(str(error))}", where=self._where
         )
 
-    def _flooded(self) -> ClusterGarbage:
-        return ClusterGarbage(
+    def _flooded(self) -> ClusterOverBudget:
+        return ClusterOverBudget(
             f"{self._path}: more than {MAX_OBJECTS} objects",
             where=self._where,
             remedy="find what creates them in that cluster; the hub holds no more, to protect the others",

@@ -20,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from federation.clusters.answers import error_for, harmless
+from federation.clusters.budget import CpuBudget, Unlimited
 from federation.clusters.credentials import Access, LoadedCredentials, load_credentials
 from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts, Credentials
@@ -27,6 +28,7 @@ from federation.core.errors import (
     ClusterError,
     ClusterGarbage,
     ClusterInvalid,
+    ClusterOverBudget,
     ClusterTimeout,
     ClusterUnauthorized,
     ClusterUnreachable,
@@ -37,8 +39,19 @@ from federation.core.identity import ClusterName
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """A page of 500 whole ConfigMaps is a few MiB; etcd's limit of 1.5 MiB an object makes larger ones rare."""
 
-MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""A watch line holds one object, which etcd limits to 1.5 MiB; JSON and managedFields may double that."""
+MEMBER_ANSWER_BYTES: Final = 8 * 1024 * 1024
+"""Of a member cluster: one object, which etcd limits to 1.5 MiB. A tenant may fill a ConfigMap of 1 MiB with characters
+that JSON writes as six each, and must not end its cluster's watch by that."""
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""A watch line holds one object, as above."""
+
+SMALL_ANSWER_BYTES: Final = 256 * 1024
+"""For what is small by nature: a review, a token, a version, a set of keys."""
+
+LINE_TOO_LONG: Final = "line_too_long"
+TOO_LARGE: Final = "answer_too_large"
+"""The reason of the ClusterOverBudget for an answer beyond its limit: asked for less, it may be within."""
 
 SILENCE: Final = "silence"
 """The reason of the ClusterTimeout for a stream that stands but says nothing, which may be no failure."""
@@ -65,11 +78,16 @@ class ClusterSession:
         timeouts: ClusterTimeouts,
         clock: Clock,
         connections: int,
+        budget: CpuBudget | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.name: Final = cluster
         self.server: Final = credentials.server
         self.clock_skew = 0.0
         """Seconds our clock is ahead of the server's Date header, as last seen, to about a second."""
+        self.budget: Final = budget or Unlimited(clock)
+        """What taking apart its answers is charged to."""
+        self._most_bytes = most_bytes
         self._credentials = credentials
         self._timeouts = timeouts
         self._clock = clock
@@ -96,14 +114,26 @@ class ClusterSession:
         timeouts: ClusterTimeouts,
         clock: Clock,
         connections: int = 8,
+        budget: CpuBudget | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
     ) -> Self:
         """Read the credentials; nothing is sent yet. ``connections`` bounds requests at once, not watches.
+
+        ``most_bytes`` bounds every answer, and ``budget`` what it costs to take them apart (default: no bound).
 
         Raises ConfigurationError for credentials that cannot be used, ClusterUnauthorized for an exec plugin
         that fails.
         """
         loaded = await load_credentials(credentials, cluster=cluster, clock=clock)
-        return cls(loaded, cluster=cluster, timeouts=timeouts, clock=clock, connections=connections)
+        return cls(
+            loaded,
+            cluster=cluster,
+            timeouts=timeouts,
+            clock=clock,
+            connections=connections,
+            budget=budget,
+            most_bytes=most_bytes,
+        )
 
     async def get(
         self,
@@ -112,9 +142,12 @@ class ClusterSession:
         params: Mapping[str, str] | None = None,
         accept: str = "application/json",
         timeout: float | None = None,
+        most_bytes: int | None = None,
     ) -> bytes:
         """The body of a GET; see :meth:`request`."""
-        return await self.request("GET", path, params=params, accept=accept, timeout=timeout)
+        return await self.request(
+            "GET", path, params=params, accept=accept, timeout=timeout, most_bytes=most_bytes
+        )
 
     async def request(
         self,
@@ -126,8 +159,9 @@ class ClusterSession:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float | None = None,
+        most_bytes: int | None = None,
     ) -> bytes:
-        """The body of a 2xx answer, at most :data:`MAX_ANSWER_BYTES`.
+        """The body of a 2xx answer, at most ``most_bytes`` (default: the session's), enforced while it is read.
 
         ``timeout`` in seconds covers everything, the wait for a slot included (default: the cluster's
         ``request``). Every failure is a ClusterError. A connection that the server closed before it sent a
@@ -136,6 +170,7 @@ class ClusterSession:
         """
         url = self._url(path, params, method)
         limit = self._timeouts.request if timeout is None else timeout
+        most = self._most_bytes if most_bytes is None else min(most_bytes, self._most_bytes)
         what = f"{method} {path}"
         headers = {"Accept": accept}
         if body is not None:
@@ -143,11 +178,11 @@ class ClusterSession:
         try:
             async with asyncio.timeout(limit), self._slots:
                 try:
-                    return await self._send(method, url, headers, body, what)
+                    return await self._send(method, url, headers, body, what, most=most)
                 except ClusterUnauthorized:
-                    return await self._send(method, url, headers, body, what, renew=True)
+                    return await self._send(method, url, headers, body, what, most=most, renew=True)
                 except aiohttp.ServerDisconnectedError:
-                    return await self._send(method, url, headers, body, what)
+                    return await self._send(method, url, headers, body, what, most=most)
         except (aiohttp.ClientError, OSError) as error:
             raise self._failure(error, what, limit) from error
 
@@ -163,8 +198,8 @@ class ClusterSession:
         """The lines of a GET that goes on: ``async with session.stream(...) as lines``.
 
         Entering waits for the status, at most the ``request`` timeout. The iterator ends where the server
-        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a byte, ClusterGarbage
-        for a line longer than :data:`MAX_LINE_BYTES` or a last line without its end, and other
+        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a byte, ClusterOverBudget
+        for a line longer than :data:`MAX_LINE_BYTES`, ClusterGarbage for a last line without its end, and other
         ClusterErrors as they come.
         """
         url = self._url(path, params, "GET")
@@ -214,11 +249,12 @@ class ClusterSession:
         body: bytes | None,
         what: str,
         *,
+        most: int,
         renew: bool = False,
     ) -> bytes:
         response = await self._start(method, url, headers, body, what, renew=renew)
         try:
-            return await self._read(response, what, MAX_ANSWER_BYTES)
+            return await self._read(response, what, most)
         finally:
             response.release()
 
@@ -253,7 +289,7 @@ class ClusterSession:
             return response
         try:
             text = await self._read(response, what, MAX_ERROR_BYTES)
-        except (ClusterGarbage, aiohttp.ClientError):
+        except (ClusterGarbage, ClusterOverBudget, aiohttp.ClientError):
             text = b""  # the status says enough
         finally:
             response.close()
@@ -280,7 +316,9 @@ class ClusterSession:
             size += len(chunk)
             if size > limit:
                 response.close()
-                raise ClusterGarbage(f"{what}: the answer is larger than {limit} bytes", where=self._where)
+                raise ClusterOverBudget(
+                    f"{what}: the answer is larger than {limit} bytes", where=self._where, reason=TOO_LARGE
+                )
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ClusterGarbage(f"{what}: the answer is compressed though nobody asked", where=self._where)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -292,7 +330,7 @@ class ClusterSession:
                     yield line
         except _LineTooLongError:
             problem = f"{what}: a line is longer than {MAX_LINE_BYTES} bytes"
-            raise ClusterGarbage(problem, where=self._where) from None
+            raise ClusterOverBudget(problem, where=self._where, reason=LINE_TOO_LONG) from None
         except (aiohttp.ClientError, OSError) as error:
             if lines.silent:
                 raise self._silent(what, silence) from None
@@ -377,19 +415,27 @@ class _Lines:
 
     async def split(self) -> AsyncGenerator[bytes, None]:
         """Each line without its end; empty ones are left out."""
-        rest = b""
+        begun: list[
+            bytes
+        ] = []  # of a line whose end has not come: joined once, or a long one is copied each time
+        size = 0
         while chunk := await self._chunk():
             self._heard = self._clock.monotonic()
-            lines = (rest + chunk if rest else chunk).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                if line:
-                    yield line
-            if len(rest) > MAX_LINE_BYTES:
+            lines = chunk.split(b"\n")
+            begun.append(lines[0])
+            if len(lines) > 1:
+                lines[0] = b"".join(begun)
+                begun = [lines.pop()]
+                size = 0
+                for line in lines:
+                    if line:
+                        yield line
+            size += len(begun[-1])
+            if size > MAX_LINE_BYTES:
                 raise _LineTooLongError
             # Buffered chunks come without a wait: give the other clusters their turn.
             await asyncio.sleep(0)
-        self.cut = bool(rest.strip())
+        self.cut = bool(b"".join(begun).strip())
 
     async def _chunk(self) -> bytes:
         try:

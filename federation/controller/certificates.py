@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.controller.proof.door import SignerDoor
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import ClusterGarbage, ClusterNotFound, InvalidValue
@@ -80,7 +80,9 @@ class OwnAccount:
             "spec": {"audiences": [self._cluster.audience], "expirationSeconds": TOKEN_SECONDS},
         }
         try:
-            answer = await self._session.request("POST", path, body=msgspec.json.encode(body))
+            answer = await self._session.request(
+                "POST", path, body=msgspec.json.encode(body), most_bytes=SMALL_ANSWER_BYTES
+            )
             token = _decode_token(answer).status.token
         except ClusterNotFound:
             raise ClusterNotFound(

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from federation.clusters.budget import CpuBudget
 from federation.clusters.health import ClusterHealth
 from federation.clusters.istio_found import read_istio
 from federation.clusters.objects import ObjectKey
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import MEMBER_ANSWER_BYTES, ClusterSession
 from federation.controller.certificates import OwnAccount
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
 from federation.controller.istio_webhooks import IstioWebhooks, webhook_health
@@ -209,6 +210,8 @@ class Member:
             timeouts=config.timeouts,
             clock=around.clock,
             connections=around.publication.max_concurrent_per_cluster + SPARE_CONNECTIONS,
+            budget=CpuBudget(str(config.name), clock=around.clock),
+            most_bytes=MEMBER_ANSWER_BYTES,
         )
         async with session, asyncio.TaskGroup() as group:
             member = cls(session, config, around)
@@ -406,7 +409,12 @@ class Member:
     def _derive_health(self) -> ClusterHealth:
         tally, now, counted = self._publisher.tally, self._clock.monotonic(), self._read_back()
         health = derive_health(
-            (*self._watch.problems, tally.cluster_problem, self._pulse.problem),
+            (
+                *self._watch.problems,
+                tally.cluster_problem,
+                self._pulse.problem,
+                self._session.budget.problem,
+            ),
             clock_skew=self._session.clock_skew,
             synced=self._watch.synced,
             fresh=self._watch.fresh,

@@ -29,6 +29,7 @@
     │       ├── ClusterThrottled      429, with the server's Retry-After
     │       ├── ClusterServerError    5xx
     │       └── ClusterGarbage        an answer that is not what the API promises
+    │           └── ClusterOverBudget     more of it than one cluster may send
     └── AuthorityError            the authority cannot be used until somebody mends it
         ├── AuthorityMisconfigured    key, chain, role or permission is wrong
         ├── AuthorityRefused          it refuses this one request: its own rules are narrower than the policy
@@ -276,6 +277,16 @@ class ClusterGarbage(ClusterError):
     default_reason = "garbage"
     default_remedy = (
         "something other than a Kubernetes API answers at that address: check the server URL and proxies"
+    )
+
+
+class ClusterOverBudget(ClusterGarbage):
+    """A member sends more than one cluster may cost: bytes, objects or processor time. Others are not affected."""
+
+    default_reason = "over_budget"
+    default_remedy = (
+        "find what fills or changes objects there: its audit log, or `kubectl get --watch` on what is named; "
+        "no other cluster is affected"
     )
 
 

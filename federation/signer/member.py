@@ -7,7 +7,8 @@ import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from federation.clusters.session import ClusterSession
+from federation.clusters.budget import CpuBudget
+from federation.clusters.session import MEMBER_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
 from federation.core.jwks import TokenKey
@@ -31,7 +32,12 @@ async def connect(
     ConfigurationError for credentials that cannot be used.
     """
     session = await ClusterSession.open(
-        config.signer, cluster=config.name, timeouts=config.timeouts, clock=clock
+        config.signer,
+        cluster=config.name,
+        timeouts=config.timeouts,
+        clock=clock,
+        budget=CpuBudget(str(config.name), clock=clock),
+        most_bytes=MEMBER_ANSWER_BYTES,
     )
     async with session:
 
@@ -48,7 +54,13 @@ async def connect(
                 tasks.append(group.create_task(objects.run(), name=f"bound objects of {config.name}"))
             try:
                 yield ClusterAttestor(
-                    config, keys=keys, objects=objects, reviewer=reviewer, node_pods=node_pods, clock=clock
+                    config,
+                    keys=keys,
+                    objects=objects,
+                    reviewer=reviewer,
+                    node_pods=node_pods,
+                    clock=clock,
+                    budget=session.budget,
                 )
             finally:
                 for task in tasks:

@@ -59,9 +59,9 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
         held = ClusterHealth.of_error(problem) if problem is not None else _STARTING
         return replace(held, state="unavailable")
     keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
-    nodes = attestor.node_pods.problem
+    nodes, over = attestor.node_pods.problem, attestor.over_budget
     if attestor.config.attestation == REVIEW:
-        health = ClusterHealth.derive((review, problem), clock_skew=keys.clock_skew)
+        health = ClusterHealth.derive((review, problem, over), clock_skew=keys.clock_skew)
         if health.state == "ready" and nodes is not None:
             return replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
         return health
@@ -70,7 +70,9 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
         if health.state != "unavailable":
             held = ClusterHealth.of_error(keys.problem)
             return replace(held, state="degraded", detail=f"{held.detail}, so every token is reviewed")
-    health = ClusterHealth.derive((objects.problem, keys.problem, nodes, problem), clock_skew=keys.clock_skew)
+    health = ClusterHealth.derive(
+        (objects.problem, keys.problem, nodes, problem, over), clock_skew=keys.clock_skew
+    )
     if keys.usable and objects.fresh:
         return replace(health, state="degraded") if health.state == "unavailable" else health
     if health.state == "ready":

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, key_of, labels_of
 from federation.clusters.writers import FIELD_MANAGER
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import InvalidValue
@@ -31,6 +31,8 @@ MERGE: Final = "application/merge-patch+json"
 LABEL: Final = "istio.io/config"
 
 MOST_EXTRA_KEYS: Final = 32
+MOST_MANAGED_BYTES: Final = 64 * 1024
+"""Of one object's managedFields. Beyond, its writers count as unknown: no API server keeps so much for a ConfigMap."""
 MOST_WRITERS: Final = 8
 MOST_CONTENT_BYTES: Final = 4 * 1024 * 1024
 """Of contents that are not ours, for one cluster: a broken-into one cannot make the hub hold more."""
@@ -172,7 +174,10 @@ class _Managed(msgspec.Struct, gc=False):
 
 
 class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: list[_Managed] | None = None
+    managed_fields: msgspec.Raw = msgspec.Raw()
+
+
+_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
 
 
 class _ConfigMap(msgspec.Struct, rename="camel", gc=False):
@@ -195,18 +200,25 @@ class HeldDecoder:
         """The ConfigMap as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
+        managed = self._managed(meta)
         value = (found.data or {}).get(self._key)
         held = Held(
             self._contents.note(value) if value is not None else "",
-            (meta.labels or {}).get(LABEL) == "true",
+            labels_of(meta).get(LABEL) == "true",
             self._extra(found),
-            self._writers(meta.managed_fields or ()),
-            any(entry.manager == FIELD_MANAGER for entry in meta.managed_fields or ()),
+            self._writers(managed),
+            any(entry.manager == FIELD_MANAGER for entry in managed),
             sys.intern(mark_in(meta.annotations)),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()
         return Item(key_of(meta), meta.resource_version, self._shared.setdefault(held, held))
+
+    @staticmethod
+    def _managed(meta: _Meta) -> list[_Managed]:
+        if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
+            return []
+        return _decode_managed(meta.managed_fields) or []
 
     def _extra(self, found: _ConfigMap) -> tuple[str, ...]:
         if (

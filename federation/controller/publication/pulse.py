@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import ClusterError, ClusterGarbage
 
@@ -38,7 +38,7 @@ class Pulse:
         """Ask once; True where the cluster answers again after it did not."""
         before = self.problem
         try:
-            answer = await self._session.get("/version", timeout=self._timeout)
+            answer = await self._session.get("/version", timeout=self._timeout, most_bytes=SMALL_ANSWER_BYTES)
             self.version = msgspec.json.decode(answer, type=_Version).git_version[:64]
         except ClusterError as error:
             self.problem = error

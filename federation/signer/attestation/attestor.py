@@ -20,9 +20,10 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Final, TypeAlias
 
+from federation.clusters.budget import CpuBudget
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
-from federation.core.errors import AttestationRefused, NotReady
+from federation.core.errors import AttestationRefused, ClusterError, NotReady
 from federation.core.jwks import TokenKey
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
 from federation.signer.attestation.caller import AUTO, KEYS, REVIEW, Caller
@@ -49,6 +50,7 @@ class ClusterAttestor:
         reviewer: TokenReviewer,
         node_pods: NodePods,
         clock: Clock,
+        budget: CpuBudget | None = None,
     ) -> None:
         self.config = config
         self.keys = keys
@@ -57,6 +59,12 @@ class ClusterAttestor:
         self.node_pods = node_pods
         self._clock = clock
         self._verified: dict[bytes, TokenKey] = {}
+        self._budget = budget
+
+    @property
+    def over_budget(self) -> ClusterError | None:
+        """That the cluster sends more than it may cost, None where it does not."""
+        return self._budget.problem if self._budget is not None else None
 
     @property
     def method(self) -> str:

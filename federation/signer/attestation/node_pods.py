@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from federation.clusters.objects import METADATA_ONLY_LIST, decode_metadata, decode_page
+from federation.clusters.reflector import MAX_PAGE_BYTES
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, InvalidValue, Overloaded
@@ -128,7 +129,7 @@ class NodePods:
         data = await self._get(account.namespace, fields, METADATA_ONLY_LIST)
         try:
             page = decode_page(data)
-            pods = [decode_metadata(item).value for item in page.items or ()]
+            pods = [decode_metadata(item).value for item in (page.items or ())[:PAGE]]
         except (msgspec.MsgspecError, RecursionError):
             raise self._garbage() from None
         if page.kind != _KIND or any(pod.namespace != account.namespace for pod in pods):
@@ -157,7 +158,7 @@ class NodePods:
         path, query = f"/api/v1/namespaces/{namespace}/pods", {"fieldSelector": fields, "limit": str(PAGE)}
         try:
             async with asyncio.timeout(self._limit), self._turns:
-                return await self._session.get(path, params=query, accept=accept)
+                return await self._session.get(path, params=query, accept=accept, most_bytes=MAX_PAGE_BYTES)
         except ClusterError as error:
             raise self._noted(error) from None
         except TimeoutError:

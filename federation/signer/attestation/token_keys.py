@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import (
     ClusterError,
@@ -153,14 +153,17 @@ class TokenKeys:
         issuer = self._expected
         if not issuer:
             try:
-                issuer = msgspec.json.decode(await self._session.get(DISCOVERY_PATH), type=_Discovery).issuer
+                issuer = msgspec.json.decode(await self._read(DISCOVERY_PATH), type=_Discovery).issuer
             except (msgspec.MsgspecError, RecursionError):
                 raise ClusterGarbage(f"{DISCOVERY_PATH} is not a discovery document", where=where) from None
             if not 0 < len(issuer) <= MAX_ISSUER_CHARACTERS:
                 raise ClusterGarbage(f"{DISCOVERY_PATH} names no issuer", where=where)
         try:
-            return issuer, parse_key_set(
-                await self._session.get(KEYS_PATH, accept=KEYS_TYPE), where=KEYS_PATH
-            )
+            data = await self._read(KEYS_PATH, KEYS_TYPE)
+            with self._session.budget.charged():
+                return issuer, parse_key_set(data, where=KEYS_PATH)
         except InvalidValue as error:
             raise ClusterGarbage(str(error), where=where, remedy=error.remedy) from None
+
+    async def _read(self, path: str, accept: str = "application/json") -> bytes:
+        return await self._session.get(path, accept=accept, most_bytes=SMALL_ANSWER_BYTES)

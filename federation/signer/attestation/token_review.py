@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.session import ClusterSession
+from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
 from federation.core.identity import ServiceAccountRef
@@ -122,7 +122,9 @@ class TokenReviewer:
 
     async def _send(self, token: Token) -> _Status:
         review = _Review(_Spec(token.text, [self._audience]))
-        data = await self._session.request("POST", REVIEW_PATH, body=msgspec.json.encode(review))
+        data = await self._session.request(
+            "POST", REVIEW_PATH, body=msgspec.json.encode(review), most_bytes=SMALL_ANSWER_BYTES
+        )
         try:
             answer = msgspec.json.decode(data, type=_Answer)
         except (msgspec.MsgspecError, RecursionError):

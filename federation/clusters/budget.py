@@ -1,0 +1,107 @@
+"""How much of this process one member cluster may cost: processor time, as a share that fills up again.
+
+Whatever a member sends is taken apart in slices of a few milliseconds, and each is charged to that member. One that
+has used up its share waits, and so does nobody else: what it changes is then seen later, and status says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from federation.core.clock import Clock
+from federation.core.errors import ClusterOverBudget
+
+SHARE: Final = 0.1
+"""Of one core. A cluster with a thousand changes a second needs a tenth of that."""
+
+BURST: Final = 1.0
+"""Seconds of processor time at once: what the first list of 100,000 objects takes."""
+
+SLICE: Final = 0.002
+"""Seconds of processor time after which others get their turn."""
+
+TOLD: Final = 60.0
+"""Seconds for which it is reported that a member was over its budget."""
+
+WORTH_TELLING: Final = 1.0
+"""Seconds of waiting within :data:`TOLD` from which on anything is seen later than it should be."""
+
+
+class CpuBudget:
+    """One member's. ``cpu`` is the processor time that this thread has used, in seconds."""
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        clock: Clock,
+        cpu: Callable[[], float] = time.thread_time,
+        share: float = SHARE,
+        burst: float = BURST,
+    ) -> None:
+        self._where = where
+        self._clock = clock
+        self._cpu = cpu
+        self._share = share
+        self._burst = burst
+        self._left = burst
+        self._filled_at = clock.monotonic()
+        self._slice = 0.0
+        self._waited = 0.0
+        self._told_from = float("-inf")
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """What is done inside, without an await, is charged."""
+        began = self._cpu()
+        try:
+            yield
+        finally:
+            self.charge(self._cpu() - began)
+
+    def charge(self, seconds: float) -> None:
+        """So much processor time was used."""
+        self._left -= seconds
+        self._slice += seconds
+
+    async def turn(self) -> None:
+        """Between two pieces of work: give others their turn, and wait where the share is used up."""
+        if self._slice < SLICE and self._left >= 0:
+            return
+        self._slice = 0.0
+        now = self._clock.monotonic()
+        self._left = min(self._burst, self._left + (now - self._filled_at) * self._share)
+        self._filled_at = now
+        if self._left >= 0:
+            await asyncio.sleep(0)
+            return
+        wait = -self._left / self._share
+        if now - self._told_from > TOLD:
+            self._told_from, self._waited = now, 0.0
+        self._waited += wait
+        await self._clock.sleep(wait)
+
+    @property
+    def problem(self) -> ClusterOverBudget | None:
+        """That it was made to wait lately; None where it was not, or for a moment only."""
+        if self._clock.monotonic() - self._told_from > TOLD or self._waited < WORTH_TELLING:
+            return None
+        return ClusterOverBudget(
+            f"what it sends takes more than {self._share:.0%} of a core to read, which is what one cluster may "
+            "cost: it is read more slowly",
+            where=self._where,
+        )
+
+
+class Unlimited(CpuBudget):
+    """For what is no member: nothing is charged, and others get their turn all the same."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("", clock=clock, cpu=lambda: 0.0)
+
+    async def turn(self) -> None:
+        """Never waits."""

@@ -32,7 +32,7 @@ ENV PYTHONUNBUFFERED=1 \
 # Numeric, so that runAsNonRoot can be checked before the container starts. It owns nothing in the image.
 USER 65532:65532
 WORKDIR /tmp
-EXPOSE 15443 15444 8080
+EXPOSE 15443 15444 15445 8080 8081
 # A probe of the cluster knows which role it asks and what to do about it; a check of the image's own does not.
 HEALTHCHECK NONE
 ENTRYPOINT ["/opt/federation/bin/python", "-m", "federation"]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import random
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from federation.cli.options import add_config, add_logs, add_replica, address, host_replica
+from federation.cli.options import add_config, add_logs, add_probes, add_replica, address, host_replica
+from federation.core.errors import FederationError
 
 if TYPE_CHECKING:
     from federation.cli.process import Process
+    from federation.controller.role import ControllerRole
+    from federation.state.store import StateStore
+
+READ_LIMIT: Final = 2.0
+"""Seconds for reading the state for a probe; a kubelet waits three."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOST:PORT",
         help="where the status API and page are served (default: status.listen)",
     )
+    add_probes(parser)
     add_logs(parser)
     parser.set_defaults(run=run)
 
@@ -53,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
     from federation.cli.mounting import operations
-    from federation.cli.process import announce, listening
+    from federation.cli.process import announce, listening, serve_probes
     from federation.cli.stores import open_store
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
@@ -72,6 +81,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             jitter=random.SystemRandom(),
             signer_address=args.signer_address,
         )
+        await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
         server = serve(
             create_app(
                 store=store,
@@ -89,3 +99,15 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
         announce("status", f"{'https' if status.certificate_file else 'http'}://{bound}")
         await role.run(process.stop)
     return 0
+
+
+async def _is_ready(role: ControllerRole, store: StateStore) -> bool:
+    """As ``/readyz`` of the status server: ready, and able to read the state."""
+    if not role.report().ready:
+        return False
+    try:
+        async with asyncio.timeout(READ_LIMIT):
+            await store.read("current")
+    except (FederationError, TimeoutError):
+        return False
+    return True

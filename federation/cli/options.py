@@ -42,6 +42,17 @@ async def load_config(file: Path) -> HubConfig:
     return config
 
 
+def add_probes(parser: argparse.ArgumentParser) -> None:
+    """``--probes``: where a kubelet asks, on a listener that no other caller shares."""
+    parser.add_argument(
+        "--probes",
+        type=address,
+        metavar="HOST:PORT",
+        help="where /healthz and /readyz alone are served, for a kubelet's probes: open this port to nobody else "
+        "(default: nowhere)",
+    )
+
+
 def add_logs(parser: argparse.ArgumentParser) -> None:
     """``--log-format`` and ``--log-level``."""
     parser.add_argument(

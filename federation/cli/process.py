@@ -15,7 +15,7 @@ from typing import Final
 from federation.core.clock import Clock
 from federation.core.config.model import Address
 from federation.core.errors import NotReady
-from federation.runtime import lifeline, logs
+from federation.runtime import lifeline, logs, open_files
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.runtime.signals import handled
@@ -53,6 +53,7 @@ def run_process(args: argparse.Namespace, *, role: str, replica: str, body: Body
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once, when grpc is first imported
     logs.configure(args.log_format, args.log_level, fields={"role": role, "replica": replica})
     lifeline.hold(grace=ORPHAN_GRACE)
+    open_files.raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(ConfigSource(args.config, SystemClock()), SystemClock(), body))
 
@@ -98,6 +99,22 @@ async def listening(
             reason="address_in_use",
             remedy=f"see who listens there, or change {option}",
         ) from error
+
+
+async def serve_probes(
+    stack: contextlib.AsyncExitStack,
+    listen: Address | None,
+    clock: Clock,
+    ready: Callable[[], Awaitable[bool]],
+) -> None:
+    """Answer a kubelet's probes there while the stack is open, and nothing else; nowhere where ``listen`` is None."""
+    from federation.status.role_health import create_probes_app
+    from federation.status.server import serve
+
+    if listen is None:
+        return
+    server = serve(create_probes_app(ready), listen=listen, clock=clock)
+    announce("probes", f"http://{await listening(stack, server, listen=listen, option='--probes')}")
 
 
 def announce(what: str, where: object) -> None:

@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
-from federation.cli.options import add_config, add_logs, add_replica, address, host_replica
+from federation.cli.options import add_config, add_logs, add_probes, add_replica, address, host_replica
 
 if TYPE_CHECKING:
     from federation.cli.process import Process
@@ -38,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOST:PORT",
         help="where /healthz, /readyz and /metrics are served (default: signer.health_listen, else nowhere)",
     )
+    add_probes(parser)
     add_logs(parser)
     parser.set_defaults(run=run)
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.process import announce, listening
+    from federation.cli.process import announce, listening, serve_probes
     from federation.cli.stores import open_store
     from federation.signer.role import SignerRole
     from federation.status.role_health import create_health_app
@@ -70,6 +72,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             jitter=random.SystemRandom(),
             listen=args.listen,
         )
+        await serve_probes(stack, args.probes, clock, partial(_is_ready, role))
         health = args.health or config.current.signer.health_listen
         if health is not None:
             app = create_health_app(role.report, config=config, clock=clock)
@@ -83,6 +86,10 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
         finally:
             door.cancel()
     return 0
+
+
+async def _is_ready(role: SignerRole) -> bool:
+    return role.report().ready
 
 
 async def _announce_door(role: SignerRole, process: Process) -> None:

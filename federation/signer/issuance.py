@@ -32,6 +32,7 @@ from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial
 from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
 from federation.core.pki.validity import leaf_validity
+from federation.core.places import Place
 from federation.core.trust.horizons import UNKNOWN_ISSUER
 from federation.core.trust.rotation.effects import Orders
 from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery
@@ -44,7 +45,6 @@ from federation.signer.callers import Callers
 from federation.signer.fence import Superseded, require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.impersonation import impersonate
-from federation.signer.places import Place
 from federation.signer.policy import check_policy
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals

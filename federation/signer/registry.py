@@ -10,9 +10,9 @@ from typing import Final
 from federation.core.config.model import ClusterConfig
 from federation.core.errors import NotReady, Overloaded
 from federation.core.identity import ClusterName
+from federation.core.places import Places
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.key_claims import KeyClaims
-from federation.signer.places import Places
 
 UNSIGNED_AT_ONCE: Final = 64
 """Callers of one cluster whose token none of its known keys signed, and who wait for its API server: honest ones are

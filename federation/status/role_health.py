@@ -1,8 +1,8 @@
-"""Health and metrics of one role's process, for signers, which serve no status API."""
+"""Health and metrics of one role's process: of signers, which serve no status API, and what a kubelet asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -15,6 +15,21 @@ from federation.status.guard import Guard
 from federation.status.metrics_roles import role_metrics
 from federation.status.openapi import PROBES
 from federation.status.source import ConfigView
+
+
+def create_probes_app(ready: Callable[[], Awaitable[bool]]) -> web.Application:
+    """``/healthz`` and ``/readyz`` alone, for a listener that nobody but a kubelet has to reach.
+
+    It needs no token and says no more than what a probe asks.
+    """
+
+    async def readyz(_: web.Request) -> web.StreamResponse:
+        return readiness([] if await ready() else ["the role is not ready: its log and status say why"])
+
+    app = web.Application(middlewares=[errors_into_problems({})], client_max_size=1)
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    return app
 
 
 def create_health_app(

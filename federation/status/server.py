@@ -1,4 +1,9 @@
-"""Serves a status application: a listener with limits, and TLS whose files may be replaced while it runs."""
+"""Serves a status application: a listener with limits, and TLS whose files may be replaced while it runs.
+
+Where a listener has as many connections as it takes, one gives way to the next, fairly between addresses
+(:mod:`federation.core.places`): one that no request is made on before one that is being answered. So idle connections
+keep nobody out, from however many addresses they are held.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,20 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self, cast
 
 from aiohttp import web
 
 from federation.core.clock import Clock
 from federation.core.config.model import Address
-from federation.core.errors import ConfigurationError, Finding
-from federation.status.answers import HEADERS, problem
+from federation.core.errors import ConfigurationError, Finding, Overloaded
+from federation.core.places import Place, Places
+from federation.status.answers import HEADERS, Handler, problem
 
 MOST_CONNECTIONS: Final = 256
 FIRST_REQUEST: Final = 10.0  # a caller that connects and says nothing is in the way of others
-KEEPALIVE: Final = 30.0
+KEEPALIVE: Final = 15.0
+NEXT_REQUEST: Final = 30.0  # from the end of a handler on: an answer that is not read is in the way as well
 HANDSHAKE: Final = 5.0
 SHUTDOWN: Final = 5.0
 POLL: Final = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
@@ -30,7 +37,7 @@ logger = logging.getLogger(__name__)
 class _Connection(web.RequestHandler):
     """One connection: closed when there are too many or it stays silent, and quiet about what it runs on."""
 
-    def __init__(self, server: web.Server, opened: set[_Connection]) -> None:
+    def __init__(self, server: web.Server, places: Places) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -40,25 +47,51 @@ class _Connection(web.RequestHandler):
             max_line_size=MOST_HEADER_BYTES,
             max_field_size=MOST_HEADER_BYTES,
         )
-        self._opened = opened
+        self._places = places
+        self._connected: asyncio.Transport | None = None
+        self._place: Place | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._opened.add(self)
-        if len(self._opened) > MOST_CONNECTIONS:
-            self.force_close()
-        self._patience = asyncio.get_running_loop().call_later(FIRST_REQUEST, self.force_close)
+        self._connected = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        try:
+            self._place = self._places.enter(_peer(transport), give_way=self._drop)
+        except Overloaded:
+            self._drop()
+            return
+        self._wait(FIRST_REQUEST)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.heard()
-        self._opened.discard(self)
+        self._wait(None)
+        if self._place is not None:
+            self._place.leave()
         super().connection_lost(exc)
 
-    def heard(self) -> None:
-        """The caller has sent a whole request."""
+    def begin(self) -> None:
+        """The caller has sent a whole request. Raises Overloaded where its connection had to give way just now."""
+        self._wait(None)
+        if self._place is not None:
+            self._place.received()
+
+    def end(self) -> None:
+        """The request is answered but for the sending; another one has to follow, or the connection is closed."""
+        if self._place is not None:
+            self._place.waits()
+            self._wait(NEXT_REQUEST)
+
+    def _drop(self) -> None:
+        """Close it at once: an orderly end would first wait until what is sent was read."""
+        self.force_close()
+        if self._connected is not None:
+            self._connected.abort()
+
+    def _wait(self, seconds: float | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
+        self._patience = None
+        if seconds is not None:
+            self._patience = asyncio.get_running_loop().call_later(seconds, self._drop)
 
     def handle_error(
         self,
@@ -76,9 +109,27 @@ class _Connection(web.RequestHandler):
         return response
 
 
-async def _heard(request: web.Request, _: web.StreamResponse) -> None:
-    if isinstance(request.protocol, _Connection):
-        request.protocol.heard()
+@web.middleware
+async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    connection = request.protocol
+    if not isinstance(connection, _Connection):
+        return await handler(request)
+    connection.begin()
+    try:
+        return await handler(request)
+    finally:
+        connection.end()
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    """The other end, as gRPC writes it."""
+    name: tuple[Any, ...] = tuple(transport.get_extra_info("peername") or ("",))
+    family = "ipv6" if ":" in str(name[0]) else "ipv4"
+    return f"{family}:{name[0]}:{name[1]}" if len(name) > 1 else f"unix:{name[0]}"
+
+
+def _full() -> Overloaded:
+    return Overloaded("the listener has as many connections as it takes", reason="too_many_connections")
 
 
 @asynccontextmanager
@@ -96,16 +147,16 @@ async def serve(
     """
     files = (certificate_file, key_file) if certificate_file and key_file else None
     tls = await ReloadedTls.load(*files, clock=clock) if files else None
-    app.on_response_prepare.append(_heard)
+    app.middlewares.insert(0, _counted)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
     await runner.setup()
     try:
         server = runner.server
         if server is None:
             raise RuntimeError("the runner made no server")
-        opened: set[_Connection] = set()
+        places = Places(MOST_CONNECTIONS, _full)
         listener = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(server, opened),
+            lambda: _Connection(server, places),
             listen.host,
             listen.port,
             ssl=tls.outer if tls else None,

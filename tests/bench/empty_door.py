@@ -15,8 +15,8 @@ import uvloop
 from federation.core.config.model import Address, DoorConfig
 from federation.core.errors import FederationError
 from federation.core.istio_ca import METHOD
+from federation.core.places import Place
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
-from federation.signer.places import Place
 
 
 class EmptyDoor:

@@ -28,6 +28,7 @@ from federation.core.errors import Overloaded
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
+from federation.core.places import Places
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.core.trust.rotation.effects import Orders
 from federation.runtime.clock import SystemClock
@@ -49,7 +50,6 @@ from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.doors.turned_away import TurnedAway
 from federation.signer.grounds import Terms
 from federation.signer.issuance import Issuance
-from federation.signer.places import Places
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
 from federation.signer.trust import AcceptedTrust

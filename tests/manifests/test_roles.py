@@ -130,7 +130,7 @@ def test_a_stop_leaves_time_to_drain(hub: Tree, config: HubConfig, role: str) ->
 
 @pytest.mark.parametrize("role", ROLES)
 def test_probes_ask_the_role_s_own_health(hub: Tree, role: str) -> None:
-    container, port = hub.container(role), {"signer": "health", "controller": "status"}[role]
+    container, port = hub.container(role), "probes"
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
 
     assert {name: probe["path"] for name, probe in probes.items()} == {
@@ -139,9 +139,12 @@ def test_probes_ask_the_role_s_own_health(hub: Tree, role: str) -> None:
         "readiness": "/readyz",
     }
     assert {probe["port"] for probe in probes.values()} == {port}
-    assert {probe.get("scheme", "HTTP") for probe in probes.values()} == {
-        "HTTP" if role == "signer" else "HTTPS"
-    }
+    assert {probe.get("scheme", "HTTP") for probe in probes.values()} == {"HTTP"}
+    assert hub.arguments(role)["probes"] == f"0.0.0.0:{hub.ports(role)['probes']}"
+    for policy in hub.objects:  # who could reach that port could make the kubelet restart the role
+        for rule in policy.get("spec", {}).get("ingress", []) if policy["kind"] == "NetworkPolicy" else []:
+            assert rule["ports"]
+            assert not {"probes", hub.ports(role)["probes"]} & {each["port"] for each in rule["ports"]}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -156,8 +159,8 @@ def test_ports_are_those_of_the_configuration_and_of_the_services(hub: Tree, con
     for_signer, for_controller = hub.arguments("signer"), hub.arguments("controller")
     door, status = hub.one("Service", "federation-hub"), hub.one("Service", "federation-status")
 
-    assert hub.ports("signer") == {"door": 15443, "health": 15444}
-    assert hub.ports("controller") == {"status": 8080}
+    assert hub.ports("signer") == {"door": 15443, "health": 15444, "probes": 15445}
+    assert hub.ports("controller") == {"status": 8080, "probes": 8081}
     assert for_signer["listen"] == str(config.door.listen) == "0.0.0.0:15443"
     assert for_signer["health"] == str(config.signer.health_listen) == "0.0.0.0:15444"
     assert for_controller["status"] == str(config.status.listen) == "0.0.0.0:8080"

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from federation.core.config.model import Address, StatusConfig
 from federation.state.documents import ControllerReport, SignerReport
-from federation.status.role_health import create_health_app
+from federation.status.role_health import create_health_app, create_probes_app
 from federation.status.server import serve
 from tests.status.worlds import FixedConfig, controller, hub_config, signer
 from tests.support.clock import VirtualClock
@@ -38,6 +38,24 @@ async def test_readiness_follows_the_report_and_health_does_not() -> None:
             assert response.status == 200
         async with session.get(f"http://{address}/api/v1/status") as response:
             assert response.status == 404
+
+
+async def test_a_kubelet_gets_liveness_and_readiness_and_no_word_more() -> None:
+    answers = [True, False]
+
+    async def is_ready() -> bool:
+        return answers.pop(0)
+
+    app = create_probes_app(is_ready)
+    async with serve(app, listen=LISTEN, clock=VirtualClock()) as address, aiohttp.ClientSession() as session:
+        for status in (200, 503):
+            async with session.get(f"http://{address}/readyz") as response:
+                assert response.status == status
+        async with session.get(f"http://{address}/healthz") as response:
+            assert response.status == 200
+        for path in ("/metrics", "/api/v1/status", "/"):
+            async with session.get(f"http://{address}{path}") as response:
+                assert response.status == 404
 
 
 async def test_metrics_of_either_role_are_guarded_by_the_status_token(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -75,17 +76,57 @@ async def test_a_caller_that_says_nothing_is_sent_away(monkeypatch: pytest.Monke
         assert await say(address, b"GET /healthz HTTP/1.1\r\nHost:") == b""
 
 
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
 async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has been idle longest is closed, and the newcomer is answered."""
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
     async with plain() as address:
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
-        await asyncio.sleep(0.05)
-        assert await say(address, b"") == b""
+        held[0][1].write(REQUEST)  # it waits for its next request later than the other for its first
+        async with asyncio.timeout(5):
+            assert b'{"ready":true' in await held[0][0].readuntil(b"}")
+            assert b'{"ready":true' in await say(address, LAST)
+            assert await held[1][0].read() == b""
+        held[0][1].write(LAST)
+        async with asyncio.timeout(5):
+            assert b'{"ready":true' in await held[0][0].read()
         for _, writer in held:
             writer.close()
         await asyncio.sleep(0.05)
-        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        assert b'{"ready":true' in await say(address, request)
+        assert b'{"ready":true' in await say(address, LAST)
+
+
+async def test_idle_keep_alive_connections_silence_nobody() -> None:
+    async with plain() as address, contextlib.AsyncExitStack() as stack:
+        for _ in range(server.MOST_CONNECTIONS + 20):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            stack.callback(writer.close)
+            writer.write(REQUEST)
+            async with asyncio.timeout(15):
+                await reader.readuntil(b"}")
+        for _ in range(5):
+            assert b'{"ready":true' in await say(address, LAST)
+
+
+async def test_an_answer_that_is_not_read_is_in_nobody_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "NEXT_REQUEST", 0.2)
+    app = health_app()
+
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 50_000_000)
+
+    app.router.add_get("/large", large)
+    async with serve(app, listen=LOOPBACK, clock=VirtualClock()) as address:
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
+        writer.write(REQUEST.replace(b"/healthz", b"/large"))
+        await asyncio.sleep(1)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(15):
+                assert len(await reader.read(-1)) < 50_000_000
+        writer.close()
 
 
 def write_pair(directory: Path, name: str) -> tuple[Path, Path]:

@@ -56,12 +56,12 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_root
 from federation.core.pki.keys import load_private_key, private_key_pem
 from federation.core.pki.pem import parse_certificates
+from federation.core.places import Place
 from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.ports import free_port
 from federation.signer.doors.answers import NOT_AUTHENTICATED, Answered, Code
 from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
-from federation.signer.places import Place
 from tests.support.pki import WORKLOAD_KEY_USAGE, Authority
 
 MANAGER: Final = "pilot-discovery"

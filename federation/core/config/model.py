@@ -90,6 +90,10 @@ class DoorConfig:
     receive_deadline: float = 5.0  # for a handshake; for a message after its headers, which come together
     deadline: float = 10.0  # from then on. Istio's agents set none, so the door sets one
     min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's floor of 5 minutes cuts them off
+    max_connections: int = 8192  # per process: an idle one costs 50 KiB and a file descriptor
+    max_connection_idle: float = (
+        300.0  # without a call; certificates are renewed hours apart, on a new connection
+    )
     max_connection_age: float = 3600.0  # spreads callers over replicas again after one was restarted
     drain: float = 15.0  # how long calls under way may finish after SIGTERM
 

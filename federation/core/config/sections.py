@@ -161,6 +161,10 @@ def read_door(table: Table) -> DoorConfig:
             receive_deadline=table.get("receive_deadline", seconds(0.1, 60), _DOOR.receive_deadline),
             deadline=table.get("deadline", seconds(0.1, 300), _DOOR.deadline),
             min_keepalive_interval=keepalive,
+            max_connections=table.get("max_connections", integer(16, 1_000_000), _DOOR.max_connections),
+            max_connection_idle=table.get(
+                "max_connection_idle", seconds(10, 7 * DAY), _DOOR.max_connection_idle
+            ),
             max_connection_age=table.get(
                 "max_connection_age", seconds(10, 7 * DAY), _DOOR.max_connection_age
             ),

@@ -24,8 +24,8 @@ import grpc.aio
 from federation.core.config.model import Address, DoorConfig
 from federation.core.errors import FederationError, NotReady, Overloaded, RequestRefused
 from federation.core.istio_ca import MAX_RESPONSE_BYTES
+from federation.core.places import Place, Places
 from federation.signer.doors.answers import Answered, Code, answer_to
-from federation.signer.places import Place, Places
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
@@ -212,6 +212,8 @@ def _options(config: DoorConfig) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", int(config.receive_deadline * 1000)),  # TCP, TLS and the preface
         ("grpc.keepalive_permit_without_calls", 1),  # agents ping while they wait for their next renewal
         ("grpc.http2.min_ping_interval_without_data_ms", int(config.min_keepalive_interval * 1000)),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.max_connection_idle_ms", int(config.max_connection_idle * 1000)),
         ("grpc.max_connection_age_ms", int(config.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(CONNECTION_GRACE * 1000)),
     ]

@@ -14,12 +14,12 @@ from typing import Final
 from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
 from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio_ca import METHOD, decode_request, encode_response
+from federation.core.places import Place
 from federation.signer.attestation.caller import TokenEvidence
 from federation.signer.doors.answers import answer_to
 from federation.signer.doors.refusal_log import RefusalLog
 from federation.signer.doors.turned_away import TurnedAway
 from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
-from federation.signer.places import Place
 
 IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
 _BEARER: Final = "bearer "

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 
 from federation.core.clock import Clock
-from federation.signer.places import address_of
+from federation.core.places import address_of
 from federation.state.documents import TurnedAwayReport
 
 PERIOD: Final = 300.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import Overloaded
-from federation.signer.places import Place, Places, address_of
+from federation.core.places import Place, Places, address_of
 
 LIMIT = 6
 

@@ -44,6 +44,10 @@ class Place:
             raise self.gone
         self._places.received(self)
 
+    def waits(self) -> None:
+        """It was answered, and its next message is awaited: for connections that have a place, and not calls."""
+        self._places.waits(self)
+
     def proved(self) -> None:
         """Its caller is proven: from now on it gives way to nobody."""
         self._places.proved(self)
@@ -130,6 +134,18 @@ class Places:
             del connection.reading[place]
             connection.judged[place] = None
             address.reading -= 1
+
+    def waits(self, place: Place) -> None:
+        """See :meth:`Place.waits`. It waits from now on, so that those that wait longer give way before it."""
+        address = self._addresses.get(place.address)
+        connection = address.connections.pop(place.peer, None) if address is not None else None
+        if address is None or connection is None:
+            return
+        address.connections[place.peer] = connection
+        if place in connection.judged:
+            del connection.judged[place]
+            connection.reading[place] = None
+            address.reading += 1
 
     def proved(self, place: Place) -> None:
         """See :meth:`Place.proved`."""

@@ -173,6 +173,10 @@ class Ledger:
         )
         return InForce(generation, version, generation.number, dict(behind or {}))
 
+    async def generation(self, number: int) -> Generation | None:
+        """The generation of that number; None where there is none. Raises StateUnavailable where it is damaged."""
+        return await self._generation(number)
+
     async def numbers(self, *, most: int) -> dict[str, int]:
         """The digests of the newest generations with their numbers, to recognise what clusters still hold."""
         known: dict[str, int] = {}

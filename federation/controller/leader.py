@@ -187,6 +187,8 @@ class Leader:
             roots=self.sources.roots,
             current=self.trust.current,
             unwritten=self.sources.unwritten,
+            published=self.trust.roots(self._clock.now().timestamp()),
+            refused=self._config.problems,
         )
 
     async def _update(self) -> None:

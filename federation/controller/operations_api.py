@@ -38,7 +38,8 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """What is asked for. ``arguments`` are plain text; ``author`` among them is kept as a claim.
 
     start: canary, reason. abort, restore: reason. quarantine: cluster, reason. release, takeover: cluster.
-    emergency: compromised (a whole SHA-256), deadline and ttl_cap (seconds), reason.
+    emergency: compromised (a whole SHA-256), deadline and ttl_cap (seconds), reason. remove: anchor (a whole SHA-256 of
+    one whose pin is gone), reason.
     dismiss: anchor (a whole SHA-256), reason, and cluster where it is to be dismissed in that one alone.
     """
 

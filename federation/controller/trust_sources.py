@@ -9,6 +9,7 @@ from typing import Final
 from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation
 from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
+from federation.controller.sources.kept import gather_kept, roots_in_force
 from federation.controller.sources.pinned import Gathered, gather_pins
 from federation.controller.sources.plan import BundlePlan, combine, plan_bundle
 from federation.controller.sources.reported import REPORTED, reported_chains
@@ -20,7 +21,8 @@ from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
 from federation.core.trust.rotation.effects import kept_behind, published
-from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.record import RotationBook, State
+from federation.state.documents import Generation
 from federation.state.store import StateConflict, StateStore
 
 MOST_NUMBERS: Final = 50
@@ -110,8 +112,8 @@ class TrustSources:
                 level = logging.INFO if state == "ok" else logging.ERROR
                 _log.log(level, "trust source %s: %s", source, state, extra={"source": source})
         self.states = dict(gathered.sources)
-        unpinned = _unpinned(config, book)
         held = bundle_of(in_force.generation) if in_force.generation else None
+        unpinned = _other_domain(config, in_force) or _unpinned(config, book, self._held_roots(in_force))
         plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, held)
         if plan.held_back and plan.held_back != self.held_back:
             _log.error("the bundle stays as it is: %s", plan.held_back, extra={"reason": "held_back"})
@@ -119,16 +121,19 @@ class TrustSources:
         return plan.bundle
 
     async def _gather(self, config: HubConfig, in_force: InForce, book: RotationBook) -> Gathered:
-        roots = published(book, config.trust.pins, config.trust.staged)
+        roots = published(book, config.trust.pins, config.trust.staged, self._held_roots(in_force))
         file = certificate_file(config.signer.authority) if config.trust.publish_intermediates else None
         wanted = [pin.file for pin in config.trust.anchors]
         contents = await self._files.read(wanted if file is None else [*wanted, file])
         held = bundle_of(in_force.generation).certificates if in_force.generation else ()
         known = self._known | {certificate.sha256: certificate for certificate in held}
         every = gather_pins(config.trust.anchors, contents, known)
-        self._known = {anchor.certificate.sha256: anchor.certificate for anchor in every.anchors}
+        kept = gather_kept(
+            roots - config.trust.pins, await self._holding(roots - config.trust.pins, in_force, book)
+        )
+        self._known = {a.certificate.sha256: a.certificate for a in (*every.anchors, *kept.anchors)}
         pins = [pin for pin in config.trust.anchors if pin.sha256 in roots]
-        gathered = gather_pins(pins, contents, self._known)
+        gathered = combine(gather_pins(pins, contents, self._known), kept)
         if not config.trust.publish_intermediates:
             return gathered
         chain = await reported_chains(self._store) if file is None else contents.get(file, Content())
@@ -144,9 +149,31 @@ class TrustSources:
             ),
         )
 
+    def _held_roots(self, in_force: InForce) -> frozenset[str]:
+        """The roots of every generation that some cluster gets, and of the one that this process knows to be in force.
+
+        The latter counts where the state store was set back.
+        """
+        return frozenset(roots_in_force(self._generations(in_force), 0.0))
+
+    def _generations(self, in_force: InForce) -> list[Generation]:
+        found = [in_force.generation, *in_force.behind.values(), self._trust.generation]
+        return [generation for generation in found if generation is not None]
+
+    async def _holding(
+        self, wanted: frozenset[str], in_force: InForce, book: RotationBook
+    ) -> list[Generation]:
+        """The generations that the bytes of these anchors may be read from."""
+        found = self._generations(in_force)
+        lacking = wanted - roots_in_force(found, 0.0).keys()
+        for number in sorted({book.unpinned[sha256].generation for sha256 in lacking & book.unpinned.keys()}):
+            generation = await self._ledger.generation(number)
+            found += [generation] if generation is not None else []
+        return found
+
     @property
     def roots(self) -> tuple[Certificate, ...]:
-        """Every pinned root that could be read, published or not."""
+        """Every root that could be read and is pinned, published or not, or is published still."""
         return tuple(self._known.values())
 
     async def _advance(
@@ -179,12 +206,29 @@ class TrustSources:
         return True
 
 
-def _unpinned(config: HubConfig, book: RotationBook) -> str:
+def _other_domain(config: HubConfig, in_force: InForce) -> str:
+    """Why no generation is made for the trust domain that the configuration names; empty where it is the same.
+
+    Every identity of the mesh would change at once, and signers would refuse what the running ones deliver.
+    """
+    before = in_force.generation
+    if before is None or before.trust_domain == str(config.trust_domain):
+        return ""
+    return (
+        f"the generation in force is for the trust domain {before.trust_domain}, and the configuration names "
+        f"{config.trust_domain}: a mesh cannot change its trust domain in place. Set it back; another trust domain is "
+        "another hub with a state of its own"
+    )
+
+
+def _unpinned(config: HubConfig, book: RotationBook, held: frozenset[str]) -> str:
     """Why a rotation cannot go on with these pins; empty where it can. A pin taken out early changes nothing."""
     rotation = book.under_way
     if rotation is None:
         return ""
-    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins
+    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - held - book.unpinned.keys()
+    if rotation.state is State.UNPUBLISHING:
+        lacking -= {rotation.old.root}  # what goes needs no pin
     if not lacking:
         return ""
     return (

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.controller.generations import bundle_of
+from federation.controller.sources.kept import roots_in_force
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.record import Unpinned
 from federation.state.documents import Current, Generation
 
 
@@ -46,6 +48,11 @@ class TrustState:
     def for_cluster(self, name: str) -> Generation | None:
         """The generation that this cluster is to hold."""
         return self.behind.get(name, self.generation)
+
+    def roots(self, now: float) -> dict[str, Unpinned]:
+        """The roots (SHA-256) of every generation that some cluster gets, as the record notes one without a pin."""
+        found = [*([self.generation] if self.generation else []), *self.behind.values()]
+        return roots_in_force(found, now)
 
     def is_ours(self, digest: str) -> bool:
         """True for the content of a generation."""

@@ -57,8 +57,8 @@ def believe(
     if unpinned:
         first = unpinned[0].certificate
         raise InvalidValue(
-            f"it holds {len(unpinned)} anchor(s) that this signer's configuration does not pin,"
-            f" first {first.subject} ({first.sha256})",
+            f"it holds {len(unpinned)} anchor(s) that this signer's configuration does not pin and, as far as it"
+            f" remembers, never pinned, first {first.subject} ({first.sha256})",
             where=key,
             remedy="pin it in the configuration, or find out who wrote this generation",
             reason="generation_unpinned",

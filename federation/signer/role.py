@@ -50,6 +50,7 @@ from federation.signer.member import connect
 from federation.signer.orders import OrdersFollower
 from federation.signer.pinned_roots import PinnedRoots
 from federation.signer.registry import Registry
+from federation.signer.remembered import RememberedPins
 from federation.signer.renewals import Renewals
 from federation.signer.reporting import cluster_report
 from federation.signer.serving import ITSELF
@@ -96,6 +97,7 @@ class SignerRole:
             trust_domain=running.trust_domain,
             pins=running.trust.pins,
             on_change=self._take_up_trust,
+            remembered=RememberedPins(store, replica=replica),
         )
         self._orders = OrdersFollower(store, clock=clock)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
@@ -223,6 +225,7 @@ class SignerRole:
             rotation=follows.rotation,
             orders=follows.state,
             serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
+            serving_issuer=serving.issuer if serving.valid else "",
             issued=self._accounting.issued,
             clusters={
                 str(config.name): cluster_report(

@@ -3,7 +3,7 @@
 The signer does not trust the controller. A generation is accepted only where its bytes are what its digest
 says, its trust domain is the mesh's, its number does not run backwards, and every self-signed anchor in it
 is pinned by the signer's own configuration. Otherwise the last good one stays in force and the reason is
-said.
+said. A pin that was in that configuration and is gone counts as long as the anchor is in force (``remembered.py``).
 
 While a root is removed in waves, clusters that wait for theirs are given an older generation, which is
 believed by the same rules. One that cannot be believed stops the clusters that it is meant for, and no other.
@@ -22,6 +22,7 @@ from federation.core.errors import FederationError, InvalidValue, NotReady, Stat
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.signer.believing import AcceptedTrust, believe
+from federation.signer.remembered import RememberedPins
 from federation.state.documents import Current, Generation, decode, generation_key
 from federation.state.store import StateStore
 
@@ -99,7 +100,9 @@ class TrustFollower:
         trust_domain: TrustDomain,
         pins: frozenset[str],
         on_change: Callable[[TrustInForce], None],
+        remembered: RememberedPins | None = None,
     ) -> None:
+        """``remembered`` are pins that this signer's configuration had, and that the bundle may still hold."""
         self._store = store
         self._clock = clock
         self._trust_domain = trust_domain
@@ -107,6 +110,7 @@ class TrustFollower:
         self._on_change = on_change
         self._looking = asyncio.Lock()
         self._seen: Current | None = None
+        self._remembered = remembered
         self._judged_by = pins
         self._floors: dict[str, int] = {}
         self.in_force: TrustInForce | None = None
@@ -146,9 +150,15 @@ class TrustFollower:
                 stored = await self._store.read(CURRENT)
                 current = decode(stored.data, Current, key=CURRENT) if stored is not None else None
                 await self._take_up(current)
+                await self._remember()
         except TimeoutError:
             raise StateUnavailable(f"no answer in {READ_TIMEOUT:g} s", where="the state store") from None
         return current
+
+    async def _remember(self) -> None:
+        """Persist which anchors in force are pinned here, before any of these pins can go."""
+        if self._remembered is not None and self.in_force is not None:
+            await self._remembered.keep(self.in_force.anchors, self._pins)
 
     async def _take_up(self, current: Current | None) -> None:
         try:
@@ -180,6 +190,8 @@ class TrustFollower:
     async def _look(self, current: Current | None) -> TrustInForce | None:
         """What to use, or None where there is nothing new to decide."""
         held = self.in_force
+        if self._remembered is not None:
+            await self._remembered.load()
         if current is None:
             if held is not None:
                 raise InvalidValue(
@@ -255,7 +267,7 @@ class TrustFollower:
             number=number,
             digest=digest,
             trust_domain=self._trust_domain,
-            pins=self._pins,
+            pins=self._pins | (self._remembered.known if self._remembered is not None else frozenset()),
         )
         known = self.in_force.generations if self.in_force is not None else ()
         if any(held.number == number and held.sha256 != trust.sha256 for held in known):

@@ -27,6 +27,10 @@ CALLERS: Final = (
 FOUND: Final = (
     "restore it from a backup, or remove it: what is still held is found again, what was written over is not"
 )
+PINS: Final = (
+    "remove it: a signer that runs writes it anew, and one that is started refuses a bundle with an anchor that its "
+    "configuration pins no more until that is pinned again"
+)
 WISH: Final = "ask for the operation again, and remove this one"
 
 
@@ -42,6 +46,7 @@ def remedy_for(key: str) -> str:
     return {
         "horizons": BOUNDS,
         "callers": CALLERS,
+        "pins": PINS,
         "signers": REPORT,
         "controllers": REPORT,
         "operations": WISH,

@@ -9,6 +9,7 @@ key                          written by          holds
 ``signers/<replica>``        that signer         what it uses and how it fares
 ``horizons/<replica>``       that signer         how far its leaves reach, written ahead of issuing
 ``callers/<replica>``        that signer         which pods it has issued certificates to
+``pins/<replica>``           that signer         which anchors in force its own configuration pins, or pinned
 ``rotation``                 controller leader   the rotation under way or the last one, and quarantines
 ``orders``                   controller leader   what signers are to sign with, and where they are to stop
 ``takeovers``                controller leader   since when the hub has issued for each cluster
@@ -130,6 +131,13 @@ class CallersTable(msgspec.Struct, frozen=True, kw_only=True):
     keys: dict[str, list[KeyClaim]] = {}
 
 
+class PinsTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The anchors (SHA-256) of the bundles in force that one signer's own configuration pins, or pinned once."""
+
+    replica: str
+    anchors: list[str] = []
+
+
 class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
     """When the hub was first configured to issue for each cluster: leaves from before count as unknown."""
 
@@ -140,7 +148,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator asked for: written by the controller that was asked, decided by the one that leads."""
 
     id: str
-    verb: str  # start | advance | abort | restore | quarantine | release | emergency | takeover | dismiss
+    verb: str  # start | advance | abort | restore | quarantine | release | emergency | takeover | dismiss | remove
     author: str
     asked: float
     arguments: dict[str, str] = {}
@@ -325,6 +333,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     rotation: int = 0  # whose orders it follows
     orders: str = ""  # the state of that rotation
     serving_not_after: float = 0.0
+    serving_issuer: str = ""  # SHA-256 of the intermediate that issued the door's certificate
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
     unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
@@ -491,7 +500,7 @@ class LossReport(msgspec.Struct, frozen=True, kw_only=True):
     With ``at_removal`` it begins when that side's root is removed, else as soon as the other side signs.
     """
 
-    side: str  # old | new: the one that is left
+    side: str  # old | new: the one that is left; empty: an anchor whose pin is gone
     what: str
     at_removal: bool
     clusters: dict[str, float] = {}
@@ -505,13 +514,29 @@ class JoinStepReport(msgspec.Struct, frozen=True, kw_only=True):
     conditions: list[ConditionReport] = []
 
 
+class UnpinnedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that is published although its pin is gone: what it waits for, and what fails without it.
+
+    ``clusters`` are those whose own CA it was. ``opens_at`` is when it leaves at the earliest; 0: that cannot be told.
+    """
+
+    since: float
+    subject: str = ""
+    clusters: list[str] = []
+    opens_at: float = 0.0
+    conditions: list[ConditionReport] = []
+    losses: list[LossReport] = []
+
+
 class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The gate that the rotation under way stands before, as the leader sees it now.
 
     ``returning`` is what clusters that are to leave their quarantine wait for, ``dropping`` what each accepted
     CA of a cluster's own (SHA-256) waits for before it leaves the bundle. ``undeclared`` names the clusters where
     another CA counts as issuing still, until a person says otherwise. ``losses`` is told while a rotation is
-    under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own.
+    under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own. ``unpinned``
+    are anchors (SHA-256) that are published although their pin is gone, ``removed`` clusters that are registered no
+    more with the end of the certificates that live on there.
     """
 
     computed: float = 0.0
@@ -524,6 +549,8 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     dropping: dict[str, list[ConditionReport]] = {}
     undeclared: list[str] = []
     joining: dict[str, list[JoinStepReport]] = {}
+    unpinned: dict[str, UnpinnedReport] = {}
+    removed: dict[str, float] = {}
     losses: list[LossReport] = []
     plan: PlanReport | None = None
     problem: str = ""  # why the rotation cannot be worked on at all

@@ -29,7 +29,7 @@ MAX_KEY: Final = 200  # as in the file store
 MAX_NAME: Final = 253  # RFC 1123 subdomains, as Kubernetes limits them
 MAX_NAMESPACE: Final = 63 - len(SIGNERS_SUFFIX)
 
-_OF_SIGNERS: Final = ("signers/", "horizons/", "callers/")
+_OF_SIGNERS: Final = ("signers/", "horizons/", "callers/", "pins/")
 _SEGMENT: Final = r"[a-z0-9_-][a-z0-9._-]*"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 _NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)

@@ -31,6 +31,7 @@ from federation.status.scene import Scene
 from federation.status.signing import connection_words
 from federation.status.trust import open_proposals
 from federation.status.trust_bundle import trust_bundle_attention
+from federation.status.unpinned import edit_attention
 
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
@@ -74,6 +75,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *rotation_attention(scene),
         *joining_attention(clusters),
         *own_anchor_attention(scene, joining={view.name for view in clusters if view.joining is not None}),
+        *edit_attention(scene),
         *_configuration(scene),
     ]
     registered = {view.name for view in clusters}

@@ -13,11 +13,14 @@ import msgspec
 
 from federation.status.rotation_model import (
     ConditionView,
+    DepartureView,
     OrdersView,
     OwnAnchorView,
     PlanView,
     QuarantineView,
+    RemovedClusterView,
     RotationView,
+    UnpinnedView,
 )
 
 Verdict = Literal["healthy", "degraded", "failing"]
@@ -472,7 +475,9 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells. With a
     ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
-    ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle.
+    ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle. ``unpinned`` are
+    anchors that are published although their pin is gone, ``removed_clusters`` those that are registered no more and
+    whose certificates live on, ``departures`` anchors that left without a rotation, newest first.
     """
 
     verdict: Verdict
@@ -494,6 +499,9 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     orders: OrdersView | None = None
     quarantined: list[QuarantineView] = []
     own_anchors: list[OwnAnchorView] = []
+    unpinned: list[UnpinnedView] = []
+    removed_clusters: list[RemovedClusterView] = []
+    departures: list[DepartureView] = []
     insecure_options: list[str]
     config_problems: list[str]
     certificates_issued: int

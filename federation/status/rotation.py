@@ -75,7 +75,7 @@ def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
         ttl_cap=finite(rotation.ttl_cap) if under_way else 0.0,
         steps=_steps(rotation),
         gate=gate_view(scene) if under_way else None,
-        losses=[_loss(loss) for loss in told.losses] if told and under_way else [],
+        losses=[loss_view(loss) for loss in told.losses] if told and under_way else [],
         history=[_transition(step, whole=whole) for step in reversed(rotation.history)],
     )
 
@@ -205,7 +205,8 @@ def _steps(rotation: Rotation) -> list[StepView]:
     ]
 
 
-def _loss(loss: LossReport) -> LossView:
+def loss_view(loss: LossReport) -> LossView:
+    """What fails, with its clusters in order."""
     clusters = [LostCluster(cluster=name, until=instant(until)) for name, until in loss.clusters.items()]
     return LossView(
         side=loss.side,

@@ -149,6 +149,41 @@ class OwnAnchorView(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: list[ConditionView]
 
 
+class UnpinnedView(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that is published although its pin is gone: since when, what it waits for, what fails without it.
+
+    ``clusters`` are those whose own CA it was; none: a root of the hub's. ``leaves_at`` is when it leaves at the
+    earliest, null where that cannot be told. Where it is not ``known``, no leader tells what it waits for.
+    """
+
+    sha256: str
+    subject: str
+    clusters: list[str]
+    since: datetime | None
+    known: bool
+    leaves_at: datetime | None
+    waits_for: list[ConditionView]
+    losses: list[LossView]
+
+
+class RemovedClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster that is registered no more. ``until``: when the last of its certificates has expired."""
+
+    cluster: str
+    until: datetime | None
+
+
+class DepartureView(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that left the bundle without a rotation: when, by whom, and on which evidence."""
+
+    sha256: str
+    subject: str
+    at: datetime | None
+    author: str
+    reason: str
+    evidence: list[ConditionView]
+
+
 class HolderView(msgspec.Struct, frozen=True, kw_only=True):
     """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256).
 

@@ -33,6 +33,7 @@ from federation.status.rotation import rotation_view
 from federation.status.scene import Scene, Snapshot
 from federation.status.signing import refusals, signer_view
 from federation.status.trust import bundle_view, generation_views, proposal_views
+from federation.status.unpinned import departure_views, removed_cluster_views, unpinned_views
 
 
 def compose(
@@ -65,6 +66,9 @@ def compose(
         orders=orders_view(snapshot.orders),
         quarantined=quarantine_views(scene),
         own_anchors=own_anchor_views(scene),
+        unpinned=unpinned_views(scene),
+        removed_clusters=removed_cluster_views(scene),
+        departures=departure_views(scene),
         insecure_options=insecure_options(scene),
         config_problems=config_problems(scene),
         certificates_issued=sum(signer.issued for signer in signers),

@@ -435,8 +435,8 @@ async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> Non
             await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]
             assert (await operate(two, "advance")).outcome == "done"
         await two.until(lambda r: r.rotation.open and r.rotation.state == "ACTIVE", limit=30)
-        two.staged, two.anchors, pins = [], [root("b")], [root(), root("b")]
-        # The old root's pin is taken out too early: the bundle stays as it is.
+        two.staged, two.anchors, pins = [], [root()], [root(), root("b")]
+        # The new root's pin is taken out: the bundle stays as it is, and no step leads to that root.
         two.write_config()
 
         def waits(report: ControllerReport) -> bool:

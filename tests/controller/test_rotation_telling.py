@@ -31,6 +31,7 @@ def world(**changes: object) -> World:
         horizons={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in NAMES},
         generations={1: frozenset({ROOT}), 2: frozenset({ROOT, NEW_ROOT})},
         in_force=1,
+        pins=frozenset({ROOT, NEW_ROOT}),
         validated="",
     )
     return with_changes(made, **changes)  # type: ignore[arg-type]
@@ -56,7 +57,8 @@ def test_a_plan_is_what_a_start_then_does() -> None:
     assert plan.new is not None
     assert plan.new.intermediate == NEW_INTERMEDIATE
     assert plan.longest_leaf == 3600 + world().skew
-    assert {c.name: c.met for c in plan.conditions} == {"validated": True, "capacity": True}
+    first = {"configuration": True, "pinned": True, "validated": True, "capacity": True}
+    assert {c.name: c.met for c in plan.conditions} == first
 
 
 def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_under_way() -> None:

@@ -27,6 +27,9 @@ TAKEOVERS: Final = "takeovers"
 MOST_HEARD: Final = 50
 """Operations remembered as applied: one that was not answered is heard again within seconds."""
 
+FORGOTTEN: Final = 86400.0  # seconds after the end of what lived in a cluster that was removed
+UNKNOWN_LIFE: Final = 86400.0  # of leaves from before the hub, where an earlier version did not record it
+
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +41,8 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is registered:
     it is not known who issued while it was not, so it starts over. ``heard`` are the operations (ids) that declared
     lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from then on
-    it counts, whether it can be read or not. ``served`` says since when
+    it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live (seconds), and
+    ``gone`` until when they may in clusters that are registered no more. ``served`` says since when
     the own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
     istiod there.
     """
@@ -50,6 +54,8 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     trust_bundles: list[str] = msgspec.field(default_factory=list)
     served: dict[str, float] = msgspec.field(default_factory=dict)
     provided: dict[str, float] = msgspec.field(default_factory=dict)
+    longest: dict[str, float] = msgspec.field(default_factory=dict)
+    gone: dict[str, float] = msgspec.field(default_factory=dict)
 
     def taken_over(self, cluster: str) -> float | None:
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
@@ -155,11 +161,13 @@ class Books:
         trust_bundles: Mapping[str, bool] | None = None,
         served: Mapping[str, bool | None] | None = None,
         provided: Mapping[str, bool | None] | None = None,
+        longest: Mapping[str, float] | None = None,
     ) -> Arrivals:
         """How clusters joined, with what is seen of the registered ones now.
 
         ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more; ``served`` and
-        ``provided`` whether that is so at present, None where that was not seen.
+        ``provided`` whether that is so at present, None where that was not seen. ``longest`` is how long leaves from
+        before the hub may live in each.
         """
         bundles = trust_bundles or {}
         registered = frozenset(clusters)
@@ -187,6 +195,12 @@ class Books:
                 },
                 served=_since(before.served, served or {}, registered, now),
                 provided=_since(before.provided, provided or {}, registered, now),
+                longest={
+                    name: life
+                    for name, life in {**before.longest, **(longest or {})}.items()
+                    if name in registered
+                },
+                gone=_gone(before, registered, now),
             )
 
         return await self._arrive(met)
@@ -220,6 +234,23 @@ class Books:
                 await self._store.write(TAKEOVERS, data, expected=stored.version)
         self.arrivals = after
         return after
+
+
+def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str, float]:
+    """Until when leaves from before the hub may live in clusters that were removed; what ended a day ago is left out.
+
+    Of a CA that went on issuing only what it had issued by then counts: it is no part of the mesh any more. One
+    that is registered again starts over, and what was alive when it was removed still counts.
+    """
+    kept = {name: until for name, until in before.gone.items() if until + FORGOTTEN > now}
+    for name, since in before.since.items():
+        if name not in registered:
+            taken = before.taken_over(name)
+            life = before.longest.get(name, UNKNOWN_LIFE)
+            until = (now if taken is None else max(since, taken)) + life
+            if until > now:
+                kept[name] = max(until, kept.get(name, 0.0))
+    return kept
 
 
 def _since(

@@ -14,6 +14,7 @@ from federation.core.trust.rotation.effects import orders_of
 from federation.core.trust.rotation.gates import gate
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import RotationBook, Side, State
+from federation.core.trust.rotation.unpinned import remove_now
 from federation.core.trust.rotation.world import World
 from federation.state.documents import Operation
 
@@ -65,6 +66,13 @@ class Commands:
             ),
             "release": lambda: machine.release(book, operation.arguments.get("cluster", "")),
             "emergency": lambda: _emergency(operation, book, world),
+            "remove": lambda: remove_now(
+                book,
+                world,
+                _fingerprint(operation.arguments.get("anchor", "")),
+                author=operation.author,
+                reason=_reason(operation),
+            ),
         }
         if operation.verb not in verbs:
             raise OperationRefused(f"{operation.verb[:40]!r} is no operation")
@@ -161,7 +169,7 @@ def _emergency(operation: Operation, book: RotationBook, world: World) -> Rotati
     return machine.emergency(
         book,
         world,
-        compromised=arguments.get("compromised", "").replace(":", "").lower(),
+        compromised=_fingerprint(arguments.get("compromised", "")),
         deadline=world.now + _seconds(arguments.get("deadline", ""), DEFAULT_DEADLINE),
         ttl_cap=_seconds(arguments.get("ttl_cap", ""), 0.0),
         author=operation.author,
@@ -177,6 +185,11 @@ def waves_of(clusters: Sequence[str], count: int) -> list[list[str]]:
     parts = max(1, count - 1)
     size = -(-len(rest) // parts) if rest else 1
     return [first, *(rest[start : start + size] for start in range(0, len(rest), size))]
+
+
+def _fingerprint(text: str) -> str:
+    """As it is compared: lower-case hexadecimal digits without colons."""
+    return text.replace(":", "").lower()
 
 
 def _reason(operation: Operation) -> str:

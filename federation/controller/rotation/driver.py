@@ -24,6 +24,7 @@ from federation.controller.rotation.observed import (
     own_anchors,
     own_of,
     path_of,
+    refusals,
     roots_above,
     trust_bundles,
     with_life,
@@ -35,7 +36,7 @@ from federation.controller.rotation.operations import OperationQueue
 from federation.controller.rotation.rate import IssuingRate
 from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
-from federation.core.config.model import HubConfig
+from federation.core.config.model import ClusterConfig, HubConfig
 from federation.core.errors import FederationError, InvalidValue, StateUnavailable
 from federation.core.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
@@ -43,8 +44,9 @@ from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
-from federation.core.trust.rotation.record import Rotation, RotationBook, Side
+from federation.core.trust.rotation.record import Rotation, RotationBook, Side, Unpinned
 from federation.core.trust.rotation.steps import OperationRefused
+from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
     Current,
@@ -62,8 +64,9 @@ _log = logging.getLogger(__name__)
 class Seen:
     """What the leader sees of the clusters at this moment.
 
-    ``roots`` are the pinned ones that could be read; ``unwritten`` is why what the record asks for may not be in
-    force.
+    ``roots`` are those that could be read and are pinned, or published still; ``unwritten`` is why what the record asks
+    for may not be in force. ``published`` are the roots (SHA-256) of the generations in force, and ``refused`` why this
+    process does not run its newest configuration.
     """
 
     clusters: Mapping[str, ClusterFacts]
@@ -71,6 +74,8 @@ class Seen:
     roots: Sequence[Certificate]
     current: Current
     unwritten: str = ""
+    published: Mapping[str, Unpinned] = field(default_factory=dict)
+    refused: Sequence[str] = ()
 
 
 async def _nothing_to_dismiss(_: Operation) -> None:
@@ -142,6 +147,7 @@ class RotationDriver:
                 return False
             if self.clock.monotonic() - self._looked > config.controller.rotation.fresh:
                 await self._save(interrupted(self.books.book))  # nobody has watched for a while
+            await self._settle(config, see())
             before = self.books.book
             await self.books.give_orders()
             await enact()
@@ -157,7 +163,13 @@ class RotationDriver:
                 await enact()
             self._place(config, world)
             report = told(
-                self.books.book, world, self._commands, config, self.dropping, joining=self.joining or {}
+                self.books.book,
+                world,
+                self._commands,
+                config,
+                self.dropping,
+                joining=self.joining or {},
+                issuers=self._issuers,
             )
             self.report = msgspec.structs.replace(report, problem=self._observer.problem)
         except StateConflict as error:
@@ -170,6 +182,31 @@ class RotationDriver:
             self.report = RotationReport(computed=self.clock.now().timestamp(), problem=str(error))
             return False
         return changed
+
+    async def _settle(self, config: HubConfig, seen: Seen) -> None:
+        """Note in the record what the configuration has changed about anchors that are published."""
+        if self.books.arrivals is None or not seen.published:
+            return
+        own = self.books.arrivals.own
+        found = {
+            sha256: msgspec.structs.replace(
+                root, clusters=sorted(name for name, shas in own.items() if sha256 in shas)
+            )
+            if root.clusters
+            else root
+            for sha256, root in seen.published.items()
+        }
+        before = self.books.book
+        await self._save(settle(before, pins=config.trust.pins, staged=config.trust.staged, found=found))
+        for sha256 in sorted(self.books.book.unpinned.keys() - before.unpinned.keys()):
+            _log.warning(
+                "the anchor %s is not pinned any more and stays in the bundle until nothing needs it: "
+                "`federation trust list` says until when and why",
+                sha256,
+            )
+        for sha256 in sorted(before.unpinned.keys() - self.books.book.unpinned.keys()):
+            if sha256 in config.trust.pins:
+                _log.info("the anchor %s is pinned again", sha256)
 
     def _place(self, config: HubConfig, world: World) -> None:
         """Determine the step of each cluster that joins."""
@@ -190,12 +227,19 @@ class RotationDriver:
             trust_bundles=trust_bundles(seen.clusters),
             served=served(seen.clusters, roots),
             provided=provided(seen.clusters),
+            longest={str(c.name): _earlier_life(c) for c in config.clusters},
         )
         horizons = await self._observer.horizons(worst_of(config, now.timestamp()))
         numbers = {delivered.generation for delivered in horizons}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))
-        clusters = with_unknown(config, with_life(seen.clusters, signers), arrivals, now.timestamp())
+        clusters = with_unknown(
+            config,
+            with_life(seen.clusters, signers),
+            arrivals,
+            now.timestamp(),
+            kept=frozenset(sha for sha, known in self.books.book.unpinned.items() if known.clusters),
+        )
         self._issuers = roots_above(signers, seen.roots, self.books.book)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         istiods = istiods_of(config, {n for n, facts in seen.clusters.items() if facts.control_planes})
@@ -221,6 +265,8 @@ class RotationDriver:
             pins=config.trust.pins,
             staged=config.trust.staged,
             unwritten=seen.unwritten,
+            refused=refusals(seen.refused, signers),
+            gone=arrivals.gone,
             capacity=replace(world.capacity, known_from=self._rate.known_from),
         )
 
@@ -269,17 +315,31 @@ class RotationDriver:
         """Take own anchors out of the bundle that nothing depends on any more."""
         if self.books.arrivals is None or not self.allowed():
             return
-        anchors = own_anchors(config, self.books.arrivals.own)
-        self.dropping = drop_gates(anchors, self.books.book, world, roots=self._issuers)
-        dropped = [sha256 for sha256, verdict in self.dropping.items() if verdict.open]
-        await self._save(drop(self.books.book, self.dropping))
-        for sha256 in dropped:
-            _log.warning(
-                "the own anchor %s leaves the bundle: nothing depends on it any more, and its pin can be taken "
-                "out of the configuration",
-                sha256,
-                extra={"evidence": [c.detail for c in self.dropping[sha256].conditions]},
-            )
+        book = self.books.book
+        pinned = own_anchors(config, self.books.arrivals.own)
+        own = drop_gates(pinned, book, world, roots=self._issuers)
+        unpinned = drop_gates(unpinned_anchors(book), book, world, roots=self._issuers)
+        self.dropping = own | unpinned
+        await self._save(drop_unpinned(drop(book, own), unpinned, at=world.now))
+        for sha256, verdict in self.dropping.items():
+            if verdict.open:
+                and_now = (
+                    "its pin is gone"
+                    if sha256 in unpinned
+                    else "its pin can be taken out of the configuration"
+                )
+                _log.warning(
+                    "the anchor %s leaves the bundle: nothing depends on it any more, and %s",
+                    sha256,
+                    and_now,
+                    extra={"evidence": [c.detail for c in verdict.conditions]},
+                )
+
+
+def _earlier_life(cluster: ClusterConfig) -> float:
+    """How long a leaf from before the hub may live in that cluster, in seconds."""
+    longest = cluster.earlier_longest_ttl
+    return cluster.policy.longest_ttl if longest is None else longest
 
 
 def _proposed(

@@ -26,6 +26,7 @@ from federation.state.store import StateConflict, StateStore, Stored
 
 CONTROLLERS: Final = "controllers/"
 CALLERS: Final = "callers/"
+PINS: Final = "pins/"
 EVERY: Final = 60.0  # seconds between looks
 GONE: Final = 86400.0  # seconds without a report after which nobody waits for its writer any more
 KEPT: Final = 86400.0  # seconds after its end for which a signer itself keeps a bound
@@ -84,6 +85,8 @@ class Leftovers:
         horizons = await read_many(self._store, await self._store.keys(HORIZONS))
         left = gone_callers(await self._store.keys(CALLERS), signers, horizons, now=now)
         callers = await read_many(self._store, tuple(left)[:MOST_AT_ONCE])  # each may be large
+        left = gone_callers(await self._store.keys(PINS), signers, horizons, now=now, kind=PINS)
+        pins = await read_many(self._store, tuple(left)[:MOST_AT_ONCE])
         controllers = await read_many(self._store, await self._store.keys(CONTROLLERS))
         if not _vouched_for(signers, now):
             return []
@@ -91,6 +94,7 @@ class Leftovers:
         return [
             *ended_horizons(horizons, signers, now=now, skew=skew),
             *(Left(key, stored.version) for key, stored in callers.items() if isinstance(stored, Stored)),
+            *(Left(key, stored.version) for key, stored in pins.items() if isinstance(stored, Stored)),
             *gone_signers(signers, horizons, now=now),
             *gone_controllers(controllers, config, now=now),
         ]
@@ -112,13 +116,16 @@ def ended_horizons(horizons: _Found, signers: _Found, *, now: float, skew: float
             yield Left(key, stored.version)
 
 
-def gone_callers(keys: Iterable[str], signers: _Found, horizons: _Found, *, now: float) -> Iterator[str]:
+def gone_callers(
+    keys: Iterable[str], signers: _Found, horizons: _Found, *, now: float, kind: str = CALLERS
+) -> Iterator[str]:
     """Which pods a signer that is gone has issued certificates to, once all of these have ended long ago.
 
-    Those that are alive have taken over what is still of use (``signer/callers_store.py``).
+    Those that are alive have taken over what is still of use (``signer/callers_store.py``). The same goes for the pins
+    that it remembered (``kind`` is how their keys begin).
     """
     for key in keys:
-        replica = key.removeprefix(CALLERS)
+        replica = key.removeprefix(kind)
         signer = f"{SIGNERS}{replica}"
         gone = signers.get(signer) is None or _is_gone(_signer(signer, signers[signer]), now)
         if gone and f"{HORIZONS}{replica}" not in horizons:

@@ -71,7 +71,20 @@ def signer_facts(report: SignerReport) -> SignerFacts:
         generation=report.generation,
         rotation=report.rotation,
         state=report.orders,
+        door=report.serving_issuer,
         detail=successor.detail[:MOST_TEXT] if successor is not None else "it has no [signer.successor]",
+    )
+
+
+def refusals(own: Sequence[str], signers: Mapping[str, SignerReport]) -> tuple[str, ...]:
+    """Why processes do not run their newest configuration, one text each; ``own`` are the leader's problems."""
+    found = [("the leading controller", own)]
+    found += [(replica, report.config_problems) for replica, report in sorted(signers.items())]
+    return tuple(
+        f"{who} refuses its newest configuration: {problems[0][:MOST_TEXT]}"
+        + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        for who, problems in found
+        if problems
     )
 
 
@@ -125,14 +138,20 @@ def with_life(
 
 
 def with_unknown(
-    config: HubConfig, clusters: Mapping[str, ClusterFacts], arrivals: Arrivals, now: float
+    config: HubConfig,
+    clusters: Mapping[str, ClusterFacts],
+    arrivals: Arrivals,
+    now: float,
+    *,
+    kept: frozenset[str] = frozenset(),
 ) -> dict[str, ClusterFacts]:
     """Until when leaves from before the hub may live in each cluster: the longest life they may have.
 
     Where its own CA goes on issuing that end moves on with the time. A cluster that came with pinned roots of the
-    hub alone has none that does where the configuration says that there is no leaf from before the hub.
+    hub alone has none that does where the configuration says that there is no leaf from before the hub. ``kept`` are
+    accepted CAs (SHA-256) whose pin is gone and that are published still.
     """
-    accepted = _accepted(config).keys()
+    accepted = _accepted(config).keys() | kept
     configs = {str(cluster.name): cluster for cluster in config.clusters}
     found: dict[str, ClusterFacts] = {}
     for name, facts in clusters.items():

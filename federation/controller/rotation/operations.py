@@ -25,7 +25,7 @@ from federation.state.store import StateConflict, StateStore, Stored
 OPERATIONS: Final = "operations/"
 VERBS: Final = (
     *("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover"),
-    "dismiss",
+    *("dismiss", "remove"),
 )
 KEPT: Final = 500
 """Operations kept as an audit, the newest; one is some hundred bytes."""

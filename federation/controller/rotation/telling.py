@@ -18,7 +18,7 @@ from federation.core.trust.horizons import alive
 from federation.core.trust.joining import Position
 from federation.core.trust.rotation.control_planes import obstacles
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
-from federation.core.trust.rotation.losses import Loss, losses
+from federation.core.trust.rotation.losses import Loss, losses, losses_without
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side
 from federation.core.trust.rotation.world import World
@@ -30,6 +30,7 @@ from federation.state.documents import (
     PlanReport,
     RotationReport,
     SideReport,
+    UnpinnedReport,
 )
 
 MOST_CONDITIONS: Final = 200
@@ -47,10 +48,11 @@ def told(
     dropping: Mapping[str, Verdict] = MappingProxyType({}),
     *,
     joining: Mapping[str, Position] = MappingProxyType({}),
+    issuers: Mapping[str, str] = MappingProxyType({}),
 ) -> RotationReport:
-    """The report at ``world.now``; ``dropping`` is what each own anchor (SHA-256) waits for.
+    """The report at ``world.now``; ``dropping`` is what each anchor (SHA-256) waits for that leaves by itself.
 
-    ``joining`` is the step of each cluster that has a CA of its own.
+    ``joining`` is the step of each cluster that has a CA of its own, ``issuers`` the root above each intermediate.
     """
     verdict, rotation = gate(book, world), book.rotation
     return RotationReport(
@@ -68,13 +70,48 @@ def told(
         dropping={
             sha256: _own_conditions(verdict)
             for sha256, verdict in sorted(dropping.items())
-            if sha256 not in book.retired
+            if sha256 not in book.retired and sha256 not in book.unpinned and sha256 not in book.withdrawn
         },
+        unpinned=_unpinned(book, world, dropping, issuers),
+        removed=_removed(world),
         undeclared=sorted(name for name, facts in world.clusters.items() if facts.own_issues),
         joining={name: step_reports(found) for name, found in sorted(joining.items())},
         losses=_losses(book.under_way, world),
         plan=_plan(book, world, commands, config) if book.under_way is None else None,
     )
+
+
+def _unpinned(
+    book: RotationBook, world: World, dropping: Mapping[str, Verdict], issuers: Mapping[str, str]
+) -> dict[str, UnpinnedReport]:
+    """Each anchor that stays although its pin is gone: what it waits for, and what fails if it is removed now."""
+    found: dict[str, UnpinnedReport] = {}
+    for sha256, known in sorted(book.unpinned.items()):
+        verdict = dropping.get(sha256)
+        lost = losses_without(sha256, world, issuers, clusters=frozenset(known.clusters))
+        kinds: dict[str, dict[str, float]] = {}
+        for loss in lost:
+            kinds.setdefault(loss.what, {})[loss.cluster] = loss.ends
+        found[sha256] = UnpinnedReport(
+            since=known.since,
+            subject=known.subject,
+            clusters=known.clusters,
+            opens_at=verdict.opens_at if verdict is not None else 0.0,
+            conditions=_own_conditions(verdict) if verdict is not None else [],
+            losses=[
+                LossReport(side="", what=what, at_removal=True, clusters=clusters)
+                for what, clusters in sorted(kinds.items())
+            ],
+        )
+    return found
+
+
+def _removed(world: World) -> dict[str, float]:
+    """Clusters that are registered no more and whose certificates live on: until when, by the slowest clock."""
+    ends = {name: until + world.skew for name, until in world.gone.items() if until + world.skew > world.now}
+    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+        ends[delivered.cluster] = max(until + world.skew, ends.get(delivered.cluster, 0.0))
+    return {name: until for name, until in sorted(ends.items()) if name and name not in world.clusters}
 
 
 def _conditions(verdict: Verdict) -> list[ConditionReport]:

@@ -20,10 +20,11 @@ class BundlePlan:
 def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:
     """Merge the anchors, or hold back what a source that fails could have made smaller.
 
-    Only the configuration removes an anchor, and only while every source it names has given its own: else a
-    root could be replaced by nothing, where the file of its successor cannot be read. What adds and removes at
-    once is done in two generations, the larger one first: istiod takes a new bundle only where one of old and
-    new holds the other, and nobody is to trust less before everybody trusts more.
+    Only the record of the rotation removes an anchor (``core/trust/rotation/effects.py``), and only while every source
+    that the configuration names has given its own: else a root could be replaced by nothing, where the file of its
+    successor cannot be read. What adds and removes at once is done in two generations, the larger one first: istiod
+    takes a new bundle only where one of old and new holds the other, and nobody is to trust less before everybody
+    trusts more.
     """
     if gathered.lacking and in_force is None:
         return BundlePlan(

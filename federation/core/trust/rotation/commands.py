@@ -54,6 +54,11 @@ def propose(
             f"rotation {book.under_way.number} is under way, in {book.under_way.state.value}",
             remedy="let it end, or abort it: one at a time in a trust domain",
         )
+    if world.refused:
+        raise OperationRefused(
+            f"the newest configuration is refused, so it is not known what is wanted: {world.refused[0]}",
+            remedy="mend the configuration; the running one stays until then",
+        )
     if old.intermediate == new.intermediate:
         raise OperationRefused(
             "the new intermediate is the one that signs already",
@@ -155,6 +160,11 @@ def restore(book: RotationBook, world: World, *, author: str, reason: str) -> Ro
     if rotation is None or rotation.state is not State.UNPUBLISHING:
         raise OperationRefused(
             "nothing is being unpublished", remedy="restore is for a rotation in UNPUBLISHING"
+        )
+    if world.pins and rotation.old.root not in world.pins:
+        raise OperationRefused(
+            "the configuration no longer pins the old root, and signers refuse a bundle with it",
+            remedy="pin it again, then restore",
         )
     step = Step(author, world.now, reason)
     why = "the old root was restored by hand"

@@ -6,16 +6,22 @@ What they are for stands in ``gates.py``; a name is the condition's name there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
+
+from msgspec.structs import replace
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER, alive
 from federation.core.trust.rotation.consumers import (
+    NOT_REGISTERED,
     consumers,
     delivered_with,
     earlier,
+    earlier_in_removed,
     held,
     in_force,
     leaves_without,
     met,
+    shas,
     time_of,
     unmet,
 )
@@ -28,6 +34,30 @@ from federation.core.trust.rotation.control_planes import (
 )
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import ClusterFacts, World
+
+MOST_REFUSED: Final = 10  # processes that are named one by one
+
+
+def configuration(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+    """No process refuses its newest configuration: a step is not taken on what the operators no longer want."""
+    yield from accepted_configuration(world)
+
+
+def accepted_configuration(world: World) -> Iterator[Condition]:
+    """As :func:`configuration`, for what is no step of a rotation."""
+    for problem in world.refused[:MOST_REFUSED]:
+        yield unmet("configuration", problem)
+    if not world.refused:
+        yield met("configuration", "every process runs the newest configuration that it was given")
+
+
+def pinned(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """The configuration pins the new root: an operator who has taken its pin out does not want it signed under."""
+    if rotation.new.root in world.pins:
+        yield met("pinned", f"the configuration pins {shas({rotation.new.root})}")
+    else:
+        detail = f"the configuration no longer pins {shas({rotation.new.root})}: pin it again, or abort the rotation"
+        yield unmet("pinned", detail)
 
 
 def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -73,12 +103,16 @@ def leaves_with_both(book: RotationBook, rotation: Rotation, world: World) -> It
     late = leaves_without(roots, world)
     for name, _ in consumers(book, world):
         yield from delivered_with(name, roots, late)
+    for name in sorted(late.keys() - world.clusters.keys() - book.quarantined.keys()):
+        for condition in delivered_with(name, roots, late):
+            yield replace(condition, detail=f"{NOT_REGISTERED}; {condition.detail}")
 
 
 def none_earlier(book: RotationBook, _: Rotation, world: World) -> Iterator[Condition]:
     """No leaf from before the hub is alive where a gate waits: it would not trust the new root."""
     for name, facts in consumers(book, world):
         yield earlier(name, facts, world)
+    yield from earlier_in_removed(world, without=frozenset(book.quarantined))
 
 
 def istiods_trust_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -249,6 +283,7 @@ def none_earlier_anywhere(_: RotationBook, __: Rotation, world: World) -> Iterat
     """Leaves from before the hub may need the old root, in a quarantined cluster as well."""
     for name, facts in sorted(world.clusters.items()):
         yield earlier(name, facts, world)
+    yield from earlier_in_removed(world)
 
 
 def none_earlier_before_removal(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:

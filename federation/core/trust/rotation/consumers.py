@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from federation.core.trust.horizons import alive
 from federation.core.trust.rotation.record import Condition, RotationBook
 from federation.core.trust.rotation.world import ClusterFacts, World
+
+NOT_REGISTERED: Final = "it is not registered any more, and others still talk to its workloads"
 
 
 def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFacts]]:
@@ -94,6 +97,15 @@ def earlier(name: str, facts: ClusterFacts, world: World) -> Condition:
     if until > world.now:
         return unmet("earlier", f"leaves from before the hub may live until {time_of(until)}", name, until)
     return met("earlier", "no leaf from before the hub can be alive", name)
+
+
+def earlier_in_removed(world: World, *, without: frozenset[str] = frozenset()) -> Iterator[Condition]:
+    """No leaf from before the hub is alive in a cluster that is not registered any more: others still talk to it."""
+    for name, end in sorted(world.gone.items()):
+        until = end + world.skew
+        if until > world.now and name not in without:
+            detail = f"{NOT_REGISTERED}; leaves from before the hub may live until {time_of(until)}"
+            yield unmet("earlier", detail, name, until)
 
 
 def met(name: str, detail: str, cluster: str = "") -> Condition:

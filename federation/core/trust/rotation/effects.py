@@ -50,13 +50,22 @@ def orders_of(book: RotationBook) -> Orders:
     )
 
 
-def published(book: RotationBook, pins: frozenset[str], staged: frozenset[str]) -> frozenset[str]:
-    """The pinned roots that the newest bundle holds; ``staged`` are those that only a rotation publishes.
+def published(
+    book: RotationBook,
+    pins: frozenset[str],
+    staged: frozenset[str],
+    in_force: frozenset[str] = frozenset(),
+) -> frozenset[str]:
+    """The roots that the newest bundle holds; ``staged`` are pinned ones that only a rotation publishes.
+
+    ``in_force`` are the roots that some generation in force holds. They stay, pinned or not, until the record says
+    that they are removed: an edit of the configuration adds a root and never takes one away.
 
     A rotation takes away the old root in the end, and when it is aborted what it has brought itself: a root
     that is pinned for other reasons as well was published before, and stays.
     """
-    roots = pins - (staged - frozenset(book.admitted)) - frozenset(book.retired)
+    wanted = pins - (staged - frozenset(book.admitted))
+    roots = (wanted | frozenset(book.unpinned) | in_force) - removed(book)
     rotation = book.under_way
     if rotation is None or not rotation.changes_root:
         return roots
@@ -71,6 +80,11 @@ def published(book: RotationBook, pins: frozenset[str], staged: frozenset[str]) 
             return roots | (frozenset({rotation.old.root}) & pins)
         case _:
             return roots | (frozenset({rotation.old.root, rotation.new.root}) & pins)
+
+
+def removed(book: RotationBook) -> frozenset[str]:
+    """The roots that the record has taken out of the bundle, though they may be pinned or still be held somewhere."""
+    return frozenset(book.retired) | frozenset(book.withdrawn)
 
 
 def kept_behind(book: RotationBook) -> frozenset[str]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from federation.core.trust.rotation.record import ABORTABLE, Rotation, RotationBook, Side, State
 from federation.core.trust.rotation.sides import left_for_good, require_able
-from federation.core.trust.rotation.steps import OperationRefused, Step, enter
+from federation.core.trust.rotation.steps import OperationRefused, Step, admit, enter
 from federation.core.trust.rotation.world import World
 
 
@@ -74,7 +74,7 @@ def _leave_old(
         )
     able = require_able(rotation.new, "new", world)
     entered = enter(book, State.EMERGENCY, Step(step.author, step.at, step.reason, able), **changes)
-    return replace(entered, admitted=sorted({*book.admitted, rotation.new.root}))
+    return admit(entered, rotation.new.root)
 
 
 def _leave_new(

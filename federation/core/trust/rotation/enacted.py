@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from federation.core.trust.rotation.consumers import met, shas, unmet
 from federation.core.trust.rotation.effects import kept_behind, published
-from federation.core.trust.rotation.record import Condition, Rotation, RotationBook
+from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import World
 
 
@@ -29,13 +29,14 @@ def enacted(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Co
 def _problems(book: RotationBook, rotation: Rotation, world: World) -> Iterator[tuple[str, str]]:
     """What is in the way, with the cluster that it is about."""
     both = frozenset({rotation.old.root, rotation.new.root})
-    if both - world.pins:
-        yield f"the configuration no longer pins {shas(both - world.pins)}", ""
+    staying = rotation.old.root if rotation.state is State.ABORTING else rotation.new.root
+    if staying not in world.pins:
+        yield f"the configuration no longer pins {shas({staying})}, which is to stay", ""
     holds = world.generations.get(world.in_force)
     if holds is None:
         yield f"what generation {world.in_force} holds, which is in force, is not known", ""
         return
-    asked = published(book, world.pins, world.staged) & both
+    asked = published(book, world.pins, world.staged, holds) & both
     if asked - holds:
         yield f"generation {world.in_force}, which is in force, lacks {shas(asked - holds)}", ""
     if (holds & both) - asked:

@@ -174,8 +174,15 @@ def signed_under(book: RotationBook) -> frozenset[str]:
 
 
 GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
-    State.STAGED: {"validated": conditions.validated, "capacity": conditions.capacity},
+    State.STAGED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "validated": conditions.validated,
+        "capacity": conditions.capacity,
+    },
     State.PUBLISHING: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
@@ -185,6 +192,8 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "soak": conditions.soaked,
     },
     State.SOAKED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
@@ -196,6 +205,8 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "alive": renewing,
     },
     State.CANARY: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
@@ -209,6 +220,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "alive": renewing,
     },
     State.ACTIVE: {
+        "configuration": conditions.configuration,
         "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,
@@ -223,12 +235,14 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "alive": renewing,
     },
     State.UNPUBLISHING: {
+        "configuration": conditions.configuration,
         "enacted": enacted,
         "observed": conditions.observed,
         "matrix": conditions.green,
         "alive": renewing,
     },
     State.ABORTING: {
+        "configuration": conditions.configuration,
         "enacted": enacted,
         "new_drained": conditions.new_drained,
         "earlier": conditions.none_earlier_before_removal,
@@ -240,6 +254,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "alive": renewing,
     },
     State.EMERGENCY: {
+        "configuration": conditions.configuration,
         "enacted": enacted,
         "drained": conditions.drained,
         "earlier": conditions.none_earlier_anywhere,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Final
 
@@ -87,6 +87,51 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
     for name, facts in world.clusters.items():
         for what, begins, until in _of_cluster(rotation, facts, world, at):
             note(name, what, begins, until)
+    return _sorted(found.values())
+
+
+def losses_without(
+    sha256: str, world: World, roots: Mapping[str, str], *, clusters: frozenset[str]
+) -> list[Loss]:
+    """What fails if that anchor is removed now, as far as it is known.
+
+    ``roots`` gives for each intermediate that is known the root above it, by SHA-256: whatever is below one that is not
+    known may need the anchor. ``clusters`` are those whose own CA it was; none: a root of the hub's, which leaves from
+    before the hub may need in every cluster.
+    """
+    found: dict[tuple[str, str], Loss] = {}
+
+    def note(cluster: str, what: str, ends: float) -> None:
+        known = found.get((cluster, what))
+        last = max(ends, known.ends) if known and known.ends and ends else ends
+        found[cluster, what] = Loss(cluster=cluster, what=what, begins=world.now, ends=last)
+
+    def below(issuer: str) -> bool:
+        return roots.get(issuer, sha256) == sha256
+
+    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+        if below(delivered.issuer):
+            note(delivered.cluster, "its leaves below it are refused by others", until + world.skew)
+    unable = [
+        replica
+        for replica, facts in sorted(world.signers.items())
+        if facts.ready_with and all(map(below, facts.ready_with))
+    ]
+    doors = [replica for replica, facts in sorted(world.signers.items()) if facts.door and below(facts.door)]
+    for name, facts in sorted(world.clusters.items()):
+        if unable:
+            note(name, f"nothing is issued any more by signers that sign below it: {_named(unable)}", 0.0)
+        if doors:
+            note(name, f"workloads may refuse the doors of {_named(doors)}", 0.0)
+        ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0
+        if (name in clusters or not clusters) and (facts.own_issues or ends > world.now):
+            what = "its leaves from before the hub may be refused by others"
+            note(name, what, 0.0 if facts.own_issues else ends)
+        if any(plane.held is None or below(plane.issuer) for plane in facts.control_planes):
+            note(name, ISTIOD_OF_LEFT, 0.0)
+    for name, end in sorted(world.gone.items()):
+        if (name in clusters or not clusters) and end + world.skew > world.now:
+            note(name, "its leaves from before the hub may be refused by others", end + world.skew)
     return _sorted(found.values())
 
 

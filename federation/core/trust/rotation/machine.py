@@ -15,7 +15,7 @@ from federation.core.trust.rotation.commands import abort, propose, quarantine, 
 from federation.core.trust.rotation.emergencies import emergency
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
-from federation.core.trust.rotation.steps import OperationRefused, Step, cut, enter
+from federation.core.trust.rotation.steps import OperationRefused, Step, admit, cut, enter
 from federation.core.trust.rotation.world import World
 
 __all__ = [
@@ -81,15 +81,17 @@ def _step(
     changes = _changes(rotation, after, world)
     entered = enter(book, after, Step(author, world.now, reason, verdict.conditions), **changes)
     if after is State.PUBLISHING:
-        return replace(entered, admitted=sorted({*book.admitted, rotation.new.root}))
+        return admit(entered, rotation.new.root)
     if after is State.RETIRED and rotation.changes_root:
         return replace(entered, retired=sorted({*book.retired, rotation.old.root}))
     if after is State.ABORTING:
         gone = {rotation.new.root}
+        brought = gone & {*world.staged, *book.compromised} if rotation.changes_root else set()
         return replace(
             entered,
             admitted=sorted({*book.admitted} - gone),
             retired=sorted({*book.retired, *(gone & {*book.compromised})}),
+            withdrawn=sorted({*book.withdrawn, *brought}),
         )
     return entered
 

@@ -1,8 +1,8 @@
-"""When the own anchor of a cluster that joined leaves the bundle: once nothing depends on it. Pure.
+"""When an anchor leaves the bundle without a rotation: once nothing depends on it. Pure.
 
-It was merged for the leaves that the cluster's own CA had issued, and for as long as that went on. It goes by
-itself, remembered as retired like the old root of a rotation; until the pin is taken out of the configuration
-that keeps it from coming back.
+The own anchor of a cluster that joined was merged for the leaves that the cluster's own CA had issued, and for as long
+as that went on. It goes by itself, remembered as retired like the old root of a rotation; until the pin is taken out of
+the configuration that keeps it from coming back. An anchor whose pin is gone (``unpinned.py``) goes by the same gate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from msgspec.structs import replace
 
 from federation.core.trust.horizons import alive
 from federation.core.trust.rotation.alive import alive_in
-from federation.core.trust.rotation.consumers import consumers, earlier, met, time_of, unmet
+from federation.core.trust.rotation.conditions import accepted_configuration
+from federation.core.trust.rotation.consumers import (
+    consumers,
+    earlier,
+    earlier_in_removed,
+    met,
+    time_of,
+    unmet,
+)
 from federation.core.trust.rotation.control_planes import MOST_NAMED, NOT_READ, provided
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.record import Condition, RotationBook
@@ -26,10 +34,21 @@ MOST_PAIRS: Final = 10  # told one by one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnAnchor:
-    """A pinned anchor (SHA-256) that is the own CA of clusters: of the one it is pinned for, and of others."""
+    """An anchor (SHA-256) that is the own CA of clusters: of those it is pinned for, and of others.
+
+    With ``everywhere`` it is a root of the hub's, and every registered cluster depends on it. As at the end of a
+    rotation one that is quarantined is then not read back, and its leaves count.
+    """
 
     sha256: str
     clusters: frozenset[str]
+    everywhere: bool = False
+
+    def where(self, book: RotationBook, world: World) -> list[str]:
+        """The registered clusters that have to show that they do not need it any more, in order."""
+        if self.everywhere:
+            return sorted(world.clusters.keys() - book.quarantined.keys())
+        return sorted(self.clusters & world.clusters.keys())
 
 
 def drop_gates(
@@ -47,7 +66,15 @@ def drop_gates(
     alone.
     """
     waiting = [anchor for anchor in anchors if anchor.sha256 not in book.retired]
-    of_all = {"at_rest": _at_rest(book), "own_matrix": _matrix(book, world)} if waiting else {}
+    of_all = (
+        {
+            "at_rest": _at_rest(book),
+            "configuration": accepted_configuration(world),
+            "own_matrix": _matrix(book, world),
+        }
+        if waiting
+        else {}
+    )
     shared = [c for name, found in of_all.items() if name not in without for c in found]
     return {
         anchor.sha256: Verdict((*shared, *_of(anchor, book, world, roots, without))) for anchor in waiting
@@ -66,11 +93,12 @@ def _of(
     rules = {
         "own_in_force": _in_force(anchor, world),
         "own_issuers": _issuers(anchor, world, roots),
+        "own_door": _door(anchor, world, roots),
         "own_earlier": _earlier(anchor, book, world),
-        "own_held": _held(anchor, world),
+        "own_held": _held(anchor, book, world),
         "own_alive": _alive(anchor, book, world),
-        "own_istiod": _istiod(anchor, world, roots),
-        "own_webhooks": _webhooks(anchor, world),
+        "own_istiod": _istiod(anchor, book, world, roots),
+        "own_webhooks": _webhooks(anchor, book, world),
     }
     for name, found in rules.items():
         if name not in without:
@@ -118,20 +146,32 @@ def _issuers(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Itera
 
 def _earlier(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
     """No leaf of the CA can be alive where it has issued."""
-    for name in sorted(anchor.clusters):
-        facts = world.clusters.get(name)
-        if facts is None:
-            continue  # it is registered no more
-        if name in book.quarantined:
+    for name in sorted(world.clusters if anchor.everywhere else anchor.clusters & world.clusters.keys()):
+        facts = world.clusters[name]
+        if name in book.quarantined and not anchor.everywhere:
             yield unmet("own_earlier", "it is quarantined, and nobody knows what issues there", name)
         else:
             condition = earlier(name, facts, world)
             yield replace(condition, name="own_earlier")
+    for condition in earlier_in_removed(world):
+        if anchor.everywhere or condition.cluster in anchor.clusters:
+            yield replace(condition, name="own_earlier")
 
 
-def _held(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+def _door(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """No signer's door shows a certificate below it: clients of the door verify it by their ConfigMap."""
+    bad = 0
+    for replica, facts in sorted(world.signers.items()):
+        if facts.door and roots.get(facts.door, anchor.sha256) == anchor.sha256:
+            bad += 1
+            yield unmet("own_door", f"{replica}: the certificate of its door is below it, or may be")
+    if not bad:
+        yield met("own_door", "no signer's door shows a certificate below it")
+
+
+def _held(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
     """Where it has issued, every namespace was lately read back to hold what is in force."""
-    for name in sorted(anchor.clusters & world.clusters.keys()):
+    for name in anchor.where(book, world):
         facts = world.clusters[name]
         if facts.held is None or not facts.current:
             yield unmet("own_held", facts.detail or "it does not hold the generation in force", name)
@@ -143,13 +183,17 @@ def _held(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
 
 def _alive(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
     """Where it has issued, workloads hold certificates of the hub: pods that were never restarted hold none."""
-    for name in sorted(anchor.clusters & world.clusters.keys() - book.quarantined.keys()):
+    for name in anchor.where(book, world):
+        if name in book.quarantined:
+            continue
         yield alive_in(name, world.clusters[name], world, condition="own_alive")
 
 
-def _istiod(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+def _istiod(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+) -> Iterator[Condition]:
     """No istiod that was found where it has issued shows a certificate below it."""
-    for name in sorted(anchor.clusters & world.clusters.keys()):
+    for name in anchor.where(book, world):
         bad = 0
         for plane in world.clusters[name].control_planes:
             if plane.held is None:
@@ -164,13 +208,13 @@ def _istiod(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterat
             yield met("own_istiod", "no certificate of istiod that the hub provides is below it", name)
 
 
-def _webhooks(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+def _webhooks(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
     """No webhook where it has issued depends on it: the istiod that is called then has another certificate.
 
     One that the hub provides no certificate for counts as having one below it as long as its caBundle holds it.
     """
     others = world.generations.get(world.in_force, frozenset()) - {anchor.sha256}
-    for name in sorted(anchor.clusters & world.clusters.keys()):
+    for name in anchor.where(book, world):
         facts = world.clusters[name]
         if facts.webhooks is None:
             yield unmet("own_webhooks", f"{NOT_READ}: {facts.webhooks_detail or 'not yet'}", name)

@@ -104,6 +104,30 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
         return self.old.root != self.new.root
 
 
+class Unpinned(msgspec.Struct, frozen=True, kw_only=True):
+    """A published anchor that the configuration pins no more. It stays until nothing needs it.
+
+    ``since`` (seconds since the epoch) is when that was noticed, ``generation`` one that holds its bytes.
+    ``clusters`` are those whose own CA it was; none: a root that the hub itself signed under.
+    """
+
+    since: float
+    generation: int
+    subject: str = ""
+    clusters: list[str] = []
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor that was removed without a rotation: when, by whom, and on which evidence."""
+
+    sha256: str
+    at: float
+    author: str
+    reason: str
+    subject: str = ""
+    evidence: list[Condition] = []
+
+
 class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     """What is persisted under ``rotation``: the rotation under way or the last one, and the quarantines.
 
@@ -111,6 +135,10 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
     intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
     ``heard`` are the operations (ids) that were applied lately: none is applied twice.
+
+    ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were
+    removed and may come back: a rotation brings them again, or a pin that is not staged. ``departures`` are the last
+    removals of anchors without a rotation.
     """
 
     rotation: Rotation | None = None
@@ -119,6 +147,9 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     admitted: list[str] = []
     compromised: list[str] = []
     heard: list[str] = []
+    unpinned: dict[str, Unpinned] = {}
+    withdrawn: list[str] = []
+    departures: list[Departure] = []
 
     @property
     def under_way(self) -> Rotation | None:

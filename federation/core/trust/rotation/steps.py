@@ -54,14 +54,24 @@ def enter(book: RotationBook, state: State, step: Step, **changes: object) -> Ro
         at=step.at,
         author=cut(step.author),
         reason=cut(step.reason),
-        evidence=_bounded(step.evidence),
+        evidence=bounded(step.evidence),
     )
     fresh = {"since": step.at, "held_since": 0.0, "paused": ""}
     history = _thinned([*rotation.history, taken])
     return replace(book, rotation=replace(rotation, state=state, history=history, **(fresh | changes)))
 
 
-def _bounded(evidence: Sequence[Condition]) -> list[Condition]:
+def admit(book: RotationBook, root: str) -> RotationBook:
+    """The book with that root published by a rotation from now on."""
+    return replace(
+        book,
+        admitted=sorted({*book.admitted, root}),
+        withdrawn=[sha256 for sha256 in book.withdrawn if sha256 != root],
+    )
+
+
+def bounded(evidence: Sequence[Condition]) -> list[Condition]:
+    """The evidence as it is recorded: at most :data:`MOST_EVIDENCE`, unmet ones and one of each name first."""
     first = {condition.name: condition for condition in reversed(evidence)}
     ranked = sorted(evidence, key=lambda c: (c.met, first[c.name] is not c))
     return [replace(condition, detail=cut(condition.detail)) for condition in ranked[:MOST_EVIDENCE]]

@@ -70,13 +70,17 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerFacts:
-    """One signer that is heard of: which intermediates it has ready, and which orders it follows."""
+    """One signer that is heard of: which intermediates it has ready, and which orders it follows.
+
+    ``door`` is the intermediate that issued the certificate of its door; empty while that is not known.
+    """
 
     ready_with: frozenset[str]
     generation: int
     rotation: int = 0
     state: str = ""
     detail: str = ""
+    door: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +121,13 @@ class World:
     old a read-back or a proof may be, ``skew`` how far clocks may differ, both in seconds. ``validated`` is
     why the new authority must not be used; empty where it was found good.
 
+    ``gone`` are clusters that were registered, and until when leaves from before the hub may live there (seconds since
+    the epoch).
+
     ``behind`` are clusters that get an older generation than the one in force. ``pins`` are the pinned roots,
     ``staged`` those of them that only a rotation publishes. ``unwritten`` is why what the record asks for could
-    not be written at the last attempt; empty where it could.
+    not be written at the last attempt; empty where it could. ``refused`` says of each process that refuses its newest
+    configuration why, in words: until that is mended it is not known what the operators want.
 
     What is in force is read before the horizons, and both after everything that follows from the record was
     persisted: a leaf that the horizons do not cover yet is then delivered by what is in force now, or later.
@@ -134,6 +142,8 @@ class World:
     pins: frozenset[str] = frozenset()
     staged: frozenset[str] = frozenset()
     unwritten: str = ""
+    refused: tuple[str, ...] = ()
+    gone: Mapping[str, float] = field(default_factory=dict)
     signers: Mapping[str, SignerFacts] = field(default_factory=dict)
     pairs: Mapping[tuple[str, str], PairFacts] = field(default_factory=dict)
     capacity: Capacity = Capacity()

@@ -58,7 +58,10 @@ class Invariants:
                 raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
         counted = {leaf.issuer for leaf in sim.leaves if leaf not in sim.strangers}
         ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
-        deliverable = {sim.store.in_force, *(signer.generation for signer in sim.signers)}
+        deliverable = {
+            sim.store.in_force,
+            *(s.generation for s in sim.signers),
+        } & sim.store.generations.keys()
         consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
         for member in sim.members.values():
             trusted = set(sim.verifies_in(member.name))
@@ -73,9 +76,23 @@ class Invariants:
                 for issuer in counted:
                     if not validates(issuer, roots):
                         self._failed(member, issuer)
+        self._removed_clusters(counted)
+        consumers |= {leaf.trusts for leaf in sim.leaves if leaf.cluster in sim.removed}
         sim.strangers = {
             leaf for leaf in sim.strangers if not all(validates(leaf.issuer, roots) for roots in consumers)
         }
+
+    def _removed_clusters(self, counted: set[str]) -> None:
+        """What a cluster that was removed still holds verifies everybody's leaves, until it ends."""
+        sim = self.sim
+        for leaf in sim.leaves:
+            if leaf.cluster not in sim.removed or leaf.cluster in {*sim.members, *sim.book.quarantined}:
+                continue
+            if leaf in sim.strangers or sim.named is not None:
+                continue
+            for issuer in counted:
+                if not validates(issuer, leaf.trusts):
+                    raise Violation(f"1: a leaf of {issuer[:8]} fails in {leaf.cluster}, which was removed")
 
     def _control_planes(self) -> None:
         """istiod is verified by agents (what their namespace holds) and by kube-apiserver (the webhooks' caBundle)."""
@@ -161,6 +178,7 @@ class Invariants:
             meant = {rotation.old.root}
         if rotation is not None and rotation.state in {State.ABORTING, State.STABLE} and rotation.wave:
             meant = {rotation.new.root}
+        meant |= {*self.sim.book.withdrawn, *self.sim.book.retired}
         if not gone <= meant:
             raise Violation("5: a root went away that no rotation was removing")
 

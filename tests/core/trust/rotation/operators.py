@@ -10,8 +10,8 @@ from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.losses import losses
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import RotationBook, State
-from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
-from tests.core.trust.rotation.signing import LIFETIME, Leaf
+from tests.core.trust.rotation.certificates import ISSUER, ROOT, ROOT_OF, SIDES
+from tests.core.trust.rotation.signing import LIFETIME, OF_THE_HUB, Leaf
 from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
 
 WAITS: Final = (1.0, 4.0, 15.0, 45.0)
@@ -125,10 +125,13 @@ def register(sim: Simulation, which: int, kind: int) -> None:
     if name in sim.members:
         return
     member = sim.members[name] = Member(name, [None, None])
+    member.unknown_until = sim.gone.get(name, 0.0)
+    sim.removed.discard(name)
     issuer = (None, "a1", "w1", "b1")[kind % 4]
     if issuer is None:
         return
     member.unknown_until = sim.now + LIFETIME
+    sim.own[name] = sim.own.get(name, frozenset()) | ({ROOT["w"]} if issuer == "w1" else frozenset())
     leaf = Leaf(
         name, ISSUER[issuer], frozenset({ROOT["a"], ROOT["w"], ROOT[issuer[0]]}), True, sim.named is not None
     )
@@ -137,13 +140,61 @@ def register(sim: Simulation, which: int, kind: int) -> None:
 
 
 def unregister(sim: Simulation, which: int) -> None:
-    """Its workloads live on; what they hold from before the hub is nobody's any more."""
+    """Its workloads live on, with what they hold of the hub and from before it."""
     if len(sim.members) > 1:
-        name = sim.member(which).name
-        del sim.members[name]
-        sim.leaves = {
-            leaf: u for leaf, u in sim.leaves.items() if leaf.cluster != name or not leaf.before_hub
-        }
+        member = sim.members.pop(sim.member(which).name)
+        if not member.joining:
+            sim.removed.add(member.name)
+        if member.unknown_until > sim.now:
+            sim.gone[member.name] = max(member.unknown_until, sim.gone.get(member.name, 0.0))
+
+
+def unpin(sim: Simulation, which: int) -> None:
+    """A pin is taken out of the configuration, or the cluster's CA that it names is not accepted any more."""
+    root = ROOT["abcw"[which % 4]]
+    if sim.pins - sim.staged_roots - {root}:  # a configuration without one that is in use is refused
+        sim.pins -= {root}
+
+
+def pin(sim: Simulation, which: int, staged: int) -> None:
+    """A pin is put in, or the one that is there is staged, or is not any more."""
+    name = "abcw"[which % 4]
+    flags = {*sim.staged} - {name} | ({name} if staged % 3 == 0 else set())
+    if sim.pins | {ROOT[name]} != frozenset(ROOT[other] for other in flags):
+        sim.pins |= {ROOT[name]}
+        sim.staged = "".join(sorted(flags))
+
+
+def replace_pin(sim: Simulation, which: int, other: int) -> None:
+    """One pin is put in place of another in a single edit."""
+    pin(sim, other, 1)
+    unpin(sim, which)
+
+
+def configure(sim: Simulation, which: int) -> None:
+    """A signer takes up the configuration as it is now."""
+    signer = sim.signer(which)
+    if signer.up and signer.name not in sim.refused:
+        signer.pins = sim.pins
+
+
+def refuse(sim: Simulation, which: int) -> None:
+    """A signer, or the controller, refuses the newest configuration and goes on with the one before."""
+    who = ("the controller", *(signer.name for signer in sim.signers))[which % (len(sim.signers) + 1)]
+    sim.refused[who] = "no such key"
+
+
+def mend(sim: Simulation) -> None:
+    """The configuration is mended everywhere."""
+    sim.refused.clear()
+
+
+def take_out_authorities(sim: Simulation) -> None:
+    """Signers are configured with nothing below a root whose pin is gone and that nothing signs under by order."""
+    rotation = sim.book.rotation
+    needed = {SIDES["a1"].root} if rotation is None else {rotation.old.root, rotation.new.root}
+    for signer in sim.signers:
+        signer.ready -= {i for i, root in ROOT_OF.items() if root not in sim.pins | needed}
 
 
 def round_of(sim: Simulation, seconds: float = 5.0) -> None:
@@ -156,6 +207,7 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
         sim.read_back(member)
     for signer in range(len(sim.signers)):
         sim.finish(signer)
+        configure(sim, signer)
         sim.signer(signer).poll(sim.store)
         for member in range(len(sim.members)):
             sim.begin(signer, member)
@@ -181,14 +233,22 @@ def _istiod_runs(sim: Simulation, member: int) -> None:
 def heal(sim: Simulation) -> None:
     """Whatever was broken is repaired, and whoever was taken out may return."""
     sim.validated, sim.bundle_fails = "", False
+    mend(sim)
     sim.restart_controller()
     for member in sim.members.values():
         member.reachable, member.refuses = True, False
         member.istiod.unprovided = member.istiod.forbidden = False
     for signer in sim.signers:
         signer.connected = True
-        signer.ready = set(ISSUER.values())
+        signer.ready = set(OF_THE_HUB)
+        signer.pins = sim.pins
         signer.restart(sim.store)
+    take_out_authorities(sim)
+    rotation = sim.book.under_way
+    if rotation is not None:
+        for name, root in ROOT.items():
+            if root in {rotation.old.root, rotation.new.root}:
+                pin(sim, "abcw".index(name), 0 if name in sim.staged else 1)
     for name in list(sim.book.quarantined):
         _try(sim, lambda book, name=name: machine.release(book, name))  # type: ignore[misc]
 

@@ -8,11 +8,15 @@ from typing import Final
 from federation.core.trust.horizons import Delivered, step_for
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import RotationBook
-from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT_OF
+from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT_OF
 
 LIFETIME: Final = 60.0
+NONE: Final = 0  # the generation of a signer that was started and believes none yet
 CONFIGURED: Final = ISSUER["a1"]
 """What signs where no rotation ever said otherwise."""
+
+OF_THE_HUB: Final = frozenset(ISSUER.values()) - {ISSUER["w1"]}
+"""What signers may be ready with: the CA that a cluster came with is none of theirs."""
 
 
 @dataclass(slots=True)
@@ -55,12 +59,14 @@ class Signer:
     to be persisted, what it was decided by is read once more. That is the fence: a controller that did not
     yet see the bound has persisted nothing that the signer does not see then. ``covered`` are the bounds
     behind which that reading succeeded; one that was persisted before it failed covers nothing.
+
+    ``pins`` are those of its own configuration as it runs it, ``remembered`` the persisted memory of them.
     """
 
     name: str
     clock: float
     without: frozenset[str]
-    ready: set[str] = field(default_factory=lambda: set(ISSUER.values()))
+    ready: set[str] = field(default_factory=lambda: set(OF_THE_HUB))
     up: bool = True
     connected: bool = True
     generation: int = 1
@@ -68,11 +74,25 @@ class Signer:
     persisted: dict[Delivered, float] = field(default_factory=dict)
     covered: dict[Delivered, float] = field(default_factory=dict)
     begun: _Begun | None = None
+    pins: frozenset[str] = frozenset(ROOT.values())
+    remembered: frozenset[str] = frozenset()
 
     def poll(self, store: Store) -> None:
         if self.up and self.connected:
-            self.generation, self.orders = store.in_force, store.orders
+            self._believe(store)
+            self.orders = store.orders
             self.covered = dict(self.persisted)  # whatever was persisted was persisted before this reading
+
+    def _believe(self, store: Store) -> None:
+        """Take up what is in force where its own configuration pins all of it, or did; remember what it pins of it."""
+        memory = frozenset[str]() if "remembered" in self.without else self.remembered
+        if not store.generations[store.in_force] <= self.pins | memory:
+            return
+        self.generation = store.in_force
+        held = frozenset[str]().union(
+            *(store.generations[number] for number in (store.in_force, *store.behind.values()))
+        )
+        self.remembered = held & (self.pins | self.remembered)
 
     def crash(self) -> None:
         self.up, self.begun, self.covered = False, None, {}
@@ -80,7 +100,7 @@ class Signer:
     def restart(self, store: Store) -> None:
         """Nothing is issued until the store was read once; one that cannot be read leaves it down."""
         if not self.up and self.connected:
-            self.up = True
+            self.up, self.generation = True, NONE
             self.poll(store)
 
     def begin(self, store: Store, cluster: str, now: float) -> tuple[Delivered, float] | None:
@@ -88,7 +108,7 @@ class Signer:
         issuer = self._issuer(cluster)
         if not self.up or self.begun is not None or not issuer or cluster in self.orders.stopped:
             return None
-        if ROOT_OF[issuer] not in store.generations[self.generation]:
+        if ROOT_OF[issuer] not in store.generations.get(self.generation, frozenset()):
             return None  # what is handed out chains to a published anchor
         delivered = Delivered(cluster, issuer, self.generation)
         not_after = min(now + self.clock + LIFETIME, NOT_AFTER[issuer])

@@ -18,7 +18,9 @@ from federation.core.trust.life import SignsOfLife
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.effects import kept_behind, orders_of, published
 from federation.core.trust.rotation.losses import Loss
-from federation.core.trust.rotation.record import Rotation, RotationBook, State
+from federation.core.trust.rotation.own_anchors import drop_gates
+from federation.core.trust.rotation.record import Rotation, RotationBook, State, Unpinned
+from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import (
     ClusterFacts,
     ControlPlane,
@@ -27,7 +29,7 @@ from federation.core.trust.rotation.world import (
     Webhook,
     World,
 )
-from tests.core.trust.rotation.certificates import ROOT, START, validates
+from tests.core.trust.rotation.certificates import ROOT, ROOT_OF, START, validates
 from tests.core.trust.rotation.istiods import Files, Istiod, Seen
 from tests.core.trust.rotation.signing import CONFIGURED, LIFETIME, Leaf, Signer, Store
 
@@ -80,6 +82,15 @@ class Simulation:
     named: list[Loss] | None = field(init=False, default=None)
     ensured: RotationBook | None = field(init=False, default=None)
     watching: bool = field(init=False, default=True)
+    pins: frozenset[str] = field(init=False, default=frozenset(ROOT.values()))
+    refused: dict[str, str] = field(init=False, default_factory=dict)
+    """Who refuses the newest configuration, and why."""
+    own: dict[str, frozenset[str]] = field(init=False, default_factory=dict)
+    """The roots that clusters came with, registered or not."""
+    removed: set[str] = field(init=False, default_factory=set)
+    """Clusters that were removed after they had joined: others still talk to their workloads."""
+    gone: dict[str, float] = field(init=False, default_factory=dict)
+    """Clusters that were removed, and until when their leaves from before the hub may live."""
     bundle_fails: bool = field(init=False, default=False)
     """No generation can be made: a pin cannot be read, or the store cannot be written."""
     faults: list[str] = field(init=False, default_factory=list)
@@ -100,16 +111,19 @@ class Simulation:
             self.member(number).istiod.patch()
 
     @property
-    def pins(self) -> frozenset[str]:
-        return frozenset(ROOT.values())
-
-    @property
     def staged_roots(self) -> frozenset[str]:
-        return frozenset(ROOT[name] for name in self.staged)
+        return frozenset(ROOT[name] for name in self.staged) & self.pins
+
+    def held_roots(self) -> frozenset[str]:
+        """Those of every generation in force."""
+        numbers = (self.store.in_force, *self.store.behind.values())
+        return frozenset[str]().union(*(self.store.generations[number] for number in numbers))
 
     def roots(self) -> frozenset[str]:
         """What the record says is published."""
-        return published(self.book, self.pins, self.staged_roots)
+        if "kept" in self.without:
+            return published(msgspec.structs.replace(self.book, unpinned={}), self.pins, self.staged_roots)
+        return published(self.book, self.pins, self.staged_roots, self.held_roots())
 
     @property
     def clock(self) -> float:
@@ -290,6 +304,8 @@ class Simulation:
             signers={s.name: self._heard_of(s) for s in self.signers if s.up and s.connected},
             pairs=self.pairs,
             validated=self.validated,
+            refused=tuple(f"{who}: {why}" for who, why in sorted(self.refused.items())),
+            gone={} if "gone" in self.without else self.gone,
             fresh=FRESH,
             skew=0.0 if "skew" in self.without else SKEW,
         )
@@ -389,11 +405,55 @@ class Simulation:
             self._judge(before)
             self.check()
 
+    def settle(self) -> None:
+        """What the configuration has changed about what is published, noted in the record."""
+        if not self.watching:
+            return
+        found = {
+            root: Unpinned(
+                since=self.clock,
+                generation=self.store.in_force,
+                clusters=sorted(name for name, roots in self.own.items() if root in roots),
+            )
+            for root in self.held_roots()
+        }
+        book = settle(self.book, pins=self.pins, staged=self.staged_roots, found=found)
+        if book != self.book:
+            self.store.book = book
+
+    def drop(self) -> None:
+        """Anchors whose pin is gone and that nothing needs leave; only on effects that are persisted."""
+        if not self.watching or self.ensured is not self.book:
+            return
+        before = self.book
+        anchors = unpinned_anchors(before)
+        verdicts = drop_gates(anchors, before, self.observe(), roots=ROOT_OF, without=self.without)
+        after = drop_unpinned(before, verdicts, at=self.clock)
+        if after == before:
+            return
+        self.store.book = after
+        if self.refused:
+            self.faults.append("c: an anchor was dropped while a configuration is refused")
+        everywhere = {anchor.sha256 for anchor in anchors if anchor.everywhere}
+        left = before.unpinned.keys() - after.unpinned.keys()
+        for member in self.members.values() if left & everywhere else ():
+            if member.name in self.book.quarantined or self.named is not None:
+                continue
+            if not self.is_alive(member.name, self.now):
+                self.faults.append(f"dead: an anchor was dropped though {member.name} gets no certificates")
+            if self.now - member.contact > FRESH:
+                self.faults.append(f"6: an anchor was dropped while {member.name} was out of reach")
+        self.check()
+
     def _judge(self, before: RotationBook) -> None:
         """Invariant 6: whoever was passed by is reachable or quarantined; nothing is called done unseen."""
         was, rotation = before.rotation, self.book.rotation
         if was is None or rotation is None or len(rotation.history) == len(was.history):
             return
+        if self.refused and not rotation.paused:
+            self.faults.append(f"c: {was.state} was left while a configuration is refused")
+        if rotation.state in {State.CANARY, State.ACTIVE} and rotation.new.root not in self.pins:
+            self.faults.append(f"p: {rotation.state} signs under a root that is not pinned any more")
         if self.named is not None or was.state is State.STAGED or rotation.paused:
             return
         unjudged = was.state is State.PUBLISHING or (was.state is State.ABORTING and was.wave)
@@ -424,9 +484,11 @@ class Simulation:
             self.faults.append(f"8: {was.state} was left while istiod of {member.name} is of the other side")
 
     def tick(self) -> None:
+        self.settle()
         self.ensure_generation()
         self.ensure_orders()
         self.decide()
+        self.drop()
 
     def crash_controller(self) -> None:
         """Its memory is gone: facts and proofs. The record survives as bytes."""

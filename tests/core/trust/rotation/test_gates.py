@@ -43,7 +43,14 @@ REMOVED = replace(
 """The old root is not published any more."""
 
 
-def book(state: State, *, new: str = "b1", since: float = NOW - 10.0, wave: int = 0) -> RotationBook:
+def book(
+    state: State,
+    *,
+    new: str = "b1",
+    since: float = NOW - 10.0,
+    wave: int = 0,
+    withdrawn: frozenset[str] = frozenset(),
+) -> RotationBook:
     rotation = Rotation(
         number=1,
         trust_domain="cluster.local",
@@ -58,7 +65,7 @@ def book(state: State, *, new: str = "b1", since: float = NOW - 10.0, wave: int 
         wave=wave,
         canary=["one"],
     )
-    return RotationBook(rotation=rotation)
+    return RotationBook(rotation=rotation, withdrawn=sorted(withdrawn))
 
 
 def followed(state: State, world: World = WORLD) -> World:
@@ -91,7 +98,7 @@ def test_where_all_is_well_every_gate_but_the_soak_is_open(state: State) -> None
         ),  # every cluster holds what is meant: what is meant is the old one
         (State.UNPUBLISHING, 1, replace(REMOVED, in_force=9), "is not known"),
         (State.UNPUBLISHING, 1, replace(REMOVED, behind={"two": 2}), "its wave has come"),
-        (State.UNPUBLISHING, 1, replace(REMOVED, pins=frozenset({ROOT["b"]})), "no longer pins"),
+        (State.UNPUBLISHING, 1, replace(REMOVED, pins=frozenset({ROOT["a"]})), "no longer pins"),
         (State.ABORTING, 1, replace(WORLD, staged=frozenset({ROOT["b"]})), "holds"),
         (State.ABORTING, 0, replace(WORLD, in_force=1), "lacks"),
         (State.ACTIVE, 0, REMOVED, "lacks"),  # restored, and not published yet
@@ -102,9 +109,32 @@ def test_what_is_decided_is_not_done_before_it_is_in_force(
     state: State, wave: int, world: World, words: str
 ) -> None:
     world = followed(state, replace(world, unwritten="root.pem cannot be read"))
-    (condition,) = [c for c in gate(book(state, wave=wave), world).unmet if c.name == "enacted"]
+    taken = world.staged if state is State.ABORTING and wave else frozenset[str]()
+    of = book(state, wave=wave, withdrawn=taken)
+    (condition,) = [c for c in gate(of, world).unmet if c.name == "enacted"]
     assert words in condition.detail
     assert condition.detail.endswith(": root.pem cannot be read")
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING, State.EMERGENCY])
+def test_what_a_rotation_leaves_needs_no_pin_any_more(state: State) -> None:
+    world = replace(REMOVED if state is State.UNPUBLISHING else WORLD, pins=frozenset({ROOT["b"]}))
+    assert gate(book(state), followed(state, world)).open
+
+
+@pytest.mark.parametrize("state", [State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ACTIVE])
+def test_no_step_leads_to_a_root_whose_pin_is_gone(state: State) -> None:
+    world = followed(state, replace(WORLD, pins=frozenset({ROOT["a"]})))
+    (condition,) = [c for c in gate(book(state), world).unmet if c.name in {"pinned", "enacted"}]
+    assert ROOT["b"][:12] in condition.detail
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in {State.STABLE, State.RETIRED}])
+def test_no_step_is_taken_while_the_newest_configuration_is_refused(state: State) -> None:
+    world = REMOVED if state is State.UNPUBLISHING else WORLD
+    world = followed(state, replace(world, refused=("signer-0: clusters.toml line 3: no such key",)))
+    found = [c for c in gate(book(state), world).unmet if c.name == "configuration"]
+    assert [c.detail for c in found] == ["signer-0: clusters.toml line 3: no such key"]
 
 
 def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:

@@ -53,6 +53,12 @@ BY_THE_MACHINE: Final = {
     "return_webhooks": Broken("8", "quarantine release round forbid_patching", 600),
     "abort_trusts": Broken("1", "restore abort healthy", 960),
     "skew": Broken("3", "healthy"),
+    "configuration": Broken("c", "refuse_configuration round"),
+    "pinned": Broken("p", "unpin round"),
+    "kept": Broken("35", "unpin replace_pin"),
+    "gone": Broken("1", "register unregister"),
+    "own_issuers": Broken("3", "unpin pin round"),
+    "own_earlier": Broken("3", "unpin register round"),
     "fence": Broken("6", "quarantine"),
     "ahead": Broken("6", "quarantine"),
     "fenced_bounds": Broken("6", "disconnect connect begin finish quarantine"),
@@ -60,11 +66,13 @@ BY_THE_MACHINE: Final = {
         "1356", "ensure_orders ensure_generation decide abort quarantine"
     ),
 }
-"""``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller."""
+"""``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller,
+``kept`` that what is published stays whatever the configuration pins, ``gone`` that what lived before the hub in a
+cluster that was removed counts. The other conditions of an anchor whose pin is gone: ``test_own_anchors.py``."""
 
 BY_A_SCENE: Final = frozenset({
     "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
-    "canary_fallback", "istiod_trust", "return_istiod_trust", "webhooks_settled",
+    "canary_fallback", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
 })  # fmt: skip
 
 
@@ -260,6 +268,22 @@ def test_without_return_istiod_trust() -> None:
         operators.release(sim, 0)
         sim.tick()
         assert ("one" in sim.book.quarantined) is not bool(without)
+
+
+def test_without_remembered() -> None:
+    """A signer that is started after a pin was taken out would refuse the bundle that still holds its anchor."""
+    for without in (frozenset[str](), frozenset({"remembered"})):
+        sim = Simulation(clusters=2, without=without)
+        operators.rounds(sim, 2)
+        operators.unpin(sim, 0)
+        operators.rounds(sim, 1)
+        assert ROOT["a"] in sim.roots()
+        for signer in sim.signers:
+            signer.crash()
+            signer.restart(sim.store)
+        sim.leaves.clear()
+        operators.rounds(sim, 1)
+        assert bool(sim.leaves) is not bool(without)
 
 
 def test_without_webhooks() -> None:

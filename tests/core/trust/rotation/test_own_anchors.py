@@ -118,6 +118,17 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
         world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS, ELSE}), generation=1)}),
     ),
     "no signer is heard of": ("own_issuers", REST, world(signers={})),
+    "the door of a signer is below it": (
+        "own_door",
+        REST,
+        world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1, door=ELSE)}),
+    ),
+    "a configuration is refused": ("configuration", REST, world(refused=("one: line 3",))),
+    "a leaf from before the hub is alive in a cluster that was removed": (
+        "own_earlier",
+        REST,
+        world(clusters={name: facts() for name in NAMES if name != "west"}, gone={"west": NOW - SKEW + 1}),
+    ),
     "a leaf of somebody unknown is alive": (
         "own_issuers",
         REST,
@@ -168,6 +179,8 @@ CONDITIONS = (
     "at_rest",
     "own_in_force",
     "own_issuers",
+    "own_door",
+    "configuration",
     "own_earlier",
     "own_held",
     "own_istiod",

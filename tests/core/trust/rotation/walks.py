@@ -98,6 +98,15 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "release": (3, lambda sim, x, _: operators.release(sim, x)),
     "register": (2, lambda sim, x, y: operators.register(sim, x, y)),
     "unregister": (1, lambda sim, x, _: operators.unregister(sim, x)),
+    "unpin": (2, lambda sim, x, _: operators.unpin(sim, x)),
+    "pin": (3, lambda sim, x, y: operators.pin(sim, x, y)),
+    "replace_pin": (1, lambda sim, x, y: operators.replace_pin(sim, x, y)),
+    "configure": (4, lambda sim, x, _: operators.configure(sim, x)),
+    "refuse_configuration": (1, lambda sim, x, _: operators.refuse(sim, x)),
+    "mend_configuration": (4, lambda sim, *_: operators.mend(sim)),
+    "take_out_authorities": (1, lambda sim, *_: operators.take_out_authorities(sim)),
+    "settle": (1, lambda sim, *_: sim.settle()),
+    "drop": (2, lambda sim, *_: sim.drop()),
 }
 """Each event by name, with how often it comes; it takes two small numbers."""
 

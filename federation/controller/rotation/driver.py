@@ -223,7 +223,7 @@ class RotationDriver:
             seen.clusters,
             now.timestamp(),
             joined=joined(seen.clusters),
-            own=own_of(config, seen.clusters),
+            own=own_of(config, seen.clusters, kept=frozenset(self.books.book.unpinned)),
             trust_bundles=trust_bundles(seen.clusters),
             served=served(seen.clusters, roots),
             provided=provided(seen.clusters),
@@ -318,7 +318,9 @@ class RotationDriver:
         book = self.books.book
         pinned = own_anchors(config, self.books.arrivals.own)
         own = drop_gates(pinned, book, world, roots=self._issuers)
-        unpinned = drop_gates(unpinned_anchors(book), book, world, roots=self._issuers)
+        unpinned = drop_gates(
+            unpinned_anchors(book, self.books.arrivals.own), book, world, roots=self._issuers
+        )
         self.dropping = own | unpinned
         await self._save(drop_unpinned(drop(book, own), unpinned, at=world.now))
         for sha256, verdict in self.dropping.items():

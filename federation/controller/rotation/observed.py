@@ -93,17 +93,20 @@ def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
     return frozenset(name for name, facts in clusters.items() if facts.current and facts.held)
 
 
-def own_of(config: HubConfig, clusters: Mapping[str, ClusterFacts]) -> dict[str, frozenset[str]]:
+def own_of(
+    config: HubConfig, clusters: Mapping[str, ClusterFacts], *, kept: frozenset[str] = frozenset()
+) -> dict[str, frozenset[str]]:
     """The pinned CAs that clusters came with: those pinned for them, and those that they were found to hold.
 
     The hub's own root is one as well where a cluster held it before the hub came: whoever put it there has an
-    intermediate under it (``cacerts``, istio-csr), and goes on issuing leaves that trust nothing else.
+    intermediate under it (``cacerts``, istio-csr), and goes on issuing leaves that trust nothing else. ``kept`` are
+    anchors that are published although their pin is gone.
     """
     accepted = _accepted(config)
     found: dict[str, frozenset[str]] = {}
     for name, facts in clusters.items():
         pinned = frozenset(sha256 for sha256, clusters in accepted.items() if name in clusters)
-        held = facts.own & config.trust.pins if isinstance(facts, MemberFacts) else frozenset()
+        held = facts.own & (config.trust.pins | kept) if isinstance(facts, MemberFacts) else frozenset()
         found[name] = pinned | held
     return found
 

@@ -8,7 +8,7 @@ rotation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -47,10 +47,17 @@ def settle(
     return replace(book, unpinned=unpinned, admitted=admitted, withdrawn=withdrawn)
 
 
-def unpinned_anchors(book: RotationBook) -> list[OwnAnchor]:
-    """Those of the book, for the gate that they leave by."""
+def unpinned_anchors(book: RotationBook, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
+    """Those of the book, for the gate that they leave by.
+
+    ``own`` are the CAs (SHA-256) that each cluster came with: one may have joined after the pin was gone.
+    """
     return [
-        OwnAnchor(sha256=sha256, clusters=frozenset(known.clusters), everywhere=not known.clusters)
+        OwnAnchor(
+            sha256=sha256,
+            clusters=frozenset(known.clusters) | {name for name, shas in own.items() if sha256 in shas},
+            everywhere=not known.clusters,
+        )
         for sha256, known in sorted(book.unpinned.items())
     ]
 

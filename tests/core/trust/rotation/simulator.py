@@ -426,7 +426,7 @@ class Simulation:
         if not self.watching or self.ensured is not self.book:
             return
         before = self.book
-        anchors = unpinned_anchors(before)
+        anchors = unpinned_anchors(before, self.own)
         verdicts = drop_gates(anchors, before, self.observe(), roots=ROOT_OF, without=self.without)
         after = drop_unpinned(before, verdicts, at=self.clock)
         if after == before:

@@ -19,7 +19,7 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from errno import ENOENT
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -43,6 +43,7 @@ from federation.core.errors import (
     InvalidValue,
 )
 from federation.core.identity import ClusterName
+from federation.files.reading import READ_TIMEOUT, read_bounded, read_in_time
 
 REREAD_SECONDS: Final = 10.0
 """The kubelet replaces a token at four fifths of its life and a Secret within minutes: soon enough."""
@@ -52,9 +53,6 @@ RENEW_SECONDS: Final = 1.0
 
 EXPIRY_MARGIN: Final = 60.0
 """Seconds before its expiry at which an exec plugin's credential is renewed."""
-
-READ_TIMEOUT: Final = 10.0
-"""Seconds for the files of one cluster; a disk that hangs must not hang the role."""
 
 MAX_FILE_BYTES: Final = 256 * 1024
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -159,9 +157,13 @@ class LoadedCredentials:
         if self._access is not None and now == self._bytes and plugin is self._plugin:
             return
         try:
-            self._access = await asyncio.to_thread(self._build, now, plugin)
-        except InvalidValue as error:
+            self._access = await _in_thread(
+                self._source, self._build, now, plugin
+            )  # it may read the system's CAs
+        except (InvalidValue, ConfigurationError) as error:
             if self._access is None:
+                if isinstance(error, ConfigurationError):
+                    raise
                 raise _refused(self._source, "", error.what, error.remedy) from None
             self._warn(error)
             return
@@ -333,10 +335,7 @@ def _material(material: Material, directory: Path, source: str, key: str) -> byt
 
 def _read_file(path: Path, source: str, key: str, limit: int) -> bytes:
     try:
-        if not path.is_file():  # a pipe would hold the thread for ever
-            raise FileNotFoundError(ENOENT, "no such file")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_bounded(path, limit)
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "not a file name"
         remedy = "check the path, and that the hub's user may read the file"
@@ -348,8 +347,7 @@ def _read_file(path: Path, source: str, key: str, limit: int) -> bytes:
 
 async def _in_thread(source: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            return await asyncio.to_thread(function, *args, **kwargs)
+        return await read_in_time(source, partial(function, *args, **kwargs))
     except TimeoutError:
         raise _refused(
             source,

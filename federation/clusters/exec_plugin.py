@@ -14,6 +14,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -22,11 +23,14 @@ import msgspec
 from federation.clusters.kubeconfig import ClusterInfo, ExecPlugin, without_nulls
 from federation.clusters.safe_yaml import load_yaml
 from federation.core.errors import ClusterUnauthorized, InvalidValue
+from federation.files.reading import read_bounded, read_in_time
 
 TIMEOUT: Final = 30.0
 """Seconds. Cloud plugins ask a token service and take up to a few; a longer one is stuck at a prompt."""
 
 MAX_OUTPUT: Final = 256 * 1024
+DRAIN: Final = 1.0
+"""Seconds for what a plugin that was ended has printed; only what left its session can hold the pipe open."""
 
 
 class _Status(msgspec.Struct, rename="camel", frozen=True):
@@ -70,7 +74,12 @@ async def run_plugin(
     A command with a slash is relative to the kubeconfig's ``directory``, a bare one is looked up in the hub's
     own PATH. Raises :class:`ClusterUnauthorized` in every case of failure, with nothing of the output in it.
     """
-    command = _resolve(plugin.command, directory, environ)
+    try:
+        command = await read_in_time(
+            f"the exec plugin {plugin.command}", partial(_resolve, plugin.command, directory, environ)
+        )
+    except TimeoutError as error:
+        raise _failed(plugin, where, f"cannot be looked up: {error.strerror}") from None
     if command is None:
         raise _failed(plugin, where, "is not there or cannot be executed")
     environment = dict(environ) | {variable.name: variable.value for variable in plugin.env if variable}
@@ -103,10 +112,20 @@ async def run_plugin(
 
 
 def _resolve(command: str, directory: Path, environ: Mapping[str, str]) -> str | None:
+    """The path of the command, None where there is none. Blocks.
+
+    A byte of it is read, where that is allowed: what hangs does so here, and not while the process is being started,
+    which would hold up the loop.
+    """
     if "/" in command:
         path = directory / command
-        return str(path) if os.access(path, os.X_OK) and path.is_file() else None
-    return shutil.which(command, path=environ.get("PATH"))
+        found = str(path) if os.access(path, os.X_OK) and path.is_file() else None
+    else:
+        found = shutil.which(command, path=environ.get("PATH"))
+    if found is not None:
+        with contextlib.suppress(PermissionError):
+            read_bounded(Path(found), 0)
+    return found
 
 
 def _exec_info(plugin: ExecPlugin, cluster: ClusterInfo, authority: bytes | None) -> str:
@@ -144,6 +163,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
             process.kill()
     await process.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN):  # to its end, so that the pipe is closed with it
+            while process.stdout is not None and await process.stdout.read(65536):
+                pass
 
 
 def _parse(output: bytes, plugin: ExecPlugin, where: str) -> PluginCredential:

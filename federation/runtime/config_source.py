@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,15 +12,13 @@ from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError, Finding
+from federation.files.reading import READ_TIMEOUT, read_bounded, read_in_time
 
 log = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds between looks at the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
 does not see; reading a few hundred KiB once a second costs nothing."""
-
-READ_LIMIT: Final = 10.0
-"""Seconds a read may take before the disk is taken for hung."""
 
 
 class ConfigSource:
@@ -113,19 +112,13 @@ class ConfigSource:
 
     async def _read(self) -> str:
         try:
-            async with asyncio.timeout(READ_LIMIT):
-                data = await asyncio.to_thread(_read_bounded, self.path)
+            data = await read_in_time(str(self.path), partial(read_bounded, self.path, MAX_BYTES))
             return data.decode("utf-8")
         except TimeoutError:
-            problem, remedy = f"cannot be read within {READ_LIMIT:g} s", "check the disk or mount"
+            problem, remedy = f"cannot be read within {READ_TIMEOUT:g} s", "check the disk or mount"
         except UnicodeDecodeError:
             problem, remedy = "is not UTF-8", "save it as UTF-8"
         except OSError as error:
             problem, remedy = f"cannot be read: {error.strerror}", "check the path and its permissions"
         self._seen = None
         raise ConfigurationError([Finding(str(self.path), "", problem, remedy)])
-
-
-def _read_bounded(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.config.model import AnchorPin
-from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
-from federation.signer.authorities.key_file import read_bounded
-from federation.state.blocking import BlockingCalls
+from federation.files.reading import Reading, read_bounded
 
 POLL: Final = 2.0  # seconds between attempts at files that could not be read
-TIMEOUT: Final = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class PinnedRoots:
         self._trust_domain = trust_domain
         self._clock = clock
         self._on_change = on_change
-        self._calls = BlockingCalls(where="pinned roots", timeout=TIMEOUT)
+        self._reading = Reading()
         self._pins: tuple[AnchorPin, ...] = ()
         self._known: dict[str, Certificate] = {}
         self._told: tuple[Certificate, ...] = ()
@@ -60,7 +59,7 @@ class PinnedRoots:
                 continue
             try:
                 root = await self._one(pin)
-            except (StateUnavailable, InvalidValue, OSError) as error:
+            except (InvalidValue, OSError) as error:
                 why = (isinstance(error, OSError) and error.strerror) or str(error)
                 if self._problems.get(pin.sha256) != why:
                     self._problems[pin.sha256] = why
@@ -72,7 +71,7 @@ class PinnedRoots:
         self._tell()
 
     async def _one(self, pin: AnchorPin) -> Certificate:
-        data = await self._calls.call(lambda _: read_bounded(pin.file, MAX_PEM_BYTES))
+        data = await self._reading.read(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
         return find_certificate(data, pin.sha256, where=str(pin.file))
 
     def _tell(self) -> None:

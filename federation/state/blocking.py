@@ -1,90 +1,34 @@
-"""Blocking disk I/O off the event loop, so that a hung disk costs one thread and an error, never the loop.
-
-Neither ``asyncio.to_thread`` nor an executor serves here: their threads are joined when the process ends, so
-a disk that hangs would keep a role from ever stopping.
-"""
+"""Calls to the disk of the state directory: one that hangs is a store that does not answer."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from federation.core.errors import StateUnavailable
+from federation.files.blocking import Abandoned, BlockingCalls
 
 T = TypeVar("T")
 
-MAX_THREADS: Final = 16
-"""Calls under way at once; the others wait. Where all of them hang, that disk is given no more threads."""
 
+class DiskCalls:
+    """Runs functions on the disk that holds ``where``, each within ``timeout`` seconds."""
 
-class Abandoned:
-    """Tells the thread of a call that nobody waits for it any more. Looked at before anything is changed."""
-
-    def __init__(self) -> None:
-        self._flag = threading.Event()
-
-    def __bool__(self) -> bool:
-        return self._flag.is_set()
-
-    def abandon(self) -> None:
-        """Nobody waits any more."""
-        self._flag.set()
-
-
-class BlockingCalls:
-    """Runs functions in daemon threads of their own, each with a time limit in seconds; ``name`` is theirs."""
-
-    def __init__(self, *, where: str, timeout: float, name: str = "state-io") -> None:
-        self._name = name
+    def __init__(self, *, where: str, timeout: float) -> None:
         self._where = where
-        self._timeout = timeout
-        self._slots = asyncio.Semaphore(MAX_THREADS)
+        self._calls = BlockingCalls(timeout=timeout, name="state-io")
 
     async def call(self, function: Callable[[Abandoned], T]) -> T:
         """The function's result. Raises StateUnavailable where it takes too long; it is left to run out."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        abandoned = Abandoned()
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._slots.acquire()
-                self._start(function, abandoned, done)
-                return await done
-        except TimeoutError:
+            return await self._calls.call(function)
+        except TimeoutError as error:
             raise StateUnavailable(
-                f"the disk is too slow: no answer within {self._timeout:g} s",
+                f"the disk is too slow: {error.strerror or 'it timed out'}",
                 where=self._where,
                 remedy="check the disk or the network file system that holds the state directory",
             ) from None
-        finally:
-            abandoned.abandon()
-
-    def _start(
-        self, function: Callable[[Abandoned], T], abandoned: Abandoned, done: asyncio.Future[T]
-    ) -> None:
-        loop = done.get_loop()
-
-        def settle(give: Callable[[], None]) -> None:
-            self._slots.release()
-            if not done.done():  # cancelled, or out of time
-                give()
-
-        def run() -> None:
-            give: Callable[[], None]
-            try:
-                give = partial(done.set_result, function(abandoned))
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits, whatever it is
-                give = partial(done.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                loop.call_soon_threadsafe(settle, give)
-
-        try:
-            threading.Thread(target=run, name=self._name, daemon=True).start()
-        except RuntimeError as error:
-            self._slots.release()
+        except OSError as error:
             raise StateUnavailable(
-                f"no thread can be started: {error}", where=self._where, remedy="raise the process limit"
+                error.strerror or type(error).__name__, where=self._where, remedy="raise the process limit"
             ) from error

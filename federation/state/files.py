@@ -23,7 +23,8 @@ from typing import Final, TypeVar
 
 from federation.core.clock import Clock
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.state.blocking import Abandoned, BlockingCalls
+from federation.files.blocking import Abandoned
+from federation.state.blocking import DiskCalls
 from federation.state.disk import directory, exclusive, make_directory, read_file, replace_file, reported
 from federation.state.leadership import leading
 from federation.state.record import MAX_FILE_BYTES, pack, unpack
@@ -59,7 +60,7 @@ class FileStore:
         self._locks = directory / "locks"
         self._clock = clock
         self._random_bytes = random_bytes
-        self._calls = BlockingCalls(where=str(directory), timeout=timeout)
+        self._calls = DiskCalls(where=str(directory), timeout=timeout)
         self._prepared = False
 
     async def read(self, key: str) -> Stored | None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.errors import StateUnavailable
-from federation.state.blocking import BlockingCalls
+from federation.state.blocking import DiskCalls
 from federation.state.disk import is_still_at, open_lock, reported
 
 log = logging.getLogger(__name__)
@@ -93,9 +93,7 @@ class LeaderLock:
 
 
 @contextlib.asynccontextmanager
-async def leading(
-    path: Path, *, identity: str, calls: BlockingCalls, clock: Clock
-) -> AsyncIterator[LeaderLock]:
+async def leading(path: Path, *, identity: str, calls: DiskCalls, clock: Clock) -> AsyncIterator[LeaderLock]:
     """Wait for the lock at ``path``, hold it, and keep looking whether it still protects anything."""
     lock = LeaderLock(path)
     try:
@@ -117,7 +115,7 @@ async def leading(
         lock.release()
 
 
-async def _watch(lock: LeaderLock, calls: BlockingCalls, clock: Clock) -> None:
+async def _watch(lock: LeaderLock, calls: DiskCalls, clock: Clock) -> None:
     while lock.held:
         await clock.sleep(CHECK)
         try:

@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -17,6 +17,7 @@ import msgspec
 
 from federation.core.config.model import StatusConfig
 from federation.core.errors import FederationError, Unavailable
+from federation.files.reading import read_in_time
 from federation.status.model import Problem
 from federation.status.rotation_model import OperationView
 
@@ -30,6 +31,7 @@ UNREACHED: Final = "check --url and that a controller runs; `--ca-file` names th
 MAYBE_DONE: Final = "it may still be done: look at `federation rotate status` before asking again"
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class StatusUnavailable(Unavailable):
@@ -93,8 +95,9 @@ class StatusClient:
         limit = aiohttp.ClientTimeout(total=timeout)
         sent = False
         try:
-            headers = self._headers() | ({"Content-Type": "application/json"} if body is not None else {})
-            connector = aiohttp.TCPConnector(ssl=self._tls())
+            headers = await _read(self.token_file, self._headers)
+            headers |= {"Content-Type": "application/json"} if body is not None else {}
+            connector = aiohttp.TCPConnector(ssl=await _read(self.ca_file, self._tls))
             sent = body is not None
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=limit, trust_env=False) as session,
@@ -153,6 +156,14 @@ class StatusClient:
 
     def _tls(self) -> ssl.SSLContext | bool:
         return True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+
+
+async def _read(file: Path | None, read: Callable[[], T]) -> T:
+    """What ``read`` makes of that file, if any. Raises ValueError where it hangs, for that is no slow answer."""
+    try:
+        return await read_in_time(str(file or ""), read)
+    except TimeoutError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _is_local(host: str) -> bool:

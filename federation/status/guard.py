@@ -6,17 +6,21 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from federation.files.reading import read_in_time
 from federation.status.answers import Handler, problem
 from federation.status.source import ConfigView
 
 MOST_TOKEN_BYTES: Final = 4096
 TIMEOUT: Final = 2.0
+MOST_READS: Final = 8
+"""At once: each is a thread, which anybody can cause, and which a volume that hangs does not give back."""
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ class Guard:
     def __init__(self, config: ConfigView, *, unguarded: frozenset[str]) -> None:
         self._config = config
         self._unguarded = unguarded
+        self._reads = asyncio.Semaphore(MOST_READS)
 
     @property
     def middleware(self) -> Middleware:
@@ -48,9 +53,9 @@ class Guard:
         if status.token_file is None:
             return None if status.insecure_allow_unauthenticated else _local_only(request)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                token = await asyncio.to_thread(_read_token, status.token_file)
-        except (OSError, TimeoutError) as error:
+            async with asyncio.timeout(TIMEOUT), self._reads:
+                token = await read_in_time(str(status.token_file), partial(_read_token, status.token_file))
+        except OSError as error:
             logger.warning(
                 "the status token cannot be read: %s", error, extra={"file": str(status.token_file)}
             )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 from aiohttp import web
 
@@ -21,6 +22,7 @@ from federation.core.clock import Clock
 from federation.core.config.model import Address
 from federation.core.errors import ConfigurationError, Finding, Overloaded
 from federation.core.places import Place, Places
+from federation.files.reading import read_in_time
 from federation.status.answers import HEADERS, Handler, problem
 
 MOST_CONNECTIONS: Final = 256
@@ -178,6 +180,11 @@ async def serve(
         await runner.cleanup()
 
 
+T = TypeVar("T")
+_Mark: TypeAlias = tuple[tuple[int, int, int], ...]
+"""Inode, time of change and size of each file."""
+
+
 class ReloadedTls:
     """A server context that hands each handshake the newest certificate that could be loaded with its key."""
 
@@ -196,14 +203,16 @@ class ReloadedTls:
     async def load(cls, certificate_file: Path, key_file: Path, *, clock: Clock) -> Self:
         """Load both files; raises ConfigurationError where they cannot be used."""
         try:
-            context = await asyncio.to_thread(_context, certificate_file, key_file)
+            context = await read_in_time(
+                f"{certificate_file} and {key_file}", partial(_context, certificate_file, key_file)
+            )
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 [
                     Finding(
                         file=str(certificate_file),
                         key="status.certificate_file",
-                        problem=f"it cannot be used with {key_file}: {error}",
+                        problem=f"it cannot be used with {key_file}: {getattr(error, 'strerror', None) or error}",
                         remedy="give a PEM certificate chain, leaf first, and the key that belongs to it",
                     )
                 ]
@@ -212,19 +221,24 @@ class ReloadedTls:
 
     async def watch(self) -> None:
         """Take up changed files until cancelled; a pair that does not fit keeps the one before it."""
-        known = await asyncio.to_thread(_mark, self._files)
+        known: _Mark | None = None
+        told = ""
         while True:
-            await self._clock.sleep(POLL)
-            mark = await asyncio.to_thread(_mark, self._files)
-            if mark == known:
-                continue
-            known = mark
             try:
-                self._inner = await asyncio.to_thread(_context, *self._files)
+                mark = await self._in_time(_mark)
+                changed, known = known is not None and mark != known, mark
+                if changed:
+                    self._inner = await self._in_time(lambda files: _context(*files))
+                    logger.info("the status certificate was replaced")
+                    told = ""
             except (OSError, ValueError) as error:
-                logger.warning("the status certificate was not taken up: %s", error)
-            else:
-                logger.info("the status certificate was replaced")
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("the status certificate was not taken up: %s", error)
+            await self._clock.sleep(POLL)
+
+    async def _in_time(self, read: Callable[[tuple[Path, Path]], T]) -> T:
+        return await read_in_time(" and ".join(map(str, self._files)), partial(read, self._files))
 
 
 def _context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
@@ -239,7 +253,7 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _mark(files: tuple[Path, ...]) -> tuple[tuple[int, int, int], ...]:
+def _mark(files: tuple[Path, ...]) -> _Mark:
     marks: list[tuple[int, int, int]] = []
     for file in files:
         try:

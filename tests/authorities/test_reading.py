@@ -17,12 +17,11 @@ import pytest
 
 from federation.core.config.authority_model import JwtRef, LocalAuthorityConfig
 from federation.core.errors import AuthorityUnavailable
-from federation.signer.authorities import reading
-from federation.signer.authorities.key_file import read_bounded
+from federation.files import reading
+from federation.files.reading import Reading, read_bounded
 from federation.signer.authorities.local import PairOfFiles
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.pem_file import read_pem_file
-from federation.signer.authorities.reading import Reading
 from tests.signer.house import eventually
 
 
@@ -129,7 +128,8 @@ def test_a_read_that_hangs_does_not_keep_the_process(file: HangingFile) -> None:
 import asyncio
 from pathlib import Path
 from federation.core.errors import AuthorityUnavailable
-from federation.signer.authorities import pem_file, reading
+from federation.files import reading
+from federation.signer.authorities import pem_file
 
 own = reading.Reading(timeout=0.1)
 reading._reading_of_this_process = lambda: own

@@ -28,6 +28,7 @@ from federation.clusters.kubeconfig import parse_kubeconfig
 from federation.clusters.session import ClusterSession
 from federation.core.config.access import Credentials
 from federation.core.errors import ClusterUnauthorized, ConfigurationError
+from federation.files import reading
 from federation.sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import EAST, FAST, connected, eventually
@@ -217,7 +218,11 @@ async def test_outside_a_pod_in_cluster_credentials_are_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     "case", ["missing", "directory", "pipe", "unreadable ca", "no ca", "not pem", "wrong key"]
 )
-async def test_files_that_cannot_be_used_are_refused_with_their_names(tmp_path: Path, case: str) -> None:
+async def test_files_that_cannot_be_used_are_refused_with_their_names(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = reading.Reading(timeout=0.2 if case == "pipe" else 60.0)
+    monkeypatch.setattr(reading, "_reading_of_this_process", lambda: impatient)
     async with SandboxCluster("east") as cluster:
         document = cluster.kubeconfig()
         kubeconfig = tmp_path / "kc"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from federation.core.errors import StateUnavailable
 from federation.core.pki.pem import MAX_PEM_BYTES
-from federation.state.blocking import Abandoned, BlockingCalls
+from federation.files.reading import Reading, read_bounded
 
 TIMEOUT: Final = 10.0
 """Seconds after which a disk counts as hung; what was known stays, and the loop never waits for it."""
@@ -28,7 +28,7 @@ class SourceFiles:
     """Reads files whole."""
 
     def __init__(self, *, timeout: float = TIMEOUT) -> None:
-        self._calls = BlockingCalls(where="trust sources", timeout=timeout)
+        self._reading = Reading(timeout=timeout)
 
     async def read(self, paths: Iterable[Path]) -> dict[Path, Content]:
         """The content of each, all at once."""
@@ -36,14 +36,8 @@ class SourceFiles:
         return dict(zip(wanted, await asyncio.gather(*map(self._one, wanted)), strict=True))
 
     async def _one(self, path: Path) -> Content:
-        def read(_: Abandoned) -> bytes:
-            with path.open("rb") as file:
-                return file.read(MAX_PEM_BYTES + 1)
-
         try:
-            data = await self._calls.call(read)
-        except StateUnavailable as error:
-            return Content(problem=f"it cannot be read: {error.what}")
+            data = await self._reading.read(str(path), partial(read_bounded, path, MAX_PEM_BYTES))
         except OSError as error:
             return Content(problem=f"it cannot be read: {error.strerror or type(error).__name__}")
         if len(data) > MAX_PEM_BYTES:

@@ -16,12 +16,6 @@ from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.keys import MAX_KEY_FILE_BYTES
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """The file's content, of at most one byte more than ``limit``, so that a parser can refuse it."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
-
-
 def read_key_file(path: Path) -> bytes:
     """The content of a key file.
 

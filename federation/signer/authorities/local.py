@@ -9,8 +9,9 @@ from __future__ import annotations
 from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.pem import MAX_PEM_BYTES
+from federation.files.reading import read_bounded
 from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.key_file import read_bounded, read_key_file
+from federation.signer.authorities.key_file import read_key_file
 from federation.signer.authorities.key_in_memory import pair_in_memory
 from federation.signer.authorities.reading import read_in_time
 

@@ -14,7 +14,8 @@ from typing import Final, Protocol, TypeVar
 
 from federation.core.config.authority_model import CertificateRef, JwtRef, SecretRef
 from federation.core.errors import AuthorityMisconfigured
-from federation.signer.authorities.key_file import read_bounded, read_key_file
+from federation.files.reading import read_bounded
+from federation.signer.authorities.key_file import read_key_file
 from federation.signer.authorities.reading import read_in_time
 
 MAX_SECRET_BYTES: Final = 64 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 from federation.core.errors import AuthorityMisconfigured, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, parse_certificates
-from federation.signer.authorities.key_file import read_bounded
+from federation.files.reading import read_bounded
 from federation.signer.authorities.reading import read_in_time
 
 

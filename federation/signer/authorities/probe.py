@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final, Literal
 
 from cryptography import x509
@@ -26,10 +27,10 @@ from federation.core.pki.leaf import LeafProfile, draw_serial
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import leaf_validity
+from federation.files.reading import read_bounded, read_in_time
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
 from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_checked
 from federation.signer.authorities.interface import KeptAuthority, LeafOrder
-from federation.signer.authorities.key_file import read_bounded
 
 PROBE: Final = ServiceAccountRef("federation-system", "federation-authority-check")
 LIFE: Final = timedelta(minutes=10)
@@ -59,7 +60,7 @@ class Finding:
 
 async def probe_authority(config: HubConfig, around: Surroundings) -> list[Finding]:
     """Everything that was found, in the order it was looked at; raises nothing of the authority's."""
-    anchors, findings = _pinned(config)
+    anchors, findings = await _pinned(config)
     if not anchors:
         return findings
     try:
@@ -84,13 +85,14 @@ async def probe_authority(config: HubConfig, around: Surroundings) -> list[Findi
     return findings
 
 
-def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Finding]]:
+async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Finding]]:
     """The pinned roots, as the bundle of a running hub would hold them."""
     found: dict[str, Certificate] = {}
     findings: list[Finding] = []
     for pin in config.trust.anchors:
         try:
-            found[pin.sha256] = find_certificate(read_bounded(pin.file, MAX_PEM_BYTES), pin.sha256, where="")
+            data = await read_in_time(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
+            found[pin.sha256] = find_certificate(data, pin.sha256, where="")
         except (OSError, InvalidValue) as error:
             why = getattr(error, "strerror", None) or str(error)
             findings.append(

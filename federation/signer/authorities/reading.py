@@ -1,102 +1,26 @@
-"""Reading files off the event loop and in time: a volume that hangs costs one thread for each file, and an error.
-
-Each read has a daemon thread of its own (``state/blocking.py`` says why no executor serves), and none is begun
-for a file whose last read still hangs: the kernel would hold that one as well. One that was merely given up by who
-asked is waited for.
-"""
+"""Files of an authority that hang: the authority is unavailable, for a reason of its own."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from federation.core.errors import AuthorityUnavailable, StateUnavailable
-from federation.state.blocking import Abandoned, BlockingCalls
-
-READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
-
-THREADS: Final = "file-read"
-"""The name of the threads."""
+from federation.core.errors import AuthorityUnavailable
+from federation.files import reading
 
 T = TypeVar("T")
 
 
-class _UnderWay:
-    """A read whose thread may still be in the kernel. Made on the loop of who asked."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.ended = threading.Event()
-        self.late = False  # it took longer than a read may
-        self._loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
-
-    def end(self) -> None:
-        """Told by its thread."""
-        self.ended.set()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._woken.set)
-
-    async def ends_within(self, seconds: float) -> bool:
-        """Wait for its end so long; not for one that is late already, or of another loop."""
-        if not self.late and self._loop is asyncio.get_running_loop():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._woken.wait()
-            self.late = not self.ended.is_set()
-        return self.ended.is_set()
-
-
-class Reading:
-    """The reads of one process. ``timeout`` in seconds is for each."""
-
-    def __init__(self, *, timeout: float = READ_TIMEOUT) -> None:
-        self._timeout = timeout
-        self._left: dict[str, _UnderWay] = {}
-
-    async def read(self, what: str, read: Callable[[], T]) -> T:
-        """What ``read`` returns or raises; ``what`` names the files, for this and for the text of an error.
-
-        Raises AuthorityUnavailable with the reason ``files_hang``.
-        """
-        before = self._left.get(what)
-        if before is not None and not await before.ends_within(self._timeout):
-            raise _hangs(f"reading {what} still hangs since an earlier look")
-        if self._left.get(what) is before:
-            self._left.pop(what, None)
-        own = _UnderWay()
-
-        def run(_: Abandoned) -> T:
-            own.begun.set()
-            try:
-                return read()
-            finally:
-                own.end()
-
-        try:
-            return await BlockingCalls(where=what, timeout=self._timeout, name=THREADS).call(run)
-        except StateUnavailable as error:
-            own.late = True
-            raise _hangs(f"reading {what}: {error.what}") from None
-        finally:
-            if own.begun.is_set() and not own.ended.is_set():  # out of time, or given up by who asked
-                self._left[what] = own
-
-
-@cache
-def _reading_of_this_process() -> Reading:
-    """The one that all share: what hangs is a thread of the process."""
-    return Reading()
-
-
 async def read_in_time(what: str, read: Callable[[], T]) -> T:
-    """As :meth:`Reading.read`, with the reads of this process."""
-    return await _reading_of_this_process().read(what, read)
+    """What ``read`` returns or raises (``federation.files.reading``); ``what`` names the files.
 
-
-def _hangs(what: str) -> AuthorityUnavailable:
-    return AuthorityUnavailable(what, reason="files_hang", remedy="check the volume that it is on")
+    Raises AuthorityUnavailable with the reason ``files_hang``.
+    """
+    try:
+        return await reading.read_in_time(what, read)
+    except TimeoutError as error:
+        raise AuthorityUnavailable(
+            f"reading {what}: {error.strerror or 'it timed out'}",
+            reason="files_hang",
+            remedy="check the volume that it is on",
+        ) from None

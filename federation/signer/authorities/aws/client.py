@@ -22,6 +22,7 @@ from federation.core.config.authority_model import AwsConfig
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.aws.failures import CREDENTIAL_REASONS, Call, error_of, failure_of
 from federation.signer.authorities.aws.login import Login
+from federation.signer.authorities.pem_file import read_pem_file
 
 CONNECT_TIMEOUT: Final = 3.0  # seconds; within every back end's own timeout
 OPEN_TIMEOUT: Final = 30.0  # seconds for reading botocore's own description of a service from disk
@@ -110,6 +111,8 @@ class AwsClient:
             return self._client
         async with self._opening:
             if self._client is None:
+                if self._aws.ca_file is not None:  # botocore reads it on the loop, and would hang with it
+                    await read_pem_file(self._aws.ca_file)
                 try:
                     async with asyncio.timeout(OPEN_TIMEOUT):
                         session = AioSession()

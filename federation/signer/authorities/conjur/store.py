@@ -21,6 +21,7 @@ from federation.core.clock import Clock
 from federation.core.config.authority_model import ConjurConfig
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
 from federation.core.pki.pem import MAX_PEM_BYTES
+from federation.files.reading import READ_TIMEOUT, read_bounded
 from federation.signer.authorities.conjur.answers import (
     login_failure,
     read_failure,
@@ -28,9 +29,8 @@ from federation.signer.authorities.conjur.answers import (
     read_values,
 )
 from federation.signer.authorities.https import HttpAnswer, Outward
-from federation.signer.authorities.key_file import read_bounded
 from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.reading import READ_TIMEOUT, read_in_time
+from federation.signer.authorities.reading import read_in_time
 
 USED_LIFE: Final = 2 / 3
 """How much of an access token's life is used, so that it does not end on the way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from typing import TypeAlias
 
 from federation.clusters.tls import client_context
@@ -10,6 +11,7 @@ from federation.core.config.authority_model import VaultServer
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable, InvalidValue
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.pem_file import read_pem_file
+from federation.signer.authorities.reading import read_in_time
 
 _Files: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
@@ -51,12 +53,14 @@ class TransportSecurity:
             if made_of == self._made_of:
                 return
             try:
-                self._context = client_context(
+                made = partial(
+                    client_context,
                     authority=ca,
                     certificate=certificate,
                     key=key,
                     where=str(self._server.ca_file or "client certificate"),
                 )
+                self._context = await read_in_time("the system's CAs", made) if ca is None else made()
             except InvalidValue as error:
                 if attempt == 1:
                     continue  # certificate and key may be of two generations, while they are being exchanged

@@ -30,8 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "verify",
         help="exit 0 only if every cluster can talk to every other",
         description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold "
-        "certificates, no namespace refuses the bundle, no istiod lacks the certificate that the hub provides, and "
-        "nothing is unknown; 1 otherwise, with a line for each cause; 2 when the status API cannot be asked.",
+        "certificates, no namespace refuses the bundle, no istiod lacks the certificate that the hub provides, the "
+        "configuration asks for nothing that is not followed, and nothing is unknown; 1 otherwise, with a line for "
+        "each cause; 2 when the status API cannot be asked.",
     )
     add_client_arguments(parser)
     parser.add_argument(
@@ -97,7 +98,10 @@ class _Found:
 
     @property
     def good(self) -> bool:
-        return is_proven(self.matrix) and not self.unserved
+        from federation.status.wishes import is_wish
+
+        wishes = any(is_wish(item) for item in self.status.attention)
+        return is_proven(self.matrix) and not self.unserved and not wishes
 
     @property
     def causes(self) -> list[Attention]:

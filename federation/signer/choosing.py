@@ -1,11 +1,13 @@
 """Which authority signs for a cluster, by the orders of the rotation. Pure.
 
 ``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the
-ordered intermediate may sign. After one that has ended with a new intermediate, that one signs wherever it is
-configured, and no other stands in while it cannot: the earlier one may be what was rotated away from because it
-was stolen. At rest otherwise the ordered one is preferred, and where it is not there ``[signer.authority]`` signs
-as it does where there was never a rotation. The successor stands in for it only after a rotation that ended
-with the new root alone: at any other time nobody has made sure that every workload trusts what it signs.
+ordered intermediate may sign. At rest the one in force signs wherever it is configured. Where it is not, or cannot,
+another intermediate under the same root does, if no rotation has left it (:meth:`Orders.permit`); that of
+``[signer.successor]`` only after a rotation that ended with the new side, until it has become ``[signer.authority]``.
+Everything else that is configured is a wish: it signs nothing until a rotation leads to it. Nobody has made sure that
+every workload trusts what it signs, and an earlier one may be what was rotated away from because it was stolen.
+
+Before it is recorded what is in force, ``[signer.authority]`` signs.
 What an emergency named never signs again, whatever else is down.
 
 Nothing is signed under a root that the generation delivered with it lacks.
@@ -20,6 +22,7 @@ from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import State
+from federation.signer.in_force import not_in_force
 
 _AFTER: Final = State.RETIRED.value
 
@@ -45,12 +48,13 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
     """The authority that signs for that cluster (empty: for the hub itself) under these anchors.
 
     One that cannot sign is chosen where no other may: asked, it says why it cannot. Raises NotReady with the
-    reason ``quarantined``, ``ordered_authority_missing``, ``compromised_authority`` or ``unpublished_anchor``.
+    reason ``quarantined``, ``ordered_authority_missing``, ``compromised_authority``, ``authority_not_in_force`` or
+    ``unpublished_anchor``.
     """
     require_served(orders, cluster)
     ordered = orders.issuer_for(cluster)
     found = _signing_with(ordered, authorities) if ordered else None
-    binding = orders.strict or orders.state == _AFTER
+    binding = orders.strict or (orders.state == _AFTER and not orders.root)
     if found is not None and (binding or (found.usable and _published(found, anchors))):
         return _require_published(found, anchors, cluster)
     if orders.strict and ordered:
@@ -62,13 +66,16 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
         )
     first = authorities[0]
     barred = _forbidden(first, orders)
-    if not barred and first.usable and _published(first, anchors):
+    problem = None if orders.strict else not_in_force(first.issuers, orders)
+    if not barred and problem is None and first.usable and _published(first, anchors):
         return first
     if orders.state == _AFTER:
         for other in authorities[1:]:
             known = other.usable and other.issuers and not _forbidden(other, orders)
-            if known and _published(other, anchors):
+            if known and not_in_force(other.issuers, orders) is None and _published(other, anchors):
                 return other
+    if found is not None and orders.root:
+        return _require_published(found, anchors, cluster)
     if barred:
         raise NotReady(
             f"an emergency was declared against {first.issuers[0].subject}, and nothing else may sign there now",
@@ -76,6 +83,8 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
             remedy="make the authority that the last rotation led to [signer.authority], and see why it cannot sign",
             reason="compromised_authority",
         )
+    if problem is not None:
+        raise NotReady(problem.what, where=cluster, remedy=problem.remedy, reason=problem.reason)
     return _require_published(first, anchors, cluster)
 
 

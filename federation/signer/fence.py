@@ -7,9 +7,13 @@ the controller reckons with the leaf, or the leaf is not delivered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from federation.core.errors import NotReady
+from federation.core.pki.certificate import Certificate
 from federation.core.trust.rotation.effects import Orders
 from federation.signer.accounting import Delivery
+from federation.signer.in_force import not_in_force
 from federation.state.documents import Current
 
 
@@ -33,7 +37,7 @@ def require_standing(delivery: Delivery, current: Current | None, orders: Orders
             where=cluster,
             remedy="where this lasts, the signer's report says why it does not take up that generation",
         )
-    require_ordered(delivery.authority, orders, cluster)
+    _require_named(delivery.authority, orders, cluster)
     made = delivery.orders
     if _asked_of(made, cluster) != _asked_of(orders, cluster):
         raise Superseded(
@@ -43,7 +47,19 @@ def require_standing(delivery: Delivery, current: Current | None, orders: Orders
         )
 
 
-def require_ordered(issuer: str, orders: Orders, cluster: str) -> None:
+def require_ordered(issuers: Sequence[Certificate], orders: Orders, cluster: str) -> None:
+    """Raise where a leaf below these issuers (issuer first, root last) must not be handed out by these orders.
+
+    Raises Superseded where they forbid the issuer or name another, and NotReady where that is not what is in force:
+    a back end may sign with something else than it did a moment ago.
+    """
+    _require_named(issuers[0].sha256, orders, cluster)
+    problem = not_in_force(issuers, orders)
+    if problem is not None:
+        raise NotReady(problem.what, where=cluster, remedy=problem.remedy, reason=problem.reason)
+
+
+def _require_named(issuer: str, orders: Orders, cluster: str) -> None:
     """Raise Superseded where the orders forbid the issuer (SHA-256; empty while it is not known), or name another."""
     if issuer in orders.forbidden:
         raise Superseded(

@@ -273,7 +273,7 @@ class Issuance:
         latest = self._grounds.terms(cluster)
         tail = self._tail_for(issued.issuers, latest.trust)
         issuer = issued.issuers[0].sha256
-        require_ordered(issuer, latest.orders, cluster)
+        require_ordered(issued.issuers, latest.orders, cluster)
         if (issuer, latest.trust.number, issued.not_after) != (known, terms.trust.number, ends):
             await self._accounting.deliver(
                 Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.orders)

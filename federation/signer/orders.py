@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from federation.core.clock import Clock
@@ -28,9 +29,12 @@ _logger = logging.getLogger(__name__)
 class OrdersFollower:
     """Follows the orders; ``orders`` is None until it was read whether there are any."""
 
-    def __init__(self, store: StateStore, *, clock: Clock) -> None:
+    def __init__(
+        self, store: StateStore, *, clock: Clock, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._on_change = on_change
         self._looking = asyncio.Lock()
         self._version = ""
         self.orders: Orders | None = None
@@ -66,6 +70,7 @@ class OrdersFollower:
                     orders.state,
                     extra={"rotation": orders.rotation, "state": orders.state},
                 )
+            self._on_change()
         return orders
 
     async def _read(self) -> Orders:

@@ -99,7 +99,7 @@ class SignerRole:
             on_change=self._take_up_trust,
             remembered=RememberedPins(store, replica=replica),
         )
-        self._orders = OrdersFollower(store, clock=clock)
+        self._orders = OrdersFollower(store, clock=clock, on_change=self._take_up_orders)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
         around = Surroundings(
             running.trust_domain, clock, random_bytes, jitter, lambda: self._running.door.server_names
@@ -111,8 +111,10 @@ class SignerRole:
                 deadline=running.door.deadline,
                 lifetime=lambda: self._renewals.lifetime,
                 hosts=lambda: self._running.door.server_names,
+                orders=lambda: self._orders.orders,
             ),
             *_settings(running.signer),
+            orders=lambda: self._orders.orders,
         )
         self._roots = PinnedRoots(
             trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin
@@ -220,8 +222,9 @@ class SignerRole:
             warnings=warnings,
             generation=accepted.number if accepted is not None else 0,
             bundle_sha256=accepted.sha256 if accepted is not None else "",
-            authority=self._authorities.authority.describe(),
+            authority=self._authorities.describe_authority(),
             successor=self._authorities.describe_successor(),
+            signs=self._signs(),
             rotation=follows.rotation,
             orders=follows.state,
             serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
@@ -243,6 +246,14 @@ class SignerRole:
             turned_away=self._turned_away.report(),
             latency=self._accounting.latency,
         )
+
+    def _signs(self) -> str:
+        """The intermediate (SHA-256) that is signed with where no cluster is an exception; empty where none is."""
+        try:
+            signer = self._grounds.signer(ITSELF, self._grounds.terms(ITSELF))
+        except NotReady:
+            return ""
+        return signer.issuers[0].sha256 if signer.usable and signer.issuers else ""
 
     def _stopped(self, cluster: str) -> NotReady | None:
         """Why that cluster gets nothing whoever asks; None also where nobody gets anything yet."""
@@ -284,6 +295,9 @@ class SignerRole:
         report = signer.describe()
         if report.state == "unavailable":
             yield f"the authority {report.name} cannot sign: {report.detail}"
+
+    def _take_up_orders(self) -> None:
+        self._authorities.arrange()
 
     def _take_up_trust(self, in_force: TrustInForce) -> None:
         self._authorities.trust(in_force.anchors)

@@ -29,6 +29,7 @@ from federation.core.pki.validity import leaf_validity
 from federation.signer.authorities.checked import issue_checked
 from federation.signer.authorities.interface import LeafOrder
 from federation.signer.doors.grpc_server import ServingPair
+from federation.signer.fence import require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.issuance import MakesGrounds, Signs
 
@@ -118,6 +119,7 @@ class ServingCertificate:
             alarms=signer.alarms,
             thorough=True,
         )
+        require_ordered(issued.issuers, terms.orders, ITSELF)
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
         self._on_renewal(ServingPair(encode_certificates([leaf, *below_root]), private_key_pem(key)))

@@ -330,6 +330,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str = ""
     authority: AuthorityReport | None = None
     successor: AuthorityReport | None = None
+    signs: str = ""  # SHA-256 of the intermediate that it signs with where no cluster is an exception
     rotation: int = 0  # whose orders it follows
     orders: str = ""  # the state of that rotation
     serving_not_after: float = 0.0
@@ -536,7 +537,8 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     another CA counts as issuing still, until a person says otherwise. ``losses`` is told while a rotation is
     under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own. ``unpinned``
     are anchors (SHA-256) that are published although their pin is gone, ``removed`` clusters that are registered no
-    more with the end of the certificates that live on there.
+    more with the end of the certificates that live on there. ``unsettled`` is why it is not recorded which authority
+    is in force; empty where it is, or none signs yet.
     """
 
     computed: float = 0.0
@@ -553,6 +555,7 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     removed: dict[str, float] = {}
     losses: list[LossReport] = []
     plan: PlanReport | None = None
+    unsettled: str = ""
     problem: str = ""  # why the rotation cannot be worked on at all
 
 

@@ -32,6 +32,7 @@ from federation.status.signing import connection_words
 from federation.status.trust import open_proposals
 from federation.status.trust_bundle import trust_bundle_attention
 from federation.status.unpinned import edit_attention
+from federation.status.wishes import wish_attention
 
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
@@ -71,6 +72,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
         *unplaced_attention(scene),
         *door_attention(scene),
+        *wish_attention(scene),
         *trust_attention(scene),
         *rotation_attention(scene),
         *joining_attention(clusters),

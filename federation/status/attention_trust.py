@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from federation.core.trust.rotation.record import State
+from federation.core.trust.rotation.signing import NOT_IN_FORCE
 from federation.status.authorities import authority_views
 from federation.status.freshness import days_left, expiry, instant
 from federation.status.model import Attention, AuthorityView, Expiry, Severity
@@ -97,7 +98,11 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
 
 
 def _authorities(scene: Scene) -> Iterator[Attention]:
-    views = [view for view in authority_views(scene) if view.signs or view.use == "authority"]
+    views = [
+        view
+        for view in authority_views(scene)
+        if (view.signs or view.use == "authority") and view.reason != NOT_IN_FORCE  # a wish, told as such
+    ]
     left = _left_behind(scene)
     if left is not None and any(view.signs for view in views):
         # What [signer.authority] says of a root that leaves is no trouble, and its remedy would undo the rotation.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
@@ -15,15 +16,16 @@ from federation.core.trust.rotation.record import State
 from federation.signer.choosing import choose
 from tests.support import pki
 
-A1, A2 = (
+A1, A2, A3 = (
     pki.intermediate("choice a1", pki.root("choice a")),
     pki.intermediate("choice a2", pki.root("choice a")),
+    pki.intermediate("choice a3", pki.root("choice a")),
 )
 B1, C1 = (
     pki.intermediate("choice b1", pki.root("choice b")),
     pki.intermediate("choice c1", pki.root("choice c")),
 )
-SOME = (A1, A2, B1, C1)
+SOME = (A1, A2, A3, B1, C1)
 A, B, C = A1.root, B1.root, C1.root
 
 
@@ -44,12 +46,19 @@ def sha(ca: pki.Authority) -> str:
 
 
 OLD, NEW, UNKNOWN = one(A1), one(B1), One(())
+OLD_DOWN_ELSEWHERE = one(C1, usable=False)
 DOWN, DOWN2, NEW_DOWN = one(A1, usable=False), one(A2, usable=False), one(B1, usable=False)
 GONE = One((), usable=False)  # an authority whose root is not published any more knows no issuers
 
 
 def at_rest(state: State, ca: pki.Authority) -> Orders:
     return Orders(rotation=1, state=state.value, issuer=sha(ca))
+
+
+def in_force(ca: pki.Authority, state: State | None = None, *, left: list[str] | None = None) -> Orders:
+    """At rest, and it is recorded what is in force."""
+    known = at_rest(state, ca) if state is not None else Orders(issuer=sha(ca))
+    return replace(known, root=ca.root.sha256, left=left or [])
 
 
 def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) -> Orders:
@@ -77,6 +86,18 @@ def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Orders:
         (at_rest(State.RETIRED, A2), (DOWN2, OLD), (A,), DOWN2),
         (at_rest(State.RETIRED, B1), (OLD, NEW_DOWN), (A, B), NEW_DOWN),
         (at_rest(State.RETIRED, A2), (OLD,), (A,), OLD),  # an operator has taken the new one out
+        (in_force(A1), (OLD, NEW), (A, B), OLD),
+        (in_force(A1), (DOWN, one(A2)), (A,), DOWN),  # nothing stands in for it
+        (in_force(A1), (one(A2), NEW), (A, B), one(A2)),  # another intermediate under the root in force
+        (in_force(A1), (UNKNOWN,), (A, B), UNKNOWN),  # what it signs is judged
+        (in_force(B1, State.RETIRED), (OLD, NEW_DOWN), (A, B), NEW_DOWN),
+        (
+            in_force(A2, State.RETIRED),
+            (NEW, one(A3)),
+            (A, B),
+            one(A3),
+        ),  # renewed before its settings were moved
+        (in_force(A2, State.RETIRED, left=[sha(A1)]), (one(A3),), (A,), one(A3)),
         (at_rest(State.STABLE, A2), (OLD, DOWN2), (A,), OLD),
         (at_rest(State.RETIRED, A2), (GONE, NEW), (B,), NEW),  # the back end has another intermediate since
         (at_rest(State.RETIRED, A2), (GONE, NEW), (A,), GONE),
@@ -109,6 +130,17 @@ def test_the_choice(
         (Orders(), (OLD, NEW), (B,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (C,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (A,), "unpublished_anchor"),
+        (in_force(A1), (NEW,), (A, B), "authority_not_in_force"),
+        (in_force(A1), (NEW, OLD_DOWN_ELSEWHERE), (A, B), "authority_not_in_force"),
+        (
+            in_force(A1),
+            (NEW, one(A2)),
+            (A, B),
+            "authority_not_in_force",
+        ),  # the successor stands in for nothing
+        (in_force(A2, State.RETIRED, left=[sha(A1)]), (OLD,), (A,), "authority_not_in_force"),
+        (in_force(B1, State.RETIRED), (OLD,), (A, B), "authority_not_in_force"),
+        (in_force(A2, State.RETIRED, left=[sha(A1)]), (NEW, OLD), (A, B), "authority_not_in_force"),
         (left(A2, sha(A1)), (OLD, UNKNOWN), (A,), "compromised_authority"),  # after a restart of the signer
         (left(C1, sha(B1), State.STABLE), (NEW, one(C1, usable=False)), (B, C), "compromised_authority"),
     ],
@@ -136,9 +168,21 @@ ORDERS = st.builds(
     issuer=ISSUER,
     clusters=st.dictionaries(st.sampled_from(("east", "west")), ISSUER),
     strict=st.booleans(),
+    root=st.sampled_from(("", *(ca.root.sha256 for ca in SOME))),
+    left=st.lists(ISSUER.filter(bool), max_size=2),
     forbidden=st.lists(ISSUER.filter(bool), max_size=1),
     stopped=st.dictionaries(st.sampled_from(("east", "west")), st.just("broken into"), max_size=1),
 )
+
+
+def permitted(orders: Orders, one: One) -> bool:
+    """By what is in force: an oracle of its own."""
+    if not one.issuers:
+        return True
+    intermediate, root = one.issuers
+    return intermediate.sha256 == orders.issuer or (
+        root.sha256 == orders.root and intermediate.sha256 not in orders.left
+    )
 
 
 @settings(max_examples=1000)
@@ -161,6 +205,7 @@ def test_never_what_is_not_allowed(
         if not orders.stopped.get(cluster) and not (orders.strict and asked) and not (retired and there):
             first = authorities[0]
             barred = any(issuer.sha256 in orders.forbidden for issuer in first.issuers)
+            barred = barred or (bool(orders.root) and not permitted(orders, first))
             assert barred or not (first.usable and first.issuers and first.issuers[-1] in trusted)
         return
     if not orders.strict:  # and the core orders nothing that it forbids
@@ -170,12 +215,20 @@ def test_never_what_is_not_allowed(
     assert cluster not in orders.stopped
     if chosen.issuers:
         assert chosen.issuers[-1] in trusted, "its leaves would chain to nothing that is delivered with them"
+    if orders.root and chosen.issuers and not orders.strict:
+        assert permitted(orders, chosen) or chosen in there, (
+            "only a rotation changes the root that is signed under"
+        )
     if orders.strict and asked:
         assert chosen.issuers
         assert chosen.issuers[0].sha256 == asked
+    elif orders.root and chosen not in there:
+        assert not any(one.usable and one.issuers[-1] in trusted for one in there), (
+            "the one in force signs if it can"
+        )
     elif retired and there:
         assert chosen in there, "no other stands in for what was rotated to"
     elif chosen is not authorities[0]:
         prefers = bool(chosen.issuers) and chosen.issuers[0].sha256 == asked
-        assert chosen.usable
+        assert chosen.usable or orders.root
         assert prefers or retired, "nobody has made sure that all trust it"

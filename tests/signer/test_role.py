@@ -11,6 +11,7 @@ import pytest
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import parse_certificates
 from federation.core.trust.bundle import Anchor, TrustBundle
+from federation.core.trust.rotation.effects import Orders
 from federation.sandbox.apiserver.faults import Delay
 from federation.state.documents import SignerReport
 from tests.signer.house import TRUST_DOMAIN, House, authority, bundle_of, eventually, house, identity_of
@@ -254,6 +255,11 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
         key.touch(mode=0o600)
         key.write_bytes(second.key_pem)
         await hub.publish(hub.ca, second)
+        await degraded("is under the root")  # published, and nobody has made sure that all trust it
+        rotated = Orders(
+            rotation=1, state="RETIRED", issuer=second.certificate.sha256, root=second.root.sha256
+        )
+        await hub.order(rotated)
         await eventually(lambda: hub.role.report().authority.sha256 == second.certificate.sha256)  # type: ignore[union-attr]
         answer = await hub.ask("east", token, trust=bundle_of(hub.ca, second))
         assert answer.elements[1] == second.certificate.pem.decode()

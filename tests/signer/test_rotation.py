@@ -41,11 +41,14 @@ class Rotating:
 
     def orders(self, state: State, **more: object) -> Orders:
         new = state in {State.ACTIVE, State.UNPUBLISHING, State.RETIRED, State.EMERGENCY}
+        signs = self.b if new else self.a
+        at_rest = state in {State.STABLE, State.RETIRED}
         fields = {
             "rotation": self.number,
             "state": state.value,
-            "issuer": (self.b if new else self.a).certificate.sha256,
-            "strict": state is not State.RETIRED,
+            "issuer": signs.certificate.sha256,
+            "root": signs.root.sha256 if at_rest else "",
+            "strict": not at_rest,
         } | more
         return Orders(**fields)  # type: ignore[arg-type]
 
@@ -231,19 +234,95 @@ async def test_settings_that_are_moved_under_another_name_take_over_first(tmp_pa
         assert {(answer.code, it.signed_by(answer)) for _, answer in answers} == {(OK, "b")}
 
 
-async def test_a_successor_that_is_moved_too_early_does_not_take_over(tmp_path: Path) -> None:
-    """Its root is not published: what signs goes on, and the report says why."""
+async def refused(it: Rotating) -> AuthorityReport:
+    """The report of ``[signer.authority]`` once a wish for another one is refused."""
+
+    def told() -> AuthorityReport | None:
+        report = it.hub.role.report().authority
+        return report if report is not None and report.reason == "authority_not_in_force" else None
+
+    await eventually(lambda: told() is not None, describe=lambda: it.hub.role.report().authority)
+    report = told()
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_a_successor_that_is_moved_too_early_does_not_take_over(tmp_path: Path, recorded: bool) -> None:
+    """Neither before its root is published nor after it: only a rotation makes sure that all trust it."""
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
+        if recorded:
+            await it.enter(State.STABLE)
         hub.authority_table = tables(hub, it.b, "authority", "new")
         hub.successor_table = ""
         await hub.reconfigure()
         await eventually(lambda: "cannot take over" in (hub.role.report().authority or it.successor).detail)
         assert await it.signers() == ("a", "a")
         await hub.publish(it.a, it.b)
+        report = await refused(it)
+        assert (report.state, report.sha256) == ("degraded", it.a.certificate.sha256)
+        assert "federation rotate start" in report.remedy
+        assert it.b.root.sha256[:16] in report.detail
+        assert await it.signers() == ("a", "a")
+        await it.enter(State.RETIRED)
         await eventually(lambda: hub.role.report().successor is None)
         assert await it.signers() == ("b", "b")
+
+
+async def test_another_authority_signs_nothing_after_a_restart(tmp_path: Path) -> None:
+    """It is all there is then: nothing is signed, the report says why, and the former one signs once it is back."""
+    async with rotating(tmp_path) as it:
+        hub = it.hub
+        await hub.publish(it.a, it.b)
+        await it.enter(State.STABLE)
+        assert await it.signers() == ("a", "a")
+        former = hub.authority_table
+        hub.authority_table, hub.successor_table = tables(hub, it.b, "authority", "new"), ""
+        await hub.reconfigure()
+        await refused(it)
+        assert await it.signers() == ("a", "a")
+        await hub.kill()
+        await hub.start()
+        report = await refused(it)
+        assert (report.state, report.sha256) == ("unavailable", it.b.certificate.sha256)
+        assert "federation rotate start" in report.remedy
+        assert not hub.role.report().ready
+        assert hub.role.report().signs == ""
+        assert any(it.b.root.sha256[:16] in reason for reason in hub.role.report().reasons)
+        hub.authority_table = former
+        await hub.reconfigure()
+        await hub.ready()
+        assert await it.signers() == ("a", "a")
+        assert hub.role.report().signs == it.a.certificate.sha256
+
+
+@pytest.mark.parametrize("state", [State.SOAKED, State.CANARY, State.ACTIVE])
+async def test_settings_that_are_moved_in_the_middle_of_a_rotation_stop_nothing(
+    tmp_path: Path, state: State
+) -> None:
+    """Both sides are kept, whatever is configured: the one that signs, and the one that an abort needs."""
+    async with rotating(tmp_path) as it:
+        hub = it.hub
+        await eventually(lambda: it.successor.state == "ready")
+        await hub.publish(it.a, it.b)
+        await eventually(lambda: hub.role.report().generation == 2)
+        canary = {"west": it.b.certificate.sha256} if state is State.CANARY else {}
+        await it.enter(state, clusters=canary)
+        expected = {"SOAKED": ("a", "a"), "CANARY": ("a", "b"), "ACTIVE": ("b", "b")}[state.value]
+        async with it.asking() as answers:
+            for authority_table, successor_table in (
+                (tables(hub, it.b, "authority", "new"), ""),
+                (tables(hub, it.b, "authority", "renamed"), ""),
+                (tables(hub, it.a, "authority", "local"), ""),
+            ):
+                hub.authority_table, hub.successor_table = authority_table, successor_table
+                await hub.reconfigure()
+                begun = len(answers)
+                await eventually(lambda begun=begun: len(answers) > begun + 8)  # type: ignore[misc]
+                assert await it.signers() == expected
+        assert Counter(answer.code for _, answer in answers) == {OK: len(answers)}
 
 
 async def test_settings_that_change_places(tmp_path: Path) -> None:
@@ -252,9 +331,13 @@ async def test_settings_that_change_places(tmp_path: Path) -> None:
         await eventually(lambda: it.successor.state == "ready")
         await hub.publish(it.a, it.b)
         await eventually(lambda: hub.role.report().generation == 2)
+        await it.enter(State.STABLE)
         hub.authority_table = tables(hub, it.b, "authority", "new")
         hub.successor_table = tables(hub, it.a, "successor", "local")
         await hub.reconfigure()
+        await refused(it)
+        assert await it.signers() == ("a", "a")
+        await it.enter(State.RETIRED)
         await eventually(
             lambda: it.successor.sha256 == it.a.certificate.sha256, describe=lambda: it.successor
         )
@@ -447,19 +530,71 @@ async def test_orders_that_change_while_a_leaf_is_signed(
         assert len(signed) == 1
 
 
-async def test_a_back_end_that_signs_with_another_intermediate_than_ordered(tmp_path: Path) -> None:
-    """It was exchanged there in the middle of a rotation; nothing that it signs leaves."""
+async def test_files_that_are_exchanged_in_the_middle_of_a_rotation(tmp_path: Path) -> None:
+    """What the orders name goes on as long as the process holds it; without it nothing is signed."""
     async with rotating(tmp_path) as it:
         hub = it.hub
-        root = pki.Authority(it.a.root, pki.key("root a of signer"), (), it.a.root)
-        now = hub.clock.now().replace(microsecond=0)
-        other = pki.intermediate("a exchanged", root, not_before=now - pki.DAY, not_after=now + pki.DAY)
+        other = beside(it.a, "a exchanged", hub)
         assert await it.signers() == ("a", "a")
         await it.enter(State.STAGED)
         other.write(hub.directory / "authority")
-        await eventually(lambda: it.hub.role._authorities.authority.issuers[0] == other.certificate)
-        assert await it.signers() == ("UNAVAILABLE", "UNAVAILABLE")
-        assert hub.refused("east") == {"ordered_authority_missing": 1}
-        it.a.write(hub.directory / "authority")
-        await eventually(lambda: it.hub.role.report().ready)
+        report = await refused(it)
+        assert (report.state, report.sha256) == ("degraded", it.a.certificate.sha256)
+        assert "rotation 1 is under way" in report.detail
         assert await it.signers() == ("a", "a")
+        await hub.kill()
+        await hub.start()
+        await eventually(lambda: hub.role._authorities.authority.issuers[:1] == (other.certificate,))
+        await eventually(lambda: hub.role._orders.orders is not None and hub.role.report().generation == 1)
+        assert any(it.a.certificate.sha256[:16] in reason for reason in hub.role.report().reasons)
+        assert hub.role.address is None, "nothing may sign for the door either"
+        it.a.write(hub.directory / "authority")
+        await hub.ready()
+        assert await it.signers() == ("a", "a")
+
+
+async def test_another_intermediate_under_the_root_in_force_signs_at_once(tmp_path: Path) -> None:
+    """Whatever verifies the leaves of now verifies those of it. One that a rotation has left does not sign again."""
+    async with rotating(tmp_path) as it:
+        hub = it.hub
+        renewed = beside(it.a, "a renewed", hub)
+        await it.enter(State.STABLE)
+        assert await it.signers() == ("a", "a")
+        renewed.write(hub.directory / "authority")
+        await eventually(lambda: hub.role.report().signs == renewed.certificate.sha256)
+        assert (await it.ask("east")).elements[1] == renewed.certificate.pem.decode()
+        left = [it.a.certificate.sha256]
+        await hub.order(it.orders(State.STABLE, issuer=renewed.certificate.sha256, left=left))
+        it.a.write(hub.directory / "authority")
+        report = await refused(it)
+        assert report.sha256 == renewed.certificate.sha256
+        assert "was left by a rotation" in report.detail
+        assert (await it.ask("east")).elements[1] == renewed.certificate.pem.decode()
+
+
+async def test_files_that_are_exchanged_for_another_root_sign_nothing(tmp_path: Path) -> None:
+    """Half-written, then whole, and the root is published: what the process holds goes on, and says so."""
+    async with rotating(tmp_path) as it:
+        hub = it.hub
+        await hub.publish(it.a, it.b)
+        await it.enter(State.STABLE)
+        assert await it.signers() == ("a", "a")
+        (hub.directory / "authority" / "ca-chain.pem").write_bytes(it.b.chain_pem)
+        await eventually(
+            lambda: "private key is not the one" in (hub.role.report().authority or it.successor).detail
+        )
+        assert await it.signers() == ("a", "a")
+        it.b.write(hub.directory / "authority")
+        report = await refused(it)
+        assert (report.state, report.sha256) == ("degraded", it.a.certificate.sha256)
+        assert "still signing with" in report.detail
+        assert await it.signers() == ("a", "a")
+        it.a.write(hub.directory / "authority")
+        await eventually(lambda: (hub.role.report().authority or it.successor).state == "ready")
+
+
+def beside(ca: pki.Authority, name: str, hub: House) -> pki.Authority:
+    """Another intermediate under the root of that one."""
+    root = pki.Authority(ca.root, pki.key("root a of signer"), (), ca.root)
+    now = hub.clock.now().replace(microsecond=0)
+    return pki.intermediate(name, root, not_before=now - pki.DAY, not_after=now + pki.DAY)

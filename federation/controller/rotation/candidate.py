@@ -33,6 +33,22 @@ def side_of(report: AuthorityReport | None, roots: Sequence[Certificate], at: da
     )
 
 
+def signing_of(
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], at: datetime
+) -> dict[str, Side]:
+    """What each signer signs with now, by its report; one that signs with nothing that is known is left out."""
+    found: dict[str, Side] = {}
+    for replica, report in signers.items():
+        for authority in (report.authority, report.successor):
+            if authority is None or not report.signs or authority.sha256 != report.signs:
+                continue
+            side = side_of(authority, roots, at)
+            if isinstance(side, Side):
+                found[replica] = side
+                break
+    return found
+
+
 def problem_of(
     old: Sequence[Certificate],
     new: Sequence[Certificate],

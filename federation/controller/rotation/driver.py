@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from federation.controller.rotation.books import Books, and_heard
-from federation.controller.rotation.candidate import problem_of, side_of
+from federation.controller.rotation.candidate import problem_of, side_of, signing_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
 from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
 from federation.controller.rotation.observed import (
@@ -40,11 +40,13 @@ from federation.core.config.model import ClusterConfig, HubConfig
 from federation.core.errors import FederationError, InvalidValue, StateUnavailable
 from federation.core.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.horizons import alive
 from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
-from federation.core.trust.rotation.record import Rotation, RotationBook, Side, Unpinned
+from federation.core.trust.rotation.record import RotationBook, Side, Unpinned
+from federation.core.trust.rotation.signing import note_signing, signing_side
 from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import ClusterFacts, World
@@ -106,6 +108,8 @@ class RotationDriver:
     _rate: IssuingRate = field(init=False, default_factory=IssuingRate)
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _signers: Sequence[SignerReport] = field(init=False, default=())
+    _signing: Mapping[str, Side] = field(init=False, default_factory=dict)
+    _unsettled: str = field(init=False, default="")
     _loaded: bool = field(init=False, default=False)
     _looked: float = field(init=False, default=0.0)
 
@@ -154,6 +158,8 @@ class RotationDriver:
             world = await self._observe(config, see())
             self._looked = self.clock.monotonic()
             await self._hear(config, world)
+            if self.books.book == before:
+                await self._note_signing(world)
             if self.books.book == before:  # else what was observed is not yet what follows from the record
                 await self._advance(world)
                 await self._drop(config, world)
@@ -171,7 +177,9 @@ class RotationDriver:
                 joining=self.joining or {},
                 issuers=self._issuers,
             )
-            self.report = msgspec.structs.replace(report, problem=self._observer.problem)
+            self.report = msgspec.structs.replace(
+                report, problem=self._observer.problem, unsettled=self._unsettled
+            )
         except StateConflict as error:
             self._loaded = False
             _log.info("another controller wrote first: %s", error)
@@ -244,9 +252,8 @@ class RotationDriver:
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         istiods = istiods_of(config, {n for n, facts in seen.clusters.items() if facts.control_planes})
         hosts = (*config.door.server_names, *istiods)
-        self._commands.aim(
-            _proposed(config, signers, seen.roots, now, self.books.book.under_way, hosts=hosts)
-        )
+        self._signing = signing_of(signers, seen.roots, now)
+        self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book, hosts=hosts))
         world = world_of(
             now=now.timestamp(),
             config=config,
@@ -306,6 +313,23 @@ class RotationDriver:
             self._loaded = False  # it may have been written all the same
             raise
 
+    async def _note_signing(self, world: World) -> None:
+        """Record what signers are seen to sign with at rest, as far as that needs no rotation."""
+        issuers = {delivered.issuer for delivered in alive(world.horizons, world.now, skew=world.skew)}
+        book, unsettled = note_signing(self.books.book, self._signing, issuers)
+        if unsettled and unsettled != self._unsettled:
+            _log.warning("it is not recorded which authority is in force: %s", unsettled)
+        self._unsettled = unsettled
+        if book == self.books.book or not self.allowed():
+            return
+        await self._save(book)
+        if book.signing is not None:
+            _log.warning(
+                "the authority in force is %s",
+                book.signing.subject or book.signing.intermediate,
+                extra={"intermediate": book.signing.intermediate, "root": book.signing.root},
+            )
+
     async def _advance(self, world: World) -> None:
         book = advance(self.books.book, world)
         if book != self.books.book and self.allowed():
@@ -349,16 +373,27 @@ def _proposed(
     signers: Mapping[str, SignerReport],
     roots: Sequence[Certificate],
     now: datetime,
-    under_way: Rotation | None,
+    book: RotationBook,
     *,
     hosts: Sequence[str],
 ) -> Proposed:
     """Both sides as the signers report them, and whether the new one may take over.
 
+    What is left is the authority in force, where that is recorded, whatever is configured by now.
     While a rotation is under way what is reported has to be what it is to: nothing else was judged for it.
     """
+    under_way, leaving = book.under_way, signing_side(book)
     reports = [signers[replica] for replica in sorted(signers)]
-    old = next((r.authority for r in reports if r.authority is not None and r.authority.chain_pem), None)
+    old = next(
+        (
+            authority
+            for report in reports
+            for authority in (report.authority, report.successor)
+            if authority is not None and authority.chain_pem
+            if leaving is None or authority.sha256 == leaving.intermediate
+        ),
+        None,
+    )
     new = next((r.successor for r in reports if r.successor is not None and r.successor.chain_pem), None)
     longest = max((c.policy.longest_ttl for c in config.clusters), default=0.0)
     problem = problem_of(
@@ -377,4 +412,4 @@ def _proposed(
             f"the signers hold another [signer.successor] than rotation {under_way.number} is to, which is"
             f" {under_way.new.subject or under_way.new.intermediate[:16]}: configure that one again, or abort"
         )
-    return Proposed(side_of(old, roots, now), side, problem)
+    return Proposed(leaving or side_of(old, roots, now), side, problem)

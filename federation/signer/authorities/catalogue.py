@@ -30,7 +30,7 @@ from federation.core.config.authority_model import (
 from federation.core.config.model import SignerConfig
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.identity import TrustDomain
-from federation.signer.authorities.hub_built import HubBuiltAuthority
+from federation.signer.authorities.hub_built import HubBuiltAuthority, MayExchange
 from federation.signer.authorities.interface import CertificateService, KeptAuthority, PairSource
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.service import ServiceAuthority
@@ -52,13 +52,19 @@ class AuthoritySettings:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every back end is given beside its settings; ``hosts`` are the door's names."""
+    """What every back end is given beside its settings; ``hosts`` are the door's names.
+
+    ``exchange`` says why a pair that its source holds by now must not take the place of the one in use, where that
+    can still sign. A service signs with what it likes: what it says of itself is judged when an authority is chosen,
+    and each leaf of it before it is handed out.
+    """
 
     trust_domain: TrustDomain
     clock: Clock
     random_bytes: Callable[[int], bytes]
     jitter: random.Random
     hosts: Callable[[], tuple[str, ...]] = tuple
+    exchange: MayExchange = lambda _, __: None
 
 
 _PACKAGES = {"pkcs11": "pkcs11", "aiobotocore": "aws", "botocore": "aws"}
@@ -102,8 +108,8 @@ class _BackEnd:
     make: Callable[..., KeptAuthority]
 
 
-def _signs(source: PairSource, poll_seconds: float) -> _BackEnd:
-    return _BackEnd(poll_seconds, partial(HubBuiltAuthority, source))
+def _signs(source: PairSource, poll_seconds: float, exchange: MayExchange) -> _BackEnd:
+    return _BackEnd(poll_seconds, partial(HubBuiltAuthority, source, exchange=exchange))
 
 
 def _issues(service: CertificateService, poll_seconds: float, jitter: random.Random) -> _BackEnd:
@@ -116,7 +122,7 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
         case LocalAuthorityConfig():
             from federation.signer.authorities.local import PairOfFiles
 
-            return _signs(PairOfFiles(config), config.poll_seconds)
+            return _signs(PairOfFiles(config), config.poll_seconds, around.exchange)
         case ConjurAuthorityConfig():
             from federation.signer.authorities.conjur import PairOfVariables
 
@@ -124,7 +130,7 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
             if conjur is None:
                 raise AuthorityMisconfigured("no Conjur is configured", remedy="add [signer.conjur]")
             source = PairOfVariables(config, conjur, own_credentials(settings, around), clock=around.clock)
-            return _signs(source, conjur.poll)
+            return _signs(source, conjur.poll, around.exchange)
         case VaultAuthorityConfig():
             from federation.signer.authorities.vault.pki import VaultPki
 
@@ -134,12 +140,12 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
             from federation.signer.authorities.vault.transit import TransitPair
 
             credentials = own_credentials(settings, around)
-            return _signs(TransitPair(config, credentials, around), config.poll_seconds)
+            return _signs(TransitPair(config, credentials, around), config.poll_seconds, around.exchange)
         case Pkcs11AuthorityConfig():
             from federation.signer.authorities.pkcs11.pair import TokenPair
 
             credentials = own_credentials(settings, around)
-            return _signs(TokenPair(config, credentials), config.poll_seconds)
+            return _signs(TokenPair(config, credentials), config.poll_seconds, around.exchange)
         case CertManagerAuthorityConfig():
             from federation.signer.authorities.cert_manager import CertManager
 
@@ -153,7 +159,7 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
             from federation.signer.authorities.aws.kms import KmsPair
 
             credentials = own_credentials(settings, around)
-            return _signs(KmsPair(config, credentials, around), config.poll_seconds)
+            return _signs(KmsPair(config, credentials, around), config.poll_seconds, around.exchange)
 
 
 def own_credentials(settings: AuthoritySettings, around: Surroundings) -> OwnCredentials:

@@ -3,14 +3,15 @@
 The pair of chain and key is looked at anew again and again. A pair is taken up when key and certificate
 agree and the intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh takes
 (``core/pki/path_rules.py``), for workloads and for the door; otherwise the last good pair
-stays, the authority is degraded and says why. A pair whose root has left the bundle signs nothing any more:
-its leaves would chain to an anchor that nobody holds.
+stays, the authority is degraded and says why. The same goes for a pair that is good and is not what is in force:
+files that were exchanged in place are a wish like any other edit. A pair whose root has left the bundle signs
+nothing any more: its leaves would chain to an anchor that nobody holds.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,13 @@ import msgspec
 from cryptography import x509
 
 from federation.core.clock import Clock
-from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable, FederationError
+from federation.core.errors import (
+    AuthorityError,
+    AuthorityMisconfigured,
+    AuthorityRefused,
+    AuthorityUnavailable,
+    FederationError,
+)
 from federation.core.identity import TrustDomain
 from federation.core.pki import name_constraints
 from federation.core.pki.authority_check import check_intermediate
@@ -36,6 +43,8 @@ from federation.state.documents import AuthorityReport
 CONFINED: Final = (
     "have the intermediate issued with name constraints that permit the name, or use another name"
 )
+MayExchange = Callable[[Sequence[Certificate], Sequence[Certificate]], AuthorityMisconfigured | None]
+"""Why what is below the second issuers must not take the place of what is below the first; None where it may."""
 
 _logger = logging.getLogger(__name__)
 
@@ -70,9 +79,11 @@ class HubBuiltAuthority:
         trust_domain: TrustDomain,
         clock: Clock,
         hosts: Callable[[], tuple[str, ...]] = tuple,
+        exchange: MayExchange = lambda _, __: None,
     ) -> None:
         """``hosts`` are the names of the door, whose certificate it has to sign as well."""
         self._source = source
+        self._exchange = exchange
         self._name = name
         self._kind = kind
         self._poll_seconds = poll_seconds
@@ -185,7 +196,7 @@ class HubBuiltAuthority:
         candidate = self._candidate
         if candidate is not None:
             try:
-                self._signing = self._make(candidate, self._hosts())
+                self._signing = self._successor_of(self._signing, self._make(candidate, self._hosts()))
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._fail(error)
             else:
@@ -205,6 +216,14 @@ class HubBuiltAuthority:
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._signing = None
                 self._fail(error)
+
+    def _successor_of(self, held: _Signing | None, found: _Signing) -> _Signing:
+        """What was found, unless what is held has to go on; raises AuthorityMisconfigured then."""
+        if held is not None and held.not_after > self._clock.now():
+            problem = self._exchange(held.issuers, found.issuers)
+            if problem is not None:
+                raise problem
+        return found
 
     def _make(self, pair: KeyPair, hosts: tuple[str, ...] = ()) -> _Signing:
         """The pair with its way to a root; the same object as before where nothing has changed."""

@@ -4,6 +4,8 @@ A changed configuration makes a new authority. It takes over as soon as it has s
 a workload and for the door, which are verified. Until then the old one goes on, even where it cannot sign just
 now, and the report says why. The old one is closed once nothing is under way with it any more.
 
+An edit is a wish: one that is not what is in force does not take the place of one that is (``in_force.py``).
+
 A keeper whose authority is on trial does not count on it before it has signed so either, anew for every
 intermediate: that is how a successor is known to be good before anything depends on it.
 """
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -21,12 +24,14 @@ from federation.core.clock import Clock
 from federation.core.config.authority_model import RemoteAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured, FederationError
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
 from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
 from federation.signer.authorities.checked import Alarms
 from federation.signer.authorities.guarded import GuardedAuthority, guard
 from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.authorities.leaving import Leaving, under_way
 from federation.signer.authorities.trial import Trial, held_back, untried
+from federation.signer.in_force import exchange
 from federation.state.documents import AuthorityReport
 
 LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
@@ -52,8 +57,9 @@ class AuthorityKeeper:
         hosts: Callable[[], tuple[str, ...]],
         on_change: Callable[[], None],
         on_trial: bool = False,
+        orders: Callable[[], Orders | None] = lambda: None,
     ) -> None:
-        self._around = around
+        self._around = replace(around, exchange=self._exchange)
         self._clock: Clock = around.clock
         self._deadline = deadline
         self._lifetime = lifetime
@@ -62,6 +68,7 @@ class AuthorityKeeper:
         self._anchors: tuple[Certificate, ...] = ()
         self._share_of: Callable[[str], float] = lambda _: 1.0
         self._on_trial = on_trial
+        self._orders = orders
         self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
         self._failed: FederationError | None = None
         self._was_good: bool | None = None  # None until the authority in use was looked at
@@ -72,6 +79,8 @@ class AuthorityKeeper:
         self._next: tuple[AuthoritySettings, KeptAuthority] | None = None
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
         self._trial: FederationError | None = None
+        self._departs: AuthorityMisconfigured | None = None
+        self._told = ""
         self._leaving = Leaving()
         self._trying: KeptAuthority | None = None
         self._changed = asyncio.Event(), asyncio.Event()  # for those that look after the two
@@ -204,13 +213,21 @@ class AuthorityKeeper:
         self._trying = follower
         try:
             await follower.refresh()
-            trial = await self._tries.run(follower, self._anchors) if follower.can_sign else None
+            departs = self._exchange(self.current.issuers, follower.issuers)
+            tried = follower.can_sign and departs is None
+            trial = await self._tries.run(follower, self._anchors) if tried else None
+            departs = departs or self._exchange(self.current.issuers, follower.issuers)  # a leaf tells more
             signs = follower.can_sign and trial is None
         finally:
             self._trying = None
         if follower not in self._both:
             return  # the configuration changed once more meanwhile
-        self._trial = trial
+        self._trial, self._departs = trial, departs
+        if departs is not None:
+            if self._told != departs.what:
+                _logger.error("the authority is not taken up: %s", departs.diagnostics())
+            self._told = departs.what
+            return
         # One that was good once may be so again in a moment. One that never was loses nothing by another.
         if signs or (self._was_good is False and not self.current.can_sign):
             self._leaving.add(self.current)
@@ -240,7 +257,9 @@ class AuthorityKeeper:
         if not self.proved:
             report = untried(report, self._failed)
         if self._next is not None:
-            waiting, failed = self._next[1].describe(), self._trial
+            waiting, failed, departs = self._next[1].describe(), self._trial, self._departs
+            if departs is not None:
+                return held_back(report, waiting.name, departs.what, departs.remedy, reason=departs.reason)
             if failed is not None:
                 return held_back(report, waiting.name, f"on trial: {failed}", failed.remedy)
             return held_back(report, waiting.name, waiting.detail, waiting.remedy)
@@ -271,8 +290,13 @@ class AuthorityKeeper:
                 _logger.info("the authority %s signs as it should", self.settings.authority.name)
                 self._on_change()
 
+    def _exchange(
+        self, old: Sequence[Certificate], new: Sequence[Certificate]
+    ) -> AuthorityMisconfigured | None:
+        return exchange(old, new, self._orders(), reserve=self._on_trial)
+
     def _drop_next(self) -> None:
-        self._trial = None
+        self._trial = self._departs = None
         if self._next is not None:
             self._leaving.add(self._next[1])
             self._next = None

@@ -17,10 +17,15 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.certificate import Certificate
+from federation.core.trust.rotation.effects import Orders
+from federation.core.trust.rotation.record import State
 from federation.signer.authorities.catalogue import AuthoritySettings
 from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.signer.in_force import exchange, not_in_force
 from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
@@ -40,9 +45,15 @@ class Succession:
     """``authority`` and, where there is one, ``successor``; ``in_order`` are both, the authority first."""
 
     def __init__(
-        self, make: MakesKeepers, authority: AuthoritySettings, successor: AuthoritySettings | None
+        self,
+        make: MakesKeepers,
+        authority: AuthoritySettings,
+        successor: AuthoritySettings | None,
+        *,
+        orders: Callable[[], Orders | None] = lambda: None,
     ) -> None:
         self._make = make
+        self._orders = orders
         self._bundle: tuple[Certificate, ...] = ()
         self._pinned: tuple[Certificate, ...] = ()
         self._wanted = authority, successor
@@ -89,6 +100,18 @@ class Succession:
                 keeper = await self._to_run.get()
                 group.create_task(keeper.run(), name=f"authority {keeper.settings.authority.name}")
 
+    def describe_authority(self) -> AuthorityReport:
+        """``[signer.authority]`` and how it fares: unavailable where it is not what is in force, and all there is."""
+        report, orders = self.authority.describe(), self._orders()
+        if orders is None or orders.strict:
+            return report
+        problem = not_in_force(self.authority.issuers, orders)
+        if problem is None or self._successor_signs(orders):
+            return report
+        return msgspec.structs.replace(
+            report, state="unavailable", reason=problem.reason, detail=problem.what, remedy=problem.remedy
+        )
+
     def describe_successor(self) -> AuthorityReport | None:
         """What the successor is and how it fares; None where none is configured."""
         if self.successor is not None:
@@ -105,11 +128,16 @@ class Succession:
             remedy=error.remedy,
         )
 
+    def arrange(self) -> None:
+        """Bring what is kept closer to what is configured, as far as the orders allow it by now."""
+        self._arrange()
+
     def _arrange(self) -> None:
-        """Bring what is kept closer to what is configured."""
         authority, successor = self._wanted
         heir = self.successor
         if heir is not None and self._inherits(heir, authority):
+            if self._under_way and self.authority.settings != successor:
+                return  # a rotation needs both sides until it has ended: the old one for an abort
             self._promote(heir)
         self.authority.configure(authority)
         held = self.successor
@@ -119,7 +147,7 @@ class Succession:
         elif self.authority.settings != authority:
             return  # the successor may be what signs now: it stays until the authority has taken over
         elif successor is None:
-            if self.authority.usable:
+            if self.authority.usable and not self._needed(held):
                 self._remove(held)
         else:
             held.configure(successor)
@@ -127,7 +155,28 @@ class Succession:
     def _inherits(self, heir: AuthorityKeeper, authority: AuthoritySettings) -> bool:
         """True where the successor is to be the authority, and can be without a pause."""
         published = bool(heir.issuers) and heir.issuers[-1] in self._bundle
-        return heir.settings == authority != self.authority.settings and heir.usable and published
+        may = exchange(self.authority.current.issuers, heir.issuers, self._orders(), reserve=False) is None
+        return heir.settings == authority != self.authority.settings and heir.usable and published and may
+
+    @property
+    def _under_way(self) -> bool:
+        orders = self._orders()
+        return orders is not None and orders.strict
+
+    def _needed(self, held: AuthorityKeeper) -> bool:
+        """Whether nothing else may sign, for some cluster at least, by the orders."""
+        orders = self._orders()
+        if orders is None or not held.issuers:
+            return False
+        if orders.strict and held.issuers[0].sha256 in {orders.issuer, *orders.clusters.values()}:
+            return True
+        return not_in_force(self.authority.issuers, orders) is not None
+
+    def _successor_signs(self, orders: Orders) -> bool:
+        """Whether the successor is what signs at rest: since a rotation led to it."""
+        heir = self.successor
+        after = orders.state == State.RETIRED.value
+        return after and heir is not None and heir.usable and not_in_force(heir.issuers, orders) is None
 
     def _promote(self, heir: AuthorityKeeper) -> None:
         former, self.authority = self.authority, heir

@@ -66,12 +66,14 @@ def untried(report: AuthorityReport, failed: FederationError | None) -> Authorit
     )
 
 
-def held_back(report: AuthorityReport, name: str, why: str, remedy: str) -> AuthorityReport:
+def held_back(
+    report: AuthorityReport, name: str, why: str, remedy: str, *, reason: str = ""
+) -> AuthorityReport:
     """The report of an authority that goes on although the one of that name is configured, with why."""
     return msgspec.structs.replace(
         report,
         state="degraded" if report.state == "ready" else report.state,
-        reason=report.reason or "cannot_take_over",
+        reason=reason or report.reason or "cannot_take_over",
         detail="; ".join(filter(None, (report.detail, f"{name} cannot take over: {why}"))),
         remedy=remedy or report.remedy,
     )

@@ -23,6 +23,7 @@ from federation.core.trust.rotation.record import (
     Transition,
 )
 from federation.core.trust.rotation.sides import left_for_good, require_able
+from federation.core.trust.rotation.signing import left_behind
 from federation.core.trust.rotation.steps import OperationRefused, Step, cut, enter
 from federation.core.trust.rotation.world import World
 
@@ -113,7 +114,7 @@ def propose(
         waves=[sorted(set(wave)) for wave in waves],
         history=[step],
     )
-    return replace(book, rotation=rotation)
+    return replace(book, rotation=rotation, signing=old, left=left_behind(book))
 
 
 def abort(

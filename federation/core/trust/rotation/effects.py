@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from federation.core.trust.rotation.conditions import waits_for_its_wave
 from federation.core.trust.rotation.record import SIGNS_WITH_NEW, RotationBook, State
+from federation.core.trust.rotation.signing import left_behind, signing_side
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What signers are to do, by the record: persisted for them under ``orders``.
 
-    ``issuer`` is the intermediate (SHA-256) to sign with, empty where no rotation says; ``clusters`` are
-    exceptions from it. ``strict`` forbids any other one: a signer that lacks it issues nothing. ``forbidden``
-    are roots and intermediates (SHA-256) that are never signed under, whatever else may be. ``stopped`` are
-    clusters that get nothing, with the reason. ``ttl_cap`` is in seconds, 0 for none.
+    ``issuer`` is the intermediate (SHA-256) to sign with, empty where it is not known what is in force; ``clusters``
+    are exceptions from it. ``strict`` forbids any other one: a signer that lacks it issues nothing. ``root`` is the
+    root above ``issuer``, at rest: another intermediate under it may sign as well, as long as it is none of those
+    ``left`` (SHA-256); nothing else may (:meth:`permit`). ``forbidden`` are roots and intermediates (SHA-256) that are
+    never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
+    is in seconds, 0 for none.
     """
 
     rotation: int = 0
@@ -25,6 +29,29 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     forbidden: list[str] = []
     stopped: dict[str, str] = {}
     ttl_cap: float = 0.0
+    root: str = ""
+    left: list[str] = []
+
+    @property
+    def binding(self) -> bool:
+        """True where they say what may sign: a rotation is under way, or it is known what is in force."""
+        return self.strict or bool(self.root)
+
+    def permit(self, intermediate: str, root: str) -> bool:
+        """Whether an authority with that intermediate and that root (SHA-256) may sign for some cluster.
+
+        At rest another intermediate under the root in force may: whatever verifies what is signed now verifies what
+        it signs, since its certificate is delivered with each leaf. Under another root it may not, whoever configured
+        it and wherever that root is published: only a rotation makes sure that every consumer trusts it.
+        """
+        if not {intermediate, root}.isdisjoint(self.forbidden):
+            return False
+        if self.strict:
+            named = {self.issuer, *self.clusters.values()} - {""}
+            return not named or intermediate in named
+        if not self.root or intermediate == self.issuer:
+            return True
+        return root == self.root and intermediate not in self.left
 
     def issuer_for(self, cluster: str) -> str:
         """The intermediate that signs for that cluster; empty where no rotation says."""
@@ -34,19 +61,25 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 def orders_of(book: RotationBook) -> Orders:
     """The orders that follow from the record."""
     rotation = book.rotation
-    stopped = {name: quarantine.reason for name, quarantine in sorted(book.quarantined.items())}
+    given = Orders(
+        rotation=rotation.number if rotation is not None else 0,
+        state=rotation.state.value if rotation is not None else "",
+        forbidden=book.compromised,
+        stopped={name: quarantine.reason for name, quarantine in sorted(book.quarantined.items())},
+    )
+    rotation = book.under_way
     if rotation is None:
-        return Orders(forbidden=book.compromised, stopped=stopped)
+        side = signing_side(book)
+        if side is None:
+            return given
+        return replace(given, issuer=side.intermediate, root=side.root, left=left_behind(book))
     new = rotation.new.intermediate
-    return Orders(
-        rotation=rotation.number,
-        state=rotation.state.value,
+    return replace(
+        given,
         issuer=new if rotation.state in SIGNS_WITH_NEW else rotation.old.intermediate,
         clusters=dict.fromkeys(rotation.canary, new) if rotation.state is State.CANARY else {},
-        strict=book.under_way is not None,
-        forbidden=book.compromised,
-        stopped=stopped,
-        ttl_cap=rotation.ttl_cap if book.under_way is not None else 0.0,
+        strict=True,
+        ttl_cap=rotation.ttl_cap,
     )
 
 

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from federation.core.trust.rotation.commands import abort, propose, quarantine, release, restore
 from federation.core.trust.rotation.emergencies import emergency
 from federation.core.trust.rotation.gates import Verdict, gate, return_gate
-from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, State
+from federation.core.trust.rotation.record import AT_REST, Condition, Rotation, RotationBook, State
+from federation.core.trust.rotation.signing import settled
 from federation.core.trust.rotation.steps import OperationRefused, Step, admit, cut, enter
 from federation.core.trust.rotation.world import World
 
@@ -82,6 +83,8 @@ def _step(
     entered = enter(book, after, Step(author, world.now, reason, verdict.conditions), **changes)
     if after is State.PUBLISHING:
         return admit(entered, rotation.new.root)
+    if after in AT_REST:
+        entered = settled(entered)
     if after is State.RETIRED and rotation.changes_root:
         return replace(entered, retired=sorted({*book.retired, rotation.old.root}))
     if after is State.ABORTING:

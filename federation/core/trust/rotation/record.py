@@ -139,9 +139,15 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were
     removed and may come back: a rotation brings them again, or a pin that is not staged. ``departures`` are the last
     removals of anchors without a rotation.
+
+    ``signing`` is the authority that is in force at rest, None until signers were seen to sign (and in records of
+    releases that did not keep it: :func:`federation.core.trust.rotation.signing.signing_side`). ``left`` are the
+    intermediates (SHA-256) that rotations have led away from, or that were aborted: only a rotation brings one back.
     """
 
     rotation: Rotation | None = None
+    signing: Side | None = None
+    left: list[str] = []
     quarantined: dict[str, Quarantine] = {}
     retired: list[str] = []
     admitted: list[str] = []

@@ -1,0 +1,98 @@
+"""Which authority is in force while no rotation is under way: what signers are held to, whatever is configured. Pure.
+
+It is recorded when signers are first seen to sign, and changes by a rotation. The one thing that changes it without
+a rotation is another intermediate under the very same root: everything that verifies the leaves of now trusts that
+root, and an intermediate's certificate comes with each leaf (RFC 8446, section 4.4.2). So nothing has to be
+published, read back or drained for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from msgspec.structs import replace
+
+from federation.core.trust.horizons import UNKNOWN_ISSUER
+from federation.core.trust.rotation.record import AT_REST, RotationBook, Side, State
+
+NOT_IN_FORCE: Final = "authority_not_in_force"
+"""The reason where what is configured, or what a file or a back end holds, may sign only after a rotation."""
+
+MOST_LEFT: Final = 200
+"""Intermediates remembered as left; the latest. Each took a rotation, so that this is decades."""
+
+
+def signing_side(book: RotationBook) -> Side | None:
+    """The authority in force at rest; while a rotation is under way, the one that it leaves.
+
+    None where none was recorded and none follows from the last rotation.
+    """
+    rotation = book.rotation
+    if rotation is None:
+        return book.signing
+    if rotation.state not in AT_REST:
+        return rotation.old
+    return book.signing or _outcome(book)
+
+
+def left_behind(book: RotationBook) -> list[str]:
+    """The intermediates (SHA-256) that rotations have led away from, but for the one in force."""
+    rotation, side = book.rotation, signing_side(book)
+    last = {rotation.old.intermediate, rotation.new.intermediate} if rotation is not None else set[str]()
+    found = [*book.left, *sorted(last - {*book.left})]
+    return [sha256 for sha256 in found if side is None or sha256 != side.intermediate][-MOST_LEFT:]
+
+
+def settled(book: RotationBook) -> RotationBook:
+    """The book of a rotation that has just ended: the side that it ended with is in force, the other is left."""
+    side = _outcome(book)
+    if side is None:
+        return book
+    book = replace(book, signing=side)
+    return replace(book, left=left_behind(book))
+
+
+def note_signing(
+    book: RotationBook, signing: Mapping[str, Side], alive: Collection[str]
+) -> tuple[RotationBook, str]:
+    """The book with what signers were seen to sign with at rest, and why that could not be noted (empty: it could).
+
+    ``signing`` is the side that each signer which is heard of signs with; ``alive`` are the issuers (SHA-256) of
+    leaves that may be alive. What is in force is recorded once, when all agree and no leaf of another issuer is
+    alive: else an authority that was exchanged while nobody looked would become the one in force. After that only
+    another intermediate under the same root is noted.
+    """
+    if book.under_way is not None:
+        return book, ""
+    if book.signing is None:
+        side = signing_side(book)
+        if side is not None:
+            return replace(book, signing=side, left=left_behind(book)), ""
+    sides = {side.intermediate: side for side in signing.values()}
+    if not sides:
+        return book, ""
+    if len(sides) > 1:
+        named = ", ".join(sorted(f"{side.subject or side.intermediate[:16]}" for side in sides.values()))
+        return book, f"signers sign with different authorities: {named}"
+    (side,) = sides.values()
+    held = book.signing
+    if held is None:
+        others = sorted({*alive} - {side.intermediate, UNKNOWN_ISSUER})
+        if others:
+            return book, (
+                f"leaves of {others[0][:16]} are alive, and signers sign with {side.subject or side.intermediate[:16]}"
+            )
+        return replace(book, signing=side), ""
+    barred = side.intermediate in book.left or side.intermediate in book.compromised
+    if side.intermediate == held.intermediate or side.root != held.root or barred:
+        return book, ""
+    return replace(book, signing=side), ""
+
+
+def _outcome(book: RotationBook) -> Side | None:
+    """The side that signs after the last rotation; None where none has ended."""
+    rotation = book.rotation
+    if rotation is None or rotation.state not in AT_REST:
+        return None
+    return rotation.new if rotation.state is State.RETIRED else rotation.old

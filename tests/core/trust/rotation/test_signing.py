@@ -1,0 +1,126 @@
+"""Which authority is in force at rest: recorded once, and changed by rotations alone, but under one root."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from federation.core.trust.horizons import UNKNOWN_ISSUER
+from federation.core.trust.rotation.effects import Orders, orders_of
+from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
+from federation.core.trust.rotation.signing import left_behind, note_signing, settled, signing_side
+
+A1, A2, A3 = (Side(root="a", intermediate=f"a{n}", subject=f"CN=a{n}") for n in (1, 2, 3))
+B1, B2 = (Side(root="b", intermediate=f"b{n}", subject=f"CN=b{n}") for n in (1, 2))
+SIDES = (A1, A2, A3, B1, B2)
+
+
+def rotation(state: State, old: Side = A1, new: Side = B1) -> Rotation:
+    return Rotation(
+        number=1,
+        trust_domain="mesh.example",
+        state=state,
+        since=0.0,
+        old=old,
+        new=new,
+        author="test",
+        reason="test",
+        automatic=True,
+        soak=0.0,
+    )
+
+
+def note(book: RotationBook, *signing: Side, alive: tuple[str, ...] = ()) -> RotationBook:
+    return note_signing(book, {f"signer-{n}": side for n, side in enumerate(signing)}, alive)[0]
+
+
+def test_the_first_authority_that_all_sign_with_is_in_force() -> None:
+    book = note(RotationBook(), A1, A1, alive=("a1", UNKNOWN_ISSUER))
+    assert book.signing == A1
+    orders = orders_of(book)
+    assert (orders.issuer, orders.root, orders.strict, orders.rotation) == ("a1", "a", False, 0)
+    assert note(book, A1) is book
+
+
+@pytest.mark.parametrize(
+    ("signing", "alive", "told"),
+    [((), (), ""), ((A1, B1), (), "CN=a1, CN=b1"), ((B1,), ("a1",), "leaves of a1 are alive")],
+)
+def test_what_is_not_agreed_or_was_exchanged_lately_is_not_recorded(
+    signing: tuple[Side, ...], alive: tuple[str, ...], told: str
+) -> None:
+    """An authority that was exchanged while nobody looked would become the one in force."""
+    found, problem = note_signing(RotationBook(), dict(zip("xy", signing, strict=False)), alive)
+    assert found.signing is None
+    assert told in problem
+    assert bool(problem) == bool(told)
+
+
+def test_only_another_intermediate_under_the_same_root_is_noted_without_a_rotation() -> None:
+    book = note(RotationBook(), A1)
+    assert note(book, B1).signing == A1
+    assert note(book, A1, A2).signing == A1, "not before all sign with it"
+    assert note(book, A2, A2).signing == A2
+    assert note(replace(book, left=["a2"]), A2).signing == A1
+    assert note(replace(book, compromised=["a2"]), A2).signing == A1
+    assert note(replace(book, rotation=rotation(State.SOAKED)), A2).signing == A1, (
+        "nor in the middle of a rotation"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "old", "new", "signs", "left"),
+    [
+        (State.RETIRED, A1, B1, B1, ["a1"]),
+        (State.STABLE, A1, B1, A1, ["b1"]),
+        (State.RETIRED, A1, A2, A2, ["a1"]),
+        (State.SOAKED, A1, B1, A1, ["b1"]),
+    ],
+)
+def test_what_a_rotation_ended_with_is_in_force(
+    state: State, old: Side, new: Side, signs: Side, left: list[str]
+) -> None:
+    """In a record of a release that did not keep it as well; what it led away from is not taken up by an edit."""
+    earlier = RotationBook(rotation=rotation(state, old, new))
+    assert signing_side(earlier) == signs
+    assert left_behind(earlier) == left
+    if state in {State.STABLE, State.RETIRED}:
+        book = settled(replace(earlier, signing=old))
+        assert (book.signing, book.left) == (signs, left)
+        assert note(earlier, A3).signing == signs, "first it is recorded what the rotation ended with"
+        orders = orders_of(earlier)
+        assert (orders.issuer, orders.root, orders.left) == (signs.intermediate, signs.root, left)
+
+
+def test_what_was_left_stays_left_when_other_rotations_follow() -> None:
+    book = settled(RotationBook(signing=A1, rotation=rotation(State.RETIRED, A1, A2)))
+    book = settled(replace(book, rotation=rotation(State.RETIRED, A2, A3)))
+    assert orders_of(book).left == ["a1", "a2"]
+    book = settled(replace(book, rotation=rotation(State.RETIRED, A3, A1)))  # a rotation brings one back
+    assert orders_of(book).left == ["a2", "a3"]
+
+
+ORDERS = st.builds(
+    Orders,
+    strict=st.booleans(),
+    issuer=st.sampled_from(("", "a1", "b1")),
+    root=st.sampled_from(("", "a", "b")),
+    forbidden=st.lists(st.sampled_from(("a1", "a2", "b1", "a", "b")), max_size=2),
+    left=st.lists(st.sampled_from(("a1", "a2", "b1")), max_size=2),
+)
+
+
+@given(ORDERS, st.sampled_from(SIDES))
+def test_orders_permit_nothing_under_another_root(orders: Orders, side: Side) -> None:
+    named, strict = side.intermediate == orders.issuer, orders.strict
+    forbidden = not {side.intermediate, side.root}.isdisjoint(orders.forbidden)
+    if orders.permit(side.intermediate, side.root):
+        assert not forbidden
+        assert not strict or not orders.issuer or named
+        if orders.root and not strict and not named:
+            assert side.root == orders.root
+            assert side.intermediate not in orders.left
+    else:
+        assert forbidden or not named, "what is in force always may"

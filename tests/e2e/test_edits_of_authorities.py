@@ -1,0 +1,218 @@
+"""An operator edits who signs, in a running federation: nothing changes but by a rotation, and nothing fails.
+
+``FEDERATION_EDIT_LEAF`` changes the life of the leaves, in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from federation.controller.proof.handshake import Credential, handshake
+from federation.core.errors import FederationError
+from federation.runtime.clock import SystemClock
+from federation.sandbox import rotation
+from federation.sandbox.box import Box, DevelopmentCa
+from federation.sandbox.mesh import Workload
+from tests.e2e.conftest import members_of
+from tests.e2e.rotating import kill_hub
+
+LEAF = int(os.environ.get("FEDERATION_EDIT_LEAF", "10"))
+NAMES = ("east", "west", "north")
+
+
+class Mesh:
+    """Workloads of three clusters that shake hands the whole time, and renew at half the life of their certificates.
+
+    One that could not renew in time (a loaded machine, a hub that was killed) is left out: what is judged is whether
+    certificates that are valid are believed.
+    """
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self.workloads: dict[str, list[Workload]] = {name: [] for name in NAMES}
+        self.tried = 0
+        self.failures: list[str] = []
+        self.refused = 0
+
+    async def add(self, name: str) -> Workload:
+        """A pod that has just started."""
+        workload = await self.box.workload(name, f"shop-{uuid.uuid4().hex[:6]}", "frontend")
+        await self.renew(workload)
+        self.workloads[name].append(workload)
+        return workload
+
+    async def renew(self, workload: Workload) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await workload.renew()
+                except (grpc.aio.AioRpcError, FederationError):
+                    self.refused += 1
+                    await asyncio.sleep(0.2)
+                else:
+                    return
+
+    async def keep_renewing(self) -> None:
+        while True:
+            now = SystemClock().now()
+            for workload in [w for each in self.workloads.values() for w in each if w.due(now)]:
+                with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
+                    await workload.renew()
+            await asyncio.sleep(0.1)
+
+    async def keep_calling(self) -> None:
+        while True:
+            await asyncio.to_thread(self._round)
+            await asyncio.sleep(0)
+
+    def _round(self) -> None:
+        for a, b in permutations(NAMES, 2):
+            for client in list(self.workloads[a]):
+                for server in list(self.workloads[b]):
+                    self._shake(client, server)
+
+    def _shake(self, client: Workload, server: Workload) -> None:
+        each = credential(client), credential(server)
+        ends = SystemClock().now() + timedelta(seconds=0.5)
+        if any(held.chain[0].not_after < ends for held in each):
+            return
+        self.tried += 1
+        try:
+            handshake(client=each[0], server=each[1])
+        except FederationError as error:
+            self.failures.append(f"{client.identity} > {server.identity}: {error}")
+
+    @contextlib.asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.keep_calling()), group.create_task(self.keep_renewing())]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+
+def credential(workload: Workload) -> Credential:
+    held = workload.held
+    assert held is not None
+    return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
+
+
+@contextlib.asynccontextmanager
+async def mesh_of(directory: Path) -> AsyncIterator[tuple[Mesh, DevelopmentCa]]:
+    """A green federation of three clusters, and the authority that an operator wants instead."""
+    clock, unique = SystemClock(), uuid.uuid4().hex[:6]
+    async with members_of("sandbox", directory, 3) as members:
+        ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
+        second = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        rotation.prepare(box, life=timedelta(seconds=LEAF))
+        box.rotation_lines = 'soak = "1s"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
+        await box.register()
+        try:
+            await box.start_hub()
+            await box.wait_ready()
+            mesh = Mesh(box)
+            for name in NAMES:
+                await mesh.add(name)
+            await box.wait_proved()
+            yield mesh, second
+        finally:
+            await box.stop_hub()
+
+
+async def verify(box: Box) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "federation", "verify", "--url", box.status_url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def finding(code: str, **wanted: str) -> Callable[[Any], bool]:
+    """A status that has this attention."""
+
+    def there(status: Any) -> bool:
+        return any(
+            item["code"] == code and all(item[key] == value for key, value in wanted.items())
+            for item in status["attention"]
+        )
+
+    return there
+
+
+def may_start(status: Any) -> bool:
+    """No wish is open, and a rotation to the successor would be accepted."""
+    plan = status["rotation_plan"]
+    return not finding("authority_not_in_force")(status) and plan is not None and not plan["problem"]
+
+
+def write(
+    box: Box, *, authority: DevelopmentCa, pins: list[DevelopmentCa], successor: DevelopmentCa | None
+) -> None:
+    """Configure another authority and these pins."""
+    edited = replace(box, ca=authority, successor=successor)
+    edited.extra_anchors = [ca.directory / "root.pem" for ca in pins]
+    edited.write_config()
+
+
+async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> None:
+    """It is configured and its root pinned, and the hub is killed; then the operator does what status says."""
+    async with mesh_of(tmp_path) as (mesh, second):
+        box, first = mesh.box, mesh.box.ca
+        async with mesh.busy():
+            write(box, authority=second, pins=[first], successor=None)
+            status = await box.wait_for(
+                "/api/v1/status", finding("authority_not_in_force", severity="warning")
+            )
+            assert status["verdict"] != "healthy"
+            new = [await mesh.add(name) for name in NAMES]
+            assert {w.held.chain[1].sha256 for w in new if w.held is not None} == {first.intermediate.sha256}
+            code, output = await verify(box)
+            assert code == 1, output
+            assert "federation rotate start" in output
+
+            await kill_hub(box)
+            await box.start_hub()
+            status = await box.wait_for(
+                "/api/v1/status", finding("authority_not_in_force", severity="critical")
+            )
+            assert status["verdict"] == "failing"
+            assert not any(signer["ready"] for signer in status["signers"])
+
+            box.successor = second
+            box.write_config()
+            await box.wait_ready()
+            await box.wait_for("/api/v1/status", may_start)
+            rotated = await rotation.rotate(box, print, limit=60 + 20 * LEAF)
+            for each in mesh.workloads.values():
+                for workload in each:
+                    await mesh.renew(workload)
+            status = await box.get("/api/v1/status")
+        held = {
+            w.held.chain[1].sha256 for each in mesh.workloads.values() for w in each if w.held is not None
+        }
+    print(
+        f"\n{rotated}; {mesh.tried} handshakes, {len(mesh.failures)} failed; {mesh.refused} renewals refused"
+    )
+    assert rotated["state"] == "RETIRED"
+    assert held == {second.intermediate.sha256}
+    assert mesh.tried > 100
+    assert mesh.failures == []

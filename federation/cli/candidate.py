@@ -15,6 +15,7 @@ from federation.core.errors import FederationError, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import find_certificate
 from federation.status.model import BundleView, ControllerView, ProposalView
+from federation.status.rotation_model import UnpinnedView
 from federation.status.text import printable
 
 MOST_SHOWN: Final = 300
@@ -35,6 +36,7 @@ class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
     bundle: BundleView | None
     controllers: list[ControllerView]
     proposals: list[ProposedAnchor]
+    unpinned: list[UnpinnedView] = []
 
 
 @dataclass(frozen=True, slots=True)

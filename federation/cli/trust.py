@@ -115,6 +115,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     dismiss.add_argument("--json", action="store_true", help="print the decided operation as JSON")
     add_client_arguments(dismiss)
     dismiss.set_defaults(run=_dismiss)
+    remove = actions.add_parser(
+        "remove",
+        help="remove an anchor whose pin is gone at once, whatever still needs it",
+        description="An anchor whose pin was taken out of the configuration stays in the bundle until nothing needs "
+        "it, and then leaves by itself. This shows what it waits for and what fails if it is removed now, and with "
+        "--now asks for the fingerprint's first digits and removes it. An anchor that is pinned is removed by a "
+        "rotation or an emergency. Exits 1 when nothing is removed, 2 when the API cannot be asked.",
+    )
+    remove.add_argument(
+        "sha256",
+        type=whole_fingerprint,
+        metavar="FINGERPRINT",
+        help="the whole SHA-256 of the certificate: 64 hex digits, colons allowed",
+    )
+    remove.add_argument("--now", action="store_true", help="remove it (default: show what would fail)")
+    remove.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
+    remove.add_argument("--reason", default="", metavar="TEXT", help="why; it is kept with the removal")
+    remove.add_argument("--json", action="store_true", help="print the decided operation as JSON")
+    add_client_arguments(remove)
+    remove.set_defaults(run=_remove)
 
 
 def whole_fingerprint(text: str) -> str:
@@ -176,6 +196,34 @@ def _dismiss(args: argparse.Namespace) -> int:
     wish = {name: value for name, value in given.items() if value}
     try:
         decided = asyncio.run(StatusClient.from_arguments(args).operate("dismiss", wish))
+    except StatusUnavailable as error:
+        print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
+        return EXIT_UNKNOWN
+    print(msgspec.json.encode(decided).decode() if args.json else operation_text(decided))
+    return 0 if decided.outcome == "done" else EXIT_REFUSED
+
+
+def _remove(args: argparse.Namespace) -> int:
+    """Show what will fail, be sure, ask."""
+    import msgspec
+
+    from federation.cli.candidate import TrustAnswer
+    from federation.cli.trust_text import removal_lines
+    from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.text_rotation import operation_text
+
+    client = StatusClient.from_arguments(args)
+    try:
+        status = asyncio.run(client.get("/api/v1/status", TrustAnswer))
+        view = next((view for view in status.unpinned if view.sha256 == args.sha256), None)
+        print("\n".join(removal_lines(view, args.sha256)), file=sys.stderr)
+        if not args.now:
+            print("federation trust: nothing was removed; --now removes it", file=sys.stderr)
+            return EXIT_REFUSED
+        if not args.yes and (code := _confirmed(args.sha256, what="remove it", unchanged="removed")):
+            return code
+        wish = {"anchor": args.sha256, "reason": args.reason}
+        decided = asyncio.run(client.operate("remove", {name: text for name, text in wish.items() if text}))
     except StatusUnavailable as error:
         print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
@@ -274,22 +322,22 @@ def _pinned_already(args: argparse.Namespace, config: HubConfig) -> int:
     return 0
 
 
-def _confirmed(sha256: str) -> int:
+def _confirmed(sha256: str, *, what: str = "pin it", unchanged: str = "written") -> int:
     """0 where a person types the first digits; else the exit code, having said why."""
     if not sys.stdin.isatty():
         print(
-            "federation trust: nobody can be asked here, so it needs --yes; nothing was written",
+            f"federation trust: nobody can be asked here, so it needs --yes; nothing was {unchanged}",
             file=sys.stderr,
         )
         return EXIT_USAGE
     print(
-        f"Compared with its owner? Type the first {CONFIRMED_BY} digits of the fingerprint to pin it: ",
+        f"Compared with its owner? Type the first {CONFIRMED_BY} digits of the fingerprint to {what}: ",
         end="",
         file=sys.stderr,
         flush=True,
     )
     if sys.stdin.readline().strip().lower() != sha256[:CONFIRMED_BY]:
-        print("federation trust: those are not its first digits; nothing was written", file=sys.stderr)
+        print(f"federation trust: those are not its first digits; nothing was {unchanged}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
 

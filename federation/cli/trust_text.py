@@ -12,15 +12,18 @@ from federation.cli.candidate import TrustAnswer
 from federation.core.config.model import AnchorPin, TrustConfig
 from federation.core.pki.certificate import Certificate
 from federation.status.model import AnchorView
-from federation.status.text import printable, table
+from federation.status.rotation_model import UnpinnedView
+from federation.status.text import instant_text, printable, table
 
-PinState = Literal["published", "staged", "not published", "not pinned here", "unknown"]
+PinState = Literal["published", "staged", "not published", "pin gone", "not pinned here", "unknown"]
 
 
 class PinRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One pin. ``published``: in the bundle in force. ``not pinned here``: in it, and not in this configuration.
+    """One pin, or one anchor that is published without.
 
-    ``problem`` says why its file does not give it, here or at the leading controller; empty where it does.
+    ``published``: in the bundle in force. ``pin gone``: in it until nothing needs it, though the hub's configuration
+    pins it no more. ``not pinned here``: in it by the hub's configuration, and not in this one. ``problem`` says why
+    its file does not give it, here or at the leading controller, or why it stays; empty where all is well.
     """
 
     sha256: str
@@ -45,7 +48,8 @@ def pin_rows(
     published = {anchor.sha256: anchor for anchor in bundle.anchors} if bundle else {}
     rows = [_pinned(pin, held[pin.sha256], published.get(pin.sha256), status) for pin in trust.anchors]
     others = [a for a in published.values() if a.kind != "intermediate" and a.sha256 not in trust.pins]
-    return rows + [_unpinned(anchor) for anchor in others]
+    gone = {view.sha256: view for view in status.unpinned} if status else {}
+    return rows + [_unpinned(anchor, gone.get(anchor.sha256)) for anchor in others]
 
 
 def _pinned(
@@ -74,18 +78,49 @@ def _told_by_leader(pin: AnchorPin, status: TrustAnswer | None) -> str:
     return next((f"at the leader: {words}" for words in said if words != "ok"), "")
 
 
-def _unpinned(anchor: AnchorView) -> PinRow:
+def _unpinned(anchor: AnchorView, gone: UnpinnedView | None) -> PinRow:
+    problem = "the bundle in force holds it: the hub runs another configuration than this one"
     return PinRow(
         sha256=anchor.sha256,
-        state="not pinned here",
+        state="pin gone" if gone is not None else "not pinned here",
         subject=anchor.subject,
         not_after=anchor.not_after,
         cluster=anchor.cluster,
         trust_domain=anchor.trust_domain,
         foreign_override=anchor.foreign_override,
         file="",
-        problem="the bundle in force holds it: the hub runs another configuration than this one",
+        problem=_why_it_stays(gone) if gone is not None else problem,
     )
+
+
+def _why_it_stays(view: UnpinnedView) -> str:
+    """Until when an anchor without a pin stays, and why."""
+    until = f" until {instant_text(view.leaves_at)} at the earliest" if view.leaves_at else ""
+    if not view.known:
+        return "it stays in the bundle until nothing needs it; no controller that leads tells what does"
+    waits = "; ".join(f"{c.cluster}: {c.detail}" if c.cluster else c.detail for c in view.waits_for)
+    return f"it stays in the bundle{until}: {waits}" if waits else "it leaves the bundle now"
+
+
+def removal_lines(view: UnpinnedView | None, sha256: str) -> list[str]:
+    """What a person has to know before an anchor without a pin is removed at once."""
+    if view is None:
+        return [f"{sha256} is not known to be published without a pin: only such an anchor can be removed"]
+    lines = [f"{printable(view.subject)} ({view.sha256}): {printable(_why_it_stays(view))}"]
+    rows = [
+        (lost.cluster, instant_text(lost.until) if lost.until else "not known", loss.what)
+        for loss in view.losses
+        for lost in loss.clusters
+    ]
+    if not view.known:
+        return [*lines, "WHAT WILL FAIL IS NOT KNOWN: no controller that leads tells it"]
+    if not rows:
+        return [*lines, "nothing is known to fail if it is removed now"]
+    return [
+        *lines,
+        "what will fail if it is removed now:",
+        *table(("CLUSTER", "UNTIL", "WHAT"), sorted(rows)),
+    ]
 
 
 def pin_lines(rows: Sequence[PinRow]) -> list[str]:

@@ -1,0 +1,120 @@
+"""``federation trust remove``: what breaks is said beforehand, and nothing is removed without a word for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from federation.cli import trust
+from federation.cli.mounting import operations
+from federation.core.config.model import Address
+from federation.core.errors import FederationError
+from federation.core.trust.rotation.record import RotationBook, Unpinned
+from federation.core.trust.rotation.steps import OperationRefused
+from federation.runtime.clock import SystemClock
+from federation.state.documents import ConditionReport, LossReport, Operation, RotationReport, UnpinnedReport
+from federation.status.app import create_app
+from federation.status.server import serve
+from tests.cli.asking import run_verb
+from tests.status.rotations import deciding, hold, tell
+from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
+
+WAITS = ConditionReport(
+    name="own_issuers",
+    met=False,
+    detail="the last of its leaves ends at noon",
+    cluster="",
+    until=2_000_000_000.0,
+)
+LOSS = LossReport(
+    side="",
+    what="its leaves below it are refused by others",
+    at_removal=True,
+    clusters={"west": 2_000_000_000.0},
+)
+
+
+def world() -> World:
+    """A root is published whose pin is gone."""
+    shown = World(["east", "west"], time.time())
+    known = Unpinned(since=shown.now - 60, generation=1, subject="CN=Root R0")
+    hold(shown, RotationBook(unpinned={ROOT: known}))
+    report = UnpinnedReport(
+        since=known.since, subject=known.subject, opens_at=WAITS.until, conditions=[WAITS], losses=[LOSS]
+    )
+    tell(shown, RotationReport(computed=shown.now - 1, unpinned={ROOT: report}))
+    return shown
+
+
+@asynccontextmanager
+async def hub(
+    shown: World, directory: Path, answer: FederationError | None = None
+) -> AsyncIterator[tuple[Callable[..., Awaitable[int]], list[Operation]]]:
+    clock = SystemClock()
+    store = CountingStore(directory / "state", clock)
+    await store.put(shown.snapshot())
+    config = FixedConfig(shown.config)
+    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+    async with (
+        serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
+        deciding(store, lambda _: answer) as heard,
+    ):
+
+        async def run(*arguments: str) -> int:
+            return await asyncio.to_thread(
+                run_verb, trust, "trust", "remove", *arguments, "--url", f"http://{address}"
+            )
+
+        yield run, heard
+
+
+async def test_what_breaks_is_said_and_nothing_is_done_without_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with hub(world(), tmp_path) as (run, heard):
+        assert await run(ROOT) == 1
+        said = capsys.readouterr().err
+        assert "its leaves below it are refused by others" in said
+        assert "west" in said
+        assert "the last of its leaves ends at noon" in said
+        assert "nothing was removed" in said
+        assert heard == []
+
+
+async def test_with_now_it_asks_or_takes_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub(world(), tmp_path) as (run, heard):
+        monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+        assert await run(ROOT, "--now") == 2
+        assert "needs --yes" in capsys.readouterr().err
+        assert heard == []
+        assert await run(ROOT, "--now", "--yes", "--reason", "its key was stolen") == 0
+        (asked,) = heard
+        assert (asked.verb, asked.arguments["anchor"]) == ("remove", ROOT)
+        assert "refused by others" in capsys.readouterr().err
+
+
+async def test_a_refusal_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = OperationRefused("it is pinned", remedy="take its pin out first")
+    async with hub(World(["east"], time.time()), tmp_path, refused) as (run, _):
+        assert await run(ROOT, "--now", "--yes") == 1
+        said = capsys.readouterr()
+        assert "not known to be published without a pin" in said.err
+        assert "take its pin out first" in said.out
+
+
+async def test_what_no_leader_tells_is_not_called_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = world()
+    tell(shown, replace(RotationReport(), computed=shown.now - 300))
+    async with hub(shown, tmp_path) as (run, _):
+        assert await run(ROOT) == 1
+        assert "WHAT WILL FAIL IS NOT KNOWN" in capsys.readouterr().err

@@ -65,5 +65,6 @@ async def connect(
             finally:
                 for task in tasks:
                     task.cancel()
+                await objects.close()
                 await reviewer.close()
                 await node_pods.close()

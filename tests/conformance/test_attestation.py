@@ -375,10 +375,58 @@ async def test_where_keys_decide_no_review_is_asked_for(tmp_path: Path) -> None:
         token = hub.pod("east")
         await known(hub)
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
-        with hub.clusters["east"].faults.inject(Silence(), resource="pods"):
+        box = hub.clusters["east"]
+        box.requests.reset()
+        assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+        assert not box.requests.recent, "what fresh caches hold costs the cluster nothing"
+        with box.faults.inject(Silence(), resource="pods"):
             young = hub.pod("east", name="young-0")
-            assert unavailable(await hub.ask("east", young)), "it may be seen in a moment"
-        assert reviews(hub.clusters["east"]) == 0
+            assert (await hub.ask("east", young)).code is grpc.StatusCode.OK, "the watch has not shown it yet"
+            box.delete("pods", "foo", "young-0")
+            assert refused(await hub.ask("east", young))
+            assert hub.refused("east") == {"object_unknown": 1}
+        assert reviews(box) == 0
+
+
+@pytest.mark.parametrize("trouble", ["silent", "broken", "not listed yet"])
+async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_caller_away(
+    tmp_path: Path, trouble: str
+) -> None:
+    """A silent watch is taken up anew after a while, a broken one after a pause: callers come meanwhile."""
+    async with house(tmp_path, setup=mode("token-keys")) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        gone = hub.pod("east", account="other", name="gone-0")
+        await known(hub)
+        pods = next(iter(hub.role._members.current.values())).objects._pods
+        match trouble:
+            case "silent":
+                pods._heard -= 3600.0
+            case "broken":
+                pods._up = False
+            case _:
+                pods._up = False
+                pods._items.clear()
+        with box.faults.inject(Hang(), resource="pods", verb="watch"):
+            assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
+            box.delete("serviceaccounts", "foo", "other")
+            assert refused(await hub.ask("east", gone))
+        assert hub.refused("east") == {"object_unknown": 1}
+        assert reviews(box) == 0
+        with box.faults.inject(Status.server_error(), resource="pods", verb="list"):
+            pods._up = False
+            assert unavailable(await hub.ask("east", token)), "an outage is no refusal"
+
+
+async def test_callers_of_one_pod_share_the_question_about_it(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=mode("token-keys")) as hub:
+        box, token = hub.clusters["east"], hub.pod("east")
+        await known(hub)
+        next(iter(hub.role._members.current.values())).objects._pods._up = False
+        box.requests.reset()
+        with box.faults.inject(Delay(0.5), verb="list"):
+            answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(8)))
+        assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+        assert box.requests.count(verb="list", resource="pods") == 1
 
 
 async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:

@@ -408,8 +408,7 @@ async def test_tokens_that_do_not_name_their_node(tmp_path: Path, attestation: s
         assert not (await ask(hub, "east", token, ZTUNNEL)).elements
         found = hub.refused("east")
         assert found.pop("impersonated_off_node") == 1
-        # Pods that have ended are not watched: without a review, it might as well be newer than the watch.
-        assert found in ({"impersonator_node_unknown": 1}, {"object_not_seen": 1})
+        assert found in ({"impersonator_node_unknown": 1}, {"object_unknown": 1})
 
 
 @MODES

@@ -5,7 +5,8 @@
 ``auto``         keys and fresh caches decide; where they cannot (no usable keys, a key among them that the hub cannot
                  use, an issuer that the cluster had before, a cache that is not fresh, an object that the watch has
                  not seen), TokenReview does; a token that names a key which was read has to be signed by it first
-``token-keys``   TokenReview is never asked; what cannot be decided without it is refused or unavailable
+``token-keys``   TokenReview is never asked; where the caches cannot vouch for what a token is bound to, that pod and
+                 account are read; what cannot be decided so is refused or unavailable
 ``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
 ===============
 ======================================================================================================
@@ -30,7 +31,7 @@ from federation.signer.attestation.caller import AUTO, KEYS, REVIEW, Caller
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
-from federation.signer.attestation.tokens import LEEWAY, Token, check_claims
+from federation.signer.attestation.tokens import Token, check_claims
 
 MOST_VERIFIED: Final = 4096  # tokens whose signature is remembered as good, each 100 bytes
 
@@ -128,15 +129,23 @@ class ClusterAttestor:
         if mode == AUTO and not self.config.issuer and token.claims.iss != self.keys.issuer:
             return await self._review_of_unread(token, permit)
         now = self._check_claims(token, self.keys.issuer)
+        return await self._judge_bound(token, now, permit)
+
+    async def _judge_bound(self, token: Token, now: float, permit: ReviewPermit | None) -> Caller:
+        """Vouch for a token that this cluster's key has signed where what it is bound to is there."""
         existence = self.objects.look_up(token, now=now)
         if existence is Existence.DELETED:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
         if existence is Existence.PRESENT and self.objects.fresh:
-            node = token.claims.kubernetes.node
-            return self._caller(token, KEYS, node.name if node is not None else "")
-        if mode == KEYS:
-            self._refuse_unseen(token, existence, now)
-        return await self._review(token, permit)
+            return self._vouched(token)
+        if self.config.attestation != KEYS:
+            return await self._review(token, permit)
+        existence = await self.objects.ask(token, now=now)
+        if existence is Existence.DELETED:
+            raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
+        if existence is not Existence.PRESENT:
+            raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
+        return self._vouched(token)
 
     def _check_claims(self, token: Token, issuer: str) -> float:
         now = self._clock.now().timestamp()
@@ -153,16 +162,9 @@ class ClusterAttestor:
         self._check_claims(token, self.config.issuer)
         return await self._review(token, permit)
 
-    def _refuse_unseen(self, token: Token, existence: Existence, now: float) -> None:
-        """Tell what may be true in a moment from what will not be."""
-        where = str(self.config.name)
-        if not self.objects.fresh:
-            raise copy(self.objects.problem) or NotReady(
-                "its pods and service accounts are not known yet", where=where, reason="cache_not_fresh"
-            )
-        if existence is Existence.NOT_SEEN and now - token.claims.iat < LEEWAY:
-            raise NotReady("what it is bound to was not seen yet", where=where, reason="object_not_seen")
-        raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
+    def _vouched(self, token: Token) -> Caller:
+        node = token.claims.kubernetes.node
+        return self._caller(token, KEYS, node.name if node is not None else "")
 
     async def _review(self, token: Token, permit: ReviewPermit | None) -> Caller:
         if permit is not None:

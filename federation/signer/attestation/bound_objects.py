@@ -3,7 +3,9 @@
 The rule is kube-apiserver's own (``pkg/serviceaccount/claims.go``): an object counts until sixty seconds
 after its deletionTimestamp, and one of the same name with another UID is another object. A cache can be
 behind: what it does not hold may be new, so only a fresh cache may vouch for an object and none may deny
-one, except for an object whose deletion it has seen.
+one, except for an object whose deletion it has seen. What the caches cannot tell, :meth:`BoundObjects.ask` learns from
+the API server: a watch that breaks, or that was silent for so long that everything is listed anew, is no reason to turn
+a caller away.
 
 Pods that have ended (Succeeded, Failed) are not watched: they ask for nothing, and a token of one that asks all the
 same is for the API server to judge.
@@ -13,23 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from federation.clusters.objects import (
     METADATA_ONLY,
+    METADATA_ONLY_LIST,
     ObjectKey,
     ObjectMeta,
     PodMeta,
     decode_metadata,
+    decode_page,
     decode_pod,
 )
-from federation.clusters.reflector import Reflector
+from federation.clusters.reflector import MAX_PAGE_BYTES, Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts
-from federation.core.errors import ClusterError
+from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, Overloaded
+from federation.core.identity import is_subdomain
+from federation.signer.attestation.in_flight import InFlight
 from federation.signer.attestation.tokens import LEEWAY, BoundObject, Token
 
 PODS_PATH: Final = "/api/v1/pods"
@@ -37,8 +44,15 @@ SERVICE_ACCOUNTS_PATH: Final = "/api/v1/serviceaccounts"
 NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 
 
+ASK_TIMEOUT: Final = 4.0
+"""Seconds for one question: there are two, and the door's own deadline leaves ten for all of a call."""
+
+CONCURRENT: Final = 4  # questions at once: half of a session's requests
+MOST_WAITING: Final = 512
+
+
 class Existence(Enum):
-    """What the caches know about everything that one token is bound to."""
+    """What is known about everything that one token is bound to."""
 
     PRESENT = "present"
     DELETED = "deleted"
@@ -52,6 +66,12 @@ class BoundObjects:
     def __init__(
         self, session: ClusterSession, *, timeouts: ClusterTimeouts, clock: Clock, jitter: random.Random
     ) -> None:
+        self._session = session
+        self._limit = min(ASK_TIMEOUT, timeouts.request)
+        self._turns = asyncio.Semaphore(CONCURRENT)
+        self._questions: InFlight[ObjectMeta | None] = InFlight(
+            str(session.name), "a question about an object"
+        )
         self._pods = Reflector(
             session,
             PODS_PATH,
@@ -100,16 +120,68 @@ class BoundObjects:
         bound = token.claims.kubernetes
         if bound.pod is None and (bound.secret is not None or bound.node is not None):
             return Existence.UNKNOWABLE
-        account = _state(self._accounts.items, bound.namespace, bound.serviceaccount, now)
+        key = ObjectKey(bound.namespace, bound.serviceaccount.name)
+        account = _state(self._accounts.items.get(key), bound.serviceaccount, now)
         if bound.pod is None or account is not Existence.PRESENT:
             return account
-        return _state(self._pods.items, bound.namespace, bound.pod, now)
+        held = self._pods.items.get(ObjectKey(bound.namespace, bound.pod.name))
+        return _state(held, bound.pod, now)
+
+    async def ask(self, token: Token, *, now: float) -> Existence:
+        """As :meth:`look_up`, by consistent reads of the API server: what is not seen then is not there.
+
+        Raises ClusterError where it does not say, Overloaded where too many questions wait, and NotReady where
+        :meth:`close` ended the question.
+        """
+        bound = token.claims.kubernetes
+        if bound.pod is None and (bound.secret is not None or bound.node is not None):
+            return Existence.UNKNOWABLE
+        found = await self._question("serviceaccounts", bound.namespace, bound.serviceaccount.name, "")
+        account = _state(found, bound.serviceaccount, now)
+        if bound.pod is None or account is not Existence.PRESENT:
+            return account
+        found = await self._question("pods", bound.namespace, bound.pod.name, f",{NOT_ENDED}")
+        return _state(found, bound.pod, now)
+
+    async def close(self) -> None:
+        """End questions under way."""
+        await self._questions.close()
+
+    async def _question(self, kind: str, namespace: str, name: str, more: str) -> ObjectMeta | None:
+        if not is_subdomain(name):
+            return None  # nothing has such a name, and a selector could not hold it
+        key = kind, namespace, name
+        if key not in self._questions and len(self._questions) >= MOST_WAITING:
+            raise Overloaded(
+                f"{MOST_WAITING} questions about pods and service accounts are waiting for its API server",
+                where=str(self._session.name),
+                reason="object_questions",
+                remedy="check the latency of its API server",
+            )
+        path = f"/api/v1/namespaces/{namespace}/{kind}"
+        return await self._questions.ask(key, lambda: self._get(path, f"metadata.name={name}{more}"))
+
+    async def _get(self, path: str, fields: str) -> ObjectMeta | None:
+        """The object that these fields select, None where there is none."""
+        where = str(self._session.name)
+        query = {"fieldSelector": fields, "limit": "1"}
+        try:
+            async with asyncio.timeout(self._limit), self._turns:
+                data = await self._session.get(
+                    path, params=query, accept=METADATA_ONLY_LIST, most_bytes=MAX_PAGE_BYTES
+                )
+        except TimeoutError:
+            raise ClusterTimeout(f"GET {path}: no answer in {self._limit:g} s", where=where) from None
+        try:
+            page = decode_page(data)
+            if page.kind != "PartialObjectMetadataList":
+                raise ClusterGarbage("the answer is not a list of metadata", where=where)
+            return decode_metadata(page.items[0]).value if page.items else None
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            raise ClusterGarbage("the answer is not a list of metadata", where=where) from None
 
 
-def _state(
-    items: Mapping[ObjectKey, ObjectMeta], namespace: str, wanted: BoundObject, now: float
-) -> Existence:
-    held = items.get(ObjectKey(namespace, wanted.name))
+def _state(held: ObjectMeta | None, wanted: BoundObject, now: float) -> Existence:
     if held is None or held.uid != wanted.uid:
         return Existence.NOT_SEEN
     if held.deletion is not None and held.deletion + LEEWAY < now:

@@ -61,16 +61,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.mounting import operations
+    from federation.cli.mounting import operations, seal_of
     from federation.cli.process import announce, listening, serve_probes
     from federation.cli.stores import open_store
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
     from federation.status.server import serve
+    from federation.status.tokens import check_tokens
 
     config, clock = process.config, process.clock
     status = config.current.status
     listen = args.status or status.listen
+    await check_tokens(status)
+    seal = seal_of(config)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.current.state, clock))
         role = ControllerRole(
@@ -79,6 +82,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             clock=clock,
             replica=replica,
             jitter=random.SystemRandom(),
+            seal=seal,
             signer_address=args.signer_address,
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
@@ -88,7 +92,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
                 config=config,
                 clock=clock,
                 report=role.report,
-                mounted=operations(store, config, clock),
+                mounted=operations(store, config, clock, seal),
             ),
             listen=listen,
             clock=clock,

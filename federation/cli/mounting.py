@@ -9,10 +9,12 @@ from aiohttp import web
 
 from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
 from federation.controller.rotation.operations import OperationDesk
+from federation.controller.rotation.seal import Seal
 from federation.core.clock import Clock
 from federation.state.documents import Operation
 from federation.state.store import StateStore
 from federation.status.answers import problem
+from federation.status.guard import may_operate, usable_token
 from federation.status.model import Problem
 from federation.status.mounted import Mounted
 from federation.status.openapi import TEMPLATE
@@ -21,14 +23,26 @@ from federation.status.rotation_model import OperationView
 from federation.status.source import ConfigView
 
 
-def operations(store: StateStore, config: ConfigView, clock: Clock) -> Mounted:
+def seal_of(config: ConfigView) -> Seal:
+    """The seal of this controller: by the operate token, else by a key of this process alone."""
+    drawn = os.urandom(32)
+
+    async def secret() -> bytes:
+        file = config.current.status.operate_token_file
+        return drawn if file is None else await usable_token(file) or drawn
+
+    return Seal(secret)
+
+
+def operations(store: StateStore, config: ConfigView, clock: Clock, seal: Seal) -> Mounted:
     """``POST /api/v1/operations`` for the status server of a controller."""
     api = OperationsApi(
-        OperationDesk(store, clock=clock, random_bytes=os.urandom),
+        OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=seal),
         config,
         clock=clock,
         encode=_encoded,
         problem=problem,
+        may_operate=may_operate,
     )
     told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
     return Mounted(

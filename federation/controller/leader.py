@@ -22,6 +22,7 @@ from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.joining import awaited
 from federation.controller.rotation.leftovers import Leftovers
 from federation.controller.rotation.observed import Proved
+from federation.controller.rotation.seal import Seal
 from federation.controller.sources.cluster_anchors import Proposals
 from federation.controller.sources.kept_proposals import KeptProposals
 from federation.controller.trust_sources import TrustSources
@@ -76,6 +77,7 @@ class Leader:
         jitter: random.Random,
         signer_address: Address | None,
         changed: Callable[[], None],
+        seal: Seal,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._random_bytes = random_bytes
@@ -97,7 +99,7 @@ class Leader:
         self.matrix = Matrix()
         self._proved = Proved(Matrix(), {})
         self._updating = asyncio.Lock()
-        self.rotation = RotationDriver(store, clock, lambda: leadership.held, dismiss=self._dismiss)
+        self.rotation = RotationDriver(store, clock, lambda: leadership.held, seal, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.held)
         self.sources = TrustSources(
             ledger=Ledger(store),

@@ -1,7 +1,8 @@
 """``POST /api/v1/operations``: an operator's wish, over HTTP. Served behind the guard of the status API.
 
-Who may read the status by its token may operate. Where no token is configured only callers on the hub's own
-machine may, under a local name, whatever else is configured: an open status page must not be an open door.
+Who reads does not operate: that takes the token of ``status.operate_token_file``. Where no token is configured at all,
+only callers on the hub's own machine may, under a local name: an open status page must not be an open door. With a
+token that reads and none that operates, nobody may.
 
 A browser sends no wish of another site's: the token is taken from a header only, the body has to be declared
 as JSON (which a form cannot), and where a browser says whence a request comes, it has to be the hub's own
@@ -79,7 +80,10 @@ class _Answered(Exception):
 
 
 class OperationsApi:
-    """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of."""
+    """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of.
+
+    ``may_operate`` says whether the guard has seen the operate token of a caller.
+    """
 
     def __init__(
         self,
@@ -89,7 +93,9 @@ class OperationsApi:
         clock: Clock,
         encode: Callable[[Operation], bytes],
         problem: Problem,
+        may_operate: Callable[[web.Request], bool],
     ) -> None:
+        self._may_operate = may_operate
         self._desk = desk
         self._config = config
         self._encode = encode
@@ -99,7 +105,10 @@ class OperationsApi:
 
     def accepts(self, request: web.Request) -> bool:
         """Whether this caller, whom the guard has let in, may operate."""
-        return self._config.current.status.token_file is not None or is_local(request)
+        status = self._config.current.status
+        if status.operate_token_file is not None:
+            return self._may_operate(request)
+        return status.read_token_file is None and is_local(request)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Hand an operation in and wait for what becomes of it: 200 done, 409 refused, with the operation."""
@@ -117,12 +126,7 @@ class OperationsApi:
 
     def _check_caller(self, request: web.Request) -> None:
         if not self.accepts(request):
-            raise self._refusal(
-                403,
-                "Forbidden",
-                "no token is configured, so only callers on the hub's machine may operate",
-                remedy="set status.token_file, or ask on the hub's machine by a local name",
-            )
+            raise self._refusal(403, "Forbidden", *self._why_not())
         if not is_same_origin(request):
             raise self._refusal(
                 403,
@@ -139,6 +143,21 @@ class OperationsApi:
             )
         if wait := self._bucket.take():
             raise self._too_many(wait)
+
+    def _why_not(self) -> tuple[str, str]:
+        """Why a caller may not operate, and what to do."""
+        status = self._config.current.status
+        if status.operate_token_file is not None:
+            return "this caller may read, not operate", "give the operate token (status.operate_token_file)"
+        if status.read_token_file is not None:
+            return (
+                "no operate token is configured, so nobody may operate",
+                "set status.operate_token_file on the controllers, to a token of its own",
+            )
+        return (
+            "no token is configured, so only callers on the hub's machine may operate",
+            "set status.operate_token_file, or ask on the hub's machine by a local name",
+        )
 
     async def _read(self, request: web.Request) -> OperationRequest:
         body = bytearray()
@@ -206,7 +225,7 @@ class OperationsApi:
             raise InvalidValue(
                 f"an author is at most {MOST_CLAIM} printable characters", remedy="write a name, or none"
             )
-        who = "status token" if self._config.current.status.token_file is not None else "no token"
+        who = "operate token" if self._config.current.status.operate_token_file is not None else "no token"
         claimed = f" (says: {claim})" if claim else ""
         return f"{who}, from {request.remote or 'an unknown address'}{claimed}"
 
@@ -221,7 +240,7 @@ class OperationsApi:
         )
 
     def _refusal(
-        self, status: int, title: str, detail: str, *, remedy: str = "", headers: dict[str, str] | None = None
+        self, status: int, title: str, detail: str, remedy: str = "", *, headers: dict[str, str] | None = None
     ) -> _Answered:
         return _Answered(self._problem(status, title, detail, remedy=remedy, headers=headers))
 

@@ -13,6 +13,7 @@ import random
 from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
+from federation.controller.rotation.seal import Seal
 from federation.core.clock import Clock
 from federation.core.config.model import Address
 from federation.core.errors import StateUnavailable
@@ -44,6 +45,7 @@ class ControllerRole:
         clock: Clock,
         replica: str,
         jitter: random.Random,
+        seal: Seal,
         signer_address: Address | None = None,
     ) -> None:
         self._config = config
@@ -51,6 +53,7 @@ class ControllerRole:
         self._clock = clock
         self._replica = replica
         self._jitter = jitter
+        self._seal = seal
         self._signer_address = signer_address
         self._started = clock.now().timestamp()
         self._leader: Leader | None = None
@@ -138,6 +141,7 @@ class ControllerRole:
                 jitter=self._jitter,
                 signer_address=self._signer_address,
                 changed=self._note_change,
+                seal=self._seal,
             )
             try:
                 await self._leader.run()

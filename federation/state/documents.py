@@ -156,6 +156,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = ""  # done | refused
     detail: str = ""
     remedy: str = ""
+    reason: str = ""  # of a refusal, a stable token
+    seal: str = ""  # set by the controller that was asked, and again by the one that decided
 
 
 class HubRecord(msgspec.Struct, frozen=True, kw_only=True):

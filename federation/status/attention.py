@@ -422,6 +422,18 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
             since=instant(proposal.first_seen),
         )
+    unsealed = [operation for operation in scene.snapshot.operations if operation.reason == "unsealed"]
+    if unsealed:
+        yield Attention(
+            severity="critical",
+            code="operation_unsealed",
+            what=f"{len(unsealed)} operations that no controller has taken in were put into the state store, the last "
+            f"one {unsealed[0].verb} as {unsealed[0].author[:80]!r}: nothing was done",
+            where="operations",
+            remedy="if a controller was restarted or its operate token exchanged while an operator waited, ask again; "
+            "if not, find out who can write the state store. It is shown until newer operations take its place",
+            since=instant(unsealed[-1].asked),
+        )
     for problem in scene.leader.proposals_problems if scene.leader is not None else ():
         yield Attention(
             severity="warning",

@@ -134,7 +134,7 @@ class StatusClient:
         said = told.detail
         remedy = {
             401: "give the status token with --token-file",
-            403: "ask on the hub's machine, or configure a token",
+            403: "give the operate token with --token-file; without tokens, ask on the hub's machine",
         }
         return StatusUnavailable(
             f"the hub answered {status}" + (f": {said}" if said else ""),
@@ -184,7 +184,8 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="file that holds the status token (default: environment variable FEDERATION_TOKEN_FILE)",
+        help="file that holds the token that reads, or the one that operates, which reads as well (default: "
+        "environment variable FEDERATION_TOKEN_FILE)",
     )
     parser.add_argument(
         "--ca-file",

@@ -27,6 +27,7 @@ from tests.cli.asking import asked, run_verb
 from tests.status.rotations import deciding, tell
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support import pki
+from tests.support.seals import SEAL
 
 HUB = pki.root("hub")
 Run = Callable[..., Awaitable[int]]
@@ -165,7 +166,7 @@ async def test_the_takeover_is_declared_only_with_a_persons_word(
     store = CountingStore(config.parent / "state", clock)
     await store.put(shown.snapshot())
     fixed = FixedConfig(shown.config)
-    app = create_app(store=store, config=fixed, clock=clock, mounted=operations(store, fixed, clock))
+    app = create_app(store=store, config=fixed, clock=clock, mounted=operations(store, fixed, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
         deciding(store, lambda _: None) as heard,

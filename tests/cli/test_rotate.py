@@ -41,6 +41,7 @@ from tests.status.rotations import (
 )
 from tests.status.rotations import rotate as have_rotate
 from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
+from tests.support.seals import SEAL
 
 NAMES = ["east", "west", "north"]
 Run = Callable[..., Awaitable[int]]
@@ -63,7 +64,7 @@ async def hub(
     store = CountingStore(directory / "state", clock)
     await store.put(shown.snapshot())
     config = FixedConfig(shown.config)
-    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
         deciding(store, decide) as heard,

@@ -14,6 +14,7 @@ from federation.cli import status
 from federation.status.model import FederationStatus
 from tests.cli.asking import asked, run_verb
 from tests.status.worlds import World
+from tests.support.seals import READ_TOKEN, token_file
 
 NAMES = ["east", "west", "north"]
 
@@ -70,8 +71,10 @@ async def test_the_environment_names_hub_and_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(NAMES, time.time())
-    (tmp_path / "token").write_text("abc\n")
-    world.config = replace(world.config, status=replace(world.config.status, token_file=tmp_path / "token"))
+    token_file(tmp_path / "token", READ_TOKEN + "\n")
+    world.config = replace(
+        world.config, status=replace(world.config.status, read_token_file=tmp_path / "token")
+    )
     async with asked(status, world, tmp_path) as (run, _):
         assert await run("status") == 2
         assert "give the status token with --token-file" in capsys.readouterr().err

@@ -33,6 +33,7 @@ from federation.state.documents import (
 from federation.state.files import FileStore
 from federation.state.store import Stored
 from tests.support.clock import VirtualClock
+from tests.support.seals import SEAL
 
 CONFIG = """
 trust_domain = "mesh.example"
@@ -222,7 +223,7 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
     await store.write("rotation", encode(RotationBook(rotation=rotation)))
     await store.write("horizons/bad", b'{"replica":"bad","rows":[["east","1",1,1e300]]}')
     await store.write("signers/bad", b"garbage")
-    driver = RotationDriver(store, clock, lambda: True)
+    driver = RotationDriver(store, clock, lambda: True, SEAL)
 
     def see() -> Seen:
         clusters = {name: ClusterFacts(held=None, detail="gone") for name in ("east", "west")}
@@ -233,7 +234,7 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
     async def enact() -> None:
         pass
 
-    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom)
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=SEAL)
     asked = asyncio.create_task(
         desk.submit("quarantine", {"cluster": "west", "reason": "burnt"}, author="test")
     )

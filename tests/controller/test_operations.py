@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from federation.controller.rotation.operations import KEPT, MOST_REFUSED, OLDEST, OperationQueue
+from federation.controller.rotation.operations import KEPT, MOST_REFUSED, OLDEST, UNSEALED, OperationQueue
 from federation.core.errors import StateUnavailable
 from federation.state.documents import Operation, decode, encode
 from federation.state.files import FileStore
 from tests.support.clock import VirtualClock
+from tests.support.seals import SEAL
 
 
 @pytest.fixture
@@ -25,8 +27,56 @@ def store(tmp_path: Path, clock: VirtualClock) -> FileStore:
 
 async def ask(store: FileStore, name: str, asked: float) -> str:
     operation = Operation(id=name, verb="advance", author="test", asked=asked)
-    await store.write(f"operations/{name}", encode(operation))
+    await store.write(f"operations/{name}", encode(await SEAL.set(operation)))
     return name
+
+
+async def test_what_no_controller_has_taken_in_is_refused_and_changes_nothing(
+    store: FileStore, clock: VirtualClock
+) -> None:
+    now = clock.now().timestamp()
+    true = await SEAL.set(Operation(id="1", verb="advance", author="operate token", asked=now))
+    forged = {
+        "2": Operation(
+            id="2", verb="quarantine", author="operate token", asked=now, arguments={"cluster": "east"}
+        ),
+        "3": replace(true, id="3"),
+        "4": replace(true, id="4", author="another"),
+        "5": replace(true, id="5", seal="ü"),
+    }
+    await store.write("operations/1", encode(true))
+    for name, operation in forged.items():
+        await store.write(f"operations/{name}", encode(operation))
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    assert [operation.id for operation, _ in await queue.pending()] == ["1"]
+    for name in forged:
+        refused = await outcome(store, name)
+        assert (refused.outcome, refused.reason) == ("refused", UNSEALED)
+        assert "find out who can write" in refused.remedy
+
+
+async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_new_seal(
+    store: FileStore, clock: VirtualClock
+) -> None:
+    now = clock.now().timestamp()
+    await store.write(
+        "operations/1", encode(Operation(id="1", verb="advance", author="x", asked=now, seal="old"))
+    )
+    assert await OperationQueue(store, clock=clock, seal=SEAL).pending(applied=["1"]) == []
+    told = await outcome(store, "1")
+    assert told.outcome == "done"
+    assert not await SEAL.is_on(told)
+
+
+async def test_the_audit_bears_a_seal_of_what_became_of_it(store: FileStore, clock: VirtualClock) -> None:
+    name = await ask(store, "1", clock.now().timestamp())
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    ((operation, version),) = await queue.pending()
+    await queue.decide(operation, version, None)
+    decided = await outcome(store, name)
+    assert await SEAL.is_on(decided)
+    assert not await SEAL.is_on(replace(decided, author="another"))
+    assert not await SEAL.is_on(replace(decided, outcome="refused"))
 
 
 async def outcome(store: FileStore, name: str) -> Operation:
@@ -43,7 +93,7 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
     for number in range(count):  # a script that asked every five seconds
         await ask(store, f"0{number:03}", now - 3600 + 5 * number)
     await ask(store, "1", now - 1)
-    queue = OperationQueue(store, clock=clock)
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
     for refused in (MOST_REFUSED, count):
         assert [operation.id for operation, _ in await queue.pending()] == ["1"]
         told = [await outcome(store, f"0{number:03}") for number in range(count)]
@@ -69,7 +119,7 @@ async def test_clocks_may_differ_as_far_as_is_reckoned_with(
     store: FileStore, clock: VirtualClock, age: float, skew: float, heard: bool
 ) -> None:
     await ask(store, "1", clock.now().timestamp() - age)
-    found = await OperationQueue(store, clock=clock).pending(skew=skew)
+    found = await OperationQueue(store, clock=clock, seal=SEAL).pending(skew=skew)
     assert bool(found) is heard
     assert (await outcome(store, "1")).outcome == ("" if heard else "refused")
 
@@ -84,7 +134,7 @@ async def test_a_damaged_one_stops_no_other_and_a_store_that_is_down_stops_all(
     else:
         (tmp_path / "documents" / "operations@0").write_bytes(on_disk)
     await ask(store, "1", clock.now().timestamp())
-    queue = OperationQueue(store, clock=clock)
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
     assert [operation.id for operation, _ in await queue.pending()] == ["1"]
     assert await store.keys("operations/0") == ["operations/0"], "it is left where it is"
     (tmp_path / "documents").rename(tmp_path / "elsewhere")
@@ -98,5 +148,5 @@ async def test_the_oldest_that_are_decided_are_trimmed(store: FileStore, clock: 
             f"operations/{number:04}",
             encode(Operation(id=f"{number:04}", verb="abort", author="a", asked=0.0, outcome="done")),
         )
-    assert await OperationQueue(store, clock=clock).pending() == []
+    assert await OperationQueue(store, clock=clock, seal=SEAL).pending() == []
     assert len(await store.keys("operations/")) == KEPT

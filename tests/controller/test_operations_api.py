@@ -27,12 +27,15 @@ from federation.core.trust.rotation.steps import OperationRefused
 from federation.runtime.clock import SystemClock
 from federation.state.documents import Operation
 from federation.status.app import create_app
+from federation.status.guard import RIGHT
 from federation.status.server import serve
+from federation.status.tokens import Right
 from tests.status.rotations import deciding
 from tests.status.worlds import CountingStore, FixedConfig, hub_config
 from tests.support.clock import VirtualClock
+from tests.support.seals import OPERATE_TOKEN as TOKEN
+from tests.support.seals import READ_TOKEN, SEAL, token_file
 
-TOKEN = "s3cret-operators-token"
 LOOPBACK = Address("127.0.0.1", 0)
 START = {"verb": "start", "arguments": {"reason": "yearly"}}
 
@@ -68,11 +71,13 @@ def start(tmp_path: Path) -> Start:
     async def running(*, clock: Any = None, token: bool = False, **status: Any) -> AsyncIterator[Hub]:
         clock = clock or SystemClock()
         if token:
-            (tmp_path / "token").write_text(TOKEN)
-            status["token_file"] = tmp_path / "token"
+            status["read_token_file"] = token_file(tmp_path / "read", READ_TOKEN)
+            status["operate_token_file"] = token_file(tmp_path / "operate", TOKEN)
         config = FixedConfig(hub_config(["east"], StatusConfig(listen=LOOPBACK, **status)))
         store = CountingStore(tmp_path / "state", SystemClock())
-        app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+        app = create_app(
+            store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL)
+        )
         async with serve(app, listen=LOOPBACK, clock=clock) as address, aiohttp.ClientSession() as session:
             yield Hub(f"http://{address}", store, config, session)
 
@@ -137,7 +142,7 @@ async def test_with_a_token_it_takes_the_token_and_a_header_only(start: Start) -
             assert response.status == 401
         assert await hub.kept() == []
         status, body, _ = await hub.post(headers={"Authorization": f"Bearer {TOKEN}"})
-        assert (status, body["author"]) == (200, "status token, from 127.0.0.1")
+        assert (status, body["author"]) == (200, "operate token, from 127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ async def test_without_a_token_an_open_status_page_is_no_open_door(
             assert (await listed.json())["accepted"] is False
         status, body, _ = await hub.post(headers=headers)
         assert (status, await hub.kept()) == (403, [])
-        assert "status.token_file" in body["remedy"]
+        assert "status.operate_token_file" in body["remedy"]
         status, _, _ = await hub.post()
         assert status == 200, "a caller on the hub's machine, by its name"
 
@@ -169,7 +174,7 @@ async def test_a_listener_that_others_reach_takes_operations_by_token_only(tmp_p
         hub_config(["east"], StatusConfig(listen=LOOPBACK, insecure_allow_unauthenticated=True))
     )
     store = CountingStore(tmp_path / "state", clock)
-    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     seen: list[bool] = []
 
     class Elsewhere:
@@ -187,12 +192,16 @@ async def test_a_listener_that_others_reach_takes_operations_by_token_only(tmp_p
         transport=Elsewhere(),
         app=app,
     )
-    seen.append(operations(store, config, clock).accepts(request))
-    config.current = with_changes(
-        config.current, status=with_changes(config.current.status, token_file=tmp_path / "token")
-    )
-    seen.append(operations(store, config, clock).accepts(request))
-    assert seen == [False, True]
+    seen.append(operations(store, config, clock, SEAL).accepts(request))
+    guarded = with_changes(config.current.status, operate_token_file=tmp_path / "token")
+    config.current = with_changes(config.current, status=guarded)
+    for right in (Right.READ, Right.OPERATE):
+        request[RIGHT] = right
+        seen.append(operations(store, config, clock, SEAL).accepts(request))
+    only_read = with_changes(guarded, read_token_file=tmp_path / "token", operate_token_file=None)
+    config.current = with_changes(config.current, status=only_read)
+    seen.append(operations(store, config, clock, SEAL).accepts(request))
+    assert seen == [False, False, True, False]
 
 
 @pytest.mark.parametrize(

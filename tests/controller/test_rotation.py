@@ -43,6 +43,7 @@ from federation.state.store import StateConflict
 from tests.controller.world import TRUST_DOMAIN, World, intermediate, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.seals import SEAL
 
 A = Side(root="a" * 64, intermediate="1" * 64)
 B = Side(root="b" * 64, intermediate="2" * 64)
@@ -95,8 +96,8 @@ async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) ->
 async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Path) -> None:
     clock = VirtualClock()
     store = FileStore(tmp_path, clock)
-    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom)
-    queue = OperationQueue(store, clock=clock)
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
     waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="somebody"))
     await clock.until_sleeping()
     [(operation, version)] = await queue.pending()
@@ -121,9 +122,11 @@ async def test_a_damaged_operation_is_left_and_stops_no_other(tmp_path: Path) ->
     clock = VirtualClock()
     store = FileStore(tmp_path, clock)
     await store.write("operations/20261124120000.aa", b"garbage")
-    good = Operation(id="20261124120001.bb", verb="abort", author="test", asked=clock.now().timestamp())
+    good = await SEAL.set(
+        Operation(id="20261124120001.bb", verb="abort", author="test", asked=clock.now().timestamp())
+    )
     await store.write(f"operations/{good.id}", encode(good))
-    queue = OperationQueue(store, clock=clock)
+    queue = OperationQueue(store, clock=clock, seal=SEAL)
     assert [operation for operation, _ in await queue.pending()] == [good]
 
 
@@ -358,7 +361,7 @@ async def until_state(world: World, state: State, *, limit: float = 40.0) -> Rot
 
 
 async def operate(world: World, verb: str, **arguments: str) -> Operation:
-    desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom)
+    desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom, seal=SEAL)
     return await desk.submit(verb, arguments, author="test")
 
 

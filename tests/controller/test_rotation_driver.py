@@ -33,6 +33,7 @@ from tests.controller.test_arrivals import CONFIG
 from tests.controller.test_rotation import NEW, OLD, SAME_ROOT, rotation
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.seals import SEAL
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ class Leading:
 
     def __init__(self, store: FileStore, clock: VirtualClock, config: HubConfig) -> None:
         self.store, self.clock, self.config = store, clock, config
-        self.driver = RotationDriver(store, clock, lambda: True)
+        self.driver = RotationDriver(store, clock, lambda: True, SEAL)
         self.seen = Seen(
             clusters=dict.fromkeys(["east", "west", "north"], ClusterFacts(held=frozenset())),
             proved=Proved(Matrix(), {}),
@@ -76,7 +77,7 @@ class Leading:
     async def ask(self, verb: str, **arguments: str) -> None:
         now = self.clock.now().timestamp()
         operation = Operation(id=f"2026{verb}", verb=verb, author="test", asked=now, arguments=arguments)
-        await self.store.write(f"operations/{operation.id}", encode(operation), create=True)
+        await self.store.write(f"operations/{operation.id}", encode(await SEAL.set(operation)), create=True)
 
     async def answer(self, verb: str) -> str:
         stored = await self.store.read(f"operations/2026{verb}")

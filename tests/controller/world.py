@@ -30,6 +30,7 @@ from federation.sandbox.world import read_kustomization
 from federation.state.documents import ControllerReport, Current, Generation, decode, generation_key
 from federation.state.files import FileStore
 from tests.support import pki
+from tests.support.seals import SEAL
 
 HUB = "hub.mesh.example"
 TRUST_DOMAIN = "mesh.example"
@@ -235,7 +236,12 @@ class World:
         source = ConfigSource(self.config_file, self.clock)
         await source.load()
         role = ControllerRole(
-            config=source, store=self.store, clock=self.clock, replica=replica, jitter=random.Random(1)
+            config=source,
+            store=self.store,
+            clock=self.clock,
+            replica=replica,
+            jitter=random.Random(1),
+            seal=SEAL,
         )
         stop = asyncio.Event()
         self.stops[replica], self.sources[replica] = stop, source

@@ -103,7 +103,18 @@ CASES = [
         (),
         user="{exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin, interactiveMode: Never}}",
     ),
-    Case("status token", ("StatusConfig.token_file",), ("controller",), {"status": 'token_file = "hangs"'}),
+    Case(
+        "token that reads",
+        ("StatusConfig.read_token_file",),
+        ("controller",),
+        {"status": 'read_token_file = "hangs"'},
+    ),
+    Case(
+        "token that operates",
+        ("StatusConfig.operate_token_file",),
+        ("controller",),
+        {"status": 'operate_token_file = "hangs"'},
+    ),
     Case(
         "status certificate",
         ("StatusConfig.certificate_file",),

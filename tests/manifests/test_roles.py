@@ -32,7 +32,11 @@ def test_only_the_signer_holds_the_intermediate(hub: Tree) -> None:
 
 
 def test_the_controller_holds_no_key_and_no_credential_of_the_signer(hub: Tree) -> None:
-    assert hub.secrets("controller") == {"federation-controller-kubeconfigs", "federation-status"}
+    assert hub.secrets("controller") == {
+        "federation-controller-kubeconfigs",
+        "federation-status",
+        "federation-operate",
+    }
 
 
 def test_no_secret_is_in_the_tree_itself(hub: Tree, member: Tree) -> None:
@@ -50,7 +54,8 @@ def test_each_file_that_a_role_reads_is_in_a_volume_of_that_role_only(hub: Tree,
     own: dict[str, list[Path | None]] = {
         "signer": [authority.certificate_file, authority.key_file, cluster.signer.kubeconfig],
         "controller": [
-            status.token_file,
+            status.read_token_file,
+            status.operate_token_file,
             status.certificate_file,
             status.key_file,
             cluster.controller.kubeconfig,
@@ -79,7 +84,7 @@ def test_mounted_secrets_can_be_read_by_the_pod_s_group_and_by_nobody_else(hub: 
         modes = [
             volume["secret"]["defaultMode"] for volume in hub.volumes(role).values() if "secret" in volume
         ]
-        assert modes == [0o440, 0o440]
+        assert modes == [0o440] * (3 if role == "controller" else 2)
         assert hub.pod(role)["securityContext"]["fsGroup"] == hub.pod(role)["securityContext"]["runAsGroup"]
 
 

@@ -21,6 +21,7 @@ from federation.status.mounted import NOTHING
 from federation.status.server import serve
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.clock import VirtualClock
+from tests.support.seals import SEAL
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -71,7 +72,7 @@ def start(tmp_path: Path) -> Start:
         store = CountingStore(tmp_path / "state", SystemClock())
         await store.put(world.snapshot())
         config = FixedConfig(world.config)
-        mounted = operations(store, config, SystemClock()) if operates else NOTHING
+        mounted = operations(store, config, SystemClock(), SEAL) if operates else NOTHING
         app = create_app(store=store, config=config, clock=clock, report=report, mounted=mounted)
         async with serve(app, listen=LOOPBACK, clock=clock) as address, aiohttp.ClientSession() as session:
             yield Running(world, store, config, clock, session, f"http://{address}")

@@ -32,6 +32,7 @@ from federation.state.documents import (
 )
 from federation.state.store import StateStore
 from tests.status.worlds import DAY, INTERMEDIATE, ROOT, World
+from tests.support.seals import SEAL
 
 NEW_ROOT = "d4" * 32
 NEW_INTERMEDIATE = "e5" * 32
@@ -188,7 +189,7 @@ async def deciding(
 ) -> AsyncIterator[list[Operation]]:
     """A leader's queue that decides every operation so; yields what it was asked for."""
     heard: list[Operation] = []
-    queue = OperationQueue(store, clock=SystemClock())
+    queue = OperationQueue(store, clock=SystemClock(), seal=SEAL)
 
     async def run() -> None:
         while True:

@@ -18,10 +18,11 @@ from federation.state.documents import Operation
 from tests.status.conftest import Running, Start
 from tests.status.rotations import LOSSES, met, plan, quarantine, rotate, tell, unmet
 from tests.status.worlds import PEM, SHA
+from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
 API = ("status", "clusters", "clusters/east", "matrix", "bundle", "generations", "rotation", "operations")
 GUARDED = (*(f"/api/v1/{path}" for path in API), "/api/v1/bundle.pem", "/metrics", "/openapi.json")
-TOKEN = "s3cret-status-token"
+TOKEN = READ_TOKEN
 
 
 async def test_every_answer_is_what_the_openapi_document_says(start: Start) -> None:
@@ -289,8 +290,8 @@ async def test_the_page_takes_nothing_from_elsewhere(start: Start) -> None:
 
 async def test_a_token_guards_all_but_health_and_the_empty_page(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text(TOKEN + "\n")
-    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), token_file=file)) as hub:
+    token_file(file, TOKEN + "\n")
+    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), read_token_file=file)) as hub:
         good = {"Authorization": f"Bearer {TOKEN}"}
         for path in GUARDED:
             status, body, response = await hub.get(path)
@@ -310,9 +311,11 @@ async def test_a_token_guards_all_but_health_and_the_empty_page(start: Start, tm
             assert (await hub.get("/api/v1/status", headers={"Authorization": wrong}))[0] == 401, wrong
         for path in ("/healthz", "/readyz", "/", "/app.js"):
             assert (await hub.get(path))[0] == 200
-        file.write_text("another")
+        file.write_text(OPERATE_TOKEN)
         assert (await hub.get("/api/v1/status", headers=good))[0] == 401
-        assert (await hub.get("/api/v1/status", headers={"Authorization": "bearer another"}))[0] == 200
+        assert (await hub.get("/api/v1/status", headers={"Authorization": f"bearer {OPERATE_TOKEN}"}))[
+            0
+        ] == 200
 
 
 @pytest.mark.parametrize("content", ["", " \n", None])
@@ -321,8 +324,8 @@ async def test_a_token_file_without_a_token_lets_nobody_in(
 ) -> None:
     file = tmp_path / "token"
     if content is not None:
-        file.write_text(content)
-    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), token_file=file)) as hub:
+        token_file(file, content)
+    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), read_token_file=file)) as hub:
         for header in ("Bearer ", "Bearer x", ""):
             status, body, _ = await hub.get("/api/v1/status", headers={"Authorization": header})
             assert status == 503
@@ -335,8 +338,8 @@ async def test_no_token_is_ever_logged(
 ) -> None:
     caplog.set_level("DEBUG")
     file = tmp_path / "token"
-    file.write_text(TOKEN)
-    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), token_file=file)) as hub:
+    token_file(file, TOKEN)
+    async with start(status=StatusConfig(listen=Address("127.0.0.1", 0), read_token_file=file)) as hub:
         assert (await hub.get("/api/v1/status", headers={"Authorization": f"Bearer {TOKEN}"}))[0] == 200
         assert (await hub.get("/api/v1/status", headers={"Authorization": "Bearer wrong-one"}))[0] == 401
     assert TOKEN not in caplog.text

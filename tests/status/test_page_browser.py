@@ -19,6 +19,7 @@ from federation.core.trust.rotation.record import State
 from tests.status.conftest import Start
 from tests.status.rotations import deciding, met, quarantine, rotate, tell, unmet
 from tests.status.rotations import plan as planned
+from tests.support.seals import READ_TOKEN, token_file
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed (extra: test)")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -107,22 +108,22 @@ async def test_two_hundred_clusters_are_drawn_and_found(start: Start, page: Any)
 async def test_the_token_is_asked_for_and_kept_in_this_tab_only(
     start: Start, page: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "token").write_text("open-sesame")
-    status = StatusConfig(listen=Address("127.0.0.1", 0), token_file=tmp_path / "token")
+    file = token_file(tmp_path / "token")
+    status = StatusConfig(listen=Address("127.0.0.1", 0), read_token_file=file)
     async with start(status=status) as hub:
         await page.goto(hub.url)
         await page.wait_for_selector("#token-form:not([hidden])")
         await page.fill("#token", "wrong")
         await page.keyboard.press("Enter")
         await page.locator("#token-why", has_text="not accepted").wait_for()
-        await page.fill("#token", "open-sesame")
+        await page.fill("#token", READ_TOKEN)
         await page.keyboard.press("Enter")
         await page.wait_for_selector("[data-verdict=healthy]")
         await page.reload()
         await page.wait_for_selector("[data-verdict=healthy]")
         assert await page.evaluate("localStorage.length") == 0
         assert await page.evaluate("document.cookie") == ""
-        assert "open-sesame" not in page.url
+        assert READ_TOKEN not in page.url
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -204,13 +205,13 @@ async def test_the_ca_that_a_cluster_brought_is_told_with_what_it_waits_for(star
 async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
     start: Start, page: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "token").write_text("open-sesame")
-    status = StatusConfig(listen=Address("127.0.0.1", 0), token_file=tmp_path / "token")
+    file = token_file(tmp_path / "token")
+    status = StatusConfig(listen=Address("127.0.0.1", 0), operate_token_file=file)
     async with start(status=status, operates=True) as hub, deciding(hub.store, lambda _: None) as heard:
         rotate(hub.world, State.SOAKED, met("matrix"), paused="the canary failed", automatic=False)
         await hub.settle()
         await page.goto(hub.url)
-        await page.fill("#token", "open-sesame")
+        await page.fill("#token", READ_TOKEN)
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Advance").click()
         assert await page.is_disabled("#operate-go")

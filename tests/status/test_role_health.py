@@ -15,6 +15,7 @@ from federation.status.role_health import create_health_app, create_probes_app
 from federation.status.server import serve
 from tests.status.worlds import FixedConfig, controller, hub_config, signer
 from tests.support.clock import VirtualClock
+from tests.support.seals import READ_TOKEN, token_file
 
 NAMES = ["east", "west"]
 LISTEN = Address("127.0.0.1", 0)
@@ -61,8 +62,7 @@ async def test_a_kubelet_gets_liveness_and_readiness_and_no_word_more() -> None:
 async def test_metrics_of_either_role_are_guarded_by_the_status_token(tmp_path: Path) -> None:
     clock = VirtualClock()
     now = clock.now().timestamp()
-    (tmp_path / "token").write_text("abc")
-    status = StatusConfig(listen=LISTEN, token_file=tmp_path / "token")
+    status = StatusConfig(listen=LISTEN, read_token_file=token_file(tmp_path / "token"))
     config = FixedConfig(with_changes(hub_config(NAMES), status=status))
     for report, expected in (
         (signer("signer-0", NAMES, now), 'certificates_issued_total{cluster="east",replica="signer-0"} 40.0'),
@@ -72,6 +72,6 @@ async def test_metrics_of_either_role_are_guarded_by_the_status_token(tmp_path: 
         async with serve(app, listen=LISTEN, clock=clock) as address, aiohttp.ClientSession() as session:
             async with session.get(f"http://{address}/metrics") as response:
                 assert response.status == 401
-            headers = {"Authorization": "Bearer abc"}
+            headers = {"Authorization": f"Bearer {READ_TOKEN}"}
             async with session.get(f"http://{address}/metrics", headers=headers) as response:
                 assert expected in await response.text()

@@ -34,6 +34,7 @@ from federation.controller.rotation.observed import (
 from federation.controller.rotation.observer import Observer, worst_of
 from federation.controller.rotation.operations import OperationQueue
 from federation.controller.rotation.rate import IssuingRate
+from federation.controller.rotation.seal import Seal
 from federation.controller.rotation.telling import told
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig, HubConfig
@@ -94,6 +95,7 @@ class RotationDriver:
     store: StateStore
     clock: Clock
     allowed: Callable[[], bool]
+    seal: Seal
     dismiss: Callable[[Operation], Awaitable[None]] = _nothing_to_dismiss
     books: Books = field(init=False)
     report: RotationReport = field(init=False, default_factory=RotationReport)
@@ -116,7 +118,7 @@ class RotationDriver:
     def __post_init__(self) -> None:
         self.books = Books(self.store)
         self._observer = Observer(self.store)
-        self._queue = OperationQueue(self.store, clock=self.clock)
+        self._queue = OperationQueue(self.store, clock=self.clock, seal=self.seal)
 
     @property
     def book(self) -> RotationBook:

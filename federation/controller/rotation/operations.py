@@ -15,14 +15,16 @@ from typing import Final
 
 import msgspec
 
+from federation.controller.rotation.seal import Seal
 from federation.core.clock import Clock
-from federation.core.errors import FederationError, InvalidValue, NotReady
+from federation.core.errors import FederationError, InvalidValue, NotReady, Refused
 from federation.state.damage import StateDamaged, damaged
 from federation.state.documents import Operation, decode, encode
 from federation.state.many import read_many
 from federation.state.store import StateConflict, StateStore, Stored
 
 OPERATIONS: Final = "operations/"
+UNSEALED: Final = "unsealed"
 VERBS: Final = (
     *("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover"),
     *("dismiss", "remove"),
@@ -60,7 +62,10 @@ def check_operation(verb: str, arguments: Mapping[str, object]) -> dict[str, str
 class OperationDesk:
     """Takes operations in and waits for what becomes of them."""
 
-    def __init__(self, store: StateStore, *, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, store: StateStore, *, clock: Clock, random_bytes: Callable[[int], bytes], seal: Seal
+    ) -> None:
+        self._seal = seal
         self._store = store
         self._clock = clock
         self._random_bytes = random_bytes
@@ -80,7 +85,7 @@ class OperationDesk:
             arguments=check_operation(verb, arguments),
         )
         key = f"{OPERATIONS}{operation.id}"
-        await self._store.write(key, encode(operation), create=True)
+        await self._store.write(key, encode(await self._seal.set(operation)), create=True)
         until = self._clock.monotonic() + WAIT
         while self._clock.monotonic() < until:
             await self._clock.sleep(POLL)
@@ -102,7 +107,8 @@ class OperationDesk:
 class OperationQueue:
     """The leader's view: what is undecided, oldest first."""
 
-    def __init__(self, store: StateStore, *, clock: Clock) -> None:
+    def __init__(self, store: StateStore, *, clock: Clock, seal: Seal) -> None:
+        self._seal = seal
         self._store = store
         self._clock = clock
         self._decided: set[str] = set()
@@ -112,7 +118,8 @@ class OperationQueue:
     ) -> list[tuple[Operation, str]]:
         """Each with the version to swap against; damaged ones are left where they are, and status tells them.
 
-        What was asked for too long ago is refused; ``skew`` is how far, in seconds, the clock of the controller
+        What bears no seal of a controller was asked by nobody who may, and is refused; so is what was asked for too
+        long ago. ``skew`` is how far, in seconds, the clock of the controller
         that was asked may be off. Those ``applied`` (ids) were done, and have only to be told of. Raises
         StateUnavailable where the store fails.
         """
@@ -133,9 +140,26 @@ class OperationQueue:
                 self._decided.add(key)
             else:
                 found.append((operation, version))
-        fresh = await self._refuse_late(found, skew, applied)
+        sealed = await self._refuse_unsealed(found, applied)
+        fresh = await self._refuse_late(sealed, skew, applied)
         await self._trim(keys)
         return fresh
+
+    async def _refuse_unsealed(
+        self, found: list[tuple[Operation, str]], applied: Collection[str]
+    ) -> list[tuple[Operation, str]]:
+        """Those that a controller has taken in; the others are refused, some of them at each look.
+
+        One that was applied is not refused, since it was done. But what its document says now is vouched for by
+        nothing, so it gets no new seal.
+        """
+        sealed = [one for one in found if await self._seal.is_on(one[0])]
+        for operation, version in [one for one in found if one not in sealed][:MOST_REFUSED]:
+            _audit.warning("an operation bears no seal of a controller: %s", operation.id)
+            with contextlib.suppress(StateConflict):
+                done = operation.id in applied
+                await self.decide(operation, version, None if done else _unsealed(), seal=not done)
+        return sealed
 
     async def _refuse_late(
         self, found: list[tuple[Operation, str]], skew: float, applied: Collection[str]
@@ -152,17 +176,22 @@ class OperationQueue:
                 await self.decide(operation, version, _late(now - operation.asked))
         return fresh
 
-    async def decide(self, operation: Operation, version: str, error: FederationError | None) -> None:
-        """Write what became of it; raises StateConflict where another leader was quicker."""
+    async def decide(
+        self, operation: Operation, version: str, error: FederationError | None, *, seal: bool = True
+    ) -> None:
+        """Write what became of it, sealed; raises StateConflict where another leader was quicker."""
         decided = msgspec.structs.replace(
             operation,
             decided=self._clock.now().timestamp(),
             outcome="done" if error is None else "refused",
             detail="" if error is None else str(error),
             remedy="" if error is None else error.remedy,
+            reason="" if error is None else error.reason,
         )
         key = f"{OPERATIONS}{operation.id}"
-        await self._store.write(key, encode(decided), expected=version)
+        await self._store.write(
+            key, encode(await self._seal.set(decided) if seal else decided), expected=version
+        )
         self._decided.add(key)
         _audit.info(
             "%s by %s: %s",
@@ -187,6 +216,16 @@ def _opened(key: str, stored: Stored | StateDamaged) -> tuple[Operation, str]:
     if f"{OPERATIONS}{operation.id}" != key:
         raise damaged("it is an operation of another name", key=key, where=key)
     return operation, stored.version
+
+
+def _unsealed() -> Refused:
+    """Why an operation is refused that no controller has taken in."""
+    return Refused(
+        "it bears no seal of a controller that was asked: it was written to the state store by another process, or "
+        "the controller that was asked has ended or got another operate token since",
+        reason=UNSEALED,
+        remedy="ask again if you asked for it; if nobody did, find out who can write the state store",
+    )
 
 
 def _late(age: float) -> NotReady:

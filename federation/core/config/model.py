@@ -115,7 +115,8 @@ class StatusConfig:
     """The status API and page."""
 
     listen: Address = Address("127.0.0.1", 8080)
-    token_file: Path | None = None
+    read_token_file: Path | None = None  # for who may read
+    operate_token_file: Path | None = None  # for who may operate, and read
     certificate_file: Path | None = None
     key_file: Path | None = None
     insecure_allow_unauthenticated: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -215,7 +216,8 @@ def read_status(table: Table, directory: Path) -> StatusConfig:
     with table:
         status = StatusConfig(
             listen=table.get("listen", address, _STATUS.listen),
-            token_file=table.get("token_file", path, None),
+            read_token_file=_read_token_file(table, path),
+            operate_token_file=table.get("operate_token_file", path, None),
             certificate_file=table.get("certificate_file", path, None),
             key_file=table.get("key_file", path, None),
             insecure_allow_unauthenticated=table.get("insecure_allow_unauthenticated", boolean, False),
@@ -227,22 +229,37 @@ def read_status(table: Table, directory: Path) -> StatusConfig:
     return status
 
 
+def _read_token_file(table: Table, path: Callable[[object], Path]) -> Path | None:
+    """``read_token_file``, or ``token_file``, as it was called when one token did both."""
+    former = table.get("token_file", path, None)
+    current = table.get("read_token_file", path, None)
+    if former is not None and current is not None:
+        table.mistake("token_file", "stands beside read_token_file, which it was renamed to", "remove it")
+    elif former is not None:
+        table.warning(
+            "token_file",
+            "it is called read_token_file now, and grants reading only: operations need a token of their own in "
+            "operate_token_file",
+        )
+    return current or former
+
+
 def _check_exposure(table: Table, status: StatusConfig) -> None:
     exposed = not status.listen.is_loopback
-    if status.insecure_allow_unauthenticated and table.has("token_file"):
+    if status.insecure_allow_unauthenticated and status.read_token_file is not None:
         table.mistake(
-            "insecure_allow_unauthenticated", "contradicts token_file", "keep the token and remove this"
+            "insecure_allow_unauthenticated", "contradicts read_token_file", "keep the token and remove this"
         )
     elif status.insecure_allow_unauthenticated and exposed:
         table.warning(
             "insecure_allow_unauthenticated",
             f"anyone who reaches {status.listen} can read the state of every cluster",
         )
-    elif exposed and not table.has("token_file"):
+    elif exposed and status.read_token_file is None:
         table.mistake(
-            "token_file",
+            "read_token_file",
             f"is missing while {status.listen} can be reached from other machines",
-            "set token_file, listen on 127.0.0.1, or accept it with insecure_allow_unauthenticated = true",
+            "set read_token_file, listen on 127.0.0.1, or accept it with insecure_allow_unauthenticated = true",
         )
     elif exposed and not table.has("certificate_file"):
         table.warning(

@@ -142,7 +142,7 @@ def test_the_defaults_are_the_models() -> None:
 
 
 def test_keys_without_a_default_are_unset_and_can_be_set() -> None:
-    assert len(UNSET) == 8
+    assert len(UNSET) == 9
     before, after = parse(TEXT), parse(enabled(*UNSET))
 
     def unset(config: HubConfig) -> list[Any]:
@@ -151,12 +151,13 @@ def test_keys_without_a_default_are_unset_and_can_be_set() -> None:
             config.trust.anchors[1].clusters or None,
             config.signer.health_listen,
             config.controller.proof.signer_address,
-            status.token_file,
+            status.read_token_file,
+            status.operate_token_file,
             status.certificate_file,
             status.key_file,
             config.clusters[0].signer.context,
             config.clusters[0].earlier_longest_ttl,
         ]
 
-    assert unset(before) == [None] * 8
+    assert unset(before) == [None] * 9
     assert all(value is not None for value in unset(after))

@@ -161,7 +161,7 @@ cluster_id = "west"
         "door.deadline",
         "signer.processes",
         "signer.authority.key_file",
-        "status.token_file",
+        "status.read_token_file",
         "state.directory",
         "clusters[0].name",
         "clusters[0].cluster_id",
@@ -200,7 +200,7 @@ def test_diagnostics_have_a_line_for_each_finding() -> None:
         ('health_listen = "127.0.0.1:65535"', "signer", "signer.health_listen", ""),
         ('certificate_file = "c.pem"', "status", "status.key_file", "both for TLS"),
         ('key_file = "k.pem"', "status", "status.certificate_file", "both for TLS"),
-        ('listen = "10.0.0.1:80"', "status", "status.token_file", "insecure_allow_unauthenticated"),
+        ('listen = "10.0.0.1:80"', "status", "status.read_token_file", "insecure_allow_unauthenticated"),
         ('config_map = "A"', "controller.publication", "controller.publication.config_map", "RFC 1123"),
         ('key = "a/b"', "controller.publication", "controller.publication.key", "ConfigMap key"),
         (
@@ -347,15 +347,25 @@ def test_a_foreign_root_is_a_decision_that_stays_visible() -> None:
 
 def test_status_beyond_loopback_needs_a_token_or_an_insistence() -> None:
     exposed = 'listen = "0.0.0.0:8080"'
-    guarded = f'{exposed}\ntoken_file = "token"\ncertificate_file = "c"\nkey_file = "k"'
+    guarded = f'{exposed}\nread_token_file = "token"\ncertificate_file = "c"\nkey_file = "k"'
     assert good(with_line(guarded, in_table="status")).warnings == ()
-    (plain,) = good(with_line(f'{exposed}\ntoken_file = "token"', in_table="status")).warnings
+    (plain,) = good(with_line(f'{exposed}\nread_token_file = "token"', in_table="status")).warnings
     assert "without TLS" in plain
     insisted = f"{exposed}\ninsecure_allow_unauthenticated = true"
     (loud,) = good(with_line(insisted, in_table="status")).warnings
     assert "anyone" in loud
-    both = f'{insisted}\ntoken_file = "token"'
+    both = f'{insisted}\nread_token_file = "token"'
     assert set(mistakes(with_line(both, in_table="status"))) == {"status.insecure_allow_unauthenticated"}
+
+
+def test_the_one_token_of_earlier_releases_reads_and_its_new_name_is_told() -> None:
+    config = good(with_line('token_file = "token"', in_table="status"))
+    assert config.status.read_token_file is not None
+    assert config.status.operate_token_file is None
+    (told,) = config.warnings
+    assert "grants reading only" in told
+    both = 'token_file = "token"\nread_token_file = "token"'
+    assert set(mistakes(with_line(both, in_table="status"))) == {"status.token_file"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])

@@ -33,7 +33,7 @@ from federation.clusters.permissions import (
 )
 from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import MANIFESTS, served_version, trust_bundle_name
-from federation.clusters.writers import Writers, find_writers
+from federation.clusters.writers import Writers, find_writers, stop_writers
 from federation.core.clock import Clock
 from federation.core.config.access import Credentials
 from federation.core.config.model import ClusterConfig, HubConfig
@@ -277,7 +277,7 @@ async def _check_controller(
                 "bundle_writers",
                 "warning",
                 f"others write {publication.config_map}: {named}",
-                "set ENABLE_CA_SERVER=false in istiod and remove istio-csr there, or they fight over it",
+                stop_writers(writers.others),
             )
         else:
             checks.add("bundle_writers", "ok", f"no writer but hubs is recorded for {publication.config_map}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from federation.clusters.answers import harmless
 from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
 from federation.clusters.session import ClusterSession
 from federation.core.errors import ClusterGarbage
@@ -38,6 +40,21 @@ class _Object(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Object).decode
+
+
+ISTIOD: Final = "pilot-discovery"
+"""The field manager of istiod, as long as its CA is on."""
+
+
+def stop_writers(writers: Collection[str]) -> str:
+    """What ends that others than the hub write what it writes: istiod by its setting, others where they run."""
+    others = sorted({harmless(writer) for writer in writers if not writer.startswith(ISTIOD)})
+    ways = ["set ENABLE_CA_SERVER=false in istiod"] if any(w.startswith(ISTIOD) for w in writers) else []
+    if others:
+        ways.append(
+            f"stop what writes there as {', '.join(others[:3])}{' and others' if len(others) > 3 else ''}"
+        )
+    return ", and ".join(ways) or "find what else writes it there, and stop that"
 
 
 def owners_of(managed: list[ManagedFields], key: str, *, ours: str = FIELD_MANAGER) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from federation.clusters.health import ClusterHealth
+from federation.clusters.writers import stop_writers
 from federation.controller.publication.publisher import Tally
 from federation.controller.publication.read_back import MOST_CONTENTS, ReadBack
 from federation.controller.trust_state import TrustState
@@ -47,12 +48,12 @@ def derive_health(
             remedy,
         )
     if contested:
-        names = ", ".join(writers) or "somebody"
+        names = ", ".join(writers) or "another writer"
         return ClusterHealth(
             "degraded",
             "other_writers",
             f"{names} keeps rewriting {config_map} in {len(contested)} namespaces",
-            "stop the other writer (in istiod: ENABLE_CA_SERVER=false), or exclude these namespaces",
+            f"{stop_writers(writers)}; or exclude these namespaces (controller.publication.excluded_namespaces)",
         )
     return health
 

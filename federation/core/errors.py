@@ -199,14 +199,16 @@ class ClusterTimeout(ClusterError):
     """The connection stands, the answer did not come in time."""
 
     default_reason = "timeout"
-    default_remedy = "check the load of its API server, or raise this cluster's timeouts"
+    default_remedy = "check the load of its API server and the way to it, or raise [clusters.timeouts] for it"
 
 
 class ClusterUnauthorized(ClusterError):
     """401: the credentials of the kubeconfig are not accepted."""
 
     default_reason = "unauthorized"
-    default_remedy = "renew the credentials in its kubeconfig"
+    default_remedy = (
+        "renew the credentials that are configured for it: those of its kubeconfig, or the pod's own"
+    )
 
 
 class ClusterForbidden(ClusterError):
@@ -255,9 +257,7 @@ class ClusterThrottled(ClusterError):
     """429: the API server asks us to slow down; ``retry_after`` is in seconds."""
 
     default_reason = "throttled"
-    default_remedy = (
-        "give the hub's user a priority level of its own, or lower its concurrency for this cluster"
-    )
+    default_remedy = "give the hub's user a priority level of its own there (API Priority and Fairness); meanwhile it slows down"
 
     def __init__(self, what: str, *, where: str = "", retry_after: float = 1.0) -> None:
         super().__init__(what, where=where)

@@ -28,7 +28,7 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
     account = caller.account
     if config.is_own(account):
         if is_denied(account, config):
-            raise _not_allowed(caller)
+            raise _not_allowed(caller, config)
         if account == config.istio.account and not config.istio.provide_certificate:
             raise PolicyRefused(
                 "certificates for istiod are not provided in this cluster",
@@ -38,13 +38,13 @@ def check_policy(caller: Caller, config: ClusterConfig) -> None:
             )
         return
     if not policy.allows(account):
-        raise _not_allowed(caller)
+        raise _not_allowed(caller, config)
     if policy.require_pod and not caller.pod:
         raise PolicyRefused(
             f"the token of {account} is bound to no pod",
             where=str(config.name),
             reason="pod_required",
-            remedy="use projected tokens, or set require_pod = false for this cluster",
+            remedy="use projected tokens, or set require_pod = false in its [clusters.policy]",
         )
 
 
@@ -53,11 +53,12 @@ def is_denied(account: ServiceAccountRef, config: ClusterConfig) -> bool:
     return any(fnmatchcase(str(account), pattern) for pattern in config.policy.deny)
 
 
-def _not_allowed(caller: Caller) -> PolicyRefused:
+def _not_allowed(caller: Caller, config: ClusterConfig) -> PolicyRefused:
     by = f", asked for by {caller.described}" if caller.impersonator is not None else ""
+    change = "narrow policy.deny" if is_denied(caller.account, config) else "extend policy.allow"
     return PolicyRefused(
         f"the cluster's policy does not allow {caller.account}{by}",
         where=str(caller.cluster),
         reason="account_not_allowed",
-        remedy="extend policy.allow of this cluster if it is wanted",
+        remedy=f"{change} of this cluster if it is wanted",
     )

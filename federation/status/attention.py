@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from federation.clusters.writers import stop_writers
 from federation.state.damage import remedy_for
 from federation.state.documents import ControllerReport, SignerReport
 from federation.status.attention_keys import shared_key_attention
@@ -184,7 +185,7 @@ def _signers(scene: Scene) -> Iterator[Attention]:
             code="no_signer",
             what="no signer is ready: workloads get no certificates",
             where="signer",
-            remedy="start a signer, or mend what the signers below give as reason",
+            remedy="mend what those that run give as reason" if scene.signers else "start a signer",
         )
     for replica, signer in sorted(scene.snapshot.signers.items()):
         if replica not in scene.signers:
@@ -236,9 +237,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
             if refused
             else f"publication of the bundle: {publication.detail}",
             where=view.name,
-            remedy=connection.remedy or WRITE_REMEDY
-            if refused
-            else "nothing, if it just changed; otherwise read the leading controller's log for this cluster",
+            remedy=_publication_remedy(view),
             fact=f"{publication.failed + publication.forbidden} of {publication.selected} namespaces of {view.name} "
             "refuse the bundle"
             if refused
@@ -250,9 +249,9 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
         yield Attention(
             severity="warning",
             code="other_writers",
-            what=f"somebody else writes the bundle's ConfigMap: {names(publication.other_writers)}",
+            what=f"others write the bundle's ConfigMap, too: {names(publication.other_writers)}",
             where=view.name,
-            remedy="set ENABLE_CA_SERVER=false in istiod, or stop the other writer",
+            remedy=stop_writers(publication.other_writers),
         )
     yield from trust_bundle_attention(view)
     if view.proof.probe_detail and view.proof.probe_reason not in DOOR:
@@ -287,13 +286,30 @@ def _connection(scene: Scene, view: ClusterView) -> Finding:
         code=f"cluster_{connection.state}",
         what=f"{fact}: {detail}",
         where=name,
-        remedy=connection.remedy
-        or f"run `federation clusters check {name}` where the controller's kubeconfig is",
+        remedy=connection.remedy or _CONNECTION_REMEDIES.get(connection.reason, _CHECK.format(name=name)),
         since=connection.since,
         fact=fact,
         clusters=[name],
     )
     return finding(item, takes=_taken(connection, name))
+
+
+_CHECK: Final = "run `federation clusters check {name}` where the controller's kubeconfig is"
+_CONNECTION_REMEDIES: Final[Mapping[str, str]] = {
+    "starting": "nothing: it has just been connected, and is being listed",
+    "not_reported": "nothing, if it was just registered; else see that the leading controller runs this configuration",
+}
+
+
+def _publication_remedy(view: ClusterView) -> str:
+    """What to do where not every selected namespace holds the bundle."""
+    if view.publication.state == "failed":
+        return view.connection.remedy or WRITE_REMEDY
+    if view.publication.selected <= 0 and view.publication.read_back is not None:
+        return (
+            "correct namespace_selector of this cluster, or give its namespaces the labels that it asks for"
+        )
+    return "nothing, if it just changed; otherwise read the leading controller's log for this cluster"
 
 
 def _taken(connection: ConnectionView, name: str) -> list[Fact]:

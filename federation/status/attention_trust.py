@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from federation.core.trust.rotation.record import State
@@ -31,6 +31,12 @@ def trust_attention(scene: Scene) -> Iterator[Attention]:
     yield from _serving(scene)
 
 
+_MAKE_ONE: Final = (
+    "mend what keeps the controller from making one: the anchors that [[trust.anchors]] pins, or what the state store "
+    "has lost, which a backup brings back"
+)
+
+
 def _generation(scene: Scene) -> Iterator[Attention]:
     generation = scene.in_force
     if generation is None:
@@ -39,7 +45,7 @@ def _generation(scene: Scene) -> Iterator[Attention]:
             code="no_generation",
             what=scene.nothing_in_force,
             where="current",
-            remedy="start a controller with pinned anchors; restore generations from a backup if damaged",
+            remedy="start a controller" if scene.leader is None else _MAKE_ONE,
         )
         return
     if not generation.anchors:
@@ -69,8 +75,15 @@ def _generation(scene: Scene) -> Iterator[Attention]:
             code="controller_behind",
             what=f"it publishes generation {scene.leader.generation}, {generation.number} is in force",
             where=scene.leader.replica,
-            remedy="right after a change this passes; otherwise look in its log",
+            remedy="right after a change this passes; otherwise its log says why",
         )
+
+
+_ANCHOR_REMEDIES: Final[Mapping[str, str]] = {
+    "root": "rotate to its successor: `federation rotate plan` says what that needs",
+    "intermediate": "have the authority sign with its successor: `federation rotate plan` says what that needs",
+    "accepted": "move the clusters that came with it to the hub (`federation clusters join NAME`): it leaves then",
+}
 
 
 def _anchors(scene: Scene) -> Iterator[Attention]:
@@ -82,9 +95,7 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
                 code=f"anchor_expiry_{state}",
                 what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, scene.now)}",
                 where=f"bundle: {anchor.sha256[:16]}",
-                remedy="begin a rotation to its successor"
-                if anchor.kind == "root"
-                else "replace it, then remove it",
+                remedy=_ANCHOR_REMEDIES.get(anchor.kind, _ANCHOR_REMEDIES["root"]),
             )
         if anchor.not_before > scene.now:
             yield Attention(
@@ -128,7 +139,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 code=f"authority_{view.state}",
                 what=f"the authority: {view.detail or view.state}",
                 where=view.name,
-                remedy=view.remedy or "look in the signers' logs",
+                remedy=view.remedy or "the signers' logs say more",
             )
         if view.violations:
             yield Attention(
@@ -149,7 +160,8 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 code=f"authority_expiry_{view.expiry}",
                 what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
                 where=view.name,
-                remedy="issue its successor from the root and give it to the authority",
+                remedy="issue its successor, configure that as [signer.successor], and rotate to it: "
+                "`federation rotate plan`",
             )
     for replica, signer in sorted(scene.signers.items()):
         if signer.authority is None and signer.ready:
@@ -158,7 +170,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 code="authority_unknown",
                 what="the signer does not say what it signs with",
                 where=replica,
-                remedy="look in its log",
+                remedy="nothing, if it has just started; otherwise its log says more",
             )
 
 

@@ -138,7 +138,7 @@ async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: Worl
     east = one.clusters["east"]
     with east.faults.inject(Answer.forbidden(), verb="patch", resource="configmaps"):
         async with one.controller():
-            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 4)
+            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 4, limit=60)
             assert state(report, "east") == ("degraded", "forbidden_writes")
             assert (
                 report.clusters["east"].publication.selected,

@@ -16,7 +16,7 @@ import msgspec
 
 from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
 from federation.clusters.trust_bundles import GROUP, KIND, MANIFESTS, SIGNER, collection, trust_bundle_name
-from federation.clusters.writers import FIELD_MANAGER
+from federation.clusters.writers import FIELD_MANAGER, stop_writers
 from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held, is_marked
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.read_back import KEPT, YIELDED
@@ -228,7 +228,7 @@ def _there(seen: Observed) -> BundleStatus:
             state="contested",
             counted=True,
             detail=f"{others} keeps rewriting it",
-            remedy="stop the other writer (in istiod: ENABLE_CA_SERVER=false)",
+            remedy=stop_writers(seen.writers),
         )
     if seen.met:
         return BundleStatus(state="current", counted=True)

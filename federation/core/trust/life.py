@@ -61,6 +61,7 @@ RESTART: Final = (
     "restart the pods that `federation status` names, or mend what their callers are refused for; quarantine the"
     " cluster where that cannot be done now"
 )
+WAIT: Final = "nothing: it is known by then; of pods that are restarted it is known at once"
 WATCH: Final = (
     'grant the signer the watch of pods (manifests/member) and set attestation = "auto",'
     " or quarantine the cluster"
@@ -93,7 +94,7 @@ def judge(life: SignsOfLife | None, now: float) -> Judgement:
         return Judgement(Vitality.ALIVE, f"{_share(life)}{_rest(life)}")
     if now < life.known_from:
         detail = f"{_share(life)}; others may hold one from before that was accounted for{refused}"
-        return Judgement(Vitality.UNKNOWN, detail, RESTART, life.known_from)
+        return Judgement(Vitality.UNKNOWN, detail, WAIT, life.known_from)
     if not life.workloads:
         if not life.ambient:
             return Judgement(Vitality.EMPTY, "no workload there needs a certificate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.trust.life import FINE, RESTART, WATCH, SignsOfLife, Vitality, judge
+from federation.core.trust.life import FINE, RESTART, WAIT, WATCH, SignsOfLife, Vitality, judge
 
 NOW = 1_000_000.0
 COUNTS = st.integers(0, 5)
@@ -38,7 +38,7 @@ def test_a_mesh_in_which_nobody_holds_a_certificate_is_never_alive(life: SignsOf
     if life.workloads and 2 * life.holding < life.workloads:
         assert not found.fine
     if not found.fine and life.workloads:
-        assert found.remedy == RESTART
+        assert found.remedy == (WAIT if found.vitality is Vitality.UNKNOWN else RESTART)
         assert found.until in {0.0, life.known_from}
 
 

@@ -1,0 +1,159 @@
+"""What messages tell a reader to do can be done: verbs, options, configuration keys and files that they name exist.
+
+Every text of the package is looked at, wherever it stands; only docstrings and the sandbox are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from federation.cli.main import VERBS, build_parser
+from tests.core.config.example import TEXT
+
+PACKAGE = Path(__file__).parents[2] / "federation"
+ROOT = PACKAGE.parent
+ANY = "WORD"
+"""Stands for what is put in when the message is made."""
+
+COMMAND = re.compile(rf"`(federation [^`]*)`|\bfederation ((?:{'|'.join(VERBS)}) [^`,;:()]*)")
+TABLE = re.compile(r"\[\[?([a-z_]+(?:\.[a-z_]+)*)\]\]?")
+KEY = re.compile(r"\b(?:signer|controller|door|status|state|trust|clusters|policy|istio)(?:\.[a-z_]+)+\b")
+ASSIGNED = re.compile(r"\b([a-z]+_[a-z_]+) = ")
+PATH = re.compile(r"\b(?:manifests|docs)/[A-Za-z0-9_./-]*[A-Za-z0-9]")
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Every text of a module with its line, as it reads; docstrings are for developers."""
+    tree = ast.parse(path.read_text())
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):  # docstrings, of attributes as well
+            left_out.update(id(each) for each in ast.walk(node.value) if isinstance(node.value, ast.Constant))
+        elif isinstance(node, ast.JoinedStr):
+            left_out.update(id(each) for each in ast.walk(node) if each is not node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"re.compile", "import_module"}:
+            left_out.update(id(each) for each in ast.walk(node))
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else ANY for part in node.values]
+            yield node.lineno, "".join(map(str, parts))
+
+
+@cache
+def _messages() -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"{path.relative_to(ROOT)}:{line}", text)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "sandbox" not in path.parts
+        for line, text in _texts(path)
+        if " " in text
+    )
+
+
+def _children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def command_problem(command: str) -> str:
+    """Why the command line would not take it; empty where it would, or where only arguments are missing."""
+    parser, given = build_parser(), command.split()[1:]
+    while given and (children := _children(parser)):
+        word = given.pop(0)
+        if word not in children:
+            return f"{word} is no verb of {parser.prog}"
+        parser = children[word]
+    options = {name for action in parser._actions for name in action.option_strings}
+    takes = any(not action.option_strings for action in parser._actions)
+    for word in given:
+        if word.startswith("--") and word not in options:
+            return f"{word} is no option of {parser.prog}"
+        if not word.startswith("-") and not takes and not options:
+            return f"{parser.prog} takes no {word}"
+    return ""
+
+
+def known_keys() -> set[str]:
+    """Every table and key of the example configuration, which shows each of them."""
+    table, found = "", set[str]()
+    for line in TEXT.splitlines():
+        text = line.lstrip("#").strip()
+        if header := re.match(r"\[\[?([a-z_.]+)\]\]?", text):
+            table = header[1]
+            found.add(table)
+        elif (key := re.match(r"([a-z_]+(?:\.[a-z_]+)*) = ", text)) and not line.startswith("# "):
+            found.add(f"{table}.{key[1]}".lstrip("."))
+    return found | {name.rpartition(".")[0] for name in found}
+
+
+COMMANDS = sorted(
+    {
+        (place, (match[1] or f"federation {match[2]}"))
+        for place, text in _messages()
+        for match in COMMAND.finditer(text)
+    }
+)
+
+
+def test_there_are_messages_that_name_commands() -> None:
+    assert len(COMMANDS) > 50
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    problems = {f"{place}: {command}": command_problem(command) for place, command in COMMANDS}
+    assert {place: why for place, why in problems.items() if why} == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("federation rotate begin", "begin is no verb"),
+        ("federation verify --all", "--all is no option"),
+        ("federation rotate quarantine WORD --reason ...", ""),
+        ("federation clusters check east", ""),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, problem: str) -> None:
+    found = command_problem(command)
+    assert problem in found
+    assert bool(found) is bool(problem)
+
+
+def test_every_configuration_key_that_a_message_names_exists() -> None:
+    known = known_keys()
+    suffixes = {name.split(".", start)[-1] for name in known for start in range(1, name.count(".") + 1)}
+    unknown = {
+        f"{place}: {name}"
+        for place, text in _messages()
+        for name in [*KEY.findall(text), *TABLE.findall(text), *ASSIGNED.findall(text)]
+        if name not in known and name not in suffixes and not name.endswith((".toml", ".io"))
+    }
+    assert unknown == set()
+
+
+def test_many_messages_name_keys() -> None:
+    """A pattern that matches nothing would find nothing wrong."""
+    assert len({name for _, text in _messages() for name in KEY.findall(text)}) > 20
+
+
+def test_every_file_that_a_message_names_is_there() -> None:
+    missing = {
+        f"{place}: {path}"
+        for place, text in _messages()
+        for path in PATH.findall(text)
+        if not (ROOT / path).exists()
+    }
+    assert missing == set()

@@ -257,7 +257,7 @@ class ClusterThrottled(ClusterError):
     """429: the API server asks us to slow down; ``retry_after`` is in seconds."""
 
     default_reason = "throttled"
-    default_remedy = "give the hub's user a priority level of its own there (API Priority and Fairness); meanwhile it slows down"
+    default_remedy = "give the hub's user a priority level of its own there (API Priority and Fairness)"
 
     def __init__(self, what: str, *, where: str = "", retry_after: float = 1.0) -> None:
         super().__init__(what, where=where)

@@ -17,6 +17,7 @@ from typing import Final
 
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import TrustDomain
+from federation.core.pki.algorithms import key_problem
 from federation.core.trust.bundle import Anchor, TrustBundle, diff
 from federation.state.documents import AnchorRecord, Current, Generation, decode, encode, generation_key
 from federation.state.store import StateStore
@@ -98,6 +99,8 @@ def record(anchor: Anchor) -> AnchorRecord:
         not_before=certificate.not_before.timestamp(),
         not_after=certificate.not_after.timestamp(),
         foreign_override=anchor.foreign_override,
+        odd=certificate.odd_serial,
+        refused=key_problem(certificate),
     )
 
 

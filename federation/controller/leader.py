@@ -15,6 +15,7 @@ from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.controller.generations import Ledger
 from federation.controller.member import Member, Surroundings
+from federation.controller.proof.arrival import Aim, Arrival
 from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
@@ -38,6 +39,7 @@ from federation.runtime.config_source import ConfigSource
 from federation.state.documents import (
     ControllerClusterReport,
     Dismissal,
+    DoorReport,
     Matrix,
     Operation,
     Proposal,
@@ -89,7 +91,9 @@ class Leader:
         self._jitter = jitter
         self._signer_address = signer_address
         self._changed = changed
-        self._door = SignerDoor()
+        self._door = SignerDoor(clock)
+        self._arrival = Arrival(clock)
+        self._shown: frozenset[str] = frozenset()
         self._proposals = Proposals()
         self._kept = KeptProposals(store, self._proposals)
         self._reader = ContentReader()
@@ -169,6 +173,10 @@ class Leader:
         while True:
             if await self.rotation.step(self._config.current, self._see, self._update):
                 self._prove_soon()
+            shown = frozenset(signer.serving_pem for signer in self.rotation.signers)
+            if shown != self._shown:
+                self._shown = shown
+                self._prove_soon()
             self._changed()
             await self._leftovers.remove(self._config.current)
             await self._clock.sleep(ROTATION_EVERY)
@@ -191,6 +199,7 @@ class Leader:
             unwritten=self.sources.unwritten,
             published=self.trust.roots(self._clock.now().timestamp()),
             refused=self._config.problems,
+            door=self._arrival.report,
         )
 
     async def _update(self) -> None:
@@ -202,10 +211,12 @@ class Leader:
         changed = await self.sources.update(config, await self._book())
         generation = self.trust.generation
         if generation is not None:
+            aim = self._aim(config, generation.number)
             await self._door.aim(
-                door_address(config, self._signer_address),
-                server_name=config.controller.proof.signer_server_name or config.door.server_names[0],
+                str(aim.address),
+                server_name=aim.server_name,
                 trust_pem=generation.bundle_pem.encode("ascii"),
+                shown=self._shown,
             )
         if changed:
             for member in self._members.current.values():
@@ -219,6 +230,15 @@ class Leader:
         if changed:
             self._prove_soon()
             self._changed()
+
+    def _aim(self, config: HubConfig, generation: int) -> Aim:
+        """The door as agents verify it, by the bundle in force."""
+        return Aim(
+            door_address(config, self._signer_address),
+            config.controller.proof.signer_server_name or config.door.server_names[0],
+            tuple(self.trust.anchors),
+            generation,
+        )
 
     async def _book(self) -> RotationBook | None:
         """The record of the rotation; None, and said in the report, where it cannot be read."""
@@ -237,6 +257,7 @@ class Leader:
             began = self._clock.monotonic()
             self._proof_due = False
             await self._prove()
+            await self._prove_door()
             self._changed()
             spacing = max(PROOF_SPACING, 3 * (self._clock.monotonic() - began))
             interval = max(self._config.current.controller.proof.interval, PROOF_TICK)
@@ -245,6 +266,21 @@ class Leader:
 
     def _is_proof_due(self, elapsed: float, spacing: float, interval: float) -> bool:
         return elapsed >= interval or (self._proof_due and elapsed >= min(spacing, interval))
+
+    async def _prove_door(self) -> None:
+        """Meet every signer by new connections; before a generation is in force there is nothing to verify by."""
+        config, generation = self._config.current, self.trust.generation
+        if generation is not None:
+            await self._arrival.prove(
+                self._aim(config, generation.number),
+                self.rotation.signers,
+                interval=config.controller.proof.interval,
+            )
+
+    @property
+    def door(self) -> DoorReport:
+        """What new connections to the signers' door met."""
+        return self._arrival.report
 
     async def _prove(self) -> None:
         parties: list[Participant | Absent] = []

@@ -112,6 +112,7 @@ class ControllerRole:
             proposals_kept=leader.proposals_kept,
             proposals_problems=leader.proposals_problems,
             rotation=leader.rotation.report,
+            door=leader.door,
         )
 
     @property

@@ -229,6 +229,7 @@ class SignerRole:
             orders=follows.state,
             serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
             serving_issuer=serving.issuer if serving.valid else "",
+            serving_pem=serving.chain_pem,
             issued=self._accounting.issued,
             clusters={
                 str(config.name): cluster_report(

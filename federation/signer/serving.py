@@ -59,6 +59,7 @@ class ServingCertificate:
         self._names: tuple[str, ...] = ()
         self._due: datetime | None = None
         self.certificate: Certificate | None = None
+        self.chain_pem = ""
         self.problem: FederationError | None = None
 
     async def ensure(self, config: DoorConfig, grounds: MakesGrounds) -> None:
@@ -122,7 +123,9 @@ class ServingCertificate:
         require_ordered(issued.issuers, terms.orders, ITSELF)
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
-        self._on_renewal(ServingPair(encode_certificates([leaf, *below_root]), private_key_pem(key)))
+        chain = encode_certificates([leaf, *below_root])
+        self._on_renewal(ServingPair(chain, private_key_pem(key)))
+        self.chain_pem = chain.decode("ascii")
         self.certificate, self._issuers, self._names = leaf, issued.issuers, names
         self._due = now + (leaf.not_after - now) * RENEW_AT
         _logger.info(

@@ -46,6 +46,8 @@ class AnchorRecord(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float
     not_after: float
     foreign_override: bool = False
+    odd: str = ""  # what is odd about it, which keeps no verifier from trusting it
+    refused: str = ""  # why verifiers do not trust what is signed below it
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,6 +339,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     orders: str = ""  # the state of that rotation
     serving_not_after: float = 0.0
     serving_issuer: str = ""  # SHA-256 of the intermediate that issued the door's certificate
+    serving_pem: str = ""  # the chain that its door shows, leaf first: public
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
     unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
@@ -561,6 +564,29 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""  # why the rotation cannot be worked on at all
 
 
+class SignerDoorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What new connections to the door of one signer met. ``since`` it shows the certificate with that SHA-256.
+
+    ``proved_at`` is when it was last accepted, by the anchors of ``generation``.
+    """
+
+    replica: str
+    sha256: str = ""
+    since: float = 0.0
+    state: str = ""  # proved | refused | not_met; empty: not tried yet
+    detail: str = ""
+    proved_at: float = 0.0
+    generation: int = 0
+
+
+class DoorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The last round of new connections to the signers' door, and how many it took."""
+
+    computed: float = 0.0
+    connections: int = 0
+    signers: list[SignerDoorReport] = []
+
+
 class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     """One controller process."""
 
@@ -585,6 +611,7 @@ class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     proposals_problems: list[str] = []  # why what was found may not be all, or may not survive a restart
     write_refusals: int = 0
     rotation: RotationReport = RotationReport()
+    door: DoorReport = DoorReport()
 
 
 def encode(document: msgspec.Struct) -> bytes:

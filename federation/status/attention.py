@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from federation.clusters.writers import stop_writers
 from federation.state.damage import remedy_for
 from federation.state.documents import ControllerReport, SignerReport
+from federation.status.attention_arrival import arrival_attention
 from federation.status.attention_keys import shared_key_attention
 from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
@@ -69,6 +70,7 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
         *_signers(scene),
         *_door(clusters),
         *shared_key_attention(scene),
+        *arrival_attention(scene),
         *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
         *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
         *unplaced_attention(scene),

@@ -97,6 +97,24 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy=_ANCHOR_REMEDIES.get(anchor.kind, _ANCHOR_REMEDIES["root"]),
             )
+        if anchor.odd:
+            yield Attention(
+                severity="notice",
+                code="anchor_odd",
+                what=f"it is an anchor like any other, but {anchor.odd}",
+                where=f"bundle: {anchor.sha256[:16]}",
+                remedy="nothing has to be done now; have the next root made with a positive serial number",
+            )
+        if anchor.refused:
+            yield Attention(
+                severity="warning",
+                code="anchor_refused",
+                what=f"{anchor.subject} is published, and not all verifiers of a mesh trust what is signed below it:"
+                f" {anchor.refused}",
+                where=f"bundle: {anchor.sha256[:16]}",
+                remedy="take its pin out once nothing is signed below it; give the hub an authority under a root of"
+                " P-256, P-384 or RSA",
+            )
         if anchor.not_before > scene.now:
             yield Attention(
                 severity="warning",

@@ -403,6 +403,9 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     serving_not_after: datetime | None
     issued: int
     refused: int
+    door: str = ""  # proved | refused | not_met by new connections; empty where none was tried yet
+    door_detail: str = ""
+    door_proved_at: datetime | None = None
 
 
 class ControllerView(msgspec.Struct, frozen=True, kw_only=True):

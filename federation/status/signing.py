@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from federation.state.documents import SignerClusterReport, SignerReport
+from federation.state.documents import SignerClusterReport, SignerDoorReport, SignerReport
 from federation.status.freshness import elapsed, finite, instant
 from federation.status.model import SignerOnCluster, SignerView, SigningView, State
 from federation.status.scene import Scene
@@ -147,6 +147,8 @@ def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
         reasons.insert(
             0, f"last heard of {elapsed(age)} ago" if age >= 0 else f"its clock is {elapsed(age)} ahead"
         )
+    doors = scene.leader.door.signers if scene.leader is not None else []
+    door = next((found for found in doors if found.replica == replica), SignerDoorReport(replica=replica))
     return SignerView(
         replica=replica,
         ready=fresh and report.ready,
@@ -169,4 +171,7 @@ def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
         serving_not_after=instant(report.serving_not_after),
         issued=report.issued,
         refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),
+        door=door.state,
+        door_detail=door.detail,
+        door_proved_at=instant(door.proved_at),
     )

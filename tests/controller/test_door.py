@@ -16,6 +16,7 @@ from federation.controller.member import _for_good
 from federation.controller.proof.door import CERTIFICATE, NO_ANSWER, SignerDoor
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
+from federation.runtime.clock import SystemClock
 from federation.sandbox.ports import free_port
 from tests.controller.world import HUB, SERVICE, leaf_for, root
 from tests.support import pki
@@ -51,7 +52,7 @@ async def silent_door() -> AsyncIterator[tuple[str, asyncio.Event]]:
 async def call_under_way() -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
     """A door that is aimed, where, and a request to it that the server has taken."""
     async with silent_door() as (address, taken), asyncio.timeout(10):
-        door = SignerDoor()
+        door = SignerDoor(SystemClock())
         await door.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(
             door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
@@ -74,7 +75,7 @@ async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
 async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: str, name: str) -> None:
     """The remedy was to create the probe's service account."""
     async with silent_door() as (address, _):
-        door = SignerDoor()
+        door = SignerDoor(SystemClock())
         await door.aim(address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem)
         with pytest.raises(Unavailable) as told:
             await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
@@ -85,7 +86,7 @@ async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: st
 
 
 async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
-    door = SignerDoor()
+    door = SignerDoor(SystemClock())
     await door.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
     with pytest.raises(Unavailable) as told:
         await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)

@@ -211,6 +211,6 @@ async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World)
 async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:
     async with one.controller():
         config = one.sources["one"].current
-        assert door_address(config, None) == f"127.0.0.1:{one.door.port}"
-        assert door_address(config, Address("0.0.0.0", 1)) == "127.0.0.1:1"
-        assert door_address(config, Address("::", 1)) == "[::1]:1"
+        assert str(door_address(config, None)) == f"127.0.0.1:{one.door.port}"
+        assert str(door_address(config, Address("0.0.0.0", 1))) == "127.0.0.1:1"
+        assert str(door_address(config, Address("::", 1))) == "[::1]:1"

@@ -271,6 +271,9 @@ class Signer:
             by_new = issuer == self.new.certificate.sha256
             self.world.door.authorities[cluster] = self.new if by_new else self.old
             delivered = Delivered(cluster, issuer, current.number_for(cluster))
+            self.world.door.show(
+                self.new if self.orders.issuer_for("") == self.new.certificate.sha256 else self.old
+            )
             self.horizons[delivered] = now + self.LIFE + step_for(self.LIFE) / 10
         rows = [
             HorizonRow(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
@@ -297,6 +300,8 @@ class Signer:
             updated=now,
             heartbeat=2.0,
             ready=True,
+            address=f"127.0.0.1:{self.world.door.port}",
+            serving_pem=self.world.door.chain_pem,
             generation=current.number,
             authority=authority(self.old, "a"),
             successor=authority(self.new, "b"),

@@ -27,7 +27,16 @@ from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.world import read_kustomization
-from federation.state.documents import ControllerReport, Current, Generation, decode, generation_key
+from federation.signer.doors.grpc_server import ServingCredentials, ServingPair
+from federation.state.documents import (
+    ControllerReport,
+    Current,
+    Generation,
+    SignerReport,
+    decode,
+    encode,
+    generation_key,
+)
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.seals import SEAL
@@ -88,14 +97,12 @@ class Door:
         self.calls: list[str] = []
         self.lifetime = timedelta(hours=1)
         self.port = 0
+        self.shown: tuple[pki.Authority, tuple[str, ...]] | None = None
+        self.show(self.authority)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Door]:
-        key = pki.key("door")
-        san = x509.SubjectAlternativeName([x509.DNSName(HUB)])
-        serving = leaf_for(self.authority, san, key.public_key())
-        chain = serving.pem + self.authority.chain_pem
-        credentials = grpc.ssl_server_credentials([(pki.private_key_pem(key), chain)])
+        credentials = self.credentials.grpc()
         server = grpc.aio.server()
         handler = grpc.unary_unary_rpc_method_handler(self._create)
         server.add_generic_rpc_handlers(
@@ -107,6 +114,21 @@ class Door:
             yield self
         finally:
             await server.stop(None)
+
+    def show(self, authority: pki.Authority, *names: str) -> None:
+        """Show a certificate of that authority from the next handshake on, for these names instead of the right one."""
+        if (authority, names) == self.shown:
+            return
+        self.shown = authority, names
+        key = pki.key("door")
+        san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names or (HUB,)])
+        serving = leaf_for(authority, san, key.public_key())
+        self.chain_pem = (serving.pem + authority.chain_pem).decode()
+        pair = ServingPair(self.chain_pem.encode(), pki.private_key_pem(key))
+        if hasattr(self, "credentials"):
+            self.credentials.replace(pair)
+        else:
+            self.credentials = ServingCredentials(pair)
 
     async def _create(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         cluster = dict(context.invocation_metadata())["clusterid"]
@@ -255,6 +277,20 @@ class World:
                 async with asyncio.timeout(10):
                     await running
                 watching.cancel()
+
+    async def report_signer(self) -> None:
+        """Say for the door what a signer would report of it."""
+        now = self.clock.now().timestamp()
+        report = SignerReport(
+            replica="door",
+            started=now,
+            updated=now,
+            heartbeat=60.0,
+            ready=True,
+            address=f"127.0.0.1:{self.door.port}",
+            serving_pem=self.door.chain_pem,
+        )
+        await self.store.write("signers/door", encode(report))
 
     async def report(self, replica: str = "one") -> ControllerReport | None:
         """What the controller has written to the store."""

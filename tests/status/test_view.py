@@ -20,10 +20,12 @@ from federation.state.documents import (
     ControllerClusterReport,
     ControllerReport,
     Current,
+    DoorReport,
     Generation,
     Matrix,
     Operation,
     Proposal,
+    SignerDoorReport,
     SignerReport,
 )
 from federation.status.model import FederationStatus
@@ -76,6 +78,12 @@ def edit_authority(world: World, **changes: object) -> None:
     for replica, report in world.signers.items():
         assert report.authority is not None
         world.edit_signer(replica, authority=replace(report.authority, **changes))
+
+
+def doors(state: str, *, since: float = 0.0) -> DoorReport:
+    """What new connections to one signer's door met."""
+    found = SignerDoorReport(replica="signer-0", since=since or T, state=state, detail="certificate expired")
+    return DoorReport(computed=T, connections=1, signers=[found])
 
 
 def silence_leader(world: World) -> None:
@@ -171,6 +179,16 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
         lambda w: w.edit_signer("signer-0", serving_not_after=T + 500),
         "degraded",
         "serving_expiry",
+    ),
+    "new callers refuse the door": (
+        lambda w: w.edit_leader(door=doors("refused")),
+        "failing",
+        "door_refused",
+    ),
+    "a door that nothing meets": (
+        lambda w: w.edit_leader(door=doors("not_met", since=T - 90)),
+        "degraded",
+        "door_not_met",
     ),
     "no signer": (lambda w: w.signers.clear(), "failing", "no_signer"),
     "signer stale": (lambda w: w.edit_signer("signer-0", updated=T - 7), "degraded", "signer_stale"),
@@ -307,6 +325,25 @@ def test_no_combination_of_faults_hides_one(names: list[str]) -> None:
             break
         FAULTS[name][0](world)
     assert seen(world).verdict != "healthy"
+
+
+def test_a_door_that_was_just_renewed_is_given_time_to_be_met() -> None:
+    world = World(NAMES, T)
+    world.edit_leader(door=doors("not_met", since=T - 10))
+    status = seen(world)
+    assert (status.verdict, codes(status)) == ("healthy", set())
+    (view,) = (view for view in status.signers if view.replica == "signer-0")
+    assert (view.door, view.door_detail) == ("not_met", "certificate expired")
+
+
+def test_an_anchor_with_an_odd_serial_number_leaves_the_verdict_healthy_and_one_that_is_refused_does_not() -> (
+    None
+):
+    world = World(NAMES, T)
+    edit_anchor(world, odd="CN=root has the serial number 0")
+    assert (seen(world).verdict, codes(seen(world))) == ("healthy", {"anchor_odd"})
+    edit_anchor(world, refused="EC on brainpoolP256r1")
+    assert (seen(world).verdict, codes(seen(world))) == ("degraded", {"anchor_odd", "anchor_refused"})
 
 
 def test_what_only_informs_leaves_the_verdict_healthy() -> None:

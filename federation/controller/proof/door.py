@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from federation.core.clock import Clock
 from federation.core.config.model import Address, HubConfig
 from federation.core.errors import InvalidValue, NotReady, Refused, Unavailable
 from federation.core.identity import ClusterId
@@ -39,24 +40,40 @@ _OURS_TO_RETRY = frozenset(
 )
 
 
-def door_address(config: HubConfig, override: Address | None) -> str:
+def door_address(config: HubConfig, override: Address | None) -> Address:
     """Where the controller reaches the door; a wildcard it listens on is reached by loopback."""
     address = override or config.controller.proof.signer_address or config.door.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  not bound to
-    return str(Address(host, address.port))
+    return Address(host, address.port)
+
+
+KEPT = 300.0
+"""Seconds for which a channel is kept although nothing has changed. What is behind an address may: a connection that
+stands does not show it."""
 
 
 class SignerDoor:
-    """One channel for every cluster, made anew whenever address, name or trust change."""
+    """One channel for every cluster, made anew whenever address, name, trust or what the door shows change.
 
-    def __init__(self) -> None:
-        self._made_for: tuple[str, str, bytes] | None = None
+    A workload that starts now makes a new connection, so the hub's own requests, which stand for it, must not live on
+    one that was accepted long ago.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made_for: tuple[str, str, bytes, frozenset[str]] | None = None
+        self._made_at = 0.0
         self._channel: grpc.aio.Channel | None = None
 
-    async def aim(self, address: str, *, server_name: str, trust_pem: bytes) -> None:
-        """Reach the door there, and believe only a server of that name whose chain ends in ``trust_pem``."""
-        wanted = address, server_name, trust_pem
-        if wanted == self._made_for:
+    async def aim(
+        self, address: str, *, server_name: str, trust_pem: bytes, shown: frozenset[str] = frozenset()
+    ) -> None:
+        """Reach the door there, and believe only a server of that name whose chain ends in ``trust_pem``.
+
+        ``shown`` are the certificates that signers say they show.
+        """
+        wanted = address, server_name, trust_pem, shown
+        if wanted == self._made_for and self._clock.monotonic() - self._made_at < KEPT:
             return
         await self.close()
         credentials = grpc.ssl_channel_credentials(root_certificates=trust_pem)
@@ -65,9 +82,10 @@ class SignerDoor:
             ("grpc.max_receive_message_length", 4 * 1024 * 1024),
             ("grpc.max_reconnect_backoff_ms", 5000),
             ("grpc.enable_http_proxy", 0),  # the environment chooses no way to the signer
+            ("grpc.use_local_subchannel_pool", 1),  # or an earlier channel's connection would be used again
         ]
         self._channel = grpc.aio.secure_channel(address, credentials, options=options)
-        self._made_for = wanted
+        self._made_for, self._made_at = wanted, self._clock.monotonic()
 
     async def request(
         self, *, csr: str, token: str, cluster_id: ClusterId, lifetime: float
@@ -112,7 +130,7 @@ class SignerDoor:
                 raise
             # grpc.aio says so to calls under way on a channel that closes; nobody has cancelled this task.
             raise Unavailable(
-                "the channel to the signer's door was replaced: another bundle is in force"
+                "the channel to the signer's door was replaced: its certificate or the bundle in force is another"
             ) from None
         if not isinstance(answer, bytes):
             raise InvalidValue("the reply of the signer's door holds no bytes")

@@ -19,7 +19,8 @@ def side_of(report: AuthorityReport | None, roots: Sequence[Certificate], at: da
     if report is None:
         return "no signer reports it"
     if not report.chain_pem:
-        return report.detail or f"{report.name} does not say what its chain is yet"
+        words = "; ".join(filter(None, (report.detail, report.remedy)))
+        return words or f"{report.name} does not say what its chain is yet"
     try:
         chain = parse_certificates(report.chain_pem.encode(), where=f"the chain of {report.name}")
         path = check_intermediate(chain, chain[0].public_key, roots, at)

@@ -52,7 +52,9 @@ from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
+    AuthorityReport,
     Current,
+    DoorReport,
     Operation,
     Proposal,
     RotationReport,
@@ -79,6 +81,7 @@ class Seen:
     unwritten: str = ""
     published: Mapping[str, Unpinned] = field(default_factory=dict)
     refused: Sequence[str] = ()
+    door: DoorReport = field(default_factory=DoorReport)
 
 
 async def _nothing_to_dismiss(_: Operation) -> None:
@@ -129,6 +132,11 @@ class RotationDriver:
         """Roots that the signers' back ends name and nobody has pinned, as last observed."""
         authorities = [a for report in self._signers for a in (report.authority, report.successor)]
         return [proposal for a in authorities if a is not None for proposal in a.proposals]
+
+    @property
+    def signers(self) -> Sequence[SignerReport]:
+        """The reports of those that were heard of, as last observed."""
+        return self._signers
 
     async def load(self) -> None:
         """Read the record; what held without a break may have had one while nobody led."""
@@ -265,6 +273,7 @@ class RotationDriver:
             in_force=seen.current.number,
             signers=signers,
             proved=seen.proved,
+            door=seen.door,
             rate=rate,
             validated=self._commands.problem,
         )
@@ -396,7 +405,7 @@ def _proposed(
         ),
         None,
     )
-    new = next((r.successor for r in reports if r.successor is not None and r.successor.chain_pem), None)
+    new = _that_says_most([report.successor for report in reports])
     longest = max((c.policy.longest_ttl for c in config.clusters), default=0.0)
     problem = problem_of(
         path_of(old, roots),
@@ -415,3 +424,9 @@ def _proposed(
             f" {under_way.new.subject or under_way.new.intermediate[:16]}: configure that one again, or abort"
         )
     return Proposed(leaving or side_of(old, roots, now), side, problem)
+
+
+def _that_says_most(reported: Sequence[AuthorityReport | None]) -> AuthorityReport | None:
+    """The first with a chain, else the first: one that may not sign has none, and says why."""
+    each = [authority for authority in reported if authority is not None]
+    return next((authority for authority in each if authority.chain_pem), each[0] if each else None)

@@ -17,7 +17,7 @@ from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.rotation.own_anchors import OwnAnchor
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
-from federation.state.documents import AuthorityReport, Matrix, SignerReport
+from federation.state.documents import AuthorityReport, DoorReport, Matrix, SignerDoorReport, SignerReport
 from federation.state.workloads import signs_of_life
 
 MOST_TEXT: Final = 500  # characters of what a signer says of itself
@@ -54,8 +54,8 @@ class Proved:
         return found
 
 
-def signer_facts(report: SignerReport) -> SignerFacts:
-    """What a signer's report says to the gates.
+def signer_facts(report: SignerReport, door: SignerDoorReport) -> SignerFacts:
+    """What a signer's report says to the gates, and what new connections met at its door.
 
     One that cannot be read is ready with something that nobody knows: no gate that wants it ready with what is
     new opens, and none that wants nothing in use of what is to be dropped.
@@ -73,6 +73,9 @@ def signer_facts(report: SignerReport) -> SignerFacts:
         state=report.orders,
         door=report.serving_issuer,
         detail=successor.detail[:MOST_TEXT] if successor is not None else "it has no [signer.successor]",
+        door_proved_at=door.proved_at if _is_proof(report, door) else 0.0,
+        door_generation=door.generation,
+        door_detail=door.detail[:MOST_TEXT] or "no new connection has met it yet",
     )
 
 
@@ -86,6 +89,15 @@ def refusals(own: Sequence[str], signers: Mapping[str, SignerReport]) -> tuple[s
         for who, problems in found
         if problems
     )
+
+
+def _is_proof(report: SignerReport, door: SignerDoorReport) -> bool:
+    """Whether it is of the very certificate that the signer shows by now."""
+    try:
+        shown = parse_certificates(report.serving_pem.encode(), where=report.replica)
+    except InvalidValue:
+        return False
+    return door.state == "proved" and door.sha256 == shown[0].sha256
 
 
 def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
@@ -212,18 +224,23 @@ def world_of(
     in_force: int,
     signers: Mapping[str, SignerReport],
     proved: Proved,
+    door: DoorReport,
     rate: float,
     validated: str,
 ) -> World:
     """Everything the gates look at."""
     settings = config.controller.rotation
+    doors = {found.replica: found for found in door.signers}
     return World(
         now=now,
         clusters=clusters,
         horizons=horizons,
         generations=generations,
         in_force=in_force,
-        signers={replica: signer_facts(report) for replica, report in signers.items()},
+        signers={
+            replica: signer_facts(report, doors.get(replica, SignerDoorReport(replica=replica)))
+            for replica, report in signers.items()
+        },
         pairs=proved.pairs(),
         capacity=_capacity(signers, rate),
         validated=validated,

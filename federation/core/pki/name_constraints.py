@@ -55,7 +55,7 @@ def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
     """
     for issuer in issuers:
         if issuer.extension(x509.NameConstraints) is not None:
-            words = _violation(issuer, [_general(name) for name in names])
+            words = _violation(issuer, [general_name(name) for name in names])
             if words:
                 return f"the name constraints of {issuer.subject} do not permit it to be named so: {words}"
     return ""
@@ -129,7 +129,8 @@ def _below(host: str, base: str) -> bool | None:
     return None if host.endswith(f".{base}") else False
 
 
-def _general(name: str) -> x509.GeneralName:
+def general_name(name: str) -> x509.GeneralName:
+    """A URI, an IP address or a DNS name, as it stands in a certificate."""
     if "://" in name:
         return x509.UniformResourceIdentifier(name)
     try:

@@ -159,7 +159,9 @@ export function roles(status, now) {
     el("td", {}, s.holds_bundle_in_force ? badge("current", `generation ${number(s.generation)}`) : badge(s.stale ? "unknown" : "pending", `generation ${number(s.generation)}`),
       s.generations_behind ? el("small", {}, `${s.generations_behind} behind`) : "",
       s.orders ? el("small", {}, `${s.follows_orders ? "follows" : "STILL FOLLOWS"} ${s.orders}`) : ""),
-    el("td", {}, day(s.serving_not_after) === "not known" ? "—" : untilThen(s.serving_not_after, now)),
+    el("td", {}, day(s.serving_not_after) === "not known" ? "—" : untilThen(s.serving_not_after, now),
+      s.door === "refused" ? badge("unavailable", "refused by new callers", s.door_detail) : "",
+      s.door === "not_met" ? el("small", { title: s.door_detail }, "not met by new connections") : ""),
     el("td", { class: "num" }, number(s.issued), el("small", {}, `${number(s.refused)} refused`)),
     el("td", {}, ago(s.updated, now))));
   const controllers = status.controllers.map((c) => el("tr", {},

@@ -195,6 +195,29 @@ def orders_followed(_: RotationBook, rotation: Rotation, world: World) -> Iterat
             yield unmet("orders", f"{replica} does not follow {rotation.state.value} yet")
 
 
+def doors_open(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """New connections to every signer's door were accepted since this state began, by the anchors in force.
+
+    The certificate of the door is of the side that signs. Callers that are connected do not notice one that new ones
+    refuse; whoever starts or reconnects would get nothing.
+    """
+    if not world.signers:
+        yield unmet("door", "no signer is heard of")
+    for replica, facts in sorted(world.signers.items()):
+        at = facts.door_proved_at
+        if not at:
+            yield unmet("door", f"the door of {replica} is not proved: {facts.door_detail}")
+        elif at <= rotation.since or facts.door_generation != world.in_force:
+            yield unmet(
+                "door",
+                f"the door of {replica} was not proved with what is in force since {time_of(rotation.since)}",
+            )
+        elif world.now - at > world.fresh:
+            yield unmet("door", f"the door of {replica} was proved {world.now - at:.0f} s ago")
+        else:
+            yield met("door", f"new connections accept the door of {replica}")
+
+
 def green(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every ordered pair of clusters that are not quarantined has validated since this state began.
 

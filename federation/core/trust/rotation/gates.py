@@ -231,6 +231,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "held": conditions.held_both,
         "leaves": conditions.leaves_with_both,
         "matrix": conditions.green,
+        "door": conditions.doors_open,
         "new_in_use": conditions.new_in_use,
         "alive": renewing,
     },
@@ -239,6 +240,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "enacted": enacted,
         "observed": conditions.observed,
         "matrix": conditions.green,
+        "door": conditions.doors_open,
         "alive": renewing,
     },
     State.ABORTING: {
@@ -251,6 +253,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "webhooks": conditions.webhooks_with_staying,
         "orders": conditions.orders_followed,
         "observed": conditions.observed,
+        "door": conditions.doors_open,
         "alive": renewing,
     },
     State.EMERGENCY: {

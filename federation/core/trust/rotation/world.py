@@ -73,6 +73,8 @@ class SignerFacts:
     """One signer that is heard of: which intermediates it has ready, and which orders it follows.
 
     ``door`` is the intermediate that issued the certificate of its door; empty while that is not known.
+    ``door_proved_at`` is when a new connection last accepted the very certificate that its door shows now, by the
+    anchors of ``door_generation``; 0 where none has, with ``door_detail`` as the reason.
     """
 
     ready_with: frozenset[str]
@@ -81,6 +83,9 @@ class SignerFacts:
     state: str = ""
     detail: str = ""
     door: str = ""
+    door_proved_at: float = 0.0
+    door_generation: int = 0
+    door_detail: str = "no new connection has met it yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

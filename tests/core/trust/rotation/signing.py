@@ -76,6 +76,7 @@ class Signer:
     begun: _Begun | None = None
     pins: frozenset[str] = frozenset(ROOT.values())
     remembered: frozenset[str] = frozenset()
+    door_refused: bool = False  # by new connections
 
     def poll(self, store: Store) -> None:
         if self.up and self.connected:

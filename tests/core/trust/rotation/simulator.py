@@ -355,13 +355,14 @@ class Simulation:
             read_back_at=seen.at,
         )
 
-    @staticmethod
-    def _heard_of(signer: Signer) -> SignerFacts:
+    def _heard_of(self, signer: Signer) -> SignerFacts:
         return SignerFacts(
             ready_with=frozenset(signer.ready),
             generation=signer.generation,
             rotation=signer.orders.rotation,
             state=signer.orders.state,
+            door_proved_at=0.0 if signer.door_refused else self.now,
+            door_generation=self.store.in_force,
         )
 
     def ensure_generation(self) -> None:

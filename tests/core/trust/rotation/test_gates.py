@@ -73,7 +73,16 @@ def followed(state: State, world: World = WORLD) -> World:
     ready = frozenset(ISSUER.values())
     return replace(
         world,
-        signers={"signer": SignerFacts(ready_with=ready, generation=2, rotation=1, state=state.value)},
+        signers={
+            "signer": SignerFacts(
+                ready_with=ready,
+                generation=2,
+                rotation=1,
+                state=state.value,
+                door_proved_at=NOW,
+                door_generation=world.in_force,
+            )
+        },
         clusters={name: replace(facts, life=facts.life or ALIVE) for name, facts in world.clusters.items()},
     )
 

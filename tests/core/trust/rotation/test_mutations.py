@@ -15,7 +15,7 @@ import pytest
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.gates import GATES
 from federation.core.trust.rotation.record import State
-from federation.core.trust.rotation.world import Capacity, SignerFacts, World
+from federation.core.trust.rotation.world import Capacity, World
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.certificates import ISSUER, ROOT
 from tests.core.trust.rotation.invariants import Invariants, Violation
@@ -72,7 +72,7 @@ cluster that was removed counts. The other conditions of an anchor whose pin is 
 
 BY_A_SCENE: Final = frozenset({
     "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
-    "canary_fallback", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
+    "canary_fallback", "door", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
 })  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def test_without_orders() -> None:
     """A signer that is heard of and does not follow would go unnoticed; the fence still holds it."""
     sim = settled(State.ACTIVE)
     world = sim.observe()
-    lagging = SignerFacts(ready_with=frozenset(ISSUER.values()), generation=2, rotation=1, state="CANARY")
+    lagging = replace(world.signers["signer-0"], state="CANARY")
     only(sim, replace(world, signers={**world.signers, "signer-0": lagging}), "orders")
 
 
@@ -175,6 +175,33 @@ def test_without_new_in_use() -> None:
         for names, pair in world.pairs.items()
     }
     only(sim, replace(world, pairs=stale), "new_in_use")
+
+
+def test_an_abort_waits_for_the_door_as_well() -> None:
+    """It removes the new root: the door has to be back under the old one for whoever connects."""
+    sim = scenes.manual(scenes.at(State.ACTIVE))
+    operators.abort(sim)
+    operators.rounds(sim, 16)
+    assert sim.state is State.ABORTING
+    sim.signers[0].door_refused = True
+    assert "door" in scenes.unmet(sim)
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
+def test_without_door(state: State) -> None:
+    """Callers that are connected would hide that new ones refuse what a door shows since it changed sides."""
+    sim = settled(state)
+    sim.signers[0].door_refused = True
+    assert scenes.unmet(sim) == {"door"}
+    only(sim, sim.observe(), "door")
+    sim.signers[0].door_refused = False
+    for stale in (
+        {"door_proved_at": scenes.rotation(sim).since},
+        {"door_generation": sim.store.in_force - 1},
+    ):
+        world = sim.observe()
+        signers = {replica: replace(facts, **stale) for replica, facts in world.signers.items()}
+        only(sim, replace(world, signers=signers), "door")
 
 
 def test_without_in_force() -> None:

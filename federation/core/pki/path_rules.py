@@ -110,9 +110,7 @@ def _key(certificate: Certificate) -> Problem | None:
     problem = key_problem(certificate)
     if not problem:
         return None
-    return Problem(
-        "weak_key", f"{name(certificate)} has a key that is not accepted by all of {VERIFIERS}: {problem}"
-    )
+    return Problem("weak_key", f"{name(certificate)} has a key that not all of {VERIFIERS} accept: {problem}")
 
 
 def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
@@ -121,7 +119,7 @@ def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
     if problem:
         return Problem(
             "weak_signature",
-            f"{name(certificate)} is signed in a way that is not accepted by all of {VERIFIERS}: {problem}",
+            f"{name(certificate)} is signed as not all of {VERIFIERS} accept: {problem}",
         )
     return None
 

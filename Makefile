@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: demo test lint types contracts check bench clean venv
+.PHONY: demo test lint types contracts check bench attack clean venv
 
 venv: $(VENV)/.test
 
@@ -44,6 +44,9 @@ check: lint types contracts test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.bench $(ARGS)
+
+attack: $(VENV)/.test
+	@$(BIN)/python -m tests.attack $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

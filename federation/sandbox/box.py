@@ -136,6 +136,7 @@ class Box:
         None  # what a rotation is to sign with in the end; its root is pinned as staged
     )
     cluster_lines: str = ""  # more TOML for every cluster's table
+    signer_lines: str = ""  # more TOML for the signer's table
     policy_lines: str = ""  # more TOML for every cluster's policy
     timeout_lines: str = ""
     proof_lines: str = ""
@@ -182,7 +183,7 @@ class Box:
             *(_anchor_table(path) for path in anchors),
             *self._successor_tables(),
             f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]',
-            f"[signer]\nprocesses = {self.signers}",
+            f"[signer]\nprocesses = {self.signers}\n{self.signer_lines}",
             self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
             *([f"[controller.rotation]\n{self.rotation_lines}"] if self.rotation_lines else []),

@@ -38,14 +38,14 @@ async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None
         async with contextlib.AsyncExitStack() as stack:
             flood = [await stack.enter_async_context(raw(hub)) for _ in range(3)]
             for connection in flood:
-                for _ in range(20):
+                for _ in range(15):
                     connection.headers()
-            await eventually(lambda: sum(len(each.ended) for each in flood) >= 3 * 20 - 8)
+            await eventually(lambda: sum(len(each.ended) for each in flood) >= 3 * 15 - 8)
             answers = [await hub.ask("east", hub.pod("east")) for _ in range(5)]
         assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
         told = hub.role.report().turned_away
-        assert told.total["too_many_calls"] >= 3 * 20 - 8
-        assert told.addresses["127.0.0.1"] >= 3 * 20 - 8
+        assert told.total["too_many_calls"] >= 3 * 15 - 8
+        assert told.addresses["127.0.0.1"] >= 3 * 15 - 8
 
 
 async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from federation.signer.doors.answers import Answered, Code, answer_to
 Context: TypeAlias = grpc.aio.ServicerContext
 
 MAX_METADATA_BYTES: Final = 16 * 1024
-MAX_STREAMS: Final = 32  # calls at once on one connection; an agent has one, a ztunnel eight
+MAX_STREAMS: Final = 16  # calls at once on one connection; an agent has one, a ztunnel eight
 CONNECTION_GRACE: Final = 30.0  # seconds for calls under way on a connection that has reached its age
 
 _logger = logging.getLogger(__name__)

@@ -1,0 +1,202 @@
+"""Unauthenticated load on a hub of this machine, in a process that yields the cores to all others.
+
+`python -m tests.attack.attackers FILE` reads from a JSON file what to attack and how, says that it is ready, begins
+with the first line on standard input and ends when that ends. Addresses other than loopback are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ipaddress
+import itertools
+import json
+import os
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from federation.core.config.model import Address
+from tests.bench.callers import Call
+from tests.bench.processes import allow_many_files
+from tests.support.raw_http2 import RawConnection
+
+AGAIN = 1.0  # seconds after which what the hub has ended is begun anew
+RAMP = 0.01  # seconds between two that begin: a storm of handshakes is another attack than idle connections
+Attack = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def door(told: dict[str, Any]) -> RawConnection:
+    return RawConnection(address(told["door"]), told["trust"].encode(), told["server_name"])
+
+
+def address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if not ipaddress.ip_address(host).is_loopback:
+        raise ValueError(f"{text} is not on this machine")
+    return Address(host, int(port))
+
+
+async def forever(count: int, one: Callable[[int], Awaitable[None]]) -> None:
+    """So many of it at once, each begun anew when it has ended or failed."""
+
+    async def again(number: int) -> None:
+        await asyncio.sleep(number * RAMP)
+        while True:
+            with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
+                await one(number)
+            await asyncio.sleep(AGAIN)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(again(number))
+
+
+async def headers_without_a_body(told: dict[str, Any]) -> None:
+    """32 connections that keep 100 calls each begun, of which no message follows."""
+
+    async def one(_: int) -> None:
+        async with door(told) as connection:
+            begun = 0
+            while not connection.closed.is_set():
+                for _ in range(100 - (begun - len(connection.ended))):
+                    connection.headers()
+                    begun += 1
+                await asyncio.sleep(AGAIN)
+
+    await forever(32, one)
+
+
+async def dripping_bodies(told: dict[str, Any]) -> None:
+    """32 connections with 16 calls each, whose message comes byte by byte."""
+
+    async def one(_: int) -> None:
+        async with door(told) as connection:
+            open_calls: set[int] = set()
+            while not connection.closed.is_set():
+                open_calls -= connection.ended.keys()
+                for _ in range(16 - len(open_calls)):
+                    stream = connection.headers()
+                    connection.data(stream, b"\x00\x00\x00\xff\xff")
+                    open_calls.add(stream)
+                for stream in open_calls:
+                    connection.data(stream, b"x")
+                await asyncio.sleep(0.5)
+
+    await forever(32, one)
+
+
+async def garbage_tokens(told: dict[str, Any]) -> None:
+    """200 calls a second with tokens that name the victim, each of another key that it does not have."""
+    numbers = itertools.count()
+    head, claims, signature = told["token"].split(".")
+    header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+    message = base64.b64decode(told["message"])
+
+    def token() -> str:
+        number = next(numbers)
+        kid = header["kid"] if number % 2 else f"unknown-{number}"
+        forged = base64.urlsafe_b64encode(json.dumps({**header, "kid": kid}).encode()).rstrip(b"=").decode()
+        return f"{forged}.{claims}.{number:08}{signature[8:]}"
+
+    async def one(_: int) -> None:
+        async with door(told) as connection:
+            while not connection.closed.is_set():
+                sent = {"authorization": f"Bearer {token()}", "clusterid": told["victim"]}
+                stream = connection.headers(sent)
+                connection.data(stream, Call(b"", message).body, end=True)
+                await asyncio.sleep(16 / 200)
+
+    await forever(16, one)
+
+
+async def provoked_looks(told: dict[str, Any]) -> None:
+    """Two calls a second with tokens of a key that the hostile member does not have yet: the hub looks at its keys."""
+    numbers = itertools.count()
+    _, claims, signature = told["token"].split(".")
+    message = base64.b64decode(told["message"])
+
+    async def one(_: int) -> None:
+        async with door(told) as connection:
+            while not connection.closed.is_set():
+                header = json.dumps({"alg": "RS256", "kid": f"unknown-{next(numbers)}"}).encode()
+                head = base64.urlsafe_b64encode(header).rstrip(b"=").decode()
+                token = f"{head}.{claims}.{signature}"
+                sent = {"authorization": f"Bearer {token}", "clusterid": told["hostile"]}
+                connection.data(connection.headers(sent), Call(b"", message).body, end=True)
+                await asyncio.sleep(0.5)
+
+    await forever(1, one)
+
+
+async def idle_connections(told: dict[str, Any]) -> None:
+    """500 connections that shook hands and call nothing, and 200 that only connected."""
+
+    async def shaken(_: int) -> None:
+        async with door(told) as connection:
+            await connection.closed.wait()
+
+    async def bare(_: int) -> None:
+        where = address(told["door"])
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(forever(500, shaken))
+        group.create_task(forever(200, bare))
+
+
+async def idle_keep_alive(told: dict[str, Any]) -> None:
+    """300 connections at each status and health address that made one request and keep the connection."""
+
+    async def one(number: int) -> None:
+        where = address(told["listeners"][number % len(told["listeners"])])
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while await reader.read(65536):
+                pass
+        finally:
+            writer.close()
+
+    await forever(300 * len(told["listeners"]), one)
+
+
+ATTACKS: dict[str, Attack] = {
+    "headers-without-a-body": headers_without_a_body,
+    "dripping-bodies": dripping_bodies,
+    "garbage-tokens": garbage_tokens,
+    "provoked-looks": provoked_looks,
+    "idle-connections": idle_connections,
+    "idle-keep-alive": idle_keep_alive,
+}
+
+
+async def serve(told: dict[str, Any]) -> None:
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    print(json.dumps({"ready": True}), flush=True)
+    if not await lines.readline():
+        return
+    print(json.dumps({"answer": "begun"}), flush=True)
+    attack = asyncio.create_task(ATTACKS[told["attack"]](told))
+    ended = asyncio.create_task(lines.read())
+    await asyncio.wait([attack, ended], return_when=asyncio.FIRST_COMPLETED)
+    attack.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await attack
+
+
+if __name__ == "__main__":
+    allow_many_files()
+    os.nice(19)
+    uvloop.run(serve(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,219 @@
+"""The hub that is attacked, its members, its honest callers, and what is measured of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.core.identity import ServiceAccountRef, SpiffeId
+from federation.core.istio_ca import IstioCertificateRequest, encode_request
+from federation.runtime.clock import SystemClock
+from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa, open_members
+from federation.sandbox.mesh import make_request
+from federation.sandbox.ports import free_port
+from tests.attack.attacks import HONEST, HOSTILE, VICTIM, Attack, Step
+from tests.bench.rig import Child, child
+
+NAMESPACE = "shop"
+PODS = 24  # of each honest cluster
+AGENTS = 16
+RATE = 50.0  # calls a second on connections that stand
+FRESH = 3.0  # and on new ones
+LOOK = 0.5  # seconds between two looks at status and health
+PATIENCE = 3.0  # seconds that a kubelet waits for an answer
+EDITED = 150  # namespaces for that: each is edited once in a run
+LONGEST_REPAIR = 20.0
+TOLD_WITHIN = 25.0  # seconds in which status has to show the attack
+
+
+@dataclass
+class Seen:
+    """What was measured in one window of time."""
+
+    calls: dict[str, Any] = field(default_factory=dict)
+    repairs: list[float] = field(default_factory=list)
+    status: list[float] = field(default_factory=list)
+    missed: int = 0
+
+    @property
+    def refused(self) -> int:
+        return int(self.calls["standing"]["refused"]) + int(self.calls["fresh"]["refused"])
+
+    @property
+    def p99(self) -> float:
+        return float(self.calls["standing"]["p99"])
+
+
+class Field:
+    """One running hub."""
+
+    def __init__(self, box: Box, honest: Child, members: dict[str, Child], health: str) -> None:
+        self.box = box
+        self._honest = honest
+        self._members = members
+        self._health = health
+        self._edited = 0
+        self._told: dict[str, Any] = {}
+        self._asking = {id(each): asyncio.Lock() for each in {id(c): c for c in members.values()}.values()}
+
+    async def ask(self, step: Step) -> Any:
+        """Have a member do something."""
+        arguments = dict(step.arguments)
+        if step.keys_of:
+            arguments["keys"] = await self.ask(Step(step.keys_of, "keys"))
+        process = self._members[step.cluster]
+        order = {"cluster": step.cluster, "do": step.do, "arguments": arguments}
+        async with self._asking[id(process)]:
+            return await asyncio.to_thread(process.order, order)
+
+    async def measure(self, seconds: float) -> Seen:
+        """Honest calls, repairs and looks at status for so many seconds."""
+        seen, end = Seen(), time.monotonic() + seconds
+        order = {"seconds": seconds, "rate": RATE, "fresh": FRESH}
+        async with asyncio.TaskGroup() as group:
+            calls = group.create_task(asyncio.to_thread(self._honest.order, order))
+            group.create_task(self._repair(seen, end))
+            group.create_task(self._look(seen, end))
+        seen.calls = calls.result()
+        return seen
+
+    async def _repair(self, seen: Seen, end: float) -> None:
+        while time.monotonic() < end:
+            namespace = f"edited-{self._edited % EDITED:03}"
+            self._edited += 1
+            seen.repairs.append(await self.ask(Step("west", "repair", {"namespace": namespace})))
+            await asyncio.sleep(1.0)
+
+    async def _look(self, seen: Seen, end: float) -> None:
+        addresses = [f"{self.box.status_url}/healthz", f"http://{self._health}/healthz"]
+        while time.monotonic() < end:
+            began = time.monotonic()
+            if await answered(f"{self.box.status_url}/api/v1/status", limit=10.0):
+                seen.status.append(time.monotonic() - began)
+            else:
+                seen.missed += 1
+            for url in addresses:
+                seen.missed += not await answered(url, limit=PATIENCE)
+            await asyncio.sleep(LOOK)
+
+    async def findings(self) -> set[tuple[str, str]]:
+        """Every finding of status with its words."""
+        try:
+            status = await self.box.get("/api/v1/status")
+        except (aiohttp.ClientError, TimeoutError):
+            return set()
+        return {(item["code"], item["what"]) for item in status["attention"]}
+
+    async def told(self, attack: Attack, before: set[tuple[str, str]]) -> bool:
+        """Whether status shows it, now or within :data:`TOLD_WITHIN` seconds."""
+        end = time.monotonic() + TOLD_WITHIN
+        while True:
+            new = await self.findings() - before
+            if any(code in attack.tells for code, _ in new):
+                return True
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(LOOK)
+
+    async def reviewed_by_the_hostile_one(self) -> int:
+        """How many tokens its API server was shown."""
+        return int(await self.ask(Step(HOSTILE, "reviews")))
+
+    def load(self, attack: Attack) -> dict[str, Any]:
+        """What its attackers are told."""
+        return self._told | {
+            "attack": attack.load,
+            "door": self.box.door,
+            "server_name": SERVER_NAME,
+            "trust": self.box.ca.root.pem.decode(),
+            "victim": VICTIM,
+            "hostile": HOSTILE,
+            "listeners": [f"127.0.0.1:{self.box.status_port}", self._health],
+        }
+
+    def knows(self, token: str, message: str) -> None:
+        """What an attacker has seen of an honest caller: a token's shape, and a request."""
+        self._told = {"token": token, "message": message}
+
+
+async def answered(url: str, *, limit: float) -> bool:
+    """Whether a new connection gets an answer in time."""
+    timeout = aiohttp.ClientTimeout(total=limit)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            await answer.read()
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+@contextlib.asynccontextmanager
+async def open_field(directory: Path) -> AsyncIterator[Field]:
+    """A hub of one signer and a controller that is ready, proved, and called by its honest callers."""
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        clusters = ("tests.attack.clusters", str(directory))
+        honest = stack.enter_context(child(directory, "honest-clusters", *clusters, "0", *HONEST))
+        hostile = stack.enter_context(child(directory, "hostile-cluster", *clusters, "15", HOSTILE))
+        for process in (honest, hostile):
+            await asyncio.to_thread(process.answer)
+        processes = dict.fromkeys(HONEST, honest) | {HOSTILE: hostile}
+        kubeconfigs = {name: directory / f"{name}-admin.kubeconfig" for name in processes}
+        members = await stack.enter_async_context(open_members(kubeconfigs, clock=clock))
+        ca = DevelopmentCa.create(directory / "ca", name="attack", clock=clock)
+        health = f"127.0.0.1:{free_port()}"
+        box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=5.0)
+        box.signer_lines = f'health_listen = "{health}"'
+        await box.register()
+        stack.push_async_callback(box.stop_hub)
+        await box.start_hub()
+        await box.wait_ready(limit=120)
+        calls: list[dict[str, str]] = []
+        identity = SpiffeId(box.trust_domain, ServiceAccountRef(NAMESPACE, "caller"))
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = IstioCertificateRequest(
+            csr=make_request(identity, key), validity_seconds=3600, metadata={"CertSigner": ""}
+        )
+        message = base64.b64encode(encode_request(request)).decode()
+        for name in HONEST:
+            order = {
+                "cluster": name,
+                "do": "tokens",
+                "arguments": {"count": PODS, "namespace": NAMESPACE},
+            }
+            tokens = await asyncio.to_thread(honest.order, order)
+            for number, token in enumerate(tokens):
+                said = (name, name, "", "Kubernetes")[number % 4]  # half name their cluster
+                calls.append({"token": token, "cluster_id": said, "message": message})
+        spread = {"cluster": "west", "do": "spread", "arguments": {"namespaces": EDITED}}
+        await asyncio.to_thread(honest.order, spread)
+        for name in HONEST:
+            await box.wait_for_trust(name, NAMESPACE)
+        await box.wait_for_trust("west", f"edited-{EDITED - 1:03}")
+        await box.wait_proved(limit=120)
+        described = {
+            "host": "127.0.0.1",
+            "port": box.door_port,
+            "server_name": SERVER_NAME,
+            "trust": ca.root.pem.decode(),
+            "agents": AGENTS,
+            "calls": calls,
+        }
+        file = directory / "honest.json"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(described))
+        callers = stack.enter_context(child(directory, "honest-callers", "tests.attack.honest", str(file)))
+        await asyncio.to_thread(callers.answer)
+        made = Field(box, callers, processes, health)
+        made.knows(calls[0]["token"], message)
+        yield made

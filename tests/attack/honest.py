@@ -1,0 +1,185 @@
+"""Honest callers of the door, in a process of their own: they call at a steady pace and try again as Istio's agents do.
+
+`python -m tests.attack.honest FILE` reads who calls from a JSON file and then measures as lines of JSON on standard
+input say: `{"seconds": 5, "rate": 50, "fresh": 4}`. Callers keep their connection; ``fresh`` ones a second open a new
+one for their call, as new pods do. A call counts as refused where no attempt of it brought a certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import re
+import ssl
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from federation.core.istio_ca import METHOD
+from tests.bench.callers import END_STREAM, HEADERS, Call, Caller, header_block
+
+ATTEMPTS = 5
+FIRST_BACKOFF = 0.1
+RETRYABLE = {None, 1, 4, 8, 10, 13, 14}  # the codes that Istio's agents try again after
+TIMEOUT = 10.0
+
+
+@dataclass
+class Measured:
+    latencies: list[float] = field(default_factory=list)
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    retried: int = 0
+
+    def document(self) -> dict[str, Any]:
+        ordered = sorted(self.latencies)
+        return {
+            "answered": len(ordered),
+            "refused": self.refused,
+            "reasons": dict(self.reasons),
+            "retried": self.retried,
+            "p50": quantile(ordered, 0.5),
+            "p99": quantile(ordered, 0.99),
+        }
+
+
+def quantile(ordered: list[float], q: float) -> float:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
+
+
+class Agent(Caller):
+    """One agent's connection; ``status`` is the gRPC status of its last call where it was not answered."""
+
+    def __init__(self) -> None:
+        super().__init__(self._answered)
+        self.status: int | None = None
+        self.waiting: asyncio.Future[bool] | None = None
+
+    def _answered(self, _: Caller) -> None:
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(self.answered)
+
+    def _take(self, kind: int, flags: int, payload: bytearray) -> None:
+        if kind == HEADERS and flags & END_STREAM:
+            found = re.search(rb"grpc-status.(\d{1,2})", bytes(payload), re.DOTALL)
+            self.status = int(found[1]) if found else None
+        super()._take(kind, flags, payload)
+
+    async def ask(self, call: Call) -> bool:
+        self.status = None
+        self.waiting = asyncio.get_running_loop().create_future()
+        self.call(call)
+        async with asyncio.timeout(TIMEOUT):
+            return await self.waiting
+
+
+class Mesh:
+    """Everybody who calls."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        self._address = described["host"], int(described["port"])
+        self._server_name = described["server_name"]
+        self._tls = ssl.create_default_context(cadata=described["trust"])
+        self._tls.set_alpn_protocols(["h2"])
+        self._agents: list[Agent | None] = [None] * int(described["agents"])
+        calls = [
+            Call(
+                header_block(
+                    METHOD,
+                    self._server_name,
+                    {"authorization": f"Bearer {each['token']}"}
+                    | ({"clusterid": each["cluster_id"]} if each["cluster_id"] else {}),
+                ),
+                base64.b64decode(each["message"]),
+            )
+            for each in described["calls"]
+        ]
+        self._calls = itertools.cycle(calls)
+
+    async def _connect(self) -> Agent:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(TIMEOUT):
+            _, agent = await loop.create_connection(
+                Agent, *self._address, ssl=self._tls, server_hostname=self._server_name
+            )
+        return agent
+
+    async def measure(self, seconds: float, rate: float, fresh: float) -> dict[str, Any]:
+        standing, new = Measured(), Measured()
+        begin = time.perf_counter() + 0.1
+        async with asyncio.TaskGroup() as group:
+            share = rate / len(self._agents)
+            for number in range(len(self._agents)):
+                offset = number / rate
+                group.create_task(self._keep_asking(standing, number, begin + offset, begin + seconds, share))
+            if fresh:
+                group.create_task(self._keep_coming(new, begin, begin + seconds, fresh))
+        return {"standing": standing.document(), "fresh": new.document()}
+
+    async def _keep_asking(self, measured: Measured, number: int, at: float, end: float, rate: float) -> None:
+        while at < end:
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            self._agents[number] = await self._renew(measured, at, self._agents[number])
+            at = max(at + 1 / rate, time.perf_counter())  # an agent has one call at a time
+
+    async def _keep_coming(self, measured: Measured, at: float, end: float, rate: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            while at < end:
+                await asyncio.sleep(max(0.0, at - time.perf_counter()))
+                group.create_task(self._come_once(measured, at))
+                at += 1 / rate
+
+    async def _come_once(self, measured: Measured, at: float) -> None:
+        agent = await self._renew(measured, at, None)
+        if agent is not None:
+            agent.close()
+
+    async def _renew(self, measured: Measured, planned: float, agent: Agent | None) -> Agent | None:
+        """One renewal with its attempts; the connection to go on with."""
+        call, reason = next(self._calls), ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                measured.retried += 1
+                await asyncio.sleep(FIRST_BACKOFF * 2 ** (attempt - 1))
+            try:
+                if agent is None or agent.failure:
+                    agent = await self._connect()
+                if await agent.ask(call):
+                    measured.latencies.append(time.perf_counter() - planned)
+                    return agent
+                reason = f"status {agent.status}"
+                if agent.status not in RETRYABLE:
+                    break
+            except (OSError, TimeoutError) as error:
+                reason = type(error).__name__
+                if agent is not None:
+                    agent.close()
+                agent = None
+        measured.refused += 1
+        measured.reasons[reason] += 1
+        return agent
+
+
+async def serve(file: Path) -> None:
+    mesh = Mesh(json.loads(file.read_text()))
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    print(json.dumps({"ready": True}), flush=True)
+    while line := await lines.readline():
+        order = json.loads(line)
+        answer = await mesh.measure(order["seconds"], order["rate"], order["fresh"])
+        print(json.dumps({"answer": answer}), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(serve(Path(sys.argv[1])))

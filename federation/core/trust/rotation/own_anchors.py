@@ -27,6 +27,7 @@ from federation.core.trust.rotation.consumers import (
 from federation.core.trust.rotation.control_planes import MOST_NAMED, NOT_READ, provided
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.record import Condition, RotationBook
+from federation.core.trust.rotation.signing import signing_side
 from federation.core.trust.rotation.world import World
 
 MOST_PAIRS: Final = 10  # told one by one
@@ -92,7 +93,7 @@ def _of(
 ) -> Iterator[Condition]:
     rules = {
         "own_in_force": _in_force(anchor, world),
-        "own_issuers": _issuers(anchor, world, roots),
+        "own_issuers": _issuers(anchor, book, world, roots),
         "own_door": _door(anchor, world, roots),
         "own_earlier": _earlier(anchor, book, world),
         "own_held": _held(anchor, book, world),
@@ -121,8 +122,17 @@ def _in_force(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
         yield unmet("own_in_force", f"generation {world.in_force} does not hold it")
 
 
-def _issuers(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
-    """Nothing of the hub's own is below it: neither a leaf that may be alive nor what a signer signs with."""
+def _issuers(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+) -> Iterator[Condition]:
+    """Nothing of the hub's own is below it: no leaf that may be alive, no signer's authority, nor the one in force."""
+    side = signing_side(book)
+    if side is not None and side.root == anchor.sha256:
+        yield unmet(
+            "own_issuers",
+            f"{side.subject or side.intermediate[:12]}, which is in force, is below it: a rotation leads away from it",
+        )
+        return
     until: dict[str, float] = {}
     for delivered, end in alive(world.horizons, world.now, skew=world.skew).items():
         until[delivered.issuer] = max(end + world.skew, until.get(delivered.issuer, 0.0))

@@ -117,6 +117,11 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
         REST,
         world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS, ELSE}), generation=1)}),
     ),
+    "the authority in force is below it": (
+        "own_issuers",
+        RotationBook(signing=Side(root=OWN, intermediate=ELSE)),
+        world(),
+    ),
     "no signer is heard of": ("own_issuers", REST, world(signers={})),
     "the door of a signer is below it": (
         "own_door",

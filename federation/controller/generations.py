@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Final
 
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.core.identity import TrustDomain
+from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.algorithms import key_problem
 from federation.core.trust.bundle import Anchor, TrustBundle, diff
 from federation.state.documents import AnchorRecord, Current, Generation, decode, encode, generation_key
@@ -39,6 +39,10 @@ class InForce:
 
     behind: Mapping[str, Generation] = field(default_factory=dict)
     """Clusters that still get an older one."""
+
+
+ANOTHER_MESH: Final = "another_mesh"
+"""The reason where the state is of another trust domain than the configuration."""
 
 
 def plan_generation(
@@ -111,6 +115,18 @@ def bundle_of(generation: Generation) -> TrustBundle:
         where=generation_key(generation.number),
         trust_domain=TrustDomain(generation.trust_domain),
     )
+
+
+def require_mesh(in_force: InForce, trust_domain: TrustDomain) -> None:
+    """Raise StateUnavailable where the state was made for another trust domain: nothing of it is valid in this one."""
+    generation = in_force.generation
+    if generation is not None and generation.trust_domain != str(trust_domain):
+        raise StateUnavailable(
+            f"it was made for the trust domain {generation.trust_domain}, and the configuration names {trust_domain}",
+            where=generation_key(generation.number),
+            remedy=another_mesh(generation.trust_domain),
+            reason=ANOTHER_MESH,
+        )
 
 
 class Ledger:

@@ -13,7 +13,7 @@ from typing import Final
 
 from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
-from federation.controller.generations import Ledger
+from federation.controller.generations import Ledger, require_mesh
 from federation.controller.member import Member, Surroundings
 from federation.controller.proof.arrival import Aim, Arrival
 from federation.controller.proof.door import SignerDoor, door_address
@@ -119,6 +119,7 @@ class Leader:
 
     async def run(self) -> None:
         """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
+        await self._require_own_state()
         await self._kept.load()
         self.hub = await own_identity(self._store, clock=self._clock, random_bytes=self._random_bytes)
         try:
@@ -132,6 +133,14 @@ class Leader:
                 await asyncio.get_running_loop().create_future()
         finally:
             await self._door.close()
+
+    async def _require_own_state(self) -> None:
+        """Raise StateUnavailable where the state is of another mesh: no part of it may be changed or published."""
+        try:
+            in_force = await Ledger(self._store).read()
+        except StateUnavailable:
+            return  # what stands in the way of reading it is said where generations are kept
+        require_mesh(in_force, self._config.current.trust_domain)
 
     def _open(self, cluster: ClusterConfig) -> AbstractAsyncContextManager[Member]:
         config = self._config.current

@@ -58,6 +58,7 @@ class ControllerRole:
         self._started = clock.now().timestamp()
         self._leader: Leader | None = None
         self._store_problem = ""
+        self._cannot_lead = ""
         self._changed = False
         self._earlier: list[Proposal] = []
 
@@ -83,8 +84,8 @@ class ControllerRole:
             updated=self._clock.now().timestamp(),
             heartbeat=HEARTBEAT,
             leader=leader is not None,
-            ready=not self._store_problem,
-            reasons=[self._store_problem] if self._store_problem else [],
+            ready=not (self._store_problem or self._cannot_lead),
+            reasons=[reason for reason in (self._store_problem, self._cannot_lead) if reason],
             config_digest=config.digest,
             config_problems=list(self._config.problems),
             warnings=list(config.warnings),
@@ -92,7 +93,7 @@ class ControllerRole:
         )
         if leader is None:
             return base
-        reasons = base.reasons + leader.not_ready()
+        reasons = [*base.reasons, *leader.not_ready()]
         return ControllerReport(
             **{
                 name: getattr(base, name) for name in ("replica", "started", "updated", "heartbeat", "leader")
@@ -127,10 +128,12 @@ class ControllerRole:
                 _log.warning("leadership was lost", extra={"replica": self._replica})
             except* StateUnavailable as group:
                 error = group.exceptions[0]
+                self._cannot_lead = str(error)
                 _log.error("cannot lead: %s", error, extra={"reason": "state_unavailable"})
             await self._clock.sleep(RETRY)
 
     async def _lead(self) -> None:
+        self._cannot_lead = ""
         async with self._store.lead(LEADERSHIP, identity=self._replica) as leadership:
             _log.info("this controller leads", extra={"replica": self._replica})
             self._leader = Leader(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation
+from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation, require_mesh
 from federation.controller.sources.files import Content, SourceFiles
 from federation.controller.sources.intermediates import gather_intermediates
 from federation.controller.sources.kept import gather_kept, roots_in_force
@@ -68,6 +68,7 @@ class TrustSources:
         changed = False  # what was adopted stays adopted, whatever goes wrong after that
         try:
             in_force = await self._ledger.read()
+            require_mesh(in_force, config.trust_domain)
             changed = await self._adopt(in_force)
             bundle = await self._plan(config, in_force, book) if book is not None else None
             if bundle is not None and book is not None:

@@ -43,6 +43,14 @@ class TrustDomain:
         return self.name
 
 
+def another_mesh(trust_domain: TrustDomain | str) -> str:
+    """What an operator does who meant to give another trust domain to a mesh of this one."""
+    return (
+        f"put trust_domain = {str(trust_domain)!r} back; for another mesh run a hub of its own, with a state of its own"
+        " ([state]) and roots of its own, and move clusters to it one by one"
+    )
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ClusterName:
     """The name an operator gives a member cluster: an RFC 1123 label. Raises :class:`InvalidValue`."""

@@ -12,6 +12,7 @@ from federation.core.clock import Clock
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError, Finding
+from federation.core.identity import another_mesh
 from federation.files.reading import READ_TIMEOUT, read_bounded, read_in_time
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,24 @@ class ConfigSource:
                     return False
                 self._seen = text
                 config = parse_config(text, file=str(self.path))
+                self._require_the_same_mesh(config)
             except ConfigurationError as error:
                 self._refuse(error)
                 return False
             return self._accept(text, config)
+
+    def _require_the_same_mesh(self, config: HubConfig) -> None:
+        """Raise ConfigurationError where another trust domain is named than that of the running configuration.
+
+        Every certificate and every policy of a mesh names it (SPIFFE ID, section 2.1): nothing of the old one
+        would be valid in the new one.
+        """
+        running = self.current.trust_domain
+        if config.trust_domain != running:
+            problem = f"is changed from {running} to {config.trust_domain}, which is another mesh"
+            raise ConfigurationError(
+                [Finding(str(self.path), "trust_domain", problem, another_mesh(running))]
+            )
 
     async def changed(self, after_digest: str) -> HubConfig:
         """The configuration in force as soon as its digest differs from ``after_digest``."""

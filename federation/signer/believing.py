@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from federation.core.errors import InvalidValue
-from federation.core.identity import TrustDomain
+from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
 from federation.state.documents import Generation, generation_key
@@ -47,6 +47,7 @@ def believe(
         raise InvalidValue(
             f"it is for the trust domain {generation.trust_domain[:80]!r}, not {trust_domain}",
             where=key,
+            remedy=another_mesh(generation.trust_domain[:80]),
             reason="generation_trust_domain",
         )
     try:

@@ -357,7 +357,6 @@ def _shortest_ttl(config: HubConfig) -> float:
 def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:
     """What differs from the configuration that this process began with and is not taken up."""
     fixed: tuple[tuple[str, Callable[[HubConfig], object]], ...] = (
-        ("trust_domain", lambda c: c.trust_domain),
         ("state", lambda c: c.state),
         ("door", lambda c: _fixed(c.door)),
     )

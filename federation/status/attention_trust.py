@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from federation.core.identity import another_mesh
 from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.signing import NOT_IN_FORCE
 from federation.status.authorities import authority_views
@@ -48,6 +49,15 @@ def _generation(scene: Scene) -> Iterator[Attention]:
             remedy="start a controller" if scene.leader is None else _MAKE_ONE,
         )
         return
+    if generation.trust_domain != str(scene.config.trust_domain):
+        yield Attention(
+            severity="critical",
+            code="another_mesh",
+            what=f"the state was made for the trust domain {generation.trust_domain}, and the configuration names"
+            f" {scene.config.trust_domain}: nothing is issued, and nothing is published or changed",
+            where=f"generation {generation.number}",
+            remedy=another_mesh(generation.trust_domain),
+        )
     if not generation.anchors:
         yield Attention(
             severity="critical",

@@ -28,6 +28,7 @@ class Need(StrEnum):
     """What a finding may take away and others may rest on."""
 
     STATE = "state"  # a document of the state store, by key
+    MESH = "mesh"  # a state of the mesh that is configured
     SOURCES = "sources"  # a trust source that has never been read
     LEADER = "leader"
     GENERATION = "generation"
@@ -49,11 +50,15 @@ Fact = tuple[Need, str]
 CLUSTER_NEEDS: Final = frozenset({Need.CONNECTION, Need.WRITING, Need.SIGNING, Need.PROBE, Need.CLOCK})
 
 _TAKES: Final[Mapping[str, tuple[Need, ...]]] = {
+    "another_mesh": (Need.MESH, Need.GENERATION, Need.AUTHORITY),
     "no_leader": (Need.LEADER,),
     "no_generation": (Need.GENERATION,),
     "no_anchor": (Need.GENERATION,),
     "no_signer": (Need.SIGNERS,),
-    "signer_not_ready": (Need.SIGNER,),
+    "signer_not_ready": (
+        Need.MESH,
+        Need.SIGNER,
+    ),
     "source_unread": (Need.SOURCES,),
     "config_problem": (Need.CONFIG,),
     "door_refused": (Need.DOOR,),
@@ -70,8 +75,9 @@ _TAKES: Final[Mapping[str, tuple[Need, ...]]] = {
 }
 _RESTS_ON: Final[Mapping[str, tuple[Need, ...]]] = {
     "bundle_held_back": (Need.SOURCES,),
+    "no_leader": (Need.MESH,),
     "no_generation": (Need.SOURCES, Need.LEADER),
-    "no_signer": (Need.AUTHORITY, Need.GENERATION, Need.SIGNER),
+    "no_signer": (Need.MESH, Need.AUTHORITY, Need.GENERATION, Need.SIGNER),
     "signer_not_ready": (Need.AUTHORITY, Need.GENERATION),
     "config_differs": (Need.CONFIG,),
     "door_refused": (Need.SIGNERS, Need.AUTHORITY),

@@ -17,7 +17,7 @@ from federation.status.model import Attention
 from federation.status.scene import Scene
 
 UNSETTLED: Final = "authority_unsettled"
-WISHES: Final = frozenset({NOT_IN_FORCE, UNSETTLED})
+WISHES: Final = frozenset({NOT_IN_FORCE, UNSETTLED, "another_mesh", "config_problem"})
 """The codes of what is asked for and not followed."""
 
 

@@ -208,6 +208,25 @@ async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World)
         await one.until(lambda r: not r.config_problems)
 
 
+async def test_a_state_of_another_mesh_is_neither_published_nor_changed(one: World) -> None:
+    async with one.controller():
+        generation = await one.published()
+        await eventually(lambda: one.held("east", "default") == generation.bundle_pem)
+    one.clusters["east"].create_namespace("later")
+    good = one.config_file.read_text()
+    one.config_file.write_text(good.replace(f'"{generation.trust_domain}"', '"elsewhere.example"', 1))
+    before = {key: await one.store.read(key) for key in ("current", "rotation", "orders")}
+    async with one.controller("two"):
+        report = await one.until(lambda r: not r.ready, replica="two")
+        assert not report.leader
+        assert "made for the trust domain" in report.reasons[0]
+        assert one.held("east", "later") is None
+    assert {key: await one.store.read(key) for key in before} == before
+    one.config_file.write_text(good)
+    async with one.controller("three"):
+        await eventually(lambda: one.held("east", "later") == generation.bundle_pem)
+
+
 async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:
     async with one.controller():
         config = one.sources["one"].current

@@ -64,6 +64,21 @@ async def test_a_changed_file_is_taken_up(source: ConfigSource, file: Path) -> N
     assert not await source.reload()
 
 
+async def test_another_trust_domain_is_another_mesh_and_not_taken_up(
+    source: ConfigSource, file: Path
+) -> None:
+    before = source.current
+    file.write_text(GOOD.replace(f'"{before.trust_domain}"', '"elsewhere.example"'))
+    assert not await source.reload()
+    assert source.current is before
+    (problem,) = source.problems
+    assert "another mesh" in problem
+    assert f"put trust_domain = '{before.trust_domain}' back" in problem
+    file.write_text(GOOD)
+    await source.reload()
+    assert source.problems == ()
+
+
 async def test_a_bad_file_changes_nothing_but_the_problems(source: ConfigSource, file: Path) -> None:
     before = source.current
     file.write_text("colour = 1\n" + GOOD.replace("cluster_id", "clusterid"))

@@ -17,6 +17,7 @@ from federation.core.identity import ServiceAccountRef
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import RotationBook, State
 from federation.state.documents import (
+    AuthorityReport,
     ControllerClusterReport,
     ControllerReport,
     Current,
@@ -25,6 +26,7 @@ from federation.state.documents import (
     Matrix,
     Operation,
     Proposal,
+    RotationReport,
     SignerDoorReport,
     SignerReport,
 )
@@ -117,6 +119,34 @@ def old_matrix(world: World, **changes: object) -> None:
 
 def new_generation(world: World) -> None:
     world.generations[7] = replace(world.generations[7], created=T - 1)
+
+
+def another_authority(world: World) -> AuthorityReport:
+    """What a signer was restarted with, which is not what is in force."""
+    authority = world.signers["signer-0"].authority
+    assert authority is not None
+    return replace(
+        authority,
+        sha256="d" * 64,
+        name="another",
+        state="unavailable",
+        reason="authority_not_in_force",
+        detail="CN=another is under the root CN=elsewhere",
+        remedy="put the former authority back",
+    )
+
+
+def not_in_force_anywhere(world: World) -> None:
+    for replica in world.signers:
+        reasons = ["no authority may sign: CN=another is under the root CN=elsewhere"]
+        world.edit_signer(replica, authority=another_authority(world), ready=False, reasons=reasons)
+
+
+def another_mesh(world: World) -> None:
+    world.generations[7] = replace(world.generations[7], trust_domain="elsewhere.example")
+    world.edit_leader(leader=False)
+    for replica in world.signers:
+        world.edit_signer(replica, ready=False, reasons=["there is no bundle"])
 
 
 FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
@@ -294,6 +324,29 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
     "matrix of others": (lambda w: old_matrix(w, clusters=["a", "b", "c"]), "degraded", "pairs_unknown"),
     "proved before the generation": (new_generation, "degraded", "pairs_unknown"),
     "another configuration": (other_config, "degraded", "config_differs"),
+    "an authority that is not taken up": (
+        lambda w: edit_authority(
+            w, state="degraded", reason="authority_not_in_force", detail="it goes on", remedy="put it back"
+        ),
+        "degraded",
+        "authority_not_in_force",
+    ),
+    "an authority that is not taken up by one signer alone": (
+        lambda w: w.edit_signer("signer-0", authority=another_authority(w)),
+        "degraded",
+        "authority_not_in_force",
+    ),
+    "an authority that is not in force, and all there is": (
+        not_in_force_anywhere,
+        "failing",
+        "authority_not_in_force",
+    ),
+    "what is in force is not recorded": (
+        lambda w: w.edit_leader(rotation=RotationReport(computed=T, unsettled="signers differ")),
+        "degraded",
+        "authority_unsettled",
+    ),
+    "a state of another trust domain": (another_mesh, "failing", "another_mesh"),
     "a refused reload elsewhere": (
         lambda w: w.edit_signer("signer-0", config_problems=["line 3"]),
         "degraded",
@@ -344,6 +397,28 @@ def test_an_anchor_with_an_odd_serial_number_leaves_the_verdict_healthy_and_one_
     assert (seen(world).verdict, codes(seen(world))) == ("healthy", {"anchor_odd"})
     edit_anchor(world, refused="EC on brainpoolP256r1")
     assert (seen(world).verdict, codes(seen(world))) == ("degraded", {"anchor_odd", "anchor_refused"})
+
+
+def test_an_authority_that_is_not_in_force_is_told_once_with_what_follows_from_it() -> None:
+    world = World(NAMES, T)
+    not_in_force_anywhere(world)
+    status = seen(world)
+    (item,) = [item for item in status.attention if item.severity != "notice"]
+    assert (item.code, item.severity, item.where) == (
+        "authority_not_in_force",
+        "critical",
+        "another on signer-0, signer-1",
+    )
+    assert item.remedy == "put the former authority back"
+    assert {"no_signer", "signer_not_ready", "signing_unavailable"} <= {c.code for c in item.consequences}
+
+
+def test_a_state_of_another_trust_domain_is_told_once_with_what_follows_from_it() -> None:
+    world = World(NAMES, T)
+    another_mesh(world)
+    (item,) = [item for item in seen(world).attention if item.severity != "notice"]
+    assert (item.code, item.severity) == ("another_mesh", "critical")
+    assert "'elsewhere.example' back" in item.remedy
 
 
 def test_what_only_informs_leaves_the_verdict_healthy() -> None:

@@ -19,6 +19,7 @@ from federation.controller.proof.arrival import Aim, Arrival
 from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
+from federation.controller.publication.reading import ReadContent
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.joining import awaited
 from federation.controller.rotation.leftovers import Leftovers
@@ -370,9 +371,11 @@ class Leader:
         """Why these may not be all, or may not survive a restart."""
         return self._kept.problems(clusters=_names(self._config.current))
 
-    def _found(self, cluster: str, pem: bytes, where: str, place: str) -> frozenset[str] | None:
+    def _found(self, cluster: str, read: ReadContent, where: str, place: str) -> frozenset[str] | None:
         now = self._clock.now().timestamp()
-        return self._proposals.look(cluster, pem, where=where, now=now, place=place)
+        return self._proposals.note(
+            cluster, read.readable, not read.problem, where=where, now=now, place=place
+        )
 
     def _settle(self, cluster: str, held: frozenset[str], hides: Callable[[str], bool]) -> None:
         self._proposals.settle(cluster, held, hides=hides)

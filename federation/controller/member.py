@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from federation.clusters.budget import CpuBudget
@@ -36,6 +37,7 @@ from federation.controller.publication.lag import Lag
 from federation.controller.publication.publisher import Publisher
 from federation.controller.publication.pulse import Pulse
 from federation.controller.publication.read_back import EXAMPLES, KEPT, LEFT, ReadBack, read_back
+from federation.controller.publication.reading import MOST_READ, ReadContent, Reading
 from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
 from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
 from federation.controller.rotation.joining import istio_seen, not_joining
@@ -55,6 +57,11 @@ PULSE: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
 
 CLAIM_POLL: Final = 0.25  # seconds
+NOT_READ: Final = "what another writer put there is not read yet"
+
+MOST_OURS: Final = 8
+"""Generations that namespaces of one cluster may hold at a time while one follows the other."""
+
 CLUSTER_SCOPED: Final = ""
 """The namespace of objects that are in none."""
 
@@ -73,7 +80,7 @@ class Surroundings:
     door: SignerDoor
     allowed: Callable[[], bool]
     leaf_ttl: Callable[[], float]
-    found: Callable[[str, bytes, str, str], frozenset[str] | None]
+    found: Callable[[str, ReadContent, str, str], frozenset[str] | None]
     """Cluster, what another writer published there, where (in words), its namespace; the anchors (SHA-256) in it."""
     changed: Callable[[], None]
     clock: Clock
@@ -107,7 +114,14 @@ class Member:
         self._session = session
         self._around = around
         self._clock = around.clock
-        self._contents = Contents()
+        self._contents = Contents(ours=around.trust.is_ours)
+        self._reading = Reading(
+            self._contents,
+            where=str(config.name),
+            budget=session.budget,
+            held=self._held_digests,
+            on_read=self._was_read,
+        )
         self._pulse = Pulse(session, timeout=config.timeouts.request, clock=around.clock)
         self._was_fresh = False
         self._state = STARTING.state
@@ -129,6 +143,7 @@ class Member:
             hub=around.hub,
             first=[n for n in config.istio.namespaces if n not in publication.excluded_namespaces],
             exists=lambda name: ObjectKey("", name) in self._watch.namespaces,
+            read=self._reading.of,
         )
         self._watch = ClusterWatch(
             session,
@@ -217,6 +232,7 @@ class Member:
             member = cls(session, config, around)
             works = [
                 member._watch.run,
+                member._reading.run,
                 member._publisher.run,
                 member._probe.run,
                 member._istiod.run,
@@ -275,8 +291,29 @@ class Member:
         """Have looked at what another writer published there; the anchors in it, None where these are not known."""
         if not digest or self._around.trust.is_ours(digest):
             return frozenset()
-        pem = self._contents.get(digest)
-        return None if pem is None else self._around.found(str(self.config.name), pem, where, place)
+        read = self._reading.of(digest, seen=(where, place))
+        return None if read is None else self._around.found(str(self.config.name), read, where, place)
+
+    def _held_digests(self) -> frozenset[str]:
+        """What it holds now that is not the hub's."""
+        digests = {held.sha256 for held in self._watch.held.values()}
+        if self._bundle.held is not None:
+            digests.add(self._bundle.held.sha256)
+        return frozenset(digest for digest in digests if digest and not self._around.trust.is_ours(digest))
+
+    def _was_read(self, digest: str, seen: tuple[str, str]) -> None:
+        """Another writer's content is read now: what depends on it is decided anew."""
+        where, place = seen
+        if where:
+            self._find(digest, where, place)
+        holding = {key.namespace: held for key, held in self._watch.held.items() if held.sha256 == digest}
+        for namespace, held in holding.items():
+            self._joining.notice(namespace, held)
+        self._publisher.look_again(holding)
+        if self._bundle.held is not None and self._bundle.held.sha256 == digest:
+            self._joining.notice(CLUSTER_SCOPED, self._bundle.held.as_held())
+        self._dirty = True
+        self._around.changed()
 
     def _settle(self, counted: ReadBack) -> None:
         """Say which anchors of others the cluster holds, where it was read completely."""
@@ -379,7 +416,8 @@ class Member:
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""
         health, counted = self._derive_health(), self._read_back()
-        for digest in counted.contents if counted.joining else ():  # proposed for as long as it is kept
+        kept = islice(counted.contents, MOST_READ) if counted.joining else ()
+        for digest in kept:  # proposed for as long as it is kept
             where = f"{self._around.publication.config_map} in {counted.where(digest)}"
             self._find(digest, where, counted.examples[digest][0])
         if self._bundle.kept and self._bundle.held is not None:
@@ -414,6 +452,7 @@ class Member:
                 tally.cluster_problem,
                 self._pulse.problem,
                 self._session.budget.problem,
+                self._reading.problem,
             ),
             clock_skew=self._session.clock_skew,
             synced=self._watch.synced,
@@ -555,6 +594,8 @@ class Member:
             return Absent(name, f"no probe leaf: {self._no_leaf()}")
         if not counted.contents:
             return Absent(name, "no namespace holds a bundle yet")
+        if unread := self._unread(counted):
+            return Absent(name, unread)
         contents = {digest: self._content(digest, counted) for digest in counted.contents}
         in_bundle = self._bundle.held
         if in_bundle is not None and in_bundle.sha256 not in contents:
@@ -573,6 +614,15 @@ class Member:
         held = target.generation if target is not None and everywhere else 0
         return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, held)
 
+    def _unread(self, counted: ReadBack) -> str:
+        """Why not all that is held there is known; empty where it is."""
+        if len(counted.contents) > MOST_READ + MOST_OURS:
+            return f"{len(counted.contents)} different contents are held there, and no more than {MOST_READ} are read"
+        contents = (self._content(digest, counted) for digest in counted.contents)
+        return next(
+            (f"{content.where}: {NOT_READ}" for content in contents if content.problem == NOT_READ), ""
+        )
+
     def _content(self, digest: str, counted: ReadBack) -> Content:
         return self._read(digest, counted.where(digest))
 
@@ -580,13 +630,18 @@ class Member:
         return self._read(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
 
     def _read(self, digest: str, where: str) -> Content:
-        pem = self._contents.get(digest)
-        if pem is None:
+        if digest not in self._contents:
             return Content(
                 digest, (), where, problem="more different contents are held there than the hub keeps"
             )
-        number = self._around.trust.numbers.get(digest, 0)
-        return self._around.reader.read(pem, sha256=digest, where=where, generation=number)
+        if self._around.trust.is_ours(digest):
+            pem = self._contents.get(digest) or b""
+            number = self._around.trust.numbers.get(digest, 0)
+            return self._around.reader.read(pem, sha256=digest, where=where, generation=number)
+        read = self._reading.of(digest)
+        if read is None:
+            return Content(digest, (), where, problem=NOT_READ)
+        return Content(digest, read.certificates, where, 0, read.problem)
 
     def _no_leaf(self) -> str:
         if self._probe.problem is not None:

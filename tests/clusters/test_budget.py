@@ -24,6 +24,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.hostile import giant_page
 from tests.support.clock import VirtualClock
+from tests.support.pauses import pauses
 
 EAST = ClusterName("east")
 
@@ -116,29 +117,6 @@ async def reflected(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-class Pauses:
-    """The longest processor time that the loop's thread spent without giving others a turn."""
-
-    longest = 0.0
-
-    async def run(self) -> None:
-        while True:
-            before = time.thread_time()
-            await asyncio.sleep(0.0005)
-            self.longest = max(self.longest, time.thread_time() - before)
-
-
-@asynccontextmanager
-async def pauses() -> AsyncIterator[Pauses]:
-    seen = Pauses()
-    task = asyncio.create_task(seen.run())
-    try:
-        yield seen
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(what: object, limit: float = 30.0) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -132,10 +132,13 @@ def wipe_body(extra: Iterable[str]) -> bytes:
 
 
 class Contents:
-    """The distinct contents one cluster holds, by digest, within a bound; the oldest go first."""
+    """The distinct contents one cluster holds, by digest, within a bound; the oldest go first, and none of ``ours``."""
 
-    def __init__(self, *, most_bytes: int = MOST_CONTENT_BYTES) -> None:
+    def __init__(
+        self, *, most_bytes: int = MOST_CONTENT_BYTES, ours: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._most = most_bytes
+        self._ours = ours
         self._bytes = 0
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._last = ("", "")  # most namespaces hold the same: comparing is far cheaper than hashing
@@ -151,11 +154,19 @@ class Contents:
         else:
             self._kept[digest] = text
             self._bytes += len(text)
-            while self._bytes > self._most and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                self._bytes -= len(dropped)
+            if self._bytes > self._most:
+                self._drop(digest)
         self._last = text, digest
         return digest
+
+    def _drop(self, newest: str) -> None:
+        for digest in [digest for digest in self._kept if digest != newest and not self._ours(digest)]:
+            self._bytes -= len(self._kept.pop(digest))
+            if self._bytes <= self._most:
+                return
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._kept
 
     def get(self, digest: str) -> bytes | None:
         """The content of that digest, None where it is not kept any more."""

@@ -30,6 +30,7 @@ from federation.clusters.health import ClusterHealth
 from federation.controller.generations import bundle_of
 from federation.controller.publication.config_map import Contents, Held
 from federation.controller.publication.read_back import ReadBack
+from federation.controller.publication.reading import ReadContent
 from federation.controller.trust_state import TrustState
 from federation.core.clock import Clock
 from federation.core.errors import InvalidValue
@@ -132,7 +133,12 @@ class Joining:
         hub: HubIdentity = NO_HUB,
         first: Sequence[str] = (),
         exists: Callable[[str], bool] = lambda _: False,
+        read: Callable[[str], ReadContent | None] | None = None,
     ) -> None:
+        """``read`` gives what another writer's content holds, None while that is not read.
+
+        Without it all is read here.
+        """
         self._hub = hub
         self._firsts = tuple(first)
         self._exists = exists
@@ -141,6 +147,7 @@ class Joining:
         self._others: dict[str, str] = {}
         self._cluster = cluster
         self._contents = contents
+        self._read = read
         self._trust = trust
         self._remembered = remembered
         self._clock = clock
@@ -422,7 +429,14 @@ class Joining:
             pem = self._contents.get(digest)
             if pem is None:
                 return _Parsed(readable=False)  # more different contents than the hub keeps
-            found = _parse(pem)
+            if self._read is None or self._trust.is_ours(digest):
+                found = _parse(pem)
+            else:
+                read = self._read(digest)
+                if read is None:
+                    return _Parsed(readable=False)  # not read yet
+                authorities = tuple(certificate for certificate in read.certificates if certificate.is_ca)
+                found = _Parsed(authorities, not read.problem or _PEM not in pem)
             _remember(self._parsed, digest, found)
         return found
 

@@ -65,8 +65,27 @@ class Proposals:
         ``place`` is the namespace, "" for an object that is in none. None where not all of it can be read: the
         read-back reports that, and what can be read is noted.
         """
-        authorities, whole = self._read(pem)
+        return self.note(cluster, *self._read(pem), where=where, now=now, place=place)
+
+    def note(
+        self,
+        cluster: str,
+        certificates: Iterable[Certificate],
+        whole: bool,
+        *,
+        where: str,
+        now: float,
+        place: str | None = None,
+    ) -> frozenset[str] | None:
+        """As :meth:`look`, of what was read already: its certificates, and whether these are the whole."""
+        authorities = [c for c in certificates if c.is_ca and c.is_self_signed]
+        one = self._of(cluster)
         for certificate in authorities:
+            known = one.found.get(certificate.sha256)
+            if known is not None and known.pem and (place is None or place in known.places):
+                continue  # it is looked at again and again
+            if known is None and len(one.found) >= MOST_OF_A_CLUSTER and one.crowded:
+                continue
             self._keep(
                 Proposal(
                     sha256=certificate.sha256,

@@ -11,7 +11,8 @@ import binascii
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from federation.core.errors import InvalidValue
@@ -29,21 +30,29 @@ _MARK: Final = b"\xef\xbb\xbf"  # a byte order mark, as editors on Windows write
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
 _BOUNDARY: Final = re.compile(
-    rb"-[ \t]*(?:BEGIN|END)\b|(?:BEGIN|END) [A-Z0-9 ]*-|(?:BEGIN|END) CERT|CERTIFICATE *-"
+    rb"-[ \t]{0,64}(?:BEGIN|END)\b|(?:BEGIN|END) [A-Z0-9 ]{0,64}-|(?:BEGIN|END) CERT|CERTIFICATE {0,64}-"
 )
-"""What begins or ends a block, and what such a line may have become when it was damaged."""
+"""What begins or ends a block, and what such a line may have become when it was damaged.
+
+Each repetition is bounded: somebody who chooses the text could otherwise make the search take the square of its length.
+"""
 
 _MOST_TOLD: Final = 3
+_NONE: Final[Mapping[bytes, Certificate]] = MappingProxyType({})
 _KEY: Final = "private_key"
 
 
-def parse_certificates(text: bytes, *, where: str) -> tuple[Certificate, ...]:
+def parse_certificates(
+    text: bytes, *, where: str, known: Mapping[bytes, Certificate] = _NONE
+) -> tuple[Certificate, ...]:
     """Every certificate of ``text``, in its order and with duplicates; none at all is an error.
 
-    ``where`` names the file or field in errors. Raises InvalidValue with the line of the first thing that is
-    wrong.
+    ``where`` names the file or field in errors; ``known`` are certificates, by their DER, that were made before.
+    Raises InvalidValue with the line of the first thing that is wrong.
     """
-    certificates = [Certificate.from_der(der, where=place) for der, place in _blocks(text, where)]
+    certificates = [
+        known.get(der) or Certificate.from_der(der, where=place) for der, place in _blocks(text, where)
+    ]
     if not certificates:
         raise InvalidValue(
             "there is no certificate in it", where=where, remedy="write at least one CERTIFICATE block"
@@ -51,17 +60,25 @@ def parse_certificates(text: bytes, *, where: str) -> tuple[Certificate, ...]:
     return tuple(certificates)
 
 
-def readable_certificates(text: bytes) -> tuple[Certificate, ...]:
+def readable_certificates(
+    text: bytes, *, known: Mapping[bytes, Certificate] = _NONE
+) -> tuple[Certificate, ...]:
     """Those certificates of ``text`` that can be read, as Go's ``AppendCertsFromPEM`` takes them.
 
-    For what somebody else has written, and where another certificate in it must not hide one.
+    For what somebody else has written, and where another certificate in it must not hide one. ``known`` as above.
     """
     found: list[Certificate] = []
     with contextlib.suppress(InvalidValue):
         for der in _each(text, ""):
             with contextlib.suppress(InvalidValue):
-                found.append(Certificate.from_der(der))
+                found.append(known.get(der) or Certificate.from_der(der))
     return tuple(found)
+
+
+def der_blocks(text: bytes) -> Iterator[bytes]:
+    """What stands in the certificate blocks of ``text``, one after another, up to the first thing that is none."""
+    with contextlib.suppress(InvalidValue):
+        yield from _each(text, "")
 
 
 def find_certificate(text: bytes, sha256: str, *, where: str) -> Certificate:
@@ -96,13 +113,15 @@ def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
     if len(text) > MAX_PEM_BYTES:
         raise InvalidValue(f"{len(text)} bytes of PEM, at most {MAX_PEM_BYTES} are read", where=where)
     position = len(_MARK) if text.startswith(_MARK) else 0
+    counted, lines = 0, 1
     for number in range(MAX_CERTIFICATES + 1):
         position = _next_block(text, position)
         if position == len(text):
             return
         if number == MAX_CERTIFICATES:
             raise InvalidValue(f"more than {MAX_CERTIFICATES} certificates", where=where)
-        line = f"line {text.count(_NEWLINE, 0, position) + 1}"
+        lines += text.count(_NEWLINE, counted, position)
+        counted, line = position, f"line {lines}"
         place = f"{where}, {line}" if where else line
         der, position = _block(text, position, place)
         yield der, place

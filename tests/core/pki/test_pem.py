@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from subprocess import run
 
@@ -162,3 +163,18 @@ def test_sizes_and_numbers_are_bounded() -> None:
         parse_certificates(b" " * (MAX_PEM_BYTES + 1), where="")
     with pytest.raises(InvalidValue, match=f"more than {MAX_CERTIFICATES}"):
         parse_certificates(A.pem * (MAX_CERTIFICATES + 1), where="")
+
+
+@pytest.mark.parametrize(
+    "piece", [b"BEGIN ", b"END A", b"-", b"- ", b"CERTIFICATE ", b"-----BEGIN CERTIFICATE-----\n"]
+)
+def test_no_text_takes_the_square_of_its_length_to_read(piece: bytes) -> None:
+    """Whoever may write one ConfigMap chooses what is read here: a megabyte of this took minutes."""
+
+    def seconds(size: int) -> float:
+        text = (piece * (size // len(piece) + 1))[:size]
+        began = time.thread_time()
+        readable_certificates(text)
+        return time.thread_time() - began
+
+    assert seconds(MAX_PEM_BYTES) < 1.0

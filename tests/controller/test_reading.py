@@ -1,0 +1,129 @@
+"""What other writers put into a member's ConfigMaps is read in slices, within bounds, and holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+
+from federation.clusters.budget import CpuBudget
+from federation.controller.publication import reading as module
+from federation.controller.publication.config_map import Contents
+from federation.controller.publication.reading import MOST_READ, Reading
+from federation.core.errors import ClusterOverBudget
+from federation.core.pki.pem import parse_certificates
+from federation.runtime.clock import SystemClock
+from federation.sandbox.hostile import roots_pem
+from tests.support import pki
+from tests.support.pauses import pauses
+
+
+@cache
+def roots(count: int) -> str:
+    return roots_pem(count, at=SystemClock().now())
+
+
+class Tenant:
+    """One member whose contents are read, and what was read."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.contents = Contents()
+        self.held: set[str] = set()
+        self.read: list[str] = []
+        self.reading = Reading(
+            self.contents,
+            where="west",
+            budget=CpuBudget("west", clock=self.clock),
+            held=lambda: self.held,
+            on_read=lambda digest, _: self.read.append(digest),
+        )
+
+    def writes(self, text: str) -> str:
+        digest = self.contents.note(text)
+        self.held.add(digest)
+        assert self.reading.of(digest) is None
+        return digest
+
+
+@asynccontextmanager
+async def tenant() -> AsyncIterator[Tenant]:
+    made = Tenant()
+    task = asyncio.create_task(made.reading.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(what: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_is_read_is_what_is_there() -> None:
+    texts = [
+        roots(3),
+        pki.root("a").pem.decode() + "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n",
+        "no PEM",
+        "",
+    ]
+    async with tenant() as west:
+        digests = [west.writes(text) for text in texts]
+        await until(lambda: len(west.read) == len(texts))
+        found = [west.reading.of(digest) for digest in digests]
+        assert found[0] is not None
+        assert found[0].certificates == parse_certificates(texts[0].encode(), where="")
+        assert found[1] is not None
+        assert (found[1].certificates, found[1].readable) == ((), (pki.root("a").root,))
+        assert all(read is not None and read.problem for read in found[1:])
+
+
+async def test_a_large_content_is_read_in_slices() -> None:
+    text = roots(400)
+    async with tenant() as west, pauses() as seen:
+        digest = west.writes(text)
+        await until(lambda: west.reading.of(digest))
+    assert seen.longest < 0.03, "all at once it takes ten times that"
+
+
+async def test_contents_that_change_faster_than_they_are_read_are_left_out() -> None:
+    async with tenant() as west:
+        for number in range(300):
+            west.held.clear()
+            last = west.writes(roots(40) + "\n" * number)
+        await until(lambda: west.reading.of(last))
+        assert len(west.read) <= MOST_READ + 1
+        assert west.reading.problem is None
+
+
+async def test_more_contents_than_are_read_of_one_member_are_its_problem() -> None:
+    async with tenant() as west:
+        for number in range(MOST_READ + 20):
+            west.writes(pki.root("a").pem.decode() + "\n" * number)
+            await asyncio.sleep(0)
+        await until(lambda: len(west.read) == MOST_READ)
+        for digest in west.held:  # as each report asks
+            west.reading.of(digest)
+        await until(lambda: west.reading.problem is not None)
+        problem = west.reading.problem
+        assert isinstance(problem, ClusterOverBudget)
+        assert problem.where == "west"
+        assert str(MOST_READ) in problem.what
+        west.held = set(list(west.held)[-2:])
+        for digest in west.held:
+            west.reading.of(digest)
+        await until(lambda: all(west.reading.of(digest) for digest in west.held))
+        assert west.reading.problem is None
+
+
+async def test_certificates_are_counted_not_only_contents() -> None:
+    async with tenant() as west:
+        each = 200
+        for number in range(module.MOST_CERTIFICATES // each + 3):
+            west.writes(roots(each) + "\n" * number)
+        await until(lambda: west.reading.problem is not None)
+        assert len(west.read) <= module.MOST_CERTIFICATES // each + 1

@@ -1,0 +1,33 @@
+"""How long the event loop's thread works without giving others a turn: in processor time, whatever else runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Pauses:
+    """``longest`` is the most processor time, in seconds, between two turns of a task that is always ready."""
+
+    longest = 0.0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.0005)
+            self.longest = max(self.longest, time.thread_time() - before)
+
+
+@asynccontextmanager
+async def pauses() -> AsyncIterator[Pauses]:
+    """What is seen while the block runs."""
+    seen = Pauses()
+    task = asyncio.create_task(seen.run())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

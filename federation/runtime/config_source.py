@@ -57,6 +57,12 @@ class ConfigSource:
             self._accept(text, config)
         for warning in config.warnings:
             log.warning("the configuration holds an insecure or doubtful option: %s", warning)
+        if config.open_policies:
+            log.warning(
+                "the policy of these clusters allows every identity that is not reserved, so that one which is broken "
+                "into can have those of the others: %s",
+                ", ".join(config.open_policies[:20]),
+            )
         return config
 
     async def reload(self) -> bool:

@@ -23,7 +23,10 @@ from federation.state.damage import damaged
 from federation.state.documents import CallersOfCluster, CallersTable
 
 MOST_PODS: Final = 65_536
-"""In one table, and as many as all others together may add."""
+"""In one table, and as many as all others together may add. Where they are used up, the cluster that has the most gives
+way to those that have fewer: no member can use up what the others need."""
+
+GIVES_WAY: Final = 256  # pods at a time: to find the largest takes a look at every cluster
 
 DIGEST: Final = 5
 """Bytes of a digest: of 65,536 pods one in ten million is taken for another one."""
@@ -86,7 +89,7 @@ class Callers:
     def _note(self, held: _Cluster, pod: int, ends: float) -> None:
         second = min(ceil(ends), _LATEST)
         if pod not in held.pods:
-            if self._count >= MOST_PODS:
+            if self._count >= MOST_PODS and not self._make_room(held):
                 held.known_from = max(held.known_from, ends)
                 self.changed = True
                 return
@@ -95,6 +98,16 @@ class Callers:
         if second > held.pods.get(pod, 0):
             held.pods[pod] = second
             self.changed = True
+
+    def _make_room(self, wanting: _Cluster) -> bool:
+        """Forget some of the cluster that has the most, if that is another one and has more."""
+        largest = max(self._clusters.values(), key=lambda held: len(held.pods))
+        lost = _taken(largest.pods, len(wanting.pods))
+        if not lost:
+            return False
+        self._count -= len(lost)
+        largest.known_from = max(largest.known_from, *lost)
+        return True
 
     def ends(self, cluster: str) -> tuple[Ends, Ends]:
         """When what each pod holds ends: by this signer, and by the others. The later one counts."""
@@ -134,7 +147,7 @@ class Callers:
     def learn(self, tables: Iterable[Known], doubts: Mapping[str, float]) -> None:
         """What the others persist now, instead of what they did before, and until when each cluster is in doubt."""
         others: dict[str, dict[int, int]] = {}
-        known_from, count = dict(doubts), 0
+        known_from, count, full = dict(doubts), 0, set[str]()
         for table in tables:
             for name, (pods, doubtful) in table.items():
                 held = others.setdefault(name, {})
@@ -142,8 +155,18 @@ class Callers:
                 for pod, ends in pods.items():
                     if pod not in held:
                         if count >= MOST_PODS:
-                            known_from[name] = max(ends, known_from[name])
-                            continue
+                            largest = (
+                                max(others, key=lambda other: len(others[other]))
+                                if name not in full
+                                else name
+                            )
+                            lost = _taken(others[largest], len(held))
+                            if not lost:
+                                full.add(name)
+                                known_from[name] = max(ends, known_from[name])
+                                continue
+                            count -= len(lost)
+                            known_from[largest] = max(known_from[largest], *lost)
                         count += 1
                     held[pod] = max(ends, held.get(pod, 0))
         self._others, self._others_from = others, known_from
@@ -186,6 +209,12 @@ class Callers:
                 if held.pods or held.known_from
             },
         )
+
+
+def _taken(largest: dict[int, int], fewer: int) -> list[int]:
+    """When the certificates end of those that were taken from the cluster with the most pods, for one with fewer."""
+    number = min(GIVES_WAY, (len(largest) - fewer) // 2)
+    return [largest.popitem()[1] for _ in range(number)]
 
 
 def packed(pods: Ends, known_from: float) -> CallersOfCluster:

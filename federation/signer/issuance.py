@@ -204,9 +204,10 @@ class Issuance:
                         config=registered.config,
                         trust_domain=self._trust_domain,
                         pods=attestor.node_pods,
+                        reserved=self._registry.reserved,
                     )
                 else:
-                    check_policy(caller, registered.config)
+                    check_policy(caller, registered.config, self._registry.reserved)
                 reply = await self._sign(caller, registered.config, request)
             reason = ""
         except FederationError as error:

@@ -7,25 +7,36 @@ The service accounts that the hub itself asks with need no pod, since nothing bu
 pattern of ``allow``, since the operator has named them already; ``deny`` holds for them as for every account.
 The probe's gets its own identity; istiod's (``[clusters.istio] account``) gets a certificate for istiod's DNS names
 and for nothing else, never its own identity, and no other account gets a DNS name.
+
+Reserved identities (``reserved`` at the top of the configuration) are for those clusters alone whose policy names them,
+whoever asks: a workload, a node proxy for it, or one of the hub's own accounts where an operator has reserved that.
 """
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from federation.core.config.model import ClusterConfig
+from federation.core.config.model import DEFAULT_RESERVED, ClusterConfig
 from federation.core.errors import PolicyRefused
 from federation.core.identity import ServiceAccountRef
 from federation.signer.attestation.caller import Caller
 
 
-def check_policy(caller: Caller, config: ClusterConfig) -> None:
-    """Raise PolicyRefused where policy says no.
+def check_policy(caller: Caller, config: ClusterConfig, reserved: tuple[str, ...] = DEFAULT_RESERVED) -> None:
+    """Raise PolicyRefused where policy says no. ``reserved`` are the identities that only some clusters may have.
 
-    Its reason is ``account_not_allowed``, ``pod_required`` or ``istiod_not_provided``.
+    Its reason is ``account_not_allowed``, ``identity_reserved``, ``pod_required`` or ``istiod_not_provided``.
     """
     policy = config.policy
     account = caller.account
+    if policy.is_reserved(account, reserved):
+        by = f", asked for by {caller.described}" if caller.impersonator is not None else ""
+        raise PolicyRefused(
+            f"{account} is a reserved identity, and not for this cluster{by}",
+            where=str(config.name),
+            reason="identity_reserved",
+            remedy=f"if this cluster is to have it, add {account} to reserved in its [clusters.policy]",
+        )
     if config.is_own(account):
         if is_denied(account, config):
             raise _not_allowed(caller, config)

@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final
 
-from federation.core.config.model import ClusterConfig
+from federation.core.config.model import DEFAULT_RESERVED, ClusterConfig
 from federation.core.errors import NotReady, Overloaded
 from federation.core.identity import ClusterName
 from federation.core.places import Places
@@ -86,6 +86,8 @@ class Registry:
         self._clusters: dict[ClusterName, Registered] = {}
         self._by_id: dict[str, tuple[Registered, ...]] = {}
         self.claims = claims or KeyClaims()
+        self.reserved: tuple[str, ...] = DEFAULT_RESERVED
+        """Identities that only clusters may have whose policy names them."""
 
     def configure(self, clusters: Iterable[ClusterConfig], *, concurrent: int) -> None:
         """Register exactly these; the slots of those that stay are kept with what is under way."""

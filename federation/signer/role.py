@@ -314,6 +314,7 @@ class SignerRole:
         self._roots.configure(config.trust.anchors if config.signer.successor is not None else ())
         self._authorities.configure(*_settings(config.signer))
         self._registry.configure(config.clusters, concurrent=config.door.max_concurrent_per_cluster)
+        self._registry.reserved = config.reserved
         self._accounting.keep(str(cluster.name) for cluster in config.clusters)
         self._running = config
         await self._members.apply([_connection_of(cluster) for cluster in config.clusters])

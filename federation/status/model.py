@@ -506,6 +506,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     removed_clusters: list[RemovedClusterView] = []
     departures: list[DepartureView] = []
     insecure_options: list[str]
+    open_policies: list[str] = []  # clusters that may have every identity that is not reserved
     config_problems: list[str]
     certificates_issued: int
     refusals: dict[str, int]

@@ -70,6 +70,7 @@ def compose(
         removed_clusters=removed_cluster_views(scene),
         departures=departure_views(scene),
         insecure_options=insecure_options(scene),
+        open_policies=list(config.open_policies),
         config_problems=config_problems(scene),
         certificates_issued=sum(signer.issued for signer in signers),
         refusals=refusals(cluster for signer in signers for cluster in signer.clusters.values()),

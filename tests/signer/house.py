@@ -96,6 +96,7 @@ class House:
     pins: list[pki.Authority] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)  # more TOML lines for a cluster
     policies: dict[str, str] = field(default_factory=dict)  # TOML lines of a cluster's policy
+    reserved: str = ""  # a TOML line at the top
     door_options: str = ""
     authority_table: str = ""  # instead of the files of ``ca``
     successor_table: str = ""
@@ -114,7 +115,7 @@ class House:
     def write_config(self) -> None:
         """The configuration with everything as it is now."""
         chain, key, _ = self.ca.write(self.directory / "authority")
-        tables = [f'trust_domain = "{TRUST_DOMAIN}"']
+        tables = [f'trust_domain = "{TRUST_DOMAIN}"\n{self.reserved}']
         for pin in {p.root.sha256: p for p in (self.ca, *self.pins)}.values():
             file = self.directory / f"{pin.root.sha256[:12]}.pem"
             file.write_bytes(pin.root.pem)

@@ -237,6 +237,29 @@ def test_others_that_know_of_too_many_leave_it_in_doubt() -> None:
     assert callers.known_from(EAST) == 5000
 
 
+def test_one_member_cannot_use_up_what_the_others_need() -> None:
+    """A hostile member attests as many pods as it likes. What the others hold stays known."""
+    callers, now = Callers(), VirtualClock().now()
+    ends = now + timedelta(seconds=LIFE)
+    for number in range(MOST_PODS + 10):
+        callers.issued("west", f"pod-{number}", at=now, not_after=ends)
+    for number in range(3000):
+        callers.issued(EAST, f"pod-{number}", at=now, not_after=ends)
+    assert len(callers.ends(EAST)[0]) == 3000
+    assert (callers.known_from(EAST), callers.known_from("west")) == (0, ends.timestamp())
+    table = callers.table("one", closed=False)
+    assert sum(map(len, (known for known, _ in unpacked(table, key="callers/one").values()))) <= MOST_PODS
+
+    other = Callers()
+    west = dict.fromkeys(range(MOST_PODS), 5000)
+    east = dict.fromkeys(range(3000), 4000)
+    for tables in ([{"west": (west, 0.0)}, {EAST: (east, 0.0)}], [{"west": (west, 0.0), EAST: (east, 0.0)}]):
+        other.learn(tables, {})
+        assert len(other.ends(EAST)[1]) == 3000
+        assert (other.known_from(EAST), other.known_from("west")) == (0, 5000)
+        assert len(other.ends(EAST)[1]) + len(other.ends("west")[1]) <= MOST_PODS
+
+
 @given(st.dictionaries(st.integers(0, 2 ** (8 * DIGEST) - 1), st.integers(0, 2**32 - 1), max_size=20))
 def test_what_is_packed_is_read_again(pods: dict[int, int]) -> None:
     table = decode(

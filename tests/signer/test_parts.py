@@ -82,6 +82,17 @@ def config(policy: ClusterPolicy) -> ClusterConfig:
     [
         (ClusterPolicy(), "foo/bar", "bar-0", ""),
         (ClusterPolicy(), "foo/bar", "", "pod_required"),
+        (ClusterPolicy(), "istio-system/istiod", "istiod-0", "identity_reserved"),
+        (ClusterPolicy(), "istio-system/istiod-canary", "istiod-0", "identity_reserved"),
+        (ClusterPolicy(), "istio-system/ztunnel", "ztunnel-0", ""),
+        (ClusterPolicy(), "federation-system/federation-signer", "signer-0", "identity_reserved"),
+        (ClusterPolicy(reserved=("istio-system/*",)), "istio-system/istiod", "istiod-0", ""),
+        (
+            ClusterPolicy(allow=("shop/*",), reserved=("istio-system/*",)),
+            "istio-system/istiod",
+            "istiod-0",
+            "account_not_allowed",
+        ),
         (ClusterPolicy(require_pod=False), "foo/bar", "", ""),
         (ClusterPolicy(allow=("foo/*",)), "foo/bar", "bar-0", ""),
         (ClusterPolicy(allow=("foo/*",)), "foo2/bar", "bar-0", "account_not_allowed"),

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.core.config.access import Credentials
+from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused
+from federation.core.identity import ClusterId, ClusterName
 from federation.core.jwks import parse_key_set
 from federation.signer.attestation.tokens import MAX_TOKEN_CHARACTERS, Token, TokenReader, check_claims
 from tests.signer import tokens as t
@@ -367,3 +370,28 @@ def test_names_that_stand_twice_are_found_however_they_are_written(more: list[tu
 
 
 CLAIMS_COMPACT = json.dumps(t.claims(), separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("hours", "accepted"), [(1, True), (12, True), (48, True), (49, False), (8766, False)]
+)
+def test_the_life_of_a_token_is_bounded(hours: int, accepted: bool) -> None:
+    """Istio projects 12 hours; a pod's default token is extended to a year, and stolen would last as long."""
+    payload = t.claims(iat=int(t.NOW) - 60, exp=int(t.NOW) - 60 + hours * 3600)
+    token = TokenReader().read(t.signed(payload))
+    longest = ClusterConfig(
+        name=ClusterName("east"),
+        cluster_id=ClusterId("east"),
+        signer=Credentials(kubeconfig=None),
+        controller=Credentials(kubeconfig=None),
+    ).longest_token_life
+
+    def check() -> None:
+        check_claims(token, audience=t.AUDIENCE, issuers=(t.ISSUER,), now=t.NOW, longest=longest)
+
+    if accepted:
+        check()
+    else:
+        with pytest.raises(AttestationRefused) as caught:
+            check()
+        assert caught.value.reason == "token_life"

@@ -32,6 +32,9 @@ LONGEST_TTL: Final = 90 * 86400.0
 """Seconds; the most istiod's own CA gives a workload."""
 EARLIER_LONGEST_TTL: Final = 365 * 86400.0
 """Seconds; a CA from before the hub may have been set to give more than istiod does by default."""
+LONGEST_TOKEN_LIFE: Final = 366 * 86400.0
+"""Seconds; kube-apiserver makes none longer: it extends the tokens of pods that name no audience to a year."""
+LONG_TOKEN_LIFE: Final = 7 * 86400.0  # seconds beyond which it is warned about
 
 _POLICY: Final = ClusterPolicy()
 _TIMEOUTS: Final = ClusterTimeouts()
@@ -59,6 +62,15 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
         former = table.list_of("former_issuers", filled, _CLUSTER.former_issuers)
         audience = table.get("audience", filled, _CLUSTER.audience)
+        token_life = table.get(
+            "longest_token_life", seconds(600, LONGEST_TOKEN_LIFE), _CLUSTER.longest_token_life
+        )
+        if token_life > LONG_TOKEN_LIFE:
+            table.warning(
+                "longest_token_life",
+                f"a token that is stolen here is worth certificates for up to {token_life / 86400:.0f} days, "
+                "unless its pod ends before",
+            )
         probe = table.get("probe", service_account, _CLUSTER.probe)
         if probe == istio.account:
             table.mistake(
@@ -82,6 +94,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         issuer=issuer,
         former_issuers=former,
         audience=audience,
+        longest_token_life=token_life,
         probe=probe,
         timeouts=timeouts,
         earlier_longest_ttl=earlier,
@@ -140,6 +153,7 @@ def _policy(table: Table) -> ClusterPolicy:
         return ClusterPolicy(
             allow=allow,
             deny=table.list_of("deny", account_pattern, _POLICY.deny),
+            reserved=table.list_of("reserved", account_pattern, _POLICY.reserved),
             longest_ttl=longest,
             default_ttl=default,
             key_kinds=frozenset(kinds),

@@ -177,11 +177,24 @@ class ControllerConfig:
     adopt_hubs: frozenset[str] = frozenset()  # identities of hubs whose objects in members are this hub's own
 
 
+DEFAULT_RESERVED: Final[tuple[str, ...]] = (
+    "istio-system/istiod",
+    "istio-system/istiod-*",
+    "federation-system/federation-signer",
+    "federation-system/federation-controller",
+)
+"""Identities that no member has by ``allow`` alone: of control planes, whom a mesh may believe everything (no istiod
+asks for one), and of the hub's own roles. An identity does not say which cluster it is of."""
+
+_EVERYTHING: Final = frozenset({"*", "*/*", "**"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPolicy:
     """What callers of one cluster may have from the shared CA.
 
-    Patterns are ``namespace/name`` of service accounts: ``*`` stands for any characters, ``?`` for one.
+    Patterns are ``namespace/name`` of service accounts: ``*`` stands for any characters, ``?`` for one. ``reserved``
+    are those of the hub's reserved identities that this cluster may have, where ``allow`` matches them too.
     """
 
     allow: tuple[str, ...] = ("*/*",)
@@ -193,13 +206,24 @@ class ClusterPolicy:
     trusted_node_accounts: tuple[
         ServiceAccountRef, ...
     ] = ()  # of ztunnel: may ask for pods of their own node
+    reserved: tuple[str, ...] = ()
 
     def allows(self, account: ServiceAccountRef) -> bool:
         """True where a pattern of ``allow`` matches and none of ``deny`` does."""
-        name = str(account)
-        return any(fnmatchcase(name, p) for p in self.allow) and not any(
-            fnmatchcase(name, p) for p in self.deny
-        )
+        return _matches(account, self.allow) and not _matches(account, self.deny)
+
+    def is_reserved(self, account: ServiceAccountRef, reserved: tuple[str, ...]) -> bool:
+        """True where it is among the hub's ``reserved`` identities, and not for this cluster."""
+        return _matches(account, reserved) and not _matches(account, self.reserved)
+
+    @property
+    def is_open(self) -> bool:
+        """True where it allows every identity that is not reserved, those of other clusters included."""
+        return bool(_EVERYTHING & set(self.allow)) and not self.deny
+
+
+def _matches(account: ServiceAccountRef, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(str(account), pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +257,7 @@ class ClusterConfig:
     issuer: str = ""  # expected `iss` of its tokens; empty: what its discovery document says
     former_issuers: tuple[str, ...] = ()  # issuers it had before, whose tokens still live
     audience: str = "istio-ca"
+    longest_token_life: float = 172800.0  # seconds from iat to exp: Istio's own projected tokens have 12 h
     probe: ServiceAccountRef = field(
         default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe")
     )
@@ -264,7 +289,15 @@ class HubConfig:
     state: StateConfig
     controller: ControllerConfig
     clusters: tuple[ClusterConfig, ...]
+    reserved: tuple[str, ...] = DEFAULT_RESERVED  # identities that only clusters have whose policy names them
     warnings: tuple[str, ...] = ()  # insecure options in force: logged at start and shown in status
+
+    @property
+    def open_policies(self) -> tuple[str, ...]:
+        """Clusters that may have every identity which is not reserved, and so those of the others as well."""
+        if len(self.clusters) < 2:
+            return ()
+        return tuple(str(cluster.name) for cluster in self.clusters if cluster.policy.is_open)
 
     def cluster(self, name: ClusterName) -> ClusterConfig | None:
         """The member of that name, if it is registered."""

@@ -9,11 +9,11 @@ from typing import Final
 
 from federation.core.config.controller_section import check_freshness, read_controller
 from federation.core.config.members import check_members, read_cluster
-from federation.core.config.model import HubConfig
+from federation.core.config.model import DEFAULT_RESERVED, HubConfig
 from federation.core.config.sections import read_door, read_signer, read_status, read_trust
 from federation.core.config.state_section import read_state
 from federation.core.config.tables import Findings, Table
-from federation.core.config.values import made_by
+from federation.core.config.values import account_pattern, made_by
 from federation.core.errors import ConfigurationError, Finding
 from federation.core.identity import TrustDomain
 
@@ -33,6 +33,7 @@ def parse_config(text: str, *, file: str) -> HubConfig:
         trust_domain = top.require(
             "trust_domain", made_by(TrustDomain), "use the meshes' own, for example mesh.example.org"
         )
+        reserved = top.list_of("reserved", account_pattern, DEFAULT_RESERVED)
         door = read_door(top.table("door"))
         signer = read_signer(top.table("signer"), directory, door)
         controller = read_controller(top.table("controller"), door)
@@ -58,6 +59,7 @@ def parse_config(text: str, *, file: str) -> HubConfig:
         state=state,
         controller=controller,
         clusters=clusters,
+        reserved=reserved,
         warnings=tuple(findings.warnings),
     )
 

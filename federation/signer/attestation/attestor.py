@@ -150,7 +150,10 @@ class ClusterAttestor:
     def _check_claims(self, token: Token, issuer: str) -> float:
         now = self._clock.now().timestamp()
         issuers = (issuer, *self.config.former_issuers) if issuer else ()
-        check_claims(token, audience=self.config.audience, issuers=issuers, now=now)
+        config = self.config
+        check_claims(
+            token, audience=config.audience, issuers=issuers, now=now, longest=config.longest_token_life
+        )
         return now
 
     async def _review_of_unread(self, token: Token, permit: ReviewPermit | None) -> Caller:

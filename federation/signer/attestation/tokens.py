@@ -12,6 +12,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from math import inf
 from typing import Any, Final, Never
 
 import msgspec
@@ -186,11 +187,13 @@ class TokenReader:
         return header
 
 
-def check_claims(token: Token, *, audience: str, issuers: Sequence[str], now: float) -> None:
+def check_claims(
+    token: Token, *, audience: str, issuers: Sequence[str], now: float, longest: float = inf
+) -> None:
     """Audience, issuer (one of these; none: not known, not compared) and times (RFC 7519, 4.1) with :data:`LEEWAY`.
 
-    Raises AttestationRefused with the reason ``token_audience``, ``token_issuer``, ``token_expired`` or
-    ``token_not_yet_valid``.
+    ``longest`` is how many seconds may lie between ``iat`` and ``exp``. Raises AttestationRefused with the reason
+    ``token_audience``, ``token_issuer``, ``token_expired``, ``token_not_yet_valid`` or ``token_life``.
     """
     claims = token.claims
     audiences = claims.aud
@@ -207,6 +210,12 @@ def check_claims(token: Token, *, audience: str, issuers: Sequence[str], now: fl
             "it is not valid yet",
             reason="token_not_yet_valid",
             remedy="compare the hub's clock with the cluster's",
+        )
+    if (life := claims.exp - claims.iat) > longest:
+        raise AttestationRefused(
+            f"it lives {life / 3600:.0f} hours, longer than the {longest / 3600:.0f} that are accepted",
+            reason="token_life",
+            remedy="project a token of a shorter life (Istio's has 12 hours), or raise longest_token_life",
         )
 
 

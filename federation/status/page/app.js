@@ -100,7 +100,7 @@ function render() {
     matrix.show(s.matrix);
   }
   show("bundle", [s.bundle, s.authorities, s.generations, s.proposals], () => sections.bundle(s));
-  show("roles", [s.signers, s.controllers, s.config_problems, s.insecure_options], () => sections.roles(s, now));
+  show("roles", [s.signers, s.controllers, s.config_problems, s.insecure_options, s.open_policies], () => sections.roles(s, now));
   show("counts", [s.certificates_issued, s.refusals], () => sections.counts(s));
 }
 

@@ -177,6 +177,7 @@ export function roles(status, now) {
     scroll(table("Controllers", ["Controller", "State", "Role", "Publishes", "Heard of"], controllers)),
     ...facts("Configuration refused", status.config_problems),
     ...facts("Insecure options in force", status.insecure_options),
+    ...facts("Clusters that may have any identity which is not reserved", status.open_policies),
   ];
 }
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import Address, ClusterPolicy, ControllerConfig, DoorConfig, StatusConfig
+from federation.core.config.model import (
+    DEFAULT_RESERVED,
+    Address,
+    ClusterPolicy,
+    ControllerConfig,
+    DoorConfig,
+    StatusConfig,
+)
 from federation.core.config.parse import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, TrustDomain
@@ -445,3 +453,18 @@ def test_the_state_namespace_leaves_room_for_the_signers_own() -> None:
     )
     assert "at most 55" in mistakes(text)["state.namespace"]
     assert not mistakes(text.replace("n" * 56, "n" * 55))
+
+
+def test_policies_that_allow_everything_are_named() -> None:
+    """An identity does not say which cluster it is of, so such a member can have those of the others."""
+    config = good(GOOD)
+    assert config.open_policies == tuple(str(cluster.name) for cluster in config.clusters)
+    assert replace(config, clusters=config.clusters[:1]).open_policies == ()
+    closed = replace(config.clusters[0], policy=ClusterPolicy(allow=("shop/*",)))
+    assert replace(config, clusters=(closed, *config.clusters[1:])).open_policies == config.open_policies[1:]
+
+
+def test_reserved_identities_are_patterns_at_the_top() -> None:
+    assert good(GOOD).reserved == DEFAULT_RESERVED
+    assert good('reserved = ["payments/*"]\n' + GOOD).reserved == ("payments/*",)
+    assert mistakes('reserved = ["payments"]\n' + GOOD)

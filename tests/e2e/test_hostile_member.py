@@ -1,0 +1,117 @@
+"""One member is hostile, or was broken into: it gets nothing of the others, and they notice nothing of it.
+
+A running hub, clusters in a box. ``west`` is the hostile one, ``east`` and everything of it is honest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.identity import ClusterId
+from federation.runtime.clock import SystemClock
+from federation.sandbox.apiserver.faults import Answer, Gone
+from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
+from federation.sandbox.cluster import SandboxCluster
+from federation.sandbox.hostile import churning, giant_page, publish_keys_of, roots_pem
+from tests.e2e.conftest import members_of
+
+JWKS = "/openid/v1/jwks"
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    clock = SystemClock()
+    async with members_of("sandbox", tmp_path, 2) as members:
+        ca = DevelopmentCa.create(tmp_path / "first-ca", name="first", clock=clock)
+        federation = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
+        await federation.register()
+        await federation.start_hub()
+        try:
+            await federation.wait_proved()
+            yield federation
+        finally:
+            await federation.stop_hub()
+
+
+def sandbox(box: Box, name: str) -> SandboxCluster:
+    found = box.members[name].sandbox
+    assert found is not None
+    return found
+
+
+def shown(cluster: SandboxCluster) -> int:
+    """How many tokens its API server was shown."""
+    return cluster.requests.count(verb="create", resource="tokenreviews")
+
+
+def codes(status: Any, cluster: str) -> set[str]:
+    return {item["code"] for item in status["attention"] if cluster == item["where"]}
+
+
+async def test_the_tokens_of_a_member_that_reconnects_are_not_sent_to_one_that_published_its_key(
+    box: Box,
+) -> None:
+    """Seen once, and replayed they gave the other cluster's certificate."""
+    east, west = sandbox(box, "east"), sandbox(box, "west")
+    callers = [await box.workload("east", "shop", "frontend") for _ in range(2)]
+    callers[1].cluster_id = ClusterId("Kubernetes")  # what an Istio sends that was not told its name
+    for caller in callers:
+        await caller.renew()
+    before = shown(west)
+    publish_keys_of(east, on=west)
+    await box.stop_hub()
+    with east.faults.inject(Answer.server_error(), path=JWKS):
+        await box.start_hub()
+        await box.wait_for(
+            "/api/v1/status",
+            lambda status: any(item["code"] == "token_key_shared" for item in status["attention"]),
+            what="the finding that names both",
+        )
+        for caller in callers:
+            for _ in range(3):
+                await caller.renew()
+    status = await box.get("/api/v1/status")
+    (finding,) = [item for item in status["attention"] if item["code"] == "token_key_shared"]
+    assert (finding["severity"], finding["where"]) == ("critical", "east, west")
+    assert "key of east" in finding["what"]
+    assert shown(west) == before, "no token of east was shown to west"
+
+
+async def test_a_member_that_floods_the_hub_costs_the_others_nothing(box: Box) -> None:
+    """Giant pages at the signers; at the controller one tenant's ConfigMap, rewritten all the time."""
+    east, west = sandbox(box, "east"), sandbox(box, "west")
+    caller = await box.workload("east", "shop", "frontend")
+    await caller.renew()
+    leader = (await box.get("/api/v1/status"))["controllers"][0]["started"]
+    west.create_namespace("tenant")
+    now = SystemClock().now()
+    contents = [roots_pem(150, at=now, prefix=f"rogue {number}") for number in range(2)]
+    contents += [content + "BEGIN " * 30_000 for content in contents]
+    page = giant_page("PartialObjectMetadataList", 380_000)
+    with west.faults.inject(page, verb="list", resource="pods"):
+        west.faults.inject(Gone(), verb="watch", resource="pods", times=2)  # so that it is listed again
+        west.end_watches()
+        async with churning(west, "tenant", ROOT_CONFIG_MAP, contents, rate=10):
+            await box.wait_for(
+                "/api/v1/clusters/west",
+                lambda view: "too_large" in str(view) or "larger than" in str(view),
+                what="the finding that names the limit",
+            )
+            for number in range(3):
+                async with asyncio.timeout(15):
+                    await caller.renew()
+                east.delete("configmaps", "shop", ROOT_CONFIG_MAP)
+                await box.wait_for_trust("east", "shop", limit=15)
+                east.create_namespace(f"new-{number}")
+                await box.wait_for_trust("east", f"new-{number}", limit=15)
+                async with asyncio.timeout(10):
+                    status = await box.get("/api/v1/status")
+    east_view = next(view for view in status["clusters"] if view["name"] == "east")
+    assert east_view["signing"]["state"] == "ready"
+    assert not codes(status, "east")
+    assert status["controllers"][0]["started"] == leader, "leadership did not change hands"

@@ -181,7 +181,9 @@ class Leader:
     async def _keep_rotation(self) -> None:
         """Look whether the rotation may go on, and hear operators."""
         while True:
-            if await self.rotation.step(self._config.current, self._see, self._update):
+            stepped = await self.rotation.step(self._config.current, self._see, self._update)
+            self.trust.delivered = self.rotation.delivered
+            if stepped:
                 self._prove_soon()
             shown = frozenset(signer.serving_pem for signer in self.rotation.signers)
             if shown != self._shown:
@@ -210,6 +212,7 @@ class Leader:
             published=self.trust.roots(self._clock.now().timestamp()),
             refused=self._config.problems,
             door=self._arrival.report,
+            setbacks=self.sources.setbacks,
         )
 
     async def _update(self) -> None:

@@ -21,10 +21,11 @@ from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
 from federation.core.trust.rotation.effects import kept_behind, published
-from federation.core.trust.rotation.record import RotationBook, State
+from federation.core.trust.rotation.record import RotationBook, Setback, State
 from federation.state.documents import Generation
 from federation.state.store import StateConflict, StateStore
 
+MOST_SETBACKS: Final = 10
 MOST_NUMBERS: Final = 50
 """Older generations that are recognised in what clusters still hold."""
 
@@ -57,6 +58,10 @@ class TrustSources:
         self.held_back = ""
         """Why the bundle is not what the configuration asks for; empty where it is."""
         self.problem: StateUnavailable | None = None
+        self._lost: Generation | None = None
+        self._set_back = (0, 0)
+        self.setbacks: list[Setback] = []
+        """The last times that what is in force was found to be set back."""
 
     async def update(self, config: HubConfig, book: RotationBook | None) -> bool:
         """Look at every source once; True where another generation is in force for any cluster than before.
@@ -69,6 +74,7 @@ class TrustSources:
         try:
             in_force = await self._ledger.read()
             require_mesh(in_force, config.trust_domain)
+            await self._recover(in_force)
             changed = await self._adopt(in_force)
             bundle = await self._plan(config, in_force, book) if book is not None else None
             if bundle is not None and book is not None:
@@ -95,6 +101,7 @@ class TrustSources:
     async def _adopt(self, in_force: InForce) -> bool:
         """Work by what the store says, unless that went backwards."""
         generation = in_force.generation
+        self._look_back(in_force)
         if (
             generation is None
             or generation.number < self._trust.number
@@ -105,6 +112,30 @@ class TrustSources:
             self._trust.numbers.update(await self._ledger.numbers(most=MOST_NUMBERS))
         self._trust.adopt(generation, in_force.behind)
         return True
+
+    async def _recover(self, in_force: InForce) -> None:
+        """Read the generation that signers have delivered where the store names an older one."""
+        delivered, self._lost = self._trust.delivered, None
+        if in_force.generation is not None and self._trust.number < delivered > in_force.generation.number:
+            self._lost = await self._ledger.generation(delivered)
+
+    def _look_back(self, in_force: InForce) -> None:
+        """Note where the store names an older generation than this process has seen in force."""
+        number = in_force.generation.number if in_force.generation is not None else 0
+        known = max(self._trust.number, self._trust.delivered)
+        if number >= known:
+            self._set_back = (0, 0)
+            return
+        if (number, known) == self._set_back:
+            return
+        self._set_back = (number, known)
+        found = Setback(
+            at=self._clock.now().timestamp(),
+            what=f"generation {number} was found in force in the state store, and {known} had been",
+            done="a generation above both is made of what is pinned and of what was in force; no anchor is taken away",
+        )
+        _log.error("the state was set back: %s; %s", found.what, found.done)
+        self.setbacks = [*self.setbacks, found][-MOST_SETBACKS:]
 
     async def _plan(self, config: HubConfig, in_force: InForce, book: RotationBook) -> TrustBundle | None:
         gathered = await self._gather(config, in_force, book)
@@ -158,7 +189,7 @@ class TrustSources:
         return frozenset(roots_in_force(self._generations(in_force), 0.0))
 
     def _generations(self, in_force: InForce) -> list[Generation]:
-        found = [in_force.generation, *in_force.behind.values(), self._trust.generation]
+        found = [in_force.generation, *in_force.behind.values(), self._trust.generation, self._lost]
         return [generation for generation in found if generation is not None]
 
     async def _holding(
@@ -188,7 +219,7 @@ class TrustSources:
             now=self._clock.now(),
             author=self._author,
             trust_domain=config.trust_domain,
-            floor=self._trust.number,
+            floor=max(self._trust.number, self._trust.delivered),
             evidence={"configuration": config.digest},
         )
         if not self._allowed():

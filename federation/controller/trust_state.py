@@ -21,6 +21,9 @@ class TrustState:
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of a bundle -> the newest generation with that content."""
 
+    delivered: int = 0
+    """The highest number that signers say they deliver, where it is above the one in force."""
+
     behind: Mapping[str, Generation] = field(default_factory=dict)
     """Clusters that still get an older generation: their wave of a removal has not come yet."""
 

@@ -20,6 +20,7 @@ from federation.status.rotation_model import (
     QuarantineView,
     RemovedClusterView,
     RotationView,
+    SetbackView,
     UnpinnedView,
 )
 
@@ -480,7 +481,8 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
     ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle. ``unpinned`` are
     anchors that are published although their pin is gone, ``removed_clusters`` those that are registered no more and
-    whose certificates live on, ``departures`` anchors that left without a rotation, newest first.
+    whose certificates live on, ``departures`` anchors that left without a rotation, newest first. ``setbacks`` are the
+    times that state was found to be set back, newest first.
     """
 
     verdict: Verdict
@@ -505,6 +507,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     unpinned: list[UnpinnedView] = []
     removed_clusters: list[RemovedClusterView] = []
     departures: list[DepartureView] = []
+    setbacks: list[SetbackView] = []
     insecure_options: list[str]
     open_policies: list[str] = []  # clusters that may have every identity that is not reserved
     config_problems: list[str]

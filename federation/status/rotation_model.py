@@ -184,6 +184,14 @@ class DepartureView(msgspec.Struct, frozen=True, kw_only=True):
     evidence: list[ConditionView]
 
 
+class SetbackView(msgspec.Struct, frozen=True, kw_only=True):
+    """State that was found to be older than what had been in force: when, what was found, and what the hub did."""
+
+    at: datetime | None
+    what: str
+    done: str
+
+
 class HolderView(msgspec.Struct, frozen=True, kw_only=True):
     """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from federation.status.freshness import instant
 from federation.status.model import Attention
@@ -13,9 +14,12 @@ from federation.status.rotation_model import (
     DepartureView,
     LossView,
     RemovedClusterView,
+    SetbackView,
     UnpinnedView,
 )
 from federation.status.scene import Scene
+
+TOLD_FOR: Final = 86400.0  # seconds that a setback needs attention; the list keeps it
 
 
 def unpinned_views(scene: Scene) -> list[UnpinnedView]:
@@ -77,6 +81,15 @@ def departure_views(scene: Scene) -> list[DepartureView]:
     ]
 
 
+def setback_views(scene: Scene) -> list[SetbackView]:
+    """The times that state was found to be set back, newest first."""
+    book = scene.snapshot.book
+    return [
+        SetbackView(at=instant(found.at), what=found.what, done=found.done)
+        for found in reversed(book.setbacks if book is not None else [])
+    ]
+
+
 def edit_attention(scene: Scene) -> Iterator[Attention]:
     """What an edit of the configuration asked for and is not done yet."""
     for view in unpinned_views(scene):
@@ -94,6 +107,16 @@ def edit_attention(scene: Scene) -> Iterator[Attention]:
             f"`federation trust remove {view.sha256} --now` removes it at once, and says beforehand what breaks",
             since=view.since,
         )
+    for found in setback_views(scene):
+        if found.at is not None and scene.now - found.at.timestamp() < TOLD_FOR:
+            yield Attention(
+                severity="warning",
+                code="state_set_back",
+                what=f"{found.what}; {found.done}",
+                where="the state store",
+                remedy="find out who restored or rolled back the state; what was done in between is not in it",
+                since=found.at,
+            )
     for removed in removed_cluster_views(scene):
         until = f"{removed.until:%Y-%m-%d %H:%M:%S} UTC" if removed.until else "a time that is not known"
         yield Attention(

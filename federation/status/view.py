@@ -33,7 +33,7 @@ from federation.status.rotation import rotation_view
 from federation.status.scene import Scene, Snapshot
 from federation.status.signing import refusals, signer_view
 from federation.status.trust import bundle_view, generation_views, proposal_views
-from federation.status.unpinned import departure_views, removed_cluster_views, unpinned_views
+from federation.status.unpinned import departure_views, removed_cluster_views, setback_views, unpinned_views
 
 
 def compose(
@@ -69,6 +69,7 @@ def compose(
         unpinned=unpinned_views(scene),
         removed_clusters=removed_cluster_views(scene),
         departures=departure_views(scene),
+        setbacks=setback_views(scene),
         insecure_options=insecure_options(scene),
         open_policies=list(config.open_policies),
         config_problems=config_problems(scene),

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from federation.controller.publication.joining import Remembered
 from federation.core.errors import StateUnavailable
 from federation.core.trust.rotation.effects import Orders, orders_of
-from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.record import RotationBook, Setback
 from federation.state.documents import Takeovers, decode, encode
-from federation.state.store import StateConflict, StateStore
+from federation.state.store import StateConflict, StateStore, Stored
 
 ROTATION: Final = "rotation"
 ORDERS: Final = "orders"
@@ -29,6 +29,9 @@ MOST_HEARD: Final = 50
 
 FORGOTTEN: Final = 86400.0  # seconds after the end of what lived in a cluster that was removed
 UNKNOWN_LIFE: Final = 86400.0  # of leaves from before the hub, where an earlier version did not record it
+
+MOST_SETBACKS: Final = 20
+UNCOUNTED: Final = 0  # the revision of a record that an earlier release wrote
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +70,10 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
 class Books:
     """Reads and writes them. Every failure is a StateUnavailable: nothing is guessed."""
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, store: StateStore, *, now: Callable[[], float] = lambda: 0.0) -> None:
+        """``now`` is in seconds since the epoch."""
         self._store = store
+        self._now = now
         self._version: str | None = None
         self._orders_version: str | None = None
         self.book = RotationBook()
@@ -92,10 +97,41 @@ class Books:
             self.book = RotationBook()
             return self.book
         book = decode(stored.data, RotationBook, key=ROTATION)
+        if self._version is not None and UNCOUNTED < book.revision < self.book.revision:
+            return await self._put_back(stored, book)
         if given.rotation > orders_of(book).rotation:
             raise _lost(f"signers follow rotation {given.rotation}, and the record is an older one")
+        if given.revision > book.revision > UNCOUNTED:
+            raise _lost(
+                f"signers follow revision {given.revision} of the record, and revision {book.revision} is there"
+            )
         self._version, self.book = stored.version, book
         return book
+
+    async def check(self) -> bool:
+        """Look whether the record is still what was last read or written here; True where another one is in force.
+
+        Raises StateConflict where another controller wrote a later one, StateUnavailable where it is gone.
+        """
+        if self._version is None:
+            return False
+        stored = await self._store.read(ROTATION)
+        if stored is not None and stored.version == self._version:
+            return False
+        before = self.book
+        return (await self.load()).revision != before.revision
+
+    async def _put_back(self, stored: Stored, older: RotationBook) -> RotationBook:
+        """Write the record that is known here over an older one: what was done since would be done again, or undone."""
+        found = Setback(
+            at=self._now(),
+            what=f"the record of rotations was set back to revision {older.revision} of {self.book.revision}",
+            done="the record that the leading controller knew was written over it",
+        )
+        _log.error("%s: %s", found.what, found.done)
+        self._version = stored.version
+        await self.save(with_setback(self.book, found))
+        return self.book
 
     async def save(self, book: RotationBook) -> None:
         """Persist the record. Raises StateConflict where somebody else wrote since it was read.
@@ -104,6 +140,7 @@ class Books:
         """
         if book == self.book:
             return
+        book = replace(book, revision=self.book.revision + 1)
         data = encode(book)
         if self._version is None:
             self._version = await self._store.write(ROTATION, data, create=True)
@@ -251,6 +288,11 @@ def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str,
             if until > now:
                 kept[name] = max(until, kept.get(name, 0.0))
     return kept
+
+
+def with_setback(book: RotationBook, found: Setback) -> RotationBook:
+    """The record with one more time that state was set back."""
+    return replace(book, setbacks=[*book.setbacks, found][-MOST_SETBACKS:])
 
 
 def _since(

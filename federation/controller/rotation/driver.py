@@ -11,10 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 import msgspec
 
-from federation.controller.rotation.books import Books, and_heard
+from federation.controller.rotation.books import Books, and_heard, with_setback
 from federation.controller.rotation.candidate import problem_of, side_of, signing_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
 from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
@@ -46,7 +47,7 @@ from federation.core.trust.joining import Position
 from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
-from federation.core.trust.rotation.record import RotationBook, Side, Unpinned
+from federation.core.trust.rotation.record import RotationBook, Setback, Side, Unpinned
 from federation.core.trust.rotation.signing import note_signing, signing_side
 from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
@@ -62,6 +63,8 @@ from federation.state.documents import (
 )
 from federation.state.store import StateConflict, StateStore
 
+MOST_AHEAD: Final = 1000  # generations that a signer may have seen before the state was set back
+
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +74,7 @@ class Seen:
 
     ``roots`` are those that could be read and are pinned, or published still; ``unwritten`` is why what the record asks
     for may not be in force. ``published`` are the roots (SHA-256) of the generations in force, and ``refused`` why this
-    process does not run its newest configuration.
+    process does not run its newest configuration. ``setbacks`` are times that what is in force was set back.
     """
 
     clusters: Mapping[str, ClusterFacts]
@@ -82,6 +85,7 @@ class Seen:
     published: Mapping[str, Unpinned] = field(default_factory=dict)
     refused: Sequence[str] = ()
     door: DoorReport = field(default_factory=DoorReport)
+    setbacks: Sequence[Setback] = ()
 
 
 async def _nothing_to_dismiss(_: Operation) -> None:
@@ -111,6 +115,9 @@ class RotationDriver:
     _queue: OperationQueue = field(init=False)
     _commands: Commands = field(init=False, default_factory=Commands)
     _rate: IssuingRate = field(init=False, default_factory=IssuingRate)
+    delivered: int = field(init=False, default=0)
+    """The highest generation that signers use, where the one in force was set back; 0 where it was not."""
+    _ahead: int = field(init=False, default=0)
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _signers: Sequence[SignerReport] = field(init=False, default=())
     _signing: Mapping[str, Side] = field(init=False, default_factory=dict)
@@ -119,7 +126,7 @@ class RotationDriver:
     _looked: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.books = Books(self.store)
+        self.books = Books(self.store, now=lambda: self.clock.now().timestamp())
         self._observer = Observer(self.store)
         self._queue = OperationQueue(self.store, clock=self.clock, seal=self.seal)
 
@@ -161,7 +168,9 @@ class RotationDriver:
                 return False
             if self.clock.monotonic() - self._looked > config.controller.rotation.fresh:
                 await self._save(interrupted(self.books.book))  # nobody has watched for a while
+            await self.books.check()
             await self._settle(config, see())
+            await self._note_setbacks(see())
             before = self.books.book
             await self.books.give_orders()
             await enact()
@@ -237,6 +246,7 @@ class RotationDriver:
         signers = await self._observer.signers(now.timestamp(), skew=config.controller.rotation.skew)
         roots = hub_roots(config, await self._observer.anchors(seen.current.number))
         self._signers = list(signers.values())
+        self._note_delivered(seen.current.number)
         arrivals = await self.books.arrive(
             seen.clusters,
             now.timestamp(),
@@ -323,6 +333,24 @@ class RotationDriver:
         except StateUnavailable:
             self._loaded = False  # it may have been written all the same
             raise
+
+    def _note_delivered(self, in_force: int) -> None:
+        """The highest generation that some signer uses, if it is above the one in force at two looks.
+
+        At one look it may have been put in force meanwhile. A signer is believed within bounds: one that lies could
+        otherwise use up all numbers.
+        """
+        used = max((report.generation for report in self._signers), default=0)
+        ahead = used if in_force < used <= in_force + MOST_AHEAD else 0
+        self.delivered, self._ahead = min(ahead, self._ahead), ahead
+
+    async def _note_setbacks(self, seen: Seen) -> None:
+        """Record what was found to be set back; each once."""
+        book = self.books.book
+        for found in seen.setbacks:
+            if found not in book.setbacks and (not book.setbacks or found.at > book.setbacks[-1].at):
+                book = with_setback(book, found)
+        await self._save(book)
 
     async def _note_signing(self, world: World) -> None:
         """Record what signers are seen to sign with at rest, as far as that needs no rotation."""

@@ -18,7 +18,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     root above ``issuer``, at rest: another intermediate under it may sign as well, as long as it is none of those
     ``left`` (SHA-256); nothing else may (:meth:`permit`). ``forbidden`` are roots and intermediates (SHA-256) that are
     never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
-    is in seconds, 0 for none.
+    is in seconds, 0 for none. ``revision`` is that of the record that they follow from.
     """
 
     rotation: int = 0
@@ -31,6 +31,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     ttl_cap: float = 0.0
     root: str = ""
     left: list[str] = []
+    revision: int = 0
 
     @property
     def binding(self) -> bool:
@@ -66,6 +67,7 @@ def orders_of(book: RotationBook) -> Orders:
         state=rotation.state.value if rotation is not None else "",
         forbidden=book.compromised,
         stopped={name: quarantine.reason for name, quarantine in sorted(book.quarantined.items())},
+        revision=book.revision,
     )
     rotation = book.under_way
     if rotation is None:

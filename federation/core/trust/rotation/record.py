@@ -128,6 +128,14 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     evidence: list[Condition] = []
 
 
+class Setback(msgspec.Struct, frozen=True, kw_only=True):
+    """State that was found to be older than what had been in force: when it was found, what, and what was done."""
+
+    at: float
+    what: str
+    done: str
+
+
 class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     """What is persisted under ``rotation``: the rotation under way or the last one, and the quarantines.
 
@@ -138,7 +146,8 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
 
     ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were
     removed and may come back: a rotation brings them again, or a pin that is not staged. ``departures`` are the last
-    removals of anchors without a rotation.
+    removals of anchors without a rotation. ``setbacks`` are the last times that state was found to be set back, and
+    ``revision`` counts the writes of the record: a lower one than before is a record that was set back.
 
     ``signing`` is the authority that is in force at rest, None until signers were seen to sign (and in records of
     releases that did not keep it: :func:`federation.core.trust.rotation.signing.signing_side`). ``left`` are the
@@ -156,6 +165,8 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     unpinned: dict[str, Unpinned] = {}
     withdrawn: list[str] = []
     departures: list[Departure] = []
+    setbacks: list[Setback] = []
+    revision: int = 0
 
     @property
     def under_way(self) -> Rotation | None:

@@ -1,0 +1,165 @@
+"""State that is set back or restored heals, and is told: when, what was found, and what the hub did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from federation.controller.generations import CURRENT
+from federation.controller.rotation.books import ORDERS, ROTATION, Books
+from federation.core.config.model import HubConfig
+from federation.core.config.parse import parse_config
+from federation.core.errors import StateUnavailable
+from federation.core.trust.rotation.record import RotationBook
+from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
+from federation.state.files import FileStore
+from tests.controller.test_arrivals import CONFIG
+from tests.controller.test_rotation_driver import FailingStore, Leading
+from tests.controller.test_trust_sources import configured, sources
+from tests.controller.world import root
+from tests.support.clock import VirtualClock
+
+
+@pytest.fixture
+def config() -> HubConfig:
+    return parse_config(CONFIG, file="clusters.toml")
+
+
+async def current(store: FileStore) -> Current:
+    stored = await store.read(CURRENT)
+    assert stored is not None
+    return decode(stored.data, Current, key=CURRENT)
+
+
+async def held(store: FileStore) -> set[str]:
+    number = (await current(store)).number
+    stored = await store.read(generation_key(number))
+    assert stored is not None
+    return {a.sha256 for a in decode(stored.data, Generation, key="generation").anchors}
+
+
+async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> None:
+    """The newer generation's root is not lost with it, and its number is not used again."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    made, _ = sources(store, clock)
+    assert await made.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    assert await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert made.setbacks == []
+    await store.write(CURRENT, older.data)
+    assert await made.update(configured(tmp_path, "a"), RotationBook()), (
+        "the pin of the second is gone as well"
+    )
+    assert (await current(store)).number == 3
+    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+    (found,) = made.setbacks
+    assert (found.at, "generation 1 " in found.what) == (clock.now().timestamp(), True)
+    assert found.done
+    await made.update(configured(tmp_path, "a"), RotationBook())
+    assert len(made.setbacks) == 1
+
+
+async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -> None:
+    """A leader that begins knows it from the signers alone."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    before, _ = sources(store, clock)
+    await before.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    await before.update(configured(tmp_path, "a", "b"), RotationBook())
+    await store.write(CURRENT, older.data)
+    later, trust = sources(store, clock)
+    assert await later.update(configured(tmp_path, "a"), RotationBook())
+    assert (trust.number, later.setbacks) == (1, [])
+    trust.delivered = 2
+    assert await later.update(configured(tmp_path, "a"), RotationBook())
+    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+    assert ((await current(store)).number, len(later.setbacks)) == (3, 1)
+
+
+async def test_signers_that_use_a_later_generation_are_believed_at_the_second_look(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+
+    async def reports(generation: int) -> None:
+        report = SignerReport(
+            replica="one",
+            started=0.0,
+            updated=clock.now().timestamp(),
+            heartbeat=60.0,
+            ready=True,
+            generation=generation,
+        )
+        await store.write("signers/one", encode(report))
+
+    leading.seen = replace(leading.seen, current=Current(number=3, sha256=""))
+    await reports(7)
+    await leading.step()
+    assert leading.driver.delivered == 0
+    await leading.step()
+    assert leading.driver.delivered == 7
+    await reports(10**11)
+    await leading.step()
+    await leading.step()
+    assert leading.driver.delivered == 0, "a signer that lies does not use up all numbers"
+
+
+async def recorded(store: FileStore, clock: VirtualClock, config: HubConfig) -> tuple[Leading, bytes]:
+    """A leader whose record has moved on, and the record before."""
+    leading = Leading(store, clock, config)
+    await leading.ask("quarantine", cluster="west", reason="burnt down")
+    await leading.step()
+    older = await store.read(ROTATION)
+    assert older is not None
+    await leading.ask("release", cluster="west")
+    await leading.step()
+    return leading, older.data
+
+
+async def test_a_record_that_is_set_back_under_a_leader_is_written_again(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading, older = await recorded(store, clock, config)
+    known = leading.driver.book
+    await store.write(ROTATION, older)
+    await leading.step()
+    book = leading.driver.book
+    assert msgspec.structs.replace(book, setbacks=[], revision=known.revision) == known
+    (found,) = book.setbacks
+    assert (found.at, "set back" in found.what) == (clock.now().timestamp(), True)
+    assert found.done
+    stored = await store.read(ROTATION)
+    assert stored is not None
+    assert decode(stored.data, RotationBook, key=ROTATION) == book
+
+
+async def test_a_record_that_is_older_than_the_orders_stands_still(tmp_path: Path, config: HubConfig) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    _, older = await recorded(store, clock, config)
+    await store.write(ROTATION, older)
+    with pytest.raises(StateUnavailable, match="revision"):
+        await Books(store).load()
+    assert await store.read(ORDERS) is not None
+
+
+async def test_a_record_of_an_earlier_release_is_read(tmp_path: Path, config: HubConfig) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading, _ = await recorded(store, clock, config)
+    uncounted = msgspec.structs.replace(leading.driver.book, revision=0)
+    await store.write(ROTATION, encode(uncounted))
+    assert await Books(store).load() == uncounted
+    await leading.step()
+    assert leading.driver.book.setbacks == []

@@ -23,7 +23,16 @@ from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
 from federation.status.attention_trust import trust_attention
 from federation.status.attention_workloads import door_attention, unplaced_attention, workload_attention
-from federation.status.causes import ORDER, Causes, Fact, Finding, Need, finding, with_consequences
+from federation.status.causes import (
+    ORDER,
+    Causes,
+    Fact,
+    Finding,
+    Need,
+    document_fact,
+    finding,
+    with_consequences,
+)
 from federation.status.control_planes import REASON as CONTROL_PLANE
 from federation.status.control_planes import control_plane_attention
 from federation.status.freshness import clock_time, elapsed, instant
@@ -108,7 +117,7 @@ def _state(scene: Scene) -> Iterator[Finding]:
             where=key,
             remedy=remedy_for(key),
         )
-        yield finding(item, takes=[(Need.STATE, key)])
+        yield finding(item, takes=[document_fact(key)])
 
 
 def _controllers(scene: Scene) -> Iterator[Finding | Attention]:

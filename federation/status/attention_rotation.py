@@ -104,6 +104,7 @@ def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> It
             what=f"in {view.state} it waits for clusters that the controller cannot reach: {names(unreachable)}",
             where=where,
             remedy="mend their connection, or take them out: `federation rotate quarantine NAME --reason ...`",
+            clusters=unreachable,
         )
     stood = scene.now - view.since.timestamp() if view.since else 0.0
     if view.expected and stood > PATIENCE * view.expected:
@@ -115,6 +116,7 @@ def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> It
             where=where,
             remedy="`federation rotate status` names everything that it waits for",
             since=view.since,
+            clusters=unreachable if waits <= {*unreachable} else [],
         )
 
 

@@ -27,7 +27,7 @@ MATRIX: Final = "matrix"
 class Need(StrEnum):
     """What a finding may take away and others may rest on."""
 
-    STATE = "state"  # a document of the state store, by key
+    STATE = "state"  # documents of the state store, by kind
     MESH = "mesh"  # a state of the mesh that is configured
     SOURCES = "sources"  # a trust source that has never been read
     LEADER = "leader"
@@ -45,7 +45,7 @@ class Need(StrEnum):
 
 
 Fact = tuple[Need, str]
-"""A need and whose it is: the name of a cluster, a key of the state store, or empty where it is the hub's."""
+"""A need and whose it is: the name of a cluster, a kind of document, or empty where it is the hub's."""
 
 CLUSTER_NEEDS: Final = frozenset({Need.CONNECTION, Need.WRITING, Need.SIGNING, Need.PROBE, Need.CLOCK})
 
@@ -101,7 +101,28 @@ _RESTS_ON: Final[Mapping[str, tuple[Need, ...]]] = {
     "control_plane_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.DOOR, Need.SIGNING),
     "workloads_unknown": (Need.SIGNERS, Need.SIGNING),
     "rotation_waits_for_cluster": (Need.CONNECTION,),
+    "rotation_stuck": (Need.CONNECTION,),
 }
+_HAS_ANOTHER_WAY: Final = frozenset({"rotation_waits_for_cluster"})
+"""Consequences that something can be done about though their cause lasts."""
+
+_DOCUMENTS: Final[Mapping[str, str]] = {
+    "no_generation": "generations",
+    "no_leader": "controllers",
+    "no_signer": "signers",
+    "rotation_unknown": "rotation",
+    "rotation_problem": "rotation",
+    "signer_orders": "rotation",
+}
+"""The kind of document of the state store that a finding is read from."""
+
+
+def document_fact(key: str) -> Fact:
+    """What a document of the state store takes away that cannot be used."""
+    kind = key.partition("/")[0]
+    return Need.STATE, {"current": "generations", "orders": "rotation"}.get(kind, kind)
+
+
 PAIR_UNKNOWN: Final = (
     Need.LEADER,
     Need.GENERATION,
@@ -134,6 +155,8 @@ def finding(
     """The finding of an item, with what its code declares; ``rests_on`` adds to that, ``takes`` replaces it."""
     facts = _facts(_TAKES.get(item.code, ()), item.clusters) if takes is None else takes
     needs = _facts(_RESTS_ON.get(item.code, ()), item.clusters)
+    if item.code in _DOCUMENTS:
+        needs = [(Need.STATE, _DOCUMENTS[item.code]), *needs]
     return Finding(item, frozenset(facts), (*rests_on, *needs))
 
 
@@ -222,7 +245,12 @@ def with_consequences(item: Attention, consequences: Sequence[Consequence]) -> A
 
 def _consequence(item: Attention) -> Consequence:
     return Consequence(
-        severity=item.severity, code=item.code, what=item.what, where=item.where, clusters=item.clusters
+        severity=item.severity,
+        code=item.code,
+        what=item.what,
+        where=item.where,
+        remedy=item.remedy if item.code in _HAS_ANOTHER_WAY else "",
+        clusters=item.clusters,
     )
 
 
@@ -251,9 +279,13 @@ def affected_pairs(item: Attention) -> int:
 def consequences_text(item: Attention) -> str:
     """What follows from a cause, in a sentence; empty where nothing does."""
     return "; ".join(
-        f"{placed(each.where, each.what) if each.where != MATRIX else each.what}{_more(each)}"
+        f"{placed(each.where, each.what) if each.where != MATRIX else each.what}{_more(each)}{_or(each)}"
         for each in item.consequences
     )
+
+
+def _or(each: Consequence) -> str:
+    return f" ({each.remedy})" if each.remedy else ""
 
 
 def _more(each: Consequence) -> str:

@@ -39,12 +39,16 @@ Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
 
 
 class Consequence(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that follows from a cause, and ends with it: ``count`` of that kind, ``what`` is of the first."""
+    """Something that follows from a cause, and ends with it: ``count`` of that kind, ``what`` is of the first.
+
+    ``remedy`` is what can be done about it while the cause lasts; empty where mending the cause is all.
+    """
 
     severity: Severity
     code: str
     what: str
     where: str
+    remedy: str = ""
     count: int = 1
     clusters: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace as dataclass_replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from federation.core.trust.rotation.record import State
 from federation.state.documents import WorkloadsReport
 from federation.status.causes import Causes, Finding, Need, finding
 from federation.status.model import Attention, FederationStatus, Severity
 from federation.status.text import status_text
 from federation.status.view import compose
+from tests.status.rotations import rotate, unmet
 from tests.status.worlds import World
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
@@ -71,6 +74,37 @@ def test_one_dead_cluster_of_three_is_one_critical_entry() -> None:
     assert followed == {"signing_unavailable": 1, "pairs_unknown": 4}
     assert len(status.matrix.reasons) == 4  # the API keeps every pair
     assert status_text(status).count("west is unreachable since") == 1
+
+
+def test_a_rotation_that_waits_for_a_dead_cluster_is_told_with_it_and_with_the_way_out() -> None:
+    world = World(NAMES, T)
+    rotate(world, State.PUBLISHING, unmet("held", "west"))
+    kill(world, "west")
+    status = seen(world)
+    (cause,) = [item for item in status.attention if item.severity != "notice"]
+    waits = [each for each in cause.consequences if each.code == "rotation_waits_for_cluster"]
+    assert [each.where for each in waits] == ["rotation 3"]
+    assert "federation rotate quarantine" in waits[0].remedy
+    assert waits[0].remedy in status_text(status)
+
+
+@pytest.mark.parametrize(
+    ("key", "follows"),
+    [
+        ("current", "no_generation"),
+        ("generations/000000000007", "no_generation"),
+        ("rotation", "rotation_unknown"),
+    ],
+)
+def test_a_damaged_document_is_the_cause_of_what_is_read_from_it(key: str, follows: str) -> None:
+    world = World(NAMES, T)
+    if follows == "no_generation":
+        world.current = None
+    snapshot = dataclass_replace(world.snapshot(), damaged={key: "it is cut short"})
+    status = compose(snapshot, world.config, NOW)
+    (cause,) = [item for item in status.attention if item.severity != "notice"]
+    assert (cause.code, cause.where, cause.severity) == ("state_damaged", key, "critical")
+    assert follows in {each.code for each in cause.consequences}
 
 
 def test_two_dead_clusters_of_forty_are_two_entries() -> None:

@@ -48,7 +48,18 @@ def seen(world: World) -> FederationStatus:
 
 
 def told(status: FederationStatus, code: str) -> Attention:
-    (item,) = [item for item in status.attention if item.code == code]
+    """The entry of that code; where it follows from another, that one's remedy unless it has its own."""
+    entries = [
+        *status.attention,
+        *(
+            replace(item, severity=each.severity, code=each.code, what=each.what, where=each.where)
+            if not each.remedy
+            else replace(item, code=each.code, what=each.what, where=each.where, remedy=each.remedy)
+            for item in status.attention
+            for each in item.consequences
+        ),
+    ]
+    (item,) = [item for item in entries if item.code == code]
     assert item.what
     assert item.where
     assert item.remedy
@@ -56,7 +67,8 @@ def told(status: FederationStatus, code: str) -> Attention:
 
 
 def codes(status: FederationStatus) -> set[str]:
-    return {item.code for item in status.attention}
+    followed = {each.code for item in status.attention for each in item.consequences}
+    return {item.code for item in status.attention} | followed
 
 
 def world_in(state: State, *conditions: object, **changes: object) -> World:

@@ -50,7 +50,7 @@ export function attention(status, now) {
 function follows(c) {
   if (c.where === "matrix") return c.what;
   const what = c.what.startsWith(`${c.where} `) ? c.what : `${c.where}: ${c.what}`;
-  return c.count > 1 ? `${what} (and ${number(c.count - 1)} more)` : what;
+  return `${what}${c.count > 1 ? ` (and ${number(c.count - 1)} more)` : ""}${c.remedy ? ` (${c.remedy})` : ""}`;
 }
 
 const RANK = { failing: 0, unknown: 1, quarantined: 2, degraded: 3, healthy: 4 };

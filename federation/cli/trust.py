@@ -115,6 +115,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     dismiss.add_argument("--json", action="store_true", help="print the decided operation as JSON")
     add_client_arguments(dismiss)
     dismiss.set_defaults(run=_dismiss)
+    guard = actions.add_parser(
+        "guard",
+        help="print what a member's administrator lets its bundle objects hold",
+        description="Prints the ConfigMap that the admission policies of manifests/member/guard compare with: every "
+        "certificate that the configuration pins, staged ones included, and what --certificates adds. Apply it with "
+        "the administrator's own rights, before anything new is published. Exits 1 when it cannot be made.",
+    )
+    guard.add_argument(
+        "--certificates",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PEM",
+        help="certificates to add: intermediates that are published, or an anchor that stays although its pin is gone "
+        "(federation bundle show --pem); may be repeated",
+    )
+    guard.add_argument(
+        "--namespace", default="federation-system", metavar="NAME", help="where the ConfigMap is to be"
+    )
+    add_config(guard)
+    guard.set_defaults(run=_guard)
     remove = actions.add_parser(
         "remove",
         help="remove an anchor whose pin is gone at once, whatever still needs it",
@@ -184,6 +205,38 @@ def _held(pin: AnchorPin) -> Certificate | str:
         return read_certificate(pin.file, pin.sha256)
     except FederationError as error:
         return str(error)
+
+
+def _guard(args: argparse.Namespace) -> int:
+    return asyncio.run(_print_guard(args))
+
+
+async def _print_guard(args: argparse.Namespace) -> int:
+    import json
+
+    from federation.cli.candidate import read_certificate
+    from federation.cli.pin_files import read_bounded
+    from federation.core.pki.pem import parse_certificates
+    from federation.core.trust.guard import MOST_IN_BUNDLES, guard_object
+
+    config = await _load(args.config)
+    try:
+        certificates = [read_certificate(pin.file, pin.sha256) for pin in config.trust.anchors]
+        for path in args.certificates:
+            certificates += parse_certificates(read_bounded(path), where=str(path))
+        found = guard_object(certificates, namespace=args.namespace)
+    except FederationError as error:
+        print(f"federation trust: {error.diagnostics()}", file=sys.stderr)
+        return EXIT_REFUSED
+    for certificate in {c.sha256: c for c in certificates}.values():
+        print(f"{certificate.sha256}  {certificate.subject}", file=sys.stderr)
+    if "binaryData" not in found:
+        print(
+            f"more than {MOST_IN_BUNDLES} certificates: leave istiod.yaml out of the guard",
+            file=sys.stderr,
+        )
+    print(json.dumps(found, indent=2))
+    return 0
 
 
 def _dismiss(args: argparse.Namespace) -> int:

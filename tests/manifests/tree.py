@@ -10,7 +10,9 @@ from tests.manifests.kustomize import Object, render
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
-TREES = [".", "hub", "member", "volume", "in-cluster", "openshift"]
+TREES = [
+    *(".", "hub", "member", "member/guard", "member/guard-every-writer", "volume", "in-cluster", "openshift"),
+]
 ROLES = ("signer", "controller")
 
 

@@ -145,7 +145,7 @@ class TrustSources:
                 _log.log(level, "trust source %s: %s", source, state, extra={"source": source})
         self.states = dict(gathered.sources)
         held = bundle_of(in_force.generation) if in_force.generation else None
-        unpinned = _other_domain(config, in_force) or _unpinned(config, book, self._held_roots(in_force))
+        unpinned = _unpinned(config, book, self._held_roots(in_force))
         plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, held)
         if plan.held_back and plan.held_back != self.held_back:
             _log.error("the bundle stays as it is: %s", plan.held_back, extra={"reason": "held_back"})
@@ -236,21 +236,6 @@ class TrustSources:
         if in_force.generation is not None:
             self._trust.adopt(in_force.generation, in_force.behind)
         return True
-
-
-def _other_domain(config: HubConfig, in_force: InForce) -> str:
-    """Why no generation is made for the trust domain that the configuration names; empty where it is the same.
-
-    Every identity of the mesh would change at once, and signers would refuse what the running ones deliver.
-    """
-    before = in_force.generation
-    if before is None or before.trust_domain == str(config.trust_domain):
-        return ""
-    return (
-        f"the generation in force is for the trust domain {before.trust_domain}, and the configuration names "
-        f"{config.trust_domain}: a mesh cannot change its trust domain in place. Set it back; another trust domain is "
-        "another hub with a state of its own"
-    )
 
 
 def _unpinned(config: HubConfig, book: RotationBook, held: frozenset[str]) -> str:

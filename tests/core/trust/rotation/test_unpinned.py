@@ -1,0 +1,189 @@
+"""Anchors whose pin is gone: noted, kept, and removed by their gate or by an operator who was told what breaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from federation.core.trust.horizons import Delivered
+from federation.core.trust.rotation.effects import published
+from federation.core.trust.rotation.losses import losses_without
+from federation.core.trust.rotation.own_anchors import OwnAnchor, drop_gates
+from federation.core.trust.rotation.record import RotationBook, Unpinned
+from federation.core.trust.rotation.steps import OperationRefused
+from federation.core.trust.rotation.unpinned import (
+    MOST_DEPARTURES,
+    NOTHING_NEEDS_IT,
+    depart,
+    drop_unpinned,
+    remove_now,
+    settle,
+    unpinned_anchors,
+)
+from federation.core.trust.rotation.world import ControlPlane, SignerFacts
+from tests.core.trust.rotation.test_own_anchors import (
+    ELSE,
+    HUB,
+    NOW,
+    OWN,
+    SIGNS,
+    SKEW,
+    facts,
+    quarantined,
+    under_way,
+    with_cluster,
+    world,
+)
+
+NONE = frozenset[str]()
+SEEN = {sha: Unpinned(since=NOW, generation=1, subject=sha[:4]) for sha in (HUB, OWN)}
+GONE = RotationBook(unpinned={OWN: SEEN[OWN]})
+"""The second anchor's pin is gone; it was a root of the hub's."""
+
+
+def settled(
+    book: RotationBook,
+    *pins: str,
+    staged: frozenset[str] = NONE,
+    found: frozenset[str] = frozenset({HUB, OWN}),
+) -> RotationBook:
+    return settle(
+        book, pins=frozenset(pins), staged=staged, found={sha: SEEN[sha] for sha in SEEN if sha in found}
+    )
+
+
+def test_a_pin_that_is_taken_out_takes_nothing_away() -> None:
+    book = settled(RotationBook(), HUB)
+    assert book == GONE
+    assert settled(book, HUB) is book
+    assert published(book, frozenset({HUB}), NONE, NONE) == {HUB, OWN}, "nor where the state was set back"
+    assert published(RotationBook(), frozenset({HUB}), NONE, frozenset({HUB, OWN})) == {HUB, OWN}, (
+        "nor before"
+    )
+    assert settled(book, HUB, OWN) == RotationBook(), "it is pinned again"
+
+
+def test_one_that_is_staged_after_it_was_published_stays_as_well() -> None:
+    book = settled(RotationBook(), HUB, OWN, staged=frozenset({OWN}))
+    assert book.admitted == [OWN]
+    assert OWN in published(book, frozenset({HUB, OWN}), frozenset({OWN}), frozenset({HUB, OWN}))
+
+
+def test_what_left_comes_back_only_with_a_pin_that_is_not_staged() -> None:
+    left = depart(GONE, {OWN: []}, at=NOW, author="test", reason="test")
+    both = frozenset({HUB, OWN})
+    assert (left.unpinned, left.withdrawn) == ({}, [OWN])
+    assert published(left, both, NONE, both) == {HUB}, (
+        "neither because some cluster holds it still, nor by the pin alone"
+    )
+    assert settled(left, HUB) is left
+    assert settled(left, HUB, OWN, staged=frozenset({OWN})) is left
+    assert OWN in published(settled(left, HUB, OWN), both, NONE, NONE)
+
+
+def test_what_a_rotation_retired_is_not_noted() -> None:
+    book = RotationBook(retired=[OWN])
+    assert settled(book, HUB) is book
+
+
+def test_a_root_of_the_hub_waits_for_every_cluster_and_for_those_that_were_removed() -> None:
+    (anchor,) = unpinned_anchors(GONE, {"west": [OWN]})
+    assert anchor == OwnAnchor(sha256=OWN, clusters=frozenset({"west"}), everywhere=True)
+    roots = {SIGNS: HUB}
+
+    def unmet(seen: object, book: RotationBook = GONE) -> set[tuple[str, str]]:
+        verdict = drop_gates([anchor], book, seen, roots=roots)[OWN]  # type: ignore[arg-type]
+        return {(c.name, c.cluster) for c in verdict.unmet}
+
+    assert unmet(world()) == set()
+    assert unmet(with_cluster("north", facts(current=False))) == {("own_held", "north")}
+    assert unmet(with_cluster("north", facts(unknown_until=NOW))) == {("own_earlier", "north")}
+    assert unmet(world(gone={"south": NOW})) == {("own_earlier", "south")}
+    lost = quarantined("north")
+    assert unmet(with_cluster("north", facts(held=None)), replace(lost, unpinned=GONE.unpinned)) == set()
+    assert unmet(world(refused=("one: line 3",))) == {("configuration", "")}
+
+
+def test_it_leaves_with_evidence_once_its_gate_is_open() -> None:
+    verdicts = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: HUB})
+    book = drop_unpinned(GONE, verdicts, at=NOW)
+    (left,) = book.departures
+    assert (left.sha256, left.at, left.reason, left.subject) == (OWN, NOW, NOTHING_NEEDS_IT, OWN[:4])
+    assert {c.name for c in left.evidence} >= {"own_issuers", "own_held", "own_alive", "own_matrix"}
+    waiting = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: OWN})
+    assert drop_unpinned(GONE, waiting, at=NOW) is GONE
+
+
+def test_departures_are_bounded() -> None:
+    book = RotationBook()
+    for number in range(MOST_DEPARTURES + 5):
+        sha = f"{number:064x}"
+        book = replace(book, unpinned={sha: SEEN[OWN]})
+        book = depart(book, {sha: []}, at=NOW, author="test", reason="test")
+    assert len(book.departures) == MOST_DEPARTURES
+
+
+def test_removing_it_at_once_is_for_an_anchor_without_a_pin_alone() -> None:
+    seen = world(pins=frozenset({HUB}))
+    book = remove_now(GONE, seen, OWN, author="operator", reason="stolen")
+    (left,) = book.departures
+    assert (left.author, left.reason, book.withdrawn) == ("operator", "stolen", [OWN])
+    assert HUB in published(book, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
+    assert OWN not in published(book, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
+
+
+@pytest.mark.parametrize(
+    ("book", "sha256", "pins", "words"),
+    [
+        (GONE, HUB, {HUB}, "it is pinned"),
+        (GONE, "f" * 64, {HUB}, "no published anchor"),
+        (replace(under_way(), unpinned={HUB: SEEN[HUB]}), HUB, {OWN}, "is from or to that root"),
+        (GONE, OWN, set(), "none would be left"),
+    ],
+)
+def test_every_other_removal_is_refused(book: RotationBook, sha256: str, pins: set[str], words: str) -> None:
+    with pytest.raises(OperationRefused, match=words) as refused:
+        remove_now(book, world(pins=frozenset(pins)), sha256, author="operator", reason="")
+    assert refused.value.remedy
+
+
+def test_what_breaks_is_said_beforehand() -> None:
+    plane = ControlPlane(name="istio-system/istiod-tls", issuer=ELSE, held=frozenset({HUB, OWN}))
+    seen = changed(
+        with_cluster("west", facts(control_planes=(plane,))),
+        horizons={Delivered("east", ELSE, 1): NOW + 100, Delivered("north", SIGNS, 1): NOW + 100},
+        signers={"one": SignerFacts(ready_with=frozenset({ELSE}), generation=1, door=ELSE)},
+        gone={"south": NOW + 50},
+    )
+    lost = losses_without(OWN, seen, {SIGNS: HUB, ELSE: OWN}, clusters=NONE)
+    found = {(loss.cluster, loss.what.partition(":")[0]): loss.ends for loss in lost}
+    assert found["east", "its leaves below it are refused by others"] == NOW + 100 + SKEW
+    assert ("north", "its leaves below it are refused by others") not in found
+    assert found["south", "its leaves from before the hub may be refused by others"] == NOW + 50 + SKEW
+    assert any(cluster == "west" and "istiod" in what for cluster, what in found)
+    assert any("nothing is issued any more" in what for _, what in found)
+    assert losses_without(OWN, world(), {SIGNS: HUB}, clusters=NONE) == []
+
+
+SHAS = st.sampled_from(["a" * 64, "b" * 64, "c" * 64])
+SETS = st.frozensets(SHAS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pins=st.lists(SETS, min_size=1, max_size=6), staged=SETS, start=SETS)
+def test_no_row_of_edits_takes_a_published_anchor_away(
+    pins: list[frozenset[str]], staged: frozenset[str], start: frozenset[str]
+) -> None:
+    book, in_force = RotationBook(), start
+    for wanted in pins:
+        after = published(book, wanted, staged & wanted, in_force)
+        assert in_force <= after, "nor where the record could not be written before the generation"
+        in_force = after
+        found = {sha: Unpinned(since=NOW, generation=1) for sha in in_force}
+        book = settle(book, pins=wanted, staged=staged & wanted, found=found)
+        assert book.unpinned.keys() == in_force - wanted
+        assert published(book, wanted, staged & wanted, NONE) >= in_force - (wanted & staged)

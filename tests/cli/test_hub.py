@@ -121,6 +121,18 @@ async def test_a_hubs_life(hub: Running, file: Path) -> None:
     assert "Traceback" not in hub.log
 
 
+async def test_credentials_that_cannot_be_used_end_the_hub_with_2(file: Path) -> None:
+    """The controller was started again 96 times; nothing that it could meet there mends a kubeconfig."""
+    text = file.read_text()
+    state = 'kind = "kubernetes"\nkubeconfig = "nowhere"\nnamespace = "federation-system"'
+    file.write_text(text.replace('directory = "state"', state))
+    async with started(file.parent, "hub", "--config", str(file), "--replica", "host") as hub:
+        assert await hub.ended() == 2
+    assert "nowhere" in hub.log
+    assert "cannot use what is configured: everything ends" in hub.log
+    assert "it is started again" not in hub.log
+
+
 async def test_children_do_not_outlive_a_killed_hub(hub: Running) -> None:
     door = await hub.until_announced("door")
     hub.process.kill()

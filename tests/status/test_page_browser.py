@@ -95,6 +95,27 @@ async def test_a_failing_pair_is_told_by_keyboard_and_names_are_never_markup(sta
         assert "owned" not in await page.title()
 
 
+async def test_the_next_expiry_counts_the_intermediate_and_what_follows_from_a_cause_stands_below_it(
+    start: Start, page: Any
+) -> None:
+    async with start() as hub:
+        for replica, signer in hub.world.signers.items():
+            assert signer.authority is not None
+            ends = replace(signer.authority, not_after=hub.world.now + 40.5 * 86400)
+            hub.world.edit_signer(replica, authority=ends)
+        hub.world.edit_seen("west", state="unavailable", reason="unreachable", detail="no connection")
+        await hub.settle()
+        await page.goto(hub.url)
+        await page.wait_for_selector("[data-verdict=degraded]")
+        figures = await page.inner_text("#figures")
+        assert "40 days" in figures
+        assert "intermediate of shared" in figures
+        summary = await page.inner_text("#verdict-summary")
+        assert summary.startswith("West is unreachable since ")
+        assert "What follows: 4 of 6 ordered pairs cannot be proved" in await page.inner_text("#attention")
+        assert page.errors == []
+
+
 async def test_two_hundred_clusters_are_drawn_and_found(start: Start, page: Any) -> None:
     async with start(tuple(f"edge-{i:03d}" for i in range(200))) as hub:
         await page.goto(hub.url)

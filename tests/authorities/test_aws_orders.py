@@ -220,7 +220,7 @@ async def test_a_throttled_repetition_may_still_make_it_certain(world: World) ->
 
 
 async def test_a_hung_call_ends_in_time_and_counts_as_issued(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=0.6)) as authority:
+    async with opened(world, await world.private_ca(timeout=2.0)) as authority:
 
         async def hang(call: Seen) -> web.StreamResponse | None:
             if call.operation == "IssueCertificate":
@@ -231,11 +231,11 @@ async def test_a_hung_call_ends_in_time_and_counts_as_issued(world: World) -> No
         begun = time.monotonic()
         with pytest.raises(AuthorityUncertain):
             await authority.issue(order())
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 25  # and not when the answer comes, after 30
 
 
 async def test_what_is_never_issued_counts_as_issued(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=0.8), SystemClock()) as authority:
+    async with opened(world, await world.private_ca(timeout=2.0), SystemClock()) as authority:
         world.front.before = answering("GetCertificate", lambda _: refuse("RequestInProgressException"))
         with pytest.raises(AuthorityUncertain) as caught:
             await authority.issue(order())

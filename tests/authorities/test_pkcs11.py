@@ -9,7 +9,6 @@ import asyncio
 import ctypes
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -641,12 +640,12 @@ async def test_a_hang_is_told_in_time_and_blocks_nobody_else() -> None:
     try:
         hung = asyncio.create_task(thread.run(device.hang, timeout=0.2))
         behind = asyncio.create_task(thread.run(device.work, timeout=0.1))
-        ticks, start = 0, time.monotonic()
+        ticks = 0
         while not hung.done():
             await asyncio.sleep(0.005)
             ticks += 1
         assert ticks > 5  # the event loop went on
-        assert time.monotonic() - start < 5
+        assert not device.done  # it hangs still
         for task in (hung, behind):
             with pytest.raises(AuthorityUnavailable) as caught:
                 await task
@@ -707,9 +706,8 @@ async def test_a_device_that_hangs_leaves_the_authority_degraded_and_lets_it_clo
                 await read.key.sign(MESSAGE)
             assert caught.value.reason == "hsm_hangs"
             assert (await fault(pair)).reason == "hsm_hangs"
-            closing = time.monotonic()
             await pair.close()
-            assert time.monotonic() - closing < 10
+            assert not hung.done()  # closing waits for no call that hangs
         finally:
             device.let_go.set()
             await hung

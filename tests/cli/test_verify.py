@@ -149,7 +149,7 @@ async def test_waiting_ends(tmp_path: Path) -> None:
     async with asked(verify, world, tmp_path) as (run, _):
         started = time.monotonic()
         assert await run("verify", "--wait", "0.4") == 1
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
 
 
 def test_an_api_that_cannot_be_asked_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ async def works(session: FollowedSession) -> bool:
 
 
 async def until(wanted: Callable[[], Awaitable[bool]], clock: VirtualClock) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await wanted():
             await clock.advance(1.0)
             await asyncio.sleep(0.01)

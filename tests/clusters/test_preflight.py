@@ -26,7 +26,8 @@ from federation.sandbox.cluster import SandboxCluster
 from tests.support import istio_objects as charts
 
 MEMBER = Path(__file__).parents[2] / "manifests" / "member"
-TIMEOUTS = ClusterTimeouts(connect=0.5, request=0.5)
+TIMEOUTS = ClusterTimeouts(connect=20.0, request=20.0)
+SHORT = ClusterTimeouts(connect=0.5, request=0.5)
 CONFIG = """
 trust_domain = "cluster.local"
 [state]
@@ -243,7 +244,8 @@ async def test_a_cluster_that_does_not_answer_is_one_finding_for_each_role(
     member: Member, break_it: Callable[[SandboxCluster], Any], words: str
 ) -> None:
     break_it(member.cluster)
-    found = await member.complaints()
+    timeouts = SHORT if words == "timeout" else TIMEOUTS
+    found = await member.complaints(replace(member.config, timeouts=timeouts))
     assert set(found) == {"signer.reachable", "controller.reachable"}
     assert all(result.detail.startswith(words) for result in found.values())
 

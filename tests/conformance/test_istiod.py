@@ -36,7 +36,7 @@ async def east() -> AsyncIterator[SandboxCluster]:
         yield cluster
 
 
-async def eventually(wanted: Callable[[], object], within: float = 5.0) -> None:
+async def eventually(wanted: Callable[[], object], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not wanted():
             await asyncio.sleep(0.01)

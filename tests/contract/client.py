@@ -220,7 +220,7 @@ def pod(name: str, account: str, node: str | None = "node-contract") -> dict[str
     return {"metadata": {"name": name}, "spec": spec | ({"nodeName": node} if node else {})}
 
 
-async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 15.0) -> bool:
+async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 60.0) -> bool:
     """Ask until the answer is yes: authorizers and caches of real servers lag behind their stores."""
     try:
         async with asyncio.timeout(timeout):

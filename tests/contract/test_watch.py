@@ -93,7 +93,7 @@ async def test_the_server_ends_a_watch_after_its_timeout(api: Api, maps: str) ->
     began = time.monotonic()
     async with api.watch(maps, resourceVersion=start, timeoutSeconds=1) as watch:
         assert await watch.rest() == []
-    assert 0.9 <= time.monotonic() - began < 5
+    assert 0.9 <= time.monotonic() - began < 25
 
 
 async def test_a_bookmark_tells_of_versions_the_selection_hides(api: Api, maps: str) -> None:

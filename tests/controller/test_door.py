@@ -51,7 +51,7 @@ async def silent_door() -> AsyncIterator[tuple[str, asyncio.Event]]:
 @contextlib.asynccontextmanager
 async def call_under_way() -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
     """A door that is aimed, where, and a request to it that the server has taken."""
-    async with silent_door() as (address, taken), asyncio.timeout(10):
+    async with silent_door() as (address, taken), asyncio.timeout(60):
         door = SignerDoor(SystemClock())
         await door.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(

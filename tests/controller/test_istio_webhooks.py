@@ -286,7 +286,7 @@ async def test_a_quiet_watch_that_is_listed_anew_makes_nothing_unknown(tmp_path:
             cluster_id=ClusterId("east"),
             signer=credentials,
             controller=credentials,
-            timeouts=ClusterTimeouts(watch_silence=90.0, request=0.3),
+            timeouts=ClusterTimeouts(watch_silence=90.0, request=2.0),
         )
         session = await ClusterSession.open(
             credentials, cluster=config.name, timeouts=config.timeouts, clock=clock

@@ -349,7 +349,7 @@ async def book_of(world: World) -> RotationBook:
     return decode(stored.data, RotationBook, key=ROTATION) if stored else RotationBook()
 
 
-async def until_state(world: World, state: State, *, limit: float = 40.0) -> Rotation:
+async def until_state(world: World, state: State, *, limit: float = 120.0) -> Rotation:
     seen: RotationBook = RotationBook()
     try:
         async with asyncio.timeout(limit):
@@ -529,6 +529,6 @@ async def test_a_damaged_record_stops_the_rotation_and_nothing_else(two: World) 
             assert "rotation" in report.rotation.problem
             await two.until(lambda r: r.matrix.valid == 2, replica="two")
             two.clusters["east"].create_namespace("later")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while two.held("east", "later") is None:
                     await asyncio.sleep(0.05)

@@ -274,7 +274,7 @@ class World:
                 yield role
             finally:
                 stop.set()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await running
                 watching.cancel()
 
@@ -298,7 +298,7 @@ class World:
         return None if stored is None else decode(stored.data, ControllerReport, key="report")
 
     async def until(
-        self, wanted: Callable[[ControllerReport], bool], *, replica: str = "one", limit: float = 15.0
+        self, wanted: Callable[[ControllerReport], bool], *, replica: str = "one", limit: float = 60.0
     ) -> ControllerReport:
         """The first written report for which ``wanted`` holds."""
         seen: ControllerReport | None = None
@@ -313,7 +313,7 @@ class World:
         except TimeoutError:
             raise AssertionError(f"not in {limit:g} s; last report: {seen}") from None
 
-    async def published(self, *, replica: str = "one", limit: float = 15.0) -> Generation:
+    async def published(self, *, replica: str = "one", limit: float = 60.0) -> Generation:
         """Wait until every registered cluster holds the generation in force in every namespace."""
 
         def everywhere(report: ControllerReport) -> bool:
@@ -335,7 +335,7 @@ class World:
         return None if found is None else found.get("data", {}).get(KEY)
 
 
-async def eventually(wanted: Callable[[], object], *, limit: float = 10.0) -> None:
+async def eventually(wanted: Callable[[], object], *, limit: float = 60.0) -> None:
     """Return once ``wanted()`` is true; fails after ``limit`` seconds."""
     try:
         async with asyncio.timeout(limit):

@@ -81,7 +81,7 @@ async def test_a_troubled_cluster_is_told_and_delays_no_other(box: Box, trouble:
             what=f"{reason} as the reason for west",
         )
         assert seen["health"] in {"degraded", "failing", "unknown"}
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             await east.renew()
         await box.members["east"].world.add_namespace("new-in-east")
         await box.wait_for_trust("east", "new-in-east", limit=15)

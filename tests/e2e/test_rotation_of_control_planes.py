@@ -64,7 +64,9 @@ class ControlPlanes:
                 seen = self.state
                 await istiod.restart()
                 self.killed[seen] += 1
-                async with asyncio.timeout(5):  # it takes until its first patch to have kube-apiserver follow
+                async with asyncio.timeout(
+                    60
+                ):  # it takes until its first patch to have kube-apiserver follow
                     while istiod.patches_webhooks and not istiod.is_patched():
                         await asyncio.sleep(0.01)
             before = self.state

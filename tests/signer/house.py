@@ -42,7 +42,7 @@ from tests.support import pki
 
 TRUST_DOMAIN = TrustDomain("cluster.local")
 SERVER_NAME = "federation-hub.federation-system.svc"
-SOON = 15.0  # seconds that a test waits for something that takes a fraction of one
+SOON = 60.0  # seconds that a test waits for something that takes a fraction of one, on a machine that may be busy
 
 
 async def eventually(

@@ -91,7 +91,7 @@ class World:
             await asyncio.gather(task, return_exceptions=True)
 
     async def ready(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.horizons.problem is not None:
                 await self.clock.advance(RETRY)
                 await asyncio.sleep(0.005)

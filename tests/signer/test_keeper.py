@@ -103,7 +103,7 @@ class Kept:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Let the loop and its threads run, and no time pass."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not true():
                 await self.clock.settle()
                 await asyncio.sleep(0.001)  # the keys of throw-away leaves are made in a thread

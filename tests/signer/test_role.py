@@ -58,7 +58,7 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
             report = await hub.stored_report()
             return report if report is not None and report.issued == 1 else None
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (report := await counted()) is None:
                 await asyncio.sleep(0.05)
         assert report.clusters["east"].issued == 1

@@ -282,7 +282,7 @@ async def test_a_killed_leader_is_followed(store: StateStore, place: Place) -> N
     await asyncio.sleep(0.2 if isinstance(place, Directory) else 2.5)
     assert not leading.is_set()
     await kill(other)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await follower
 
 
@@ -317,7 +317,7 @@ async def test_a_follower_cancelled_at_any_moment_holds_nothing(store: StateStor
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(10), store.lead("controller", identity="next") as leadership:
+    async with asyncio.timeout(60), store.lead("controller", identity="next") as leadership:
         assert leadership.held
 
 

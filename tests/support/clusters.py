@@ -151,7 +151,7 @@ async def connected(
         yield session
 
 
-async def eventually(condition: Callable[[], object], *, within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], *, within: float = 60.0) -> None:
     """Poll until the condition holds; fails loudly when it never does."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within

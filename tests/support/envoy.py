@@ -242,7 +242,7 @@ class Envoy:
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     await self.process.wait()
             except TimeoutError:
                 self.process.kill()
@@ -251,7 +251,7 @@ class Envoy:
     async def stats(self, pattern: str) -> dict[str, int]:
         """Envoy's own counters whose names match the pattern."""
         async with (
-            asyncio.timeout(5),
+            asyncio.timeout(60),
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{self.admin_port}/stats", params={"filter": pattern}) as answer,
         ):
@@ -274,7 +274,7 @@ class Answer:
 async def call(caller: Envoy, target: str) -> Answer:
     """One request over a new mutual TLS connection; raises ``aiohttp.ClientError`` where the handshake fails."""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
         session.get(f"http://127.0.0.1:{caller.outbound_ports[target]}/") as answer,
     ):

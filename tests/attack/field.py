@@ -118,8 +118,9 @@ class Field:
         """Whether status shows it, now or within :data:`TOLD_WITHIN` seconds."""
         end = time.monotonic() + TOLD_WITHIN
         while True:
-            new = await self.findings() - before
-            if any(code in attack.tells for code, _ in new):
+            now = await self.findings()
+            # What a member does may be shown already, as of an attack before; callers are counted anew.
+            if any(code in attack.tells for code, _ in (now if attack.begin else now - before)):
                 return True
             if time.monotonic() > end:
                 return False

@@ -31,6 +31,7 @@ Context: TypeAlias = grpc.aio.ServicerContext
 
 MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_STREAMS: Final = 16  # calls at once on one connection; an agent has one, a ztunnel eight
+GOLDEN_RATIO: Final = 0.618034  # its multiples are spread evenly between whole numbers, however many they are
 CONNECTION_GRACE: Final = 30.0  # seconds for calls under way on a connection that has reached its age
 
 _logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class GrpcServer:
         self._door = door
         self._config = config
         self._listen = listen
+        self._spread = 0.0
         self._places = Places(config.max_concurrent, _too_many)
         self._server = grpc.aio.server(options=_options(config))
         service, _, method = door.method.lstrip("/").partition("/")
@@ -151,6 +153,11 @@ class GrpcServer:
         await context.abort(_STATUS[answer.code], answer.sentence)
         raise AssertionError("abort always raises")
 
+    def _receive_deadline(self) -> float:
+        """Seconds, from half of what is configured to all of it: what begins together must not end in one burst."""
+        self._spread = (self._spread + GOLDEN_RATIO) % 1.0
+        return self._config.receive_deadline * (1.0 - self._spread / 2)
+
     async def _serve(self, context: Context, peer: str) -> bytes:
         """Receive the message, each part of the way within its time, and have the door answer it."""
         clock = asyncio.get_running_loop().time
@@ -159,7 +166,7 @@ class GrpcServer:
         place: Place | None = None
         message: bytes | None = None
         try:
-            async with asyncio.timeout_at(min(end, clock() + self._config.receive_deadline)) as allowed:
+            async with asyncio.timeout_at(min(end, clock() + self._receive_deadline())) as allowed:
                 place = self._places.enter(peer, give_way=partial(_end, allowed))
                 message = _message(await context.read())
                 place.received()

@@ -19,6 +19,7 @@ from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.config.model import ClusterConfig, HubConfig, IstioConfig
 from federation.core.config.parse import parse_config
+from federation.core.hub_identity import ANNOTATION, NO_HUB, HubIdentity
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
@@ -407,3 +408,42 @@ async def test_a_cluster_that_hides_which_apis_it_has_is_warned_about(member: Me
     (found,) = (await member.complaints()).values()
     assert (found.check, found.outcome) == ("cluster_trust_bundle", "warning")
     assert "system:discovery" in found.remedy
+
+
+def written_by_hub(member: Member, namespace: str, mark: str) -> None:
+    annotations = {ANNOTATION: mark} if mark else {}
+    root = {
+        "metadata": {"name": "istio-ca-root-cert", "annotations": annotations},
+        "data": {"root-cert.pem": "x"},
+    }
+    member.cluster.create("configmaps", root, namespace=namespace)
+    change = {"data": {"root-cert.pem": f"by a hub, {namespace}"}}
+    member.cluster.patch("configmaps", namespace, "istio-ca-root-cert", change, manager=FIELD_MANAGER)
+
+
+async def hubs(member: Member, identity: HubIdentity | None) -> tuple[str, str]:
+    results = await check_cluster(member.config, member.hub, clock=SystemClock(), identity=identity)
+    (found,) = [result for result in results if result.check == "hubs"]
+    return found.outcome, found.detail
+
+
+async def test_another_hub_that_has_written_there_is_named(member: Member) -> None:
+    """The field manager's name is the same for every hub, so no other writer is recorded."""
+    own, other = "1" * 32, "2" * 32
+    assert (await hubs(member, NO_HUB))[0] == "ok"
+    written_by_hub(member, "default", other)
+    for identity in (NO_HUB, HubIdentity(own)):
+        outcome, detail = await hubs(member, identity)
+        assert (outcome, f"{other} (1)" in detail) == ("failed", True)
+    assert (await hubs(member, HubIdentity(other)))[0] == "ok"
+    assert (await hubs(member, HubIdentity(own, frozenset({other}))))[0] == "ok"
+    outcome, detail = await hubs(member, None)
+    assert (outcome, "cannot be read here" in detail) == ("warning", True)
+
+
+async def test_what_a_hub_without_an_identity_wrote_is_another_s_as_long_as_this_one_has_none(
+    member: Member,
+) -> None:
+    written_by_hub(member, "default", "")
+    assert (await hubs(member, NO_HUB))[0] == "warning"
+    assert (await hubs(member, HubIdentity("1" * 32)))[0] == "ok", "it is marked when the hub runs"

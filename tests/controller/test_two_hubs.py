@@ -1,0 +1,226 @@
+"""Objects of another hub, told by their mark: left alone until this hub has published everywhere, then restored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.clusters.writers import FIELD_MANAGER
+from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
+from federation.controller.publication.contention import QUIET, RIVAL_WAIT, Contention
+from federation.controller.publication.joining import CLAIM, CLAIM_LIMIT, Joining, Remembered
+from federation.controller.publication.trust_bundle import BundleDecoder, BundleTarget
+from federation.controller.trust_state import TrustState
+from federation.core.config.model import PublicationConfig
+from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.hub_identity import ANNOTATION, HubIdentity, check_id, mark_in, new_id
+from federation.state.documents import Generation, HubRecord, encode
+from federation.state.files import FileStore
+from federation.state.identity import own_identity, read_identity
+from tests.support import pki
+from tests.support.clock import VirtualClock
+
+OWN, OTHER = "1" * 32, "2" * 32
+HUB = HubIdentity(OWN)
+MINE = pki.root("two hubs, mine")
+THEIRS = pki.root("two hubs, theirs")
+FIRST = "istio-system"
+
+
+def generation(pem: str) -> Generation:
+    return Generation(
+        number=1,
+        created=1.0,
+        reason="test",
+        author="test",
+        trust_domain="mesh.example",
+        sha256=hashlib.sha256(pem.encode()).hexdigest(),
+        bundle_pem=pem,
+        anchors=[],
+    )
+
+
+@dataclass
+class Case:
+    """A cluster that this hub has not published to yet."""
+
+    hub: HubIdentity = HUB
+    joined: bool = False
+    replaces: bool = False
+    exists: Callable[[str], bool] = lambda _: True
+    clock: VirtualClock = field(default_factory=VirtualClock)
+
+    def __post_init__(self) -> None:
+        self.contents = Contents()
+        trust = TrustState()
+        trust.adopt(generation(MINE.pem.decode()))
+        self.joining = Joining(
+            "east",
+            replaces=self.replaces,
+            contents=self.contents,
+            trust=trust,
+            remembered=lambda _: Remembered(joined=self.joined),
+            clock=self.clock,
+            hub=self.hub,
+            first=[FIRST],
+            exists=self.exists,
+        )
+
+    def held(self, pem: bytes, hub: str = "", *, ours: bool = True) -> Held:
+        return Held(self.contents.note(pem.decode()), labelled=True, ours=ours, hub=hub)
+
+    def show(self, namespace: str, held: Held | None) -> None:
+        self.joining.notice(namespace, held)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None:
+    case = Case(replaces=replaces)
+    case.show("shop", case.held(THEIRS.pem, OTHER))
+    assert case.joining.other_hub == OTHER
+    for namespace, held in (("shop", case.held(THEIRS.pem, OTHER)), ("bank", None), (FIRST, None)):
+        assert case.joining.stays(namespace, held)
+    health = case.joining.health({case.held(THEIRS.pem).sha256})
+    assert (health.reason, OTHER in health.detail, OTHER in health.remedy) == ("other_hub", True, True)
+    case.show("shop", None)
+    assert not case.joining.other_hub
+
+
+def test_once_published_everywhere_a_mark_is_an_edit() -> None:
+    """Whoever may write one ConfigMap can write any mark, and must not keep an anchor in it by that."""
+    case = Case(joined=True)
+    case.show("shop", case.held(THEIRS.pem, OTHER))
+    case.show(FIRST, case.held(THEIRS.pem, OTHER))
+    assert not case.joining.other_hub
+    assert not case.joining.stays("shop", case.held(THEIRS.pem, OTHER))
+
+
+def test_an_adopted_hub_s_objects_are_taken_over_but_not_its_roots() -> None:
+    case = Case(hub=HubIdentity(OWN, frozenset({OTHER})))
+    case.show("shop", case.held(THEIRS.pem, OTHER))
+    assert not case.joining.other_hub
+    assert case.joining.keeps("shop", case.held(THEIRS.pem, OTHER)), "hold means hold"
+    assert not case.joining.keeps("shop", case.held(MINE.pem, OTHER))
+
+
+def test_what_an_earlier_release_wrote_is_this_hub_s_where_it_published_that() -> None:
+    case = Case()
+    assert case.joining.keeps("shop", case.held(THEIRS.pem)), "a field manager's name proves nothing"
+    assert not case.joining.keeps("shop", case.held(MINE.pem))
+
+
+async def test_the_other_namespaces_wait_until_the_mark_has_stood() -> None:
+    case = Case()
+    assert case.joining.stays("shop", None)
+    assert not case.joining.stays(FIRST, None)
+    case.show(FIRST, case.held(MINE.pem, OWN))
+    assert case.joining.stays("shop", None)
+    await case.clock.advance(CLAIM)
+    assert not case.joining.stays("shop", None)
+    case.show(FIRST, case.held(THEIRS.pem, OTHER))
+    assert case.joining.stays("shop", None), "the other one wrote last"
+
+
+async def test_a_namespace_that_refuses_the_first_write_holds_up_no_other_for_long() -> None:
+    case = Case()
+    assert case.joining.stays("shop", None)
+    await case.clock.advance(CLAIM_LIMIT)
+    assert not case.joining.stays("shop", None)
+    assert not Case(exists=lambda _: False).joining.stays("shop", None), "there is no such namespace"
+    assert not Case(joined=True).joining.stays("shop", None)
+    assert not Case(hub=HubIdentity()).joining.stays("shop", None)
+
+
+def test_a_rival_is_answered_once_and_then_ever_more_slowly() -> None:
+    """Every answer of the other hub comes at once, in every namespace."""
+    contention, now, writes = Contention(), 0.0, 0
+    namespaces = [f"n{number}" for number in range(20)]
+    while now < 3600:
+        for namespace in namespaces:
+            contention.strike(namespace, now, rival=OTHER)
+        wait = max(contention.wait(namespace, now) for namespace in namespaces)
+        assert {contention.wait(namespace, now) for namespace in namespaces} == {wait}
+        writes += len(namespaces)
+        now += wait + 0.1
+        assert contention.rival(now) == OTHER
+    assert writes <= 17 * len(namespaces)
+    assert not contention.contested(now), "it is the other hub, not twenty fights"
+    assert contention.rival(now + QUIET + 1) == ""
+    assert contention.wait("n1", now + QUIET + 1) == 0
+
+
+def test_the_first_minute_of_a_fight_costs_three_rounds() -> None:
+    contention = Contention()
+    contention.strike("a", 0.0, rival=OTHER)
+    assert contention.wait("a", 0.0) == 0
+    contention.strike("a", 1.0, rival=OTHER)
+    contention.strike("b", 1.5, rival=OTHER)
+    assert contention.wait("a", 1.0) == RIVAL_WAIT
+    assert contention.wait("b", 1.5) == pytest.approx(RIVAL_WAIT - 0.5)
+    contention.strike("c", 2.0)
+    assert contention.wait("c", 2.0) == 0, "an edit by hand is another matter"
+
+
+def test_every_object_bears_the_mark_and_is_read_with_it() -> None:
+    publication = PublicationConfig()
+    target = Target.of(generation(MINE.pem.decode()), publication, HUB)
+    bundle = BundleTarget.of(generation(MINE.pem.decode()), publication, HUB)
+    for body, decode, is_met_by in (
+        (target.body, HeldDecoder(publication.key, Contents()), target.is_met_by),
+        (bundle.body("v1"), BundleDecoder(Contents()), bundle.is_met_by),
+    ):
+        written = msgspec.json.decode(body)
+        assert written["metadata"]["annotations"] == {ANNOTATION: OWN}
+
+        def seen(mark: str | None, written: dict[str, object] = written, decode: object = decode) -> object:
+            meta = written["metadata"] | {
+                "resourceVersion": "1",
+                "managedFields": [{"manager": FIELD_MANAGER}],
+            }  # type: ignore[operator]
+            meta["annotations"] = {} if mark is None else {ANNOTATION: mark}
+            return decode(msgspec.json.encode(written | {"metadata": meta})).value  # type: ignore[operator]
+
+        assert is_met_by(seen(OWN))  # type: ignore[operator]
+        assert not is_met_by(seen(None)), "of an earlier release: it gets the mark"  # type: ignore[operator]
+        assert is_met_by(seen(OTHER)), "another hub's mark is not taken for the sake of the mark"  # type: ignore[operator]
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.none()), max_size=3),
+    st.text(),
+)
+def test_any_annotation_is_read_and_bounded(annotations: dict[str, object], mark: str) -> None:
+    read = mark_in(annotations | {ANNOTATION: mark})
+    assert len(read) <= 64
+    assert mark.startswith(read)
+
+
+async def test_the_identity_is_drawn_once_and_kept(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = FileStore(tmp_path, clock)
+    assert await read_identity(store) is None
+    first = await own_identity(store, clock=clock, random_bytes=lambda n: b"\x01" * n)
+    again = await own_identity(store, clock=clock, random_bytes=lambda n: b"\x02" * n)
+    assert first == again == await read_identity(store) == HubIdentity(new_id(lambda n: b"\x01" * n))
+
+
+@pytest.mark.parametrize("content", [b"garbage", encode(HubRecord(id="short", created=0.0))])
+async def test_one_that_is_damaged_is_not_drawn_anew(tmp_path: Path, content: bytes) -> None:
+    clock = VirtualClock()
+    store = FileStore(tmp_path, clock)
+    await store.write("hub", content)
+    with pytest.raises(StateUnavailable):
+        await own_identity(store, clock=clock, random_bytes=lambda n: b"\x02" * n)
+
+
+@pytest.mark.parametrize("text", ["", "1" * 31, "1" * 33, "G" * 32, "A" * 32, "é" * 32])
+def test_what_is_no_identity_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        check_id(text)

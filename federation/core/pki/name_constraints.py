@@ -23,6 +23,10 @@ _URI_HOST: Final = re.compile(
 )
 """A URI whose authority is a name: anything else cannot satisfy a constraint (RFC 5280, 4.2.1.10)."""
 
+_DNS_NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
+_MOST_COMPARISONS: Final = 100_000
+"""Of names with subtrees: webpki has such a bound, for a certificate could be made to cost any time."""
+
 _MOST_TOLD: Final = 4
 _KINDS: Final = {
     x509.DNSName: "DNS",
@@ -77,7 +81,11 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
     constraints = issuer.extension(x509.NameConstraints)
     if constraints is None:
         return ""
-    for name in names:
+    named = list(names)
+    subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
+    if len(named) * len(subtrees) > _MOST_COMPARISONS:
+        return f"{len(named)} names and {len(subtrees)} constraints are more than are compared"
+    for name in named:
         excluded = [subtree for subtree in constraints.excluded_subtrees or () if type(subtree) is type(name)]
         permitted = [
             subtree for subtree in constraints.permitted_subtrees or () if type(subtree) is type(name)
@@ -97,24 +105,32 @@ def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
         subtree, x509.UniformResourceIdentifier
     ):
         uri = _URI_HOST.fullmatch(name.value)
-        if uri is None:
-            return None
-        host, base = uri[1].lower(), subtree.value.lower()
-        # without a leading dot the RFC means exactly that host, and Go takes its subdomains as well
-        return True if host == base and base[:1] != "." else _below(host, base)
+        return _uri_host_within(uri[1].lower(), subtree.value.lower()) if uri is not None else None
     if isinstance(name, x509.DNSName) and isinstance(subtree, x509.DNSName):
-        host, base = name.value.lower(), subtree.value.lower()
-        if not base or (host == base and base[0] != "."):
-            return True
-        return True if host.endswith(base if base[0] == "." else f".{base}") else _below(host, base)
+        return _dns_within(name.value.lower(), subtree.value.lower())
     if isinstance(name, x509.IPAddress) and isinstance(subtree, x509.IPAddress):
         network = subtree.value
-        if not isinstance(network, IPv4Network | IPv6Network):
-            return None
-        return name.value in network
+        return name.value in network if isinstance(network, IPv4Network | IPv6Network) else None
     if isinstance(name, x509.DirectoryName) and isinstance(subtree, x509.DirectoryName):
         return name.value.rdns[: len(subtree.value.rdns)] == subtree.value.rdns
     return None
+
+
+def _uri_host_within(host: str, base: str) -> bool | None:
+    """Without a leading dot the RFC means exactly that host, and Go takes its subdomains as well."""
+    return True if host == base and base[:1] != "." else _below(host, base)
+
+
+def _dns_within(host: str, base: str) -> bool | None:
+    if not _DNS_NAME.fullmatch(host):
+        return None
+    if not base or (host == base and base[0] != "."):
+        return True
+    if host.endswith(base if base[0] == "." else f".{base}"):
+        return True
+    if host[:2] == "*." and base.endswith(host[1:]):
+        return None  # the wildcard stands for names inside and outside
+    return _below(host, base)
 
 
 def _below(host: str, base: str) -> bool | None:

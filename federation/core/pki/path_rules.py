@@ -185,29 +185,6 @@ def _authority(certificate: Certificate) -> Problem | None:
     usage = certificate.extension(x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         return Problem("key_usage", f"{name(certificate)} lacks the key usage keyCertSign")
-    return None
-
-
-def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Purpose) -> Problem | None:
-    """A certificate that issued the last of ``below``."""
-    problem = _authority(certificate)
-    if problem is not None:
-        return problem
-    limit = certificate.path_length
-    # what a CA issued to itself does not count, nor does a leaf (RFC 5280, 4.2.1.9)
-    authorities = below if purpose is Purpose.AUTHORITY else below[1:]
-    between = sum(1 for authority in authorities if not _is_self_issued(authority))
-    if limit is not None and between > limit:
-        return Problem(
-            "path_length",
-            f"{name(certificate)} allows {limit} intermediates below it and there are {between}",
-        )
-    for depth, child in enumerate(below):
-        if depth and _is_self_issued(child):
-            continue  # RFC 5280, 6.1.3 (b)
-        words = name_constraints.violation(certificate, child)
-        if words:
-            return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
     words = name_constraints.unprocessed(certificate)
     if words:
         return Problem(
@@ -218,8 +195,24 @@ def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Pur
     return None
 
 
-def _is_self_issued(certificate: Certificate) -> bool:
-    return certificate.x509.subject == certificate.x509.issuer
+def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Purpose) -> Problem | None:
+    """A certificate that issued the last of ``below``."""
+    problem = _authority(certificate)
+    if problem is not None:
+        return problem
+    limit = certificate.path_length
+    # A leaf does not count (RFC 5280, 4.2.1.9). What a CA issued to itself need not, but Go counts it.
+    between = len(below if purpose is Purpose.AUTHORITY else below[1:])
+    if limit is not None and between > limit:
+        return Problem(
+            "path_length",
+            f"{name(certificate)} allows {limit} intermediates below it and there are {between}",
+        )
+    for child in below:  # RFC 5280, 6.1.3 (b), leaves out what a CA issued to itself; Go does not
+        words = name_constraints.violation(certificate, child)
+        if words:
+            return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
+    return None
 
 
 def _instant(value: datetime) -> str:

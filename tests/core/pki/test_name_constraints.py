@@ -96,12 +96,28 @@ def test_a_uri_without_a_plain_host_satisfies_no_constraint(value: str) -> None:
         ("a.example", "svc", False),
         ("a.svc", ".svc", True),
         ("anything.example", "", True),
+        ("*.svc", "svc", True),
+        ("*.svc", ".svc", True),
     ],
 )
 def test_dns_names(name: str, base: str, allowed: bool) -> None:
     certificate_ = named(x509.DNSName(name))
     assert (violation(confined([x509.DNSName(base)]).certificate, certificate_) == "") is allowed
     assert (violation(confined(None, [x509.DNSName(base)]).certificate, certificate_) == "") is not allowed
+
+
+@pytest.mark.parametrize("name", ["*.example", "a..example", ".example", "example.", "", "a b.example"])
+def test_a_wildcard_beyond_a_constraint_and_what_is_no_name_are_permitted_by_none(name: str) -> None:
+    """The first is CVE-2025-61727: it stands for names inside and outside of the subtree."""
+    subtree = x509.DNSName("b.example")
+    assert violation(confined([subtree]).certificate, named(x509.DNSName(name)))
+    assert violation(confined(None, [subtree]).certificate, named(x509.DNSName(name)))
+
+
+def test_names_and_constraints_are_compared_within_a_bound() -> None:
+    issuer = confined([x509.DNSName(f"{n}.example") for n in range(1000)]).certificate
+    many = named(*(x509.DNSName(f"a.{n}.example") for n in range(101)))
+    assert "more than are compared" in violation(issuer, many)
 
 
 def test_where_verifiers_differ_the_strictest_counts() -> None:

@@ -18,6 +18,21 @@ from federation.core.identity import ServiceAccountRef
 
 REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
+OF_MANIFESTS: Final = frozenset(
+    ServiceAccountRef("federation-system", name) for name in ("federation-probe", "federation-istiod")
+)
+"""The accounts that manifests/member makes for the hub to ask certificates with."""
+
+
+def create_account(account: ServiceAccountRef) -> str:
+    """What to do where an account that the hub asks certificates with is not there."""
+    if account in OF_MANIFESTS:
+        return "apply manifests/member to that cluster: it makes that account"
+    return (
+        f"create {account} there with the rights of manifests/member, or configure the account that it makes"
+    )
+
+
 SOMEBODY_ELSE: Final = "kube-system"
 """A namespace whose accounts are nobody's business here: what is allowed there is allowed too widely."""
 

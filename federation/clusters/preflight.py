@@ -27,6 +27,7 @@ from federation.clusters.permissions import (
     SIGNER_EXCESSIVE,
     Permission,
     controller_needs,
+    create_account,
     istiod_needs,
     signer_needs,
     trust_bundle_needs,
@@ -331,9 +332,7 @@ async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
         "kind": "TokenRequest",
         "spec": {"audiences": [checks.config.audience], "expirationSeconds": 600},
     }
-    async with checks.guarded(
-        "probe", remedy="apply manifests/member to that cluster: it holds the probe's account"
-    ):
+    async with checks.guarded("probe", remedy=create_account(probe)):
         path = f"/api/v1/namespaces/{probe.namespace}/serviceaccounts/{probe.name}/token"
         await session.request("POST", path, body=msgspec.json.encode(body))
         checks.add("probe", "ok", f"tokens of {probe} are given")

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from federation.clusters.permissions import create_account
 from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.controller.proof.door import SignerDoor
 from federation.core.config.model import ClusterConfig
@@ -88,7 +89,7 @@ class OwnAccount:
             raise ClusterNotFound(
                 f"the service account {account} does not exist",
                 where=where,
-                remedy="apply manifests/member to that cluster",
+                remedy=create_account(account),
             ) from None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ClusterGarbage("the answer to a token request is not a TokenRequest", where=where) from None

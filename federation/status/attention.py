@@ -21,7 +21,7 @@ from federation.status.attention_keys import shared_key_attention
 from federation.status.attention_own import own_anchor_attention
 from federation.status.attention_pairs import names, pair_attention
 from federation.status.attention_rotation import rotation_attention
-from federation.status.attention_trust import trust_attention
+from federation.status.attention_trust import left_behind, trust_attention
 from federation.status.attention_workloads import door_attention, unplaced_attention, workload_attention
 from federation.status.causes import (
     ORDER,
@@ -62,7 +62,11 @@ WRITE_REMEDY: Final = (
 BUNDLE: Final = "bundle"
 """The source under which a controller reports why the bundle is not made of the others."""
 
-NEVER_READ: Final = "has never been read"
+WITHOUT: Final = ("has never been read", "cannot be used")
+"""How a controller says that a pinned anchor is in no bundle."""
+
+INTERMEDIATES: Final = " (intermediates)"
+"""How the source of an authority's chain ends, which goes with its root."""
 
 SERVER_TROUBLE: Final = frozenset(
     {"unreachable", "timeout", "silence", "tls", "server_error", "garbage", "throttled", "starting"}
@@ -144,7 +148,7 @@ def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
             code="controller_not_ready",
             what="; ".join(scene.leader.reasons) or "the leading controller is not ready",
             where=scene.leader.replica,
-            remedy="read its log",
+            remedy="mend what is named there; its log says more",
         )
         yield finding(item, rests_on=[(Need.SOURCES, "")] if scene.leader.generation == 0 else [])
     yield from _sources(scene)
@@ -167,15 +171,17 @@ def _sources(scene: Scene) -> Iterator[Finding | Attention]:
                 remedy="mend what is named there; the controller makes the bundle by itself then",
             )
             yield finding(item)
-        elif NEVER_READ in said:
+        elif source.endswith(INTERMEDIATES) and left_behind(scene) is not None:
+            continue  # its root leaves, or has left: that is reported
+        elif said.endswith(WITHOUT):
             item = Attention(
                 severity="warning",
                 code="source_unread",
-                what=f"a pinned anchor is not in the bundle, because it was never read: {said}",
+                what=f"a pinned anchor is not in the bundle: {said}",
                 where=source,
                 remedy="put the certificate that is pinned into this file where the controller runs, or take its pin "
                 "out of the configuration; the file is read again by itself",
-                fact=f"the pinned anchor file {source} was never read",
+                fact=f"the pinned anchor of {source} is not in the bundle",
             )
             yield finding(item)
         else:

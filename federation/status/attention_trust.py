@@ -9,6 +9,7 @@ from federation.core.identity import another_mesh
 from federation.core.trust.rotation.record import State
 from federation.core.trust.rotation.signing import NOT_IN_FORCE
 from federation.status.authorities import authority_views
+from federation.status.causes import Fact, Finding, Need, finding
 from federation.status.freshness import days_left, expiry, instant
 from federation.status.model import Attention, AuthorityView, Expiry, Severity
 from federation.status.scene import Scene
@@ -24,7 +25,7 @@ SEVERITY: Final[dict[Expiry, Severity]] = {
 }
 
 
-def trust_attention(scene: Scene) -> Iterator[Attention]:
+def trust_attention(scene: Scene) -> Iterator[Finding | Attention]:
     """Everything about generations, anchors, authorities and serving certificates."""
     yield from _generation(scene)
     yield from _anchors(scene)
@@ -96,17 +97,18 @@ _ANCHOR_REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
-def _anchors(scene: Scene) -> Iterator[Attention]:
+def _anchors(scene: Scene) -> Iterator[Finding | Attention]:
     for anchor in scene.in_force.anchors if scene.in_force else []:
         state = expiry(anchor.not_after, scene.now, not_before=anchor.not_before)
         if state != "ok":
-            yield Attention(
+            item = Attention(
                 severity=SEVERITY[state],
                 code=f"anchor_expiry_{state}",
                 what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, scene.now)}",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy=_ANCHOR_REMEDIES.get(anchor.kind, _ANCHOR_REMEDIES["root"]),
             )
+            yield finding(item, takes=[(Need.ROOT, "")] if _has_no_valid_root(scene) else [])
         if anchor.odd:
             yield Attention(
                 severity="notice",
@@ -136,13 +138,20 @@ def _anchors(scene: Scene) -> Iterator[Attention]:
             )
 
 
-def _authorities(scene: Scene) -> Iterator[Attention]:
+def _has_no_valid_root(scene: Scene) -> bool:
+    """Whether nothing validates any more because every root has expired."""
+    anchors = scene.in_force.anchors if scene.in_force else []
+    roots = [anchor for anchor in anchors if anchor.kind != "intermediate"]
+    return bool(roots) and all(0 < root.not_after <= scene.now for root in roots)
+
+
+def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
     views = [
         view
         for view in authority_views(scene)
         if (view.signs or view.use == "authority") and view.reason != NOT_IN_FORCE  # a wish, told as such
     ]
-    left = _left_behind(scene)
+    left = left_behind(scene)
     if left is not None and any(view.signs for view in views):
         # What [signer.authority] says of a root that leaves is no trouble, and its remedy would undo the rotation.
         for view in (view for view in views if not view.signs and view.state == "unavailable"):
@@ -162,13 +171,16 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
     for view in views:
         if view.state != "ready":
             alone = view.signs and all(v.state in {"unavailable", "unknown"} for v in views if v.signs)
-            yield Attention(
+            item = Attention(
                 severity="critical" if alone else "warning",
                 code=f"authority_{view.state}",
                 what=f"the authority: {view.detail or view.state}",
                 where=view.name,
                 remedy=view.remedy or "the signers' logs say more",
             )
+            rests_on: list[Fact] = [(Need.ROOT, ""), (Need.INTERMEDIATE, view.name)]
+            stops = alone and view.state == "unavailable"
+            yield finding(item, takes=[(Need.AUTHORITY, "")] if stops else [], rests_on=rests_on)
         if view.violations:
             yield Attention(
                 severity="critical",
@@ -183,7 +195,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
             yield from _quota(view)
         if view.expiry != "ok" and view.signs:
             not_after = view.not_after.timestamp() if view.not_after else 0.0
-            yield Attention(
+            item = Attention(
                 severity=SEVERITY[view.expiry],
                 code=f"authority_expiry_{view.expiry}",
                 what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
@@ -191,6 +203,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
                 remedy="issue its successor, configure that as [signer.successor], and rotate to it: "
                 "`federation rotate plan`",
             )
+            yield finding(item, takes=[(Need.INTERMEDIATE, view.name)] if view.expiry == "expired" else [])
     for replica, signer in sorted(scene.signers.items()):
         if signer.authority is None and signer.ready:
             yield Attention(
@@ -202,7 +215,7 @@ def _authorities(scene: Scene) -> Iterator[Attention]:
             )
 
 
-def _left_behind(scene: Scene) -> State | None:
+def left_behind(scene: Scene) -> State | None:
     """The state of a rotation that has left, or removes, the old side; None where the old one may still be needed."""
     rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
     leaves = {State.UNPUBLISHING, State.EMERGENCY, State.RETIRED}

@@ -32,6 +32,8 @@ class Need(StrEnum):
     SOURCES = "sources"  # a trust source that has never been read
     LEADER = "leader"
     GENERATION = "generation"
+    ROOT = "root"  # a root that is valid now
+    INTERMEDIATE = "intermediate"  # of an authority, by its name
     AUTHORITY = "authority"
     SIGNER = "signer"  # a signer that reports, and is not ready
     SIGNERS = "signers"  # any signer that is ready
@@ -99,6 +101,10 @@ _RESTS_ON: Final[Mapping[str, tuple[Need, ...]]] = {
     "probe_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.GENERATION, Need.DOOR, Need.SIGNING),
     "control_plane_unknown": (Need.CONNECTION, Need.LEADER),
     "control_plane_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.DOOR, Need.SIGNING),
+    "serving_expiry": (Need.AUTHORITY,),
+    "renewals_stopped": (Need.AUTHORITY, Need.DOOR, Need.CONNECTION),
+    "certificates_ended": (Need.AUTHORITY, Need.DOOR, Need.CONNECTION),
+    "successor_not_ready": (Need.ROOT,),
     "workloads_unknown": (Need.SIGNERS, Need.SIGNING),
     "rotation_waits_for_cluster": (Need.CONNECTION,),
     "rotation_stuck": (Need.CONNECTION,),
@@ -136,8 +142,9 @@ PAIR_UNKNOWN: Final = (
 )
 """What the proof of a pair rests on."""
 
-PAIR_FAILED: Final = (Need.CONNECTION,)
-"""A handshake that failed is explained only where it cannot be made again: else the failure is a cause itself."""
+PAIR_FAILED: Final = (Need.ROOT, Need.CONNECTION)
+"""A handshake that failed is explained only where it cannot be made again, or by roots that have all expired: else the
+failure is a cause itself."""
 
 
 @dataclass(frozen=True, slots=True)

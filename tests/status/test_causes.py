@@ -236,3 +236,34 @@ def test_a_code_that_declares_nothing_stands_by_itself() -> None:
     item = Attention(severity="warning", code="new_code", what="w", where="here")
     (only,) = Causes([finding(item)]).items(pairs=0)
     assert only == item
+
+
+def test_an_expired_intermediate_is_one_cause_with_all_that_it_stops() -> None:
+    world = World(NAMES, T)
+    for replica, report in world.signers.items():
+        assert report.authority is not None
+        gone = replace(
+            report.authority, state="unavailable", reason="expired", detail="it expired", not_after=T - 60
+        )
+        world.edit_signer(replica, authority=gone, serving_not_after=T - 1)
+    for name in NAMES:
+        world.edit_seen(name, probe_detail="the door did not answer", probe_reason="door_unavailable")
+    world.set_cells({(a, b): "?" for a in NAMES for b in NAMES if a != b})
+    (cause,) = [item for item in seen(world).attention if item.severity != "notice"]
+    assert (cause.severity, cause.code) == ("critical", "authority_expiry_expired")
+    assert {each.code for each in cause.consequences} >= {
+        "authority_unavailable",
+        "door_unavailable",
+        "pairs_unknown",
+    }
+    assert "[signer.successor]" in cause.remedy
+
+
+def test_an_expired_root_is_the_cause_of_every_failing_pair() -> None:
+    world = World(NAMES, T)
+    root, *below = world.generations[7].anchors
+    world.generations[7] = replace(world.generations[7], anchors=[replace(root, not_after=T - 60), *below])
+    world.set_cells({(a, b): "x" for a in NAMES for b in NAMES if a != b})
+    (cause,) = [item for item in seen(world).attention if item.severity != "notice"]
+    assert (cause.code, cause.severity) == ("anchor_expiry_expired", "critical")
+    assert [(each.code, each.count) for each in cause.consequences] == [("pairs_failed", 6)]

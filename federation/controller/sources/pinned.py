@@ -67,7 +67,7 @@ def gather_pins(
             )
         except InvalidValue as error:
             lacking.append(source)
-            sources[source] = error.diagnostics()
+            sources[source] = f"{error.diagnostics()}; this anchor cannot be used"
     return Gathered(tuple(anchors), sources, tuple(lacking))
 
 

@@ -28,7 +28,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver import rbac
 from federation.sandbox.apiserver.authentication import Authenticator
 from federation.sandbox.apiserver.discovery import Discovery
-from federation.sandbox.apiserver.faults import Faults, Hang, Silence
+from federation.sandbox.apiserver.faults import Fault, Faults, Hang, Silence
 from federation.sandbox.apiserver.handler import Handler, Parts
 from federation.sandbox.apiserver.journal import Journal
 from federation.sandbox.apiserver.objects import Obj, check_type, decode, encode
@@ -159,10 +159,13 @@ class SandboxCluster:
             subscription.close()
 
     @contextmanager
-    def hung(self) -> Iterator[None]:
-        """Connections are still accepted, but nothing is answered and running watches fall silent."""
-        with self.faults.inject(Hang()), self.faults.inject(Silence()):
-            yield
+    def hung(self) -> Iterator[Fault]:
+        """Connections are still accepted, but nothing is answered and running watches fall silent.
+
+        The fault that is yielded counts the requests that hang.
+        """
+        with self.faults.inject(Hang()) as hang, self.faults.inject(Silence()):
+            yield hang
 
     def now(self) -> datetime:
         """The cluster's idea of the time."""

@@ -16,6 +16,7 @@ from federation.sandbox.apiserver.faults import (
     Answer,
     Cut,
     Delay,
+    Fault,
     Garbage,
     Gone,
     Hang,
@@ -40,12 +41,20 @@ async def api(cluster: SandboxCluster) -> AsyncIterator[Api]:
         yield opened
 
 
+async def arrived(fault: Fault) -> None:
+    """Wait until a request met with the fault."""
+    async with asyncio.timeout(60):
+        while not fault.hits:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_hanging_request_is_never_answered_and_cut_when_the_fault_ends(
     cluster: SandboxCluster, api: Api
 ) -> None:
     fault = cluster.faults.inject(Hang(), verb="create", resource="configmaps")
     pending = asyncio.create_task(api.post(MAPS, config_map("one")))  # clients may repeat a GET unasked
     assert (await api.get("/api/v1/namespaces")).status == 200
+    await arrived(fault)
     done, _ = await asyncio.wait({pending}, timeout=0.2)
     assert not done
     assert fault.hits == 1
@@ -58,9 +67,10 @@ async def test_a_hanging_request_is_never_answered_and_cut_when_the_fault_ends(
 
 async def test_a_whole_cluster_can_hang_with_its_watches(cluster: SandboxCluster, api: Api) -> None:
     async with api.watch(MAPS, fieldSelector="metadata.name=late") as watch:
-        with cluster.hung():
+        with cluster.hung() as hang:
             cluster.create("configmaps", config_map("late"), namespace="default")
             pending = asyncio.create_task(api.review("token"))
+            await arrived(hang)
             with pytest.raises(TimeoutError):
                 await watch.next(timeout=0.2)
             assert not pending.done()

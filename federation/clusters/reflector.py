@@ -119,7 +119,9 @@ class Reflector(Generic[T]):
         clock: Clock,
         jitter: random.Random,
         on_change: Callable[[Change[T]], None] | None = None,
+        most: int | None = None,
     ) -> None:
+        """``most`` is how many objects are kept (default: :data:`MAX_OBJECTS`)."""
         self._session = session
         self._path = path
         self._decode = decode
@@ -142,6 +144,7 @@ class Reflector(Generic[T]):
         self._problem: ClusterError | None = None
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._budget = session.budget
+        self._most = MAX_OBJECTS if most is None else most
         self._page_size = PAGE_SIZE
 
     @property
@@ -291,7 +294,7 @@ class Reflector(Generic[T]):
             match event.type:
                 case "ADDED" | "MODIFIED":
                     key, self._version, value = self._decode(event.object)
-                    if len(self._items) >= MAX_OBJECTS and key not in self._items:
+                    if len(self._items) >= self._most and key not in self._items:
                         raise self._flooded()
                     return _Set(key, value)
                 case "DELETED":
@@ -364,7 +367,7 @@ class Reflector(Generic[T]):
                 listed[key] = value
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise self._garbage(f"list {self._path}: the answer", error) from None
-        if len(listed) > MAX_OBJECTS:
+        if len(listed) > self._most:
             raise self._flooded()
 
     @property
@@ -397,7 +400,7 @@ class Reflector(Generic[T]):
 
     def _flooded(self) -> ClusterOverBudget:
         return ClusterOverBudget(
-            f"{self._path}: more than {MAX_OBJECTS} objects",
+            f"{self._path}: more than {self._most} objects",
             where=self._where,
             remedy="find what creates them in that cluster; the hub holds no more, to protect the others",
         )

@@ -44,6 +44,9 @@ counts as known: no gate may open by those that happened to be looked at."""
 MOST_BUNDLES: Final = 64
 """Different caBundles of one cluster at a time: an istiod gives all its webhooks the same."""
 
+MOST_CERTIFICATES: Final = 128
+"""Of one caBundle: to take them apart takes the loop some milliseconds."""
+
 MOST_BYTES: Final = 16 * 1024 * 1024
 """Of caBundles that were not read before: at once, and again in each :data:`PER_SECONDS`."""
 

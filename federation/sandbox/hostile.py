@@ -4,7 +4,7 @@
 
     publish_keys_of(victim, on=hostile)                      # its public keys in the hostile one's key set
     hostile.faults.inject(giant_page("PodList", 400_000), verb="list", resource="pods")
-    async with churning(hostile, "shop", "istio-ca-root-cert", contents): ...
+    async with churning(hostile, "shop", "istio-ca-root-cert", lambda number: f"{roots}{number}"): ...
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -68,15 +68,15 @@ def roots_pem(count: int, *, at: datetime, prefix: str = "rogue") -> str:
 
 @asynccontextmanager
 async def churning(
-    cluster: SandboxCluster, namespace: str, name: str, contents: Sequence[str], *, rate: float = 10.0
+    cluster: SandboxCluster, namespace: str, name: str, content: Callable[[int], str], *, rate: float = 10.0
 ) -> AsyncIterator[None]:
-    """While the context is open a tenant writes one ConfigMap so many times a second, with these in turn."""
+    """While the context is open a tenant writes one ConfigMap so many times a second; ``content`` makes each."""
     if cluster.config_map(namespace, name) is None:
         cluster.create("configmaps", {"metadata": {"name": name}, "data": {}}, namespace=namespace)
 
     async def churn() -> None:
-        for content in itertools.cycle(contents):
-            change = {"data": {"root-cert.pem": content}}
+        for number in itertools.count():
+            change = {"data": {"root-cert.pem": content(number)}}
             cluster.patch("configmaps", namespace, name, change, manager="tenant")
             await asyncio.sleep(1 / rate)
 

@@ -24,6 +24,9 @@ POLL: Final = 0.5
 SYNC_POLL: Final = 0.05
 SYNC_LIMIT: Final = 60.0
 
+MOST_NAMESPACES: Final = 30_000
+"""Of one cluster: three times what Kubernetes is tested with. Each report counts what they hold."""
+
 NAMESPACES: Final = "/api/v1/namespaces"
 CONFIG_MAPS: Final = "/api/v1/configmaps"
 
@@ -192,6 +195,7 @@ class ClusterWatch:
                     clock=self._clock,
                     jitter=self._jitter,
                     on_change=namespace_changed,
+                    most=MOST_NAMESPACES,
                 ),
                 Reflector(
                     self._session,
@@ -202,6 +206,7 @@ class ClusterWatch:
                     clock=self._clock,
                     jitter=self._jitter,
                     on_change=held_changed,
+                    most=MOST_NAMESPACES,
                 ),
             )
         )

@@ -41,6 +41,9 @@ RENEW_AT: Final = 2 / 3
 
 MOST_WRITERS: Final = 8
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
+
+MOST_CERTIFICATES: Final = 128
+"""Of one file of the Secret that are read: a bundle of more roots than that is not the hub's."""
 _PRIVATE: Final = b"PRIVATE KEY-----"
 
 
@@ -188,11 +191,11 @@ class Examined:
 
 def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
     """Judge what a Secret holds at that time. It verifies signatures: keep the result while nothing changes."""
-    anchors = _fingerprints(held.ca)
     current = held.ca == wanted.bundle
+    anchors = _fingerprints(held.ca)
     try:
         # No path is longer. Hundreds of certificates there would each have their signature verified, on the loop.
-        chain = parse_certificates(held.certificate, where=CERTIFICATE)[:MAX_PATH]
+        chain = parse_certificates(_first(held.certificate), where=CERTIFICATE)[:MAX_PATH]
     except InvalidValue as error:
         # What Go reads and this does not (text between the blocks) may be in use all the same.
         foreign = not held.ours and _PEM in held.certificate
@@ -264,8 +267,21 @@ def _key_problem(key: bytes, leaf: Certificate) -> str:
     return "" if held.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
 
 
+def _first(pem: bytes) -> bytes:
+    """The first certificates of it: each costs the loop time, and no path is so long."""
+    pieces = pem.split(_PEM, MOST_CERTIFICATES + 1)
+    return pem if len(pieces) <= MOST_CERTIFICATES + 1 else _PEM.join(pieces[:-1])
+
+
+def _few(pem: bytes) -> bytes:
+    """The same. Raises InvalidValue for more certificates than istiod has any use for: each costs the loop time."""
+    if (count := pem.count(_PEM)) > MOST_CERTIFICATES:
+        raise InvalidValue(f"it holds {count} certificates; at most {MOST_CERTIFICATES} are read")
+    return pem
+
+
 def _fingerprints(pem: bytes) -> frozenset[str] | None:
     try:
-        return frozenset(certificate.sha256 for certificate in parse_certificates(pem, where=CA))
+        return frozenset(certificate.sha256 for certificate in parse_certificates(_few(pem), where=CA))
     except InvalidValue:
         return None

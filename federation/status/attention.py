@@ -59,6 +59,9 @@ WRITE_REMEDY: Final = (
     "mend what the API server's answer names: a right, a quota, an admission policy or webhook"
 )
 
+UNEXPLAINED: Final = "the log of the process that reports it says more"
+"""Where an error has no remedy of its own."""
+
 BUNDLE: Final = "bundle"
 """The source under which a controller reports why the bundle is not made of the others."""
 
@@ -107,6 +110,8 @@ def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Findi
     """A finding as it is; an item with what its code declares, about the cluster that its place names."""
     if isinstance(each, Finding):
         return each
+    if not each.remedy:
+        each = replace(each, remedy=UNEXPLAINED)
     if not each.clusters and each.where in registered:
         each = replace(each, clusters=[each.where])
     return finding(each)
@@ -129,7 +134,7 @@ def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
         yield Attention(
             severity="critical",
             code="no_leader",
-            what=f"nobody publishes and proves trust: {scene.no_leader}; every cluster's trust is unknown",
+            what=f"trust is neither published nor proved: {scene.no_leader}; what every cluster holds is not known",
             where="controller",
             remedy="start a controller, or look in its log for why it does not lead",
             since=instant(scene.last_leader.updated) if scene.last_leader else None,
@@ -221,7 +226,7 @@ def _signers(scene: Scene) -> Iterator[Attention]:
                 code="signer_not_ready",
                 what="; ".join(signer.reasons) or "the signer is not ready",
                 where=replica,
-                remedy="look in its log",
+                remedy="mend what it gives as reason; its log says more",
             )
 
 
@@ -449,7 +454,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
         yield Attention(
             severity="notice",
             code="anchor_proposed",
-            what=f"an anchor that nobody pinned was found: {proposal.subject} ({proposal.sha256})",
+            what=f"an anchor that is not pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
             remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
             "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",

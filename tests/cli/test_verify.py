@@ -43,7 +43,7 @@ BROKEN: dict[str, Callable[[World], None]] = {
 CAUSES = {
     "fails": "FAIL  east to west: mutual TLS fails: the anchor R1 is missing in east (do: ",
     "unknown": "WARN  east: 1 of 6 pairs are not proved: east -> west: the anchor R1 is missing in east (do: ",
-    "stale leader": "FAIL  controller: nobody publishes and proves trust: the leading controller was last heard of",
+    "stale leader": "FAIL  controller: trust is neither published nor proved: the leading controller was last heard of",
     "unreachable": "WARN  west is unreachable",
 }
 

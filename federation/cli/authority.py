@@ -88,7 +88,12 @@ async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[Fin
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     around = Surroundings(
-        config.trust_domain, clock, os.urandom, random.SystemRandom(), lambda: config.door.server_names
+        config.trust_domain,
+        clock,
+        os.urandom,
+        random.SystemRandom(),
+        hosts=lambda: config.door.server_names,
+        ztunnel=lambda: config.has_ztunnel,
     )
     checked = []
     for authority in (config.signer.authority, config.signer.successor):

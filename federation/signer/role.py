@@ -102,7 +102,12 @@ class SignerRole:
         self._orders = OrdersFollower(store, clock=clock, on_change=self._take_up_orders)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
         around = Surroundings(
-            running.trust_domain, clock, random_bytes, jitter, lambda: self._running.door.server_names
+            running.trust_domain,
+            clock,
+            random_bytes,
+            jitter,
+            hosts=lambda: self._running.door.server_names,
+            ztunnel=lambda: self._running.has_ztunnel,
         )
         self._authorities = Succession(
             partial(

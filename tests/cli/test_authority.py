@@ -120,6 +120,35 @@ def test_what_clients_would_refuse_is_refused_before_anything_is_signed(
     assert checks["back end"]["remedy"]
 
 
+def test_a_pinned_root_is_found_with_text_around_it_and_an_odd_certificate_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = authority("checked")
+    file = configuration(tmp_path, ca)
+    unreadable = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    text = b"Certificate:\n    Data:\n        Version: 3 (0x2)\n"
+    (tmp_path / "pinned.pem").write_bytes(text + unreadable + text + ca.root.pem + text)
+    chain = tmp_path / "ca-chain.pem"
+    chain.write_bytes(text + chain.read_bytes() + text)
+    code, checks = check(file, capsys)
+    assert (code, {row["outcome"] for row in checks.values()}) == (0, {"ok"})
+
+
+def test_constraints_on_uris_are_told_where_a_ztunnel_is_trusted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = SystemClock().now().replace(microsecond=0)
+    times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
+    above = pki.root("of one that constrains URIs", **times)
+    ca = pki.confined([x509.UniformResourceIdentifier("cluster.local")], issuer=above, **times)
+    code, _ = check(configuration(tmp_path, ca), capsys)
+    assert code == 0
+    trusting = ONE_KIND + 'trusted_node_accounts = ["istio-system/ztunnel"]\n'
+    code, checks = check(configuration(tmp_path, ca, more=trusting), capsys)
+    assert (code, checks["back end"]["reason"]) == (1, "name_constraints")
+    assert "ztunnel" in checks["back end"]["detail"]
+
+
 def test_a_root_with_the_serial_number_zero_is_one_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,13 +57,15 @@ def problem_of(
     signers: Mapping[str, SignerReport],
     trust_domain: TrustDomain,
     hosts: Sequence[str],
+    ztunnel: bool,
     longest_ttl: timedelta,
     soak: timedelta,
     at: datetime,
 ) -> str:
     """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; empty where it may.
 
-    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for. Judged are what verifiers of a
+    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for; ``ztunnel``: it is
+    verified by ztunnels as well. Judged are what verifiers of a
     mesh ask of an issuer and that its name constraints permit all names, that it lives long enough to be
     worth it, that nothing of it can be mistaken for the old one (equal names make verifiers try the wrong
     key), and that every signer has had it sign.
@@ -72,7 +74,13 @@ def problem_of(
         return "its chain is not known"
     try:
         check_intermediate(
-            tuple(new[:-1]), new[0].public_key, new[-1:], at, trust_domain=trust_domain, hosts=hosts
+            tuple(new[:-1]),
+            new[0].public_key,
+            new[-1:],
+            at,
+            trust_domain=trust_domain,
+            hosts=hosts,
+            ztunnel=ztunnel,
         )
     except (InvalidValue, AuthorityMisconfigured) as error:
         return str(error)

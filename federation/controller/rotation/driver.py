@@ -441,6 +441,7 @@ def _proposed(
         signers=signers,
         trust_domain=config.trust_domain,
         hosts=hosts,
+        ztunnel=config.has_ztunnel,
         longest_ttl=timedelta(seconds=longest),
         soak=timedelta(seconds=config.controller.rotation.soak),
         at=now,

@@ -299,6 +299,11 @@ class HubConfig:
             return ()
         return tuple(str(cluster.name) for cluster in self.clusters if cluster.policy.is_open)
 
+    @property
+    def has_ztunnel(self) -> bool:
+        """Whether some cluster trusts a node proxy, so that ztunnel verifies certificates of the hub's."""
+        return any(cluster.policy.trusted_node_accounts for cluster in self.clusters)
+
     def cluster(self, name: ClusterName) -> ClusterConfig | None:
         """The member of that name, if it is registered."""
         return next((c for c in self.clusters if c.name == name), None)

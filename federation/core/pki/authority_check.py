@@ -44,13 +44,15 @@ def check_intermediate(
     *,
     trust_domain: TrustDomain | None = None,
     hosts: Sequence[str] = (),
+    ztunnel: bool = False,
 ) -> tuple[Certificate, ...]:
     """The path from the intermediate (first of ``chain``) to a pinned root: every issuer of its leaves.
 
     ``public_key`` belongs to the key that will sign. Name constraints on the way must permit the
     ``trust_domain``, where one is given, and every one of ``hosts``: the names of the servers whose certificates it
-    will sign. Raises AuthorityMisconfigured with the reason ``no_certificate``, ``wrong_key``,
-    ``weak_key``, ``is_root``, ``name_constraints`` or one of :func:`verify_chain`'s, and with the remedy.
+    will sign. With ``ztunnel`` none of them may constrain URIs: it lets nothing pass below such a CA. Raises
+    AuthorityMisconfigured with the reason ``no_certificate``, ``wrong_key``, ``weak_key``, ``is_root``,
+    ``name_constraints`` or one of :func:`verify_chain`'s, and with the remedy.
     """
     if not chain:
         raise _misconfigured(
@@ -84,6 +86,14 @@ def check_intermediate(
     if words:
         raise _misconfigured(
             "name_constraints", f"{own.subject} is of no use here: {words}", _REMEDIES["name_constraints"]
+        )
+    confines = name_constraints.constrains_uris(path) if ztunnel else ""
+    if confines:
+        raise _misconfigured(
+            "name_constraints",
+            f"{own.subject} is of no use to ztunnel, which some cluster trusts: {confines} constrains URIs, and rustls"
+            " (webpki 0.103.12 and later) accepts no workload below such a CA",
+            "issue it without constraints on URIs, or take trusted_node_accounts out where no ztunnel runs",
         )
     return path
 

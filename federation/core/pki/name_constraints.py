@@ -65,6 +65,20 @@ def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
     return ""
 
 
+def constrains_uris(issuers: Iterable[Certificate]) -> str:
+    """The subject of the first that has a constraint on URIs; empty where none has.
+
+    rustls-webpki from 0.103.12 on accepts no certificate with a URI below it, whatever the constraint says.
+    """
+    for issuer in issuers:
+        constraints = issuer.extension(x509.NameConstraints)
+        if constraints is not None:
+            subtrees = [*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())]
+            if any(isinstance(subtree, x509.UniformResourceIdentifier) for subtree in subtrees):
+                return issuer.subject
+    return ""
+
+
 def unprocessed(issuer: Certificate) -> str:
     """A kind of name that ``issuer`` constrains and some verifier does not process, in words; empty for none.
 

@@ -54,6 +54,8 @@ class AuthoritySettings:
 class Surroundings:
     """What every back end is given beside its settings; ``hosts`` are the door's names.
 
+    ``ztunnel`` says whether ztunnels verify what is signed.
+
     ``exchange`` says why a pair that its source holds by now must not take the place of the one in use, where that
     can still sign. A service signs with what it likes: what it says of itself is judged when an authority is chosen,
     and each leaf of it before it is handed out.
@@ -65,6 +67,7 @@ class Surroundings:
     jitter: random.Random
     hosts: Callable[[], tuple[str, ...]] = tuple
     exchange: MayExchange = lambda _, __: None
+    ztunnel: Callable[[], bool] = lambda: False
 
 
 _PACKAGES = {"pkcs11": "pkcs11", "aiobotocore": "aws", "botocore": "aws"}
@@ -95,6 +98,7 @@ def make_authority(settings: AuthoritySettings, around: Surroundings) -> KeptAut
         "poll_seconds": made.poll_seconds,
         "trust_domain": around.trust_domain,
         "hosts": around.hosts,
+        "ztunnel": around.ztunnel,
         "clock": around.clock,
     }
     return made.make(**options)

@@ -79,6 +79,7 @@ class HubBuiltAuthority:
         trust_domain: TrustDomain,
         clock: Clock,
         hosts: Callable[[], tuple[str, ...]] = tuple,
+        ztunnel: Callable[[], bool] = lambda: False,
         exchange: MayExchange = lambda _, __: None,
     ) -> None:
         """``hosts`` are the names of the door, whose certificate it has to sign as well."""
@@ -89,6 +90,7 @@ class HubBuiltAuthority:
         self._poll_seconds = poll_seconds
         self._trust_domain = trust_domain
         self._hosts = hosts
+        self._ztunnel = ztunnel
         self._clock = clock
         self._anchors: tuple[Certificate, ...] = ()
         self._candidate: KeyPair | None = None
@@ -196,7 +198,7 @@ class HubBuiltAuthority:
         candidate = self._candidate
         if candidate is not None:
             try:
-                self._signing = self._successor_of(self._signing, self._make(candidate, self._hosts()))
+                self._signing = self._successor_of(self._signing, self._make(candidate, anew=True))
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._fail(error)
             else:
@@ -210,8 +212,8 @@ class HubBuiltAuthority:
                 return
         if self._signing is not None:
             try:
-                # The door's names may have changed since. That must not stop workloads, and the door's next
-                # certificate is refused for itself.
+                # The configuration may have changed since. That must not stop workloads, and the door's next
+                # certificate is refused for itself where its new names are not permitted.
                 self._signing = self._make(self._signing.pair)
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._signing = None
@@ -225,8 +227,11 @@ class HubBuiltAuthority:
                 raise problem
         return found
 
-    def _make(self, pair: KeyPair, hosts: tuple[str, ...] = ()) -> _Signing:
-        """The pair with its way to a root; the same object as before where nothing has changed."""
+    def _make(self, pair: KeyPair, *, anew: bool = False) -> _Signing:
+        """The pair with its way to a root; the same object as before where nothing has changed.
+
+        ``anew`` it is judged by the configuration of now as well: by the door's names, and for ztunnel.
+        """
         if not self._anchors:
             raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
         path = check_intermediate(
@@ -235,7 +240,8 @@ class HubBuiltAuthority:
             self._anchors,
             self._clock.now(),
             trust_domain=self._trust_domain,
-            hosts=hosts,
+            hosts=self._hosts() if anew else (),
+            ztunnel=anew and self._ztunnel(),
         )
         if self._signing is not None and self._signing.pair is pair and self._signing.issuers == path:
             return self._signing

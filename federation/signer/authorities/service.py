@@ -57,6 +57,7 @@ class ServiceAuthority:
         clock: Clock,
         jitter: random.Random,
         hosts: Callable[[], tuple[str, ...]] = tuple,
+        ztunnel: Callable[[], bool] = lambda: False,
     ) -> None:
         """``hosts`` are the names of the door, whose certificate it has to sign as well."""
         self._service = service
@@ -65,6 +66,7 @@ class ServiceAuthority:
         self._looks = Looks(poll_seconds=poll_seconds, jitter=jitter)
         self._trust_domain = trust_domain
         self._hosts = hosts
+        self._ztunnel = ztunnel
         self._clock = clock
         self._anchors: tuple[Certificate, ...] = ()
         self._view: ServiceView | None = None
@@ -241,9 +243,9 @@ class ServiceAuthority:
             if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon):
                 self._issuers = ()  # or nothing would ever be asked that tells of new ones
             return
-        # The door's names may have changed since it was taken up: that must not stop workloads.
+        # The configuration may have changed since it was taken up: that must not stop workloads.
         in_use = bool(self._issuers) and view.chain[0] == self._issuers[0]
-        path = self._path(view.chain, () if in_use else self._hosts())
+        path = self._path(view.chain, anew=not in_use)
         self._crl = self._judged_crl(view, path)
         if path != self._issuers:
             self._issuers = path
@@ -251,18 +253,20 @@ class ServiceAuthority:
     def _learn(self, chain: tuple[Certificate, ...]) -> None:
         """Take the chain that came with a leaf, where the service tells it only so; the leaf is judged elsewhere."""
         try:
-            self._issuers = self._path(chain, self._hosts())
+            self._issuers = self._path(chain, anew=True)
         except AuthorityError as error:
             _logger.debug("the chain that came with a leaf is not taken: %s", error)
 
-    def _path(self, chain: tuple[Certificate, ...], hosts: tuple[str, ...]) -> tuple[Certificate, ...]:
+    def _path(self, chain: tuple[Certificate, ...], *, anew: bool) -> tuple[Certificate, ...]:
+        """The way to a root; ``anew`` judged by the door's names of now as well, and for ztunnel."""
         return check_intermediate(
             chain,
             chain[0].public_key,
             self._anchors,
             self._clock.now(),
             trust_domain=self._trust_domain,
-            hosts=hosts,
+            hosts=self._hosts() if anew else (),
+            ztunnel=anew and self._ztunnel(),
         )
 
     def _judged_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:

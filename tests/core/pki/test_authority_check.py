@@ -282,6 +282,19 @@ def test_name_constraints_that_leave_out_the_door() -> None:
         assert part in error.value.what
 
 
+@pytest.mark.parametrize("excluded", [False, True])
+def test_constraints_on_uris_are_of_no_use_to_ztunnel(excluded: bool) -> None:
+    names = [x509.UniformResourceIdentifier("other.example" if excluded else "cluster.local")]
+    constraints = x509.NameConstraints(None, names) if excluded else x509.NameConstraints(names, None)
+    made = odd(CA, CA_USAGE, (constraints, True))
+    domain = TrustDomain("cluster.local")
+    assert check_intermediate((made,), ODD_KEY.public_key(), ROOTS, NOW, trust_domain=domain)[0] == made
+    assert refused((made,), ODD_KEY.public_key(), trust_domain=domain, ztunnel=True) == "name_constraints"
+    dns = odd(CA, CA_USAGE, (x509.NameConstraints([x509.DNSName("corp.example")], None), True))
+    path = check_intermediate((dns,), ODD_KEY.public_key(), ROOTS, NOW, trust_domain=domain, ztunnel=True)
+    assert path[0] == dns
+
+
 def test_name_constraints_that_leave_out_the_mesh() -> None:
     constraints = x509.NameConstraints([x509.UniformResourceIdentifier("other.example")], None)
     made = odd(CA, CA_USAGE, (constraints, True))

@@ -44,7 +44,7 @@ _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
         "nothing: the namespace is being deleted",
     ),
     (
-        re.compile(r"(exceeded|failed|insufficient) quota"),
+        re.compile(r"(exceeded|failed|insufficient|status unknown for) quota"),
         "quota",
         "raise the ResourceQuota that is named, or delete objects that count against it; the hub tries again by itself",
     ),
@@ -61,6 +61,19 @@ _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
 ResourceQuota, NamespaceLifecycle, ValidatingAdmissionPolicy and webhooks answer 403 with the reason ``Forbidden``,
 exactly as RBAC does; only webhooks may choose another code and reason.
 """
+
+WEBHOOK: Final = "webhook"
+"""The reason of a ClusterServerError that comes from an admission webhook which cannot be called."""
+
+_UNCALLED: Final = "failed calling webhook"
+_MEND_WEBHOOK: Final = (
+    "mend the admission webhook that is named, or narrow what it is called for (namespaceSelector, failurePolicy): the "
+    "API server itself works"
+)
+_IMMUTABLE: Final = re.compile(r"\bimmutable\b")
+_DELETE_IT: Final = (
+    "delete that object there, and the hub writes it anew: what is immutable cannot be changed"
+)
 
 _KINDS: Final[Mapping[int, type[ClusterError]]] = {
     401: ClusterUnauthorized,
@@ -100,10 +113,13 @@ def error_for(
         return ClusterThrottled(text, where=where, retry_after=parse_retry_after(retry_after))
     if code == 504:
         return ClusterTimeout(text, where=where)
+    if 500 <= code <= 599 and _UNCALLED in explanation:
+        return ClusterServerError(text, where=where, reason=WEBHOOK, remedy=_MEND_WEBHOOK)
     if 500 <= code <= 599:
         return ClusterServerError(text, where=where)
     if 400 <= code <= 499:
-        return ClusterInvalid(text, where=where)
+        remedy = _DELETE_IT if code == 422 and _IMMUTABLE.search(explanation) else ""
+        return ClusterInvalid(text, where=where, remedy=remedy)
     return ClusterGarbage(f"{text} is no answer the Kubernetes API gives", where=where)
 
 

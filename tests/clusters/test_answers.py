@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.clusters.answers import error_for
-from federation.core.errors import ClusterDenied, ClusterError, ClusterForbidden
+from federation.core.errors import (
+    ClusterDenied,
+    ClusterError,
+    ClusterForbidden,
+    ClusterInvalid,
+    ClusterServerError,
+)
 
 RBAC = (
     'configmaps "istio-ca-root-cert" is forbidden: User "system:serviceaccount:federation-system:controller" cannot '
@@ -67,6 +73,20 @@ def test_who_refused_is_told_by_the_message(
     assert words in error.remedy
     if kind is ClusterDenied:
         assert "manifests" not in error.remedy
+
+
+def test_a_webhook_that_cannot_be_called_is_not_the_api_servers_trouble() -> None:
+    message = 'Internal error occurred: failed calling webhook "deny.example.org": failed to call webhook: no endpoints'
+    error = answered(message, "InternalError", 500)
+    assert (type(error), error.reason) == (ClusterServerError, "webhook")
+    assert "webhook that is named" in error.remedy
+    assert answered("etcdserver: request timed out", "InternalError", 500).reason == "server_error"
+
+
+def test_what_is_immutable_is_to_be_deleted() -> None:
+    error = answered("data: Forbidden: field is immutable when `immutable` is set", "Invalid", 422)
+    assert type(error) is ClusterInvalid
+    assert error.remedy.startswith("delete that object")
 
 
 def test_a_webhook_may_answer_without_a_reason() -> None:

@@ -168,6 +168,27 @@ async def test_one_forbidden_namespace_stops_no_other(one: World) -> None:
     assert report.clusters["east"].publication.problems[0].startswith("closed: ")
 
 
+async def test_a_webhook_that_cannot_be_called_for_one_namespace_stops_no_other(one: World) -> None:
+    """A 500 of the API server lets the cluster rest; this one comes from something that one namespace has."""
+    east = one.clusters["east"]
+    east.create_namespace("guarded")
+    uncalled = Answer(
+        500, "InternalError", 'Internal error occurred: failed calling webhook "x": no endpoints'
+    )
+    with east.faults.inject(uncalled, verb="patch", resource="configmaps", namespace="guarded"):
+        async with one.controller():
+            report = await one.until(
+                lambda r: (
+                    r.clusters["east"].publication.failed == 1 and r.clusters["east"].publication.current == 4
+                ),
+                limit=60,
+            )
+            assert state(report, "east") == ("degraded", "publication")
+            assert "webhook that is named" in report.clusters["east"].remedy
+            east.faults.clear()
+            await one.until(lambda r: r.clusters["east"].publication.current == 5, limit=60)
+
+
 async def test_throttling_is_honoured(one: World) -> None:
     east = one.clusters["east"]
     with east.faults.inject(Answer.throttled(retry_after=2), verb="patch", times=16):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.clusters.answers import TERMINATING
+from federation.clusters.answers import TERMINATING, WEBHOOK
 from federation.clusters.backoff import Backoff
 from federation.clusters.objects import METADATA_ONLY, ObjectKey
 from federation.clusters.session import ClusterSession
@@ -32,6 +32,7 @@ from federation.core.errors import (
     ClusterForbidden,
     ClusterInvalid,
     ClusterNotFound,
+    ClusterServerError,
     ClusterThrottled,
 )
 
@@ -285,6 +286,8 @@ class Publisher:
                 self._refused(namespace, error, self.tally.forbidden)
             case ClusterDenied():
                 self._refused(namespace, error, self.tally.failed)
+            case ClusterServerError() if error.reason == WEBHOOK:
+                self._refused(namespace, error, self.tally.failed)  # of other namespaces it may not be asked
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Final
 
 from federation.core.errors import InvalidValue
+from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import verify_chain
 from federation.core.trust.rotation.record import Side
 from tests.support import pki
@@ -30,6 +31,11 @@ SIDES: Final = {
 }
 _BY_ROOT: Final = {authority.certificate.sha256: authority.certificate for authority in _ROOTS.values()}
 _BY_ISSUER: Final = {authority.certificate.sha256: authority for authority in _INTERMEDIATES.values()}
+
+
+def issuers_of(issuer: str) -> tuple[Certificate, Certificate]:
+    """The certificates above a leaf of that issuer, its root last."""
+    return _BY_ISSUER[issuer].certificate, _BY_ROOT[ROOT_OF[issuer]]
 
 
 @cache

@@ -5,7 +5,8 @@ hold, by real path validation; (2) publish before use; (3) drain before remove; 
 subset relation; (5) only a rotation takes a root away, never a source that fails; (6) unreachable is not
 converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (8) the control
 plane stays alive: whoever starts an agent, calls a webhook or restarts istiod succeeds as before; (9) no leaf
-outlives its issuer; (10) a transition keeps its evidence, and a restart resumes.
+outlives its issuer; (10) a transition keeps its evidence, and a restart resumes. Besides, (s) nothing is signed under
+a root that no rotation has led to, whatever is configured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from federation.core.trust.rotation.effects import Orders, orders_of
 from federation.core.trust.rotation.losses import CONTROL_PLANE_LOSSES
 from federation.core.trust.rotation.record import Rotation, State, Transition
 from tests.core.trust.rotation.certificates import NOT_AFTER, ROOT_OF, validates
+from tests.core.trust.rotation.signing import CONFIGURED
 from tests.core.trust.rotation.simulator import Member, Simulation
 
 
@@ -32,6 +34,7 @@ class Invariants:
     in_force: int = field(init=False)
     generations: dict[int, frozenset[str]] = field(init=False)
     rotation: Rotation | None = None
+    led_to: set[str] = field(default_factory=lambda: {ROOT_OF[CONFIGURED]})
     seen: Counter[State] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -51,11 +54,15 @@ class Invariants:
 
     def _handshakes(self) -> None:
         sim = self.sim
+        if sim.store.orders.strict:
+            self.led_to |= {ROOT_OF[issuer] for issuer in _issuers(sim.store.orders)}
         for leaf, until in sim.leaves.items():
             if until > NOT_AFTER[leaf.issuer]:
                 raise Violation(f"9: a leaf of {leaf.cluster} outlives its issuer")
             if not leaf.before_hub and ROOT_OF[leaf.issuer] not in leaf.trusts:
                 raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
+            if not leaf.before_hub and ROOT_OF[leaf.issuer] not in self.led_to:
+                raise Violation(f"s: {leaf.cluster} got a leaf under a root that no rotation led to")
         counted = {leaf.issuer for leaf in sim.leaves if leaf not in sim.strangers}
         ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
         deliverable = {

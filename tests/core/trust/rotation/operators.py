@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from federation.core.trust.rotation import machine
+from federation.core.trust.rotation import machine, signing
 from federation.core.trust.rotation.losses import losses
 from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.record import RotationBook, State
+from federation.core.trust.rotation.record import RotationBook
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, ROOT_OF, SIDES
 from tests.core.trust.rotation.signing import LIFETIME, OF_THE_HUB, Leaf
 from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
@@ -19,10 +19,8 @@ WAITS: Final = (1.0, 4.0, 15.0, 45.0)
 
 def signing_side(sim: Simulation) -> str:
     """What is signed with at rest."""
-    rotation = sim.book.rotation
-    if rotation is None:
-        return "a1"
-    return rotation.new.subject if rotation.state is State.RETIRED else rotation.old.subject
+    side = signing.signing_side(sim.book)
+    return side.subject if side is not None else "a1"
 
 
 def _try(sim: Simulation, operation: Callable[[RotationBook], RotationBook]) -> None:
@@ -189,6 +187,16 @@ def mend(sim: Simulation) -> None:
     sim.refused.clear()
 
 
+def edit_authority(sim: Simulation, which: int, choice: int) -> None:
+    """A signer is configured with another authority, or its files are exchanged in place; it may never have run."""
+    sim.signer(which).configure(ISSUER[("a1", "a2", "b1", "c1")[choice % 4]])
+
+
+def put_back_authority(sim: Simulation, which: int) -> None:
+    """The authority in force is configured again."""
+    sim.signer(which).configure(ISSUER[signing_side(sim)])
+
+
 def take_out_authorities(sim: Simulation) -> None:
     """Signers are configured with nothing below a root whose pin is gone and that nothing signs under by order."""
     rotation = sim.book.rotation
@@ -241,6 +249,7 @@ def heal(sim: Simulation) -> None:
     for signer in sim.signers:
         signer.connected = True
         signer.ready = set(OF_THE_HUB)
+        signer.wished = signer.authority = ISSUER[signing_side(sim)]
         signer.pins = sim.pins
         signer.restart(sim.store)
     take_out_authorities(sim)

@@ -8,7 +8,8 @@ from typing import Final
 from federation.core.trust.horizons import Delivered, step_for
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import RotationBook
-from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT_OF
+from federation.signer.in_force import exchange
+from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT_OF, issuers_of
 
 LIFETIME: Final = 60.0
 NONE: Final = 0  # the generation of a signer that was started and believes none yet
@@ -61,6 +62,9 @@ class Signer:
     behind which that reading succeeded; one that was persisted before it failed covers nothing.
 
     ``pins`` are those of its own configuration as it runs it, ``remembered`` the persisted memory of them.
+
+    ``wished`` is the authority that is configured, or that its files hold by now; ``authority`` the one that this
+    process has, as the signer's own rules decide (``signer/in_force.py``, ``signer/choosing.py``).
     """
 
     name: str
@@ -77,11 +81,14 @@ class Signer:
     pins: frozenset[str] = frozenset(ROOT.values())
     remembered: frozenset[str] = frozenset()
     door_refused: bool = False  # by new connections
+    wished: str = CONFIGURED
+    authority: str = CONFIGURED
 
     def poll(self, store: Store) -> None:
         if self.up and self.connected:
             self._believe(store)
             self.orders = store.orders
+            self._take_up()
             self.covered = dict(self.persisted)  # whatever was persisted was persisted before this reading
 
     def _believe(self, store: Store) -> None:
@@ -102,6 +109,7 @@ class Signer:
         """Nothing is issued until the store was read once; one that cannot be read leaves it down."""
         if not self.up and self.connected:
             self.up, self.generation = True, NONE
+            self._have(self.wished)  # the former one was in the memory of the process alone
             self.poll(store)
 
     def begin(self, store: Store, cluster: str, now: float) -> tuple[Delivered, float] | None:
@@ -143,8 +151,36 @@ class Signer:
         bound = begun.not_after + step_for(LIFETIME)
         self.persisted[begun.delivered] = max(bound, self.persisted.get(begun.delivered, 0.0))
 
+    def configure(self, issuer: str) -> None:
+        """Another authority is configured, or its files are exchanged in place."""
+        self.wished = issuer
+        if self.up:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        old, new = issuers_of(self.authority), issuers_of(self.wished)
+        held_back = (
+            self.authority in self.ready and exchange(old, new, self.orders, reserve=False) is not None
+        )
+        if self.wished != self.authority and ("wishes" in self.without or not held_back):
+            self._have(self.wished)
+
+    def _have(self, issuer: str) -> None:
+        if issuer != self.authority:
+            self.ready.discard(self.authority)
+            self.ready.add(issuer)
+            self.authority = issuer
+
+    @property
+    def signs(self) -> str:
+        """What it signs with where no cluster is an exception; empty where nothing may."""
+        return self._issuer("")
+
     def _issuer(self, cluster: str) -> str:
-        wanted = self.orders.issuer_for(cluster) or CONFIGURED
-        if wanted not in self.ready and not self.orders.strict:
-            wanted = CONFIGURED
-        return wanted if wanted in self.ready and wanted not in self.orders.forbidden else ""
+        named = self.orders.issuer_for(cluster)
+        if named in self.ready or self.orders.strict:
+            return named if named in self.ready and named not in self.orders.forbidden else ""
+        first = self.authority
+        permitted = self.orders.permit(first, ROOT_OF[first]) or "wishes" in self.without
+        barred = first in self.orders.forbidden or ROOT_OF[first] in self.orders.forbidden
+        return first if first in self.ready and permitted and not barred else ""

@@ -20,6 +20,7 @@ from federation.core.trust.rotation.effects import kept_behind, orders_of, publi
 from federation.core.trust.rotation.losses import Loss
 from federation.core.trust.rotation.own_anchors import drop_gates
 from federation.core.trust.rotation.record import Rotation, RotationBook, State, Unpinned
+from federation.core.trust.rotation.signing import note_signing
 from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import (
     ClusterFacts,
@@ -29,7 +30,7 @@ from federation.core.trust.rotation.world import (
     Webhook,
     World,
 )
-from tests.core.trust.rotation.certificates import ROOT, ROOT_OF, START, validates
+from tests.core.trust.rotation.certificates import ROOT, ROOT_OF, SIDES, START, validates
 from tests.core.trust.rotation.istiods import Files, Istiod, Seen
 from tests.core.trust.rotation.signing import CONFIGURED, LIFETIME, Leaf, Signer, Store
 
@@ -97,7 +98,8 @@ class Simulation:
     check: Callable[[], None] = field(init=False, default=lambda: None)
 
     def __post_init__(self) -> None:
-        self.store = Store(RotationBook(), {1: published(RotationBook(), self.pins, self.staged_roots)})
+        begun = RotationBook(signing=SIDES["a1"])
+        self.store = Store(begun, {1: published(begun, self.pins, self.staged_roots)})
         half = SKEW / 2
         self.signers = [
             Signer(f"signer-{i}", clock, self.without)
@@ -422,6 +424,14 @@ class Simulation:
         if book != self.book:
             self.store.book = book
 
+    def note(self) -> None:
+        """What signers are seen to sign with at rest, noted in the record."""
+        if not self.watching or self.ensured is not self.book:
+            return
+        sides = {side.intermediate: side for side in SIDES.values()}
+        signing = {s.name: sides[i] for s in self.signers if s.up and s.connected and (i := s.signs)}
+        self.store.book, _ = note_signing(self.book, signing, ())
+
     def drop(self) -> None:
         """Anchors whose pin is gone and that nothing needs leave; only on effects that are persisted."""
         if not self.watching or self.ensured is not self.book:
@@ -488,6 +498,7 @@ class Simulation:
         self.settle()
         self.ensure_generation()
         self.ensure_orders()
+        self.note()
         self.decide()
         self.drop()
 

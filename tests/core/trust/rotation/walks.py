@@ -110,6 +110,13 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
 }
 """Each event by name, with how often it comes; it takes two small numbers."""
 
+OF_AUTHORITIES: Final[dict[str, tuple[int, Event]]] = {
+    "edit_authority": (4, operators.edit_authority),
+    "put_back_authority": (4, lambda sim, x, _: operators.put_back_authority(sim, x)),
+    "note": (2, lambda sim, *_: sim.note()),
+}
+"""Edits of what signers are to sign with, as :data:`EVENTS`."""
+
 EMERGENCY: Final = "emergency"
 FAVOUR: Final = 8
 
@@ -119,7 +126,7 @@ def event(sim: Simulation, name: str, x: int, y: int) -> None:
     if name == EMERGENCY:
         operators.emergency(sim, x)
     else:
-        EVENTS[name][1](sim, x, y)
+        (EVENTS | OF_AUTHORITIES)[name][1](sim, x, y)
 
 
 def walk(
@@ -129,6 +136,7 @@ def walk(
     without: frozenset[str] = frozenset(),
     favour: Collection[str] = (),
     emergencies: bool = False,
+    authorities: bool = False,
 ) -> Invariants:
     """So many events, drawn by the seed; those to favour come more often. Raises Violation with the last events."""
     random = Random(seed)
@@ -139,8 +147,9 @@ def walk(
         without=without,
     )
     invariants = Invariants(sim)
-    names = list(EVENTS)
-    weights = [weight * (FAVOUR if name in favour else 1) for name, (weight, _) in EVENTS.items()]
+    events = EVENTS | OF_AUTHORITIES if authorities else EVENTS
+    names = list(events)
+    weights = [weight * (FAVOUR if name in favour else 1) for name, (weight, _) in events.items()]
     if emergencies:
         names, weights = [*names, EMERGENCY], [*weights, 2]
     trace: list[str] = []

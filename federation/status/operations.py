@@ -9,7 +9,7 @@ from federation.status.rotation_model import OperationView, OrdersView
 
 
 def orders_view(orders: Orders | None) -> OrdersView | None:
-    """What signers are to do; None where no rotation ever was and nothing is quarantined."""
+    """What signers are to do; None where it is not recorded what is in force and nothing is quarantined."""
     if orders is None:
         return None
     return OrdersView(
@@ -20,6 +20,8 @@ def orders_view(orders: Orders | None) -> OrdersView | None:
         strict=orders.strict,
         stopped=orders.stopped,
         ttl_cap=finite(orders.ttl_cap),
+        root=orders.root,
+        left=orders.left,
     )
 
 

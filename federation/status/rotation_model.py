@@ -235,7 +235,8 @@ class OrdersView(msgspec.Struct, frozen=True, kw_only=True):
     """What signers are to sign with.
 
     ``issuer`` is an intermediate (SHA-256), ``clusters`` are exceptions from it, ``stopped`` get nothing. With
-    ``strict`` no other one may sign.
+    ``strict`` no other one may sign. At rest another one under the same ``root`` may, but for those that rotations
+    have ``left``.
     """
 
     rotation: int
@@ -245,6 +246,8 @@ class OrdersView(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool
     stopped: dict[str, str]
     ttl_cap: float
+    root: str = ""
+    left: list[str] = []
 
 
 class OperationView(msgspec.Struct, frozen=True, kw_only=True):

@@ -226,3 +226,44 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
             server.pki.roles["mesh-workload"].client_flag = False
             assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.INTERNAL
             assert (successor().violations, report_of(hub).violations) == (1, 0)
+
+
+async def test_a_back_end_whose_issuer_is_changed_on_its_own_side(tmp_path: Path) -> None:
+    """Under the root in force its new intermediate signs; under another one nothing is signed, published or not."""
+    context, ca_file = server_context(tmp_path)
+    async with vault_server(context) as server:
+        first, other = server.pki.ca, authority("another root")
+
+        def setup(hub: House) -> None:
+            hub.authority_table = vault_table(server, tmp_path, ca_file)
+            hub.pins = [other]
+
+        async with house(tmp_path / "hub", ca=first, setup=setup) as hub:
+            token, trust = hub.pod("east"), bundle_of(first, other)
+            await hub.publish(first, other)
+            await hub.order(Orders(issuer=first.certificate.sha256, root=first.root.sha256))
+            await eventually(lambda: hub.role.report().generation == 2)
+            assert (await hub.ask("east", token, trust=trust)).elements[1] == first.certificate.pem.decode()
+
+            server.pki.issuers["default"] = other
+            asked = server.count("pki/issuer/default/sign/mesh-workload")
+            assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.UNAVAILABLE
+            assert server.count("pki/issuer/default/sign/mesh-workload") <= asked + 1, (
+                "it was not known before"
+            )
+            await eventually(
+                lambda: report_of(hub).reason == "authority_not_in_force", describe=lambda: report_of(hub)
+            )
+            report = report_of(hub)
+            assert (report.state, report.sha256) == ("unavailable", other.certificate.sha256)
+            assert other.root.sha256[:16] in report.detail
+            assert "federation rotate start" in report.remedy
+            assert report.violations == 0, "it did nothing that it must never do"
+            assert not hub.role.report().ready
+            asked = server.count("pki/issuer/default/sign/mesh-workload")
+            assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.UNAVAILABLE
+            assert server.count("pki/issuer/default/sign/mesh-workload") == asked, "and is not asked any more"
+
+            server.pki.issuers["default"] = first
+            await eventually(lambda: report_of(hub).state == "ready", describe=lambda: report_of(hub))
+            assert (await hub.ask("east", token, trust=trust)).elements[1] == first.certificate.pem.decode()

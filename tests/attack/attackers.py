@@ -12,7 +12,6 @@ import contextlib
 import ipaddress
 import itertools
 import json
-import os
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,11 +22,11 @@ import uvloop
 
 from federation.core.config.model import Address
 from tests.bench.callers import Call
-from tests.bench.processes import allow_many_files
+from tests.bench.processes import allow_many_files, yield_cores
 from tests.support.raw_http2 import RawConnection
 
 AGAIN = 1.0  # seconds after which what the hub has ended is begun anew
-RAMP = 0.01  # seconds between two that begin: a storm of handshakes is another attack than idle connections
+RAMP = 0.005  # seconds between two that begin: a storm of handshakes is another attack than idle connections
 Attack = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -198,5 +197,5 @@ async def serve(told: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     allow_many_files()
-    os.nice(19)
+    yield_cores(19)
     uvloop.run(serve(json.loads(Path(sys.argv[1]).read_text())))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +22,7 @@ from federation.sandbox.apiserver.faults import Garbage
 from federation.sandbox.box import ROOT_CONFIG_MAP
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.hostile import churning, giant_page, roots_pem
-from tests.bench.processes import allow_many_files
+from tests.bench.processes import allow_many_files, yield_cores
 
 REPAIR_LIMIT = 60.0
 KEYS_PATH = "/openid/v1/jwks"
@@ -178,5 +177,6 @@ async def serve(directory: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     allow_many_files()
-    os.nice(int(sys.argv[2]))
+    if int(sys.argv[2]):
+        yield_cores(int(sys.argv[2]))
     uvloop.run(serve(Path(sys.argv[1]), sys.argv[3:]))

@@ -401,7 +401,7 @@ def test_a_configuration_that_cannot_be_used_is_not_written_to(
     file.write_text(file.read_text("utf-8") + "[sttus]\n", "utf-8")
     before = tree(file)
     assert accepted_from_file(file) == 2
-    assert "did you mean status?" in capsys.readouterr().err
+    assert "did you mean [status]?" in capsys.readouterr().err
     assert tree(file) == before
 
 

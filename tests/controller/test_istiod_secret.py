@@ -68,6 +68,9 @@ def step(secret: HeldSecret | None, wanted: Wanted = WANTED, at: datetime = NOW)
     return next_step(examined, wanted, renew_at=renew_at, now=at)
 
 
+UNREADABLE = b"-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n"
+
+
 @pytest.mark.parametrize(
     ("secret", "wanted"),
     [
@@ -88,8 +91,10 @@ def step(secret: HeldSecret | None, wanted: Wanted = WANTED, at: datetime = NOW)
         (held(intermediate("stranger")), Step.ISSUE),
         (held(intermediate("stranger"), ours=False), Step.LEAVE),
         (held(intermediate("stranger"), names=("elsewhere.svc",), ours=False), Step.LEAVE),
-        (held(certificate=b"text\n" + GOOD.certificate, ours=False), Step.LEAVE),
-        (held(certificate=b"text\n" + GOOD.certificate), Step.ISSUE),
+        (held(certificate=b"text\n" + GOOD.certificate, ours=False), Step.KEEP),  # as Go reads it
+        (held(certificate=b"text\n" + GOOD.certificate), Step.KEEP),
+        (held(certificate=UNREADABLE, ours=False), Step.LEAVE),  # Go may read what is not read here
+        (held(certificate=UNREADABLE), Step.ISSUE),
     ],
 )
 def test_what_is_done_about_it(secret: HeldSecret | None, wanted: Step) -> None:

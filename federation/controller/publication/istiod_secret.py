@@ -197,7 +197,7 @@ def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
         # No path is longer. Hundreds of certificates there would each have their signature verified, on the loop.
         chain = parse_certificates(_first(held.certificate), where=CERTIFICATE)[:MAX_PATH]
     except InvalidValue as error:
-        # What Go reads and this does not (text between the blocks) may be in use all the same.
+        # Go may read what this does not, and then it is in use all the same.
         foreign = not held.ours and _PEM in held.certificate
         return Examined(held=anchors, current=current, problem=str(error), foreign=foreign)
     leaf, names = chain[0], dns_names(chain[0])

@@ -43,6 +43,8 @@ def rotation_text(status: FederationStatus) -> str:
     lines = _rotation(rotation, status.generated) if rotation else ["no rotation was ever started"]
     if status.quarantined:
         lines += ["", *_quarantines(status.quarantined)]
+    if status.unpinned or status.removed_clusters:
+        lines += ["", *_edits(status)]
     if rotation is None or not rotation.under_way:
         lines += ["", *(_left_to_do(status) or [_next(status.rotation_plan)])]
     return "\n".join(lines)
@@ -158,6 +160,25 @@ def _quarantines(views: Iterable[QuarantineView]) -> list[str]:
         )
         lines += [f"    waits for {c.name}: {printable(c.detail)}" for c in view.waits_for]
     return lines
+
+
+def _edits(status: FederationStatus) -> list[str]:
+    """What stays although the configuration was edited, until when and why."""
+    lines = ["edited, and not done yet:"]
+    for view in status.unpinned:
+        until = f" until {instant_text(view.leaves_at)} at the earliest" if view.leaves_at else ""
+        lines.append(f"  {printable(view.subject or view.sha256)}: its pin is gone, it stays{until}")
+        lines += [f"    waits for {c.name}: {printable(in_place(c))}" for c in view.waits_for]
+    lines += [
+        f"  {printable(removed.cluster)}: it was removed, and its certificates live until {instant_text(removed.until)}"
+        for removed in status.removed_clusters
+    ]
+    return lines
+
+
+def in_place(condition: ConditionView) -> str:
+    """A condition with the cluster that it is about, if any."""
+    return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
 
 
 def _left_to_do(status: FederationStatus) -> list[str]:

@@ -98,7 +98,7 @@ def edit_attention(scene: Scene) -> Iterator[Attention]:
         if not view.known:
             why = ": no controller that leads tells what needs it"
         yield Attention(
-            severity="warning",
+            severity="notice" if view.leaves_at else "warning",  # time alone brings it
             code="pin_gone",
             what=f"the configuration no longer pins {view.subject or view.sha256[:16]}, and it stays in the bundle"
             f"{until}{why}",

@@ -139,6 +139,7 @@ export function bundle(status) {
     authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Use", "Expires"], authorities))] : "",
     proposals.length ? [el("h3", {}, "Found, and not trusted"), scroll(table("Proposals", ["Anchor", "Cluster", "Where it was found", "Expires"], proposals))] : "",
     status.own_anchors.length ? [el("h3", {}, "Brought by clusters, and leaving"), el("ul", { class: "plain" }, status.own_anchors.map(leaving))] : "",
+    status.unpinned.length ? [el("h3", {}, "Not pinned any more, and needed still"), el("ul", { class: "plain" }, status.unpinned.map(unpinned))] : "",
     el("details", {}, el("summary", {}, `Generations (${status.generations.length})`), scroll(table("Generations", ["Number", "", "Reason", "Created"], generations))),
   ].flat();
 }
@@ -146,6 +147,12 @@ export function bundle(status) {
 function leaving(o) {
   const waits = o.undeclared.length ? `declare the takeover once only the hub issues in ${o.undeclared.join(", ")}` : o.waits_for.map((c) => (c.cluster ? `${c.cluster}: ${c.detail}` : c.detail)).join("; ");
   return el("li", { class: "wrap" }, el("b", {}, o.subject), ` leaves the bundle by itself. ${waits ? `It waits: ${waits}.` : "Nothing keeps it."}`);
+}
+
+function unpinned(u) {
+  const waits = u.waits_for.map((c) => (c.cluster ? `${c.cluster}: ${c.detail}` : c.detail)).join("; ");
+  return el("li", { class: "wrap" }, el("b", {}, u.subject || short(u.sha256)), " stays in the bundle until nothing needs it. ",
+    !u.known ? "No controller that leads tells what does." : waits ? `It waits: ${waits}.` : "Nothing keeps it.");
 }
 
 const scroll = (child) => el("div", { class: "scroll" }, child);

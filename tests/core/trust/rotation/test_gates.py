@@ -9,6 +9,7 @@ from msgspec.structs import replace as changed
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.life import SignsOfLife
+from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.gates import gate, return_gate, trusts
 from federation.core.trust.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
 from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
@@ -144,6 +145,45 @@ def test_no_step_is_taken_while_the_newest_configuration_is_refused(state: State
     world = followed(state, replace(world, refused=("signer-0: clusters.toml line 3: no such key",)))
     found = [c for c in gate(book(state), world).unmet if c.name == "configuration"]
     assert [c.detail for c in found] == ["signer-0: clusters.toml line 3: no such key"]
+
+
+def test_none_starts_while_the_newest_configuration_is_refused() -> None:
+    world = followed(State.STAGED, replace(WORLD, refused=("signer-0: line 3: no such key",)))
+    with pytest.raises(machine.OperationRefused, match="line 3") as refused:
+        machine.propose(
+            RotationBook(),
+            number=1,
+            trust_domain="cluster.local",
+            old=SIDES["a1"],
+            new=SIDES["b1"],
+            author="operator",
+            reason="it is time",
+            automatic=True,
+            soak=0.0,
+            canary=(),
+            waves=(),
+            world=world,
+        )
+    assert refused.value.remedy
+
+
+def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
+    """A stolen key cannot wait for a configuration, and an abort leads back to what signs by the running one."""
+    refused = followed(State.ACTIVE, replace(WORLD, refused=("signer-0: line 3: no such key",)))
+    aborted = machine.abort(book(State.ACTIVE), refused, author="operator", reason="second thoughts")
+    left = machine.emergency(
+        book(State.ACTIVE),
+        refused,
+        compromised=ROOT["a"],
+        deadline=NOW,
+        ttl_cap=0.0,
+        author="operator",
+        reason="stolen",
+    )
+    assert [b.rotation.state for b in (aborted, left) if b.rotation] == [State.ABORTING, State.EMERGENCY]
+    overdue = machine.advance(left, refused)
+    assert overdue.rotation is not None
+    assert overdue.rotation.state is State.UNPUBLISHING
 
 
 def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:

@@ -1,0 +1,99 @@
+"""What status says of edits that are not done yet, of clusters that were removed, and of state that was set back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from federation.core.trust.rotation.record import Departure, RotationBook, Setback, Unpinned
+from federation.state.documents import LossReport, UnpinnedReport
+from federation.status.text_rotation import rotation_text
+from tests.status.rotations import hold, plan, tell, unmet
+from tests.status.test_rotation import NAMES, T, codes, seen, told
+from tests.status.worlds import DAY, World
+
+GONE = "ab" * 32
+KNOWN = Unpinned(since=T - 60, generation=7, subject="CN=Root R0")
+LEAVES = unmet("own_issuers", "", T + 3600, "the last of its leaves ends in an hour")
+SIGNS = unmet("own_issuers", detail="signers can sign with 1234, which is below it")
+LOSS = LossReport(side="", what="its leaves are refused", at_removal=True, clusters={"west": T + 3600})
+
+
+def world(*waits: object, opens_at: float = 0.0) -> World:
+    made = World(NAMES, T)
+    hold(made, RotationBook(unpinned={GONE: KNOWN}))
+    report = UnpinnedReport(
+        since=KNOWN.since, subject=KNOWN.subject, opens_at=opens_at, conditions=list(waits), losses=[LOSS]
+    )  # type: ignore[arg-type]
+    tell(made, replace(plan(T), unpinned={GONE: report}))
+    return made
+
+
+def test_an_anchor_whose_pin_is_gone_says_until_when_why_and_what_removes_it() -> None:
+    status = seen(world(LEAVES, opens_at=T + 3600))
+    item = told(status, "pin_gone")
+    assert (item.severity, item.where) == ("notice", f"bundle: {GONE[:16]}")
+    assert "CN=Root R0" in item.what
+    assert "ends in an hour" in item.what
+    assert "UTC at the earliest" in item.what
+    assert f"federation trust remove {GONE} --now" in item.remedy
+    (view,) = status.unpinned
+    assert view.leaves_at is not None
+    assert (view.known, view.leaves_at.timestamp()) == (True, T + 3600)
+    assert [(loss.what, [lost.cluster for lost in loss.clusters]) for loss in view.losses] == [
+        ("its leaves are refused", ["west"])
+    ]
+    assert "its pin is gone, it stays until" in rotation_text(status)
+
+
+def test_one_that_time_alone_does_not_remove_is_a_warning() -> None:
+    assert told(seen(world(SIGNS)), "pin_gone").severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        lambda w: w.edit_leader(updated=T - 300),
+        lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
+    ],
+    ids=["no leader", "not looked at lately"],
+)
+def test_what_needs_it_is_not_known_where_nobody_vouches_for_it(doubt: Callable[[World], None]) -> None:
+    made = world(LEAVES, opens_at=T + 3600)
+    doubt(made)
+    (view,) = seen(made).unpinned
+    assert (view.known, view.leaves_at, view.waits_for, view.losses) == (False, None, [], [])
+    assert "no controller that leads tells" in told(seen(made), "pin_gone").what
+
+
+def test_a_cluster_that_was_removed_is_told_as_long_as_its_certificates_live() -> None:
+    made = World(NAMES, T)
+    tell(made, replace(plan(T), removed={"south": T + 3600, NAMES[0]: T + 3600}))
+    status = seen(made)
+    item = told(status, "cluster_removed")
+    assert (item.severity, item.where, status.verdict) == ("notice", "south", "healthy")
+    assert "UTC" in item.what
+    assert [view.cluster for view in status.removed_clusters] == ["south"]
+    assert "south: it was removed" in rotation_text(status)
+
+
+def test_what_left_and_what_was_set_back_is_kept_and_the_latter_told_for_a_day() -> None:
+    made = World(NAMES, T)
+    left = Departure(sha256=GONE, at=T - 5, author="operator", reason="stolen")
+    found = Setback(at=T - 10, what="generation 3 was found in force", done="a later one was made")
+    hold(made, RotationBook(departures=[left], setbacks=[found]))
+    status = seen(made)
+    (departure,) = status.departures
+    assert (departure.sha256, departure.author, departure.reason) == (GONE, "operator", "stolen")
+    item = told(status, "state_set_back")
+    assert (item.severity, "generation 3" in item.what, "a later one was made" in item.what) == (
+        "warning",
+        True,
+        True,
+    )
+    hold(made, RotationBook(setbacks=[replace(found, at=T - 2 * DAY)]))
+    status = seen(made)
+    assert "state_set_back" not in codes(status)
+    assert len(status.setbacks) == 1

@@ -21,6 +21,7 @@ from federation.core.trust.rotation.gates import Verdict, gate, return_gate
 from federation.core.trust.rotation.losses import Loss, losses, losses_without
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side
+from federation.core.trust.rotation.signing import signing_side
 from federation.core.trust.rotation.world import World
 from federation.state.documents import (
     ConditionReport,
@@ -86,9 +87,16 @@ def _unpinned(
 ) -> dict[str, UnpinnedReport]:
     """Each anchor that stays although its pin is gone: what it waits for, and what fails if it is removed now."""
     found: dict[str, UnpinnedReport] = {}
+    side = signing_side(book)
     for sha256, known in sorted(book.unpinned.items()):
         verdict = dropping.get(sha256)
-        lost = losses_without(sha256, world, issuers, clusters=frozenset(known.clusters))
+        lost = losses_without(
+            sha256,
+            world,
+            issuers,
+            clusters=frozenset(known.clusters),
+            signing=side.intermediate if side is not None else "",
+        )
         kinds: dict[str, dict[str, float]] = {}
         for loss in lost:
             kinds.setdefault(loss.what, {})[loss.cluster] = loss.ends

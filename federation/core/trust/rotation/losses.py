@@ -91,13 +91,14 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
 
 
 def losses_without(
-    sha256: str, world: World, roots: Mapping[str, str], *, clusters: frozenset[str]
+    sha256: str, world: World, roots: Mapping[str, str], *, clusters: frozenset[str], signing: str = ""
 ) -> list[Loss]:
     """What fails if that anchor is removed now, as far as it is known.
 
     ``roots`` gives for each intermediate that is known the root above it, by SHA-256: whatever is below one that is not
     known may need the anchor. ``clusters`` are those whose own CA it was; none: a root of the hub's, which leaves from
-    before the hub may need in every cluster.
+    before the hub may need in every cluster. ``signing`` is the intermediate in force, which alone may sign; empty
+    where that is not recorded.
     """
     found: dict[tuple[str, str], Loss] = {}
 
@@ -115,12 +116,12 @@ def losses_without(
     unable = [
         replica
         for replica, facts in sorted(world.signers.items())
-        if facts.ready_with and all(map(below, facts.ready_with))
+        if (below(signing) if signing else facts.ready_with and all(map(below, facts.ready_with)))
     ]
     doors = [replica for replica, facts in sorted(world.signers.items()) if facts.door and below(facts.door)]
     for name, facts in sorted(world.clusters.items()):
         if unable:
-            note(name, f"nothing is issued any more by signers that sign below it: {_named(unable)}", 0.0)
+            note(name, f"nothing is issued any more: signers sign below it: {_named(unable)}", 0.0)
         if doors:
             note(name, f"workloads may refuse the doors of {_named(doors)}", 0.0)
         ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0

@@ -167,6 +167,11 @@ def test_what_breaks_is_said_beforehand() -> None:
     assert any(cluster == "west" and "istiod" in what for cluster, what in found)
     assert any("nothing is issued any more" in what for _, what in found)
     assert losses_without(OWN, world(), {SIGNS: HUB}, clusters=NONE) == []
+    both = changed(seen, signers={"one": SignerFacts(ready_with=frozenset({ELSE, SIGNS}), generation=1)})
+    roots = {SIGNS: HUB, ELSE: OWN}
+    for signing, stops in ((ELSE, True), (SIGNS, False)):
+        lost = losses_without(OWN, both, roots, clusters=NONE, signing=signing)
+        assert any("nothing is issued any more" in loss.what for loss in lost) is stops
 
 
 SHAS = st.sampled_from(["a" * 64, "b" * 64, "c" * 64])

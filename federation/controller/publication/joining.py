@@ -410,10 +410,13 @@ class Joining:
 
     def _missing(self, digest: str, generation: Generation) -> list[Certificate]:
         """Its CAs that neither are in the generation nor below one that is; what has expired is needed by nobody."""
+        authorities = self._parse(digest).authorities
+        if not authorities:
+            return []
         key = digest, generation.sha256
         lacking = self._lacking.get(key)
         if lacking is None:
-            lacking = _lacking(self._parse(digest).authorities, self._anchors(generation))
+            lacking = _lacking(authorities, self._anchors(generation))
             _remember(self._lacking, key, lacking)
         now = self._clock.now()
         return [certificate for certificate in lacking if certificate.not_after > now]
@@ -425,19 +428,20 @@ class Joining:
 
     def _parse(self, digest: str) -> _Parsed:
         found = self._parsed.get(digest)
-        if found is None:
+        if found is not None:
+            return found
+        if self._read is not None and not self._trust.is_ours(digest):
+            read = self._read(digest)
+            if read is None:
+                return _Parsed(readable=False)  # not read yet, or more than is read of one cluster
+            authorities = tuple(certificate for certificate in read.certificates if certificate.is_ca)
+            found = _Parsed(authorities, not read.problem or not read.has_pem)
+        else:
             pem = self._contents.get(digest)
             if pem is None:
                 return _Parsed(readable=False)  # more different contents than the hub keeps
-            if self._read is None or self._trust.is_ours(digest):
-                found = _parse(pem)
-            else:
-                read = self._read(digest)
-                if read is None:
-                    return _Parsed(readable=False)  # not read yet
-                authorities = tuple(certificate for certificate in read.certificates if certificate.is_ca)
-                found = _Parsed(authorities, not read.problem or _PEM not in pem)
-            _remember(self._parsed, digest, found)
+            found = _parse(pem)
+        _remember(self._parsed, digest, found)
         return found
 
 

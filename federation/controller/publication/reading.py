@@ -26,6 +26,8 @@ MOST_READ: Final = 64
 MOST_CERTIFICATES: Final = 2048
 """In all of these together: a few tens of megabytes."""
 
+_PEM: Final = b"-----BEGIN"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadContent:
@@ -34,6 +36,7 @@ class ReadContent:
     certificates: tuple[Certificate, ...]
     problem: str = ""
     readable: tuple[Certificate, ...] = ()
+    has_pem: bool = True
 
 
 class Reading:
@@ -141,5 +144,5 @@ def _whole(pem: bytes, known: dict[bytes, Certificate]) -> ReadContent:
     try:
         certificates = parse_certificates(pem, where="", known=known)
     except InvalidValue as error:
-        return ReadContent((), str(error), readable_certificates(pem, known=known))
+        return ReadContent((), str(error), readable_certificates(pem, known=known), _PEM in pem)
     return ReadContent(certificates, "", certificates)

@@ -13,13 +13,15 @@ import pytest
 from cryptography import x509
 
 from federation.controller.member import _for_good
-from federation.controller.proof.door import CERTIFICATE, NO_ANSWER, SignerDoor
+from federation.controller.proof.door import CERTIFICATE, KEPT, NO_ANSWER, SignerDoor
+from federation.core.clock import Clock
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
 from federation.runtime.clock import SystemClock
 from federation.sandbox.ports import free_port
 from tests.controller.world import HUB, SERVICE, leaf_for, root
 from tests.support import pki
+from tests.support.clock import VirtualClock
 
 
 @contextlib.asynccontextmanager
@@ -49,10 +51,12 @@ async def silent_door() -> AsyncIterator[tuple[str, asyncio.Event]]:
 
 
 @contextlib.asynccontextmanager
-async def call_under_way() -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
+async def call_under_way(
+    clock: Clock | None = None,
+) -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
     """A door that is aimed, where, and a request to it that the server has taken."""
     async with silent_door() as (address, taken), asyncio.timeout(60):
-        door = SignerDoor(SystemClock())
+        door = SignerDoor(clock or SystemClock())
         await door.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(
             door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
@@ -93,6 +97,22 @@ async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
     await door.close()
     assert told.value.reason == NO_ANSWER
     assert "controller.proof.signer_address" in told.value.remedy
+
+
+@pytest.mark.parametrize("why", ["another certificate is shown", "it is kept long enough"])
+async def test_a_channel_is_left_when_a_new_caller_may_meet_something_else(why: str) -> None:
+    """What stands behind a connection that was accepted long ago is not what a workload meets that starts now."""
+    clock = VirtualClock()
+    async with call_under_way(clock) as (door, address, asking):
+        await door.aim(address, server_name=HUB, trust_pem=root().pem)
+        await asyncio.sleep(0)
+        assert not asking.done(), "nothing has changed"
+        shown = frozenset({"another"}) if why.startswith("another") else frozenset()
+        if not shown:
+            await clock.advance(KEPT)
+        await door.aim(address, server_name=HUB, trust_pem=root().pem, shown=shown)
+        with pytest.raises(Unavailable, match="was replaced"):
+            await asking
 
 
 async def test_whoever_cancels_a_call_has_it_cancelled() -> None:

@@ -12,18 +12,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable
+from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import Validity
+from federation.signer.authorities.checked import Alarms, issue_checked
 from federation.signer.authorities.hub_built import HubBuiltAuthority
-from federation.signer.authorities.interface import KnowsIssuers, LeafOrder
+from federation.signer.authorities.interface import IssuedLeaf, KnowsIssuers, LeafOrder
 from federation.signer.authorities.key_file import mode_is_private
 from federation.signer.authorities.local import PairOfFiles
 from federation.signer.fence import Superseded
+from federation.state.documents import AuthorityReport
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -197,6 +199,24 @@ async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> Non
         await authority.issue(order(LeafProfile.SERVING, *hosts))
     assert error.value.reason == "name_constraints"
     assert await authority.issue(order(LeafProfile.SERVING, "other.corp.example"))
+
+
+async def test_what_tells_whether_an_authority_is_good_is_judged_whoever_built_it(tmp_path: Path) -> None:
+    """The leaves of a trial, of ``authority check`` and of the door: a mistake in building them is found here."""
+    good = await loaded(tmp_path, CA)
+
+    class Mistaken:
+        def describe(self) -> AuthorityReport:
+            return good.describe()
+
+        async def issue(self, _: LeafOrder) -> IssuedLeaf:
+            return await good.issue(order(LeafProfile.SERVING, "other.example"))
+
+    asked = order(LeafProfile.SERVING, "hub.example")
+    terms = {"anchors": [CA.root], "at": pki.NOW, "alarms": Alarms(CLOCK)}
+    assert await issue_checked(good, asked, **terms, thorough=True)  # type: ignore[arg-type]
+    with pytest.raises(AuthorityViolation, match="other names"):
+        await issue_checked(Mistaken(), asked, **terms, thorough=True)  # type: ignore[arg-type]
 
 
 async def test_no_leaf_is_named_as_its_issuers_may_not_name_it(tmp_path: Path) -> None:

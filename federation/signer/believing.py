@@ -40,7 +40,7 @@ def believe(
         raise InvalidValue(
             "the bundle is not what its digest says",
             where=key,
-            remedy="the store was damaged or changed by hand; have a new generation written",
+            remedy="restore this document from a backup of the state: it was damaged, or changed by hand",
             reason="generation_digest",
         )
     if generation.trust_domain != str(trust_domain):

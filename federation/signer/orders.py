@@ -81,7 +81,7 @@ class OrdersFollower:
                 raise StateUnavailable(
                     "the state store holds no orders any more",
                     where=ORDERS,
-                    remedy="the controller writes them again; was the state restored from a backup?",
+                    remedy="nothing, where the controller writes them; else restore the newest backup of the state",
                     reason="orders_missing",
                 )
             return Orders()
@@ -92,7 +92,7 @@ class OrdersFollower:
             raise StateUnavailable(
                 f"these are of rotation {orders.rotation}, and rotation {held.rotation} has begun",
                 where=ORDERS,
-                remedy="was the state restored from a backup? Restore the newest, then restart every role",
+                remedy="restore the newest backup of the state, then restart every role",
                 reason="orders_backwards",
             )
         self._version = stored.version

@@ -235,7 +235,7 @@ class TrustFollower:
             return InvalidValue(
                 f"generation {number} is not one before {newest.number}",
                 where=CURRENT,
-                remedy="find out who wrote that",
+                remedy="restore `current` from a backup of the state, and find out who wrote that",
                 reason="generation_ahead",
             )
         known = {held.number: held for held in found.values() if isinstance(held, AcceptedTrust)}
@@ -288,6 +288,6 @@ def _backwards(number: int, held: int) -> InvalidValue:
     return InvalidValue(
         f"generation {number} is older than {held}, which is in force here",
         where=CURRENT,
-        remedy="a rollback is a new generation; was the state restored from a backup?",
+        remedy="nothing, where the controller makes a newer one; otherwise restore the newest backup of the state",
         reason="generation_backwards",
     )

@@ -152,12 +152,17 @@ def _judge(status: _Status, token: Token, audience: str) -> str:
     """
     if status.error or not status.authenticated or status.user is None:
         detail = f": {status.error[:300]!r}" if status.error else ""
-        raise AttestationRefused(f"its API server refuses the token{detail}", reason="review_refused")
+        raise AttestationRefused(
+            f"its API server refuses the token{detail}",
+            reason="review_refused",
+            remedy="restart the caller where its pod or account was made anew; where all are refused, see that the "
+            "signer's kubeconfig leads to this cluster",
+        )
     if audience not in (status.audiences or ()):
         raise AttestationRefused(
             f"its API server did not confirm the audience {audience}",
             reason="review_audience",
-            remedy="an API server whose authenticator knows no audiences cannot be used",
+            remedy='set attestation = "token-keys" for this cluster: its authenticator knows no audiences',
         )
     user = status.user
     if SERVICE_ACCOUNTS_GROUP not in (user.groups or ()):

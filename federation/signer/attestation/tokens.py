@@ -198,13 +198,25 @@ def check_claims(
     claims = token.claims
     audiences = claims.aud
     if audiences != audience if isinstance(audiences, str) else audience not in audiences:
-        raise AttestationRefused(f"it is not meant for the audience {audience}", reason="token_audience")
+        raise AttestationRefused(
+            f"it is not meant for the audience {audience}",
+            reason="token_audience",
+            remedy="set audience of this cluster to the one that its agents' tokens are for (Istio: istio-ca)",
+        )
     if issuers and claims.iss not in issuers:
         raise AttestationRefused(
-            f"its issuer is {claims.iss[:200]!r}, this cluster's is {issuers[0]!r}", reason="token_issuer"
+            f"its issuer is {claims.iss[:200]!r}, this cluster's is {issuers[0]!r}",
+            reason="token_issuer",
+            remedy="if that is an issuer of this cluster, set issuer or former_issuers of it; otherwise the caller is "
+            "of another cluster: compare global.multiCluster.clusterName there with cluster_id",
         )
     if claims.exp + LEEWAY <= now:
-        raise AttestationRefused("it has expired", reason="token_expired")
+        raise AttestationRefused(
+            "it has expired",
+            reason="token_expired",
+            remedy="compare the hub's clock with the cluster's; where they agree, the caller does not read its token "
+            "anew: restart it",
+        )
     if claims.iat - LEEWAY > now or (claims.nbf is not None and claims.nbf - LEEWAY > now):
         raise AttestationRefused(
             "it is not valid yet",

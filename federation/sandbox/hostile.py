@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -68,15 +68,24 @@ def roots_pem(count: int, *, at: datetime, prefix: str = "rogue") -> str:
 
 @asynccontextmanager
 async def churning(
-    cluster: SandboxCluster, namespace: str, name: str, content: Callable[[int], str], *, rate: float = 10.0
+    cluster: SandboxCluster,
+    namespace: str,
+    name: str,
+    contents: Callable[[int], str] | Sequence[str],
+    *,
+    rate: float = 10.0,
 ) -> AsyncIterator[None]:
-    """While the context is open a tenant writes one ConfigMap so many times a second; ``content`` makes each."""
+    """While the context is open a tenant writes one ConfigMap so many times a second.
+
+    ``contents`` are written in turn, or made for each time.
+    """
     if cluster.config_map(namespace, name) is None:
         cluster.create("configmaps", {"metadata": {"name": name}, "data": {}}, namespace=namespace)
 
     async def churn() -> None:
         for number in itertools.count():
-            change = {"data": {"root-cert.pem": content(number)}}
+            content = contents(number) if callable(contents) else contents[number % len(contents)]
+            change = {"data": {"root-cert.pem": content}}
             cluster.patch("configmaps", namespace, name, change, manager="tenant")
             await asyncio.sleep(1 / rate)
 

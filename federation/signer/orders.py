@@ -1,8 +1,8 @@
 """The orders of the rotation, as the controller wrote them: which intermediate signs where, and who gets nothing.
 
-No document means that there was never a rotation. Orders that were read stay until others are read: what is
-damaged, gone, or of an earlier rotation changes nothing, and the fence (``fence.py``) keeps a signer that
-cannot read them from going on for long.
+No document means that it is not recorded what is in force. Orders that were read stay until others are read: what
+is damaged, gone, of an earlier rotation or of an earlier revision of the record changes nothing, and the fence
+(``fence.py``) keeps a signer that cannot read them from going on for long.
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ class OrdersFollower:
             return held
         orders = decode(stored.data, Orders, key=ORDERS)
         if held is not None and orders.rotation < held.rotation:
-            raise StateUnavailable(
-                f"these are of rotation {orders.rotation}, and rotation {held.rotation} has begun",
-                where=ORDERS,
-                remedy="restore the newest backup of the state, then restart every role",
-                reason="orders_backwards",
+            raise _backwards(
+                f"these are of rotation {orders.rotation}, and rotation {held.rotation} has begun"
+            )
+        if held is not None and 0 < orders.revision < held.revision:  # 0: of a controller that counts none
+            raise _backwards(
+                f"these are of revision {orders.revision} of the record, and revision {held.revision} was followed"
             )
         self._version = stored.version
         return orders
@@ -104,3 +105,12 @@ class OrdersFollower:
                 "the orders are not taken up: %s", problem.diagnostics(), extra={"reason": problem.reason}
             )
         self.problem = problem
+
+
+def _backwards(what: str) -> StateUnavailable:
+    return StateUnavailable(
+        what,
+        where=ORDERS,
+        remedy="restore the newest backup of the state, then restart every role",
+        reason="orders_backwards",
+    )

@@ -208,10 +208,6 @@ class SignerRole:
         reasons = list(self._reasons())
         serving, follows = self._door.serving, self._door.follows
         warnings = [*self._running.warnings, *self._warnings]
-        if accepted is not None and self._trust.problem is not None:
-            warnings.append(f"generation {accepted.number} stays in force here: {self._trust.problem}")
-        if self._orders.orders is not None and self._orders.problem is not None:
-            warnings.append(f"the orders that were read last stay in force here: {self._orders.problem}")
         if serving.valid and serving.problem is not None:
             warnings.append(f"the door's certificate cannot be renewed: {serving.problem}")
         return SignerReport(
@@ -230,6 +226,7 @@ class SignerRole:
             authority=self._authorities.describe_authority(),
             successor=self._authorities.describe_successor(),
             signs=self._signs(),
+            unfollowed=list(self._unfollowed()),
             rotation=follows.rotation,
             orders=follows.state,
             serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
@@ -252,6 +249,14 @@ class SignerRole:
             turned_away=self._turned_away.report(),
             latency=self._accounting.latency,
         )
+
+    def _unfollowed(self) -> Iterator[str]:
+        """What the state holds by now and is not followed here, with the reason; what was read before goes on."""
+        accepted, of_trust, of_orders = self._trust.accepted, self._trust.problem, self._orders.problem
+        if accepted is not None and of_trust is not None:
+            yield f"generation {accepted.number} stays in force here: {of_trust.diagnostics()}"
+        if self._orders.orders is not None and of_orders is not None:
+            yield f"the orders that were read last stay in force here: {of_orders.diagnostics()}"
 
     def _signs(self) -> str:
         """The intermediate (SHA-256) that is signed with where no cluster is an exception; empty where none is."""

@@ -334,6 +334,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str = ""
     authority: AuthorityReport | None = None
     successor: AuthorityReport | None = None
+    unfollowed: list[str] = []  # what the state holds by now and it does not follow, with why
     signs: str = ""  # SHA-256 of the intermediate that it signs with where no cluster is an exception
     rotation: int = 0  # whose orders it follows
     orders: str = ""  # the state of that rotation

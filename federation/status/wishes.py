@@ -17,7 +17,8 @@ from federation.status.model import Attention
 from federation.status.scene import Scene
 
 UNSETTLED: Final = "authority_unsettled"
-WISHES: Final = frozenset({NOT_IN_FORCE, UNSETTLED, "another_mesh", "config_problem"})
+UNFOLLOWED: Final = "signer_unfollowed"
+WISHES: Final = frozenset({NOT_IN_FORCE, UNSETTLED, UNFOLLOWED, "another_mesh", "config_problem"})
 """The codes of what is asked for and not followed."""
 
 
@@ -41,6 +42,18 @@ def wish_attention(scene: Scene) -> Iterator[Finding]:
             remedy=view.remedy,
         )
         yield finding(item, takes=[(Need.AUTHORITY, "")] if stopped else [])
+    for replica, signer in sorted(scene.signers.items()):
+        for found in signer.unfollowed:
+            yield finding(
+                Attention(
+                    severity="warning",
+                    code=UNFOLLOWED,
+                    what=f"it goes on by what it read before: {found}",
+                    where=replica,
+                    remedy="mend the state store or the document that is named; where the state was restored or set"
+                    " back, find out by whom, and restore the newest",
+                )
+            )
     unsettled = scene.leader.rotation.unsettled if scene.leader is not None else ""
     if unsettled:
         yield finding(

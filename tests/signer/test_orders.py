@@ -14,7 +14,7 @@ from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
-SECOND = Orders(rotation=2, state="ACTIVE", issuer="b" * 64, strict=True)
+SECOND = Orders(rotation=2, state="ACTIVE", issuer="b" * 64, strict=True, revision=7)
 
 
 @pytest.fixture
@@ -45,6 +45,16 @@ async def test_what_is_written_is_followed(follower: OrdersFollower, store: File
     assert follower.orders == third
 
 
+async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
+    follower: OrdersFollower, store: FileStore
+) -> None:
+    await store.write("orders", encode(SECOND))
+    await follower.poll()
+    uncounted = Orders(rotation=2, state="UNPUBLISHING", issuer="b" * 64, strict=True)
+    await store.write("orders", encode(uncounted))
+    assert await follower.catch_up() == uncounted
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -52,6 +62,10 @@ async def test_what_is_written_is_followed(follower: OrdersFollower, store: File
         (b'{"rotation": "two"}', "state_unavailable"),
         (encode(Orders(rotation=1, state="ACTIVE", issuer="c" * 64)), "orders_backwards"),
         (encode(Orders()), "orders_backwards"),
+        (
+            encode(Orders(rotation=2, state="SOAKED", issuer="a" * 64, strict=True, revision=6)),
+            "orders_backwards",
+        ),
         (None, "orders_missing"),
     ],
 )

@@ -84,7 +84,7 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
         token = hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         await hub.publish(**wrong)
-        await eventually(lambda: any(told in warning for warning in hub.role.report().warnings))
+        await eventually(lambda: any(told in found for found in hub.role.report().unfollowed))
         assert hub.role.report().generation == 1
         assert hub.role.report().ready
         assert (await hub.ask("east", token)).elements[-1] == bundle_of(hub.ca).decode()
@@ -94,7 +94,7 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
         )
         await hub.publish()
         await eventually(lambda: hub.role.report().generation == 3)
-        assert hub.role.report().warnings == []
+        assert hub.role.report().unfollowed == []
 
 
 async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
     second = authority("not pinned")
     async with house(tmp_path) as hub:
         await hub.publish(hub.ca, second)
-        await eventually(lambda: any(second.root.sha256 in warning for warning in hub.role.report().warnings))
+        await eventually(lambda: any(second.root.sha256 in found for found in hub.role.report().unfollowed))
         assert hub.role.report().generation == 1
         hub.pins = [second]
         await hub.reconfigure()
         await eventually(lambda: hub.role.report().generation == 2)
-        assert hub.role.report().warnings == []
+        assert hub.role.report().unfollowed == []
 
 
 async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
         await eventually(lambda: hub.role.report().generation == 2)
         hub.generation = 0
         await hub.publish()
-        await eventually(lambda: any("older than 2" in warning for warning in hub.role.report().warnings))
+        await eventually(lambda: any("older than 2" in found for found in hub.role.report().unfollowed))
         assert hub.role.report().generation == 2
 
 
@@ -129,9 +129,7 @@ async def test_a_generation_that_was_rewritten_is_refused(tmp_path: Path) -> Non
     async with house(tmp_path, setup=setup) as hub:
         hub.generation = 0
         await hub.publish(hub.ca, second)
-        await eventually(
-            lambda: any("was changed after" in warning for warning in hub.role.report().warnings)
-        )
+        await eventually(lambda: any("was changed after" in found for found in hub.role.report().unfollowed))
         assert (
             hub.role.report().bundle_sha256
             == TrustBundle.merge(
@@ -146,7 +144,7 @@ async def test_a_damaged_store_stops_no_certificate_that_is_accounted_for(tmp_pa
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         for document in (tmp_path / "state" / "documents").iterdir():
             document.write_bytes(b"damaged")
-        await eventually(lambda: hub.role.report().warnings)
+        await eventually(lambda: hub.role.report().unfollowed)
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         assert hub.role.report().ready
         assert (await hub.ask("east", token, seconds=7200)).code is grpc.StatusCode.UNAVAILABLE

@@ -346,6 +346,11 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
         "degraded",
         "authority_unsettled",
     ),
+    "a signer that does not follow a state that was set back": (
+        lambda w: w.edit_signer("signer-0", unfollowed=["orders: of revision 3, and 7 was followed"]),
+        "degraded",
+        "signer_unfollowed",
+    ),
     "a state of another trust domain": (another_mesh, "failing", "another_mesh"),
     "a refused reload elsewhere": (
         lambda w: w.edit_signer("signer-0", config_problems=["line 3"]),

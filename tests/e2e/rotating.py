@@ -63,6 +63,11 @@ class Mesh:
                         await self.renew(name)
             await asyncio.sleep(0.25)
 
+    def has_expired(self, name: str) -> bool:
+        """Whether that workload could not renew in time: then the hub was away for too long, and trust is well."""
+        held = self.workloads[name].held
+        return held is not None and held.chain[0].not_after <= SystemClock().now()
+
     async def keep_calling(self, client: str, server: str) -> None:
         while True:
             self.tried += 1
@@ -71,7 +76,9 @@ class Mesh:
                 assert answer.body == server
             except (aiohttp.ClientError, TimeoutError) as error:
                 after = [step.get("state") for step in self.states[-1:]]
-                self.failures.append(f"{client} > {server} in {after}: {type(error).__name__}: {error}")
+                old = [name for name in (client, server) if self.has_expired(name)]
+                why = f", the certificate of {' and '.join(old)} had expired" if old else ""
+                self.failures.append(f"{client} > {server} in {after}: {type(error).__name__}: {error}{why}")
             await asyncio.sleep(0.05)
 
     @contextlib.asynccontextmanager

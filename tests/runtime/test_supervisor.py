@@ -58,7 +58,7 @@ class Watched:
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -78,7 +78,7 @@ async def test_children_run_and_drain() -> None:
         await hub.until(lambda: {"running a", "running b"} <= set(hub.lines))
         assert all(child.pid for child in hub.supervisor.children.values())
         hub.stop.set()
-        assert await asyncio.wait_for(task, 20) is True
+        assert await asyncio.wait_for(task, 60) is True
     assert {"draining a", "draining b"} <= set(hub.lines)
     assert [(child.pid, child.exit, child.restarts) for child in hub.supervisor.children.values()] == [
         (None, 0, 0),
@@ -91,7 +91,7 @@ async def test_a_child_that_does_not_drain_is_killed_and_told_of() -> None:
     async with hub.running() as task:
         await hub.until(lambda: bool(hub.lines))
         hub.stop.set()
-        assert await asyncio.wait_for(task, 20) is False
+        assert await asyncio.wait_for(task, 60) is False
     assert hub.supervisor.children["a"].exit == -signal.SIGKILL
 
 
@@ -122,7 +122,7 @@ async def test_a_child_that_cannot_use_what_is_configured_ends_everything_at_the
     script = OBEDIENT.replace(PRELUDE, f"{PRELUDE}\nif sys.argv[1] == 'b': sys.exit(2)\n", 1)
     hub = Watched(script, "a", "b")
     async with hub.running() as task:
-        assert await asyncio.wait_for(task, 20) is True
+        assert await asyncio.wait_for(task, 60) is True
     assert (hub.supervisor.refused, hub.stop.is_set()) == (True, True)
     assert [child.restarts for child in hub.supervisor.children.values()] == [0, 0]
 
@@ -138,7 +138,7 @@ async def test_a_child_that_worked_before_is_started_again_whatever_it_says(tmp_
         for restarts in (1, 2, 3):
             await hub.until(lambda: clock.sleeping == 1)
             assert hub.supervisor.children["a"].restarts == restarts
-            await clock.advance(BACKOFF_LONGEST)
+            await clock.advance(clock.next_wake or 0.0)
         assert not hub.supervisor.refused
         assert not hub.stop.is_set()
 
@@ -153,7 +153,7 @@ async def test_failures_in_a_row_wait_longer_and_longer_with_jitter() -> None:
             assert hub.supervisor.children["a"].restarts == failures + 1
             full = min(0.5 * 2**failures, BACKOFF_LONGEST)
             assert full / 2 <= clock.slept[-1] <= full
-            await clock.advance(BACKOFF_LONGEST)
+            await clock.advance(clock.next_wake or 0.0)
     assert len(set(clock.slept)) == len(clock.slept)
 
 
@@ -172,7 +172,7 @@ async def test_a_child_that_was_healthy_for_a_while_is_restarted_soon() -> None:
                 assert clock.slept[-1] >= 4.0
             if life == 5:
                 assert clock.slept[-1] <= 0.5
-            await clock.advance(BACKOFF_LONGEST)
+            await clock.advance(clock.next_wake or 0.0)
 
 
 async def test_stop_ends_a_wait_for_a_restart() -> None:
@@ -181,7 +181,7 @@ async def test_stop_ends_a_wait_for_a_restart() -> None:
     async with hub.running() as task:
         await hub.until(lambda: clock.sleeping == 1)
         hub.stop.set()
-        assert await asyncio.wait_for(task, 5) is True
+        assert await asyncio.wait_for(task, 60) is True
 
 
 async def test_a_program_that_is_not_there_is_retried(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_cancellation_leaves_no_child_behind() -> None:
         processes = list(hub.supervisor._processes.values())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
     assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
 
 

@@ -112,10 +112,12 @@ def credential(workload: Workload) -> Credential:
 
 
 @contextlib.asynccontextmanager
-async def mesh_of(directory: Path) -> AsyncIterator[tuple[Mesh, DevelopmentCa]]:
-    """A green federation of three clusters, and the authority that an operator wants instead."""
+async def mesh_of(
+    directory: Path, names: tuple[str, ...] = NAMES
+) -> AsyncIterator[tuple[Mesh, DevelopmentCa]]:
+    """A federation that is ready, and the authority that an operator wants instead."""
     clock, unique = SystemClock(), uuid.uuid4().hex[:6]
-    async with members_of("sandbox", directory, 3) as members:
+    async with members_of("sandbox", directory, len(names)) as members:
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
         second = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
@@ -126,9 +128,10 @@ async def mesh_of(directory: Path) -> AsyncIterator[tuple[Mesh, DevelopmentCa]]:
             await box.start_hub()
             await box.wait_ready()
             mesh = Mesh(box)
-            for name in NAMES:
+            for name in names:
                 await mesh.add(name)
-            await box.wait_proved()
+            if len(names) > 1:
+                await box.wait_proved()
             yield mesh, second
         finally:
             await box.stop_hub()
@@ -216,3 +219,41 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
     assert held == {second.intermediate.sha256}
     assert mesh.tried > 100
     assert mesh.failures == []
+
+
+async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_path: Path) -> None:
+    """It is another mesh: nothing of the running one is touched, status says so, and it goes on once it is put back."""
+    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
+        box = mesh.box
+        held = await box.wait_for_trust("east", "istio-system")
+        good = box.config_file.read_text()
+        wrong = good.replace(f'trust_domain = "{box.trust_domain}"', 'trust_domain = "elsewhere.example"', 1)
+        edit(box, wrong)
+        status = await box.wait_for("/api/v1/status", finding("config_problem"))
+        assert status["trust_domain"] == str(box.trust_domain)
+        told = next(item for item in status["attention"] if item["code"] == "config_problem")
+        assert "another mesh" in told["what"]
+        (workload,) = mesh.workloads["east"]
+        await workload.renew()
+        code, output = await verify(box)
+        assert code == 1, output
+
+        await kill_hub(box)
+        await box.start_hub()
+        status = await box.wait_for("/api/v1/status", finding("another_mesh", severity="critical"))
+        assert status["verdict"] == "failing"
+        assert not any(signer["ready"] for signer in status["signers"])
+        assert not any(controller["leader"] for controller in status["controllers"])
+        assert await box.wait_for_trust("east", "istio-system") == held
+        edit(box, good)
+        await kill_hub(box)
+        await box.start_hub()
+        await box.wait_ready()
+        await mesh.renew(workload)
+
+
+def edit(box: Box, text: str) -> None:
+    """In one atomic replacement."""
+    staged = box.config_file.with_suffix(".edited")
+    staged.write_text(text, "utf-8")
+    staged.rename(box.config_file)

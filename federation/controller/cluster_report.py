@@ -12,6 +12,7 @@ from federation.controller.trust_state import TrustState
 from federation.core.errors import FederationError
 from federation.state.documents import PublicationReport
 
+MOST_CONTESTED = 50
 STARTING = ClusterHealth("unavailable", "starting", "it is being listed")
 SILENT = ClusterHealth("unavailable", "timeout", "its watches are silent: nothing is read back")
 
@@ -67,6 +68,8 @@ def publication_report(
     lag: float,
     read_back: float,
     writers: Sequence[str],
+    contested: Sequence[str] = (),
+    rival: str = "",
 ) -> PublicationReport:
     """The counts of the read-back beside what was done; ``read_back`` is in seconds since the epoch."""
     shown = sorted(counted.contents.items(), key=lambda item: (not trust.is_ours(item[0]), -item[1]))
@@ -87,6 +90,8 @@ def publication_report(
         problems=list(counted.problems),
         contents=dict(shown[:MOST_CONTENTS]),
         other_writers=list(writers),
+        contested=list(contested[:MOST_CONTESTED]),
+        rival=rival,
     )
 
 

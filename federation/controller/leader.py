@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -37,21 +38,26 @@ from federation.core.trust.rotation.effects import orders_of
 from federation.core.trust.rotation.record import RotationBook
 from federation.core.trust.rotation.world import ClusterFacts
 from federation.runtime.config_source import ConfigSource
+from federation.state.damage import StateDamaged
 from federation.state.documents import (
     ControllerClusterReport,
+    ControllerReport,
     Dismissal,
     DoorReport,
     Matrix,
     Operation,
     Proposal,
     RotationReport,
+    decode,
 )
 from federation.state.identity import own_identity
-from federation.state.store import Leadership, StateStore
+from federation.state.many import read_many
+from federation.state.store import Leadership, StateStore, Stored
 
 SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
 PROOF_TICK: Final = 0.1
+LOOK_BACK: Final = 600.0  # seconds: as long as a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between looks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
 PROOF_SPACING: Final = 1.0
@@ -81,9 +87,12 @@ class Leader:
         signer_address: Address | None,
         changed: Callable[[], None],
         seal: Seal,
+        former: ControllerReport | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._random_bytes = random_bytes
+        self._former = former
+        self._told: dict[str, ControllerClusterReport] = {}
         self.hub = HubIdentity()
         self._config = config
         self._store = store
@@ -122,6 +131,7 @@ class Leader:
         """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
         await self._require_own_state()
         await self._kept.load()
+        await self._look_back()
         self.hub = await own_identity(self._store, clock=self._clock, random_bytes=self._random_bytes)
         try:
             async with asyncio.TaskGroup() as tasks, self._members:
@@ -154,6 +164,7 @@ class Leader:
             allowed=lambda: self._leadership.held,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
+            former=self._told.get,
             hub=replace(self.hub, adopts=config.controller.adopt_hubs),
             settled=self._settle,
             changed=self._prove_soon,
@@ -327,7 +338,7 @@ class Leader:
                 self._members.problems.get(cluster.name),
             )
             if member is not None:
-                reports[str(cluster.name)] = member.report()
+                reports[str(cluster.name)] = self._told[str(cluster.name)] = member.report()
             else:
                 health = (
                     ClusterHealth.of_error(problem)
@@ -338,6 +349,18 @@ class Leader:
                     state="unavailable", reason=health.reason, detail=health.detail, remedy=health.remedy
                 )
         return reports
+
+    async def _look_back(self) -> None:
+        """How clusters fared when they were reported last: a restart answers nothing of what was wrong."""
+        now = self._clock.now().timestamp()
+        reports = [self._former] if self._former is not None else []
+        for key, stored in (await read_many(self._store, await self._store.keys("controllers/"))).items():
+            if isinstance(stored, Stored):
+                with contextlib.suppress(StateDamaged):
+                    reports.append(decode(stored.data, ControllerReport, key=key))
+        led = [report for report in reports if report.leader and now - report.updated < LOOK_BACK]
+        if led:
+            self._told = dict(max(led, key=lambda report: report.updated).clusters)
 
     def not_ready(self) -> list[str]:
         """Why nothing can be published; empty where it can. What is merely degraded is in the sources."""

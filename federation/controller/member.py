@@ -87,6 +87,8 @@ class Surroundings:
     jitter: random.Random
     reader: ContentReader
     hub: HubIdentity = NO_HUB
+    former: Callable[[str], ControllerClusterReport | None] = lambda _: None
+    """How that cluster fared when it was reported last, by whoever led then."""
     settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
     """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
     remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
@@ -214,6 +216,21 @@ class Member:
                 jitter=around.jitter,
             ),
         )
+
+        self._former = around.former(str(config.name))
+        if self._former is not None:
+            self._recall(self._former)
+
+    def _recall(self, former: ControllerClusterReport) -> None:
+        """What needed attention before a restart does so still, and since then."""
+        publication, now = former.publication, self._clock.monotonic()
+        self._publisher.contention.recall(
+            publication.contested, publication.other_writers, publication.rival, now
+        )
+        if former.trust_bundle.state == "contested":
+            self._bundle.recall()
+        if former.state == self._state and former.since:
+            self._since = min(self._since, former.since)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -476,6 +493,9 @@ class Member:
             health = self._istiod.health() or webhook_health(reports, unread) or health
         if health.state != self._state:
             self._state, self._since = health.state, self._clock.now().timestamp()
+            former, self._former = self._former, None
+            if former is not None and former.state == health.state:
+                self._since = min(self._since, former.since or self._since)
         return health
 
     def _publication_report(self) -> PublicationReport:
@@ -494,6 +514,8 @@ class Member:
             writers=sorted(
                 {*self._publisher.contention.writers(self._clock.monotonic()), *counted.yielded_to}
             ),
+            contested=self._publisher.contention.contested(self._clock.monotonic()),
+            rival=self._publisher.contention.rival(self._clock.monotonic()),
         )
 
     def _another_ca(self) -> str:

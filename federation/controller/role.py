@@ -61,6 +61,7 @@ class ControllerRole:
         self._cannot_lead = ""
         self._changed = False
         self._earlier: list[Proposal] = []
+        self._former: ControllerReport | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then give leadership up and take the report back."""
@@ -146,6 +147,7 @@ class ControllerRole:
                 signer_address=self._signer_address,
                 changed=self._note_change,
                 seal=self._seal,
+                former=self._former,
             )
             try:
                 await self._leader.run()
@@ -165,14 +167,16 @@ class ControllerRole:
                 await self._clock.sleep(REPORT_SPACING / 4)
 
     async def _read_earlier(self) -> None:
-        """What a controller of this name and of an earlier version found, which its report alone tells.
+        """What a controller of this name reported before it was killed.
 
-        The first report replaces that one, and whoever leads has to find it there still.
+        The first report replaces that one, and whoever leads has to find in it what an earlier version found, which
+        is nowhere else.
         """
         with contextlib.suppress(StateUnavailable, TimeoutError):
             async with asyncio.timeout(STORE_TIMEOUT):
                 stored = await self._store.read(self._key)
             report = decode(stored.data, ControllerReport, key=self._key) if stored is not None else None
+            self._former = report
             if report is not None and not report.proposals_kept:
                 self._earlier = report.proposals
 

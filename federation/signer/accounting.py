@@ -132,6 +132,14 @@ class Accounting:
         else:
             held.unproven = noted
 
+    def recall(self, cluster: str, *, refusals: RefusalsReport, unproven: RefusalsReport) -> None:
+        """Take over who had got nothing by the time that this signer was killed."""
+        held = self._of(cluster)
+        if not held.refusals.last:
+            held.refusals = refusals
+        if not held.unproven.last:
+            held.unproven = unproven
+
     def refusals(self, cluster: str) -> RefusalsReport:
         """Callers of the cluster that got nothing; the hub's own accounts are not among them."""
         held = self._clusters.get(cluster)

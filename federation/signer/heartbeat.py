@@ -12,7 +12,7 @@ from federation.core.clock import Clock
 from federation.core.errors import StateUnavailable
 from federation.signer.authorities.succession import Succession
 from federation.signer.fellows import Fellows
-from federation.state.documents import SignerReport, encode
+from federation.state.documents import SignerReport, decode, encode
 from federation.state.store import StateStore
 
 HEARTBEAT: Final = 2.0  # seconds between reports; three missed ones mean that this signer is gone
@@ -22,11 +22,22 @@ _logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Writes what ``report`` says under ``signers/<replica>``."""
+    """Writes what ``report`` says under ``signers/<replica>``.
+
+    A report that is there already is of a process of this name that was killed: ``recall`` gets it before the first
+    one takes its place.
+    """
 
     def __init__(
-        self, store: StateStore, *, replica: str, clock: Clock, report: Callable[[], SignerReport]
+        self,
+        store: StateStore,
+        *,
+        replica: str,
+        clock: Clock,
+        report: Callable[[], SignerReport],
+        recall: Callable[[SignerReport], None],
     ) -> None:
+        self._recall = recall
         self._store = store
         self._key = f"signers/{replica}"
         self._clock = clock
@@ -35,6 +46,7 @@ class Heartbeat:
     async def run(self, share_quotas: Callable[[], Awaitable[None]]) -> None:
         """Write until cancelled, more often while it is not ready; share quotas as often."""
         ready = False
+        await self._look_back()
         while True:
             await self.write()
             await share_quotas()
@@ -45,6 +57,15 @@ class Heartbeat:
                     "the signer is %s", "ready" if ready else "not ready: " + "; ".join(report.reasons)
                 )
             await self._clock.sleep(HEARTBEAT if ready else HEARTBEAT / 4)
+
+    async def _look_back(self) -> None:
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                stored = await self._store.read(self._key)
+            if stored is not None:
+                self._recall(decode(stored.data, SignerReport, key=self._key))
+        except (StateUnavailable, TimeoutError) as error:
+            _logger.warning("the signer's last report cannot be read: %s", str(error) or "no answer")
 
     async def write(self) -> None:
         """A report that cannot be written is missed by those who wait for it; signing goes on."""

@@ -56,7 +56,7 @@ from federation.signer.reporting import cluster_report
 from federation.signer.serving import ITSELF
 from federation.signer.trust import TrustFollower, TrustInForce
 from federation.signer.workloads import Workloads
-from federation.state.documents import SignerReport
+from federation.state.documents import RefusalsReport, SignerReport
 from federation.state.store import StateStore
 
 
@@ -162,7 +162,9 @@ class SignerRole:
             random_bytes=random_bytes,
             config=lambda: self._running.door,
         )
-        self._heartbeat = Heartbeat(store, replica=replica, clock=clock, report=self.report)
+        self._heartbeat = Heartbeat(
+            store, replica=replica, clock=clock, report=self.report, recall=self._recall
+        )
         fellows = Fellows(store, replica=replica, clock=clock, expected=_processes(running))
         self._quotas = Quotas(fellows, self._authorities)
 
@@ -201,6 +203,14 @@ class SignerRole:
     def address(self) -> Address | None:
         """Where the door listens; None while it does not."""
         return self._door.address
+
+    def _recall(self, before: SignerReport) -> None:
+        """What needed attention when this signer was killed does so still."""
+        self._authorities.recall(a for a in (before.authority, before.successor) if a is not None)
+        for name, cluster in before.clusters.items():
+            self._accounting.recall(name, refusals=cluster.refusals, unproven=cluster.unproven)
+        self._accounting.recall(NO_CLUSTER, refusals=RefusalsReport(), unproven=before.unplaced)
+        self._accounting.keep(str(cluster.name) for cluster in self._running.clusters)
 
     def report(self) -> SignerReport:
         """What this signer uses and how it fares, now."""

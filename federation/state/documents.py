@@ -368,6 +368,8 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []  # bounded: the first few, in words
     contents: dict[str, int] = {}  # SHA-256 of what is held -> number of namespaces
     other_writers: list[str] = []  # field managers, other than ours, that write the same key
+    contested: list[str] = []  # namespaces, the first few, that others keep changing
+    rival: str = ""  # the identity of another hub that wrote over this one's objects
 
 
 class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,14 @@ class Contention:
             doublings = min(strikes.count - IMMEDIATE - 1, 20)
             strikes.hold_until = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0**doublings)
 
+    def recall(self, contested: Iterable[str], writers: Iterable[str], rival: str, now: float) -> None:
+        """Go on with what was known when the last controller was killed, as if it had happened now."""
+        for namespace in contested:
+            self._strikes.setdefault(namespace, _Strikes(IMMEDIATE + 1, now, now + FIRST_WAIT))
+        self.seen(writers, now)
+        if rival and self._rounds is None:
+            self._rival, self._rounds = rival, _Strikes(1, now, now)
+
     def wait(self, namespace: str, now: float) -> float:
         """Seconds before the object may be written again."""
         strikes = self._rounds if namespace in self._theirs else self._strikes.get(namespace)

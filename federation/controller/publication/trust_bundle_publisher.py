@@ -119,6 +119,10 @@ class TrustBundlePublisher:
             self._write_at = float("-inf")
             self._backoff.reset()
 
+    def recall(self) -> None:
+        """Go on from where others kept changing the object when the last controller was killed."""
+        self._contention.recall([_OBJECT], [], "", self._clock.monotonic())
+
     def renew(self) -> None:
         """Find out at once which version is served: the cluster has come back, or runs another release."""
         self._ask_at = float("-inf")

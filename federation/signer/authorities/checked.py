@@ -16,6 +16,7 @@ from federation.core.errors import AuthorityUncertain, AuthorityViolation, Inval
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.issued import check_issued
 from federation.signer.authorities.interface import Authority, IssuedLeaf, LeafOrder
+from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +46,13 @@ class Alarms:
         self.uncertain += others.uncertain
         if others.last_violation_at > self.last_violation_at:
             self.last_violation, self.last_violation_at = others.last_violation, others.last_violation_at
+
+    def recall(self, report: AuthorityReport) -> None:
+        """Take over what this signer reported before it was killed: that answers no alarm."""
+        self.violations += report.violations
+        self.uncertain += report.uncertain
+        if report.last_violation_at > self.last_violation_at:
+            self.last_violation, self.last_violation_at = report.last_violation, report.last_violation_at
 
     def violated(self, error: AuthorityViolation) -> None:
         """Raise the alarm."""

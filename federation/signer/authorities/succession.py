@@ -88,6 +88,13 @@ class Succession:
         """The names of the authorities kept here whose quota several signers share, whatever is configured by now."""
         return frozenset().union(*(keeper.quotas for keeper in self.in_order))
 
+    def recall(self, reports: Iterable[AuthorityReport]) -> None:
+        """Take over the alarms that this signer reported before it was killed, each by the name of its authority."""
+        for report in reports:
+            for keeper in self.in_order:
+                if keeper.settings.authority.name == report.name:
+                    keeper.alarms.recall(report)
+
     def take_share(self, share_of: Callable[[str], float]) -> None:
         """Take of each quota the part that is given for the authority's name."""
         for keeper in self.in_order:

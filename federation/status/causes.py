@@ -254,7 +254,7 @@ def _consequence(item: Attention) -> Consequence:
     return Consequence(
         severity=item.severity,
         code=item.code,
-        what=item.what,
+        what=item.fact or item.what,
         where=item.where,
         remedy=item.remedy if item.code in _HAS_ANOTHER_WAY else "",
         clusters=item.clusters,

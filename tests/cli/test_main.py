@@ -96,6 +96,11 @@ async def test_a_bad_configuration_is_every_finding_and_exit_code_2(verb: str, t
     [
         ("[[cluster]]\nname = 'east'", "cluster: is not a key the hub knows. did you mean [[clusters]]?"),
         ("[[Clusters]]\nname = 'east'", "Clusters: is not a key the hub knows. did you mean [[clusters]]?"),
+        (
+            "[[clusters]]\nname = 'east'\npolicy = 'all'",
+            "clusters[0].policy: must be a table, not a string. write [clusters.policy]",
+        ),
+        ("[[clusters]]\nname = 'east'\n[clusters.polcy]\nallow = []", "did you mean [clusters.policy]?"),
         ("[signers]\nprocesses = 1", "signers: is not a key the hub knows. did you mean [signer]?"),
         (
             "[[trust.anchor]]\nfile = 'x'",

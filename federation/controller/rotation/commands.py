@@ -8,6 +8,7 @@ from typing import Final
 
 from federation.controller.publication.joining import MemberFacts
 from federation.core.config.model import HubConfig
+from federation.core.config.tables import suggested_cluster
 from federation.core.trust.rotation import machine
 from federation.core.trust.rotation.consumers import in_words
 from federation.core.trust.rotation.effects import orders_of
@@ -128,7 +129,7 @@ def taken_over(operation: Operation, world: World, *, quarantined: Collection[st
     facts = world.clusters.get(cluster)
     if facts is None:
         raise OperationRefused(
-            f"no cluster is registered as {cluster[:80]!r}", remedy="name a registered cluster"
+            f"no cluster is registered as {cluster[:80]!r}", remedy=suggested_cluster(cluster, world.clusters)
         )
     if isinstance(facts, MemberFacts) and facts.joining:
         raise OperationRefused(

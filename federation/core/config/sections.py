@@ -16,7 +16,7 @@ from federation.core.config.model import (
     TrustConfig,
 )
 from federation.core.config.references import AuthorityContext
-from federation.core.config.tables import Table
+from federation.core.config.tables import Table, suggested_cluster
 from federation.core.config.values import (
     address,
     boolean,
@@ -81,7 +81,7 @@ def _check_anchor(
             entry.mistake(
                 "cluster",
                 f"names {cluster}, which is not registered",
-                "use the names of registered clusters; leave it out where it is the own CA of none",
+                f"{suggested_cluster(str(cluster), map(str, members))}; leave it out where it is the own CA of none",
             )
 
 

@@ -8,6 +8,7 @@ mistake is never used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from types import TracebackType
@@ -20,6 +21,7 @@ Convert = Callable[[object], T]
 """Turns what TOML holds into a value; raises InvalidValue, with a remedy."""
 
 MAX_SHOWN: Final = 60
+_PLACE: Final = re.compile(r"\[\d+\]")
 
 
 class Findings:
@@ -63,6 +65,10 @@ class Table:
     def path(self, name: str = "") -> str:
         """The dotted key of ``name`` in this table, or of the table itself."""
         return ".".join(part for part in (self.key, name) if part)
+
+    def header(self, name: str) -> str:
+        """The name of the table below ``name`` as a header has it, which counts no elements of arrays."""
+        return _PLACE.sub("", self.path(name))
 
     def has(self, name: str) -> bool:
         """True where the file sets that key."""
@@ -123,7 +129,7 @@ class Table:
         """The table below ``name``; an empty one where there is none."""
         values = self._values[name] if self.has(name) else {}
         if not isinstance(values, dict):
-            self.mistake(name, f"must be a table, not {describe(values)}", f"write [{self.path(name)}]")
+            self.mistake(name, f"must be a table, not {describe(values)}", f"write [{self.header(name)}]")
             values = {}
         return Table(values, key=self.path(name), findings=self.findings)
 
@@ -131,7 +137,7 @@ class Table:
         """The array of tables below ``name``, empty where there is none."""
         values = self._values[name] if self.has(name) else []
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-            self.mistake(name, "must be an array of tables", f"write [[{self.path(name)}]] above each")
+            self.mistake(name, "must be an array of tables", f"write [[{self.header(name)}]] above each")
             return []
         return [
             Table(value, key=f"{self.path(name)}[{place}]", findings=self.findings)
@@ -157,9 +163,9 @@ class Table:
     def _written(self, name: str, *, like: object) -> str:
         """A known key as it stands in the file, where the unknown one holds a value ``like`` this."""
         if isinstance(like, dict):
-            return f"[{self.path(name)}]"
+            return f"[{self.header(name)}]"
         if isinstance(like, list) and like and all(isinstance(value, dict) for value in like):
-            return f"[[{self.path(name)}]]"
+            return f"[[{self.header(name)}]]"
         return name
 
 
@@ -168,6 +174,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = nearest(name, known)
     return f"did you mean {near}?" if near else f"known here: {', '.join(known)}"
+
+
+def suggested_cluster(name: str, registered: Iterable[str]) -> str:
+    """A remedy for the name of a cluster that is not registered."""
+    near = nearest(name, registered)
+    return (
+        f"did you mean {near}?"
+        if near
+        else "name a registered cluster: `federation clusters list` shows them"
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

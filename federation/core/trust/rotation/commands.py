@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from federation.core.config.tables import suggested_cluster
 from federation.core.trust.rotation.consumers import in_words
 from federation.core.trust.rotation.gates import trusts
 from federation.core.trust.rotation.record import (
@@ -88,7 +89,8 @@ def propose(
     unknown = sorted(({*canary} | {n for wave in waves for n in wave}) - world.clusters.keys())
     if unknown:
         raise OperationRefused(
-            f"no cluster is registered as {', '.join(unknown)}", remedy="name registered clusters"
+            f"no cluster is registered as {', '.join(unknown)}",
+            remedy=suggested_cluster(unknown[0], world.clusters),
         )
     for replica, facts in sorted(world.signers.items()):
         if facts.ready_with - {new.intermediate} and old.intermediate not in facts.ready_with:
@@ -181,7 +183,7 @@ def quarantine(book: RotationBook, cluster: str, *, author: str, reason: str, wo
         raise OperationRefused("a quarantine needs a reason", remedy="say why with --reason")
     if cluster not in world.clusters:
         raise OperationRefused(
-            f"no cluster is registered as {cluster[:80]!r}", remedy="name a registered cluster"
+            f"no cluster is registered as {cluster[:80]!r}", remedy=suggested_cluster(cluster, world.clusters)
         )
     held = Quarantine(reason=cut(reason), author=cut(author), since=world.now)
     return replace(book, quarantined=book.quarantined | {cluster: held})

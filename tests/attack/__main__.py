@@ -33,6 +33,7 @@ from tests.bench.rig import Child, child
 
 MOST_RATIO = 3.0
 BEGIN = 2.0  # seconds from an attack's first to its full strength
+LONGEST = 150.0  # seconds for one attack: an instrument that hangs says nothing
 LEAST_P99 = 0.010
 """Seconds; below that a ratio says more about the machine's scheduler than about the hub."""
 
@@ -145,7 +146,8 @@ async def attack_all(attacks: Sequence[Attack], *, quick: bool) -> list[Verdict]
             await field.measure(1.0)  # everything was called once before anything counts
             for attack in attacks:
                 print(f"{attack.name}: {attack.what}", file=sys.stderr, flush=True)
-                verdicts.append(await run(field, attack, directory, rest=rest, length=length))
+                async with asyncio.timeout(LONGEST):
+                    verdicts.append(await run(field, attack, directory, rest=rest, length=length))
     return verdicts
 
 

@@ -165,7 +165,7 @@ async def open_field(directory: Path) -> AsyncIterator[Field]:
     async with contextlib.AsyncExitStack() as stack:
         clusters = ("tests.attack.clusters", str(directory))
         honest = stack.enter_context(child(directory, "honest-clusters", *clusters, "0", *HONEST))
-        hostile = stack.enter_context(child(directory, "hostile-cluster", *clusters, "15", HOSTILE))
+        hostile = stack.enter_context(child(directory, "hostile-cluster", *clusters, "5", HOSTILE))
         for process in (honest, hostile):
             await asyncio.to_thread(process.answer)
         processes = dict.fromkeys(HONEST, honest) | {HOSTILE: hostile}

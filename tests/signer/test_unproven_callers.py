@@ -71,6 +71,22 @@ async def test_bare_connections_are_closed(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_connections_are_bounded(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=with_door(max_connections=16, receive_deadline=60)) as hub:
+        address = hub.role.address
+        assert address is not None
+        held = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
+        closed = [asyncio.create_task(reader.read()) for reader, _ in held]
+        async with asyncio.timeout(30):  # long before their handshakes' deadline
+            await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
+        assert sum(task.done() for task in closed) < 10
+        for task in closed:
+            task.cancel()
+        await asyncio.gather(*closed, return_exceptions=True)
+        for _, writer in held:
+            writer.close()
+
+
 async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
     """The deadline for receiving ends with the message: what the hub does then may take longer."""
 

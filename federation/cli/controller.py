@@ -92,7 +92,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
                 config=config,
                 clock=clock,
                 report=role.report,
-                mounted=operations(store, config, clock, seal),
+                mounted=operations(store, config, clock, seal, leads=lambda: role.leads),
             ),
             listen=listen,
             clock=clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -34,8 +35,15 @@ def seal_of(config: ConfigView) -> Seal:
     return Seal(secret)
 
 
-def operations(store: StateStore, config: ConfigView, clock: Clock, seal: Seal) -> Mounted:
-    """``POST /api/v1/operations`` for the status server of a controller."""
+def operations(
+    store: StateStore,
+    config: ConfigView,
+    clock: Clock,
+    seal: Seal,
+    *,
+    leads: Callable[[], bool] = lambda: True,
+) -> Mounted:
+    """``POST /api/v1/operations`` for the status server of a controller; ``leads`` says whether it does."""
     api = OperationsApi(
         OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=seal),
         config,
@@ -43,6 +51,7 @@ def operations(store: StateStore, config: ConfigView, clock: Clock, seal: Seal) 
         encode=_encoded,
         problem=problem,
         may_operate=may_operate,
+        leads=leads,
     )
     told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
     return Mounted(

@@ -389,7 +389,7 @@ class Member:
         """Publish to all namespaces once this hub's mark has stood in the first one."""
         while True:
             before, other = self._joining.claims, self._joining.other_hub
-            await self._clock.sleep(CLAIM_POLL)
+            await self._clock.sleep(CLAIM_POLL if before else PULSE)
             if (before and not self._joining.claims) or (other and not self._joining.other_hub):
                 self._publisher.notice_all()
                 self._dirty = True

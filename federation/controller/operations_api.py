@@ -82,7 +82,8 @@ class _Answered(Exception):
 class OperationsApi:
     """The handler. ``encode`` and ``problem`` make answers look like those of the API that it is part of.
 
-    ``may_operate`` says whether the guard has seen the operate token of a caller.
+    ``may_operate`` says whether the guard has seen the operate token of a caller, ``leads`` whether this controller
+    leads: without that token no other one can verify what it has taken in.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class OperationsApi:
         encode: Callable[[Operation], bytes],
         problem: Problem,
         may_operate: Callable[[web.Request], bool],
+        leads: Callable[[], bool],
     ) -> None:
+        self._leads = leads
         self._may_operate = may_operate
         self._desk = desk
         self._config = config
@@ -187,6 +190,13 @@ class OperationsApi:
     async def _submit(self, request: web.Request, asked: OperationRequest) -> web.Response:
         if self._waiting >= MOST_WAITING:
             raise self._too_many(REFILL)
+        if self._config.current.status.operate_token_file is None and not self._leads():
+            raise self._refusal(
+                503,
+                "Does not lead",
+                "this controller does not lead, and without an operate token only the one that leads takes operations",
+                remedy="ask that one (`federation status` names it), or set status.operate_token_file for all",
+            )
         arguments = dict(asked.arguments)
         try:
             author = self._author(request, arguments.pop("author", ""))

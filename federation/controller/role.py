@@ -76,6 +76,11 @@ class ControllerRole:
                 await self._store.delete(self._key)
         _log.info("the controller has stopped", extra={"replica": self._replica})
 
+    @property
+    def leads(self) -> bool:
+        """Whether this controller leads now."""
+        return self._leader is not None
+
     def report(self) -> ControllerReport:
         """What this controller sees now."""
         config, leader = self._config.current, self._leader

@@ -31,6 +31,10 @@ PINS: Final = (
     "remove it: a signer that runs writes it anew, and one that is started refuses a bundle with an anchor that its "
     "configuration pins no more until that is pinned again"
 )
+HUB: Final = (
+    "restore it from a backup; or remove it, and name the identity on the hub's objects (annotation "
+    "federation-hub/hub) in controller.adopt_hubs, since another one is drawn"
+)
 WISH: Final = "ask for the operation again, and remove this one"
 
 
@@ -42,7 +46,7 @@ def remedy_for(key: str) -> str:
     """What to do about the document of that key where it is damaged."""
     kind, slash, _ = key.partition("/")
     if not slash:
-        return RESTORE
+        return HUB if kind == "hub" else RESTORE
     return {
         "horizons": BOUNDS,
         "callers": CALLERS,

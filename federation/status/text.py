@@ -70,6 +70,10 @@ def status_text(status: FederationStatus) -> str:
         lines += ["", printable(f"rotation and quarantines: NOT KNOWN: {status.rotation_problem}")]
     elif status.rotation is not None and status.rotation.under_way:
         lines += ["", rotation_line(status.rotation)]
+    for controller in status.controllers:
+        if controller.leader:
+            identity = f"; the hub's identity in clusters is {controller.hub}" if controller.hub else ""
+            lines += ["", printable(f"{controller.replica} leads{identity}")]
     lines += [""]
     lines += table(
         ("SIGNER", "STATE", "GENERATION", "CERTIFICATES", "HEARD OF"), [_signer(s) for s in status.signers]

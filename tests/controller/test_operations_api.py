@@ -109,6 +109,26 @@ async def test_what_the_leader_decides_is_the_answer_with_who_asked(
     assert "start by no token, from 127.0.0.1 (says: Ann): done" in caplog.text
 
 
+async def test_without_an_operate_token_only_the_leader_takes_operations(tmp_path: Path) -> None:
+    """Its key is its own, so that another one would take them for forged."""
+    clock = SystemClock()
+    config = FixedConfig(hub_config(["east"], StatusConfig(listen=LOOPBACK)))
+    store = CountingStore(tmp_path / "state", clock)
+    mounted = operations(store, config, clock, SEAL, leads=lambda: False)
+    app = create_app(store=store, config=config, clock=clock, mounted=mounted)
+    async with serve(app, listen=LOOPBACK, clock=clock) as address, aiohttp.ClientSession() as session:
+        hub = Hub(f"http://{address}", store, config, session)
+        status, body, _ = await hub.post()
+        assert (status, body["title"], await hub.kept()) == (503, "Does not lead", [])
+        config.current = with_changes(
+            config.current,
+            status=with_changes(config.current.status, operate_token_file=token_file(tmp_path / "t", TOKEN)),
+        )
+        async with deciding(store, done):
+            status, _, _ = await hub.post(headers={"Authorization": f"Bearer {TOKEN}"})
+        assert status == 200, "any of them takes it with the token that all have"
+
+
 async def test_a_refusal_says_why_and_what_to_do(start: Start) -> None:
     def refuse(_: Operation) -> FederationError | None:
         return OperationRefused("no rotation is under way", remedy="start one")

@@ -62,6 +62,13 @@ async def bundles(member: Member) -> dict[str, tuple[str, str, str]]:
     }
 
 
+async def istiods(member: Member) -> tuple[str, str]:
+    """The version of the Secret that istiod serves with, and the mark on it."""
+    answer = await member.world._session.get("/api/v1/namespaces/istio-system/secrets/istiod-tls")
+    metadata = msgspec.json.decode(answer)["metadata"]
+    return metadata["resourceVersion"], metadata.get("annotations", {}).get(ANNOTATION, "")
+
+
 def identity(status: Any) -> str:
     (controller,) = status["controllers"]
     return str(controller["hub"])
@@ -100,6 +107,8 @@ async def test_a_hub_that_comes_later_writes_nothing_until_it_is_told_to_take_ov
     earlier = identity(await hubs.first.wait_for("/api/v1/status", published))
     before = await bundles(member)
     assert {mark for _, _, mark in before.values()} == {earlier}
+    secret = await istiods(member)
+    assert secret[1] == earlier
 
     code, said = await federation("clusters", "check", "--config", str(hubs.second.config_file))
     assert code == 1
@@ -120,6 +129,7 @@ async def test_a_hub_that_comes_later_writes_nothing_until_it_is_told_to_take_ov
     after = await bundles(member)
     assert after.pop("made-later")[2] == earlier
     assert after == before, "neither has written anything"
+    assert await istiods(member) == secret
 
     await hubs.first.stop_hub()
     config = hubs.second.config_file.read_text()

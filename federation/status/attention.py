@@ -72,9 +72,25 @@ INTERMEDIATES: Final = " (intermediates)"
 """How the source of an authority's chain ends, which goes with its root."""
 
 SERVER_TROUBLE: Final = frozenset(
-    {"unreachable", "timeout", "silence", "tls", "server_error", "garbage", "throttled", "starting"}
+    {
+        "unreachable",
+        "timeout",
+        "silence",
+        "tls",
+        "server_error",
+        "garbage",
+        "throttled",
+        "starting",
+        "over_budget",
+    }
 )
 """Reasons that lie with the API server or the way to it, so that both roles suffer from the same cause."""
+
+OF_WRITING: Final = frozenset(
+    {"forbidden", "denied", "quota", "admission", "webhook", "conflict", "invalid", "not_found"}
+    | {"other_writers", "other_hub"}
+)
+"""Reasons for which the bundle is not written there."""
 
 
 def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
@@ -340,7 +356,7 @@ def _taken(connection: ConnectionView, name: str) -> list[Fact]:
         return [(Need.CONNECTION, name), (Need.WRITING, name)]
     if connection.reason == "clock_skew":
         return [(Need.CLOCK, name)]
-    return [] if connection.reason == "joining" else [(Need.WRITING, name)]
+    return [(Need.WRITING, name)] if connection.reason in OF_WRITING else []
 
 
 def _certificates(view: ClusterView, now: float) -> str:

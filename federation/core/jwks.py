@@ -28,6 +28,9 @@ from federation.core.errors import InvalidValue
 MAX_KEYS: Final = 64
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 MIN_RSA_BITS: Final = 2048
+MAX_EXPONENT_BITS: Final = 32
+"""As Go's crypto/rsa, with which kube-apiserver signs: one as long as the modulus takes a hundred times as long."""
+
 MAX_RSA_BITS: Final = 8192
 """A verification takes four times as long with twice the bits, and every cluster chooses its own keys."""
 
@@ -163,7 +166,7 @@ def _read_key(raw: bytes) -> TokenKey | None:
             return None
     except (msgspec.MsgspecError, PyJWTError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    if isinstance(key, rsa.RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+    if isinstance(key, rsa.RSAPublicKey) and _is_usable(key):
         algorithms, size = frozenset({"RS256", "RS384", "RS512"}), 0
     elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         algorithm, size = _CURVES[key.curve.name]
@@ -173,3 +176,8 @@ def _read_key(raw: bytes) -> TokenKey | None:
     if entry.alg:
         algorithms &= {entry.alg}
     return TokenKey(entry.kid, algorithms, key, size) if algorithms else None
+
+
+def _is_usable(key: rsa.RSAPublicKey) -> bool:
+    bits, exponent = key.key_size, key.public_numbers().e
+    return MIN_RSA_BITS <= bits <= MAX_RSA_BITS and exponent.bit_length() <= MAX_EXPONENT_BITS

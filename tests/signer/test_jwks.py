@@ -45,6 +45,14 @@ def test_an_algorithm_in_the_document_narrows_the_key() -> None:
         RSAAlgorithm.to_jwk(t.RSA_KEY, as_dict=True) | {"kid": "x"},  # type: ignore[arg-type]
         {"kty": "RSA", "kid": "x", "n": "", "e": "AQAB"},
         {"kty": "RSA", "kid": "x"},
+        {
+            "kty": "RSA",
+            "kid": "x",
+            "n": t.b64(b"\xff" * 2049),
+            "e": "AQAB",
+        },  # 16392 bits: each check would cost
+        {"kty": "RSA", "kid": "x", "n": t.b64(b"\xff" * 64_000), "e": "AQAB"},
+        {"kty": "RSA", "kid": "x", "n": t.b64(b"\xff" * 384), "e": t.b64(b"\x7f" + b"\xff" * 382)},
         {"kty": "EC", "kid": "x", "crv": "P-256", "x": "AA", "y": "AA"},
         {"kty": ["RSA"], "kid": "x"},
         "a string",

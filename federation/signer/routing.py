@@ -36,7 +36,10 @@ DEFAULT_CLUSTER_ID: Final = "Kubernetes"
 LOOK: Final = 3.0
 """Seconds that a caller waits until members' keys were looked at again: one that hangs must not hold up the rest."""
 
-NAME_IT: Final = "set global.multiCluster.clusterName in that mesh to the registered cluster_id"
+NAME_IT: Final = (
+    "give that mesh a global.multiCluster.clusterName of its own and register that as cluster_id: "
+    f"{DEFAULT_CLUSTER_ID!r} is what every Istio sends, and names none"
+)
 
 
 class Placed(NamedTuple):
@@ -280,5 +283,9 @@ class Routing:
 
 def _of_another(named: str, other: str) -> AttestationRefused:
     return AttestationRefused(
-        f"it was signed by a key of the cluster {other}", where=named, reason="token_of_another_cluster"
+        f"it was signed by a key of the cluster {other}",
+        where=named,
+        reason="token_of_another_cluster",
+        remedy=f"see that the mesh of {other} sends its own cluster_id (global.multiCluster.clusterName), and that "
+        "each kubeconfig is the one of its cluster",
     )

@@ -194,7 +194,7 @@ def check_members(places: Sequence[tuple[str, ClusterConfig]], findings: Finding
         "cluster_id",
         lambda c: c.cluster_id,
         "set a unique global.multiCluster.clusterName in each mesh and use it here; it is 'Kubernetes' in "
-        "every mesh where nobody set it",
+        "every mesh where it was not set",
     )
     once = "a cluster can be registered once: name another kubeconfig or context"
     _distinct(places, findings, "signer", lambda c: c.signer, once)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,23 @@ settings.load_profile("suite")  # how long an example takes says how busy the ma
 # errors here, and one in the middle of a report ends pytest with an internal error that names no test. An import that
 # fails is what hypothesis expects where they are not installed.
 sys.modules["hypothesis.extra._patching"] = None  # type: ignore[assignment]
+
+
+LONGEST = float(os.environ.get("FEDERATION_LONGEST_TEST", "1800"))
+"""Seconds after which a test is taken for one that never ends: a rotation takes four minutes at a load of 17."""
+
+_STDERR = os.dup(2)  # pytest puts a file in its place, which goes with the process
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the worker of a test that hangs, with every stack: xdist then names the test and goes on with the others."""
+    del item
+    faulthandler.dump_traceback_later(LONGEST, exit=True, file=_STDERR)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -59,7 +59,7 @@ async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
 
 
 async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> None:
-    setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=3)
+    setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=2.5)
     async with house(tmp_path, ("east", "west"), setup=setup) as hub:  # type: ignore[arg-type]
         storm = [hub.pod("west", name=f"bar-{n}") for n in range(8)]
         with hub.clusters["west"].faults.inject(Hang(), resource="tokenreviews"):

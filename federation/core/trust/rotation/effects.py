@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from federation.core.trust.rotation.conditions import waits_for_its_wave
 from federation.core.trust.rotation.record import SIGNS_WITH_NEW, RotationBook, State
-from federation.core.trust.rotation.signing import left_behind, signing_side
+from federation.core.trust.rotation.signing import left_behind, preferred_side
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,9 +71,13 @@ def orders_of(book: RotationBook) -> Orders:
     )
     rotation = book.under_way
     if rotation is None:
-        side = signing_side(book)
+        side = preferred_side(book)
         if side is None:
             return given
+        if book.signing is None:
+            return replace(
+                given, issuer=side.intermediate
+            )  # what signs now may be another one: it is not recorded
         return replace(given, issuer=side.intermediate, root=side.root, left=left_behind(book))
     new = rotation.new.intermediate
     return replace(

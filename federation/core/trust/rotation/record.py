@@ -149,8 +149,7 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     removals of anchors without a rotation. ``setbacks`` are the last times that state was found to be set back, and
     ``revision`` counts the writes of the record: a lower one than before is a record that was set back.
 
-    ``signing`` is the authority that is in force at rest, None until signers were seen to sign (and in records of
-    releases that did not keep it: :func:`federation.core.trust.rotation.signing.signing_side`). ``left`` are the
+    ``signing`` is the authority that is in force at rest, None until signers were seen to sign. ``left`` are the
     intermediates (SHA-256) that rotations have led away from, or that were aborted: only a rotation brings one back.
     """
 

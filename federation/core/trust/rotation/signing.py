@@ -26,19 +26,20 @@ MOST_LEFT: Final = 200
 def signing_side(book: RotationBook) -> Side | None:
     """The authority in force at rest; while a rotation is under way, the one that it leaves.
 
-    None where none was recorded and none follows from the last rotation.
+    None where none is recorded: before signers were first seen to sign, or by a release that recorded none.
     """
-    rotation = book.rotation
-    if rotation is None:
-        return book.signing
-    if rotation.state not in AT_REST:
-        return rotation.old
+    rotation = book.under_way
+    return book.signing if rotation is None else rotation.old
+
+
+def preferred_side(book: RotationBook) -> Side | None:
+    """What is to sign at rest where it can: the authority in force, else the one that the last rotation ended with."""
     return book.signing or _outcome(book)
 
 
 def left_behind(book: RotationBook) -> list[str]:
     """The intermediates (SHA-256) that rotations have led away from, but for the one in force."""
-    rotation, side = book.rotation, signing_side(book)
+    rotation, side = book.rotation, preferred_side(book)
     last = {rotation.old.intermediate, rotation.new.intermediate} if rotation is not None else set[str]()
     found = [*book.left, *sorted(last - {*book.left})]
     return [sha256 for sha256 in found if side is None or sha256 != side.intermediate][-MOST_LEFT:]
@@ -59,18 +60,12 @@ def note_signing(
     """The book with what signers were seen to sign with at rest, and why that could not be noted (empty: it could).
 
     ``signing`` is the side that each signer which is heard of signs with; ``alive`` are the issuers (SHA-256) of
-    leaves that may be alive. What is in force is recorded once, when all agree and no leaf of another issuer is
-    alive: else an authority that was exchanged while nobody looked would become the one in force. After that only
-    another intermediate under the same root is noted.
+    leaves that may be alive. What is in force is recorded once, when all agree. Where that is not what the last
+    rotation ended with, no leaf of another issuer may be alive: else an authority that was exchanged while nobody
+    looked would become the one in force. After that only another intermediate under the same root is noted.
     """
-    if book.under_way is not None:
-        return book, ""
-    if book.signing is None:
-        side = signing_side(book)
-        if side is not None:
-            return replace(book, signing=side, left=left_behind(book)), ""
     sides = {side.intermediate: side for side in signing.values()}
-    if not sides:
+    if book.under_way is not None or not sides:
         return book, ""
     if len(sides) > 1:
         named = ", ".join(sorted(f"{side.subject or side.intermediate[:16]}" for side in sides.values()))
@@ -78,12 +73,15 @@ def note_signing(
     (side,) = sides.values()
     held = book.signing
     if held is None:
+        ended_with = _outcome(book)
         others = sorted({*alive} - {side.intermediate, UNKNOWN_ISSUER})
-        if others:
+        expected = ended_with is not None and side.intermediate == ended_with.intermediate
+        if others and not expected:
             return book, (
                 f"leaves of {others[0][:16]} are alive, and signers sign with {side.subject or side.intermediate[:16]}"
             )
-        return replace(book, signing=side), ""
+        book = replace(book, signing=side)
+        return replace(book, left=left_behind(book)), ""
     barred = side.intermediate in book.left or side.intermediate in book.compromised
     if side.intermediate == held.intermediate or side.root != held.root or barred:
         return book, ""

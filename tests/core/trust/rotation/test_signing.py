@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from federation.core.trust.horizons import UNKNOWN_ISSUER
 from federation.core.trust.rotation.effects import Orders, orders_of
 from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.signing import left_behind, note_signing, settled, signing_side
+from federation.core.trust.rotation.signing import note_signing, settled, signing_side
 
 A1, A2, A3 = (Side(root="a", intermediate=f"a{n}", subject=f"CN=a{n}") for n in (1, 2, 3))
 B1, B2 = (Side(root="b", intermediate=f"b{n}", subject=f"CN=b{n}") for n in (1, 2))
@@ -76,22 +76,30 @@ def test_only_another_intermediate_under_the_same_root_is_noted_without_a_rotati
         (State.RETIRED, A1, B1, B1, ["a1"]),
         (State.STABLE, A1, B1, A1, ["b1"]),
         (State.RETIRED, A1, A2, A2, ["a1"]),
-        (State.SOAKED, A1, B1, A1, ["b1"]),
     ],
 )
 def test_what_a_rotation_ended_with_is_in_force(
     state: State, old: Side, new: Side, signs: Side, left: list[str]
 ) -> None:
-    """In a record of a release that did not keep it as well; what it led away from is not taken up by an edit."""
-    earlier = RotationBook(rotation=rotation(state, old, new))
-    assert signing_side(earlier) == signs
-    assert left_behind(earlier) == left
-    if state in {State.STABLE, State.RETIRED}:
-        book = settled(replace(earlier, signing=old))
-        assert (book.signing, book.left) == (signs, left)
-        assert note(earlier, A3).signing == signs, "first it is recorded what the rotation ended with"
-        orders = orders_of(earlier)
-        assert (orders.issuer, orders.root, orders.left) == (signs.intermediate, signs.root, left)
+    """What it led away from is not taken up by an edit."""
+    book = settled(RotationBook(signing=old, rotation=rotation(state, old, new)))
+    assert (book.signing, book.left) == (signs, left)
+    orders = orders_of(book)
+    assert (orders.issuer, orders.root, orders.left) == (signs.intermediate, signs.root, left)
+    assert signing_side(replace(book, rotation=rotation(State.SOAKED, B2, A2))) == B2
+
+
+def test_a_record_of_a_release_that_kept_none_binds_nobody_until_it_is_seen_what_signs() -> None:
+    """An edit may have exchanged the authority since the last rotation: to hold signers to that would stop them."""
+    earlier = RotationBook(rotation=rotation(State.RETIRED))
+    orders = orders_of(earlier)
+    assert (orders.issuer, orders.root, orders.binding) == ("b1", "", False)
+    assert signing_side(earlier) is None
+    assert note(earlier) is earlier
+    recorded = note(earlier, B1, alive=("a1", "b1"))
+    assert (recorded.signing, recorded.left) == (B1, ["a1"])
+    assert note(earlier, A3, alive=("a3", "b1")) is earlier
+    assert note(earlier, A3, alive=("a3",)).signing == A3
 
 
 def test_what_was_left_stays_left_when_other_rotations_follow() -> None:

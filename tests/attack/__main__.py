@@ -105,9 +105,11 @@ async def run(field: Field, attack: Attack, directory: Path, *, rest: float, len
 async def _attacked(
     field: Field, attack: Attack, attackers: Child | None, *, rest: float, length: float
 ) -> Verdict:
-    at_rest = await field.measure(rest)
-    before, reviewed = await field.findings(), await field.reviewed_by_the_hostile_one()
     try:
+        for step in attack.around:
+            await field.ask(step)
+        at_rest = await field.measure(rest)
+        before, reviewed = await field.findings(), await field.reviewed_by_the_hostile_one()
         if attackers is not None:
             await asyncio.to_thread(attackers.order, {"go": True})
         for step in attack.begin:
@@ -146,8 +148,12 @@ async def attack_all(attacks: Sequence[Attack], *, quick: bool) -> list[Verdict]
             await field.measure(1.0)  # everything was called once before anything counts
             for attack in attacks:
                 print(f"{attack.name}: {attack.what}", file=sys.stderr, flush=True)
-                async with asyncio.timeout(LONGEST):
-                    verdicts.append(await run(field, attack, directory, rest=rest, length=length))
+                try:
+                    async with asyncio.timeout(LONGEST):
+                        verdicts.append(await run(field, attack, directory, rest=rest, length=length))
+                except TimeoutError:  # what it waits for would keep the next ones waiting as well
+                    print(f"{attack.name} was not measured in {LONGEST:g} s", file=sys.stderr, flush=True)
+                    break
     return verdicts
 
 
@@ -173,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts = uvloop.run(attack_all(chosen, quick=options.quick))
     print(table(verdicts), file=sys.stderr if options.json else sys.stdout)
     print(f"took {time.monotonic() - began:.0f} s", file=sys.stderr)
-    met = all(each.met for each in verdicts)
+    met = len(verdicts) == len(chosen) and all(each.met for each in verdicts)
     if options.json:
         document = {"goal_met": met, "cores": os.cpu_count(), "attacks": [asdict(each) for each in verdicts]}
         print(json.dumps(document, indent=2))

@@ -26,13 +26,14 @@ class Attack:
     """By callers (``load`` names what of :mod:`tests.attack.attackers`) or by a hostile member.
 
     ``tells`` are codes of findings, of which status has to show one that it did not show before; none where the attack
-    is not to be noticed by anyone.
+    is not to be noticed by anyone. What goes on ``around`` it goes on in the measurement at rest as well.
     """
 
     name: str
     what: str
     load: str = ""
     prepare: tuple[Step, ...] = ()
+    around: tuple[Step, ...] = ()
     begin: tuple[Step, ...] = ()
     tells: frozenset[str] = frozenset()
 
@@ -82,7 +83,8 @@ ATTACKS: Final = (
         "poisoned-keys-reconnecting",
         "the same while every connection to the victim is cut again and again",
         load="provoked-looks",
-        begin=(JWKS, Step(VICTIM, "reconnect", {"every": 0.5})),
+        around=(Step(VICTIM, "reconnect", {"every": 0.5}),),
+        begin=(JWKS,),
         tells=frozenset({"token_key_shared"}),
     ),
     Attack(

@@ -113,7 +113,21 @@ _decode_labels: Final = msgspec.json.Decoder(dict[str, str] | None).decode
 class MarkedMeta(WireMeta, rename="camel", gc=False):
     """The same with annotations, for objects that bear the mark of the hub that wrote them."""
 
-    annotations: dict[str, object] | None = None
+    annotations: msgspec.Raw = msgspec.Raw()  # see annotations_of
+
+
+MAX_ANNOTATIONS_BYTES: Final = 320 * 1024
+"""Of the annotations of one object: Kubernetes takes 256 KiB of them. Beyond, it counts as having none."""
+
+
+def annotations_of(meta: MarkedMeta) -> dict[str, object]:
+    """The annotations of an object; none where there are more than an API server takes."""
+    if not 0 < len(memoryview(meta.annotations)) <= MAX_ANNOTATIONS_BYTES:
+        return {}
+    return _decode_annotations(meta.annotations) or {}
+
+
+_decode_annotations: Final = msgspec.json.Decoder(dict[str, object] | None).decode
 
 
 class _WireObject(msgspec.Struct, gc=False):

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import Item, MarkedMeta, Payload, key_of, labels_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, annotations_of, key_of, labels_of
 from federation.clusters.writers import FIELD_MANAGER
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import InvalidValue
@@ -219,7 +219,7 @@ class HeldDecoder:
             self._extra(found),
             self._writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
-            sys.intern(mark_in(meta.annotations)),
+            sys.intern(mark_in(annotations_of(meta))),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()

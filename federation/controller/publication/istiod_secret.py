@@ -21,8 +21,9 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, annotations_of, key_of
 from federation.clusters.writers import FIELD_MANAGER, MAX_NAME
+from federation.controller.publication.config_map import MOST_MANAGED_BYTES
 from federation.core.errors import InvalidValue
 from federation.core.hub_identity import NO_HUB, HubIdentity, mark_in
 from federation.core.pki.certificate import Certificate
@@ -77,7 +78,17 @@ class _Managed(msgspec.Struct, gc=False):
 
 
 class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: list[_Managed] | None = None
+    managed_fields: msgspec.Raw = msgspec.Raw()
+
+
+_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
+
+
+def _managed(meta: _Meta) -> list[_Managed]:
+    """Who owns what of it; nobody that is known where there is more of that than an API server keeps."""
+    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
+        return []
+    return _decode_managed(meta.managed_fields) or []
 
 
 class _Secret(msgspec.Struct, gc=False):
@@ -93,7 +104,7 @@ def decode_secret(payload: Payload) -> Item[HeldSecret]:
     """The Secret as an item of a reflector. Raises msgspec.MsgspecError where it is none."""
     found = _decode(payload)
     meta, data = found.metadata, found.data or {}
-    managed = meta.managed_fields or ()
+    managed = _managed(meta)
     owned = {f"f:{key}" for key in (CERTIFICATE, KEY, CA)}
     others = {
         entry.manager[:MAX_NAME]
@@ -107,7 +118,7 @@ def decode_secret(payload: Payload) -> Item[HeldSecret]:
         ca=_bytes(data.get(CA, "")),
         ours=any(entry.manager == FIELD_MANAGER for entry in managed),
         writers=tuple(sorted(others)[:MOST_WRITERS]),
-        hub=mark_in(meta.annotations),
+        hub=mark_in(annotations_of(meta)),
     )
     return Item(key_of(meta), meta.resource_version, value)
 

@@ -14,10 +14,16 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from federation.clusters.objects import Item, MarkedMeta, Payload, key_of
+from federation.clusters.objects import Item, MarkedMeta, Payload, annotations_of, key_of
 from federation.clusters.trust_bundles import GROUP, KIND, MANIFESTS, SIGNER, collection, trust_bundle_name
 from federation.clusters.writers import FIELD_MANAGER, stop_writers
-from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held, is_marked
+from federation.controller.publication.config_map import (
+    MOST_MANAGED_BYTES,
+    MOST_WRITERS,
+    Contents,
+    Held,
+    is_marked,
+)
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.read_back import KEPT, YIELDED
 from federation.core.config.model import PublicationConfig
@@ -94,7 +100,17 @@ class _Managed(msgspec.Struct, gc=False):
 
 
 class _Meta(MarkedMeta, rename="camel", gc=False):
-    managed_fields: list[_Managed] | None = None
+    managed_fields: msgspec.Raw = msgspec.Raw()
+
+
+_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
+
+
+def _managed(meta: _Meta) -> list[_Managed]:
+    """Who owns what of it; nobody that is known where there is more of that than an API server keeps."""
+    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
+        return []
+    return _decode_managed(meta.managed_fields) or []
 
 
 class _Spec(msgspec.Struct, rename="camel", gc=False):
@@ -117,12 +133,12 @@ class BundleDecoder:
         """The object as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
-        managed = meta.managed_fields or ()
+        managed = _managed(meta)
         held = HeldBundle(
             self._contents.note(found.spec.trust_bundle),
             _writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
-            mark_in(meta.annotations),
+            mark_in(annotations_of(meta)),
         )
         return Item(key_of(meta), meta.resource_version, held)
 

@@ -118,8 +118,10 @@ def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView)
     registered = {view.name for view in clusters}
     causes = Causes(_as_finding(each, registered) for each in found)
     pairs = list(pair_attention(matrix, causes))
-    items = [*causes.items(pairs=matrix.pairs), *pairs]
-    return sorted(_condensed(items), key=lambda item: ORDER[item.severity])
+    items = [(frozenset({index}), item) for index, item in causes.items()]
+    items += [(frozenset[int](), item) for item in pairs]
+    told = [causes.with_pairs(item, of, pairs=matrix.pairs) for of, item in _condensed(items)]
+    return sorted(told, key=lambda item: ORDER[item.severity])
 
 
 def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Finding:
@@ -522,15 +524,21 @@ def _reports(scene: Scene) -> list[SignerReport | ControllerReport]:
     return [*reports, scene.leader] if scene.leader else reports
 
 
-def _condensed(items: list[Attention]) -> Iterator[Attention]:
+_Told = tuple[frozenset[int], Attention]
+"""An entry with the causes that it tells."""
+
+
+def _condensed(items: list[_Told]) -> Iterator[_Told]:
     """Many items of one kind become one that names the places, so that 200 clusters stay readable."""
-    kinds: dict[tuple[str, str, str], list[Attention]] = {}
-    for item in items:
-        kinds.setdefault((item.severity, item.code, item.remedy), []).append(item)
-    for alike in kinds.values():
-        if len(alike) <= MOST_ALIKE:
-            yield from alike
+    kinds: dict[tuple[str, str, str], list[_Told]] = {}
+    for told in items:
+        item = told[1]
+        kinds.setdefault((item.severity, item.code, _anywhere(item)), []).append(told)
+    for every in kinds.values():
+        if len(every) <= MOST_ALIKE:
+            yield from every
             continue
+        alike = [item for _, item in every]
         first = alike[0]
         known = [item.since for item in alike if item.since]
         merged = replace(
@@ -540,6 +548,13 @@ def _condensed(items: list[Attention]) -> Iterator[Attention]:
             where=names(list(dict.fromkeys(item.where for item in alike))),
             since=min(known, default=None),
             clusters=list(dict.fromkeys(name for item in alike for name in item.clusters)),
+            remedy=first.remedy if all(item.remedy == first.remedy for item in alike) else _anywhere(first),
             consequences=[],
         )
-        yield with_consequences(merged, [each for item in alike for each in item.consequences])
+        causes = frozenset(index for of, _ in every for index in of)
+        yield causes, with_consequences(merged, [each for item in alike for each in item.consequences])
+
+
+def _anywhere(item: Attention) -> str:
+    """What to do, without the name of the cluster that it is about."""
+    return item.remedy.replace(item.where, "NAME") if item.where in item.clusters else item.remedy

@@ -57,11 +57,10 @@ def _unexplained(matrix: MatrixView, cell: str, causes: Causes, result: str) -> 
         for server, found in zip(matrix.clusters, row, strict=True):
             if found != cell:
                 continue
-            why = {cause_of[client], cause_of[server]} - {None}
-            for cause in why:
-                if cause is not None:
-                    causes.note_pair(cause, result)
-            if not why:
+            why = frozenset(cause for cause in (cause_of[client], cause_of[server]) if cause is not None)
+            if why:
+                causes.note_pair(why, result)
+            else:
                 yield client, server
 
 

@@ -10,6 +10,7 @@ explained.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -181,7 +182,7 @@ class Causes:
             for fact in found.takes:
                 self._takers.setdefault(fact, index)
         self._roots = [self._root(index) for index in range(len(self._findings))]
-        self._pairs: dict[int, dict[str, int]] = {}
+        self._pairs: dict[frozenset[int], dict[str, int]] = {}
 
     def _parent(self, index: int) -> int | None:
         for fact in self._findings[index].rests_on:
@@ -208,28 +209,33 @@ class Causes:
                 return self._roots[taker]
         return None
 
-    def note_pair(self, cause: int, result: str) -> None:
-        """An ordered pair is not valid, and this is why."""
-        counts = self._pairs.setdefault(cause, {})
+    def note_pair(self, causes: frozenset[int], result: str) -> None:
+        """An ordered pair is not valid, and each of these explains it."""
+        counts = self._pairs.setdefault(causes, {})
         counts[result] = counts.get(result, 0) + 1
 
-    def items(self, *, pairs: int) -> list[Attention]:
-        """The causes with their consequences, in the order of the findings; ``pairs`` are all ordered pairs."""
+    def items(self) -> list[tuple[int, Attention]]:
+        """The causes with what follows from them but for pairs, in the order of the findings."""
         following: dict[int, list[Attention]] = {}
         for index, root in enumerate(self._roots):
             if root != index:
                 following.setdefault(root, []).append(self._findings[index].item)
         return [
-            with_consequences(
-                found.item,
-                [
-                    *(_consequence(item) for item in following.get(index, [])),
-                    *_of_pairs(self._pairs.get(index, {}), pairs),
-                ],
-            )
+            (index, with_consequences(found.item, [_consequence(item) for item in following.get(index, [])]))
             for index, found in enumerate(self._findings)
             if self._roots[index] == index
         ]
+
+    def with_pairs(self, item: Attention, causes: AbstractSet[int], *, pairs: int) -> Attention:
+        """The item with the pairs that any of these causes explains, each counted once; ``pairs`` are all of them."""
+        if not causes:
+            return item
+        counts: dict[str, int] = {}
+        for explained_by, found in self._pairs.items():
+            if explained_by & causes:
+                for result, count in found.items():
+                    counts[result] = counts.get(result, 0) + count
+        return with_consequences(item, list(_of_pairs(counts, pairs)))
 
 
 def with_consequences(item: Attention, consequences: Sequence[Consequence]) -> Attention:

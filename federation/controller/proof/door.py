@@ -56,7 +56,7 @@ class SignerDoor:
     """One channel for every cluster, made anew whenever address, name, trust or what the door shows change.
 
     A workload that starts now makes a new connection, so the hub's own requests, which stand for it, must not live on
-    one that was accepted long ago.
+    one that was accepted long ago. Where address, name and trust stay, calls under way end on the channel they have.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -64,6 +64,7 @@ class SignerDoor:
         self._made_for: tuple[str, str, bytes, frozenset[str]] | None = None
         self._made_at = 0.0
         self._channel: grpc.aio.Channel | None = None
+        self._leaving: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
 
     async def aim(
         self, address: str, *, server_name: str, trust_pem: bytes, shown: frozenset[str] = frozenset()
@@ -75,7 +76,10 @@ class SignerDoor:
         wanted = address, server_name, trust_pem, shown
         if wanted == self._made_for and self._clock.monotonic() - self._made_at < KEPT:
             return
-        await self.close()
+        if self._channel is not None and self._made_for is not None and wanted[:3] == self._made_for[:3]:
+            self._leave(self._channel)
+        else:
+            await self.close()
         credentials = grpc.ssl_channel_credentials(root_certificates=trust_pem)
         options = [
             ("grpc.ssl_target_name_override", server_name),
@@ -130,14 +134,29 @@ class SignerDoor:
                 raise
             # grpc.aio says so to calls under way on a channel that closes; nobody has cancelled this task.
             raise Unavailable(
-                "the channel to the signer's door was replaced: its certificate or the bundle in force is another"
+                "the channel to the signer's door was replaced: another bundle is in force"
             ) from None
         if not isinstance(answer, bytes):
             raise InvalidValue("the reply of the signer's door holds no bytes")
         return decode_response(answer)
 
+    def _leave(self, channel: grpc.aio.Channel) -> None:
+        """Close it once the calls under way on it have ended, which their timeout bounds."""
+
+        async def close() -> None:
+            try:
+                await channel.close(TIMEOUT)
+            finally:
+                self._leaving.pop(channel, None)
+
+        self._leaving[channel] = asyncio.create_task(close(), name="a channel that is left")
+
     async def close(self) -> None:
-        """Close the channel; calls under way fail."""
+        """Close every channel; calls under way fail, on one that was left by their timeout at the latest."""
         channel, self._channel, self._made_for = self._channel, None, None
-        if channel is not None:
-            await channel.close()
+        leaving, self._leaving = self._leaving, {}
+        for task in leaving.values():
+            task.cancel()
+        await asyncio.gather(*leaving.values(), return_exceptions=True)
+        for each in (*leaving, *([channel] if channel is not None else [])):
+            await each.close()

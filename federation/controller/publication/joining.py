@@ -236,8 +236,8 @@ class Joining:
         now = self._clock.monotonic()
         if held is not None and held.hub == self._hub.id:
             return now - since < CLAIM
-        if self.keeps(first, held) or self.yields(first, held):
-            return False
+        if self.keeps(first, held) or (self.under_way if held is None else self.yields(first, held)):
+            return False  # it is left to another writer, and so cannot bear the mark
         if self._claiming_since is None:
             self._claiming_since = now
         return now - self._claiming_since < CLAIM_LIMIT

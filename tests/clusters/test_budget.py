@@ -119,7 +119,7 @@ async def reflected(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(what: object, limit: float = 30.0) -> None:
+async def until(what: object, limit: float = 120.0) -> None:
     assert callable(what)
     async with asyncio.timeout(limit):
         while not what():

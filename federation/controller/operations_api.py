@@ -2,7 +2,7 @@
 
 Who reads does not operate: that takes the token of ``status.operate_token_file``. Where no token is configured at all,
 only callers on the hub's own machine may, under a local name: an open status page must not be an open door. With a
-token that reads and none that operates, nobody may.
+token that reads and none that operates, no caller may.
 
 A browser sends no wish of another site's: the token is taken from a header only, the body has to be declared
 as JSON (which a form cannot), and where a browser says whence a request comes, it has to be the hub's own
@@ -154,7 +154,7 @@ class OperationsApi:
             return "this caller may read, not operate", "give the operate token (status.operate_token_file)"
         if status.read_token_file is not None:
             return (
-                "no operate token is configured, so nobody may operate",
+                "no operate token is configured, so no caller may operate",
                 "set status.operate_token_file on the controllers, to a token of its own",
             )
         return (

@@ -40,8 +40,8 @@ class Guard:
     """Middleware over every path but ``unguarded``. The token files are read anew for each request.
 
     Without a token that reads, the API is answered on loopback only, and there only under a local name, so that no web
-    page can reach it through a name of its own (DNS rebinding). The insecure option lifts both. Whoever operates
-    may read.
+    page can reach it through a name of its own (DNS rebinding). The insecure option lifts both. An operator
+    may read as well.
     """
 
     def __init__(self, config: ConfigView, *, unguarded: frozenset[str]) -> None:

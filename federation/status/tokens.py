@@ -70,7 +70,7 @@ async def read_token_in_time(file: Path) -> bytes:
 async def check_tokens(status: StatusConfig) -> None:
     """Refuse to start with tokens that are unfit, or that are one and the same.
 
-    Raises ConfigurationError. A file that cannot be read is no reason: nobody is let in until it can be.
+    Raises ConfigurationError. A file that cannot be read is no reason: no caller is let in until it can be.
     """
     findings: list[Finding] = []
     tokens: list[bytes] = []

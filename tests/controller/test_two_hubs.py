@@ -94,7 +94,7 @@ def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None
 
 
 def test_once_published_everywhere_a_mark_is_an_edit() -> None:
-    """Whoever may write one ConfigMap can write any mark, and must not keep an anchor in it by that."""
+    """A writer of one ConfigMap can write any mark, and must not keep an anchor in it by that."""
     case = Case(joined=True)
     case.show("shop", case.held(THEIRS.pem, OTHER))
     case.show(FIRST, case.held(THEIRS.pem, OTHER))

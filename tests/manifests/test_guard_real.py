@@ -1,4 +1,4 @@
-"""On a real API server the guard lets the hub publish what is pinned, and whoever has its credentials nothing else."""
+"""On a real API server the guard lets the hub publish what is pinned, and a thief of its credentials nothing else."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_istiods_secret_and_the_cluster_trust_bundle_are_guarded_too(
         await denied(guarded.spread(bad))
 
 
-async def test_whoever_has_the_credentials_cannot_change_the_pins(guarded: Guarded, tmp_path: Path) -> None:
+async def test_a_thief_of_the_credentials_cannot_change_the_pins(guarded: Guarded, tmp_path: Path) -> None:
     await pin(guarded, tmp_path)
     pins = f"/api/v1/namespaces/{guarded.member.namespace}/configmaps/federation-guard"
     policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"

@@ -16,7 +16,7 @@ Another hub is such a writer as well, and answers as fast. Where an object bears
 (``controller.adopt_hubs``), this hub writes nothing in the cluster, whatever the object holds, and whatever
 ``own_anchors`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
 others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
-namespace has held this hub's bundle a mark protects nothing: whoever may write one ConfigMap can write any mark.
+namespace has held this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any mark.
 """
 
 from __future__ import annotations

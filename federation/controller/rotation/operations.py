@@ -118,7 +118,7 @@ class OperationQueue:
     ) -> list[tuple[Operation, str]]:
         """Each with the version to swap against; damaged ones are left where they are, and status tells them.
 
-        What bears no seal of a controller was asked by nobody who may, and is refused; so is what was asked for too
+        What bears no seal of a controller came in by another way, and is refused; so is what was asked for too
         long ago. ``skew`` is how far, in seconds, the clock of the controller
         that was asked may be off. Those ``applied`` (ids) were done, and have only to be told of. Raises
         StateUnavailable where the store fails.
@@ -224,7 +224,7 @@ def _unsealed() -> Refused:
         "it bears no seal of a controller that was asked: it was written to the state store by another process, or "
         "the controller that was asked has ended or got another operate token since",
         reason=UNSEALED,
-        remedy="ask again if you asked for it; if nobody did, find out who can write the state store",
+        remedy="ask again if you asked for it; if no operator did, find out who can write the state store",
     )
 
 

@@ -116,7 +116,7 @@ class Proposals:
         """A complete reading of the cluster showed these anchors (SHA-256), and no others, in what others wrote.
 
         ``hides`` says of a place whether the hub has its own content there, or has not looked: what was seen there
-        has not been taken back by whoever put it there.
+        has not been taken back by its writer.
         """
         one = self._clusters.get(cluster)
         if one is None:

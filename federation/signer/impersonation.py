@@ -7,7 +7,7 @@ stricter ones:
 - the caller's account is one of the cluster's ``trusted_node_accounts``, of which there are none by default;
 - its token is bound to a pod, and that very pod is on a node and has neither failed nor succeeded;
 - the identity is of Istio's form, of the hub's trust domain, and none of the hub's own accounts;
-- the cluster's policy allows that identity, and it is not reserved for other clusters;
+- the cluster's policy allows that identity (whether it is reserved is looked at for every certificate);
 - a pod of that service account, neither failed nor succeeded, is on the same node of the same cluster.
 
 Every rule has a refusal of its own. The caller learns none of them; the log has all, with both identities.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import msgspec
 
-from federation.core.config.model import DEFAULT_RESERVED, ClusterConfig
+from federation.core.config.model import ClusterConfig
 from federation.core.errors import AttestationRefused, InvalidValue, PolicyRefused
 from federation.core.identity import NodeName, SpiffeId, TrustDomain
 from federation.signer.attestation.caller import Caller
@@ -26,13 +26,7 @@ from federation.signer.policy import check_policy, is_denied
 
 
 async def impersonate(
-    caller: Caller,
-    identity: str,
-    *,
-    config: ClusterConfig,
-    trust_domain: TrustDomain,
-    pods: NodePods,
-    reserved: tuple[str, ...] = DEFAULT_RESERVED,
+    caller: Caller, identity: str, *, config: ClusterConfig, trust_domain: TrustDomain, pods: NodePods
 ) -> Caller:
     """The caller for ``identity``, asked for by an attested node proxy; ``config`` and ``pods`` are its cluster's.
 
@@ -40,7 +34,7 @@ async def impersonate(
     where the cluster's API server cannot be asked now.
     """
     target = _checked(caller, identity, config, trust_domain)
-    check_policy(target, config, reserved)
+    check_policy(target, config)
     node = await _node_of(target, pods)
     target = msgspec.structs.replace(target, node=str(node))
     if not await pods.runs(node, caller.account, uid=caller.pod_uid):

@@ -45,7 +45,7 @@ from federation.signer.callers import Callers
 from federation.signer.fence import Superseded, require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.impersonation import impersonate
-from federation.signer.policy import check_policy
+from federation.signer.policy import check_policy, check_reserved
 from federation.signer.registry import Registry
 from federation.signer.renewals import Renewals
 from federation.signer.routing import Routing
@@ -204,10 +204,9 @@ class Issuance:
                         config=registered.config,
                         trust_domain=self._trust_domain,
                         pods=attestor.node_pods,
-                        reserved=self._registry.reserved,
                     )
                 else:
-                    check_policy(caller, registered.config, self._registry.reserved)
+                    check_policy(caller, registered.config)
                 reply = await self._sign(caller, registered.config, request)
             reason = ""
         except FederationError as error:
@@ -231,6 +230,7 @@ class Issuance:
 
     async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:
         profile, checked = self._check(caller, config, request)
+        check_reserved(caller, config, self._registry.reserved)
         asked = _Asked(caller, config, request, profile, checked)
         attempts = ATTEMPTS
         while True:

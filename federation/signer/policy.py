@@ -22,21 +22,13 @@ from federation.core.identity import ServiceAccountRef
 from federation.signer.attestation.caller import Caller
 
 
-def check_policy(caller: Caller, config: ClusterConfig, reserved: tuple[str, ...] = DEFAULT_RESERVED) -> None:
-    """Raise PolicyRefused where policy says no. ``reserved`` are the identities that only some clusters may have.
+def check_policy(caller: Caller, config: ClusterConfig) -> None:
+    """Raise PolicyRefused where policy says no.
 
-    Its reason is ``account_not_allowed``, ``identity_reserved``, ``pod_required`` or ``istiod_not_provided``.
+    Its reason is ``account_not_allowed``, ``pod_required`` or ``istiod_not_provided``.
     """
     policy = config.policy
     account = caller.account
-    if policy.is_reserved(account, reserved):
-        by = f", asked for by {caller.described}" if caller.impersonator is not None else ""
-        raise PolicyRefused(
-            f"{account} is a reserved identity, and not for this cluster{by}",
-            where=str(config.name),
-            reason="identity_reserved",
-            remedy=f"if this cluster is to have it, add {account} to reserved in its [clusters.policy]",
-        )
     if config.is_own(account):
         if is_denied(account, config):
             raise _not_allowed(caller, config)
@@ -56,6 +48,20 @@ def check_policy(caller: Caller, config: ClusterConfig, reserved: tuple[str, ...
             where=str(config.name),
             reason="pod_required",
             remedy="use projected tokens, or set require_pod = false in its [clusters.policy]",
+        )
+
+
+def check_reserved(
+    caller: Caller, config: ClusterConfig, reserved: tuple[str, ...] = DEFAULT_RESERVED
+) -> None:
+    """Raise PolicyRefused (``identity_reserved``) for one of ``reserved`` that this cluster's policy does not name."""
+    if config.policy.is_reserved(caller.account, reserved):
+        by = f", asked for by {caller.described}" if caller.impersonator is not None else ""
+        raise PolicyRefused(
+            f"{caller.account} is a reserved identity, and not for this cluster{by}",
+            where=str(config.name),
+            reason="identity_reserved",
+            remedy=f"if this cluster is to have it, add {caller.account} to reserved in its [clusters.policy]",
         )
 
 

@@ -32,7 +32,7 @@ from federation.signer.attestation.caller import KEYS, Caller, TokenEvidence
 from federation.signer.attestation.token_keys import LONGEST_USE, UNKNOWN_KEY_INTERVAL, TokenKeys
 from federation.signer.doors.answers import Code, answer_to
 from federation.signer.doors.refusal_log import IN_FULL, WINDOW, RefusalLog
-from federation.signer.policy import check_policy
+from federation.signer.policy import check_policy, check_reserved
 from tests.support.clock import VirtualClock
 
 EAST = ClusterName("east")
@@ -82,17 +82,6 @@ def config(policy: ClusterPolicy) -> ClusterConfig:
     [
         (ClusterPolicy(), "foo/bar", "bar-0", ""),
         (ClusterPolicy(), "foo/bar", "", "pod_required"),
-        (ClusterPolicy(), "istio-system/istiod", "istiod-0", "identity_reserved"),
-        (ClusterPolicy(), "istio-system/istiod-canary", "istiod-0", "identity_reserved"),
-        (ClusterPolicy(), "istio-system/ztunnel", "ztunnel-0", ""),
-        (ClusterPolicy(), "federation-system/federation-signer", "signer-0", "identity_reserved"),
-        (ClusterPolicy(reserved=("istio-system/*",)), "istio-system/istiod", "istiod-0", ""),
-        (
-            ClusterPolicy(allow=("shop/*",), reserved=("istio-system/*",)),
-            "istio-system/istiod",
-            "istiod-0",
-            "account_not_allowed",
-        ),
         (ClusterPolicy(require_pod=False), "foo/bar", "", ""),
         (ClusterPolicy(allow=("foo/*",)), "foo/bar", "bar-0", ""),
         (ClusterPolicy(allow=("foo/*",)), "foo2/bar", "bar-0", "account_not_allowed"),
@@ -116,6 +105,28 @@ def test_policy(policy: ClusterPolicy, account: str, pod: str, reason: str) -> N
     with pytest.raises(PolicyRefused) as refused:
         check_policy(caller, config(policy))
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reserved", "account", "refused"),
+    [
+        ((), "istio-system/istiod", True),
+        ((), "istio-system/istiod-canary", True),
+        ((), "istio-system/ztunnel", False),
+        ((), "federation-system/federation-signer", True),
+        ((), "federation-system/federation-probe", False),
+        (("istio-system/*",), "istio-system/istiod", False),
+        (("shop/*",), "istio-system/istiod", True),
+    ],
+)
+def test_reserved_identities(reserved: tuple[str, ...], account: str, refused: bool) -> None:
+    caller = Caller(EAST, ServiceAccountRef(*account.split("/")), "pod-0", KEYS)
+    if not refused:
+        check_reserved(caller, config(ClusterPolicy(reserved=reserved)))
+        return
+    with pytest.raises(PolicyRefused) as raised:
+        check_reserved(caller, config(ClusterPolicy(reserved=reserved)))
+    assert raised.value.reason == "identity_reserved"
 
 
 def test_counters_and_the_histogram() -> None:

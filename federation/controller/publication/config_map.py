@@ -31,7 +31,7 @@ MERGE: Final = "application/merge-patch+json"
 LABEL: Final = "istio.io/config"
 
 MOST_EXTRA_KEYS: Final = 32
-MOST_MANAGED_BYTES: Final = 64 * 1024
+MOST_MANAGED_BYTES: Final = 768 * 1024
 """Of one object's managedFields. Beyond, its writers count as unknown: no API server keeps so much for a ConfigMap."""
 MOST_WRITERS: Final = 8
 MOST_CONTENT_BYTES: Final = 4 * 1024 * 1024

@@ -51,7 +51,7 @@ def sandbox(box: Box, name: str) -> SandboxCluster:
     return found
 
 
-async def command(box: Box, verb: str) -> tuple[int | None, list[str]]:
+async def command(box: Box, verb: str, *options: str) -> tuple[int | None, list[str]]:
     """Exit code and lines of a verb of the command line, asked of this hub."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -60,6 +60,7 @@ async def command(box: Box, verb: str) -> tuple[int | None, list[str]]:
         verb,
         "--url",
         box.status_url,
+        *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -140,7 +141,8 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
     for number in range(5):
         assert await three.wait_for_trust("east", f"team-{number}", limit=60)
     await three.wait_for("/api/v1/status", lambda s: not codes(s), what="nothing that needs attention")
-    assert (await command(three, "verify"))[0] == 0
+    code, lines = await command(three, "verify", "--wait", "60")
+    assert code == 0, lines
 
 
 def patches(cluster: SandboxCluster, number: int) -> int:

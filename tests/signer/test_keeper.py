@@ -15,6 +15,7 @@ from federation.core.errors import (
     AuthorityUnavailable,
     AuthorityUncertain,
     FederationError,
+    NotReady,
 )
 from federation.core.trust.rotation.effects import Orders
 from federation.signer.authorities import keeper as keeper_module
@@ -39,6 +40,7 @@ class Service:
 
     def __init__(self, *, tells: bool = True) -> None:
         self.tells = tells
+        self.ca = CA
         self.failing: Exception | None = None
         self.blind: FederationError | None = None
         self.hanging: asyncio.Event | None = None
@@ -57,7 +59,7 @@ class Service:
             await self.hanging.wait()
         if self.failing is not None:
             raise self.failing
-        return Answer(issued(wanted).der, (CA.certificate,))
+        return Answer(issued(wanted, self.ca).der, (self.ca.certificate,))
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -68,6 +70,7 @@ class Kept:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **services: Service) -> None:
         self.clock = VirtualClock(pki.NOW)
+        self.orders: Orders | None = None
         self.services = services
         monkeypatch.setattr(keeper_module, "make_authority", self._make)
         self.keeper = AuthorityKeeper(
@@ -77,6 +80,7 @@ class Kept:
             lifetime=lambda: 3600.0,
             hosts=lambda: (SERVER_NAME,),
             on_change=lambda: None,
+            orders=lambda: self.orders,
         )
         self.keeper.trust([CA.root])
 
@@ -227,6 +231,30 @@ async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_nam
         asked = service.asked
         await kept.clock.advance(3 * POLL)
         assert service.asked == asked, "once it is known, nothing is issued that nobody needs"
+
+
+async def test_a_back_end_that_only_a_leaf_tells_of_is_changed_on_its_own_side_and_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not asked for callers while it signs under another root, and found to be good again by itself."""
+    service, other = Service(tells=False), pki.intermediate("another", pki.root("another"))
+    kept = Kept(monkeypatch, first=service)
+    kept.orders = Orders(issuer=CA.certificate.sha256, root=CA.root.sha256)
+    anchors = (CA.root, other.root)
+    async with kept.running() as keeper:
+        keeper.trust(anchors)
+        await kept.until(lambda: bool(keeper.issuers))
+        assert choose(kept.orders, "east", [keeper], anchors) is keeper
+        service.ca = other
+        await kept.ask()  # what it returns is judged by who asked
+        assert keeper.issuers[0] == other.certificate
+        with pytest.raises(NotReady) as refused:
+            choose(kept.orders, "east", [keeper], anchors)
+        assert refused.value.reason == "authority_not_in_force"
+        service.ca = CA
+        await kept.clock.advance(POLL)
+        await kept.until(lambda: keeper.issuers[:1] == (CA.certificate,))
+        assert choose(kept.orders, "east", [keeper], anchors) is keeper
 
 
 async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before(

@@ -31,7 +31,7 @@ from federation.signer.authorities.guarded import GuardedAuthority, guard
 from federation.signer.authorities.interface import KeptAuthority
 from federation.signer.authorities.leaving import Leaving, under_way
 from federation.signer.authorities.trial import Trial, held_back, untried
-from federation.signer.in_force import exchange
+from federation.signer.in_force import exchange, not_in_force
 from federation.state.documents import AuthorityReport
 
 LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
@@ -275,10 +275,11 @@ class AuthorityKeeper:
     async def _prove(self) -> None:
         """Have the authority in use sign: on trial once for each intermediate, and where only a leaf tells its chain.
 
-        Orders name an intermediate, so that an authority with one that is not known would never be asked.
+        Orders name an intermediate, so that an authority with one that is not known would never be asked. Nor is one
+        that was seen to be under another root than the one in force: whether its back end was put back is tried here.
         """
         tried, issuers, proved = self.current, self.current.issuers, self.proved
-        if not tried.can_sign or (proved and issuers):
+        if not tried.can_sign or (proved and issuers and not self._departed(issuers)):
             return
         failed = await self._proves.run(tried, self._anchors)
         if tried is not self.current:
@@ -289,6 +290,13 @@ class AuthorityKeeper:
             if not proved:
                 _logger.info("the authority %s signs as it should", self.settings.authority.name)
                 self._on_change()
+
+    def _departed(self, issuers: Sequence[Certificate]) -> bool:
+        """Whether ``[signer.authority]`` is under another root than the one in force, and no rotation is under way."""
+        orders = self._orders()
+        if orders is None or orders.strict or self._on_trial or issuers[-1].sha256 == orders.root:
+            return False
+        return not_in_force(issuers, orders) is not None
 
     def _exchange(
         self, old: Sequence[Certificate], new: Sequence[Certificate]

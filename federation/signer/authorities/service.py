@@ -30,6 +30,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import encode_certificates
 from federation.core.pki.validity import LEAST_USEFUL_LIFE
 from federation.signer.authorities.interface import (
+    Answer,
     CertificateService,
     IssuedLeaf,
     LeafOrder,
@@ -106,7 +107,7 @@ class ServiceAuthority:
             self._doubt_confirmed(error)
             raise
         self._refused = None
-        if not self._issuers and answer.chain:
+        if answer.chain and (not self._issuers or self._signed_with_another(answer)):
             self._learn(answer.chain)
         return IssuedLeaf(answer.der, answer.chain or self._issuers, built_by_hub=False)
 
@@ -249,6 +250,11 @@ class ServiceAuthority:
         self._crl = self._judged_crl(view, path)
         if path != self._issuers:
             self._issuers = path
+
+    def _signed_with_another(self, answer: Answer) -> bool:
+        """Whether a service that tells its chain only with a leaf signs below another intermediate by now."""
+        tells = self._view is not None and bool(self._view.chain)
+        return not tells and self._issuers[0] not in answer.chain
 
     def _learn(self, chain: tuple[Certificate, ...]) -> None:
         """Take the chain that came with a leaf, where the service tells it only so; the leaf is judged elsewhere."""

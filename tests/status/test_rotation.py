@@ -696,7 +696,7 @@ def test_a_cluster_that_joins_behind_another_fault_is_told_still() -> None:
 
 def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_started() -> None:
     world = staged(world_in(State.RETIRED))
-    problem = "the authority in use cannot be told: its chain is not known"
+    problem = "the authority in use is not known, or of no use: its chain is not known"
     tell(world, plan(T, problem=problem, remedy="configure [signer.successor]"))
     assert world.leader is not None
     world.edit_leader(rotation=replace(world.leader.rotation, number=3, state="RETIRED"))

@@ -86,8 +86,9 @@ class Commands:
         for name, side in (("in use", old), ("to rotate to", new)):
             if isinstance(side, str):
                 raise OperationRefused(
-                    f"the authority {name} cannot be told: {side}",
-                    remedy="configure [signer.successor] and pin its root; `federation rotate plan` says more",
+                    f"the authority {name} is not known, or of no use: {side}",
+                    remedy="configure [signer.successor] and pin its root, or mend what is said of it;"
+                    " `federation authority check` says more",
                 )
         if isinstance(old, str) or isinstance(new, str):  # for the type checker: told above
             raise OperationRefused("a side is not known")

@@ -34,8 +34,9 @@ from tests.bench.rig import Child, child
 MOST_RATIO = 3.0
 BEGIN = 2.0  # seconds from an attack's first to its full strength
 LONGEST = 150.0  # seconds for one attack: an instrument that hangs says nothing
-LEAST_P99 = 0.010
-"""Seconds; below that a ratio says more about the machine's scheduler than about the hub."""
+LEAST_P99 = 0.020
+"""Seconds that count as the p99 at rest where it is less: within one run it is anything from 8 to 30 ms, as the
+scheduler of two cores has it, so that a ratio to less says nothing about the hub."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ async def page() -> AsyncIterator[Any]:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             opened = await browser.new_page()
-            opened.set_default_timeout(8000)
+            opened.set_default_timeout(30_000)  # a browser on a loaded machine takes its time
             opened.errors = []
             opened.on("pageerror", lambda error: opened.errors.append(str(error)))
             yield opened

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Final
 
 from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.bundle import TrustBundle
 from federation.state.documents import Generation, generation_key
+
+UNPINNED: Final = "generation_unpinned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def believe(
             f" remembers, never pinned, first {first.subject} ({first.sha256})",
             where=key,
             remedy="pin it in the configuration, or find out who wrote this generation",
-            reason="generation_unpinned",
+            reason=UNPINNED,
         )
     if bundle.pem != pem:
         raise InvalidValue(

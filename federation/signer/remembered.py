@@ -46,6 +46,10 @@ class RememberedPins:
         self._loaded = False
         self.known: frozenset[str] = frozenset()
 
+    def look_again(self) -> None:
+        """Have the next :meth:`load` read it all anew: another signer may know a pin that was here too short a time."""
+        self._loaded = False
+
     async def load(self) -> None:
         """Read what was remembered before this process began, once. Raises StateUnavailable.
 
@@ -72,7 +76,7 @@ class RememberedPins:
                 if key == self._key:
                     self._written = frozenset(table.anchors)
                 found |= {*table.anchors[:MOST_ANCHORS]}
-        self.known, self._loaded = frozenset(found), True
+        self.known, self._loaded = self.known | found, True
 
     async def keep(self, believed: Iterable[Certificate], pins: frozenset[str]) -> None:
         """Remember those anchors of the bundles in force that are pinned or were; forget every other one.

@@ -21,7 +21,7 @@ from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidValue, NotReady, StateUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.signer.believing import AcceptedTrust, believe
+from federation.signer.believing import UNPINNED, AcceptedTrust, believe
 from federation.signer.remembered import RememberedPins
 from federation.state.documents import Current, Generation, decode, generation_key
 from federation.state.store import StateStore
@@ -165,6 +165,8 @@ class TrustFollower:
             in_force = await self._look(current)
         except (StateUnavailable, InvalidValue) as error:
             self._fail(error)
+            if self._remembered is not None and error.reason == UNPINNED:
+                self._remembered.look_again()
             return
         if in_force is None:
             return

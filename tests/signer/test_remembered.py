@@ -69,6 +69,19 @@ async def test_a_pin_that_was_taken_out_is_believed_as_long_as_it_is_in_force(hu
     )
 
 
+async def test_a_pin_that_was_there_too_short_a_time_is_known_by_another_signer(hub: Remembering) -> None:
+    """It was read and published, and taken out before this signer looked at its configuration."""
+    await hub.put(await hub.write(1, B))
+    assert await hub.start() == 1
+    late = hub.follower
+    await hub.start("another", BOTH)
+    await hub.put(await hub.write(2, A, B))
+    await late.poll()
+    await late.poll()
+    assert late.accepted is not None
+    assert late.accepted.number == 2
+
+
 async def test_it_is_remembered_while_a_wave_still_gets_it(hub: Remembering) -> None:
     await hub.put(await hub.write(1, A, B))
     await hub.put(await hub.write(2, B), {"west": 1})

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Final
 
 from federation.core.trust.rotation import machine, signing
-from federation.core.trust.rotation.losses import losses
+from federation.core.trust.rotation.losses import losses, losses_without
 from federation.core.trust.rotation.machine import OperationRefused
 from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.unpinned import remove_now as remove_unpinned
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, ROOT_OF, SIDES
 from tests.core.trust.rotation.signing import LIFETIME, OF_THE_HUB, Leaf
 from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
@@ -113,6 +114,21 @@ def emergency(sim: Simulation, choice: int) -> None:
     if sim.book is not before:
         # A signer that cannot sign breaks no handshake: it would forgive what nothing foretells.
         told = losses(rotation, replace(world, signers={}), at=deadline, leaving_new=new)
+        sim.named = [*(sim.named or []), *told]
+        sim.tick()
+
+
+def remove_now(sim: Simulation, choice: int) -> None:
+    """An anchor whose pin is gone is removed whatever needs it; what is named beforehand is kept, as above."""
+    gone = [root for _, root in sorted(ROOT.items()) if root in sim.book.unpinned]
+    if not gone or not sim.watching:
+        return
+    world, anchor = sim.observe(), gone[choice % len(gone)]
+    clusters = frozenset(sim.book.unpinned[anchor].clusters)
+    told = losses_without(anchor, world, ROOT_OF, clusters=clusters)
+    before = sim.book
+    _try(sim, lambda book: remove_unpinned(book, world, anchor, author="operator", reason="stolen"))
+    if sim.book is not before:
         sim.named = [*(sim.named or []), *told]
         sim.tick()
 
@@ -258,6 +274,11 @@ def heal(sim: Simulation) -> None:
         for name, root in ROOT.items():
             if root in {rotation.old.root, rotation.new.root}:
                 pin(sim, "abcw".index(name), 0 if name in sim.staged else 1)
+    signs_under = SIDES[signing_side(sim)].root
+    if (
+        signs_under not in sim.roots()
+    ):  # somebody insisted on its removal: nothing is issued until it is pinned again
+        pin(sim, [ROOT[name] for name in "abcw"].index(signs_under), 1)
     for name in list(sim.book.quarantined):
         _try(sim, lambda book, name=name: machine.release(book, name))  # type: ignore[misc]
 

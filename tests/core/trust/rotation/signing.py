@@ -22,13 +22,17 @@ OF_THE_HUB: Final = frozenset(ISSUER.values()) - {ISSUER["w1"]}
 
 @dataclass(slots=True)
 class Store:
-    """What is persisted and shared. ``behind`` are clusters that keep an earlier generation, and which."""
+    """What is persisted and shared. ``behind`` are clusters that keep an earlier generation, and which.
+
+    ``remembered`` are the pins that each signer has had and that were in force; every signer reads them all.
+    """
 
     book: RotationBook
     generations: dict[int, frozenset[str]]
     orders: Orders = field(default_factory=Orders)
     in_force: int = 1
     behind: dict[str, int] = field(default_factory=dict)
+    remembered: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def meant_for(self, cluster: str) -> int:
         return self.behind.get(cluster, self.in_force)
@@ -61,7 +65,7 @@ class Signer:
     yet see the bound has persisted nothing that the signer does not see then. ``covered`` are the bounds
     behind which that reading succeeded; one that was persisted before it failed covers nothing.
 
-    ``pins`` are those of its own configuration as it runs it, ``remembered`` the persisted memory of them.
+    ``pins`` are those of its own configuration as it runs it.
 
     ``wished`` is the authority that is configured, or that its files hold by now; ``authority`` the one that this
     process has, as the signer's own rules decide (``signer/in_force.py``, ``signer/choosing.py``).
@@ -79,7 +83,6 @@ class Signer:
     covered: dict[Delivered, float] = field(default_factory=dict)
     begun: _Begun | None = None
     pins: frozenset[str] = frozenset(ROOT.values())
-    remembered: frozenset[str] = frozenset()
     door_refused: bool = False  # by new connections
     wished: str = CONFIGURED
     authority: str = CONFIGURED
@@ -93,14 +96,16 @@ class Signer:
 
     def _believe(self, store: Store) -> None:
         """Take up what is in force where its own configuration pins all of it, or did; remember what it pins of it."""
-        memory = frozenset[str]() if "remembered" in self.without else self.remembered
+        memory = frozenset[str]().union(*store.remembered.values())
+        if "remembered" in self.without:
+            memory = frozenset()
         if not store.generations[store.in_force] <= self.pins | memory:
             return
         self.generation = store.in_force
         held = frozenset[str]().union(
             *(store.generations[number] for number in (store.in_force, *store.behind.values()))
         )
-        self.remembered = held & (self.pins | self.remembered)
+        store.remembered[self.name] = held & (self.pins | memory)
 
     def crash(self) -> None:
         self.up, self.begun, self.covered = False, None, {}

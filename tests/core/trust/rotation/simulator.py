@@ -105,6 +105,8 @@ class Simulation:
             Signer(f"signer-{i}", clock, self.without)
             for i, clock in enumerate((0.0, half, -half)[: self.replicas])
         ]
+        for signer in self.signers:
+            signer.poll(self.store)
         for i in range(self.clusters):
             self.members[NAMES[i]] = Member(NAMES[i], [1, 1])
         for number in range(self.clusters):  # each begins with a control plane that works
@@ -461,7 +463,7 @@ class Simulation:
         was, rotation = before.rotation, self.book.rotation
         if was is None or rotation is None or len(rotation.history) == len(was.history):
             return
-        if self.refused and not rotation.paused:
+        if self.refused and not rotation.paused and self.named is None:
             self.faults.append(f"c: {was.state} was left while a configuration is refused")
         if rotation.state in {State.CANARY, State.ACTIVE} and rotation.new.root not in self.pins:
             self.faults.append(f"p: {rotation.state} signs under a root that is not pinned any more")

@@ -98,12 +98,12 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "release": (3, lambda sim, x, _: operators.release(sim, x)),
     "register": (2, lambda sim, x, y: operators.register(sim, x, y)),
     "unregister": (1, lambda sim, x, _: operators.unregister(sim, x)),
-    "unpin": (2, lambda sim, x, _: operators.unpin(sim, x)),
+    "unpin": (1, lambda sim, x, _: operators.unpin(sim, x)),
     "pin": (3, lambda sim, x, y: operators.pin(sim, x, y)),
     "replace_pin": (1, lambda sim, x, y: operators.replace_pin(sim, x, y)),
     "configure": (4, lambda sim, x, _: operators.configure(sim, x)),
     "refuse_configuration": (1, lambda sim, x, _: operators.refuse(sim, x)),
-    "mend_configuration": (4, lambda sim, *_: operators.mend(sim)),
+    "mend_configuration": (8, lambda sim, *_: operators.mend(sim)),
     "take_out_authorities": (1, lambda sim, *_: operators.take_out_authorities(sim)),
     "settle": (1, lambda sim, *_: sim.settle()),
     "drop": (2, lambda sim, *_: sim.drop()),
@@ -118,13 +118,16 @@ OF_AUTHORITIES: Final[dict[str, tuple[int, Event]]] = {
 """Edits of what signers are to sign with, as :data:`EVENTS`."""
 
 EMERGENCY: Final = "emergency"
+REMOVAL: Final = "remove_now"
 FAVOUR: Final = 8
 
 
 def event(sim: Simulation, name: str, x: int, y: int) -> None:
-    """One event of :data:`EVENTS`, or an emergency."""
+    """One event of :data:`EVENTS`, an emergency, or a removal whatever needs it."""
     if name == EMERGENCY:
         operators.emergency(sim, x)
+    elif name == REMOVAL:
+        operators.remove_now(sim, x)
     else:
         (EVENTS | OF_AUTHORITIES)[name][1](sim, x, y)
 
@@ -151,7 +154,7 @@ def walk(
     names = list(events)
     weights = [weight * (FAVOUR if name in favour else 1) for name, (weight, _) in events.items()]
     if emergencies:
-        names, weights = [*names, EMERGENCY], [*weights, 2]
+        names, weights = [*names, EMERGENCY, REMOVAL], [*weights, 2, 2]
     trace: list[str] = []
     for name in random.choices(names, weights, k=steps):
         x, y = random.randrange(256), random.randrange(256)

@@ -63,7 +63,7 @@ def test_long_walks(part: int) -> None:
     """And all of it was walked through: no state is a place where nothing was checked."""
     seen: Counter[State] = Counter()
     for seed in range(part * SEEDS, (part + 1) * SEEDS):
-        seen += walk(seed, 150, authorities=seed % 2 == 1).seen
+        seen += walk(seed, 180, authorities=seed % 2 == 1).seen
     assert seen.keys() == set(State) - {State.EMERGENCY}
     assert min(seen.values()) > SEEDS, seen
 

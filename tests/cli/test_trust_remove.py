@@ -24,6 +24,7 @@ from federation.status.server import serve
 from tests.cli.asking import run_verb
 from tests.status.rotations import deciding, hold, tell
 from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
+from tests.support.seals import SEAL
 
 WAITS = ConditionReport(
     name="own_issuers",
@@ -60,7 +61,7 @@ async def hub(
     store = CountingStore(directory / "state", clock)
     await store.put(shown.snapshot())
     config = FixedConfig(shown.config)
-    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock))
+    app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
         deciding(store, lambda _: answer) as heard,

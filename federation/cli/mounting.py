@@ -60,6 +60,7 @@ def operations(
         operations={PATH: {"post": told}},
         schemas=[OperationRequest, OperationView],
         accepts=api.accepts,
+        with_token=api.takes_token,
     )
 
 

@@ -113,6 +113,10 @@ class OperationsApi:
             return self._may_operate(request)
         return status.read_token_file is None and is_local(request)
 
+    def takes_token(self) -> bool:
+        """Whether a token is configured whose bearer may operate."""
+        return self._config.current.status.operate_token_file is not None
+
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Hand an operation in and wait for what becomes of it: 200 done, 409 refused, with the operation."""
         try:

@@ -191,8 +191,12 @@ class _Api:
     async def operations(self, request: web.Request) -> web.StreamResponse:
         snapshot, _ = await self._source.read()
         operations = [operation_view(operation) for operation in snapshot.operations]
-        accepted = self._mounted.accepts(request)
-        return answer(request, msgspec.json.encode(Operations(accepted=accepted, operations=operations)))
+        view = Operations(
+            accepted=self._mounted.accepts(request),
+            with_token=self._mounted.with_token(),
+            operations=operations,
+        )
+        return answer(request, msgspec.json.encode(view))
 
 
 def _no_bundle() -> web.Response:

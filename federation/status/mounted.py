@@ -18,7 +18,7 @@ class Mounted:
 
     ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
     objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
-    ``accepts`` says whether that caller could use the routes at all.
+    ``accepts`` says whether that caller could use the routes at all, ``with_token`` whether another token would do it.
     """
 
     routes: Sequence[web.RouteDef] = ()
@@ -26,6 +26,7 @@ class Mounted:
     operations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schemas: Schemas = ()
     accepts: Callable[[web.Request], bool] = lambda _: False
+    with_token: Callable[[], bool] = lambda: False
 
 
 NOTHING = Mounted()

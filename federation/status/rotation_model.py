@@ -265,7 +265,11 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operations(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of ``/api/v1/operations``, newest first. ``accepted``: whether this caller could ask for one."""
+    """Answer of ``/api/v1/operations``, newest first.
+
+    ``accepted`` says whether this caller could ask for one, ``with_token`` whether the bearer of a token could.
+    """
 
     accepted: bool
+    with_token: bool = False
     operations: list[OperationView]

@@ -266,7 +266,7 @@ async def test_a_takeover_that_comes_too_early_exits_1_with_what_to_do_first(
     assert [operation.arguments["cluster"] for operation in heard] == ["west", "wset"]
     assert "takeover: REFUSED: west still keeps a CA that is not accepted" in early
     assert "do: accept it first: `federation trust list` names it" in early
-    assert "no cluster is registered as 'wset'\ndo: name a registered cluster" in unknown
+    assert "no cluster is registered as 'wset'\ndo: did you mean west?" in unknown
 
 
 def test_the_help_of_a_takeover_says_what_it_declares_and_when(capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,7 @@ async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> No
                 and r.clusters["west"].publication.current > 0
             )
         )
-    assert "apply manifests/member" in report.clusters["west"].probe_detail
+    assert "apply manifests/member" in report.clusters["west"].probe_remedy
 
 
 async def test_a_leaf_of_an_unpinned_authority_fails_with_words(two: World) -> None:

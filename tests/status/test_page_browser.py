@@ -232,6 +232,8 @@ async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
         rotate(hub.world, State.SOAKED, met("matrix"), paused="the canary failed", automatic=False)
         await hub.settle()
         await page.goto(hub.url)
+        await page.get_by_role("button", name="Operate").click()
+        assert await page.get_by_role("button", name="Advance").count() == 0, "who reads does not operate"
         await page.fill("#token", READ_TOKEN)
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Advance").click()
@@ -241,7 +243,7 @@ async def test_an_operation_has_to_be_typed_and_says_what_became_of_it(
         await page.fill("#operate-confirm", "rotation 3")
         await page.click("#operate-go")
         await page.locator("#operate-outcome", has_text="advance: done").wait_for()
-        assert [(o.verb, o.author) for o in heard] == [("advance", "status token, from 127.0.0.1")]
+        assert [(o.verb, o.author) for o in heard] == [("advance", "operate token, from 127.0.0.1")]
         assert await page.is_disabled("#operate-go"), "once is enough"
         await page.get_by_role("button", name="Abort").click()
         await page.fill("#operate-reason", "wrong name")

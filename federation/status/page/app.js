@@ -50,8 +50,11 @@ async function ask() {
   }
 }
 
-function askForToken() {
-  $("token-why").textContent = token ? "That token was not accepted." : "It is kept in this tab until you close it, and sent to this hub only.";
+const KEPT = "It is kept in this tab until you close it, and sent to this hub only.";
+const askToOperate = () => askForToken(`You may read. To operate, give the operate token; it reads as well. ${KEPT}`);
+
+function askForToken(why = token ? "That token was not accepted." : KEPT) {
+  $("token-why").textContent = why;
   token = stored("");
   state.status = null;
   operate.close();
@@ -93,7 +96,7 @@ function render() {
   show("attention", [s.attention, minute], () => sections.attention(s, now));
   $("attention-title").textContent = s.attention.length ? `Needs attention (${s.attention.length})` : "Needs attention";
   $("rotation").hidden = !shownAtAll(s, state.operations);
-  show("rotation", [s.rotation, s.rotation_plan, s.quarantined, s.clusters.map((c) => c.connection.state), state.operations, Math.floor(now / 10000)], () => rotation(s, state.operations, now, operate.prepare));
+  show("rotation", [s.rotation, s.rotation_plan, s.quarantined, s.clusters.map((c) => c.connection.state), state.operations, Math.floor(now / 10000)], () => rotation(s, state.operations, now, operate.prepare, askToOperate));
   show("clusters", [s.clusters, state.find, state.onlyTroubled, Math.floor(now / 10000)], () => sections.clusters(s, now, state));
   if (state.shown.get("matrix") !== JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons])) {
     state.shown.set("matrix", JSON.stringify([s.matrix.clusters, s.matrix.rows, s.matrix.reasons]));

@@ -1,5 +1,6 @@
 // The rotation: its steps, the gate with its evidence, who is left out, what has been, what was asked for.
-// Nodes out, nothing kept; `ask` is called with the operation that a button stands for.
+// Nodes out, nothing kept; `ask` is called with the operation that a button stands for, `identify` by a reader who
+// wants to operate.
 
 import { ago, badge, duration, el, number, plural, short, table } from "./dom.js";
 
@@ -13,7 +14,7 @@ export function shownAtAll(status, operations) {
   return Boolean(status.rotation || status.rotation_problem || status.rotation_plan?.new || status.quarantined.length || operations?.operations.length);
 }
 
-export function rotation(status, operations, now, ask) {
+export function rotation(status, operations, now, ask, identify) {
   const { rotation: r, quarantined } = status;
   const may = Boolean(operations?.accepted);
   return [
@@ -25,6 +26,7 @@ export function rotation(status, operations, now, ask) {
     r?.deadline ? losses(r) : "",
     !r?.under_way ? leftToDo(status) || plan(status.rotation_plan) : "",
     may ? buttons(status, ask) : "",
+    !may && operations?.with_token ? el("p", { class: "buttons" }, button("Operate …", identify)) : "",
     quarantined.length ? [el("h3", {}, "Quarantined"), out(quarantined, may, now, ask)] : "",
     r ? sides(r) : "",
     r ? history(r) : "",

@@ -92,7 +92,9 @@ async def _metrics(box: Box, token: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("token", "mode", "says"), [("open-sesame", 0o600, "too weak"), (secrets.token_hex(16), 0o644, "chmod")]
+    ("token", "mode", "says"),
+    [("open-sesame", 0o600, "too weak"), (secrets.token_hex(16), 0o644, "chmod")],
+    ids=["weak", "open"],
 )
 async def test_a_hub_does_not_start_with_a_token_that_is_weak_or_open(
     box: Box, tmp_path: Path, token: str, mode: int, says: str

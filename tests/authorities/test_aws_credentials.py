@@ -228,11 +228,14 @@ async def test_tls_by_an_own_ca_and_by_no_other(tmp_path: Path, monkeypatch: pyt
         config = await world.private_ca()
         trusting = replace(config, aws=replace(config.aws, ca_file=tmp_path / "root.pem"))
         assert (await looked_at(world, trusting)).state == "ready"
-        for ca_file in (None, tmp_path / "missing.pem"):
+        for ca_file, reason, remedy in (
+            (None, "tls", "ca_file"),
+            (tmp_path / "missing.pem", "file_unreadable", "mount it where the configuration says"),
+        ):
             other = replace(config, aws=replace(config.aws, ca_file=ca_file))
             report = await looked_at(world, other)
-            assert (report.state, report.reason) == ("unavailable", "tls")
-            assert "ca_file" in report.remedy
+            assert (report.state, report.reason) == ("unavailable", reason)
+            assert remedy in report.remedy
 
 
 async def test_a_look_that_is_answered_by_nobody(world: World, tmp_path: Path) -> None:

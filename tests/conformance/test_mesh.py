@@ -57,6 +57,7 @@ async def test_three_by_three_namespaces_talk_under_strict_mutual_tls(tmp_path: 
 
 
 async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
+    """istio-csr takes another CA at once. Here that is a rotation: ``e2e/test_edits_of_authorities.py`` goes on."""
     async with running(tmp_path) as box:
         workload = await box.workload("east", "shop", "frontend")
         before = await workload.renew()
@@ -66,19 +67,18 @@ async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
         box.write_config()
         both = await renewed_until(workload, lambda held: len(held.trust) == 2)
         assert both.chain[1] == first.intermediate
+        assert set(both.trust) == {first.root, second.root}
+        assert handshake(client=credential(workload, before), server=credential(workload, both))
+        assert handshake(client=credential(workload, both), server=credential(workload, before))
         box.ca, box.extra_anchors[:] = second, [first.directory / "root.pem"]
         box.write_config()
-        after = await renewed_until(workload, lambda held: held.chain[1] == second.intermediate)
-        assert set(after.trust) == {first.root, second.root}
-        old, new = credential(workload, both), credential(workload, after)
-        assert handshake(client=old, server=new)
-        assert handshake(client=new, server=old)
-        box.extra_anchors.clear()
-        box.write_config()
-        last = await renewed_until(workload, lambda held: len(held.trust) == 1)
-        assert last.trust == (second.root,)
-        with pytest.raises(HandshakeError):
-            handshake(client=credential(workload, before), server=credential(workload, last))
+        await box.wait_for(
+            "/api/v1/status",
+            lambda answer: "authority_not_in_force" in {found["code"] for found in answer["attention"]},
+        )
+        after = await workload.renew()
+        assert after.chain[1] == first.intermediate, "an edit changes nothing about who signs"
+        assert handshake(client=credential(workload, after), server=credential(workload, before))
 
 
 @pytest.mark.parametrize("kind", [KeyKind.EC_P384, KeyKind.RSA_2048])

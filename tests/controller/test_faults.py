@@ -78,6 +78,7 @@ async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -
     async with two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
         west = two.clusters["west"]
+        await eventually(lambda: two.held("west", "default") is not None)
         await west.down()
         await two.until(lambda r: state(r) == ("unavailable", "unreachable"))
         west.create_namespace("new")
@@ -115,6 +116,7 @@ async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: Wo
     west = two.clusters["west"]
     async with two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
+        await eventually(lambda: two.held("west", "default") is not None)
         with west.faults.inject(Silence()):
             west.delete("configmaps", "default", NAME)
             await eventually(lambda: two.held("west", "default") is not None, limit=20)

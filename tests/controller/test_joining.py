@@ -361,12 +361,14 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
 
 
 async def merged(world: World) -> str:
-    """The bundle of the hub's root and of one that is accepted, once it is in force."""
+    """The bundle of the hub's root and of one that is accepted, once the controller goes by it."""
     generation = await in_force(world.store)
     async with asyncio.timeout(60):
         while generation is None or generation.bundle_pem.count("BEGIN CERTIFICATE") != 2:
             await asyncio.sleep(0.05)
             generation = await in_force(world.store)
+    number = generation.number
+    await world.until(lambda r: r.generation == number)
     return generation.bundle_pem
 
 

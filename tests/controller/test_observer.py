@@ -27,6 +27,7 @@ from federation.state.documents import (
     HorizonRow,
     HorizonTable,
     Matrix,
+    SignerDoorReport,
     SignerReport,
     encode,
 )
@@ -179,7 +180,7 @@ async def test_a_signer_whose_report_cannot_be_used_is_ready_with_nothing(
     await store.write("signers/bad", data)
     found = await Observer(store).signers(NOW)
     assert sorted(found) == ["bad", "good"], "no report speaks for another signer"
-    facts = signer_facts(found["bad"])
+    facts = signer_facts(found["bad"], SignerDoorReport(replica="bad"))
     assert facts.ready_with == {UNKNOWN_ISSUER}
     assert "signers/bad" in facts.detail
 

@@ -261,8 +261,10 @@ async def test_a_back_end_whose_issuer_is_changed_on_its_own_side(tmp_path: Path
             assert report.violations == 0, "it did nothing that it must never do"
             assert not hub.role.report().ready
             asked = server.count("pki/issuer/default/sign/mesh-workload")
-            assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.UNAVAILABLE
-            assert server.count("pki/issuer/default/sign/mesh-workload") == asked, "and is not asked any more"
+            for _ in range(20):
+                assert (await hub.ask("east", token, trust=trust)).code is grpc.StatusCode.UNAVAILABLE
+            asked = server.count("pki/issuer/default/sign/mesh-workload") - asked
+            assert asked < 10, "only to see whether it was put back, and for no caller any more"
 
             server.pki.issuers["default"] = first
             await eventually(lambda: report_of(hub).state == "ready", describe=lambda: report_of(hub))

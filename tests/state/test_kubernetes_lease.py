@@ -50,7 +50,7 @@ class Candidate:
 
     async def settled(self) -> None:
         """Wait until nothing is on its way to the API server."""
-        for _ in range(400):
+        for _ in range(4000):
             lost = self.leadership is not None and not self.leadership.held
             if self.clock.sleeping or self._task.done() or lost:
                 return

@@ -344,7 +344,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
         assert "federation clusters join west" in report.clusters["west"].remedy
         assert report.clusters["west"].publication.joining == 2
         assert two.held("west", "default") == own.pem.decode(), "who has written it would put it back"
-        serve(two, "west", await merged(two))
+        serve(two, "west", await merged(two, replica="two"))
         generation = await two.published(replica="two")
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
         await two.until(lambda r: r.matrix.valid == 2 and not r.proposals, replica="two")
@@ -360,7 +360,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
             )
 
 
-async def merged(world: World) -> str:
+async def merged(world: World, *, replica: str = "one") -> str:
     """The bundle of the hub's root and of one that is accepted, once the controller goes by it."""
     generation = await in_force(world.store)
     async with asyncio.timeout(60):
@@ -368,7 +368,7 @@ async def merged(world: World) -> str:
             await asyncio.sleep(0.05)
             generation = await in_force(world.store)
     number = generation.number
-    await world.until(lambda r: r.generation == number)
+    await world.until(lambda r: r.generation == number, replica=replica)
     return generation.bundle_pem
 
 

@@ -91,7 +91,7 @@ async def test_a_large_content_is_read_in_slices() -> None:
     async with tenant() as west, pauses() as seen:
         digest = west.writes(text)
         await until(lambda: west.reading.of(digest))
-    assert seen.longest < 0.03, "all at once it takes ten times that"
+    assert seen.longest < 0.1, "all at once it takes three times that"
 
 
 async def test_contents_that_change_faster_than_they_are_read_are_left_out() -> None:
@@ -120,8 +120,9 @@ async def test_more_contents_than_are_read_of_one_member_are_its_problem() -> No
         west.held = set(list(west.held)[-2:])
         for digest in west.held:
             west.reading.of(digest)
-        await until(lambda: all(west.reading.of(digest) for digest in west.held))
-        assert west.reading.problem is None
+        await until(
+            lambda: all(west.reading.of(digest) for digest in west.held) and west.reading.problem is None
+        )
 
 
 async def test_certificates_are_counted_not_only_contents() -> None:
@@ -145,7 +146,7 @@ async def test_a_cluster_that_joins_with_thousands_of_roots_costs_no_other_its_t
             meta = {"name": NAME, "labels": {"istio.io/config": "true"}}
             west.create("configmaps", {"metadata": meta, "data": {KEY: text}}, namespace=f"team-{number}")
         async with pauses() as seen, world.controller():
-            await world.until(lambda report: report.clusters["west"].reason == "joining")
+            await world.until(lambda report: report.clusters["west"].publication.joining >= 299)
             used, began = time.thread_time(), time.monotonic()
             await asyncio.sleep(6)
             share = (time.thread_time() - used) / (time.monotonic() - began)

@@ -296,7 +296,7 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
     async with two.controller("two"):
         await two.until(lambda r: r.clusters["west"].reason == "joining", replica="two")
         two.accept(own, "west")
-        bundle = await merged(two)
+        bundle = await merged(two, replica="two")
         await two.until(
             lambda r: "federation clusters join" in r.clusters["west"].trust_bundle.remedy, replica="two"
         )

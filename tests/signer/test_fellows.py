@@ -87,3 +87,16 @@ def test_what_a_caller_holds_is_known_until_it_is_forgotten() -> None:
         memory.issued(("east", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
     assert memory.held(first) is None
     assert abs(memory.lifetime - 3600) < 1
+
+
+def test_no_member_makes_another_s_callers_be_forgotten_or_their_leaves_seem_short() -> None:
+    """Promise 7: a hostile member that asks for ever more changes nothing of what is known of others."""
+    memory = Renewals(timedelta(hours=24), most=100)
+    honest = [("east", "shop/cart", f"cart-{number}") for number in range(50)]
+    for caller in honest:
+        memory.issued(caller, at=pki.NOW, not_after=pki.NOW + timedelta(hours=24))
+    for number in range(2_000):
+        memory.issued(("west", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(seconds=60))
+    assert all(memory.held(caller) is not None for caller in honest)
+    assert sum(memory.held(("west", "x", str(number))) is not None for number in range(2_000)) == 50
+    assert memory.lifetime > timedelta(hours=12).total_seconds(), "each member counts once"

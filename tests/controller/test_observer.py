@@ -15,13 +15,17 @@ from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observed import Proved, signer_facts
 from federation.controller.rotation.observer import Observer, worst_of
 from federation.controller.rotation.operations import OperationDesk
+from federation.core.config.members import LONGEST_TTL
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
-from federation.core.errors import StateUnavailable
-from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
+from federation.core.errors import InvalidValue, StateUnavailable
+from federation.core.identity import ClusterName
+from federation.core.trust.horizons import ANY_REMOVED, UNKNOWN_ISSUER, Delivered
 from federation.core.trust.rotation.consumers import time_of
-from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.world import ClusterFacts
+from federation.core.trust.rotation.gates import gate, trusts
+from federation.core.trust.rotation.losses import losses
+from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.trust.rotation.world import ClusterFacts, World
 from federation.state.documents import (
     Current,
     HorizonRow,
@@ -157,8 +161,34 @@ async def test_unknown_bounds_reach_as_far_as_any_leaf_of_any_cluster(config: Hu
     assert worst_of(config, NOW) == {
         Delivered("east", UNKNOWN_ISSUER, 0): NOW + 3600 + 900,
         Delivered("west", UNKNOWN_ISSUER, 0): NOW + 86400 + 900,
+        Delivered(ANY_REMOVED, UNKNOWN_ISSUER, 0): NOW + LONGEST_TTL + 900,
     }
     assert worst_of(replace(config, clusters=()), NOW), "that nobody is registered opens no gate"
+
+
+def test_unknown_bounds_count_for_clusters_that_are_registered_no_more(config: HubConfig) -> None:
+    """Promise 4: what the table held of a removed cluster is lost with it, and others still talk to its workloads."""
+    with pytest.raises(InvalidValue):
+        ClusterName(ANY_REMOVED)  # no registered one is taken for it
+    counted = worst_of(config, NOW, gone=["north"])
+    assert counted[Delivered("north", UNKNOWN_ISSUER, 0)] == NOW + LONGEST_TTL + 900, (
+        "its policy is forgotten"
+    )
+    sides = Side(root="a" * 64, intermediate="1" * 64), Side(root="b" * 64, intermediate="2" * 64)
+    rotation = Rotation(
+        number=1, trust_domain="mesh.example", state=State.PUBLISHING, since=0.0, old=sides[0], new=sides[1],
+        author="test", reason="test", automatic=True, soak=1.0,
+    )  # fmt: skip
+    taken_out = {name: Quarantine(reason="burnt", author="test", since=NOW) for name in ("east", "west")}
+    book = RotationBook(rotation=rotation, quarantined=taken_out)
+    world = World(
+        now=NOW, clusters={name: ClusterFacts(held=None) for name in taken_out}, horizons=counted, in_force=1,
+        generations={1: frozenset({"a" * 64, "b" * 64})},
+    )  # fmt: skip
+    for verdict in (gate(book, world), trusts(book, world, frozenset({"a" * 64}))):
+        late = {c.cluster for c in verdict.unmet if c.name == "leaves"}
+        assert late == {"north", ANY_REMOVED}, "no gate opens over leaves that nobody knows of"
+    assert {loss.cluster for loss in losses(rotation, world, at=NOW)} >= {"north", ANY_REMOVED}
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ class RotationDriver:
             provided=provided(seen.clusters),
             longest={str(c.name): _earlier_life(c) for c in config.clusters},
         )
-        horizons = await self._observer.horizons(worst_of(config, now.timestamp()))
+        horizons = await self._observer.horizons(worst_of(config, now.timestamp(), gone=arrivals.gone))
         numbers = {delivered.generation for delivered in horizons}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))

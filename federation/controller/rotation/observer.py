@@ -8,14 +8,21 @@ nothing, and where it is not known how far a signer's leaves reach, every gate t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from federation.controller.generations import GENERATIONS, bundle_of
+from federation.core.config.members import LONGEST_TTL
 from federation.core.config.model import HubConfig
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.trust.horizons import LONGEST_STEP, UNKNOWN_ISSUER, Delivered, merged
+from federation.core.trust.horizons import (
+    ANY_REMOVED,
+    LONGEST_STEP,
+    UNKNOWN_ISSUER,
+    Delivered,
+    merged,
+)
 from federation.state.damage import StateDamaged, damaged
 from federation.state.documents import Generation, HorizonRow, HorizonTable, SignerReport, decode
 from federation.state.liveness import is_heard_of
@@ -171,12 +178,15 @@ def _check(row: HorizonRow, key: str) -> None:
         raise damaged(f"a leaf is to live until {row.until:g}, which is no instant", key=key, where=key)
 
 
-def worst_of(config: HubConfig, now: float) -> dict[Delivered, float]:
+def worst_of(config: HubConfig, now: float, *, gone: Iterable[str] = ()) -> dict[Delivered, float]:
     """The leaves of a signer of whom nothing is known: of any issuer, delivered with nothing, and as long as any.
 
-    Like those of a CA that goes on issuing: their end moves on with the time.
+    Like those of a CA that goes on issuing: their end moves on with the time. Its leaves may as well be of clusters
+    that are registered no more: of those in ``gone``, and of others whose name nobody knows by now
+    (:data:`ANY_REMOVED`). What their policy allowed is not known either, so they live as long as any policy allows.
     """
-    longest = {str(cluster.name): cluster.policy.longest_ttl for cluster in config.clusters} or {"": 0.0}
+    longest = {ANY_REMOVED: LONGEST_TTL} | dict.fromkeys(gone, LONGEST_TTL)
+    longest |= {str(cluster.name): cluster.policy.longest_ttl for cluster in config.clusters}
     return {
         Delivered(name, UNKNOWN_ISSUER, UNKNOWN_GENERATION): now + ttl + LONGEST_STEP
         for name, ttl in longest.items()

@@ -14,6 +14,9 @@ from typing import Final
 UNKNOWN_ISSUER: Final = ""
 """Stands for a leaf whose issuer could not be known before it was issued; every gate counts it as the worst."""
 
+ANY_REMOVED: Final = "(any removed cluster)"
+"""Stands for clusters that are registered no more and whose names a table held that cannot be read; no name is so."""
+
 SHORTEST_STEP: Final = 5.0
 LONGEST_STEP: Final = 900.0  # seconds: with leaves of a day a bound is written four times an hour
 STEPS_IN_A_LIFE: Final = 16.0

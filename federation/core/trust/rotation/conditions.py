@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from msgspec.structs import replace
-
 from federation.core.trust.horizons import UNKNOWN_ISSUER, alive
 from federation.core.trust.rotation.consumers import (
-    NOT_REGISTERED,
     consumers,
+    delivered_in_removed,
     delivered_with,
     earlier,
     earlier_in_removed,
@@ -103,9 +101,7 @@ def leaves_with_both(book: RotationBook, rotation: Rotation, world: World) -> It
     late = leaves_without(roots, world)
     for name, _ in consumers(book, world):
         yield from delivered_with(name, roots, late)
-    for name in sorted(late.keys() - world.clusters.keys() - book.quarantined.keys()):
-        for condition in delivered_with(name, roots, late):
-            yield replace(condition, detail=f"{NOT_REGISTERED}; {condition.detail}")
+    yield from delivered_in_removed(book, world, roots, late)
 
 
 def none_earlier(book: RotationBook, _: Rotation, world: World) -> Iterator[Condition]:

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from federation.core.trust.horizons import alive
+from msgspec.structs import replace
+
+from federation.core.trust.horizons import ANY_REMOVED, alive
 from federation.core.trust.rotation.record import Condition, RotationBook
 from federation.core.trust.rotation.world import ClusterFacts, World
 
 NOT_REGISTERED: Final = "it is not registered any more, and others still talk to its workloads"
+NOT_KNOWN: Final = "a table that cannot be read may hold some, and others still talk to their workloads"
 
 
 def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFacts]]:
@@ -75,6 +78,16 @@ def delivered_with(
         )
         for generation, until in sorted(late[name].items())
     ]
+
+
+def delivered_in_removed(
+    book: RotationBook, world: World, roots: frozenset[str], late: Mapping[str, Mapping[int, float]]
+) -> Iterator[Condition]:
+    """The same for clusters that are not registered any more, but for those that were quarantined before."""
+    for name in sorted(late.keys() - world.clusters.keys() - book.quarantined.keys()):
+        why = NOT_REGISTERED if name != ANY_REMOVED else NOT_KNOWN
+        for condition in delivered_with(name, roots, late):
+            yield replace(condition, detail=f"{why}; {condition.detail}")
 
 
 def in_force(roots: frozenset[str], world: World) -> Condition:

@@ -18,6 +18,7 @@ from federation.core.trust.rotation.alive import renewing
 from federation.core.trust.rotation.conditions import waits_for_its_wave
 from federation.core.trust.rotation.consumers import (
     consumers,
+    delivered_in_removed,
     delivered_with,
     earlier,
     held,
@@ -113,6 +114,8 @@ def trusts(
         found += [] if "webhooks_settled" in without else webhooks_settled(name, facts, world, since=since)
         found += [] if "leaves" in without else delivered_with(name, roots, late)
         found += [] if "earlier" in without else [earlier(name, facts, world)]
+    if "leaves" not in without:
+        found += delivered_in_removed(book, world, roots, late)
     return Verdict(tuple(found))
 
 

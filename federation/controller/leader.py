@@ -20,6 +20,7 @@ from federation.controller.proof.arrival import Aim, Arrival
 from federation.controller.proof.door import SignerDoor, door_address
 from federation.controller.proof.participants import Absent, ContentReader, Participant
 from federation.controller.proof.prove import prove
+from federation.controller.proof.standing import standing
 from federation.controller.publication.reading import ReadContent
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.joining import awaited
@@ -110,8 +111,8 @@ class Leader:
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
-        self.matrix = Matrix()
         self._proved = Proved(Matrix(), {})
+        self._proved_with: dict[str, frozenset[str]] = {}  # the contents of each cluster, by SHA-256
         self._updating = asyncio.Lock()
         self.rotation = RotationDriver(store, clock, lambda: leadership.held, seal, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.held)
@@ -216,7 +217,7 @@ class Leader:
             )
         return Seen(
             clusters=clusters,
-            proved=self._proved,
+            proved=replace(self._proved, matrix=self.matrix),
             roots=self.sources.roots,
             current=self.trust.current,
             unwritten=self.sources.unwritten,
@@ -323,11 +324,24 @@ class Leader:
             for party in parties
             if isinstance(party, Participant)
         }
-        self.matrix = await prove(
-            parties, generation=self.trust.generation, anchors=self.trust.anchors, at=at
-        )
-        held = {party.cluster: party.held for party in parties if isinstance(party, Participant)}
-        self._proved = Proved(self.matrix, issuers, held)
+        matrix = await prove(parties, generation=self.trust.generation, anchors=self.trust.anchors, at=at)
+        present = [party for party in parties if isinstance(party, Participant)]
+        self._proved = Proved(matrix, issuers, {party.cluster: party.held for party in present})
+        self._proved_with = {
+            party.cluster: frozenset(content.sha256 for content in party.contents) for party in present
+        }
+
+    @property
+    def matrix(self) -> Matrix:
+        """What was proved last, as far as each cluster still holds what it was proved with."""
+        doubts: dict[str, str] = {}
+        members = {str(name): member for name, member in self._members.current.items()}
+        for cluster, contents in self._proved_with.items():
+            member = members.get(cluster)
+            why = member.unproved(contents) if member is not None else "not read back: it is set up anew"
+            if why:
+                doubts[cluster] = why
+        return standing(self._proved.matrix, doubts)
 
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""

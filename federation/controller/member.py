@@ -636,6 +636,21 @@ class Member:
         held = target.generation if target is not None and everywhere else 0
         return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, held)
 
+    def unproved(self, proved: frozenset[str]) -> str:
+        """Why a proof with these contents (SHA-256) says nothing of what is held by now; empty where it does."""
+        if not self._watch.fresh:
+            health = self._derive_health()
+            return f"not read back: {health.detail or health.reason or 'its watches are silent'}"
+        counted, bundle = self._read_back(), self._bundle.held
+        lacking = counted.selected - sum(counted.contents.values())
+        if lacking > 0:
+            return f"{lacking} of {counted.selected} namespaces hold no bundle{counted.others}"
+        if other := sorted(counted.contents.keys() - proved):
+            return f"not proved again since {counted.where(other[0])} got another content"
+        if bundle is not None and bundle.sha256 not in proved:
+            return f"not proved again since ClusterTrustBundle {self._bundle.name} got another content"
+        return ""
+
     def _unread(self, counted: ReadBack) -> str:
         """Why not all that is held there is known; empty where it is."""
         if len(counted.contents) > MOST_READ + MOST_OURS:

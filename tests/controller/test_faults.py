@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from federation.controller.proof.prove import prove
 from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
-from federation.state.documents import ControllerReport
+from federation.state.documents import ControllerReport, Matrix
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
 
 QUICK = {"connect": "1s", "request": "1s", "watch": "20s", "watch_silence": "4s"}
@@ -292,3 +296,49 @@ async def test_fifteen_hundred_namespaces_are_published_and_nothing_is_written_t
         await one.published(replica="two")
     assert east.requests.count(verb="patch", resource="configmaps") == written
     assert east.requests.count(verb="patch", resource="secrets") == secrets
+
+
+async def test_no_pair_is_green_with_what_was_not_held_when_it_was_proved(
+    two: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 6: it is proved with one bundle, another is read back since, and the next proof is slow to come."""
+    may_prove = asyncio.Event()
+    may_prove.set()
+
+    async def slow(*args: Any, **more: Any) -> Matrix:
+        await may_prove.wait()
+        return await prove(*args, **more)
+
+    monkeypatch.setattr("federation.controller.leader.prove", slow)
+    east = two.clusters["east"]
+    async with two.controller():
+        await two.published()
+        await two.until(lambda r: r.matrix.valid == 2)
+        may_prove.clear()
+        with east.faults.inject(Answer.forbidden(), verb="patch", resource="configmaps"):
+            east.patch("configmaps", "default", NAME, {"data": {KEY: root("c").pem.decode()}})
+            await two.until(lambda r: len(r.clusters["east"].publication.contents) == 2)
+            report = await two.report()
+            assert report is not None
+            assert (report.matrix.valid, report.matrix.rows) == (0, ["-?", "?-"])
+            assert (
+                "east: not proved again since namespace default got another"
+                in report.matrix.reasons["west>east"]
+            )
+            may_prove.set()
+            await two.until(lambda r: r.matrix.rows == ["-x", "x-"])
+        await two.until(lambda r: r.matrix.valid == 2)
+
+
+async def test_no_pair_is_green_while_a_namespace_holds_nothing(two: World) -> None:
+    """Promise 6: a workload there trusts nobody, whatever other namespaces were read back to hold."""
+    east = two.clusters["east"]
+    async with two.controller():
+        await two.until(lambda r: r.matrix.valid == 2)
+        with east.faults.inject(Answer.forbidden(), verb="patch", namespace="closed"):
+            east.create_namespace("closed")
+            report = await two.until(lambda r: r.clusters["east"].publication.selected == 5)
+            report = await two.until(lambda r: r.matrix.valid == 0)
+            assert report.matrix.rows == ["-?", "?-"]
+            assert "east: 1 of 5 namespaces hold no bundle, not closed" in report.matrix.reasons["east>west"]
+        await two.until(lambda r: r.matrix.valid == 2)

@@ -59,6 +59,9 @@ class Pki:
     lies: dict[str, Any] = field(default_factory=dict)  # arguments of the certificate
     answers: dict[str, Any] = field(default_factory=dict)  # fields of the answer
     signed: int = 0
+    asked_for: list[str] = field(
+        default_factory=list
+    )  # whose certificate each request asked for, refused or not
 
     @property
     def ca(self) -> pki.Authority:
@@ -81,6 +84,7 @@ class Pki:
         return builder.sign(ca.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
     def sign(self, ref: str, role_name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.asked_for += [*body.get("uri_sans", ())] or str(body.get("alt_names", "")).split(",")
         role = self.roles.get(role_name)
         if role is None:
             raise Refusal(400, f"unknown role: {role_name}")

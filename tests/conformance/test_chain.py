@@ -61,12 +61,31 @@ class TestIstioCsrChains:
         with pytest.raises(InvalidValue):
             reply(garbage, bundle(root()))
 
-    def test_garbage_behind_a_good_chain(self) -> None:
-        """Text is no error, as for Go (RFC 7468, section 2), and is not handed on; a block that is none is."""
-        clean = leaf().pem + intermediate().pem
-        assert reply(clean + b"garbage", bundle(root())) == reply(clean, bundle(root()))
+    @pytest.mark.parametrize("text", [b"garbage", b"\n\0\xff\n", b"# next\r\n", b"subject=CN=a\n"])
+    @pytest.mark.parametrize("where", ["before", "between", "behind"])
+    def test_text_around_a_good_chain(self, text: bytes, where: str) -> None:
+        """It is no error, as for Go (RFC 7468, section 2), and is handed to nobody: istio-csr refuses it."""
+        own, above = leaf().pem, intermediate().pem
+        line = text if text.endswith(b"\n") else text + b"\n"
+        returned = {"before": line + own + above, "between": own + line + above, "behind": own + above + text}
+        elements = reply(returned[where], bundle(root()))
+        assert [element.encode() for element in elements] == [own, above, root().pem]
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            b"-----BEGIN CERTIFICATE-----\ngarbage",
+            b"-----BEGIN CERTIFICATE-----\n",
+            b"-----BEGIN CERTIFICATE-----\ngarbage\n-----END CERTIFICATE-----\n",
+            b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n",
+            b"garbage-----BEGIN CERTIFICATE-----\n",
+            b"-----END CERTIFICATE-----\n",
+        ],
+    )
+    def test_garbage_behind_a_good_chain(self, garbage: bytes) -> None:
+        """What says that it is a certificate and is none refuses the whole answer."""
         with pytest.raises(InvalidValue):
-            reply(clean + b"-----BEGIN CERTIFICATE-----\ngarbage", bundle(root()))
+            reply(leaf().pem + intermediate().pem + garbage, bundle(root()))
 
     def test_forked_chain(self) -> None:
         other = intermediate("fork", root())

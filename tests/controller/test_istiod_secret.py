@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -128,6 +131,36 @@ def test_of_any_number_of_certificates_no_more_than_a_path_has_are_looked_at() -
     examined = examine(held(certificate=GOOD.certificate + many), WANTED, NOW)
     assert len(examined.chain) <= MAX_PATH
     assert examined.serves
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_text_before_a_certificate_that_is_kept_changes_nothing_of_what_is_served(
+    tmp_path: Path, ours: bool
+) -> None:
+    """Go passes over it, and so does OpenSSL, the judge here: such a Secret serves, and replacing it reloads istiod."""
+    secret = held(certificate=b"Bag Attributes\n    friendlyName: istiod\n" + GOOD.certificate, ours=ours)
+    examined = examine(secret, WANTED, NOW)
+    assert (examined.serves, examined.problem) == (True, examine(GOOD, WANTED, NOW).problem)
+    assert examined.chain == examine(GOOD, WANTED, NOW).chain
+    (tmp_path / "tls.crt").write_bytes(secret.certificate)
+    (tmp_path / "tls.key").touch(mode=0o600)
+    (tmp_path / "tls.key").write_bytes(secret.key)
+    (tmp_path / "ca.crt").write_bytes(secret.ca)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    client = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    assert shown(client, server, NAMES[0]) == examined.chain[0].der
+
+
+def shown(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> bytes | None:
+    """The certificate that the client accepts for that name."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)
+    for _ in range(4):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return ends[0].getpeercert(binary_form=True)
 
 
 def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from federation.core.errors import AttestationRefused
 from federation.sandbox.apiserver.faults import Hang
+from federation.signer import registry
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token
 from tests.signer.house import SERVER_NAME, House, eventually, house
@@ -87,6 +88,25 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
+    """Or a single one could take every place of the door before another is told from it."""
+    setup = with_door(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
+    async with house(tmp_path, setup=setup) as hub, raw(hub) as connection:
+        async with asyncio.timeout(60):
+            await connection.settled.wait()
+        calls = [connection.headers() for _ in range(20)]
+        await eventually(lambda: len(connection.ended) >= 4)
+        assert connection.ended.keys() == {*calls[16:]}
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+
+
+async def test_a_connection_on_which_nothing_is_called_is_closed(tmp_path: Path) -> None:
+    async with house(tmp_path, setup=with_door(max_connection_idle=10)) as hub, raw(hub) as connection:
+        async with asyncio.timeout(60):
+            await connection.settled.wait()
+            await connection.closed.wait()
+
+
 async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
     """The deadline for receiving ends with the message: what the hub does then may take longer."""
 
@@ -111,24 +131,34 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
         assert connection.ended[stream] != 0
 
 
-async def test_who_only_names_a_cluster_takes_none_of_its_slots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Garbage that waits for the API server's word keeps out nobody whose token one of its keys signed."""
-    answer, review = asyncio.Event(), TokenReviewer.review
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Once it is set, API servers answer about garbage."""
+    given, review = asyncio.Event(), TokenReviewer.review
 
     async def slow_for_garbage(self: TokenReviewer, token: Token) -> str:
         if token.header.kid == "unknown":
-            await answer.wait()
+            await given.wait()
             raise AttestationRefused("its API server refuses the token", reason="review_refused")
         return await review(self, token)
 
+    monkeypatch.setattr(TokenReviewer, "review", slow_for_garbage)
+    return given
+
+
+def reviewing(**options: object) -> Callable[[House], None]:
     def setup(hub: House) -> None:
         hub.options["east"] = 'attestation = "token-review"'
-        hub.door_options = "max_concurrent = 32\nmax_concurrent_per_cluster = 3"
+        with_door(**options)(hub)
 
-    monkeypatch.setattr(TokenReviewer, "review", slow_for_garbage)
-    async with house(tmp_path, setup=setup) as hub:
+    return setup
+
+
+async def test_who_only_names_a_cluster_takes_none_of_its_slots(
+    tmp_path: Path, answer: asyncio.Event
+) -> None:
+    """Garbage that waits for the API server's word keeps out nobody whose token one of its keys signed."""
+    async with house(tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=3)) as hub:
         honest = hub.pod("east")
         waiting = [asyncio.create_task(hub.ask("east", garbage(honest, n))) for n in range(6)]
         await eventually(lambda: sum(task.done() for task in waiting) == 3)
@@ -139,6 +169,23 @@ async def test_who_only_names_a_cluster_takes_none_of_its_slots(
         assert refused.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 3
         assert refused.count(grpc.StatusCode.UNAUTHENTICATED) == 3
         assert not hub.role._registry._by_id["east"][0].slots.taken
+
+
+async def test_an_api_server_is_asked_about_few_that_its_known_keys_did_not_sign(
+    tmp_path: Path, answer: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many callers a cluster may have: what none of its keys signed must not become its API server's load."""
+    monkeypatch.setattr(registry, "UNSIGNED_AT_ONCE", 2)
+    async with house(tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=32)) as hub:
+        await eventually(lambda: hub.role.report().clusters["east"].keys)
+        honest = hub.pod("east")
+        waiting = [asyncio.create_task(hub.ask("east", garbage(honest, n))) for n in range(6)]
+        await eventually(lambda: sum(task.done() for task in waiting) == 4)
+        assert (await hub.ask("east", honest)).code is grpc.StatusCode.OK
+        answer.set()
+        refused = [each.code for each in await asyncio.gather(*waiting)]
+        assert refused.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 4
+        assert refused.count(grpc.StatusCode.UNAUTHENTICATED) == 2
 
 
 async def test_an_api_server_is_not_asked_about_what_its_published_key_did_not_sign(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ async def say(address: Address, data: bytes) -> bytes:
         b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20000 + b"\r\n\r\n",
+        b"GET /" + b"y" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n",
     ],
@@ -70,7 +71,14 @@ async def test_what_cannot_be_read_gets_a_problem_that_names_no_software(request
     assert b"python" not in answer.lower()
 
 
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time passes soon, so that what closes a connection is what the test is about."""
+    for limit in ("FIRST_REQUEST", "KEEPALIVE", "NEXT_REQUEST", "HANDSHAKE"):
+        monkeypatch.setattr(server, limit, 3600.0)
+
+
 async def test_a_caller_that_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
     monkeypatch.setattr(server, "FIRST_REQUEST", 0.05)
     async with plain() as address:
         assert await say(address, b"GET /healthz HTTP/1.1\r\nHost:") == b""
@@ -82,6 +90,7 @@ LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that has been idle longest is closed, and the newcomer is answered."""
+    patient(monkeypatch)
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
     async with plain() as address:
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
@@ -97,6 +106,57 @@ async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatc
             writer.close()
         await asyncio.sleep(0.05)
         assert b'{"ready":true' in await say(address, LAST)
+
+
+async def test_what_is_being_answered_does_not_give_way_to_what_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patient(monkeypatch)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 2)
+    app, asked, answered = health_app(), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        asked.set()
+        await answered.wait()
+        return web.Response(text="at last")
+
+    app.router.add_get("/slow", slow)
+    async with serve(app, listen=LOOPBACK, clock=VirtualClock()) as address, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(LAST.replace(b"/healthz", b"/slow"))
+        await asked.wait()
+        idle, unused = await asyncio.open_connection(address.host, address.port)
+        assert b'{"ready":true' in await say(address, LAST)
+        assert await idle.read() == b"", "though it came later"
+        answered.set()
+        assert b"at last" in await reader.read()
+        writer.close()
+        unused.close()
+
+
+@pytest.mark.parametrize("limit", ["KEEPALIVE", "NEXT_REQUEST"])
+async def test_a_connection_without_a_next_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    patient(monkeypatch)
+    monkeypatch.setattr(server, limit, 0.1)
+    async with plain() as address:
+        assert b'{"ready":true' in await say(address, REQUEST)
+
+
+async def test_a_connection_without_a_handshake_is_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    patient(monkeypatch)
+    monkeypatch.setattr(server, "HANDSHAKE", 0.1)
+    certificate, key = write_pair(tmp_path, "first")
+    async with serve(
+        health_app(), listen=LOOPBACK, clock=VirtualClock(), certificate_file=certificate, key_file=key
+    ) as address:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        async with asyncio.timeout(30):  # asyncio itself would wait for 60
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_idle_keep_alive_connections_silence_nobody() -> None:

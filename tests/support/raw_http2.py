@@ -27,7 +27,10 @@ from tests.bench.callers import (
 
 
 class RawConnection:
-    """One connection. Streams that the server has ended are in ``ended``, with the gRPC status where there is one."""
+    """One connection. Streams that the server has ended are in ``ended``, with the gRPC status where there is one.
+
+    ``settled`` once the server's settings are acknowledged: they count for what is sent after that.
+    """
 
     def __init__(self, address: Address, trust_pem: bytes, server_name: str) -> None:
         self._address = address
@@ -36,7 +39,7 @@ class RawConnection:
         self._tls.set_alpn_protocols(["h2"])
         self._next = 1
         self.ended: dict[int, int | None] = {}
-        self.closed = asyncio.Event()
+        self.settled, self.closed = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(
@@ -77,6 +80,7 @@ class RawConnection:
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == SETTINGS and not flags & ACK:
             self._writer.write(frame(SETTINGS, ACK, 0, b""))
+            self.settled.set()
         elif kind == PING and not flags & ACK:
             self._writer.write(frame(PING, ACK, 0, payload))
         elif kind == HEADERS and flags & END_STREAM:

@@ -9,7 +9,8 @@ force and is never used again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -20,7 +21,7 @@ from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.algorithms import key_problem
 from federation.core.trust.bundle import Anchor, TrustBundle, diff
 from federation.state.documents import AnchorRecord, Current, Generation, decode, encode, generation_key
-from federation.state.store import StateStore
+from federation.state.store import StateConflict, StateStore
 
 CURRENT: Final = "current"
 GENERATIONS: Final = "generations/"
@@ -161,6 +162,15 @@ class Ledger:
                 remedy="restore it from a backup of the state; nothing is published until then",
             )
         return generation
+
+    async def keep(self, generations: Iterable[Generation]) -> None:
+        """Write those that are missing, as after a restored backup: what some cluster is given has to be there."""
+        for generation in generations:
+            if await self.generation(generation.number) is None:
+                with suppress(StateConflict):
+                    await self._store.write(
+                        generation_key(generation.number), encode(generation), create=True
+                    )
 
     async def put_behind(self, over: InForce, behind: Mapping[str, Generation]) -> InForce:
         """Have exactly these clusters get an older generation. Raises as :meth:`put_in_force` does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation, require_mesh
@@ -188,6 +188,18 @@ class TrustSources:
         """
         return frozenset(roots_in_force(self._generations(in_force), 0.0))
 
+    def _newest(self, in_force: InForce) -> tuple[Generation | None, Mapping[str, Generation]]:
+        """The newest generation that was in force, and which clusters were given an older one.
+
+        Where the state store was set back, what it names may lack a root that is signed under by now: nobody waits
+        for a wave with that. Then it is what this process knows, or what signers deliver.
+        """
+        if in_force.generation is not None and in_force.generation.number < self._trust.number:
+            return self._trust.generation, self._trust.behind
+        if self._lost is not None:
+            return self._lost, {}
+        return in_force.generation, in_force.behind
+
     def _generations(self, in_force: InForce) -> list[Generation]:
         found = [in_force.generation, *in_force.behind.values(), self._trust.generation, self._lost]
         return [generation for generation in found if generation is not None]
@@ -212,7 +224,8 @@ class TrustSources:
         self, bundle: TrustBundle, in_force: InForce, config: HubConfig, waiting: frozenset[str]
     ) -> bool:
         before = in_force.generation
-        behind = {name: in_force.behind.get(name, before) for name in sorted(waiting) if before is not None}
+        newest, given = self._newest(in_force)
+        behind = {name: given.get(name, newest) for name in sorted(waiting) if newest is not None}
         generation = plan_generation(
             bundle,
             in_force,
@@ -225,6 +238,7 @@ class TrustSources:
         if not self._allowed():
             return False
         if generation is not None:
+            await self._ledger.keep(behind.values())
             in_force = await self._ledger.put_in_force(generation, in_force, behind=behind)
         elif behind.keys() != in_force.behind.keys() and before is not None:
             kept = {name: older for name, older in in_force.behind.items() if name in waiting}

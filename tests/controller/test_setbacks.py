@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from federation.controller.generations import CURRENT
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
 from federation.core.config.model import HubConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import StateUnavailable
-from federation.core.trust.rotation.record import RotationBook
+from federation.core.trust.rotation.record import Rotation, RotationBook, Setback, Side, State
 from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
 from federation.state.files import FileStore
 from tests.controller.test_arrivals import CONFIG
@@ -81,6 +82,127 @@ async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -
     assert await later.update(configured(tmp_path, "a"), RotationBook())
     assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
     assert ((await current(store)).number, len(later.setbacks)) == (3, 1)
+
+
+@pytest.mark.parametrize("led", [True, False], ids=["under a leader", "while nobody leads"])
+async def test_no_number_is_used_again_after_a_restored_backup(tmp_path: Path, led: bool) -> None:
+    """The later generation is gone with what named it: its number is known to the leader, or to signers."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    made, trust = sources(store, clock)
+    await made.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    await store.write(CURRENT, older.data)
+    await store.delete(generation_key(2))
+    if not led:
+        made, trust = sources(store, clock)
+        trust.delivered = 2
+    assert await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert ((await current(store)).number, trust.number) == (3, 3)
+    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+
+
+async def test_a_setback_that_cannot_be_healed_yet_is_noted_once(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    made, _ = sources(store, clock)
+    await made.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    await store.write(CURRENT, older.data)
+    for _ in range(3):
+        assert not await made.update(configured(tmp_path, "a", "b"), None), "the record cannot be read"
+    assert ((await current(store)).number, len(made.setbacks)) == (1, 1)
+
+
+def removing(old: Side, new: Side) -> RotationBook:
+    """The record of a rotation that removes the old root in waves; that of ``west`` has not come."""
+    return RotationBook(
+        rotation=Rotation(
+            number=1,
+            trust_domain="mesh.example",
+            old=old,
+            new=new,
+            author="test",
+            reason="test",
+            state=State.UNPUBLISHING,
+            since=0.0,
+            automatic=False,
+            soak=1.0,
+            waves=[["east"], ["west"]],
+            wave=1,
+        )
+    )
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["named no more", "gone"])
+async def test_who_waits_for_a_wave_is_not_given_what_was_set_back_to(tmp_path: Path, gone: bool) -> None:
+    """It lacks the new root, and others sign under that: the cluster keeps what it was given before."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    made, trust = sources(store, clock)
+    await made.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    both = configured(tmp_path, "a", "b")
+    await made.update(both, RotationBook())
+    old, new = (
+        Side(intermediate=name * 32, root=root(name).certificate.sha256, subject=name) for name in ("a", "b")
+    )
+    await made.update(both, removing(old, new))
+    assert (await current(store)).behind == {"west": 2}
+    await store.write(CURRENT, older.data)
+    if gone:
+        await store.delete(generation_key(2))
+        await store.delete(generation_key(3))
+    assert await made.update(both, removing(old, new))
+    now = await current(store)
+    assert (now.number, now.behind) == (4, {"west": 2})
+    assert trust.current == now
+    given = trust.for_cluster("west")
+    assert given is not None
+    assert {anchor.sha256 for anchor in given.anchors} == {old.root, new.root}
+    stored = await store.read(generation_key(2))
+    assert stored is not None
+    assert decode(stored.data, Generation, key="generation") == given
+
+
+async def test_what_was_set_back_is_in_the_record(tmp_path: Path, config: HubConfig) -> None:
+    """Each once, so that status tells of it, whoever leads."""
+    clock = VirtualClock()
+    leading = Leading(FailingStore(tmp_path, clock), clock, config)
+    found = Setback(at=clock.now().timestamp(), what="generation 1 was found", done="a new one is made")
+    leading.seen = replace(leading.seen, setbacks=[found])
+    await leading.step()
+    await leading.step()
+    assert leading.driver.book.setbacks == [found]
+    later = replace_struct(found, at=found.at + 1)
+    leading.seen = replace(leading.seen, setbacks=[found, later])
+    await leading.step()
+    assert leading.driver.book.setbacks == [found, later]
+
+
+async def test_a_state_of_another_mesh_that_is_put_under_a_leader_is_left_alone(tmp_path: Path) -> None:
+    """Its generation is of another trust domain: nothing is taken from it, and nothing is written over it."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    made, trust = sources(store, clock)
+    await made.update(configured(tmp_path, "a"), RotationBook())
+    stored = await store.read(generation_key(1))
+    assert stored is not None
+    foreign = replace_struct(
+        decode(stored.data, Generation, key="generation"), number=2, trust_domain="elsewhere.example"
+    )
+    await store.write(generation_key(2), encode(foreign), create=True)
+    await store.write(CURRENT, encode(Current(number=2, sha256=foreign.sha256)))
+    before = {key: await store.read(key) for key in await store.keys("")}
+    assert not await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert {key: await store.read(key) for key in await store.keys("")} == before
+    assert trust.number == 1
+    assert "elsewhere.example" in made.unwritten
 
 
 async def test_signers_that_use_a_later_generation_are_believed_at_the_second_look(

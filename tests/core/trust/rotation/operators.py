@@ -221,6 +221,18 @@ def take_out_authorities(sim: Simulation) -> None:
         signer.ready -= {i for i, root in ROOT_OF.items() if root not in sim.pins | needed}
 
 
+def set_back(sim: Simulation, which: int, behind: int) -> None:
+    """What names the generation in force is restored from a backup, or rolled back, under a controller that leads."""
+    store = sim.store
+    earlier = [number for number in store.generations if number < store.in_force]
+    if earlier and sim.watching and store.in_force == sim.adopted:
+        store.in_force = earlier[-1 - which % len(earlier)]
+        older = [number for number in earlier if number < store.in_force]
+        waiting = list(sim.members)[: behind % 3] if older else []
+        store.behind = dict.fromkeys(waiting, older[-1]) if waiting else {}
+        sim.ensured = None
+
+
 def round_of(sim: Simulation, seconds: float = 5.0) -> None:
     """Everybody who is up does what they do all the time."""
     for member in range(len(sim.members)):

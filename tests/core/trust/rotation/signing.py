@@ -34,8 +34,10 @@ class Store:
     behind: dict[str, int] = field(default_factory=dict)
     remembered: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def meant_for(self, cluster: str) -> int:
-        return self.behind.get(cluster, self.in_force)
+    @property
+    def set_back(self) -> bool:
+        """Whether it names an earlier generation as in force than was."""
+        return self.in_force < max(self.generations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Signer:
         memory = frozenset[str]().union(*store.remembered.values())
         if "remembered" in self.without:
             memory = frozenset()
-        if not store.generations[store.in_force] <= self.pins | memory:
+        if store.in_force < self.generation or not store.generations[store.in_force] <= self.pins | memory:
             return
         self.generation = store.in_force
         held = frozenset[str]().union(
@@ -112,7 +114,7 @@ class Signer:
 
     def restart(self, store: Store) -> None:
         """Nothing is issued until the store was read once; one that cannot be read leaves it down."""
-        if not self.up and self.connected:
+        if not self.up and self.connected and not store.set_back:  # it would know no better
             self.up, self.generation = True, NONE
             self._have(self.wished)  # the former one was in the memory of the process alone
             self.poll(store)

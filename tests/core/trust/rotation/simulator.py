@@ -75,6 +75,9 @@ class Simulation:
     members: dict[str, Member] = field(init=False, default_factory=dict)
     signers: list[Signer] = field(init=False)
     store: Store = field(init=False)
+    adopted: int = field(init=False, default=1)
+    """The generation that the controller works by where the store was set back, and (below) who gets an older one."""
+    adopted_behind: dict[str, int] = field(init=False, default_factory=dict)
     leaves: dict[Leaf, float] = field(init=False, default_factory=dict)
     strangers: set[Leaf] = field(init=False, default_factory=set)
     stop_bounds: dict[str, float] = field(init=False, default_factory=dict)
@@ -118,9 +121,23 @@ class Simulation:
     def staged_roots(self) -> frozenset[str]:
         return frozenset(ROOT[name] for name in self.staged) & self.pins
 
+    @property
+    def in_force(self) -> int:
+        """The generation that the controller works by."""
+        return max(self.store.in_force, self.adopted)
+
+    @property
+    def behind(self) -> dict[str, int]:
+        """Clusters that it has keep an earlier one."""
+        return self.adopted_behind if self.store.in_force < self.adopted else self.store.behind
+
+    def meant_for(self, cluster: str) -> int:
+        """The generation that the controller gives that cluster."""
+        return self.behind.get(cluster, self.in_force)
+
     def held_roots(self) -> frozenset[str]:
-        """Those of every generation in force."""
-        numbers = (self.store.in_force, *self.store.behind.values())
+        """Those of every generation in force, and of the one that the controller knows to be."""
+        numbers = (self.store.in_force, *self.store.behind.values(), self.in_force)
         return frozenset[str]().union(*(self.store.generations[number] for number in numbers))
 
     def roots(self) -> frozenset[str]:
@@ -216,7 +233,7 @@ class Simulation:
         return member.reachable and self.watching and not member.istiod.unprovided
 
     def _write(self, member: Member, issuer: str, not_after: float) -> None:
-        meant = self.store.meant_for(member.name)
+        meant = self.meant_for(member.name)
         member.istiod.secret = Files(issuer, not_after, self.store.generations[meant])
         member.istiod.generation = meant
 
@@ -225,7 +242,7 @@ class Simulation:
     def publish(self, cluster: int, target: int) -> None:
         member = self.member(cluster)
         if member.reachable and self.watching and not member.refuses:
-            member.targets[target % len(member.targets)] = self.store.meant_for(member.name)
+            member.targets[target % len(member.targets)] = self.meant_for(member.name)
 
     def read_back(self, cluster: int) -> None:
         member = self.member(cluster)
@@ -262,7 +279,7 @@ class Simulation:
 
     def held_everywhere(self, cluster: str) -> int:
         """The generation that every namespace holds, 0 where it is not the one that is meant for them."""
-        meant = self.store.meant_for(cluster)
+        meant = self.meant_for(cluster)
         return meant if all(target == meant for target in self.members[cluster].targets) else 0
 
     def trusted_in(self, cluster: str) -> Iterator[frozenset[str]]:
@@ -301,8 +318,8 @@ class Simulation:
             clusters={name: self._facts(member) for name, member in self.members.items()},
             horizons=merged(signer.persisted for signer in self.signers),
             generations=self.store.generations,
-            in_force=self.store.in_force,
-            behind=self.store.behind,
+            in_force=self.in_force,
+            behind=self.behind,
             pins=self.pins,
             staged=self.staged_roots,
             signers={s.name: self._heard_of(s) for s in self.signers if s.up and s.connected},
@@ -325,7 +342,7 @@ class Simulation:
                 life=life,
             )
         held = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
-        meant = self.store.meant_for(member.name)
+        meant = self.meant_for(member.name)
         return ClusterFacts(
             held=frozenset.intersection(*held),
             current=all(g == meant for g in member.read),
@@ -354,7 +371,7 @@ class Simulation:
             name=CONTROL_PLANE,
             issuer=seen.secret.issuer,
             held=seen.secret.roots,
-            current=seen.generation == self.store.meant_for(member.name),
+            current=seen.generation == self.meant_for(member.name),
             not_after=seen.secret.not_after,
             read_back_at=seen.at,
         )
@@ -366,7 +383,7 @@ class Simulation:
             rotation=signer.orders.rotation,
             state=signer.orders.state,
             door_proved_at=0.0 if signer.door_refused else self.now,
-            door_generation=self.store.in_force,
+            door_generation=self.in_force,
         )
 
     def ensure_generation(self) -> None:
@@ -381,13 +398,16 @@ class Simulation:
         held = store.generations[store.in_force]
         if roots - held and held - roots:
             roots = roots | held  # what adds and removes at once is done in two, the larger one first
-        if roots != held:
+        if roots != held or store.in_force < self.in_force:
             newest = max(store.generations) + 1
-            store.behind = {name: store.behind.get(name, store.in_force) for name in kept}
+            by_store = "known" in self.without
+            before, given = (store.in_force, store.behind) if by_store else (self.in_force, self.behind)
+            store.behind = {name: given.get(name, before) for name in kept}
             store.generations[newest] = roots
             store.in_force = newest
         else:
             store.behind = {name: held for name, held in store.behind.items() if name in kept}
+        self.adopted, self.adopted_behind = store.in_force, dict(store.behind)
         self.ensured = None
 
     def ensure_orders(self) -> None:
@@ -417,7 +437,7 @@ class Simulation:
         found = {
             root: Unpinned(
                 since=self.clock,
-                generation=self.store.in_force,
+                generation=self.in_force,
                 clusters=sorted(name for name, roots in self.own.items() if root in roots),
             )
             for root in self.held_roots()
@@ -505,7 +525,13 @@ class Simulation:
         self.drop()
 
     def crash_controller(self) -> None:
-        """Its memory is gone: facts and proofs. The record survives as bytes."""
+        """Its memory is gone: facts and proofs. The record survives as bytes.
+
+        Not between a set back and its next look: one that begins then knows of it by what signers say alone
+        (``controller/test_setbacks.py``).
+        """
+        if self.store.set_back:
+            return
         self.watching, self.ensured = False, None
         self.pairs.clear()
         for member in self.members.values():

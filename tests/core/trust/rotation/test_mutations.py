@@ -75,6 +75,7 @@ cluster that was removed counts. The other conditions of an anchor whose pin is 
 BY_A_SCENE: Final = frozenset({
     "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
     "canary_fallback", "door", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
+    "known",
 })  # fmt: skip
 
 
@@ -314,6 +315,25 @@ def test_without_remembered() -> None:
         sim.leaves.clear()
         operators.rounds(sim, 1)
         assert bool(sim.leaves) is not bool(without)
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
+def test_without_known(state: State) -> None:
+    """Set back in the store, what is in force may lack the new root: nobody is given that, nor waits with it."""
+    for without in (frozenset[str](), frozenset({"known"})):
+        sim = scenes.at(state, waves=(("one",), ("two",)), without=without)
+        sim.tick()
+        checks = Invariants(sim)
+        known = sim.in_force
+        operators.set_back(sim, known - 2, 0)
+        assert (sim.store.in_force, sim.in_force) == (1, known)
+        if without and state is State.UNPUBLISHING:
+            with pytest.raises(Violation, match=r"^1: "):
+                _rounds(sim, checks)
+        else:
+            _rounds(sim, checks)
+            assert sim.store.in_force > known
+            assert sim.store.generations[sim.store.in_force] >= sim.store.generations[known]
 
 
 def test_without_webhooks() -> None:

@@ -15,11 +15,13 @@ from federation.core.trust.rotation.record import State
 from tests.core.trust.rotation import operators
 from tests.core.trust.rotation.invariants import Invariants
 from tests.core.trust.rotation.simulator import Simulation
-from tests.core.trust.rotation.walks import EMERGENCY, EVENTS, OF_AUTHORITIES, event, walk
+from tests.core.trust.rotation.walks import EMERGENCY, EVENTS, OF_AUTHORITIES, SETBACKS, event, walk
 
 RUNS: Final = 2000
 NAMES: Final = list(
-    chain.from_iterable(repeat(name, weight) for name, (weight, _) in (EVENTS | OF_AUTHORITIES).items())
+    chain.from_iterable(
+        repeat(name, weight) for name, (weight, _) in (EVENTS | OF_AUTHORITIES | SETBACKS).items()
+    )
 )
 NUMBER: Final = st.integers(0, 255)
 SEEDS: Final = 500
@@ -63,7 +65,7 @@ def test_long_walks(part: int) -> None:
     """And all of it was walked through: no state is a place where nothing was checked."""
     seen: Counter[State] = Counter()
     for seed in range(part * SEEDS, (part + 1) * SEEDS):
-        seen += walk(seed, 180, authorities=seed % 2 == 1).seen
+        seen += walk(seed, 180, authorities=seed % 2 == 1, setbacks=seed % 4 < 2).seen
     assert seen.keys() == set(State) - {State.EMERGENCY}
     assert min(seen.values()) > SEEDS, seen
 
@@ -83,7 +85,7 @@ def test_an_emergency_breaks_nothing_that_was_not_foretold() -> None:
 def test_once_all_is_well_every_rotation_ends(emergencies: bool) -> None:
     left = Counter[State]()
     for seed in range(1000, 1250):
-        walked = walk(seed, 60, emergencies=emergencies, authorities=seed % 2 == 1)
+        walked = walk(seed, 60, emergencies=emergencies, authorities=seed % 2 == 1, setbacks=seed % 4 < 2)
         sim = walked.sim
         left[sim.state] += 1
         assert operators.ends(sim, walked.check), f"walk {seed} is still in {sim.state} of {sim.book}"
@@ -93,6 +95,6 @@ def test_once_all_is_well_every_rotation_ends(emergencies: bool) -> None:
 
 def test_the_walks_know_every_event() -> None:
     sim = Simulation()
-    for name in (*EVENTS, *OF_AUTHORITIES, EMERGENCY):
+    for name in (*EVENTS, *OF_AUTHORITIES, *SETBACKS, EMERGENCY):
         event(sim, name, 0, 0)
     Invariants(sim).check()

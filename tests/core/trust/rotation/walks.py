@@ -117,6 +117,9 @@ OF_AUTHORITIES: Final[dict[str, tuple[int, Event]]] = {
 }
 """Edits of what signers are to sign with, as :data:`EVENTS`."""
 
+SETBACKS: Final[dict[str, tuple[int, Event]]] = {"set_back": (3, operators.set_back)}
+"""State that goes backwards, as :data:`EVENTS`."""
+
 EMERGENCY: Final = "emergency"
 REMOVAL: Final = "remove_now"
 FAVOUR: Final = 8
@@ -129,7 +132,7 @@ def event(sim: Simulation, name: str, x: int, y: int) -> None:
     elif name == REMOVAL:
         operators.remove_now(sim, x)
     else:
-        (EVENTS | OF_AUTHORITIES)[name][1](sim, x, y)
+        (EVENTS | OF_AUTHORITIES | SETBACKS)[name][1](sim, x, y)
 
 
 def walk(
@@ -140,6 +143,7 @@ def walk(
     favour: Collection[str] = (),
     emergencies: bool = False,
     authorities: bool = False,
+    setbacks: bool = False,
 ) -> Invariants:
     """So many events, drawn by the seed; those to favour come more often. Raises Violation with the last events."""
     random = Random(seed)
@@ -150,7 +154,7 @@ def walk(
         without=without,
     )
     invariants = Invariants(sim)
-    events = EVENTS | OF_AUTHORITIES if authorities else EVENTS
+    events = EVENTS | (OF_AUTHORITIES if authorities else {}) | (SETBACKS if setbacks else {})
     names = list(events)
     weights = [weight * (FAVOUR if name in favour else 1) for name, (weight, _) in events.items()]
     if emergencies:

@@ -60,8 +60,10 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     from federation.signer.role import SignerRole
     from federation.status.role_health import create_health_app
     from federation.status.server import serve
+    from federation.status.tokens import check_tokens
 
     config, clock = process.config, process.clock
+    await check_tokens(config.current.status)
     async with contextlib.AsyncExitStack() as stack:
         role = SignerRole(
             config=config,

@@ -92,22 +92,29 @@ async def _metrics(box: Box, token: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("token", "mode", "says"),
-    [("open-sesame", 0o600, "too weak"), (secrets.token_hex(16), 0o644, "chmod")],
+    ("given", "says"),
+    [(("open-sesame", 0o600), "too weak"), ((secrets.token_hex(16), 0o644), "chmod")],
     ids=["weak", "open"],
 )
+@pytest.mark.parametrize("role", ["controller", "signer"])
 async def test_a_hub_does_not_start_with_a_token_that_is_weak_or_open(
-    box: Box, tmp_path: Path, token: str, mode: int, says: str
+    box: Box, tmp_path: Path, given: tuple[str, int], says: str, role: str
 ) -> None:
+    token, mode = given
     token_file(tmp_path / "read", token).chmod(mode)
     with_status(box, 'read_token_file = "read"')
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "federation", "controller", "--config", str(box.config_file)),
+        *(sys.executable, "-m", "federation", role, "--config", str(box.config_file)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 2, output
     assert says in output.decode()
     assert token not in output.decode()

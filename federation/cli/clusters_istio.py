@@ -93,11 +93,14 @@ def _files(args: argparse.Namespace, config: HubConfig, name: object) -> list[Se
 
 def _write(files: list[SettingsFile], directory: Path) -> int:
     """Write each file, or none: one that is there with other content may hold an operator's own changes."""
+    from federation.files.reading import read_now
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file in files:
             path = directory / file.name
-            if path.exists() and path.read_bytes() != file.text.encode():
+            text = file.text.encode()
+            if path.exists() and read_now(path, len(text)) != text:
                 print(
                     f"federation clusters istio: {path} is there and holds something else: "
                     "move it away, or choose another directory",

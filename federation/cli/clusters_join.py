@@ -270,6 +270,7 @@ def _write(directory: Path, files: tuple[JoinFile, ...]) -> list[str]:
     """Write them; the lines that name them. Values that an operator has changed stay, scripts are made anew."""
     from federation.core.errors import FederationError
     from federation.core.joining_files import SCRIPT
+    from federation.files.reading import read_now
 
     lines = []
     try:
@@ -277,7 +278,7 @@ def _write(directory: Path, files: tuple[JoinFile, ...]) -> list[str]:
             path = directory / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             text = file.text.encode()
-            if path.exists() and path.read_bytes() != text and file.mode != SCRIPT:
+            if path.exists() and read_now(path, len(text)) != text and file.mode != SCRIPT:
                 lines.append(f"  {path}   (was there with other content, and is left as it is)")
                 continue
             draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -16,8 +16,10 @@ from typing import BinaryIO, Final
 from federation.core.config.parse import MAX_BYTES
 from federation.core.errors import FederationError
 from federation.core.pki.pem import MAX_PEM_BYTES
+from federation.files.reading import read_now
 
 _REMEDIES: Final = {
+    errno.ETIMEDOUT: "see why what it is on does not answer, or whether it is a pipe; name another file",
     errno.EROFS: "run this where the configuration is kept, and give it to the hub from there",
     errno.EACCES: "run this as a user that may write it",
     errno.EPERM: "run this as the user that the file belongs to",
@@ -33,9 +35,12 @@ class FileChanged(FederationError):
 
 
 def read_bounded(path: Path, limit: int = MAX_PEM_BYTES) -> bytes:
-    """The content of a file, with one byte past ``limit`` where it is longer; raises FederationError."""
-    with _reported(path), path.open("rb") as file:
-        return file.read(limit + 1)
+    """The content of a file, with one byte past ``limit`` where it is longer.
+
+    Raises FederationError, also where the file hangs. Not for where an event loop runs.
+    """
+    with _reported(path):
+        return read_now(path, limit)
 
 
 def read_text(path: Path, *, digest: str) -> str:
@@ -92,7 +97,8 @@ def replace_text(path: Path, text: str, *, digest: str) -> None:
 @contextlib.contextmanager
 def _held(target: Path) -> Iterator[BinaryIO]:
     """The file, locked against others who accept an anchor at the same moment."""
-    with target.open("rb") as file:
+    found = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is there at once, and empty
+    with os.fdopen(found, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -208,10 +208,6 @@ def _held(pin: AnchorPin) -> Certificate | str:
 
 
 def _guard(args: argparse.Namespace) -> int:
-    return asyncio.run(_print_guard(args))
-
-
-async def _print_guard(args: argparse.Namespace) -> int:
     import json
 
     from federation.cli.candidate import read_certificate
@@ -219,7 +215,7 @@ async def _print_guard(args: argparse.Namespace) -> int:
     from federation.core.pki.pem import parse_certificates
     from federation.core.trust.guard import MOST_IN_BUNDLES, guard_object
 
-    config = await _load(args.config)
+    config = asyncio.run(_load(args.config))
     try:
         certificates = [read_certificate(pin.file, pin.sha256) for pin in config.trust.anchors]
         for path in args.certificates:

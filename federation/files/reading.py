@@ -106,3 +106,27 @@ def read_bounded(path: Path, limit: int) -> bytes:
     """The file's content, of at most one byte more than ``limit``, so that a parser can refuse it. Blocks."""
     with path.open("rb") as file:
         return file.read(limit + 1)
+
+
+def read_now(path: Path, limit: int) -> bytes:
+    """As :func:`read_bounded`, for a command that has nothing else to do: it waits, but not for a file that hangs.
+
+    Raises OSError, of which TimeoutError tells the limit.
+    """
+    read: list[bytes] = []
+    failed: list[OSError] = []
+
+    def run() -> None:
+        try:
+            read.append(read_bounded(path, limit))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=THREADS, daemon=True)
+    thread.start()
+    thread.join(READ_TIMEOUT)
+    for error in failed:
+        raise error
+    if not read:
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {READ_TIMEOUT:g} s", str(path))
+    return read[0]

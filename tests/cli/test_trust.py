@@ -602,3 +602,25 @@ def test_every_option_says_what_it_does(action: str, capsys: pytest.CaptureFixtu
     assert shown.value.code == 0
     assert f"usage: federation {action}" in capsys.readouterr().out
     assert "trust" in VERBS
+
+
+def test_a_file_that_hangs_is_said_in_time(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named pipe that nobody writes hangs whoever opens it, as a volume does that is gone."""
+    monkeypatch.setattr("federation.files.reading.READ_TIMEOUT", 0.2)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert main(["trust", "guard", "--certificates", str(pipe), "--config", str(file)]) == 1
+    assert str(pipe) in (said := capsys.readouterr().err)
+    assert "no answer within 0.2 s" in said
+    for call in (
+        lambda: pin_files.read_text(pipe, digest=""),
+        lambda: pin_files.write_new(pipe, b"new"),
+        lambda: pin_files.replace_text(pipe, "new", digest=""),
+    ):
+        with pytest.raises(FederationError):
+            call()
+    (tmp_path / "helm-istiod.yaml").symlink_to(pipe)
+    assert main(["clusters", "istio", "east", "--directory", str(tmp_path), "--config", str(file)]) == 1
+    assert "0.2 s" in capsys.readouterr().err

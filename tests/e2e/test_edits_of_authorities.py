@@ -221,6 +221,39 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
     assert mesh.failures == []
 
 
+async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """The orders name the former one, and no signer has it any more: certificates are issued all the same."""
+    async with mesh_of(tmp_path, NAMES[:2]) as (mesh, second):
+        box, first = mesh.box, mesh.box.ca
+        box.rotation_lines = 'soak = "1h"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
+        box.successor = second
+        box.write_config()
+        await box.wait_for("/api/v1/status", may_start)
+        await box.operate("start", reason="to the second")
+        await box.wait_for("/api/v1/rotation", lambda r: bool(r) and r["state"] == "PUBLISHING")
+        async with mesh.busy():
+            renewed = first.another(first.directory, name=f"renewed {uuid.uuid4().hex[:6]}")
+            await kill_hub(box)
+            await box.start_hub()
+            new = [await mesh.add(name) for name in NAMES[:2]]
+            assert {w.held.chain[1].sha256 for w in new if w.held is not None} == {
+                renewed.intermediate.sha256
+            }
+            rotated = await box.get("/api/v1/rotation")
+            assert (rotated["state"], rotated["old"]["intermediate"]) == (
+                "PUBLISHING",
+                renewed.intermediate.sha256,
+            )
+            await box.operate("abort", reason="enough")
+            await box.wait_for(
+                "/api/v1/rotation", lambda r: bool(r) and r["state"] == "STABLE", limit=60 + 20 * LEAF
+            )
+            await box.wait_ready()
+    assert mesh.failures == []
+
+
 async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_path: Path) -> None:
     """It is another mesh: nothing of the running one is touched, status says so, and it goes on once it is put back."""
     async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):

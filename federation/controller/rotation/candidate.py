@@ -50,6 +50,18 @@ def signing_of(
     return found
 
 
+def offered_by(
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], at: datetime
+) -> dict[str, list[Side]]:
+    """What each signer could sign with, whether it may or not; what is not ready or not below a root is left out."""
+    found: dict[str, list[Side]] = {}
+    for replica, report in signers.items():
+        ready = (a for a in (report.authority, report.successor) if a is not None and a.state == "ready")
+        sides = (side_of(authority, roots, at) for authority in ready)
+        found[replica] = [side for side in sides if isinstance(side, Side)]
+    return found
+
+
 def problem_of(
     old: Sequence[Certificate],
     new: Sequence[Certificate],

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from federation.controller.rotation.books import Books, and_heard, with_setback
-from federation.controller.rotation.candidate import problem_of, side_of, signing_of
+from federation.controller.rotation.candidate import offered_by, problem_of, side_of, signing_of
 from federation.controller.rotation.commands import Commands, Proposed, taken_over
 from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
 from federation.controller.rotation.observed import (
@@ -48,7 +48,7 @@ from federation.core.trust.rotation.gates import Verdict
 from federation.core.trust.rotation.machine import advance, interrupted
 from federation.core.trust.rotation.own_anchors import drop, drop_gates
 from federation.core.trust.rotation.record import RotationBook, Setback, Side, Unpinned
-from federation.core.trust.rotation.signing import note_signing, signing_side
+from federation.core.trust.rotation.signing import note_renewal, note_signing, signing_side
 from federation.core.trust.rotation.steps import OperationRefused
 from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
 from federation.core.trust.rotation.world import ClusterFacts, World
@@ -121,6 +121,7 @@ class RotationDriver:
     _issuers: Mapping[str, str] = field(init=False, default_factory=dict)
     _signers: Sequence[SignerReport] = field(init=False, default=())
     _signing: Mapping[str, Side] = field(init=False, default_factory=dict)
+    _offered: Mapping[str, Sequence[Side]] = field(init=False, default_factory=dict)
     _unsettled: str = field(init=False, default="")
     _loaded: bool = field(init=False, default=False)
     _looked: float = field(init=False, default=0.0)
@@ -179,6 +180,7 @@ class RotationDriver:
             await self._hear(config, world)
             if self.books.book == before:
                 await self._note_signing(world)
+                await self._note_renewal(world)
             if self.books.book == before:  # else what was observed is not yet what follows from the record
                 await self._advance(world)
                 await self._drop(config, world)
@@ -273,6 +275,7 @@ class RotationDriver:
         istiods = istiods_of(config, {n for n, facts in seen.clusters.items() if facts.control_planes})
         hosts = (*config.door.server_names, *istiods)
         self._signing = signing_of(signers, seen.roots, now)
+        self._offered = offered_by(signers, seen.roots, now)
         self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book, hosts=hosts))
         world = world_of(
             now=now.timestamp(),
@@ -368,6 +371,19 @@ class RotationDriver:
                 book.signing.subject or book.signing.intermediate,
                 extra={"intermediate": book.signing.intermediate, "root": book.signing.root},
             )
+
+    async def _note_renewal(self, world: World) -> None:
+        """Record that the intermediate which is ordered was renewed, where no signer has the former one any more."""
+        ready = {sha256 for facts in world.signers.values() for sha256 in facts.ready_with}
+        book = note_renewal(self.books.book, self._offered, ready)
+        if book == self.books.book or not self.allowed():
+            return
+        await self._save(book)
+        _log.warning(
+            "the intermediate %s was renewed during the rotation, and its successor signs in its place",
+            book.left[-1],
+            extra={"intermediate": book.left[-1]},
+        )
 
     async def _advance(self, world: World) -> None:
         book = advance(self.books.book, world)

@@ -274,17 +274,20 @@ def drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condi
 
 
 def needs_old(rotation: Rotation, issuer: str) -> bool:
-    """Whether a leaf of that issuer may need the old side: under another root than before, any but the new one."""
+    """Whether a leaf of that issuer may need the old side: any but the new one, as the old one may be a renewal."""
+    return issuer != rotation.new.intermediate
+
+
+def needs_new(rotation: Rotation, issuer: str) -> bool:
+    """The same of the new side: under another root than before, any but the old one."""
     if rotation.changes_root:
-        return issuer != rotation.new.intermediate
-    return issuer in {rotation.old.intermediate, UNKNOWN_ISSUER}
+        return issuer != rotation.old.intermediate
+    return issuer in {rotation.new.intermediate, UNKNOWN_ISSUER}
 
 
 def new_drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
     """No unexpired leaf needs the new side: the gate out of ABORTING."""
-    yield from _no_leaf(
-        world, lambda issuer: issuer in {rotation.new.intermediate, UNKNOWN_ISSUER}, "new_drained"
-    )
+    yield from _no_leaf(world, lambda issuer: needs_new(rotation, issuer), "new_drained")
 
 
 def _no_leaf(world: World, needs: Callable[[str], bool], name: str) -> Iterator[Condition]:

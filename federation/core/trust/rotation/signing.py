@@ -14,7 +14,14 @@ from typing import Final
 from msgspec.structs import replace
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER
-from federation.core.trust.rotation.record import AT_REST, RotationBook, Side, State
+from federation.core.trust.rotation.record import (
+    AT_REST,
+    SIGNS_WITH_NEW,
+    Rotation,
+    RotationBook,
+    Side,
+    State,
+)
 
 NOT_IN_FORCE: Final = "authority_not_in_force"
 """The reason where what is configured, or what a file or a back end holds, may sign only after a rotation."""
@@ -86,6 +93,55 @@ def note_signing(
     if side.intermediate == held.intermediate or side.root != held.root or barred:
         return book, ""
     return replace(book, signing=side), ""
+
+
+def note_renewal(
+    book: RotationBook, offered: Mapping[str, Collection[Side]], ready_with: Collection[str]
+) -> RotationBook:
+    """The book where the intermediate that a rotation has sign was renewed, and no signer has the former one any more.
+
+    ``offered`` are the sides that each signer which is heard of could sign with, ``ready_with`` the intermediates
+    (SHA-256) of all of them. A running signer keeps what it has, so this is for signers that were restarted, or whose
+    intermediate has ended: where none has the one that is ordered, and all have the same other one under the same root,
+    nothing would be issued any more until the rotation has ended. As at rest the root is what every consumer trusts.
+    What may sign changes after it is recorded, so the gates reckon with its leaves; the former one is left.
+
+    Where both sides are under one root it has to bear the name of the side, or it could not be told which it renews.
+    """
+    rotation = book.under_way
+    if rotation is None or not offered or UNKNOWN_ISSUER in ready_with:
+        return book
+    for place in ("new", "old"):
+        side: Side = getattr(rotation, place)
+        if not _is_ordered(rotation, place) or side.intermediate in ready_with:
+            continue
+        renewed = [
+            {other for other in sides if _renews(other, side, rotation, book)} for sides in offered.values()
+        ]
+        agreed = set.intersection(*renewed)
+        if len(agreed) != 1:
+            continue
+        left = [*book.left, *([side.intermediate] if side.intermediate not in book.left else [])]
+        changed = replace(rotation, **{place: agreed.pop()})
+        book = replace(book, rotation=changed, left=left[-MOST_LEFT:])
+        return replace(book, signing=changed.old) if book.signing == rotation.old else book
+    return book
+
+
+def _is_ordered(rotation: Rotation, place: str) -> bool:
+    """Whether that side signs somewhere in the present state."""
+    if rotation.state in SIGNS_WITH_NEW:
+        return place == "new"
+    return place == "old" or rotation.state is State.CANARY
+
+
+def _renews(other: Side, side: Side, rotation: Rotation, book: RotationBook) -> bool:
+    """Whether it is another intermediate in the place of that side, and may be."""
+    sides = {rotation.old.intermediate, rotation.new.intermediate}
+    barred = sides | {*book.left, *book.compromised}
+    if other.root != side.root or other.root in book.compromised or other.intermediate in barred:
+        return False
+    return rotation.changes_root or (bool(side.subject) and other.subject == side.subject)
 
 
 def _outcome(book: RotationBook) -> Side | None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from federation.core.trust.horizons import UNKNOWN_ISSUER
+from federation.core.trust.rotation.conditions import needs_new, needs_old
 from federation.core.trust.rotation.effects import Orders, orders_of
 from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.signing import note_signing, settled, signing_side
+from federation.core.trust.rotation.signing import note_renewal, note_signing, settled, signing_side
 
 A1, A2, A3 = (Side(root="a", intermediate=f"a{n}", subject=f"CN=a{n}") for n in (1, 2, 3))
 B1, B2 = (Side(root="b", intermediate=f"b{n}", subject=f"CN=b{n}") for n in (1, 2))
@@ -132,3 +133,79 @@ def test_orders_permit_nothing_under_another_root(orders: Orders, side: Side) ->
             assert side.intermediate not in orders.left
     else:
         assert forbidden or not named, "what is in force always may"
+
+
+RENEWED = Side(root="a", intermediate="a9", subject="CN=a1")
+NEW_RENEWED = Side(root="b", intermediate="b9", subject="CN=b1")
+OLD_SIGNS = (State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ABORTING)
+NEW_SIGNS = (State.CANARY, State.ACTIVE, State.UNPUBLISHING, State.EMERGENCY)
+
+
+def renewed(book: RotationBook, *offered: tuple[Side, ...]) -> RotationBook:
+    """As after every signer reports that it is ready with these."""
+    sides = {f"signer-{n}": list(each) for n, each in enumerate(offered)}
+    return note_renewal(book, sides, {side.intermediate for each in offered for side in each})
+
+
+@pytest.mark.parametrize("state", OLD_SIGNS)
+def test_a_renewed_intermediate_takes_the_place_of_one_that_no_signer_has(state: State) -> None:
+    book = renewed(RotationBook(rotation=rotation(state), signing=A1), (RENEWED, B1), (B1, RENEWED))
+    assert book.rotation is not None
+    assert (book.rotation.old, book.rotation.new, book.signing, book.left) == (RENEWED, B1, RENEWED, ["a1"])
+    orders = orders_of(book)
+    assert orders.permit("a9", "a")
+    assert not orders.permit("a1", "a"), "it was left"
+    assert not orders.permit("a2", "a"), "nothing but what is recorded signs during a rotation"
+    for issuer in ("a1", "a9", UNKNOWN_ISSUER):
+        assert needs_old(book.rotation, issuer), "the drain waits for the leaves of both"
+    assert needs_new(book.rotation, "b1")
+    assert not needs_new(book.rotation, "a9")
+
+
+@pytest.mark.parametrize("state", NEW_SIGNS)
+def test_so_does_one_of_the_new_side_where_that_signs(state: State) -> None:
+    book = renewed(RotationBook(rotation=rotation(state)), (A1, NEW_RENEWED))
+    assert book.rotation is not None
+    assert (book.rotation.old, book.rotation.new, book.left) == (A1, NEW_RENEWED, ["b1"])
+    for issuer in ("b1", "b9", UNKNOWN_ISSUER):
+        assert needs_new(book.rotation, issuer), "an abort waits for the leaves of both"
+    assert needs_old(book.rotation, "b1"), "the last of its leaves end first"
+
+
+@pytest.mark.parametrize(
+    ("book", "offered"),
+    [
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ()),
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((),)),
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (A1,))),  # one can sign as ordered
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (A2,))),  # they do not agree
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((RENEWED, A2),)),  # nor does one with itself
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((RENEWED,), (B1,))),
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((B2,),)),  # under the root that is to come
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((Side(root="c", intermediate="c1"),),)),
+        (RotationBook(rotation=rotation(State.PUBLISHING), left=["a9"]), ((RENEWED,),)),
+        (RotationBook(rotation=rotation(State.PUBLISHING), compromised=["a9"]), ((RENEWED,),)),
+        (RotationBook(rotation=rotation(State.ABORTING), compromised=["a"]), ((RENEWED,),)),
+        (RotationBook(rotation=rotation(State.ACTIVE)), ((RENEWED, B1),)),  # the old side signs no more
+        (RotationBook(rotation=rotation(State.PUBLISHING)), ((A1, NEW_RENEWED),)),  # the new one not yet
+        (RotationBook(rotation=rotation(State.PUBLISHING, new=A2)), ((A3,),)),  # of which side is it?
+        (RotationBook(rotation=rotation(State.PUBLISHING, new=A2)), ((A2,),)),
+        (RotationBook(rotation=rotation(State.RETIRED)), ((NEW_RENEWED,),)),
+    ],
+)
+def test_nothing_else_takes_its_place(book: RotationBook, offered: tuple[tuple[Side, ...], ...]) -> None:
+    assert renewed(book, *offered) == book
+
+
+def test_where_a_report_cannot_be_read_its_signer_may_have_the_former_one() -> None:
+    book = RotationBook(rotation=rotation(State.PUBLISHING))
+    assert note_renewal(book, {"x": [RENEWED]}, {"a9", UNKNOWN_ISSUER}) == book
+
+
+def test_under_one_root_the_name_tells_which_side_was_renewed() -> None:
+    book = renewed(RotationBook(rotation=rotation(State.SOAKED, new=A2)), (RENEWED, A2))
+    assert book.rotation is not None
+    assert (book.rotation.old, book.rotation.new) == (RENEWED, A2)
+    assert needs_old(book.rotation, "a1")
+    ended = settled(replace(book, rotation=replace(book.rotation, state=State.RETIRED)))
+    assert not {"a1", "a9"} - {*orders_of(ended).left}, "neither signs again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import web
@@ -53,6 +53,12 @@ def operations(
         may_operate=may_operate,
         leads=leads,
     )
+
+    async def vouches(asked: Sequence[Operation]) -> Sequence[bool | None]:
+        """Without an operate token what another process has sealed cannot be told from what nobody has."""
+        token = config.current.status.operate_token_file is not None
+        return [True if sealed else False if token else None for sealed in await seal.are_on(asked)]
+
     told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
     return Mounted(
         routes=[web.post(PATH, api.post)],
@@ -61,6 +67,7 @@ def operations(
         schemas=[OperationRequest, OperationView],
         accepts=api.accepts,
         with_token=api.takes_token,
+        vouches=vouches,
     )
 
 

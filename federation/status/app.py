@@ -190,7 +190,11 @@ class _Api:
 
     async def operations(self, request: web.Request) -> web.StreamResponse:
         snapshot, _ = await self._source.read()
-        operations = [operation_view(operation) for operation in snapshot.operations]
+        sealed = await self._mounted.vouches(snapshot.operations)
+        operations = [
+            operation_view(operation, sealed=verifies)
+            for operation, verifies in zip(snapshot.operations, sealed, strict=True)
+        ]
         view = Operations(
             accepted=self._mounted.accepts(request),
             with_token=self._mounted.with_token(),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from federation.state.documents import Operation
+
 Schemas = Sequence[type[msgspec.Struct]]
+
+
+async def _nobody_vouches(operations: Sequence[Operation]) -> Sequence[bool | None]:
+    return [None] * len(operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +25,7 @@ class Mounted:
     ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
     objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
     ``accepts`` says whether that caller could use the routes at all, ``with_token`` whether another token would do it.
+    ``vouches`` says of operations whether the seal of each verifies, None where that is not known.
     """
 
     routes: Sequence[web.RouteDef] = ()
@@ -27,6 +34,7 @@ class Mounted:
     schemas: Schemas = ()
     accepts: Callable[[web.Request], bool] = lambda _: False
     with_token: Callable[[], bool] = lambda: False
+    vouches: Callable[[Sequence[Operation]], Awaitable[Sequence[bool | None]]] = _nobody_vouches
 
 
 NOTHING = Mounted()

@@ -25,8 +25,8 @@ def orders_view(orders: Orders | None) -> OrdersView | None:
     )
 
 
-def operation_view(operation: Operation) -> OperationView:
-    """One operation of the audit."""
+def operation_view(operation: Operation, *, sealed: bool | None = None) -> OperationView:
+    """One operation of the audit; ``sealed`` is whether its seal verifies, None where that is not known."""
     return OperationView(
         id=operation.id,
         verb=operation.verb,
@@ -37,4 +37,5 @@ def operation_view(operation: Operation) -> OperationView:
         outcome=operation.outcome,
         detail=operation.detail,
         remedy=operation.remedy,
+        sealed=sealed,
     )

@@ -251,7 +251,12 @@ class OrdersView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperationView(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator asked for and what became of it: ``outcome`` is empty until a leader has decided."""
+    """What an operator asked for and what became of it: ``outcome`` is empty until a leader has decided.
+
+    ``sealed`` says whether it bears the seal of a controller on exactly what it says, by the operate token of now; what
+    was sealed by a former token does not. It is null where that is not known here: without an operate token a seal is
+    of one process alone. A leader seals what it has refused as well.
+    """
 
     id: str
     verb: str
@@ -262,6 +267,7 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     detail: str
     remedy: str
+    sealed: bool | None = None
 
 
 class Operations(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import Box
@@ -82,6 +84,13 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
     status, answer = await ask(box, operates)
     assert (status, answer["outcome"]) == (200, "done")
     assert answer["author"] == "operate token, from 127.0.0.1"
+    done = replace(forged, id=f"{time.strftime('%Y%m%d%H%M%S')}.01", decided=time.time(), outcome="done")
+    await store.write(f"operations/{done.id}", encode(done), create=True)
+    audit = json.loads((await read(box, reads, "/api/v1/operations"))[1])["operations"]
+    found = {one["id"]: (one["outcome"], one["sealed"]) for one in audit}
+    assert found[answer["id"]] == ("done", True)
+    assert found[forged.id] == ("refused", True), "the leader has sealed that it refused it"
+    assert found[done.id] == ("done", False), "an audit that somebody wrote into the store"
 
 
 async def _metrics(box: Box, token: str) -> str:

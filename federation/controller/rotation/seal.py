@@ -11,7 +11,7 @@ process, and holds for no other.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -34,6 +34,16 @@ class Seal:
     async def set(self, operation: Operation) -> Operation:
         """The operation with its seal."""
         return replace(operation, seal=await self._of(operation))
+
+    async def are_on(self, operations: Sequence[Operation]) -> list[bool]:
+        """The same of many, by one and the same secret."""
+        secret = await self.secret()
+
+        async def known() -> bytes:
+            return secret
+
+        same = Seal(known)
+        return [await same.is_on(operation) for operation in operations]
 
     async def is_on(self, operation: Operation) -> bool:
         """Whether it bears the seal of exactly what it says."""

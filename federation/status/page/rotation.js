@@ -164,7 +164,7 @@ function audit(every, now) {
   const rows = every.slice(0, MOST).map((o) => el("tr", {},
     el("td", {}, ago(o.asked, now)),
     el("th", { scope: "row" }, o.verb, el("small", {}, Object.entries(o.arguments).map(([k, v]) => `${k}: ${v}`).join("; "))),
-    el("td", { class: "wrap" }, o.author),
+    el("td", { class: "wrap" }, o.author, o.sealed === false ? el("small", {}, badge("failed", "no controller's seal")) : null),
     el("td", {}, o.outcome === "done" ? badge("ok", "done") : o.outcome ? badge("failed", "refused") : badge("unknown", "undecided")),
     el("td", { class: "wrap" }, o.detail, o.remedy ? el("small", {}, o.remedy) : "")));
   return el("details", {}, el("summary", {}, `Operations asked for (${every.length})`), scroll(table("Operations, newest first", ["Asked", "What", "By", "Outcome", ""], rows)));

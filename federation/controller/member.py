@@ -229,6 +229,7 @@ class Member:
         )
         if former.trust_bundle.state == "contested":
             self._bundle.recall()
+        self._istiod.recall(former.control_planes)
         if former.state == self._state and former.since:
             self._since = min(self._since, former.since)
 

@@ -388,6 +388,8 @@ class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
     current: bool = False  # its ca.crt is the bundle meant for the cluster, to the byte
     read_back: float = 0.0  # 0 while it is not
     restored: int = 0  # put back after an edit or a deletion
+    contested: bool = False  # others keep changing it
+    writers: list[str] = []  # of them
 
 
 class WebhookReport(msgspec.Struct, frozen=True, kw_only=True):

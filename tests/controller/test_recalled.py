@@ -9,7 +9,14 @@ from federation.core.errors import AttestationRefused, AuthorityViolation
 from federation.signer.accounting import NO_CLUSTER, Accounting
 from federation.signer.authorities.checked import Alarms
 from federation.signer.heartbeat import Heartbeat
-from federation.state.documents import AuthorityReport, ControllerReport, RefusalsReport, SignerReport, decode
+from federation.state.documents import (
+    AuthorityReport,
+    ControllerReport,
+    ControlPlaneReport,
+    RefusalsReport,
+    SignerReport,
+    decode,
+)
 from federation.state.files import FileStore
 from tests.controller.world import NAME, World, eventually, root
 from tests.support.clock import VirtualClock
@@ -112,3 +119,41 @@ async def test_a_contested_cluster_is_contested_after_its_controller_was_killed(
         west = report.clusters["west"]
         assert (west.reason, west.since) == ("other_writers", since)
         assert "gitops" in west.publication.other_writers
+
+
+async def test_a_contested_certificate_of_istiod_is_contested_after_its_controller_was_killed(
+    one: World,
+) -> None:
+    """The Secret holds what it should at this moment, and whoever keeps changing it is still there."""
+    east = one.clusters["east"]
+
+    def secret() -> dict[str, str]:
+        found = east.get("secrets", "istio-system", "istiod-tls")
+        return found["data"] if found is not None else {}
+
+    async with one.controller():
+        await one.published()
+        for number in range(IMMEDIATE + 1):
+            await one.until(lambda r, n=number: _plane(r).restored == n and _plane(r).current)  # type: ignore[misc]
+            east.patch(
+                "secrets", "istio-system", "istiod-tls", {"data": {"ca.crt": "eA=="}}, manager="gitops"
+            )
+        report = await one.until(lambda r: "gitops keeps changing it" in _plane(r).detail)
+        started = report.started
+        good = await one.until(lambda r: _plane(r).current and _plane(r).contested)
+        stored = await one.store.read("controllers/one")
+        assert stored is not None
+    assert secret()
+    assert _plane(good).attention
+    await one.store.write("controllers/one", stored.data)  # as a killed one leaves it
+    async with one.controller():
+        report = await one.until(
+            lambda r: r.started != started and "east" in r.clusters and _plane(r).read_back > 0
+        )
+        assert _plane(report).contested
+        assert "gitops keeps changing it" in _plane(report).detail
+
+
+def _plane(report: ControllerReport) -> ControlPlaneReport:
+    (found,) = report.clusters["east"].control_planes
+    return found

@@ -115,6 +115,13 @@ class IstiodCertificates:
         for keeper in self._keepers:
             keeper.renew()
 
+    def recall(self, former: Iterable[ControlPlaneReport]) -> None:
+        """Go on from where others kept changing a Secret when the last controller was killed."""
+        told = {(report.namespace, report.secret): report for report in former if report.contested}
+        for keeper in self._keepers:
+            if report := told.get((keeper.namespace, self._istio.secret)):
+                keeper.recall(report.writers)
+
     def report(self) -> list[ControlPlaneReport]:
         """How each Secret fares."""
         if not self._istio.provide_certificate:
@@ -151,7 +158,7 @@ class _Keeper:
     ) -> None:
         self._session = session
         self._cluster = cluster
-        self._namespace = namespace
+        self.namespace = namespace
         self._name = cluster.istio.secret
         self._account = account
         self._around = around
@@ -184,6 +191,10 @@ class _Keeper:
         """Whether its namespace exists; None while that is not known."""
         return self._watch.present
 
+    def recall(self, writers: Iterable[str]) -> None:
+        """These kept changing it."""
+        self._contention.recall([self.namespace], writers, "", self._clock.monotonic())
+
     def renew(self) -> None:
         """Watch anew at once, and wait no longer."""
         self._watch.renew()
@@ -208,7 +219,7 @@ class _Keeper:
         if new is not None and self._sent == (new.certificate, new.key, new.ca):
             self._sent, self._retry_at = None, 0.0
         elif self._is_good(old) and not self._is_good(new):
-            self._contention.strike(self._namespace, now)
+            self._contention.strike(self.namespace, now)
             self._restoring = True
 
     def _want(self) -> Wanted | None:
@@ -216,7 +227,7 @@ class _Keeper:
         generation = self._around.generation()
         if generation is None:
             return None
-        names = istiod_names(self._cluster.istio, self._namespace, self._around.revisions(self._namespace))
+        names = istiod_names(self._cluster.istio, self.namespace, self._around.revisions(self.namespace))
         key = generation.sha256, names, self._around.issuer()
         if self._wanted is None or self._wanted[0] != key:
             if self._wanted is not None:
@@ -280,7 +291,7 @@ class _Keeper:
         now = self._clock.monotonic()
         if self._held_back(held) or now < self._retry_at or not self._around.allowed():
             return
-        if self._contention.wait(self._namespace, now) > 0:
+        if self._contention.wait(self.namespace, now) > 0:
             return
         try:
             await self._write(held, examined, wanted, step)
@@ -320,7 +331,7 @@ class _Keeper:
         if self._watch.held is not held or not self._around.allowed():
             return  # what was decided no longer holds
         body = apply_body(
-            self._namespace,
+            self.namespace,
             self._name,
             certificate=certificate,
             key=key,
@@ -372,8 +383,9 @@ class _Keeper:
         """How it fares now, by what was read back."""
         sight = self._see()
         stands, examined = standing(sight), sight.examined or Examined()
+        now = self._clock.monotonic()
         return ControlPlaneReport(
-            namespace=self._namespace,
+            namespace=self.namespace,
             secret=self._name,
             state=stands.state,
             detail=stands.detail,
@@ -386,13 +398,15 @@ class _Keeper:
             current=sight.fresh and examined.current,
             read_back=self._read_back_at(),
             restored=self._restored,
+            contested=bool(self._contention.contested(now)),
+            writers=[writer[:MOST_CHARACTERS] for writer in self._contention.writers(now)],
         )
 
     def facts(self) -> ControlPlane:
         """What was read back, for the gates; nothing of what is not known now, or cannot serve."""
         sight = self._see()
         stands, examined = standing(sight), sight.examined
-        name, read_back_at = f"{self._namespace}/{self._name}", self._read_back_at()
+        name, read_back_at = f"{self.namespace}/{self._name}", self._read_back_at()
         if not sight.fresh or examined is None or not examined.serves:
             return ControlPlane(name=name, detail=stands.detail or stands.state, read_back_at=read_back_at)
         return ControlPlane(
@@ -412,7 +426,7 @@ class _Keeper:
         examined = self._examine(held, wanted) if held is not None and wanted is not None else None
         contested = bool(self._contention.contested(now))
         return Sight(
-            namespace=self._namespace,
+            namespace=self.namespace,
             secret=self._name,
             now=self._clock.now(),
             present=watch.present,

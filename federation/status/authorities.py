@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from federation.state.documents import AuthorityReport
 from federation.status.freshness import days_left, expiry, finite, instant
 from federation.status.model import AuthorityUse, AuthorityView
 from federation.status.scene import Scene
 from federation.status.signing import WORST_FIRST, known_state
+
+LEFT: Final = 86400.0
+"""Seconds for which the report of a signer that was killed stays in the state store at the least."""
 
 
 def authority_views(scene: Scene) -> list[AuthorityView]:
@@ -26,7 +30,24 @@ def authority_views(scene: Scene) -> list[AuthorityView]:
             if report is not None:
                 found.setdefault((use, report.name, report.sha256), []).append((replica, report))
     ordered = sorted(found.items(), key=lambda item: item[0][0] != "authority")
-    return [_view(scene, use, each) for (use, _, _), each in ordered]
+    alarms = _left_alarms(scene)
+    return [_view(scene, use, each, alarms.pop(name, [])) for (use, name, _), each in ordered]
+
+
+def _left_alarms(scene: Scene) -> dict[str, list[AuthorityReport]]:
+    """By name, the authorities of signers that were killed in the last day, where these had raised an alarm.
+
+    One that ends in good order takes its report back, and one that is started again under its name goes on with it. In
+    a cluster a pod that takes the place of a killed one has a name of its own, and nobody has answered the alarm.
+    """
+    found: dict[str, list[AuthorityReport]] = {}
+    for replica, signer in sorted(scene.snapshot.signers.items()):
+        if replica in scene.signers or abs(scene.now - finite(signer.updated)) > LEFT:
+            continue
+        for report in (signer.authority, signer.successor):
+            if report is not None and report.violations > 0:
+                found.setdefault(report.name, []).append(report)
+    return found
 
 
 def signs_now(scene: Scene, use: AuthorityUse, sha256: str) -> bool:
@@ -43,10 +64,17 @@ def signs_now(scene: Scene, use: AuthorityUse, sha256: str) -> bool:
     return use == "authority"
 
 
-def _view(scene: Scene, use: AuthorityUse, reports: Sequence[tuple[str, AuthorityReport]]) -> AuthorityView:
+def _view(
+    scene: Scene,
+    use: AuthorityUse,
+    reports: Sequence[tuple[str, AuthorityReport]],
+    left: Sequence[AuthorityReport],
+) -> AuthorityView:
+    """``left`` are reports by signers that were killed: their alarms count, and nothing else of them."""
     each = [report for _, report in reports]
+    alarmed = [*each, *left]
     worst = min(each, key=lambda report: WORST_FIRST.index(known_state(report.state)))
-    latest = max(each, key=lambda report: finite(report.last_violation_at))
+    latest = max(alarmed, key=lambda report: finite(report.last_violation_at))
     return AuthorityView(
         name=worst.name,
         kind=worst.kind,
@@ -70,7 +98,7 @@ def _view(scene: Scene, use: AuthorityUse, reports: Sequence[tuple[str, Authorit
         circuit=next((r.circuit for r in (worst, *each) if r.circuit not in {"", "closed"}), worst.circuit),
         retry_at=instant(min((r.retry_at for r in each if finite(r.retry_at) > 0), default=0.0)),
         uncertain=sum(report.uncertain for report in each),
-        violations=sum(report.violations for report in each),
+        violations=sum(report.violations for report in alarmed),
         last_violation=latest.last_violation,
         last_violation_at=instant(latest.last_violation_at),
         crl_next_update=instant(max(finite(report.crl_next_update) for report in each)),

@@ -649,3 +649,29 @@ def test_a_cluster_tells_which_accounts_it_trusts_as_node_proxies() -> None:
     status = compose(world.snapshot(), config, NOW)
     told = {view.name: view.trusted_node_accounts for view in status.clusters}
     assert told == {"east": ["istio-system/ztunnel"], "west": [], "north": []}
+
+
+def test_an_alarm_outlives_a_signer_whose_place_another_name_takes() -> None:
+    """A pod that was killed does not come back under its name, and nobody has answered what it reported."""
+    hub = World(["east"], T)
+    was = hub.signers["signer-0"]
+    assert was.authority is not None
+    alarmed = replace(
+        was.authority,
+        violations=2,
+        last_violation="another key",
+        last_violation_at=T - 900,
+        sha256="9" * 64,
+    )
+
+    def told(ago: float) -> list[str]:
+        hub.signers["killed"] = replace(was, replica="killed", updated=T - ago, authority=alarmed)
+        found = seen(hub)
+        (authority,) = found.authorities
+        assert authority.signers == ["signer-0", "signer-1"], "nothing else of it counts"
+        return [item.what for item in found.attention if item.code == "authority_violation"]
+
+    (what,) = told(600)
+    assert "returned 2 times something else" in what
+    assert "another key" in what
+    assert told(DAY + 600) == []

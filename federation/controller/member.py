@@ -389,9 +389,10 @@ class Member:
     async def _claim(self) -> None:
         """Publish to all namespaces once this hub's mark has stood in the first one."""
         while True:
-            before, other = self._joining.claims, self._joining.other_hub
+            before, other = self._joining.claims, self._joining.other_hub or self._joining.ahead
             await self._clock.sleep(CLAIM_POLL if before else PULSE)
-            if (before and not self._joining.claims) or (other and not self._joining.other_hub):
+            left = self._joining.other_hub or self._joining.ahead
+            if (before and not self._joining.claims) or (other and not left):
                 self._publisher.notice_all()
                 self._dirty = True
 
@@ -424,7 +425,7 @@ class Member:
                 failed=tally.failed,
                 keeps=self._joining.keeps,
                 yields=self._joining.yields,
-                why_kept=LEFT if self._joining.other_hub else KEPT,
+                why_kept=LEFT if self._joining.other_hub or self._joining.ahead else KEPT,
             )
             self._reported = counted, fresh
         if fresh and not self._bundle.kept and self._bundle.status().state != "unknown":
@@ -525,6 +526,8 @@ class Member:
             return "its namespaces are not read back"
         if other := self._joining.other_hub:
             return f"another hub publishes there, of the identity {other}"
+        if self._joining.ahead:
+            return "the state is older than what was published there"
         awaited = self._around.awaited(str(self.config.name))
         if awaited is not None:
             return awaited
@@ -566,6 +569,7 @@ class Member:
             unaccepted=(*unaccepted, *(["a CA that cannot be read"] if unreadable else [])),
             distributors=counted.writers,
             istio=self._istio,
+            ahead=self._joining.ahead if self._watch.fresh else None,
         )
 
     def _namespace_facts(self) -> MemberFacts:

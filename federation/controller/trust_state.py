@@ -28,6 +28,11 @@ class TrustState:
     """Clusters that still get an older generation: their wave of a removal has not come yet."""
 
     @property
+    def newest(self) -> int:
+        """The highest number that is known here, of a generation in force or of one before."""
+        return max(self.number, self.delivered, *self.numbers.values(), 0)
+
+    @property
     def number(self) -> int:
         """The number in force, 0 where there is none."""
         return self.generation.number if self.generation else 0

@@ -16,6 +16,12 @@ from federation.core.errors import InvalidValue
 ANNOTATION: Final = "federation-hub/hub"
 """On each object that a hub writes into a member cluster. Its value is the hub's identity."""
 
+NUMBER: Final = "federation-hub/generation"
+"""On each bundle's ConfigMap: the number of the generation that it was written for. What is published says by it that
+a state that was set back is older, though nothing else remembers it.
+"""
+
+MOST_DIGITS: Final = 12  # of such a number: the keys of generations have room for no more
 MOST_MARK: Final = 64  # characters that are kept of what an annotation holds: anybody may have written it
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -39,6 +45,13 @@ def mark_in(annotations: Mapping[str, object] | None) -> str:
     """The identity that is written on an object, bounded; empty where there is none."""
     value = (annotations or {}).get(ANNOTATION, "")
     return value[:MOST_MARK] if isinstance(value, str) else ""
+
+
+def number_in(annotations: Mapping[str, object] | None) -> int:
+    """The number of the generation that is written on an object; 0 where there is none."""
+    value = (annotations or {}).get(NUMBER, "")
+    known = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS
+    return int(value) if isinstance(value, str) and known else 0
 
 
 @dataclass(frozen=True, slots=True)

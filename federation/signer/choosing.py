@@ -98,6 +98,15 @@ def require_served(orders: Orders, cluster: str) -> None:
             reason="quarantined",
         )
 
+    if cluster in orders.ahead:
+        raise NotReady(
+            f"the state was set back: this hub has published generation {orders.ahead[cluster]} there, which is later"
+            " than any that it knows",
+            where=cluster,
+            remedy="restore the newest backup of the state, and restart every role",
+            reason="state_older",
+        )
+
 
 def _signing_with(issuer: str, authorities: Sequence[One]) -> One | None:
     """The authority with that intermediate; one that is usable before one that is not."""

@@ -88,7 +88,7 @@ SERVER_TROUBLE: Final = frozenset(
 
 OF_WRITING: Final = frozenset(
     {"forbidden", "denied", "quota", "admission", "webhook", "conflict", "invalid", "not_found"}
-    | {"other_writers", "other_hub"}
+    | {"other_writers", "other_hub", "state_older"}
 )
 """Reasons for which the bundle is not written there."""
 
@@ -322,7 +322,7 @@ def _connection(scene: Scene, view: ClusterView) -> Finding:
         fact = f"{fact}; {_certificates(view, scene.now)}"
     detail = connection.detail or connection.reason or connection.state
     item = Attention(
-        severity="warning",
+        severity="critical" if connection.reason == "state_older" else "warning",  # nothing is issued there
         code=f"cluster_{connection.state}",
         what=f"{fact}: {detail}",
         where=name,

@@ -44,6 +44,7 @@ _CONNECTION: Final[Mapping[str, str]] = {
     "istiod_other_ca": "verifies istiod by another CA than the hub's",
     "istiod_not_served": "has an istiod that serves nothing",
     "other_hub": "holds objects of another hub",
+    "state_older": "holds a later bundle of this hub than the state knows",
     "exec_plugin": "cannot be asked: the plugin that gives its credentials fails",
     "configuration": "cannot be asked: its credentials cannot be used",
     "starting": "is being listed for the first time",

@@ -10,17 +10,27 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from federation.controller.generations import CURRENT
+from federation.controller.publication.config_map import Held, Target
+from federation.controller.publication.joining import MemberFacts
+from federation.controller.publication.read_back import ReadBack
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
-from federation.core.config.model import HubConfig
+from federation.controller.rotation.observed import ahead_of
+from federation.core.config.model import HubConfig, PublicationConfig
 from federation.core.config.parse import parse_config
-from federation.core.errors import StateUnavailable
+from federation.core.errors import NotReady, StateUnavailable
+from federation.core.hub_identity import NUMBER, HubIdentity, number_in
+from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import Rotation, RotationBook, Setback, Side, State
+from federation.core.trust.rotation.world import ClusterFacts
+from federation.signer.choosing import require_served
 from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
 from federation.state.files import FileStore
 from tests.controller.test_arrivals import CONFIG
 from tests.controller.test_rotation_driver import FailingStore, Leading
 from tests.controller.test_trust_sources import configured, sources
+from tests.controller.test_two_hubs import FIRST, HUB, MINE, OWN, Case, generation
 from tests.controller.world import root
+from tests.support import pki
 from tests.support.clock import VirtualClock
 
 
@@ -285,3 +295,97 @@ async def test_a_record_of_an_earlier_release_is_read(tmp_path: Path, config: Hu
     assert await Books(store).load() == uncounted
     await leading.step()
     assert leading.driver.book.setbacks == []
+
+
+LATER, KNOWN = pki.root("published later"), pki.root("known to the state")
+
+
+def cluster(*, hub: HubIdentity = HUB, joined: bool = True) -> Case:
+    """One in which this hub had published everywhere, by a state that knows one generation."""
+    return Case(hub=hub, joined=joined)
+
+
+def published(case: Case, pem: bytes, number: int, *, hub: str = OWN) -> Held:
+    return msgspec.structs.replace(case.held(pem, hub), generation=number)
+
+
+def test_a_cluster_that_holds_a_later_generation_than_the_state_knows_is_left_as_it_is() -> None:
+    """A state that was restored as a whole remembers nothing of what was published since; the members do."""
+    case = cluster()
+    later = published(case, LATER.pem, 3)
+    for namespace in ("shop", FIRST):
+        case.show(namespace, later)
+    assert case.joining.ahead == 3
+    assert case.joining.stays("shop", later)
+    assert case.joining.stays("new", None)
+    health = case.joining.health({later.sha256})
+    assert (health.reason, "generation 3" in health.detail, OWN in health.remedy) == (
+        "state_older",
+        True,
+        True,
+    )
+    case.joining.complete(ReadBack(selected=2, current=2))
+    assert case.joining.ahead == 3, "nothing is complete while it is left"
+
+
+@pytest.mark.parametrize(
+    ("other", "number", "hub"),
+    [(LATER, 0, OWN), (LATER, 1, OWN), (MINE, 3, OWN), (MINE, 0, "")],
+    ids=["no number", "a number that is known", "known content", "known content without a mark"],
+)
+def test_one_writer_of_one_object_does_not_bring_that_about(
+    other: pki.Authority, number: int, hub: str
+) -> None:
+    case = cluster()
+    case.show("shop", published(case, LATER.pem, 10**9))
+    assert case.joining.ahead, "as far as is seen until now"
+    case.show(FIRST, published(case, other.pem, number, hub=hub))
+    assert case.joining.ahead == 0
+    assert not case.joining.stays("shop", published(case, LATER.pem, 10**9))
+
+
+def test_once_this_process_has_seen_what_it_knows_a_later_number_is_an_edit() -> None:
+    case = cluster()
+    case.show(FIRST, published(case, MINE.pem, 1))
+    for namespace in ("shop", FIRST):
+        case.show(namespace, published(case, LATER.pem, 3))
+    assert case.joining.ahead == 0
+
+
+def test_an_operator_who_adopts_the_hub_s_own_identity_goes_on_with_the_state_as_it_is() -> None:
+    case = cluster(hub=HubIdentity(OWN, frozenset({OWN})))
+    case.show(FIRST, published(case, LATER.pem, 3))
+    assert case.joining.ahead == 0
+
+
+def test_a_generation_is_written_with_its_number_and_read_back_within_bounds() -> None:
+    body = msgspec.json.decode(Target.of(generation(MINE.pem.decode()), PublicationConfig(), HUB).body)
+    assert number_in(body["metadata"]["annotations"]) == 1
+    for text in ("", "-1", "1" * 13, "1e3", "\u0661", 7, None):
+        assert number_in({NUMBER: text}) == 0
+    assert number_in({NUMBER: "9" * 12}) == 10**12 - 1
+
+
+async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget_it(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    books = Books(store)
+    await books.load()
+    books.ahead = {"west": 3}
+    orders = await books.give_orders()
+    with pytest.raises(NotReady, match="set back") as refused:
+        require_served(orders, "west")
+    assert refused.value.reason == "state_older"
+    require_served(orders, "east")
+    again = Books(store)
+    await again.load()
+    assert again.ahead == {"west": 3}
+
+    unknown, healed = MemberFacts(held=None, ahead=None), MemberFacts(held=frozenset(), ahead=0)
+    assert ahead_of({"west": unknown}, again.ahead) == {"west": 3}
+    assert ahead_of({"west": ClusterFacts(held=None)}, again.ahead) == {"west": 3}
+    assert ahead_of({"west": healed, "east": MemberFacts(held=None, ahead=4)}, again.ahead) == {"east": 4}
+    again.ahead = {}
+    assert await again.give_orders() == Orders()

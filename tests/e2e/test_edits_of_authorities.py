@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import pytest
 
 from federation.controller.proof.handshake import Credential, handshake
 from federation.core.errors import FederationError
@@ -283,6 +285,59 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         await box.start_hub()
         await box.wait_ready()
         await mesh.renew(workload)
+
+
+async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_issues_nothing(
+    tmp_path: Path,
+) -> None:
+    """No process remembers what was published since: what the members hold says it. A newer state ends it."""
+    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, second):
+        box, state = mesh.box, tmp_path / "state"
+        write(box, authority=box.ca, pins=[], successor=second)
+        await box.wait_for("/api/v1/status", may_start)
+        shutil.copytree(state, tmp_path / "older")
+        write(box, authority=box.ca, pins=[second], successor=None)
+        await box.wait_for("/api/v1/bundle", lambda bundle: len(bundle["anchors"]) == 2)
+        await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
+        held = await box.wait_for_trust("east", "istio-system")
+
+        await kill_hub(box)
+        write(box, authority=box.ca, pins=[], successor=second)
+        state.rename(tmp_path / "newer")
+        (tmp_path / "older").rename(state)
+        await box.start_hub()
+        status = await box.wait_for("/api/v1/status", holds_a_later_one)
+        identity = status["controllers"][0]["hub"]
+        await box.wait_for("/api/v1/status", lambda s: s["verdict"] == "failing")
+        code, output = await verify(box)
+        assert code == 1, output
+        assert "restore the newest backup of the state" in output
+        with pytest.raises(grpc.aio.AioRpcError):
+            await mesh.workloads["east"][0].renew()
+        assert await box.wait_for_trust("east", "istio-system") == held
+
+        await kill_hub(box)
+        await box.start_hub()
+        await box.wait_for("/api/v1/status", holds_a_later_one)
+        edit(box, box.config_file.read_text() + f'\n[controller]\nadopt_hubs = ["{identity}"]\n')
+        await box.wait_for("/api/v1/status", lambda s: not holds_a_later_one(s))
+        await mesh.renew(mesh.workloads["east"][0])
+        await box.wait_for("/api/v1/status", holds_everywhere(generation=1))
+        assert (await box.wait_for_trust("east", "istio-system")).count(b"BEGIN") == 1
+
+
+def holds_everywhere(*, generation: int) -> Callable[[Any], bool]:
+    def holds(status: Any) -> bool:
+        publication = status["clusters"][0]["publication"]
+        whole = 0 < publication["selected"] == publication["current"]
+        return bool(whole and publication["generation"] == generation)
+
+    return holds
+
+
+def holds_a_later_one(status: Any) -> bool:
+    (cluster,) = status["clusters"]
+    return bool(cluster["connection"]["reason"] == "state_older")
 
 
 def edit(box: Box, text: str) -> None:

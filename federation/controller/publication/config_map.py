@@ -22,7 +22,7 @@ from federation.clusters.objects import Item, MarkedMeta, Payload, annotations_o
 from federation.clusters.writers import FIELD_MANAGER
 from federation.core.config.model import PublicationConfig
 from federation.core.errors import InvalidValue
-from federation.core.hub_identity import NO_HUB, HubIdentity, mark_in
+from federation.core.hub_identity import NO_HUB, NUMBER, HubIdentity, mark_in, number_in
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
 from federation.state.documents import Generation
 
@@ -57,13 +57,14 @@ class Target:
             raise InvalidValue(
                 f"a bundle of {len(generation.bundle_pem)} bytes does not fit into a ConfigMap"
             )
+        marks = hub.annotations | {NUMBER: str(generation.number)} if hub.annotations else {}
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
                 "name": config.config_map,
                 "labels": {LABEL: "true"},
-                **({"annotations": hub.annotations} if hub.annotations else {}),
+                **({"annotations": marks} if marks else {}),
             },
             "data": {config.key: generation.bundle_pem},
         }
@@ -111,7 +112,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     ``sha256`` is the digest of the key's value, empty where there is none. ``extra`` are further keys, as
     ``data/<key>`` or ``binaryData/<key>``. ``writers`` are other field managers that own the key. ``ours``
     says that a hub has written the object: it still owns something of it, if only the label. ``hub`` is the identity
-    of the one that says it did.
+    of the one that says it did, ``generation`` the number that it wrote, 0 for none.
     """
 
     sha256: str
@@ -120,6 +121,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     writers: tuple[str, ...] = ()
     ours: bool = False
     hub: str = ""
+    generation: int = 0
 
 
 def wipe_body(extra: Iterable[str]) -> bytes:
@@ -213,13 +215,15 @@ class HeldDecoder:
         meta = found.metadata
         managed = self._managed(meta)
         value = (found.data or {}).get(self._key)
+        annotations = annotations_of(meta)
         held = Held(
             self._contents.note(value) if value is not None else "",
             labels_of(meta).get(LABEL) == "true",
             self._extra(found),
             self._writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
-            sys.intern(mark_in(annotations_of(meta))),
+            sys.intern(mark_in(annotations)),
+            number_in(annotations),
         )
         if len(self._shared) > 10_000:
             self._shared.clear()

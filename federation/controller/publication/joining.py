@@ -17,11 +17,16 @@ Another hub is such a writer as well, and answers as fast. Where an object bears
 ``own_anchors`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
 others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
 namespace has held this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any mark.
+
+Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was restored
+from an older one: the hub has forgotten what it has published and signed since. It leaves the cluster as it is then,
+until a newer state is restored or an operator adopts this hub's own identity. One writer of one ConfigMap cannot bring
+that about, and nothing can once this process has seen there what it knows.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -54,6 +59,7 @@ GRACE: Final = 5.0
 
 YIELDS: Final = "other_writers"
 OTHER_HUB: Final = "other_hub"
+AHEAD: Final = "state_older"
 CLAIM: Final = 0.5
 """Seconds that this hub's mark has to stand in the first namespace before it writes to the others."""
 
@@ -91,7 +97,8 @@ class MemberFacts(ClusterFacts):
     ``joining`` while some namespace keeps one that is not accepted. ``trust_bundle`` is what to remember of its
     ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new. ``unaccepted`` names the CAs
     that are not accepted. ``distributors`` are the other field managers that write its bundle.
-    ``istio`` is what was read of its Istio, None where nothing was.
+    ``istio`` is what was read of its Istio, None where nothing was. ``ahead`` is the later generation that it holds
+    than the state knows, 0 where it does not, None where that is not known.
     """
 
     own: frozenset[str] = frozenset()
@@ -100,6 +107,7 @@ class MemberFacts(ClusterFacts):
     unaccepted: tuple[str, ...] = ()
     distributors: tuple[str, ...] = ()
     istio: IstioSeen | None = None
+    ahead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,9 @@ class Joining:
         self._in_first: dict[str, tuple[Held, float]] = {}
         self._claiming_since: float | None = None
         self._others: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}  # of what bears this hub's own mark, by namespace
+        self._counted: Counter[int] = Counter()
+        self._met = False
         self._cluster = cluster
         self._contents = contents
         self._read = read
@@ -194,9 +205,31 @@ class Joining:
         """The namespace is gone; one of that name that comes later is another."""
         self._served.discard(namespace)
         self._others.pop(namespace, None)
+        self._note_number(namespace, None)
         self._made(namespace)
 
+    def _note_number(self, namespace: str, held: Held | None) -> None:
+        if (before := self._numbers.pop(namespace, None)) is not None:
+            self._counted[before] -= 1
+            self._counted += Counter()  # without those of which none is left
+        if held is None or not held.sha256 or not namespace:  # of a ClusterTrustBundle no number is kept
+            return
+        if self._trust.is_ours(held.sha256):
+            self._met = True
+        elif self._hub.id and held.hub == self._hub.id:
+            self._numbers[namespace] = held.generation
+            self._counted[held.generation] += 1
+
+    @property
+    def ahead(self) -> int:
+        """The generation that the cluster holds by this hub's own mark, where the state knows none so late; else 0."""
+        if self._met or self._completed or self._replaces or self._hub.id in self._hub.adopts:
+            return 0
+        lowest = min(self._counted, default=0)
+        return lowest if lowest > self._trust.newest > 0 else 0
+
     def _note_mark(self, namespace: str, held: Held | None) -> None:
+        self._note_number(namespace, held)
         mark = held.hub if held is not None else ""
         if self._hub.is_other(mark):
             self._others[namespace] = mark
@@ -253,12 +286,13 @@ class Joining:
 
     def complete(self, counted: ReadBack) -> None:
         """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""
-        if 0 < counted.selected == counted.current and not counted.forbidden and not self.other_hub:
+        left = self.other_hub or self.ahead
+        if 0 < counted.selected == counted.current and not counted.forbidden and not left:
             self._joined = self._completed = True
 
     def keeps(self, namespace: str, held: Held | None) -> bool:
         """Whether what the namespace holds is to stay for now."""
-        if self.other_hub:
+        if self.other_hub or self.ahead:
             return True
         if held is None or not held.sha256 or self.over():
             return False
@@ -342,6 +376,8 @@ class Joining:
         certificates, unreadable = self.missing(digests)
         if other := self.other_hub:
             return other_hub_health(other, f"it holds {named(certificates) or 'the bundle of this hub'}")
+        if later := self.ahead:
+            return state_older_health(later, self._trust.newest, named(certificates), self._hub.id)
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
         told = [text for text in (named(certificates),) if text]
@@ -454,6 +490,21 @@ def other_hub_health(hub: str, detail: str) -> ClusterHealth:
         "find that hub: `federation status` shows the identity of each. If it is to go on, remove the cluster here. "
         "If this one is to take the cluster over, stop the other one there, accept its root if its certificates are "
         f'to be trusted until they end, and add "{hub}" to controller.adopt_hubs here',
+    )
+
+
+def state_older_health(held: int, known: int, lacks: str, hub: str) -> ClusterHealth:
+    """How a cluster fares to which this hub has published later generations than its state knows."""
+    more = f", with {lacks}" if lacks else ""
+    return ClusterHealth(
+        "degraded",
+        AHEAD,
+        f"the state is older than what this hub has published there: it holds generation {held}{more}, and the state "
+        f"knows {known}. Nothing is written there, and nothing is issued",
+        "restore the newest backup of the state and restart every role. Where there is none, find out what was "
+        "published since, pin what is to be trusted still, and "
+        f'add "{hub}", which is this hub\'s own identity, to controller.adopt_hubs: it then goes on with what it has, '
+        "and certificates that were issued since fail wherever their root is not pinned",
     )
 
 

@@ -79,6 +79,8 @@ class Books:
         self.book = RotationBook()
         self.arrivals: Arrivals | None = None
         """As it was last read or written; None before."""
+        self.ahead: dict[str, int] = {}
+        """Clusters that hold a later generation (its number) than the state knows: they get no certificates."""
 
     async def load(self) -> RotationBook:
         """The record as it is persisted; an empty one where none ever was.
@@ -90,6 +92,7 @@ class Books:
         orders = await self._store.read(ORDERS)
         self._orders_version = orders.version if orders is not None else None
         given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
+        self.ahead, given = self.ahead or given.ahead, replace(given, ahead={})
         stored = await self._store.read(ROTATION)
         if stored is None:
             if self._version is not None or given != Orders():
@@ -155,7 +158,7 @@ class Books:
         Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
         and the record has to be read again.
         """
-        orders = orders_of(self.book)
+        orders = replace(orders_of(self.book), ahead=self.ahead)
         stored = await self._store.read(ORDERS)
         if (stored.version if stored is not None else None) != self._orders_version:
             raise StateConflict("somebody else wrote it", where=ORDERS)

@@ -21,6 +21,7 @@ from federation.controller.rotation.commands import Commands, Proposed, taken_ov
 from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
 from federation.controller.rotation.observed import (
     Proved,
+    ahead_of,
     joined,
     own_anchors,
     own_of,
@@ -173,6 +174,7 @@ class RotationDriver:
             await self._settle(config, see())
             await self._note_setbacks(see())
             before = self.books.book
+            self.books.ahead = ahead_of(see().clusters, self.books.ahead)
             await self.books.give_orders()
             await enact()
             world = await self._observe(config, see())

@@ -105,6 +105,17 @@ def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
     return frozenset(name for name, facts in clusters.items() if facts.current and facts.held)
 
 
+def ahead_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, int]) -> dict[str, int]:
+    """Those that hold a later generation (its number) than the state knows; what is not known stays as it was."""
+    found = {
+        name: before.get(name, 0)
+        if not isinstance(facts, MemberFacts) or facts.ahead is None
+        else facts.ahead
+        for name, facts in sorted(clusters.items())
+    }
+    return {name: number for name, number in found.items() if number}
+
+
 def own_of(
     config: HubConfig, clusters: Mapping[str, ClusterFacts], *, kept: frozenset[str] = frozenset()
 ) -> dict[str, frozenset[str]]:

@@ -18,7 +18,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     root above ``issuer``, at rest: another intermediate under it may sign as well, as long as it is none of those
     ``left`` (SHA-256); nothing else may (:meth:`permit`). ``forbidden`` are roots and intermediates (SHA-256) that are
     never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
-    is in seconds, 0 for none. ``revision`` is that of the record that they follow from.
+    is in seconds, 0 for none. ``revision`` is that of the record that they follow from. ``ahead`` are clusters that
+    hold a later generation (its number) than the state knows: it is not known what they trust, and they get nothing.
     """
 
     rotation: int = 0
@@ -32,6 +33,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
     left: list[str] = []
     revision: int = 0
+    ahead: dict[str, int] = {}
 
     @property
     def binding(self) -> bool:

@@ -70,20 +70,29 @@ class CpuBudget:
 
     async def turn(self) -> None:
         """Between two pieces of work: give others their turn, and wait where the share is used up."""
+        wait = self.due()
+        if wait is not None:
+            await self.wait(wait)
+
+    def due(self) -> float | None:
+        """The seconds for which this member has to wait now, 0 for a turn of the others; None where it may go on."""
         if self._slice < SLICE and self._left >= 0:
-            return
+            return None
         self._slice = 0.0
         now = self._clock.monotonic()
         self._left = min(self._burst, self._left + (now - self._filled_at) * self._share)
         self._filled_at = now
         if self._left >= 0:
-            await asyncio.sleep(0)
-            return
+            return 0.0
         wait = -self._left / self._share
         if now - self._told_from > TOLD:
             self._told_from, self._waited = now, 0.0
         self._waited += wait
-        await self._clock.sleep(wait)
+        return wait
+
+    async def wait(self, seconds: float) -> None:
+        """Wait so long, which :meth:`due` has said."""
+        await (self._clock.sleep(seconds) if seconds else asyncio.sleep(0))
 
     @property
     def problem(self) -> ClusterOverBudget | None:
@@ -103,5 +112,5 @@ class Unlimited(CpuBudget):
     def __init__(self, clock: Clock) -> None:
         super().__init__("", clock=clock, cpu=lambda: 0.0)
 
-    async def turn(self) -> None:
+    def due(self) -> None:
         """Never waits."""

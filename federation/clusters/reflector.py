@@ -67,6 +67,9 @@ STEADY_SECONDS: Final = 5.0
 """A watch that stood this long went well. One that ends sooner counts as a failed attempt, or a server that
 ends every watch at once would be asked a thousand times a second."""
 
+PAGE_SECONDS: Final = 0.0005
+"""What a page is charged beside what it holds: a request is made for it, and a list may hold empty ones."""
+
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -304,7 +307,12 @@ class Reflector(Generic[T]):
                     self._version = decode_version(event.object)
                     return None
                 case "ERROR":
-                    raise error_in_watch(event.object, what=f"watch {self._path}", where=self._where)
+                    raise error_in_watch(
+                        event.object,
+                        what=f"watch {self._path}",
+                        where=self._where,
+                        secret=self._session.token_sent,
+                    )
                 case other:
                     problem = f"watch {self._path}: an event of the unknown type {harmless(other)!r}"
                     raise ClusterGarbage(problem, where=self._where)
@@ -330,6 +338,9 @@ class Reflector(Generic[T]):
                 await self._budget.turn()
             if not page.metadata.continue_:
                 return listed, page.metadata.resource_version
+            if page.metadata.continue_ == params.get("continue"):
+                problem = f"list {self._path}: a page is said to continue with itself"
+                raise ClusterGarbage(problem, where=self._where)
             params["continue"] = page.metadata.continue_
         raise ClusterGarbage(f"list {self._path}: too many pages", where=self._where)
 
@@ -349,8 +360,11 @@ class Reflector(Generic[T]):
                     self._page_size = PAGE_SIZE
                     raise
                 self._page_size = max(1, self._page_size // SMALLER)
+                self._budget.charge(PAGE_SECONDS)
+                await self._budget.turn()
                 continue
             self._heard = self._clock.monotonic()
+            self._budget.charge(PAGE_SECONDS)
             try:
                 with self._budget.charged():
                     page = decode_page(answer)

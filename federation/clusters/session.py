@@ -22,6 +22,7 @@ from yarl import URL
 from federation.clusters.answers import error_for, harmless
 from federation.clusters.budget import CpuBudget, Unlimited
 from federation.clusters.credentials import Access, LoadedCredentials, load_credentials
+from federation.clusters.wire import member_connector
 from federation.core.clock import Clock
 from federation.core.config.access import ClusterTimeouts, Credentials
 from federation.core.errors import (
@@ -87,6 +88,8 @@ class ClusterSession:
         """Seconds our clock is ahead of the server's Date header, as last seen, to about a second."""
         self.budget: Final = budget or Unlimited(clock)
         """What taking apart its answers is charged to."""
+        self.token_sent = ""
+        """The bearer token that went out last: whatever text comes back must be freed of it."""
         self._most_bytes = most_bytes
         self._credentials = credentials
         self._timeouts = timeouts
@@ -95,8 +98,8 @@ class ClusterSession:
         self._skew_read_at = -_SKEW_SECONDS
         self._where = str(cluster)
         self._http = aiohttp.ClientSession(
-            # Watches stand for minutes and must not starve requests: no limit here, slots for requests.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+            # Watches stand for minutes and must not starve requests: slots bound requests alone.
+            connector=member_connector(self.budget, keepalive=_IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
             headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
@@ -210,7 +213,7 @@ class ClusterSession:
                 response = await self._start("GET", url, {"Accept": accept}, None, what)
         except (aiohttp.ClientError, OSError) as error:
             raise self._failure(error, what, limit) from error
-        lines = _Lines(response, clock=self._clock, silence=silence)
+        lines = _Lines(response, clock=self._clock, silence=silence, budget=self.budget)
         guard = asyncio.create_task(lines.guard())
         try:
             async with aclosing(self._translated(lines, what, silence)) as iterator:
@@ -274,6 +277,7 @@ class ClusterSession:
         access = await self._access(what, renew=renew)
         if access.token:
             headers = headers | {"Authorization": f"Bearer {access.token}"}
+            self.token_sent = access.token
         response = await self._http.request(
             method,
             url,
@@ -347,7 +351,8 @@ class ClusterSession:
 
     def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
         """Which typed error an exception of aiohttp, the socket or the timeout stands for."""
-        text = f"{what}: {harmless(str(error)) or type(error).__name__}"
+        said = harmless(str(error), secret=self.token_sent)
+        text = f"{what}: {said or type(error).__name__}"
         match error:
             case aiohttp.ConnectionTimeoutError():
                 return ClusterUnreachable(
@@ -398,8 +403,11 @@ class _LineTooLongError(Exception):
 class _Lines:
     """Splits a response into lines; a guard beside it ends it when nothing comes."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, clock: Clock, silence: float) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, clock: Clock, silence: float, budget: CpuBudget
+    ) -> None:
         self._response = response
+        self._budget = budget
         self._clock = clock
         self._silence = silence
         self._heard = clock.monotonic()
@@ -421,20 +429,24 @@ class _Lines:
         size = 0
         while chunk := await self._chunk():
             self._heard = self._clock.monotonic()
-            lines = chunk.split(b"\n")
-            begun.append(lines[0])
-            if len(lines) > 1:
-                lines[0] = b"".join(begun)
-                begun = [lines.pop()]
-                size = 0
-                for line in lines:
-                    if line:
-                        yield line
-            size += len(begun[-1])
+            with self._budget.charged():
+                lines = chunk.split(b"\n")
+                begun.append(lines[0])
+                size += len(lines[0])
+                if len(lines) > 1:
+                    lines[0] = b"".join(begun)
+                    begun = [lines.pop()]
+                    size = len(begun[0])
+                    lines = [line for line in lines if line]
+                else:
+                    lines = []
+            for line in lines:
+                yield line
             if size > MAX_LINE_BYTES:
                 raise _LineTooLongError
-            # Buffered chunks come without a wait: give the other clusters their turn.
+            # Buffered chunks come without a wait, and so may empty lines for ever: give others their turn.
             await asyncio.sleep(0)
+            await self._budget.turn()
         self.cut = bool(b"".join(begun).strip())
 
     async def _chunk(self) -> bytes:

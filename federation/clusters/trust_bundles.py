@@ -69,7 +69,7 @@ async def served_version(session: ClusterSession) -> str:
         try:
             if serves(answer):
                 return version
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             problem = f"discovery of {GROUP}/{version} is not what the API promises: {error}"
             raise ClusterGarbage(problem, where=str(session.name)) from None
     return ""

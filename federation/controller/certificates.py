@@ -6,6 +6,7 @@ key and sends it nowhere; a reply is read as an agent reads it, and the caller c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,10 @@ TOKEN_SECONDS: Final = 600
 """The shortest the TokenRequest API grants."""
 
 CERT_CHAIN: Final = "cert_chain of the signer's door"
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
+"""What a bearer token may consist of (RFC 6750, 2.1), and as much as the door reads of it. gRPC refuses to send what is
+not, by an error that no caller foresees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class OwnAccount:
             ) from None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ClusterGarbage("the answer to a token request is not a TokenRequest", where=where) from None
-        if not token:
+        if not _TOKEN.fullmatch(token):
             raise ClusterGarbage("the answer to a token request holds no token", where=where)
         return token
 

@@ -183,7 +183,7 @@ class OperationsApi:
             raise self._refusal(408, "Timeout", "the body did not arrive in time") from None
         try:
             return msgspec.json.decode(bytes(body), type=OperationRequest)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeError):
             raise self._refusal(
                 400,
                 "Bad request",

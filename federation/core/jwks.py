@@ -129,7 +129,7 @@ def parse_key_set(data: bytes, *, where: str) -> KeySet:
         raise InvalidValue(f"{len(data)} bytes of keys; at most {MAX_DOCUMENT_BYTES} are read", where=where)
     try:
         entries = msgspec.json.decode(data, type=_KeySet).keys
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise InvalidValue("this is not a JSON Web Key Set", where=where) from None
     if len(entries) > MAX_KEYS:
         raise InvalidValue(f"{len(entries)} keys; at most {MAX_KEYS} are read", where=where)

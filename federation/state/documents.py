@@ -628,11 +628,7 @@ def decode(data: bytes, kind: type[Document], *, key: str) -> Document:
     """The document of that kind; raises StateDamaged naming the key where the bytes are not one."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:  # the decoder raises all three
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # the decoder raises all three
         raise StateDamaged(
             f"the document is not a {kind.__name__}: {error}", where=key, remedy=remedy_for(key)
         ) from error

@@ -132,7 +132,7 @@ def opened(answer: bytes, *, name: str, where: str) -> Found:
     """The object in an API server's answer; raises StateUnavailable where it is not that object."""
     try:
         found = _config_map.decode(answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise _garbage(str(error)[:200], where) from None
     if found.kind != "ConfigMap" or found.metadata.name != name or not found.metadata.resource_version:
         raise _garbage("it is another object", where)

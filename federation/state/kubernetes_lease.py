@@ -94,7 +94,7 @@ class Lease:
     def _opened(self, answer: bytes) -> LeaseSpec:
         try:
             found = _lease.decode(answer)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise self._garbage(str(error)[:200]) from None
         if found.kind != "Lease" or found.metadata.name != self.name or not found.metadata.resource_version:
             raise self._garbage("it is another object")

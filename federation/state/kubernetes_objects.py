@@ -182,7 +182,7 @@ class Objects:
 def _decoded(decoder: msgspec.json.Decoder[T], answer: bytes, where: str) -> T:
     try:
         return decoder.decode(answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise _garbage(str(error)[:200], where) from None
 
 

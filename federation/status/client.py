@@ -61,7 +61,7 @@ class StatusClient:
         body = await self.get_bytes(path)
         try:
             return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise StatusUnavailable(
                 f"what answers is not the status API of a hub: {error}",
                 where=self.url + path,
@@ -82,7 +82,7 @@ class StatusClient:
         body = await self._ask("POST", OPERATIONS, accepted=accepted, timeout=DECISION_TIMEOUT, body=wish)
         try:
             return msgspec.json.decode(body, type=OperationView)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise StatusUnavailable(
                 f"what answers is not a hub that takes operations: {error}",
                 where=self.url + OPERATIONS,
@@ -129,7 +129,7 @@ class StatusClient:
     def _refused(self, path: str, status: int, body: bytes) -> FederationError:
         try:
             told = msgspec.json.decode(body, type=Problem)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError):
             told = Problem(title="", status=status)
         said = told.detail
         remedy = {

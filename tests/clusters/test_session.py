@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 import ssl
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from federation.clusters.answers import LONGEST_RETRY_AFTER
+from federation.clusters.objects import decode_metadata
+from federation.clusters.reflector import Reflector
 from federation.clusters.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
 from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import (
@@ -30,11 +33,12 @@ from federation.core.errors import (
     ClusterUnauthorized,
     ClusterUnreachable,
 )
+from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
 from federation.sandbox.apiserver.tls import ClusterCa
 from federation.sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
-from tests.support.clusters import FAST, Exchange, RawServer, connected
+from tests.support.clusters import FAST, Exchange, RawServer, connected, eventually
 
 NAMESPACES = "/api/v1/namespaces"
 QUICK = ClusterTimeouts(connect=0.3, request=0.3, watch_silence=0.3)
@@ -102,6 +106,33 @@ async def test_what_the_server_says_is_made_harmless(tmp_path: Path) -> None:
     assert "my-secret" not in text
     assert text.isprintable()
     assert len(text) < 700
+
+
+async def test_what_an_event_says_is_freed_of_the_token_as_well(tmp_path: Path) -> None:
+    async def respond(exchange: Exchange) -> None:
+        if "watch=1" not in exchange.target:
+            await exchange.answer(b'{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":[]}')
+            return
+        text = f"no {exchange.headers['authorization']}"
+        status = '{"kind":"Status","code":500,"message":"%s"}' % text  # noqa: UP031  braces
+        await exchange.lines(f'{{"type":"ERROR","object":{status}}}'.encode())
+
+    async with RawServer(respond) as server:
+        async with connected(server.kubeconfig(tmp_path / "kc", token="my-secret")) as session:
+            pods = Reflector(
+                session,
+                NAMESPACES,
+                decode=decode_metadata,
+                timeouts=FAST,
+                clock=SystemClock(),
+                jitter=random.Random(1),
+            )
+            running = asyncio.create_task(pods.run())
+            await eventually(lambda: pods.problem)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert "no Bearer" in str(pods.problem)
+    assert "my-secret" not in str(pods.problem)
 
 
 # What no API server answers ---------------------------------------------------------------------------------------

@@ -319,6 +319,7 @@ async def test_what_a_token_review_must_say(tmp_path: Path) -> None:
         Garbage(),
         Garbage(code=200, content_type="application/json", body=b"{}"),
         Garbage(code=201, content_type="application/json", body=b'{"kind":"TokenReview"'),
+        Garbage(code=202, body=b'{"kind":"TokenReview","status":{"error":"\xff"}}'),
         Hang(),
     ],
     ids=lambda fault: type(fault).__name__ + str(getattr(fault, "code", "")),
@@ -489,6 +490,28 @@ async def test_keys_known_before_serve_while_they_cannot_be_fetched(tmp_path: Pa
             assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
             box.keys.rotate()
             assert unavailable(await hub.ask("east", box.token("foo", "bar", pod="bar-0")))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/openid/v1/jwks", b"<html>", "garbage"),
+        ("/.well-known/openid-configuration", b'{"issuer":"\xff"}', "garbage"),
+    ],
+    ids=["keys", "issuer"],
+)
+async def test_keys_that_are_garbage_leave_it_to_token_review(
+    tmp_path: Path, path: str, body: bytes, reason: str
+) -> None:
+    box = SandboxCluster("east")
+    box.faults.inject(Garbage(code=200, body=body), path=path)
+    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+        await hub.publish()
+        await hub.start()
+        await eventually(
+            lambda: hub.role.report().ready and hub.role.report().clusters["east"].reason == reason
+        )
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 
 async def test_keys_that_are_unreachable_at_start_leave_it_to_token_review(tmp_path: Path) -> None:

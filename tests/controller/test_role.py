@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 
 from federation.controller.proof.door import door_address
 from federation.core.config.model import Address
+from federation.sandbox.apiserver.faults import Garbage
 from tests.controller.world import World, eventually, in_force, intermediate, root
 
 
@@ -163,6 +165,20 @@ async def test_a_probe_that_is_refused_is_unknown_and_says_so(two: World) -> Non
         await two.until(lambda r: "UNAVAILABLE" in r.clusters["west"].probe_detail)
         del two.door.refuse["west"]
         await two.until(lambda r: r.matrix.valid == 2)
+
+
+@pytest.mark.parametrize(
+    "token", ["a\\nb", "\u00e9", "a\\u0000b", "x" * 100_000], ids=["line", "letter", "zero", "long"]
+)
+async def test_a_token_that_cannot_be_sent_is_garbage_and_stops_nothing_else(two: World, token: str) -> None:
+    """gRPC refuses such metadata with an error of its own, which ended everything that was done for that cluster."""
+    body = f'{{"kind":"TokenRequest","status":{{"token":"{token}"}}}}'.encode()
+    garbage = Garbage(code=201, content_type="application/json", body=body)
+    with two.clusters["west"].faults.inject(garbage, resource="serviceaccounts/token"):
+        async with two.controller():
+            report = await two.until(lambda r: "holds no token" in r.clusters["west"].probe_detail)
+            await two.until(lambda r: r.clusters["west"].publication.current > 0)
+            assert report.clusters["west"].reason != "crashed"
 
 
 async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> None:

@@ -130,7 +130,7 @@ class NodePods:
         try:
             page = decode_page(data)
             pods = [decode_metadata(item).value for item in (page.items or ())[:PAGE]]
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise self._garbage() from None
         if page.kind != _KIND or any(pod.namespace != account.namespace for pod in pods):
             raise self._garbage()
@@ -146,7 +146,7 @@ class NodePods:
             answer = _decode_pods(data)
             names = [item.spec.node_name for item in answer.items or () if item.metadata.uid == uid]
             node = NodeName(names[0]) if names and names[0] else None
-        except (msgspec.MsgspecError, RecursionError, InvalidValue):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidValue):
             raise self._garbage() from None
         if answer.kind != "PodList":
             raise self._garbage()

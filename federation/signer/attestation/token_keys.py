@@ -154,7 +154,7 @@ class TokenKeys:
         if not issuer:
             try:
                 issuer = msgspec.json.decode(await self._read(DISCOVERY_PATH), type=_Discovery).issuer
-            except (msgspec.MsgspecError, RecursionError):
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
                 raise ClusterGarbage(f"{DISCOVERY_PATH} is not a discovery document", where=where) from None
             if not 0 < len(issuer) <= MAX_ISSUER_CHARACTERS:
                 raise ClusterGarbage(f"{DISCOVERY_PATH} names no issuer", where=where)

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from federation.clusters.answers import harmless
 from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
@@ -113,7 +114,7 @@ class TokenReviewer:
             raise
         self.problem = None
         try:
-            node = _judge(status, token, self._audience)
+            node = _judge(status, token, self._audience, secret=self._session.token_sent)
         except AttestationRefused as refusal:
             self._remember(token, self._memory.refused, refusal)
             raise
@@ -127,7 +128,7 @@ class TokenReviewer:
         )
         try:
             answer = msgspec.json.decode(data, type=_Answer)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             answer = None
         if answer is None or answer.kind != "TokenReview":
             raise ClusterGarbage("the answer is not a TokenReview", where=str(self._session.name))
@@ -145,13 +146,15 @@ class TokenReviewer:
         self._verdicts[token.digest] = (now + left, verdict)
 
 
-def _judge(status: _Status, token: Token, audience: str) -> str:
+def _judge(status: _Status, token: Token, audience: str, *, secret: str) -> str:
     """Refuse unless the API server says of this token everything that the hub is about to rely on.
 
-    Returns the node of the pod, empty where the answer has none.
+    Returns the node of the pod, empty where the answer has none. ``secret`` is the hub's own token, which must not come
+    back in a text, as little as the caller's.
     """
     if status.error or not status.authenticated or status.user is None:
-        detail = f": {status.error[:300]!r}" if status.error else ""
+        said = harmless(status.error.replace(token.text, "[redacted]"), secret=secret)
+        detail = f": {said!r}" if said else ""
         raise AttestationRefused(
             f"its API server refuses the token{detail}",
             reason="review_refused",

@@ -131,7 +131,7 @@ class TokenReader:
         _refuse_repeated_names(payload)
         try:
             claims = self._claims.decode(payload)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             _malformed("its claims are not those of a service account token")
         return Token(
             header=header,
@@ -175,7 +175,7 @@ class TokenReader:
         _refuse_repeated_names(raw)
         try:
             header = msgspec.json.decode(raw, type=Header)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             _malformed("its header holds something other than alg, kid and typ")
         if header.alg not in ALGORITHMS:
             raise AttestationRefused("no cluster signs tokens with its algorithm", reason="token_algorithm")

@@ -227,6 +227,6 @@ def _said(body: bytes, *, secret: str) -> str:
     """What Conjur's error says, as a tail for a sentence; nothing where it is not in Conjur's form."""
     try:
         message = _failed.decode(body).error.message
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         return ""
     return f": {harmless(message, secret=secret)}" if message else ""

@@ -49,7 +49,7 @@ class VaultAnswer:
         """What Vault says is wrong, as one harmless line; None where this is not how Vault refuses."""
         try:
             text = " ".join("; ".join(_errors.decode(self.body).errors).split())
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError):
             return None
         for secret in self.hidden:
             if secret:
@@ -70,7 +70,7 @@ class VaultAnswer:
         """The body in this shape. Raises AuthorityUnavailable with the reason ``garbage``."""
         try:
             return msgspec.json.decode(self.body, type=shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise AuthorityUnavailable(
                 f"the answer to {what} is not what Vault's API promises",
                 reason="garbage",

@@ -71,6 +71,7 @@ class Callers:
         self._clusters: dict[str, _Cluster] = {}
         self._others: dict[str, dict[int, int]] = {}
         self._others_from: dict[str, float] = {}
+        self._everywhere = 0.0
         self._count = 0
         self.changed = False
         """Whether this signer knows more than it has persisted."""
@@ -117,7 +118,8 @@ class Callers:
     def known_from(self, cluster: str) -> float:
         """Before when (seconds since the epoch) pods may hold certificates that nothing is known of."""
         held = self._clusters.get(cluster)
-        return max(held.known_from if held is not None else 0.0, self._others_from.get(cluster, 0.0))
+        own = held.known_from if held is not None else 0.0
+        return max(own, self._others_from.get(cluster, 0.0), self._everywhere)
 
     def lifetime(self, cluster: str) -> float:
         """How long certificates for its workloads live, on average, in seconds; 0 where none was issued here."""
@@ -144,8 +146,12 @@ class Callers:
                 self._note(held, pod, ends)
             self.doubt(name, known_from)
 
-    def learn(self, tables: Iterable[Known], doubts: Mapping[str, float]) -> None:
-        """What the others persist now, instead of what they did before, and until when each cluster is in doubt."""
+    def learn(self, tables: Iterable[Known], doubts: Mapping[str, float], *, everywhere: float = 0.0) -> None:
+        """What the others persist now, instead of what they did before, and until when each cluster is in doubt.
+
+        ``everywhere`` is until when all of them are, whichever there are.
+        """
+        self._everywhere = everywhere
         others: dict[str, dict[int, int]] = {}
         known_from, count, full = dict(doubts), 0, set[str]()
         for table in tables:

@@ -6,8 +6,9 @@ alive, before the leader removes it.
 
 A signer that was killed may have issued certificates that are in no table. How far those can reach is known: its
 horizon is written ahead of every certificate (``horizons.py``). So until that has passed, it is not known of its
-clusters which pods hold none. The same goes for a signer that wrote no table at all, such as one of a release that
-knew of none. One that ends in good order closes its table, and opens it again before it issues.
+clusters which pods hold none; where its horizon cannot be read, that is not known of any cluster. The same goes for a
+signer that wrote no table at all, such as one of a release that knew of none. One that ends in good order closes its
+table, and opens it again before it issues.
 
 The same documents hold which member published each token key first (``attestation/key_claims.py``), so that no restart
 makes another member the first.
@@ -24,6 +25,7 @@ from typing import Final
 import msgspec
 
 from federation.core.clock import Clock
+from federation.core.config.members import LONGEST_TTL
 from federation.core.errors import StateUnavailable
 from federation.signer.attestation.key_claims import Claims, KeyClaims, claims_in
 from federation.signer.callers import Callers, Known, unpacked
@@ -75,6 +77,7 @@ class SharedCallers:
         self._callers = callers
         self._claims = claims or KeyClaims()
         self._usual_life = usual_life
+        self._unread = ""
         self._adopted: dict[str, str] = {}  # with the version that was taken over
         self.problem: StateUnavailable | None = StateUnavailable(
             "which pods hold certificates was not read yet", where=CALLERS
@@ -169,11 +172,22 @@ class SharedCallers:
                 self._adopted[key] = table.version
             await asyncio.sleep(0)
         doubts: dict[str, float] = {}
+        everywhere, unread = 0.0, ""
         horizons = await read_many(self._store, doubtful)
         for key in doubtful:
-            for cluster, until in _reach(key, horizons).items():
+            try:
+                reach = _reach(key, horizons)
+            except StateDamaged as error:
+                everywhere, unread = now + LONGEST_TTL, error.diagnostics()
+                continue
+            for cluster, until in reach.items():
                 doubts[cluster] = max(until, doubts.get(cluster, 0.0))
-        self._callers.learn(tables, doubts)
+        if unread and unread != self._unread:
+            _logger.error(
+                "every cluster is in doubt, for how far a signer's leaves reach is not known: %s", unread
+            )
+        self._unread = unread
+        self._callers.learn(tables, doubts, everywhere=everywhere)
         self._adopted = {key: version for key, version in self._adopted.items() if key in documents}
 
     async def _write(self, *, closed: bool) -> None:

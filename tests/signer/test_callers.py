@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.signer.attestation.key_claims import KeyClaims
 from federation.signer.callers import DIGEST, KEPT, MOST_PODS, Callers, digest_of, packed, unpacked
 from federation.signer.callers_store import SharedCallers
 from federation.state.damage import StateDamaged
@@ -173,6 +174,34 @@ async def test_a_damaged_table_leaves_it_in_doubt_and_stops_nothing(signers: dic
     await one.store.write("callers/one", b"garbage")
     await two.share()
     assert two.doubts()
+
+
+async def test_bounds_of_another_that_are_damaged_leave_all_in_doubt_and_stop_nothing(
+    signers: dict[str, Signer],
+) -> None:
+    """Promise 5: whoever starts goes on to share what it knows and to learn whose token keys are whose."""
+    one, two = signers["one"], signers["two"]
+    await one.share()
+    await one.issue("a")
+    await one.share()
+    reach = await one.store.read("horizons/one")
+    assert reach is not None
+    await one.clock.advance(60)  # it was killed
+    await one.store.write("horizons/one", b"garbage")
+    claims = KeyClaims()
+    two.shared = SharedCallers(
+        two.store, replica="two", clock=two.clock, callers=two.callers, usual_life=lambda: LIFE, claims=claims
+    )
+    for _ in range(2):
+        await two.share()
+        assert two.knows("a")
+        assert two.doubts()
+        assert two.callers.known_from("a cluster nobody has told of") > two.clock.now().timestamp()
+        assert claims.open
+    await one.store.write("horizons/one", reach.data)
+    await two.clock.advance(LIFE + 120)
+    await two.share()
+    assert not two.doubts()
 
 
 async def test_a_pod_is_forgotten_once_it_is_gone_or_another_signer_knows_better(

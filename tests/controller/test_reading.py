@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from federation.clusters.budget import CpuBudget
 from federation.controller.publication import reading as module
 from federation.controller.publication.config_map import Contents
@@ -86,12 +88,23 @@ async def test_what_is_read_is_what_is_there() -> None:
         assert all(read is not None and read.problem for read in found[1:])
 
 
-async def test_a_large_content_is_read_in_slices() -> None:
+async def test_a_large_content_is_read_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged by what it takes at once, here and now, and by the best of three: whatever else runs only adds to each."""
+
+    async def longest() -> float:
+        async with tenant() as west, pauses() as seen:
+            digest = west.writes(text)
+            await until(lambda: west.reading.of(digest))
+        return seen.longest
+
+    async def go_on(_: CpuBudget) -> None:
+        """Give nobody else a turn."""
+
     text = roots(400)
-    async with tenant() as west, pauses() as seen:
-        digest = west.writes(text)
-        await until(lambda: west.reading.of(digest))
-    assert seen.longest < 0.1, "all at once it takes three times that"
+    slices = min([await longest() for _ in range(3)])
+    monkeypatch.setattr(CpuBudget, "turn", go_on)
+    at_once = min([await longest() for _ in range(3)])
+    assert slices < at_once / 3, (slices, at_once)
 
 
 async def test_contents_that_change_faster_than_they_are_read_are_left_out() -> None:
@@ -155,5 +168,6 @@ async def test_a_cluster_that_joins_with_thousands_of_roots_costs_no_other_its_t
             assert report.ready
             assert report.clusters["east"].publication.current == report.clusters["east"].publication.selected
             assert report.clusters["west"].publication.joining >= 299, "nothing of it is overwritten"
+            assert report.clusters["west"].reason in {"joining", "over_budget"}, "or more than is read of one"
     assert seen.longest < 0.4
     assert share < 0.5

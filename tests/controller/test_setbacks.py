@@ -180,6 +180,31 @@ async def test_who_waits_for_a_wave_is_not_given_what_was_set_back_to(tmp_path: 
     assert decode(stored.data, Generation, key="generation") == given
 
 
+async def test_who_waits_for_a_wave_gets_from_a_new_leader_what_signers_deliver(tmp_path: Path) -> None:
+    """It does not know who was given what: the removal comes there early, and nothing that was set back to."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path / "state", clock)
+    before, _ = sources(store, clock)
+    await before.update(configured(tmp_path, "a"), RotationBook())
+    older = await store.read(CURRENT)
+    assert older is not None
+    both = configured(tmp_path, "a", "b")
+    await before.update(both, RotationBook())
+    old, new = (
+        Side(intermediate=name * 32, root=root(name).certificate.sha256, subject=name) for name in ("a", "b")
+    )
+    await before.update(both, removing(old, new))
+    await store.write(CURRENT, older.data)
+    later, trust = sources(store, clock)
+    trust.delivered = 3
+    assert await later.update(both, removing(old, new))
+    now = await current(store)
+    assert (now.number, now.behind) == (4, {"west": 3})
+    given = trust.for_cluster("west")
+    assert given is not None
+    assert {anchor.sha256 for anchor in given.anchors} == {new.root}
+
+
 async def test_what_was_set_back_is_in_the_record(tmp_path: Path, config: HubConfig) -> None:
     """Each once, so that status tells of it, whoever leads."""
     clock = VirtualClock()

@@ -68,6 +68,10 @@ async def test_an_operator_may_reserve_istiods_names_and_others(tmp_path: Path) 
         token = hub.pod("west", "payments", "api", "api-0")
         answer = await hub.ask("west", token, identity=identity_of("payments", "api"))
         assert answer.code is grpc.StatusCode.OK, "taken up without a restart"
+        token = hub.pod("west", "payments", "ledger", "ledger-0")
+        assert refused(await hub.ask("west", token, identity=identity_of("payments", "ledger"))), (
+            "that one alone"
+        )
 
 
 async def test_a_token_that_lives_too_long_is_refused(tmp_path: Path) -> None:

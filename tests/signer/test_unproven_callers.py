@@ -129,6 +129,7 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
         connection.data(stream, data, end=True)
         await eventually(lambda: stream in connection.ended)
         assert connection.ended[stream] != 0
+        await eventually(lambda: hub.role.report().turned_away.total == {"no_message": 1})
 
 
 @pytest.fixture

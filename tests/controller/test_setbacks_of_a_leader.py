@@ -1,0 +1,65 @@
+"""A running controller whose state is set back: it heals, whoever led before, clusters get it, and the record tells."""
+
+from __future__ import annotations
+
+import asyncio
+
+from federation.controller.generations import CURRENT
+from federation.controller.rotation.books import ROTATION
+from federation.core.trust.rotation.record import RotationBook, Setback
+from federation.state.documents import SignerReport, decode, encode
+from tests.controller.world import World, eventually, in_force, root
+
+
+async def two_generations(world: World) -> bytes:
+    """Publish one root and then two; what named the first generation."""
+    await world.published()
+    older = await world.store.read(CURRENT)
+    assert older is not None
+    world.anchors = [root(), root("b")]
+    world.register()
+    await world.until(lambda report: report.generation == 2)
+    return older.data
+
+
+async def healed(world: World, replica: str) -> list[Setback]:
+    """What the record tells once a generation above both is published, with both roots."""
+    await world.until(lambda report: report.generation == 3, replica=replica)
+    generation = await in_force(world.store)
+    assert generation is not None
+    assert {anchor.sha256 for anchor in generation.anchors} == {
+        anchor.certificate.sha256 for anchor in (root(), root("b"))
+    }
+    await eventually(lambda: world.held("east", "default") == generation.bundle_pem)
+    book = RotationBook()
+    async with asyncio.timeout(60):
+        while not book.setbacks:
+            stored = await world.store.read(ROTATION)
+            book = decode(stored.data, RotationBook, key=ROTATION) if stored is not None else book
+            await asyncio.sleep(0.05)
+    return book.setbacks
+
+
+async def test_under_it(one: World) -> None:
+    async with one.controller():
+        older = await two_generations(one)
+        await one.store.write(CURRENT, older)
+        (found,) = await healed(one, "one")
+        assert "generation 1 was found in force" in found.what
+
+
+async def test_before_it_began(one: World) -> None:
+    """It knows it from the signers alone; the pin of the second root is gone meanwhile."""
+    async with one.controller():
+        older = await two_generations(one)
+    await one.store.write(CURRENT, older)
+    now = one.clock.now().timestamp()
+    signer = SignerReport(
+        replica="signer", started=now, updated=now, heartbeat=60.0, ready=True, generation=2
+    )
+    await one.store.write("signers/signer", encode(signer))
+    one.anchors = [root()]
+    one.write_config()
+    async with one.controller("two"):
+        (found,) = await healed(one, "two")
+        assert "and 2 had been" in found.what

@@ -96,6 +96,16 @@ def signed_by_pss() -> pki.Authority:
     return below(pki.root("pss", KeyKind.RSA_2048, **TIMES), CA, CA_USAGE, rsa_padding=scheme)
 
 
+def other_issuer() -> pki.Authority:
+    """What `openssl ca` with `authorityKeyIdentifier = issuer:always` leaves behind once its root was issued again."""
+    above = pki.root("of cases", **TIMES).certificate
+    issuer = [x509.DirectoryName(above.x509.issuer)]
+    identifier = x509.AuthorityKeyIdentifier(bytes.fromhex(above.key_id), issuer, above.serial + 2)
+    return plain(CA, CA_USAGE, (identifier, False), authority_key_id=False)
+
+
+POLICY = x509.PolicyInformation(x509.ObjectIdentifier("1.2.3"), None)
+ANY_USAGE = x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 URI, DNS = x509.UniformResourceIdentifier, x509.DNSName
 CASES = {
     **{kind.value: Case(lambda kind=kind: ordinary(kind), fit=True) for kind in KeyKind},  # type: ignore[misc]
@@ -136,10 +146,22 @@ CASES = {
         False,
         "path_length",
     ),
+    "another serial number of the issuer": Case(other_issuer, False, "other_issuer"),
+    "an explicit policy": Case(
+        lambda: plain(CA, CA_USAGE, (x509.PolicyConstraints(0, None), False)), False, "uncommon_form"
+    ),
+    "a policy twice": Case(
+        lambda: plain(CA, CA_USAGE, (x509.CertificatePolicies([POLICY, POLICY]), False)),
+        False,
+        "uncommon_form",
+    ),
+    "any usage": Case(
+        lambda: plain(CA, CA_USAGE, (x509.ExtendedKeyUsage([ANY_USAGE]), False)), False, "extended_key_usage"
+    ),
 }
 REFUSED_BY_BORINGSSL = (
     "constraints without the door", "constraints that exclude the door", "brainpool", "secp256k1", "no CA",
-    "path length",
+    "path length", "another serial number of the issuer", "an explicit policy", "a policy twice",
 )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ _REMEDIES: Final = {
     " another key",
     "name_encoding": "issue it again with the subject of its issuer copied byte for byte into its issuer field, as"
     " OpenSSL does: Go and rustls compare names as bytes",
+    "other_issuer": "issue it again with an authority key identifier that holds nothing but the key identifier of its"
+    " issuer (OpenSSL: authorityKeyIdentifier = keyid), or give the certificate of its issuer that it names",
     "expired": "renew it",
     "not_yet_valid": "check this machine's clock, or wait",
     "not_ca": "issue it with basicConstraints CA:TRUE",
@@ -29,6 +31,7 @@ _REMEDIES: Final = {
     "name_constraints": "issue it with name constraints on DNS names, IP addresses and URIs alone that permit every"
     " name above, or name the door (door.server_names) as they permit",
     "critical_extension": "issue it without that extension, or not as critical",
+    "uncommon_form": "issue the certificate that is named again without what the text says",
     "no_subject": "issue it with a subject",
     "serial": "issue it with a positive serial number of at most 20 bytes",
     "weak_key": "use P-256, P-384 or RSA of 2048 to 4096 bits, all the way up to the root",

@@ -11,11 +11,20 @@ from typing import Final, Self, TypeVar
 
 from cryptography import x509 as pyca
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from federation.core.errors import InvalidValue
-from federation.core.pki.der import BIT_STRING, INTEGER, SEQUENCE, elements, encode
+from federation.core.pki.der import (
+    BIT_STRING,
+    INTEGER,
+    SEQUENCE,
+    elements,
+    encode,
+    object_identifier,
+    parts_of,
+)
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Far above any certificate of a mesh; keeps a hostile one from costing time and memory."""
@@ -36,6 +45,7 @@ _PARSING_ERRORS: Final = (
     pyca.InvalidVersion,
     pyca.UnsupportedGeneralNameType,
 )
+_WITH_SHA1: Final = (pyca.SignatureAlgorithmOID.RSA_WITH_SHA1, pyca.SignatureAlgorithmOID.ECDSA_WITH_SHA1)
 _Extension = TypeVar("_Extension", bound=pyca.ExtensionType)
 
 
@@ -175,6 +185,15 @@ class Certificate:
         except pyca.ExtensionNotFound:
             return None
 
+    def extension_der(self, oid: pyca.ObjectIdentifier) -> bytes:
+        """The DER of the value of an extension as it stands; empty where the certificate has none of that kind."""
+        data, wanted = self.parts.extensions, object_identifier(oid.dotted_string)
+        for _, _, start, stop in parts_of(data):
+            identifier, *_, value = elements(data, start, stop)
+            if data[identifier[1] : identifier[3]] == wanted:
+                return data[value[2] : value[3]]
+        return b""
+
     def is_signed_by(self, issuer: Certificate) -> bool:
         """True where its issuer name is the other's subject and the other's key made its signature.
 
@@ -192,8 +211,12 @@ class Certificate:
 
 
 def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """True where name and signature fit; which signatures a path may have is for its rules (``algorithms``).
+
+    ``verify_directly_issued_by`` knows neither the serial number 0 nor SHA-1, with which old roots sign themselves.
+    """
     try:
-        if certificate.serial > 0:
+        if certificate.serial > 0 and not _is_by_sha1(certificate):
             certificate.x509.verify_directly_issued_by(issuer.x509)
         else:
             _verify_as_it_stands(certificate, issuer)
@@ -202,17 +225,28 @@ def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     return True
 
 
+def _is_by_sha1(certificate: Certificate) -> bool:
+    return certificate.x509.signature_algorithm_oid in _WITH_SHA1
+
+
 def _verify_as_it_stands(certificate: Certificate, issuer: Certificate) -> None:
     """What ``verify_directly_issued_by`` does, over the bytes that were signed."""
-    if certificate.x509.issuer != issuer.x509.subject:
+    if certificate.parts.issuer != issuer.parts.subject:
         raise ValueError("its issuer has another name")
     _verify_signature(certificate, issuer)
 
 
 def _verify_signature(certificate: Certificate, issuer: Certificate) -> None:
-    key, digest = issuer.public_key, certificate.x509.signature_hash_algorithm
-    parameters = certificate.x509.signature_algorithm_parameters
-    signed = certificate.x509.signature, certificate.parts.tbs
+    key, signed = issuer.public_key, (certificate.x509.signature, certificate.parts.tbs)
+    if _is_by_sha1(certificate) and isinstance(
+        key, ec.EllipticCurvePublicKey
+    ):  # cryptography names no parameters
+        key.verify(*signed, ec.ECDSA(hashes.SHA1()))  # noqa: S303
+        return
+    digest, parameters = (
+        certificate.x509.signature_hash_algorithm,
+        certificate.x509.signature_algorithm_parameters,
+    )
     if isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.AsymmetricPadding):
         if digest is None:
             raise ValueError("it is signed without a digest")
@@ -232,7 +266,8 @@ class Parts:
     """The DER of what verifiers compare byte by byte (RFC 5280, 4.1), and the serial number whatever its sign.
 
     ``signature_algorithm`` is what the signature says of itself, ``signed_algorithm`` the same inside of what was
-    signed; both are whole AlgorithmIdentifiers. ``key`` is the subjectPublicKeyInfo.
+    signed; both are whole AlgorithmIdentifiers. ``key`` is the subjectPublicKeyInfo, ``extensions`` is their whole
+    list, empty where there is none.
     """
 
     tbs: bytes
@@ -240,11 +275,16 @@ class Parts:
     serial_bytes: int
     signature_algorithm: bytes
     signed_algorithm: bytes
+    issuer: bytes
+    subject: bytes
     key: bytes
+    extensions: bytes
+    has_unique_identifiers: bool
 
 
 _FIELDS_BEFORE_EXTENSIONS: Final = 6  # serial, signature, issuer, validity, subject, subjectPublicKeyInfo
 _VERSION: Final = 0xA0
+_EXTENSIONS: Final = 0xA3
 
 
 def _taken_apart(data: bytes) -> Parts:
@@ -264,13 +304,20 @@ def _taken_apart(data: bytes) -> Parts:
         del fields[0]
     if len(fields) < _FIELDS_BEFORE_EXTENSIONS or fields[0][0] != INTEGER or fields[0][2] == fields[0][3]:
         raise InvalidValue("the DER is not of the structure of a certificate")
-    serial, signed_algorithm, key = fields[0], fields[1], fields[5]
+    serial, signed_algorithm, issuer, _, subject, key, *rest = fields
+    number = data[serial[2] : serial[3]]
+    if len(number) > 1 and (number[0] == 0) == (number[1] < 0x80) and number[0] in {0, 0xFF}:
+        raise InvalidValue("the serial number is not in its shortest form")
     return Parts(
         tbs=data[tbs[1] : tbs[3]],
-        serial=int.from_bytes(data[serial[2] : serial[3]], "big", signed=True),
-        serial_bytes=serial[3] - serial[2],
+        serial=int.from_bytes(number, "big", signed=True),
+        serial_bytes=len(number),
         signature_algorithm=data[algorithm[1] : algorithm[3]],
         signed_algorithm=data[signed_algorithm[1] : signed_algorithm[3]],
+        issuer=data[issuer[1] : issuer[3]],
+        subject=data[subject[1] : subject[3]],
+        extensions=b"".join(data[start:stop] for tag, _, start, stop in rest if tag == _EXTENSIONS),
+        has_unique_identifiers=any(tag != _EXTENSIONS for tag, *_ in rest),
         key=data[key[1] : key[3]],
     )
 

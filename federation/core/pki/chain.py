@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
+from cryptography import x509
+
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.path_rules import Problem, Purpose, check_path, name
@@ -57,7 +59,7 @@ def verify_chain(
     InvalidValue with the reason of the path that came closest: ``no_anchor``, ``bad_signature``, ``expired``,
     ``not_yet_valid``, ``not_ca``, ``is_ca``, ``no_subject``, ``path_length``, ``key_usage``,
     ``extended_key_usage``, ``name_constraints``, ``critical_extension``, ``serial``, ``weak_key``,
-    ``weak_signature``, ``name_encoding``, ``too_complex`` or ``empty_chain``.
+    ``weak_signature``, ``name_encoding``, ``other_issuer``, ``uncommon_form``, ``too_complex`` or ``empty_chain``.
     """
     if not chain:
         raise InvalidValue("the chain is empty", reason="empty_chain")
@@ -136,10 +138,14 @@ class _Search:
         if len(path) >= MAX_PATH:
             return
         impostor: Certificate | None = None
+        other: Certificate | None = None
         extended = last in self.anchors
         candidates = dict.fromkeys((*self.anchors, *self.intermediates))
         for candidate in candidates:
             if candidate in path or not _names_issuer(last, candidate):
+                continue
+            if not _identifies(last, candidate):
+                other = candidate
                 continue
             self._checks += 1
             if self._checks > MAX_SIGNATURE_CHECKS:
@@ -149,11 +155,11 @@ class _Search:
             if _is_issued_by(last, candidate):
                 extended = True
                 yield from self._extend((*path, candidate))
-            else:
+            elif last.authority_key_id in {"", candidate.key_id}:
                 impostor = candidate
         if not extended and len(path) > self._depth:
             self._depth = len(path)
-            self.dead_end = _dead_end(last, impostor)
+            self.dead_end = _dead_end(last, impostor, other)
 
 
 @lru_cache(maxsize=64)
@@ -166,14 +172,32 @@ def _is_issued_by(certificate: Certificate, candidate: Certificate) -> bool:
 
 
 def _names_issuer(certificate: Certificate, candidate: Certificate) -> bool:
-    """True where names match and key identifiers do not contradict (RFC 5280, 4.2.1.1)."""
+    """True where the name of the certificate's issuer is the candidate's."""
     if certificate.issuer != candidate.subject:  # the texts, which are compared far faster than the names
         return False
-    wanted = certificate.authority_key_id
-    return certificate.x509.issuer == candidate.x509.subject and (not wanted or wanted == candidate.key_id)
+    return certificate.x509.issuer == candidate.x509.subject
 
 
-def _dead_end(certificate: Certificate, impostor: Certificate | None) -> Problem:
+def _identifies(certificate: Certificate, candidate: Certificate) -> bool:
+    """True where nothing in the certificate's authority key identifier contradicts (RFC 5280, 4.2.1.1).
+
+    BoringSSL and OpenSSL compare all of it: a key identifier with the candidate's where that has one, and the serial
+    number and issuer of the candidate where they are given. Go and rustls look at none of it.
+    """
+    identifier = certificate.extension(x509.AuthorityKeyIdentifier)
+    if identifier is None:
+        return True
+    own = candidate.extension(x509.SubjectKeyIdentifier)
+    if identifier.key_identifier is not None and own is not None and identifier.key_identifier != own.digest:
+        return False
+    number = identifier.authority_cert_serial_number
+    if number is not None and number != candidate.serial:
+        return False
+    names = [name for name in identifier.authority_cert_issuer or () if isinstance(name, x509.DirectoryName)]
+    return not names or names[0].value == candidate.x509.issuer
+
+
+def _dead_end(certificate: Certificate, impostor: Certificate | None, other: Certificate | None) -> Problem:
     if impostor is not None and certificate.is_signed_by_key_of(impostor):
         return Problem(
             "name_encoding",
@@ -185,6 +209,12 @@ def _dead_end(certificate: Certificate, impostor: Certificate | None) -> Problem
             "bad_signature",
             f"{name(certificate)} was not signed by the key of {impostor.subject} (key id {impostor.key_id}),"
             " which bears the name of its issuer",
+        )
+    if other is not None and certificate.is_signed_by(other):
+        return Problem(
+            "other_issuer",
+            f"{name(certificate)} was signed by the key of {other.subject}, and its authority key identifier names"
+            " another certificate of that CA than the one that is here: BoringSSL does not accept that",
         )
     if certificate.is_self_signed:
         return Problem(

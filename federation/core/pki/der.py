@@ -59,6 +59,17 @@ def elements(data: bytes, start: int, end: int) -> list[Element]:
     return found
 
 
+def parts_of(data: bytes) -> list[Element]:
+    """The elements inside of the one that ``data`` is; none where ``data`` is empty.
+
+    Raises InvalidValue for what is not exactly one element, and for anything that is not DER.
+    """
+    outer = elements(data, 0, len(data))
+    if len(outer) > 1:
+        raise InvalidValue("DER has something behind its element")
+    return elements(data, outer[0][2], outer[0][3]) if outer else []
+
+
 def encode(tag: int, *parts: bytes) -> bytes:
     """One element of that tag around the parts."""
     content = b"".join(parts)

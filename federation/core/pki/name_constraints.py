@@ -17,6 +17,7 @@ from cryptography import x509
 
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import object_identifier
 
 _URI_HOST: Final = re.compile(
     r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+)(?::[0-9]*)?(?:[/?#].*)?", re.IGNORECASE | re.DOTALL
@@ -24,9 +25,16 @@ _URI_HOST: Final = re.compile(
 """A URI whose authority is a name: anything else cannot satisfy a constraint (RFC 5280, 4.2.1.10)."""
 
 _DNS_NAME: Final = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
+_MAIL: Final = re.compile(
+    r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII | re.IGNORECASE
+)
 _MOST_COMPARISONS: Final = 100_000
 """Of names with subtrees: webpki has such a bound, for a certificate could be made to cost any time."""
 
+_MAIL_ATTRIBUTE: Final = object_identifier("1.2.840.113549.1.9.1")
+"""In a subject it is compared as well (RFC 5280, 4.2.1.10); BoringSSL and OpenSSL do so."""
+
+_IA5_STRING: Final = b"\x16"
 _MOST_TOLD: Final = 4
 _KINDS: Final = {
     x509.DNSName: "DNS",
@@ -43,6 +51,11 @@ def violation(issuer: Certificate, certificate: Certificate) -> str:
     subject = certificate.x509.subject
     names: list[x509.GeneralName] = [x509.DirectoryName(subject)] if subject.rdns else []
     names.extend(certificate.extension(x509.SubjectAlternativeName) or ())
+    if issuer.extension(x509.NameConstraints) is not None and _MAIL_ATTRIBUTE in certificate.parts.subject:
+        if _MAIL_ATTRIBUTE + _IA5_STRING not in certificate.parts.subject:
+            return "the mail address in its subject is no IA5String (BoringSSL)"
+        mails = subject.get_attributes_for_oid(x509.NameOID.EMAIL_ADDRESS)
+        names.extend(x509.RFC822Name(str(mail.value)) for mail in mails if str(mail.value).isascii())
     return _violation(issuer, names)
 
 
@@ -100,6 +113,8 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
     if len(named) * len(subtrees) > _MOST_COMPARISONS:
         return f"{len(named)} names and {len(subtrees)} constraints are more than are compared"
     for name in named:
+        if not _is_comparable(name):
+            return f"{_words(name)} cannot be compared with constraints of any kind (Go)"
         excluded = [subtree for subtree in constraints.excluded_subtrees or () if type(subtree) is type(name)]
         permitted = [
             subtree for subtree in constraints.permitted_subtrees or () if type(subtree) is type(name)
@@ -111,6 +126,13 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
             told = ", ".join(_words(subtree) for subtree in permitted[:_MOST_TOLD])
             return f"{_words(name)} is not among the permitted names: {told}"
     return ""
+
+
+def _is_comparable(name: x509.GeneralName) -> bool:
+    """False where Go refuses the certificate as soon as a CA above it constrains names at all."""
+    if isinstance(name, x509.DNSName):
+        return _DNS_NAME.fullmatch(name.value.lower()) is not None
+    return not isinstance(name, x509.RFC822Name) or _MAIL.fullmatch(name.value) is not None
 
 
 def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
@@ -131,7 +153,12 @@ def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
 
 
 def _uri_host_within(host: str, base: str) -> bool | None:
-    """Without a leading dot the RFC means exactly that host, and Go takes its subdomains as well."""
+    """Without a leading dot the RFC means exactly that host, and Go takes its subdomains as well.
+
+    An empty one stands for every host in Go, and for none in BoringSSL where it permits.
+    """
+    if not base:
+        return None
     return True if host == base and base[:1] != "." else _below(host, base)
 
 

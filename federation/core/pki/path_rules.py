@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from federation.core.pki import name_constraints
 from federation.core.pki.algorithms import VERIFIERS, key_problem, signature_problem
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.common_form import form_problem
 
 
 class Purpose(Enum):
@@ -81,7 +82,8 @@ def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> P
             or _signature(certificate, is_anchor=depth == len(path) - 1)
             or _serial(certificate, is_anchor=depth == len(path) - 1)
             or _critical_extensions(certificate)
-            or _extended_key_usage(certificate, purpose)
+            or _form(certificate, is_anchor=depth == len(path) - 1)
+            or _extended_key_usage(certificate, purpose, is_anchor=depth == len(path) - 1)
             or (_issuer(certificate, path[:depth], purpose) if depth else _target(certificate, purpose))
         )
         if problem is not None:
@@ -124,6 +126,15 @@ def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
     return None
 
 
+def _form(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
+    words = form_problem(certificate, is_anchor=is_anchor)
+    if words:
+        return Problem(
+            "uncommon_form", f"{name(certificate)} is not read by every verifier of a mesh: {words}"
+        )
+    return None
+
+
 def _serial(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
     """RFC 5280, 4.1.2.2. Nothing depends on an anchor's number, and real roots have the serial number 0."""
     if is_anchor or (certificate.serial > 0 and certificate.parts.serial_bytes <= _MOST_SERIAL_BYTES):
@@ -145,10 +156,14 @@ def _critical_extensions(certificate: Certificate) -> Problem | None:
     return None
 
 
-def _extended_key_usage(certificate: Certificate, purpose: Purpose) -> Problem | None:
-    """Where a CA names extended key usages they confine what is below it, as every TLS stack reads them."""
+def _extended_key_usage(certificate: Certificate, purpose: Purpose, *, is_anchor: bool) -> Problem | None:
+    """Where a CA names extended key usages they confine what is below it, as every TLS stack reads them.
+
+    That anyExtendedKeyUsage stands for all of them webpki does not know, and BoringSSL not as soon as it is one of
+    several; neither looks at an anchor's.
+    """
     usages = certificate.extension(x509.ExtendedKeyUsage)
-    if usages is None or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages:
+    if usages is None or (is_anchor and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages):
         return None
     missing = [usage for usage in _USAGES[purpose] if usage not in usages]
     if not missing:

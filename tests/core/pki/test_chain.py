@@ -316,7 +316,9 @@ def test_extended_key_usages_are_confined_from_above() -> None:
     assert verify_chain(confined, ROOTS, NOW, purpose=Purpose.SERVER)[0] == confined[0]
     assert "clientAuth" in problem(confined, purpose=Purpose.CLIENT).what
     anything = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
-    assert len(verify_chain(below(authority("any", ROOT, CA, CA_USAGE, (anything, False))), ROOTS, NOW)) == 3
+    # BoringSSL and Go take it for all, webpki does not know it
+    confined = below(authority("any", ROOT, CA, CA_USAGE, (anything, False)))
+    assert problem(confined).reason == "extended_key_usage"
 
 
 def test_a_critical_extension_that_nothing_knows() -> None:

@@ -78,6 +78,7 @@ class ConfigSource:
                 self._seen = text
                 config = parse_config(text, file=str(self.path))
                 self._require_the_same_mesh(config)
+                self._require_the_names_in_use(config)
             except ConfigurationError as error:
                 self._refuse(error)
                 return False
@@ -95,6 +96,22 @@ class ConfigSource:
             raise ConfigurationError(
                 [Finding(str(self.path), "trust_domain", problem, another_mesh(running))]
             )
+
+    def _require_the_names_in_use(self, config: HubConfig) -> None:
+        """Raise ConfigurationError where the door is to lose a name: agents that call it by that verify it.
+
+        Its address is written into a pod when it is injected, so they go on using it until the pod is restarted.
+        """
+        gone = [name for name in self.current.door.server_names if name not in config.door.server_names]
+        if gone:
+            problem = (
+                f"lacks {', '.join(gone)}: agents that reach the door by that get no certificate from then on"
+            )
+            remedy = (
+                "put it back, and a new name beside it; once every pod was restarted with the new address, take the "
+                "old one out and restart every role"
+            )
+            raise ConfigurationError([Finding(str(self.path), "door.server_names", problem, remedy)])
 
     async def changed(self, after_digest: str) -> HubConfig:
         """The configuration in force as soon as its digest differs from ``after_digest``."""

@@ -25,7 +25,7 @@ from federation.controller.proof.handshake import Credential, handshake
 from federation.core.errors import FederationError
 from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
+from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
 from federation.sandbox.mesh import Workload
 from tests.e2e.conftest import members_of
 from tests.e2e.rotating import kill_hub
@@ -284,6 +284,24 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         await kill_hub(box)
         await box.start_hub()
         await box.wait_ready()
+        await mesh.renew(workload)
+
+
+async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: Path) -> None:
+    """It was, within a second: all was green until half of the workloads had lost their certificates."""
+    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
+        box, good = mesh.box, mesh.box.config_file.read_text()
+        (workload,) = mesh.workloads["east"]
+        assert SERVER_NAME in good
+        edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
+        status = await box.wait_for("/api/v1/status", finding("config_problem"))
+        assert any(SERVER_NAME in item["what"] for item in status["attention"])
+        code, output = await verify(box)
+        assert code == 1, output
+        await workload.renew()
+
+        edit(box, good.replace(f'"{SERVER_NAME}"', f'"another.example", "{SERVER_NAME}"'))
+        await box.wait_for("/api/v1/status", lambda s: not finding("config_problem")(s))
         await mesh.renew(workload)
 
 

@@ -79,6 +79,22 @@ async def test_another_trust_domain_is_another_mesh_and_not_taken_up(
     assert source.problems == ()
 
 
+async def test_the_door_loses_no_name_while_it_runs_and_gets_more(source: ConfigSource, file: Path) -> None:
+    before = source.current
+    (name,) = before.door.server_names
+    file.write_text(GOOD.replace(f'"{name}"', '"another.example"', 1))
+    assert not await source.reload()
+    assert source.current is before
+    (problem,) = source.problems
+    assert "door.server_names" in problem
+    assert f"lacks {name}" in problem
+    assert "restart every role" in problem
+    file.write_text(GOOD.replace(f'"{name}"', f'"another.example", "{name}"', 1))
+    assert await source.reload()
+    assert source.current.door.server_names == ("another.example", name)
+    assert source.problems == ()
+
+
 async def test_a_bad_file_changes_nothing_but_the_problems(source: ConfigSource, file: Path) -> None:
     before = source.current
     file.write_text("colour = 1\n" + GOOD.replace("cluster_id", "clusterid"))

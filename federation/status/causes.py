@@ -73,6 +73,7 @@ _TAKES: Final[Mapping[str, tuple[Need, ...]]] = {
     "signing_unknown": (Need.SIGNING,),
     "probe_failed": (Need.PROBE,),
     "publication_failed": (Need.WRITING,),
+    "publication_forbidden": (Need.WRITING,),
     "publication_pending": (Need.WRITING,),
     "publication_unknown": (Need.WRITING,),
 }

@@ -285,3 +285,19 @@ def test_an_expired_root_is_the_cause_of_every_failing_pair() -> None:
     (cause,) = [item for item in seen(world).attention if item.severity != "notice"]
     assert (cause.code, cause.severity) == ("anchor_expiry_expired", "critical")
     assert [(each.code, each.count) for each in cause.consequences] == [("pairs_failed", 6)]
+
+
+def test_pairs_of_a_cluster_where_namespaces_refuse_the_bundle_are_told_where_that_is() -> None:
+    """A pair is not proved while a namespace holds nothing; that is no cause of its own."""
+    world = World(NAMES, T)
+    world.edit_publication("west", forbidden=1, current=2)
+    assert world.leader is not None
+    reasons = dict.fromkeys(
+        ("east>west", "west>east", "north>west", "west>north"), "west: 1 of 3 hold no bundle"
+    )
+    matrix = replace(world.leader.matrix, rows=["-?v", "?-?", "v?-"], valid=2, reasons=reasons)
+    world.leader = replace(world.leader, matrix=matrix)
+    status = seen(world)
+    assert status.verdict != "healthy"
+    assert [(item.code, item.where) for item in status.attention] == [("publication_forbidden", "west")]
+    assert any(one.code == "pairs_unknown" for one in status.attention[0].consequences)

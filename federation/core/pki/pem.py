@@ -37,6 +37,8 @@ _BOUNDARY: Final = re.compile(
 Each repetition is bounded: somebody who chooses the text could otherwise make the search take the square of its length.
 """
 
+_ENDED_LINE: Final = re.compile(rb"[ \t]*[\r\n]")
+_LINE_END: Final = re.compile(rb"[ \t]*(?:[\r\n]|\Z)")
 _MOST_TOLD: Final = 3
 _NONE: Final[Mapping[bytes, Certificate]] = MappingProxyType({})
 _KEY: Final = "private_key"
@@ -104,8 +106,12 @@ def encode_certificates(certificates: Iterable[Certificate]) -> bytes:
 
 
 def decode_base64(body: bytes) -> bytes:
-    """The bytes of a PEM body without its line ends; raises ValueError for anything but padded base64."""
-    return binascii.a2b_base64(body.replace(b"\r\n", b"\n").replace(b"\n", b""), strict_mode=True)
+    """The bytes of a PEM body without its white space; raises ValueError for anything but padded base64.
+
+    White space at the ends of lines, as terminals and editors leave it, Go and BoringSSL pass over as well (RFC 7468,
+    section 2).
+    """
+    return binascii.a2b_base64(body.translate(None, _WHITE_SPACE), strict_mode=True)
 
 
 def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
@@ -174,7 +180,7 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     if stop < 0:
         raise InvalidValue("the certificate is cut short: it has no END line", where=place)
     body = text[start:stop]
-    if not body.startswith((b"\n", b"\r\n")) or not body.endswith(b"\n"):
+    if not _ENDED_LINE.match(body) or not body.rstrip(b" \t").endswith((b"\n", b"\r")):
         raise InvalidValue("BEGIN and END need lines of their own", where=place)
     if b":" in body:
         raise InvalidValue(
@@ -185,6 +191,6 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     except ValueError:
         raise InvalidValue("the text between BEGIN and END is not base64", where=place) from None
     stop += len(_END)
-    if stop < len(text) and text[stop] not in b"\r\n":
+    if not _LINE_END.match(text, stop):
         raise InvalidValue("there is text after the END line", where=place)
     return der, stop

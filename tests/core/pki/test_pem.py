@@ -40,6 +40,22 @@ def test_order_and_duplicates_survive_whatever_the_white_space(
     assert parse_certificates(text, where="file") == tuple(chosen)
 
 
+@given(
+    chosen=st.lists(st.sampled_from(CERTIFICATES), min_size=1, max_size=3),
+    ends=st.lists(
+        st.sampled_from([b"\n", b" \n", b"\t\n", b" \t\r\n", b"\r\r\n", b"\n\n", b"\r", b" \n    "]),
+        min_size=1,
+    ),
+)
+def test_white_space_around_lines_is_passed_over(chosen: list[Certificate], ends: list[bytes]) -> None:
+    """As terminals, editors and block scalars leave it; Go and BoringSSL read the most of it, RFC 7468 (2) all."""
+    lines = encode_certificates(chosen).splitlines()
+    text = b"".join(line + ends[number % len(ends)] for number, line in enumerate(lines))
+    assert parse_certificates(text, where="file") == tuple(chosen)
+    assert readable_certificates(text.rstrip() + b" ") == tuple(chosen)
+    assert find_certificate(text, chosen[0].sha256, where="file") == chosen[0]
+
+
 def test_each_certificate_ends_with_one_newline() -> None:
     text = encode_certificates([A, B])
     assert text == A.pem + B.pem

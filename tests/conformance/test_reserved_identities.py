@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import pytest
 from cryptography import x509
 
 from federation.core.config.model import IstioConfig
@@ -74,9 +75,11 @@ async def test_an_operator_may_reserve_istiods_names_and_others(tmp_path: Path) 
         )
 
 
-async def test_a_token_that_lives_too_long_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attestation", ["auto", "token-review", "token-keys"])
+async def test_a_token_that_lives_too_long_is_refused(tmp_path: Path, attestation: str) -> None:
     def setup(hub: House) -> None:
-        hub.options = {"west": 'longest_token_life = "366d"'}
+        mode = f'attestation = "{attestation}"'
+        hub.options = {"east": mode, "west": f'{mode}\nlongest_token_life = "366d"'}
 
     async with house(tmp_path, ("east", "west"), setup=setup) as hub:
         for name, granted in (("east", False), ("west", True)):

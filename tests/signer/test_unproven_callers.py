@@ -132,6 +132,15 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
         await eventually(lambda: hub.role.report().turned_away.total == {"no_message": 1})
 
 
+async def test_a_call_without_a_token_is_counted(tmp_path: Path) -> None:
+    """Nobody is answerable for it: it is no cluster's refusal, and status names the address."""
+    async with house(tmp_path) as hub:
+        assert (await hub.ask("east", None)).code is grpc.StatusCode.UNAUTHENTICATED
+        told = hub.role.report().turned_away
+        assert (told.total, told.addresses) == ({"token_missing": 1}, {"127.0.0.1": 1})
+        assert hub.refused("east") == {}
+
+
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Once it is set, API servers answer about garbage."""

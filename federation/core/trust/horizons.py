@@ -38,10 +38,13 @@ def step_for(lifetime: float) -> float:
 
 def merged(tables: Iterable[Mapping[Delivered, float]]) -> dict[Delivered, float]:
     """The bounds of all signers together: the latest of each."""
-    latest: dict[Delivered, float] = {}
-    for table in tables:
+    remaining = iter(tables)
+    latest = dict(next(remaining, {}))
+    for table in remaining:
         for delivered, until in table.items():
-            latest[delivered] = max(until, latest.get(delivered, until))
+            known = latest.get(delivered)
+            if known is None or until > known:
+                latest[delivered] = until
     return latest
 
 

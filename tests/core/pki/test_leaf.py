@@ -35,13 +35,16 @@ from tests.support.pki import (
     root,
 )
 
-ISSUERS = {kind: intermediate(f"issuer {kind.value}", kind=kind) for kind in KeyKind}
-WORKLOADS = [key("workload", kind) for kind in KeyKind]
 SERVER_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 
 serials = st.integers(1, (1 << SERIAL_BITS) - 1)
 dates = st.datetimes(datetime(1950, 1, 2), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - given a zone
 lifetimes = st.timedeltas(timedelta(seconds=1), timedelta(days=400))
+
+
+def issuer_with(kind: KeyKind) -> Authority:
+    """One for each kind of key; made when it is used, for every worker imports this."""
+    return intermediate(f"issuer {kind.value}", kind=kind)
 
 
 def oracle(
@@ -88,7 +91,7 @@ def sign_like_the_oracle(issuer: Authority, kind: KeyKind, tbs: bytes) -> bytes:
 @settings(deadline=None, max_examples=150)
 @given(
     kind=st.sampled_from([KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048]),
-    own=st.sampled_from(WORKLOADS),
+    own=st.sampled_from(KeyKind).map(lambda kind: key("workload", kind)),
     identity=identities,
     serial=serials,
     not_before=dates,
@@ -103,7 +106,7 @@ def test_a_workloads_leaf_is_the_builders_byte_for_byte(
     not_before: datetime,
     lifetime: timedelta,
 ) -> None:
-    issuer = ISSUERS[kind]
+    issuer = issuer_with(kind)
     template = LeafTemplate(issuer.certificate)
     not_after = not_before + lifetime
     san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])
@@ -127,7 +130,7 @@ def test_a_workloads_leaf_is_the_builders_byte_for_byte(
 @settings(deadline=None, max_examples=50)
 @given(hosts=st.lists(subdomains, min_size=1, max_size=4, unique=True), serial=serials)
 def test_a_serving_certificate_is_the_builders_byte_for_byte(hosts: list[str], serial: int) -> None:
-    issuer = ISSUERS[KeyKind.EC_P256]
+    issuer = issuer_with(KeyKind.EC_P256)
     template = LeafTemplate(issuer.certificate, LeafProfile.SERVING)
     own = key("door").public_key()
     san = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
@@ -147,7 +150,7 @@ def test_a_serving_certificate_is_the_builders_byte_for_byte(hosts: list[str], s
 
 @pytest.mark.parametrize("kind", list(KeyKind))
 def test_each_kind_of_issuer_signs_what_verifies(kind: KeyKind) -> None:
-    issuer = ISSUERS[kind]
+    issuer = issuer_with(kind)
     template = LeafTemplate(issuer.certificate)
     assert template.key_kind is kind
     tbs = template.tbs(spki(key("w").public_key()), SubjectAltName.of_identity(IDENTITY), 7, NOW, NOW + DAY)
@@ -161,7 +164,7 @@ def test_each_kind_of_issuer_signs_what_verifies(kind: KeyKind) -> None:
 
 @pytest.mark.parametrize("kind", [KeyKind.EC_P256, KeyKind.EC_P384])
 def test_a_back_end_that_signs_digests_fits(kind: KeyKind) -> None:
-    issuer = ISSUERS[kind]
+    issuer = issuer_with(kind)
     template = LeafTemplate(issuer.certificate)
     tbs = template.tbs(spki(key("w").public_key()), SubjectAltName.of_identity(IDENTITY), 7, NOW, NOW + DAY)
     assert digest(kind, tbs) == (sha384 if kind is KeyKind.EC_P384 else sha256)(tbs).digest()
@@ -171,7 +174,7 @@ def test_a_back_end_that_signs_digests_fits(kind: KeyKind) -> None:
 
 
 def test_a_signature_of_another_key_is_an_alarm() -> None:
-    template = LeafTemplate(ISSUERS[KeyKind.EC_P256].certificate)
+    template = LeafTemplate(issuer_with(KeyKind.EC_P256).certificate)
     with pytest.raises(AuthorityViolation) as error:
         template.check_signature(b"tbs", signer(key("somebody"))(b"tbs"))
     assert error.value.reason == "signature_invalid"
@@ -198,13 +201,13 @@ def test_the_issuers_name_is_copied_and_not_encoded_anew() -> None:
 
 @pytest.mark.parametrize("serial", [0, -1, 1 << 159])
 def test_serials_that_cannot_be(serial: int) -> None:
-    template = LeafTemplate(ISSUERS[KeyKind.EC_P256].certificate)
+    template = LeafTemplate(issuer_with(KeyKind.EC_P256).certificate)
     with pytest.raises(InvalidValue, match="serial"):
         template.tbs(b"", SubjectAltName.of_identity(IDENTITY), serial, NOW, NOW + DAY)
 
 
 def test_a_leaf_that_ends_before_it_begins_cannot_be() -> None:
-    template = LeafTemplate(ISSUERS[KeyKind.EC_P256].certificate)
+    template = LeafTemplate(issuer_with(KeyKind.EC_P256).certificate)
     with pytest.raises(InvalidValue, match="before it begins"):
         template.tbs(b"", SubjectAltName.of_identity(IDENTITY), 1, NOW, NOW)
 

@@ -56,6 +56,7 @@ class Invariants:
         sim = self.sim
         if sim.store.orders.strict:
             self.led_to |= {ROOT_OF[issuer] for issuer in _issuers(sim.store.orders)}
+        counted: set[str] = set()
         for leaf, until in sim.leaves.items():
             if until > NOT_AFTER[leaf.issuer]:
                 raise Violation(f"9: a leaf of {leaf.cluster} outlives its issuer")
@@ -63,19 +64,15 @@ class Invariants:
                 raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
             if not leaf.before_hub and ROOT_OF[leaf.issuer] not in self.led_to:
                 raise Violation(f"s: {leaf.cluster} got a leaf under a root that no rotation led to")
-        counted = {leaf.issuer for leaf in sim.leaves if leaf not in sim.strangers}
-        ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
-        deliverable = {
-            sim.in_force,
-            *(s.generation for s in sim.signers),
-        } & sim.store.generations.keys()
-        consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
+            if not sim.strangers or leaf not in sim.strangers:
+                counted.add(leaf.issuer)
+        verifying = sim.all_verify_with()
         for member in sim.members.values():
-            trusted = set(sim.verifies_in(member.name))
-            consumers |= trusted
+            trusted = verifying[member.name]
             if member.name in sim.book.quarantined:
                 continue
             if member.joining:
+                ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
                 if not all(validates(issuer, roots) for issuer in counted | ordered for roots in trusted):
                     continue
                 member.joining = False
@@ -83,8 +80,21 @@ class Invariants:
                 for issuer in counted:
                     if not validates(issuer, roots):
                         self._failed(member, issuer)
-        self._removed_clusters(counted)
+        if sim.removed:
+            self._removed_clusters(counted)
+        if sim.strangers:
+            self._strangers(verifying)
+
+    def _strangers(self, verifying: dict[str, set[frozenset[str]]]) -> None:
+        """A leaf that was of no concern is, once every consumer would verify it."""
+        sim = self.sim
+        deliverable = {
+            sim.in_force,
+            *(s.generation for s in sim.signers),
+        } & sim.store.generations.keys()
+        consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
         consumers |= {leaf.trusts for leaf in sim.leaves if leaf.cluster in sim.removed}
+        consumers = consumers.union(*verifying.values())
         sim.strangers = {
             leaf for leaf in sim.strangers if not all(validates(leaf.issuer, roots) for roots in consumers)
         }

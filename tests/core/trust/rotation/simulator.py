@@ -291,16 +291,22 @@ class Simulation:
             if leaf.cluster == cluster:
                 yield leaf.trusts
 
-    def verifies_in(self, cluster: str) -> Iterator[frozenset[str]]:
-        """What clients are verified with there: by everybody above, and by istiod, now and after a restart.
+    def all_verify_with(self) -> dict[str, set[frozenset[str]]]:
+        """What clients are verified with in each cluster: by everybody above, and by istiod, now and after a restart.
 
         One whose certificate has ended has no clients.
         """
-        yield from self.trusted_in(cluster)
-        istiod = self.members[cluster].istiod
-        for files in (istiod.secret, istiod.runs_with):
-            if files is not None and files.not_after > self.now:
-                yield files.roots
+        generations, found = self.store.generations, dict[str, set[frozenset[str]]]()
+        for name, member in self.members.items():
+            held = {generations[number] for number in member.targets if number is not None}
+            for files in (member.istiod.secret, member.istiod.runs_with):
+                if files is not None and files.not_after > self.now:
+                    held.add(files.roots)
+            found[name] = held
+        for leaf in self.leaves:
+            if leaf.cluster in found:
+                found[leaf.cluster].add(leaf.trusts)
+        return found
 
     def false_alarm(self, client: int, server: int) -> None:
         """A proof that failed for whatever reason."""

@@ -37,7 +37,7 @@ _BOUNDARY: Final = re.compile(
 Each repetition is bounded: somebody who chooses the text could otherwise make the search take the square of its length.
 """
 
-_ENDED_LINE: Final = re.compile(rb"[ \t]*[\r\n]")
+_ENDED_LINE: Final = re.compile(rb"[ \t]*\r?\n")
 _LINE_END: Final = re.compile(rb"[ \t]*(?:[\r\n]|\Z)")
 _MOST_TOLD: Final = 3
 _NONE: Final[Mapping[bytes, Certificate]] = MappingProxyType({})
@@ -180,7 +180,7 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     if stop < 0:
         raise InvalidValue("the certificate is cut short: it has no END line", where=place)
     body = text[start:stop]
-    if not _ENDED_LINE.match(body) or not body.rstrip(b" \t").endswith((b"\n", b"\r")):
+    if not _ENDED_LINE.match(body) or not body.rstrip(b" \t").endswith(b"\n"):
         raise InvalidValue("BEGIN and END need lines of their own", where=place)
     if b":" in body:
         raise InvalidValue(

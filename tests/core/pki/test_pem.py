@@ -43,12 +43,12 @@ def test_order_and_duplicates_survive_whatever_the_white_space(
 @given(
     chosen=st.lists(st.sampled_from(CERTIFICATES), min_size=1, max_size=3),
     ends=st.lists(
-        st.sampled_from([b"\n", b" \n", b"\t\n", b" \t\r\n", b"\r\r\n", b"\n\n", b"\r", b" \n    "]),
+        st.sampled_from([b"\n", b" \n", b"\t\n", b" \t\r\n", b"\n\n", b" \n    "]),
         min_size=1,
     ),
 )
 def test_white_space_around_lines_is_passed_over(chosen: list[Certificate], ends: list[bytes]) -> None:
-    """As terminals, editors and block scalars leave it; Go and BoringSSL read the most of it, RFC 7468 (2) all."""
+    """As terminals, editors and block scalars leave it; Go and BoringSSL read it at the ends of lines."""
     lines = encode_certificates(chosen).splitlines()
     text = b"".join(line + ends[number % len(ends)] for number, line in enumerate(lines))
     assert parse_certificates(text, where="file") == tuple(chosen)
@@ -103,6 +103,8 @@ KEY = b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
         (A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----", 1), "lines of their own"),
         (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "not a readable"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "not a readable"),
+        (A.pem.replace(b"\n", b"\r"), "lines of their own"),  # neither Go nor BoringSSL reads it
+        (A.pem.replace(b"\n", b"\r\r\n"), "lines of their own"),
         (A.pem + KEY, "private key"),
     ],
 )

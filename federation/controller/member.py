@@ -557,7 +557,8 @@ class Member:
             read_back_at=self._clock.now().timestamp() - silent,
         )
         counted = self._read_back()
-        certificates, unreadable = self._joining.missing(counted.contents) if counted.joining else ([], False)
+        joins = counted.joining and not self._joining.ahead
+        certificates, unreadable = self._joining.missing(counted.contents) if joins else ([], False)
         unaccepted = [named([certificate]) for certificate in certificates]
         return replace(
             facts,
@@ -580,7 +581,7 @@ class Member:
             return MemberFacts(held=None, detail=detail, own=own)
         if self._keeps_something(counted):
             detail = self._joining_health(counted).detail
-            return MemberFacts(held=None, detail=detail, own=own, joining=True)
+            return MemberFacts(held=None, detail=detail, own=own, joining=not self._joining.ahead)
         if counted.forbidden:
             names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
             detail = f"{counted.forbidden} namespaces refuse the hub, such as {names}"

@@ -259,7 +259,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
     yield from control_plane_attention(view)
     if connection.state not in {"ready", "degraded"}:
         return
-    if publication.joining > 0 and connection.reason != "joining":  # else that says so
+    if publication.joining > 0 and connection.reason not in {"joining", "state_older"}:  # else that says so
         yield Attention(
             severity="warning",
             code="publication_joining",

@@ -330,6 +330,8 @@ async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_
         code, output = await verify(box)
         assert code == 1, output
         assert "restore the newest backup of the state" in output
+        status = await box.get("/api/v1/status")
+        assert not {item["code"] for item in status["attention"]} & {"cluster_joins", "publication_joining"}
         with pytest.raises(grpc.aio.AioRpcError):
             await mesh.workloads["east"][0].renew()
         assert await box.wait_for_trust("east", "istio-system") == held

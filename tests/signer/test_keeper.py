@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 
@@ -255,6 +256,31 @@ async def test_a_back_end_that_only_a_leaf_tells_of_is_changed_on_its_own_side_a
         await kept.clock.advance(POLL)
         await kept.until(lambda: keeper.issuers[:1] == (CA.certificate,))
         assert choose(kept.orders, "east", [keeper], anchors) is keeper
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["alive", "ended"])
+async def test_what_has_ended_gives_way_to_a_renewal_in_the_middle_of_a_rotation(
+    ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the orders name goes on as long as it can; then only a renewal can be recorded, and be named."""
+    ends = pki.NOW + timedelta(seconds=POLL * 2)
+    held = pki.intermediate("held", not_after=ends) if ended else CA
+    first, second = Service(tells=False), Service(tells=False)
+    first.ca, second.ca = held, pki.intermediate("renewed")
+    kept = Kept(monkeypatch, first=first, second=second)
+    kept.orders = Orders(
+        rotation=1, state="PUBLISHING", strict=True, issuer=held.certificate.sha256, root=held.root.sha256
+    )
+    async with kept.running() as keeper:
+        await kept.ask()
+        assert keeper.issuers[:1] == (held.certificate,)
+        keeper.configure(settings_of("second"))
+        for _ in range(4):
+            await kept.clock.advance(POLL)
+            await asyncio.sleep(0.05)
+        if ended:
+            await kept.until(lambda: keeper.settings.authority.name == "second")
+        assert keeper.settings.authority.name == ("second" if ended else "first")
 
 
 async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before(

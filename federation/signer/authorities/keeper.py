@@ -301,9 +301,6 @@ class AuthorityKeeper:
     def _exchange(
         self, old: Sequence[Certificate], new: Sequence[Certificate]
     ) -> AuthorityMisconfigured | None:
-        """As ``in_force.py`` has it; what has ended signs nothing more, and gives way to a renewal under its root."""
-        if old and new and old[-1] == new[-1] and old[0].not_after <= self._clock.now():
-            return None
         return exchange(old, new, self._orders(), reserve=self._on_trial)
 
     def _drop_next(self) -> None:

@@ -30,8 +30,8 @@ SECONDS_PER_BYTE: Final = 4e-9
 class MemberConnection(ResponseHandler):
     """aiohttp's protocol of one connection, fed no faster than the budget allows.
 
-    aiohttp has no public way in. What is overridden is asyncio's own interface, but for ``set_response_params``,
-    which begins each answer.
+    aiohttp has no public way in. What is overridden is asyncio's own interface, but for ``set_response_params``, which
+    begins each answer, and for when the transport is read again.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, budget: CpuBudget) -> None:
@@ -57,9 +57,8 @@ class MemberConnection(ResponseHandler):
             self._feed(data)
             return
         self._unfed += data
-        if self._feeding is not None:
-            self._pause_transport_reading()  # aiohttp goes on reading whenever a body was read
-        elif (wait := self._feed_some()) is not None:
+        if self._feeding is None and (wait := self._feed_some()) is not None:
+            self._pause_transport_reading()
             self._feeding = asyncio.get_running_loop().create_task(self._feed_rest(wait))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -69,6 +68,11 @@ class MemberConnection(ResponseHandler):
         while self._unfed:
             self._feed_piece()
         super().connection_lost(exc)
+
+    def _resume_transport_reading(self) -> None:
+        """Aiohttp goes on reading whenever a body was read; not before all that came is fed, or that would grow."""
+        if self._feeding is None:
+            super()._resume_transport_reading()
 
     def _feed_some(self) -> float | None:
         """Feed until it is the others' turn; the seconds until this goes on, None where all is fed."""
@@ -96,7 +100,6 @@ class MemberConnection(ResponseHandler):
 
     async def _feed_rest(self, wait: float | None) -> None:
         """Feed the rest in its turn; meanwhile nothing more is read."""
-        self._pause_transport_reading()
         try:
             while wait is not None:
                 await self._budget.wait(wait)

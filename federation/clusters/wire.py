@@ -16,8 +16,8 @@ from aiohttp.client_proto import ResponseHandler
 
 from federation.clusters.budget import CpuBudget
 
-PIECE: Final = 8 * 1024
-"""Bytes that are taken apart before others may get their turn: two milliseconds where each byte is a chunk."""
+PIECE: Final = 4 * 1024
+"""Bytes that are taken apart before others may get their turn: milliseconds where they are interim answers."""
 
 FREE: Final = 16 * 1024
 """Bytes of each answer that are not charged. The hub decides how many requests it makes, and callers with their token
@@ -77,8 +77,11 @@ class MemberConnection(ResponseHandler):
     def _feed_some(self) -> float | None:
         """Feed until it is the others' turn; the seconds until this goes on, None where all is fed."""
         while self._unfed:
+            free = self._free > 0
             self._feed_piece()
-            if self._free <= 0 and (wait := self._budget.due()) is not None:
+            if free and self._unfed:
+                return 0.0  # nothing is charged, and others get their turn all the same
+            if not free and (wait := self._budget.due()) is not None:
                 return wait
         return None
 

@@ -116,14 +116,13 @@ async def test_what_nobody_asked_for_is_not_read_for_ever(tmp_path: Path, begin:
     """On a connection that is kept for the next request they would be kept as well, without a bound."""
     budget = CpuBudget("west", clock=SystemClock())
     many = more * 320
-    async with flooded(tmp_path, begin, many, budget) as (session, sent), pauses() as seen:
+    async with flooded(tmp_path, begin, many, budget) as (session, sent):
         with contextlib.suppress(ClusterError):
             await session.get("/version", timeout=PATIENCE)
         before = -1
         while sent[0] != before:
             before = sent[0]
             await asyncio.sleep(0.2)
-        assert seen.longest < 0.05
 
 
 async def test_the_answers_of_requests_are_not_charged_as_long_as_they_are_small(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ class SandboxCluster:
         self._user = authenticated(_MANAGER, (MASTERS,))
         access = rbac.Rbac(self.store)
         reviews = Reviews(self._authenticator, access, self._tokens)
+        self.tokens_shown = reviews.shown
         parts = Parts(
             store=self.store,
             table=self.resources,

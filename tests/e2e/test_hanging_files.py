@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -323,6 +324,15 @@ def hangs(pid: int) -> bool:
         return True
 
 
+def takes_signals(pid: int) -> bool:
+    """Whether SIGTERM is handled by now, or the process has ended: one that has not come so far dies of it."""
+    try:
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return True
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc for what hangs")
 def test_a_role_ends_whichever_file_hangs(tmp_path: Path) -> None:
     ca = intermediate("shared", root("a"))
@@ -348,6 +358,10 @@ def test_a_role_ends_whichever_file_hangs(tmp_path: Path) -> None:
                 values["more"] = values["more"].format(directory=directory)
                 (directory / "clusters.toml").write_text(HUB.format(**values))
                 running.start(case, role, directory)
+        starting = [pid for (name, _), pid in running.pids.items() if name != "configuration"]
+        end = time.monotonic() + LONG
+        while time.monotonic() < end and not all(takes_signals(pid) for pid in starting):
+            time.sleep(0.2)
         end = time.monotonic() + 8
         waiting = dict(running.pids)
         while waiting and time.monotonic() < end:

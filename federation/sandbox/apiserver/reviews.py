@@ -5,6 +5,7 @@ Source: the authentication.k8s.io/v1 and authorization.k8s.io/v1 API references.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from federation.sandbox.apiserver.users import User
 
 AUTHENTICATION: Final = "authentication.k8s.io"
 AUTHORIZATION: Final = "authorization.k8s.io"
+MOST_TOKENS: Final = 10_000
 
 
 class Reviews:
@@ -26,6 +28,8 @@ class Reviews:
         self._authenticator = authenticator
         self._rbac = rbac
         self._tokens = tokens
+        self.shown: deque[str] = deque(maxlen=MOST_TOKENS)
+        """The tokens that it was asked about, whoever made them: what a hostile member would keep."""
         self.kinds: dict[tuple[str, str], tuple[str, Callable[[Obj, User, str], Obj]]] = {
             (AUTHENTICATION, "tokenreviews"): ("TokenReview", self._token),
             (AUTHENTICATION, "selfsubjectreviews"): ("SelfSubjectReview", self._who),
@@ -55,6 +59,7 @@ class Reviews:
         token, audiences = spec.get("token"), spec.get("audiences") or []
         if not isinstance(token, str) or not token:
             raise bad_request("token is required for TokenReview in authentication")
+        self.shown.append(token)
         try:
             user, shared = self._authenticator.review(token, audiences or self._tokens.audiences)
         except TokenRejectedError as why:

@@ -39,7 +39,6 @@ LAXER: Final = {
     "rfc5280::nc::permitted-dns-match-noncritical": "name constraints hold whether they are critical or not",
     "rfc5280::nc::invalid-dnsname-leading-period": "a leading dot means subdomains only, as all verifiers read it",
     "rfc5280::nc::not-allowed-in-ee-*": "constraints in a leaf bind nobody; the hub issues none",
-    "rfc5280::pc::ica-noncritical-pc": "no policy is asked for",
     "rfc5280::san::noncritical-with-empty-subject": "the hub's own are critical; no verifier of a mesh asks for it",
     "rfc5280::san::underscore-dns": "Kubernetes has names with underscores, and Go and webpki take them",
     "webpki::cn::*": "the common name of a leaf is not looked at, by no verifier of a mesh either",

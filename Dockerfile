@@ -13,7 +13,7 @@ RUN ["python", "-m", "venv", "/opt/federation"]
 COPY requirements.lock ./
 RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", \
      "--require-hashes", "--only-binary=:all:", "--requirement=requirements.lock"]
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY federation ./federation
 RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", \
      "--no-build-isolation", "--no-deps", "--no-index", "."]

@@ -168,7 +168,7 @@ def test_the_builder_sees_what_it_copies() -> None:
         for word in instruction.value.split()[:-1]
     ]
 
-    assert sources == ["requirements.lock", "pyproject.toml", "README.md", "federation"]
+    assert sources == ["requirements.lock", "pyproject.toml", "README.md", "LICENSE", "federation"]
     assert not any(ignored(source) for source in [*sources, "federation/core/errors.py"])
 
 

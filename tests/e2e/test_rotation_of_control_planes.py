@@ -34,6 +34,7 @@ from tests.support.unsafe import VARIABLE
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
 LIMIT = 90.0 + 10 * LEAF
 STATES = ("PUBLISHING", "SOAKED", "CANARY", "ACTIVE", "UNPUBLISHING")
+ROUNDS = 20  # of each istiod in a state at the least, however busy the machine is
 HELD_BACK = 6.0  # seconds for which one istiod may not patch its webhooks: longer than a gate takes to open
 
 
@@ -53,6 +54,8 @@ class ControlPlanes:
     state: str = ""
     tried: int = 0
     killed: Counter[str] = field(default_factory=Counter)
+    rounds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Those that were ended, by the state they began in and the istiod."""
     failures: list[str] = field(default_factory=list)
     waited_for: set[str] = field(default_factory=set)
 
@@ -75,18 +78,24 @@ class ControlPlanes:
                 f"{name} in {before}: {problem}"
                 for problem in await istiod.problems(self.namespace, "istio-system")
             ]
+            self.rounds[before, name] += 1
             await asyncio.sleep(0.1)
 
+    def is_tried(self, state: str) -> bool:
+        """Whether each istiod has been killed in that state, and was reached often enough."""
+        enough = all(self.rounds[state, name] >= ROUNDS for name in self.istiods)
+        return enough and self.killed[state] >= len(self.istiods)
+
     async def go_on_to(self, wanted: str) -> None:
-        """Advance through every open gate, once each istiod has been killed in the state, until that state."""
+        """Advance through every open gate, once each istiod has been tried in the state, until that state."""
         async with asyncio.timeout(LIMIT):
             while self.state != wanted:
                 with contextlib.suppress(aiohttp.ClientError, NotReady):
                     view = await self.box.get("/api/v1/rotation")
                     self.state = view["state"] if view else ""
                     self.waited_for |= {f"{name} {cluster}" for name, cluster in unmet(view)}
-                    killed = self.killed[self.state] >= len(self.istiods)
-                    if killed and self.state != wanted and view["gate"] and view["gate"]["open"]:
+                    tried = self.is_tried(self.state)
+                    if tried and self.state != wanted and view["gate"] and view["gate"]["open"]:
                         await self.box.operate("advance", reason="every istiod was killed and came back")
                 await asyncio.sleep(0.1)
 

@@ -54,6 +54,8 @@ class Invariants:
 
     def _handshakes(self) -> None:
         sim = self.sim
+        if not sim.store.orders.binding:  # none were written yet: what is configured signs (docs/security.md)
+            self.led_to |= {ROOT_OF[signer.authority] for signer in sim.signers if signer.authority}
         if sim.store.orders.strict:
             self.led_to |= {ROOT_OF[issuer] for issuer in _issuers(sim.store.orders)}
         counted: set[str] = set()

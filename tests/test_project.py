@@ -82,3 +82,58 @@ def test_hooks_call_only_what_the_lock_pins() -> None:
         assert tool.parent.as_posix() == ".venv/bin"
         assert hook["language"] == "system"
         assert f"\n{packages[tool.name]}==" in lock
+
+
+RECORDS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_decision_record_has_its_date_and_its_parts(path: Path) -> None:
+    text = path.read_text("utf-8")
+
+    begin = re.match(
+        r"# (\d{4})\. \S.*\n\nDecided (\d{4}-\d\d-\d\d)\. (In force|Replaced by \[\d{4}\])", text
+    )
+    assert begin is not None
+    assert path.name.startswith(f"{begin[1]}-")
+    date.fromisoformat(begin[2])
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert (path.parent / target).is_file(), target
+
+
+def test_decision_records_are_numbered_in_a_row_and_listed_with_their_titles() -> None:
+    index = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("\n## Decisions", 1)[1]
+    listed = re.findall(
+        r"^- \[(\d{4})\]\(decisions/(\S+)\) (.+) \((\S+)\)\.$", index.split("\n## ", 1)[0], re.MULTILINE
+    )
+    heads = [re.findall(r"\A# \d{4}\. (.+)\n\nDecided (\S+)\.", path.read_text("utf-8")) for path in RECORDS]
+
+    assert [path.name for path in RECORDS] == [name for _, name, _, _ in listed]
+    assert [int(number) for number, _, _, _ in listed] == list(range(1, len(RECORDS) + 1))
+    assert [found for head in heads for found in head] == [(title, day) for _, _, title, day in listed]
+
+
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+NOT_OF_TESTS = {"FEDERATION_TOKEN_FILE", "FEDERATION_URL", "FEDERATION_CA_FILE", "FEDERATION_UNSAFE"}
+"""The command line's own, and what one test passes to a process of its own."""
+
+
+def test_what_the_guide_names_is_there() -> None:
+    links = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", GUIDE))
+    named = set(re.findall(r"`((?:federation|tests|docs)(?:/[\w.-]+)*)`", GUIDE))
+
+    assert {name for name in links | named if not (ROOT / name).exists()} == set()
+    verbs = set(re.findall(r"`make (\w+)", GUIDE)) | set(re.findall(r"\$ make (\w+)", GUIDE))
+    assert verbs <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
+
+
+def test_the_guide_names_every_variable_that_tests_read() -> None:
+    read = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        if path != Path(__file__)
+        for name in re.findall(r"\bFEDERATION_[A-Z_]+\b", path.read_text("utf-8"))
+    }
+
+    assert read - NOT_OF_TESTS == set(re.findall(r"\bFEDERATION_[A-Z_]+\b", GUIDE))

@@ -14,6 +14,7 @@ from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.errors import ClusterOverBudget
+from federation.core.identity import ClusterName
 
 SHARE: Final = 0.1
 """Of one core. A cluster with a thousand changes a second needs a tenth of that."""
@@ -104,6 +105,21 @@ class CpuBudget:
             "cost: it is read more slowly",
             where=self._where,
         )
+
+
+class Budgets:
+    """Each member's, for as long as this process runs: who is connected anew does not get its burst anew."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._of: dict[str, CpuBudget] = {}
+
+    def of(self, cluster: ClusterName) -> CpuBudget:
+        """That member's, the same whenever it is asked for."""
+        name = str(cluster)
+        if name not in self._of:
+            self._of[name] = CpuBudget(name, clock=self._clock)
+        return self._of[name]
 
 
 class Unlimited(CpuBudget):

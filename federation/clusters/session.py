@@ -201,9 +201,9 @@ class ClusterSession:
         """The lines of a GET that goes on: ``async with session.stream(...) as lines``.
 
         Entering waits for the status, at most the ``request`` timeout. The iterator ends where the server
-        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a byte, ClusterOverBudget
-        for a line longer than :data:`MAX_LINE_BYTES`, ClusterGarbage for a last line without its end, and other
-        ClusterErrors as they come.
+        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a line that holds
+        anything, ClusterOverBudget for a line longer than :data:`MAX_LINE_BYTES`, ClusterGarbage for a last
+        line without its end, and other ClusterErrors as they come.
         """
         url = self._url(path, params, "GET")
         what = f"watch {path}"
@@ -401,7 +401,10 @@ class _LineTooLongError(Exception):
 
 
 class _Lines:
-    """Splits a response into lines; a guard beside it ends it when nothing comes."""
+    """Splits a response into lines; a guard beside it ends it when no whole one comes.
+
+    Neither empty lines nor the beginning of one are signs of life: either may come for ever.
+    """
 
     def __init__(
         self, response: aiohttp.ClientResponse, *, clock: Clock, silence: float, budget: CpuBudget
@@ -428,7 +431,6 @@ class _Lines:
         ] = []  # of a line whose end has not come: joined once, or a long one is copied each time
         size = 0
         while chunk := await self._chunk():
-            self._heard = self._clock.monotonic()
             with self._budget.charged():
                 lines = chunk.split(b"\n")
                 begun.append(lines[0])
@@ -441,6 +443,7 @@ class _Lines:
                 else:
                     lines = []
             for line in lines:
+                self._heard = self._clock.monotonic()
                 yield line
             if size > MAX_LINE_BYTES:
                 raise _LineTooLongError

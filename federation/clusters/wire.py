@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from federation.clusters.budget import CpuBudget
 
@@ -22,6 +23,10 @@ PIECE: Final = 4 * 1024
 FREE: Final = 16 * 1024
 """Bytes of each answer that are not charged. The hub decides how many requests it makes, and callers with their token
 reviews must not use up what the watches of their cluster need."""
+
+MOST_MESSAGES: Final = 16
+"""To one request: its answer, and interim ones before it (RFC 9110, 15.2). API servers send none of these, and aiohttp
+passes over all that have come at once, without giving others their turn."""
 
 SECONDS_PER_BYTE: Final = 4e-9
 """What socket and TLS take before the first byte gets here; they are not measured."""
@@ -38,6 +43,7 @@ class MemberConnection(ResponseHandler):
         super().__init__(loop)
         self._budget = budget
         self._free = FREE
+        self._messages = 0
         self._unfed = bytearray()
         self._feeding: asyncio.Task[None] | None = None
 
@@ -49,7 +55,18 @@ class MemberConnection(ResponseHandler):
     def set_response_params(self, **params: object) -> None:
         """An answer begins."""
         self._free = FREE
+        self._messages = 0
         super().set_response_params(**params)  # type: ignore[arg-type]  # passed on as they came
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A message's head has come; a connection with more of them than an answer takes is closed."""
+        self._messages += 1
+        if self._messages <= MOST_MESSAGES:
+            super().feed_data(data, size)
+            return
+        if self.transport is not None:
+            self.transport.close()
+        self.set_exception(HttpProcessingError(message="too many interim or unasked answers"))
 
     def data_received(self, data: bytes) -> None:
         """Take it apart now, or as soon as the budget allows; empty where aiohttp goes on with what it holds."""
@@ -95,8 +112,8 @@ class MemberConnection(ResponseHandler):
             with self._budget.charged():
                 self._feed(piece)
             self._budget.charge(SECONDS_PER_BYTE * len(piece))
-        if self.transport is None or self.transport.is_closing():
-            self._unfed.clear()
+        if self.transport is None or self.exception() is not None:
+            self._unfed.clear()  # it was given up; that the member has closed it takes nothing from what it sent
 
     def _feed(self, piece: bytes) -> None:
         super().data_received(piece)

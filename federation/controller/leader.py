@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
 
+from federation.clusters.budget import Budgets
 from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.controller.generations import Ledger, require_mesh
@@ -108,6 +109,7 @@ class Leader:
         self._proposals = Proposals()
         self._kept = KeptProposals(store, self._proposals)
         self._reader = ContentReader()
+        self._budgets = Budgets(clock)
         self._proof_due = True
         self._applied: HubConfig | None = None
         self.trust = TrustState()
@@ -172,6 +174,7 @@ class Leader:
             clock=self._clock,
             jitter=self._jitter,
             reader=self._reader,
+            budgets=self._budgets,
             remembered=self.rotation.books.remembered,
             awaited=lambda name: awaited(self.rotation.joining, name),
         )

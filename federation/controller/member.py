@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from federation.clusters.budget import CpuBudget
+from federation.clusters.budget import Budgets
 from federation.clusters.health import ClusterHealth
 from federation.clusters.istio_found import read_istio
 from federation.clusters.objects import ObjectKey
@@ -86,6 +86,7 @@ class Surroundings:
     clock: Clock
     jitter: random.Random
     reader: ContentReader
+    budgets: Budgets
     hub: HubIdentity = NO_HUB
     former: Callable[[str], ControllerClusterReport | None] = lambda _: None
     """How that cluster fared when it was reported last, by whoever led then."""
@@ -243,7 +244,7 @@ class Member:
             timeouts=config.timeouts,
             clock=around.clock,
             connections=around.publication.max_concurrent_per_cluster + SPARE_CONNECTIONS,
-            budget=CpuBudget(str(config.name), clock=around.clock),
+            budget=around.budgets.of(config.name),
             most_bytes=MEMBER_ANSWER_BYTES,
         )
         async with session, asyncio.TaskGroup() as group:

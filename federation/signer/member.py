@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from federation.clusters.budget import CpuBudget
+from federation.clusters.budget import Budgets
 from federation.clusters.session import MEMBER_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
 from federation.core.config.model import ClusterConfig
@@ -23,7 +23,7 @@ from federation.signer.attestation.token_review import TokenReviewer
 
 @asynccontextmanager
 async def connect(
-    config: ClusterConfig, *, clock: Clock, jitter: random.Random, claims: KeyClaims
+    config: ClusterConfig, *, clock: Clock, jitter: random.Random, claims: KeyClaims, budgets: Budgets
 ) -> AsyncIterator[ClusterAttestor]:
     """The attestor of that cluster, kept up to date while the context is open.
 
@@ -36,7 +36,7 @@ async def connect(
         cluster=config.name,
         timeouts=config.timeouts,
         clock=clock,
-        budget=CpuBudget(str(config.name), clock=clock),
+        budget=budgets.of(config.name),
         most_bytes=MEMBER_ANSWER_BYTES,
     )
     async with session:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+from federation.clusters.budget import Budgets
 from federation.clusters.members import Members
 from federation.core.clock import Clock
 from federation.core.config.model import (
@@ -85,7 +86,7 @@ class SignerRole:
 
         self._claims = KeyClaims()
         self._members: Members[ClusterAttestor] = Members(
-            partial(connect, clock=clock, jitter=jitter, claims=self._claims),
+            partial(connect, clock=clock, jitter=jitter, claims=self._claims, budgets=Budgets(clock)),
             credentials=lambda cluster: cluster.signer,
             clock=clock,
             jitter=jitter,

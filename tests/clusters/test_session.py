@@ -518,6 +518,31 @@ async def test_a_silent_stream_is_a_timeout_by_the_clock_given(tmp_path: Path) -
     assert clock.sleeping == 0
 
 
+@pytest.mark.parametrize("sign", [b"\n", b"\n" * 500, b"x", b" "], ids=["line", "lines", "letter", "space"])
+async def test_what_is_no_whole_line_is_no_sign_of_life(tmp_path: Path, sign: bytes) -> None:
+    """Empty lines for ever, or a line of which one byte comes each minute, kept a watch that says nothing alive."""
+    clock = VirtualClock()
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n")
+        while True:
+            await exchange.raw(b"%x\r\n%s\r\n" % (len(sign), sign))
+            await clock.sleep(30.0)
+
+    async with (
+        RawServer(respond) as server,
+        connected(server.kubeconfig(tmp_path / "kc"), clock=clock) as session,
+        session.stream(NAMESPACES, silence=90.0) as stream,
+    ):
+        assert await anext(stream) == b"a"
+        waiting = asyncio.ensure_future(anext(stream))
+        while not waiting.done() and clock.monotonic() < 200.0:
+            await clock.advance(10.0)
+            await asyncio.sleep(0.01)
+        with pytest.raises(ClusterTimeout, match="silent for 90 s"):
+            await asyncio.wait_for(waiting, 1.0)
+
+
 async def test_a_stream_that_never_begins_is_a_timeout(tmp_path: Path) -> None:
     async with RawServer(_never) as server:
         async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=QUICK) as session:

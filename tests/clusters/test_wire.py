@@ -125,6 +125,48 @@ async def test_what_nobody_asked_for_is_not_read_for_ever(tmp_path: Path, begin:
             await asyncio.sleep(0.2)
 
 
+@pytest.mark.parametrize("size", [5_000, 60_000, 600_000])
+async def test_an_answer_whose_connection_is_closed_behind_it_is_whole(tmp_path: Path, size: int) -> None:
+    """What is not taken apart yet when the end comes is part of the answer."""
+    body = b"x" * size
+
+    async def answer(exchange: Exchange) -> None:
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+        await exchange.raw(head + body)
+        exchange.writer.close()
+
+    async with RawServer(answer) as server:
+        credentials = Credentials(kubeconfig=server.kubeconfig(tmp_path / "kc"))
+        budget = CpuBudget("west", clock=SystemClock())
+        async with await ClusterSession.open(
+            credentials, cluster=WEST, timeouts=ClusterTimeouts(), clock=SystemClock(), budget=budget
+        ) as session:
+            for _ in range(5):
+                assert await session.get("/version") == body
+
+
+async def test_endless_interim_answers_are_no_answer(tmp_path: Path) -> None:
+    """A thousand of them took the loop 50 ms, and went on until the request's time was over."""
+    budget = CpuBudget("west", clock=SystemClock())
+    async with flooded(tmp_path, b"", INTERIM * 1000, budget) as (session, _):
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ClusterGarbage, match="not HTTP"):
+                await session.get("/version", timeout=2 * PATIENCE)
+
+
+async def test_a_few_interim_answers_are_passed_over(tmp_path: Path) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.raw(INTERIM * 10 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    async with RawServer(answer) as server:
+        credentials = Credentials(kubeconfig=server.kubeconfig(tmp_path / "kc"))
+        async with await ClusterSession.open(
+            credentials, cluster=WEST, timeouts=ClusterTimeouts(), clock=SystemClock()
+        ) as session:
+            for _ in range(3):
+                assert await session.get("/version") == b"{}"
+
+
 async def test_the_answers_of_requests_are_not_charged_as_long_as_they_are_small(tmp_path: Path) -> None:
     """The hub decides how many requests it makes, and token reviews must not use up what watches need."""
     body = b'{"gitVersion":"v1.36.2"}'

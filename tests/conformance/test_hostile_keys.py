@@ -268,3 +268,20 @@ async def test_the_cluster_that_is_registered_under_istios_default_name(tmp_path
         with west.faults.inject(Silence(), resource="pods"):
             assert (await hub.ask("Kubernetes", hub.pod("east", name="new-0"))).code is OK
         assert reviews(west) == 1
+
+
+async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(tmp_path: Path) -> None:
+    """A new budget's second was free each time, and that it had been over its budget was forgotten."""
+    async with house(tmp_path, ("east", "west")) as hub:
+        members = hub.role._members
+        await eventually(lambda: len(members.current) == 2)
+        before = members.current[ClusterName("west")]
+        budget = before.keys._session.budget
+        budget.charge(100.0)
+        assert budget.due() is not None
+        assert before.over_budget is not None
+        hub.options["west"] = 'network = "other"'
+        await hub.reconfigure()
+        await eventually(lambda: members.current.get(ClusterName("west")) not in {None, before})
+        assert members.current[ClusterName("west")].over_budget is not None
+        assert members.current[ClusterName("east")].over_budget is None

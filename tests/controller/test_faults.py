@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from federation.controller.proof.prove import prove
+from federation.core.identity import ClusterName
 from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
 from federation.state.documents import ControllerReport, Matrix
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
@@ -342,3 +343,22 @@ async def test_no_pair_is_green_while_a_namespace_holds_nothing(two: World) -> N
             assert report.matrix.rows == ["-?", "?-"]
             assert "east: 1 of 5 namespaces hold no bundle, not closed" in report.matrix.reasons["east>west"]
         await two.until(lambda r: r.matrix.valid == 2)
+
+
+async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(two: World) -> None:
+    """A new budget's second was free each time, and that it had been over its budget was forgotten."""
+    async with two.controller() as role:
+        await two.published()
+        assert role._leader is not None
+        members = role._leader._members
+        before = members.current[ClusterName("west")]
+        budget = before._session.budget
+        budget.charge(100.0)
+        assert budget.due() is not None
+        await two.until(lambda r: state(r)[1] == "over_budget")
+        two.extra["west"] = {"network": "other"}
+        two.write_config()
+        await eventually(lambda: members.current.get(ClusterName("west")) not in {None, before})
+        after = members.current[ClusterName("west")]._session.budget
+        assert after.problem is not None
+        assert after is not members.current[ClusterName("east")]._session.budget

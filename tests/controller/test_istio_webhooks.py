@@ -86,6 +86,15 @@ async def test_a_bundle_that_cannot_be_read_trusts_nothing(one: World, garbage: 
         assert hook.held == frozenset()
 
 
+async def test_something_odd_in_a_bundle_hides_nothing_that_is_trusted_by_it(one: World) -> None:
+    other = pki.root("of istiod itself").certificate
+    install(one, b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n" + other.pem)
+    async with one.controller() as role:
+        await east(one, lambda r: r.reason == "istiod_other_ca")
+        (hook,) = facts(role).webhooks or ()
+        assert hook.held == {other.sha256}
+
+
 async def test_what_every_webhook_of_a_configuration_trusts_counts(one: World) -> None:
     hook = install(one, root().certificate.pem)
     webhooks = [*hook["webhooks"], hook["webhooks"][0] | {"name": "second.istio.io"}]

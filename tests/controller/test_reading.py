@@ -76,6 +76,7 @@ async def test_what_is_read_is_what_is_there() -> None:
         pki.root("a").pem.decode() + "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n",
         "no PEM",
         "",
+        "-----BEGIN CERTIFICATE-----\nn!ne\n-----END CERTIFICATE-----\n" + pki.root("a").pem.decode(),
     ]
     async with tenant() as west:
         digests = [west.writes(text) for text in texts]
@@ -85,6 +86,8 @@ async def test_what_is_read_is_what_is_there() -> None:
         assert found[0].certificates == parse_certificates(texts[0].encode(), where="")
         assert found[1] is not None
         assert (found[1].certificates, found[1].readable) == ((), (pki.root("a").root,))
+        assert found[4] is not None
+        assert found[4].readable == (pki.root("a").root,)
         assert all(read is not None and read.problem for read in found[1:])
 
 

@@ -259,6 +259,15 @@ def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
     assert proposals.open(pins=frozenset(), clusters=["west"]) == []
 
 
+@pytest.mark.parametrize("odd", [pki.root("b").pem.replace(b"M", b"!", 1), pki.root("b").pem[40:]])
+def test_an_anchor_is_proposed_though_something_odd_stands_before_it(odd: bytes) -> None:
+    """Agents, which are written in Go, trust what comes behind it."""
+    proposals = Proposals()
+    assert proposals.look("east", odd + pki.root("a").pem, where="shop", now=1.0) is None
+    found = proposals.open(pins=frozenset(), clusters=["east"])
+    assert [p.sha256 for p in found] == [pki.root("a").certificate.sha256]
+
+
 def test_one_that_was_pinned_is_proposed_again_only_where_it_is_found_again() -> None:
     proposals = Proposals()
     own = pki.root("stranger")

@@ -18,7 +18,7 @@ from federation.clusters.budget import CpuBudget
 from federation.controller.publication.config_map import Contents
 from federation.core.errors import ClusterOverBudget, InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.pem import der_blocks, parse_certificates, readable_certificates
+from federation.core.pki.pem import der_blocks, parse_certificates
 
 MOST_READ: Final = 64
 """Different contents of one member that are kept read at a time, and as many that wait."""
@@ -144,5 +144,6 @@ def _whole(pem: bytes, known: dict[bytes, Certificate]) -> ReadContent:
     try:
         certificates = parse_certificates(pem, where="", known=known)
     except InvalidValue as error:
-        return ReadContent((), str(error), readable_certificates(pem, known=known), _PEM in pem)
+        readable = tuple(known[der] for der in der_blocks(pem) if der in known)
+        return ReadContent((), str(error), readable, _PEM in pem)
     return ReadContent(certificates, "", certificates)

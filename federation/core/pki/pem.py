@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
@@ -39,9 +40,21 @@ Each repetition is bounded: somebody who chooses the text could otherwise make t
 
 _ENDED_LINE: Final = re.compile(rb"[ \t]*\r?\n")
 _LINE_END: Final = re.compile(rb"[ \t]*(?:[\r\n]|\Z)")
+_WHOLE: Final = re.compile(
+    rb"(?:\A[ \t]*+|(?<=[\r\n])[ \t]*+|(?<=\n-----END ))"
+    + _BEGIN
+    + rb"([^-:]*+)"
+    + _END
+    + rb"(?=[ \t]*+(?:[\r\n]|\Z))"
+)
+"""One block, from its BEGIN line to its END line, with nothing between that could be another or a header.
+
+Go goes on behind what it took for the begin of an END line, and finds a BEGIN there as well.
+"""
+
 _MOST_TOLD: Final = 3
+_MOST_LABEL: Final = 40
 _NONE: Final[Mapping[bytes, Certificate]] = MappingProxyType({})
-_KEY: Final = "private_key"
 
 
 def parse_certificates(
@@ -70,17 +83,25 @@ def readable_certificates(
     For what somebody else has written, and where another certificate in it must not hide one. ``known`` as above.
     """
     found: list[Certificate] = []
-    with contextlib.suppress(InvalidValue):
-        for der in _each(text, ""):
-            with contextlib.suppress(InvalidValue):
-                found.append(known.get(der) or Certificate.from_der(der))
+    for der in der_blocks(text):
+        with contextlib.suppress(InvalidValue):
+            found.append(known.get(der) or Certificate.from_der(der))
     return tuple(found)
 
 
 def der_blocks(text: bytes) -> Iterator[bytes]:
-    """What stands in the certificate blocks of ``text``, one after another, up to the first thing that is none."""
-    with contextlib.suppress(InvalidValue):
-        yield from _each(text, "")
+    """What stands in the certificate blocks of ``text``; what is none, or damaged, is passed over, as Go does.
+
+    At most MAX_CERTIFICATES of them; none of a text that is longer than MAX_PEM_BYTES.
+    """
+    if len(text) > MAX_PEM_BYTES:
+        return
+    start = len(_MARK) if text.startswith(_MARK) else 0
+    for block in islice(_WHOLE.finditer(text, start), MAX_CERTIFICATES):
+        body = block[1]
+        if _ENDED_LINE.match(body) and _ends_line(body):
+            with contextlib.suppress(ValueError):
+                yield decode_base64(body)
 
 
 def find_certificate(text: bytes, sha256: str, *, where: str) -> Certificate:
@@ -89,8 +110,8 @@ def find_certificate(text: bytes, sha256: str, *, where: str) -> Certificate:
     Raises InvalidValue that says what is there instead, or why the one that was meant cannot be read, or that a
     private key is in it.
     """
-    blocks = list(_each(text, where))
-    for der in blocks:
+    _refuse_keys(text, where)
+    for der in der_blocks(text):
         if hashlib.sha256(der).hexdigest() == sha256:
             return Certificate.from_der(der, where=where)
     found = parse_certificates(text, where=where)
@@ -111,7 +132,12 @@ def decode_base64(body: bytes) -> bytes:
     White space at the ends of lines, as terminals and editors leave it, Go and BoringSSL pass over as well (RFC 7468,
     section 2).
     """
-    return binascii.a2b_base64(body.translate(None, _WHITE_SPACE), strict_mode=True)
+    text = body.translate(None, _WHITE_SPACE)
+    if len(text) % 4 or text.endswith(
+        b"==="
+    ):  # binascii takes padding that nothing asks for, even when strict
+        raise ValueError("not padded as base64 is")
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
@@ -133,14 +159,13 @@ def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
         yield der, place
 
 
-def _each(text: bytes, where: str) -> Iterator[bytes]:
-    """The DER of each block up to the first thing that is none; a private key is an error all the same."""
-    try:
-        for der, _ in _blocks(text, where):
-            yield der
-    except InvalidValue as error:
-        if error.reason == _KEY:
-            raise
+def _refuse_keys(text: bytes, where: str) -> None:
+    """Raise InvalidValue where something in ``text`` begins or ends a private key."""
+    position = 0
+    while len(text) <= MAX_PEM_BYTES and (position := _next_block(text, position)) < len(text):
+        if _is_key(text, position):
+            raise _key_found(where)
+        position += 1 + len(_label(text, position))
 
 
 def _next_block(text: bytes, position: int) -> int:
@@ -158,18 +183,32 @@ def _next_block(text: bytes, position: int) -> int:
     return line
 
 
+def _label(text: bytes, position: int) -> bytes:
+    """What stands at the boundary there, up to the end of its line."""
+    return text[position : position + _MOST_LABEL].splitlines()[0]
+
+
+def _is_key(text: bytes, position: int) -> bool:
+    return b"PRIVATE" in _label(text, position)
+
+
+def _key_found(where: str) -> InvalidValue:
+    """Never with a quotation: it may be key material."""
+    return InvalidValue(
+        "there is a private key among certificates", where=where, remedy="take it out of this file"
+    )
+
+
+def _ends_line(body: bytes) -> bool:
+    return body.rstrip(b" \t").endswith(_NEWLINE)
+
+
 def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     """The DER of the CERTIFICATE block that starts at ``position``, and where it ends."""
     if not text.startswith(_BEGIN, position):
-        found = text[position : position + 40].splitlines()[0]
-        label = found.decode("ascii", "replace")
-        if "PRIVATE" in label:  # never quote what may be key material
-            raise InvalidValue(
-                "there is a private key among certificates",
-                where=place,
-                remedy="take it out of this file",
-                reason=_KEY,
-            )
+        if _is_key(text, position):
+            raise _key_found(place)
+        label = _label(text, position).decode("ascii", "replace")
         raise InvalidValue(
             f"expected {_BEGIN.decode()}, found {label!r}",
             where=place,
@@ -180,7 +219,7 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
     if stop < 0:
         raise InvalidValue("the certificate is cut short: it has no END line", where=place)
     body = text[start:stop]
-    if not _ENDED_LINE.match(body) or not body.rstrip(b" \t").endswith(b"\n"):
+    if not _ENDED_LINE.match(body) or not _ends_line(body):
         raise InvalidValue("BEGIN and END need lines of their own", where=place)
     if b":" in body:
         raise InvalidValue(

@@ -15,6 +15,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import (
     MAX_CERTIFICATES,
     MAX_PEM_BYTES,
+    der_blocks,
     encode_certificates,
     find_certificate,
     parse_certificates,
@@ -70,14 +71,23 @@ def test_a_damaged_bundle_is_an_error_or_holds_as_many_certificates(data: st.Dat
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, len(text)))
     damaged = text[:start] + data.draw(st.binary(max_size=20)) + text[stop:]
+    readable = readable_certificates(damaged)
+    assert {*readable} <= {A, B, LEAF}
+    for certificate in (A, LEAF):
+        whole = damaged.startswith(certificate.pem) or damaged.endswith(b"\n" + certificate.pem)
+        assert certificate in readable or not whole
     try:
         found = parse_certificates(damaged, where="file")
     except InvalidValue:
         return
+    assert readable == found
     # whole blocks may have been cut out, or their white space changed; nothing else passes
     assert damaged.count(b"-----BEGIN CERTIFICATE-----") == len(found)
     assert set(found) <= {A, B, LEAF}
 
+
+PADDED = next(c.pem for c in (root(f"padded {n}").certificate for n in range(99)) if len(c.der) % 3 == 0)
+"""It needs no padding: Go and BoringSSL take none there."""
 
 KEY = b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
 
@@ -100,6 +110,8 @@ KEY = b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
         (A.pem.replace(b"CERTIFICATE", b"TRUSTED CERTIFICATE"), "expected"),
         (A.pem.replace(b"CERTIFICATE", b"X509 CRL"), "expected"),
         (A.pem.replace(b"M", b"!", 1), "base64"),
+        (PADDED.replace(b"\n-----END", b"==\n-----END"), "base64"),
+        (PADDED.replace(b"\n-----END", b"====\n-----END"), "base64"),
         (A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----", 1), "lines of their own"),
         (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "not a readable"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "not a readable"),
@@ -170,6 +182,45 @@ def test_an_odd_certificate_spoils_no_other(odd: bytes) -> None:
         find_certificate(A.pem + B.pem, LEAF.sha256, where="roots.pem")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        A.pem.replace(b"M", b"!", 1),
+        A.pem.replace(b"M", b"-", 1),
+        A.pem[:-40] + b"\n",
+        A.pem[40:],
+        A.pem.replace(b"CERTIFICATE", b"TRUSTED CERTIFICATE"),
+        A.pem.replace(b"CERTIFICATE-----\n", b"CERTIFICATE-----\nX: y\n\n", 1),
+        A.pem.replace(b"-----BEGIN", b"----BEGIN"),
+        A.pem.replace(b"END CERTIFICATE", b"END X509 CERTIFICATE"),
+        A.pem.replace(b"\n", b"\r"),
+        A.pem[:-1] + b" trailing\n",
+        b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n",
+        b"-----BEGIN CERTIFICATE-----\n" * 3,
+        b"-----END CERTIFICATE-----\n" * 3,
+        b"# -----BEGIN CERTIFICATE-----\n",
+        b"-----BEGIN X\n-----END ",
+    ],
+)
+def test_what_is_no_certificate_hides_none(odd: bytes) -> None:
+    """Go's encoding/pem skips each of these: what its readers trust behind them is not to be hidden from the hub."""
+    text = odd + B.pem + odd + LEAF.pem
+    assert readable_certificates(text) == (B, LEAF)
+    assert [*der_blocks(text)] == [B.der, LEAF.der]
+    assert find_certificate(text, LEAF.sha256, where="roots.pem") == LEAF
+    with pytest.raises(InvalidValue):
+        parse_certificates(text, where="roots.pem")
+
+
+@pytest.mark.parametrize("odd", [b"", ODD, A.pem[:-40] + b"\n"])
+def test_a_private_key_is_no_part_of_a_file_of_pins_wherever_it_stands(odd: bytes) -> None:
+    for text in (KEY + odd + B.pem, odd + KEY + B.pem, B.pem + odd + KEY, odd + B.pem + KEY[:-30]):
+        assert readable_certificates(text) == (B,)  # of others; Go skips it
+        with pytest.raises(InvalidValue, match="private key") as error:
+            find_certificate(text, B.sha256, where="roots.pem")
+        assert "c2VjcmV0" not in error.value.diagnostics()
+
+
 def test_the_line_of_the_mistake_is_named() -> None:
     with pytest.raises(InvalidValue) as error:
         parse_certificates(A.pem + b"\n-----BEGIN\n", where="roots.pem")
@@ -184,7 +235,17 @@ def test_sizes_and_numbers_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", [b"BEGIN ", b"END A", b"-", b"- ", b"CERTIFICATE ", b"-----BEGIN CERTIFICATE-----\n"]
+    "piece",
+    [
+        b"BEGIN ",
+        b"END A",
+        b"-",
+        b"- ",
+        b"CERTIFICATE ",
+        b"-----BEGIN CERTIFICATE-----\n",
+        b"\n ",
+        b"-----END ",
+    ],
 )
 def test_no_text_takes_the_square_of_its_length_to_read(piece: bytes) -> None:
     """Whoever may write one ConfigMap chooses what is read here: a megabyte of this took minutes."""
@@ -193,6 +254,8 @@ def test_no_text_takes_the_square_of_its_length_to_read(piece: bytes) -> None:
         text = (piece * (size // len(piece) + 1))[:size]
         began = time.thread_time()
         readable_certificates(text)
+        with pytest.raises(InvalidValue):
+            find_certificate(text, A.sha256, where="")
         return time.thread_time() - began
 
     assert seconds(MAX_PEM_BYTES) < 1.0

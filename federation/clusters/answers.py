@@ -34,6 +34,9 @@ LONGEST_RETRY_AFTER: Final = 300.0
 TERMINATING: Final = "terminating"
 """The reason of a ClusterDenied for an object in a namespace that is being deleted."""
 
+ADMISSION: Final = "admission"
+"""The reason of a ClusterDenied by a policy or a webhook."""
+
 _UNGRANTED: Final = re.compile(r'\b[Uu]ser ("[^"]*"|\S+) (cannot|does not have|is not allowed) ')
 """How API servers word what their authorizer refuses: ``... is forbidden: User "x" cannot patch resource ...``."""
 
@@ -52,14 +55,21 @@ _ADMISSION: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = (
         re.compile(
             r"admission webhook \S+ denied|denied (the )?request|violates PodSecurity|AdmissionPolicy"
         ),
-        "admission",
+        ADMISSION,
         "let the admission policy or webhook that is named accept this object; the hub tries again by itself",
     ),
 )
 """What admission answers though the authorizer has granted the verb: by the message, for the reason of all is the same.
 
-ResourceQuota, NamespaceLifecycle, ValidatingAdmissionPolicy and webhooks answer 403 with the reason ``Forbidden``,
-exactly as RBAC does; only webhooks may choose another code and reason.
+ResourceQuota and NamespaceLifecycle answer 403 with the reason ``Forbidden``, exactly as RBAC does.
+"""
+
+_BY_POLICY: Final = re.compile(
+    r""" (admission webhook "[^"]*" denied the request|\S+ "[^"]*" is forbidden: \w+AdmissionPolicy '[^']*' )"""
+)
+"""How an answer begins by which a webhook or a policy refuses, whatever its code.
+
+A webhook's is 400 unless it chooses another one, 401, 429 and 500 among them; that of a policy is 422 by default.
 """
 
 WEBHOOK: Final = "webhook"
@@ -105,7 +115,9 @@ def error_for(
     """
     explanation = _explanation(body, secret)
     text = f"{what}: {code}{explanation}"
-    if code == 403 and (denied := _denied(explanation, text, where)) is not None:
+    if (code == 403 or _BY_POLICY.match(explanation)) and (
+        denied := _denied(explanation, text, where)
+    ) is not None:
         return denied
     if code in _KINDS:
         return _KINDS[code](text, where=where)

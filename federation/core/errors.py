@@ -221,7 +221,7 @@ class ClusterForbidden(ClusterError):
 
 
 class ClusterDenied(ClusterError):
-    """403 of admission: the verb is granted, this object is refused by a quota, a policy or a webhook there."""
+    """Admission: the verb is granted, this object is refused by a quota, a policy or a webhook there."""
 
     default_reason = "denied"
     default_remedy = (
@@ -285,8 +285,8 @@ class ClusterOverBudget(ClusterGarbage):
 
     default_reason = "over_budget"
     default_remedy = (
-        "find what fills or changes objects there: its audit log, or `kubectl get --watch` on what is named; "
-        "no other cluster is affected"
+        "find what fills or changes namespaces, ConfigMaps, pods or service accounts there, in its audit log or by "
+        "`kubectl get configmaps --all-namespaces --watch-only` and the like; no other cluster is affected"
     )
 
 

@@ -142,6 +142,8 @@ def _remedy(error: ClusterError) -> str:
             return CREDENTIALS
         case ClusterUnreachable():
             return "check the server address and certificate authority of [state], and the network path"
+        case ClusterServerError() if error.remedy != ClusterServerError.default_remedy:
+            return error.remedy  # it knows more: a webhook there cannot be called
         case ClusterTimeout() | ClusterServerError():
             return "look at the API server of the hub's cluster; the hub keeps trying"
         case _:

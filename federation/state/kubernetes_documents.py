@@ -201,7 +201,11 @@ def _too_large(key: str, how: str) -> StateUnavailable:
 
 
 def _damaged(what: str, key: str, where: str) -> StateDamaged:
-    first = "find out who wrote to it (kubectl get -o yaml --show-managed-fields)"
+    namespace, _, name = where.removeprefix("ConfigMap ").partition("/")
+    first = (
+        "find out who wrote to it, in the hub's cluster: "
+        f"`kubectl -n {namespace} get configmap {name} -o yaml --show-managed-fields`"
+    )
     return damaged(what, key=key, where=where, first=first)
 
 

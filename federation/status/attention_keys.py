@@ -43,6 +43,6 @@ def _whose(shared: SharedTokenKey) -> str:
 def _remedy(shared: SharedTokenKey, members: tuple[str, ...]) -> str:
     others = [name for name in members if name != shared.holder]
     return (
-        f"find out who put that key among those of {names(others)} (kubectl get --raw /openid/v1/jwks): give a "
+        f"find out who put that key among those of {names(others)} (`kubectl get --raw /openid/v1/jwks` there): give a "
         "control plane that was cloned a key of its own, and take one that was broken into out of the configuration"
     )

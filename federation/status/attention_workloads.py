@@ -54,8 +54,8 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             code="certificates_ended",
             what=f"{of.ended} pods did not renew their certificates{_named(of.ended_pods)}",
             where=view.name,
-            remedy="read their proxies' logs; restart them: "
-            "kubectl -n NAMESPACE rollout restart deployment NAME",
+            remedy=f"read their proxies' logs; restart what owns them, in {view.name}: "
+            "`kubectl -n NAMESPACE rollout restart deployment NAME`, or daemonset, or statefulset",
         )
     if refused.all:
         yield Attention(
@@ -82,8 +82,8 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             code="sidecars_never_asked",
             what=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_asked)}",
             where=view.name,
-            remedy="the CA's address is written into a pod at injection: restart them, "
-            "kubectl -n NAMESPACE rollout restart deployment NAME",
+            remedy="the CA's address is written into a pod at injection: restart what owns them, "
+            f"in {view.name}: `kubectl -n NAMESPACE rollout restart deployment NAME`, or daemonset, or statefulset",
         )
 
 

@@ -471,6 +471,16 @@ async def test_an_answer_that_is_lost_is_no_lost_certificate(hub: Management, se
         (Answer.server_error(), AuthorityUncertain, "outcome_unknown"),
         (Answer(400, "BadRequest", 'admission webhook "x" denied it'), AuthorityRefused, "request_invalid"),
         (
+            Answer(400, "", 'admission webhook "x" denied the request: no'),
+            AuthorityRefused,
+            "request_invalid",
+        ),
+        (
+            Answer(401, "", 'admission webhook "x" denied the request: no'),
+            AuthorityRefused,
+            "request_invalid",
+        ),
+        (
             Answer(404, "NotFound", "the server could not find it"),
             AuthorityMisconfigured,
             "cert_manager_missing",

@@ -23,6 +23,9 @@ ANY = "WORD"
 """Stands for what is put in when the message is made."""
 
 COMMAND = re.compile(rf"`(federation [^`]*)`|\bfederation ((?:{'|'.join(VERBS)}) [^`,;:()]*)")
+KUBECTL = re.compile(
+    r"\bkubectl ((?:-n \S+ )?(?:get|describe|rollout|delete|apply|patch|label|logs)\b[^`,;()]*)"
+)
 TABLE = re.compile(r"\[\[?([a-z_]+(?:\.[a-z_]+)*)\]\]?")
 KEY = re.compile(r"\b(?:signer|controller|door|status|state|trust|clusters|policy|istio)(?:\.[a-z_]+)+\b")
 ASSIGNED = re.compile(r"\b([a-z]+_[a-z_]+) = ")
@@ -99,6 +102,22 @@ def command_problem(command: str) -> str:
     return ""
 
 
+def kubectl_problem(command: str) -> str:
+    """What is missing from a command that is to be run as it stands; names in capitals are the reader's to fill in."""
+    words = [word for word in re.sub(r"^-n \S+ | -o \S+", "", command).split() if word]
+    verb, options = words[0], {word.partition("=")[0] for word in words if word.startswith("-")}
+    if verb == "apply":
+        return "" if options & {"-f", "-k", "--filename", "--kustomize"} else "applies nothing"
+    given = [word for word in words[2 if verb == "rollout" else 1 :] if not word.startswith("-")]
+    if options & {"--raw", "--all-namespaces", "-A", "-l"}:
+        return "" if given else "names nothing"
+    if not given:
+        return "names neither kind nor object"
+    if len(given) == 1 and "/" not in given[0]:
+        return "names no object"
+    return "" if command.startswith("-n ") else "names no namespace"
+
+
 def known_keys() -> set[str]:
     """Every table and key of the example configuration, which shows each of them."""
     table, found = "", set[str]()
@@ -144,6 +163,36 @@ def test_every_command_that_a_message_names_exists() -> None:
 )
 def test_a_command_that_does_not_exist_is_found(command: str, problem: str) -> None:
     found = command_problem(command)
+    assert problem in found
+    assert bool(found) is bool(problem)
+
+
+def test_every_kubectl_command_that_a_message_names_is_complete() -> None:
+    found = [(place, command) for place, text in _messages() for command in KUBECTL.findall(text)]
+    assert len(found) > 5
+    problems = {f"{place}: {command}": kubectl_problem(command) for place, command in found}
+    assert {place: why for place, why in problems.items() if why} == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("describe", "neither kind nor object"),
+        ("get -o yaml --show-managed-fields", "neither kind nor object"),
+        ("get --watch", "neither kind nor object"),
+        ("-n WORD get configmap", "no object"),
+        ("get configmap WORD", "no namespace"),
+        ("apply", "nothing"),
+        ("apply -f sail.yaml", ""),
+        ("get configmaps --all-namespaces --watch-only", ""),
+        ("get --raw /openid/v1/jwks", ""),
+        ("-n WORD describe WORD.WORD/WORD", ""),
+        ("-n NAMESPACE rollout restart deployment NAME", ""),
+        ("-n NAMESPACE rollout restart deployment", "no object"),
+    ],
+)
+def test_a_command_of_kubectl_that_cannot_be_run_is_found(command: str, problem: str) -> None:
+    found = kubectl_problem(command)
     assert problem in found
     assert bool(found) is bool(problem)
 

@@ -1,6 +1,10 @@
-"""What a 403 means: RBAC's and that of a quota, a policy or a webhook bear the same code and reason."""
+"""What a refusal means: the code does not tell RBAC, a quota, a policy and a webhook from one another."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +17,7 @@ from federation.core.errors import (
     ClusterError,
     ClusterForbidden,
     ClusterInvalid,
+    ClusterNotFound,
     ClusterServerError,
 )
 
@@ -34,6 +39,46 @@ POLICY = (
 )
 WEBHOOK = 'admission webhook "deny.example.org" denied the request: user "hub" cannot write roots here'
 FAILED = 'configmaps "x" is forbidden: failed quota: team: must specify limits.cpu'
+
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "refusals.json").read_text("utf-8"))
+"""What kube-apiserver v1.36.2 answered to an apply of the bundle's ConfigMap, with a quota, policies and webhooks; a
+webhook that says nothing but no is answered for with 400, and a ValidatingAdmissionPolicy with 422."""
+
+MEANINGS: dict[str, tuple[type[ClusterError], str]] = {
+    "quota": (ClusterDenied, "quota"),
+    "policy": (ClusterDenied, "admission"),
+    "policy_without_parameters": (ClusterDenied, "admission"),
+    "policy_forbidden": (ClusterDenied, "admission"),
+    "webhook": (ClusterDenied, "admission"),
+    "webhook_unexplained": (ClusterDenied, "admission"),
+    "webhook_reason": (ClusterDenied, "admission"),
+    "webhook_401": (ClusterDenied, "admission"),
+    "webhook_409": (ClusterDenied, "admission"),
+    "webhook_422": (ClusterDenied, "admission"),
+    "webhook_429": (ClusterDenied, "admission"),
+    "webhook_500": (ClusterDenied, "admission"),
+    "webhook_unreachable": (ClusterServerError, "webhook"),
+    "terminating": (ClusterDenied, "terminating"),
+    "no_namespace": (ClusterNotFound, "not_found"),
+    "immutable": (ClusterInvalid, "invalid"),
+    "right_to_patch": (ClusterForbidden, "forbidden"),
+    "right_to_list": (ClusterForbidden, "forbidden"),
+    "right_to_create": (ClusterForbidden, "forbidden"),
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_what_kube_apiserver_really_answers_is_told_as_what_it_is(name: str) -> None:
+    status = RECORDED[name]
+    error = error_for(status["code"], msgspec.json.encode(status), what="PATCH", where="east")
+    assert (type(error), error.reason) == MEANINGS[name]
+    if error.reason == "admission":
+        assert "policy or webhook that is named" in error.remedy
+
+
+def test_every_answer_that_was_recorded_has_a_meaning() -> None:
+    assert RECORDED.keys() == MEANINGS.keys()
 
 
 def answered(message: str, reason: str = "Forbidden", code: int = 403) -> ClusterError:
@@ -101,3 +146,10 @@ def test_whatever_a_policy_says_after_it_rbac_refused(text: str) -> None:
 @given(st.text(max_size=200))
 def test_whatever_a_policy_says_after_it_the_quota_refused(text: str) -> None:
     assert answered(f"{QUOTA}; {text}").reason == "quota"
+
+
+@given(st.text(max_size=200), st.sampled_from([400, 401, 404, 409, 410, 422, 429, 500, 503]))
+def test_only_the_api_server_says_that_admission_refused(text: str, code: int) -> None:
+    """What others write stands behind the API server's own words."""
+    message = f'configmaps "x" is invalid: data: Invalid value: "{text}": {WEBHOOK}'
+    assert type(answered(message, "Invalid", code)) is not ClusterDenied

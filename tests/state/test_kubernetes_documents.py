@@ -105,6 +105,16 @@ def test_more_than_the_store_takes_is_not_inflated() -> None:
         unpack("current", found, where=WHERE)
 
 
+def test_who_wrote_it_is_asked_by_a_command_that_names_the_object() -> None:
+    with pytest.raises(StateUnavailable) as caught:
+        unpack(
+            "current",
+            Found("federation.current", "7", {}, {}),
+            where="ConfigMap hub-system/federation.current",
+        )
+    assert "`kubectl -n hub-system get configmap federation.current -o yaml --show" in caught.value.remedy
+
+
 def test_a_document_under_another_key_is_damaged() -> None:
     """A backup restored under the wrong name must not put an old generation in force."""
     found = stored("generations/000000000001", b"old")

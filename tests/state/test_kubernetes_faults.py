@@ -40,6 +40,9 @@ def operations(store: KubernetesStore) -> dict[str, Callable[[], Awaitable[objec
     }
 
 
+UNCALLED = (
+    'Internal error occurred: failed calling webhook "x.example.org": failed to call webhook: no endpoints'
+)
 EVERY = ["read", "overwrite", "swap", "create", "delete", "remove", "keys"]
 
 
@@ -50,6 +53,11 @@ EVERY = ["read", "overwrite", "swap", "create", "delete", "remove", "keys"]
         (Answer.forbidden(), "manifests/hub"),
         (Answer.unauthorized(), "credentials"),
         (Answer.server_error(), "API server"),
+        (Answer(500, "InternalError", UNCALLED), "webhook that is named"),
+        (
+            Answer(400, "", 'admission webhook "x.example.org" denied the request: no'),
+            "webhook that is named",
+        ),
         (Answer.throttled(60), "priority level"),
         (Garbage(), "API server"),
         (Garbage(code=200), "proxies"),

@@ -6,6 +6,7 @@ from typing import Final
 
 import aiohttp
 
+from federation.clusters.answers import ADMISSION
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -55,8 +56,9 @@ def authority_error(error: ClusterError, *, creating: bool = False) -> Authority
     what = f"the management cluster: {error.what}"
     if creating and may_exist(error):
         return AuthorityUncertain(f"{what}: the request may be there and may be issued")
-    if creating and isinstance(error, ClusterInvalid):
-        remedy = "the CRD or a webhook there refuses the request itself: read its message"
+    denied = isinstance(error, ClusterDenied) and error.reason == ADMISSION
+    if creating and (denied or isinstance(error, ClusterInvalid)):
+        remedy = "the CRD, a policy or a webhook there refuses the request itself: read its message"
         return AuthorityRefused(what, reason="request_invalid", remedy=remedy)
     if isinstance(error, ClusterThrottled):
         return AuthorityThrottled(what, remedy=error.remedy, retry_after=error.retry_after)

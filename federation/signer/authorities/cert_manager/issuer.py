@@ -23,7 +23,6 @@ from federation.signer.authorities.cert_manager.request import API, GROUP
 from federation.signer.authorities.cert_manager.verdict import MAX_TEXT
 
 NOT_FOUND: Final = "create it, or correct issuer_name, issuer_kind and issuer_group"
-NOT_READY: Final = "look at its conditions: kubectl describe; its secret or the service behind it is wrong"
 
 
 class _Condition(msgspec.Struct):
@@ -38,6 +37,16 @@ class _Status(msgspec.Struct):
 
 class _Issuer(msgspec.Struct):
     status: _Status | None = None
+
+
+def not_ready(config: CertManagerAuthorityConfig) -> str:
+    """What to do about an issuer that is not ready."""
+    kind, group = config.issuer_kind.lower(), config.issuer_group
+    return (
+        "look at its conditions in the management cluster, "
+        f"`kubectl -n {config.namespace} describe {kind}.{group}/{config.issuer_name}`: its secret or the service "
+        "behind it is wrong"
+    )
 
 
 _decode: Final = msgspec.json.Decoder(_Issuer).decode
@@ -66,7 +75,7 @@ async def check_issuer(session: ClusterSession, config: CertManagerAuthorityConf
         raise AuthorityUnavailable(
             f"{named} is not ready: {harmless(ready.message)[:MAX_TEXT] or 'it has no Ready condition'}",
             reason="issuer_not_ready",
-            remedy=NOT_READY,
+            remedy=not_ready(config),
         )
 
 

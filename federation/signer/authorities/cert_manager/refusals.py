@@ -57,7 +57,7 @@ def refusal(
         case Blocked(reason="issuer_not_found", message=message):
             return AuthorityMisconfigured(message, reason="issuer_not_found", remedy=issuer.NOT_FOUND)
         case Blocked(message=message):
-            return AuthorityUnavailable(message, reason="issuer_not_ready", remedy=issuer.NOT_READY)
+            return AuthorityUnavailable(message, reason="issuer_not_ready", remedy=issuer.not_ready(config))
         case Unreadable(problem=problem):
             return AuthorityViolation(f"the CertificateRequest: {problem}", reason="garbage")
         case Deleted():

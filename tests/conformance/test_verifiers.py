@@ -96,6 +96,12 @@ def signed_by_pss() -> pki.Authority:
     return below(pki.root("pss", KeyKind.RSA_2048, **TIMES), CA, CA_USAGE, rsa_padding=scheme)
 
 
+def large(length: int) -> pki.Authority:
+    """With a name of that many characters, and so with issuers of more than twice as many bytes in every handshake."""
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "o" * length)])
+    return plain(CA, CA_USAGE, subject=subject)
+
+
 def other_issuer() -> pki.Authority:
     """What `openssl ca` with `authorityKeyIdentifier = issuer:always` leaves behind once its root was issued again."""
     above = pki.root("of cases", **TIMES).certificate
@@ -155,6 +161,8 @@ CASES = {
         False,
         "uncommon_form",
     ),
+    "3,000 characters of name": Case(lambda: large(3000), fit=True),
+    "4,500 characters of name": Case(lambda: large(4500), False, "too_large"),
     "any usage": Case(
         lambda: plain(CA, CA_USAGE, (x509.ExtendedKeyUsage([ANY_USAGE]), False)), False, "extended_key_usage"
     ),
@@ -162,6 +170,7 @@ CASES = {
 REFUSED_BY_BORINGSSL = (
     "constraints without the door", "constraints that exclude the door", "brainpool", "secp256k1", "no CA",
     "path length", "another serial number of the issuer", "an explicit policy", "a policy twice",
+    "4,500 characters of name",
 )  # fmt: skip
 
 
@@ -206,14 +215,19 @@ def openssl_accepts(authority: pki.Authority) -> bool:
 
 
 async def boringssl_accepts(authority: pki.Authority) -> bool:
-    """gRPC's client at a door of that authority."""
+    """gRPC's client and server, which are a door of that authority and a workload."""
     key = private_key_pem(pki.key("workload of a case"))
-    chain = leaf_of(authority, LeafProfile.SERVING).pem + authority.chain_pem
+    door, workload = (
+        leaf_of(authority, profile).pem + authority.chain_pem
+        for profile in (LeafProfile.SERVING, LeafProfile.WORKLOAD)
+    )
+    roots = authority.root.pem
     server = grpc.aio.server()
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)]))
+    own = grpc.ssl_server_credentials([(key, door)], root_certificates=roots, require_client_auth=True)
+    port = server.add_secure_port("127.0.0.1:0", own)
     await server.start()
     options = [("grpc.ssl_target_name_override", HOST), ("grpc.use_local_subchannel_pool", 1)]
-    credentials = grpc.ssl_channel_credentials(root_certificates=authority.root.pem)
+    credentials = grpc.ssl_channel_credentials(roots, key, workload)
     try:
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
             await channel.unary_unary("/nothing/Here")(b"", timeout=20)

@@ -33,6 +33,7 @@ _REMEDIES: Final = {
     "critical_extension": "issue it without that extension, or not as critical",
     "uncommon_form": "issue the certificate that is named again without what the text says",
     "no_subject": "issue it with a subject",
+    "too_large": "issue it with fewer tiers of intermediates above it, or with shorter names and fewer extensions",
     "serial": "issue it with a positive serial number of at most 20 bytes",
     "weak_key": "use P-256, P-384 or RSA of 2048 to 4096 bits, all the way up to the root",
     "weak_signature": "have it signed by ECDSA with SHA-256 or SHA-384, or by RSA with SHA-256, SHA-384 or SHA-512",

@@ -59,7 +59,8 @@ def verify_chain(
     InvalidValue with the reason of the path that came closest: ``no_anchor``, ``bad_signature``, ``expired``,
     ``not_yet_valid``, ``not_ca``, ``is_ca``, ``no_subject``, ``path_length``, ``key_usage``,
     ``extended_key_usage``, ``name_constraints``, ``critical_extension``, ``serial``, ``weak_key``,
-    ``weak_signature``, ``name_encoding``, ``other_issuer``, ``uncommon_form``, ``too_complex`` or ``empty_chain``.
+    ``weak_signature``, ``name_encoding``, ``other_issuer``, ``uncommon_form``, ``too_large``,
+    ``too_complex`` or ``empty_chain``.
     """
     if not chain:
         raise InvalidValue("the chain is empty", reason="empty_chain")

@@ -65,6 +65,15 @@ _PROCESSED: Final = frozenset(
 """What may be critical: webpki processes no other, and RFC 5280, 4.2.1.1 and 4.2.1.2, forbids it of key identifiers."""
 
 _MOST_SERIAL_BYTES: Final = 20
+_MOST_SENT: Final = 8 * 1024
+"""Bytes of certificates that a client may send: its own and what is between it and the root.
+
+A gRPC server (C++, Python) that asks for certificates breaks a connection off beyond 8.2 KiB, for it ends the handshake
+with two tickets that hold what the client sent, and has 17 KiB for both. What a server sends is not confined so.
+"""
+
+_LEAF_BYTES: Final = 1536
+"""What a leaf may have besides its issuer's name: keys and signatures of RSA-4096, and a long name, fit in."""
 
 
 def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> Problem | None:
@@ -88,7 +97,7 @@ def check_path(path: Sequence[Certificate], at: datetime, purpose: Purpose) -> P
         )
         if problem is not None:
             return problem
-    return None
+    return _size(path, purpose)
 
 
 def name(certificate: Certificate) -> str:
@@ -228,6 +237,21 @@ def _issuer(certificate: Certificate, below: Sequence[Certificate], purpose: Pur
         if words:
             return Problem("name_constraints", f"{name(certificate)} does not permit {name(child)}: {words}")
     return None
+
+
+def _size(path: Sequence[Certificate], purpose: Purpose) -> Problem | None:
+    if purpose is Purpose.SERVER:
+        return None
+    sent = sum(len(certificate.der) for certificate in path[:-1])
+    if purpose is Purpose.AUTHORITY:
+        sent += len(path[0].parts.subject) + _LEAF_BYTES
+    if sent <= _MOST_SENT:
+        return None
+    return Problem(
+        "too_large",
+        f"{name(path[0])[:80]} has {sent} bytes of certificates to be sent, a leaf below it included; not every server"
+        f" of a mesh takes more than {_MOST_SENT} (gRPC breaks the connection off)",
+    )
 
 
 def _instant(value: datetime) -> str:

@@ -159,6 +159,26 @@ TAKEN: dict[str, Callable[[], Certificate]] = {
 }
 
 
+def organization(length: int) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "o" * length)])
+
+
+def test_more_certificates_than_every_server_takes_are_refused() -> None:
+    """gRPC's server breaks off what has more than 8.2 KiB (conformance/test_verifiers.py); a leaf names its issuer."""
+    assert reason(below(subject=organization(3000))) == ""
+    assert reason(below(subject=organization(3200))) == "too_large"
+    large = root("with a long name")
+    large = replace(large, certificate=_renamed(large, organization(20_000)))
+    assert reason(below(issuer=large), large.certificate) == "too_large"
+
+
+def _renamed(authority: Authority, name: x509.Name) -> Certificate:
+    """Its root with that name."""
+    own = authority.certificate
+    once = resigned(own, authority.key, own.parts.subject, name.public_bytes())
+    return resigned(once, authority.key, own.parts.issuer, name.public_bytes())
+
+
 def _extensions() -> bytes:
     return below().parts.extensions
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import msgspec
 import pytest
 
@@ -642,6 +643,20 @@ async def test_a_token_bound_to_no_pod_is_for_the_probe_alone(tmp_path: Path) ->
         hub.policies["east"] = "require_pod = false"
         await hub.reconfigure()
         assert (await hub.ask("east", box.token("foo", "bar"))).code is grpc.StatusCode.OK
+
+
+async def test_a_token_that_a_secret_has_to_be_there_for_is_reviewed_though_it_names_a_pod(
+    tmp_path: Path,
+) -> None:
+    """The hub watches no Secrets. kube-apiserver binds to one object, and judges each that is named."""
+    async with house(tmp_path) as hub:
+        box = hub.clusters["east"]
+        assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
+        assert reviews(box) == 0
+        claims = jwt.decode(hub.pod("east"), options={"verify_signature": False})
+        claims["kubernetes.io"]["secret"] = {"name": "gone", "uid": "gone"}
+        await hub.ask("east", box.keys.signing.sign(claims))
+        assert reviews(box) == 1
 
 
 async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) -> None:

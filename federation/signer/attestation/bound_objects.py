@@ -37,7 +37,7 @@ from federation.core.config.access import ClusterTimeouts
 from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, Overloaded
 from federation.core.identity import is_subdomain
 from federation.signer.attestation.in_flight import InFlight
-from federation.signer.attestation.tokens import LEEWAY, BoundObject, Token
+from federation.signer.attestation.tokens import LEEWAY, BoundObject, KubernetesClaim, Token
 
 PODS_PATH: Final = "/api/v1/pods"
 SERVICE_ACCOUNTS_PATH: Final = "/api/v1/serviceaccounts"
@@ -118,7 +118,7 @@ class BoundObjects:
     def look_up(self, token: Token, *, now: float) -> Existence:
         """What is known now (seconds since the epoch) about what this token is bound to."""
         bound = token.claims.kubernetes
-        if bound.pod is None and (bound.secret is not None or bound.node is not None):
+        if _is_bound_to_unwatched(bound):
             return Existence.UNKNOWABLE
         key = ObjectKey(bound.namespace, bound.serviceaccount.name)
         account = _state(self._accounts.items.get(key), bound.serviceaccount, now)
@@ -134,7 +134,7 @@ class BoundObjects:
         :meth:`close` ended the question.
         """
         bound = token.claims.kubernetes
-        if bound.pod is None and (bound.secret is not None or bound.node is not None):
+        if _is_bound_to_unwatched(bound):
             return Existence.UNKNOWABLE
         found = await self._question("serviceaccounts", bound.namespace, bound.serviceaccount.name, "")
         account = _state(found, bound.serviceaccount, now)
@@ -179,6 +179,11 @@ class BoundObjects:
             return decode_metadata(page.items[0]).value if page.items else None
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ClusterGarbage("the answer is not a list of metadata", where=where) from None
+
+
+def _is_bound_to_unwatched(bound: KubernetesClaim) -> bool:
+    """A pod's token names the pod's node as well, which nothing depends on; a Secret always has to be there."""
+    return bound.secret is not None or (bound.pod is None and bound.node is not None)
 
 
 def _state(held: ObjectMeta | None, wanted: BoundObject, now: float) -> Existence:

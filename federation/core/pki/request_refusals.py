@@ -89,6 +89,8 @@ def refused_pem(text: str) -> RequestRefused:
     first, _, rest = text.partition("\n")
     if not first.startswith("-----BEGIN ") or "-----END " not in rest:
         return refused(Refusal.NOT_PEM, "the request is not a whole PEM block")
+    if any(line.strip(" \t") != line for line in text.replace("\r\n", "\n").strip().split("\n")):
+        return refused(Refusal.NOT_PEM, "there is white space around a line of the PEM block")
     if first.rstrip("\r") != "-----BEGIN CERTIFICATE REQUEST-----":
         return refused(Refusal.PEM_LABEL, "the PEM block is not labelled CERTIFICATE REQUEST")
     if blocks > 1:

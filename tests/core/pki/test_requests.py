@@ -143,6 +143,8 @@ FRAME = "-----BEGIN CERTIFICATE REQUEST-----\n{}-----END CERTIFICATE REQUEST----
         (FRAME.format(BODY.replace("\n", " \n", 1)), Refusal.NOT_PEM),
         (FRAME.format(BODY[:-2] + "\n"), Refusal.NOT_PEM),
         (FRAME.format("=\n" + BODY), Refusal.NOT_PEM),
+        (GOOD.replace("\n", " \n"), Refusal.NOT_PEM),
+        (GOOD.replace("\n", "\t\r\n", 1), Refusal.NOT_PEM),
         (GOOD.replace("-----\n", "-----", 1), Refusal.PEM_LABEL),
         (GOOD.replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"), Refusal.PEM_LABEL),
         (GOOD.replace("CERTIFICATE REQUEST", "CERTIFICATE"), Refusal.PEM_LABEL),

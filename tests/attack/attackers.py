@@ -14,7 +14,7 @@ import itertools
 import json
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tests.support.raw_http2 import RawConnection
 
 AGAIN = 1.0  # seconds after which what the hub has ended is begun anew
 RAMP = 0.005  # seconds between two that begin: a storm of handshakes is another attack than idle connections
-Attack = Callable[[dict[str, Any]], Awaitable[None]]
+Attack = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 def door(told: dict[str, Any]) -> RawConnection:

@@ -23,7 +23,11 @@ from moto.kms.responses import KmsResponse
 ISSUING_SECONDS = 0.05
 TOKEN_SECONDS = 300.0
 _CURVES: dict[str, ec.EllipticCurve] = {"EC_prime256v1": ec.SECP256R1(), "EC_secp384r1": ec.SECP384R1()}
-_HASHES = {"SHA256": hashes.SHA256(), "SHA384": hashes.SHA384(), "SHA512": hashes.SHA512()}
+_HASHES: dict[str, hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = {
+    "SHA256": hashes.SHA256(),
+    "SHA384": hashes.SHA384(),
+    "SHA512": hashes.SHA512(),
+}
 
 issued_at: dict[str, float] = {}
 by_token: dict[tuple[str, str], tuple[float, str]] = {}
@@ -31,13 +35,17 @@ by_token: dict[tuple[str, str], tuple[float, str]] = {}
 
 def correct() -> None:
     """Apply every correction to moto's classes."""
-    models.CertificateAuthority.__init__ = _with_the_key_asked_for(models.CertificateAuthority.__init__)
-    models.CertificateAuthority._x509_extensions = _extensions_by_template(
-        models.CertificateAuthority._x509_extensions
-    )
-    responses.ACMPCAResponse.issue_certificate = _issue_certificate
-    responses.ACMPCAResponse.get_certificate = _get_certificate
-    KmsResponse.sign = _sign_the_digest(KmsResponse.sign)
+    ca, answers, kms = _open(models.CertificateAuthority), _open(responses.ACMPCAResponse), _open(KmsResponse)
+    ca.__init__ = _with_the_key_asked_for(ca.__init__)
+    ca._x509_extensions = _extensions_by_template(ca._x509_extensions)
+    answers.issue_certificate = _issue_certificate
+    answers.get_certificate = _get_certificate
+    kms.sign = _sign_the_digest(kms.sign)
+
+
+def _open(kind: Any) -> Any:
+    """The class as something whose methods may be exchanged."""
+    return kind
 
 
 def _with_the_key_asked_for(original: Any) -> Any:

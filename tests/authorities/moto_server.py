@@ -58,7 +58,12 @@ def main() -> None:
     server.start()
     print(server.get_host_and_port()[1], flush=True)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     ended.wait()
     os._exit(0)  # werkzeug's threads hold open connections: nothing here is worth waiting for
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.web import StreamResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,7 +204,13 @@ async def test_what_follows_a_lost_answer_does_not_make_it_certain(world: World)
         for then in ("ThrottlingException", "AccessDeniedException"):
             world.front.seen.clear()
             answers = iter([LOST["cut"], *[refusing(then)] * 2])
-            world.front.before = answering("IssueCertificate", lambda call, left=answers: next(left)(call))
+
+            def in_turn(
+                call: Seen, left: Iterator[Callable[[Seen], StreamResponse]] = answers
+            ) -> StreamResponse:
+                return next(left)(call)
+
+            world.front.before = answering("IssueCertificate", in_turn)
             with pytest.raises(AuthorityUncertain):
                 await authority.issue(order())
             assert len(world.front.calls("IssueCertificate")) == 3, then

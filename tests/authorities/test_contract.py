@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from federation.core.errors import AuthorityUnavailable, FederationError
 from federation.core.pki.certificate import Certificate
@@ -86,18 +87,18 @@ async def test_the_door_gets_its_own(back_end: BackEnd) -> None:
     async with authority_of(back_end) as authority:
         wanted = order(LeafProfile.SERVING)
         leaf = Certificate.from_der((await issue(authority, wanted, back_end)).der)
-        names = leaf.extension(pki.x509.SubjectAlternativeName)
+        names = leaf.extension(x509.SubjectAlternativeName)
         assert names is not None
-        assert names.get_values_for_type(pki.x509.DNSName) == [SERVER_NAME]
+        assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME]
 
 
 async def test_istiod_gets_its_own_with_all_its_names(back_end: BackEnd) -> None:
     async with authority_of(back_end) as authority:
         wanted = order(LeafProfile.SERVING, hosts=ISTIOD_NAMES)
         leaf = Certificate.from_der((await issue(authority, wanted, back_end)).der)
-        names = leaf.extension(pki.x509.SubjectAlternativeName)
+        names = leaf.extension(x509.SubjectAlternativeName)
         assert names is not None
-        assert tuple(names.get_values_for_type(pki.x509.DNSName)) == ISTIOD_NAMES
+        assert tuple(names.get_values_for_type(x509.DNSName)) == ISTIOD_NAMES
         assert leaf.uris == ()
 
 

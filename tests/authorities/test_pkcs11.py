@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.config.authority_model import Pkcs11AuthorityConfig, SecretRef
 from federation.core.config.pkcs11_uri import parse_uri
-from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, verify
 from federation.signer.authorities.catalogue import AuthoritySettings
@@ -62,7 +63,7 @@ async def pair_of(config: Pkcs11AuthorityConfig, library: Library | None = None)
         await pair.close()
 
 
-async def fault(pair: TokenPair) -> AuthorityMisconfigured | AuthorityUnavailable:
+async def fault(pair: TokenPair) -> FederationError:
     with pytest.raises((AuthorityMisconfigured, AuthorityUnavailable)) as caught:
         await pair.read()
     assert caught.value.remedy
@@ -149,9 +150,7 @@ async def test_a_public_key_object_that_lies_is_found_out(hsm: SoftHsm) -> None:
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_points_are_read_as_the_standard_has_them_and_bare(curve: Any, params: str, wrapped: bool) -> None:
     key = ec.generate_private_key(curve).public_key()
-    point = key.public_bytes(
-        pki.serialization.Encoding.X962, pki.serialization.PublicFormat.UncompressedPoint
-    )
+    point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     shown: Any = {
         Attribute.KEY_TYPE: pkcs11.KeyType.EC,
         Attribute.EC_PARAMS: bytes.fromhex(params),
@@ -267,7 +266,7 @@ async def test_what_is_not_there_or_there_twice_is_told_apart(hsm: SoftHsm, tmp_
     config = token.config(CA)
     no_module = tmp_path / "not a module.so"
     no_module.write_bytes(b"\x7fELF and nothing behind")
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "token_missing": {"token": "nobody's"},
         "token_ambiguous": {},
         "key_missing": {"token": "", "serial": await serial_of(token), "key_label": "nobody's"},

@@ -314,7 +314,7 @@ async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -
         service.answer = lambda o: Answer(issued(o).der, (CA.certificate,))
         await authority.refresh()
         assert authority.can_sign
-        assert authority.issuers == ()
+        assert list(authority.issuers) == []
         await authority.issue(order(now=clock.now()))
         assert authority.issuers == (CA.certificate, CA.root)
         assert authority.describe().state == "ready"

@@ -590,6 +590,8 @@ async def test_a_pair_that_is_being_exchanged_is_read_once_more(tmp_path: Path) 
         key = (tmp_path / "client-key.pem").read_bytes()
         other = (tmp_path / "vault-key.pem").read_bytes()
 
+        reads = 0
+
         class Exchanged(OwnCredentials):
             async def client_certificate(self, ref: CertificateRef) -> ClientPair:
                 nonlocal reads
@@ -597,7 +599,6 @@ async def test_a_pair_that_is_being_exchanged_is_read_once_more(tmp_path: Path) 
                 pair = await super().client_certificate(ref)
                 return replace(pair, key_pem=other if reads == 1 else key)
 
-        reads = 0
         security = TransportSecurity(config, Exchanged())
         assert await security.refresh() == ()
         assert reads == 2

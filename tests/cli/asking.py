@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from federation.core.config.model import Address
 from federation.runtime.clock import SystemClock
@@ -15,7 +16,7 @@ from federation.status.app import create_app
 from federation.status.server import serve
 from tests.status.worlds import CountingStore, FixedConfig, World
 
-Verb = Callable[..., Awaitable[int]]
+Verb = Callable[..., Coroutine[Any, Any, int]]
 
 
 @asynccontextmanager

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path, capsys: pytest.C
 def odd(kind: str) -> pki.Authority:
     """An authority that OpenSSL signs with as if nothing were odd about it."""
     now = SystemClock().now().replace(microsecond=0)
-    times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
+    times: pki.Times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
     match kind:
         case "name constraints":
             above = pki.root("of a confined one", **times)
@@ -138,7 +138,7 @@ def test_constraints_on_uris_are_told_where_a_ztunnel_is_trusted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = SystemClock().now().replace(microsecond=0)
-    times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
+    times: pki.Times = {"not_before": now - pki.DAY, "not_after": now + 30 * pki.DAY}
     above = pki.root("of one that constrains URIs", **times)
     ca = pki.confined([x509.UniformResourceIdentifier("cluster.local")], issuer=above, **times)
     code, _ = check(configuration(tmp_path, ca), capsys)

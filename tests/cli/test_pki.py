@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.cli.main import main
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.parse import parse_config
 from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
@@ -55,6 +56,7 @@ def test_the_printed_lines_are_the_configuration(tmp_path: Path, capsys: pytest.
     )
     assert config.trust.anchors[0].file == place / "root.pem"
     assert config.trust.anchors[0].sha256 == certificate(place / "root.pem").sha256
+    assert isinstance(config.signer.authority, LocalAuthorityConfig)
     assert config.signer.authority.key_file == place / "key.pem"
     assert config.signer.authority.certificate_file == place / "chain.pem"
 

@@ -8,17 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.clusters.budget import BURST, SHARE, TOLD, CpuBudget
-from federation.clusters.objects import METADATA_ONLY, ObjectMeta, decode_metadata, decode_pod
+from federation.clusters.objects import METADATA_ONLY, decode_metadata, decode_pod
 from federation.clusters.reflector import MAX_PAGE_BYTES, Reflector
 from federation.clusters.session import ClusterSession
 from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.errors import ClusterOverBudget
+from federation.core.errors import ClusterOverBudget, FederationError
 from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
@@ -68,29 +69,32 @@ def test_a_member_uses_no_more_than_its_share(pieces: list[float]) -> None:
     assert took <= max(0.0, sum(pieces) - BURST + 1e-6) / SHARE + 1e-6, "and no less"
 
 
+def problem_of(budget: CpuBudget) -> FederationError | None:
+    return budget.problem
+
+
 async def test_who_had_to_wait_is_told_for_a_while_and_no_other_is() -> None:
     clock = VirtualClock()
     (east, processor), (west, _) = budget_of(clock), budget_of(clock)
-    assert east.problem is None
+    assert problem_of(east) is None
     with east.charged():
         processor.used += BURST + 1.0
     waiting = asyncio.create_task(east.turn())
     await clock.until_sleeping()
     await west.turn()
-    assert isinstance(east.problem, ClusterOverBudget)
-    assert east.problem.where == "east"
-    assert "10%" in east.problem.what
+    problem = problem_of(east)
+    assert isinstance(problem, ClusterOverBudget)
+    assert problem.where == "east"
+    assert "10%" in problem.what
     assert west.problem is None
     await clock.advance(1.0 / SHARE)
     await waiting
     await clock.advance(TOLD)
-    assert east.problem is None
+    assert problem_of(east) is None
 
 
 @asynccontextmanager
-async def reflected(
-    cluster: SandboxCluster, directory: Path, path: str
-) -> AsyncIterator[Reflector[ObjectMeta]]:
+async def reflected(cluster: SandboxCluster, directory: Path, path: str) -> AsyncIterator[Reflector[Any]]:
     clock = SystemClock()
     timeouts = ClusterTimeouts(backoff_first=0.05, backoff_longest=0.2)
     credentials = Credentials(kubeconfig=cluster.write_kubeconfig(directory / "kubeconfig"))
@@ -102,7 +106,7 @@ async def reflected(
         budget=CpuBudget("east", clock=clock),
     )
     async with session:
-        reflector = Reflector[ObjectMeta](
+        reflector = Reflector[Any](
             session,
             path,
             decode=decode_pod if path.endswith("pods") else decode_metadata,

@@ -237,7 +237,7 @@ async def test_after_a_list_without_an_answer_nothing_more_is_asked(world: World
     config = replace(world.config, timeouts=ClusterTimeouts(connect=1, request=1))
     world.config = config
     found = await world.read()
-    assert found.webhooks == found.istiods == found.ztunnels == ()
+    assert (found.webhooks, found.istiods, found.ztunnels) == ((), (), ())
     hung, *rest = found.unread
     assert hung.what == "list deployments.apps istiod"
     assert {entry.what for entry in rest} >= {"list configmaps istio", "list daemonsets.apps ztunnel"}

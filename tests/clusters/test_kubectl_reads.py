@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -412,11 +413,14 @@ USER_KEYS = {
 }  # fmt: skip
 
 
+KINDS_OF_UNIQUE: list[Callable[[str], Hashable]] = [str, id]
+
+
 @st.composite
 def mapping(draw: st.DrawFn, first: str, keys: dict[str, st.SearchStrategy[str]]) -> str:
     """A block mapping four deep, in any order, now and then with a comment, a merged mapping or a key twice."""
     names = draw(
-        st.lists(st.sampled_from(sorted(keys)), max_size=4, unique_by=draw(st.sampled_from([str, id])))
+        st.lists(st.sampled_from(sorted(keys)), max_size=4, unique_by=draw(st.sampled_from(KINDS_OF_UNIQUE)))
     )
     lines = [first, *(f"{name}: {draw(keys[name])}".rstrip() for name in names)]
     if draw(st.integers(0, 9)) == 0:

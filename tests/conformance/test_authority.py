@@ -54,8 +54,8 @@ class BackEnd:
     def trust(self, anchors: Iterable[Certificate]) -> None:
         pass
 
-    async def refresh(self) -> None:
-        pass
+    async def refresh(self) -> bool:
+        return True
 
     async def close(self) -> None:
         pass

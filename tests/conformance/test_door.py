@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.core.pki.chain import verify_chain
-from federation.core.pki.keys import KeyKind
+from federation.core.pki.keys import KeyKind, PrivateKey
 from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
@@ -40,7 +40,7 @@ async def test_the_shapes_that_istios_clients_send(tmp_path: Path) -> None:
             check_leaf(hub, await hub.ask("east", token, csr), own)
 
 
-def check_leaf(hub: House, answer: Answer, own: pki.PrivateKey) -> None:
+def check_leaf(hub: House, answer: Answer, own: PrivateKey) -> None:
     """What Istio's clients need of a reply, and what the profile promises."""
     leaf = answer.leaf
     assert leaf.public_key == own.public_key()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.controller.proof.handshake import Credential, HandshakeError, handshake
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.keys import KeyKind
+from federation.core.pki.keys import KeyKind, private_key_pem
 from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
 from federation.sandbox.box import Box, DevelopmentCa
@@ -70,7 +70,7 @@ def of_the_old_ca(ca: DevelopmentCa, workload: Workload, *, trust: tuple[Certifi
     own = leaf_for(authority, san, key.public_key())
     return Credential(
         chain=(own, ca.intermediate),
-        key_pem=pki.private_key_pem(key),
+        key_pem=private_key_pem(key),
         trust=trust,
         identity=workload.identity,
     )

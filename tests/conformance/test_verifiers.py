@@ -20,6 +20,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.controller.proof.handshake import Credential, HandshakeError, handshake
 from federation.core.errors import AuthorityMisconfigured
@@ -36,7 +37,7 @@ from tests.support.envoy import Envoy, call, running, write_identity
 HOST = "hub.mesh.example"
 IDENTITY = SpiffeId.parse("spiffe://mesh.example/ns/shop/sa/frontend")
 NOW = SystemClock().now().replace(microsecond=0)
-TIMES = {"not_before": NOW - pki.DAY, "not_after": NOW + 30 * pki.DAY}
+TIMES: pki.Times = {"not_before": NOW - pki.DAY, "not_after": NOW + 30 * pki.DAY}
 CA_USAGE = (pki.CA_KEY_USAGE, True)
 CA = (x509.BasicConstraints(ca=True, path_length=0), True)
 
@@ -111,7 +112,7 @@ def other_issuer() -> pki.Authority:
 
 
 POLICY = x509.PolicyInformation(x509.ObjectIdentifier("1.2.3"), None)
-ANY_USAGE = x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+ANY_USAGE = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 URI, DNS = x509.UniformResourceIdentifier, x509.DNSName
 CASES = {
     **{kind.value: Case(lambda kind=kind: ordinary(kind), fit=True) for kind in KeyKind},  # type: ignore[misc]

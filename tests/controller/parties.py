@@ -8,6 +8,7 @@ from federation.controller.proof.handshake import Credential
 from federation.controller.proof.participants import Content, ContentReader, Participant
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import private_key_pem
 from federation.core.pki.pem import encode_certificates
 from tests.controller.world import intermediate, root
 from tests.support import pki
@@ -53,7 +54,7 @@ def party(
     return Participant(
         name,
         leaf(name, authority, domain=domain, expired=expired),
-        pki.private_key_pem(pki.key(f"probe {name}")),
+        private_key_pem(pki.key(f"probe {name}")),
         identity(name, domain),
         contents,
     )

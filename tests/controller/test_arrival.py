@@ -157,7 +157,8 @@ async def test_a_signer_that_says_nothing_of_its_door_is_not_proved() -> None:
 @given(data=st.data())
 async def test_proved_is_only_what_a_connection_of_this_round_has_met(data: st.DataObject) -> None:
     doors = [served(number=n) for n in range(3)]
-    met = data.draw(st.lists(st.sampled_from([*doors, OSError("down")]), min_size=1, max_size=6))
+    answers: list[Certificate | Exception] = [*doors, OSError("down")]
+    met = data.draw(st.lists(st.sampled_from(answers), min_size=1, max_size=6))
     signers = [signer(f"s{n}", door, CA.certificate) for n, door in enumerate(doors)]
     report = await Arrival(VirtualClock(pki.NOW)).prove(AIM, signers, interval=30.0, greet=Network(met).greet)
     for door in report.signers:

@@ -114,6 +114,7 @@ async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) 
         await books.declare("west", now)
         assert books.arrivals is not None
         assert books.arrivals.taken_over("west") == now
+    assert books.arrivals is not None
     await books.arrive(["east", "west"], 350.0, own={"west": {OWN}})
     assert books.arrivals.taken_over("west") == 300.0, "nothing is new"
     await books.arrive(["east", "west"], 360.0, own={"west": {OTHER}})

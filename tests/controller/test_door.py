@@ -17,9 +17,11 @@ from federation.controller.proof.door import CERTIFICATE, KEPT, NO_ANSWER, Signe
 from federation.core.clock import Clock
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
+from federation.core.istio_ca import SERVICE
+from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
 from federation.sandbox.ports import free_port
-from tests.controller.world import HUB, SERVICE, leaf_for, root
+from tests.controller.world import HUB, leaf_for, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -41,7 +43,7 @@ async def silent_door(peers: list[str] | None = None) -> AsyncIterator[tuple[str
 
     authority, key = pki.intermediate("controller a", root()), pki.key("door")
     serving = leaf_for(authority, x509.SubjectAlternativeName([x509.DNSName(HUB)]), key.public_key())
-    credentials = grpc.ssl_server_credentials([(pki.private_key_pem(key), serving.pem + authority.chain_pem)])
+    credentials = grpc.ssl_server_credentials([(private_key_pem(key), serving.pem + authority.chain_pem)])
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(take)
     server.add_generic_rpc_handlers(

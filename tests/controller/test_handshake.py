@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import ExtendedKeyUsage
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.controller.proof.handshake import Credential, HandshakeError, handshake
-from federation.core.pki.keys import KeyKind
+from federation.core.pki.keys import KeyKind, private_key_pem
 from tests.controller.parties import NOW, credential, identity
 from tests.controller.world import intermediate, root
 from tests.support import pki
@@ -76,8 +78,6 @@ def test_nobody_is_accepted_without_trust() -> None:
 
 
 def test_a_leaf_that_is_only_for_servers_is_refused_as_a_client() -> None:
-    from cryptography.x509 import ExtendedKeyUsage, ExtendedKeyUsageOID
-
     only_server = pki.leaf(
         intermediate(),
         identity("east"),
@@ -98,7 +98,7 @@ def test_other_kinds_of_keys_shake_hands(kind: KeyKind) -> None:
     name = identity("other")
     certificate = pki.leaf(intermediate(), name, private_key=key, not_before=NOW, not_after=NOW + pki.DAY)
     other = Credential(
-        (certificate, *intermediate().chain), pki.private_key_pem(key), (root().certificate,), name
+        (certificate, *intermediate().chain), private_key_pem(key), (root().certificate,), name
     )
     assert handshake(client=other, server=credential("west")) == "TLSv1.3"
 

@@ -133,7 +133,7 @@ async def test_it_is_there_and_verifies_and_is_told(one: World) -> None:
         (fact,) = facts(role)
         assert fact.name == "istio-system/istiod-tls"
         assert fact.issuer == intermediate().certificate.sha256
-        assert fact.held == {root().certificate.sha256}
+        assert fact.held == frozenset({root().certificate.sha256})
         assert fact.current
         assert fact.not_after == report.not_after
         assert abs(fact.read_back_at - datetime.now(UTC).timestamp()) < 30

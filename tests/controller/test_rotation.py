@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
 from federation.controller.rotation.candidate import problem_of
@@ -203,14 +205,14 @@ def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
     reused = pki.Authority(NEW.certificate, OLD.key, NEW.chain, NEW.root)
     own = pki.certificate(
         pki.root("next"),
-        [(pki.CA_KEY_USAGE, True), (pki.x509.BasicConstraints(ca=True, path_length=0), True)],
+        [(pki.CA_KEY_USAGE, True), (x509.BasicConstraints(ca=True, path_length=0), True)],
         public_key=OLD.key.public_key(),
-        subject=pki.x509.Name([pki.x509.NameAttribute(pki.NameOID.COMMON_NAME, "other")]),
+        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "other")]),
         not_after=pki.NOW + pki.YEAR,
     )
     named = pki.certificate(
         pki.root("next"),
-        [(pki.CA_KEY_USAGE, True), (pki.x509.BasicConstraints(ca=True, path_length=0), True)],
+        [(pki.CA_KEY_USAGE, True), (x509.BasicConstraints(ca=True, path_length=0), True)],
         public_key=pki.key("somebody else").public_key(),
         subject=OLD.certificate.x509.subject,
         not_after=pki.NOW + pki.YEAR,

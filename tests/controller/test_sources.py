@@ -24,6 +24,7 @@ from federation.controller.sources.reported import reported_chains
 from federation.core.config.model import AnchorPin
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import private_key_pem
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.core.trust.rotation.steps import OperationRefused
 from federation.state.documents import AuthorityReport, Dismissal, Proposal, SignerReport, encode
@@ -58,7 +59,7 @@ def damaged(name: str, how: str) -> Content:
         case "another":
             return Content(pki.root("stranger").pem)
         case "key":
-            return Content(whole + pki.private_key_pem(pki.root(name).key))
+            return Content(whole + private_key_pem(pki.root(name).key))
         case _:
             return Content(b"\x00\xff not PEM")
 

@@ -214,7 +214,7 @@ async def test_what_was_published_and_cannot_be_read_any_more_is_unknown_to_the_
     async with two.controller() as role:
         await reported(two, "current")
         await two.until(lambda r: r.matrix.valid == 2)
-        await eventually(lambda: facts(role)["east"].held == {root().certificate.sha256})
+        await eventually(lambda: facts(role)["east"].held == frozenset({root().certificate.sha256}))
         await eventually(lambda: remembered(role, "east"))
         take_away(two, "east")
         report = await two.until(lambda r: "403" in r.clusters["east"].trust_bundle.detail)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -172,25 +173,30 @@ def test_every_object_bears_the_mark_and_is_read_with_it() -> None:
     publication = PublicationConfig()
     target = Target.of(generation(MINE.pem.decode()), publication, HUB)
     bundle = BundleTarget.of(generation(MINE.pem.decode()), publication, HUB)
-    for body, decode, is_met_by in (
+    cases: tuple[tuple[bytes, Callable[[bytes], Any], Callable[[Any], bool]], ...] = (
         (target.body, HeldDecoder(publication.key, Contents()), target.is_met_by),
         (bundle.body("v1"), BundleDecoder(Contents()), bundle.is_met_by),
-    ):
-        written = msgspec.json.decode(body)
+    )
+    for body, decode, is_met_by in cases:
+        written: dict[str, Any] = msgspec.json.decode(body)
         number = {NUMBER: "1"} if body is target.body else {}  # no more than one object need say it
         assert written["metadata"]["annotations"] == {ANNOTATION: OWN} | number
 
-        def seen(mark: str | None, written: dict[str, object] = written, decode: object = decode) -> object:
+        def seen(
+            mark: str | None,
+            written: dict[str, Any] = written,
+            decode: Callable[[bytes], Any] = decode,
+        ) -> Any:
             meta = written["metadata"] | {
                 "resourceVersion": "1",
                 "managedFields": [{"manager": FIELD_MANAGER}],
-            }  # type: ignore[operator]
+            }
             meta["annotations"] = {} if mark is None else {ANNOTATION: mark}
-            return decode(msgspec.json.encode(written | {"metadata": meta})).value  # type: ignore[operator]
+            return decode(msgspec.json.encode(written | {"metadata": meta})).value
 
-        assert is_met_by(seen(OWN))  # type: ignore[operator]
-        assert not is_met_by(seen(None)), "of an earlier release: it gets the mark"  # type: ignore[operator]
-        assert is_met_by(seen(OTHER)), "another hub's mark is not taken for the sake of the mark"  # type: ignore[operator]
+        assert is_met_by(seen(OWN))
+        assert not is_met_by(seen(None)), "of an earlier release: it gets the mark"
+        assert is_met_by(seen(OTHER)), "another hub's mark is not taken for the sake of the mark"
 
 
 @given(

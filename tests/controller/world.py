@@ -23,6 +23,7 @@ from cryptography import x509
 from federation.controller.role import ControllerRole
 from federation.core.istio_ca import SERVICE, decode_request, encode_response
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.sandbox.cluster import SandboxCluster
@@ -98,10 +99,12 @@ class Door:
         self.lifetime = timedelta(hours=1)
         self.port = 0
         self.shown: tuple[pki.Authority, tuple[str, ...]] | None = None
+        self.credentials: ServingCredentials | None = None
         self.show(self.authority)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Door]:
+        assert self.credentials is not None
         credentials = self.credentials.grpc()
         server = grpc.aio.server()
         handler = grpc.unary_unary_rpc_method_handler(self._create)
@@ -124,8 +127,8 @@ class Door:
         san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names or (HUB,)])
         serving = leaf_for(authority, san, key.public_key())
         self.chain_pem = (serving.pem + authority.chain_pem).decode()
-        pair = ServingPair(self.chain_pem.encode(), pki.private_key_pem(key))
-        if hasattr(self, "credentials"):
+        pair = ServingPair(self.chain_pem.encode(), private_key_pem(key))
+        if self.credentials is not None:
             self.credentials.replace(pair)
         else:
             self.credentials = ServingCredentials(pair)

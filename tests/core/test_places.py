@@ -33,8 +33,12 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
             lost: list[Place | None] = []
             mine: list[Place] = []
             before = Counter(place.address for place in held if not place.proven)
+
+            def give_way(lost: list[Place | None] = lost) -> None:
+                lost.append(None)
+
             try:
-                mine.append(places.enter(PEERS[number], give_way=lambda lost=lost: lost.append(None)))
+                mine.append(places.enter(PEERS[number], give_way=give_way))
             except Overloaded:
                 lost.append(None)
             address = address_of(PEERS[number])

@@ -114,7 +114,7 @@ async def test_a_changed_bundle_is_taken_up_without_a_restart(mesh, tmp_path: Pa
     async def delivered() -> Identity:
         async with asyncio.timeout(30):
             while True:
-                held = await workloads["west"].renew(lifetime=timedelta(hours=1))
+                held: Identity = await workloads["west"].renew(lifetime=timedelta(hours=1))
                 if len(held.trust) == 2:
                     return held
                 await asyncio.sleep(0.1)

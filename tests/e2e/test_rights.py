@@ -20,7 +20,8 @@ from federation.state.documents import Operation, encode
 from federation.state.files import FileStore
 from tests.support.seals import token_file
 
-QUARANTINE = {"verb": "quarantine", "arguments": {"cluster": "east", "reason": "because I can"}}
+VERB, ARGUMENTS = "quarantine", {"cluster": "east", "reason": "because I can"}
+QUARANTINE = {"verb": VERB, "arguments": ARGUMENTS}
 
 
 async def ask(box: Box, token: str) -> tuple[int, Any]:
@@ -71,8 +72,8 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
         id=f"{time.strftime('%Y%m%d%H%M%S')}.00",
         author="operate token, from 10.1.2.3",
         asked=now,
-        verb=QUARANTINE["verb"],
-        arguments=QUARANTINE["arguments"],
+        verb=VERB,
+        arguments=ARGUMENTS,
     )
     store = FileStore(box.directory / "state", SystemClock())
     await store.write(f"operations/{forged.id}", encode(forged), create=True)
@@ -87,10 +88,10 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
     done = replace(forged, id=f"{time.strftime('%Y%m%d%H%M%S')}.01", decided=time.time(), outcome="done")
     await store.write(f"operations/{done.id}", encode(done), create=True)
     audit = json.loads((await read(box, reads, "/api/v1/operations"))[1])["operations"]
-    found = {one["id"]: (one["outcome"], one["sealed"]) for one in audit}
-    assert found[answer["id"]] == ("done", True)
-    assert found[forged.id] == ("refused", True), "the leader has sealed that it refused it"
-    assert found[done.id] == ("done", False), "an audit that somebody wrote into the store"
+    told = {one["id"]: (one["outcome"], one["sealed"]) for one in audit}
+    assert told[answer["id"]] == ("done", True)
+    assert told[forged.id] == ("refused", True), "the leader has sealed that it refused it"
+    assert told[done.id] == ("done", False), "an audit that somebody wrote into the store"
 
 
 async def _metrics(box: Box, token: str) -> str:

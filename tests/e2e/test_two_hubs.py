@@ -77,7 +77,8 @@ def identity(status: Any) -> str:
 def published(status: Any) -> bool:
     (cluster,) = status["clusters"]
     publication = cluster["publication"]
-    return 0 < publication["selected"] == publication["current"] and cluster["connection"]["state"] == "ready"
+    everywhere = 0 < publication["selected"] == publication["current"]
+    return bool(everywhere and cluster["connection"]["state"] == "ready")
 
 
 def left_to(hub: str) -> Any:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.errors import NotReady
 from federation.core.istio_ca import METHOD
+from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
 from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
@@ -35,7 +36,7 @@ def as_files(authority: pki.Authority, directory: Path) -> DevelopmentCa:
 def confined(directory: Path) -> DevelopmentCa:
     """An intermediate that may only name hosts of corp.example."""
     now = SystemClock().now().replace(microsecond=0)
-    times = {"not_before": now - pki.DAY, "not_after": now + 300 * pki.DAY}
+    times: pki.Times = {"not_before": now - pki.DAY, "not_after": now + 300 * pki.DAY}
     above = pki.root("of a confined successor", **times)
     return as_files(pki.confined([x509.DNSName("corp.example")], issuer=above, **times), directory)
 
@@ -120,7 +121,7 @@ async def stranger(authority: pki.Authority) -> AsyncIterator[int]:
     now = SystemClock().now()
     san = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
     leaf = pki.leaf(authority, san=san, private_key=key, not_before=now - pki.DAY, not_after=now + pki.DAY)
-    pair = [(pki.private_key_pem(key), leaf.pem + authority.chain_pem)]
+    pair = [(private_key_pem(key), leaf.pem + authority.chain_pem)]
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
     await server.start()
@@ -147,7 +148,7 @@ async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_n
 
     await box.wait_for("/api/v1/status", lambda s: doors(s) == ["proved", "proved"], what="each signer met")
     now, trust = SystemClock().now().replace(microsecond=0), box.ca.root.pem
-    times = {"not_before": now - pki.DAY, "not_after": now + pki.DAY}
+    times: pki.Times = {"not_before": now - pki.DAY, "not_after": now + pki.DAY}
     other = pki.intermediate("of a stranger", pki.root("of a stranger", **times), **times)
     async with stranger(other) as port, connected(way.own_port, trust) as before:
         assert await answered(before)

@@ -107,7 +107,7 @@ async def test_a_bad_file_changes_nothing_but_the_problems(source: ConfigSource,
 
     file.write_text(GOOD)
     assert not await source.reload()  # the old text again: nothing new, and nothing wrong any more
-    assert source.problems == ()
+    assert list(source.problems) == []
 
 
 async def test_a_vanished_file_is_a_problem_until_it_is_back(source: ConfigSource, file: Path) -> None:

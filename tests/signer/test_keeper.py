@@ -11,7 +11,8 @@ from datetime import timedelta
 
 import pytest
 
-from federation.core.config.authority_model import RemoteAuthorityConfig
+from federation.core.config.access import Credentials
+from federation.core.config.authority_model import CertManagerAuthorityConfig
 from federation.core.errors import (
     AuthorityUnavailable,
     AuthorityUncertain,
@@ -129,7 +130,12 @@ class Kept:
 
 
 def settings_of(name: str, quota: float = 0.0) -> AuthoritySettings:
-    return AuthoritySettings(RemoteAuthorityConfig(name=name, quota=quota))
+    nowhere = Credentials(kubeconfig=None)
+    return AuthoritySettings(
+        CertManagerAuthorityConfig(
+            name=name, quota=quota, timeout=5.0, credentials=nowhere, namespace="hub", issuer_name=name
+        )
+    )
 
 
 async def break_it(kept: Kept, service: Service) -> None:

@@ -190,7 +190,7 @@ async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> Non
     hosts = ("hub.corp.example",)
     authority = await loaded(tmp_path, CONFINED, hosts=lambda: hosts)
     assert authority.describe().state == "ready"
-    assert await authority.issue(order(LeafProfile.SERVING, *hosts))
+    assert (await authority.issue(order(LeafProfile.SERVING, *hosts))).der
     hosts = ("hub.mesh",)
     await authority.refresh()
     assert authority.describe().reason == "name_constraints"
@@ -198,7 +198,7 @@ async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> Non
     with pytest.raises(AuthorityRefused, match=r"'hub\.mesh' is not among the permitted names") as error:
         await authority.issue(order(LeafProfile.SERVING, *hosts))
     assert error.value.reason == "name_constraints"
-    assert await authority.issue(order(LeafProfile.SERVING, "other.corp.example"))
+    assert (await authority.issue(order(LeafProfile.SERVING, "other.corp.example"))).der
 
 
 async def test_what_tells_whether_an_authority_is_good_is_judged_whoever_built_it(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ async def test_what_tells_whether_an_authority_is_good_is_judged_whoever_built_i
 
     asked = order(LeafProfile.SERVING, "hub.example")
     terms = {"anchors": [CA.root], "at": pki.NOW, "alarms": Alarms(CLOCK)}
-    assert await issue_checked(good, asked, **terms, thorough=True)  # type: ignore[arg-type]
+    assert (await issue_checked(good, asked, **terms, thorough=True)).der  # type: ignore[arg-type]
     with pytest.raises(AuthorityViolation, match="other names"):
         await issue_checked(Mistaken(), asked, **terms, thorough=True)  # type: ignore[arg-type]
 
@@ -223,8 +223,8 @@ async def test_no_leaf_is_named_as_its_issuers_may_not_name_it(tmp_path: Path) -
     """Whatever was judged beforehand: of each leaf the names are looked at."""
     ca = pki.confined([x509.UniformResourceIdentifier("cluster.local")], [x509.DNSName("evil.example")])
     authority = await loaded(tmp_path, ca)
-    assert await authority.issue(order())
-    assert await authority.issue(order(LeafProfile.SERVING, "good.example", "10.0.0.1"))
+    assert (await authority.issue(order())).der
+    assert (await authority.issue(order(LeafProfile.SERVING, "good.example", "10.0.0.1"))).der
     with pytest.raises(AuthorityRefused, match=r"'a\.evil\.example' is excluded by DNS 'evil\.example'"):
         await authority.issue(order(LeafProfile.SERVING, "good.example", "a.evil.example"))
     stranger = msgspec.structs.replace(order(), names=("spiffe://other.domain/ns/foo/sa/bar",))

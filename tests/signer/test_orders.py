@@ -27,10 +27,14 @@ def follower(store: FileStore) -> OrdersFollower:
     return OrdersFollower(store, clock=VirtualClock(pki.NOW))
 
 
+def orders_of(follower: OrdersFollower) -> Orders | None:
+    return follower.orders
+
+
 async def test_no_document_means_that_there_was_never_a_rotation(follower: OrdersFollower) -> None:
-    assert follower.orders is None, "nothing is assumed before the store was read"
+    assert orders_of(follower) is None, "nothing is assumed before the store was read"
     await follower.poll()
-    assert follower.orders == Orders()
+    assert orders_of(follower) == Orders()
     assert follower.problem is None
 
 

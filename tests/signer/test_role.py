@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -78,7 +79,7 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
     ],
 )
 async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays(
-    tmp_path: Path, wrong: dict[str, str], told: str
+    tmp_path: Path, wrong: dict[str, Any], told: str
 ) -> None:
     async with house(tmp_path) as hub:
         token = hub.pod("east")

@@ -57,7 +57,7 @@ def oracle_accepts(text: str, *, now: float = t.NOW) -> bool:
     times = decoded["iat"], decoded.get("nbf", decoded["iat"]), decoded["exp"]
     if not all(isinstance(time, int) for time in times):
         return False  # PyJWT was told to leave the times alone
-    return max(times[:2]) - 60 <= now < times[2] + 60
+    return bool(max(times[:2]) - 60 <= now < times[2] + 60)
 
 
 def reason_of(text: str, **options: Any) -> str:

@@ -161,8 +161,9 @@ async def test_no_cluster_goes_back(controller: Controller) -> None:
     await controller.put(two)
     await controller.put(three, {"west": 1, "north": 2})
     assert (controller.given("west"), controller.given("north")) == (2, 2), "the last good one stays"
-    assert controller.follower.problem is not None
-    assert controller.follower.problem.reason == "generation_backwards"
+    problem = controller.follower.problem
+    assert problem is not None
+    assert problem.reason == "generation_backwards"
     await controller.follower.poll()
     assert controller.given("west") == 2
     await controller.put(three, {"west": 2})

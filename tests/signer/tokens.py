@@ -11,17 +11,24 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from federation.core.pki.keys import KeyKind
 from tests.support import pki
-from tests.support.pki import KeyKind
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 AUDIENCE = "istio-ca"
 NOW = pki.NOW.timestamp()
 
-RSA_KEY = pki.key("token signer", KeyKind.RSA_2048)
+
+def rsa_key(name: str) -> rsa.RSAPrivateKey:
+    key = pki.key(name, KeyKind.RSA_2048)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
+
+
+RSA_KEY = rsa_key("token signer")
 EC_KEY = pki.key("token signer EC", KeyKind.EC_P256)
 P384_KEY = pki.key("token signer P-384", KeyKind.EC_P384)
-STRANGER = pki.key("somebody else's token signer", KeyKind.RSA_2048)
+STRANGER = rsa_key("somebody else's token signer")
 SIGNERS: dict[str, Any] = {
     "RS256": RSA_KEY,
     "RS384": RSA_KEY,

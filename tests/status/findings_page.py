@@ -151,7 +151,9 @@ def _texts(node: ast.expr, module: Scope) -> Iterator[str]:
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr() if not any(
-            part.value.strip(" :;") for part in node.values if isinstance(part, ast.Constant)
+            part.value.strip(" :;")
+            for part in node.values
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)
         ):
             for part in node.values:  # put together of what has been written before
                 if isinstance(part, ast.FormattedValue):

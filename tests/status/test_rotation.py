@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace as with_changes
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -523,7 +524,7 @@ def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> 
     assert [(p.sha256, p.pem) for p in seen(world).proposals] == [("f" * 64, "PEM")]
 
 
-NOT_TOLD: dict[str, dict[str, object]] = {
+NOT_TOLD: dict[str, dict[str, Any]] = {
     "damaged": {"book": None, "damaged": {"rotation": "it is cut short"}},
     "gone, with orders": {"book": None},
     "gone, with orders that are damaged": {

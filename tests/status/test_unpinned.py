@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from federation.core.trust.rotation.record import Departure, RotationBook, Setback, Unpinned
-from federation.state.documents import LossReport, UnpinnedReport
+from federation.state.documents import ConditionReport, LossReport, UnpinnedReport
 from federation.status.text_rotation import rotation_text
 from tests.status.rotations import hold, plan, tell, unmet
 from tests.status.test_rotation import NAMES, T, codes, seen, told
@@ -21,12 +21,12 @@ SIGNS = unmet("own_issuers", detail="signers can sign with 1234, which is below 
 LOSS = LossReport(side="", what="its leaves are refused", at_removal=True, clusters={"west": T + 3600})
 
 
-def world(*waits: object, opens_at: float = 0.0) -> World:
+def world(*waits: ConditionReport, opens_at: float = 0.0) -> World:
     made = World(NAMES, T)
     hold(made, RotationBook(unpinned={GONE: KNOWN}))
     report = UnpinnedReport(
         since=KNOWN.since, subject=KNOWN.subject, opens_at=opens_at, conditions=list(waits), losses=[LOSS]
-    )  # type: ignore[arg-type]
+    )
     tell(made, replace(plan(T), unpinned={GONE: report}))
     return made
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,7 +284,7 @@ async def call(caller: Envoy, target: str) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def running(envoys: list[tuple[Envoy, Mapping[str, tuple[Envoy, str]]]]) -> AsyncIterator[None]:
+async def running(envoys: Sequence[tuple[Envoy, Mapping[str, tuple[Envoy, str]]]]) -> AsyncIterator[None]:
     """Start all and end all, whatever happens in between."""
     try:
         async with asyncio.TaskGroup() as group:

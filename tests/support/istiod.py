@@ -309,7 +309,7 @@ class Istiod:
                 )
                 writer.close()
         except (OSError, TimeoutError) as error:
-            raise CannotReach(f"{who} to XDS at {self.host}: {error or 'timeout'}") from None
+            raise CannotReach(f"{who} to XDS at {self.host}: {str(error) or 'timeout'}") from None
 
     async def _call_webhook(self, what: str, path: str, bundle: bytes) -> None:
         url = f"https://127.0.0.1:{self.webhook_port}{path}"
@@ -323,7 +323,7 @@ class Istiod:
                 allowed = (await answer.json())["response"]["allowed"]
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
             raise CannotReach(
-                f"failed calling webhook {what} in {self.cluster.name}: {error or 'timeout'}"
+                f"failed calling webhook {what} in {self.cluster.name}: {str(error) or 'timeout'}"
             ) from None
         if allowed is not True:
             raise CannotReach(f"{what} in {self.cluster.name} did not allow")

@@ -71,7 +71,8 @@ def _block(tokens: Iterator[str], scope: list[Any]) -> list[str]:
 
 
 def _until_end(tokens: Iterator[str]) -> list[str]:
-    body, depth = [], 1
+    body: list[str] = []
+    depth = 1
     for token in tokens:
         words = token[2:-2].strip() if token.startswith("{{") else ""
         depth += words.startswith(("with ", "range ")) - (words == "end")
@@ -173,7 +174,7 @@ def _selected(api: Api, args: argparse.Namespace) -> list[Any]:
 
 def _is_settled(deployment: Any) -> bool:
     status = deployment.get("status", {})
-    return (
+    return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
         and status.get("readyReplicas", 0) == status.get("updatedReplicas") == deployment["spec"]["replicas"]
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.clock import Clock
 from federation.core.pki.certificate import Certificate
@@ -16,9 +17,7 @@ from federation.sandbox.box import DevelopmentCa, private_key_pem
 def issue_leaf(ca: DevelopmentCa, uri: str, *, clock: Clock) -> tuple[tuple[Certificate, ...], bytes]:
     """A leaf for that URI straight under the root of ``ca``, and its key as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    usage = x509.ExtendedKeyUsage(
-        [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
-    )
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     leaf = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))

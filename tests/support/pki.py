@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TypedDict
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,6 +32,14 @@ DAY = timedelta(days=1)
 YEAR = timedelta(days=365)
 
 IDENTITY = SpiffeId.parse("spiffe://cluster.local/ns/foo/sa/bar")
+
+
+class Times(TypedDict):
+    """From when until when a certificate is valid, to be handed on as keywords."""
+
+    not_before: datetime
+    not_after: datetime
+
 
 EMPTY_SUBJECT = x509.Name([])
 EMPTY_ORGANIZATION = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "")])

@@ -131,6 +131,7 @@ def test_the_defaults_are_the_models() -> None:
     assert config.controller.rotation == RotationConfig()
     assert config.state == StateConfig(directory=config.state.directory)
     authority = config.signer.authority
+    assert isinstance(authority, LocalAuthorityConfig)
     assert authority == LocalAuthorityConfig(
         name=authority.name, certificate_file=authority.certificate_file, key_file=authority.key_file
     )

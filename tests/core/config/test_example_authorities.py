@@ -172,6 +172,6 @@ def test_a_remark_at_the_end_of_a_line_is_true(form: Block, key: Key) -> None:
 def test_every_key_that_can_be_set_at_once_can(form: str) -> None:
     every = WHOLE[form].with_every_key
     config = parse(in_use(every, conjur=CONJUR.with_every_key, spiffe=SPIFFE.with_every_key))
-    assert config.signer.conjur == replace(
-        parse(in_use(every)).signer.conjur, ca_file=Path("/x/pki/conjur-ca.pem")
-    )
+    conjur = parse(in_use(every)).signer.conjur
+    assert conjur is not None
+    assert config.signer.conjur == replace(conjur, ca_file=Path("/x/pki/conjur-ca.pem"))

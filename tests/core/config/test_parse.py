@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import (
     DEFAULT_RESERVED,
     Address,
@@ -42,6 +43,7 @@ def test_a_small_file_gets_the_models_defaults() -> None:
 def test_paths_start_from_the_files_directory() -> None:
     config = good(GOOD.replace('"chain.pem"', '"/run/chain.pem"'))
     assert config.trust.anchors[0].file == Path("/etc/federation/root.pem")
+    assert isinstance(config.signer.authority, LocalAuthorityConfig)
     assert config.signer.authority.certificate_file == Path("/run/chain.pem")
     assert config.clusters[0].signer.kubeconfig == Path("/etc/federation/east-signer")
     assert config.state.directory == Path("/etc/federation/state")

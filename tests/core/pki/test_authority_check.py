@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -41,10 +42,10 @@ CA_USAGE = (CA_KEY_USAGE, True)
 ODD_KEY = key("odd intermediate")
 
 
-def odd(*extensions: tuple[x509.ExtensionType, bool], **options: object) -> Certificate:
+def odd(*extensions: tuple[x509.ExtensionType, bool], **options: Any) -> Certificate:
     return certificate(
         root(), extensions, public_key=ODD_KEY.public_key(), subject=NAME, not_after=NOW + DAY, **options
-    )  # type: ignore[arg-type]
+    )
 
 
 def refused(chain: tuple[Certificate, ...], public_key: object, **options: object) -> str:

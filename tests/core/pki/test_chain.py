@@ -60,7 +60,7 @@ def authority(
     made = certificate(
         issuer,
         extensions or (CA, CA_USAGE),
-        public_key=own.public_key(),  # type: ignore[arg-type]
+        public_key=own.public_key(),
         subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
         not_after=NOW + DAY,
         **options,  # type: ignore[arg-type]

@@ -488,7 +488,7 @@ def test_a_key_that_is_no_key() -> None:
 
 def test_a_request_signed_with_another_key() -> None:
     other = key("pool 0")
-    request = craft.csr_der(sign=lambda message: other.sign(message, ec.ECDSA(hashes.SHA256())))  # type: ignore[union-attr, call-arg, arg-type]
+    request = craft.csr_der(sign=lambda message: other.sign(message, ec.ECDSA(hashes.SHA256())))  # type: ignore[call-arg, arg-type]
     assert reason(craft.as_pem(request)) == Refusal.SIGNATURE_INVALID
 
 

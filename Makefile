@@ -7,7 +7,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: demo test lint types contracts check bench attack clean venv
+# What `make quick` tests: the core, and of each way and of status what is quick and says most; not what it leaves out.
+QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.py \
+  tests/cli/test_main.py tests/cli/test_readme.py \
+  tests/runtime/test_config_source.py tests/runtime/test_logs.py tests/state/test_files.py \
+  tests/signer/test_issuing.py tests/signer/test_local_authority.py tests/signer/test_orders.py tests/signer/test_parts.py \
+  tests/signer/test_tokens.py tests/conformance/test_csr.py tests/conformance/test_door.py \
+  tests/authorities/test_circuit.py tests/authorities/test_lane.py tests/authorities/test_turns.py \
+  tests/controller/test_generations.py tests/controller/test_handshake.py tests/controller/test_matrix.py \
+  tests/controller/test_publication.py tests/controller/test_sources.py
+NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \
+  tests/core/trust/rotation/test_state_machine.py tests/status/test_page_browser.py
+
+.PHONY: demo test quick lint types contracts check bench attack clean venv
 
 venv: $(VENV)/.test
 
@@ -29,6 +41,11 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The loop while coding. The same examples each time, and none remembered from the last run: what fails here fails again.
+quick: lint types
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile quick \
+	  $(QUICK) $(addprefix --ignore=,$(NOT_QUICK)) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -14,6 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", settings.get_profile("suite"), derandomize=True, database=None, max_examples=20
+)
 settings.load_profile("suite")  # how long an example takes says how busy the machine is
 
 # Where an example fails, hypothesis imports this module to write a patch. It imports others, which warn; warnings are

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -137,3 +138,26 @@ def test_the_guide_names_every_variable_that_tests_read() -> None:
     }
 
     assert read - NOT_OF_TESTS == set(re.findall(r"\bFEDERATION_[A-Z_]+\b", GUIDE))
+
+
+def listed(name: str) -> list[str]:
+    """The words of a variable of the Makefile."""
+    value = re.search(rf"^{name} := ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
+    assert value is not None
+    return value[1].replace("\\\n", " ").split()
+
+
+def test_the_quick_loop_runs_tests_that_are_there_and_leaves_out_only_some_of_them() -> None:
+    chosen, left_out = listed("QUICK"), listed("NOT_QUICK")
+
+    assert [name for name in chosen + left_out if not (ROOT / name).exists()] == []
+    assert [name for name in left_out if not any(name.startswith(f"{each}/") for each in chosen)] == []
+    rooms = {name.split("/")[1] for name in chosen}
+    assert {"core", "signer", "controller", "status"} <= rooms, "something of both ways"
+
+
+def test_the_quick_loop_has_the_same_examples_each_time() -> None:
+    quick = settings.get_profile("quick")
+
+    assert (quick.derandomize, quick.database) == (True, None)
+    assert "--hypothesis-profile quick" in MAKEFILE

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from federation.core.errors import ConfigurationError, FederationError
@@ -63,7 +62,7 @@ def build_parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="One trust for many Istio clusters: signing, bundle publication, proof and status from one hub.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("--version", action="version", version=f"federation-hub {_version()}")
+    parser.add_argument("--version", action=_ShowVersion, help="show program's version number and exit")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in [name for name in VERBS if name in wanted] or VERBS:
         import_module(f"federation.cli.{verb}").add_parser(verbs)
@@ -89,7 +88,20 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+class _ShowVersion(argparse.Action):
+    """Reads the version once it is asked for: a package's metadata takes longer than all else before a verb runs."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"federation-hub {_version()}")
+        parser.exit()
+
+
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("federation-hub")
     except PackageNotFoundError:

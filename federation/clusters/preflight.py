@@ -384,7 +384,12 @@ async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: st
         return False
     check = "cluster_trust_bundle"
     can: bool | None = None
-    async with checks.guarded(check, otherwise="warning", remedy="grant system:discovery"):
+    async with checks.guarded(
+        check,
+        otherwise="warning",
+        remedy="bind the ClusterRole system:discovery to the group system:authenticated there, as Kubernetes does by "
+        "itself",
+    ):
         version = await served_version(session)
         missing = [p for p in trust_bundle_needs(name) if version and not await _allowed(session, p)]
         can = bool(version) and not missing

@@ -9,6 +9,9 @@ from typing import Final
 
 from federation.core.errors import StateUnavailable
 
+DAMAGED: Final = "the document is damaged"
+"""How every process tells it."""
+
 RESTORE: Final = "restore it from a backup"
 
 BOUNDS: Final = (
@@ -62,7 +65,7 @@ def damaged(what: str, *, key: str, where: str, first: str = "") -> StateDamaged
     """The error for it; ``first`` is what to look at before anything is done to it."""
     remedy = remedy_for(key)
     return StateDamaged(
-        f"the document is damaged: {what}", where=where, remedy=f"{first}, then {remedy}" if first else remedy
+        f"{DAMAGED}: {what}", where=where, remedy=f"{first}, then {remedy}" if first else remedy
     )
 
 

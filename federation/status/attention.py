@@ -29,6 +29,7 @@ from federation.status.causes import (
     Fact,
     Finding,
     Need,
+    damage_facts,
     document_fact,
     finding,
     with_consequences,
@@ -173,7 +174,10 @@ def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
             where=scene.leader.replica,
             remedy="mend what is named there; its log says more",
         )
-        yield finding(item, rests_on=[(Need.SOURCES, "")] if scene.leader.generation == 0 else [])
+        rests_on = damage_facts(sorted(scene.snapshot.damaged), *scene.leader.reasons)
+        if scene.leader.generation == 0:
+            rests_on.append((Need.SOURCES, ""))
+        yield finding(item, rests_on=rests_on)
     yield from _sources(scene)
 
 
@@ -213,7 +217,7 @@ def _sources(scene: Scene) -> Iterator[Finding | Attention]:
                 code="source_degraded",
                 what=f"it gives nothing new: {said}",
                 where=source,
-                remedy="mend the source; the bundle does not shrink meanwhile",
+                remedy="put back what is named there, where the controller runs; the bundle does not shrink meanwhile",
             )
 
 

@@ -65,7 +65,7 @@ def _generation(scene: Scene) -> Iterator[Attention]:
             code="no_anchor",
             what=f"generation {generation.number} holds no anchor: nothing validates",
             where=f"generation {generation.number}",
-            remedy="pin at least one root",
+            remedy="pin at least one root in [[trust.anchors]]",
         )
     for replica, signer in sorted(scene.signers.items()):
         if signer.ready and (signer.generation, signer.bundle_sha256) != (
@@ -174,7 +174,7 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity="critical" if alone else "warning",
                 code=f"authority_{view.state}",
-                what=f"the authority: {view.detail or view.state}",
+                what=f"the authority: {view.detail.removeprefix(f'{view.name}: ') or view.state}",
                 where=view.name,
                 remedy=view.remedy or "the signers' logs say more",
             )

@@ -9,6 +9,7 @@ explained.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from federation.state.damage import DAMAGED
 from federation.status.model import Attention, Consequence, Severity
 
 ORDER: Final[dict[Severity, int]] = {"critical": 0, "warning": 1, "notice": 2}
@@ -129,6 +131,22 @@ def document_fact(key: str) -> Fact:
     """What a document of the state store takes away that cannot be used."""
     kind = key.partition("/")[0]
     return Need.STATE, {"current": "generations", "orders": "rotation"}.get(kind, kind)
+
+
+def damage_facts(damaged: Iterable[str], *texts: str) -> list[Fact]:
+    """What a process's own words about damaged documents rest on: those of the ``damaged`` ones that they are about.
+
+    Empty where one of the texts is about something else, which is a cause of its own.
+    """
+    keys, found = list(damaged), list[Fact]()
+    for text in texts:
+        if DAMAGED not in text:
+            return []
+        about = [key for key in keys if re.search(rf"[/.]{re.escape(key)}: {DAMAGED}", text)]
+        if not about and len(keys) == 1:
+            about = keys  # an object's name may be written otherwise
+        found += [document_fact(key) for key in about]
+    return found
 
 
 PAIR_UNKNOWN: Final = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ MOST_TOKEN_BYTES: Final = 4096
 TIMEOUT: Final = 2.0  # seconds for a token to be read
 READ_KEY: Final = "status.read_token_file"
 OPERATE_KEY: Final = "status.operate_token_file"
+
+_log = logging.getLogger(__name__)
 
 
 class Right(Enum):
@@ -70,15 +73,22 @@ async def read_token_in_time(file: Path) -> bytes:
 async def check_tokens(status: StatusConfig) -> None:
     """Refuse to start with tokens that are unfit, or that are one and the same.
 
-    Raises ConfigurationError. A file that cannot be read is no reason: no caller is let in until it can be.
+    Raises ConfigurationError. A file that cannot be read is no reason: it is logged, and no caller is let in until
+    it can be.
     """
     findings: list[Finding] = []
     tokens: list[bytes] = []
     for key, file in _files(status):
         try:
             tokens.append(await read_token_in_time(file))
-        except OSError:
-            continue
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            _log.warning(
+                "%s: the token in %s cannot be read, so nobody is let in by it until it can be: %s",
+                key,
+                file,
+                why,
+            )
         except InvalidValue as error:
             findings.append(Finding(str(file), key, error.what, error.remedy))
     if len(tokens) == 2 and is_same(*tokens):

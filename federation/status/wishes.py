@@ -12,7 +12,7 @@ from typing import Final
 from federation.core.trust.rotation.signing import NOT_IN_FORCE
 from federation.status.attention_pairs import names
 from federation.status.authorities import authority_views
-from federation.status.causes import Finding, Need, finding
+from federation.status.causes import Finding, Need, damage_facts, finding
 from federation.status.model import Attention
 from federation.status.scene import Scene
 
@@ -52,7 +52,8 @@ def wish_attention(scene: Scene) -> Iterator[Finding]:
                     where=replica,
                     remedy="mend the state store or the document that is named; where the state was restored or set"
                     " back, find out by whom, and restore the newest",
-                )
+                ),
+                rests_on=damage_facts(sorted(scene.snapshot.damaged), found),
             )
     unsettled = scene.leader.rotation.unsettled if scene.leader is not None else ""
     if unsettled:

@@ -197,6 +197,25 @@ def test_a_command_of_kubectl_that_cannot_be_run_is_found(command: str, problem:
     assert bool(found) is bool(problem)
 
 
+NEEDED = {
+    r"openssl (?:x509|pkey|req)\b": "-in ",
+    r"aws acm-pca\b": "--certificate-authority-arn ",
+    r"pkcs11-tool\b": "--module ",
+}
+"""What these commands wait for, or refuse to begin without."""
+
+
+def test_commands_of_others_are_complete() -> None:
+    found = [
+        (place, command, needed)
+        for place, text in _messages()
+        for start, needed in NEEDED.items()
+        for command in re.findall(rf"{start}[^`,;()]*", text)
+    ]
+    assert len({needed for _, _, needed in found}) == len(NEEDED)
+    assert [(place, command) for place, command, needed in found if needed not in command] == []
+
+
 def test_every_configuration_key_that_a_message_names_exists() -> None:
     known = known_keys()
     suffixes = {name.split(".", start)[-1] for name in known for start in range(1, name.count(".") + 1)}

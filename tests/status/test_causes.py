@@ -107,6 +107,33 @@ def test_a_damaged_document_is_the_cause_of_what_is_read_from_it(key: str, follo
     assert follows in {each.code for each in cause.consequences}
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["/var/lib/hub/documents/current", "ConfigMap hub/federation.current", "ConfigMap hub/f.cyurrent"],
+)
+def test_what_each_process_says_of_a_damaged_document_follows_from_it(place: str) -> None:
+    """Seen on a running hub: three entries, and three lines of ``verify``, for one damaged document."""
+    world = World(NAMES, T)
+    said = f"{place}: the document is damaged: its header cannot be read (restore it from a backup)"
+    world.edit_leader(ready=False, reasons=[said])
+    for replica in world.signers:
+        world.edit_signer(replica, unfollowed=[f"generation 7 stays in force here: {said}"])
+    snapshot = dataclass_replace(world.snapshot(), damaged={"current": "it is cut short"})
+    status = compose(snapshot, world.config, NOW)
+    (cause,) = [item for item in status.attention if item.severity != "notice"]
+    assert (cause.code, cause.where) == ("state_damaged", "current")
+    assert {"controller_not_ready", "signer_unfollowed"} <= {each.code for each in cause.consequences}
+
+
+def test_what_is_not_about_the_damaged_document_is_a_cause_of_its_own() -> None:
+    world = World(NAMES, T)
+    world.edit_leader(ready=False, reasons=["disk full"])
+    world.edit_signer("signer-0", unfollowed=["a/b/orders: the document is damaged: it is cut short"])
+    snapshot = dataclass_replace(world.snapshot(), damaged={"current": "cut short", "callers/x": "cut short"})
+    codes = {item.code for item in compose(snapshot, world.config, NOW).attention}
+    assert {"controller_not_ready", "signer_unfollowed", "state_damaged"} <= codes
+
+
 def test_two_dead_clusters_of_forty_are_two_entries() -> None:
     world = World([f"c{i:02d}" for i in range(40)], T)
     kill(world, "c07")

@@ -61,6 +61,18 @@ async def test_one_token_for_both_is_refused_and_a_missing_file_is_not(tmp_path:
     await check_tokens(StatusConfig(read_token_file=file, operate_token_file=other))
 
 
+@pytest.mark.parametrize("kind", ["missing", "directory"])
+async def test_one_that_cannot_be_read_is_told_with_its_key_and_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Nobody is let in by it, and nothing else says why."""
+    file = tmp_path / "token"
+    if kind == "directory":
+        file.mkdir()
+    await check_tokens(StatusConfig(read_token_file=file))
+    assert f"status.read_token_file: the token in {file} cannot be read" in caplog.text
+
+
 def test_tokens_are_compared_whole() -> None:
     assert is_same(b"a", b"a")
     assert not is_same(b"a", b"ab")

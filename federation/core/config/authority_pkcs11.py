@@ -124,7 +124,8 @@ def _text(longest: int) -> Convert[str]:
         text = nonempty(value)
         if len(text.encode("utf-8", "surrogatepass")) > longest:
             raise InvalidValue(
-                f"is longer than {longest} bytes", remedy="see `pkcs11-tool --list-token-slots -O`"
+                f"is longer than {longest} bytes",
+                remedy="see `pkcs11-tool --module MODULE --list-token-slots`",
             )
         return text
 

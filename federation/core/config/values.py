@@ -214,7 +214,7 @@ def fingerprint(value: object) -> str:
     if not _FINGERPRINT.fullmatch(plain):
         raise InvalidValue(
             f"{printable(text)!r} is not a SHA-256 fingerprint",
-            remedy="use the 64 hex digits of `openssl x509 -noout -fingerprint -sha256`",
+            remedy="use the 64 hex digits of `openssl x509 -noout -fingerprint -sha256 -in FILE`",
         )
     return plain
 

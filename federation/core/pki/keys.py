@@ -92,7 +92,8 @@ def load_private_key(pem: bytes, *, where: str) -> PrivateKey:
         raise InvalidValue(
             "the private key is encrypted",
             where=where,
-            remedy="decrypt it (openssl pkey) and protect it by file mode, or use a back end that holds it",
+            remedy="decrypt it (`openssl pkey -in FILE -out PLAIN`) and protect it by file mode, or use a back end "
+            "that holds it",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidValue(

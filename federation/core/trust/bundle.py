@@ -78,7 +78,7 @@ class TrustBundle:
         if not fingerprints:
             raise InvalidValue(
                 "the bundle would be empty and no workload would trust any other",
-                remedy="pin at least one root",
+                remedy="pin at least one root in [[trust.anchors]]",
             )
         if any(first >= second for first, second in pairwise(fingerprints)):
             raise InvalidValue(

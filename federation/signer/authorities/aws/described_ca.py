@@ -25,11 +25,17 @@ _SIGNING_ALGORITHMS: Final[Mapping[str, str]] = {
     "EC_secp384r1": "SHA384WITHECDSA",
 }
 _STATES: Final = {
-    "DISABLED": ("ca_disabled", "enable it: aws acm-pca update-certificate-authority --status ACTIVE"),
+    "DISABLED": (
+        "ca_disabled",
+        "enable it: `aws acm-pca update-certificate-authority --certificate-authority-arn ARN --status ACTIVE`",
+    ),
     "PENDING_CERTIFICATE": ("ca_pending", "sign its CSR with the root and import the certificate"),
     "CREATING": ("ca_pending", "wait until it is created, then sign its CSR and import the certificate"),
     "EXPIRED": ("issuer_expired", "renew its certificate now; workloads cannot renew"),
-    "DELETED": ("ca_deleted", "restore it: aws acm-pca restore-certificate-authority, then enable it"),
+    "DELETED": (
+        "ca_deleted",
+        "restore it: `aws acm-pca restore-certificate-authority --certificate-authority-arn ARN`, then enable it",
+    ),
     "FAILED": ("ca_failed", "it cannot be mended: create another CA and name it in ca_arn"),
 }
 

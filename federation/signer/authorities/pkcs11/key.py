@@ -156,7 +156,8 @@ class KeyOnToken:
         raise AuthorityMisconfigured(
             f"the token has no {self._name}, or does not show it to this user",
             reason="key_missing",
-            remedy="correct key_label or key_id; `pkcs11-tool --login --list-objects` shows what there is",
+            remedy="correct key_label or key_id; `pkcs11-tool --module MODULE --login --list-objects` shows what "
+            "there is",
         )
 
     def _warn(self, found: pkcs11.Object) -> None:

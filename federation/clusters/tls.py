@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import re
 import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from federation.core.errors import InvalidValue
-
-_CERTIFICATE: Final = re.compile(
-    rb"^-----BEGIN CERTIFICATE-----[ \t]*\r?\n([^-]*)^-----END CERTIFICATE-----", re.MULTILINE
-)
+from federation.core.pki.pem import der_blocks
 
 
 def client_context(
@@ -51,11 +44,10 @@ def client_context(
 def _trust(context: ssl.SSLContext, authority: bytes) -> int:
     """How many certificates of ``authority`` are anchors now; one that cannot be read spoils no other."""
     trusted = 0
-    for block in _CERTIFICATE.finditer(authority):
+    for der in der_blocks(authority):
         try:
-            der = base64.b64decode(block[1].translate(None, b" \t\r\n"), validate=True)
             context.load_verify_locations(cadata=der)
-        except (binascii.Error, ssl.SSLError, ValueError):
+        except (ssl.SSLError, ValueError):
             continue
         trusted += 1
     return trusted

@@ -100,6 +100,7 @@ def accepts(authority: bytes, *chain: Issuer, name: str = "127.0.0.1") -> bool:
         return True
 
 
+SPOILED = ROOT.pem.rstrip() + b" spoiled\n"
 CASES = [
     pytest.param(ROOT.pem, (SERVER, INTERMEDIATE), True, id="the root"),
     pytest.param(ROOT.pem, (SERVER,), False, id="the root, of a server that sends no intermediate"),
@@ -116,6 +117,7 @@ CASES = [
     pytest.param(BROKEN + ROOT.pem, (SERVER, INTERMEDIATE), True, id="one that cannot be read before it"),
     pytest.param(ROOT.pem.replace(b"\n", b"\r\n"), (SERVER, INTERMEDIATE), True, id="lines of Windows"),
     pytest.param(OTHER.key_pem + ROOT.pem, (SERVER, INTERMEDIATE), True, id="a key beside it"),
+    pytest.param(OTHER.pem + SPOILED, (SERVER, INTERMEDIATE), False, id="text behind its END line"),
     pytest.param(
         Issuer("kube-apiserver", ROOT, ca=False, expired=True).pem, (SERVER,), False, id="an expired one"
     ),
@@ -145,7 +147,9 @@ def test_an_authority_without_a_certificate_is_refused(authority: bytes) -> None
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed, and KUBECTL names none")
-@pytest.mark.parametrize("authority", [INTERMEDIATE.pem, SERVER.pem, TEXT + BROKEN + ROOT.pem, OTHER.pem])
+@pytest.mark.parametrize(
+    "authority", [INTERMEDIATE.pem, SERVER.pem, TEXT + BROKEN + ROOT.pem, OTHER.pem, OTHER.pem + SPOILED]
+)
 async def test_kubectl_trusts_the_same(authority: bytes, tmp_path: Path) -> None:
     import asyncio
     import base64
@@ -170,4 +174,4 @@ async def test_kubectl_trusts_the_same(authority: bytes, tmp_path: Path) -> None
             except Exception:
                 reached = False
     assert reached is (process.returncode == 0)
-    assert reached is (authority != OTHER.pem)
+    assert reached is (authority not in {OTHER.pem, OTHER.pem + SPOILED})

@@ -313,11 +313,15 @@ def _read(entry: Entry, directory: Path, source: str) -> _Bytes:
     token = entry.token
     if entry.token_file:
         # client-go reads the file even where a token stands beside it.
-        raw = _read_file(directory / entry.token_file, source, "tokenFile", MAX_FILE_BYTES)
+        path = directory / entry.token_file
+        raw = _read_file(path, source, "tokenFile", MAX_FILE_BYTES)
         token = raw.decode("ascii", "replace").strip()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise _refused(
-                source, "tokenFile", "the file holds no bearer token", "write one token there, nothing else"
+                source,
+                "tokenFile",
+                f"{str(path)!r} holds no bearer token",
+                "write one token there, nothing else",
             )
     return _Bytes(
         authority=_material(entry.authority, directory, source, "certificate-authority"),

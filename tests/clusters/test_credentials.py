@@ -172,6 +172,7 @@ async def test_a_file_that_breaks_leaves_the_last_token_in_force(
         await clock.advance(REREAD_SECONDS)
         assert (await loaded.access()).token == token
     assert "the last ones stay in use" in caplog.text
+    assert f"'{tmp_path / 'token'}' holds no bearer token" in caplog.text
     assert token not in caplog.text
 
 

@@ -25,6 +25,9 @@ from federation.sandbox.mesh import Workload
 LEAF_LIFE: Final = timedelta(seconds=60)
 LIMIT: Final = 300.0  # seconds for the whole rotation with leaves of a minute
 RENEW_TICK: Final = 0.5
+REST: Final = 0.2
+"""Seconds between two rounds of handshakes. What fails in a rotation fails until a certificate is renewed, for seconds;
+without a rest handshakes alone would fill a core, and take it from the hub that they are to judge."""
 MOST_FAILURES: Final = 20  # told one by one
 
 ROTATION: Final = 'soak = "3s"\nskew = "2s"\nfresh = "30s"\nwaves = 2'
@@ -56,7 +59,7 @@ class Traffic:
         """Keep trying until cancelled."""
         while True:
             await asyncio.to_thread(self._round)
-            await asyncio.sleep(0)
+            await asyncio.sleep(REST)
 
     def _round(self) -> None:
         for client_cluster, server_cluster in permutations(self.workloads, 2):

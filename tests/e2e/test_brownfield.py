@@ -186,7 +186,7 @@ class Mesh:
     async def keep_shaking_hands(self) -> None:
         while True:
             await asyncio.to_thread(self._round)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(rotation.REST)
 
     def _round(self) -> None:
         for client, server in permutations(range(len(self.agents)), 2):

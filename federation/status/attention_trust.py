@@ -180,7 +180,8 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
             )
             rests_on: list[Fact] = [(Need.ROOT, ""), (Need.INTERMEDIATE, view.name)]
             stops = alone and view.state == "unavailable"
-            yield finding(item, takes=[(Need.AUTHORITY, "")] if stops else [], rests_on=rests_on)
+            chain: Fact = (Need.CHAIN, view.name)
+            yield finding(item, takes=[(Need.AUTHORITY, ""), chain] if stops else [chain], rests_on=rests_on)
         if view.violations:
             yield Attention(
                 severity="critical",
@@ -200,10 +201,16 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
                 code=f"authority_expiry_{view.expiry}",
                 what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
                 where=view.name,
-                remedy="issue its successor, configure that as [signer.successor], and rotate to it: "
+                remedy="see in the signers' logs why the chain of this authority is not known"
+                if view.expiry == "unknown"
+                else "issue its successor, configure that as [signer.successor], and rotate to it: "
                 "`federation rotate plan`",
             )
-            yield finding(item, takes=[(Need.INTERMEDIATE, view.name)] if view.expiry == "expired" else [])
+            yield finding(
+                item,
+                takes=[(Need.INTERMEDIATE, view.name)] if view.expiry == "expired" else [],
+                rests_on=[(Need.CHAIN, view.name)] if view.expiry == "unknown" else [],
+            )
     for replica, signer in sorted(scene.signers.items()):
         if signer.authority is None and signer.ready:
             yield Attention(

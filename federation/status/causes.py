@@ -37,6 +37,7 @@ class Need(StrEnum):
     GENERATION = "generation"
     ROOT = "root"  # a root that is valid now
     INTERMEDIATE = "intermediate"  # of an authority, by its name
+    CHAIN = "chain"  # what an authority says of itself, by its name
     AUTHORITY = "authority"
     SIGNER = "signer"  # a signer that reports, and is not ready
     SIGNERS = "signers"  # any signer that is ready

@@ -62,6 +62,7 @@ PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: as long as a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between looks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
+FIRST_LOOK: Final = 0.2  # seconds between looks whether a new cluster was read
 PROOF_SPACING: Final = 1.0
 """Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
 
@@ -206,7 +207,17 @@ class Leader:
                 self._prove_soon()
             self._changed()
             await self._leftovers.remove(self._config.current)
-            await self._clock.sleep(ROTATION_EVERY)
+            await self._until_next_look()
+
+    async def _until_next_look(self) -> None:
+        """A moment, less where a cluster was read for the first time: until that is recorded it gets nothing."""
+        due = self._clock.monotonic() + ROTATION_EVERY
+        while True:
+            await self._clock.sleep(FIRST_LOOK)
+            met = self.rotation.books.met
+            read = (str(name) for name, member in self._members.current.items() if member.is_read)
+            if self._clock.monotonic() >= due or (met is not None and any(name not in met for name in read)):
+                return
 
     def _see(self) -> Seen:
         """The clusters as the gates of a rotation see them now."""
@@ -271,7 +282,7 @@ class Leader:
     async def _book(self) -> RotationBook | None:
         """The record of the rotation; None, and said in the report, where it cannot be read."""
         try:
-            await self.rotation.load()
+            await self.rotation.hold_back(_names(self._config.current))
         except StateUnavailable as error:
             self.rotation.report = RotationReport(problem=str(error))
             return None

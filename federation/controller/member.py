@@ -390,10 +390,9 @@ class Member:
     async def _claim(self) -> None:
         """Publish to all namespaces once this hub's mark has stood in the first one."""
         while True:
-            before, other = self._joining.claims, self._joining.other_hub or self._joining.ahead
+            before, other = self._joining.claims, self._joining.left
             await self._clock.sleep(CLAIM_POLL if before else PULSE)
-            left = self._joining.other_hub or self._joining.ahead
-            if (before and not self._joining.claims) or (other and not left):
+            if (before and not self._joining.claims) or (other and not self._joining.left):
                 self._publisher.notice_all()
                 self._dirty = True
 
@@ -426,7 +425,7 @@ class Member:
                 failed=tally.failed,
                 keeps=self._joining.keeps,
                 yields=self._joining.yields,
-                why_kept=LEFT if self._joining.other_hub or self._joining.ahead else KEPT,
+                why_kept=LEFT if self._joining.left else KEPT,
             )
             self._reported = counted, fresh
         if fresh and not self._bundle.kept and self._bundle.status().state != "unknown":
@@ -537,11 +536,16 @@ class Member:
         return f"{others} namespaces hold roots that are not the hub's" if others else ""
 
     def _keeps_something(self, counted: ReadBack) -> bool:
-        return bool(counted.joining) or self._bundle.kept
+        return bool(counted.joining) or self._bundle.kept or self._joining.left
 
     def _joining_health(self, counted: ReadBack) -> ClusterHealth:
         held = self._bundle.held if self._bundle.kept else None
         return self._joining.health({*counted.contents, *([held.sha256] if held is not None else ())})
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is known now what its namespaces hold."""
+        return self._watch.fresh
 
     def facts(self) -> MemberFacts:
         """What it was read back to hold, for the gates of a rotation and for how it joins."""
@@ -558,7 +562,7 @@ class Member:
             read_back_at=self._clock.now().timestamp() - silent,
         )
         counted = self._read_back()
-        joins = counted.joining and not self._joining.ahead
+        joins = counted.joining and not self._joining.left
         certificates, unreadable = self._joining.missing(counted.contents) if joins else ([], False)
         unaccepted = [named([certificate]) for certificate in certificates]
         return replace(
@@ -572,6 +576,7 @@ class Member:
             distributors=counted.writers,
             istio=self._istio,
             ahead=self._joining.ahead if self._watch.fresh else None,
+            other=self._joining.other_hub if self._watch.fresh else None,
         )
 
     def _namespace_facts(self) -> MemberFacts:
@@ -582,7 +587,7 @@ class Member:
             return MemberFacts(held=None, detail=detail, own=own)
         if self._keeps_something(counted):
             detail = self._joining_health(counted).detail
-            return MemberFacts(held=None, detail=detail, own=own, joining=not self._joining.ahead)
+            return MemberFacts(held=None, detail=detail, own=own, joining=not self._joining.left)
         if counted.forbidden:
             names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
             detail = f"{counted.forbidden} namespaces refuse the hub, such as {names}"

@@ -78,6 +78,7 @@ class ConfigSource:
                 self._seen = text
                 config = parse_config(text, file=str(self.path))
                 self._require_the_same_mesh(config)
+                self._require_the_same_state(config)
                 self._require_the_names_in_use(config)
             except ConfigurationError as error:
                 self._refuse(error)
@@ -96,6 +97,22 @@ class ConfigSource:
             raise ConfigurationError(
                 [Finding(str(self.path), "trust_domain", problem, another_mesh(running))]
             )
+
+    def _require_the_same_state(self, config: HubConfig) -> None:
+        """Raise ConfigurationError where another state is named than the one that this process works by.
+
+        It is opened once. A process that is restarted would begin anew there, as another hub, while others go on.
+        """
+        if config.state != self.current.state:
+            problem = (
+                "names another state than the running one: a process that is restarted knows nothing of what was "
+                "published and signed, and is another hub"
+            )
+            remedy = (
+                "put it back. To move the state, stop every role, copy all of it to the new place, change this and "
+                "start every role"
+            )
+            raise ConfigurationError([Finding(str(self.path), "state", problem, remedy)])
 
     def _require_the_names_in_use(self, config: HubConfig) -> None:
         """Raise ConfigurationError where the door is to lose a name: agents that call it by that verify it.

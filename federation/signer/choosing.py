@@ -97,7 +97,6 @@ def require_served(orders: Orders, cluster: str) -> None:
             remedy="`federation rotate release` lets it return once it is caught up",
             reason="quarantined",
         )
-
     if cluster in orders.ahead:
         raise NotReady(
             f"the state was set back: this hub has published generation {orders.ahead[cluster]} there, which is later"
@@ -105,6 +104,22 @@ def require_served(orders: Orders, cluster: str) -> None:
             where=cluster,
             remedy="restore the newest backup of the state, and restart every role",
             reason="state_older",
+        )
+    if cluster in orders.others:
+        raise NotReady(
+            f"another hub publishes there, of the identity {orders.others[cluster]}: what this one signs would be "
+            "trusted by nobody there",
+            where=cluster,
+            remedy="see what the controller says of this cluster: stop that hub there and adopt its identity, or "
+            "remove the cluster here",
+            reason="other_hub",
+        )
+    if not orders.serve(cluster):
+        raise NotReady(
+            "no controller has looked into it yet, so that it may be another hub's",
+            where=cluster,
+            remedy="nothing, right after it was registered; else see why the controller cannot read it",
+            reason="cluster_unread",
         )
 
 

@@ -30,6 +30,8 @@ def require_standing(delivery: Delivery, current: Current | None, orders: Orders
         raise Superseded("the state store names no generation any more", where=cluster)
     if cluster in orders.stopped:
         raise Superseded("the cluster was quarantined meanwhile", where=cluster)
+    if not orders.serve(cluster):
+        raise Superseded("it is not known any more that the cluster is this hub's", where=cluster)
     number = current.number_for(cluster)
     if number != delivery.generation:
         raise Superseded(

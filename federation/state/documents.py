@@ -235,6 +235,7 @@ class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
     last_violation_at: float = 0.0
     crl_next_update: float = 0.0
     crl_revoked: int = 0
+    kept: bool = False  # configured no longer: once this signer is restarted, it has it no more
 
 
 class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -548,7 +549,8 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own. ``unpinned``
     are anchors (SHA-256) that are published although their pin is gone, ``removed`` clusters that are registered no
     more with the end of the certificates that live on there. ``unsettled`` is why it is not recorded which authority
-    is in force; empty where it is, or none signs yet.
+    is in force; empty where it is, or none signs yet. ``names_gone`` are names that the door had, with when each was
+    taken away.
     """
 
     computed: float = 0.0
@@ -566,6 +568,7 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[LossReport] = []
     plan: PlanReport | None = None
     unsettled: str = ""
+    names_gone: dict[str, float] = {}
     problem: str = ""  # why the rotation cannot be worked on at all
 
 

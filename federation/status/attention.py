@@ -87,6 +87,11 @@ SERVER_TROUBLE: Final = frozenset(
 )
 """Reasons that lie with the API server or the way to it, so that both roles suffer from the same cause."""
 
+WITHHELD: Final = frozenset({"other_hub", "state_older"})
+"""Reasons for which nothing is issued for a cluster, or written there, by what it was found to hold."""
+
+UNREAD: Final = "cluster_unread"  # no controller has looked into it yet: nothing is issued until then
+
 OF_WRITING: Final = frozenset(
     {"forbidden", "denied", "quota", "admission", "webhook", "conflict", "invalid", "not_found"}
     | {"other_writers", "other_hub", "state_older"}
@@ -263,7 +268,7 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
     yield from control_plane_attention(view)
     if connection.state not in {"ready", "degraded"}:
         return
-    if publication.joining > 0 and connection.reason not in {"joining", "state_older"}:  # else that says so
+    if publication.joining > 0 and connection.reason not in {"joining", *WITHHELD}:  # else that says so
         yield Attention(
             severity="warning",
             code="publication_joining",
@@ -326,7 +331,7 @@ def _connection(scene: Scene, view: ClusterView) -> Finding:
         fact = f"{fact}; {_certificates(view, scene.now)}"
     detail = connection.detail or connection.reason or connection.state
     item = Attention(
-        severity="critical" if connection.reason == "state_older" else "warning",  # nothing is issued there
+        severity="critical" if _withholds(view) else "warning",
         code=f"cluster_{connection.state}",
         what=f"{fact}: {detail}",
         where=name,
@@ -336,6 +341,12 @@ def _connection(scene: Scene, view: ClusterView) -> Finding:
         clusters=[name],
     )
     return finding(item, takes=_taken(connection, name))
+
+
+def _withholds(view: ClusterView) -> bool:
+    """Whether nothing is issued there because of what it holds; where another hub wrote over this one's, it is."""
+    reasons = {view.connection.reason, view.signing.reason}
+    return view.connection.reason == "state_older" or reasons == {"other_hub"}
 
 
 _CHECK: Final = "run `federation clusters check {name}` where the controller's kubeconfig is"
@@ -385,7 +396,7 @@ def _signing(view: ClusterView) -> Finding:
         "degraded": f"certificates for {name} are issued with restrictions",
     }.get(signing.state, f"whether certificates are issued for {name} is not known")
     item = Attention(
-        severity="critical" if signing.state == "unavailable" else "warning",
+        severity="critical" if signing.state == "unavailable" and signing.reason != UNREAD else "warning",
         code=f"signing_{signing.state}",
         what=f"{fact}: {signing.detail or signing.reason or signing.state}",
         where=name,
@@ -398,6 +409,8 @@ def _signing(view: ClusterView) -> Finding:
         rests_on = [(Need.CONNECTION, name)]
     if signing.reason == "clock_skew":
         rests_on = [(Need.CLOCK, name)]
+    if signing.reason in WITHHELD or signing.reason == UNREAD:
+        rests_on = [(Need.WRITING, name), (Need.CONNECTION, name)]
     return finding(item, rests_on=rests_on)
 
 

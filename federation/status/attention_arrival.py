@@ -7,7 +7,7 @@ from typing import Final
 
 from federation.state.documents import SignerDoorReport
 from federation.status.attention_pairs import names
-from federation.status.freshness import instant
+from federation.status.freshness import elapsed, finite, instant
 from federation.status.model import Attention
 from federation.status.scene import Scene
 
@@ -35,6 +35,7 @@ def arrival_attention(scene: Scene) -> Iterator[Attention]:
                 " keeps the controller from them",
                 since=instant(max(door.since, door.proved_at)),
             )
+    yield from _names_gone(scene)
     for detail, doors in refused.items():
         yield Attention(
             severity="critical",
@@ -43,6 +44,24 @@ def arrival_attention(scene: Scene) -> Iterator[Attention]:
             where=names([door.replica for door in doors]),
             remedy=_remedy(detail),
             since=instant(min(door.since for door in doors)),
+        )
+
+
+def _names_gone(scene: Scene) -> Iterator[Attention]:
+    """Names that agents may call the door by still, for as long as what they hold may live."""
+    longest = max((cluster.policy.longest_ttl for cluster in scene.config.clusters), default=0.0)
+    gone = scene.leader.rotation.names_gone if scene.leader is not None else {}
+    lately = {name: at for name, at in gone.items() if 0 <= scene.now - finite(at) < longest}
+    if lately:
+        yield Attention(
+            severity="warning",
+            code="door_name_gone",
+            what=f"its certificate is for {names(sorted(lately))} no more: pods that were injected with that address"
+            f" get no certificate, and the last that they hold ends within {elapsed(longest)}",
+            where="door",
+            remedy="put it back into door.server_names until every pod was restarted with another address; nothing, if"
+            " all were",
+            since=instant(min(lately.values())),
         )
 
 

@@ -289,3 +289,23 @@ async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remember
         arrivals = await arrivals_of(federation)
     assert arrivals.own == {"west": [root().certificate.sha256]}
     assert (arrivals.taken_over("west"), arrivals.taken_over("east")) == (None, arrivals.since["east"])
+
+
+async def test_the_names_that_the_door_had_are_remembered_with_when_they_were_taken_away(
+    tmp_path: Path,
+) -> None:
+    store = FileStore(tmp_path / "state", VirtualClock())
+    await Books(store).arrive(["east"], 100.0, names=["old.example", "new.example"])
+    again = Books(store)  # only a restart takes a name away
+    assert (await again.arrive(["east"], 200.0, names=["new.example"])).names == {
+        "old.example": 200.0,
+        "new.example": 0.0,
+    }
+    assert (await again.arrive(["east"], 300.0)).names["old.example"] == 200.0, "nothing is said of them"
+    assert (await again.arrive(["east"], 300.0, names=["new.example"])).names["old.example"] == 200.0
+    assert (await again.arrive(["east"], 400.0, names=["old.example"])).names == {
+        "old.example": 0.0,
+        "new.example": 400.0,
+    }
+    later = 400.0 + 31 * 86400
+    assert (await again.arrive(["east"], later, names=["old.example"])).names == {"old.example": 0.0}

@@ -14,7 +14,7 @@ from federation.controller.publication.config_map import Held, Target
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.read_back import ReadBack
 from federation.controller.rotation.books import ORDERS, ROTATION, Books
-from federation.controller.rotation.observed import ahead_of
+from federation.controller.rotation.observed import ahead_of, met_of, others_of
 from federation.core.config.model import HubConfig, PublicationConfig
 from federation.core.config.parse import parse_config
 from federation.core.errors import NotReady, StateUnavailable
@@ -377,6 +377,30 @@ def test_once_this_process_has_seen_what_it_knows_a_later_number_is_an_edit() ->
     assert case.joining.ahead == 0
 
 
+def test_a_publication_that_was_killed_in_the_middle_is_recognised_by_the_first_namespace_and_another() -> (
+    None
+):
+    """Or one that some namespace refused: it holds what the state knows, and proves nothing for the others."""
+    case = cluster()
+    case.show("refuses", published(case, MINE.pem, 1))
+    case.show(FIRST, published(case, LATER.pem, 4))
+    assert case.joining.ahead == 0, "one writer of one object, be it istiod's"
+    case.show("shop", published(case, LATER.pem, 3))
+    assert case.joining.ahead == 4
+    assert case.joining.stays("refuses", published(case, MINE.pem, 1))
+    case.show(FIRST, published(case, MINE.pem, 1))
+    case.show(FIRST, published(case, LATER.pem, 4))
+    assert case.joining.ahead == 0, "what it knows was seen in the first one: the rest is an edit"
+
+
+def test_many_writers_elsewhere_do_not_bring_it_about_where_the_first_namespace_is_known() -> None:
+    case = cluster()
+    case.show(FIRST, published(case, MINE.pem, 1))
+    for namespace in ("shop", "bank", "stall"):
+        case.show(namespace, published(case, LATER.pem, 3))
+    assert case.joining.ahead == 0
+
+
 def test_an_operator_who_adopts_the_hub_s_own_identity_goes_on_with_the_state_as_it_is() -> None:
     case = cluster(hub=HubIdentity(OWN, frozenset({OWN})))
     case.show(FIRST, published(case, LATER.pem, 3))
@@ -414,3 +438,85 @@ async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget
     assert ahead_of({"west": healed, "east": MemberFacts(held=None, ahead=4)}, again.ahead) == {"east": 4}
     again.ahead = {}
     assert await again.give_orders() == Orders()
+
+
+async def test_nothing_is_issued_where_another_hub_publishes_and_a_restart_does_not_forget_it(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    store = FailingStore(tmp_path, VirtualClock())
+    books = Books(store)
+    await books.load()
+    books.others = {"west": "f" * 32}
+    orders = await books.give_orders()
+    with pytest.raises(NotReady, match="another hub publishes there") as refused:
+        require_served(orders, "west")
+    assert refused.value.reason == "other_hub"
+    require_served(orders, "east")
+    again = Books(store)
+    await again.load()
+    assert again.others == books.others
+
+    unknown, own = MemberFacts(held=None, other=None), MemberFacts(held=frozenset(), other="")
+    assert others_of({"west": unknown}, again.others) == again.others
+    assert others_of({"west": ClusterFacts(held=None)}, again.others) == again.others
+    assert others_of({"west": own, "east": MemberFacts(held=None, other="e" * 32)}, again.others) == {
+        "east": "e" * 32
+    }
+    again.others = {}
+    assert await again.give_orders() == Orders()
+
+
+async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_read(
+    tmp_path: Path, config: HubConfig
+) -> None:
+    """It may be another hub's: one that has lost its state is another one."""
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    names = [str(cluster.name) for cluster in config.clusters]
+    await leading.driver.hold_back(names)
+    for name in names:
+        with pytest.raises(NotReady) as refused:
+            require_served(await ordered(store), name)
+        assert refused.value.reason == "cluster_unread"
+    require_served(await ordered(store), "")  # the hub's own door
+
+    read = MemberFacts(held=frozenset(), ahead=0, other="")
+    leading.seen = replace(
+        leading.seen, clusters={"east": read, "west": ClusterFacts(held=None, detail="is unreachable")}
+    )
+    await leading.step()
+    require_served(await ordered(store), "east")
+    with pytest.raises(NotReady):
+        require_served(await ordered(store), "west")
+
+    again = Leading(store, clock, config)  # a restart: what was read before need not be read again
+    await again.driver.hold_back(names)
+    again.seen = replace(leading.seen, clusters=dict.fromkeys(["east", "west"], ClusterFacts(held=None)))
+    await again.step()
+    require_served(await ordered(store), "east")
+    with pytest.raises(NotReady):
+        require_served(await ordered(store), "west")
+    assert met_of({"west": read}, ["east", "west"]) == ["west"], "one that is removed starts over"
+
+
+async def test_after_an_upgrade_no_cluster_waits(tmp_path: Path, config: HubConfig) -> None:
+    clock = VirtualClock()
+    store = FailingStore(tmp_path, clock)
+    leading = Leading(store, clock, config)
+    await (
+        leading.step()
+    )  # as an earlier release: it is recorded when each cluster was registered, and no more
+    assert (await ordered(store)).met is None
+    later = Leading(store, clock, config)
+    await later.driver.hold_back(["east", "west", "new"])
+    orders = await ordered(store)
+    for name in ("east", "west"):
+        require_served(orders, name)
+    with pytest.raises(NotReady):
+        require_served(orders, "new")
+
+
+async def ordered(store: FileStore) -> Orders:
+    stored = await store.read(ORDERS)
+    return Orders() if stored is None else decode(stored.data, Orders, key=ORDERS)

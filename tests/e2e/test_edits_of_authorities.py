@@ -305,6 +305,20 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         await box.wait_for("/api/v1/status", lambda s: not finding("config_problem")(s))
         await mesh.renew(workload)
 
+        await kill_hub(box)  # a start takes what is written, and says what it has taken away
+        edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
+        await box.start_hub()
+        status = await box.wait_for("/api/v1/status", finding("door_name_gone", severity="warning"))
+        assert any(SERVER_NAME in item["what"] for item in status["attention"])
+        assert status["verdict"] != "healthy"
+        with pytest.raises((grpc.aio.AioRpcError, FederationError)):
+            await workload.renew()
+        await kill_hub(box)
+        edit(box, good)
+        await box.start_hub()
+        await mesh.renew(workload)
+        await box.wait_for("/api/v1/status", lambda s: not finding("door_name_gone")(s))
+
 
 async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_issues_nothing(
     tmp_path: Path,
@@ -345,6 +359,66 @@ async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_
         await mesh.renew(mesh.workloads["east"][0])
         await box.wait_for("/api/v1/status", holds_everywhere(generation=1))
         assert (await box.wait_for_trust("east", "istio-system")).count(b"BEGIN") == 1
+
+
+async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_it_had_published(
+    tmp_path: Path,
+) -> None:
+    """It is another hub then. From its first instant on: what it would sign with may be what the mesh has left."""
+    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
+        box = mesh.box
+        (workload,) = mesh.workloads["east"]
+        held = await box.wait_for_trust("east", "istio-system")
+        identity = (await box.get("/api/v1/status"))["controllers"][0]["hub"]
+        good = box.config_file.read_text()
+        elsewhere = good.replace(f'"{tmp_path / "state"}"', f'"{tmp_path / "elsewhere"}"', 1)
+        assert elsewhere != good
+        edit(box, elsewhere)
+        status = await box.wait_for("/api/v1/status", finding("config_problem"))
+        assert any("another state" in item["what"] for item in status["attention"])
+        code, output = await verify(box)
+        assert code == 1, output
+        await workload.renew()
+
+        for _ in range(2):  # a restart does not forget it
+            await kill_hub(box)
+            asked = asyncio.create_task(issued_until_cancelled(workload))
+            await box.start_hub()
+            status = await box.wait_for("/api/v1/status", another_hub_s)
+            status = await box.wait_for("/api/v1/status", lambda s: s["verdict"] == "failing")
+            await asyncio.sleep(1.5)  # signers look for orders twice a second
+            asked.cancel()
+            assert await asked == 0
+        code, output = await verify(box)
+        assert code == 1, output
+        assert f'add "{identity}" to controller.adopt_hubs' in output
+        status = await box.get("/api/v1/status")
+        told = {item["code"]: item["severity"] for item in status["attention"]}
+        assert told["cluster_degraded"] == "critical"
+        assert not told.keys() & {"cluster_joins", "publication_joining", "signing_unavailable"}
+        assert await box.wait_for_trust("east", "istio-system") == held
+
+        edit(box, elsewhere + f'\n[controller]\nadopt_hubs = ["{identity}"]\n')
+        await box.wait_for("/api/v1/status", lambda s: not another_hub_s(s))
+        await mesh.renew(workload)
+        await box.wait_for("/api/v1/status", holds_everywhere(generation=1))
+
+
+async def issued_until_cancelled(workload: Workload) -> int:
+    """How many certificates it got."""
+    issued = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
+                await workload.renew()
+                issued += 1
+            await asyncio.sleep(0.02)
+    return issued
+
+
+def another_hub_s(status: Any) -> bool:
+    (cluster,) = status["clusters"]
+    return bool(cluster["connection"]["reason"] == "other_hub")
 
 
 def holds_everywhere(*, generation: int) -> Callable[[Any], bool]:

@@ -79,6 +79,22 @@ async def test_another_trust_domain_is_another_mesh_and_not_taken_up(
     assert source.problems == ()
 
 
+async def test_a_running_process_stays_with_its_state(source: ConfigSource, file: Path) -> None:
+    before = source.current
+    assert before.state.directory is not None
+    moved = GOOD.replace('directory = "state"', 'directory = "elsewhere"', 1)
+    assert moved != GOOD
+    file.write_text(moved)
+    assert not await source.reload()
+    assert source.current is before
+    (problem,) = source.problems
+    assert "another state" in problem
+    assert "stop every role" in problem
+    file.write_text(GOOD)
+    await source.reload()
+    assert source.problems == ()
+
+
 async def test_the_door_loses_no_name_while_it_runs_and_gets_more(source: ConfigSource, file: Path) -> None:
     before = source.current
     (name,) = before.door.server_names

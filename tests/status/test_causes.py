@@ -134,6 +134,29 @@ def test_what_is_not_about_the_damaged_document_is_a_cause_of_its_own() -> None:
     assert {"controller_not_ready", "signer_unfollowed", "state_damaged"} <= codes
 
 
+def test_that_an_authority_which_cannot_be_asked_has_no_known_end_follows_from_that() -> None:
+    """It is no intermediate that runs out: to issue its successor would mend nothing."""
+    world = World(NAMES, T)
+    for replica, report in world.signers.items():
+        assert report.authority is not None
+        gone = replace(report.authority, state="unavailable", detail="the vault is sealed", not_after=0.0)
+        world.edit_signer(replica, authority=gone)
+    told = {item.code: item for item in seen(world).attention}
+    assert "authority_expiry_unknown" not in told
+    follows = {each.code: each.remedy for each in told["authority_unavailable"].consequences}
+    assert follows["authority_expiry_unknown"] == ""
+
+
+def test_a_name_that_the_door_has_no_more_is_told_for_as_long_as_a_certificate_may_live() -> None:
+    world = World(NAMES, T)
+    assert world.leader is not None
+    longest = max(cluster.policy.longest_ttl for cluster in world.config.clusters)
+    for at, told in ((T - longest + 60, True), (T - longest - 60, False)):
+        world.edit_leader(rotation=replace(world.leader.rotation, names_gone={"old.example": at}))
+        found = [item for item in seen(world).attention if item.code == "door_name_gone"]
+        assert [("old.example" in item.what, item.severity) for item in found] == ([(True, "warning")] * told)
+
+
 def test_two_dead_clusters_of_forty_are_two_entries() -> None:
     world = World([f"c{i:02d}" for i in range(40)], T)
     kill(world, "c07")

@@ -20,8 +20,10 @@ namespace has held this hub's bundle a mark protects nothing: a writer of one Co
 
 Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was restored
 from an older one: the hub has forgotten what it has published and signed since. It leaves the cluster as it is then,
-until a newer state is restored or an operator adopts this hub's own identity. One writer of one ConfigMap cannot bring
-that about, and nothing can once this process has seen there what it knows.
+until a newer state is restored or an operator adopts this hub's own identity. The same holds where some are what the
+state knows, because a publication was killed in the middle or a namespace could not be written to, as long as the
+first namespace and another one say otherwise. One writer of one ConfigMap cannot bring that about: the first is
+istiod's, where no tenant writes, and it takes a second one. Nothing can once this process has seen there what it knows.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ class MemberFacts(ClusterFacts):
     ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new. ``unaccepted`` names the CAs
     that are not accepted. ``distributors`` are the other field managers that write its bundle.
     ``istio`` is what was read of its Istio, None where nothing was. ``ahead`` is the later generation that it holds
-    than the state knows, 0 where it does not, None where that is not known.
+    than the state knows, 0 where it does not, None where that is not known. ``other`` is the identity of another hub
+    that it is left to, empty where there is none, None where that is not known.
     """
 
     own: frozenset[str] = frozenset()
@@ -108,6 +111,7 @@ class MemberFacts(ClusterFacts):
     distributors: tuple[str, ...] = ()
     istio: IstioSeen | None = None
     ahead: int | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ class Joining:
         self._others: dict[str, str] = {}
         self._numbers: dict[str, int] = {}  # of what bears this hub's own mark, by namespace
         self._counted: Counter[int] = Counter()
-        self._met = False
+        self._met = self._met_in_first = False
         self._cluster = cluster
         self._contents = contents
         self._read = read
@@ -216,6 +220,7 @@ class Joining:
             return
         if self._trust.is_ours(held.sha256):
             self._met = True
+            self._met_in_first = self._met_in_first or namespace in self._firsts
         elif self._hub.id and held.hub == self._hub.id:
             self._numbers[namespace] = held.generation
             self._counted[held.generation] += 1
@@ -223,7 +228,13 @@ class Joining:
     @property
     def ahead(self) -> int:
         """The generation that the cluster holds by this hub's own mark, where the state knows none so late; else 0."""
-        if self._met or self._completed or self._replaces or self._hub.id in self._hub.adopts:
+        if self._completed or self._replaces or self._hub.id in self._hub.adopts:
+            return 0
+        later = [number for number in self._counted if number > self._trust.newest > 0]
+        in_first = self._numbers.get(self._first, 0) in later and not self._met_in_first
+        if in_first and sum(self._counted[number] for number in later) > 1:
+            return self._numbers[self._first]
+        if self._met:
             return 0
         lowest = min(self._counted, default=0)
         return lowest if lowest > self._trust.newest > 0 else 0
@@ -260,6 +271,11 @@ class Joining:
         return self._others.get(self._first) or self._others[min(self._others)]
 
     @property
+    def left(self) -> bool:
+        """Whether the cluster is left as it is: to another hub, or because the state is too old for it."""
+        return bool(self.other_hub or self.ahead)
+
+    @property
     def claims(self) -> bool:
         """Whether this hub's mark has yet to stand for a moment in the first namespace, where it can be written."""
         first = self._first
@@ -286,13 +302,12 @@ class Joining:
 
     def complete(self, counted: ReadBack) -> None:
         """What was counted by fresh watches; once it is the bundle everywhere, joining is over."""
-        left = self.other_hub or self.ahead
-        if 0 < counted.selected == counted.current and not counted.forbidden and not left:
+        if 0 < counted.selected == counted.current and not counted.forbidden and not self.left:
             self._joined = self._completed = True
 
     def keeps(self, namespace: str, held: Held | None) -> bool:
         """Whether what the namespace holds is to stay for now."""
-        if self.other_hub or self.ahead:
+        if self.left:
             return True
         if held is None or not held.sha256 or self.over():
             return False
@@ -486,7 +501,8 @@ def other_hub_health(hub: str, detail: str) -> ClusterHealth:
     return ClusterHealth(
         "degraded",
         OTHER_HUB,
-        f"another hub publishes there, of the identity {hub}: {detail}. This hub writes nothing to the cluster",
+        f"another hub publishes there, of the identity {hub}: {detail}. This hub writes nothing to the cluster, and "
+        "issues nothing there",
         "find that hub: `federation status` shows the identity of each. If it is to go on, remove the cluster here. "
         "If this one is to take the cluster over, stop the other one there, accept its root if its certificates are "
         f'to be trusted until they end, and add "{hub}" to controller.adopt_hubs here',

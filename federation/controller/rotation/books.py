@@ -30,6 +30,9 @@ MOST_HEARD: Final = 50
 FORGOTTEN: Final = 86400.0  # seconds after the end of what lived in a cluster that was removed
 UNKNOWN_LIFE: Final = 86400.0  # of leaves from before the hub, where an earlier version did not record it
 
+NAMES_KEPT: Final = 30 * 86400.0  # seconds that it is remembered that the door had a name
+MOST_NAMES: Final = 100
+
 MOST_SETBACKS: Final = 20
 UNCOUNTED: Final = 0  # the revision of a record that an earlier release wrote
 
@@ -47,7 +50,8 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live (seconds), and
     ``gone`` until when they may in clusters that are registered no more. ``served`` says since when
     the own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
-    istiod there.
+    istiod there. ``names`` are those that the door has or had, with when each was taken out of the configuration (0: it
+    has it still).
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
@@ -59,6 +63,7 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
     provided: dict[str, float] = msgspec.field(default_factory=dict)
     longest: dict[str, float] = msgspec.field(default_factory=dict)
     gone: dict[str, float] = msgspec.field(default_factory=dict)
+    names: dict[str, float] = msgspec.field(default_factory=dict)
 
     def taken_over(self, cluster: str) -> float | None:
         """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
@@ -82,6 +87,11 @@ class Books:
         self.ahead: dict[str, int] = {}
         """Clusters that hold a later generation (its number) than the state knows: they get no certificates."""
 
+        self.others: dict[str, str] = {}
+        """Clusters that are left to another hub (its identity): they get none either."""
+        self.met: list[str] | None = None
+        """Clusters that a controller has looked into, which alone get any; None where that does not count."""
+
     async def load(self) -> RotationBook:
         """The record as it is persisted; an empty one where none ever was.
 
@@ -92,7 +102,9 @@ class Books:
         orders = await self._store.read(ORDERS)
         self._orders_version = orders.version if orders is not None else None
         given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
-        self.ahead, given = self.ahead or given.ahead, replace(given, ahead={})
+        self.ahead, self.others = self.ahead or given.ahead, self.others or given.others
+        self.met = given.met if self.met is None else self.met
+        given = replace(given, ahead={}, others={}, met=None)
         stored = await self._store.read(ROTATION)
         if stored is None:
             if self._version is not None or given != Orders():
@@ -158,7 +170,7 @@ class Books:
         Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
         and the record has to be read again.
         """
-        orders = replace(orders_of(self.book), ahead=self.ahead)
+        orders = replace(orders_of(self.book), ahead=self.ahead, others=self.others, met=self.met)
         stored = await self._store.read(ORDERS)
         if (stored.version if stored is not None else None) != self._orders_version:
             raise StateConflict("somebody else wrote it", where=ORDERS)
@@ -202,12 +214,13 @@ class Books:
         served: Mapping[str, bool | None] | None = None,
         provided: Mapping[str, bool | None] | None = None,
         longest: Mapping[str, float] | None = None,
+        names: Collection[str] = (),
     ) -> Arrivals:
         """How clusters joined, with what is seen of the registered ones now.
 
         ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more; ``served`` and
         ``provided`` whether that is so at present, None where that was not seen. ``longest`` is how long leaves from
-        before the hub may live in each.
+        before the hub may live in each. ``names`` are those of the door by now; none: they are not known here.
         """
         bundles = trust_bundles or {}
         registered = frozenset(clusters)
@@ -241,6 +254,7 @@ class Books:
                     if name in registered
                 },
                 gone=_gone(before, registered, now),
+                names=_names(before.names, names, now) if names else before.names,
             )
 
         return await self._arrive(met)
@@ -274,6 +288,13 @@ class Books:
                 await self._store.write(TAKEOVERS, data, expected=stored.version)
         self.arrivals = after
         return after
+
+
+def _names(before: Mapping[str, float], configured: Collection[str], now: float) -> dict[str, float]:
+    """The names of the door, and when those were taken away that it has no more, the latest of them."""
+    gone = {name: at or now for name, at in before.items() if name not in configured}
+    kept = sorted((at, name) for name, at in gone.items() if at + NAMES_KEPT > now)[-MOST_NAMES:]
+    return {name: at for at, name in sorted(kept)} | dict.fromkeys(sorted(configured), 0.0)
 
 
 def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ of the two always sees the other, and no leaf escapes a gate.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,6 +23,8 @@ from federation.controller.rotation.observed import (
     Proved,
     ahead_of,
     joined,
+    met_of,
+    others_of,
     own_anchors,
     own_of,
     path_of,
@@ -157,6 +159,23 @@ class RotationDriver:
             await self._save(interrupted(self.books.book))
         self._loaded = True
 
+    async def hold_back(self, clusters: Collection[str]) -> None:
+        """Have signers wait for clusters that no controller has looked into: they may be another hub's.
+
+        Before anything is published for them: a signer without a generation signs nothing. Those that a record of an
+        earlier release knows do not wait. Raises StateUnavailable.
+        """
+        await self.load()
+        books, arrivals = self.books, self.books.arrivals
+        if not self.allowed() or books.met is not None or arrivals is None:
+            return
+        books.met = sorted(arrivals.since.keys() & set(clusters))
+        try:
+            await books.give_orders()
+        except StateUnavailable:
+            self._loaded, books.met = False, None
+            raise
+
     async def step(
         self, config: HubConfig, see: Callable[[], Seen], enact: Callable[[], Awaitable[None]]
     ) -> bool:
@@ -174,7 +193,11 @@ class RotationDriver:
             await self._settle(config, see())
             await self._note_setbacks(see())
             before = self.books.book
-            self.books.ahead = ahead_of(see().clusters, self.books.ahead)
+            clusters = see().clusters
+            self.books.ahead = ahead_of(clusters, self.books.ahead)
+            self.books.others = others_of(clusters, self.books.others)
+            if self.books.met is not None:
+                self.books.met = met_of(clusters, self.books.met)
             await self.books.give_orders()
             await enact()
             world = await self._observe(config, see())
@@ -201,7 +224,10 @@ class RotationDriver:
                 issuers=self._issuers,
             )
             self.report = msgspec.structs.replace(
-                report, problem=self._observer.problem, unsettled=self._unsettled
+                report,
+                problem=self._observer.problem,
+                unsettled=self._unsettled,
+                names_gone=self._names_gone(),
             )
         except StateConflict as error:
             self._loaded = False
@@ -239,6 +265,11 @@ class RotationDriver:
             if sha256 in config.trust.pins:
                 _log.info("the anchor %s is pinned again", sha256)
 
+    def _names_gone(self) -> dict[str, float]:
+        """Names that the door had, and when each was taken away."""
+        arrivals = self.books.arrivals
+        return {name: at for name, at in arrivals.names.items() if at} if arrivals is not None else {}
+
     def _place(self, config: HubConfig, world: World) -> None:
         """Determine the step of each cluster that joins."""
         if self.books.arrivals is not None:
@@ -260,6 +291,7 @@ class RotationDriver:
             served=served(seen.clusters, roots),
             provided=provided(seen.clusters),
             longest={str(c.name): _earlier_life(c) for c in config.clusters},
+            names=config.door.server_names,
         )
         horizons = await self._observer.horizons(worst_of(config, now.timestamp(), gone=arrivals.gone))
         numbers = {delivered.generation for delivered in horizons}

@@ -68,6 +68,7 @@ def signer_facts(report: SignerReport, door: SignerDoorReport) -> SignerFacts:
     successor = report.successor
     return SignerFacts(
         ready_with=frozenset(a.sha256 for a in both if a.sha256 and a.state != "unavailable"),
+        kept=frozenset(a.sha256 for a in both if a.kept) - frozenset(a.sha256 for a in both if not a.kept),
         generation=report.generation,
         rotation=report.rotation,
         state=report.orders,
@@ -114,6 +115,27 @@ def ahead_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, int]) ->
         for name, facts in sorted(clusters.items())
     }
     return {name: number for name, number in found.items() if number}
+
+
+def others_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, str]) -> dict[str, str]:
+    """Those that are left to another hub (its identity); what is not known stays as it was."""
+    found = {
+        name: before.get(name, "")
+        if not isinstance(facts, MemberFacts) or facts.other is None
+        else facts.other
+        for name, facts in sorted(clusters.items())
+    }
+    return {name: hub for name, hub in found.items() if hub}
+
+
+def met_of(clusters: Mapping[str, ClusterFacts], before: Iterable[str]) -> list[str]:
+    """Those that some controller has looked into since they were registered."""
+    read = {
+        name
+        for name, facts in clusters.items()
+        if isinstance(facts, MemberFacts) and facts.other is not None and facts.ahead is not None
+    }
+    return sorted(clusters.keys() & {*before, *read})
 
 
 def own_of(

@@ -20,6 +20,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
     is in seconds, 0 for none. ``revision`` is that of the record that they follow from. ``ahead`` are clusters that
     hold a later generation (its number) than the state knows: it is not known what they trust, and they get nothing.
+    ``others`` are clusters that another hub publishes to (its identity): nobody there trusts what this one signs.
+    ``met`` are the clusters that some controller has looked into since they were registered: before that, it is not
+    known whether one is another hub's. None is of an earlier release, where that did not count.
     """
 
     rotation: int = 0
@@ -34,6 +37,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     left: list[str] = []
     revision: int = 0
     ahead: dict[str, int] = {}
+    others: dict[str, str] = {}
+    met: list[str] | None = None
 
     @property
     def binding(self) -> bool:
@@ -55,6 +60,11 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         if not self.root or intermediate == self.issuer:
             return True
         return root == self.root and intermediate not in self.left
+
+    def serve(self, cluster: str) -> bool:
+        """Whether that cluster (empty: the hub itself) gets certificates at all."""
+        withheld = cluster in self.stopped or cluster in self.ahead or cluster in self.others
+        return not withheld and (not cluster or self.met is None or cluster in self.met)
 
     def issuer_for(self, cluster: str) -> str:
         """The intermediate that signs for that cluster; empty where no rotation says."""

@@ -72,6 +72,7 @@ class ClusterFacts:
 class SignerFacts:
     """One signer that is heard of: which intermediates it has ready, and which orders it follows.
 
+    ``kept`` are those that are configured no longer, so that it has them only until it is restarted.
     ``door`` is the intermediate that issued the certificate of its door; empty while that is not known.
     ``door_proved_at`` is when a new connection last accepted the very certificate that its door shows now, by the
     anchors of ``door_generation``; 0 where none has, with ``door_detail`` as the reason.
@@ -81,6 +82,7 @@ class SignerFacts:
     generation: int
     rotation: int = 0
     state: str = ""
+    kept: frozenset[str] = frozenset()
     detail: str = ""
     door: str = ""
     door_proved_at: float = 0.0

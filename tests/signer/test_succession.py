@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.controller.rotation.observed import signer_facts
 from federation.core.config.authority_model import LocalAuthorityConfig
 from federation.core.config.model import AnchorPin
 from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
@@ -21,6 +22,7 @@ from federation.signer.authorities.keeper import AuthorityKeeper
 from federation.signer.authorities.succession import Succession
 from federation.signer.choosing import choose
 from federation.signer.pinned_roots import PinnedRoots
+from federation.state.documents import SignerDoorReport, SignerReport
 from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -234,3 +236,35 @@ async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
     assert told[-1] == (A.root, B.root), "what a fingerprint names does not change, nor vanish with a file"
     roots.configure(pins[1:])
     assert told.pop() == (B.root,), "and nothing is known that is not pinned"
+
+
+async def test_an_old_side_that_is_configured_no_longer_is_kept_and_told_as_such(tmp_path: Path) -> None:
+    """A rotation may still go back to it, but only until this process is restarted."""
+    first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
+    orders = Orders(rotation=1, state="ACTIVE", issuer=B.certificate.sha256, strict=True)
+    both = Succession(Maker(), first, second, orders=lambda: orders)
+    both.trust([A.root, B.root])
+    for keeper in both.in_order:
+        await keeper.refresh()
+
+    def kept() -> dict[str, bool]:
+        reports = (both.describe_authority(), both.describe_successor())
+        return {report.sha256: report.kept for report in reports if report is not None}
+
+    assert kept() == {A.certificate.sha256: False, B.certificate.sha256: False}
+    both.configure(second, None)
+    assert kept() == {A.certificate.sha256: True, B.certificate.sha256: False}
+    report = SignerReport(
+        replica="signer-0",
+        started=0.0,
+        updated=0.0,
+        heartbeat=2.0,
+        ready=True,
+        authority=both.describe_authority(),
+        successor=both.describe_successor(),
+    )
+    facts = signer_facts(report, SignerDoorReport(replica="signer-0"))
+    assert facts.ready_with == {A.certificate.sha256, B.certificate.sha256}
+    assert facts.kept == {A.certificate.sha256}
+    both.configure(second, first)
+    assert not any(kept().values())

@@ -23,6 +23,7 @@ from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.certificate import Certificate
 from federation.core.trust.rotation.effects import Orders
 from federation.core.trust.rotation.record import State
+from federation.core.trust.rotation.signing import NOT_IN_FORCE
 from federation.signer.authorities.catalogue import AuthoritySettings
 from federation.signer.authorities.keeper import AuthorityKeeper
 from federation.signer.in_force import exchange, not_in_force
@@ -109,7 +110,7 @@ class Succession:
 
     def describe_authority(self) -> AuthorityReport:
         """``[signer.authority]`` and how it fares: unavailable where it is not what is in force, and all there is."""
-        report, orders = self.authority.describe(), self._orders()
+        report, orders = self._describe(self.authority), self._orders()
         if orders is None or orders.strict:
             return report
         problem = not_in_force(self.authority.issuers, orders)
@@ -122,7 +123,7 @@ class Succession:
     def describe_successor(self) -> AuthorityReport | None:
         """What the successor is and how it fares; None where none is configured."""
         if self.successor is not None:
-            return self.successor.describe()
+            return self._describe(self.successor)
         if self._refused is None:
             return None
         settings, error = self._refused
@@ -134,6 +135,12 @@ class Succession:
             detail=str(error),
             remedy=error.remedy,
         )
+
+    def _describe(self, keeper: AuthorityKeeper) -> AuthorityReport:
+        """How it fares, and whether a restart would have it still."""
+        report = keeper.describe()
+        kept = keeper.settings not in self._wanted or (report.reason == NOT_IN_FORCE and keeper.usable)
+        return msgspec.structs.replace(report, kept=kept)
 
     def arrange(self) -> None:
         """Bring what is kept closer to what is configured, as far as the orders allow it by now."""

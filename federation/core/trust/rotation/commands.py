@@ -153,7 +153,12 @@ def abort(
             )
         evidence = verdict.conditions
     if rotation.state in {State.CANARY, State.ACTIVE}:
-        evidence = (*evidence, *require_able(rotation.old, "old", world))
+        evidence = (*evidence, *require_able(rotation.old, "old", world, lasting=True))
+        if rotation.changes_root and world.pins and rotation.old.root not in world.pins:
+            raise OperationRefused(
+                "the configuration no longer pins the old root, under which everything would be signed again",
+                remedy="pin it again, then abort",
+            )
     return enter(book, State.ABORTING, Step(author, world.now, reason, evidence), wave=0)
 
 

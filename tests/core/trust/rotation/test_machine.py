@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from federation.core.trust.rotation.steps import (
     Step,
     enter,
 )
+from federation.core.trust.rotation.world import World
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.scenes import at, rotation, started, until
@@ -186,6 +188,27 @@ def test_an_abort_that_a_signer_cannot_follow_would_end_all_issuing(state: State
     sim.signers[0].connected = True
     book = aborted(sim)
     assert [c.name for c in rotation_of(book).history[-1].evidence] == ["signers"]
+
+
+@pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
+def test_an_abort_to_what_the_configuration_names_no_more_would_end_all_issuing_at_a_restart(
+    state: State,
+) -> None:
+    sim = scenes.manual(at(state, canary=("one",)))
+    seen = sim.observe()
+    kept = replace(seen.signers["signer-1"], kept=frozenset({ISSUER["a1"]}))
+
+    def abort(world: World) -> RotationBook:
+        return machine.abort(sim.book, world, author="operator", reason="second thoughts")
+
+    without = replace(seen, signers={**seen.signers, "signer-1": kept})
+    with pytest.raises(OperationRefused, match="configured no longer on signer-1") as told:
+        abort(without)
+    assert "put it back" in told.value.remedy
+    with pytest.raises(OperationRefused, match="no longer pins the old root") as told:
+        abort(replace(seen, pins=seen.pins - {rotation(sim).old.root}))
+    assert told.value.remedy == "pin it again, then abort"
+    assert rotation_of(abort(seen)).state is State.ABORTING
 
 
 def test_with_the_old_authority_sealed_an_abort_is_refused_and_issuing_goes_on() -> None:

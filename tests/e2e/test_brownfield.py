@@ -135,6 +135,9 @@ class OwnMesh:
         self.cluster.patch("deployments", "istio-system", "istiod", {"spec": deployment["spec"]})
 
 
+_NOT_KNOWN = re.compile("watches are silent|not read back|not known|cannot be read")
+
+
 @dataclass
 class Agent:
     """A workload's agent; it asks istiod until it has ``moved``."""
@@ -295,7 +298,9 @@ class Operator:
                 if step[1] != "accept" and not accepted:
                     accepted = True
                     await self.all_accepted.wait()
-                if self.steps[-1:] != [step[1]]:
+                # What is not known for a moment, on a busy machine, is waited for; it undoes no step.
+                back = step[1] in self.steps and _NOT_KNOWN.search(said)
+                if self.steps[-1:] != [step[1]] and not back:
                     self.steps.append(step[1])
                     self.mesh.stage = f"{self.own.name}: {step[1]}"
                 for file in re.findall(rf"^  ({re.escape(str(directory))}/\S+)", said, re.MULTILINE):

@@ -137,6 +137,7 @@ class Box:
     )
     cluster_lines: str = ""  # more TOML for every cluster's table
     signer_lines: str = ""  # more TOML for the signer's table
+    door_lines: str = ""
     policy_lines: str = ""  # more TOML for every cluster's policy
     timeout_lines: str = ""
     proof_lines: str = ""
@@ -182,7 +183,7 @@ class Box:
             f'trust_domain = "{self.trust_domain}"',
             *(_anchor_table(path) for path in anchors),
             *self._successor_tables(),
-            f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]',
+            f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]\n{self.door_lines}',
             f"[signer]\nprocesses = {self.signers}\n{self.signer_lines}",
             self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",

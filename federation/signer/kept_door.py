@@ -9,8 +9,9 @@ from federation.core.clock import Clock
 from federation.core.config.model import Address, DoorConfig
 from federation.core.errors import FederationError, NotReady
 from federation.core.trust.rotation.effects import Orders
-from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
 from federation.signer.doors.istio_ca import IstioCaDoor
+from federation.signer.doors.server import DoorServer
+from federation.signer.doors.tls import ServingCredentials, ServingPair
 from federation.signer.grounds import Grounds
 from federation.signer.serving import ITSELF, POLL, ServingCertificate
 
@@ -36,7 +37,7 @@ class KeptDoor:
         self._clock = clock
         self._config = config
         self._credentials: ServingCredentials | None = None
-        self._server: GrpcServer | None = None
+        self._server: DoorServer | None = None
         self._problem: FederationError | None = None
         self.serving = ServingCertificate(clock=clock, random_bytes=random_bytes, on_renewal=self._show)
         self.follows = Orders()
@@ -73,7 +74,7 @@ class KeptDoor:
             await self._open(self._credentials)
 
     async def _open(self, credentials: ServingCredentials) -> None:
-        server = GrpcServer(self._door, config=self._config(), listen=self._listen, credentials=credentials)
+        server = DoorServer(self._door, config=self._config(), listen=self._listen, credentials=credentials)
         try:
             self.address = await server.start()
         except NotReady as problem:

@@ -155,8 +155,9 @@ class SignerRole:
             random_bytes=random_bytes,
         )
         self._turned_away = TurnedAway(clock)
+        self._connections_refused = TurnedAway(clock)
         self._door = KeptDoor(
-            IstioCaDoor(self._issuance, RefusalLog(clock), self._turned_away),
+            IstioCaDoor(self._issuance, RefusalLog(clock), self._turned_away, self._connections_refused),
             listen=listen or running.door.listen,
             grounds=self._grounds,
             clock=clock,
@@ -258,6 +259,7 @@ class SignerRole:
             unplaced=self._accounting.unproven(NO_CLUSTER),
             shared_keys=self._issuance.routing.shared_keys(),
             turned_away=self._turned_away.report(),
+            connections_refused=self._connections_refused.report(),
             latency=self._accounting.latency,
         )
 

@@ -28,7 +28,7 @@ from federation.core.pki.san import SubjectAltName
 from federation.core.pki.validity import leaf_validity
 from federation.signer.authorities.checked import issue_checked
 from federation.signer.authorities.interface import LeafOrder
-from federation.signer.doors.grpc_server import ServingPair
+from federation.signer.doors.tls import ServingPair
 from federation.signer.fence import require_ordered
 from federation.signer.grounds import Terms
 from federation.signer.issuance import MakesGrounds, Signs

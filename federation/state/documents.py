@@ -308,9 +308,9 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnedAwayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls that ended before anyone was answerable for them, by reason: since the start, and of late (ten minutes).
+    """Calls or connections that ended before anyone was answerable for them, by reason.
 
-    ``addresses`` are those with most of late.
+    Since the start, and of late (ten minutes); ``addresses`` are those with most of late.
     """
 
     total: dict[str, int] = {}
@@ -347,6 +347,7 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
     shared_keys: list[SharedTokenKey] = []
     turned_away: TurnedAwayReport = TurnedAwayReport()
+    connections_refused: TurnedAwayReport = TurnedAwayReport()
     latency: Histogram = Histogram()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from federation.state.documents import TurnedAwayReport
 from federation.status.attention_pairs import names
 from federation.status.freshness import elapsed
 from federation.status.joining import is_moving
@@ -15,7 +16,7 @@ from federation.status.scene import Scene
 from federation.status.workloads import unplaced_view, unproven_view
 
 MANY: Final = 100
-"""Calls in ten minutes; some are always turned away, as where a network cuts connections."""
+"""Calls or connections in ten minutes; some are always turned away, as where a network cuts connections."""
 
 
 def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
@@ -117,27 +118,42 @@ def unplaced_attention(scene: Scene) -> Iterator[Attention]:
 
 
 def door_attention(scene: Scene) -> Iterator[Attention]:
-    """Calls that were turned away in number before their callers were known: a flood, or limits that are too low."""
+    """What was turned away in number before its callers were known: a flood, or limits that are too low."""
+    count, why = _in_number([signer.turned_away for signer in scene.signers.values()])
+    if count >= MANY:
+        yield Attention(
+            severity="warning",
+            code="calls_turned_away",
+            what=f"{count} calls were turned away in the last ten minutes before their caller was known: {why}",
+            where="signer",
+            remedy="keep that address from the door where it is none of your meshes'; if these are honest callers, "
+            "raise door.max_concurrent and door.receive_deadline, or add signers",
+        )
+    count, why = _in_number([signer.connections_refused for signer in scene.signers.values()])
+    if count >= MANY:
+        yield Attention(
+            severity="warning",
+            code="connections_refused",
+            what=f"{count} connections to the door were refused or ended by it in the last ten minutes: {why}",
+            where="signer",
+            remedy="keep that address from the door where it is none of your meshes'; if these are honest callers: "
+            "for handshake_failed see that they trust the bundle and ask for a name in door.server_names, for "
+            "too_many_connections and connections_of_address raise door.max_connections or add signers",
+        )
+
+
+def _in_number(reports: Iterable[TurnedAwayReport]) -> tuple[int, str]:
+    """How many of late, and their reasons with the address that most came from."""
     why: Counter[str] = Counter()
     addresses: Counter[str] = Counter()
-    for signer in scene.signers.values():
-        why.update({reason: max(0, n) for reason, n in signer.turned_away.lately.items()})
-        addresses.update({address: max(0, n) for address, n in signer.turned_away.addresses.items()})
-    count = why.total()
-    if count < MANY:
-        return
+    for report in reports:
+        why.update({reason: max(0, n) for reason, n in report.lately.items()})
+        addresses.update({address: max(0, n) for address, n in report.addresses.items()})
     reasons = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
     most = "".join(
         f", most of them from {address or 'unknown'} ({n})" for address, n in addresses.most_common(1)
     )
-    yield Attention(
-        severity="warning",
-        code="calls_turned_away",
-        what=f"{count} calls were turned away in the last ten minutes before their caller was known: {reasons}{most}",
-        where="signer",
-        remedy="keep that address from the door where it is none of your meshes'; if these are honest callers, "
-        "raise door.max_concurrent and door.receive_deadline, or add signers",
-    )
+    return why.total(), f"{reasons}{most}"
 
 
 def _why(refused: RefusedView) -> str:

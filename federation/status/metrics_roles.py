@@ -42,6 +42,12 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             ("replica", "reason"),
             [((r, why), n) for r, s in each for why, n in sorted(s.turned_away.total.items())],
         ),
+        counter(
+            "federation_connections_refused",
+            "Connections to the door that its transport ended, or did not take.",
+            ("replica", "reason"),
+            [((r, why), n) for r, s in each for why, n in sorted(s.connections_refused.total.items())],
+        ),
         histogram(
             "federation_issuance_seconds",
             "From a request's arrival until its answer.",

@@ -13,6 +13,7 @@ import ipaddress
 import itertools
 import json
 import ssl
+import struct
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -21,17 +22,20 @@ from typing import Any
 import uvloop
 
 from federation.core.config.model import Address
-from tests.bench.callers import Call
+from federation.core.istio_ca import METHOD
+from tests.bench.callers import HEADERS, PING, RST_STREAM, SETTINGS, Call, frame, header_block
 from tests.bench.processes import allow_many_files, yield_cores
 from tests.support.raw_http2 import RawConnection
 
 AGAIN = 1.0  # seconds after which what the hub has ended is begun anew
+STRANGER = "127.0.0.2"  # another address than that of the honest callers
+CONTINUATION, PRIORITY = 9, 2
 RAMP = 0.005  # seconds between two that begin: a storm of handshakes is another attack than idle connections
 Attack = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
-def door(told: dict[str, Any]) -> RawConnection:
-    return RawConnection(address(told["door"]), told["trust"].encode(), told["server_name"])
+def door(told: dict[str, Any], **options: Any) -> RawConnection:
+    return RawConnection(address(told["door"]), told["trust"].encode(), told["server_name"], **options)
 
 
 def address(text: str) -> Address:
@@ -41,11 +45,11 @@ def address(text: str) -> Address:
     return Address(host, int(port))
 
 
-async def forever(count: int, one: Callable[[int], Awaitable[None]]) -> None:
+async def forever(count: int, one: Callable[[int], Awaitable[None]], *, ramp: float = RAMP) -> None:
     """So many of it at once, each begun anew when it has ended or failed."""
 
     async def again(number: int) -> None:
-        await asyncio.sleep(number * RAMP)
+        await asyncio.sleep(number * ramp)
         while True:
             with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
                 await one(number)
@@ -153,6 +157,106 @@ async def idle_connections(told: dict[str, Any]) -> None:
         group.create_task(forever(200, bare))
 
 
+async def crowds_of_connections(told: dict[str, Any]) -> None:
+    """2,000 connections of one address, each beginning anew as soon as it is closed: twice what the door takes."""
+
+    async def one(number: int) -> None:
+        if number % 2:
+            async with door(told, source=STRANGER) as connection:
+                await connection.closed.wait()
+        else:
+            await until_closed(told, b"")
+
+    await forever(2000, one, ramp=0.0005)
+
+
+async def handshakes_without_an_end(told: dict[str, Any]) -> None:
+    """1,000 connections of one address that send half of a first message of TLS."""
+    await forever(1000, lambda _: until_closed(told, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), ramp=0.0005)
+
+
+async def failing_handshakes(told: dict[str, Any]) -> None:
+    """64 connections of one address at a time that do not accept the door's certificate, again and again."""
+    where, untrusting = address(told["door"]), ssl.create_default_context()
+    untrusting.set_alpn_protocols(["h2"])
+
+    async def one(_: int) -> None:
+        while True:
+            with contextlib.suppress(OSError, ssl.SSLError):
+                _, writer = await asyncio.open_connection(
+                    where.host,
+                    where.port,
+                    ssl=untrusting,
+                    server_hostname=told["server_name"],
+                    local_addr=(STRANGER, 0),
+                )
+                writer.close()
+            await asyncio.sleep(0)
+
+    await forever(64, one)
+
+
+async def until_closed(told: dict[str, Any], said: bytes) -> None:
+    """A connection that says no more than that and waits for its end."""
+    where = address(told["door"])
+    reader, writer = await asyncio.open_connection(where.host, where.port, local_addr=(STRANGER, 0))
+    try:
+        writer.write(said)
+        await reader.read()
+    finally:
+        writer.close()
+
+
+def flood(of: Callable[[dict[str, Any], int], bytes]) -> Attack:
+    """32 connections of one address that send this as fast as it is taken, with odd numbers of streams."""
+
+    async def attack(told: dict[str, Any]) -> None:
+        async def one(_: int) -> None:
+            async with door(told, source=STRANGER) as connection:
+                for number in itertools.count():
+                    if connection.closed.is_set():
+                        return
+                    connection.send(of(told, 2 * number + 1))
+                    await connection.drain()
+
+        await forever(32, one)
+
+    return attack
+
+
+def resets(told: dict[str, Any], stream: int) -> bytes:
+    """A call and its end at once (CVE-2023-44487)."""
+    call = Call(header_block(METHOD, told["server_name"], {}), base64.b64decode(told["message"]))
+    return call.frames(stream) + frame(RST_STREAM, 0, stream, b"\x00\x00\x00\x08")
+
+
+def continuations(told: dict[str, Any], stream: int) -> bytes:
+    """Headers at first, and then more of them without an end (CVE-2024-27316)."""
+    if stream == 1:
+        return frame(HEADERS, 0, 1, header_block(METHOD, told["server_name"], {}))
+    return frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 100)
+
+
+def control(_: dict[str, Any], __: int) -> bytes:
+    """Pings, settings and priorities."""
+    return (frame(PING, 0, 0, bytes(8)) + frame(SETTINGS, 0, 0, b"") + frame(PRIORITY, 0, 1, bytes(5))) * 20
+
+
+async def readers_that_do_not_read(told: dict[str, Any]) -> None:
+    """32 connections with 16 calls each that are answered, but give no window for the answers."""
+    sent = {"authorization": f"Bearer {told['token']}", "clusterid": told["victim"]}
+    call = Call(header_block(METHOD, told["server_name"], sent), base64.b64decode(told["message"]))
+    no_window = struct.pack(">HIHI", 1, 0, 4, 0)
+
+    async def one(_: int) -> None:
+        async with door(told, source=STRANGER, settings=no_window) as connection:
+            for number in range(16):
+                connection.send(call.frames(2 * number + 1))
+            await connection.closed.wait()
+
+    await forever(32, one)
+
+
 async def idle_keep_alive(told: dict[str, Any]) -> None:
     """300 connections at each status and health address that made one request and keep the connection."""
 
@@ -176,6 +280,13 @@ ATTACKS: dict[str, Attack] = {
     "provoked-looks": provoked_looks,
     "idle-connections": idle_connections,
     "idle-keep-alive": idle_keep_alive,
+    "crowds-of-connections": crowds_of_connections,
+    "handshakes-without-an-end": handshakes_without_an_end,
+    "failing-handshakes": failing_handshakes,
+    "rapid-resets": flood(resets),
+    "endless-headers": flood(continuations),
+    "floods-of-control": flood(control),
+    "readers-that-do-not-read": readers_that_do_not_read,
 }
 
 

@@ -68,6 +68,47 @@ ATTACKS: Final = (
         load="idle-connections",
     ),
     Attack(
+        "crowds-of-connections",
+        "2,000 connections of one address, half of them without TLS, to a door that takes 1,000",
+        load="crowds-of-connections",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "handshakes-without-an-end",
+        "1,000 connections of one address that send half of a first message of TLS",
+        load="handshakes-without-an-end",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "failing-handshakes",
+        "handshakes of one address, as many as it can, that refuse the door's certificate",
+        load="failing-handshakes",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "rapid-resets",
+        "32 connections reset each call that they begin, as fast as they can",
+        load="rapid-resets",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "endless-headers",
+        "32 connections send CONTINUATION without an end",
+        load="endless-headers",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "floods-of-control",
+        "32 connections send pings, settings and priorities, as fast as they can",
+        load="floods-of-control",
+        tells=frozenset({"connections_refused"}),
+    ),
+    Attack(
+        "readers-that-do-not-read",
+        "32 connections with 16 answered calls each give no window for the answers",
+        load="readers-that-do-not-read",
+    ),
+    Attack(
         "idle-keep-alive",
         "300 idle connections at each address of health and status",
         load="idle-keep-alive",

@@ -12,7 +12,6 @@ import base64
 import contextlib
 import itertools
 import json
-import re
 import ssl
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import Any
 import uvloop
 
 from federation.core.istio_ca import METHOD
-from tests.bench.callers import END_STREAM, HEADERS, Call, Caller, header_block
+from tests.bench.callers import END_STREAM, GRPC_STATUS, HEADERS, Call, Caller, header_block
 
 ATTEMPTS = 5
 FIRST_BACKOFF = 0.1
@@ -69,7 +68,7 @@ class Agent(Caller):
 
     def _take(self, kind: int, flags: int, payload: bytearray) -> None:
         if kind == HEADERS and flags & END_STREAM:
-            found = re.search(rb"grpc-status.(\d{1,2})", bytes(payload), re.DOTALL)
+            found = GRPC_STATUS.search(bytes(payload))
             self.status = int(found[1]) if found else None
         super()._take(kind, flags, payload)
 

@@ -34,7 +34,7 @@ def facts() -> dict[str, str]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    packages = ("cryptography", "grpcio", "aiohttp", "uvloop", "kubernetes-asyncio")
+    packages = ("cryptography", "ngh2", "grpcio", "aiohttp", "uvloop", "kubernetes-asyncio")
     return {
         "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
         "python": platform.python_version(),

@@ -9,6 +9,7 @@ The first reply of every caller is kept, for whoever wants to check what was rea
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import struct
 import time
@@ -19,6 +20,10 @@ from typing import Self, cast
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
+GRPC_STATUS = re.compile(
+    rb"(?:grpc-status|\x88\x9a\xca\xc8\xb2\x12\x34\xda\x8f)[\x01\x02](\d{1,2})", re.DOTALL
+)
+"""In a block without a dynamic table: the name as it is or by HPACK's Huffman code, which makes digits no shorter."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

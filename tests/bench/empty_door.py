@@ -1,4 +1,4 @@
-"""The signer's own gRPC server around a door that does nothing: what a call costs before any work is done.
+"""The signer's own transport around a door that does nothing: what a call costs before any work is done.
 
 `python -m tests.bench.empty_door PORT CHAIN KEY` serves until it is terminated.
 """
@@ -16,7 +16,8 @@ from federation.core.config.model import Address, DoorConfig
 from federation.core.errors import FederationError
 from federation.core.istio_ca import METHOD
 from federation.core.places import Place
-from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.doors.server import DoorServer
+from federation.signer.doors.tls import ServingCredentials, ServingPair
 
 
 class EmptyDoor:
@@ -32,11 +33,14 @@ class EmptyDoor:
     def turned_away(self, error: FederationError, *, peer: str) -> None:
         """Nothing is counted here."""
 
+    def connection_refused(self, error: FederationError, *, peer: str) -> None:
+        """Nor here."""
+
 
 async def serve(port: int, chain: Path, key: Path) -> None:
     config = DoorConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = GrpcServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = DoorServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
     await server.start()
     await asyncio.Event().wait()
 

@@ -212,7 +212,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         clock=clock,
         random_bytes=os.urandom,
     )
-    return IstioCaDoor(issuance, RefusalLog(clock), TurnedAway(clock))
+    return IstioCaDoor(issuance, RefusalLog(clock), TurnedAway(clock), TurnedAway(clock))
 
 
 async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:

@@ -19,7 +19,8 @@ from federation.core.config.model import Address, DoorConfig
 from federation.core.istio_ca import METHOD
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import DevelopmentCa
-from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.doors.server import DoorServer
+from federation.signer.doors.tls import ServingCredentials, ServingPair
 from tests.bench.back_ends import Turns
 from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
 from tests.bench.empty_door import EmptyDoor
@@ -80,7 +81,7 @@ async def crowd(directory: Path, *, path: str = METHOD) -> AsyncIterator[Crowd]:
     chain, key = serving_pair_files(ca, directory)
     config = DoorConfig(listen=Address("127.0.0.1", 0), server_names=())
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = GrpcServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = DoorServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
     address = await server.start()
     call = Call(header_block(path, NAME, {"authorization": "Bearer " + "x" * 900}), b"message")
     try:

@@ -28,7 +28,7 @@ from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.world import read_kustomization
-from federation.signer.doors.grpc_server import ServingCredentials, ServingPair
+from federation.signer.doors.tls import ServingPair
 from federation.state.documents import (
     ControllerReport,
     Current,
@@ -40,6 +40,7 @@ from federation.state.documents import (
 )
 from federation.state.files import FileStore
 from tests.support import pki
+from tests.support.grpc_credentials import ReplacedCredentials
 from tests.support.seals import SEAL
 
 HUB = "hub.mesh.example"
@@ -131,7 +132,7 @@ class Door:
         if self.credentials is not None:
             self.credentials.replace(pair)
         else:
-            self.credentials = ServingCredentials(pair)
+            self.credentials = ReplacedCredentials(pair)
 
     async def _create(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         cluster = dict(context.invocation_metadata())["clusterid"]

@@ -279,6 +279,7 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
             await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken)
             stopping = asyncio.create_task(hub.stop())
             await eventually(lambda: "draining" in reasons(hub))
+            await eventually(lambda: hub.role._door._server is None)
             assert (await hub.ask("east", token, timeout=3)).code is grpc.StatusCode.UNAVAILABLE
             assert (await under_way).code is grpc.StatusCode.OK
         await stopping
@@ -331,6 +332,6 @@ async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) 
         leaf = hub.role._door.serving.certificate
         assert leaf is not None
         assert await shown_certificate(hub) == leaf.der
-        pair = hub.role._door._credentials._pair  # type: ignore[union-attr]
+        pair = hub.role._door._credentials.pair  # type: ignore[union-attr]
         assert parse_certificates(pair.chain_pem, where="door") == (leaf, hub.ca.certificate)
         assert b"PRIVATE" not in repr(pair).encode()

@@ -62,6 +62,9 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
     setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=2.5)
     async with house(tmp_path, ("east", "west"), setup=setup) as hub:  # type: ignore[arg-type]
         storm = [hub.pod("west", name=f"bar-{n}") for n in range(8)]
+        await eventually(
+            lambda: hub.role.report().clusters["west"].keys
+        )  # with them known, callers take its slots
         with hub.clusters["west"].faults.inject(Hang(), resource="tokenreviews"):
             stuck = [asyncio.create_task(hub.ask("west", token)) for token in storm]
             await eventually(lambda: sum(task.done() for task in stuck) == 5)
@@ -80,6 +83,9 @@ async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_p
     """Agents retry that; a call that ends without any status would leave them waiting."""
     async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
         token = hub.pod("east")
+        await eventually(
+            lambda: hub.role.report().clusters["east"].keys
+        )  # with them known, callers take its slots
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             asking = [asyncio.create_task(hub.ask("east", token)) for _ in range(3)]
             await eventually(lambda: hub.role._members.current[ClusterName("east")].reviewer._under_way)

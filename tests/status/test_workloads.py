@@ -142,6 +142,30 @@ def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_com
     assert sum('reason="late_message"' in line and line.endswith(" 900.0") for line in counts) == 2
 
 
+def test_connections_that_are_refused_in_number_are_told_beside_the_calls() -> None:
+    world = World(NAMES, T)
+    for replica, held in world.signers.items():
+        few = TurnedAwayReport(lately={"handshake_failed": 20}, addresses={"192.0.2.9": 20})
+        world.signers[replica] = replace(held, connections_refused=few)
+    assert codes(seen(world)) == {}, "a few are always"
+    for replica, held in world.signers.items():
+        flood = TurnedAwayReport(
+            total={"handshake_failed": 900, "reset_flood": 7},
+            lately={"handshake_failed": 300, "reset_flood": 4},
+            addresses={"192.0.2.1": 301, "192.0.2.9": 3},
+        )
+        world.signers[replica] = replace(held, connections_refused=flood)
+    status = seen(world)
+    assert codes(status) == {"connections_refused": "warning"}
+    (item,) = status.attention
+    assert "608 connections" in item.what
+    assert "handshake_failed 600, reset_flood 8" in item.what
+    assert "192.0.2.1 (602)" in item.what
+    text = hub_metrics(status, world.snapshot(), T).decode()
+    counts = [line for line in text.splitlines() if line.startswith("federation_connections_refused_total{")]
+    assert sum('reason="handshake_failed"' in line and line.endswith(" 900.0") for line in counts) == 2
+
+
 def test_refusals_of_long_ago_are_over() -> None:
     world = World(NAMES, T)
     refused(world, replace(REFUSED, since=T - 90000, last=T - 3600))

@@ -61,7 +61,8 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.ports import free_port
 from federation.signer.doors.answers import NOT_AUTHENTICATED, Answered, Code
-from federation.signer.doors.grpc_server import GrpcServer, ServingCredentials, ServingPair
+from federation.signer.doors.server import DoorServer
+from federation.signer.doors.tls import ServingCredentials, ServingPair
 from tests.support.pki import WORKLOAD_KEY_USAGE, Authority
 
 MANAGER: Final = "pilot-discovery"
@@ -167,7 +168,7 @@ class Istiod:
         self._context: ssl.SSLContext | None = None
         self._credentials: ServingCredentials | None = None
         self._pair: ServingPair | None = None
-        self._xds: GrpcServer | None = None
+        self._xds: DoorServer | None = None
         self._webhook: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
         self._install()
@@ -419,7 +420,7 @@ class Istiod:
         if self._credentials is None:
             return
         config = DoorConfig(server_names=(self.host,))
-        self._xds = GrpcServer(
+        self._xds = DoorServer(
             _Service(self, METHOD if self._own_ca is not None else XDS),
             config=config,
             listen=Address("127.0.0.1", self.xds_port),
@@ -578,6 +579,9 @@ class _Service:
 
     def turned_away(self, error: FederationError, *, peer: str) -> None:
         """Nothing is counted here."""
+
+    def connection_refused(self, error: FederationError, *, peer: str) -> None:
+        """Nor here."""
 
 
 async def _admit(request: web.Request) -> web.Response:

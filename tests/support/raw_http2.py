@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import ssl
+import struct
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +16,8 @@ from tests.bench.callers import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
+    GRPC_STATUS,
     HEADERS,
     PING,
     PREFACE,
@@ -25,6 +27,9 @@ from tests.bench.callers import (
     header_block,
 )
 
+NO_INDEX = struct.pack(">HI", 1, 0)
+"""SETTINGS_HEADER_TABLE_SIZE: no dynamic table, so that every block says all by itself."""
+
 
 class RawConnection:
     """One connection. Streams that the server has ended are in ``ended``, with the gRPC status where there is one.
@@ -32,20 +37,38 @@ class RawConnection:
     ``settled`` once the server's settings are acknowledged: they count for what is sent after that.
     """
 
-    def __init__(self, address: Address, trust_pem: bytes, server_name: str) -> None:
+    def __init__(
+        self,
+        address: Address,
+        trust_pem: bytes,
+        server_name: str,
+        *,
+        source: str | None = None,
+        settings: bytes = NO_INDEX,
+    ) -> None:
+        """``source`` is the address it comes from; ``settings`` the payload of its SETTINGS."""
         self._address = address
         self._server_name = server_name
+        self._source = (source, 0) if source is not None else None
+        self._settings = settings
         self._tls = ssl.create_default_context(cadata=trust_pem.decode())
         self._tls.set_alpn_protocols(["h2"])
         self._next = 1
         self.ended: dict[int, int | None] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.goaway: list[int] = []
+        """The error codes of the GOAWAY frames that came."""
         self.settled, self.closed = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(
-            self._address.host, self._address.port, ssl=self._tls, server_hostname=self._server_name
+            self._address.host,
+            self._address.port,
+            ssl=self._tls,
+            server_hostname=self._server_name,
+            local_addr=self._source,
         )
-        self._writer.write(PREFACE + frame(SETTINGS, 0, 0, b""))
+        self._writer.write(PREFACE + frame(SETTINGS, 0, 0, self._settings))
         self._listening = asyncio.create_task(self._listen())
         return self
 
@@ -62,6 +85,14 @@ class RawConnection:
         block = header_block(METHOD, self._server_name, headers or {})
         self._writer.write(frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block))
         return stream
+
+    def send(self, data: bytes) -> None:
+        """Anything at all."""
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the other end has taken what was sent, but for a little."""
+        await self._writer.drain()
 
     def data(self, stream: int, data: bytes, *, end: bool = False) -> None:
         """A piece of a message with gRPC's prefix."""
@@ -84,8 +115,11 @@ class RawConnection:
         elif kind == PING and not flags & ACK:
             self._writer.write(frame(PING, ACK, 0, payload))
         elif kind == HEADERS and flags & END_STREAM:
-            # The server indexes the name once and refers to it later: read where the name is there, else unknown.
-            found = re.search(rb"grpc-status.(\d{1,2})", payload, re.DOTALL)
+            found = GRPC_STATUS.search(payload)
             self.ended[stream] = int(found[1]) if found else None
+        elif kind == DATA:
+            self.bodies[stream] = self.bodies.get(stream, b"") + payload
+        elif kind == GOAWAY:
+            self.goaway.append(int.from_bytes(payload[4:8]))
         elif kind == RST_STREAM:
             self.ended.setdefault(stream, None)

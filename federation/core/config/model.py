@@ -89,8 +89,9 @@ class DoorConfig:
     max_concurrent_per_cluster: int = 256  # half: one cluster's storm leaves room for the others
     receive_deadline: float = 5.0  # for a handshake; for a message after its headers, which come together
     deadline: float = 10.0  # from then on. Istio's agents set none, so the door sets one
-    min_keepalive_interval: float = 10.0  # agents ping every 30 s; gRPC's floor of 5 minutes cuts them off
-    max_connections: int = 8192  # per process: an idle one costs 50 KiB and a file descriptor
+    min_keepalive_interval: float = 10.0  # agents ping every 30 s, for as long as they live
+    max_connections: int = 8192  # per process: an idle one costs 35 KiB and a file descriptor
+    max_handshake_rate: float = 500.0  # a second and process; one costs up to a millisecond of CPU
     max_connection_idle: float = (
         300.0  # without a call; certificates are renewed hours apart, on a new connection
     )

@@ -163,6 +163,9 @@ def read_door(table: Table) -> DoorConfig:
             deadline=table.get("deadline", seconds(0.1, 300), _DOOR.deadline),
             min_keepalive_interval=keepalive,
             max_connections=table.get("max_connections", integer(16, 1_000_000), _DOOR.max_connections),
+            max_handshake_rate=float(
+                table.get("max_handshake_rate", integer(1, 100_000), int(_DOOR.max_handshake_rate))
+            ),
             max_connection_idle=table.get(
                 "max_connection_idle", seconds(10, 7 * DAY), _DOOR.max_connection_idle
             ),

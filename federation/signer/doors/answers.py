@@ -16,6 +16,7 @@ class Code(Enum):
     """The status codes of gRPC that a door answers with, by their numbers."""
 
     RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16

@@ -32,10 +32,17 @@ class IstioCaDoor:
 
     method: Final = METHOD
 
-    def __init__(self, issuance: Issuance, refusals: RefusalLog, turned_away: TurnedAway) -> None:
+    def __init__(
+        self,
+        issuance: Issuance,
+        refusals: RefusalLog,
+        turned_away: TurnedAway,
+        connections_refused: TurnedAway,
+    ) -> None:
         self._issuance = issuance
         self._refusals = refusals
         self._turned_away = turned_away
+        self._connections_refused = connections_refused
         self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
@@ -65,6 +72,11 @@ class IstioCaDoor:
         self._refusals.note(error, peer=peer)
         if not isinstance(error, NotReady):  # that one came in, and is counted with its cluster
             self._turned_away.note(error.reason, peer)
+
+    def connection_refused(self, error: FederationError, *, peer: str) -> None:
+        """The transport has ended a connection, or did not take it."""
+        self._refusals.note(error, peer=peer)
+        self._connections_refused.note(error.reason, peer)
 
     def _encoded(self, tail: Tail) -> bytes:
         held = self._tails.get(id(tail))

@@ -1,0 +1,152 @@
+"""Seats and turns of a listener: who gives way, and who comes next, as properties of any order of events."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.connections import NEWCOMERS, Connections, Seat, Turns
+
+LIMIT = 16
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "enter", "enter", "works", "rests", "proved", "leave"]), st.integers(0, 5)
+    ),
+    max_size=150,
+)
+
+
+class Held:
+    """One connection of the test, and what a listener without any bookkeeping would know of it."""
+
+    def __init__(self, seats: Connections, address: str) -> None:
+        self.address = address
+        self.reasons: list[str] = []
+        self.proven = False
+        self.seat: Seat = seats.enter(address, self.reasons.append)
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.reasons)
+
+
+@given(STEPS)
+def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
+    steps: list[tuple[str, int]],
+) -> None:
+    seats, held = Connections(LIMIT), list[Held]()
+    for step, number in steps:
+        if step == "enter":
+            strangers = Counter(each.address for each in held if not each.proven)
+            proven = Counter(each.address for each in held if each.proven)
+            new = Held(seats, f"192.0.2.{number}")
+            closed = [each for each in [*held, new] if each.closed]
+            assert len(closed) == (len(held) == LIMIT), "one makes room for one"
+            strangers[new.address] += 1
+            for victim in closed:
+                assert victim.seat.gone
+                kind = proven if victim.proven else strangers
+                assert kind[victim.address] == max(kind.values())
+                several = kind[victim.address] > 1
+                assert victim.reasons == ["connections_of_address" if several else "too_many_connections"]
+                if victim.proven:
+                    assert strangers.total() <= LIMIT // NEWCOMERS, "strangers go first where they are many"
+                else:
+                    assert strangers.total() > LIMIT // NEWCOMERS or not proven
+                resting = [
+                    e for e in [*held, new] if e.address == victim.address and e.proven is victim.proven
+                ]
+                if victim.seat.busy:
+                    assert all(each.seat.busy for each in resting), (
+                        "one on which nothing is called goes first"
+                    )
+                if victim is new:
+                    assert several, "who has one connection is not kept out by those who have no more"
+            held = [each for each in [*held, new] if not each.closed]
+        elif held:
+            one = held[number % len(held)]
+            if step == "works":
+                one.seat.works()
+            elif step == "rests":
+                one.seat.rests()
+            elif step == "proved":
+                one.seat.proved()
+                one.proven = True
+            else:
+                one.seat.leave()
+                one.seat.leave()
+                held.remove(one)
+        assert seats.taken == len(held) <= LIMIT
+
+
+def test_one_address_has_every_seat_that_no_other_asks_for_and_no_more() -> None:
+    seats = Connections(LIMIT)
+    crowd = [Held(seats, "192.0.2.1") for _ in range(LIMIT)]
+    assert not any(each.closed for each in crowd)
+    late = Held(seats, "192.0.2.1")
+    assert crowd[0].closed, "the one that has been silent longest"
+    others = [Held(seats, f"192.0.2.{number}") for number in range(2, 10)]
+    assert not any(each.closed for each in [late, *others])
+    assert sum(each.closed for each in crowd) == 9
+
+
+def test_idle_strangers_push_out_no_workload_and_workloads_keep_out_nobody_new() -> None:
+    seats = Connections(LIMIT)
+    pods = [Held(seats, "192.0.2.1") for _ in range(LIMIT)]
+    for each in pods:
+        each.seat.proved()
+    strangers = [Held(seats, f"198.51.100.{number}") for number in range(100)]
+    assert sum(each.closed for each in pods) == LIMIT // NEWCOMERS
+    assert not strangers[-1].closed
+    assert seats.taken == LIMIT
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=60),
+    st.floats(1, 50),
+    st.integers(1, 5),
+)
+def test_turns_go_round_the_addresses_and_keep_their_rate(
+    waiting: list[tuple[int, int]], rate: float, burst: int
+) -> None:
+    turns: Turns[tuple[int, int]] = Turns(rate, burst)
+    for address, number in waiting:
+        turns.wait(str(address), (address, number))
+    left = set(waiting)
+    assert len(turns) == len(left)
+    now, came, order = 100.0, 0, list[tuple[int, int]]()
+    while left:
+        item = turns.next(now)
+        if item is None:
+            pause = turns.pause(now)
+            assert pause is not None
+            now += max(pause, 1e-9)
+            continue
+        came += 1
+        assert came <= burst + (now - 100.0) * rate + 1e-6
+        left.remove(item)
+        order.append(item)
+    assert turns.next(now + 1000) is None
+    assert turns.pause(now) is None
+    # Between two turns of an address, every other one that waits has one.
+    for at, (address, _) in enumerate(order):
+        others = {a for a, _ in order[at:]}
+        again = next((i for i in range(at + 1, len(order)) if order[i][0] == address), None)
+        if again is not None:
+            assert {a for a, _ in order[at:again]} == others
+
+
+def test_who_has_left_gets_no_turn() -> None:
+    turns: Turns[int] = Turns(10.0, 10)
+    for number in range(4):
+        turns.wait("a", number)
+    turns.forget("a", 0)
+    turns.forget("a", 7)
+    turns.forget("b", 1)
+    assert [turns.next(0.0) for _ in range(4)] == [1, 2, 3, None]
+    turns.wait("a", 5)
+    turns.forget("a", 5)
+    assert turns.next(0.0) is None
+    assert len(turns) == 0

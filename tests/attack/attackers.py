@@ -180,7 +180,7 @@ async def failing_handshakes(told: dict[str, Any]) -> None:
     where, untrusting = address(told["door"]), ssl.create_default_context()
     untrusting.set_alpn_protocols(["h2"])
 
-    async def one(_: int) -> None:
+    async def one(_number: int) -> None:
         while True:
             with contextlib.suppress(OSError, ssl.SSLError):
                 _, writer = await asyncio.open_connection(

@@ -100,7 +100,7 @@ class Door:
         self.lifetime = timedelta(hours=1)
         self.port = 0
         self.shown: tuple[pki.Authority, tuple[str, ...]] | None = None
-        self.credentials: ServingCredentials | None = None
+        self.credentials: ReplacedCredentials | None = None
         self.show(self.authority)
 
     @contextlib.asynccontextmanager

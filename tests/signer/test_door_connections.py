@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from federation.core.istio_ca import METHOD
 from federation.core.pki.pem import parse_certificates
 from federation.core.places import Place
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import DevelopmentCa
+from federation.sandbox.box import SERVER_NAME, DevelopmentCa
 from federation.signer.doors import frame_watch, http2
 from federation.signer.doors.answers import Answered, Code
 from federation.signer.doors.server import DoorServer
@@ -46,8 +47,9 @@ from tests.bench.callers import (
     frame,
     header_block,
 )
-from tests.bench.signing import SERVER_NAME, serving_pair_files
+from tests.bench.signing import serving_pair_files
 from tests.signer.house import eventually
+from tests.support.key_updates import key_updates
 from tests.support.raw_http2 import RawConnection
 
 CONTINUATION, PRIORITY = 9, 2
@@ -261,7 +263,7 @@ async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
     connection = await gate.raw()
     for number in range(http2.MOST_REFUSED):
         connection.send(whole(1 + 2 * number))
-        await eventually(lambda number=number: len(connection.ended) == number + 1)
+        await eventually(partial(connection.ended.__contains__, 1 + 2 * number))
     await eventually(connection.closed.is_set)
     assert set(connection.ended.values()) <= {Code.UNAUTHENTICATED.value, None}
     assert set(connection.goaway) == {0}
@@ -388,7 +390,7 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
     for number in range(3, 13):
         other = await gate.raw(source=f"127.0.0.{number}")
         other.send(whole(1))
-        await eventually(lambda other=other: 1 in other.bodies)
+        await eventually(partial(other.bodies.__contains__, 1))
     assert not any(reader.at_eof() for reader, _ in late)
     assert len(gate.server._connections) <= 40
     assert set(gate.door.refused) == {"connections_of_address"}
@@ -522,17 +524,72 @@ async def test_headers_that_never_end_are_ended(gates: Callable[..., Any], begun
     assert gate.door.refused == {"late_frame": 1}
 
 
-async def test_more_calls_at_once_than_are_allowed_end_the_connection(gates: Callable[..., Any]) -> None:
+async def test_a_call_past_those_allowed_at_once_is_refused_and_the_others_go_on(
+    gates: Callable[..., Any],
+) -> None:
+    """RFC 9113, 5.1.2: it is an error of the stream, and REFUSED_STREAM says that it may be tried again."""
     gate = await gates()
     gate.door.hold = asyncio.Event()
     connection = await gate.raw()
     await eventually(connection.settled.is_set)  # it was told how many, so that it breaks a rule
-    for number in range(40):
+    for number in range(http2.MAX_STREAMS + 20):
         connection.send(whole(1 + 2 * number))
-    await eventually(connection.closed.is_set)
-    assert len(gate.door.calls) <= http2.MAX_STREAMS
-    assert gate.door.refused == {"protocol_error": 1}
+    await eventually(lambda: gate.door.turned == {"too_many_streams": 20})
+    await eventually(lambda: len(gate.door.calls) == http2.MAX_STREAMS)
+    assert not gate.door.refused
+    gate.door.hold.set()
     await eventually(lambda: gate.server.places.taken == 0)
+    gate.door.hold = None
+    connection.send(whole(1 + 2 * 100))
+    await eventually(lambda: len(gate.door.calls) == http2.MAX_STREAMS + 1)
+    assert not connection.closed.is_set()
+
+
+async def test_calls_past_those_allowed_at_once_without_end_end_their_connection(
+    gates: Callable[..., Any],
+) -> None:
+    gate = await gates()
+    gate.door.hold = asyncio.Event()
+    connection = await gate.raw()
+    await eventually(connection.settled.is_set)
+    for number in range(100):
+        connection.send(whole(1 + 2 * number))
+    await eventually(lambda: gate.door.refused == {"refused_calls": 1})
+    assert len(gate.door.calls) <= http2.MAX_STREAMS
+    gate.door.hold.set()
+    await eventually(connection.closed.is_set)
+    await eventually(lambda: gate.server.places.taken == 0)
+
+
+async def test_what_fails_for_a_reason_nobody_foresaw_ends_its_connection_and_nothing_else(
+    gates: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = await gates()
+    connection = await gate.raw()
+    await eventually(connection.settled.is_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_watch.FrameWatch, "feed", lambda *_: 1 // 0)
+        connection.send(whole(1))
+        await eventually(connection.closed.is_set)
+    assert await gate.ask() == b"reply"
+
+
+async def test_records_that_hold_no_data_end_their_connection_and_hold_up_nobody(
+    gates: Callable[..., Any],
+) -> None:
+    """KeyUpdate (RFC 8446, 4.6.3): OpenSSL takes as many as come before it gives the thread back."""
+    gate = await gates()
+    updates = await asyncio.to_thread(key_updates, gate.address, 20_000)
+    with updates.socket as talking:
+        talking.settimeout(10)
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                talking.sendall(updates.records)
+
+        await asyncio.to_thread(send)
+        await eventually(lambda: gate.door.refused == {"record_flood": 1})
+    assert await gate.ask() == b"reply"
 
 
 @pytest.mark.parametrize(

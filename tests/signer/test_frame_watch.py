@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.signer.doors import frame_watch
-from federation.signer.doors.frame_watch import Flood, FrameWatch
+from federation.signer.doors.frame_watch import Flood, FrameWatch, RecordWatch
 from tests.bench.callers import DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame
 
 PRIORITY, CONTINUATION, UNKNOWN = 2, 9, 99
@@ -27,6 +27,10 @@ FRAMES = st.lists(
 
 def watch(now: float = 0.0) -> FrameWatch:
     return FrameWatch(now, ping_interval=10.0)
+
+
+def half_sent_since(seen: FrameWatch) -> float | None:
+    return seen.unfinished
 
 
 def cut(data: bytes, sizes: Sequence[int]) -> list[bytes]:
@@ -63,18 +67,18 @@ def test_it_knows_at_any_byte_whether_something_is_half_sent(
 def test_the_time_of_what_is_half_sent_is_that_of_its_first_byte() -> None:
     seen = watch()
     seen.feed(PREFACE + frame(SETTINGS, 0, 0, b""), 1.0)
-    assert seen.unfinished is None
+    assert half_sent_since(seen) is None
     block = frame(HEADERS, 0, 1, b"abc")
     seen.feed(block[:4], 2.0)
     seen.feed(block[4:], 3.0)
-    assert seen.unfinished is not None
+    assert half_sent_since(seen) is not None
     seen.feed(frame(CONTINUATION, 0, 1, b"d"), 4.0)
-    assert seen.unfinished == 2.0, "CONTINUATION does not begin anew"
+    assert half_sent_since(seen) == 2.0, "CONTINUATION does not begin anew"
     assert seen.in_headers
     seen.feed(frame(CONTINUATION, 4, 1, b"d"), 5.0)
-    assert seen.unfinished is None
+    assert half_sent_since(seen) is None
     seen.feed(frame(DATA, 0, 1, b"abc") + frame(DATA, 0, 1, b"abc")[:5], 6.0)
-    assert seen.unfinished == 6.0
+    assert half_sent_since(seen) == 6.0
 
 
 @pytest.mark.parametrize(
@@ -128,3 +132,33 @@ def test_idle_agents_may_ping_at_their_interval_and_no_faster() -> None:
         seen.feed(frame(PING, 0, 0, bytes(8)), 990.0 + number)
     with pytest.raises(Flood, match="ping_flood"):
         seen.feed(frame(PING, 0, 0, bytes(8)), 993.0)
+
+
+# --- records of TLS ---
+
+
+def record(payload: bytes) -> bytes:
+    return b"\x17\x03\x03" + len(payload).to_bytes(2) + payload
+
+
+@given(st.lists(st.binary(max_size=60), max_size=40), st.lists(st.integers(1, 50), max_size=60))
+def test_records_are_counted_whatever_pieces_they_come_in(payloads: list[bytes], sizes: list[int]) -> None:
+    """As many as are allowed beside these still pass, and not one more."""
+    seen = RecordWatch(1.0)
+    for piece in cut(b"".join(map(record, payloads)), sizes):
+        seen.feed(piece, 1.0)
+    seen.feed(record(b"") * (int(frame_watch.RECORDS[0]) - len(payloads)), 1.0)
+    with pytest.raises(Flood) as flood:
+        seen.feed(record(b""), 1.0)
+    assert flood.value.reason == "record_flood"
+
+
+def test_records_are_allowed_anew_by_time_and_by_answers() -> None:
+    most, rate = map(int, frame_watch.RECORDS)
+    seen = RecordWatch(1.0)
+    seen.feed(record(b"x") * most, 1.0)
+    seen.feed(record(b"x") * rate, 2.0)
+    seen.answered()
+    seen.feed(record(b"x") * int(frame_watch.RECORDS_FOR_AN_ANSWER), 2.0)
+    with pytest.raises(Flood):
+        seen.feed(record(b"x"), 2.0)

@@ -24,6 +24,10 @@ FOR_AN_ANSWER: Final = 16.0  # frames that every answered call allows beside tha
 RESETS: Final = (64.0, 8.0)  # an agent resets a stream when it has lost patience, once in seconds
 SETTINGS_FRAMES: Final = (16.0, 1.0)
 MOST_CONTINUATIONS: Final = 4  # 16 KiB each: more than all metadata that is read
+RECORDS: Final = (384.0, 96.0)
+"""Records of TLS at once, and a second: a frame may have one of its own, and Go begins with small ones."""
+RECORDS_FOR_AN_ANSWER: Final = 32.0
+RECORD_HEAD_BYTES: Final = 5
 PING_STRIKES: Final = 2  # pings that come too early before the connection is closed, as in gRPC
 
 PUNCTUAL: Final = 0.8  # of the interval: networks hold pings up and let them go together
@@ -60,6 +64,43 @@ class _Allowance:
 
     def grow(self, by: float) -> None:
         self._left = min(self._most, self._left + by)
+
+
+class RecordWatch:
+    """Of one connection's TLS records, from its first byte on, before anything is decrypted (RFC 8446, 5.1).
+
+    A record that holds no data (KeyUpdate) costs as much to take as a frame and is seen by nobody behind OpenSSL.
+    """
+
+    __slots__ = ("_head", "_left", "_records")
+
+    def __init__(self, now: float) -> None:
+        self._head = b""
+        self._left = 0
+        self._records = _Allowance(*RECORDS, now)
+
+    def answered(self) -> None:
+        """A call was answered."""
+        self._records.grow(RECORDS_FOR_AN_ANSWER)
+
+    def feed(self, data: bytes, now: float) -> None:
+        """So many bytes have come. Raises Flood where they must not be looked at any further."""
+        at, end = 0, len(data)
+        while at < end:
+            if self._left:
+                step = min(self._left, end - at)
+                self._left -= step
+                at += step
+                continue
+            missing = RECORD_HEAD_BYTES - len(self._head)
+            self._head += data[at : at + missing]
+            at += missing
+            if len(self._head) < RECORD_HEAD_BYTES:
+                return
+            self._left = int.from_bytes(self._head[3:])
+            self._head = b""
+            if not self._records.spend(now):
+                raise Flood("record_flood")
 
 
 class FrameWatch:

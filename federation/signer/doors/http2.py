@@ -1,6 +1,6 @@
 """One connection of the door: TLS on its descriptor, HTTP/2 by nghttp2, and calls of one message and one reply.
 
-Everything happens in callbacks of the loop, at most one TLS record at a time, so that no connection holds up another;
+Everything happens in callbacks of the loop, a few KiB at a time, so that no connection holds up another;
 only a call whose message is there has a task. All that a connection waits for has a deadline, and one timer keeps them.
 """
 
@@ -13,7 +13,7 @@ import math
 import socket
 import ssl
 import struct
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Final, Protocol
 
@@ -41,9 +41,12 @@ from federation.signer.doors.grpc_wire import (
     write_message,
 )
 from federation.signer.doors.tls import ALPN
+from federation.signer.doors.tls_socket import TlsSocket
 
 MAX_STREAMS: Final = 16  # calls at once on one connection; an agent has one, a ztunnel eight
-READ_BYTES: Final = 65536  # OpenSSL gives one record at a time, 16 KiB at most
+STREAMS_BEFORE_THE_END: Final = (
+    64  # open at once: what is past MAX_STREAMS is refused, what is past these ends it
+)
 MOST_UNSENT: Final = 65536  # bytes that wait for a slow reader before nothing more is read from it
 NOTICE: Final = (
     0.5  # seconds between the notice of an end and the end of new calls: what is on its way comes in
@@ -58,7 +61,7 @@ _CONFIGURATION: Final = ngh2.Configuration(
     max_outbound_ack=64,
 )
 _SETTINGS: Final = {
-    ngh2.Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+    ngh2.Setting.MAX_CONCURRENT_STREAMS: STREAMS_BEFORE_THE_END,  # told as MAX_STREAMS, see _told
     ngh2.Setting.MAX_HEADER_LIST_SIZE: MAX_METADATA_BYTES,
 }
 CALM: Final = ngh2.ErrorCode.ENHANCE_YOUR_CALM
@@ -137,8 +140,8 @@ class Connection:
 
     def __init__(self, around: Surroundings, sock: socket.socket, peer: str, now: float) -> None:
         self._around = around
-        self._socket: socket.socket | ssl.SSLSocket = sock
-        self._tls: ssl.SSLSocket | None = None
+        self._socket = sock
+        self._tls: TlsSocket | None = None
         self._descriptor = sock.fileno()
         self._session: ngh2.Connection | None = None
         self._watch: FrameWatch | None = None
@@ -166,86 +169,98 @@ class Connection:
 
     def shake_hands(self, context: ssl.SSLContext, *, age: float) -> None:
         """Its turn has come: begin with the handshake. ``age`` is how many seconds it may live from now on."""
+        self._guard(partial(self._begin, context, age))
+
+    def _begin(self, context: ssl.SSLContext, age: float) -> None:
         now = self._around.loop.time()
-        try:
-            self._tls = context.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
-        except (OSError, ValueError):  # it has gone in the meantime
-            self.close()
-            return
-        self._socket = self._tls
+        self._tls = TlsSocket(self._socket, context, now)
         self._begun = now
         self._age_end = now + age
         self._watch_reading(on=True)
-        self._shake()
+        self._readable()
         if not self.closed:
             self._arm(now)
 
-    def _shake(self) -> None:
+    def _guard(self, step: Callable[[], None]) -> None:
+        """Take a step; one that fails for a reason nobody foresaw ends this connection, and nothing else."""
+        try:
+            step()
+        except Exception:
+            _logger.exception("a connection failed for a reason nobody foresaw", extra={"peer": self.peer})
+            self.close()
+
+    def _readable(self) -> None:
         tls = self._tls
         if tls is None or self.closed:
             return
         try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
+            tls.receive(self._around.loop.time())
+            if self._session is None and not self._shake(tls):
+                return
+            data = tls.read()
+        except (BlockingIOError, InterruptedError):
             return
-        except ssl.SSLWantWriteError:
-            self._watch_writing(on=True)
-            return
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError):
-            if tls.shared_ciphers() is None:  # it said nothing: a load balancer looks whether anybody is here
-                self.close()
-            else:
-                self._refuse("handshake_failed", "it left in the middle of its TLS handshake")
-            return
-        except ssl.SSLError as error:
-            self._refuse("handshake_failed", f"its TLS handshake failed: {error.reason or 'malformed'}")
-            return
-        except (OSError, ValueError):
-            self.close()
-            return
-        if tls.selected_alpn_protocol() != ALPN:
-            self._refuse("no_http2", "it did not agree on HTTP/2 in its TLS handshake (ALPN)")
-            return
-        now = self._around.loop.time()
-        self._watch = FrameWatch(now, ping_interval=self._around.config.min_keepalive_interval)
-        self._session = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
-        self._session.initiate_connection(_SETTINGS)
-        self._idle_since = now
-        self._send()
-
-    def _readable(self) -> None:
-        if self._session is None:
-            self._shake()
-        tls = self._tls
-        if tls is None or self._session is None or self.closed:
-            return
-        try:
-            data = tls.recv(READ_BYTES)
-        except ssl.SSLWantReadError:
-            return
-        except ssl.SSLWantWriteError:
-            self._watch_writing(on=True)
+        except Flood as flood:
+            self._refuse(flood.reason, "it sends more records of TLS than any caller has use for", CALM)
             return
         except (OSError, ValueError):
             self.close()
             return
         if data:
             self._take(data)
-        else:
+        if tls.ended:
             self.close()
+        elif tls.waiting:
+            self._send()
+
+    def _shake(self, tls: TlsSocket) -> bool:
+        """Whether the handshake is done, and HTTP/2 may begin."""
+        try:
+            done = tls.shake_hands()
+            if not tls.flush():
+                self._watch_writing(on=True)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError):
+            if tls.silent:  # a load balancer looks whether anybody is here
+                self.close()
+            else:
+                self._refuse("handshake_failed", "it left in the middle of its TLS handshake")
+            return False
+        except ssl.SSLError as error:
+            self._refuse("handshake_failed", f"its TLS handshake failed: {error.reason or 'malformed'}")
+            return False
+        if not done:
+            return False
+        if tls.protocol != ALPN:
+            self._refuse("no_http2", "it did not agree on HTTP/2 in its TLS handshake (ALPN)")
+            return False
+        now = self._around.loop.time()
+        self._watch = FrameWatch(now, ping_interval=self._around.config.min_keepalive_interval)
+        self._session = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
+        self._session.initiate_connection(_SETTINGS)
+        self._unsent += _told(self._session.data_to_send())
+        self._idle_since = now
+        self._send()
+        return not self.closed
 
     def _writable(self) -> None:
+        tls = self._tls
         self._watch_writing(on=False)
-        if self._session is None:
-            self._shake()
-        else:
+        if tls is None:
+            return
+        if self._session is not None:
             self._send()
+            return
+        try:
+            if not tls.flush():
+                self._watch_writing(on=True)
+        except OSError:
+            self.close()
 
     def _watch_reading(self, *, on: bool) -> None:
         if on is not self._reads:
             self._reads = on
             if on:
-                self._around.loop.add_reader(self._descriptor, self._readable)
+                self._around.loop.add_reader(self._descriptor, self._guard, self._readable)
             else:
                 self._around.loop.remove_reader(self._descriptor)
 
@@ -253,7 +268,7 @@ class Connection:
         if on is not self._writes:
             self._writes = on
             if on:
-                self._around.loop.add_writer(self._descriptor, self._writable)
+                self._around.loop.add_writer(self._descriptor, self._guard, self._writable)
             else:
                 self._around.loop.remove_writer(self._descriptor)
 
@@ -317,33 +332,30 @@ class Connection:
             held_back = session.queued_body_size() > 0
         except ngh2.NGH2Error:
             over, held_back = True, False
-        if not self._write(tls):
+        if self._session is not session or not self._write(tls):  # what was seen may have ended it
             return
         now = self._around.loop.time()
-        if not self._unsent and not held_back:
+        waiting = bool(self._unsent or tls.waiting)
+        if not waiting and not held_back:
             self._unsent_since = None
         elif self._unsent_since is None:
             self._unsent_since = now
-        if over and not self._unsent:
+        if over and not waiting:
             if not (self._ending or self._left):
                 self._count(self._broken, "it breaks the rules of HTTP/2")
             self.close(orderly=True)
             return
         self._arm(now)
 
-    def _write(self, tls: ssl.SSLSocket) -> bool:
+    def _write(self, tls: TlsSocket) -> bool:
         """As much as the other end takes; False where the connection is closed."""
-        while self._unsent:
-            try:
-                sent = tls.send(bytes(self._unsent[:READ_BYTES]))
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                break
-            except (OSError, ValueError):
-                self.close()
-                return False
-            del self._unsent[:sent]
-        self._watch_writing(on=bool(self._unsent))
-        self._watch_reading(on=len(self._unsent) <= MOST_UNSENT)
+        try:
+            everything = tls.write(self._unsent)
+        except (OSError, ValueError):
+            self.close()
+            return False
+        self._watch_writing(on=not everything)
+        self._watch_reading(on=len(self._unsent) + tls.waiting <= MOST_UNSENT)
         return True
 
     # --- calls -----------------------------------------------------------------------------------------------------
@@ -353,8 +365,17 @@ class Connection:
         session = self._session
         if session is None or self.closed:
             return
-        self._last_stream = stream
+        self._last_stream = max(self._last_stream, stream)
         around = self._around
+        if len(self._calls) >= MAX_STREAMS:
+            # RFC 9113, 5.1.2: an error of the stream, and one after which the caller may try again (8.7).
+            with contextlib.suppress(ngh2.NGH2Error):
+                session.reset_stream(stream, ngh2.ErrorCode.REFUSED_STREAM)
+            self._turned_away(
+                RequestRefused(f"it has {MAX_STREAMS} calls already", reason="too_many_streams")
+            )
+            self._counts_refused()
+            return
         if not is_grpc(headers):
             with contextlib.suppress(ngh2.NGH2Error):
                 session.send_response(stream, NO_GRPC, end_stream=True)
@@ -407,7 +428,7 @@ class Connection:
 
     def _never_was(self, stream: int) -> None:
         """Its headers were refused by nghttp2, which has reset it."""
-        self._last_stream = stream
+        self._last_stream = max(self._last_stream, stream)
         what = "its headers break a rule of HTTP (RFC 9113, 8.2: white space around a value, a forbidden character)"
         self._turned_away(RequestRefused(what, reason="headers_malformed"))
         self._counts_refused()
@@ -442,22 +463,18 @@ class Connection:
             self._turned_away(place.gone)
             self._refuse_call(call, answer_to(place.gone))
             if not self._in_hand:
-                self._around.loop.call_soon(self._send)
+                self._around.loop.call_soon(self._guard, self._send)
 
     async def _serve(self, call: _Call, place: Place, message: bytes) -> None:
         """Have the door answer, and reply."""
         proven, call.begun = False, True
         try:
             try:
-                reply = await self._decide(call, place, message)
+                reply = _bounded(await self._decide(call, place, message))
             finally:
                 proven = place.proven
                 place.leave()
                 self._rests(proven=proven)
-            if len(reply) > MAX_RESPONSE_BYTES:
-                raise NotReady(
-                    f"a reply of {len(reply)} bytes, which no client takes", reason="reply_too_large"
-                )
         except Answered as answered:
             answer = answered
         except FederationError as error:
@@ -470,6 +487,9 @@ class Connection:
                 raise
             _logger.exception("a call waited for something that was ended", extra={"peer": self.peer})
             answer = answer_to(NotReady(str(error)))
+        except Exception as error:
+            _logger.exception("a call failed for a reason nobody foresaw", extra={"peer": self.peer})
+            answer = answer_to(error)
         else:
             self._reply(call, reply)
             return
@@ -512,8 +532,9 @@ class Connection:
             session.send_response(call.stream, REPLY_HEADERS)
             session.send_data(call.stream, write_message(reply))
             session.send_trailers(call.stream, OK_TRAILERS)
-        if self._watch is not None:
+        if self._watch is not None and self._tls is not None:
             self._watch.answered()
+            self._tls.watch.answered()
         self._forget(call)
         self._send()
 
@@ -553,6 +574,9 @@ class Connection:
 
     def retire(self) -> None:
         """End it in good order: calls under way are answered, those on their way may come in a little longer."""
+        self._guard(self._retire)
+
+    def _retire(self) -> None:
         session = self._session
         if self.closed or self._ending:
             return
@@ -579,7 +603,7 @@ class Connection:
             said = b"too_many_pings" if reason == "ping_flood" else b""  # the word that gRPC's clients know
             self._unsent += goaway(self._last_stream, code, said)
             with contextlib.suppress(OSError, ValueError):
-                self._tls.send(bytes(self._unsent[:READ_BYTES]))
+                self._tls.write(self._unsent)
         self.close(orderly=True)
 
     def _count(self, reason: str, what: str) -> None:
@@ -600,11 +624,12 @@ class Connection:
             self._timer.cancel()
         for call in list(self._calls.values()):
             self._forget(call)
-        if orderly and self._tls is not None and self._session is not None:
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # says that nothing was cut off; the answer is not awaited
-                self._tls.unwrap()
+        if self._tls is not None:
+            with contextlib.suppress(OSError, ValueError):
+                if orderly and self._session is not None:
+                    self._tls.say_goodbye()
+                else:
+                    self._tls.flush()  # why a handshake failed
         self._socket.close()
         self._session = None
         self._around.ended(self)
@@ -616,7 +641,7 @@ class Connection:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = first
-            self._timer = self._around.loop.call_later(max(0.0, first - now), self._look)
+            self._timer = self._around.loop.call_later(max(0.0, first - now), self._guard, self._look)
 
     def _due(self) -> float:
         config, watch = self._around.config, self._watch
@@ -684,7 +709,28 @@ class Connection:
                 self._refuse_call(call, answer_to(error))
 
 
+def _bounded(reply: bytes) -> bytes:
+    if len(reply) > MAX_RESPONSE_BYTES:
+        raise NotReady(f"a reply of {len(reply)} bytes, which no client takes", reason="reply_too_large")
+    return reply
+
+
 def goaway(last_stream: int, code: int, said: bytes) -> bytes:
     """A GOAWAY frame, for a session that can say nothing more (RFC 9113, 6.8)."""
     payload = struct.pack(">II", last_stream, code) + said
     return struct.pack(">I", len(payload))[1:] + b"\x07" + bytes(5) + payload
+
+
+def _told(first: bytes) -> bytes:
+    """The first SETTINGS frame, with the calls at once that are allowed instead of those that nghttp2 bears with.
+
+    It ends a connection for one call too many, where RFC 9113 (5.1.2) asks for an error of that stream.
+    """
+    end = 9 + int.from_bytes(first[:3])
+    settings = [first[at : at + 6] for at in range(9, end, 6)]
+    name = ngh2.Setting.MAX_CONCURRENT_STREAMS
+    told = [
+        struct.pack(">HI", name, MAX_STREAMS) if int.from_bytes(each[:2]) == name else each
+        for each in settings
+    ]
+    return first[:9] + b"".join(told) + first[end:]

@@ -211,8 +211,13 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
     one.clusters["east"].apply_manifest([remote])
     async with one.controller() as role:
         await east(one, lambda r: len(r.webhooks) == 2)
-        report = await one.until(
-            lambda r: r.rotation.plan is not None and len(r.rotation.plan.holders) == 3, replica="one"
+        report = await one.until(  # the Secret is written, and read back, after the first plan
+            lambda r: (
+                r.rotation.plan is not None
+                and len(r.rotation.plan.holders) == 3
+                and all(holder.anchors for holder in r.rotation.plan.holders)
+            ),
+            replica="one",
         )
         assert report.rotation.plan is not None
         held = {holder.what: holder for holder in report.rotation.plan.holders}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ class Pauses:
 @asynccontextmanager
 async def pauses() -> AsyncIterator[Pauses]:
     """What is seen while the block runs."""
+    gc.freeze()  # or a collection walks through all that a worker of the suite holds: a quarter of a second, seen
     seen = Pauses()
     task = asyncio.create_task(seen.run())
     await asyncio.sleep(0)  # it looks from now on
@@ -34,3 +36,4 @@ async def pauses() -> AsyncIterator[Pauses]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        gc.unfreeze()

@@ -94,6 +94,15 @@ def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None
     assert not case.joining.other_hub
 
 
+def test_another_hub_with_the_very_same_bundle_holds_nothing_back() -> None:
+    """A hub that is started over an empty state finds what its forerunner wrote: what either signs is trusted there."""
+    case = Case()
+    case.show("shop", case.held(MINE.pem, OTHER))
+    assert not case.joining.other_hub
+    case.show("shop", case.held(THEIRS.pem, OTHER))
+    assert case.joining.other_hub == OTHER
+
+
 def test_once_published_everywhere_a_mark_is_an_edit() -> None:
     """A writer of one ConfigMap can write any mark, and must not keep an anchor in it by that."""
     case = Case(joined=True)

@@ -364,14 +364,21 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
     tmp_path: Path,
 ) -> None:
     """It is another hub then. From its first instant on: what it would sign with may be what the mesh has left."""
-    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, _):
+    async with mesh_of(tmp_path, names=NAMES[:1]) as (mesh, second):
         box = mesh.box
         (workload,) = mesh.workloads["east"]
+        alone = box.config_file.read_text()
+        write(box, authority=box.ca, pins=[second], successor=None)
+        await box.wait_for("/api/v1/bundle", lambda bundle: len(bundle["anchors"]) == 2)
+        await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
         held = await box.wait_for_trust("east", "istio-system")
         identity = (await box.get("/api/v1/status"))["controllers"][0]["hub"]
-        good = box.config_file.read_text()
-        elsewhere = good.replace(f'"{tmp_path / "state"}"', f'"{tmp_path / "elsewhere"}"', 1)
-        assert elsewhere != good
+        both = box.config_file.read_text()
+        elsewhere, adopting = (
+            text.replace(f'"{tmp_path / "state"}"', f'"{tmp_path / "elsewhere"}"', 1)
+            for text in (alone, both)
+        )
+        assert elsewhere != alone
         edit(box, elsewhere)
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
         assert any("another state" in item["what"] for item in status["attention"])
@@ -381,6 +388,7 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
 
         for _ in range(2):  # a restart does not forget it
             await kill_hub(box)
+            await nothing_is_issued(workload)  # once the former signer has drained
             asked = asyncio.create_task(issued_until_cancelled(workload))
             await box.start_hub()
             status = await box.wait_for("/api/v1/status", another_hub_s)
@@ -397,10 +405,11 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
         assert not told.keys() & {"cluster_joins", "publication_joining", "signing_unavailable"}
         assert await box.wait_for_trust("east", "istio-system") == held
 
-        edit(box, elsewhere + f'\n[controller]\nadopt_hubs = ["{identity}"]\n')
+        edit(box, adopting + f'\n[controller]\nadopt_hubs = ["{identity}"]\n')
         await box.wait_for("/api/v1/status", lambda s: not another_hub_s(s))
         await mesh.renew(workload)
-        await box.wait_for("/api/v1/status", holds_everywhere(generation=1))
+        await box.wait_for("/api/v1/status", holds_everywhere(generation=2))
+        assert await box.wait_for_trust("east", "istio-system") == held
 
 
 async def issued_until_cancelled(workload: Workload) -> int:
@@ -421,7 +430,7 @@ def another_hub_s(status: Any) -> bool:
 
 
 async def nothing_is_issued(workload: Workload) -> None:
-    """From the controller's first look at the members on, which status may report a moment before signers follow it."""
+    """Any more: what status reports comes a moment before signers follow it."""
     async with asyncio.timeout(20):
         while True:
             try:

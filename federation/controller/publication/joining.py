@@ -242,7 +242,8 @@ class Joining:
     def _note_mark(self, namespace: str, held: Held | None) -> None:
         self._note_number(namespace, held)
         mark = held.hub if held is not None else ""
-        if self._hub.is_other(mark):
+        # One that has published the very bytes that this one would is no rival: what either signs is trusted there.
+        if held is not None and self._hub.is_other(mark) and not self._trust.is_ours(held.sha256):
             self._others[namespace] = mark
         else:
             self._others.pop(namespace, None)

@@ -99,7 +99,8 @@ async def run_plugin(
     try:
         async with asyncio.timeout(timeout):
             output = await _read_bounded(process)
-            code = await process.wait()
+            # One that prints too much may wait for its output to be read, and is ended below.
+            code = await process.wait() if output is not None else 0
     except TimeoutError:
         raise _failed(plugin, where, f"gave no answer in {timeout:g} s") from None
     finally:

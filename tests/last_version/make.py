@@ -1,0 +1,109 @@
+"""Makes the fixtures of this folder with the code as it is: run at every release, before anything is renamed.
+
+``python -m tests.last_version.make WHAT...``; the README in this folder says when, and what to look at afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from federation.core.config.access import Credentials
+from federation.core.config.authority_model import AwsConfig, CertificateRef, JwtRef, SecretRef, VaultServer
+from federation.core.config.model import Address
+from tests.last_version import meaning
+
+HERE: Final = Path(__file__).parent
+CONFIGURATION: Final = HERE / "configuration"
+
+DISSOLVED: Final = (Credentials, VaultServer, AwsConfig)
+"""Values that stand for keys of the table around them, where that is no role's own table."""
+
+KEYS_OF: Final = {
+    "kubernetes": {"mount", "role", "jwt", "namespace", "credentials"},  # a login or a state
+    "jwt": {"mount", "role", "jwt"},
+    "approle": {"mount", "role_id", "secret_id", "secret_id_wrapped", "role"},
+    "cert": {"mount", "role", "certificate"},
+    "token": {"token"},
+    "files": {"directory"},
+}
+"""What counts of a table whose keys depend on its method or kind; all where nothing is said."""
+
+
+def make_configuration() -> None:
+    """What each file of ``configuration/`` means, beside it."""
+    for file in sorted(CONFIGURATION.glob("*.toml")):
+        config = meaning.read(file.read_text("utf-8"))
+        means = dict(meaning_of(config))
+        for key, value in means.items():
+            assert meaning.value_at(config, key) == value, key
+        warned = [warning.partition(": ")[0] for warning in config.warnings]
+        write_json(file.with_suffix(".json"), {"means": means, "warned": warned})
+
+
+def meaning_of(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration by its key."""
+    if isinstance(value, CertificateRef):
+        yield from (("client_certificate", True),) if value.is_spiffe else ()
+        yield from (
+            (f"client_{field.name}", meaning.plain(getattr(value, field.name)))
+            for field in dataclasses.fields(value)
+            if not value.is_spiffe
+        )
+        return
+    chosen = getattr(value, "method", getattr(value, "kind", ""))
+    counted = KEYS_OF.get(chosen, {field.name for field in dataclasses.fields(value)}) | {"method", "kind"}
+    for field in (each for each in dataclasses.fields(value) if each.name in counted):
+        found = getattr(value, field.name)
+        name = "cluster" if key == "trust.anchors" and field.name == "clusters" else field.name
+        if not key and name in {"file", "digest", "warnings"}:
+            continue
+        role = key == "clusters" and name in {"signer", "controller"}
+        if isinstance(found, CertificateRef) or (isinstance(found, DISSOLVED) and not role):
+            yield from meaning_of(found, name)
+        elif (
+            dataclasses.is_dataclass(found)
+            and not isinstance(found, Address | JwtRef | SecretRef)
+            and _is_table(found)
+        ):
+            yield from ((f"{name}.{below}", each) for below, each in meaning_of(found, _below(key, name)))
+        elif isinstance(found, tuple) and any(_is_table(each) for each in found):
+            yield f"{name}{meaning.NUMBER}", len(found)
+            for place, element in enumerate(found):
+                yield from (
+                    (f"{name}[{place}].{below}", each)
+                    for below, each in meaning_of(element, _below(key, name))
+                )
+        else:
+            yield name, meaning.plain(found)
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it is a table of the configuration, not a value that is written as a string."""
+    return dataclasses.is_dataclass(value) and type(value).__module__.startswith("federation.core.config")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A document for people to compare: one line for each value, keys in order."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+MAKERS: Final = {"configuration": make_configuration}
+
+
+def main(wanted: list[str]) -> None:
+    """Make what was asked for; everything where nothing is named."""
+    for name in wanted or MAKERS:
+        MAKERS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

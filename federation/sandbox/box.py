@@ -36,6 +36,8 @@ ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 MEMBER_MANIFESTS: Final = Path(__file__).resolve().parents[2] / "manifests" / "member"
 ISTIO_SYSTEM: Final = "istio-system"
 POLL: Final = 0.1
+LIMIT: Final = 180.0
+"""Seconds for what takes a few of them, on a machine that may be busy; it costs time only where something never comes."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ class Box:
         """The process ID of the supervisor, None while it is not running."""
         return self._hub.pid if self._hub is not None and self._hub.returncode is None else None
 
-    async def stop_hub(self, *, limit: float = 30.0) -> int | None:
+    async def stop_hub(self, *, limit: float = LIMIT) -> int | None:
         """Ask the hub to end, wait until it has drained, and return its exit code."""
         if self._hub is None or self._hub.returncode is not None:
             return self._hub.returncode if self._hub is not None else None
@@ -278,7 +280,7 @@ class Box:
                 raise NotReady(f"{verb} was not done: {document}", where="the hub")
             return document
 
-    async def wait_for(self, path: str, wanted: Any, *, limit: float = 60.0, what: str = "") -> Any:
+    async def wait_for(self, path: str, wanted: Any, *, limit: float = LIMIT, what: str = "") -> Any:
         """Poll the status API until ``wanted(document)`` holds; raises NotReady that says what was seen last."""
         seen: Any = None
         try:
@@ -302,7 +304,7 @@ class Box:
                 f"it ended with exit code {self._hub.returncode}\n{self.hub_log()}", where="the hub"
             )
 
-    async def wait_ready(self, *, limit: float = 60.0) -> None:
+    async def wait_ready(self, *, limit: float = LIMIT) -> None:
         """Wait until the controller is ready and every signer process has said that it is."""
         await self.wait_for("/readyz", lambda _: True, limit=limit, what="a ready controller")
 
@@ -312,7 +314,7 @@ class Box:
 
         await self.wait_for("/api/v1/status", signing, limit=limit, what=f"{self.signers} ready signers")
 
-    async def wait_proved(self, *, limit: float = 60.0) -> Any:
+    async def wait_proved(self, *, limit: float = LIMIT) -> Any:
         """Wait until every ordered pair is valid and the proof covers every registered member."""
 
         def proved(matrix: Any) -> bool:
@@ -338,7 +340,7 @@ class Box:
             door_trust=lambda: trust,
         )
 
-    async def wait_for_trust(self, name: str, namespace: str, *, limit: float = 60.0) -> bytes:
+    async def wait_for_trust(self, name: str, namespace: str, *, limit: float = LIMIT) -> bytes:
         """The published bundle of a namespace, once it is there."""
         try:
             async with asyncio.timeout(limit):

@@ -23,7 +23,7 @@ from federation.sandbox.box import Box
 from federation.sandbox.mesh import Workload
 
 LEAF_LIFE: Final = timedelta(seconds=60)
-LIMIT: Final = 300.0  # seconds for the whole rotation with leaves of a minute
+LIMIT: Final = 600.0  # seconds for the whole rotation with leaves of a minute
 RENEW_TICK: Final = 0.5
 REST: Final = 0.2
 """Seconds between two rounds of handshakes. What fails in a rotation fails until a certificate is renewed, for seconds;

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
+from tests.support.patience import PATIENCE
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -45,7 +47,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-    process.wait(timeout=10)
+    process.wait(timeout=PATIENCE)
 
 
 def main() -> None:

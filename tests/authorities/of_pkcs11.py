@@ -24,9 +24,10 @@ from federation.signer.authorities.catalogue import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.signer.house import authority
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
-TIMEOUT = 20.0
+TIMEOUT = PATIENCE
 
 
 def need_softhsm() -> None:

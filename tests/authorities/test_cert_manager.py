@@ -29,7 +29,6 @@ from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Gone, Hang
 from federation.signer.authorities.cert_manager import CertManager
-from federation.signer.authorities.cert_manager.connection import CLOSING
 from federation.signer.authorities.cert_manager.removal import LEFTOVER_AGE
 from federation.signer.authorities.cert_manager.request import INSTANCE, MANAGED_BY, MANAGER
 from federation.signer.authorities.cert_manager.service import CHAIN_MEMORY
@@ -42,6 +41,7 @@ from tests.authorities.of_cert_manager import ACCOUNT, ISSUER, NAMESPACE, USER, 
 from tests.signer.house import authority, eventually
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 CLOCK = SystemClock()
 REQUESTS = "certificaterequests"
@@ -287,7 +287,7 @@ async def test_closing_waits_until_requests_are_removed(hub: Management) -> None
 
 
 async def test_closing_does_not_wait_for_ever(hub: Management) -> None:
-    async with asyncio.timeout(CLOSING + 5):
+    async with asyncio.timeout(PATIENCE):
         async with authority_of(hub.back_end) as kept:
             await kept.issue(order())
             hub.cluster.faults.inject(Hang(), verb="delete")

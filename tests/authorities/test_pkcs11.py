@@ -42,6 +42,7 @@ from federation.signer.authorities.pkcs11.pair import Library, TokenPair, librar
 from federation.signer.authorities.pkcs11.signing import public_key_of  # noqa: E402
 from federation.signer.authorities.pkcs11.thread import LibraryThread  # noqa: E402
 from federation.signer.authorities.pkcs11.tokens import Tokens  # noqa: E402
+from tests.support.patience import PATIENCE  # noqa: E402
 
 MESSAGE = b"to be signed"
 CA = pki.intermediate("in a token")
@@ -299,7 +300,7 @@ async def serial_of(token: SoftToken) -> str:
                 return one.serial.decode()
         raise AssertionError(token.label)
 
-    return await library_of_this_process().thread.run(find, timeout=20)
+    return await library_of_this_process().thread.run(find, timeout=PATIENCE)
 
 
 async def test_two_keys_of_one_label_are_not_guessed_between(hsm: SoftHsm) -> None:
@@ -434,7 +435,7 @@ async def token_counts_wrong_pins(token: SoftToken) -> bool:
         shown = pkcs11.lib(str(MODULE.resolve())).get_token(token_label=token.label)
         return bool(shown.flags & pkcs11.TokenFlag.USER_PIN_COUNT_LOW)
 
-    return await library_of_this_process().thread.run(ask, timeout=20)
+    return await library_of_this_process().thread.run(ask, timeout=PATIENCE)
 
 
 async def test_a_pin_that_is_wrong_when_the_session_is_lost_is_told_by_the_signature(hsm: SoftHsm) -> None:
@@ -653,27 +654,27 @@ async def test_a_hang_is_told_in_time_and_blocks_nobody_else() -> None:
         with pytest.raises(AuthorityUnavailable):
             await thread.run(device.work, timeout=0.05)
         with pytest.raises(AuthorityUnavailable, match="2 calls wait") as caught:
-            await thread.run(device.work, timeout=20)  # at once: the queue is full of those given up
+            await thread.run(device.work, timeout=PATIENCE)  # at once: the queue is full of those given up
         assert caught.value.reason == "hsm_hangs"
     finally:
         device.let_go.set()
     await eventually(lambda: device.done and thread._jobs.empty())
-    assert await thread.run(device.work, timeout=20) == "result"
+    assert await thread.run(device.work, timeout=PATIENCE) == "result"
     assert device.done == ["hung", "worked"]  # what had been given up was not done
 
 
 async def test_a_call_that_was_given_up_before_it_began_is_never_made() -> None:
     thread, device = LibraryThread(), Device()
-    hung = asyncio.create_task(thread.run(device.hang, timeout=20))
+    hung = asyncio.create_task(thread.run(device.hang, timeout=PATIENCE))
     assert await asyncio.to_thread(device.begun.wait, 20)
-    given_up = asyncio.create_task(thread.run(device.work, timeout=20))
+    given_up = asyncio.create_task(thread.run(device.work, timeout=PATIENCE))
     await asyncio.sleep(0)
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
     device.let_go.set()
     await hung
-    await thread.run(lambda: None, timeout=20)
+    await thread.run(lambda: None, timeout=PATIENCE)
     assert device.done == ["hung"]
 
 
@@ -684,9 +685,9 @@ async def test_a_job_that_fails_is_its_callers_and_the_thread_goes_on() -> None:
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine"):
-        await thread.run(fail, timeout=20)
+        await thread.run(fail, timeout=PATIENCE)
     names = await asyncio.gather(
-        *(thread.run(lambda: threading.current_thread(), timeout=20) for _ in range(4))
+        *(thread.run(lambda: threading.current_thread(), timeout=PATIENCE) for _ in range(4))
     )
     assert len(set(names)) == 1
     assert names[0].daemon
@@ -698,7 +699,7 @@ async def test_a_device_that_hangs_leaves_the_authority_degraded_and_lets_it_clo
     device = Device()
     async with pair_of(token.config(CA, timeout=0.3)) as pair:
         read = await pair.read()
-        hung = asyncio.create_task(library_of_this_process().thread.run(device.hang, timeout=20))
+        hung = asyncio.create_task(library_of_this_process().thread.run(device.hang, timeout=PATIENCE))
         try:
             assert await asyncio.to_thread(device.begun.wait, 20)
             with pytest.raises(AuthorityUnavailable) as caught:

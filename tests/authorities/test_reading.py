@@ -23,6 +23,7 @@ from federation.signer.authorities.local import PairOfFiles
 from federation.signer.authorities.own_credentials import OwnCredentials
 from federation.signer.authorities.pem_file import read_pem_file
 from tests.signer.house import eventually
+from tests.support.patience import PATIENCE
 
 
 class HangingFile:
@@ -97,7 +98,7 @@ async def test_it_is_read_again_once_it_answers(file: HangingFile, impatient: Re
 
 
 async def test_who_gives_up_earlier_leaves_no_second_thread_behind(file: HangingFile) -> None:
-    own = Reading(timeout=20)
+    own = Reading(timeout=PATIENCE)
     before = threads()
     first = asyncio.create_task(own.read(str(file.path), partial(read_bounded, file.path, 10)))
     await eventually(lambda: threads() == before + 1)
@@ -112,7 +113,7 @@ async def test_who_gives_up_earlier_leaves_no_second_thread_behind(file: Hanging
 
 async def test_a_read_that_was_given_up_is_no_hanging_one(tmp_path: Path) -> None:
     """Whoever asks next waits until it has ended, and reads anew."""
-    own, going_on = Reading(timeout=20), threading.Event()
+    own, going_on = Reading(timeout=PATIENCE), threading.Event()
 
     def slow() -> str:
         going_on.wait()
@@ -150,6 +151,6 @@ async def main():
 asyncio.run(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stdout) == (0, "files_hang\n"), done.stderr

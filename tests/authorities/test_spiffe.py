@@ -295,8 +295,8 @@ async def test_an_agent_that_hangs_keeps_nobody_longer_than_the_timeout(
     agent.hang = True
     loop = asyncio.get_running_loop()
     started = loop.time()
-    answers = await asyncio.gather(*(api.x509() for _ in range(20)), return_exceptions=True)
-    assert loop.time() - started < 15.0  # and not twenty times the timeout
+    answers = await asyncio.gather(*(api.x509() for _ in range(200)), return_exceptions=True)
+    assert loop.time() - started < 100.0  # and not two hundred times the timeout
     assert {getattr(answer, "reason", "") for answer in answers} == {"spiffe_timeout"}
     agent.hang = False
     assert (await api.x509()).key_pem

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.runtime.lifeline import VARIABLE
+from tests.support.patience import PATIENCE
 
-LIMIT = 60.0
+LIMIT = PATIENCE
 """Seconds; a loaded two-core machine needs a few for a hub's first words."""
 
 

@@ -21,6 +21,7 @@ from federation.core.config.model import Address
 from federation.runtime.clock import SystemClock
 from tests.cli.running import Running, started
 from tests.core.config.texts import GOOD, good, with_line
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ async def hub(file: Path) -> AsyncIterator[Running]:
 
 async def until_ready(url: str) -> None:
     limit = aiohttp.ClientTimeout(total=10)
-    async with asyncio.timeout(60), aiohttp.ClientSession(timeout=limit) as session:
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(timeout=limit) as session:
         while True:
             try:
                 async with session.get(f"{url}/readyz") as answer:
@@ -100,7 +101,7 @@ async def test_a_hubs_life(hub: Running, file: Path) -> None:
     os.kill(signer, signal.SIGKILL)
     await hub.until_logged("signer-0 ended")
     assert "killed by SIGKILL" in hub.log
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while len(pids(hub.log, "signer-0")) < 2 or refuses(door):
             await asyncio.sleep(0.05)
     assert pids(hub.log, "controller") == [controller]
@@ -137,7 +138,7 @@ async def test_children_do_not_outlive_a_killed_hub(hub: Running) -> None:
     door = await hub.until_announced("door")
     hub.process.kill()
     assert await hub.ended() == -signal.SIGKILL
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not refuses(door):
             await asyncio.sleep(0.05)
     await hub.until_logged("the supervisor is gone: draining")

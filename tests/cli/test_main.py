@@ -13,6 +13,7 @@ import pytest
 from federation.cli.main import VERBS, build_parser, explain, main
 from federation.core.errors import ConfigurationError, Finding, NotReady
 from tests.cli.running import environment, federation
+from tests.support.patience import PATIENCE
 
 ACTIONS = [*VERBS, "clusters list", "clusters check", "pki init", "bundle show"]
 
@@ -52,7 +53,7 @@ def test_help_imports_nothing_slow() -> None:
         "print([name for name in ('grpc', 'kubernetes_asyncio', 'uvloop', 'prometheus_client') if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == "[]\n"
 
@@ -148,7 +149,7 @@ def test_the_version_is_the_distributions() -> None:
         [sys.executable, "-m", "federation", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
         env=environment(),
     )
@@ -157,5 +158,7 @@ def test_the_version_is_the_distributions() -> None:
 
 def test_a_reader_that_went_away_is_no_traceback() -> None:
     script = f"{sys.executable} -m federation pki init --help | true"
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert "Traceback" not in done.stderr

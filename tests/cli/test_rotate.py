@@ -41,6 +41,7 @@ from tests.status.rotations import (
 )
 from tests.status.rotations import rotate as have_rotate
 from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
+from tests.support.patience import PATIENCE
 from tests.support.seals import SEAL
 
 NAMES = ["east", "west", "north"]
@@ -398,7 +399,7 @@ async def test_an_answer_that_is_lost_is_not_a_refusal(capsys: pytest.CaptureFix
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     asked = ("advance", "--url", f"http://{host}:{port}")
-    async with server, asyncio.timeout(30):
+    async with server, asyncio.timeout(PATIENCE):
         assert await asyncio.to_thread(run_verb, rotate, "rotate", *asked) == 2
     said = capsys.readouterr().err
     assert "UNKNOWN" in said

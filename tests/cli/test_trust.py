@@ -40,6 +40,7 @@ from tests.cli.asking import run_verb
 from tests.cli.running import environment
 from tests.status.worlds import CountingStore, FixedConfig, World, generation
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 OWN = pki.root("own").certificate
 STRANGER = pki.root("stranger").certificate
@@ -442,7 +443,11 @@ def test_a_file_that_is_too_large_for_the_disk_leaves_all_as_it_was(file: Path, 
         "--yes",
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 1
     assert "File too large" in done.stderr
@@ -520,7 +525,7 @@ async def test_a_person_types_the_first_digits(typed: str, code: int, file: Path
             env=environment(),
         )
         os.write(master, f"{typed}\n".encode())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             _, err = await process.communicate()
     finally:
         os.close(master)

@@ -25,6 +25,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.hostile import giant_page
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 from tests.support.pauses import pauses
 
 EAST = ClusterName("east")
@@ -123,7 +124,7 @@ async def reflected(cluster: SandboxCluster, directory: Path, path: str) -> Asyn
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(what: object, limit: float = 120.0) -> None:
+async def until(what: object, limit: float = PATIENCE) -> None:
     assert callable(what)
     async with asyncio.timeout(limit):
         while not what():

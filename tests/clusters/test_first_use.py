@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.support.patience import PATIENCE
+
 PROGRAM = """
 import sys, threading
 sys.setswitchinterval(1e-6)
@@ -34,6 +36,6 @@ print(len(refusals))
 def test_a_process_survives_its_first_kubeconfigs() -> None:
     for _ in range(8):  # without the types resolved at import, about every second process crashes here
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         assert (done.returncode, done.stdout.strip()) == (0, "8"), done.stderr

@@ -16,6 +16,7 @@ from federation.core.errors import ClusterError, ClusterUnauthorized, ClusterUnr
 from federation.core.identity import ClusterName
 from federation.sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 PATH = "/api/v1/namespaces/default"
 
@@ -47,7 +48,7 @@ async def works(session: FollowedSession) -> bool:
 
 
 async def until(wanted: Callable[[], Awaitable[bool]], clock: VirtualClock) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not await wanted():
             await clock.advance(1.0)
             await asyncio.sleep(0.01)

@@ -29,6 +29,7 @@ from federation.core.config.model import ClusterConfig, IstioConfig
 from federation.core.identity import ServiceAccountRef
 from federation.core.istio_settings import Form, settings_files, settings_of
 from tests.clusters.test_istio_findings import EAST, HUB
+from tests.support.patience import PATIENCE
 
 ISTIOCTL = os.environ.get("FEDERATION_ISTIOCTL", "")
 CHARTS = os.environ.get("FEDERATION_ISTIO_MANIFESTS", "")
@@ -45,7 +46,7 @@ async def rendered(directory: Path, operator: str) -> list[dict[str, Any]]:
         *(ISTIOCTL, "manifest", "generate", f"--manifests={CHARTS}", "-f", str(file)),
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0
     return [item for item in yaml.load_all(out, Loader=yaml.CSafeLoader) if item]
 

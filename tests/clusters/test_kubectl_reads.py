@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from federation.clusters.kubeconfig import EXEC_EXTENSION, Entry, parse_kubeconfig
 from federation.core.errors import ConfigurationError
+from tests.support.patience import PATIENCE
 
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")
 EXAMPLES = int(os.environ.get("FEDERATION_KUBECTL_EXAMPLES", "25"))
@@ -47,7 +48,7 @@ def kubectl_view(text: bytes, directory: Path) -> dict[str, Any] | None:
     file.write_bytes(text)
     command = [KUBECTL, "--kubeconfig", str(file), "config", "view", "--raw", "-o", "json"]
     ended = subprocess.run(
-        command, capture_output=True, timeout=120, check=False, env={"HOME": str(directory)}
+        command, capture_output=True, timeout=PATIENCE, check=False, env={"HOME": str(directory)}
     )
     shown: dict[str, Any] | None = json.loads(ended.stdout) if ended.returncode == 0 else None
     return shown

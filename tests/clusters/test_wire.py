@@ -25,10 +25,10 @@ from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
 from tests.support.clock import VirtualClock
 from tests.support.clusters import Exchange, RawServer
+from tests.support.patience import PATIENCE
 from tests.support.pauses import pauses
 
 WEST = ClusterName("west")
-PATIENCE = 30.0  # seconds for what takes milliseconds where nothing else runs
 LONGEST_READ = 2 * 2**20  # bytes: a few times what the transport reads at once
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 INTERIM = b"HTTP/1.1 100 \r\n\r\n"

@@ -22,6 +22,7 @@ from federation.sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
 from federation.sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
 from federation.state.documents import SignerClusterReport
 from tests.signer.house import Answer, House, eventually, house, identity_of
+from tests.support.patience import PATIENCE
 
 KEYS_TYPE = "application/jwk-set+json"
 OKP_ONLY = (
@@ -163,7 +164,7 @@ async def test_a_deleted_pod_takes_its_token_with_it(tmp_path: Path, attestation
             answer = await hub.ask("east", token)
             return refused(answer) or (attestation == "token-keys" and unavailable(answer))
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not await gone():
                 await asyncio.sleep(0.05)
         assert await gone()

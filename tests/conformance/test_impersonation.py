@@ -28,6 +28,7 @@ from federation.sandbox.apiserver.faults import Cut, Delay, Garbage, Hang
 from federation.sandbox.cluster import SandboxCluster
 from tests.signer.house import Answer, House, eventually, house, identity_of
 from tests.support import pki
+from tests.support.patience import PATIENCE
 from tests.support.ztunnel import Ztunnel
 
 TRUSTED = 'trusted_node_accounts = ["istio-system/ztunnel"]'
@@ -531,7 +532,7 @@ async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(tmp_path: Pat
             method = channel.unary_unary(METHOD)
 
             async def call(message: bytes) -> bytes:
-                reply: bytes = await method(message, metadata=metadata, timeout=10)
+                reply: bytes = await method(message, metadata=metadata, timeout=PATIENCE)
                 return reply
 
             ztunnel = Ztunnel(call, SystemClock())

@@ -22,6 +22,7 @@ from tests.support.istiod import (
     IstiodExited,
     encoded,
 )
+from tests.support.patience import PATIENCE
 from tests.support.pki import intermediate, root
 
 OLD, NEW = intermediate("istiod old", root("a")), intermediate("istiod new", root("b"))
@@ -36,7 +37,7 @@ async def east() -> AsyncIterator[SandboxCluster]:
         yield cluster
 
 
-async def eventually(wanted: Callable[[], object], within: float = 60.0) -> None:
+async def eventually(wanted: Callable[[], object], within: float = PATIENCE) -> None:
     async with asyncio.timeout(within):
         while not wanted():
             await asyncio.sleep(0.01)

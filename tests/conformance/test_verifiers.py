@@ -33,6 +33,7 @@ from federation.core.pki.san import SubjectAltName
 from federation.runtime.clock import SystemClock
 from tests.support import pki
 from tests.support.envoy import Envoy, call, running, write_identity
+from tests.support.patience import PATIENCE
 
 HOST = "hub.mesh.example"
 IDENTITY = SpiffeId.parse("spiffe://mesh.example/ns/shop/sa/frontend")
@@ -231,7 +232,7 @@ async def boringssl_accepts(authority: pki.Authority) -> bool:
     credentials = grpc.ssl_channel_credentials(roots, key, workload)
     try:
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
-            await channel.unary_unary("/nothing/Here")(b"", timeout=20)
+            await channel.unary_unary("/nothing/Here")(b"", timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
         return error.code() is grpc.StatusCode.UNIMPLEMENTED  # it got through to a server without that method
     finally:

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from tests.support.patience import PATIENCE
+
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -25,7 +27,7 @@ STRATEGIC = "application/strategic-merge-patch+json"
 PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
-TIMEOUT = 30.0
+TIMEOUT = PATIENCE
 _CONTENT = (
     "/api/v1/namespaces/{}/pods",
     "/api/v1/namespaces/{}/serviceaccounts",

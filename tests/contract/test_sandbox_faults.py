@@ -25,6 +25,7 @@ from federation.sandbox.apiserver.faults import (
 )
 from federation.sandbox.cluster import SandboxCluster
 from tests.contract.client import Api, config_map
+from tests.support.patience import PATIENCE
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 
@@ -43,7 +44,7 @@ async def api(cluster: SandboxCluster) -> AsyncIterator[Api]:
 
 async def arrived(fault: Fault) -> None:
     """Wait until a request met with the fault."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not fault.hits:
             await asyncio.sleep(0.01)
 

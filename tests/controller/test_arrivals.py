@@ -22,6 +22,7 @@ from federation.state.files import FileStore
 from tests.controller.world import World as Federation
 from tests.controller.world import open_world, root
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 ROOT, OWN, OTHER = "a" * 64, "b" * 64, "c" * 64
 CONFIG = f"""
@@ -265,7 +266,7 @@ async def test_every_cluster_that_came_with_the_accepted_ca_is_remembered(tmp_pa
             for name in ("west", "north"):
                 serve(federation, name, bundle)
             await federation.published()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 while (await arrivals_of(federation)).joined != ["east", "north", "west"]:
                     await asyncio.sleep(0.1)
     shared = [own.certificate.sha256]
@@ -283,7 +284,7 @@ async def test_a_cluster_that_held_the_hubs_root_before_the_hub_came_is_remember
             await federation.until(lambda r: r.clusters["west"].reason == "other_writers")
             serve(federation, "west", await merged(federation))
             await federation.published()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 while (await arrivals_of(federation)).joined != ["east", "west"]:
                     await asyncio.sleep(0.1)
         arrivals = await arrivals_of(federation)

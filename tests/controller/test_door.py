@@ -24,6 +24,7 @@ from federation.sandbox.ports import free_port
 from tests.controller.world import HUB, leaf_for, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +63,7 @@ async def call_under_way(
     clock: Clock | None = None, peers: list[str] | None = None
 ) -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
     """A door that is aimed, where, and a request to it that the server has taken."""
-    async with silent_door(peers) as (address, taken), asyncio.timeout(60):
+    async with silent_door(peers) as (address, taken), asyncio.timeout(PATIENCE):
         door = SignerDoor(clock or SystemClock())
         await door.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(

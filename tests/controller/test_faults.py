@@ -14,6 +14,7 @@ from federation.core.identity import ClusterName
 from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
 from federation.state.documents import ControllerReport, Matrix
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
+from tests.support.patience import UNDELAYED
 
 QUICK = {"connect": "1s", "request": "1s", "watch": "20s", "watch_silence": "4s"}
 
@@ -32,7 +33,7 @@ async def east_goes_on(world: World) -> None:
     """A new namespace of the other cluster gets its bundle at once."""
     name = f"shop-{time.monotonic_ns()}"
     world.clusters["east"].create_namespace(name)
-    await eventually(lambda: world.held("east", name) is not None, limit=3)
+    await eventually(lambda: world.held("east", name) is not None, limit=UNDELAYED)
 
 
 FAILURES: dict[str, tuple[Effect, str]] = {
@@ -72,8 +73,7 @@ async def test_clusters_that_fail_from_the_start_are_told_as_what_they_are(tmp_p
             report = await world.until(
                 lambda r: (
                     r.matrix.valid == 110 and {r.clusters[name].state for name in world.clusters} == {"ready"}
-                ),
-                limit=15,
+                )
             )
             assert report.matrix.handshakes == 1
 
@@ -124,7 +124,7 @@ async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: Wo
         await eventually(lambda: two.held("west", "default") is not None)
         with west.faults.inject(Silence()):
             west.delete("configmaps", "default", NAME)
-            await eventually(lambda: two.held("west", "default") is not None, limit=20)
+            await eventually(lambda: two.held("west", "default") is not None)
         assert two.held("west", "default") == two.held("east", "default")
 
 
@@ -145,7 +145,7 @@ async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: Worl
     east = one.clusters["east"]
     with east.faults.inject(Answer.forbidden(), verb="patch", resource="configmaps"):
         async with one.controller():
-            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 4, limit=60)
+            report = await one.until(lambda r: r.clusters["east"].publication.forbidden == 4)
             assert state(report, "east") == ("degraded", "forbidden_writes")
             assert (
                 report.clusters["east"].publication.selected,
@@ -188,12 +188,11 @@ async def test_a_webhook_that_cannot_be_called_for_one_namespace_stops_no_other(
                 lambda r: (
                     r.clusters["east"].publication.failed == 1 and r.clusters["east"].publication.current == 4
                 ),
-                limit=60,
             )
             assert state(report, "east") == ("degraded", "publication")
             assert "webhook that is named" in report.clusters["east"].remedy
             east.faults.clear()
-            await one.until(lambda r: r.clusters["east"].publication.current == 5, limit=60)
+            await one.until(lambda r: r.clusters["east"].publication.current == 5)
 
 
 async def test_throttling_is_honoured(one: World) -> None:
@@ -285,7 +284,7 @@ async def test_fifteen_hundred_namespaces_are_published_and_nothing_is_written_t
     one.write_config()
     began = time.process_time()
     async with one.controller():
-        await one.published(limit=300)
+        await one.published()
         took = time.process_time() - began
         report = await one.until(lambda r: r.clusters["east"].publication.current == 1504)
         assert report.clusters["east"].publication.writes == 1504

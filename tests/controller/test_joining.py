@@ -24,6 +24,7 @@ from tests.controller.test_rotation import Signer, book_of, operate, prepare
 from tests.controller.world import KEY, NAME, World, eventually, in_force, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 ISTIOD = "pilot-discovery"
 HUB = pki.root("hub")
@@ -363,7 +364,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
 async def merged(world: World, *, replica: str = "one") -> str:
     """The bundle of the hub's root and of one that is accepted, once the controller goes by it."""
     generation = await in_force(world.store)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while generation is None or generation.bundle_pem.count("BEGIN CERTIFICATE") != 2:
             await asyncio.sleep(0.05)
             generation = await in_force(world.store)
@@ -537,7 +538,7 @@ async def test_a_rotation_waits_for_the_takeover_and_nothing_is_dropped_during_i
         await asyncio.sleep(3)
         assert waits_for(await two.until(lambda r: r.generation == 2)) == ["west"]
         await declare_takeover(two, "west")
-        await two.until(lambda r: not waits_for(r) and r.rotation.open, limit=40)
+        await two.until(lambda r: not waits_for(r) and r.rotation.open)
         await asyncio.sleep(1)
         generation = await two.published()
         assert own.pem.decode() in generation.bundle_pem

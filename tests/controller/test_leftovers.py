@@ -31,6 +31,7 @@ from federation.state.documents import (
 from federation.state.files import FileStore
 from tests.status.worlds import ROOT, hub_config
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 CONFIG = hub_config(["east", "west"])
 SKEW = CONFIG.controller.rotation.skew
@@ -209,7 +210,7 @@ async def test_a_signer_that_is_alive_after_all_accounts_anew_for_what_it_delive
     horizons = PersistedHorizons(hub.store, replica="signer-0", clock=hub.clock, look=look)
     running = asyncio.create_task(horizons.run())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while horizons.problem is not None:
                 await hub.clock.advance(0.01)
                 await asyncio.sleep(0.005)

@@ -38,6 +38,7 @@ from federation.state.documents import (
 from federation.state.files import FileStore
 from federation.state.store import Stored
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 from tests.support.seals import SEAL
 
 CONFIG = """
@@ -281,7 +282,7 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
 
 
 async def until(wanted: Callable[[], bool], clock: VirtualClock) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not wanted():
             await clock.advance(0.3)
             await asyncio.sleep(0.01)

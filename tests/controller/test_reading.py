@@ -22,6 +22,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.hostile import roots_pem
 from tests.controller.world import KEY, NAME, open_world
 from tests.support import pki
+from tests.support.patience import PATIENCE
 from tests.support.pauses import pauses
 
 
@@ -65,7 +66,7 @@ async def tenant() -> AsyncIterator[Tenant]:
 
 
 async def until(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not what():
             await asyncio.sleep(0.005)
 

@@ -45,6 +45,7 @@ from federation.state.store import StateConflict
 from tests.controller.world import TRUST_DOMAIN, World, intermediate, root
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 from tests.support.seals import SEAL
 
 A = Side(root="a" * 64, intermediate="1" * 64)
@@ -353,7 +354,7 @@ async def book_of(world: World) -> RotationBook:
     return decode(stored.data, RotationBook, key=ROTATION) if stored else RotationBook()
 
 
-async def until_state(world: World, state: State, *, limit: float = 120.0) -> Rotation:
+async def until_state(world: World, state: State, *, limit: float = PATIENCE) -> Rotation:
     seen: RotationBook = RotationBook()
     try:
         async with asyncio.timeout(limit):
@@ -376,7 +377,7 @@ async def operate(world: World, verb: str, **arguments: str) -> Operation:
 
 async def advance(world: World) -> None:
     """Advance once: on a loaded machine a gate that was seen open may be shut again for a moment."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while (asked := await operate(world, "advance")).outcome != "done":
             assert "cannot leave" in asked.detail, asked
             await asyncio.sleep(0.2)
@@ -425,7 +426,7 @@ async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewi
         await two.until(lambda r: r.matrix.valid == 2)
         assert (await operate(two, "start")).outcome == "done"
         for state in ("STAGED", "PUBLISHING", "SOAKED", "CANARY"):
-            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]
+            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state)  # type: ignore[misc]
             await advance(two)
         signer.workloads["west"] = CUT_OFF
 
@@ -433,8 +434,8 @@ async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewi
             unmet = {(c.name, c.cluster) for c in report.rotation.conditions if not c.met}
             return report.rotation.state == "ACTIVE" and unmet == {("alive", "west")}
 
-        await two.until(waits_for_west_alone, limit=30)
-        async with asyncio.timeout(60):
+        await two.until(waits_for_west_alone)
+        async with asyncio.timeout(PATIENCE):
             while (
                 "0 of 3 workloads hold a certificate" not in (refused := await operate(two, "advance")).detail
             ):
@@ -442,7 +443,7 @@ async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewi
         assert refused.outcome == "refused"
         assert anchors_held(two, "west") == 2
         signer.workloads["west"] = RENEWING
-        await two.until(lambda r: r.rotation.open, limit=20)
+        await two.until(lambda r: r.rotation.open)
         await advance(two)
         await until_state(two, State.UNPUBLISHING)
 
@@ -455,9 +456,9 @@ async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> Non
         await two.until(lambda r: r.matrix.valid == 2)
         await operate(two, "start")
         for state in ("STAGED", "PUBLISHING", "SOAKED", "CANARY"):
-            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state, limit=30)  # type: ignore[misc]
+            await two.until(lambda r, state=state: r.rotation.open and r.rotation.state == state)  # type: ignore[misc]
             await advance(two)
-        await two.until(lambda r: r.rotation.open and r.rotation.state == "ACTIVE", limit=30)
+        await two.until(lambda r: r.rotation.open and r.rotation.state == "ACTIVE")
         two.staged, two.anchors, pins = [], [root()], [root(), root("b")]
         # The new root's pin is taken out: the bundle stays as it is, and no step leads to that root.
         two.write_config()
@@ -467,13 +468,13 @@ async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> Non
                 c.name == "enacted" and "no longer pins" in c.detail for c in report.rotation.conditions
             )
 
-        await two.until(waits, limit=20)
+        await two.until(waits)
         refused = await operate(two, "advance")
         assert (refused.outcome, "no longer pins" in refused.detail) == ("refused", True)
         assert anchors_held(two, "west") == 2
         two.anchors = pins
         two.write_config()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while (await book_of(two)).under_way is not None:
                 await operate(two, "advance")
         await until_state(two, State.RETIRED)
@@ -492,16 +493,16 @@ async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: Wo
             await until_state(two, State.PUBLISHING)
         async with two.controller("two"):
             await two.until(lambda r: anchors_held(two, "west") == 2, replica="two")
-            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await until_state(two, State.SOAKED)
             aborted = await operate(two, "abort", reason="changed our minds")
             assert aborted.outcome == "done"
             await until_state(two, State.ABORTING)
-            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await two.until(lambda r: anchors_held(two, "west") == 1, replica="two")
-            await two.until(lambda r: r.rotation.open, replica="two", limit=20)
+            await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await until_state(two, State.STABLE)
     assert two.held("east", "default") == root().pem.decode()
@@ -512,7 +513,7 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
     async with signer.running(), two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
         await two.clusters["west"].stop()
-        await two.until(lambda r: r.clusters["west"].state != "ready", limit=30)
+        await two.until(lambda r: r.clusters["west"].state != "ready")
         assert (await operate(two, "start")).outcome == "done"
         await until_state(two, State.PUBLISHING)
 
@@ -520,14 +521,14 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
             lacking = {c.cluster for c in report.rotation.conditions if not c.met and c.name == "held"}
             return report.rotation.state == "PUBLISHING" and lacking == {"west"}
 
-        await two.until(blocked_by_west_alone, limit=20)
+        await two.until(blocked_by_west_alone)
         assert (await operate(two, "quarantine", cluster="west")).outcome == "refused", "it needs a reason"
         assert (await operate(two, "quarantine", cluster="west", reason="burnt down")).outcome == "done"
         await until_state(two, State.RETIRED)
         assert "west" in signer.orders.stopped
         await two.clusters["west"].start()
         assert (await operate(two, "release", cluster="west")).outcome == "done"
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE):
             while "west" in (await book_of(two)).quarantined:
                 await asyncio.sleep(0.1)
         assert two.held("west", "default") == root("b").pem.decode()
@@ -544,6 +545,6 @@ async def test_a_damaged_record_stops_the_rotation_and_nothing_else(two: World) 
             assert "rotation" in report.rotation.problem
             await two.until(lambda r: r.matrix.valid == 2, replica="two")
             two.clusters["east"].create_namespace("later")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 while two.held("east", "later") is None:
                     await asyncio.sleep(0.05)

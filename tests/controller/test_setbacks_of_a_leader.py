@@ -9,6 +9,7 @@ from federation.controller.rotation.books import ROTATION
 from federation.core.trust.rotation.record import RotationBook, Setback
 from federation.state.documents import SignerReport, decode, encode
 from tests.controller.world import World, eventually, in_force, root
+from tests.support.patience import PATIENCE
 
 
 async def two_generations(world: World) -> bytes:
@@ -32,7 +33,7 @@ async def healed(world: World, replica: str) -> list[Setback]:
     }
     await eventually(lambda: world.held("east", "default") == generation.bundle_pem)
     book = RotationBook()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not book.setbacks:
             stored = await world.store.read(ROTATION)
             book = decode(stored.data, RotationBook, key=ROTATION) if stored is not None else book

@@ -31,6 +31,7 @@ from tests.contract.conftest import api, box, config, namespace  # noqa: F401  t
 from tests.controller.test_publication import generation
 from tests.controller.world import MANIFESTS
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 BUNDLES = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles"
@@ -58,7 +59,7 @@ class Place:
         found = await self.admin.get(self.path)
         return None if found.status == 404 else str(found.json["spec"]["trustBundle"])
 
-    async def until_held(self, pem: str | None, limit: float = 20.0) -> None:
+    async def until_held(self, pem: str | None, limit: float = PATIENCE) -> None:
         async with asyncio.timeout(limit):
             while await self.holds() != pem or (pem is not None and not self.publisher.met):
                 await asyncio.sleep(0.1)
@@ -154,7 +155,7 @@ async def test_who_does_not_lead_reads_and_does_not_write(place: Place) -> None:
     place.decided["allowed"] = False
     place.aim(ONE)
     await place.put(OTHER)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while place.publisher.held is None:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)
@@ -177,7 +178,7 @@ async def test_what_is_kept_is_not_written_over(place: Place) -> None:
     place.decided["keeps"] = True
     await place.put(OTHER)
     place.aim(ONE)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not place.publisher.kept:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)
@@ -188,7 +189,7 @@ async def test_what_is_kept_is_not_written_over(place: Place) -> None:
 
 async def test_a_bundle_that_the_server_refuses_is_told_with_its_reason(place: Place) -> None:
     place.aim("not a certificate")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while "at least one trust anchor" not in place.publisher.status().detail:
             await asyncio.sleep(0.1)
     status = place.publisher.status()

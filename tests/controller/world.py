@@ -41,6 +41,7 @@ from federation.state.documents import (
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.grpc_credentials import ReplacedCredentials
+from tests.support.patience import PATIENCE
 from tests.support.seals import SEAL
 
 HUB = "hub.mesh.example"
@@ -278,7 +279,7 @@ class World:
                 yield role
             finally:
                 stop.set()
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE):
                     await running
                 watching.cancel()
 
@@ -302,7 +303,7 @@ class World:
         return None if stored is None else decode(stored.data, ControllerReport, key="report")
 
     async def until(
-        self, wanted: Callable[[ControllerReport], bool], *, replica: str = "one", limit: float = 60.0
+        self, wanted: Callable[[ControllerReport], bool], *, replica: str = "one", limit: float = PATIENCE
     ) -> ControllerReport:
         """The first written report for which ``wanted`` holds."""
         seen: ControllerReport | None = None
@@ -317,7 +318,7 @@ class World:
         except TimeoutError:
             raise AssertionError(f"not in {limit:g} s; last report: {seen}") from None
 
-    async def published(self, *, replica: str = "one", limit: float = 60.0) -> Generation:
+    async def published(self, *, replica: str = "one", limit: float = PATIENCE) -> Generation:
         """Wait until every registered cluster holds the generation in force in every namespace."""
 
         def everywhere(report: ControllerReport) -> bool:
@@ -339,7 +340,7 @@ class World:
         return None if found is None else found.get("data", {}).get(KEY)
 
 
-async def eventually(wanted: Callable[[], object], *, limit: float = 60.0) -> None:
+async def eventually(wanted: Callable[[], object], *, limit: float = PATIENCE) -> None:
     """Return once ``wanted()`` is true; fails after ``limit`` seconds."""
     try:
         async with asyncio.timeout(limit):

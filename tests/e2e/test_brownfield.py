@@ -40,6 +40,7 @@ from federation.sandbox.mesh import Identity, Workload
 from tests.e2e.conftest import members_of
 from tests.support import istio_objects
 from tests.support.istiod import Istiod, encoded
+from tests.support.patience import PATIENCE
 
 LEAF = timedelta(seconds=20)
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,7 +225,7 @@ class Mesh:
 
     async def until(self, wanted: Any, *, what: str) -> None:
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 while not wanted():
                     await asyncio.sleep(0.1)
         except TimeoutError:
@@ -443,6 +444,6 @@ async def test_a_workload_that_moves_before_its_ca_delivers_the_bundle_is_cut_of
 
 async def eventually_served(own: OwnMesh) -> None:
     """Until istiod has written its roots everywhere."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not all(held_in(own.cluster, n) for n in ("default", "kube-system", "shop", "istio-system")):
             await asyncio.sleep(0.05)

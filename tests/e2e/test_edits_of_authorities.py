@@ -29,6 +29,7 @@ from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
 from federation.sandbox.mesh import Workload
 from tests.e2e.conftest import members_of
 from tests.e2e.rotating import kill_hub
+from tests.support.patience import PATIENCE
 
 LEAF = int(os.environ.get("FEDERATION_EDIT_LEAF", "10"))
 NAMES = ("east", "west", "north")
@@ -56,7 +57,7 @@ class Mesh:
         return workload
 
     async def renew(self, workload: Workload) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 try:
                     await workload.renew()
@@ -146,7 +147,7 @@ async def verify(box: Box) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
@@ -207,7 +208,7 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
             box.write_config()
             await box.wait_ready()
             await box.wait_for("/api/v1/status", may_start)
-            rotated = await rotation.rotate(box, print, limit=60 + 20 * LEAF)
+            rotated = await rotation.rotate(box, print, limit=600 + 20 * LEAF)
             for each in mesh.workloads.values():
                 for workload in each:
                     await mesh.renew(workload)
@@ -251,7 +252,7 @@ async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_r
             )
             await box.operate("abort", reason="enough")
             await box.wait_for(
-                "/api/v1/rotation", lambda r: bool(r) and r["state"] == "STABLE", limit=60 + 20 * LEAF
+                "/api/v1/rotation", lambda r: bool(r) and r["state"] == "STABLE", limit=600 + 20 * LEAF
             )
             await box.wait_ready()
     assert mesh.failures == []
@@ -431,7 +432,7 @@ def another_hub_s(status: Any) -> bool:
 
 async def nothing_is_issued(workload: Workload) -> None:
     """Any more: what status reports comes a moment before signers follow it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await workload.renew()

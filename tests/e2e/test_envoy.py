@@ -16,8 +16,9 @@ from federation.sandbox.box import Box, DevelopmentCa
 from federation.sandbox.mesh import Identity, Workload
 from tests.support.envoy import Envoy, call, running, write_identity
 from tests.support.leaves import issue_leaf
+from tests.support.patience import PATIENCE
 
-TAKEN_UP = 10.0  # seconds within which Envoy shows what was swapped in; it takes well under one
+TAKEN_UP = PATIENCE
 
 
 def deliver(proxy: Envoy, held: Identity) -> None:
@@ -112,7 +113,7 @@ async def test_a_changed_bundle_is_taken_up_without_a_restart(mesh, tmp_path: Pa
     assert len(after["anchors"]) == len(before["anchors"]) + 1
 
     async def delivered() -> Identity:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 held: Identity = await workloads["west"].renew(lifetime=timedelta(hours=1))
                 if len(held.trust) == 2:

@@ -18,6 +18,7 @@ from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
 from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
 from federation.sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
+from tests.support.patience import PATIENCE, UNDELAYED
 
 TIMEOUTS = 'connect = "1s"\nrequest = "2s"\nwatch_silence = "4s"\nbackoff_longest = "2s"'
 
@@ -81,12 +82,12 @@ async def test_a_troubled_cluster_is_told_and_delays_no_other(box: Box, trouble:
             what=f"{reason} as the reason for west",
         )
         assert seen["health"] in {"degraded", "failing", "unknown"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(UNDELAYED):
             await east.renew()
         await box.members["east"].world.add_namespace("new-in-east")
-        await box.wait_for_trust("east", "new-in-east", limit=15)
+        await box.wait_for_trust("east", "new-in-east", limit=UNDELAYED)
         west.create_namespace("new-in-west")
-    await box.wait_for_trust("west", "new-in-west", limit=30)
+    await box.wait_for_trust("west", "new-in-west")
     await box.wait_proved()
 
 
@@ -100,7 +101,7 @@ async def test_a_cluster_that_is_down_turns_unknown_and_is_caught_up(box: Box) -
     assert {reason["result"] for reason in matrix["reasons"]} <= {"unknown", "failed"}
     west.create_namespace("born-in-the-dark")
     await west.up()
-    await box.wait_for_trust("west", "born-in-the-dark", limit=30)
+    await box.wait_for_trust("west", "born-in-the-dark")
     await box.wait_proved(
         limit=20
     )  # well below the minute after which a cluster is asked again without a cause
@@ -113,7 +114,7 @@ async def test_an_outage_of_token_review_is_unavailable_not_refused(box: Box) ->
     box.write_config()
     await asyncio.sleep(3)
     with sandbox(box, "east").faults.inject(Answer.server_error(), resource="tokenreviews"):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 try:
                     await workload.renew()  # the configuration, or a cached review, still lets it through
@@ -121,7 +122,7 @@ async def test_an_outage_of_token_review_is_unavailable_not_refused(box: Box) ->
                     assert error.code() is grpc.StatusCode.UNAVAILABLE
                     break
                 await asyncio.sleep(0.5)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         renewed = await workload.renew()
     assert renewed.chain
 
@@ -131,11 +132,11 @@ async def test_a_bundle_is_restored_in_every_namespace_after_a_sweep(box: Box) -
     for number in range(20):
         west.create_namespace(f"team-{number}")
     for number in range(20):
-        await box.wait_for_trust("west", f"team-{number}", limit=30)
+        await box.wait_for_trust("west", f"team-{number}")
     for number in range(20):
         west.delete("configmaps", f"team-{number}", ROOT_CONFIG_MAP)
     for number in range(20):
-        assert await box.wait_for_trust("west", f"team-{number}", limit=30)
+        assert await box.wait_for_trust("west", f"team-{number}")
 
 
 async def test_broken_authority_files_keep_the_last_good_authority(box: Box) -> None:

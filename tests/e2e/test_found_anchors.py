@@ -17,6 +17,7 @@ import msgspec
 from federation.sandbox.box import ROOT_CONFIG_MAP, Box
 from tests.e2e.test_main_job import child_pids, restored, start
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 CODE = "anchor_proposed"
 
@@ -84,7 +85,7 @@ async def federation(box: Box, *words: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     return output.decode()

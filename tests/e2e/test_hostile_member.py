@@ -22,6 +22,7 @@ from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
 from federation.sandbox.cluster import SandboxCluster
 from federation.sandbox.hostile import churning, giant_page, publish_keys_of, roots_pem
 from tests.e2e.conftest import members_of
+from tests.support.patience import UNDELAYED
 
 JWKS = "/openid/v1/jwks"
 
@@ -117,14 +118,14 @@ async def test_a_member_that_floods_the_hub_costs_the_others_nothing(box: Box) -
             )
             used, began = used_by_roles(box), time.monotonic()
             for number in range(2):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(UNDELAYED):
                     await caller.renew()
                 east.delete("configmaps", "shop", ROOT_CONFIG_MAP)
-                await box.wait_for_trust("east", "shop", limit=20)
+                await box.wait_for_trust("east", "shop", limit=UNDELAYED)
                 east.create_namespace(f"new-{number}")
-                await box.wait_for_trust("east", f"new-{number}", limit=20)
+                await box.wait_for_trust("east", f"new-{number}", limit=UNDELAYED)
                 status = await box.wait_for(  # a namespace is pending until it was read back
-                    "/api/v1/status", lambda status: not codes(status, "east"), limit=20
+                    "/api/v1/status", lambda status: not codes(status, "east"), limit=UNDELAYED
                 )
             await asyncio.sleep(max(0.0, began + 4 - time.monotonic()))
             share = (used_by_roles(box) - used) / (time.monotonic() - began)

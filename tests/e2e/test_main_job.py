@@ -21,6 +21,7 @@ from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.pki.chain import verify_chain
 from federation.sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, Member
 from federation.sandbox.mesh import Workload
+from tests.support.patience import PATIENCE
 
 ISTIOD_TLS = "/api/v1/namespaces/istio-system/secrets/istiod-tls"
 
@@ -108,7 +109,7 @@ async def test_istiod_has_a_certificate_that_openssl_verifies(box: Box, tmp_path
 
 async def istiod_secret(member: Member) -> dict[str, bytes]:
     """What the Secret holds once it is there."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 answer = await member.world._session.get(ISTIOD_TLS)
@@ -130,7 +131,7 @@ async def openssl(*arguments: str, directory: Path) -> str:
 
 async def restored(box: Box, name: str, namespace: str, wanted: bytes) -> bool:
     """True once the namespace holds the bundle again; TimeoutError where it never does."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             held = await box.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
             if held is not None and held.get("data", {}).get("root-cert.pem", "").encode() == wanted:
@@ -172,7 +173,7 @@ async def test_a_deleted_pod_takes_its_token_with_it(box: Box, namespace: str) -
     workload = await box.workload("east", namespace, "frontend")
     await workload.renew()
     await box.members["east"].world.delete(f"/api/v1/namespaces/{namespace}/pods/frontend-0")
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await workload.renew()
@@ -192,7 +193,7 @@ async def test_a_controller_that_is_down_stops_no_certificate_and_is_started_aga
     os.kill(controller, signal.SIGKILL)
     second = await workload.renew()
     assert second.leaf.serial != first.leaf.serial
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while child_pids(box)["controller"] in ([], [controller]):
             await asyncio.sleep(0.1)
     before = await box.wait_for("/api/v1/bundle", lambda _: True)
@@ -206,7 +207,7 @@ async def test_a_killed_signer_is_started_again_and_signs(box: Box, namespace: s
     first = await workload.renew()
     (signer,) = child_pids(box)["signer"]
     os.kill(signer, signal.SIGKILL)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 second = await workload.renew()
@@ -223,7 +224,7 @@ async def test_generations_survive_a_killed_hub(box: Box, namespace: str) -> Non
     assert box.hub_pid is not None
     pids = [pid for role in child_pids(box).values() for pid in role]
     os.kill(box.hub_pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while any(map(command, pids)):
             await asyncio.sleep(0.1)
     assert box._hub is not None
@@ -245,7 +246,7 @@ async def test_a_cluster_joins_and_leaves_without_a_restart(box: Box, namespace:
     await west.renew()
     await box.wait_proved()
     box.write_config(["east"])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await west.renew()
@@ -298,7 +299,7 @@ async def federation(*words: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()

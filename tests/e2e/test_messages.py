@@ -136,13 +136,13 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
     )
     faults[3].lift()
     tried = {n: patches(east, n) for n in range(5)}
-    await three.wait_for_trust("east", "team-3", limit=60)
+    await three.wait_for_trust("east", "team-3")
     # How long it waited is told by how often its neighbours were tried meanwhile: they take turns.
     assert max(patches(east, n) - tried[n] for n in range(5)) <= 3
     for fault in faults:
         fault.lift()
     for number in range(5):
-        assert await three.wait_for_trust("east", f"team-{number}", limit=60)
+        assert await three.wait_for_trust("east", f"team-{number}")
     await three.wait_for("/api/v1/status", lambda s: not codes(s), what="nothing that needs attention")
     code, lines = await command(three, "verify", "--wait", "60")
     assert code == 0, lines

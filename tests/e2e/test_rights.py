@@ -18,6 +18,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.box import Box
 from federation.state.documents import Operation, encode
 from federation.state.files import FileStore
+from tests.support.patience import PATIENCE
 from tests.support.seals import token_file
 
 VERB, ARGUMENTS = "quarantine", {"cluster": "east", "reason": "because I can"}
@@ -57,7 +58,7 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
     token_file(tmp_path / "operate", operates)
     with_status(box, 'read_token_file = "read"', 'operate_token_file = "operate"')
     await box.start_hub()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while "federation_controller_leader" not in (await _metrics(box, reads)):
             await asyncio.sleep(0.2)
     for path in ("/metrics", "/api/v1/status", "/api/v1/operations"):
@@ -77,7 +78,7 @@ async def test_a_token_that_reads_starts_nothing_and_neither_does_a_document(
     )
     store = FileStore(box.directory / "state", SystemClock())
     await store.write(f"operations/{forged.id}", encode(forged), create=True)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while '"operation_unsealed"' not in (found := (await read(box, reads, "/api/v1/status"))[1]):
             await asyncio.sleep(0.2)
     assert '"quarantined":[]' in found
@@ -119,7 +120,7 @@ async def test_a_hub_does_not_start_with_a_token_that_is_weak_or_open(
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             output, _ = await process.communicate()
     finally:
         if process.returncode is None:

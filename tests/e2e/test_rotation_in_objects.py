@@ -27,6 +27,7 @@ from federation.sandbox.ports import free_port
 from federation.sandbox.world import MemberWorld
 from tests.e2e.conftest import REAL
 from tests.e2e.rotating import LIMIT, open_mesh
+from tests.support.patience import PATIENCE
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests" / "hub"
 NAMESPACE = "federation-state"
@@ -110,7 +111,7 @@ async def configure(box: Box, world: MemberWorld, roles: Roles) -> None:
 
 async def leader(roles: Roles, box: Box) -> str:
     """The controller that leads, which is asked from now on."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while True:
             for name in roles.status_ports:
                 if name not in roles.running:

@@ -29,10 +29,11 @@ from federation.sandbox.box import Box, DevelopmentCa
 from federation.sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
 from tests.support.istiod import Istiod
+from tests.support.patience import PATIENCE
 from tests.support.unsafe import VARIABLE
 
 LEAF = int(os.environ.get("FEDERATION_ROTATION_LEAF", "36"))  # seconds
-LIMIT = 90.0 + 10 * LEAF
+LIMIT = 600.0 + 10 * LEAF
 STATES = ("PUBLISHING", "SOAKED", "CANARY", "ACTIVE", "UNPUBLISHING")
 ROUNDS = 20  # of each istiod in a state at the least, however busy the machine is
 HELD_BACK = 6.0  # seconds for which one istiod may not patch its webhooks: longer than a gate takes to open
@@ -149,7 +150,7 @@ async def open_control_planes(
 
 
 async def _provided(istiod: Istiod) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while istiod.cluster.get("secrets", istiod.namespace, istiod.secret) is None:
             await asyncio.sleep(0.1)
 

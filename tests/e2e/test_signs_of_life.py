@@ -19,6 +19,7 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox import rotation
 from federation.sandbox.box import Box, DevelopmentCa
 from tests.e2e.conftest import members_of
+from tests.support.patience import PATIENCE
 
 LEAF = 20  # seconds
 
@@ -47,7 +48,7 @@ async def verify(box: Box, *, wait: int = 0) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()

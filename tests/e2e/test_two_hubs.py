@@ -16,6 +16,7 @@ import pytest
 from federation.runtime.clock import SystemClock
 from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa, Member
 from tests.e2e.conftest import members_of
+from tests.support.patience import PATIENCE
 
 ANNOTATION = "federation-hub/hub"
 
@@ -96,7 +97,7 @@ async def federation(*words: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
@@ -146,7 +147,7 @@ async def test_a_hub_that_comes_later_writes_nothing_until_it_is_told_to_take_ov
     hubs.second.write_config()
     hubs.second.config_file.write_text(hubs.second.config_file.read_text() + adopts)
     roots = [hub.ca.root.pem.decode() for hub in (hubs.first, hubs.second)]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not all(
             mark == later and all(root in pem for root in roots)
             for _, pem, mark in (await bundles(member)).values()

@@ -18,6 +18,7 @@ from federation.sandbox.ports import free_port
 from federation.status.server import MOST_CONNECTIONS
 from tests.e2e.conftest import members_of
 from tests.signer.tokens import b64
+from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -66,7 +67,7 @@ async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_
             sent = {"authorization": f"Bearer {head}.{claims}.{b64(bytes(256))}", "clusterid": "west"}
             garbage.data(garbage.headers(sent), b"\x00\x00\x00\x00\x00", end=True)
         for _ in range(20):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await workload.renew()
         status = await box.wait_for(
             "/api/v1/status",
@@ -89,11 +90,11 @@ async def test_idle_connections_do_not_silence_health(box: Box) -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 stack.callback(writer.close)
                 writer.write(HEALTH)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE):
                     assert await reader.readuntil(b"}")
         for port in listeners * 5:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             stack.callback(writer.close)
             writer.write(HEALTH)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 assert b'{"ready":true' in await reader.readuntil(b"}")

@@ -21,6 +21,7 @@ from federation.sandbox import rotation
 from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
 from tests.authorities.tcp_proxy import TcpProxy
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 
 def as_files(authority: pki.Authority, directory: Path) -> DevelopmentCa:
@@ -66,7 +67,7 @@ async def connected(port: int, trust: bytes) -> AsyncIterator[grpc.aio.Channel]:
 async def answered(channel: grpc.aio.Channel) -> bool:
     """Whether a call reaches the door: it refuses one that proves nothing, which is an answer."""
     try:
-        await channel.unary_unary(METHOD)(b"", timeout=10)
+        await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
         return error.code() is not grpc.StatusCode.UNAVAILABLE
     return True

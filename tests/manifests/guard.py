@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.manifests.tree import MANIFESTS
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 PINNED = (pki.root("guard one"), pki.root("guard two"))
 ROGUE = pki.root("guard rogue")
@@ -40,7 +41,7 @@ async def printed(config: Path, *options: str) -> tuple[int, Any, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         output, errors = await process.communicate()
     assert process.returncode is not None
     return process.returncode, json.loads(output) if output else None, errors.decode()

@@ -13,6 +13,7 @@ from tests.manifests.kustomize import identity
 from tests.manifests.schema import problems
 from tests.manifests.test_member import grants
 from tests.manifests.tree import MANIFESTS, Tree
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_kustomize_itself_renders_the_same(management: Tree) -> None:
         ["kubectl", "kustomize", str(MANIFESTS / "cert-manager")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     theirs = [item for item in yaml.safe_load_all(rendered.stdout) if item is not None]

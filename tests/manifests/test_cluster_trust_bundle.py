@@ -28,6 +28,7 @@ from tests.manifests.kustomize import Object, identity
 from tests.manifests.schema import problems
 from tests.manifests.test_member import Grant, grants
 from tests.manifests.tree import MANIFESTS, ROOT, Tree
+from tests.support.patience import PATIENCE
 
 FOLDER = MANIFESTS / "member" / "cluster-trust-bundle"
 GROUP = "certificates.k8s.io"
@@ -77,7 +78,7 @@ def test_it_is_bound_to_the_controller_only(tree: Tree) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kustomize_itself_renders_the_same(tree: Tree) -> None:
     rendered = subprocess.run(
-        ["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, timeout=60, check=True
+        ["kubectl", "kustomize", str(FOLDER)], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     theirs = [item for item in yaml.safe_load_all(rendered.stdout) if item is not None]
 

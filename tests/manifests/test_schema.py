@@ -13,6 +13,7 @@ import yaml
 from tests.manifests.kustomize import identity
 from tests.manifests.schema import problems
 from tests.manifests.tree import MANIFESTS, TREES, Tree
+from tests.support.patience import PATIENCE
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -71,7 +72,7 @@ def test_kustomize_itself_renders_the_same(name: str) -> None:
         ["kubectl", "kustomize", str(MANIFESTS / name)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     theirs = [item for item in yaml.safe_load_all(rendered.stdout) if item is not None]

@@ -29,6 +29,7 @@ from tests.manifests.test_member import Grant, grants
 from tests.manifests.tree import ROLES, Tree
 from tests.state.conftest import SERVERS
 from tests.state.places import Objects
+from tests.support.patience import PATIENCE
 
 HERE = "pod-0"
 LEFT = f"horizons/{HERE}-signer"
@@ -326,4 +327,4 @@ async def test_a_signer_writes_its_own_documents_and_no_other_s(hub_state: Hub) 
     async with Api.open(hub_state.api.config, token=unbound) as api:  # a token of no pod
         answer = await api.post(path, {"metadata": {"name": f"federation.signers.{HERE}-signer"}})
         assert (answer.status, "its own pod only" in answer.json["message"]) == (403, True)
-    assert await asyncio.wait_for(signer.write(f"signers/{HERE}-signer", b"mine"), 10)
+    assert await asyncio.wait_for(signer.write(f"signers/{HERE}-signer", b"mine"), PATIENCE)

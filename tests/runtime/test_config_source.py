@@ -12,6 +12,7 @@ from federation.core.errors import ConfigurationError
 from federation.runtime.config_source import POLL, ConfigSource
 from tests.core.config.texts import EAST, GOOD, HUB
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ async def test_waiting_for_a_newer_configuration(source: ConfigSource, file: Pat
     assert not any(task.done() for task in waiting)
     file.write_text(HUB + EAST)
     await source.reload()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         seen = await asyncio.gather(*waiting)
     assert all(config is source.current for config in seen)
     assert await source.changed("something older") is source.current
@@ -175,7 +176,7 @@ async def test_a_mounted_config_map_changes_by_its_link(tmp_path: Path) -> None:
     (tmp_path / "..new").symlink_to("v2")
     (tmp_path / "..new").rename(tmp_path / "..data")
     await clock.advance(POLL)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         config = await newer
     assert str(config.clusters[0].cluster_id) == "EAST-ID"
     watching.cancel()

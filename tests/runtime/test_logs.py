@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from federation.core.pki.keys import private_key_pem
 from federation.runtime import logs
 from federation.runtime.redaction import redact
+from tests.support.patience import PATIENCE
 
 KEY_PEM = private_key_pem(ec.generate_private_key(ec.SECP256R1())).decode()
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW0ifQ.c2lnbmF0dXJl-_x"
@@ -153,6 +154,6 @@ def test_warnings_become_log_lines() -> None:
 
 def test_logs_go_to_stderr_by_default() -> None:
     script = "import logging; from federation.runtime import logs; logs.configure('text', 'info'); logging.error('x')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=PATIENCE)
     assert done.stdout == b""
     assert b"ERROR" in done.stderr

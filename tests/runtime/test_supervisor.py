@@ -21,6 +21,7 @@ from federation.runtime.supervisor import (
     describe_exit,
 )
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 PRELUDE = "import os, signal, sys, time\nsay = lambda *words: print(*words, flush=True)\n"
 OBEDIENT = f"""{PRELUDE}
@@ -58,7 +59,7 @@ class Watched:
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(PATIENCE):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -78,7 +79,7 @@ async def test_children_run_and_drain() -> None:
         await hub.until(lambda: {"running a", "running b"} <= set(hub.lines))
         assert all(child.pid for child in hub.supervisor.children.values())
         hub.stop.set()
-        assert await asyncio.wait_for(task, 60) is True
+        assert await asyncio.wait_for(task, PATIENCE) is True
     assert {"draining a", "draining b"} <= set(hub.lines)
     assert [(child.pid, child.exit, child.restarts) for child in hub.supervisor.children.values()] == [
         (None, 0, 0),
@@ -91,7 +92,7 @@ async def test_a_child_that_does_not_drain_is_killed_and_told_of() -> None:
     async with hub.running() as task:
         await hub.until(lambda: bool(hub.lines))
         hub.stop.set()
-        assert await asyncio.wait_for(task, 60) is False
+        assert await asyncio.wait_for(task, PATIENCE) is False
     assert hub.supervisor.children["a"].exit == -signal.SIGKILL
 
 
@@ -122,7 +123,7 @@ async def test_a_child_that_cannot_use_what_is_configured_ends_everything_at_the
     script = OBEDIENT.replace(PRELUDE, f"{PRELUDE}\nif sys.argv[1] == 'b': sys.exit(2)\n", 1)
     hub = Watched(script, "a", "b")
     async with hub.running() as task:
-        assert await asyncio.wait_for(task, 60) is True
+        assert await asyncio.wait_for(task, PATIENCE) is True
     assert (hub.supervisor.refused, hub.stop.is_set()) == (True, True)
     assert [child.restarts for child in hub.supervisor.children.values()] == [0, 0]
 
@@ -181,7 +182,7 @@ async def test_stop_ends_a_wait_for_a_restart() -> None:
     async with hub.running() as task:
         await hub.until(lambda: clock.sleeping == 1)
         hub.stop.set()
-        assert await asyncio.wait_for(task, 60) is True
+        assert await asyncio.wait_for(task, PATIENCE) is True
 
 
 async def test_a_program_that_is_not_there_is_retried(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ async def test_cancellation_leaves_no_child_behind() -> None:
         processes = list(hub.supervisor._processes.values())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 60)
+            await asyncio.wait_for(task, PATIENCE)
     assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
 
 
@@ -257,9 +258,9 @@ async def test_children_do_not_outlive_a_killed_supervisor(script: str, last_wor
     assert process.stdout is not None
     assert process.stderr is not None
     # Standard input is empty and the variable gone: what a role starts must not hold the lifeline.
-    assert await asyncio.wait_for(process.stdout.readline(), 20) == b"True False\n"
+    assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"True False\n"
     process.kill()
-    words = await asyncio.wait_for(process.stderr.read(), 20)
+    words = await asyncio.wait_for(process.stderr.read(), PATIENCE)
     assert words.endswith(last_words)
     assert await process.wait() == -signal.SIGKILL
 
@@ -271,7 +272,7 @@ async def test_without_a_supervisor_standard_input_is_left_alone() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(b"typed"), 20)
+    output, _ = await asyncio.wait_for(process.communicate(b"typed"), PATIENCE)
     assert output == b"typed\n"
     assert process.returncode == 0
 

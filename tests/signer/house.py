@@ -39,10 +39,11 @@ from federation.signer.role import SignerRole
 from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
 from federation.state.files import FileStore
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 TRUST_DOMAIN = TrustDomain("cluster.local")
 SERVER_NAME = "federation-hub.federation-system.svc"
-SOON = 60.0  # seconds that a test waits for something that takes a fraction of one, on a machine that may be busy
+SOON = PATIENCE
 
 
 async def eventually(

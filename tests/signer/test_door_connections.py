@@ -50,6 +50,7 @@ from tests.bench.callers import (
 from tests.bench.signing import serving_pair_files
 from tests.signer.house import eventually
 from tests.support.key_updates import key_updates
+from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection
 
 CONTINUATION, PRIORITY = 9, 2
@@ -175,7 +176,7 @@ async def test_a_call_is_answered_with_its_metadata_and_whatever_the_size(gates:
     async with gate.channel() as channel:
         sent = (("clusterid", "east"), ("x-bin", b"\x00\xff"))
         for _ in range(3):
-            reply = await channel.unary_unary(METHOD)(message, metadata=sent, timeout=30)
+            reply = await channel.unary_unary(METHOD)(message, metadata=sent, timeout=PATIENCE)
             assert reply == gate.door.reply
     got, metadata = gate.door.calls[0]
     assert got == message
@@ -199,9 +200,9 @@ async def test_what_is_not_served_gets_a_status(
     gate = await gates()
     async with gate.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary(path)(message, timeout=30, compression=compression)
+            await channel.unary_unary(path)(message, timeout=PATIENCE, compression=compression)
         assert refused.value.code() is code
-        assert await channel.unary_unary(METHOD)(b"x", timeout=30) == b"reply", "the connection stands"
+        assert await channel.unary_unary(METHOD)(b"x", timeout=PATIENCE) == b"reply", "the connection stands"
     assert gate.door.turned == {reason: 1}
 
 
@@ -324,7 +325,7 @@ async def test_a_client_that_has_a_certificate_is_let_in(gates: Callable[..., An
     credentials = grpc.ssl_channel_credentials(gate.ca.root.pem, pair.key_pem, pair.chain_pem)
     options = [("grpc.ssl_target_name_override", SERVER_NAME)]
     async with grpc.aio.secure_channel(str(gate.address), credentials, options=options) as channel:
-        assert await channel.unary_unary(METHOD)(b"x", timeout=30) == b"reply"
+        assert await channel.unary_unary(METHOD)(b"x", timeout=PATIENCE) == b"reply"
 
 
 @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ async def test_a_handshake_that_never_ends_is_ended(
     gate = await gates(receive_deadline=0.3)
     reader, writer = await gate.bare()
     writer.write(said)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
     assert gate.door.refused == {reason: 1}
@@ -357,14 +358,14 @@ async def test_a_handshake_that_never_ends_is_ended(
 async def test_a_preface_that_does_not_come_or_is_none(
     gates: Callable[..., Any], said: bytes, reason: str
 ) -> None:
-    gate = await gates(receive_deadline=2.0)
+    gate = await gates(receive_deadline=5.0)
     tls = ssl.create_default_context(cadata=gate.ca.root.pem.decode())
     tls.set_alpn_protocols(["h2"])
     reader, writer = await asyncio.open_connection(
         gate.address.host, gate.address.port, ssl=tls, server_hostname=SERVER_NAME
     )
     writer.write(said)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionError):
             await reader.read()
     writer.close()
@@ -377,14 +378,14 @@ async def test_a_preface_that_does_not_come_or_is_none(
 async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
     gates: Callable[..., Any],
 ) -> None:
-    gate = await gates(max_connections=40, receive_deadline=60)
+    gate = await gates(max_connections=40, receive_deadline=3600)
     crowd = [await gate.bare("127.0.0.2") for _ in range(40)]
     await eventually(lambda: len(gate.server._connections) == 40)
     assert not gate.door.refused
     late = [await gate.bare("127.0.0.2") for _ in range(5)]
     await eventually(lambda: gate.door.refused["connections_of_address"] == 5)
     for reader, _ in crowd[:5]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b"", "those that have been silent longest"
     assert await gate.ask() == b"reply"
     for number in range(3, 13):
@@ -398,7 +399,7 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
 
 
 async def test_a_proven_connection_is_not_pushed_out_by_strangers(gates: Callable[..., Any]) -> None:
-    gate = await gates(max_connections=16, receive_deadline=60)
+    gate = await gates(max_connections=16, receive_deadline=3600)
     honest = [await gate.raw() for _ in range(8)]
     for connection in honest:
         connection.send(whole(1))
@@ -411,24 +412,22 @@ async def test_a_proven_connection_is_not_pushed_out_by_strangers(gates: Callabl
 
 
 async def test_handshakes_have_a_rate_and_addresses_take_turns(gates: Callable[..., Any]) -> None:
-    gate = await gates(max_handshake_rate=10.0, receive_deadline=60)
+    gate = await gates(max_handshake_rate=1.0, receive_deadline=3600)
     await asyncio.gather(*(gate.bare("127.0.0.2") for _ in range(300)))
     await eventually(lambda: len(gate.server._connections) == 300)
-    began = time.monotonic()
     assert await gate.ask() == b"reply"
     assert len(gate.server._turns) > 100, "the others still wait, and the new address did not wait for them"
-    assert time.monotonic() - began < 20
 
 
 async def test_the_certificate_is_replaced_without_a_connection_lost(gates: Callable[..., Any]) -> None:
     gate = await gates()
     async with gate.channel() as channel:
         call = channel.unary_unary(METHOD)
-        assert await call(b"x", timeout=30) == b"reply"
+        assert await call(b"x", timeout=PATIENCE) == b"reply"
         before = await shown(gate)
         gate.credentials.replace(pair_of(gate.ca, gate.directory))
         assert await shown(gate) != before
-        assert await call(b"x", timeout=30) == b"reply"
+        assert await call(b"x", timeout=PATIENCE) == b"reply"
     assert not gate.door.refused
 
 
@@ -688,8 +687,8 @@ async def test_callers_notice_nothing_of_connections_that_reach_their_age(gates:
     end = time.monotonic() + 4
     async with gate.channel() as channel:
         call = channel.unary_unary(METHOD)
-        while time.monotonic() < end:
-            assert await call(b"x", timeout=30) == b"reply"
+        while time.monotonic() < end or len(gate.door.calls) <= 20:
+            assert await call(b"x", timeout=PATIENCE) == b"reply"
     assert len(gate.door.calls) > 20
     assert not gate.door.refused
 
@@ -701,14 +700,14 @@ async def test_a_drain_waits_for_calls_and_for_nothing_else(gates: Callable[...,
     connection = await gate.raw()
     connection.send(whole(1))
     await eventually(lambda: gate.door.under_way == 1)
-    stopping = asyncio.create_task(gate.server.stop(30))
+    stopping = asyncio.create_task(gate.server.stop(10 * PATIENCE))
     await eventually(half.closed.is_set)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionError):
             assert await silent[0].read() == b""
     assert not stopping.done()
     gate.door.hold.set()
-    await asyncio.wait_for(stopping, 20)
+    await asyncio.wait_for(stopping, PATIENCE)
     await eventually(connection.closed.is_set)
     assert connection.bodies[1].endswith(b"reply")
 
@@ -719,7 +718,7 @@ async def test_a_drain_ends_in_time_whatever_goes_on(gates: Callable[..., Any]) 
     connection = await gate.raw()
     connection.send(whole(1))
     await eventually(lambda: gate.door.under_way == 1)
-    await asyncio.wait_for(gate.server.stop(0.3), 20)
+    await asyncio.wait_for(gate.server.stop(0.3), PATIENCE)
     assert gate.door.under_way == 0
     await eventually(connection.closed.is_set)
 

@@ -29,6 +29,7 @@ from federation.state.documents import Current, HorizonTable, decode, encode
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 KEY = "horizons/signer-0"
 HOUR = 3600.0
@@ -91,7 +92,7 @@ class World:
             await asyncio.gather(task, return_exceptions=True)
 
     async def ready(self) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while self.horizons.problem is not None:
                 await self.clock.advance(RETRY)
                 await asyncio.sleep(0.005)

@@ -32,6 +32,7 @@ from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
 from tests.authorities.test_service import CA, issued
 from tests.support import pki
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 POLL = 30.0
 QUOTA = 40.0  # certificates a second
@@ -109,7 +110,7 @@ class Kept:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Let the loop and its threads run, and no time pass."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not true():
                 await self.clock.settle()
                 await asyncio.sleep(0.001)  # the keys of throw-away leaves are made in a thread

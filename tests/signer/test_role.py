@@ -17,6 +17,7 @@ from federation.sandbox.apiserver.faults import Delay
 from federation.state.documents import SignerReport
 from tests.signer.house import TRUST_DOMAIN, House, authority, bundle_of, eventually, house, identity_of
 from tests.support import pki
+from tests.support.patience import PATIENCE
 
 
 def reasons(hub: House) -> str:
@@ -59,7 +60,7 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
             report = await hub.stored_report()
             return report if report is not None and report.issued == 1 else None
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while (report := await counted()) is None:
                 await asyncio.sleep(0.05)
         assert report.clusters["east"].issued == 1

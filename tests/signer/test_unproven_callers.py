@@ -19,6 +19,7 @@ from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token
 from tests.signer.house import SERVER_NAME, House, eventually, house
 from tests.signer.tokens import b64
+from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection
 
 
@@ -67,7 +68,7 @@ async def test_bare_connections_are_closed(tmp_path: Path) -> None:
     async with house(tmp_path, setup=with_door(receive_deadline=0.5)) as hub:
         assert hub.role.address is not None
         reader, writer = await asyncio.open_connection(hub.role.address.host, hub.role.address.port)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         writer.close()
 
@@ -78,7 +79,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         assert address is not None
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
         closed = [asyncio.create_task(reader.read()) for reader, _ in held]
-        async with asyncio.timeout(30):  # long before their handshakes' deadline
+        async with asyncio.timeout(PATIENCE):  # long before their handshakes' deadline
             await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
         assert sum(task.done() for task in closed) < 10
         for task in closed:
@@ -92,7 +93,7 @@ async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
     """Or a single one could take every place of the door before another is told from it."""
     setup = with_door(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
     async with house(tmp_path, setup=setup) as hub, raw(hub) as connection:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await connection.settled.wait()
         for _ in range(16):
             connection.headers()
@@ -112,7 +113,7 @@ async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
 
 async def test_a_connection_on_which_nothing_is_called_is_closed(tmp_path: Path) -> None:
     async with house(tmp_path, setup=with_door(max_connection_idle=10)) as hub, raw(hub) as connection:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await connection.settled.wait()
             await connection.closed.wait()
 

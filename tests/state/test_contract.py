@@ -15,6 +15,7 @@ from federation.state.documents import HorizonTable, decode
 from federation.state.store import StateConflict, StateStore
 from tests.state.places import Directory, Place, spawn
 from tests.state.processes import content
+from tests.support.patience import PATIENCE
 
 KEY = "generations/000000000001"
 
@@ -230,7 +231,7 @@ async def test_no_create_wins_twice(store: StateStore) -> None:
 async def test_no_swap_is_lost_between_processes(store: StateStore, place: Place) -> None:
     counters = [await spawn("count", place, 15) for _ in range(3)]
     for counter in counters:
-        assert await asyncio.wait_for(counter.wait(), 60) == 0
+        assert await asyncio.wait_for(counter.wait(), PATIENCE) == 0
         await counter.communicate()
     assert int(await data_of(store, "current")) == 45
 
@@ -247,7 +248,7 @@ async def test_kill_at_any_moment_loses_and_damages_nothing(
         assert writer.stdin is not None
         assert writer.stdout is not None
         writer.stdin.write(b"go\n")
-        first = await asyncio.wait_for(writer.stdout.readline(), 30)
+        first = await asyncio.wait_for(writer.stdout.readline(), PATIENCE)
         await asyncio.sleep(moments.uniform(0, 0.03))
         output = first + await kill(writer)
         acknowledged = int(output[: output.rindex(b"\n")].splitlines()[-1])
@@ -262,14 +263,14 @@ async def test_kill_at_any_moment_loses_and_damages_nothing(
 
 async def kill(process: asyncio.subprocess.Process) -> bytes:
     process.send_signal(signal.SIGKILL)
-    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     return output
 
 
 async def test_a_killed_leader_is_followed(store: StateStore, place: Place) -> None:
     other = await spawn("lead", place)
     assert other.stdout is not None
-    assert await asyncio.wait_for(other.stdout.readline(), 20) == b"leading True\n"
+    assert await asyncio.wait_for(other.stdout.readline(), PATIENCE) == b"leading True\n"
     leading = asyncio.Event()
 
     async def follow() -> bool:
@@ -282,7 +283,7 @@ async def test_a_killed_leader_is_followed(store: StateStore, place: Place) -> N
     await asyncio.sleep(0.2 if isinstance(place, Directory) else 2.5)
     assert not leading.is_set()
     await kill(other)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         assert await follower
 
 
@@ -317,7 +318,7 @@ async def test_a_follower_cancelled_at_any_moment_holds_nothing(store: StateStor
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(60), store.lead("controller", identity="next") as leadership:
+    async with asyncio.timeout(PATIENCE), store.lead("controller", identity="next") as leadership:
         assert leadership.held
 
 

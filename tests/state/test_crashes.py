@@ -19,6 +19,7 @@ from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from tests.state.places import Directory, spawn
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 
 async def test_a_hung_disk_is_an_error_in_time_and_its_write_never_lands_late(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ async def test_many_hung_calls_take_no_more_threads_and_recover(tmp_path: Path) 
 async def test_a_killed_leader_is_followed_at_once(tmp_path: Path) -> None:
     other = await spawn("lead", Directory(tmp_path / "state"))
     assert other.stdout is not None
-    assert await asyncio.wait_for(other.stdout.readline(), 20) == b"leading True\n"
+    assert await asyncio.wait_for(other.stdout.readline(), PATIENCE) == b"leading True\n"
     lock = tmp_path / "state" / "locks" / "lead@controller"
     assert lock.read_text() == f"the-other pid={other.pid}\n"
 
@@ -91,8 +92,8 @@ async def test_a_killed_leader_is_followed_at_once(tmp_path: Path) -> None:
     await asyncio.sleep(0.2)
     assert not leading.is_set()
     other.send_signal(signal.SIGKILL)
-    await asyncio.wait_for(other.communicate(), 20)
-    async with asyncio.timeout(60):
+    await asyncio.wait_for(other.communicate(), PATIENCE)
+    async with asyncio.timeout(PATIENCE):
         assert await follower
     assert lock.read_text().startswith("me pid=")
 

@@ -17,6 +17,7 @@ from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from federation.state.record import MAX_DATA_BYTES, pack, unpack
 from federation.state.store import StateStore
+from tests.support.patience import PATIENCE
 
 KEY = "generations/000000000001"
 
@@ -142,7 +143,7 @@ async def test_a_linked_directory_is_refused(tmp_path: Path) -> None:
 async def test_a_fifo_does_not_hang_a_reader(store: FileStore, directory: Path) -> None:
     await store.write("other", b"x")
     os.mkfifo(file_of(directory, "current"))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(StateUnavailable, match="no regular file"):
             await store.read("current")
 
@@ -207,7 +208,7 @@ asyncio.run(main())
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(directory), stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     said, kept = output.decode().splitlines()
     assert "file size limit" in said
     assert kept == "b'old'"

@@ -22,6 +22,7 @@ from federation.state.kubernetes import KubernetesStore
 from federation.state.store import StateStore
 from tests.cli.running import started
 from tests.state.places import Objects
+from tests.support.patience import PATIENCE
 
 
 def configuration(directory: Path, state: str) -> str:
@@ -63,7 +64,7 @@ async def store(boxed: Objects) -> AsyncIterator[StateStore]:
 
 async def until_ready(url: str) -> None:
     limit = aiohttp.ClientTimeout(total=10)
-    async with asyncio.timeout(60), aiohttp.ClientSession(timeout=limit) as session:
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(timeout=limit) as session:
         while True:
             async with session.get(f"{url}/readyz") as answer:
                 if answer.status == 200:
@@ -90,7 +91,7 @@ async def test_a_hub_keeps_its_state_in_objects(
         assert await hub.ended() == 0
         assert "Traceback" not in hub.log
     assert "signers/host-signer-0" not in await store.keys("signers/")
-    async with asyncio.timeout(60), store.lead("controller", identity="next") as leadership:
+    async with asyncio.timeout(PATIENCE), store.lead("controller", identity="next") as leadership:
         assert leadership.held  # the one before gave it back
     assert await store.keys("generations/") == ["generations/000000000001"]
 
@@ -123,7 +124,7 @@ async def test_credentials_that_have_expired_are_renewed_without_a_restart(
             await store.write("current", b"x")
         assert "renew the credentials" in caught.value.remedy
         box.write_kubeconfig(boxed.kubeconfig)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 try:
                     await store.write("current", b"x")

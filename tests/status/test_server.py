@@ -22,6 +22,7 @@ from federation.status import server
 from federation.status.app import healthz
 from federation.status.server import serve
 from tests.support.clock import VirtualClock
+from tests.support.patience import PATIENCE
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -43,7 +44,7 @@ async def say(address: Address, data: bytes) -> bytes:
     try:
         writer.write(data)
         await writer.drain()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             return await reader.read()
     finally:
         writer.close()
@@ -95,12 +96,12 @@ async def test_too_many_connections_are_not_taken(monkeypatch: pytest.MonkeyPatc
     async with plain() as address:
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
         held[0][1].write(REQUEST)  # it waits for its next request later than the other for its first
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert b'{"ready":true' in await held[0][0].readuntil(b"}")
             assert b'{"ready":true' in await say(address, LAST)
             assert await held[1][0].read() == b""
         held[0][1].write(LAST)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert b'{"ready":true' in await held[0][0].read()
         for _, writer in held:
             writer.close()
@@ -121,7 +122,7 @@ async def test_what_is_being_answered_does_not_give_way_to_what_is_idle(
         return web.Response(text="at last")
 
     app.router.add_get("/slow", slow)
-    async with serve(app, listen=LOOPBACK, clock=VirtualClock()) as address, asyncio.timeout(60):
+    async with serve(app, listen=LOOPBACK, clock=VirtualClock()) as address, asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(LAST.replace(b"/healthz", b"/slow"))
         await asked.wait()
@@ -154,18 +155,19 @@ async def test_a_connection_without_a_handshake_is_closed(
         health_app(), listen=LOOPBACK, clock=VirtualClock(), certificate_file=certificate, key_file=key
     ) as address:
         reader, writer = await asyncio.open_connection(address.host, address.port)
-        async with asyncio.timeout(30):  # asyncio itself would wait for 60
+        async with asyncio.timeout(50):  # asyncio itself would wait for 60
             assert await reader.read() == b""
         writer.close()
 
 
-async def test_idle_keep_alive_connections_silence_nobody() -> None:
+async def test_idle_keep_alive_connections_silence_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
     async with plain() as address, contextlib.AsyncExitStack() as stack:
         for _ in range(server.MOST_CONNECTIONS + 20):
             reader, writer = await asyncio.open_connection(address.host, address.port)
             stack.callback(writer.close)
             writer.write(REQUEST)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE):
                 await reader.readuntil(b"}")
         for _ in range(5):
             assert b'{"ready":true' in await say(address, LAST)
@@ -184,7 +186,7 @@ async def test_an_answer_that_is_not_read_is_in_nobody_s_way(monkeypatch: pytest
         writer.write(REQUEST.replace(b"/healthz", b"/large"))
         await asyncio.sleep(1)
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE):
                 assert len(await reader.read(-1)) < 50_000_000
         writer.close()
 

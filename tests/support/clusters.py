@@ -23,6 +23,7 @@ from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
 from federation.sandbox.apiserver.tls import ClusterCa, server_context
 from federation.sandbox.kubeconfig import kubeconfig
+from tests.support.patience import PATIENCE
 
 FAST = ClusterTimeouts(
     connect=10.0, request=10.0, watch=60.0, watch_silence=0.5, backoff_first=0.02, backoff_longest=0.1
@@ -151,7 +152,7 @@ async def connected(
         yield session
 
 
-async def eventually(condition: Callable[[], object], *, within: float = 60.0) -> None:
+async def eventually(condition: Callable[[], object], *, within: float = PATIENCE) -> None:
     """Poll until the condition holds; fails loudly when it never does."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within

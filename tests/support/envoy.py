@@ -20,6 +20,7 @@ import aiohttp
 import envoy
 
 from federation.sandbox.ports import free_port
+from tests.support.patience import PATIENCE
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -225,7 +226,7 @@ class Envoy:
 
     async def _wait_ready(self) -> None:
         assert self.process is not None
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             while True:
                 if self.process.returncode is not None:
                     raise AssertionError(
@@ -242,7 +243,7 @@ class Envoy:
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE):
                     await self.process.wait()
             except TimeoutError:
                 self.process.kill()
@@ -251,7 +252,7 @@ class Envoy:
     async def stats(self, pattern: str) -> dict[str, int]:
         """Envoy's own counters whose names match the pattern."""
         async with (
-            asyncio.timeout(60),
+            asyncio.timeout(PATIENCE),
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{self.admin_port}/stats", params={"filter": pattern}) as answer,
         ):
@@ -274,7 +275,7 @@ class Answer:
 async def call(caller: Envoy, target: str) -> Answer:
     """One request over a new mutual TLS connection; raises ``aiohttp.ClientError`` where the handshake fails."""
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
         session.get(f"http://127.0.0.1:{caller.outbound_ports[target]}/") as answer,
     ):

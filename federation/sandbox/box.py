@@ -37,7 +37,7 @@ MEMBER_MANIFESTS: Final = Path(__file__).resolve().parents[2] / "manifests" / "m
 ISTIO_SYSTEM: Final = "istio-system"
 POLL: Final = 0.1
 LIMIT: Final = 180.0
-"""Seconds for what takes a few of them, on a machine that may be busy; it costs time only where something never comes."""
+"""Seconds for what takes a few, on a machine that may be busy; it costs time only where something never comes."""
 
 
 @dataclass(frozen=True)

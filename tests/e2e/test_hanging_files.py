@@ -31,8 +31,8 @@ LONG: typing.Final = 600.0
 """Seconds after which a process is taken for one that never ends. It reads for ten, on a machine that may be busy."""
 
 END_BY_THEMSELVES: typing.Final = frozenset({"configuration", "status certificate", "status key"})
-"""Cases that a role refuses to start with, once it has read for as long as it may. None is asked to end: that would come
-at any moment of its end where the machine is busy, and a process that has left its loop dies of the signal."""
+"""Cases that a role refuses to start with, once it has read for as long as it may. None is asked to end: on a machine
+that is busy that may come while it ends, and a process that has left its loop dies of the signal."""
 
 HUB = """
 trust_domain = "cluster.local"

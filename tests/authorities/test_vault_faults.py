@@ -27,6 +27,7 @@ from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.checked import Alarms, issue_checked
 from federation.signer.authorities.interface import KeptAuthority, LeafOrder
+from federation.signer.authorities.vault import client
 from tests.authorities.back_end import order
 from tests.authorities.shifted_clock import ShiftedClock
 from tests.authorities.vault_engines import Role
@@ -587,10 +588,14 @@ async def test_the_crl_is_taken_up(server: VaultServer, tmp_path: Path) -> None:
         assert kept.describe().reason == "crl_invalid"
 
 
-async def test_no_attempt_is_waited_for_beyond_the_timeout(tmp_path: Path) -> None:
+async def test_no_attempt_is_waited_for_beyond_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = ShiftedClock()
-    async with vault_server(clock=clock) as server, hub(server, tmp_path, timeout=0.16) as kept:
+    monkeypatch.setattr(client, "FIRST_WAIT", 5.0)
+    monkeypatch.setattr(client, "LONGEST_WAIT", 100.0)
+    async with vault_server(clock=clock) as server, hub(server, tmp_path, timeout=8.0) as kept:
         server.fault(SIGN, 500, "again and again")
         assert (await refused(kept, server)).reason == "server_error"
-        assert sum(clock.slept) <= 0.16
+        assert sum(clock.slept) <= 8.0
         assert 1 <= server.count(SIGN) <= 2

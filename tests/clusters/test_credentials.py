@@ -527,7 +527,7 @@ async def test_a_plugin_that_hangs_is_ended_with_its_children(tmp_path: Path) ->
             plugin.kubeconfig.read_bytes(), file="kc", context=None, allowed_exec=("./plugin",)
         )
         assert entry.plugin is not None
-        with pytest.raises(ClusterUnauthorized, match=r"no answer in 0\.3 s"):
+        with pytest.raises(ClusterUnauthorized, match=r"no answer in 5 s"):
             await run_plugin(
                 entry.plugin,
                 where="east",
@@ -535,7 +535,7 @@ async def test_a_plugin_that_hangs_is_ended_with_its_children(tmp_path: Path) ->
                 cluster=entry.info,
                 authority=None,
                 environ=os.environ,
-                timeout=0.3,
+                timeout=5.0,
             )
     state = Path(f"/proc/{int((tmp_path / 'child').read_text())}/stat")
     await eventually(lambda: not state.exists() or state.read_text().split()[2] == "Z")

@@ -344,6 +344,7 @@ async def test_a_storm_of_410_does_not_spin(tmp_path: Path) -> None:
             with cluster.faults.inject(Gone(), verb="watch"):
                 cluster.cut_connections()
                 for _ in range(40):
+                    await clock.until_sleeping()
                     await clock.advance(15.0)
                     await asyncio.sleep(0.01)
             assert 5 <= cluster.requests.count(verb="list", resource="namespaces") <= 30
@@ -367,6 +368,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_a_thousand_ti
         async with connected(server.kubeconfig(tmp_path / "kc"), timeouts=timeouts) as session:
             watch = Watched(session, timeouts=timeouts)
             async with running(watch.reflector.run()):
+                await eventually(lambda: watches >= 2)
                 await asyncio.sleep(1.0)
     assert 2 <= watches <= 8
 

@@ -54,9 +54,10 @@ def reviews(box: SandboxCluster) -> int:
     return box.requests.count(verb="create", resource="tokenreviews")
 
 
-def mode(name: str) -> Any:
+def mode(name: str, *, request_timeout: float = 5.0) -> Any:
     def setup(hub: House) -> None:
         hub.options = dict.fromkeys(hub.clusters, f'attestation = "{name}"')
+        hub.request_timeout = request_timeout
 
     return setup
 
@@ -423,21 +424,21 @@ async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_calle
 
 
 async def test_callers_of_one_pod_share_the_question_about_it(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-keys")) as hub:
+    async with house(tmp_path, setup=mode("token-keys", request_timeout=20)) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         await known(hub)
         next(iter(hub.role._members.current.values())).objects._pods._up = False
         box.requests.reset()
-        with box.faults.inject(Delay(0.5), verb="list"):
+        with box.faults.inject(Delay(3), verb="list"):
             answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(8)))
         assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
         assert box.requests.count(verb="list", resource="pods") == 1
 
 
 async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review")) as hub:
+    async with house(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
         token = hub.pod("east")
-        with hub.clusters["east"].faults.inject(Delay(0.5), resource="tokenreviews"):
+        with hub.clusters["east"].faults.inject(Delay(3), resource="tokenreviews"):
             answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(8)))
         assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
@@ -445,10 +446,10 @@ async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:
 
 
 async def test_a_caller_that_goes_away_takes_no_other_callers_review_with_it(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review")) as hub:
+    async with house(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
         token = hub.pod("east")
-        with hub.clusters["east"].faults.inject(Delay(0.7), resource="tokenreviews"):
-            first = asyncio.create_task(hub.ask("east", token, timeout=0.3))
+        with hub.clusters["east"].faults.inject(Delay(4), resource="tokenreviews"):
+            first = asyncio.create_task(hub.ask("east", token, timeout=2))
             await asyncio.sleep(0.1)
             second = asyncio.create_task(hub.ask("east", token))
             assert (await first).code is not grpc.StatusCode.OK
@@ -681,7 +682,10 @@ async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) ->
 
 
 async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    def setup(hub: House) -> None:
+        hub.request_timeout = 15.0  # long enough for all that is asked meanwhile
+
+    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
         east, west = hub.pod("east"), hub.pod("west", name="unseen-0")
         with hub.clusters["west"].hung():
             hub.clusters["west"].create_pod("foo", "newer-0", "bar")

@@ -295,7 +295,7 @@ def test_health_names_the_authority_and_what_to_do() -> None:
 
 def test_many_authorities_are_named_in_a_few_words() -> None:
     case = Case()
-    certificates = [pki.root(f"flood {number}").certificate for number in range(40)]
+    certificates = [pki.root(f"flood {number}").certificate for number in range(600)]
     health = case.joining.health([case.contents.note(encode_certificates(certificates).decode())])
     assert "37 more" in health.detail
     assert len(health.detail) < 2000
@@ -509,7 +509,7 @@ async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two:
 
 async def declare_takeover(two: World, cluster: str) -> None:
     """As a person does: asks again where the hub says that it has to read the cluster back first."""
-    for _ in range(40):
+    for _ in range(600):
         decided = await operate(two, "takeover", cluster=cluster)
         if decided.outcome == "done":
             return

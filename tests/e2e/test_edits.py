@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from federation.runtime.clock import SystemClock
 from federation.sandbox.box import Box, DevelopmentCa
 from tests.e2e.rotating import Mesh, open_mesh
 from tests.support.envoy import call
+
+LIFE = timedelta(hours=1)  # of certificates: each is renewed once, and judged however long the test takes
 
 
 def edit(box: Box, text: str) -> None:
@@ -72,7 +75,7 @@ async def command(box: Box, *arguments: str) -> str:
 async def test_a_pin_that_is_replaced_breaks_no_handshake_and_its_root_stays_until_nothing_needs_it(
     tmp_path: Path,
 ) -> None:
-    async with open_mesh(tmp_path, count=2, start=lambda box: box.start_hub()) as mesh:
+    async with open_mesh(tmp_path, count=2, start=lambda box: box.start_hub(), life=LIFE) as mesh:
         box, old = mesh.box, mesh.box.ca.root.sha256
         assert box.successor is not None
         new = box.successor.root.sha256

@@ -54,8 +54,9 @@ async def test_no_connection_fails_while_a_cluster_is_cut_off_and_the_hub_is_kil
             await asyncio.sleep(2)
         anchors = (await box.get("/api/v1/bundle"))["anchors"]
     print(f"\nrotation: {mesh.states}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
+    print(f"{mesh.expired} had a certificate that had expired")
     assert mesh.failures == []
-    assert mesh.tried > 500
+    assert mesh.tried - mesh.expired > 500
     assert cut_off
     assert set(killed) >= {"PUBLISHING", "SOAKED", "CANARY", "ACTIVE", "UNPUBLISHING"}, killed
     assert [anchor["sha256"] for anchor in anchors] == [box.successor.root.sha256]  # type: ignore[union-attr]
@@ -69,8 +70,9 @@ async def test_a_rotation_against_two_real_api_servers(tmp_path: Path) -> None:
             await mesh.box.wait_proved()
         held = [await m.world.config_map("default", ROOT_CONFIG_MAP) for m in mesh.box.members.values()]
     print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
+    print(f"{mesh.expired} had a certificate that had expired")
     assert mesh.failures == []
-    assert mesh.tried > 200
+    assert mesh.tried - mesh.expired > 200
     successor = mesh.box.successor
     assert successor is not None
     for config_map in held:

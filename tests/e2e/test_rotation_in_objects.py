@@ -165,9 +165,11 @@ async def test_another_controller_takes_a_rotation_over(tmp_path: Path, target: 
                 anchors = (await box.get("/api/v1/bundle"))["anchors"]
         finally:
             await roles.stop()
-    print(f"\n{len(mesh.failures)} of {mesh.tried} connections failed")
+    print(
+        f"\n{len(mesh.failures)} of {mesh.tried} connections failed; {mesh.expired} were of expired certificates"
+    )
     assert mesh.failures == []
-    assert mesh.tried > 200
+    assert mesh.tried - mesh.expired > 200
     assert killed
     assert led != killed
     assert box.successor is not None

@@ -20,8 +20,9 @@ async def test_no_connection_fails_and_the_bundle_stays(tmp_path: Path) -> None:
         after = await box.get("/api/v1/bundle")
         chains = [held.chain for held in (w.held for w in mesh.workloads.values()) if held is not None]
     print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")
+    print(f"{mesh.expired} had a certificate that had expired")
     assert mesh.failures == []
-    assert mesh.tried > 50
+    assert mesh.tried - mesh.expired > 50
     assert not {"PUBLISHING", "UNPUBLISHING"} & {step["state"] for step in rotated["states"]}
     assert after["sha256"] == before["sha256"]
     assert box.successor is not None

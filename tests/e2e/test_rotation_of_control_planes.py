@@ -68,9 +68,7 @@ class ControlPlanes:
                 seen = self.state
                 await istiod.restart()
                 self.killed[seen] += 1
-                async with asyncio.timeout(
-                    60
-                ):  # it takes until its first patch to have kube-apiserver follow
+                async with asyncio.timeout(PATIENCE):  # until its first patch has kube-apiserver follow
                     while istiod.patches_webhooks and not istiod.is_patched():
                         await asyncio.sleep(0.01)
             before = self.state
@@ -175,7 +173,11 @@ async def test_every_istiod_is_reached_in_every_state_of_a_rotation(tmp_path: Pa
             west.patches_webhooks = True
             await planes.go_on_to("RETIRED")
             await asyncio.sleep(2)
-            status = await box.get("/api/v1/status")
+            status = await box.wait_for(
+                "/api/v1/status",
+                lambda status: all(c["health"] == "healthy" for c in status["clusters"]),
+                what="two healthy clusters",
+            )
     print(f"\n{planes.tried} rounds tried, {len(planes.failures)} failed; killed {dict(planes.killed)}")
     assert planes.failures == []
     assert planes.tried > 200

@@ -136,7 +136,7 @@ async def pin(guarded: Guarded, directory: Path) -> None:
 async def until(attempt: Callable[[], Any], refused: bool) -> None:
     """Policies, their parameters and grants are taken up within moments."""
     seen: ClusterError | None = None
-    for _ in range(200):
+    for _ in range(3000):
         try:
             await attempt()
             seen = None

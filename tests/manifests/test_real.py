@@ -289,7 +289,7 @@ def secret(name: str, *, namespace: str) -> Object:
 
 async def eventually(done: Callable[[], Awaitable[bool]], what: str) -> None:
     """The authorizer's cache follows a change of RBAC within moments."""
-    for _ in range(100):
+    for _ in range(6000):
         if await done():
             return
         await asyncio.sleep(0.05)

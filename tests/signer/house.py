@@ -101,6 +101,7 @@ class House:
     door_options: str = ""
     authority_table: str = ""  # instead of the files of ``ca``
     successor_table: str = ""
+    request_timeout: float = 5.0  # seconds that a member may take for an answer
     cluster_ids: dict[str, str] = field(default_factory=dict)
     registered: list[str] = field(default_factory=list)
     generation: int = 0
@@ -122,7 +123,7 @@ class House:
             file.write_bytes(pin.root.pem)
             tables.append(f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{pin.root.sha256}"')
         tables += [
-            f'[door]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self.door_options}',
+            f'[door]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self._door_options()}',
             self.authority_table or local_table("authority", "local", chain, key),
             self.successor_table,
             '[status]\nlisten = "127.0.0.1:0"',
@@ -136,11 +137,19 @@ class House:
                 f'[clusters.signer]\nkubeconfig = "{credentials}"\n'
                 f'[clusters.controller]\nkubeconfig = "{credentials}.controller"\n'
                 f"[clusters.policy]\n{self.policies.get(name, '')}\n"
-                "[clusters.timeouts]\nconnect = 2\nrequest = 3\nbackoff_first = 0.1\nbackoff_longest = 1"
+                f"[clusters.timeouts]\nconnect = 5\nrequest = {self.request_timeout}\n"
+                "backoff_first = 0.1\nbackoff_longest = 1"
             )
         staged = self.config_file.with_suffix(".new")
         staged.write_text("\n\n".join(tables) + "\n", "utf-8")
         staged.rename(self.config_file)
+
+    def _door_options(self) -> str:
+        """With deadlines that no call misses because the machine is busy, where the test sets none."""
+        set_here = {line.partition("=")[0].strip() for line in self.door_options.splitlines()}
+        patient = {"receive_deadline": 60, "deadline": 60}
+        more = [f"{name} = {value}" for name, value in patient.items() if name not in set_here]
+        return "\n".join([self.door_options, *more])
 
     async def reconfigure(self) -> None:
         """Write the configuration and have it taken up."""

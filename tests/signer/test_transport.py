@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -19,8 +20,9 @@ from federation.signer.attestation.token_review import TokenReviewer
 from tests.signer.house import Answer, House, eventually, house
 
 
-def reviewing(**door: object) -> object:
+def reviewing(*, request_timeout: float = 5.0, **door: object) -> Callable[[House], None]:
     def setup(hub: House) -> None:
+        hub.request_timeout = request_timeout
         hub.options = dict.fromkeys(hub.clusters, 'attestation = "token-review"')
         hub.door_options = "\n".join(f"{name} = {value}" for name, value in door.items())
 
@@ -44,9 +46,10 @@ async def test_metadata_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 
 async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=reviewing(max_concurrent=4, max_concurrent_per_cluster=4)) as hub:  # type: ignore[arg-type]
+    setup = reviewing(max_concurrent=4, max_concurrent_per_cluster=4, request_timeout=20)
+    async with house(tmp_path, setup=setup) as hub:
         tokens = [hub.pod("east", name=f"bar-{n}") for n in range(8)]
-        with hub.clusters["east"].faults.inject(Delay(2), resource="tokenreviews"):
+        with hub.clusters["east"].faults.inject(Delay(8), resource="tokenreviews"):
             codes = [
                 (await answer).code
                 for answer in asyncio.as_completed([hub.ask("east", token) for token in tokens])
@@ -59,8 +62,8 @@ async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
 
 
 async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> None:
-    setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=2.5)
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:  # type: ignore[arg-type]
+    setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=10, request_timeout=20)
+    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
         storm = [hub.pod("west", name=f"bar-{n}") for n in range(8)]
         await eventually(
             lambda: hub.role.report().clusters["west"].keys
@@ -81,7 +84,7 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
 
 async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_path: Path) -> None:
     """Agents retry that; a call that ends without any status would leave them waiting."""
-    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+    async with house(tmp_path, setup=reviewing()) as hub:
         token = hub.pod("east")
         await eventually(
             lambda: hub.role.report().clusters["east"].keys
@@ -103,13 +106,13 @@ async def test_something_else_that_is_cancelled_leaves_no_caller_without_a_statu
     async def ended(*_: object) -> None:
         raise asyncio.CancelledError
 
-    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+    async with house(tmp_path, setup=reviewing()) as hub:
         monkeypatch.setattr(TokenReviewer, "review", ended)
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=reviewing()) as hub:  # type: ignore[arg-type]
+    async with house(tmp_path, setup=reviewing()) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             answer = await hub.ask("east", token, timeout=0.3)

@@ -51,11 +51,11 @@ async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None
 
 
 async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(receive_deadline=0.5)) as hub:
+    async with house(tmp_path, setup=with_door(receive_deadline=3.0)) as hub:
         async with raw(hub) as connection:
             silent, dripping = connection.headers(), connection.headers()
             connection.data(dripping, b"\x00\x00\x00\x10\x00")
-            end = time.monotonic() + 15
+            end = time.monotonic() + PATIENCE
             while dripping not in connection.ended and time.monotonic() < end:
                 connection.data(dripping, b"x")
                 await asyncio.sleep(0.02)
@@ -79,7 +79,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         assert address is not None
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
         closed = [asyncio.create_task(reader.read()) for reader, _ in held]
-        async with asyncio.timeout(PATIENCE):  # long before their handshakes' deadline
+        async with asyncio.timeout(50):  # before their handshakes' deadline
             await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
         assert sum(task.done() for task in closed) < 10
         for task in closed:
@@ -123,14 +123,14 @@ async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
 
     def setup(hub: House) -> None:
         hub.options["east"] = 'attestation = "token-review"'
-        hub.door_options = "receive_deadline = 0.3\ndeadline = 1.5"
+        hub.door_options = "receive_deadline = 1.5\ndeadline = 4"
 
     async with house(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             began = time.monotonic()
             assert (await hub.ask("east", token)).code is grpc.StatusCode.UNAVAILABLE
-            assert time.monotonic() - began > 1.0
+            assert time.monotonic() - began > 2.0
 
 
 @pytest.mark.parametrize(

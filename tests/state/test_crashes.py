@@ -47,11 +47,9 @@ async def test_a_hung_disk_is_an_error_in_time_and_its_write_never_lands_late(tm
 
 async def no_more_calls() -> None:
     """Wait until every thread of the store has come back."""
-    for _ in range(200):
-        if not any(thread.name == "state-io" for thread in threading.enumerate()):
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("a call of the store never came back")
+    async with asyncio.timeout(PATIENCE):
+        while any(thread.name == "state-io" for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
 
 
 async def test_many_hung_calls_take_no_more_threads_and_recover(tmp_path: Path) -> None:
@@ -106,9 +104,7 @@ async def test_a_lock_file_that_was_replaced_ends_leadership(tmp_path: Path) -> 
         await clock.until_sleeping()
         (tmp_path / "state" / "locks" / "lead@controller").unlink()
         await clock.advance(1.0)
-        for _ in range(200):
-            if not leadership.held:
-                break
-            await asyncio.sleep(0.01)
-        assert not leadership.held
+        async with asyncio.timeout(PATIENCE):
+            while leadership.held:
+                await asyncio.sleep(0.01)
     assert not leadership.held

@@ -229,7 +229,7 @@ async def served_name(address: Address) -> str:
 
 
 async def until(clock: VirtualClock, address: Address, name: str) -> str:
-    for _ in range(1500):
+    for _ in range(15_000):
         await clock.until_sleeping()
         await clock.advance(5)
         if (seen := await served_name(address)) == name:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
+
+from tests.support.patience import PATIENCE
 
 START = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 
@@ -73,7 +76,8 @@ class VirtualClock:
 
     async def until_sleeping(self, number: int = 1) -> None:
         """Let the loop run until ``number`` calls sleep; fails after a while, so that a test cannot hang."""
-        for _ in range(1000):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             if self.sleeping >= number:
                 return
             await asyncio.sleep(0.001)

@@ -71,7 +71,7 @@ ROOTS_KEY: Final = "root-cert.pem"
 NO_ROOTS_IN: Final = frozenset({"kube-public", "kube-node-lease", "local-path-storage"})
 PLUGGED_IN: Final = ("ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem")
 XDS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-LIMIT: Final = 5.0  # seconds for one call of a webhook or one handshake
+LIMIT: Final = 60.0  # seconds for one call of a webhook or one handshake
 LIFE: Final = timedelta(hours=1)  # of what its CA issues, where nothing is asked for
 
 

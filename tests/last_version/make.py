@@ -1,10 +1,12 @@
 """Makes the fixtures of this folder with the code as it is: run at every release, before anything is renamed.
 
-``python -m tests.last_version.make WHAT...``; the README in this folder says when, and what to look at afterwards.
+``python -m tests.last_version.make [configuration] [state] [names]``; the README in this folder says when, and what to
+look at afterwards.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -15,7 +17,9 @@ from typing import Any, Final
 from federation.core.config.access import Credentials
 from federation.core.config.authority_model import AwsConfig, CertificateRef, JwtRef, SecretRef, VaultServer
 from federation.core.config.model import Address
-from tests.last_version import meaning
+from tests.last_version import meaning, mesh, scenario, wire
+from tests.last_version.documents import STATE
+from tests.last_version.kinds import KINDS
 
 HERE: Final = Path(__file__).parent
 CONFIGURATION: Final = HERE / "configuration"
@@ -96,7 +100,18 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
-MAKERS: Final = {"configuration": make_configuration}
+def make_state() -> None:
+    """The state of a hub that was killed in the middle of a rotation."""
+    mesh.make_authorities()
+    asyncio.run(scenario.run())
+
+
+def make_names() -> None:
+    """The names that others rely on: of the state."""
+    write_json(STATE / "fields.json", {prefix: wire.fields_of(kind) for prefix, kind in KINDS.items()})
+
+
+MAKERS: Final = {"configuration": make_configuration, "state": make_state, "names": make_names}
 
 
 def main(wanted: list[str]) -> None:

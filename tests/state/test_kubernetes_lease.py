@@ -67,7 +67,14 @@ class Candidate:
 
 @pytest.fixture
 async def place(boxed: Objects) -> Objects:
-    return replace(boxed, timings=TIMINGS, options={"timeout": 0.8, "request_timeout": 0.3})
+    """Time is virtual; an answer has as much of the real one as a busy machine takes."""
+    return replace(boxed, timings=TIMINGS, options={"timeout": 60.0, "request_timeout": 30.0})
+
+
+@pytest.fixture
+async def hasty(place: Objects) -> Objects:
+    """Where an answer that never comes is waited for."""
+    return replace(place, options={"timeout": 3.0, "request_timeout": 2.0})
 
 
 @asynccontextmanager
@@ -135,7 +142,8 @@ async def test_leadership_ends_by_the_deadline_where_it_cannot_be_renewed(
 ) -> None:
     async with leader(place) as first:
         await first.pass_time(4)
-        began = first.clock.monotonic()
+        assert isinstance(first.leadership, LeaseLeadership)
+        began = first.leadership._monotonic  # the last renewal that was confirmed: a busy machine misses some
         with (
             box.faults.inject(effect, verb="update", resource="leases"),
             box.faults.inject(Hang(), verb="get", resource="leases"),
@@ -323,13 +331,13 @@ async def test_an_outage_while_waiting_does_not_start_the_wait_anew(
     ids=str,
 )
 async def test_a_lease_that_cannot_be_read_is_an_error(
-    box: SandboxCluster, place: Objects, effect: Any, remedy: str
+    box: SandboxCluster, hasty: Objects, effect: Any, remedy: str
 ) -> None:
-    async with candidate(place, "a") as first:
+    async with candidate(hasty, "a") as first:
         with box.faults.inject(effect, resource="leases"), pytest.raises(StateUnavailable) as caught:
             await first.result()
     assert remedy in caught.value.remedy
-    assert caught.value.where == f"Lease {place.namespace}/federation.controller"
+    assert caught.value.where == f"Lease {hasty.namespace}/federation.controller"
 
 
 async def test_an_outage_longer_than_the_lease_ends_the_waiting(box: SandboxCluster, place: Objects) -> None:
@@ -349,8 +357,8 @@ async def test_where_the_namespace_is_missing_nobody_leads(box: SandboxCluster, 
                 pytest.fail("leading nowhere")
 
 
-async def test_leaving_does_not_hang_with_the_api_server(box: SandboxCluster, place: Objects) -> None:
-    async with leader(place) as first:
+async def test_leaving_does_not_hang_with_the_api_server(box: SandboxCluster, hasty: Objects) -> None:
+    async with leader(hasty) as first:
         with box.faults.inject(Hang(), resource="leases"):
             first.leave.set()
             await first.result()

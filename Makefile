@@ -23,12 +23,12 @@ NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/t
 
 venv: $(VENV)/.test
 
-$(VENV)/.run: requirements.lock pyproject.toml
+$(VENV)/.run: requirements.lock pyproject.toml federation_sandbox/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with make PYTHON=..." >&2; exit 1; }
 	@echo "making $(VENV) from requirements.lock" >&2
 	@$(PYTHON) -m venv $(VENV) >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . -e ./federation_sandbox >&2
 	@touch $@
 
 $(VENV)/.test: requirements-test.lock $(VENV)/.run

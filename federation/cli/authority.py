@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from federation.cli.options import add_config
 
 if TYPE_CHECKING:
-    from federation.core.config.authority_model import AuthorityConfig
-    from federation.signer.authorities.probe import Finding
+    from federation.core.config.authorities.settings import AuthorityConfig
+    from federation.signer.authorities.canary import Finding
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -80,8 +80,8 @@ async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[Fin
     """What was found of the authority, and of the successor where there is one."""
     from federation.runtime.clock import SystemClock
     from federation.runtime.config_source import ConfigSource
-    from federation.signer.authorities.catalogue import Surroundings
-    from federation.signer.authorities.probe import probe_authority
+    from federation.signer.authorities.authority import Surroundings
+    from federation.signer.authorities.canary import probe_authority
 
     clock = SystemClock()
     config = await ConfigSource(args.config, clock).load()

@@ -61,13 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.mounting import operations, seal_of
-    from federation.cli.process import announce, listening, serve_probes
-    from federation.cli.stores import open_store
+    from federation.cli.mounted_operations import operations, seal_of
+    from federation.cli.process import announce, listening, open_store, serve_probes
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
+    from federation.status.authorization import check_tokens
     from federation.status.server import serve
-    from federation.status.tokens import check_tokens
 
     config, clock = process.config, process.clock
     status = config.current.status

@@ -8,15 +8,17 @@ import json
 import signal
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from federation.core.errors import FederationError
 
 if TYPE_CHECKING:
-    from federation.sandbox.demo import Demo
+    from federation_sandbox.demo import Demo
 
 RENEW_EVERY = 5.0
+EXTRA = "demo"  # of federation-hub: it brings federation_sandbox, a distribution of its own
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,6 +52,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; the exit code is 0 only if every pair validated."""
+    if find_spec("federation_sandbox") is None:
+        print(
+            "federation demo: the clusters in a box are not installed, for they are no part of what runs in production;"
+            f" install federation-hub[{EXTRA}]",
+            file=sys.stderr,
+        )
+        return 1
     if args.clusters < 2:
         print(
             "federation demo: --clusters must be at least 2: there is no pair to prove in one",
@@ -65,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace, directory: Path) -> int:
     from federation.runtime.clock import SystemClock
-    from federation.sandbox.demo import open_demo
+    from federation_sandbox.demo import open_demo
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
@@ -90,7 +99,7 @@ async def _run(args: argparse.Namespace, directory: Path) -> int:
 
 
 async def _until(stop: asyncio.Event, demo: Demo, args: argparse.Namespace) -> int:
-    from federation.sandbox.demo import matrix_table
+    from federation_sandbox.demo import matrix_table
 
     work = asyncio.ensure_future(demo.run())
     interrupted = asyncio.ensure_future(stop.wait())

@@ -13,10 +13,11 @@ from federation.cli.options import add_config, add_logs, add_replica, host_repli
 
 if TYPE_CHECKING:
     from federation.cli.process import Process
-    from federation.core.config.model import Address, HubConfig
-    from federation.runtime.supervisor import ChildSpec
+    from federation.core.config.hub import HubConfig
+    from federation.core.config.types import Address
+    from federation.runtime.processes import ChildSpec
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 DRAIN_MARGIN: Final = 10.0
 """Seconds beyond door.drain for a role to write its last report and close its connections."""
@@ -50,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
 async def _supervise(args: argparse.Namespace, process: Process, replica: str) -> int:
     import asyncio
 
-    from federation.runtime.ports import reserved
-    from federation.runtime.supervisor import UNUSABLE, Supervisor
+    from federation.runtime.processes import UNUSABLE, Supervisor, reserved
 
     config = process.config.current
     with reserved(config.door.listen) as door:
@@ -92,9 +92,8 @@ def child_specs(
     args: argparse.Namespace, config: HubConfig, *, door: Address, replica: str
 ) -> list[ChildSpec]:
     """The processes to run: signers first, since the controller's proof needs one."""
-    from federation.core.config.model import Address
-    from federation.runtime.ports import reachable
-    from federation.runtime.supervisor import ChildSpec
+    from federation.core.config.types import Address
+    from federation.runtime.processes import ChildSpec, reachable
 
     common = ("--config", str(args.config), "--log-format", args.log_format, "--log-level", args.log_level)
     specs: list[ChildSpec] = []
@@ -133,4 +132,4 @@ async def _say_what_needs_a_restart(process: Process, began: HubConfig) -> None:
             ("status.listen", now.status.listen == began.status.listen),
         ):
             if not fixed:
-                log.warning("%s was changed and takes effect after a restart of the hub", key)
+                _logger.warning("%s was changed and takes effect after a restart of the hub", key)

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from federation.core.config.model import Address
-from federation.core.config.values import address as parse_address
+from federation.core.config.types import Address
+from federation.core.config.types import address as parse_address
 from federation.core.errors import InvalidValue
 from federation.runtime.logs import FORMATS, LEVELS
 
 if TYPE_CHECKING:
-    from federation.core.config.model import HubConfig
+    from federation.core.config.hub import HubConfig
 
 _REPLICA: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?", re.ASCII)
 

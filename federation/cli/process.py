@@ -1,4 +1,4 @@
-"""What every long-running verb has around it: logs, event loop, signals, the configuration and its reloads."""
+"""What every long-running verb has around it: logs, event loop, signals, configuration and reloads, state store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from federation.core.clock import Clock
-from federation.core.config.model import Address
-from federation.core.errors import NotReady
-from federation.runtime import lifeline, logs, open_files
+from federation.core.config.hub import StateConfig
+from federation.core.config.types import Address
+from federation.core.errors import ConfigurationError, Finding, NotReady
+from federation.runtime import logs, processes
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
-from federation.runtime.signals import handled
+from federation.runtime.processes import handled
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from federation.state.store import StateStore
+
+_logger = logging.getLogger(__name__)
 
 COLLECT_AFTER: Final = 10_000
 """Objects that are new before garbage is looked for. By Python's 700 a tenth of a role's start goes to looking through
@@ -58,8 +63,8 @@ def run_process(args: argparse.Namespace, *, role: str, replica: str, body: Body
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read once, when grpc is first imported
     logs.configure(args.log_format, args.log_level, fields={"role": role, "replica": replica})
     gc.set_threshold(COLLECT_AFTER)
-    lifeline.hold(grace=ORPHAN_GRACE)
-    open_files.raise_limit()
+    processes.hold(grace=ORPHAN_GRACE)
+    processes.raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(ConfigSource(args.config, SystemClock()), SystemClock(), body))
 
@@ -86,7 +91,7 @@ async def _reload_on(hangup: asyncio.Event, config: ConfigSource) -> None:
         await hangup.wait()
         hangup.clear()
         if not await config.reload() and not config.problems:
-            log.info("SIGHUP: the configuration file has not changed")
+            _logger.info("SIGHUP: the configuration file has not changed")
 
 
 async def listening(
@@ -114,8 +119,7 @@ async def serve_probes(
     ready: Callable[[], Awaitable[bool]],
 ) -> None:
     """Answer a kubelet's probes there while the stack is open, and nothing else; nowhere where ``listen`` is None."""
-    from federation.status.role_health import create_probes_app
-    from federation.status.server import serve
+    from federation.status.server import create_probes_app, serve
 
     if listen is None:
         return
@@ -134,3 +138,49 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not built for this platform
         return None
     return uvloop.new_event_loop
+
+
+CONNECTIONS: Final = 16
+"""Requests under way at once: a controller reads many small documents one beside the other."""
+
+
+@contextlib.asynccontextmanager
+async def open_store(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
+    """The store, for as long as the block runs; nothing is sent before it is used.
+
+    Raises ConfigurationError for credentials that cannot be used.
+    """
+    if state.kind == "kubernetes":
+        async with _objects(state, clock) as store:
+            yield store
+        return
+    from federation.state.files import FileStore
+
+    if state.directory is None:
+        raise _missing("directory")
+    yield FileStore(state.directory, clock)
+
+
+@contextlib.asynccontextmanager
+async def _objects(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
+    from federation.clusters.members import followed
+    from federation.core.config.clusters import ClusterTimeouts
+    from federation.core.identity import ClusterName
+    from federation.state.kubernetes_store import KubernetesStore
+
+    if state.credentials is None:
+        raise _missing("kubeconfig")
+    async with followed(
+        state.credentials,
+        cluster=ClusterName("state"),
+        timeouts=ClusterTimeouts(),
+        clock=clock,
+        connections=CONNECTIONS,
+    ) as session:
+        yield KubernetesStore(session, clock, namespace=state.namespace, jitter=random.SystemRandom())
+
+
+def _missing(key: str) -> ConfigurationError:
+    return ConfigurationError(
+        [Finding("clusters.toml", f"state.{key}", "is missing", "say where the state is")]
+    )

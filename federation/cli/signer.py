@@ -55,12 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.process import announce, listening, serve_probes
-    from federation.cli.stores import open_store
+    from federation.cli.process import announce, listening, open_store, serve_probes
     from federation.signer.role import SignerRole
-    from federation.status.role_health import create_health_app
-    from federation.status.server import serve
-    from federation.status.tokens import check_tokens
+    from federation.status.authorization import check_tokens
+    from federation.status.server import create_health_app, serve
 
     config, clock = process.config, process.clock
     await check_tokens(config.current.status)

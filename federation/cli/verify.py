@@ -98,7 +98,7 @@ class _Found:
 
     @property
     def good(self) -> bool:
-        from federation.status.wishes import is_wish
+        from federation.status.trust import is_wish
 
         wishes = any(is_wish(item) for item in self.status.attention)
         return is_proven(self.matrix) and not self.unserved and not wishes

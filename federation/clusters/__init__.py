@@ -1,1 +1,1 @@
-"""A member cluster at the edge: credentials, session, reflector, health, preflight, running members."""
+"""What the hub knows of member clusters: the running members, health, checks before one joins, what Istio is there."""

@@ -1,7 +1,9 @@
 """What was found of Istio, compared with what the hub needs: findings with remedies. Pure.
 
-Nothing is concluded from what could not be read: a check whose objects are not known is left out, and the right that is
-missing is a finding of its own. A mesh that still has another CA is shown with warnings, since joining takes its time;
+Nothing is concluded from what could not be read: a check whose objects are not known is left out, and the right that
+is
+missing is a finding of its own. A mesh that still has another CA is shown with warnings, since joining takes its
+time;
 what would make the hub refuse callers, or leave a workload without a certificate, is a failure.
 """
 
@@ -11,8 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from federation.clusters.check_results import CheckResult, Outcome
-from federation.clusters.istio_found import (
+from federation.clusters.istio_inventory import (
     CLUSTER_NAME_DEFAULT,
     FoundInjection,
     FoundIstiod,
@@ -21,10 +22,12 @@ from federation.clusters.istio_found import (
     Unread,
     parse_go_bool,
 )
-from federation.core.config.model import ClusterConfig, HubConfig
+from federation.clusters.permissions import CheckResult, Outcome
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import HubConfig
 from federation.core.errors import InvalidValue
-from federation.core.istio_settings import DEFAULT_AUDIENCE, DEFAULT_BUNDLE
-from federation.core.istiod import DEFAULT_REVISION
+from federation.core.istio.istiod import DEFAULT_REVISION
+from federation.core.istio.settings import DEFAULT_AUDIENCE, DEFAULT_BUNDLE
 from federation.core.pki.pem import parse_certificates
 
 TRUST_DOMAIN_DEFAULT: Final = "cluster.local"

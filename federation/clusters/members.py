@@ -1,10 +1,15 @@
 """One supervised task for each registered cluster; what happens in one touches no other.
 
-A role says with ``start`` what it does for a cluster: an async context manager that opens its session, runs
-its tasks in a TaskGroup of its own and yields what the role uses. It is entered in the cluster's own task.
-Where it fails or crashes it is logged, kept under ``problems`` and entered again after a jittered delay. A
-cluster whose configuration or kubeconfig changes is restarted alone; a kubeconfig that cannot be used is
-told and changes nothing, the last good one stays in force.
+A role says with ``start`` what it does for a cluster: an async context manager that opens its session, runs its tasks
+in a TaskGroup of its own and yields what the role uses. It is entered in the cluster's own task. Where it fails or
+crashes it is logged, kept under ``problems`` and entered again after a jittered delay. A cluster whose configuration
+or kubeconfig changes is restarted alone; a kubeconfig that cannot be used is reported and changes nothing, the last
+good one stays in force.
+
+The session of the state is different, since it stays with one API server. A member is restarted for another
+kubeconfig, since another cluster may stand behind it. The state must not move under a running role, which has learned
+versions and leads by a Lease there: only the credentials are followed, in a session that is opened anew, and a
+kubeconfig that names another server is not taken up before a restart.
 """
 
 from __future__ import annotations
@@ -12,19 +17,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Final, Generic, Self, TypeVar
 
-from federation.clusters.backoff import Backoff
-from federation.clusters.credentials import fingerprint, load_credentials
 from federation.core.clock import Clock
-from federation.core.config.access import Credentials
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials
 from federation.core.errors import ClusterUnauthorized, ConfigurationError, FederationError
 from federation.core.identity import ClusterName
+from federation.kubernetes.backoff import Backoff
+from federation.kubernetes.credentials import fingerprint, load_credentials
+from federation.kubernetes.session import ClusterSession
+
+_logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS: Final = 10.0
 """How often a kubeconfig is looked at; mounted Secrets take a minute or two to change anyway."""
@@ -36,8 +43,6 @@ STEADY_SECONDS: Final = 60.0
 """A member that ran this long went well: its next failure is the first again."""
 
 T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
 
 
 class MemberCrashedError(FederationError):
@@ -114,7 +119,7 @@ class Members(Generic[T]):
         wanted = {config.name: config for config in configs}
         for name in [name for name in self._running if name not in wanted]:
             self._stop(name)
-            _log.info("cluster removed", extra={"cluster": str(name)})
+            _logger.info("cluster removed", extra={"cluster": str(name)})
         delay = 0.0
         for name, config in wanted.items():
             running = self._running.get(name)
@@ -166,9 +171,9 @@ class Members(Generic[T]):
             async with self._start(config) as member:
                 self._current[config.name] = member
                 if self._problems.pop(config.name, None) is not None:
-                    _log.info("cluster runs again", extra={"cluster": str(config.name)})
+                    _logger.info("cluster runs again", extra={"cluster": str(config.name)})
                 await self._until_changed(config.name, credentials, begun_with)
-                _log.info("its kubeconfig changed: connecting anew", extra={"cluster": str(config.name)})
+                _logger.info("its kubeconfig changed: connecting anew", extra={"cluster": str(config.name)})
         finally:
             # A successor may have begun where this member was replaced.
             if member is not None and self._current.get(config.name) is member:
@@ -194,7 +199,7 @@ class Members(Generic[T]):
         if before is None or str(before) != str(error):
             crashed = cause if isinstance(error, MemberCrashedError) else None
             fields = {"cluster": str(name), "reason": error.reason}
-            _log.warning("cluster does not run: %s", error.diagnostics(), extra=fields, exc_info=crashed)
+            _logger.warning("cluster does not run: %s", error.diagnostics(), extra=fields, exc_info=crashed)
 
 
 def _foreseen(error: BaseException) -> FederationError | None:
@@ -204,3 +209,128 @@ def _foreseen(error: BaseException) -> FederationError | None:
             return None
         error = error.exceptions[0]
     return error if isinstance(error, FederationError) else None
+
+
+RESTART: Final = "restart the role to have it keep its state there, or name the server that it began with"
+
+
+class FollowedSession:
+    """Requests over the newest session that could be opened. Made by :func:`followed`; it is the caller's to close."""
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        open_session: Callable[[], Awaitable[ClusterSession]],
+        *,
+        credentials: Credentials,
+        begun_with: str,
+        grace: float,
+        clock: Clock,
+    ) -> None:
+        self._session = session
+        self._open_session = open_session
+        self._credentials = credentials
+        self._begun_with = begun_with
+        self._grace = grace
+        self._clock = clock
+        self._problem = ""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float | None = None,
+    ) -> bytes:
+        """As :meth:`ClusterSession.request`."""
+        return await self._session.request(
+            method,
+            path,
+            params=params,
+            body=body,
+            content_type=content_type,
+            accept=accept,
+            timeout=timeout,
+        )
+
+    async def close(self) -> None:
+        """Close it."""
+        await self._session.close()
+
+    async def follow(self) -> None:
+        """Look at the kubeconfig again and again until cancelled. In-cluster credentials follow their own files."""
+        while self._begun_with:
+            await self._clock.sleep(RECHECK_SECONDS)
+            try:
+                await self._look()
+            except (ConfigurationError, ClusterUnauthorized) as error:
+                self._tell(error)
+            except Exception:
+                _logger.exception(
+                    "a kubeconfig cannot be followed", extra={"cluster": str(self._session.name)}
+                )
+
+    async def _look(self) -> None:
+        found = await fingerprint(
+            self._credentials
+        )  # before it is read: what changes in between is seen next time
+        if found == self._begun_with:
+            self._problem = ""
+            return
+        session, before = await self._open_session(), self._session
+        if session.server != before.server:
+            await session.close()
+            raise ClusterUnauthorized(
+                "the kubeconfig names another API server", where=str(before.name), remedy=RESTART
+            )
+        self._begun_with, self._session, self._problem = found, session, ""
+        _logger.info("the kubeconfig changed: a new session is used", extra={"cluster": str(session.name)})
+        try:
+            await self._clock.sleep(self._grace)  # what is under way has ended by then
+        finally:
+            await before.close()
+
+    def _tell(self, error: FederationError) -> None:
+        problem = error.diagnostics()
+        if problem != self._problem:
+            fields = {"cluster": str(self._session.name), "reason": error.reason}
+            _logger.warning("the changed kubeconfig is not used: %s", problem, extra=fields)
+        self._problem = problem
+
+
+@asynccontextmanager
+async def followed(
+    credentials: Credentials,
+    *,
+    cluster: ClusterName,
+    timeouts: ClusterTimeouts,
+    clock: Clock,
+    connections: int,
+) -> AsyncIterator[FollowedSession]:
+    """A session for as long as the block runs; the arguments are those of :meth:`ClusterSession.open`."""
+
+    async def open_session() -> ClusterSession:
+        return await ClusterSession.open(
+            credentials, cluster=cluster, timeouts=timeouts, clock=clock, connections=connections
+        )
+
+    begun_with = await fingerprint(credentials)
+    session = FollowedSession(
+        await open_session(),
+        open_session,
+        credentials=credentials,
+        begun_with=begun_with,
+        grace=timeouts.request,
+        clock=clock,
+    )
+    following = asyncio.create_task(session.follow(), name=f"kubeconfig of {cluster}")
+    try:
+        yield session
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await session.close()

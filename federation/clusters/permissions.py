@@ -1,19 +1,19 @@
 """What each role may and must not do in a member cluster, as questions for a SelfSubjectAccessReview.
 
-``manifests/member`` grants exactly what is needed. What is excessive is what would let a stolen role leave
-its part: a signer that can publish, either of them reading other Secrets than istiod's or minting the tokens of
-others.
+``manifests/member`` grants exactly what is needed. What is excessive is what would let a stolen role leave its part:
+a signer that can publish, either of them reading other Secrets than istiod's or minting the tokens of others. Results
+are those of ``federation clusters check``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from federation.clusters.trust_bundles import GROUP, RESOURCE, SIGNER
-from federation.core.config.model import IstioConfig
+from federation.core.config.clusters import IstioConfig
 from federation.core.identity import ServiceAccountRef
 
 REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -190,3 +190,19 @@ CONTROLLER_EXCESSIVE: Final = (
     Permission("patch", "namespaces", "relabel namespaces"),
     Permission("attest", "signers", "publish trust in the name of any signer", group=GROUP),
 )
+
+
+Outcome: TypeAlias = Literal["ok", "warning", "failed"]
+Role: TypeAlias = Literal["hub", "signer", "controller"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One finding: ``outcome`` of one ``check`` for one role ("hub" where it concerns the registry)."""
+
+    cluster: str
+    role: Role
+    check: str
+    outcome: Outcome
+    detail: str
+    remedy: str = ""

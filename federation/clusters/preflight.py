@@ -15,29 +15,27 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.answers import harmless
-from federation.clusters.check_results import CheckResult, Outcome, Role
 from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
 from federation.clusters.istio_findings import compare_istio
-from federation.clusters.istio_found import read_istio
-from federation.clusters.objects import METADATA_ONLY_LIST, decode_page
+from federation.clusters.istio_inventory import read_istio
 from federation.clusters.permissions import (
     CONTROLLER_EXCESSIVE,
     REVIEW_PATH,
     SIGNER_EXCESSIVE,
+    CheckResult,
+    Outcome,
     Permission,
+    Role,
     controller_needs,
     create_account,
     istiod_needs,
     signer_needs,
     trust_bundle_needs,
 )
-from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import MANIFESTS, served_version, trust_bundle_name
-from federation.clusters.writers import Writers, find_writers, stop_writers
 from federation.core.clock import Clock
-from federation.core.config.access import Credentials
-from federation.core.config.model import ClusterConfig, HubConfig
+from federation.core.config.clusters import ClusterConfig, Credentials
+from federation.core.config.hub import HubConfig
 from federation.core.errors import (
     ClusterError,
     ClusterForbidden,
@@ -47,8 +45,11 @@ from federation.core.errors import (
     FederationError,
     InvalidValue,
 )
-from federation.core.hub_identity import NO_HUB, HubIdentity
+from federation.core.identity import NO_HUB, HubIdentity
 from federation.core.jwks import parse_key_set
+from federation.kubernetes.answers import harmless
+from federation.kubernetes.objects import METADATA_ONLY_LIST, Writers, decode_page, find_writers, stop_writers
+from federation.kubernetes.session import ClusterSession
 
 KEYS_TYPE: Final = "application/jwk-set+json"  # kube-apiserver answers 406 to those who want anything else
 OLDEST_VERSION: Final = (1, 22)

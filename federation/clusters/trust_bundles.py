@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.session import ClusterSession
 from federation.core.errors import ClusterGarbage, ClusterNotFound
+from federation.kubernetes.session import ClusterSession
 
 GROUP: Final = "certificates.k8s.io"
 RESOURCE: Final = "clustertrustbundles"

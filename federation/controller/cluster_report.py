@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from federation.clusters.health import ClusterHealth
-from federation.clusters.writers import stop_writers
+from federation.controller.in_force import TrustState
+from federation.controller.publication.observed import MOST_CONTENTS, ReadBack
 from federation.controller.publication.publisher import Tally
-from federation.controller.publication.read_back import MOST_CONTENTS, ReadBack
-from federation.controller.trust_state import TrustState
+from federation.core.documents.controller import PublicationReport
 from federation.core.errors import FederationError
-from federation.state.documents import PublicationReport
+from federation.kubernetes.objects import stop_writers
 
 MOST_CONTESTED = 50
 STARTING = ClusterHealth("unavailable", "starting", "it is being listed")

@@ -16,17 +16,19 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.trust import AnchorRecord, Current, Generation
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.algorithms import key_problem
 from federation.core.trust.bundle import Anchor, TrustBundle, diff
-from federation.state.documents import AnchorRecord, Current, Generation, decode, encode, generation_key
 from federation.state.store import StateConflict, StateStore
+
+_logger = logging.getLogger(__name__)
 
 CURRENT: Final = "current"
 GENERATIONS: Final = "generations/"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class Ledger:
             return over
         current = _current(over.generation, behind)
         version = await self._store.write(CURRENT, encode(current), expected=over.version)
-        _log.info("%d clusters still get an older generation", len(behind))
+        _logger.info("%d clusters still get an older generation", len(behind))
         return InForce(over.generation, version, over.highest, dict(behind))
 
     async def put_in_force(
@@ -194,7 +196,7 @@ class Ledger:
             version = await self._store.write(CURRENT, current, create=True)
         else:
             version = await self._store.write(CURRENT, current, expected=over.version)
-        _log.info(
+        _logger.info(
             "generation %d of the bundle is in force: %s",
             generation.number,
             generation.reason,
@@ -213,7 +215,7 @@ class Ledger:
             try:
                 generation = await self._generation(int(key.removeprefix(GENERATIONS)))
             except (StateUnavailable, ValueError) as error:
-                _log.warning("an old generation cannot be read: %s", error, extra={"key": key})
+                _logger.warning("an old generation cannot be read: %s", error, extra={"key": key})
                 continue
             if generation is not None:
                 known[generation.sha256] = generation.number

@@ -12,49 +12,46 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
 
-from federation.clusters.budget import Budgets
 from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.controller.generations import Ledger, require_mesh
+from federation.controller.in_force import TrustState
 from federation.controller.member import Member, Surroundings
-from federation.controller.proof.arrival import Aim, Arrival
-from federation.controller.proof.door import SignerDoor, door_address
-from federation.controller.proof.participants import Absent, ContentReader, Participant
-from federation.controller.proof.prove import prove
-from federation.controller.proof.standing import standing
-from federation.controller.publication.reading import ReadContent
+from federation.controller.proof.listener_check import Aim, Arrival, SignerDoor, door_address
+from federation.controller.proof.matrix import Absent, ContentReader, Participant, prove, standing
+from federation.controller.publication.observed import ReadContent
+from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
-from federation.controller.rotation.joining import awaited
-from federation.controller.rotation.leftovers import Leftovers
-from federation.controller.rotation.observed import Proved
-from federation.controller.rotation.seal import Seal
-from federation.controller.sources.cluster_anchors import Proposals
-from federation.controller.sources.kept_proposals import KeptProposals
-from federation.controller.trust_sources import TrustSources
-from federation.controller.trust_state import TrustState
+from federation.controller.rotation.observer import Proved, awaited
+from federation.controller.rotation.operations import Seal
+from federation.controller.sources.bundle import TrustSources
+from federation.controller.sources.found_anchors import KeptProposals, Proposals
 from federation.core.clock import Clock
-from federation.core.config.model import Address, ClusterConfig, HubConfig
-from federation.core.errors import FederationError, StateUnavailable
-from federation.core.hub_identity import HubIdentity
-from federation.core.trust.rotation.effects import orders_of
-from federation.core.trust.rotation.record import RotationBook
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.runtime.config_source import ConfigSource
-from federation.state.damage import StateDamaged
-from federation.state.documents import (
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import HubConfig
+from federation.core.config.types import Address
+from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
-    Dismissal,
     DoorReport,
     Matrix,
     Operation,
-    Proposal,
     RotationReport,
-    decode,
 )
-from federation.state.identity import own_identity
-from federation.state.many import read_many
-from federation.state.store import Leadership, StateStore, Stored
+from federation.core.documents.encoding import decode
+from federation.core.documents.keys import StateDamaged
+from federation.core.documents.trust import Dismissal, Proposal
+from federation.core.errors import FederationError, StateUnavailable
+from federation.core.identity import HubIdentity
+from federation.core.rotation.effects import orders_of
+from federation.core.rotation.record import RotationBook
+from federation.core.rotation.world import ClusterFacts
+from federation.kubernetes.budget import Budgets
+from federation.runtime.config_source import ConfigSource
+from federation.state.hub_identity import own_identity
+from federation.state.store import Leadership, StateStore, Stored, read_many
+
+_logger = logging.getLogger(__name__)
 
 SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
@@ -65,8 +62,6 @@ ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
 FIRST_LOOK: Final = 0.2  # seconds between looks whether a new cluster was read
 PROOF_SPACING: Final = 1.0
 """Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
-
-_log = logging.getLogger(__name__)
 
 
 class LeadershipLostError(FederationError):

@@ -10,21 +10,24 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from federation.clusters.budget import Budgets
 from federation.clusters.health import ClusterHealth
-from federation.clusters.istio_found import read_istio
-from federation.clusters.objects import ObjectKey
-from federation.clusters.session import MEMBER_ANSWER_BYTES, ClusterSession
-from federation.controller.certificates import OwnAccount
+from federation.clusters.istio_inventory import read_istio
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
-from federation.controller.istio_webhooks import IstioWebhooks, webhook_health
-from federation.controller.proof.door import SignerDoor
-from federation.controller.proof.participants import Absent, Content, ContentReader, Participant
+from federation.controller.in_force import TrustState
+from federation.controller.own_certificates import OwnAccount
+from federation.controller.proof.listener_check import SignerDoor
+from federation.controller.proof.matrix import Absent, Content, ContentReader, Participant
 from federation.controller.proof.probe import Probe
-from federation.controller.publication import istiod_tls
-from federation.controller.publication.cluster_watch import ClusterWatch
+from federation.controller.publication import istiod_certificate
+from federation.controller.publication.cluster_trust_bundle import (
+    BundleTarget,
+    HeldBundle,
+    TrustBundlePublisher,
+    with_bundle,
+)
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
-from federation.controller.publication.istiod_tls import IstiodCertificates
+from federation.controller.publication.istio_webhooks import IstioWebhooks, webhook_health
+from federation.controller.publication.istiod_certificate import IstiodCertificates
 from federation.controller.publication.joining import (
     Joining,
     MemberFacts,
@@ -33,22 +36,30 @@ from federation.controller.publication.joining import (
     nobody_remembers,
     other_hub_wrote,
 )
-from federation.controller.publication.lag import Lag
-from federation.controller.publication.publisher import Publisher
-from federation.controller.publication.pulse import Pulse
-from federation.controller.publication.read_back import EXAMPLES, KEPT, LEFT, ReadBack, read_back
-from federation.controller.publication.reading import MOST_READ, ReadContent, Reading
-from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle, with_bundle
-from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
-from federation.controller.rotation.joining import istio_seen, not_joining
-from federation.controller.trust_state import TrustState
+from federation.controller.publication.observed import (
+    EXAMPLES,
+    KEPT,
+    LEFT,
+    MOST_READ,
+    ClusterWatch,
+    Pulse,
+    ReadBack,
+    ReadContent,
+    Reading,
+    read_back,
+)
+from federation.controller.publication.publisher import Lag, Publisher
+from federation.controller.rotation.observer import istio_seen, not_joining
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig, PublicationConfig
-from federation.core.hub_identity import NO_HUB, HubIdentity
-from federation.core.identity import TrustDomain
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.controller import ControllerClusterReport, PublicationReport
+from federation.core.identity import NO_HUB, HubIdentity, TrustDomain
+from federation.core.rotation.effects import Orders
 from federation.core.trust.joining import IstioSeen
-from federation.core.trust.rotation.effects import Orders
-from federation.state.documents import ControllerClusterReport, PublicationReport
+from federation.kubernetes.budget import Budgets
+from federation.kubernetes.objects import ObjectKey
+from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
 
 LOOK: Final = 10.0
 """Seconds between readings of Istio's settings in a cluster that joins."""
@@ -205,7 +216,7 @@ class Member:
             session,
             config,
             OwnAccount(session, config, config.istio.account, around.door),
-            istiod_tls.Around(
+            istiod_certificate.Around(
                 generation=lambda: around.trust.for_cluster(str(config.name)),
                 issuer=lambda: around.orders().issuer_for(str(config.name)),
                 another_ca=self._another_ca,

@@ -13,13 +13,17 @@ import random
 from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
-from federation.controller.rotation.seal import Seal
+from federation.controller.rotation.operations import Seal
 from federation.core.clock import Clock
-from federation.core.config.model import Address
+from federation.core.config.types import Address
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.trust import Proposal
 from federation.core.errors import StateUnavailable
 from federation.runtime.config_source import ConfigSource
-from federation.state.documents import ControllerReport, Proposal, decode, encode
 from federation.state.store import StateStore
+
+_logger = logging.getLogger(__name__)
 
 LEADERSHIP: Final = "controller"
 HEARTBEAT: Final = 5.0
@@ -30,8 +34,6 @@ REPORT_SPACING: Final = 0.25
 
 RETRY: Final = 2.0
 STORE_TIMEOUT: Final = 15.0
-
-_log = logging.getLogger(__name__)
 
 
 class ControllerRole:
@@ -74,7 +76,7 @@ class ControllerRole:
         with contextlib.suppress(StateUnavailable, TimeoutError):
             async with asyncio.timeout(STORE_TIMEOUT):
                 await self._store.delete(self._key)
-        _log.info("the controller has stopped", extra={"replica": self._replica})
+        _logger.info("the controller has stopped", extra={"replica": self._replica})
 
     @property
     def leads(self) -> bool:
@@ -131,17 +133,17 @@ class ControllerRole:
             try:
                 await self._lead()
             except* LeadershipLostError:
-                _log.warning("leadership was lost", extra={"replica": self._replica})
+                _logger.warning("leadership was lost", extra={"replica": self._replica})
             except* StateUnavailable as group:
                 error = group.exceptions[0]
                 self._cannot_lead = str(error)
-                _log.error("cannot lead: %s", error, extra={"reason": "state_unavailable"})
+                _logger.error("cannot lead: %s", error, extra={"reason": "state_unavailable"})
             await self._clock.sleep(RETRY)
 
     async def _lead(self) -> None:
         self._cannot_lead = ""
         async with self._store.lead(LEADERSHIP, identity=self._replica) as leadership:
-            _log.info("this controller leads", extra={"replica": self._replica})
+            _logger.info("this controller leads", extra={"replica": self._replica})
             self._leader = Leader(
                 config=self._config,
                 store=self._store,
@@ -192,7 +194,9 @@ class ControllerRole:
         except (StateUnavailable, TimeoutError) as error:
             problem = str(error) or f"the state store did not answer in {STORE_TIMEOUT:g} s"
             if problem != self._store_problem:
-                _log.error("the report cannot be written: %s", problem, extra={"reason": "state_unavailable"})
+                _logger.error(
+                    "the report cannot be written: %s", problem, extra={"reason": "state_unavailable"}
+                )
             self._store_problem = problem
         else:
             self._store_problem = ""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from federation.core.clock import Clock
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import MAX_BYTES, parse_config
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import MAX_BYTES, parse_config
 from federation.core.errors import ConfigurationError, Finding
 from federation.core.identity import another_mesh
-from federation.files.reading import READ_TIMEOUT, read_bounded, read_in_time
+from federation.files import READ_TIMEOUT, read_bounded, read_in_time
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 POLL: Final = 1.0
 """Seconds between looks at the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
@@ -56,9 +56,9 @@ class ConfigSource:
             config = parse_config(text, file=str(self.path))
             self._accept(text, config)
         for warning in config.warnings:
-            log.warning("the configuration holds an insecure or doubtful option: %s", warning)
+            _logger.warning("the configuration holds an insecure or doubtful option: %s", warning)
         if config.open_policies:
-            log.warning(
+            _logger.warning(
                 "the policy of these clusters allows every identity that is not reserved, so that one which is broken "
                 "into can have those of the others: %s",
                 ", ".join(config.open_policies[:20]),
@@ -147,10 +147,12 @@ class ConfigSource:
         self._seen, recovered, self._problems = text, bool(self._problems), ()
         if before is not None and before.digest == config.digest:
             if recovered:
-                log.info("the configuration file is again what is running", extra={"digest": config.digest})
+                _logger.info(
+                    "the configuration file is again what is running", extra={"digest": config.digest}
+                )
             return False
         if before is not None:
-            log.info("a new configuration is in force", extra={"digest": config.digest})
+            _logger.info("a new configuration is in force", extra={"digest": config.digest})
         self._newer.set()  # wakes who waits now
         self._newer = asyncio.Event()  # and whoever comes later waits for the next
         return True
@@ -158,7 +160,7 @@ class ConfigSource:
     def _refuse(self, error: ConfigurationError) -> None:
         problems = tuple(str(finding) for finding in error.findings)
         if problems != self._problems:
-            log.error(
+            _logger.error(
                 "the changed configuration file is refused, the running configuration stays: %s",
                 error.diagnostics(),
                 extra={"reason": error.reason, "findings": len(problems)},

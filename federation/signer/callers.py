@@ -1,26 +1,55 @@
-"""Which pods have got certificates, and until when these are valid: by this signer, and by what the others persist.
+"""Which pods have certificates, and until when these are valid: by this signer, and by what the others persist.
 
 Kept is a digest of a pod's UID and an end for each, so that a mesh of 65,536 pods takes half a megabyte in the state
-store. A pod asks whichever signer it reaches, so that what one knows is little: each writes its own and reads the
-others' (``callers_store.py``), and a pod counts with the latest end that any of them knows.
+store. A pod asks whichever signer it reaches, so one signer knows little: each writes its own under
+``callers/<replica>`` and reads the others', and a pod counts with the latest end that any of them knows.
 
 What is not known is reported, and never guessed: a cluster's ``known_from`` is the time before which pods may hold
 certificates that no table has, because a signer was killed between two writes or a table was full.
+
+**Sharing.** A signer writes what it knows when that has changed, and reads what the others wrote, often enough for
+the shortest certificates and at most every two seconds. What a signer that is gone has left is taken over by those
+that are alive, before the leader removes it. A signer that was killed may have issued certificates that are in no
+table. How far those can reach is known: its horizon is written ahead of every certificate (``expiry_bounds.py``). So
+until that has passed, it is not known of its clusters which pods hold none; where its horizon cannot be read, that is
+not known of any cluster. The same goes for a signer that wrote no table at all, such as one of a release that knew of
+none. One that ends in good order closes its table, and opens it again before it issues. The same documents hold which
+member published each token key first (``attestation/token_keys.py``), so that no restart makes another member the
+first.
+
+**Workloads.** Of the pods of each cluster: which have a sidecar, which have asked the hub, and which hold a
+certificate now. Counted again and again from the watched metadata of pods and from what all signers have issued. An
+address of the CA is written into a pod when its sidecar is injected (``CA_ADDR``), so that one which was not
+restarted since never asks the hub: those are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from math import ceil, isfinite
 from typing import Final
 
-from federation.core.errors import InvalidValue
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.config.clusters import LONGEST_TTL, ClusterConfig
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import StateDamaged, damaged
+from federation.core.documents.signer import CallersOfCluster, CallersTable, HorizonTable, WorkloadsReport
+from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
-from federation.state.damage import damaged
-from federation.state.documents import CallersOfCluster, CallersTable
+from federation.kubernetes.objects import PodMeta
+from federation.signer.attestation.attestor import REVIEW, ClusterAttestor
+from federation.signer.attestation.token_keys import Claims, KeyClaims, claims_in
+from federation.state.liveness import is_heard_of
+from federation.state.store import StateStore, Stored, read_many
+
+_logger = logging.getLogger(__name__)
 
 MOST_PODS: Final = 65_536
 """In one table, and as many as all others together may add. Where they are used up, the cluster that has the most gives
@@ -258,3 +287,378 @@ def unpacked(table: CallersTable, *, key: str) -> Known:
             cluster.known_from,
         )
     return found
+
+
+CALLERS: Final = "callers/"
+HORIZONS: Final = "horizons/"
+SIGNERS: Final = "signers/"
+
+SHORTEST: Final = 2.0  # seconds between two looks
+LONGEST: Final = 30.0
+LOOKS_IN_A_LIFE: Final = 20.0
+RETRY: Final = 1.0
+TIMEOUT: Final = 15.0
+MOST_SIGNERS: Final = 512
+
+_Documents = Mapping[str, Stored | StateDamaged | None]
+
+
+class _Beat(msgspec.Struct, frozen=True):
+    """What tells of a signer's report whether its writer is alive."""
+
+    updated: float
+    heartbeat: float
+
+
+class SharedCallers:
+    """Keeps :class:`Callers` in step with the store. ``usual_life`` is how long certificates live by policy."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        *,
+        replica: str,
+        clock: Clock,
+        callers: Callers,
+        usual_life: Callable[[], float],
+        claims: KeyClaims | None = None,
+    ) -> None:
+        self._store = store
+        self._replica = replica
+        self._clock = clock
+        self._callers = callers
+        self._claims = claims or KeyClaims()
+        self._usual_life = usual_life
+        self._unread = ""
+        self._adopted: dict[str, str] = {}  # with the version that was taken over
+        self.problem: StateUnavailable | None = StateUnavailable(
+            "which pods hold certificates was not read yet", where=CALLERS
+        )
+
+    async def run(self) -> None:
+        """Read, write and read the others' until cancelled; a store that fails is tried again."""
+        while True:
+            await self.share()
+            await self._pause(RETRY if self.problem is not None else self._interval)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a token key that was first seen just now is persisted at once, or a restart would forget it."""
+        waits = {
+            asyncio.create_task(self._clock.sleep(seconds)),
+            *([asyncio.create_task(self._claims.news.wait())] if self.problem is None else ()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    @property
+    def _interval(self) -> float:
+        life = self._callers.shortest_lifetime or self._usual_life()
+        return min(LONGEST, max(SHORTEST, min(life, self._usual_life()) / LOOKS_IN_A_LIFE))
+
+    async def share(self) -> None:
+        """Once; what goes wrong is kept as :attr:`problem`."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                if not self._callers.open:
+                    await self._load()
+                await self._look()
+                self._claims.open = True
+                if self._callers.changed or self._claims.news.is_set():
+                    await self._write(closed=False)
+        except TimeoutError:
+            self._fail(StateUnavailable(f"no answer in {TIMEOUT:g} s", where=CALLERS))
+        except StateUnavailable as error:
+            self._fail(error)
+        else:
+            self.problem = None
+
+    async def close(self) -> None:
+        """Write for the last time: nothing is issued any more, so that what is written is all there is."""
+        if not self._callers.open:
+            return
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await self._write(closed=True)
+        except (StateUnavailable, TimeoutError) as error:
+            _logger.warning("which pods hold certificates cannot be written: %s", str(error) or "no answer")
+
+    async def _load(self) -> None:
+        """What an earlier process of this name has left. Before this, nothing is written over it."""
+        key = f"{CALLERS}{self._replica}"
+        found = await read_many(self._store, [key, f"{HORIZONS}{self._replica}"])
+        table = _table(key, found[key])
+        if table is not None:
+            self._callers.adopt(table.known)
+            self._claims.adopt(table.claims)
+        if table is None or not table.closed:
+            for cluster, until in _reach(f"{HORIZONS}{self._replica}", found).items():
+                self._callers.doubt(cluster, until)
+        await self._write(closed=False)
+        self._callers.open = True
+
+    async def _look(self) -> None:
+        """What the other signers know, those that are gone included."""
+        keys = [*await self._store.keys(CALLERS), *await self._store.keys(HORIZONS)]
+        replicas = sorted({key.partition("/")[2] for key in keys} - {self._replica})[:MOST_SIGNERS]
+        now = self._clock.now().timestamp()
+        reports = await read_many(self._store, [f"{SIGNERS}{replica}" for replica in replicas])
+        heard = {replica: _is_heard_of(reports[f"{SIGNERS}{replica}"], now) for replica in replicas}
+        documents = await read_many(self._store, [f"{CALLERS}{replica}" for replica in replicas])
+        tables: list[Known] = []
+        doubtful: list[str] = []
+        for replica in replicas:
+            key = f"{CALLERS}{replica}"
+            table = _table(key, documents[key])
+            if table is None or not (table.closed or heard[replica]):
+                doubtful.append(f"{HORIZONS}{replica}")
+            if table is None:
+                continue
+            tables.append(table.known)
+            self._claims.adopt(table.claims)
+            if not heard[replica] and self._adopted.get(key) != table.version:
+                self._callers.adopt(table.known)  # its document is not kept for ever
+                self._adopted[key] = table.version
+            await asyncio.sleep(0)
+        doubts: dict[str, float] = {}
+        everywhere, unread = 0.0, ""
+        horizons = await read_many(self._store, doubtful)
+        for key in doubtful:
+            try:
+                reach = _reach(key, horizons)
+            except StateDamaged as error:
+                everywhere, unread = now + LONGEST_TTL, error.diagnostics()
+                continue
+            for cluster, until in reach.items():
+                doubts[cluster] = max(until, doubts.get(cluster, 0.0))
+        if unread and unread != self._unread:
+            _logger.error(
+                "every cluster is in doubt, for how far a signer's leaves reach is not known: %s", unread
+            )
+        self._unread = unread
+        self._callers.learn(tables, doubts, everywhere=everywhere)
+        self._adopted = {key: version for key, version in self._adopted.items() if key in documents}
+
+    async def _write(self, *, closed: bool) -> None:
+        table = msgspec.structs.replace(
+            self._callers.table(self._replica, closed=closed), keys=self._claims.document()
+        )
+        try:
+            await self._store.write(f"{CALLERS}{self._replica}", encode(table))
+        except BaseException:
+            self._callers.changed = True
+            self._claims.news.set()
+            raise
+
+    def _fail(self, problem: StateUnavailable) -> None:
+        if str(problem) != str(self.problem):
+            _logger.warning(
+                "which pods hold certificates is not shared with the other signers: %s",
+                problem.diagnostics(),
+                extra={"reason": problem.reason},
+            )
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    known: Known
+    claims: Claims
+    closed: bool
+    version: str
+
+
+def _table(key: str, stored: Stored | StateDamaged | None) -> _Table | None:
+    """A signer's table; None where it has none that can be used."""
+    if not isinstance(stored, Stored):
+        return None
+    try:
+        table = decode(stored.data, CallersTable, key=key)
+        if f"{CALLERS}{table.replica}" != key:
+            raise damaged(f"it says that it is of {table.replica[:80]!r}", key=key, where=key)
+        return _Table(unpacked(table, key=key), claims_in(table, key=key), table.closed, stored.version)
+    except StateDamaged as error:
+        _logger.warning("%s", error.diagnostics(), extra={"reason": error.reason})
+        return None
+
+
+def _reach(key: str, found: _Documents) -> dict[str, float]:
+    """How far certificates of a signer may reach in each cluster. Raises StateDamaged where that is not known."""
+    stored = found[key]
+    if isinstance(stored, StateDamaged):
+        raise stored
+    reach: dict[str, float] = {}
+    for row in decode(stored.data, HorizonTable, key=key).rows if stored is not None else ():
+        reach[row.cluster] = max(row.until, reach.get(row.cluster, 0.0))
+    return reach
+
+
+def _is_heard_of(stored: Stored | StateDamaged | None, now: float) -> bool:
+    if not isinstance(stored, Stored):
+        return False
+    try:
+        return is_heard_of(decode(stored.data, _Beat, key=SIGNERS), now)
+    except StateDamaged:
+        return False
+
+
+EVERY: Final = 2.0  # seconds between two counts at least: a report is written as often
+SHARE: Final = 20.0  # a count takes at most 1/SHARE of the time
+TURN: Final = 1000  # pods counted before others get their turn: about a millisecond
+
+YOUNG: Final = 60.0
+"""Seconds from a pod's creation for which it may not have asked yet: images are pulled, proxies start."""
+
+MOST_NAMES: Final = 20  # of one cluster
+ALL_NAMES: Final = 400  # of all clusters together: a report has room for them
+FEWEST_NAMES: Final = 3
+
+
+@dataclass(slots=True)
+class _Count:
+    """One cluster's pods as they are counted."""
+
+    now: float
+    most_names: int
+    holding: int = 0
+    lapsed: int = 0
+    waiting: int = 0
+    ambient: int = 0
+    sidecars: int = 0
+    asked: int = 0
+    never_asked: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def add(self, pod: PodMeta, ends: int) -> None:
+        """``ends`` is when its certificate does (seconds since the epoch), 0 where it has never asked."""
+        self.ambient += pod.ambient
+        self.sidecars += pod.sidecar
+        self.asked += pod.sidecar and ends > 0
+        if ends > self.now:
+            self.holding += 1
+        elif ends:
+            self.lapsed += 1
+            self._name(self.ended, pod)
+        elif pod.sidecar and self.now - pod.created >= YOUNG:
+            self.waiting += 1
+            self._name(self.never_asked, pod)
+
+    def _name(self, names: list[str], pod: PodMeta) -> None:
+        if len(names) < self.most_names:
+            names.append(f"{pod.namespace}/{pod.name}")
+
+
+class Workloads:
+    """Counts them for all clusters. The callables are asked each time, so they follow a reload."""
+
+    def __init__(
+        self,
+        callers: Callers,
+        *,
+        clusters: Callable[[], tuple[ClusterConfig, ...]],
+        attestors: Callable[[], Mapping[ClusterName, ClusterAttestor]],
+        problem: Callable[[], StateUnavailable | None],
+        clock: Clock,
+    ) -> None:
+        """``problem`` is why what the other signers have issued is not known."""
+        self._callers = callers
+        self._clusters = clusters
+        self._attestors = attestors
+        self._problem = problem
+        self._clock = clock
+        self._counted: dict[str, WorkloadsReport] = {}
+
+    async def run(self) -> None:
+        """Count until cancelled."""
+        while True:
+            began = self._clock.monotonic()
+            await self.count()
+            took = self._clock.monotonic() - began
+            await self._clock.sleep(max(EVERY, SHARE * took))
+
+    def report(self, cluster: str) -> WorkloadsReport:
+        """The cluster's last count."""
+        return self._counted.get(cluster, WorkloadsReport(detail="its pods were not counted yet"))
+
+    async def count(self) -> None:
+        """Once, every registered cluster."""
+        configs = self._clusters()
+        most_names = max(FEWEST_NAMES, min(MOST_NAMES, ALL_NAMES // max(1, len(configs))))
+        counted = {str(config.name): await self._count(config, most_names) for config in configs}
+        now = self._clock.now().timestamp()
+        for name in self._callers.clusters:
+            if name not in counted:
+                self._callers.prune(name, None, now)
+        self._counted = counted
+
+    async def _count(self, config: ClusterConfig, most_names: int) -> WorkloadsReport:
+        name, now = str(config.name), self._clock.now().timestamp()
+        problem, attestor = self._problem(), self._attestors().get(config.name)
+        if problem is not None:
+            return WorkloadsReport(detail=f"what all signers have issued is not known: {problem}")
+        if config.attestation == REVIEW:
+            self._callers.prune(name, None, now)
+            return self._unwatched(name, now)
+        pods = attestor.objects.pods if attestor is not None else None
+        if pods is None:
+            self._callers.prune(name, None, now)
+            why = attestor.objects.problem if attestor is not None else None
+            first, last = self._ends(name, now)
+            detail = f"its pods are not watched at present: {why or 'starting'}"
+            return WorkloadsReport(detail=detail, first_end=first, last_end=last)
+        own, others = self._callers.ends(name)
+        count, live = _Count(now, most_names), set[int]()
+        for number, pod in enumerate(pods):
+            if number % TURN == TURN - 1:
+                await asyncio.sleep(0)
+            if pod.deletion is None:
+                digest = digest_of(pod.uid)
+                live.add(digest)
+                count.add(pod, max(own.get(digest, 0), others.get(digest, 0)))
+        self._callers.prune(name, frozenset(live), now)
+        first, last = self._ends(name, now)
+        return WorkloadsReport(
+            workloads=count.holding + count.lapsed + count.waiting,
+            holding=count.holding,
+            lapsed=count.lapsed,
+            ambient=count.ambient,
+            known_from=self._callers.known_from(name),
+            detail="",
+            sidecars=count.sidecars,
+            asked=count.asked,
+            never_asked=sorted(count.never_asked),
+            ended=sorted(count.ended),
+            lifetime=self._callers.lifetime(name),
+            first_end=first,
+            last_end=last,
+        )
+
+    def _ends(self, name: str, now: float) -> tuple[float, float]:
+        """When the first and the last certificate end that pods there may hold; 0 where none is known."""
+        own, others = self._callers.ends(name)
+        first, last = 0.0, max(0.0, self._callers.known_from(name))
+        for pod in own.keys() | others.keys():
+            end = max(own.get(pod, 0), others.get(pod, 0))
+            if end > now:
+                first, last = min(first or end, end), max(last, end)
+        return (first, last) if last > now else (0.0, 0.0)
+
+    def _unwatched(self, name: str, now: float) -> WorkloadsReport:
+        """Where TokenReview decides no pod is watched: only what was issued can be counted."""
+        first, last = self._ends(name, now)
+        return WorkloadsReport(
+            holding=_unended(self._callers.ends(name), now),
+            known_from=self._callers.known_from(name),
+            watched=False,
+            detail='its pods are not watched, because attestation is "token-review"',
+            lifetime=self._callers.lifetime(name),
+            first_end=first,
+            last_end=last,
+        )
+
+
+def _unended(tables: Iterable[Mapping[int, int]], now: float) -> int:
+    return len({pod for table in tables for pod, ends in table.items() if ends > now})

@@ -1,11 +1,12 @@
-"""The one pipeline that every door calls: attest, policy, request gate, clamp, sign, check, reply, account.
+"""The one pipeline that every listener calls: attest, policy, request gate, clamp, sign, check, reply, account.
 
-Between attestation and policy a node proxy becomes the pod that it asks for, if it may (``impersonation``).
+Between attestation and policy a node proxy becomes the pod that it asks for, if it may (``policy.py``). A certificate
+for a cluster is made on three things: the generation that it is delivered with, the orders, and the authority.
 
-Nothing here knows how the request came in. What is handed out was asked for by a caller that its own
-cluster vouches for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of
-the bundle that is delivered with it, and is of the issuer that the orders name. Where trust or orders change
-meanwhile it is made anew by those that hold then, and the caller learns nothing of it.
+Nothing here knows how the request came in. What is handed out was asked for by a caller that its own cluster vouches
+for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of the bundle that is
+delivered with it, and is of the issuer that the orders name. Where trust or orders change meanwhile it is made anew
+by those that hold then, and the caller learns nothing of it.
 """
 
 from __future__ import annotations
@@ -22,33 +23,73 @@ from typing import Final, Protocol
 
 import msgspec
 
+from federation.core.call_slots import Place
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig
+from federation.core.documents.trust import Current
 from federation.core.errors import AuthorityViolation, FederationError, NotReady
 from federation.core.identity import SpiffeId, TrustDomain
-from federation.core.istiod import is_istiod_name
+from federation.core.istio.istiod import is_istiod_name
 from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
-from federation.core.pki.leaf import LeafProfile, draw_serial
+from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
 from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
-from federation.core.pki.validity import leaf_validity
-from federation.core.places import Place
-from federation.core.trust.horizons import UNKNOWN_ISSUER
-from federation.core.trust.rotation.effects import Orders
-from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery
-from federation.signer.attestation.caller import Caller, TokenEvidence
+from federation.core.rotation.effects import Orders
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER
+from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery, Renewals
+from federation.signer.attestation.attestor import Caller, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
-from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import Authority, LeafOrder
-from federation.signer.believing import AcceptedTrust
+from federation.signer.authorities.authority import Alarms, Authority, LeafOrder, issue_checked
+from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
+from federation.signer.authorities.selection import choose, require_served
 from federation.signer.callers import Callers
-from federation.signer.fence import Superseded, require_ordered
-from federation.signer.grounds import Terms
-from federation.signer.impersonation import impersonate
-from federation.signer.policy import check_policy, check_reserved
-from federation.signer.registry import Registry
-from federation.signer.renewals import Renewals
-from federation.signer.routing import Routing
+from federation.signer.generations import AcceptedTrust, OrdersFollower, TrustFollower
+from federation.signer.policy import check_policy, check_reserved, impersonate
+from federation.signer.registry import Registry, Routing
+from federation.signer.revalidation import Superseded, require_ordered
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What holds for a cluster now. Any of it may change between two requests."""
+
+    trust: AcceptedTrust
+    orders: Orders
+
+
+class Grounds:
+    """Looks it up, for every request, in what is kept up to date beside the requests."""
+
+    def __init__(self, trust: TrustFollower, orders: OrdersFollower, authorities: Succession) -> None:
+        self._trust = trust
+        self._orders = orders
+        self._authorities = authorities
+
+    def terms(self, cluster: str) -> Terms:
+        """The terms for that cluster; empty for the hub itself.
+
+        Raises NotReady where there is no bundle or there are no orders yet, where its generation is not
+        believed, and where it is quarantined.
+        """
+        in_force, orders = self._trust.in_force, self._orders.orders
+        if in_force is None:
+            raise NotReady("there is no bundle yet", reason="no_bundle")
+        if orders is None:
+            raise NotReady(
+                f"the orders of the controller were not read yet: {self._orders.problem or 'starting'}",
+                reason="no_orders",
+            )
+        require_served(orders, cluster)
+        return Terms(in_force.for_cluster(cluster), orders)
+
+    def signer(self, cluster: str, terms: Terms) -> AuthorityKeeper:
+        """Who signs on these terms; raises NotReady as :func:`choose` does."""
+        return choose(terms.orders, cluster, self._authorities.in_order, terms.trust.anchors)
+
+    async def look(self) -> tuple[Current | None, Orders]:
+        """What is to hold by the state store, read after the call and taken up. Raises StateUnavailable."""
+        orders = await self._orders.catch_up()
+        return await self._trust.catch_up(), orders
+
 
 ATTEMPTS: Final = 3
 """At a leaf that is superseded while it is made: one for orders that change, one for a generation beside them."""
@@ -108,7 +149,7 @@ class Signs(Protocol):
 
 
 class MakesGrounds(Protocol):
-    """As :class:`federation.signer.grounds.Grounds`; asked anew for every attempt."""
+    """As :class:`federation.signer.issuance.Grounds`; asked anew for every attempt."""
 
     def terms(self, cluster: str) -> Terms:
         """The trust and the orders for that cluster; raises NotReady."""

@@ -1,64 +1,223 @@
 """The signer role: a certificate's way put together, kept running, and reported on.
 
-Everything slow (clusters, files, the state store) is kept up to date beside the requests, so that a request
-only looks up. The role is ready when it has a bundle that it believes, orders, an authority that can sign by
-them, a store that takes how far its leaves reach, and a certificate for its door; it says which of these is
-missing. It listens only once it has shown a certificate, and drains before it ends.
+Everything slow (clusters, files, the state store) is kept up to date beside the requests, so that a request only
+looks up. The role is ready when it has a bundle that it believes, orders, an authority that can sign by them, a store
+that takes how far its leaves reach, and a certificate for its door; it says which of these is missing. It listens
+only once it has shown a certificate, and drains before it ends.
+
+Its report, with how it sees each member cluster, is written to the state store again and again; its part of each
+quota follows from what the others report.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
-from federation.clusters.budget import Budgets
+from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.core.clock import Clock
-from federation.core.config.model import (
-    Address,
-    ClusterConfig,
-    ClusterPolicy,
-    DoorConfig,
-    HubConfig,
-    IstioConfig,
-    SignerConfig,
+from federation.core.config.clusters import ClusterConfig, ClusterPolicy, IstioConfig
+from federation.core.config.hub import DoorConfig, HubConfig, SignerConfig
+from federation.core.config.types import Address
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import (
+    RefusalsReport,
+    SignerClusterReport,
+    SignerReport,
+    WorkloadsReport,
 )
-from federation.core.errors import NotReady
+from federation.core.errors import FederationError, NotReady, StateUnavailable
+from federation.kubernetes.budget import Budgets
 from federation.runtime.config_source import ConfigSource
-from federation.signer.accounting import NO_CLUSTER, Accounting
-from federation.signer.attestation.attestor import ClusterAttestor
-from federation.signer.attestation.key_claims import KeyClaims
-from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
-from federation.signer.authorities.keeper import AuthorityKeeper
-from federation.signer.authorities.succession import Succession
-from federation.signer.callers import Callers
-from federation.signer.callers_store import SharedCallers
-from federation.signer.doors.istio_ca import IstioCaDoor
-from federation.signer.doors.refusal_log import RefusalLog
-from federation.signer.doors.turned_away import TurnedAway
-from federation.signer.fellows import Fellows
-from federation.signer.grounds import Grounds
-from federation.signer.heartbeat import HEARTBEAT, Heartbeat, Quotas
-from federation.signer.horizons import PersistedHorizons
-from federation.signer.issuance import Issuance
-from federation.signer.kept_door import KeptDoor
-from federation.signer.member import connect
-from federation.signer.orders import OrdersFollower
-from federation.signer.pinned_roots import PinnedRoots
-from federation.signer.registry import Registry
-from federation.signer.remembered import RememberedPins
-from federation.signer.renewals import Renewals
-from federation.signer.reporting import cluster_report
-from federation.signer.serving import ITSELF
-from federation.signer.trust import TrustFollower, TrustInForce
-from federation.signer.workloads import Workloads
-from federation.state.documents import RefusalsReport, SignerReport
+from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
+from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
+from federation.signer.attestation.token_keys import KeyClaims
+from federation.signer.authorities.authority import AuthoritySettings, Surroundings
+from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
+from federation.signer.authorities.limiter import Fellows
+from federation.signer.callers import Callers, SharedCallers, Workloads
+from federation.signer.expiry_bounds import PersistedHorizons
+from federation.signer.generations import (
+    OrdersFollower,
+    PinnedRoots,
+    RememberedPins,
+    TrustFollower,
+    TrustInForce,
+)
+from federation.signer.issuance import Grounds, Issuance
+from federation.signer.listeners.istio_ca import IstioCaDoor
+from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
+from federation.signer.listeners.serving_certificate import ITSELF, KeptDoor
+from federation.signer.registry import Registry, connect
 from federation.state.store import StateStore
+
+_logger = logging.getLogger(__name__)
+
+
+def cluster_report(
+    config: ClusterConfig,
+    attestor: ClusterAttestor | None,
+    problem: FederationError | None,
+    accounting: Accounting,
+    workloads: WorkloadsReport,
+    *,
+    stopped: NotReady | None = None,
+) -> SignerClusterReport:
+    """The cluster's part of the report.
+
+    ``attestor`` is None while it is not connected, ``problem`` says why, or that older credentials are in
+    use. ``stopped`` says why nothing is issued there whoever asks.
+    """
+    issued, refused, last_issued = accounting.of(str(config.name))
+    own_issued, own_refused = accounting.own(str(config.name))
+    health = _health(attestor, problem)
+    if stopped is not None:
+        health = ClusterHealth("unavailable", stopped.reason, stopped.what, stopped.remedy)
+    return SignerClusterReport(
+        state=health.state,
+        reason=health.reason,
+        detail=health.detail,
+        remedy=health.remedy,
+        issuer=attestor.issuer if attestor is not None else "",
+        keys=len(attestor.keys.keys) if attestor is not None else 0,
+        attestation=attestor.method if attestor is not None else "",
+        issued=issued,
+        refused=dict(refused),
+        last_issued=last_issued,
+        own_issued=own_issued,
+        own_refused=dict(own_refused),
+        workload_issued_at=accounting.workload_issued_at(str(config.name)),
+        refusals=accounting.refusals(str(config.name)),
+        unproven=accounting.unproven(str(config.name)),
+        workloads=workloads,
+    )
+
+
+def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -> ClusterHealth:
+    """Ready while callers can be attested as configured, degraded while only in another way, else unavailable."""
+    if attestor is None:
+        held = ClusterHealth.of_error(problem) if problem is not None else _STARTING
+        return replace(held, state="unavailable")
+    keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
+    nodes, over = attestor.node_pods.problem, attestor.over_budget
+    if attestor.config.attestation == REVIEW:
+        health = ClusterHealth.derive((review, problem, over), clock_skew=keys.clock_skew)
+        if health.state == "ready" and nodes is not None:
+            return replace(ClusterHealth.of_error(nodes), state="degraded")  # for node proxies alone
+        return health
+    if attestor.config.attestation == AUTO and not keys.usable and keys.problem is not None and keys.withheld:
+        health = ClusterHealth.derive((objects.problem, review, nodes, problem), clock_skew=keys.clock_skew)
+        if health.state != "unavailable":
+            held = ClusterHealth.of_error(keys.problem)
+            return replace(held, state="degraded", detail=f"{held.detail}, so every token is reviewed")
+    health = ClusterHealth.derive(
+        (objects.problem, keys.problem, nodes, problem, over), clock_skew=keys.clock_skew
+    )
+    if keys.usable and objects.fresh:
+        return replace(health, state="degraded") if health.state == "unavailable" else health
+    if health.state == "ready":
+        health = _STARTING
+    if attestor.config.attestation != "auto":  # nothing else may decide
+        return replace(health, state="unavailable")
+    return health
+
+
+_STARTING: Final = ClusterHealth(
+    "degraded", "starting", "its token keys, pods and service accounts are being fetched"
+)
+
+
+HEARTBEAT: Final = 2.0  # seconds between reports; three missed ones mean that this signer is gone
+STORE_TIMEOUT: Final = 5.0
+
+
+class Heartbeat:
+    """Writes what ``report`` says under ``signers/<replica>``.
+
+    A report that is there already is of a process of this name that was killed: ``recall`` gets it before the first
+    one takes its place.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        *,
+        replica: str,
+        clock: Clock,
+        report: Callable[[], SignerReport],
+        recall: Callable[[SignerReport], None],
+    ) -> None:
+        self._recall = recall
+        self._store = store
+        self._key = f"signers/{replica}"
+        self._clock = clock
+        self._report = report
+
+    async def run(self, share_quotas: Callable[[], Awaitable[None]]) -> None:
+        """Write until cancelled, more often while it is not ready; share quotas as often."""
+        ready = False
+        await self._look_back()
+        while True:
+            await self.write()
+            await share_quotas()
+            report = self._report()
+            if report.ready != ready:
+                ready = report.ready
+                _logger.info(
+                    "the signer is %s", "ready" if ready else "not ready: " + "; ".join(report.reasons)
+                )
+            await self._clock.sleep(HEARTBEAT if ready else HEARTBEAT / 4)
+
+    async def _look_back(self) -> None:
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                stored = await self._store.read(self._key)
+            if stored is not None:
+                self._recall(decode(stored.data, SignerReport, key=self._key))
+        except (StateUnavailable, TimeoutError) as error:
+            _logger.warning("the signer's last report cannot be read: %s", str(error) or "no answer")
+
+    async def write(self) -> None:
+        """A report that cannot be written is missed by those who wait for it; signing goes on."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._store.write(self._key, encode(self._report()))
+        except (StateUnavailable, TimeoutError) as error:
+            _logger.warning("the signer's report cannot be written: %s", str(error) or "no answer")
+
+    async def withdraw(self) -> None:
+        """A signer that ended in good order leaves no report behind that would look like one that died."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._store.delete(self._key)
+        except (StateUnavailable, TimeoutError) as error:
+            _logger.warning("the signer's report cannot be withdrawn: %s", str(error) or "no answer")
+
+
+class Quotas:
+    """Takes the part of each back end's quota that the other signers leave."""
+
+    def __init__(self, fellows: Fellows, authorities: Succession) -> None:
+        self._fellows = fellows
+        self._authorities = authorities
+
+    async def share(self) -> None:
+        """Count the others where something in use has a quota; where that fails the last count stays."""
+        names = self._authorities.quotas
+        if names:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STORE_TIMEOUT):
+                    await self._fellows.count(names)
+        self._authorities.take_share(self._fellows.share)
 
 
 class SignerRole:

@@ -1,34 +1,293 @@
-"""The state store in a directory: one file a document, safe against crashes and other processes.
+"""The state store in a directory: one file for each document, safe against crashes and other processes.
 
 ::
 
     <directory>/documents/<key, '/' written as '@'>   one document each, format in ``record.py``
     <directory>/documents/.next                       what is being written; after a crash, rubbish
-    <directory>/locks/documents                       held while a document is replaced or removed
-    <directory>/locks/lead@<name>                     held by whoever leads
+    <directory>/locks/documents                       locked while a document is replaced or removed
+    <directory>/locks/lead@<name>                     locked by the leader
 
-A write is: lock, compare, write ``.next``, fsync, rename, fsync the directory, unlock. A read takes no lock:
-a rename is seen whole or not at all. What was acknowledged survives ``kill -9``, and power loss as far as
-fsync keeps its word.
+A write is: lock, compare, write ``.next``, fsync, rename, fsync the directory, unlock. A read takes no lock: a rename
+is seen whole or not at all. What was acknowledged survives ``kill -9``, and power loss as far as fsync keeps its
+word.
+
+**File system calls** trust nothing they find: no symbolic link is followed, only regular files are read. Everything
+below the state directory belongs to this user alone (directories 0700, files 0600); Kubernetes' ``fsGroup`` widens
+modes at mount time, which is undone here rather than refused. OSErrors become StateUnavailable with the file's name
+and what to do about it.
+
+**Leadership** is a lock file: the kernel grants it to one open file at a time and takes it back at death. There is no
+lease to run out and no clock to disagree about; a leader that is stopped or swapped out still leads, because no other
+process can. That holds on one machine, and on network file systems with working locks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import fcntl
+import logging
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+import stat
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
 from federation.core.clock import Clock
+from federation.core.documents.keys import StateDamaged
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.files.blocking import Abandoned
-from federation.state.blocking import DiskCalls
-from federation.state.disk import directory, exclusive, make_directory, read_file, replace_file, reported
-from federation.state.leadership import leading
+from federation.files import Abandoned
 from federation.state.record import MAX_FILE_BYTES, pack, unpack
-from federation.state.store import Leadership, StateConflict, Stored
+from federation.state.store import DiskCalls, Leadership, StateConflict, Stored
+
+_logger = logging.getLogger(__name__)
+
+_REMEDIES: Final = {
+    errno.ENOSPC: "make room on that file system; the hub writes again by itself",
+    errno.EDQUOT: "raise the quota of the hub's user",
+    errno.EFBIG: "raise the file size limit of the hub's process",
+    errno.EROFS: "mount the state directory writable",
+    errno.EACCES: "give the directory and all in it to the user the hub runs as",
+    errno.EPERM: "give the directory and all in it to the user the hub runs as",
+    errno.ENOENT: "mount or restore the state directory; starting with an empty one loses the trust state",
+    errno.ELOOP: "remove the symbolic link: the hub follows none below its state directory",
+    errno.ENOTDIR: "something that is not a directory stands in the way: remove it",
+    errno.EIO: "check the disk",
+}
+
+
+@contextlib.contextmanager
+def reported(where: Path) -> Iterator[None]:
+    """Turn an OSError into StateUnavailable that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StateUnavailable(
+            f"{os.strerror(error.errno) if error.errno else error}",
+            where=str(where),
+            remedy=_REMEDIES.get(
+                error.errno or 0, "check the disk and the permissions of the state directory"
+            ),
+        ) from error
+
+
+def make_directory(path: Path, *, private: bool) -> None:
+    """Create a directory, durably; a ``private`` one must be ours and is shut to everybody else."""
+    with reported(path):
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        else:
+            _sync_directory(path.parent)
+    if private:
+        with directory(path) as found, reported(path):
+            status = os.fstat(found)
+            if status.st_uid != os.geteuid() != 0:
+                raise PermissionError(errno.EPERM, "belongs to another user")
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                os.fchmod(found, 0o700)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; above our own files, links are the operator's business."""
+    with reported(path):
+        found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(found)
+        finally:
+            os.close(found)
+
+
+@contextlib.contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A descriptor of a directory that is not a symbolic link."""
+    with reported(path):
+        found = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def read_file(parent: int, path: Path, *, limit: int) -> bytes | None:
+    """The content of a regular file of ``parent``, None where there is none."""
+    with reported(path):
+        try:  # O_NONBLOCK: opening a FIFO somebody put there must not wait for a writer
+            found = os.open(
+                path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
+            )
+        except FileNotFoundError:
+            return None
+        with os.fdopen(found, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+                raise StateDamaged(
+                    "this is not a document: no regular file, or far too large",
+                    where=str(path),
+                    remedy="find out who put it there, then restore the document from a backup",
+                )
+            return file.read(limit + 1)
+
+
+def replace_file(parent: int, path: Path, content: bytes, *, staging: str) -> None:
+    """Put ``content`` at ``path``: a reader, and whoever reads after a crash, sees the old or the new, whole.
+
+    Only one process may do this at a time in one directory: whatever ``staging`` name is found is a crash's.
+    """
+    with reported(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staging, dir_fd=parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(staging, flags, 0o600, dir_fd=parent), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(staging, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(staging, dir_fd=parent)
+            raise
+        os.fsync(parent)  # the rename itself is durable only now
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of a lock file, made where it is missing."""
+    with reported(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+
+def is_still_at(descriptor: int, path: Path) -> bool:
+    """True where the open file is the one at ``path``: the lock of a replaced file protects nothing."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file at ``path``; waits. The kernel releases it however the process dies."""
+    while True:
+        lock = open_lock(path)
+        try:
+            with reported(path):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                ours = is_still_at(lock, path)
+            if ours:
+                yield
+                return
+        finally:
+            os.close(lock)
+
+
+RETRY: Final = 0.5
+"""Seconds between attempts while another process leads."""
+
+CHECK: Final = 1.0
+"""Seconds between looks at whether the lock file is still in its place."""
+
+MAX_IDENTITY_BYTES: Final = 512
+
+
+class LeaderLock:
+    """The lock file of one leadership, for threads: a lock that comes after the release is let go at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mutex = threading.Lock()
+        self._descriptor: int | None = None
+        self._released = False
+        self._lost = False
+
+    @property
+    def held(self) -> bool:
+        """True from the acquisition to the release, unless it was found lost."""
+        return self._descriptor is not None and not self._lost
+
+    def lose(self) -> None:
+        """It cannot be relied on any more; only a new lock leads again."""
+        self._lost = True
+
+    def acquire(self, identity: str) -> bool:
+        """Take the lock if it is free, and write down who holds it."""
+        lock = open_lock(self._path)
+        kept = False
+        try:
+            with reported(self._path):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                if not is_still_at(lock, self._path):
+                    return False
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{identity} pid={os.getpid()}\n".encode()[:MAX_IDENTITY_BYTES], 0)
+            with self._mutex:
+                if not self._released:
+                    self._descriptor, kept = lock, True
+            return kept
+        finally:
+            if not kept:
+                os.close(lock)
+
+    def check(self) -> None:
+        """Lose leadership where the lock file is no longer the one that is locked."""
+        with self._mutex:
+            if self._descriptor is not None and not is_still_at(self._descriptor, self._path):
+                self._lost = True
+
+    def holder(self) -> str:
+        """Who wrote itself down last, for the log."""
+        with reported(self._path), self._path.open("rb") as file:
+            return ascii(file.read(MAX_IDENTITY_BYTES).decode("utf-8", "replace").strip())
+
+    def release(self) -> None:
+        """Give leadership up; closing the only descriptor releases the lock."""
+        with self._mutex:
+            descriptor, self._descriptor, self._released = self._descriptor, None, True
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def leading(path: Path, *, identity: str, calls: DiskCalls, clock: Clock) -> AsyncIterator[LeaderLock]:
+    """Wait for the lock at ``path``, hold it, and keep looking whether it still protects anything."""
+    lock = LeaderLock(path)
+    try:
+        told = ""
+        while not await calls.call(lambda _: lock.acquire(identity)):
+            holder = await calls.call(lambda _: lock.holder())
+            if holder != told:
+                _logger.info("waiting to lead: %s leads now", holder, extra={"lock": path.name})
+                told = holder
+            await clock.sleep(RETRY)
+        _logger.info("leading from now on", extra={"lock": path.name, "identity": identity})
+        watching = asyncio.create_task(_watch(lock, calls, clock))
+        try:
+            yield lock
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    finally:
+        lock.release()
+
+
+async def _watch(lock: LeaderLock, calls: DiskCalls, clock: Clock) -> None:
+    while lock.held:
+        await clock.sleep(CHECK)
+        try:
+            await calls.call(lambda _: lock.check())
+        except StateUnavailable as error:
+            _logger.warning(
+                "leadership is given up, the lock file cannot be checked: %s", error.diagnostics()
+            )
+            lock.lose()
+
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ import re
 from hashlib import sha256
 from typing import Final
 
+from federation.core.documents.keys import StateDamaged, damaged, unknown_format
 from federation.core.errors import StateUnavailable
-from federation.state.damage import StateDamaged, damaged, unknown_format
 from federation.state.store import Stored
 
 MAX_DATA_BYTES: Final = 16 * 1024 * 1024

@@ -2,16 +2,24 @@
 
 Keys are ``segment/segment`` of ``[a-z0-9._-]``. A version is opaque and changes with every write. Everything raises
 :class:`~federation.core.errors.StateUnavailable` where the store cannot be read or written, so that a caller stops
-instead of guessing; for a single document that is damaged it is StateDamaged (``damage.py``). File store: ``files.py``.
+instead of guessing; for a single document that is damaged it is StateDamaged (``core/documents/keys.py``).
+
+Stores: ``files.py`` (a directory) and ``kubernetes_store.py`` (objects in the hub's own cluster). A disk of the state
+directory that hangs is a store that does not answer. Many documents are read a few at a time: one after another they
+would take a second each second.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
+from federation.core.documents.keys import StateDamaged
 from federation.core.errors import StateUnavailable
+from federation.files import Abandoned, BlockingCalls
 
 
 class StateConflict(StateUnavailable):
@@ -66,3 +74,56 @@ class StateStore(Protocol):
     def lead(self, name: str, *, identity: str) -> AbstractAsyncContextManager[Leadership]:
         """Wait until this process leads; leaving the context gives leadership up."""
         ...
+
+
+AT_ONCE: Final = 8
+"""Half of what a store lets through at once, so that whoever reads many documents holds up nobody else."""
+
+
+async def read_many(store: StateStore, keys: Iterable[str]) -> dict[str, Stored | StateDamaged | None]:
+    """Each document, None where there is none, or why it cannot be used.
+
+    Raises StateUnavailable where the store itself fails: then nothing is known of any of them.
+    """
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def read(key: str) -> Stored | StateDamaged | None:
+        async with slots:
+            try:
+                return await store.read(key)
+            except StateDamaged as error:
+                return error
+
+    reading: dict[str, asyncio.Task[Stored | StateDamaged | None]] = {}
+    try:
+        async with asyncio.TaskGroup() as group:
+            reading = {key: group.create_task(read(key)) for key in keys}
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # the others tell the same, or were cancelled for it
+    return {key: task.result() for key, task in reading.items()}
+
+
+T = TypeVar("T")
+
+
+class DiskCalls:
+    """Runs functions on the disk that holds ``where``, each within ``timeout`` seconds."""
+
+    def __init__(self, *, where: str, timeout: float) -> None:
+        self._where = where
+        self._calls = BlockingCalls(timeout=timeout, name="state-io")
+
+    async def call(self, function: Callable[[Abandoned], T]) -> T:
+        """The function's result. Raises StateUnavailable where it takes too long; it is left to run out."""
+        try:
+            return await self._calls.call(function)
+        except TimeoutError as error:
+            raise StateUnavailable(
+                f"the disk is too slow: {error.strerror or 'it timed out'}",
+                where=self._where,
+                remedy="check the disk or the network file system that holds the state directory",
+            ) from None
+        except OSError as error:
+            raise StateUnavailable(
+                error.strerror or type(error).__name__, where=self._where, remedy="raise the process limit"
+            ) from error

@@ -18,6 +18,8 @@ from aiohttp.typedefs import Middleware
 from federation.core.errors import StateUnavailable
 from federation.status.model import Problem
 
+_logger = logging.getLogger(__name__)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE_POLICY: Final = (
@@ -35,7 +37,6 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 TITLES: Final = {400: "Bad request", 404: "Not found", 405: "Method not allowed", 500: "Internal error"}
-logger = logging.getLogger(__name__)
 
 
 def problem(
@@ -107,5 +108,5 @@ async def turn_errors_into_problems(request: web.Request, handler: Handler) -> w
     except web.HTTPException as error:
         return problem(error.status, TITLES.get(error.status, "Error"))
     except Exception:
-        logger.exception("the status API failed", extra={"path": request.path})
+        _logger.exception("the status API failed", extra={"path": request.path})
         return problem(500, TITLES[500], "the hub's log says why")

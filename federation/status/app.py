@@ -1,41 +1,133 @@
-"""The status server's application: every path, what it answers, and who is let in.
+"""The status server's application: every path, what it answers, who is let in, and its OpenAPI 3.1 document.
 
-The page is a static shell without data: it loads without a token, asks for one and sends it with every poll.
+The page is a static shell without data: it loads without a token, asks for one and sends it with every poll. The
+OpenAPI document is generated from the structs that make the answers. Another room may mount routes behind the guard
+(:class:`Mounted`): nothing in ``status`` changes anything itself.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.resources
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from federation.core.clock import Clock
+from federation.core.documents.controller import ControllerReport, Operation
 from federation.core.errors import StateUnavailable
-from federation.state.documents import ControllerReport
 from federation.state.store import StateStore
-from federation.status.answers import (
-    PAGE_POLICY,
-    Handler,
-    add_headers,
-    answer,
-    errors_into_problems,
-    problem,
-)
-from federation.status.exposition import CONTENT_TYPE
-from federation.status.guard import Guard
-from federation.status.metrics import hub_metrics
+from federation.status import model, rotation_model
+from federation.status.answers import PAGE_POLICY, Handler, add_headers, answer, errors_into_problems, problem
+from federation.status.authorization import Guard
+from federation.status.metrics import CONTENT_TYPE, hub_metrics
 from federation.status.model import Clusters, FederationStatus, Generations, Readiness
-from federation.status.mounted import NOTHING, Mounted
-from federation.status.openapi import PROBES, document
-from federation.status.operations import operation_view
-from federation.status.reader import SnapshotReader
-from federation.status.rotation import rotation_view
+from federation.status.rotation import operation_view, rotation_view
 from federation.status.rotation_model import Operations
-from federation.status.source import ConfigView, StatusSource
+from federation.status.snapshot import SnapshotReader
+from federation.status.view import ConfigView, StatusSource
+
+Schemas = Sequence[type[msgspec.Struct]]
+
+
+async def _nobody_vouches(operations: Sequence[Operation]) -> Sequence[bool | None]:
+    return [None] * len(operations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """What is mounted: its routes, and how OpenAPI tells them.
+
+    ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
+    objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
+    ``accepts`` says whether that caller could use the routes at all, ``with_token`` whether another token would do it.
+    ``vouches`` says of operations whether the seal of each verifies, None where that is not known.
+    """
+
+    routes: Sequence[web.RouteDef] = ()
+    methods: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    operations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    schemas: Schemas = ()
+    accepts: Callable[[web.Request], bool] = lambda _: False
+    with_token: Callable[[], bool] = lambda: False
+    vouches: Callable[[Sequence[Operation]], Awaitable[Sequence[bool | None]]] = _nobody_vouches
+
+
+NOTHING = Mounted()
+
+
+PATHS: Final[dict[str, tuple[str, type[msgspec.Struct] | str]]] = {
+    "/healthz": ("The process answers.", model.Readiness),
+    "/readyz": ("The process can serve; 503 with the reasons where it cannot.", model.Readiness),
+    "/metrics": ("Prometheus metrics.", "text/plain"),
+    "/api/v1/status": ("The verdict and everything it rests on.", model.FederationStatus),
+    "/api/v1/clusters": ("Every registered cluster.", model.Clusters),
+    "/api/v1/clusters/{name}": ("One registered cluster.", model.ClusterView),
+    "/api/v1/matrix": ("Every ordered pair of clusters.", model.MatrixView),
+    "/api/v1/bundle": ("The bundle in force, with provenance and expiries.", model.BundleView),
+    "/api/v1/bundle.pem": ("The bundle in force as PEM.", "application/x-pem-file"),
+    "/api/v1/generations": ("The newest generations of trust.", model.Generations),
+    "/api/v1/rotation": (
+        "The rotation under way or the last one with all evidence; null where none ever was, 503 where not known.",
+        rotation_model.RotationView,
+    ),
+    "/api/v1/operations": ("The newest operations, as an audit.", rotation_model.Operations),
+}
+NULLABLE: Final = frozenset({"/api/v1/rotation"})
+PROBES: Final = frozenset({"/healthz", "/readyz"})  # what a kubelet asks without a token
+TEMPLATE: Final = "#/components/schemas/{name}"
+
+
+def document(version: str, mounted: Mounted = NOTHING) -> dict[str, Any]:
+    """The whole document as plain JSON values, with what is mounted."""
+    structs = [answer for _, answer in PATHS.values() if not isinstance(answer, str)]
+    _, components = msgspec.json.schema_components(
+        [*structs, model.Problem, *mounted.schemas], ref_template=TEMPLATE
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Federation hub status",
+            "version": version,
+            "summary": "Whether every cluster can talk to every other, and if not, why.",
+        },
+        "paths": {
+            path: {"get": _operation(path, *told), **mounted.operations.get(path, {})}
+            for path, told in PATHS.items()
+        },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(path: str, summary: str, answer: type[msgspec.Struct] | str) -> dict[str, Any]:
+    if isinstance(answer, str):
+        content: dict[str, Any] = {answer: {"schema": {"type": "string"}}}
+    else:
+        schema: dict[str, Any] = {"$ref": TEMPLATE.format(name=answer.__name__)}
+        if path in NULLABLE:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        content = {"application/json": {"schema": schema}}
+    problem = {
+        "description": "What went wrong (RFC 9457).",
+        "content": {"application/problem+json": {"schema": {"$ref": TEMPLATE.format(name="Problem")}}},
+    }
+    responses: dict[str, Any] = {"200": {"description": summary, "content": content}, "default": problem}
+    if path == "/readyz":
+        responses["503"] = {"description": "Not ready, with the reasons.", "content": content}
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if path not in PROBES:
+        operation["security"] = [{"bearer": []}, {}]
+    if "{name}" in path:
+        operation["parameters"] = [
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 63}}
+        ]
+    return operation
+
 
 PAGE: Final = {
     "/": ("index.html", "text/html"),

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from federation.core.config.model import StatusConfig
+from federation.core.config.hub import StatusConfig
 from federation.core.errors import FederationError, Unavailable
-from federation.files.reading import read_in_time
+from federation.files import read_in_time
 from federation.status.model import Problem
 from federation.status.rotation_model import OperationView
 

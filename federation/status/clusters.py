@@ -1,39 +1,415 @@
-"""One cluster: connection, signing, publication and proof, merged into one health. Pure."""
+"""One cluster: connection, signing, publication, proof, Istio's parts and workloads, merged into one health. Pure.
+
+Everything is what its controller reports, as far as that is recent, and what to do:
+
+- **Istio's webhooks,** as far as what is reported of them still holds.
+- **Its ClusterTrustBundle.**
+- **istiod's certificates.** Without a certificate istiod answers neither agents nor the injection webhook, and says
+  that it is ready: a cluster in which one is wanted and not provided is not healthy, however many workloads still
+  have certificates.
+- **Joining with a CA of its own:** its steps as the leader sees them, and what to do about the present one. The steps
+  and their conditions are those of ``core/trust/joining``.
+- **Workloads:** counts, verdict, refused callers. A matrix of the hub's own probes is green over a mesh in which no
+  workload has a certificate, so the cluster is not healthy, and `federation verify` fails, unless its workloads hold
+  what they were issued.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
-from federation.core.config.model import ClusterConfig
-from federation.state.documents import ControllerClusterReport, Generation, PublicationReport
-from federation.status.control_planes import (
-    control_plane_trouble,
-    control_plane_views,
-    described,
+from federation.core.config.clusters import ClusterConfig
+from federation.core.documents.controller import (
+    ControllerClusterReport,
+    ControlPlaneReport,
+    PublicationReport,
+    WebhookReport,
 )
-from federation.status.freshness import finite, instant
-from federation.status.joining import joining_text, joining_view
+from federation.core.documents.signer import RefusalsReport, WorkloadsReport
+from federation.core.documents.trust import Generation
+from federation.core.trust.joining import JoinStep
+from federation.core.trust.liveness import Vitality, judge
+from federation.state.liveness import refusals_of, signs_of_life, together, unproven_of, workloads_of
+from federation.status.findings.proof import names
 from federation.status.matrix import proof_view
 from federation.status.model import (
+    Attention,
     ClusterView,
     ConnectionView,
+    ControlPlaneState,
     ControlPlaneView,
     Health,
     JoiningView,
+    JoinStepView,
     MatrixView,
     PublicationState,
     PublicationView,
+    RefusedView,
+    Severity,
     SigningView,
+    TrustBundleState,
     TrustBundleView,
+    WebhooksState,
+    WebhooksView,
     WorkloadsView,
 )
-from federation.status.quarantine import quarantine_summary, quarantine_views
-from federation.status.scene import Scene
+from federation.status.rotation import condition_views, gate_doubt, quarantine_summary, quarantine_views
 from federation.status.signing import known_state, signing_view
-from federation.status.trust_bundle import trust_bundle_trouble, trust_bundle_view
-from federation.status.webhooks import webhooks_view
-from federation.status.workloads import workloads_view
+from federation.status.snapshot import Scene, finite, instant
+from federation.status.trust import undeclared
+
+WEBHOOK_STATES: Final[tuple[WebhooksState, ...]] = get_args(WebhooksState)
+NOT_VERIFIED: Final[tuple[tuple[str, WebhooksState, str], ...]] = (
+    ("other_ca", "other_ca", "does not verify the certificate that the hub provides to"),
+    ("empty", "not_served", "has no caBundle, so nothing was served yet by"),
+)
+
+
+def webhooks_view(scene: Scene, cluster: ClusterConfig) -> WebhooksView:
+    """What was read lately; unknown where nothing was."""
+    seen, unread = scene.seen(cluster.name.value), scene.not_read_back(cluster)
+    if seen is None or unread:
+        return WebhooksView(state="unknown", detail=unread or "the controller does not report them")
+    if seen.webhooks_detail:
+        return WebhooksView(state="unknown", detail=seen.webhooks_detail)
+    if not seen.webhooks:
+        return WebhooksView(state="none")
+    others = sum(webhook.state == "not_provided" for webhook in seen.webhooks)
+    state, detail = _judged(seen.webhooks)
+    return WebhooksView(state=state, found=len(seen.webhooks), others=others, detail=detail)
+
+
+def _judged(webhooks: Iterable[WebhookReport]) -> tuple[WebhooksState, str]:
+    webhooks = list(webhooks)
+    for reported, state, what in NOT_VERIFIED:
+        first = next((webhook for webhook in webhooks if webhook.state == reported), None)
+        if first is not None:
+            return state, f"{first.name} {what} {first.istiod}"
+    if any(webhook.state not in {"verifies", "not_provided"} for webhook in webhooks):
+        return "unknown", "the controller reports a state that this version does not know"
+    return "verified", ""
+
+
+def webhooks_line(clusters: Iterable[ClusterView]) -> str:
+    """One line for a terminal: in which clusters kube-apiserver verifies istiod; empty where none has a webhook."""
+    found: dict[WebhooksState, list[str]] = {}
+    for view in clusters:
+        found.setdefault(view.webhooks.state, []).append(view.name)
+    if not found.keys() - {"none"}:
+        return ""
+    parts = [f"{state} in {names(found[state])}" for state in WEBHOOK_STATES if state in found]
+    return f"Istio's webhooks: {'; '.join(parts)}"
+
+
+TRUST_BUNDLE_STATES: Final[tuple[TrustBundleState, ...]] = get_args(TrustBundleState)
+ABSENT: Final = frozenset({"off", "not_served"})
+"""Where there is nothing to say: it is not wanted, or the cluster has no such API."""
+
+
+def trust_bundle_view(scene: Scene, cluster: ClusterConfig) -> TrustBundleView:
+    """What the leader reports, unknown where nothing was read back lately."""
+    if cluster.istio.cluster_trust_bundle == "off":
+        return TrustBundleView(state="off")
+    seen, unread = scene.seen(cluster.name.value), scene.not_read_back(cluster)
+    if seen is None or unread:
+        return TrustBundleView(state="unknown", detail=unread)
+    report = seen.trust_bundle
+    known = {state: state for state in TRUST_BUNDLE_STATES}
+    if report.state not in known:
+        return TrustBundleView(state="unknown", detail="the controller does not report it")
+    return TrustBundleView(
+        state=known[report.state],
+        counted=report.counted,
+        name=report.name,
+        version=report.version,
+        detail=report.detail,
+        remedy=report.remedy,
+        writes=report.writes,
+        restored=report.restored,
+    )
+
+
+def trust_bundle_trouble(bundle: TrustBundleView) -> str:
+    """Why a cluster is not in order for it: pods may trust something else. Empty where none of them can."""
+    if not bundle.counted or bundle.state == "current":
+        return ""
+    return f"ClusterTrustBundle {bundle.name}: {bundle.detail or bundle.state}"
+
+
+def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
+    """A warning where pods may trust something else than the bundle, a notice where it is only not published."""
+    bundle = view.cluster_trust_bundle
+    trouble = trust_bundle_trouble(bundle)
+    if trouble and view.connection.reason != "joining":  # that one is its connection's
+        yield Attention(
+            severity="warning",
+            code=f"cluster_trust_bundle_{bundle.state}",
+            what=trouble,
+            where=view.name,
+            remedy=bundle.remedy
+            or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
+        )
+    elif bundle.state == "forbidden":
+        yield Attention(
+            severity="notice",
+            code="cluster_trust_bundle_forbidden",
+            what=f"ClusterTrustBundle {bundle.name} is not published: {bundle.detail}",
+            where=view.name,
+            remedy=bundle.remedy,
+        )
+
+
+def trust_bundle_line(clusters: Iterable[ClusterView]) -> str:
+    """One line for a terminal: which clusters are in which state; empty where no cluster serves the API."""
+    found: dict[TrustBundleState, list[str]] = {}
+    for view in clusters:
+        if view.cluster_trust_bundle.state not in ABSENT:
+            found.setdefault(view.cluster_trust_bundle.state, []).append(view.name)
+    if not any(state != "unknown" for state in found):
+        return ""
+    parts = [f"{state} in {names(found[state])}" for state in TRUST_BUNDLE_STATES if state in found]
+    return f"ClusterTrustBundle: {'; '.join(parts)}"
+
+
+REASON: Final = "control_plane"
+"""The reason of a cluster that is degraded for nothing else, as its controller reports it."""
+
+CONTROL_PLANE_STATES: Final[tuple[ControlPlaneState, ...]] = get_args(ControlPlaneState)
+_KNOWN: Final[dict[str, ControlPlaneState]] = {state: state for state in CONTROL_PLANE_STATES}
+
+
+def control_plane_views(scene: Scene, cluster: ClusterConfig) -> list[ControlPlaneView]:
+    """Each Secret that the configuration wants, unknown where nothing was read back lately."""
+    istio, name = cluster.istio, cluster.name.value
+    if not istio.provide_certificate:
+        return [ControlPlaneView(namespace=n, secret=istio.secret, state="off") for n in istio.namespaces]
+    seen, unread = scene.seen(name), scene.not_read_back(cluster)
+    reports = {} if seen is None or unread else {r.namespace: r for r in seen.control_planes}
+    missing = unread or "the controller does not report it"
+    return [
+        _view(reports[namespace], scene.now)
+        if namespace in reports
+        else ControlPlaneView(
+            namespace=namespace, secret=istio.secret, state="unknown", detail=missing, attention=not unread
+        )
+        for namespace in istio.namespaces
+    ]
+
+
+def _view(report: ControlPlaneReport, now: float) -> ControlPlaneView:
+    state, detail, attention = _KNOWN.get(report.state, "unknown"), report.detail, report.attention
+    if state == "provided" and report.not_after <= now:
+        state, detail, attention = "failed", "the certificate has expired", True
+    return ControlPlaneView(
+        namespace=report.namespace,
+        secret=report.secret,
+        state=state,
+        detail=detail,
+        remedy=report.remedy,
+        attention=attention or state == "unknown",
+        names=report.names,
+        issuer=report.issuer,
+        not_after=instant(report.not_after),
+        renew_at=instant(report.renew_at),
+        current=report.current,
+        read_back=instant(report.read_back),
+        restored=report.restored,
+    )
+
+
+def control_plane_trouble(planes: Iterable[ControlPlaneView]) -> ControlPlaneView | None:
+    """The worst of those that need attention; None where there is none."""
+    return min((p for p in planes if p.attention), key=lambda p: p.state != "failed", default=None)
+
+
+def described(plane: ControlPlaneView) -> str:
+    """What is wrong with it, in a sentence."""
+    return f"istiod's certificate {plane.namespace}/{plane.secret}: {plane.detail or plane.state}"
+
+
+def control_plane_attention(view: ClusterView) -> Iterator[Attention]:
+    """Critical where istiod has no certificate to serve with, a warning where one is not as it should be."""
+    for plane in view.control_planes:
+        if not plane.attention:
+            continue
+        severity: Severity = "critical" if plane.state == "failed" else "warning"
+        yield Attention(
+            severity=severity,
+            code=f"control_plane_{plane.state}",
+            what=described(plane),
+            where=view.name,
+            remedy=plane.remedy
+            or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
+        )
+
+
+def control_plane_line(clusters: Iterable[ClusterView]) -> str:
+    """One line for a terminal: in which clusters istiod's certificate is in which state; empty without clusters."""
+    found: dict[ControlPlaneState, list[str]] = {}
+    for view in clusters:
+        for state in dict.fromkeys(plane.state for plane in view.control_planes):
+            found.setdefault(state, []).append(view.name)
+    parts = [f"{state} in {names(found[state])}" for state in CONTROL_PLANE_STATES if state in found]
+    return f"istiod's certificate: {'; '.join(parts)}" if parts else ""
+
+
+COUNT: Final = len(JoinStep)
+
+_DOES: Final[Mapping[str, str]] = {
+    "accept": "the root of its own CA is accepted",
+    "serve": "its own CA delivers the hub's bundle",
+    "renew": "every certificate without that bundle has ended",
+    "control_plane": "istiod has a certificate of the hub",
+    "move": "every pod asks the hub",
+    "switch_off": "its own CA is off",
+    "takeover": "it is declared that nothing but the hub issues there",
+    "drop": "its own root has left the bundle",
+}
+
+_BEFORE_THE_MOVE: Final = frozenset({"accept", "serve", "renew", "control_plane", "move"})
+_PATIENCE: Final = "nothing: time has to pass"
+
+
+def _remedy(step: str, name: str) -> str:
+    join = f"federation clusters join {name}"
+    match step:
+        case "accept":
+            return f"compare the fingerprint with the CA's owner, then `{join} --accept FINGERPRINT`"
+        case "serve" | "control_plane" | "move" | "switch_off":
+            return f"`{join}` writes what has to be applied there"
+        case "takeover":
+            return f"`{join}` declares it"
+        case _:
+            return _PATIENCE
+
+
+def joining_view(scene: Scene, name: str) -> JoiningView | None:
+    """Which step the cluster is at; None where it has no CA of its own, or no leader reports it now."""
+    if scene.leader is None or gate_doubt(scene):
+        return None
+    steps = scene.leader.rotation.joining.get(name)
+    if not steps:
+        return None
+    present = next((step for step in steps if not step.done), None)
+    if present is None:
+        return None
+    waits = [condition for condition in present.conditions if not condition.met]
+    until = max((condition.until for condition in waits), default=0.0)
+    timed = bool(waits) and all(condition.until > 0 for condition in waits)
+    return JoiningView(
+        step=present.step,
+        number=steps.index(present) + 1,
+        of=len(steps),
+        detail="; ".join(
+            f"{c.cluster}: {c.detail}" if c.cluster not in {"", name} else c.detail for c in waits[:3]
+        ),
+        remedy=_remedy(present.step, name),
+        until=instant(until) if timed else None,
+        steps=[
+            JoinStepView(
+                step=step.step,
+                what=_DOES.get(step.step, step.step),
+                done=step.done,
+                conditions=condition_views(step.conditions),
+            )
+            for step in steps
+        ],
+    )
+
+
+def is_moving(view: JoiningView | None) -> bool:
+    """Whether pods may still have certificates of the cluster's own CA, which the step then says."""
+    return view is not None and view.step in _BEFORE_THE_MOVE
+
+
+def joining_text(name: str, view: JoiningView) -> str:
+    """One sentence about it."""
+    return f"{name} joins, step {view.number} of {view.of}, {view.step}: {view.detail}"
+
+
+def joining_attention(views: list[ClusterView]) -> Iterator[Attention]:
+    """What has to be done so that each goes on; where only time has to pass it is a notice."""
+    for view in views:
+        joins = view.joining
+        if joins is None or view.quarantine is not None:
+            continue
+        waits = joins.until is not None or joins.step in {"renew", "drop"}
+        yield Attention(
+            severity="notice" if waits else "warning",
+            code="cluster_joins",
+            what=f"it joins, step {joins.number} of {joins.of} ({joins.step}): {joins.detail}",
+            where=view.name,
+            remedy=_PATIENCE if waits else joins.remedy,
+        )
+
+
+LATELY: Final = 900.0
+"""Seconds for which a refusal is shown: ztunnel waits up to 150 s between its attempts."""
+
+SHORTEST_RUN: Final = 60.0  # seconds for which all have to be refused before that counts
+UNKNOWN_LIFE: Final = 86400.0  # where nothing was issued lately: Istio's SECRET_TTL
+
+
+def workloads_view(scene: Scene, name: str) -> WorkloadsView:
+    """The workloads of one registered cluster."""
+    signers = tuple(scene.signers.values())
+    report = workloads_of(signers, name) or WorkloadsReport()
+    found = judge(signs_of_life(signers, name), scene.now)
+    refused = refused_view(scene, refusals_of(signers, name), report)
+    # Until the takeover they may all hold certificates of the cluster's own CA, whose root is in the bundle.
+    moving = found.vitality is Vitality.NEVER_ASKED and name in undeclared(scene)
+    return WorkloadsView(
+        state=found.vitality.value,
+        fine=moving or (found.fine and not refused.all),
+        detail=found.detail,
+        remedy=found.remedy,
+        until=instant(found.until),
+        workloads=report.workloads,
+        holding=report.holding,
+        ended=report.lapsed,
+        ambient=report.ambient,
+        sidecars=report.sidecars,
+        asked=report.asked,
+        never_asked=report.never_asked,
+        ended_pods=report.ended,
+        lifetime=finite(report.lifetime),
+        first_end=instant(finite(report.first_end)),
+        last_end=instant(finite(report.last_end)),
+        refused=refused,
+    )
+
+
+def unplaced_view(scene: Scene) -> RefusedView:
+    """Callers that no registered cluster can be found for."""
+    reports = (signer.unplaced for signer in scene.signers.values())
+    return refused_view(scene, together(reports), WorkloadsReport())
+
+
+def unproven_view(scene: Scene, name: str) -> RefusedView:
+    """Callers that named this cluster, got nothing, and for whom nothing shows that they are of it."""
+    signers = tuple(scene.signers.values())
+    report = workloads_of(signers, name) or WorkloadsReport()
+    return refused_view(scene, unproven_of(signers, name), report)
+
+
+def refused_view(scene: Scene, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:
+    """Refusals of late. All are refused where none has a valid certificate, or after half a lifetime of it."""
+    lately = refused.last > 0 and -LATELY < scene.now - refused.last < LATELY
+    run = max(SHORTEST_RUN, (report.lifetime or UNKNOWN_LIFE) / 2)
+    long_enough = report.holding == 0 or scene.now - refused.since > run
+    return RefusedView(
+        lately=lately,
+        all=lately and refused.count > 0 and long_enough,
+        count=refused.count,
+        since=instant(refused.since),
+        last=instant(refused.last),
+        reason=refused.reason,
+        detail=refused.detail,
+        remedy=refused.remedy,
+    )
+
 
 JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
 

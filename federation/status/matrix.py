@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from federation.state.documents import ControllerClusterReport, Matrix
-from federation.status.freshness import elapsed, instant
+from federation.core.documents.controller import ControllerClusterReport, Matrix
 from federation.status.model import MatrixView, PairReason, ProofView
-from federation.status.scene import Scene
+from federation.status.snapshot import Scene, elapsed, instant
 
 MOST_REASONS: Final = 1000  # the first are enough to act on; 200 clusters have 39,800 pairs
 SHORTEST_LIFE: Final = 30.0

@@ -1,23 +1,358 @@
 """The merged status as Prometheus metrics. Pure: structs in, bytes out.
 
-One vocabulary for the hub's endpoint and each signer's own: scrape either. Every series of a process has its
-``replica`` label, so both may be scraped where queries take ``max by (replica, ...)`` first. What is not
-known has no series; in particular an expiry is never told as 0.
+The roles' processes come from their own reports, the rotation from its record and its leader's. One vocabulary for
+the hub's endpoint and each signer's own: scrape either. Every series of a process has its ``replica`` label, so both
+may be scraped where queries take ``max by (replica, ...)`` first. What is not known has no series; in particular an
+expiry is never shown as 0. At rest the rotation's gate counts as closed.
+
+The format is Prometheus' text exposition format 0.0.4, over families made on the spot, without a global registry.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from prometheus_client.core import Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from federation.status.control_planes import STATES as CONTROL_PLANE
-from federation.status.exposition import counter, gauge, render
-from federation.status.metrics_roles import controller_families, signer_families
-from federation.status.metrics_rotation import rotation_families
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.signer import AuthorityReport, Histogram, SignerReport
+from federation.core.rotation.record import State
+from federation.state.liveness import is_heard_of
+from federation.status.clusters import CONTROL_PLANE_STATES as CONTROL_PLANE
+from federation.status.clusters import TRUST_BUNDLE_STATES as TRUST_BUNDLE
 from federation.status.model import FederationStatus
-from federation.status.scene import Snapshot
-from federation.status.trust_bundle import STATES as TRUST_BUNDLE
+from federation.status.snapshot import Snapshot, finite
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = tuple(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def render(families: Iterable[Metric]) -> bytes:
+    """The families in the text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(families))
+    return generate_latest(registry)
+
+
+def gauge(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    """A gauge with one sample for each tuple of label values."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, finite(value))
+    return family
+
+
+def counter(name: str, text: str, labels: Sequence[str], samples: Samples) -> Metric:
+    """A counter, exposed as ``name_total``; it restarts with its process, as ``rate()`` expects."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, max(0.0, finite(value)))
+    return family
+
+
+def histogram(
+    name: str, text: str, labels: Sequence[str], samples: Iterable[tuple[tuple[str, ...], Histogram]]
+) -> Metric:
+    """A histogram; one whose counts do not fit its bounds is left out."""
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        bounds, counts = value.bounds, value.counts
+        if len(counts) not in {len(bounds), len(bounds) + 1}:
+            continue
+        buckets = [(f"{bound:g}", float(n)) for bound, n in zip(bounds, counts, strict=False)]
+        family.add_metric(values, [*buckets, ("+Inf", float(value.count))], finite(value.total))
+    return family
+
+
+def role_metrics(report: SignerReport | ControllerReport, now: float) -> bytes:
+    """What a role's own endpoint tells of itself."""
+    if isinstance(report, SignerReport):
+        return render(signer_families({report.replica: report}, now))
+    return render(controller_families({report.replica: report}, now))
+
+
+def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Metric]:
+    """Signers by replica: certificates, refusals, latency, readiness, expiries."""
+    each = sorted(signers.items())
+    authorities = [(replica, report.authority) for replica, report in each if report.authority]
+    on_cluster = [(r, name, seen) for r, s in each for name, seen in sorted(s.clusters.items())]
+    return [
+        counter(
+            "federation_certificates_issued",
+            "Workload certificates issued.",
+            ("replica", "cluster"),
+            [((r, name), seen.issued) for r, name, seen in on_cluster],
+        ),
+        counter(
+            "federation_requests_refused",
+            "Requests that got no certificate.",
+            ("replica", "cluster", "reason"),
+            [((r, name, why), n) for r, name, seen in on_cluster for why, n in sorted(seen.refused.items())],
+        ),
+        counter(
+            "federation_calls_turned_away",
+            "Calls that ended before their caller was known to be of any cluster.",
+            ("replica", "reason"),
+            [((r, why), n) for r, s in each for why, n in sorted(s.turned_away.total.items())],
+        ),
+        counter(
+            "federation_connections_refused",
+            "Connections to the door that its transport ended, or did not take.",
+            ("replica", "reason"),
+            [((r, why), n) for r, s in each for why, n in sorted(s.connections_refused.total.items())],
+        ),
+        histogram(
+            "federation_issuance_seconds",
+            "From a request's arrival until its answer.",
+            ("replica",),
+            [((r,), s.latency) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_ready",
+            "1 where the signer is heard of and can issue.",
+            ("replica",),
+            [((r,), s.ready and is_heard_of(s, now)) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_report_age_seconds",
+            "Since the signer last reported.",
+            ("replica",),
+            [((r,), now - s.updated) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_started_timestamp_seconds",
+            "When the signer started.",
+            ("replica",),
+            [((r,), s.started) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_generation",
+            "The generation the signer hands out.",
+            ("replica",),
+            [((r,), s.generation) for r, s in each],
+        ),
+        gauge(
+            "federation_signer_cluster_ready",
+            "1 where the signer is heard of and attests workloads of the cluster without restriction.",
+            ("replica", "cluster"),
+            [
+                ((r, name), seen.state == "ready" and signers[r].ready and is_heard_of(signers[r], now))
+                for r, name, seen in on_cluster
+            ],
+        ),
+        gauge(
+            "federation_intermediate_not_after_timestamp_seconds",
+            "When the intermediate that the signer signs with expires.",
+            ("replica", "authority"),
+            [((r, a.name), a.not_after) for r, a in authorities if a.not_after > 0],
+        ),
+        gauge(
+            "federation_serving_not_after_timestamp_seconds",
+            "When the serving certificate of the signer's door expires.",
+            ("replica",),
+            [((r,), s.serving_not_after) for r, s in each if s.serving_not_after > 0],
+        ),
+        *_authority_families(authorities),
+    ]
+
+
+def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Metric]:
+    """How each signer fares with its authority's back end."""
+    labels = ("replica", "authority")
+    remote = [(r, a) for r, a in each if a.circuit]
+    return [
+        gauge(
+            "federation_authority_quota",
+            "Certificates per second that the back end allows all signers together; 0: no limit known.",
+            labels,
+            [((r, a.name), a.quota) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_rate",
+            "Certificates per second asked of the back end lately.",
+            labels,
+            [((r, a.name), a.rate) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_queued",
+            "Requests that wait for their turn.",
+            labels,
+            [((r, a.name), a.queued) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_capacity_workloads",
+            "Workloads that the quota can carry at the lifetime issued lately; 0: no limit known.",
+            labels,
+            [((r, a.name), a.capacity) for r, a in remote],
+        ),
+        gauge(
+            "federation_authority_circuit_open",
+            "1 where the back end is left alone after repeated failures.",
+            labels,
+            [((r, a.name), a.circuit == "open") for r, a in remote],
+        ),
+        counter(
+            "federation_authority_refused_early",
+            "Requests refused because their turn would have come too late.",
+            labels,
+            [((r, a.name), a.refused_early) for r, a in remote],
+        ),
+        counter(
+            "federation_authority_uncertain",
+            "Requests whose answer was lost and that may have issued.",
+            labels,
+            [((r, a.name), a.uncertain) for r, a in each],
+        ),
+        counter(
+            "federation_authority_violations",
+            "Answers of the back end that were not what was asked for: an alarm.",
+            labels,
+            [((r, a.name), a.violations) for r, a in each],
+        ),
+    ]
+
+
+def controller_families(controllers: Mapping[str, ControllerReport], now: float) -> list[Metric]:
+    """Controllers by replica: who leads, how old what they say is, what they refused to write."""
+    each = sorted(controllers.items())
+    return [
+        gauge(
+            "federation_controller_leader",
+            "1 where the controller is heard of and leads.",
+            ("replica",),
+            [((r,), c.leader and is_heard_of(c, now)) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_ready",
+            "1 where the controller is heard of and ready.",
+            ("replica",),
+            [((r,), c.ready and is_heard_of(c, now)) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_report_age_seconds",
+            "Since the controller last reported.",
+            ("replica",),
+            [((r,), now - c.updated) for r, c in each],
+        ),
+        gauge(
+            "federation_controller_generation",
+            "The generation the controller publishes.",
+            ("replica",),
+            [((r,), c.generation) for r, c in each],
+        ),
+        gauge(
+            "federation_source_ok",
+            "1 where a source of anchors answers; 0 where its last known good is used.",
+            ("replica", "source"),
+            [((r, source), said == "ok") for r, c in each for source, said in sorted(c.sources.items())],
+        ),
+        counter(
+            "federation_write_refusals",
+            "Writes that were held back to protect what is published.",
+            ("replica",),
+            [((r,), c.write_refusals) for r, c in each],
+        ),
+    ]
+
+
+def rotation_families(status: FederationStatus) -> list[Metric]:
+    """Where the rotation stands, its gate, who is left out, and what can sign next."""
+    return [*_successors(status), *([] if status.rotation_problem else _recorded(status))]
+
+
+def _successors(status: FederationStatus) -> list[Metric]:
+    return [
+        gauge(
+            "federation_successor_ready",
+            "1 where every signer that has the authority to rotate to finds it ready.",
+            ("authority", "sha256"),
+            [((a.name, a.sha256), a.state == "ready") for a in status.authorities if a.use == "successor"],
+        ),
+        gauge(
+            "federation_signer_follows_orders",
+            "1 where the signer is heard of and works by the orders that are given now.",
+            ("replica",),
+            [((s.replica,), s.follows_orders and not s.stale) for s in status.signers],
+        ),
+    ]
+
+
+def _recorded(status: FederationStatus) -> list[Metric]:
+    """What the record tells."""
+    rotation = status.rotation
+    here = rotation.state if rotation else State.STABLE.value
+    quarantined = {view.cluster for view in status.quarantined}
+    families = [
+        gauge(
+            "federation_rotation_state",
+            "1 for the state that the rotation is in; STABLE where none ever was.",
+            ("state",),
+            [((state.value,), state.value == here) for state in State],
+        ),
+        gauge(
+            "federation_rotation_paused",
+            "1 where a rotation does not go on by itself.",
+            (),
+            [((), bool(rotation and rotation.under_way and rotation.paused))],
+        ),
+        gauge(
+            "federation_cluster_quarantined",
+            "1 where the cluster is quarantined: nothing is issued there.",
+            ("cluster",),
+            [((c.name,), c.name in quarantined) for c in status.clusters],
+        ),
+    ]
+    gate = rotation.gate if rotation else None
+    if rotation is not None and rotation.since is not None:
+        families.append(
+            gauge(
+                "federation_rotation_since_timestamp_seconds",
+                "Since when the rotation has been in its state.",
+                (),
+                [((), rotation.since.timestamp())],
+            )
+        )
+    families.append(
+        gauge(
+            "federation_rotation_gate_open",
+            "1 where the gate out of the present state is known to be open.",
+            (),
+            [((), gate is not None and gate.open)],
+        )
+    )
+    if gate is not None and gate.opens_at is not None:
+        families.append(
+            gauge(
+                "federation_rotation_gate_opens_timestamp_seconds",
+                "When the gate opens at the earliest, where that can be told.",
+                (),
+                [((), gate.opens_at.timestamp())],
+            )
+        )
+    if gate is not None and gate.known:
+        unmet = Counter(c.name for c in gate.conditions if not c.met)
+        families.append(
+            gauge(
+                "federation_rotation_unmet_conditions",
+                "Conditions of the gate that are not met, by name; each cluster or signer counts once.",
+                ("condition",),
+                [((name,), unmet[name]) for name in sorted({c.name for c in gate.conditions})],
+            )
+        )
+    return families
+
 
 STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")

@@ -1,7 +1,10 @@
-"""The rotation as status tells it: from its record, and its gate as the leader that is heard of sees it. Pure.
+"""The rotation as status shows it: from its record, and its gate as the leader that was last seen reports it. Pure.
 
-The record says where the rotation stands, whoever leads. Whether the gate is open is only said where a leader
-has looked lately, at this very state: anything else is not known, and never open.
+The record says where the rotation stands, whichever controller leads. Whether the gate is open is only said where a
+leader has looked lately, at this very state: anything else is not known, and never open.
+
+With what a start of a rotation would do now, as the leader reports it; quarantined clusters: since when, why, by
+whom, and what a return still needs; and what operators asked for, and what signers are to sign with.
 """
 
 from __future__ import annotations
@@ -9,15 +12,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from federation.core.trust.rotation.record import AT_REST, Condition, Rotation, Side, State, Transition
-from federation.state.documents import ConditionReport, LossReport, RotationReport, SideReport
-from federation.status.freshness import elapsed, finite, instant
-from federation.status.quarantine import condition_views
+from federation.core.documents.controller import (
+    ConditionReport,
+    LossReport,
+    Operation,
+    RotationReport,
+    SideReport,
+)
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import AT_REST, Condition, Rotation, Side, State, Transition
 from federation.status.rotation_model import (
     ConditionView,
     GateView,
+    HolderView,
     LossView,
     LostCluster,
+    OperationView,
+    OrdersView,
+    PlanView,
+    QuarantineView,
     RotationView,
     SideView,
     StepMark,
@@ -26,7 +39,40 @@ from federation.status.rotation_model import (
     WaveState,
     WaveView,
 )
-from federation.status.scene import Scene
+from federation.status.snapshot import Scene, elapsed, finite, instant
+
+
+def condition_views(conditions: Iterable[ConditionReport]) -> list[ConditionView]:
+    """Conditions with their evidence."""
+    return [
+        ConditionView(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=instant(c.until))
+        for c in conditions
+    ]
+
+
+def quarantine_views(scene: Scene) -> list[QuarantineView]:
+    """Every cluster that a person took out, by name; what it waits for only where a leader tells it now."""
+    waiting = scene.leader.rotation.returning if scene.leader is not None else {}
+    return [
+        QuarantineView(
+            cluster=name,
+            reason=held.reason,
+            author=held.author,
+            since=instant(held.since),
+            returning=held.returning,
+            waits_for=condition_views(waiting.get(name, [])) if held.returning else [],
+        )
+        for name, held in sorted(scene.quarantined.items())
+    ]
+
+
+def quarantine_summary(view: QuarantineView) -> str:
+    """One sentence about it."""
+    if not view.returning:
+        return f"quarantined, nothing is issued there: {view.reason}"
+    waits = view.waits_for[0].detail if view.waits_for else "it is being looked at"
+    return f"returning from quarantine, nothing is issued there yet: {waits}"
+
 
 LONGEST_LOOK: Final = 30.0  # the leader looks every second; a store that stalls gives it some more
 SETTLING: Final = 120.0  # what publication, read-back and proof may take beside what is waited for
@@ -242,4 +288,69 @@ def _recorded(evidence: Iterable[Condition]) -> list[ConditionView]:
     return condition_views(
         ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
         for c in evidence
+    )
+
+
+def plan_view(scene: Scene) -> PlanView | None:
+    """What a start would do now; None while a rotation is under way, or where nobody tells."""
+    plan = scene.leader.rotation.plan if scene.leader is not None and not gate_doubt(scene) else None
+    if plan is None:
+        return None
+    changes_root = plan.old is not None and plan.new is not None and plan.old.root != plan.new.root
+    longest, soak = finite(plan.longest_leaf), finite(plan.soak)
+    return PlanView(
+        ready=not plan.problem and all(condition.met for condition in plan.conditions),
+        kind=None if plan.old is None or plan.new is None else "root" if changes_root else "intermediate",
+        old=side_view(plan.old) if plan.old is not None else None,
+        new=side_view(plan.new) if plan.new is not None else None,
+        problem=plan.problem,
+        remedy=plan.remedy,
+        canary=plan.canary,
+        waves=plan.waves,
+        automatic=plan.automatic,
+        soak=soak,
+        longest_leaf=longest,
+        takes=2 * longest + soak if changes_root else longest,
+        rate=finite(plan.rate),
+        quota=finite(plan.quota),
+        conditions=condition_views(plan.conditions),
+        holders=[
+            HolderView(
+                cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors, obstacle=h.obstacle
+            )
+            for h in plan.holders
+        ],
+    )
+
+
+def orders_view(orders: Orders | None) -> OrdersView | None:
+    """What signers are to do; None where it is not recorded what is in force and nothing is quarantined."""
+    if orders is None:
+        return None
+    return OrdersView(
+        rotation=orders.rotation,
+        state=orders.state,
+        issuer=orders.issuer,
+        clusters=orders.clusters,
+        strict=orders.strict,
+        stopped=orders.stopped,
+        ttl_cap=finite(orders.ttl_cap),
+        root=orders.root,
+        left=orders.left,
+    )
+
+
+def operation_view(operation: Operation, *, sealed: bool | None = None) -> OperationView:
+    """One operation of the audit; ``sealed`` is whether its seal verifies, None where that is not known."""
+    return OperationView(
+        id=operation.id,
+        verb=operation.verb,
+        author=operation.author,
+        asked=instant(operation.asked),
+        arguments=operation.arguments,
+        decided=instant(operation.decided),
+        outcome=operation.outcome,
+        detail=operation.detail,
+        remedy=operation.remedy,
+        sealed=sealed,
     )

@@ -1,8 +1,11 @@
 """Serves a status application: a listener with limits, and TLS whose files may be replaced while it runs.
 
 Where a listener has as many connections as it takes, one gives way to the next, fairly between addresses
-(:mod:`federation.core.places`): one that no request is made on before one that is being answered. So idle connections
-keep nobody out, from however many addresses they are held.
+(:mod:`federation.core.call_slots`): one that no request is made on before one that is being answered. So idle
+connections keep no caller out, from however many addresses they come.
+
+Health and metrics of one role's process are served here as well: of signers, which serve no status API, and what a
+kubelet asks.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +21,20 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 from aiohttp import web
 
+from federation.core.call_slots import Place, Places
 from federation.core.clock import Clock
-from federation.core.config.model import Address
+from federation.core.config.types import Address
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.signer import SignerReport
 from federation.core.errors import ConfigurationError, Finding, Overloaded
-from federation.core.places import Place, Places
-from federation.files.reading import read_in_time
-from federation.status.answers import HEADERS, Handler, problem
+from federation.files import read_in_time
+from federation.status.answers import HEADERS, Handler, add_headers, answer, errors_into_problems, problem
+from federation.status.app import PROBES, healthz, readiness
+from federation.status.authorization import Guard
+from federation.status.metrics import CONTENT_TYPE, role_metrics
+from federation.status.view import ConfigView
+
+_logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS: Final = 256
 FIRST_REQUEST: Final = 10.0  # a caller that connects and says nothing is in the way of others
@@ -33,7 +44,6 @@ HANDSHAKE: Final = 5.0
 SHUTDOWN: Final = 5.0
 POLL: Final = 5.0  # mounted Secrets change by a symlink swap, which no portable notification reports
 MOST_HEADER_BYTES: Final = 8190
-logger = logging.getLogger(__name__)
 
 
 class _Connection(web.RequestHandler):
@@ -103,7 +113,7 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  # its words name the parser and quote the caller
     ) -> web.StreamResponse:
         """A request that cannot be read gets an answer of our own words."""
-        logger.info("a request could not be read", extra={"status": status, "error": type(exc).__name__})
+        _logger.info("a request could not be read", extra={"status": status, "error": type(exc).__name__})
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was already begun")
         response = problem(status, "Bad request" if status < 500 else "Internal error", headers=dict(HEADERS))
@@ -166,7 +176,7 @@ async def serve(
         )
         try:
             bound = Address(listen.host, int(listener.sockets[0].getsockname()[1]))
-            logger.info("status is served", extra={"address": str(bound), "tls": tls is not None})
+            _logger.info("status is served", extra={"address": str(bound), "tls": tls is not None})
             watcher = asyncio.create_task(tls.watch()) if tls else None
             try:
                 yield bound
@@ -229,12 +239,12 @@ class ReloadedTls:
                 changed, known = known is not None and mark != known, mark
                 if changed:
                     self._inner = await self._in_time(lambda files: _context(*files))
-                    logger.info("the status certificate was replaced")
+                    _logger.info("the status certificate was replaced")
                     told = ""
             except (OSError, ValueError) as error:
                 if str(error) != told:
                     told = str(error)
-                    logger.warning("the status certificate was not taken up: %s", error)
+                    _logger.warning("the status certificate was not taken up: %s", error)
             await self._clock.sleep(POLL)
 
     async def _in_time(self, read: Callable[[tuple[Path, Path]], T]) -> T:
@@ -262,3 +272,39 @@ def _mark(files: tuple[Path, ...]) -> _Mark:
         except OSError:
             marks.append((0, 0, 0))
     return tuple(marks)
+
+
+def create_probes_app(ready: Callable[[], Awaitable[bool]]) -> web.Application:
+    """``/healthz`` and ``/readyz`` alone, for a listener that nobody but a kubelet has to reach.
+
+    It needs no token and says no more than what a probe asks.
+    """
+
+    async def readyz(_: web.Request) -> web.StreamResponse:
+        return readiness([] if await ready() else ["the role is not ready: its log and status say why"])
+
+    app = web.Application(middlewares=[errors_into_problems({})], client_max_size=1)
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    return app
+
+
+def create_health_app(
+    report: Callable[[], SignerReport | ControllerReport], *, config: ConfigView, clock: Clock
+) -> web.Application:
+    """``/healthz``, ``/readyz`` and ``/metrics``; the status token guards the last as it does on the hub."""
+
+    async def readyz(_: web.Request) -> web.StreamResponse:
+        now = report()
+        return readiness([] if now.ready else now.reasons or ["the role is not ready"])
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        response = answer(request, role_metrics(report(), clock.now().timestamp()), content_type="text/plain")
+        response.headers["Content-Type"] = CONTENT_TYPE
+        return response
+
+    guard = Guard(config, unguarded=PROBES)
+    app = web.Application(middlewares=[errors_into_problems({}), guard.middleware], client_max_size=1)
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app

@@ -1,21 +1,27 @@
 """Documents, configuration and an instant in; the whole status out. Pure.
 
-The verdict follows from ``attention`` alone: failing with anything critical, degraded with a warning, else
-healthy. As a second line of defence it is never healthy unless each registered cluster is and the matrix is
-proven: a state that no rule of attention thought of can be amber, not green.
+All callers of one moment share one reading, one composition and one encoding.
+
+The verdict follows from ``attention`` alone: failing with anything critical, degraded with a warning, else healthy.
+As a second line of defence it is never healthy unless each registered cluster is and the matrix is proven: a state
+that no rule of attention thought of can be amber, not green.
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
+from typing import Protocol
 
-from federation.core.config.model import HubConfig
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.config.hub import HubConfig
+from federation.core.errors import StateUnavailable
 from federation.state.liveness import is_heard_of
-from federation.status.attention import attention, config_problems, insecure_options
-from federation.status.authorities import authority_views
-from federation.status.causes import placed
 from federation.status.clusters import cluster_view
-from federation.status.freshness import finite, instant
+from federation.status.findings.causes import placed
+from federation.status.findings.roles import attention, config_problems, insecure_options
 from federation.status.matrix import matrix_view
 from federation.status.model import (
     Attention,
@@ -25,15 +31,21 @@ from federation.status.model import (
     MatrixView,
     Verdict,
 )
-from federation.status.operations import orders_view
-from federation.status.own_anchors import own_anchor_views
-from federation.status.plan import plan_view
-from federation.status.quarantine import quarantine_views
-from federation.status.rotation import rotation_view
-from federation.status.scene import Scene, Snapshot
-from federation.status.signing import refusals, signer_view
-from federation.status.trust import bundle_view, generation_views, proposal_views
-from federation.status.unpinned import departure_views, removed_cluster_views, setback_views, unpinned_views
+from federation.status.rotation import orders_view, plan_view, quarantine_views, rotation_view
+from federation.status.signing import authority_views, refusals, signer_view
+from federation.status.snapshot import Scene, Snapshot, SnapshotReader, finite, instant
+from federation.status.trust import (
+    bundle_view,
+    departure_views,
+    generation_views,
+    own_anchor_views,
+    proposal_views,
+    removed_cluster_views,
+    setback_views,
+    unpinned_views,
+)
+
+_logger = logging.getLogger(__name__)
 
 
 def compose(
@@ -140,3 +152,66 @@ def _controllers(scene: Scene) -> list[ControllerView]:
             )
         )
     return views
+
+
+class ConfigView(Protocol):
+    """The configuration that runs, and what was wrong with one that was refused since."""
+
+    @property
+    def current(self) -> HubConfig:
+        """The configuration in force."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Problems of the last reload; empty where it was taken up."""
+        ...
+
+
+class StatusSource:
+    """Composes the status when asked, and remembers since when each thing has needed attention.
+
+    Where no document says since when, it is the time at which this process first saw it.
+    """
+
+    def __init__(self, reader: SnapshotReader, config: ConfigView, clock: Clock) -> None:
+        self._reader = reader
+        self._config = config
+        self._clock = clock
+        self._first_seen: dict[tuple[str, str], datetime] = {}
+        self._composed: tuple[Snapshot, HubConfig, FederationStatus] | None = None
+        self._readable = True
+
+    async def read(self) -> tuple[Snapshot, FederationStatus]:
+        """The snapshot and its status. Raises StateUnavailable where the store cannot be read."""
+        try:
+            snapshot = await self._reader.read()
+        except StateUnavailable as error:
+            if self._readable:
+                _logger.warning("status cannot read the state store: %s", error.diagnostics())
+            self._readable = False
+            raise
+        self._readable = True
+        config = self._config.current
+        if self._composed is not None and self._composed[0] is snapshot and self._composed[1] is config:
+            return snapshot, self._composed[2]
+        status = self._dated(compose(snapshot, config, self._clock.now(), self._config.problems))
+        self._composed = (snapshot, config, status)
+        return snapshot, status
+
+    async def scene(self) -> tuple[Scene, FederationStatus]:
+        """The same as a scene, at the instant that the status was composed. Raises StateUnavailable."""
+        snapshot, status = await self.read()
+        return Scene.of(snapshot, self._config.current, status.generated.timestamp()), status
+
+    def _dated(self, status: FederationStatus) -> FederationStatus:
+        seen = {
+            (item.code, item.where): self._first_seen.get((item.code, item.where), status.generated)
+            for item in status.attention
+        }
+        self._first_seen = seen
+        dated = [
+            item if item.since else msgspec.structs.replace(item, since=seen[item.code, item.where])
+            for item in status.attention
+        ]
+        return msgspec.structs.replace(status, attention=dated)

@@ -21,8 +21,8 @@ from typing import Any
 
 import uvloop
 
-from federation.core.config.model import Address
-from federation.core.istio_ca import METHOD
+from federation.core.config.types import Address
+from federation.core.istio.ca_protocol import METHOD
 from tests.bench.callers import HEADERS, PING, RST_STREAM, SETTINGS, Call, frame, header_block
 from tests.bench.processes import allow_many_files, yield_cores
 from tests.support.raw_http2 import RawConnection

@@ -18,10 +18,10 @@ from typing import Any
 import uvloop
 
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Garbage
-from federation.sandbox.box import ROOT_CONFIG_MAP
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.hostile import churning, giant_page, roots_pem
+from federation_sandbox.apiserver.faults import Garbage
+from federation_sandbox.box import ROOT_CONFIG_MAP
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.hostile import churning, giant_page, roots_pem
 from tests.bench.processes import allow_many_files, yield_cores
 
 REPAIR_LIMIT = 60.0

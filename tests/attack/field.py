@@ -16,11 +16,11 @@ import aiohttp
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.identity import ServiceAccountRef, SpiffeId
-from federation.core.istio_ca import IstioCertificateRequest, encode_request
+from federation.core.istio.ca_protocol import IstioCertificateRequest, encode_request
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa, open_members
-from federation.sandbox.mesh import make_request
-from federation.sandbox.ports import free_port
+from federation_sandbox.box import SERVER_NAME, Box, DevelopmentCa, open_members
+from federation_sandbox.mesh import make_request
+from federation_sandbox.ports import free_port
 from tests.attack.attacks import HONEST, HOSTILE, VICTIM, Attack, Step
 from tests.bench.rig import Child, child
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from federation.core.istio_ca import METHOD
+from federation.core.istio.ca_protocol import METHOD
 from tests.bench.callers import END_STREAM, GRPC_STATUS, HEADERS, Call, Caller, header_block
 
 ATTEMPTS = 5

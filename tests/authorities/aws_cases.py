@@ -9,15 +9,17 @@ from typing import Any
 from aiohttp import web
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import (
-    AwsKmsAuthorityConfig,
-    AwsPcaAuthorityConfig,
-)
+from federation.core.config.authorities.settings import AwsKmsAuthorityConfig, AwsPcaAuthorityConfig
+from federation.core.documents.signer import AuthorityReport
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.catalogue import AuthoritySettings
-from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_checked
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
-from federation.state.documents import AuthorityReport
+from federation.signer.authorities.authority import (
+    Alarms,
+    AuthoritySettings,
+    CheckedLeaf,
+    KeptAuthority,
+    LeafOrder,
+    issue_checked,
+)
 from tests.authorities.aws_world import (
     Seen,
     World,

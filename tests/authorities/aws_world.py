@@ -18,7 +18,11 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from federation.core.config.authority_model import AwsConfig, AwsKmsAuthorityConfig, AwsPcaAuthorityConfig
+from federation.core.config.authorities.settings import (
+    AwsConfig,
+    AwsKmsAuthorityConfig,
+    AwsPcaAuthorityConfig,
+)
 from federation.core.pki.certificate import Certificate
 from federation.runtime.clock import SystemClock
 from tests.authorities.moto_server import moto_url

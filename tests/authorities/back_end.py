@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from federation.core.clock import Clock
-from federation.core.config.model import IstioConfig
+from federation.core.config.clusters import IstioConfig
 from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
-from federation.core.istiod import istiod_names
+from federation.core.istio.istiod import istiod_names
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
-from federation.core.pki.leaf import LeafProfile, draw_serial
-from federation.core.pki.san import SubjectAltName
-from federation.core.pki.validity import Validity
+from federation.core.pki.leaf import LeafProfile, Validity, draw_serial
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
+from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority, LeafOrder, Surroundings
+from federation.signer.authorities.back_ends import make_authority
 from tests.support import pki
 
 TRUST_DOMAIN = TrustDomain("cluster.local")

@@ -22,16 +22,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federation.clusters.objects import Item, ObjectKey, Payload
-from federation.clusters.reflector import Change, Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterConflict, ClusterNotFound
 from federation.core.identity import ClusterName
 from federation.core.pki.pem import encode_certificates
+from federation.kubernetes.objects import Item, ObjectKey, Payload
+from federation.kubernetes.reflector import Change, Reflector
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.resources import Resource
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.resources import Resource
+from federation_sandbox.cluster import SandboxCluster
 from tests.support import pki
 
 GROUP = "cert-manager.io"

@@ -23,11 +23,11 @@ import jwt
 from aiohttp import web
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import ConjurConfig, JwtRef
+from federation.core.config.authorities.settings import ConjurConfig, JwtRef
 from federation.core.pki.keys import KeyKind
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.tls import ClusterCa, server_context
-from federation.sandbox.ports import free_port
+from federation_sandbox.apiserver.authentication import ClusterCa, server_context
+from federation_sandbox.ports import free_port
 from tests.support import pki
 
 ACCOUNT = "acme"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.aws_world import SECRET_KEY, SESSION_TOKEN, open_world, with_keys
 from tests.authorities.back_end import BackEnd
 

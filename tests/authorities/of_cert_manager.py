@@ -10,11 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import CertManagerAuthorityConfig
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.world import read_kustomization
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.core.config.authorities.settings import CertManagerAuthorityConfig
+from federation.core.config.clusters import Credentials
+from federation.signer.authorities.authority import AuthoritySettings
+from federation_sandbox.cluster import SandboxCluster, read_kustomization
 from tests.authorities.back_end import BackEnd
 from tests.authorities.cert_manager_controller import RESOURCES, Controller, running
 from tests.signer.house import authority

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from federation.core.config.authority_model import ConjurAuthorityConfig
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.core.config.authorities.settings import ConjurAuthorityConfig
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.authorities.conjur_server import conjur_server
 from tests.signer.house import authority

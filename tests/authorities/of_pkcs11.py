@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.authority_model import Pkcs11AuthorityConfig, SecretRef
+from federation.core.config.authorities.settings import Pkcs11AuthorityConfig, SecretRef
 from federation.core.pki.keys import PrivateKey, private_key_pem
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.signer.house import authority
 from tests.support import pki

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from federation.core.config.authority_model import VaultAuthorityConfig
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.core.config.authorities.settings import VaultAuthorityConfig
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.authorities.real_vault import OWN_TOKEN, admin, pki_policy, token_server, way_to
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from federation.core.config.authority_model import VaultTransitAuthorityConfig
+from federation.core.config.authorities.settings import VaultTransitAuthorityConfig
 from federation.core.pki.pem import encode_certificates
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.authorities.real_vault import OWN_TOKEN, admin, token_server, transit_policy, way_to
 from tests.authorities.vault_keys import intermediate_for

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from federation.signer.authorities.catalogue import AuthoritySettings
+from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.authorities.vault_hub import approle, pki_config, server_context
 from tests.authorities.vault_server import vault_server

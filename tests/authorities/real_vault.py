@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from federation.core.config.authority_model import SecretRef, VaultAuth, VaultServer
+from federation.core.config.authorities.settings import SecretRef, VaultAuth, VaultServer
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from tests.authorities.back_end import ISTIOD_NAMES, SERVER_NAME, TRUST_DOMAIN

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import SpiffeConfig
+from federation.core.config.authorities.settings import SpiffeConfig
 from federation.core.pki.keys import PrivateKey
 from tests.support import pki
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from federation.sandbox.ports import free_port
+from federation_sandbox.ports import free_port
 
 
 @dataclass

@@ -13,17 +13,11 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from federation.core.config.authority_model import (
-    AwsConfig,
-    AwsPcaAuthorityConfig,
-    JwtRef,
-)
-from federation.core.errors import (
-    AuthorityMisconfigured,
-)
+from federation.core.config.authorities.settings import AwsConfig, AwsPcaAuthorityConfig, JwtRef
+from federation.core.errors import AuthorityMisconfigured
 from federation.runtime.clock import SystemClock
 from federation.signer.authorities.aws.kms import KmsPair
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.credentials import OwnCredentials
 from tests.authorities.aws_cases import (
     LOST,
     answering,

@@ -20,9 +20,9 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.runtime.clock import SystemClock
+from federation.signer.authorities.authority import Alarms
 from federation.signer.authorities.aws.kms import KmsPair
-from federation.signer.authorities.checked import Alarms
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.credentials import OwnCredentials
 from tests.authorities.aws_cases import (
     LOST,
     answering,

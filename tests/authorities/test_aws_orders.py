@@ -22,9 +22,9 @@ from federation.core.errors import (
     AuthorityUncertain,
 )
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.aws.failures import MAX_QUOTED, Call, error_of
-from federation.signer.authorities.aws.pace import LOOKS_PER_CERTIFICATE, SHORTEST, Pace
-from federation.signer.authorities.checked import Alarms
+from federation.signer.authorities.authority import Alarms
+from federation.signer.authorities.aws.client import MAX_QUOTED, Call, error_of
+from federation.signer.authorities.aws.private_ca import LOOKS_PER_CERTIFICATE, SHORTEST, Pace
 from tests.authorities.aws_cases import (
     LOST,
     answering,

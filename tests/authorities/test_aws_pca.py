@@ -11,19 +11,14 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.authority_model import (
-    AwsPcaAuthorityConfig,
-)
-from federation.core.errors import (
-    AuthorityMisconfigured,
-    AuthorityViolation,
-)
+from federation.core.config.authorities.settings import AwsPcaAuthorityConfig
+from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.aws.described_ca import SAFE_TEMPLATES, template_arn
-from federation.signer.authorities.checked import Alarms
+from federation.signer.authorities.authority import Alarms
+from federation.signer.authorities.aws.private_ca import SAFE_TEMPLATES, template_arn
 from tests.authorities.aws_cases import (
     issue,
     looked_at,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.access import Credentials
+from federation.core.config.clusters import Credentials
 from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityRefused,
@@ -27,14 +27,17 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Gone, Hang
-from federation.signer.authorities.cert_manager import CertManager
-from federation.signer.authorities.cert_manager.removal import LEFTOVER_AGE
-from federation.signer.authorities.cert_manager.request import INSTANCE, MANAGED_BY, MANAGER
-from federation.signer.authorities.cert_manager.service import CHAIN_MEMORY
-from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_checked
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
-from federation.signer.authorities.looks import BORNE_THROTTLED
+from federation.signer.authorities.authority import (
+    Alarms,
+    CheckedLeaf,
+    KeptAuthority,
+    LeafOrder,
+    issue_checked,
+)
+from federation.signer.authorities.cert_manager.requests import INSTANCE, LEFTOVER_AGE, MANAGED_BY, MANAGER
+from federation.signer.authorities.cert_manager.service import CHAIN_MEMORY, CertManager
+from federation.signer.authorities.service import BORNE_THROTTLED
+from federation_sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Gone, Hang
 from tests.authorities.back_end import IDENTITY, authority_of, order, surroundings
 from tests.authorities.cert_manager_controller import wrong_answer
 from tests.authorities.of_cert_manager import ACCOUNT, ISSUER, NAMESPACE, USER, Management, management

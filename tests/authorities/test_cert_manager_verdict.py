@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from federation.core.errors import AuthorityViolation
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.cert_manager.answer import chain_above, read_answer
-from federation.signer.authorities.cert_manager.request import duration
+from federation.signer.authorities.cert_manager.requests import duration
+from federation.signer.authorities.cert_manager.service import chain_above, read_answer
 from federation.signer.authorities.cert_manager.verdict import (
     MAX_FIELD,
     MAX_TEXT,

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityRefused,
@@ -17,11 +18,8 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.circuit import FAILURES, LONGEST_PROBE, Circuit
-from federation.signer.authorities.guarded import GuardedAuthority
-from federation.signer.authorities.interface import IssuedLeaf, LeafOrder
-from federation.signer.authorities.lane import Lane
-from federation.state.documents import AuthorityReport
+from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
+from federation.signer.authorities.limiter import FAILURES, LONGEST_PROBE, Circuit, GuardedAuthority, Lane
 from tests.authorities.back_end import order
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from federation.core.config.authority_model import ConjurAuthorityConfig, ConjurConfig, JwtRef, SecretRef
+from federation.core.config.authorities.settings import ConjurAuthorityConfig, ConjurConfig, JwtRef, SecretRef
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -24,17 +24,19 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.keys import KeyKind
-from federation.sandbox.apiserver.tls import ClusterCa
-from federation.signer.authorities.catalogue import AuthoritySettings, make_authority
-from federation.signer.authorities.conjur import Conjur, PairOfVariables
-from federation.signer.authorities.conjur.answers import (
+from federation.signer.authorities.authority import AuthoritySettings
+from federation.signer.authorities.back_ends import make_authority
+from federation.signer.authorities.conjur import (
     DEFAULT_LIFETIME,
     LONGEST_LIFETIME,
+    Conjur,
+    PairOfVariables,
     read_token,
     read_values,
 )
-from federation.signer.authorities.https import HttpAnswer
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.credentials import OwnCredentials
+from federation.signer.authorities.http import HttpAnswer
+from federation_sandbox.apiserver.authentication import ClusterCa
 from tests.authorities.back_end import surroundings
 from tests.authorities.conjur_server import ACCOUNT, HOST, SERVICE, ConjurServer, conjur_server
 from tests.signer.house import authority

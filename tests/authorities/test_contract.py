@@ -21,8 +21,13 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.checked import Alarms, CheckedLeaf, issue_checked
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
+from federation.signer.authorities.authority import (
+    Alarms,
+    CheckedLeaf,
+    KeptAuthority,
+    LeafOrder,
+    issue_checked,
+)
 from tests.authorities.back_end import IDENTITY, ISTIOD_NAMES, SERVER_NAME, BackEnd, authority_of, order
 from tests.support import pki
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from federation.core.errors import Overloaded
-from federation.signer.authorities.lane import Lane
+from federation.signer.authorities.limiter import Lane
 from tests.support.clock import VirtualClock
 
 

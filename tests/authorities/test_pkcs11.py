@@ -20,14 +20,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.core.config.authority_model import Pkcs11AuthorityConfig, SecretRef
-from federation.core.config.pkcs11_uri import parse_uri
+from federation.core.config.authorities.pkcs11 import parse_uri
+from federation.core.config.authorities.settings import Pkcs11AuthorityConfig, SecretRef
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, verify
-from federation.signer.authorities.catalogue import AuthoritySettings
-from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.authority import AuthoritySettings, KeyPair
+from federation.signer.authorities.credentials import OwnCredentials
 from tests.authorities.back_end import BackEnd, authority_of, order
 from tests.authorities.of_pkcs11 import MODULE, SoftHsm, SoftToken, need_softhsm, soft_hsm
 from tests.signer.house import authority, eventually
@@ -38,10 +37,9 @@ need_softhsm()
 import pkcs11  # noqa: E402 - only where it is installed
 from pkcs11 import Attribute, ObjectClass  # noqa: E402
 
+from federation.signer.authorities.pkcs11.key import public_key_of  # noqa: E402
 from federation.signer.authorities.pkcs11.pair import Library, TokenPair, library_of_this_process  # noqa: E402
-from federation.signer.authorities.pkcs11.signing import public_key_of  # noqa: E402
-from federation.signer.authorities.pkcs11.thread import LibraryThread  # noqa: E402
-from federation.signer.authorities.pkcs11.tokens import Tokens  # noqa: E402
+from federation.signer.authorities.pkcs11.tokens import LibraryThread, Tokens  # noqa: E402
 from tests.support.patience import PATIENCE  # noqa: E402
 
 MESSAGE = b"to be signed"

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.authority_model import JwtRef, LocalAuthorityConfig
+from federation import files
+from federation.core.config.authorities.settings import JwtRef, LocalAuthorityConfig
 from federation.core.errors import AuthorityUnavailable
-from federation.files import reading
-from federation.files.reading import Reading, read_bounded
+from federation.files import Reading, read_bounded
+from federation.signer.authorities.credentials import OwnCredentials, read_pem_file
 from federation.signer.authorities.local import PairOfFiles
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.pem_file import read_pem_file
 from tests.signer.house import eventually
 from tests.support.patience import PATIENCE
 
@@ -53,12 +52,12 @@ def file(tmp_path: Path) -> Iterator[HangingFile]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Reading:
     own = Reading(timeout=0.1)
-    monkeypatch.setattr(reading, "_reading_of_this_process", lambda: own)
+    monkeypatch.setattr(files, "_reading_of_this_process", lambda: own)
     return own
 
 
 def threads() -> int:
-    return sum(thread.name == reading.THREADS for thread in threading.enumerate())
+    return sum(thread.name == files.THREADS for thread in threading.enumerate())
 
 
 async def reason_of(read: object) -> str:
@@ -136,8 +135,8 @@ def test_a_read_that_hangs_does_not_keep_the_process(file: HangingFile) -> None:
 import asyncio
 from pathlib import Path
 from federation.core.errors import AuthorityUnavailable
-from federation.files import reading
-from federation.signer.authorities import pem_file
+from federation import files as reading
+from federation.signer.authorities import credentials as pem_file
 
 own = reading.Reading(timeout=0.1)
 reading._reading_of_this_process = lambda: own

@@ -27,10 +27,8 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
-from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
-from federation.signer.authorities.looks import BORNE, BORNE_THROTTLED, SOON
-from federation.signer.authorities.service import ServiceAuthority
+from federation.signer.authorities.authority import Alarms, Answer, LeafOrder, ServiceView, issue_checked
+from federation.signer.authorities.service import BORNE, BORNE_THROTTLED, SOON, ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
 from tests.support import pki
 from tests.support.clock import VirtualClock

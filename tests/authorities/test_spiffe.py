@@ -21,8 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.tls import client_context
-from federation.core.config.authority_model import CertificateRef, JwtRef, SpiffeConfig
+from federation.core.config.authorities.settings import CertificateRef, JwtRef, SpiffeConfig
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -32,16 +31,20 @@ from federation.core.errors import (
 )
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import parse_certificates
+from federation.kubernetes.credentials import client_context
 from federation.signer.authorities.conjur import Conjur
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.spiffe.messages import (
+from federation.signer.authorities.credentials import OwnCredentials
+from federation.signer.authorities.spiffe import (
+    LOOK_AGAIN,
+    MAX_JWT_BYTES,
     JwtSvid,
+    WorkloadApi,
     X509Svid,
     decode_jwt_response,
     decode_x509_response,
+    read_jwt,
+    read_x509,
 )
-from federation.signer.authorities.spiffe.svids import MAX_JWT_BYTES, read_jwt, read_x509
-from federation.signer.authorities.spiffe.workload_api import LOOK_AGAIN, WorkloadApi
 from tests.authorities.conjur_server import HOST, conjur_server
 from tests.authorities.spiffe_agent import HUB, SECOND, SpiffeAgent, pkcs8, spiffe_agent
 from tests.support import pki

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.authorities.turns import NOTHING_HELD, SPARE, Turn, Turns
+from federation.signer.authorities.limiter import NOTHING_HELD, SPARE, Turn, Turns
 
 CLUSTERS = st.sampled_from(["east", "west", "north"])
 JOINS = st.lists(st.tuples(CLUSTERS, st.integers(0, 50)), max_size=60)

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.vault.answers import VaultAnswer, retry_after
-from federation.signer.authorities.vault.health import judge_health
-from federation.signer.authorities.vault.session import api_path
+from federation.signer.authorities.vault.client import VaultAnswer, retry_after
+from federation.signer.authorities.vault.session import api_path, judge_health
 from tests.authorities.back_end import order
 from tests.authorities.shifted_clock import ShiftedClock
 from tests.authorities.vault_hub import approle, hub_of, pki_config, server_context

@@ -25,8 +25,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import LeafProfile
-from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
+from federation.signer.authorities.authority import Alarms, KeptAuthority, LeafOrder, issue_checked
 from federation.signer.authorities.vault import client
 from tests.authorities.back_end import order
 from tests.authorities.shifted_clock import ShiftedClock

@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.authority_model import CertificateRef, VaultAuth
+from federation.core.config.authorities.settings import CertificateRef, VaultAuth
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.interface import KeptAuthority
-from federation.signer.authorities.looks import BORNE
-from federation.signer.authorities.own_credentials import ClientPair, OwnCredentials
-from federation.signer.authorities.vault.client import VaultClient
-from federation.signer.authorities.vault.lease import granted
-from federation.signer.authorities.vault.login import Login
-from federation.signer.authorities.vault.transport_security import TransportSecurity
+from federation.signer.authorities.authority import KeptAuthority
+from federation.signer.authorities.credentials import ClientPair, OwnCredentials
+from federation.signer.authorities.service import BORNE
+from federation.signer.authorities.vault.client import TransportSecurity, VaultClient
+from federation.signer.authorities.vault.login import Login, granted
 from tests.authorities.back_end import order, surroundings
 from tests.authorities.vault_hub import (
     approle,

@@ -15,14 +15,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from federation.core.config.authority_model import JwtRef, SecretRef, VaultAuth, VaultAuthorityConfig
+from federation.core.config.authorities.settings import JwtRef, SecretRef, VaultAuth, VaultAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured, AuthorityRefused, FederationError
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
-from federation.sandbox.cluster import SandboxCluster
-from federation.signer.authorities.catalogue import AuthoritySettings
-from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
+from federation_sandbox.cluster import SandboxCluster
 from tests.authorities.back_end import BackEnd, authority_of, order
 from tests.authorities.real_vault import (
     OWN_TOKEN,

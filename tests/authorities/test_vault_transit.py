@@ -21,8 +21,8 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import encode_certificates
-from federation.signer.authorities.catalogue import AuthoritySettings, own_credentials
-from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
+from federation.signer.authorities.back_ends import own_credentials
 from federation.signer.authorities.vault.transit import TransitPair
 from tests.authorities.back_end import order, surroundings
 from tests.authorities.vault_engines import TransitKey

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509 import DNSName, IPAddress
 from cryptography.x509.oid import NameOID
 
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.settings import (
     CertificateRef,
     JwtRef,
     SecretRef,
@@ -21,13 +21,12 @@ from federation.core.config.authority_model import (
     VaultAuthorityConfig,
     VaultTransitAuthorityConfig,
 )
-from federation.core.config.authority_model import VaultServer as ServerConfig
+from federation.core.config.authorities.settings import VaultServer as ServerConfig
 from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import PrivateKey, private_key_pem
 from federation.core.pki.pem import encode_certificates
-from federation.signer.authorities.catalogue import AuthoritySettings
-from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
 from tests.authorities.back_end import BackEnd, authority_of
 from tests.authorities.vault_auth import Token
 from tests.authorities.vault_keys import intermediate_for

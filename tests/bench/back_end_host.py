@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.settings import (
     AuthorityConfig,
     AwsKmsAuthorityConfig,
     AwsPcaAuthorityConfig,

@@ -30,7 +30,7 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.settings import (
     AuthorityConfig,
     AwsPcaAuthorityConfig,
     RemoteAuthorityConfig,
@@ -42,10 +42,14 @@ from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import draw_serial
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.catalogue import AuthoritySettings
-from federation.signer.authorities.checked import Alarms, issue_checked
-from federation.signer.authorities.interface import KeptAuthority, LeafOrder
-from federation.signer.authorities.keeper import AuthorityKeeper
+from federation.signer.authorities.authority import (
+    Alarms,
+    AuthoritySettings,
+    KeptAuthority,
+    LeafOrder,
+    issue_checked,
+)
+from federation.signer.authorities.authority_set import AuthorityKeeper
 from tests.authorities.aws_world import with_keys
 from tests.authorities.back_end import SERVER_NAME, order, surroundings
 from tests.authorities.real_vault import ADDRESS

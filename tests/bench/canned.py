@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import uvloop
 
-from federation.sandbox.apiserver.tls import ClusterCa, server_context
-from federation.sandbox.kubeconfig import kubeconfig
+from federation_sandbox.apiserver.authentication import ClusterCa, server_context
+from federation_sandbox.cluster import kubeconfig
 
 EVENTS = 20_000
 BUNDLE = "".join(f"{number:064x}\n" for number in range(80))  # 5 KiB

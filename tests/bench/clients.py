@@ -22,16 +22,16 @@ from typing import Any
 
 from kubernetes_asyncio import client, config, watch
 
-from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
-from federation.clusters.reflector import Reflector
-from federation.clusters.session import ClusterSession
 from federation.controller.publication.config_map import Contents, HeldDecoder, Target
 from federation.controller.publication.publisher import Publisher
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import PublicationConfig
+from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.trust import Generation
 from federation.core.identity import ClusterName
+from federation.kubernetes.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
+from federation.kubernetes.reflector import Reflector
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.state.documents import Generation
 from tests.bench import canned
 from tests.bench.processes import own_cpu
 from tests.bench.report import Line, Report, at_least

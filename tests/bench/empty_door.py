@@ -12,12 +12,13 @@ from pathlib import Path
 
 import uvloop
 
-from federation.core.config.model import Address, DoorConfig
+from federation.core.call_slots import Place
+from federation.core.config.hub import DoorConfig
+from federation.core.config.types import Address
 from federation.core.errors import FederationError
-from federation.core.istio_ca import METHOD
-from federation.core.places import Place
-from federation.signer.doors.server import DoorServer
-from federation.signer.doors.tls import ServingCredentials, ServingPair
+from federation.core.istio.ca_protocol import METHOD
+from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.tls import ServingCredentials, ServingPair
 
 
 class EmptyDoor:

@@ -20,39 +20,34 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import ClusterConfig
+from federation.core.call_slots import Places
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import ClusterConfig, Credentials
 from federation.core.errors import Overloaded
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
-from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
+from federation.core.istio.ca_protocol import IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
-from federation.core.places import Places
+from federation.core.rotation.effects import Orders
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.core.trust.rotation.effects import Orders
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import DevelopmentCa
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.mesh import make_request
-from federation.signer.accounting import Accounting
+from federation.signer.accounting import Accounting, Renewals
 from federation.signer.attestation.attestor import ClusterAttestor
 from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
-from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings, make_authority
-from federation.signer.authorities.checked import Alarms
-from federation.signer.authorities.interface import KeptAuthority
+from federation.signer.authorities.authority import Alarms, AuthoritySettings, KeptAuthority, Surroundings
+from federation.signer.authorities.back_ends import make_authority
 from federation.signer.callers import Callers
-from federation.signer.doors.istio_ca import IstioCaDoor
-from federation.signer.doors.refusal_log import RefusalLog
-from federation.signer.doors.turned_away import TurnedAway
-from federation.signer.grounds import Terms
-from federation.signer.issuance import Issuance
+from federation.signer.generations import AcceptedTrust
+from federation.signer.issuance import Issuance, Terms
+from federation.signer.listeners.istio_ca import IstioCaDoor
+from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
 from federation.signer.registry import Registry
-from federation.signer.renewals import Renewals
-from federation.signer.trust import AcceptedTrust
+from federation_sandbox.box import DevelopmentCa
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.mesh import make_request
 from tests.bench.processes import own_cpu
 from tests.bench.report import Line, Report, at_most
 

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.settings import (
     AuthorityConfig,
     AwsKmsAuthorityConfig,
     AwsPcaAuthorityConfig,
@@ -41,8 +41,8 @@ from federation.core.config.authority_model import (
     VaultServer,
     VaultTransitAuthorityConfig,
 )
-from federation.signer.authorities.cert_manager.request import certificate_request, collection
-from federation.signer.authorities.interface import LeafOrder
+from federation.signer.authorities.authority import LeafOrder
+from federation.signer.authorities.cert_manager.requests import certificate_request, collection
 from tests.authorities.aws_world import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 from tests.bench.replay import Connection, Unexpected, connections, request
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import uvloop
 
-from federation.sandbox.apiserver.resources import CONFIG_MAPS
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.resources import CONFIG_MAPS
+from federation_sandbox.cluster import SandboxCluster
 from tests.bench.processes import allow_many_files
 
 

@@ -20,9 +20,13 @@ from typing import Any
 
 import aiohttp
 
+from federation.core.documents.encoding import encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.trust import AnchorRecord, Current, Generation
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import (
+from federation.state.files import FileStore
+from federation_sandbox.box import (
     ISTIO_SYSTEM,
     MEMBER_MANIFESTS,
     SERVER_NAME,
@@ -30,10 +34,8 @@ from federation.sandbox.box import (
     Member,
     open_members,
 )
-from federation.sandbox.ports import free_port
-from federation.sandbox.world import read_kustomization
-from federation.state.documents import AnchorRecord, Current, Generation, encode, generation_key
-from federation.state.files import FileStore
+from federation_sandbox.cluster import read_kustomization
+from federation_sandbox.ports import free_port
 from tests.bench.callers import Crowd
 from tests.bench.handler import TRUST_DOMAIN
 

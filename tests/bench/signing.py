@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.identity import ServiceAccountRef, SpiffeId
-from federation.core.istio_ca import METHOD, decode_response
+from federation.core.istio.ca_protocol import METHOD, decode_response
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.pki.chain import verify_chain
+from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
-from federation.sandbox.box import SERVER_NAME, DevelopmentCa, private_key_pem
-from federation.sandbox.ports import free_port
+from federation_sandbox.box import SERVER_NAME, DevelopmentCa, private_key_pem
+from federation_sandbox.ports import free_port
 from tests.bench.callers import Call, Crowd, Load, cycle, header_block
 from tests.bench.handler import TRUST_DOMAIN, requests
 from tests.bench.processes import cpu_seconds, resident_bytes

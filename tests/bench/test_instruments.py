@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from federation.core.config.model import Address, DoorConfig
-from federation.core.istio_ca import METHOD
+from federation.core.config.hub import DoorConfig
+from federation.core.config.types import Address
+from federation.core.istio.ca_protocol import METHOD
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import DevelopmentCa
-from federation.signer.doors.server import DoorServer
-from federation.signer.doors.tls import ServingCredentials, ServingPair
+from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.tls import ServingCredentials, ServingPair
+from federation_sandbox.box import DevelopmentCa
 from tests.bench.back_ends import Turns
 from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
 from tests.bench.empty_door import EmptyDoor

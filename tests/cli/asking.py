@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
 from federation.status.server import serve

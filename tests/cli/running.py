@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from federation.runtime.lifeline import VARIABLE
+from federation.runtime.processes import VARIABLE
 from tests.support.patience import PATIENCE
 
 LIMIT = PATIENCE

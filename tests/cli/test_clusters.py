@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.cli.main import main
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.core.config.texts import EAST, HUB, WEST
 
 

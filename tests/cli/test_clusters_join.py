@@ -16,11 +16,11 @@ import pytest
 from msgspec.structs import replace
 
 from federation.cli import clusters
-from federation.cli.mounting import operations
-from federation.core.config.model import Address
+from federation.cli.mounted_operations import operations
+from federation.core.config.types import Address
+from federation.core.documents.controller import ConditionReport, JoinStepReport, RotationReport
 from federation.core.trust.joining import JoinStep
 from federation.runtime.clock import SystemClock
-from federation.state.documents import ConditionReport, JoinStepReport, RotationReport
 from federation.status.app import create_app
 from federation.status.server import serve
 from tests.cli.asking import asked, run_verb

@@ -17,7 +17,7 @@ import pytest
 from federation.cli.hub import Printed, child_specs, cores
 from federation.cli.main import build_parser
 from federation.cli.pki import make_authorities, snippet, write_new
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.runtime.clock import SystemClock
 from tests.cli.running import Running, started
 from tests.core.config.texts import GOOD, good, with_line

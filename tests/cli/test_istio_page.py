@@ -9,7 +9,7 @@ from pathlib import Path
 
 from federation.cli.main import build_parser
 from federation.clusters.istio_findings import compare_istio
-from federation.core.istio_settings import FORMS, settings_files, settings_of
+from federation.core.istio.settings import FORMS, settings_files, settings_of
 from tests.clusters.test_istio_findings import EAST, GOOD, HUB, found
 from tests.core.config.texts import HUB as HUB_TEXT
 from tests.core.config.texts import good

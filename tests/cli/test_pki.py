@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from federation.cli.main import main
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.parse import parse_config
-from federation.core.pki.authority_check import check_intermediate
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.load import parse_config
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, kind_of, load_private_key
 from federation.core.pki.pem import parse_certificates
+from federation.core.pki.verification import check_intermediate
 
 
 def certificate(path: Path) -> Certificate:

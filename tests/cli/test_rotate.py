@@ -14,16 +14,15 @@ import msgspec
 import pytest
 
 from federation.cli import rotate
-from federation.cli.mounting import operations
+from federation.cli.mounted_operations import operations
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.rotation.commands import taken_over
-from federation.core.config.model import Address
+from federation.controller.rotation.operations import taken_over
+from federation.core.config.types import Address
+from federation.core.documents.controller import Operation
 from federation.core.errors import FederationError
-from federation.core.trust.rotation.record import State
-from federation.core.trust.rotation.steps import OperationRefused
-from federation.core.trust.rotation.world import World as TrustWorld
+from federation.core.rotation.record import OperationRefused, State
+from federation.core.rotation.world import World as TrustWorld
 from federation.runtime.clock import SystemClock
-from federation.state.documents import Operation
 from federation.state.files import FileStore
 from federation.status.app import create_app
 from federation.status.rotation_model import OperationView, PlanView, RotationView

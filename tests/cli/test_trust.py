@@ -23,17 +23,18 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from federation.cli import pin_files, trust
+from federation.cli import pinning, trust
 from federation.cli.main import VERBS, main
-from federation.controller.rotation.observed import own_of
-from federation.core.config.model import Address, HubConfig
-from federation.core.config.parse import parse_config
+from federation.controller.rotation.observer import own_of
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.config.types import Address
+from federation.core.documents.trust import Proposal
 from federation.core.errors import ConfigurationError, FederationError
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.rotation.world import ClusterFacts
+from federation.core.rotation.world import ClusterFacts
 from federation.runtime.clock import SystemClock
-from federation.state.documents import Proposal
 from federation.status.app import create_app
 from federation.status.server import serve
 from tests.cli.asking import run_verb
@@ -472,10 +473,10 @@ def test_what_changed_meanwhile_is_not_overwritten(file: Path) -> None:
     digest = sha256(file.read_bytes()).hexdigest()
     edited = file.read_text("utf-8") + "# somebody else's\n"
     file.write_text(edited, "utf-8")
-    with pytest.raises(pin_files.FileChanged):
-        pin_files.replace_text(file, "mine", digest=digest)
-    with pytest.raises(pin_files.FileChanged):
-        pin_files.read_text(file, digest=digest)
+    with pytest.raises(pinning.FileChanged):
+        pinning.replace_text(file, "mine", digest=digest)
+    with pytest.raises(pinning.FileChanged):
+        pinning.read_text(file, digest=digest)
     assert file.read_text("utf-8") == edited
     assert set(tree(file)) == {"clusters.toml", "root.pem"}
 
@@ -488,7 +489,7 @@ def test_two_who_accept_at_once_do_not_lose_either(file: Path) -> None:
     def write(text: str) -> None:
         start.wait()
         try:
-            pin_files.replace_text(file, text, digest=digest)
+            pinning.replace_text(file, text, digest=digest)
         except FederationError as error:
             results.append(error)
         else:
@@ -501,7 +502,7 @@ def test_two_who_accept_at_once_do_not_lose_either(file: Path) -> None:
         thread.join(10)
     written = [result for result in results if isinstance(result, str)]
     assert written == [file.read_text("utf-8")]
-    assert sum(isinstance(result, pin_files.FileChanged) for result in results) == 3
+    assert sum(isinstance(result, pinning.FileChanged) for result in results) == 3
     assert set(tree(file)) == {"clusters.toml", "root.pem"}
 
 
@@ -613,16 +614,16 @@ def test_a_file_that_hangs_is_said_in_time(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A named pipe that nobody writes hangs whoever opens it, as a volume does that is gone."""
-    monkeypatch.setattr("federation.files.reading.READ_TIMEOUT", 0.2)
+    monkeypatch.setattr("federation.files.READ_TIMEOUT", 0.2)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert main(["trust", "guard", "--certificates", str(pipe), "--config", str(file)]) == 1
     assert str(pipe) in (said := capsys.readouterr().err)
     assert "no answer within 0.2 s" in said
     for call in (
-        lambda: pin_files.read_text(pipe, digest=""),
-        lambda: pin_files.write_new(pipe, b"new"),
-        lambda: pin_files.replace_text(pipe, "new", digest=""),
+        lambda: pinning.read_text(pipe, digest=""),
+        lambda: pinning.write_new(pipe, b"new"),
+        lambda: pinning.replace_text(pipe, "new", digest=""),
     ):
         with pytest.raises(FederationError):
             call()

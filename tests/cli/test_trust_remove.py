@@ -12,13 +12,18 @@ import pytest
 from msgspec.structs import replace
 
 from federation.cli import trust
-from federation.cli.mounting import operations
-from federation.core.config.model import Address
+from federation.cli.mounted_operations import operations
+from federation.core.config.types import Address
+from federation.core.documents.controller import (
+    ConditionReport,
+    LossReport,
+    Operation,
+    RotationReport,
+    UnpinnedReport,
+)
 from federation.core.errors import FederationError
-from federation.core.trust.rotation.record import RotationBook, Unpinned
-from federation.core.trust.rotation.steps import OperationRefused
+from federation.core.rotation.record import OperationRefused, RotationBook, Unpinned
 from federation.runtime.clock import SystemClock
-from federation.state.documents import ConditionReport, LossReport, Operation, RotationReport, UnpinnedReport
 from federation.status.app import create_app
 from federation.status.server import serve
 from tests.cli.asking import run_verb

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from federation.cli import verify
 from federation.cli.verify import is_proven
-from federation.state.documents import ControlPlaneReport
+from federation.core.documents.controller import ControlPlaneReport
 from federation.status.model import MatrixView
 from tests.cli.asking import asked, run_verb
 from tests.status.worlds import World, square

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.answers import error_for
 from federation.core.errors import (
     ClusterDenied,
     ClusterError,
@@ -20,6 +19,7 @@ from federation.core.errors import (
     ClusterNotFound,
     ClusterServerError,
 )
+from federation.kubernetes.answers import error_for
 
 RBAC = (
     'configmaps "istio-ca-root-cert" is forbidden: User "system:serviceaccount:federation-system:controller" cannot '

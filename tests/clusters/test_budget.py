@@ -14,16 +14,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.budget import BURST, SHARE, TOLD, CpuBudget
-from federation.clusters.objects import METADATA_ONLY, decode_metadata, decode_pod
-from federation.clusters.reflector import MAX_PAGE_BYTES, Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterOverBudget, FederationError
 from federation.core.identity import ClusterName
+from federation.kubernetes.budget import BURST, SHARE, TOLD, CpuBudget
+from federation.kubernetes.objects import METADATA_ONLY, decode_metadata, decode_pod
+from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.hostile import giant_page
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.hostile import giant_page
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
 from tests.support.pauses import pauses

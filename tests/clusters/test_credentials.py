@@ -19,19 +19,14 @@ from typing import Any
 
 import pytest
 
-from federation.clusters.credentials import (
-    REREAD_SECONDS,
-    LoadedCredentials,
-    fingerprint,
-    load_credentials,
-)
-from federation.clusters.exec_plugin import run_plugin
-from federation.clusters.kubeconfig import parse_kubeconfig
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import Credentials
+from federation import files
+from federation.core.config.clusters import Credentials
 from federation.core.errors import ClusterUnauthorized, ConfigurationError
-from federation.files import reading
-from federation.sandbox.cluster import SandboxCluster
+from federation.kubernetes.credentials import REREAD_SECONDS, LoadedCredentials, fingerprint, load_credentials
+from federation.kubernetes.exec_plugin import run_plugin
+from federation.kubernetes.kubeconfig import parse_kubeconfig
+from federation.kubernetes.session import ClusterSession
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import EAST, FAST, connected, eventually
 
@@ -225,8 +220,8 @@ async def test_files_that_cannot_be_used_are_refused_with_their_names(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = reading_threads()  # tests before this one may have left some with files that hang
-    impatient = reading.Reading(timeout=0.2 if case == "pipe" else 60.0)
-    monkeypatch.setattr(reading, "_reading_of_this_process", lambda: impatient)
+    impatient = files.Reading(timeout=0.2 if case == "pipe" else 60.0)
+    monkeypatch.setattr(files, "_reading_of_this_process", lambda: impatient)
     async with SandboxCluster("east") as cluster:
         document = cluster.kubeconfig()
         kubeconfig = tmp_path / "kc"
@@ -267,7 +262,7 @@ async def test_files_that_cannot_be_used_are_refused_with_their_names(
 
 def reading_threads() -> set[int | None]:
     """Those of this process that read files."""
-    return {thread.ident for thread in threading.enumerate() if thread.name == reading.THREADS}
+    return {thread.ident for thread in threading.enumerate() if thread.name == files.THREADS}
 
 
 def opened(pipe: Path) -> bool:

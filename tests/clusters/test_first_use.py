@@ -10,7 +10,7 @@ from tests.support.patience import PATIENCE
 PROGRAM = """
 import sys, threading
 sys.setswitchinterval(1e-6)
-from federation.clusters.kubeconfig import parse_kubeconfig
+from federation.kubernetes.kubeconfig import parse_kubeconfig
 from federation.core.errors import ConfigurationError
 
 barrier = threading.Barrier(8)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.followed import FollowedSession, followed
-from federation.clusters.members import RECHECK_SECONDS
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.clusters.members import RECHECK_SECONDS, FollowedSession, followed
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterError, ClusterUnauthorized, ClusterUnreachable, ConfigurationError
 from federation.core.identity import ClusterName
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kubernetes_asyncio.client import ApiClient, Configuration
 
-from federation.clusters.objects import ObjectKey, decode_metadata, metadata_decoder
+from federation.kubernetes.objects import ObjectKey, decode_metadata, metadata_decoder
 
 COUNT = 500
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from federation.clusters.istio_findings import compare_istio
-from federation.clusters.istio_found import (
+from federation.clusters.istio_inventory import (
     IstioFound,
     read_injection,
     read_istiod,
@@ -25,9 +25,9 @@ from federation.clusters.istio_found import (
     read_webhook,
     read_ztunnel,
 )
-from federation.core.config.model import ClusterConfig, IstioConfig
+from federation.core.config.clusters import ClusterConfig, IstioConfig
 from federation.core.identity import ServiceAccountRef
-from federation.core.istio_settings import Form, settings_files, settings_of
+from federation.core.istio.settings import Form, settings_files, settings_of
 from tests.clusters.test_istio_findings import EAST, HUB
 from tests.support.patience import PATIENCE
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.clusters.check_results import CheckResult
 from federation.clusters.istio_findings import compare_istio
-from federation.clusters.istio_found import (
+from federation.clusters.istio_inventory import (
     Environment,
     FoundInjection,
     FoundIstiod,
@@ -28,7 +27,9 @@ from federation.clusters.istio_found import (
     read_webhook,
     read_ztunnel,
 )
-from federation.core.config.model import ClusterConfig, HubConfig, IstioConfig
+from federation.clusters.permissions import CheckResult
+from federation.core.config.clusters import ClusterConfig, IstioConfig
+from federation.core.config.hub import HubConfig
 from federation.core.identity import ServiceAccountRef
 from tests.core.config.texts import good
 from tests.support import istio_objects as charts

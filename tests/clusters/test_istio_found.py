@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.clusters.istio_found import (
+from federation.clusters.istio_inventory import (
     FoundIstiod,
     IstioFound,
     parse_go_bool,
@@ -27,13 +27,18 @@ from federation.clusters.istio_found import (
     read_webhook,
     read_ztunnel,
 )
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig, ClusterPolicy, IstioConfig
+from federation.core.config.clusters import (
+    ClusterConfig,
+    ClusterPolicy,
+    ClusterTimeouts,
+    Credentials,
+    IstioConfig,
+)
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Garbage, Hang
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.support import istio_objects as charts
 
 MEMBER = Path(__file__).parents[2] / "manifests" / "member"

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.clusters.kubeconfig import MAX_KUBECONFIG_BYTES, Entry, parse_kubeconfig
 from federation.core.errors import ConfigurationError
+from federation.kubernetes.kubeconfig import MAX_KUBECONFIG_BYTES, Entry, parse_kubeconfig
 
 SECRET = "eyJhbGciOiJSUzI1NiJ9.very.secret"
 

@@ -24,8 +24,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from federation.clusters.kubeconfig import EXEC_EXTENSION, Entry, parse_kubeconfig
 from federation.core.errors import ConfigurationError
+from federation.kubernetes.kubeconfig import EXEC_EXTENSION, Entry, parse_kubeconfig
 from tests.support.patience import PATIENCE
 
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 
 from federation.clusters.members import RECHECK_SECONDS, Members
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials
 from federation.core.errors import ClusterForbidden, ConfigurationError
 from federation.core.identity import ClusterId, ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import FAST, eventually
 

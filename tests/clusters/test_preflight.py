@@ -12,18 +12,23 @@ from typing import Any
 import pytest
 import yaml
 
-from federation.clusters.check_results import CheckResult
-from federation.clusters.permissions import EXCESSIVE, Permission, controller_needs, signer_needs
+from federation.clusters.permissions import EXCESSIVE, CheckResult, Permission, controller_needs, signer_needs
 from federation.clusters.preflight import check_cluster
-from federation.clusters.writers import FIELD_MANAGER, ManagedFields, owners_of
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig, HubConfig, IstioConfig
-from federation.core.config.parse import parse_config
-from federation.core.hub_identity import ANNOTATION, NO_HUB, HubIdentity
-from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials, IstioConfig
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.identity import (
+    ANNOTATION,
+    NO_HUB,
+    ClusterId,
+    ClusterName,
+    HubIdentity,
+    ServiceAccountRef,
+)
+from federation.kubernetes.objects import FIELD_MANAGER, ManagedFields, owners_of
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer, Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.support import istio_objects as charts
 
 MEMBER = Path(__file__).parents[2] / "manifests" / "member"

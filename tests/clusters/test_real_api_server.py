@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata, decode_pod
 from federation.clusters.preflight import check_cluster
-from federation.clusters.reflector import Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.config.load import parse_config
 from federation.core.errors import ClusterNotFound
 from federation.core.identity import ClusterId, ClusterName
+from federation.kubernetes.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata, decode_pod
+from federation.kubernetes.reflector import Reflector
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
 from federation.signer.attestation.bound_objects import NOT_ENDED, PODS_PATH
 from tests.clusters.test_preflight import config_text

@@ -20,7 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation.clusters.objects import (
+from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterTimeouts
+from federation.core.errors import ClusterGarbage, ClusterTimeout
+from federation.kubernetes.objects import (
     METADATA_ONLY,
     Item,
     ObjectKey,
@@ -28,14 +31,11 @@ from federation.clusters.objects import (
     decode_metadata,
     metadata_decoder,
 )
-from federation.clusters.reflector import Change, Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.clock import Clock
-from federation.core.config.access import ClusterTimeouts
-from federation.core.errors import ClusterGarbage, ClusterTimeout
+from federation.kubernetes.reflector import Change, Reflector
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang, Silence
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang, Silence
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import FAST, Exchange, RawServer, connected, eventually, running
 
@@ -465,7 +465,7 @@ async def test_a_consumer_that_fails_ends_the_run(tmp_path: Path) -> None:
 async def test_a_flood_is_stopped_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federation.clusters.reflector.MAX_OBJECTS", 50)
+    monkeypatch.setattr("federation.kubernetes.reflector.MAX_OBJECTS", 50)
     async with SandboxCluster("east") as cluster, watched(cluster, tmp_path) as watch:
         for number in range(100):
             cluster.create_namespace(f"flood-{number}")

@@ -14,11 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.answers import LONGEST_RETRY_AFTER
-from federation.clusters.objects import decode_metadata
-from federation.clusters.reflector import Reflector
-from federation.clusters.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
-from federation.core.config.access import ClusterTimeouts
+from federation.core.config.clusters import ClusterTimeouts
 from federation.core.errors import (
     ClusterConflict,
     ClusterError,
@@ -33,10 +29,14 @@ from federation.core.errors import (
     ClusterUnauthorized,
     ClusterUnreachable,
 )
+from federation.kubernetes.answers import LONGEST_RETRY_AFTER
+from federation.kubernetes.objects import decode_metadata
+from federation.kubernetes.reflector import Reflector
+from federation.kubernetes.session import MAX_ANSWER_BYTES, MAX_LINE_BYTES
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
-from federation.sandbox.apiserver.tls import ClusterCa
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.authentication import ClusterCa
+from federation_sandbox.apiserver.faults import Answer, Cut, Delay, Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 from tests.support.clusters import FAST, Exchange, RawServer, connected, eventually
 from tests.support.patience import PATIENCE
@@ -582,7 +582,7 @@ async def test_a_stream_under_way_ends_when_the_session_is_closed(tmp_path: Path
 
 
 def test_tls_below_1_2_is_never_spoken(tmp_path: Path) -> None:
-    from federation.clusters.tls import client_context
+    from federation.kubernetes.credentials import client_context
 
     context = client_context(authority=ClusterCa("east").pem, where="kc")
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2

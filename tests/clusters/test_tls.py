@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation.clusters.tls import client_context
 from federation.core.errors import InvalidValue
+from federation.kubernetes.credentials import client_context
 from tests.support.clusters import Exchange, RawServer, connected
 
 KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl")

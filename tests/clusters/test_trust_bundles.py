@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import NEEDED, VERSIONS, served_version, serves, trust_bundle_name
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterForbidden, ClusterGarbage, ClusterServerError
 from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Garbage
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer, Garbage
+from federation_sandbox.cluster import SandboxCluster
 
 SUBSETS = list(chain.from_iterable(combinations(VERSIONS, size) for size in range(len(VERSIONS) + 1)))
 

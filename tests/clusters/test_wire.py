@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from federation.clusters.budget import CpuBudget
-from federation.clusters.objects import decode_metadata
-from federation.clusters.reflector import Reflector
-from federation.clusters.session import ClusterSession
-from federation.clusters.wire import MemberConnection
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterError, ClusterGarbage
 from federation.core.identity import ClusterName
+from federation.kubernetes.budget import CpuBudget
+from federation.kubernetes.objects import decode_metadata
+from federation.kubernetes.reflector import Reflector
+from federation.kubernetes.session import ClusterSession
+from federation.kubernetes.wire import MemberConnection
 from federation.runtime.clock import SystemClock
 from tests.support.clock import VirtualClock
 from tests.support.clusters import Exchange, RawServer

@@ -17,10 +17,10 @@ import jwt
 import msgspec
 import pytest
 
-from federation.sandbox.apiserver.faults import Answer as Status
-from federation.sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
-from federation.sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
-from federation.state.documents import SignerClusterReport
+from federation.core.documents.signer import SignerClusterReport
+from federation_sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
+from federation_sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
 from tests.signer.house import Answer, House, eventually, house, identity_of
 from tests.support.patience import PATIENCE
 

@@ -16,11 +16,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.signer.accounting import Accounting
-from federation.signer.authorities.interface import IssuedLeaf, LeafOrder
-from federation.state.documents import AuthorityReport
+from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
 from tests.signer.house import Answer, House, authority, house, identity_of
 from tests.support import pki
 

@@ -10,14 +10,14 @@ import pytest
 
 from federation.core.errors import AuthorityViolation, InvalidValue
 from federation.core.identity import TrustDomain
-from federation.core.istio_ca import decode_response, encode_response
+from federation.core.istio.ca_protocol import decode_response, encode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import cert_chain_elements, single_chain, verify_chain
-from federation.core.pki.issued import check_issued
 from federation.core.pki.keys import KeyKind
+from federation.core.pki.leaf import Validity
 from federation.core.pki.pem import parse_certificates
 from federation.core.pki.requests import check_request
-from federation.core.pki.validity import Validity
+from federation.core.pki.verification import check_issued
 from federation.core.trust.bundle import Anchor, TrustBundle
 from tests.support.pki import DAY, IDENTITY, NOW, Authority, csr_pem, intermediate, leaf, root
 

@@ -17,10 +17,8 @@ from federation.core.errors import RequestRefused
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PrivateKey, signer
-from federation.core.pki.leaf import LeafTemplate
-from federation.core.pki.request_refusals import Refusal
-from federation.core.pki.requests import check_request
-from federation.core.pki.validity import leaf_validity
+from federation.core.pki.leaf import LeafTemplate, leaf_validity
+from federation.core.pki.requests import Refusal, check_request
 from tests.support.pki import (
     CA_KEY_USAGE,
     DAY,

@@ -16,7 +16,7 @@ from federation.core.pki.keys import KeyKind, PrivateKey
 from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.apiserver.faults import Answer as Status
 from tests.signer.house import Answer, House, authority, bundle_of, eventually, house, identity_of
 from tests.support import pki
 

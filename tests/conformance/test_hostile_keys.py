@@ -12,13 +12,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.core.documents.signer import SharedTokenKey
 from federation.core.identity import ClusterName
-from federation.sandbox.apiserver.faults import Answer as Status
-from federation.sandbox.apiserver.faults import Hang, Silence
-from federation.sandbox.apiserver.token_keys import SigningKey
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.hostile import publish_keys_of
-from federation.state.documents import SharedTokenKey
+from federation_sandbox.apiserver.authentication import SigningKey
+from federation_sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.apiserver.faults import Hang, Silence
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.hostile import publish_keys_of
 from tests.signer.house import Answer, House, eventually, house, identity_of
 
 KEYS_PATH = "/openid/v1/jwks"

@@ -21,11 +21,11 @@ import grpc.aio
 import pytest
 
 from federation.core.identity import SpiffeId
-from federation.core.istio_ca import METHOD, IstioCertificateRequest, encode_request
+from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, encode_request
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer as Status
-from federation.sandbox.apiserver.faults import Cut, Delay, Garbage, Hang
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.apiserver.faults import Cut, Delay, Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.signer.house import Answer, House, eventually, house, identity_of
 from tests.support import pki
 from tests.support.patience import PATIENCE

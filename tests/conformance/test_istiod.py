@@ -10,8 +10,8 @@ import pytest
 
 from federation.core.identity import ClusterId, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.mesh import Workload
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.mesh import Workload
 from tests.support.istiod import (
     MANAGER,
     ROOTS,

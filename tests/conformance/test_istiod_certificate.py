@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federation.core.config.model import IstioConfig
-from federation.core.istiod import istiod_names
+from federation.core.config.clusters import IstioConfig
+from federation.core.istio.istiod import istiod_names
 from tests.signer.house import Answer, House, house, identity_of
 from tests.support import pki
 

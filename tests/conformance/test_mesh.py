@@ -17,10 +17,10 @@ from federation.controller.proof.handshake import Credential, HandshakeError, ha
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, private_key_pem
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
-from federation.sandbox.demo import sandbox_members
-from federation.sandbox.mesh import Identity, Workload
+from federation_sandbox import demo
+from federation_sandbox.box import Box, DevelopmentCa
+from federation_sandbox.demo import sandbox_members
+from federation_sandbox.mesh import Identity, Workload
 from tests.controller.world import leaf_for
 from tests.e2e.test_edits_of_authorities import may_start
 from tests.support import pki
@@ -52,7 +52,7 @@ async def running(
 
 def with_short_leaves(box: Box) -> None:
     """A rotation waits for leaves to end: so that it takes half a minute."""
-    rotation.prepare(box, life=LEAF)
+    demo.prepare(box, life=LEAF)
     box.proof_interval = 1.0
     box.rotation_lines = 'soak = "1s"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
 

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from cryptography import x509
 
-from federation.core.config.model import IstioConfig
-from federation.core.istiod import istiod_names
+from federation.core.config.clusters import IstioConfig
+from federation.core.istio.istiod import istiod_names
 from tests.signer.house import Answer, House, house, identity_of
 from tests.support import pki
 

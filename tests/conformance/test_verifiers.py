@@ -25,11 +25,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federation.controller.proof.handshake import Credential, HandshakeError, handshake
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.identity import SpiffeId, TrustDomain
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, private_key_pem, signer, spki
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
-from federation.core.pki.san import SubjectAltName
+from federation.core.pki.verification import check_intermediate
 from federation.runtime.clock import SystemClock
 from tests.support import pki
 from tests.support.envoy import Envoy, call, running, write_identity

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.contract.client import Api, remove_namespace, unique
 
 _REAL = [Path(name) for name in os.environ.get("FEDERATION_REAL_KUBECONFIGS", "").split(os.pathsep) if name]

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from federation.sandbox.apiserver.faults import (
+from federation_sandbox.apiserver.faults import (
     Answer,
     Cut,
     Delay,
@@ -23,7 +23,7 @@ from federation.sandbox.apiserver.faults import (
     NoBookmarks,
     Silence,
 )
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.contract.client import Api, config_map
 from tests.support.patience import PATIENCE
 

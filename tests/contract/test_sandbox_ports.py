@@ -7,7 +7,7 @@ import pickle
 import socket
 from pathlib import Path
 
-from federation.sandbox.ports import free_port
+from federation_sandbox.ports import free_port
 
 
 def test_no_port_is_given_twice_while_it_is_kept() -> None:
@@ -23,8 +23,8 @@ def test_outgoing_connections_are_not_numbered_from_it() -> None:
 
 def test_a_port_that_a_server_holds_is_passed_over(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     kept = free_port()
-    monkeypatch.setattr("federation.sandbox.ports._LOWEST", int(kept))
-    monkeypatch.setattr("federation.sandbox.ports.secrets.randbelow", lambda _: 0)
+    monkeypatch.setattr("federation_sandbox.ports._LOWEST", int(kept))
+    monkeypatch.setattr("federation_sandbox.ports.secrets.randbelow", lambda _: 0)
     number = int(kept)
     del kept
     with socket.socket() as server:

@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.sandbox.apiserver import field_sets
-from federation.sandbox.apiserver.managed_fields import Manager, read
-from federation.sandbox.apiserver.patches import json_patch, merge_patch
-from federation.sandbox.apiserver.requests import read_request
-from federation.sandbox.apiserver.resources import CONFIG_MAPS
-from federation.sandbox.apiserver.selectors import field_selector, label_selector
-from federation.sandbox.apiserver.server_side_apply import ApplyConflictError, apply
-from federation.sandbox.apiserver.status import ApiError
-from federation.sandbox.apiserver.store import HistoryGoneError, Store
+from federation_sandbox.apiserver import field_ownership
+from federation_sandbox.apiserver.field_ownership import ApplyConflictError, Manager, apply, read
+from federation_sandbox.apiserver.patches import json_patch, merge_patch
+from federation_sandbox.apiserver.requests import field_selector, label_selector, read_request
+from federation_sandbox.apiserver.resources import CONFIG_MAPS
+from federation_sandbox.apiserver.status import ApiError
+from federation_sandbox.apiserver.store import HistoryGoneError, Store
 
 HUB, OTHER = (Manager(name, "Apply", "v1") for name in ("hub", "other"))
 NOW = "2026-01-01T00:00:00Z"
@@ -49,8 +47,8 @@ def run(
 
 @given(configs())
 def test_field_sets_survive_their_encoding(config: dict[str, Any]) -> None:
-    fields = field_sets.of_object(config)
-    assert field_sets.from_fields_v1(field_sets.to_fields_v1(fields)) == fields
+    fields = field_ownership.of_object(config)
+    assert field_ownership.from_fields_v1(field_ownership.to_fields_v1(fields)) == fields
 
 
 @given(configs(), configs())
@@ -102,8 +100,10 @@ def test_a_conflict_is_a_difference_in_what_another_owns(
 def test_force_leaves_no_changed_field_with_another(first: dict[str, Any], second: dict[str, Any]) -> None:
     live = run({}, first, OTHER)
     managers = read(run(live, second, force=True))
-    assert managers.get(HUB) is not None or not field_sets.without_ignored(field_sets.of_object(second))
-    changed = field_sets.compare(live, run(live, second, force=True)).written
+    assert managers.get(HUB) is not None or not field_ownership.without_ignored(
+        field_ownership.of_object(second)
+    )
+    changed = field_ownership.compare(live, run(live, second, force=True)).written
     assert OTHER not in managers or not managers[OTHER].fields & changed
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import jwt
 import pytest
 
-from federation.sandbox.apiserver.resources import Resource
-from federation.sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
+from federation_sandbox.apiserver.resources import Resource
+from federation_sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
 from tests.contract.client import Api, config_map
 
 BUNDLE = "istio-ca-root-cert"

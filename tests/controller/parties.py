@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from federation.controller.proof.handshake import Credential
-from federation.controller.proof.participants import Content, ContentReader, Participant
+from federation.controller.proof.matrix import Content, ContentReader, Participant
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem

@@ -12,10 +12,11 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.controller.proof.arrival import EACH, MOST_CONNECTIONS, Aim, Arrival
-from federation.core.config.model import Address
+from federation.controller.proof.listener_check import EACH, MOST_CONNECTIONS, Aim, Arrival
+from federation.core.config.types import Address
+from federation.core.documents.controller import DoorReport
+from federation.core.documents.signer import SignerReport
 from federation.core.pki.certificate import Certificate
-from federation.state.documents import DoorReport, SignerReport
 from tests.controller.world import HUB, World, intermediate, root
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from federation.controller.publication.joining import MemberFacts, Remembered
-from federation.controller.rotation.books import TAKEOVERS, Arrivals, Books
-from federation.controller.rotation.commands import taken_over
-from federation.controller.rotation.observed import joined, own_anchors, own_of, with_unknown
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.controller.rotation.observer import joined, own_anchors, own_of, with_unknown
+from federation.controller.rotation.operations import taken_over
+from federation.controller.rotation.store import TAKEOVERS, Arrivals, Books
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.documents.controller import Operation, Takeovers
+from federation.core.documents.encoding import decode, encode
 from federation.core.errors import StateUnavailable
-from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.own_anchors import OwnAnchor
-from federation.core.trust.rotation.world import ClusterFacts, World
-from federation.state.documents import Operation, Takeovers, decode, encode
+from federation.core.rotation.gates import OwnAnchor
+from federation.core.rotation.record import OperationRefused
+from federation.core.rotation.world import ClusterFacts, World
 from federation.state.files import FileStore
 from tests.controller.world import World as Federation
 from tests.controller.world import open_world, root

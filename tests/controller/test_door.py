@@ -13,14 +13,14 @@ import pytest
 from cryptography import x509
 
 from federation.controller.member import _for_good
-from federation.controller.proof.door import CERTIFICATE, KEPT, NO_ANSWER, SignerDoor
+from federation.controller.proof.listener_check import CERTIFICATE, KEPT, NO_ANSWER, SignerDoor
 from federation.core.clock import Clock
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
-from federation.core.istio_ca import SERVICE
+from federation.core.istio.ca_protocol import SERVICE
 from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
-from federation.sandbox.ports import free_port
+from federation_sandbox.ports import free_port
 from tests.controller.world import HUB, leaf_for, root
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from federation.controller.rotation.books import FORGOTTEN, UNKNOWN_LIFE, Arrivals, Books
-from federation.controller.rotation.observed import with_unknown
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
-from federation.core.trust.rotation.record import Unpinned
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.state.documents import SignerReport, encode
+from federation.controller.rotation.observer import with_unknown
+from federation.controller.rotation.store import FORGOTTEN, UNKNOWN_LIFE, Arrivals, Books
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import SignerReport
+from federation.core.rotation.record import Unpinned
+from federation.core.rotation.world import ClusterFacts
 from tests.controller.test_arrivals import CONFIG
 from tests.controller.test_rotation_driver import FailingStore, Leading, recorded
 from tests.support.clock import VirtualClock

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from federation.controller.proof.prove import prove
+from federation.controller.proof.matrix import prove
+from federation.core.documents.controller import ControllerReport, Matrix
 from federation.core.identity import ClusterName
-from federation.sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
-from federation.state.documents import ControllerReport, Matrix
+from federation_sandbox.apiserver.faults import Answer, Delay, Effect, Garbage, Gone, Hang, Silence
 from tests.controller.world import KEY, NAME, World, eventually, in_force, open_world, root
 from tests.support.patience import UNDELAYED
 

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.controller.generations import InForce, Ledger, bundle_of, plan_generation
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.trust import Current, Generation
 from federation.core.errors import StateUnavailable
 from federation.core.identity import TrustDomain
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.state.documents import Current, Generation, decode, encode, generation_key
 from federation.state.store import Leadership, StateConflict, Stored
 from tests.support import pki
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from federation.clusters.session import ClusterSession
-from federation.controller import istio_webhooks
-from federation.controller.istio_webhooks import MOST_WEBHOOKS
+from federation.controller.publication import istio_webhooks
+from federation.controller.publication.istio_webhooks import MOST_WEBHOOKS
 from federation.controller.role import ControllerRole
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.documents.controller import ControllerClusterReport
 from federation.core.identity import ClusterId, ClusterName
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.sandbox.cluster import SandboxCluster
-from federation.state.documents import ControllerClusterReport
+from federation.core.rotation.world import ClusterFacts
+from federation.kubernetes.session import ClusterSession
+from federation_sandbox.cluster import SandboxCluster
 from tests.controller.test_istiod_certificate import NAMES, provided
 from tests.controller.world import World, root
 from tests.support import istio_objects as charts

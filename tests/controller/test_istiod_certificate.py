@@ -15,16 +15,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from federation.clusters.session import ClusterSession
 from federation.controller.role import ControllerRole
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.documents.controller import ControlPlaneReport
+from federation.core.documents.encoding import encode
 from federation.core.errors import ClusterForbidden
 from federation.core.identity import ClusterName
 from federation.core.pki.keys import private_key_pem
-from federation.core.trust.rotation.record import State
-from federation.core.trust.rotation.world import ControlPlane
+from federation.core.rotation.record import State
+from federation.core.rotation.world import ControlPlane
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.state.documents import ControlPlaneReport, encode
 from tests.controller.test_rotation import operate, prepare, until_state
 from tests.controller.world import (
     ISTIO_SYSTEM,

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from federation.controller.publication.istiod_secret import (
     Examined,
     HeldSecret,
+    Sight,
     Step,
     Wanted,
     apply_body,
@@ -28,8 +29,8 @@ from federation.controller.publication.istiod_secret import (
     examine,
     next_step,
     renewal_of,
+    standing,
 )
-from federation.controller.publication.istiod_standing import Sight, standing
 from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterUnreachable, Refused
 from federation.core.pki.chain import MAX_PATH
 from federation.core.pki.keys import private_key_pem

@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from federation.controller.generations import record
+from federation.controller.in_force import TrustState
 from federation.controller.publication.config_map import Contents, Held
 from federation.controller.publication.joining import GRACE, Joining, Remembered, nobody_remembers
-from federation.controller.publication.read_back import ReadBack
-from federation.controller.trust_state import TrustState
-from federation.core.config.model import PublicationConfig
+from federation.controller.publication.observed import ReadBack
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.trust import Generation
 from federation.core.identity import TrustDomain
 from federation.core.pki.pem import encode_certificates
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.sandbox.cluster import SandboxCluster
-from federation.state.documents import ControllerReport, Generation
+from federation_sandbox.cluster import SandboxCluster
 from tests.controller.test_rotation import Signer, book_of, operate, prepare
 from tests.controller.world import KEY, NAME, World, eventually, in_force, root
 from tests.support import pki

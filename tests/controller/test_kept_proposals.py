@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from federation.controller.sources.cluster_anchors import Proposals
-from federation.controller.sources.kept_proposals import KeptProposals
+from federation.controller.sources.found_anchors import KeptProposals, Proposals
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.encoding import encode
+from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.errors import StateUnavailable
-from federation.state.documents import ControllerReport, Dismissal, Proposal, encode
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock

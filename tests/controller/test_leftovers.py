@@ -9,25 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from federation.controller.rotation.leftovers import EVERY, GONE, KEPT, MOST_AT_ONCE, Leftovers
+from federation.controller.rotation.cleanup import EVERY, GONE, KEPT, MOST_AT_ONCE, Leftovers
 from federation.controller.rotation.observer import Observer
-from federation.core.config.model import HubConfig
+from federation.core.config.hub import HubConfig
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import HorizonRow, HorizonTable, SignerReport
+from federation.core.documents.trust import Current, Proposal
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.trust.horizons import Delivered
-from federation.core.trust.rotation.effects import Orders
-from federation.signer import horizons as signer_horizons
+from federation.core.rotation.effects import Orders
+from federation.core.trust.expiry_bounds import Delivered
+from federation.signer import expiry_bounds as signer_horizons
 from federation.signer.accounting import Delivery
-from federation.signer.horizons import PersistedHorizons
-from federation.state.documents import (
-    ControllerReport,
-    Current,
-    HorizonRow,
-    HorizonTable,
-    Proposal,
-    SignerReport,
-    encode,
-)
+from federation.signer.expiry_bounds import PersistedHorizons
 from federation.state.files import FileStore
 from tests.status.worlds import ROOT, hub_config
 from tests.support.clock import VirtualClock

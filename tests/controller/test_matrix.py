@@ -9,13 +9,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.controller.proof.explain import Explainer
 from federation.controller.proof.handshake import Credential, HandshakeError, handshake
-from federation.controller.proof.matrix import ProofPlan, run_cases
-from federation.controller.proof.participants import Absent, Participant
-from federation.controller.proof.prove import prove
+from federation.controller.proof.matrix import Absent, Explainer, Participant, ProofPlan, prove, run_cases
+from federation.core.documents.controller import Matrix
+from federation.core.documents.trust import Generation
 from federation.core.pki.certificate import Certificate
-from federation.state.documents import Generation, Matrix
 from tests.controller.parties import NOW, content, leaf, party
 from tests.controller.world import root
 

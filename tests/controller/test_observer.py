@@ -12,29 +12,23 @@ import msgspec
 import pytest
 
 from federation.controller.rotation.driver import RotationDriver, Seen
-from federation.controller.rotation.observed import Proved, signer_facts
-from federation.controller.rotation.observer import Observer, worst_of
+from federation.controller.rotation.observer import Observer, Proved, signer_facts, worst_of
 from federation.controller.rotation.operations import OperationDesk
-from federation.core.config.members import LONGEST_TTL
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.clusters import LONGEST_TTL
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.documents.controller import Matrix, SignerDoorReport
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import HorizonRow, HorizonTable, SignerReport
+from federation.core.documents.trust import Current
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.trust.horizons import ANY_REMOVED, UNKNOWN_ISSUER, Delivered
-from federation.core.trust.rotation.consumers import time_of
-from federation.core.trust.rotation.gates import gate, trusts
-from federation.core.trust.rotation.losses import losses
-from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.world import ClusterFacts, World
-from federation.state.documents import (
-    Current,
-    HorizonRow,
-    HorizonTable,
-    Matrix,
-    SignerDoorReport,
-    SignerReport,
-    encode,
-)
+from federation.core.rotation.conditions import time_of
+from federation.core.rotation.effects import losses
+from federation.core.rotation.gates import gate, trusts
+from federation.core.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.rotation.world import ClusterFacts, World
+from federation.core.trust.expiry_bounds import ANY_REMOVED, UNKNOWN_ISSUER, Delivered
 from federation.state.files import FileStore
 from federation.state.store import Stored
 from tests.support.clock import VirtualClock

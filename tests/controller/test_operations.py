@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from federation.controller.rotation.operations import KEPT, MOST_REFUSED, OLDEST, UNSEALED, OperationQueue
+from federation.core.documents.controller import Operation
+from federation.core.documents.encoding import decode, encode
 from federation.core.errors import StateUnavailable
-from federation.state.documents import Operation, decode, encode
 from federation.state.files import FileStore
 from tests.support.clock import VirtualClock
 from tests.support.seals import SEAL

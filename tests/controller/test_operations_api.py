@@ -19,17 +19,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation.cli.mounting import operations
+from federation.cli.mounted_operations import operations
 from federation.controller.rotation.operations import OPERATIONS, VERBS, WAIT
-from federation.core.config.model import Address, StatusConfig
+from federation.core.config.hub import StatusConfig
+from federation.core.config.types import Address
+from federation.core.documents.controller import Operation
 from federation.core.errors import FederationError
-from federation.core.trust.rotation.steps import OperationRefused
+from federation.core.rotation.record import OperationRefused
 from federation.runtime.clock import SystemClock
-from federation.state.documents import Operation
 from federation.status.app import create_app
-from federation.status.guard import RIGHT
+from federation.status.authorization import RIGHT, Right
 from federation.status.server import serve
-from federation.status.tokens import Right
 from tests.status.rotations import deciding
 from tests.status.worlds import CountingStore, FixedConfig, hub_config
 from tests.support.clock import VirtualClock

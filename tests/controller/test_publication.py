@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.objects import ObjectKey, ObjectMeta
 from federation.controller.publication.config_map import (
     MOST_EXTRA_KEYS,
     MOST_WRITERS,
@@ -21,13 +20,13 @@ from federation.controller.publication.config_map import (
     Target,
     wipe_body,
 )
-from federation.controller.publication.contention import IMMEDIATE, LONGEST_WAIT, QUIET, Contention
-from federation.controller.publication.lag import Lag
-from federation.controller.publication.read_back import EXAMPLES, read_back
-from federation.core.config.model import PublicationConfig
+from federation.controller.publication.observed import EXAMPLES, read_back
+from federation.controller.publication.publisher import IMMEDIATE, LONGEST_WAIT, QUIET, Contention, Lag
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
-from federation.state.documents import Generation
+from federation.kubernetes.objects import ObjectKey, ObjectMeta
 from tests.controller.world import KEY, NAME
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.budget import CpuBudget
-from federation.controller.publication import reading as module
+from federation.controller.publication import observed as module
 from federation.controller.publication.config_map import Contents
-from federation.controller.publication.reading import MOST_READ, Reading
+from federation.controller.publication.observed import MOST_READ, Reading
 from federation.core.errors import ClusterOverBudget
 from federation.core.pki.pem import parse_certificates
+from federation.kubernetes.budget import CpuBudget
 from federation.runtime.clock import SystemClock
-from federation.sandbox.hostile import roots_pem
+from federation_sandbox.hostile import roots_pem
 from tests.controller.world import KEY, NAME, open_world
 from tests.support import pki
 from tests.support.patience import PATIENCE

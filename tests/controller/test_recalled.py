@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from federation.controller.publication.contention import FIRST_WAIT, IMMEDIATE, QUIET, Contention
+from federation.controller.publication.publisher import FIRST_WAIT, IMMEDIATE, QUIET, Contention
+from federation.core.documents.controller import ControllerReport, ControlPlaneReport
+from federation.core.documents.encoding import decode
+from federation.core.documents.signer import AuthorityReport, RefusalsReport, SignerReport
 from federation.core.errors import AttestationRefused, AuthorityViolation
 from federation.signer.accounting import NO_CLUSTER, Accounting
-from federation.signer.authorities.checked import Alarms
-from federation.signer.heartbeat import Heartbeat
-from federation.state.documents import (
-    AuthorityReport,
-    ControllerReport,
-    ControlPlaneReport,
-    RefusalsReport,
-    SignerReport,
-    decode,
-)
+from federation.signer.authorities.authority import Alarms
+from federation.signer.role import Heartbeat
 from federation.state.files import FileStore
 from tests.controller.world import NAME, World, eventually, root
 from tests.support.clock import VirtualClock

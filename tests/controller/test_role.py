@@ -7,9 +7,9 @@ import asyncio
 import grpc
 import pytest
 
-from federation.controller.proof.door import door_address
-from federation.core.config.model import Address
-from federation.sandbox.apiserver.faults import Garbage
+from federation.controller.proof.listener_check import door_address
+from federation.core.config.types import Address
+from federation_sandbox.apiserver.faults import Garbage
 from tests.controller.world import World, eventually, in_force, intermediate, root
 
 

@@ -17,29 +17,26 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from federation.controller.rotation.books import ORDERS, ROTATION, Books
-from federation.controller.rotation.candidate import problem_of
-from federation.controller.rotation.commands import waves_of
-from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation
-from federation.core.errors import InvalidValue
-from federation.core.identity import TrustDomain
-from federation.core.pki.certificate import Certificate
-from federation.core.trust.horizons import Delivered, step_for
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
-from federation.state.documents import (
+from federation.controller.rotation.driver import problem_of
+from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation, waves_of
+from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.core.documents.controller import ControllerReport, Operation
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import (
     AuthorityReport,
-    ControllerReport,
-    Current,
     HorizonRow,
     HorizonTable,
-    Operation,
     SignerClusterReport,
     SignerReport,
     WorkloadsReport,
-    decode,
-    encode,
 )
+from federation.core.documents.trust import Current
+from federation.core.errors import InvalidValue
+from federation.core.identity import TrustDomain
+from federation.core.pki.certificate import Certificate
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import Rotation, RotationBook, Side, State
+from federation.core.trust.expiry_bounds import Delivered, step_for
 from federation.state.files import FileStore
 from federation.state.store import StateConflict
 from tests.controller.world import TRUST_DOMAIN, World, intermediate, root

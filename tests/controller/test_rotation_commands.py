@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from federation.controller.rotation.commands import Commands
-from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.record import Condition, RotationBook, State
-from federation.core.trust.rotation.steps import MOST_HISTORY, Step, enter
-from federation.state.documents import Operation
+from federation.controller.rotation.operations import Commands
+from federation.core.documents.controller import Operation
+from federation.core.rotation.record import (
+    MOST_HISTORY,
+    Condition,
+    OperationRefused,
+    RotationBook,
+    State,
+    Step,
+    enter,
+)
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.simulator import Simulation
 from tests.status.worlds import hub_config

@@ -8,25 +8,19 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.controller.rotation.books import ORDERS, ROTATION, Books
-from federation.controller.rotation.driver import RotationDriver, Seen
-from federation.controller.rotation.observed import Proved
-from federation.controller.rotation.rate import IssuingRate
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.controller.rotation.driver import IssuingRate, RotationDriver, Seen
+from federation.controller.rotation.observer import Proved
+from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.documents.controller import Matrix, Operation
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook, Side, State
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.state.documents import (
-    AuthorityReport,
-    Current,
-    Matrix,
-    Operation,
-    SignerReport,
-    decode,
-    encode,
-)
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import RotationBook, Side, State
+from federation.core.rotation.world import ClusterFacts
 from federation.state.files import FileStore
 from federation.state.store import StateConflict
 from tests.controller.test_arrivals import CONFIG

@@ -7,13 +7,14 @@ from dataclasses import replace as with_changes
 import msgspec
 import pytest
 
-from federation.controller.rotation.commands import Commands, Proposed
-from federation.controller.rotation.telling import MOST_CONDITIONS, told
-from federation.core.trust.horizons import Delivered
-from federation.core.trust.rotation.gates import Verdict
-from federation.core.trust.rotation.record import Condition, Quarantine, RotationBook, State
-from federation.core.trust.rotation.world import Capacity, ClusterFacts, ControlPlane, Webhook, World
-from federation.state.documents import Operation, RotationReport, encode
+from federation.controller.rotation.operations import Commands, Proposed
+from federation.controller.rotation.report import MOST_CONDITIONS, told
+from federation.core.documents.controller import Operation, RotationReport
+from federation.core.documents.encoding import encode
+from federation.core.rotation.gates import Verdict
+from federation.core.rotation.record import Condition, Quarantine, RotationBook, State
+from federation.core.rotation.world import Capacity, ClusterFacts, ControlPlane, Webhook, World
+from federation.core.trust.expiry_bounds import Delivered
 from tests.status.rotations import NEW, NEW_INTERMEDIATE, NEW_ROOT, OLD, rotation
 from tests.status.worlds import INTERMEDIATE, ROOT, hub_config
 

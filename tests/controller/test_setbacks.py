@@ -12,18 +12,21 @@ from msgspec.structs import replace as replace_struct
 from federation.controller.generations import CURRENT
 from federation.controller.publication.config_map import Held, Target
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.publication.read_back import ReadBack
-from federation.controller.rotation.books import ORDERS, ROTATION, Books
-from federation.controller.rotation.observed import ahead_of, met_of, others_of
-from federation.core.config.model import HubConfig, PublicationConfig
-from federation.core.config.parse import parse_config
+from federation.controller.publication.observed import ReadBack
+from federation.controller.rotation.observer import ahead_of, met_of, others_of
+from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.core.config.hub import HubConfig, PublicationConfig
+from federation.core.config.load import parse_config
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.signer import SignerReport
+from federation.core.documents.trust import Current, Generation
 from federation.core.errors import NotReady, StateUnavailable
-from federation.core.hub_identity import NUMBER, HubIdentity, number_in
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import Rotation, RotationBook, Setback, Side, State
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.signer.choosing import require_served
-from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
+from federation.core.identity import NUMBER, HubIdentity, number_in
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import Rotation, RotationBook, Setback, Side, State
+from federation.core.rotation.world import ClusterFacts
+from federation.signer.authorities.selection import require_served
 from federation.state.files import FileStore
 from tests.controller.test_arrivals import CONFIG
 from tests.controller.test_rotation_driver import FailingStore, Leading

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from federation.controller.generations import CURRENT
-from federation.controller.rotation.books import ROTATION
-from federation.core.trust.rotation.record import RotationBook, Setback
-from federation.state.documents import SignerReport, decode, encode
+from federation.controller.rotation.store import ROTATION
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import SignerReport
+from federation.core.rotation.record import RotationBook, Setback
 from tests.controller.world import World, eventually, in_force, root
 from tests.support.patience import PATIENCE
 

@@ -10,24 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from federation.controller.sources.cluster_anchors import (
-    MOST_OF_A_CLUSTER,
-    MOST_OF_ONE,
-    MOST_PEM,
-    Proposals,
+from federation.controller.sources.anchors import (
+    OK,
+    Content,
+    Gathered,
+    SourceFiles,
+    combine,
+    gather_pins,
+    plan_bundle,
 )
-from federation.controller.sources.files import Content, SourceFiles
-from federation.controller.sources.intermediates import gather_intermediates
-from federation.controller.sources.pinned import OK, Gathered, gather_pins
-from federation.controller.sources.plan import combine, plan_bundle
-from federation.controller.sources.reported import reported_chains
-from federation.core.config.model import AnchorPin
+from federation.controller.sources.bundle import gather_intermediates, reported_chains
+from federation.controller.sources.found_anchors import MOST_OF_A_CLUSTER, MOST_OF_ONE, MOST_PEM, Proposals
+from federation.core.config.hub import AnchorPin
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.identity import ClusterName, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
+from federation.core.rotation.record import OperationRefused
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.core.trust.rotation.steps import OperationRefused
-from federation.state.documents import AuthorityReport, Dismissal, Proposal, SignerReport, encode
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from federation.clusters.trust_bundles import SIGNER, VERSIONS
-from federation.controller.publication.contention import IMMEDIATE
+from federation.controller.publication.publisher import IMMEDIATE
 from federation.controller.role import ControllerRole
-from federation.core.trust.rotation.record import State
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
-from federation.sandbox.apiserver.resources import CLUSTER_TRUST_BUNDLES
-from federation.sandbox.world import read_kustomization
-from federation.state.documents import ControllerReport, TrustBundleReport
+from federation.core.documents.controller import ControllerReport, TrustBundleReport
+from federation.core.rotation.record import State
+from federation.core.rotation.world import ClusterFacts
+from federation_sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
+from federation_sandbox.apiserver.resources import CLUSTER_TRUST_BUNDLES
+from federation_sandbox.cluster import read_kustomization
 from tests.controller.test_joining import merged
 from tests.controller.test_rotation import operate, until_state
 from tests.controller.test_rotation import prepare as prepare_rotation

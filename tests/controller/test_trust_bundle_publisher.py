@@ -16,16 +16,19 @@ from typing import Any
 
 import pytest
 
-from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import SIGNER, trust_bundle_name
+from federation.controller.publication.cluster_trust_bundle import (
+    BundleTarget,
+    HeldBundle,
+    TrustBundlePublisher,
+)
 from federation.controller.publication.config_map import Contents
-from federation.controller.publication.trust_bundle import BundleTarget, HeldBundle
-from federation.controller.publication.trust_bundle_publisher import TrustBundlePublisher
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig, PublicationConfig
+from federation.core.config.clusters import ClusterConfig, ClusterTimeouts, Credentials
+from federation.core.config.hub import PublicationConfig
 from federation.core.identity import ClusterId, ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.world import read_kustomization
+from federation_sandbox.cluster import read_kustomization
 from tests.contract.client import Api, unique
 from tests.contract.conftest import api, box, config, namespace  # noqa: F401  the targets
 from tests.controller.test_publication import generation

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.clusters.trust_bundles import SIGNER, VERSIONS
-from federation.controller.publication.config_map import MOST_WRITERS, Contents
-from federation.controller.publication.joining import MemberFacts
-from federation.controller.publication.trust_bundle import (
+from federation.controller.publication.cluster_trust_bundle import (
     BundleDecoder,
     BundleStatus,
     BundleTarget,
@@ -23,11 +21,13 @@ from federation.controller.publication.trust_bundle import (
     judge,
     with_bundle,
 )
-from federation.controller.rotation.books import Books
-from federation.controller.rotation.observed import joined, trust_bundles
-from federation.core.config.model import PublicationConfig
+from federation.controller.publication.config_map import MOST_WRITERS, Contents
+from federation.controller.publication.joining import MemberFacts
+from federation.controller.rotation.observer import joined, trust_bundles
+from federation.controller.rotation.store import Books
+from federation.core.config.hub import PublicationConfig
 from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterTimeout
-from federation.core.trust.rotation.world import ClusterFacts
+from federation.core.rotation.world import ClusterFacts
 from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from tests.controller.test_publication import PEM, SHA, generation

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from federation.controller.generations import Ledger
-from federation.controller.trust_sources import TrustSources
-from federation.controller.trust_state import TrustState
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
-from federation.core.trust.rotation.record import RotationBook
+from federation.controller.in_force import TrustState
+from federation.controller.sources.bundle import TrustSources
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.core.rotation.record import RotationBook
 from tests.controller.test_rotation_driver import FailingStore
 from tests.controller.world import root
 from tests.support.clock import VirtualClock

@@ -13,18 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clusters.writers import FIELD_MANAGER
+from federation.controller.in_force import TrustState
+from federation.controller.publication.cluster_trust_bundle import BundleDecoder, BundleTarget
 from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
-from federation.controller.publication.contention import QUIET, RIVAL_WAIT, Contention
 from federation.controller.publication.joining import CLAIM, CLAIM_LIMIT, Joining, Remembered
-from federation.controller.publication.trust_bundle import BundleDecoder, BundleTarget
-from federation.controller.trust_state import TrustState
-from federation.core.config.model import PublicationConfig
+from federation.controller.publication.publisher import QUIET, RIVAL_WAIT, Contention
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.controller import HubRecord
+from federation.core.documents.encoding import encode
+from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.core.hub_identity import ANNOTATION, NUMBER, HubIdentity, check_id, mark_in, new_id
-from federation.state.documents import Generation, HubRecord, encode
+from federation.core.identity import ANNOTATION, NUMBER, HubIdentity, check_id, mark_in, new_id
+from federation.kubernetes.objects import FIELD_MANAGER
 from federation.state.files import FileStore
-from federation.state.identity import own_identity, read_identity
+from federation.state.hub_identity import own_identity, read_identity
 from tests.support import pki
 from tests.support.clock import VirtualClock
 

@@ -21,24 +21,19 @@ import grpc.aio
 from cryptography import x509
 
 from federation.controller.role import ControllerRole
-from federation.core.istio_ca import SERVICE, decode_request, encode_response
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.signer import SignerReport
+from federation.core.documents.trust import Current, Generation
+from federation.core.istio.ca_protocol import SERVICE, decode_request, encode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.world import read_kustomization
-from federation.signer.doors.tls import ServingPair
-from federation.state.documents import (
-    ControllerReport,
-    Current,
-    Generation,
-    SignerReport,
-    decode,
-    encode,
-    generation_key,
-)
+from federation.signer.listeners.tls import ServingPair
 from federation.state.files import FileStore
+from federation_sandbox.cluster import SandboxCluster, read_kustomization
 from tests.support import pki
 from tests.support.grpc_credentials import ReplacedCredentials
 from tests.support.patience import PATIENCE

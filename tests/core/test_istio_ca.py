@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue, RequestRefused
-from federation.core.istio_ca import (
+from federation.core.istio.ca_protocol import (
     MAX_METADATA_FIELDS,
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from federation.core.config.model import Address, ClusterConfig, HubConfig
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import HubConfig
+from federation.core.config.types import Address
 from federation.core.errors import InvalidValue
 from federation.core.identity import ServiceAccountRef
-from federation.core.istio_settings import FORMS, Form, IstioSettings, settings_files, settings_of
+from federation.core.istio.settings import FORMS, Form, IstioSettings, settings_files, settings_of
 from tests.core.config.texts import EAST, HUB, OTHER_PIN, good
 
 SETTINGS = IstioSettings(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from federation.core.config.model import IstioConfig
-from federation.core.istiod import is_istiod_name, istiod_names
+from federation.core.config.clusters import IstioConfig
+from federation.core.istio.istiod import is_istiod_name, istiod_names
 from federation.core.pki.requests import MAX_CSR_CHARACTERS
 from tests.core.config.texts import GOOD, good, mistakes
 

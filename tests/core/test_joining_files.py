@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from federation.core.istio_settings import IstioSettings
-from federation.core.joining_files import SCRIPT, JoinFile, Merged, files_for
+from federation.core.istio.operator_files import SCRIPT, JoinFile, Merged, files_for
+from federation.core.istio.settings import IstioSettings
 from federation.core.trust.joining import ISTIOD, JoinStep
 from tests.support import pki
 

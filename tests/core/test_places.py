@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.core.call_slots import Place, Places, address_of
 from federation.core.errors import Overloaded
-from federation.core.places import Place, Places, address_of
 
 LIMIT = 6
 

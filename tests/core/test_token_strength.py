@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.token_strength import weakness
+from federation.status.authorization import weakness
 
 RANDOM = st.binary(min_size=16, max_size=64).filter(lambda data: len({*data.hex()}) >= 10)
 

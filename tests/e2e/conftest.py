@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import Box, DevelopmentCa, Member, open_members
-from federation.sandbox.demo import sandbox_members
+from federation_sandbox.box import Box, DevelopmentCa, Member, open_members
+from federation_sandbox.demo import sandbox_members
 
 REAL = [Path(p) for p in os.environ.get("FEDERATION_REAL_KUBECONFIGS", "").split(os.pathsep) if p]
 TARGETS = ["sandbox", *(["real"] if len(REAL) >= 2 else [])]

@@ -23,9 +23,9 @@ import grpc.aio
 
 from federation.core.errors import FederationError
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
-from federation.sandbox.mesh import Workload
+from federation_sandbox import demo
+from federation_sandbox.box import Box, DevelopmentCa
+from federation_sandbox.mesh import Workload
 from tests.e2e.conftest import members_of
 from tests.support.envoy import Envoy, call, running, write_identity
 
@@ -131,7 +131,7 @@ async def open_mesh(
             if same_root
             else DevelopmentCa.create(second, name=f"second {unique}", clock=clock)
         )
-        rotation.prepare(box, life=life)
+        demo.prepare(box, life=life)
         await box.register()
         try:
             await start(box)

@@ -33,10 +33,10 @@ from federation.core.errors import FederationError
 from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, DevelopmentCa, private_key_pem
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.mesh import Identity, Workload
+from federation_sandbox import demo
+from federation_sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, DevelopmentCa, private_key_pem
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.mesh import Identity, Workload
 from tests.e2e.conftest import members_of
 from tests.support import istio_objects
 from tests.support.istiod import Istiod, encoded
@@ -190,7 +190,7 @@ class Mesh:
     async def keep_shaking_hands(self) -> None:
         while True:
             await asyncio.to_thread(self._round)
-            await asyncio.sleep(rotation.REST)
+            await asyncio.sleep(demo.REST)
 
     def _round(self) -> None:
         for client, server in permutations(range(len(self.agents)), 2):
@@ -349,7 +349,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     async with members_of("sandbox", tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "hub-ca", name="hub", clock=clock)
         made = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        rotation.prepare(made, life=LEAF)
+        demo.prepare(made, life=LEAF)
         made.cluster_lines = f"earlier_longest_ttl = {LEAF.seconds}"
         try:
             yield made

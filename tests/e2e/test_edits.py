@@ -16,7 +16,7 @@ import pytest
 from federation.core.errors import NotReady
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import Box, DevelopmentCa
+from federation_sandbox.box import Box, DevelopmentCa
 from tests.e2e.rotating import Mesh, open_mesh
 from tests.support.envoy import call
 

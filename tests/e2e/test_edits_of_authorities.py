@@ -24,9 +24,9 @@ import pytest
 from federation.controller.proof.handshake import Credential, handshake
 from federation.core.errors import FederationError
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
-from federation.sandbox.mesh import Workload
+from federation_sandbox import demo
+from federation_sandbox.box import SERVER_NAME, Box, DevelopmentCa
+from federation_sandbox.mesh import Workload
 from tests.e2e.conftest import members_of
 from tests.e2e.rotating import kill_hub
 from tests.support.patience import PATIENCE
@@ -78,7 +78,7 @@ class Mesh:
     async def keep_calling(self) -> None:
         while True:
             await asyncio.to_thread(self._round)
-            await asyncio.sleep(rotation.REST)
+            await asyncio.sleep(demo.REST)
 
     def _round(self) -> None:
         for a, b in permutations(NAMES, 2):
@@ -125,7 +125,7 @@ async def mesh_of(
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
         second = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        rotation.prepare(box, life=timedelta(seconds=LEAF))
+        demo.prepare(box, life=timedelta(seconds=LEAF))
         box.rotation_lines = 'soak = "1s"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
         await box.register()
         try:
@@ -208,7 +208,7 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
             box.write_config()
             await box.wait_ready()
             await box.wait_for("/api/v1/status", may_start)
-            rotated = await rotation.rotate(box, print, limit=600 + 20 * LEAF)
+            rotated = await demo.rotate(box, print, limit=600 + 20 * LEAF)
             for each in mesh.workloads.values():
                 for workload in each:
                     await mesh.renew(workload)

@@ -12,8 +12,8 @@ import pytest
 
 from federation.core.pki.keys import KeyKind
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import Box, DevelopmentCa
-from federation.sandbox.mesh import Identity, Workload
+from federation_sandbox.box import Box, DevelopmentCa
+from federation_sandbox.mesh import Identity, Workload
 from tests.support.envoy import Envoy, call, running, write_identity
 from tests.support.leaves import issue_leaf
 from tests.support.patience import PATIENCE

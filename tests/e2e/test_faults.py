@@ -14,9 +14,9 @@ import grpc.aio
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Garbage, Hang
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer, Garbage, Hang
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
+from federation_sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
 from tests.support.patience import PATIENCE, UNDELAYED
 

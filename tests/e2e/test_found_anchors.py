@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box
 from tests.e2e.test_main_job import child_pids, restored, start
 from tests.support import pki
 from tests.support.patience import PATIENCE

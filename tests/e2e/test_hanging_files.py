@@ -227,7 +227,7 @@ def keys_that_name_files() -> set[str]:
     """Every field of the configuration's model that is a path, and the references that may be one."""
     found = {"SecretRef.name", "JwtRef.name"}
     package = federation.core.config
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and dataclasses.is_dataclass(value):
                 hints = typing.get_type_hints(value)
@@ -246,7 +246,7 @@ def test_every_key_that_names_a_file_has_a_case() -> None:
 
 FORKS = """
 import json, os, sys
-from federation.cli import main, controller, hub, process, signer, stores
+from federation.cli import main, controller, hub, process, signer, process as stores
 import federation.controller.role, federation.signer.role, federation.status.server
 for line in sys.stdin:
     directory, arguments = json.loads(line)

@@ -17,10 +17,10 @@ import pytest
 
 from federation.core.identity import ClusterId
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer, Gone
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.hostile import churning, giant_page, publish_keys_of, roots_pem
+from federation_sandbox.apiserver.faults import Answer, Gone
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.hostile import churning, giant_page, publish_keys_of, roots_pem
 from tests.e2e.conftest import members_of
 from tests.support.patience import UNDELAYED
 

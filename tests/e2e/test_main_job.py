@@ -19,8 +19,8 @@ import pytest
 from federation.core.errors import ClusterNotFound
 from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.pki.chain import verify_chain
-from federation.sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, Member
-from federation.sandbox.mesh import Workload
+from federation_sandbox.box import ROOT_CONFIG_MAP, SERVER_NAME, Box, Member
+from federation_sandbox.mesh import Workload
 from tests.support.patience import PATIENCE
 
 ISTIOD_TLS = "/api/v1/namespaces/istio-system/secrets/istiod-tls"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.apiserver.faults import Answer
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa
+from federation_sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
 
 TIMEOUTS = 'connect = "5s"\nrequest = "20s"\nwatch_silence = "60s"\nbackoff_longest = "2s"'

@@ -14,10 +14,11 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from federation.core.documents.controller import Operation
+from federation.core.documents.encoding import encode
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import Box
-from federation.state.documents import Operation, encode
 from federation.state.files import FileStore
+from federation_sandbox.box import Box
 from tests.support.patience import PATIENCE
 from tests.support.seals import token_file
 

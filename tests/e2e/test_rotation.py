@@ -15,8 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from federation.sandbox import rotation
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box
+from federation_sandbox import demo
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box
 from tests.e2e.conftest import REAL
 from tests.e2e.rotating import LIMIT, kill_hub, open_mesh
 
@@ -66,7 +66,7 @@ async def test_no_connection_fails_while_a_cluster_is_cut_off_and_the_hub_is_kil
 async def test_a_rotation_against_two_real_api_servers(tmp_path: Path) -> None:
     async with open_mesh(tmp_path, count=2, start=lambda box: box.start_hub(), target="real") as mesh:
         async with mesh.busy():
-            rotated = await rotation.rotate(mesh.box, print, limit=LIMIT)
+            rotated = await demo.rotate(mesh.box, print, limit=LIMIT)
             await mesh.box.wait_proved()
         held = [await m.world.config_map("default", ROOT_CONFIG_MAP) for m in mesh.box.members.values()]
     print(f"\nrotation: {rotated}; {mesh.tried} connections tried, {len(mesh.failures)} failed")

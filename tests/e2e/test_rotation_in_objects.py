@@ -21,10 +21,9 @@ import yaml
 
 from federation.core.identity import ClusterName
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import Box
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.ports import free_port
-from federation.sandbox.world import MemberWorld
+from federation_sandbox.box import Box
+from federation_sandbox.cluster import MemberWorld, SandboxCluster
+from federation_sandbox.ports import free_port
 from tests.e2e.conftest import REAL
 from tests.e2e.rotating import LIMIT, open_mesh
 from tests.support.patience import PATIENCE

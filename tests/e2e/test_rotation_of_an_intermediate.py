@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from federation.sandbox import rotation
+from federation_sandbox import demo
 from tests.e2e.rotating import LIMIT, open_mesh
 
 
@@ -13,7 +13,7 @@ async def test_no_connection_fails_and_the_bundle_stays(tmp_path: Path) -> None:
         box = mesh.box
         before = await box.get("/api/v1/bundle")
         async with mesh.busy():
-            rotated = await rotation.rotate(box, print, limit=LIMIT)
+            rotated = await demo.rotate(box, print, limit=LIMIT)
             for name in mesh.workloads:
                 await mesh.renew(name)
             await box.wait_proved()

@@ -24,9 +24,9 @@ import pytest
 
 from federation.core.errors import NotReady
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox import demo
+from federation_sandbox.box import Box, DevelopmentCa
+from federation_sandbox.cluster import SandboxCluster
 from tests.e2e.conftest import members_of
 from tests.support.istiod import Istiod
 from tests.support.patience import PATIENCE
@@ -123,7 +123,7 @@ async def open_control_planes(
         ca = DevelopmentCa.create(directory / "first-ca", name=f"first {unique}", clock=clock)
         box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=1.0)
         box.successor = DevelopmentCa.create(directory / "second-ca", name=f"second {unique}", clock=clock)
-        rotation.prepare(box, life=timedelta(seconds=LEAF))
+        demo.prepare(box, life=timedelta(seconds=LEAF))
         box.rotation_lines += f"\nautomatic = {str(automatic).lower()}"
         istiods = {name: Istiod(cluster) for name, cluster in clusters.items()}  # its namespace and webhooks
         await box.register()
@@ -141,7 +141,7 @@ async def open_control_planes(
                 lambda status: all(c["health"] == "healthy" for c in status["clusters"]),
                 what="two healthy clusters, istiod included",
             )
-            async with rotation.busy(workloads, box, print):
+            async with demo.busy(workloads, box, print):
                 yield ControlPlanes(box, istiods, f"shop-{unique}")
         finally:
             await box.stop_hub()

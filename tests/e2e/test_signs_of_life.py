@@ -16,8 +16,8 @@ import pytest
 
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa
+from federation_sandbox import demo
+from federation_sandbox.box import Box, DevelopmentCa
 from tests.e2e.conftest import members_of
 from tests.support.patience import PATIENCE
 
@@ -31,7 +31,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     async with members_of("sandbox", tmp_path, 2) as members:
         ca = DevelopmentCa.create(tmp_path / "ca", name="signs of life", clock=clock)
         box = Box(directory=tmp_path, members=members, ca=ca, clock=clock, proof_interval=1.0)
-        rotation.prepare(box, life=timedelta(seconds=LEAF))
+        demo.prepare(box, life=timedelta(seconds=LEAF))
         await box.register()
         try:
             await box.start_hub()
@@ -84,7 +84,7 @@ async def test_a_mesh_whose_workloads_stop_renewing_is_not_green(box: Box) -> No
     workloads = {name: [await box.workload(name, "shop", "frontend")] for name in box.members}
     for each in workloads.values():
         await each[0].renew()
-    renewing = asyncio.create_task(rotation.keep_renewing(workloads, box, print))
+    renewing = asyncio.create_task(demo.keep_renewing(workloads, box, print))
     try:
 
         def alive(status: Any) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa, Member
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box, DevelopmentCa, Member
 from tests.e2e.conftest import members_of
 from tests.support.patience import PATIENCE
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
-from federation.sandbox.ports import free_port
 from federation.status.server import MOST_CONNECTIONS
+from federation_sandbox.box import SERVER_NAME, Box, DevelopmentCa
+from federation_sandbox.ports import free_port
 from tests.e2e.conftest import members_of
 from tests.signer.tokens import b64
 from tests.support.patience import PATIENCE

@@ -14,11 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.errors import NotReady
-from federation.core.istio_ca import METHOD
+from federation.core.istio.ca_protocol import METHOD
 from federation.core.pki.keys import private_key_pem
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import SERVER_NAME, Box, DevelopmentCa
+from federation_sandbox import demo
+from federation_sandbox.box import SERVER_NAME, Box, DevelopmentCa
 from tests.authorities.tcp_proxy import TcpProxy
 from tests.support import pki
 from tests.support.patience import PATIENCE
@@ -74,7 +74,7 @@ async def answered(channel: grpc.aio.Channel) -> bool:
 
 
 async def test_a_successor_that_clients_would_refuse_starts_no_rotation(box: Box, tmp_path: Path) -> None:
-    rotation.prepare(box)
+    demo.prepare(box)
     for unfit, told in (
         (confined(tmp_path / "confined"), ("CN=confined", SERVER_NAME, "corp.example")),
         (on_brainpool(tmp_path / "brainpool"), ("CN=Root on brainpoolP256r1", "BoringSSL", "Go")),

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from federation.controller.rotation.books import Arrivals
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook
-from federation.state import documents
+from federation.controller.rotation.store import Arrivals
+from federation.core.documents import controller, signer, trust
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import RotationBook
 
 KINDS: Final[dict[str, type[Any]]] = {
-    "callers/": documents.CallersTable,
-    "controllers/": documents.ControllerReport,
-    "current": documents.Current,
-    "generations/": documents.Generation,
-    "horizons/": documents.HorizonTable,
-    "hub": documents.HubRecord,
-    "operations/": documents.Operation,
+    "callers/": signer.CallersTable,
+    "controllers/": controller.ControllerReport,
+    "current": trust.Current,
+    "generations/": trust.Generation,
+    "horizons/": signer.HorizonTable,
+    "hub": controller.HubRecord,
+    "operations/": controller.Operation,
     "orders": Orders,
-    "pins/": documents.PinsTable,
-    "proposals/": documents.FoundAnchors,
+    "pins/": signer.PinsTable,
+    "proposals/": trust.FoundAnchors,
     "rotation": RotationBook,
-    "signers/": documents.SignerReport,
+    "signers/": signer.SignerReport,
     "takeovers": Arrivals,
 }
 """By how the keys of its documents begin, or the whole key where there is one."""

@@ -14,9 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import AwsConfig, CertificateRef, JwtRef, SecretRef, VaultServer
-from federation.core.config.model import Address
+from federation.core.config.authorities.settings import (
+    AwsConfig,
+    CertificateRef,
+    JwtRef,
+    SecretRef,
+    VaultServer,
+)
+from federation.core.config.clusters import Credentials
+from federation.core.config.types import Address
 from tests.last_version import meaning, mesh, scenario, wire
 from tests.last_version.documents import STATE
 from tests.last_version.kinds import KINDS

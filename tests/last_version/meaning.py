@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Final
 
-from federation.core.config.parse import parse_config
+from federation.core.config.load import parse_config
 
 FILE: Final = "/etc/federation/clusters.toml"
 """Where the files are taken to be: relative paths in them start there."""

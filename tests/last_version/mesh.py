@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.core.pki.development import create_intermediate, create_root
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import Box, DevelopmentCa, Member, private_key_pem
+from federation_sandbox import demo
+from federation_sandbox.box import Box, DevelopmentCa, Member, private_key_pem
 
 AUTHORITIES: Final = Path(__file__).parent / "authorities"
 OLD: Final = "first-ca"
@@ -97,7 +97,7 @@ async def open_box(directory: Path, members: Mapping[str, Member]) -> Box:
         proof_interval=1.0,
         successor=authority(NEW, directory),
     )
-    rotation.prepare(box, life=timedelta(seconds=LIFE))
+    demo.prepare(box, life=timedelta(seconds=LIFE))
     await box.register()
     token = directory / "operate-token"
     token.touch(mode=0o600)

@@ -22,10 +22,10 @@ import msgspec
 
 from federation.core.pki.development import create_root
 from federation.runtime.clock import SystemClock
-from federation.sandbox import rotation
-from federation.sandbox.box import ROOT_CONFIG_MAP, Box
-from federation.sandbox.demo import sandbox_members
-from federation.sandbox.mesh import Workload
+from federation_sandbox import demo
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box
+from federation_sandbox.demo import sandbox_members
+from federation_sandbox.mesh import Workload
 from tests.last_version import mesh
 from tests.last_version.documents import MOMENTS, STATE
 
@@ -71,7 +71,7 @@ async def live(box: Box, roles: mesh.Roles) -> None:
         await operate(box, "abort", reason="there is nothing to abort")
     traffic = {name: each for name, each in workloads.items() if name != mesh.QUARANTINED}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(rotation.busy(traffic, box, print))
+        await stack.enter_async_context(demo.busy(traffic, box, print))
         await operate(box, "start", reason="the yearly rotation of the root")
         for moment in MOMENTS:
             await reach(box, moment.upper())

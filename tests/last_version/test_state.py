@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from federation.controller.rotation.seal import Seal
+from federation.controller.rotation.operations import Seal
+from federation.core.documents.controller import Operation
+from federation.core.documents.encoding import decode, encode
 from federation.runtime.clock import SystemClock
-from federation.state.documents import Operation, decode, encode
 from federation.state.files import FileStore
 from tests.last_version.documents import MOMENTS, STATE, pack, read, shifted, taken, unpack, write
 from tests.last_version.kinds import KINDS, prefix_of

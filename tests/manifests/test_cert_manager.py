@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from federation.signer.authorities.cert_manager.request import GROUP, collection
+from federation.signer.authorities.cert_manager.requests import GROUP, collection
 from tests.manifests.kustomize import identity
 from tests.manifests.schema import problems
 from tests.manifests.test_member import grants

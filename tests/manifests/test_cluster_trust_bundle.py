@@ -20,9 +20,9 @@ from federation.clusters.permissions import trust_bundle_needs
 from federation.clusters.preflight import check_cluster
 from federation.clusters.trust_bundles import MANIFESTS as NAMED
 from federation.clusters.trust_bundles import VERSIONS, trust_bundle_name
-from federation.core.config.model import PublicationConfig
+from federation.core.config.hub import PublicationConfig
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
+from federation_sandbox.apiserver.rbac import TRUST_BUNDLE_DISCOVERY
 from tests.controller.world import World, open_world
 from tests.manifests.kustomize import Object, identity
 from tests.manifests.schema import problems

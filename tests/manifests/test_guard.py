@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from federation.clusters.trust_bundles import trust_bundle_name
-from federation.core.config.model import IstioConfig, PublicationConfig
+from federation.core.config.clusters import IstioConfig
+from federation.core.config.hub import PublicationConfig
 from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
+from federation.core.istio.operator_files import MOST, MOST_IN_BUNDLES, NAME, guard_object
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.core.trust.guard import MOST, MOST_IN_BUNDLES, NAME, guard_object
 from tests.manifests.guard import GUARD, PINNED, ROGUE, config_in, printed
 from tests.manifests.tree import Tree
 from tests.support import pki

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from federation.clusters.session import ClusterSession
 from federation.clusters.trust_bundles import served_version
+from federation.controller.publication.cluster_trust_bundle import BundleTarget
 from federation.controller.publication.config_map import Target
 from federation.controller.publication.istiod_secret import apply_body
-from federation.controller.publication.trust_bundle import BundleTarget
-from federation.core.config.model import PublicationConfig
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.trust import Generation
 from federation.core.errors import (
     ClusterDenied,
     ClusterError,
@@ -27,7 +27,7 @@ from federation.core.errors import (
     ClusterInvalid,
     ClusterNotFound,
 )
-from federation.state.documents import Generation
+from federation.kubernetes.session import ClusterSession
 from tests.manifests import test_real
 from tests.manifests.guard import GUARD, PINNED, ROGUE, config_in, printed
 from tests.manifests.test_real import Member, apply, open_session, opened_member, path_of, rename

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from federation.clusters.permissions import controller_needs, istio_reads, istiod_needs, signer_needs
-from federation.core.config.model import IstioConfig, PublicationConfig
+from federation.core.config.clusters import IstioConfig
+from federation.core.config.hub import PublicationConfig
 from federation.core.identity import ServiceAccountRef
 from tests.manifests.kustomize import Object
 from tests.manifests.tree import MANIFESTS, Tree

@@ -22,10 +22,10 @@ import msgspec
 import pytest
 import yaml
 
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterError, ClusterForbidden, ClusterNotFound
 from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
 from tests.manifests.kustomize import Object
 from tests.manifests.test_member import Grant, grants

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from federation.cli import controller, signer
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
 from tests.manifests.tree import ROLES, Tree, selects
 
 CONFIG_PATH = "/etc/federation/config/clusters.toml"

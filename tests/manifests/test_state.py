@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
-from federation.state.kubernetes_names import Namespaces, object_name
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
+from federation.state.kubernetes_store import Namespaces, object_name
 from tests.manifests.kustomize import Object
 from tests.manifests.test_member import Grant, grants
 from tests.manifests.tree import ROLES, Tree

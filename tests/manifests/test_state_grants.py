@@ -19,10 +19,9 @@ import pytest
 import yaml
 
 from federation.core.errors import StateUnavailable
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.kubeconfig import kubeconfig
-from federation.state.kubernetes import KubernetesStore
+from federation.state.kubernetes_store import KubernetesStore
 from federation.state.store import StateConflict
+from federation_sandbox.cluster import SandboxCluster, kubeconfig
 from tests.contract.client import Api, eventually, remove_namespace, unique
 from tests.manifests.kustomize import Object
 from tests.manifests.test_member import Grant, grants

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.model import HubConfig
+from federation.core.config.hub import HubConfig
 from federation.core.errors import ConfigurationError
 from federation.runtime.config_source import POLL, ConfigSource
 from tests.core.config.texts import EAST, GOOD, HUB

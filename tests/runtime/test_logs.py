@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from federation.core.pki.keys import private_key_pem
 from federation.runtime import logs
-from federation.runtime.redaction import redact
+from federation.runtime.logs import redact
 from tests.support.patience import PATIENCE
 
 KEY_PEM = private_key_pem(ec.generate_private_key(ec.SECP256R1())).decode()

@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import resource
-from federation.runtime.open_files import raise_limit
+from federation.runtime.processes import raise_limit
 print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

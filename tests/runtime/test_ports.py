@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.core.errors import NotReady
-from federation.runtime.ports import reachable, reserved
+from federation.runtime.processes import reachable, reserved
 
 
 def listener(address: Address) -> socket.socket:

@@ -13,13 +13,7 @@ from pathlib import Path
 import pytest
 
 from federation.runtime.clock import SystemClock
-from federation.runtime.supervisor import (
-    BACKOFF_LONGEST,
-    HEALTHY,
-    ChildSpec,
-    Supervisor,
-    describe_exit,
-)
+from federation.runtime.processes import BACKOFF_LONGEST, HEALTHY, ChildSpec, Supervisor, describe_exit
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
 
@@ -216,7 +210,7 @@ async def test_output_without_end_does_not_stop_a_child() -> None:
 SUPERVISOR = """
 import asyncio, random, sys
 from federation.runtime.clock import SystemClock
-from federation.runtime.supervisor import ChildSpec, Supervisor
+from federation.runtime.processes import ChildSpec, Supervisor
 
 supervisor = Supervisor(
     [ChildSpec("a", ())],
@@ -229,7 +223,7 @@ supervisor = Supervisor(
 asyncio.run(supervisor.run(asyncio.Event()))
 """
 ORPHAN = f"""{PRELUDE}
-from federation.runtime import lifeline
+from federation.runtime import processes as lifeline
 def end(*_):
     sys.stderr.write("drained")
     sys.exit(0)
@@ -239,7 +233,7 @@ say(sys.stdin.read() == "", lifeline.VARIABLE in os.environ)
 time.sleep(60)
 """
 HUNG_ORPHAN = f"""{PRELUDE}
-from federation.runtime import lifeline
+from federation.runtime import processes as lifeline
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 lifeline.hold(grace=0.2)
 say("True False")
@@ -267,7 +261,8 @@ async def test_children_do_not_outlive_a_killed_supervisor(script: str, last_wor
 
 async def test_without_a_supervisor_standard_input_is_left_alone() -> None:
     script = (
-        f"{PRELUDE}from federation.runtime import lifeline\nlifeline.hold(grace=1)\nsay(sys.stdin.read())"
+        f"{PRELUDE}from federation.runtime import processes as lifeline\n"
+        "lifeline.hold(grace=1)\nsay(sys.stdin.read())"
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE

@@ -23,21 +23,23 @@ import grpc.aio
 import msgspec
 
 from federation.core.clock import Clock
-from federation.core.config.model import Address
+from federation.core.config.types import Address
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.signer import SignerReport
+from federation.core.documents.trust import Current, Generation
 from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
-from federation.core.istio_ca import METHOD, IstioCertificateRequest, decode_response, encode_request
+from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
+from federation.core.rotation.effects import Orders
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.core.trust.rotation.effects import Orders
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
-from federation.sandbox.box import MEMBER_MANIFESTS
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.world import read_kustomization
 from federation.signer.role import SignerRole
-from federation.state.documents import Current, Generation, SignerReport, decode, encode, generation_key
 from federation.state.files import FileStore
+from federation_sandbox.box import MEMBER_MANIFESTS
+from federation_sandbox.cluster import SandboxCluster, read_kustomization
 from tests.support import pki
 from tests.support.patience import PATIENCE
 

@@ -12,18 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.signer.attestation.key_claims import KeyClaims
-from federation.signer.callers import DIGEST, KEPT, MOST_PODS, Callers, digest_of, packed, unpacked
-from federation.signer.callers_store import SharedCallers
-from federation.state.damage import StateDamaged
-from federation.state.documents import (
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import StateDamaged
+from federation.core.documents.signer import (
     CallersOfCluster,
     CallersTable,
     HorizonRow,
     HorizonTable,
     SignerReport,
-    decode,
-    encode,
+)
+from federation.signer.attestation.token_keys import KeyClaims
+from federation.signer.callers import (
+    DIGEST,
+    KEPT,
+    MOST_PODS,
+    Callers,
+    SharedCallers,
+    digest_of,
+    packed,
+    unpacked,
 )
 from federation.state.files import FileStore
 from federation.state.kubernetes_documents import pack

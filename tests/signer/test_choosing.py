@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import State
-from federation.signer.choosing import choose
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import State
+from federation.signer.authorities.selection import choose
 from tests.support import pki
 
 A1, A2, A3 = (

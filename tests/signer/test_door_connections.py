@@ -21,18 +21,19 @@ import grpc
 import grpc.aio
 import pytest
 
-from federation.controller.proof.arrival import Aim, _greeting
-from federation.core.config.model import Address, DoorConfig
+from federation.controller.proof.listener_check import Aim, _greeting
+from federation.core.call_slots import Place
+from federation.core.config.hub import DoorConfig
+from federation.core.config.types import Address
 from federation.core.errors import FederationError
-from federation.core.istio_ca import METHOD
+from federation.core.istio.ca_protocol import METHOD
 from federation.core.pki.pem import parse_certificates
-from federation.core.places import Place
 from federation.runtime.clock import SystemClock
-from federation.sandbox.box import SERVER_NAME, DevelopmentCa
-from federation.signer.doors import frame_watch, http2
-from federation.signer.doors.answers import Answered, Code
-from federation.signer.doors.server import DoorServer
-from federation.signer.doors.tls import ServingCredentials, ServingPair
+from federation.signer.listeners import frame_limits, http2
+from federation.signer.listeners.grpc import Answered, Code
+from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.tls import ServingCredentials, ServingPair
+from federation_sandbox.box import SERVER_NAME, DevelopmentCa
 from tests.bench.callers import (
     DATA,
     END_HEADERS,
@@ -477,7 +478,7 @@ async def test_rapid_resets_end_their_connection_and_leave_nothing_behind(gates:
         connection.send(whole(stream) + frame(RST_STREAM, 0, stream, struct.pack(">I", 8)))
     await eventually(connection.closed.is_set)
     assert gate.door.refused == {"reset_flood": 1}
-    assert len(gate.door.calls) <= frame_watch.RESETS[0]
+    assert len(gate.door.calls) <= frame_limits.RESETS[0]
     await eventually(lambda: gate.door.under_way == 0 and gate.server.places.taken == 0)
 
 
@@ -567,7 +568,7 @@ async def test_what_fails_for_a_reason_nobody_foresaw_ends_its_connection_and_no
     connection = await gate.raw()
     await eventually(connection.settled.is_set)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_watch.FrameWatch, "feed", lambda *_: 1 // 0)
+        patch.setattr(frame_limits.FrameWatch, "feed", lambda *_: 1 // 0)
         connection.send(whole(1))
         await eventually(connection.closed.is_set)
     assert await gate.ask() == b"reply"

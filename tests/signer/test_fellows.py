@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from federation.signer import renewals
-from federation.signer.fellows import Fellows
-from federation.signer.renewals import Renewals
-from federation.state.documents import AuthorityReport, SignerReport, encode
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.signer import accounting
+from federation.signer.accounting import Renewals
+from federation.signer.authorities.limiter import Fellows
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -83,7 +84,7 @@ def test_what_a_caller_holds_is_known_until_it_is_forgotten() -> None:
     memory.issued(first, at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
     assert memory.held(first) == pki.NOW + timedelta(hours=1)
     assert memory.held(("west", "shop/cart", "cart-0")) is None
-    for number in range(renewals.MOST):
+    for number in range(accounting.MOST):
         memory.issued(("east", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
     assert memory.held(first) is None
     assert abs(memory.lifetime - 3600) < 1

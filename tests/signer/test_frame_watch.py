@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.doors import frame_watch
-from federation.signer.doors.frame_watch import Flood, FrameWatch, RecordWatch
+from federation.signer.listeners import frame_limits
+from federation.signer.listeners.frame_limits import Flood, FrameWatch, RecordWatch
 from tests.bench.callers import DATA, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame
 
 PRIORITY, CONTINUATION, UNKNOWN = 2, 9, 99
@@ -84,17 +84,21 @@ def test_the_time_of_what_is_half_sent_is_that_of_its_first_byte() -> None:
 @pytest.mark.parametrize(
     ("one", "reason", "allowed"),
     [
-        (frame(RST_STREAM, 0, 1, bytes(4)), "reset_flood", frame_watch.RESETS[0]),
-        (frame(HEADERS, 5, 1, b"") + frame(RST_STREAM, 0, 1, bytes(4)), "reset_flood", frame_watch.RESETS[0]),
-        (frame(SETTINGS, 0, 0, b""), "settings_flood", frame_watch.SETTINGS_FRAMES[0]),
-        (frame(PING, 0, 0, bytes(8)), "ping_flood", frame_watch.PING_STRIKES + 1),
-        (frame(CONTINUATION, 0, 1, b""), "continuation_flood", frame_watch.MOST_CONTINUATIONS),
-        (frame(SETTINGS, 1, 0, b""), "frame_flood", frame_watch.FRAMES[0]),
-        (frame(PING, 1, 0, bytes(8)), "frame_flood", frame_watch.FRAMES[0]),
-        (frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1"), "frame_flood", frame_watch.FRAMES[0]),
-        (frame(PRIORITY, 0, 1, bytes(5)), "frame_flood", frame_watch.FRAMES[0]),
-        (frame(DATA, 0, 1, b""), "frame_flood", frame_watch.FRAMES[0]),
-        (frame(UNKNOWN, 0, 1, b""), "frame_flood", frame_watch.FRAMES[0]),
+        (frame(RST_STREAM, 0, 1, bytes(4)), "reset_flood", frame_limits.RESETS[0]),
+        (
+            frame(HEADERS, 5, 1, b"") + frame(RST_STREAM, 0, 1, bytes(4)),
+            "reset_flood",
+            frame_limits.RESETS[0],
+        ),
+        (frame(SETTINGS, 0, 0, b""), "settings_flood", frame_limits.SETTINGS_FRAMES[0]),
+        (frame(PING, 0, 0, bytes(8)), "ping_flood", frame_limits.PING_STRIKES + 1),
+        (frame(CONTINUATION, 0, 1, b""), "continuation_flood", frame_limits.MOST_CONTINUATIONS),
+        (frame(SETTINGS, 1, 0, b""), "frame_flood", frame_limits.FRAMES[0]),
+        (frame(PING, 1, 0, bytes(8)), "frame_flood", frame_limits.FRAMES[0]),
+        (frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1"), "frame_flood", frame_limits.FRAMES[0]),
+        (frame(PRIORITY, 0, 1, bytes(5)), "frame_flood", frame_limits.FRAMES[0]),
+        (frame(DATA, 0, 1, b""), "frame_flood", frame_limits.FRAMES[0]),
+        (frame(UNKNOWN, 0, 1, b""), "frame_flood", frame_limits.FRAMES[0]),
     ],
 )
 def test_every_flood_ends(one: bytes, reason: str, allowed: float) -> None:
@@ -147,18 +151,18 @@ def test_records_are_counted_whatever_pieces_they_come_in(payloads: list[bytes],
     seen = RecordWatch(1.0)
     for piece in cut(b"".join(map(record, payloads)), sizes):
         seen.feed(piece, 1.0)
-    seen.feed(record(b"") * (int(frame_watch.RECORDS[0]) - len(payloads)), 1.0)
+    seen.feed(record(b"") * (int(frame_limits.RECORDS[0]) - len(payloads)), 1.0)
     with pytest.raises(Flood) as flood:
         seen.feed(record(b""), 1.0)
     assert flood.value.reason == "record_flood"
 
 
 def test_records_are_allowed_anew_by_time_and_by_answers() -> None:
-    most, rate = map(int, frame_watch.RECORDS)
+    most, rate = map(int, frame_limits.RECORDS)
     seen = RecordWatch(1.0)
     seen.feed(record(b"x") * most, 1.0)
     seen.feed(record(b"x") * rate, 2.0)
     seen.answered()
-    seen.feed(record(b"x") * int(frame_watch.RECORDS_FOR_AN_ANSWER), 2.0)
+    seen.feed(record(b"x") * int(frame_limits.RECORDS_FOR_AN_ANSWER), 2.0)
     with pytest.raises(Flood):
         seen.feed(record(b"x"), 2.0)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.doors.answers import Code
-from federation.signer.doors.grpc_wire import (
+from federation.signer.listeners.grpc import (
     MAX_METADATA_BYTES,
     CallRefused,
+    Code,
     MessageReader,
     is_grpc,
     percent_encode,

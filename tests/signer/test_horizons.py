@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import HorizonTable
+from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered, step_for
-from federation.core.trust.rotation.effects import Orders
+from federation.core.rotation.effects import Orders
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, step_for
 from federation.signer.accounting import Delivery
-from federation.signer.fence import Superseded
-from federation.signer.horizons import (
+from federation.signer.expiry_bounds import (
     KEPT,
     LOOK_AGAIN,
     MOST_ROWS,
@@ -25,7 +27,7 @@ from federation.signer.horizons import (
     PersistedHorizons,
     bounded,
 )
-from federation.state.documents import Current, HorizonTable, decode, encode
+from federation.signer.revalidation import Superseded
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -14,14 +14,16 @@ from datetime import timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from federation.core.documents.encoding import decode
+from federation.core.documents.signer import HorizonTable
+from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.trust.horizons import Delivered
-from federation.core.trust.rotation.effects import Orders
+from federation.core.rotation.effects import Orders
+from federation.core.trust.expiry_bounds import Delivered
 from federation.signer.accounting import Delivery
-from federation.signer.fence import Superseded
-from federation.signer.horizons import RETRY, PersistedHorizons
-from federation.state.documents import Current, HorizonTable, decode
+from federation.signer.expiry_bounds import RETRY, PersistedHorizons
+from federation.signer.revalidation import Superseded
 from federation.state.store import StateConflict, Stored
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -224,10 +226,10 @@ def test_the_check_can_fail(monkeypatch: object) -> None:
     """Without the look after the write, a leaf leaves that the controller knows nothing of."""
     import pytest
 
-    from federation.signer import horizons
+    from federation.signer import expiry_bounds
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(horizons, "require_standing", lambda *_: None)
+        patch.setattr(expiry_bounds, "require_standing", lambda *_: None)
         steps: list[tuple[str, object]] = [
             ("change during the next write", ("issuer", "east")),
             ("deliver", [("east", 60)]),

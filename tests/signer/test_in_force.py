@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import State
-from federation.signer.fence import Superseded, require_ordered
-from federation.signer.in_force import exchange, not_in_force
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import State
+from federation.signer.authorities.selection import exchange, not_in_force
+from federation.signer.revalidation import Superseded, require_ordered
 from tests.support import pki
 
 NAMES = ("a1", "a2", "b1", "b2")

@@ -11,23 +11,23 @@ from datetime import timedelta
 
 import pytest
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import CertManagerAuthorityConfig
-from federation.core.errors import (
-    AuthorityUnavailable,
-    AuthorityUncertain,
-    FederationError,
-    NotReady,
+from federation.core.config.authorities.settings import CertManagerAuthorityConfig
+from federation.core.config.clusters import Credentials
+from federation.core.errors import AuthorityUnavailable, AuthorityUncertain, FederationError, NotReady
+from federation.core.rotation.effects import Orders
+from federation.signer.authorities import authority_set as keeper_module
+from federation.signer.authorities.authority import (
+    Answer,
+    AuthoritySettings,
+    KeptAuthority,
+    LeafOrder,
+    ServiceView,
+    Surroundings,
 )
-from federation.core.trust.rotation.effects import Orders
-from federation.signer.authorities import keeper as keeper_module
-from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
-from federation.signer.authorities.circuit import FAILURES, FIRST_PROBE
-from federation.signer.authorities.interface import Answer, KeptAuthority, LeafOrder, ServiceView
-from federation.signer.authorities.keeper import AuthorityKeeper
-from federation.signer.authorities.looks import SOON
-from federation.signer.authorities.service import ServiceAuthority
-from federation.signer.choosing import choose
+from federation.signer.authorities.authority_set import AuthorityKeeper
+from federation.signer.authorities.limiter import FAILURES, FIRST_PROBE
+from federation.signer.authorities.selection import choose
+from federation.signer.authorities.service import SOON, ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
 from tests.authorities.test_service import CA, issued
 from tests.support import pki

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.attestation.key_claims import (
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import StateDamaged
+from federation.core.documents.signer import CallersTable, KeyClaim
+from federation.signer.attestation.token_keys import (
     KEPT,
     MOST_CLAIMS,
     MOST_PERSISTED,
@@ -14,8 +17,6 @@ from federation.signer.attestation.key_claims import (
     KeyClaims,
     claims_in,
 )
-from federation.state.damage import StateDamaged
-from federation.state.documents import CallersTable, KeyClaim, decode, encode
 
 EAST, WEST, NORTH = MEMBERS = "east", "west", "north"
 KEYS = ["aa" * 32, "bb" * 32, "cc" * 32]

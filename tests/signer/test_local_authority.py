@@ -11,21 +11,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.core.config.authority_model import LocalAuthorityConfig
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityError, AuthorityRefused, AuthorityUnavailable, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, private_key_pem, spki
-from federation.core.pki.leaf import LeafProfile
-from federation.core.pki.san import SubjectAltName
-from federation.core.pki.validity import Validity
-from federation.signer.authorities.checked import Alarms, issue_checked
+from federation.core.pki.leaf import LeafProfile, Validity
+from federation.signer.authorities.authority import Alarms, IssuedLeaf, KnowsIssuers, LeafOrder, issue_checked
+from federation.signer.authorities.credentials import mode_is_private
 from federation.signer.authorities.hub_built import HubBuiltAuthority
-from federation.signer.authorities.interface import IssuedLeaf, KnowsIssuers, LeafOrder
-from federation.signer.authorities.key_file import mode_is_private
 from federation.signer.authorities.local import PairOfFiles
-from federation.signer.fence import Superseded
-from federation.state.documents import AuthorityReport
+from federation.signer.revalidation import Superseded
 from tests.support import pki
 from tests.support.clock import VirtualClock
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import (
     ClusterError,
     ClusterForbidden,
@@ -20,12 +19,13 @@ from federation.core.errors import (
     Overloaded,
 )
 from federation.core.identity import ClusterName, NodeName, ServiceAccountRef
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.faults import Answer as Status
-from federation.sandbox.apiserver.faults import Delay, Effect, Fault, Garbage, Hang
-from federation.sandbox.cluster import SandboxCluster
 from federation.signer.attestation import node_pods
 from federation.signer.attestation.node_pods import MEMORY, PROBLEM_LASTS, NodePods
+from federation_sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.apiserver.faults import Delay, Effect, Fault, Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.signer.house import eventually
 from tests.support.clock import VirtualClock
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.documents.encoding import encode
 from federation.core.errors import StateUnavailable
-from federation.core.trust.rotation.effects import Orders
-from federation.signer.orders import OrdersFollower
-from federation.state.documents import encode
+from federation.core.rotation.effects import Orders
+from federation.signer.generations import OrdersFollower
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock

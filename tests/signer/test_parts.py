@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.model import ClusterConfig, ClusterPolicy
+from federation.core.config.clusters import ClusterConfig, ClusterPolicy, ClusterTimeouts, Credentials
 from federation.core.errors import (
     AttestationRefused,
     AuthorityMisconfigured,
@@ -25,14 +23,15 @@ from federation.core.errors import (
     StateUnavailable,
 )
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef
-from federation.sandbox.apiserver.faults import Answer as Status
-from federation.sandbox.cluster import SandboxCluster
+from federation.kubernetes.session import ClusterSession
 from federation.signer.accounting import BOUNDS, NO_CLUSTER, Accounting
-from federation.signer.attestation.caller import KEYS, Caller, TokenEvidence
+from federation.signer.attestation.attestor import KEYS, Caller, TokenEvidence
 from federation.signer.attestation.token_keys import LONGEST_USE, UNKNOWN_KEY_INTERVAL, TokenKeys
-from federation.signer.doors.answers import Code, answer_to
-from federation.signer.doors.refusal_log import IN_FULL, WINDOW, RefusalLog
+from federation.signer.listeners.grpc import Code, answer_to
+from federation.signer.listeners.rejected_calls import IN_FULL, WINDOW, RefusalLog
 from federation.signer.policy import check_policy, check_reserved
+from federation_sandbox.apiserver.faults import Answer as Status
+from federation_sandbox.cluster import SandboxCluster
 from tests.support.clock import VirtualClock
 
 EAST = ClusterName("east")

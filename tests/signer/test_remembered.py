@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.signer.remembered import PINS, RememberedPins
-from federation.signer.trust import TrustFollower
-from federation.state.documents import PinsTable, decode, encode
-from federation.state.kubernetes_names import Namespaces
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.signer import PinsTable
+from federation.signer.generations import PINS, RememberedPins, TrustFollower
+from federation.state.kubernetes_store import Namespaces
 from tests.controller.test_rotation_driver import FailingStore
 from tests.signer.house import TRUST_DOMAIN
 from tests.signer.test_trust import STRANGE, A, B, Controller

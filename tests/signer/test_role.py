@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pytest
 
+from federation.core.documents.signer import SignerReport
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import parse_certificates
+from federation.core.rotation.effects import Orders
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.core.trust.rotation.effects import Orders
-from federation.sandbox.apiserver.faults import Delay
-from federation.state.documents import SignerReport
+from federation_sandbox.apiserver.faults import Delay
 from tests.signer.house import TRUST_DOMAIN, House, authority, bundle_of, eventually, house, identity_of
 from tests.support import pki
 from tests.support.patience import PATIENCE

@@ -12,10 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import State
-from federation.signer.authorities.interface import IssuedLeaf, LeafOrder
-from federation.state.documents import AuthorityReport, HorizonTable, SignerClusterReport, decode
+from federation.core.documents.encoding import decode
+from federation.core.documents.signer import AuthorityReport, HorizonTable, SignerClusterReport
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import State
+from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
 from tests.signer.house import Answer, House, authority, bundle_of, eventually, house, local_table
 from tests.support import pki
 

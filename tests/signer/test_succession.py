@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from federation.controller.rotation.observed import signer_facts
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import AnchorPin
+from federation.controller.rotation.observer import signer_facts
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.hub import AnchorPin
+from federation.core.documents.controller import SignerDoorReport
+from federation.core.documents.signer import SignerReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.rotation.effects import Orders
-from federation.signer.authorities.catalogue import AuthoritySettings, Surroundings
-from federation.signer.authorities.keeper import AuthorityKeeper
-from federation.signer.authorities.succession import Succession
-from federation.signer.choosing import choose
-from federation.signer.pinned_roots import PinnedRoots
-from federation.state.documents import SignerDoorReport, SignerReport
+from federation.core.rotation.effects import Orders
+from federation.signer.authorities.authority import AuthoritySettings, Surroundings
+from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
+from federation.signer.authorities.selection import choose
+from federation.signer.generations import PinnedRoots
 from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 
+from federation.core.documents.signer import AuthorityReport
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.rotation.effects import Orders
-from federation.signer.authorities.probe import PROBE
-from federation.state.documents import AuthorityReport
+from federation.core.rotation.effects import Orders
+from federation.signer.authorities.canary import PROBE
 from tests.authorities.vault_hub import given_token, secret_file, server_context
 from tests.authorities.vault_server import VaultServer, vault_server
 from tests.signer.house import (

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.config.access import Credentials
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig, Credentials
 from federation.core.errors import AttestationRefused
 from federation.core.identity import ClusterId, ClusterName
 from federation.core.jwks import parse_key_set

@@ -12,11 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.core.identity import ClusterName
-from federation.core.istio_ca import METHOD
-from federation.sandbox.apiserver.faults import Delay, Hang
+from federation.core.istio.ca_protocol import METHOD
 from federation.signer.attestation.token_review import TokenReviewer
+from federation_sandbox.apiserver.faults import Delay, Hang
 from tests.signer.house import Answer, House, eventually, house
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.documents.encoding import encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.trust import Current, Generation
 from federation.core.errors import NotReady, StateUnavailable
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.signer.trust import MOST_OLDER, TrustFollower, TrustInForce
-from federation.state.documents import Current, Generation, encode, generation_key
+from federation.signer.generations import MOST_OLDER, TrustFollower, TrustInForce
 from federation.state.files import FileStore
 from tests.signer.house import TRUST_DOMAIN
 from tests.support import pki

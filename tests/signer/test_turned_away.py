@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from federation.signer.doors import turned_away
-from federation.signer.doors.turned_away import MOST_ADDRESSES, PERIOD, TurnedAway
+from federation.signer.listeners import rejected_calls
+from federation.signer.listeners.rejected_calls import MOST_ADDRESSES, PERIOD, TurnedAway
 from tests.support.clock import VirtualClock
 
 
@@ -34,5 +34,5 @@ def test_addresses_are_bounded() -> None:
     for number in range(MOST_ADDRESSES * 2):
         counts.note("late_message", f"ipv4:10.0.{number >> 8}.{number & 255}:1")
     assert len(counts._periods[1][1]) == MOST_ADDRESSES
-    assert len(counts.report().addresses) == turned_away.SHOWN
+    assert len(counts.report().addresses) == rejected_calls.SHOWN
     assert counts.report().lately == {"late_message": MOST_ADDRESSES * 2}

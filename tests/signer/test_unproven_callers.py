@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from federation.core.errors import AttestationRefused
-from federation.sandbox.apiserver.faults import Hang
 from federation.signer import registry
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token
+from federation_sandbox.apiserver.faults import Hang
 from tests.signer.house import SERVER_NAME, House, eventually, house
 from tests.signer.tokens import b64
 from tests.support.patience import PATIENCE

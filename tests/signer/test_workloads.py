@@ -7,12 +7,17 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.clusters.objects import decode_pod
+from federation.core.documents.signer import (
+    RefusalsReport,
+    SignerClusterReport,
+    SignerReport,
+    WorkloadsReport,
+)
 from federation.core.identity import SpiffeId
-from federation.core.trust.life import SignsOfLife, Vitality, judge
-from federation.signer import workloads
-from federation.state.documents import RefusalsReport, SignerClusterReport, SignerReport, WorkloadsReport
-from federation.state.workloads import refusals_of, signs_of_life
+from federation.core.trust.liveness import SignsOfLife, Vitality, judge
+from federation.kubernetes.objects import decode_pod
+from federation.signer import callers
+from federation.state.liveness import refusals_of, signs_of_life
 from tests.signer.house import House, eventually, house, identity_of
 from tests.support import pki
 
@@ -68,7 +73,7 @@ async def test_sidecars_that_have_not_asked_are_named(
         assert (seen(hub).workloads, seen(hub).never_asked) == (0, []), "they may only just have started"
         assert await asks(hub, "moved") is grpc.StatusCode.OK
         await eventually(lambda: (seen(hub).asked, seen(hub).holding) == (1, 1))
-        monkeypatch.setattr(workloads, "YOUNG", 0.0)
+        monkeypatch.setattr(callers, "YOUNG", 0.0)
         await eventually(lambda: seen(hub).never_asked == ["foo/old", "foo/young"])
         assert seen(hub).workloads == 3
         assert judge(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_ASKED

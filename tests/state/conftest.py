@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from federation.sandbox.cluster import SandboxCluster
+from federation_sandbox.cluster import SandboxCluster
 from tests.contract.client import Api, remove_namespace, unique
 from tests.state.places import Directory, Objects, Place
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from federation.core.errors import ClusterConflict, ClusterTimeout, ClusterUnreachable
-from federation.state.kubernetes_api import KubernetesApi
+from federation.state.kubernetes_documents import KubernetesApi
 
 
 @dataclass

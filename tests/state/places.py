@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
-from federation.state.kubernetes import KubernetesStore
-from federation.state.kubernetes_api import KubernetesApi
-from federation.state.kubernetes_election import LeaseTimings
-from federation.state.kubernetes_names import Namespaces, object_name
+from federation.state.kubernetes_documents import KubernetesApi
+from federation.state.kubernetes_lease import LeaseTimings
+from federation.state.kubernetes_store import KubernetesStore, Namespaces, object_name
 from federation.state.store import StateStore
 from tests.contract.client import Api
 

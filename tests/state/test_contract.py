@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from federation.core.documents.encoding import decode
+from federation.core.documents.keys import StateDamaged
+from federation.core.documents.signer import HorizonTable
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.state.damage import StateDamaged
-from federation.state.documents import HorizonTable, decode
 from federation.state.store import StateConflict, StateStore
 from tests.state.places import Directory, Place, spawn
 from tests.state.processes import content

@@ -12,14 +12,14 @@ import aiohttp
 import pytest
 
 from federation.cli.pki import make_authorities, snippet, write_new
-from federation.cli.stores import open_store
-from federation.core.config.parse import parse_config
+from federation.cli.process import open_store
+from federation.core.config.load import parse_config
 from federation.core.errors import ConfigurationError, StateUnavailable
 from federation.runtime.clock import SystemClock
-from federation.sandbox.cluster import SandboxCluster
 from federation.state.files import FileStore
-from federation.state.kubernetes import KubernetesStore
+from federation.state.kubernetes_store import KubernetesStore
 from federation.state.store import StateStore
+from federation_sandbox.cluster import SandboxCluster
 from tests.cli.running import started
 from tests.state.places import Objects
 from tests.support.patience import PATIENCE
@@ -115,7 +115,7 @@ async def test_the_configuration_names_the_store(boxed: Objects, tmp_path: Path)
 async def test_credentials_that_have_expired_are_renewed_without_a_restart(
     box: SandboxCluster, boxed: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federation.clusters.followed.RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr("federation.clusters.members.RECHECK_SECONDS", 0.05)
     text = configuration(tmp_path, objects_table(boxed))
     state = parse_config(text, file=str(tmp_path / "clusters.toml")).state
     box.write_kubeconfig(boxed.kubeconfig, token="expired")

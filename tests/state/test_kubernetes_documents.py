@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.controller.proof.matrix import MOST_REASONS
+from federation.core.documents.encoding import encode
+from federation.core.documents.signer import HorizonRow, HorizonTable
 from federation.core.errors import StateUnavailable
-from federation.state.documents import HorizonRow, HorizonTable, encode
 from federation.state.kubernetes_documents import MAX_OBJECT_BYTES, PLAIN_BYTES, Found, opened, pack, unpack
 from federation.state.record import MAX_DATA_BYTES
 from tests.status.worlds import World

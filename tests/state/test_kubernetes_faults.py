@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from federation.core.errors import StateUnavailable
-from federation.sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang
-from federation.sandbox.cluster import SandboxCluster
-from federation.state.kubernetes import KubernetesStore
-from federation.state.kubernetes_api import KubernetesApi
+from federation.state.kubernetes_documents import KubernetesApi
+from federation.state.kubernetes_store import KubernetesStore
 from federation.state.store import StateConflict
+from federation_sandbox.apiserver.faults import Answer, Cut, Garbage, Gone, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.state.late import LateApi
 from tests.state.places import Objects
 from tests.support.clock import VirtualClock
@@ -292,7 +292,7 @@ async def test_what_a_namespace_loses_while_it_is_deleted_is_not_taken_for_absen
 async def test_lists_are_read_to_the_end(
     box: SandboxCluster, boxed: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federation.state.kubernetes_objects.PAGE", 3)
+    monkeypatch.setattr("federation.state.kubernetes_store.PAGE", 3)
     expected = [f"generations/{number:03d}" for number in range(10)]
     async with boxed.opened() as store:
         for key in expected:
@@ -301,7 +301,7 @@ async def test_lists_are_read_to_the_end(
         with box.faults.inject(Gone(), verb="list", times=1) as fault:
             assert await store.keys("generations/") == expected
         assert fault.hits == 1
-        monkeypatch.setattr("federation.state.kubernetes_objects.MAX_PAGES", 2)
+        monkeypatch.setattr("federation.state.kubernetes_store.MAX_PAGES", 2)
         with pytest.raises(StateUnavailable, match="pages"):
             await store.keys("generations/")
 

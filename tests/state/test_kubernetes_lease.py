@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from federation.core.errors import StateUnavailable
-from federation.sandbox.apiserver.faults import Answer, Cut, Garbage, Hang
-from federation.sandbox.cluster import SandboxCluster
-from federation.state.kubernetes import KubernetesStore
-from federation.state.kubernetes_election import LeaseLeadership, LeaseTimings
+from federation.state.kubernetes_lease import LeaseLeadership, LeaseTimings
+from federation.state.kubernetes_store import KubernetesStore
 from federation.state.store import Leadership
+from federation_sandbox.apiserver.faults import Answer, Cut, Garbage, Hang
+from federation_sandbox.cluster import SandboxCluster
 from tests.state.places import Objects
 from tests.support.clock import VirtualClock
 from tests.support.clusters import eventually

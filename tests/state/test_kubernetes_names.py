@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue
-from federation.state.kubernetes_names import MAX_NAMESPACE, Namespaces, key_of, object_name
+from federation.state.kubernetes_store import MAX_NAMESPACE, Namespaces, key_of, object_name
 
 # apimachinery pkg/util/validation: DNS1123Subdomain
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.documents.keys import StateDamaged
 from federation.core.errors import StateUnavailable
-from federation.state.damage import StateDamaged
 from federation.state.files import FileStore
-from federation.state.many import AT_ONCE, read_many
-from federation.state.store import Stored
+from federation.state.store import AT_ONCE, Stored, read_many
 from tests.support.clock import VirtualClock
 
 

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from federation.sandbox.cluster import SandboxCluster
 from federation.state.store import StateConflict, StateStore
+from federation_sandbox.cluster import SandboxCluster
 from tests.state.conftest import objects_in
 from tests.state.places import Directory
 

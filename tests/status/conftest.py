@@ -12,12 +12,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from federation.cli.mounting import operations
-from federation.core.config.model import Address, StatusConfig
+from federation.cli.mounted_operations import operations
+from federation.core.config.hub import StatusConfig
+from federation.core.config.types import Address
+from federation.core.documents.controller import ControllerReport
 from federation.runtime.clock import SystemClock
-from federation.state.documents import ControllerReport
-from federation.status.app import create_app
-from federation.status.mounted import NOTHING
+from federation.status.app import NOTHING, create_app
 from federation.status.server import serve
 from tests.status.worlds import CountingStore, FixedConfig, World
 from tests.support.clock import VirtualClock

@@ -63,7 +63,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """Every place, by its first code."""
-    found = [entry for path in sorted(STATUS.glob("*.py")) for entry in _of_module(path)]
+    found = [entry for path in sorted(STATUS.rglob("*.py")) for entry in _of_module(path)]
     return sorted(found, key=lambda entry: (entry.codes, entry.says))
 
 
@@ -89,7 +89,7 @@ class Scope:
 
 
 def _of_module(path: Path) -> Iterator[Entry]:
-    module = importlib.import_module(f"federation.status.{path.stem}")
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     for function in ast.parse(path.read_text()).body:
         if isinstance(function, ast.FunctionDef):
             yield from _of_function(function, module)

@@ -9,9 +9,18 @@ from contextlib import asynccontextmanager
 from msgspec.structs import replace
 
 from federation.controller.rotation.operations import OperationQueue
+from federation.core.documents.controller import (
+    ConditionReport,
+    LossReport,
+    Operation,
+    PlanReport,
+    RotationReport,
+    SideReport,
+)
+from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import FederationError
-from federation.core.trust.rotation.effects import orders_of
-from federation.core.trust.rotation.record import (
+from federation.core.rotation.effects import orders_of
+from federation.core.rotation.record import (
     Condition,
     Quarantine,
     Rotation,
@@ -21,15 +30,6 @@ from federation.core.trust.rotation.record import (
     Transition,
 )
 from federation.runtime.clock import SystemClock
-from federation.state.documents import (
-    AuthorityReport,
-    ConditionReport,
-    LossReport,
-    Operation,
-    PlanReport,
-    RotationReport,
-    SideReport,
-)
 from federation.state.store import StateStore
 from tests.status.worlds import DAY, INTERMEDIATE, ROOT, World
 from tests.support.seals import SEAL

@@ -12,9 +12,10 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from federation.core.config.model import Address, StatusConfig
-from federation.core.trust.rotation.record import State
-from federation.state.documents import Operation
+from federation.core.config.hub import StatusConfig
+from federation.core.config.types import Address
+from federation.core.documents.controller import Operation
+from federation.core.rotation.record import State
 from tests.status.conftest import Running, Start
 from tests.status.rotations import LOSSES, met, plan, quarantine, rotate, tell, unmet
 from tests.status.worlds import PEM, SHA

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from federation.core.trust.rotation.record import State
-from federation.state.documents import WorkloadsReport
-from federation.status.causes import Causes, Finding, Need, finding
+from federation.core.documents.signer import WorkloadsReport
+from federation.core.rotation.record import State
+from federation.status.findings.causes import Causes, Finding, Need, finding
 from federation.status.model import Attention, FederationStatus, Severity
 from federation.status.text import status_text
 from federation.status.view import compose

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation.core.config.model import IstioConfig
+from federation.core.config.clusters import IstioConfig
 from federation.status.metrics import hub_metrics
 from federation.status.model import FederationStatus
 from federation.status.text import status_text

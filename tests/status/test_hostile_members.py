@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from federation.clusters.health import ClusterHealth
+from federation.core.documents.signer import SharedTokenKey
 from federation.core.errors import ClusterOverBudget
-from federation.state.documents import SharedTokenKey
 from federation.status.model import FederationStatus
 from federation.status.view import compose
 from tests.status.worlds import World

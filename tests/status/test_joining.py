@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from federation.core.documents.controller import ConditionReport, JoinStepReport, RotationReport
 from federation.core.trust.joining import JoinStep
-from federation.state.documents import ConditionReport, JoinStepReport, RotationReport
 from federation.status.model import FederationStatus
 from federation.status.text import status_text
 from federation.status.view import compose

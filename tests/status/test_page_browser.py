@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from federation.core.config.model import Address, StatusConfig
-from federation.core.trust.rotation.record import State
+from federation.core.config.hub import StatusConfig
+from federation.core.config.types import Address
+from federation.core.rotation.record import State
 from tests.status.conftest import Start
 from tests.status.rotations import deciding, met, quarantine, rotate, tell, unmet
 from tests.status.rotations import plan as planned

@@ -9,10 +9,11 @@ from pathlib import Path
 import aiohttp
 from msgspec.structs import replace
 
-from federation.core.config.model import Address, StatusConfig
-from federation.state.documents import ControllerReport, SignerReport
-from federation.status.role_health import create_health_app, create_probes_app
-from federation.status.server import serve
+from federation.core.config.hub import StatusConfig
+from federation.core.config.types import Address
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.signer import SignerReport
+from federation.status.server import create_health_app, create_probes_app, serve
 from tests.status.worlds import FixedConfig, controller, hub_config, signer
 from tests.support.clock import VirtualClock
 from tests.support.seals import READ_TOKEN, token_file

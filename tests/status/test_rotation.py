@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from federation.core.config.model import AnchorPin
-from federation.core.trust.rotation.record import RotationBook, State
-from federation.state.documents import ConditionReport, Current, Proposal, RotationReport
+from federation.core.config.hub import AnchorPin
+from federation.core.documents.controller import ConditionReport, RotationReport
+from federation.core.documents.trust import Current, Proposal
+from federation.core.rotation.record import RotationBook, State
 from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
-from federation.status.scene import Scene
-from federation.status.text import status_text
-from federation.status.text_rotation import plan_text, rotation_text
+from federation.status.snapshot import Scene
+from federation.status.text import plan_text, rotation_text, status_text
 from federation.status.view import compose
 from tests.status.rotations import (
     LOSSES,

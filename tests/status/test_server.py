@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError
 from federation.status import server
 from federation.status.app import healthz

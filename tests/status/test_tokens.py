@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.model import StatusConfig
+from federation.core.config.hub import StatusConfig
 from federation.core.errors import ConfigurationError, InvalidValue
-from federation.status.tokens import check_tokens, is_same, read_token
+from federation.status.authorization import check_tokens, is_same, read_token
 from tests.support.seals import OPERATE_TOKEN, READ_TOKEN, token_file
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from federation.core.config.model import IstioConfig
-from federation.state.documents import TrustBundleReport
+from federation.core.config.clusters import IstioConfig
+from federation.core.documents.controller import TrustBundleReport
+from federation.status.clusters import TRUST_BUNDLE_STATES
 from federation.status.metrics import hub_metrics
 from federation.status.model import FederationStatus
 from federation.status.text import status_text
-from federation.status.trust_bundle import STATES
 from tests.status.test_view import NAMES, T, codes, seen
 from tests.status.worlds import World
 
@@ -29,7 +29,7 @@ def status_of(
     return seen(world)
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", TRUST_BUNDLE_STATES)
 def test_what_counts_and_is_not_current_is_not_healthy(state: str) -> None:
     status = status_of(state, counted=True, remedy="do this")
     east = status.clusters[0]
@@ -44,7 +44,7 @@ def test_what_counts_and_is_not_current_is_not_healthy(state: str) -> None:
     assert item.remedy == "do this"
 
 
-@pytest.mark.parametrize("state", [*STATES, "", "a state of a later release"])
+@pytest.mark.parametrize("state", [*TRUST_BUNDLE_STATES, "", "a state of a later release"])
 def test_what_counts_nowhere_disturbs_nobody(state: str) -> None:
     status = status_of(state, remedy="apply it, or switch it off")
     assert status.verdict == "healthy"
@@ -55,7 +55,7 @@ def test_what_counts_nowhere_disturbs_nobody(state: str) -> None:
     else:
         assert status.attention == []
     shown = status.clusters[0].cluster_trust_bundle.state
-    assert shown == (state if state in STATES else "unknown")
+    assert shown == (state if state in TRUST_BUNDLE_STATES else "unknown")
 
 
 def test_what_was_not_read_back_is_unknown_whatever_was_last_said() -> None:

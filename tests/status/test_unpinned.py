@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from federation.core.trust.rotation.record import Departure, RotationBook, Setback, Unpinned
-from federation.state.documents import ConditionReport, LossReport, UnpinnedReport
-from federation.status.text_rotation import rotation_text
+from federation.core.documents.controller import ConditionReport, LossReport, UnpinnedReport
+from federation.core.rotation.record import Departure, RotationBook, Setback, Unpinned
+from federation.status.text import rotation_text
 from tests.status.rotations import hold, plan, tell, unmet
 from tests.status.test_rotation import NAMES, T, codes, seen, told
 from tests.status.worlds import DAY, World

@@ -12,26 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from federation.core.config.model import StatusConfig
-from federation.core.identity import ServiceAccountRef
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook, State
-from federation.state.documents import (
-    AuthorityReport,
+from federation.core.config.hub import StatusConfig
+from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
-    Current,
     DoorReport,
-    Generation,
     Matrix,
     Operation,
-    Proposal,
     RotationReport,
     SignerDoorReport,
-    SignerReport,
 )
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.core.documents.trust import Current, Generation, Proposal
+from federation.core.identity import ServiceAccountRef
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import RotationBook, State
 from federation.status.model import FederationStatus
-from federation.status.scene import Snapshot
+from federation.status.snapshot import Snapshot
 from federation.status.view import compose
 from tests.status.worlds import DAY, SHA, World, generation, hub_config, signer
 

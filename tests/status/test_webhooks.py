@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from federation.state.documents import WebhookReport
+from federation.core.documents.controller import WebhookReport
 from federation.status.model import FederationStatus
 from federation.status.text import status_text
 from federation.status.view import compose

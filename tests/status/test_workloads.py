@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from federation.state.documents import RefusalsReport, RotationReport, TurnedAwayReport, WorkloadsReport
+from federation.core.documents.controller import RotationReport
+from federation.core.documents.signer import RefusalsReport, TurnedAwayReport, WorkloadsReport
 from federation.status.metrics import hub_metrics
 from federation.status.model import ClusterView, FederationStatus
 from federation.status.text import status_text

@@ -10,12 +10,10 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import (
-    Address,
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import ClusterConfig, Credentials
+from federation.core.config.hub import (
     AnchorPin,
-    ClusterConfig,
     ControllerConfig,
     DoorConfig,
     HubConfig,
@@ -24,30 +22,31 @@ from federation.core.config.model import (
     StatusConfig,
     TrustConfig,
 )
-from federation.core.identity import ClusterId, ClusterName, TrustDomain
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook
-from federation.state.documents import (
-    AnchorRecord,
-    AuthorityReport,
+from federation.core.config.types import Address
+from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
     ControlPlaneReport,
-    Current,
-    Generation,
-    Histogram,
     Matrix,
     Operation,
     PublicationReport,
+)
+from federation.core.documents.encoding import encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.signer import (
+    AuthorityReport,
+    Histogram,
     SignerClusterReport,
     SignerReport,
     WorkloadsReport,
-    encode,
-    generation_key,
 )
+from federation.core.documents.trust import AnchorRecord, Current, Generation
+from federation.core.identity import ClusterId, ClusterName, TrustDomain
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import RotationBook
 from federation.state.files import FileStore
 from federation.state.store import Stored
-from federation.status.scene import Snapshot
+from federation.status.snapshot import Snapshot
 
 DAY = 86400.0
 PEM = "-----BEGIN CERTIFICATE-----\nbm90IGEgcmVhbCBvbmU=\n-----END CERTIFICATE-----\n"

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
-from federation.core.config.access import ClusterTimeouts, Credentials
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.identity import ClusterName
+from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
-from federation.sandbox.apiserver.tls import ClusterCa, server_context
-from federation.sandbox.kubeconfig import kubeconfig
+from federation_sandbox.apiserver.authentication import ClusterCa, server_context
+from federation_sandbox.cluster import kubeconfig
 from tests.support.patience import PATIENCE
 
 FAST = ClusterTimeouts(

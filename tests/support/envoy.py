@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import envoy
 
-from federation.sandbox.ports import free_port
+from federation_sandbox.ports import free_port
 from tests.support.patience import PATIENCE
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"

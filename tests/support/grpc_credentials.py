@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from federation.signer.doors.tls import ServingPair
+from federation.signer.listeners.tls import ServingPair
 
 
 class ReplacedCredentials:

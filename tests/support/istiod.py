@@ -49,20 +49,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federation.core.config.model import Address, DoorConfig
+from federation.core.call_slots import Place
+from federation.core.config.hub import DoorConfig
+from federation.core.config.types import Address
 from federation.core.errors import FederationError, InvalidValue
-from federation.core.istio_ca import METHOD, decode_request, encode_response
+from federation.core.istio.ca_protocol import METHOD, decode_request, encode_response
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_root
 from federation.core.pki.keys import load_private_key, private_key_pem
 from federation.core.pki.pem import parse_certificates
-from federation.core.places import Place
 from federation.runtime.clock import SystemClock
-from federation.sandbox.cluster import SandboxCluster
-from federation.sandbox.ports import free_port
-from federation.signer.doors.answers import NOT_AUTHENTICATED, Answered, Code
-from federation.signer.doors.server import DoorServer
-from federation.signer.doors.tls import ServingCredentials, ServingPair
+from federation.signer.listeners.grpc import NOT_AUTHENTICATED, Answered, Code
+from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.tls import ServingCredentials, ServingPair
+from federation_sandbox.cluster import SandboxCluster
+from federation_sandbox.ports import free_port
 from tests.support.pki import WORKLOAD_KEY_USAGE, Authority
 
 MANAGER: Final = "pilot-discovery"

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from federation.core.config.model import Address
+from federation.core.config.types import Address
 from tests.bench.callers import PREFACE, SETTINGS, frame
 
 _UPDATE_NOT_REQUESTED: Final = 0

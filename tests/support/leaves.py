@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.clock import Clock
 from federation.core.pki.certificate import Certificate
-from federation.sandbox.box import DevelopmentCa, private_key_pem
+from federation_sandbox.box import DevelopmentCa, private_key_pem
 
 
 def issue_leaf(ca: DevelopmentCa, uri: str, *, clock: Clock) -> tuple[tuple[Certificate, ...], bytes]:

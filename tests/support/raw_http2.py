@@ -9,8 +9,8 @@ import struct
 from types import TracebackType
 from typing import Self
 
-from federation.core.config.model import Address
-from federation.core.istio_ca import METHOD
+from federation.core.config.types import Address
+from federation.core.istio.ca_protocol import METHOD
 from tests.bench.callers import (
     ACK,
     DATA,

@@ -13,7 +13,7 @@ from typing import Final
 
 from federation.cli.main import main
 from federation.controller.rotation import driver
-from federation.core.trust.rotation.machine import advance
+from federation.core.rotation.transitions import advance
 
 VARIABLE: Final = "FEDERATION_UNSAFE"
 REMOVED: Final = frozenset(os.environ.get(VARIABLE, "leaves").split(","))

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.clock import Clock
 from federation.core.identity import SpiffeId
-from federation.core.istio_ca import IstioCertificateRequest, decode_response, encode_request
+from federation.core.istio.ca_protocol import IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 

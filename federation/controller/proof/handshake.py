@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from federation.clusters.tls import private_file
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
+from federation.kubernetes.credentials import private_file
 
 Side: TypeAlias = Literal["client", "server"]
 

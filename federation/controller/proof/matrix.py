@@ -1,28 +1,204 @@
-"""Every ordered pair of clusters, proved by handshakes, equal cases once.
+"""Every ordered pair of clusters, proved by handshakes, equal cases once, and why a pair does not validate.
 
-A pair is valid only if a workload of the client's cluster and one of the server's shake hands whatever of the
-contents held in their clusters each of them trusts: the worst counts. Clusters are equal here where issuing
-chain, held contents, trust domain and kind of key are, and each one's own leaf is sound; a leaf that is not
-stands for itself. So 200 clusters that agree cost a single handshake, and a cluster that differs costs its
-own cases only.
+A pair is valid only if a workload of the client's cluster and one of the server's shake hands whichever of the
+contents in their clusters each of them trusts: the worst counts. Clusters are equal here where issuing chain,
+contents, trust domain and kind of key are, and each one's own leaf is sound; a leaf that is not stands for itself. So
+200 clusters that agree cost a single handshake, and a cluster that differs costs its own cases only. What cannot be
+tried is unknown, and unknown is not valid.
 
-What cannot be tried is unknown, and unknown is not valid.
+**Who takes part:** a cluster's probe leaf with the trust that was read back, or why there is none. **How it runs:**
+off the event loop, in batches, so that everything else gets its turn meanwhile. **Why a pair fails:** the verdict is
+the handshake's; the words come from the hub's own path validation of the same chain against the same trust, and from
+which generation that trust is, so that an operator can act on them.
+
+**What a proof still says by now** (pure): clusters may hold something else since than it was made with. A bundle that
+is published, or an edit, is read back at once; the next proof follows within seconds. Until then a valid pair would
+be green about what has not been tried.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from federation.controller.proof.explain import Explainer, Refusal
-from federation.controller.proof.handshake import HandshakeError
-from federation.controller.proof.participants import Absent, Case, Participant
+from msgspec.structs import replace
+
+from federation.controller.proof.handshake import Credential, HandshakeError, Side, handshake
+from federation.core.documents.controller import Matrix
+from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
-from federation.core.pki.chain import Purpose, verify_chain
+from federation.core.identity import SpiffeId
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.chain import verify_chain
 from federation.core.pki.keys import kind_of, load_private_key
-from federation.state.documents import Matrix
+from federation.core.pki.path_rules import Purpose
+from federation.core.pki.pem import parse_certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One of the distinct contents that workloads of a cluster trust, as it was read back.
+
+    ``where`` says who holds it, in words; ``generation`` is its number, 0 where it is none of ours. What
+    cannot be read has no certificates and says in ``problem`` why.
+    """
+
+    sha256: str
+    certificates: tuple[Certificate, ...]
+    where: str
+    generation: int = 0
+    problem: str = ""
+
+
+class ContentReader:
+    """Reads contents; each is parsed once, because most clusters hold the same and hold it for months."""
+
+    def __init__(self, *, most: int = 64) -> None:
+        self._most = most
+        self._parsed: OrderedDict[str, tuple[tuple[Certificate, ...], str]] = OrderedDict()
+
+    def read(self, pem: bytes, *, sha256: str, where: str, generation: int = 0) -> Content:
+        """The content with that digest; what is no PEM of certificates gives one that trusts nothing."""
+        if sha256 not in self._parsed:
+            self._parsed[sha256] = _parse(pem)
+            if len(self._parsed) > self._most:
+                self._parsed.popitem(last=False)
+        certificates, problem = self._parsed[sha256]
+        return Content(sha256, certificates, where, generation, problem)
+
+
+def _parse(pem: bytes) -> tuple[tuple[Certificate, ...], str]:
+    try:
+        return parse_certificates(pem, where=""), ""
+    except InvalidValue as error:
+        return (), str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A cluster that can be tried. ``contents`` has at least one entry, in the order of their digests.
+
+    ``held`` is the generation that is meant for it where every namespace holds that one, else 0.
+    """
+
+    cluster: str
+    chain: tuple[Certificate, ...]
+    key_pem: bytes = field(repr=False)
+    identity: SpiffeId
+    contents: tuple[Content, ...]
+    held: int = 0
+
+    def content(self, sha256: str) -> Content | None:
+        """The content of that digest."""
+        return next((content for content in self.contents if content.sha256 == sha256), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A cluster that cannot be tried, and why, in words."""
+
+    cluster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One handshake to be tried: two clusters, each side trusting one of the contents of its own."""
+
+    client: Participant
+    server: Participant
+    client_trust: Content
+    server_trust: Content
+
+    def credential(self, side: Side) -> Credential:
+        """What that side brings to the handshake."""
+        party, trust = (
+            (self.client, self.client_trust) if side == "client" else (self.server, self.server_trust)
+        )
+        return Credential(
+            chain=party.chain, key_pem=party.key_pem, trust=trust.certificates, identity=party.identity
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Who refused whom and why; the same for every pair of clusters that are equal to the two."""
+
+    side: Side
+    what: str
+    content: str  # digest of the content the refusing side trusted
+
+    def words(self, client: Participant, server: Participant) -> str:
+        """The reason for that pair."""
+        refusing, refused = (client, server) if self.side == "client" else (server, client)
+        held = refusing.content(self.content)
+        where = f" (trust of {held.where} in {refusing.cluster})" if held else ""
+        return f"{refusing.cluster} does not accept the leaf of {refused.cluster}: {self.what}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Explains against the generation in force and its anchors (self-signed or not) at one instant."""
+
+    generation: Generation | None
+    anchors: Sequence[Certificate]
+    at: datetime
+
+    def explain(self, case: Case, error: HandshakeError) -> Refusal:
+        """Say why the case failed."""
+        side = error.side
+        if error.reason == "credential":
+            side = "server" if side == "client" else "client"  # it is the other that has to accept it
+        trust, other, purpose = (
+            (case.client_trust, case.server, Purpose.SERVER)
+            if side == "client"
+            else (case.server_trust, case.client, Purpose.CLIENT)
+        )
+        match error.reason:
+            case "certificate_refused":
+                what = self._refused(other, trust, purpose, error)
+            case "trust":
+                what = f"what is held there is no bundle of certificates: {trust.problem or error.what}"
+            case "trust_domain":
+                what = f"wrong trust domain: {error.what}"
+            case "credential":
+                what = f"that leaf cannot be used at all: {error.what}"
+            case _:
+                what = error.what
+        return Refusal(side, what, trust.sha256)
+
+    def _refused(self, other: Participant, trust: Content, purpose: Purpose, error: HandshakeError) -> str:
+        try:
+            verify_chain(other.chain, trust.certificates, self.at, purpose=purpose)
+        except InvalidValue as problem:
+            return (
+                self._missing(other, trust, purpose, problem)
+                if problem.reason == "no_anchor"
+                else problem.what
+            )
+        return f"OpenSSL refuses it: {error.what}"
+
+    def _missing(self, other: Participant, trust: Content, purpose: Purpose, problem: InvalidValue) -> str:
+        """Which anchor would be needed, and whether it is on its way."""
+        number = self.generation.number if self.generation else 0
+        try:
+            path = verify_chain(other.chain, self.anchors, self.at, purpose=purpose, partial=False)
+        except InvalidValue:
+            bundle = f"generation {number}" if number else "the bundle"
+            return f"it reaches no anchor of {bundle} at all: {problem.what}"
+        missing = f"the anchor {path[-1].subject} ({path[-1].sha256[:16]}) is missing there"
+        if 0 < trust.generation < number:
+            return (
+                f"{missing}: generation {number} is not yet published, generation {trust.generation} is held"
+            )
+        if number and not trust.generation:
+            return f"{missing}: somebody else's content is held, not generation {number}"
+        return missing
+
 
 MOST_REASONS: Final = 5000
 """Bounds the report: with 200 clusters, a hundred that fail give 30,000 pairs with much the same words."""
@@ -169,3 +345,50 @@ def _cases(client: Participant, server: Participant) -> Iterator[Case]:
             client.contents[min(i, len(client.contents) - 1)],
             server.contents[min(i, len(server.contents) - 1)],
         )
+
+
+BATCH: Final = 16
+"""Pairs of classes in one go: some tens of milliseconds, after which a cancellation is noticed."""
+
+
+async def prove(
+    parties: Sequence[Participant | Absent],
+    *,
+    generation: Generation | None,
+    anchors: Sequence[Certificate],
+    at: datetime,
+) -> Matrix:
+    """The matrix of these clusters as of ``at``; ``anchors`` are those of ``generation``, which is in force."""
+    plan = await asyncio.to_thread(ProofPlan.of, parties, at=at)
+    pairs = list(plan.cases.items())
+    outcomes: dict[tuple[tuple[object, ...], tuple[object, ...]], Failure | None] = {}
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        results = await asyncio.to_thread(_run, [cases for _, cases in batch])
+        outcomes.update(zip((pair for pair, _ in batch), results, strict=True))
+    explainer = Explainer(generation, anchors, at)
+    return await asyncio.to_thread(plan.matrix, outcomes, explainer)
+
+
+def _run(batch: Sequence[Sequence[Case]]) -> list[Failure | None]:
+    return [run_cases(cases, handshake) for cases in batch]
+
+
+def standing(matrix: Matrix, doubts: Mapping[str, str]) -> Matrix:
+    """The matrix without what is valid of clusters in doubt; ``doubts`` says of each of those why, in words.
+
+    A failure stays: nothing says otherwise yet.
+    """
+    if not doubts:
+        return matrix
+    rows: list[str] = []
+    reasons = dict(matrix.reasons)
+    for client, row in zip(matrix.clusters, matrix.rows, strict=True):
+        cells = ""
+        for server, cell in zip(matrix.clusters, row, strict=True):
+            doubted = [f"{name}: {doubts[name]}" for name in (client, server) if name in doubts]
+            cells += "?" if cell == "v" and doubted else cell
+            if cell == "v" and doubted and len(reasons) < MOST_REASONS:
+                reasons[f"{client}>{server}"] = "; ".join(doubted)
+        rows.append(cells)
+    return replace(matrix, rows=rows, reasons=reasons, valid=sum(row.count("v") for row in rows))

@@ -16,21 +16,21 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.clusters.backoff import Backoff
-from federation.clusters.session import ClusterSession
-from federation.controller.certificates import CERT_CHAIN, OwnAccount, Reply
-from federation.controller.proof.door import SignerDoor
+from federation.controller.own_certificates import CERT_CHAIN, OwnAccount, Reply
+from federation.controller.proof.listener_check import SignerDoor
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import private_key_pem
+from federation.kubernetes.backoff import Backoff
+from federation.kubernetes.session import ClusterSession
+
+_logger = logging.getLogger(__name__)
 
 LONGEST_BACKOFF: Final = 15.0
 TICK: Final = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Probe:
         except FederationError as error:
             if self.problem is None or str(self.problem) != str(error):
                 fields = {"cluster": str(self._cluster.name), "reason": error.reason}
-                _log.warning("no probe leaf: %s", error.diagnostics(), extra=fields)
+                _logger.warning("no probe leaf: %s", error.diagnostics(), extra=fields)
             self.problem = error
         else:
             self.leaf, self.problem, self._got_for = leaf, None, generation

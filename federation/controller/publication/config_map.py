@@ -18,13 +18,20 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import Item, MarkedMeta, Payload, annotations_of, key_of, labels_of
-from federation.clusters.writers import FIELD_MANAGER
-from federation.core.config.model import PublicationConfig
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
-from federation.core.hub_identity import NO_HUB, NUMBER, HubIdentity, mark_in, number_in
+from federation.core.identity import NO_HUB, NUMBER, HubIdentity, mark_in, number_in
 from federation.core.trust.bundle import MAX_BUNDLE_BYTES
-from federation.state.documents import Generation
+from federation.kubernetes.objects import (
+    FIELD_MANAGER,
+    Item,
+    MarkedMeta,
+    Payload,
+    annotations_of,
+    key_of,
+    labels_of,
+)
 
 APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 MERGE: Final = "application/merge-patch+json"

@@ -18,12 +18,14 @@ Another hub is such a writer as well, and answers as fast. Where an object bears
 others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
 namespace has held this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any mark.
 
-Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was restored
+Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was
+restored
 from an older one: the hub has forgotten what it has published and signed since. It leaves the cluster as it is then,
 until a newer state is restored or an operator adopts this hub's own identity. The same holds where some are what the
 state knows, because a publication was killed in the middle or a namespace could not be written to, as long as the
 first namespace and another one say otherwise. One writer of one ConfigMap cannot bring that about: the first is
-istiod's, where no tenant writes, and it takes a second one. Nothing can once this process has seen there what it knows.
+istiod's, where no tenant writes, and it takes a second one. Nothing can once this process has seen there what it
+knows.
 """
 
 from __future__ import annotations
@@ -35,18 +37,17 @@ from typing import Final, TypeVar
 
 from federation.clusters.health import ClusterHealth
 from federation.controller.generations import bundle_of
+from federation.controller.in_force import TrustState
 from federation.controller.publication.config_map import Contents, Held
-from federation.controller.publication.read_back import ReadBack
-from federation.controller.publication.reading import ReadContent
-from federation.controller.trust_state import TrustState
+from federation.controller.publication.observed import ReadBack, ReadContent
 from federation.core.clock import Clock
+from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue
-from federation.core.hub_identity import NO_HUB, HubIdentity
+from federation.core.identity import NO_HUB, HubIdentity
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
+from federation.core.rotation.world import ClusterFacts
 from federation.core.trust.joining import IstioSeen
-from federation.core.trust.rotation.world import ClusterFacts
-from federation.state.documents import Generation
 
 REASON: Final = "joining"
 MOST_OWN: Final = 16

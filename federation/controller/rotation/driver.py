@@ -1,13 +1,17 @@
 """One step of the rotation at a time: effects first, then what is observed, then at most one transition.
 
-That order is what makes the gates sound. Orders and generations that follow from the record are in the store
-before the signers' horizons are read; a signer that extends its horizon reads the orders after it has. So one
-of the two always sees the other, and no leaf escapes a gate.
+That order is what makes the gates sound. Orders and generations that follow from the record are in the store before
+the signers' horizons are read; a signer that extends its horizon reads the orders after it has. So one of the two
+always sees the other, and no leaf escapes a gate.
+
+Whether a proposed authority may take over is judged before anything of it is published (pure), and so is what it will
+have to carry: how many certificates a second all signers issue, from their counters.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,60 +19,214 @@ from typing import Final
 
 import msgspec
 
-from federation.controller.rotation.books import Books, and_heard, with_setback
-from federation.controller.rotation.candidate import offered_by, problem_of, side_of, signing_of
-from federation.controller.rotation.commands import Commands, Proposed, taken_over
-from federation.controller.rotation.joining import hub_roots, positions, provided, served, sidecars_of
-from federation.controller.rotation.observed import (
+from federation.controller.rotation.observer import (
+    Observer,
     Proved,
     ahead_of,
+    hub_roots,
     joined,
     met_of,
     others_of,
     own_anchors,
     own_of,
     path_of,
+    positions,
+    provided,
     refusals,
     roots_above,
+    served,
+    sidecars_of,
     trust_bundles,
     with_life,
     with_unknown,
     world_of,
+    worst_of,
 )
-from federation.controller.rotation.observer import Observer, worst_of
-from federation.controller.rotation.operations import OperationQueue
-from federation.controller.rotation.rate import IssuingRate
-from federation.controller.rotation.seal import Seal
-from federation.controller.rotation.telling import told
+from federation.controller.rotation.operations import Commands, OperationQueue, Proposed, Seal, taken_over
+from federation.controller.rotation.report import told
+from federation.controller.rotation.store import Books, and_heard, with_setback
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig, HubConfig
-from federation.core.errors import FederationError, InvalidValue, StateUnavailable
-from federation.core.istiod import istiods_of
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import HubConfig
+from federation.core.documents.controller import DoorReport, Operation, RotationReport
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.core.documents.trust import Current, Proposal
+from federation.core.errors import AuthorityMisconfigured, FederationError, InvalidValue, StateUnavailable
+from federation.core.identity import TrustDomain
+from federation.core.istio.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
-from federation.core.trust.horizons import alive
+from federation.core.pki.pem import parse_certificates
+from federation.core.pki.verification import check_intermediate
+from federation.core.rotation.effects import note_renewal, note_signing, signing_side
+from federation.core.rotation.gates import Verdict, drop, drop_gates, drop_unpinned, settle, unpinned_anchors
+from federation.core.rotation.record import OperationRefused, RotationBook, Setback, Side, Unpinned
+from federation.core.rotation.transitions import advance, interrupted
+from federation.core.rotation.world import ClusterFacts, World
+from federation.core.trust.expiry_bounds import alive
 from federation.core.trust.joining import Position
-from federation.core.trust.rotation.gates import Verdict
-from federation.core.trust.rotation.machine import advance, interrupted
-from federation.core.trust.rotation.own_anchors import drop, drop_gates
-from federation.core.trust.rotation.record import RotationBook, Setback, Side, Unpinned
-from federation.core.trust.rotation.signing import note_renewal, note_signing, signing_side
-from federation.core.trust.rotation.steps import OperationRefused
-from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
-from federation.core.trust.rotation.world import ClusterFacts, World
-from federation.state.documents import (
-    AuthorityReport,
-    Current,
-    DoorReport,
-    Operation,
-    Proposal,
-    RotationReport,
-    SignerReport,
-)
 from federation.state.store import StateConflict, StateStore
 
-MOST_AHEAD: Final = 1000  # generations that a signer may have seen before the state was set back
+_logger = logging.getLogger(__name__)
 
-_log = logging.getLogger(__name__)
+
+def side_of(report: AuthorityReport | None, roots: Sequence[Certificate], at: datetime) -> Side | str:
+    """The authority of a signer's report as a side of a rotation; in words why it cannot be one."""
+    if report is None:
+        return "no signer reports it"
+    if not report.chain_pem:
+        words = "; ".join(filter(None, (report.detail, report.remedy)))
+        return words or f"{report.name} does not say what its chain is yet"
+    try:
+        chain = parse_certificates(report.chain_pem.encode(), where=f"the chain of {report.name}")
+        path = check_intermediate(chain, chain[0].public_key, roots, at)
+    except (InvalidValue, AuthorityMisconfigured) as error:
+        return str(error)
+    return Side(
+        intermediate=path[0].sha256,
+        root=path[-1].sha256,
+        subject=path[0].subject,
+        root_subject=path[-1].subject,
+    )
+
+
+def signing_of(
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], at: datetime
+) -> dict[str, Side]:
+    """What each signer signs with now, by its report; one that signs with nothing that is known is left out."""
+    found: dict[str, Side] = {}
+    for replica, report in signers.items():
+        for authority in (report.authority, report.successor):
+            if authority is None or not report.signs or authority.sha256 != report.signs:
+                continue
+            side = side_of(authority, roots, at)
+            if isinstance(side, Side):
+                found[replica] = side
+                break
+    return found
+
+
+def offered_by(
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], at: datetime
+) -> dict[str, list[Side]]:
+    """What each signer could sign with, whether it may or not; what is not ready or not below a root is left out."""
+    found: dict[str, list[Side]] = {}
+    for replica, report in signers.items():
+        ready = (a for a in (report.authority, report.successor) if a is not None and a.state == "ready")
+        sides = (side_of(authority, roots, at) for authority in ready)
+        found[replica] = [side for side in sides if isinstance(side, Side)]
+    return found
+
+
+def problem_of(
+    old: Sequence[Certificate],
+    new: Sequence[Certificate],
+    *,
+    signers: Mapping[str, SignerReport],
+    trust_domain: TrustDomain,
+    hosts: Sequence[str],
+    ztunnel: bool,
+    longest_ttl: timedelta,
+    soak: timedelta,
+    at: datetime,
+) -> str:
+    """Why the authority whose chain is ``new`` (intermediate first, root last) must not be used; empty where it may.
+
+    ``old`` is the chain in use and ``hosts`` are the servers that it is to sign for; ``ztunnel``: it is
+    verified by ztunnels as well. Judged are what verifiers of a
+    mesh ask of an issuer and that its name constraints permit all names, that it lives long enough to be
+    worth it, that nothing of it can be mistaken for the old one (equal names make verifiers try the wrong
+    key), and that every signer has had it sign.
+    """
+    if not new:
+        return "its chain is not known"
+    try:
+        check_intermediate(
+            tuple(new[:-1]),
+            new[0].public_key,
+            new[-1:],
+            at,
+            trust_domain=trust_domain,
+            hosts=hosts,
+            ztunnel=ztunnel,
+        )
+    except (InvalidValue, AuthorityMisconfigured) as error:
+        return str(error)
+    ends = min(certificate.not_after for certificate in new)
+    needed = 2 * longest_ttl + soak
+    if at + needed > ends:
+        return f"it ends at {ends:%Y-%m-%d %H:%M} UTC: soaking and draining alone take up to {needed}"
+    for theirs in old:
+        for own in new:
+            clash = _clash(theirs, own)
+            if clash:
+                return clash
+    return next((why for why in (_unsigned(new[0], r, s) for r, s in sorted(signers.items())) if why), "")
+
+
+def _clash(old: Certificate, new: Certificate) -> str:
+    if old == new:
+        return ""  # the same root above two intermediates
+    if old.public_key == new.public_key:
+        return f"{new.subject} has the key of {old.subject}: a rotation needs a new key"
+    if old.x509.subject == new.x509.subject:
+        return f"{new.subject} bears the name of the certificate it is to replace: give it a name of its own"
+    if old.key_id == new.key_id:
+        return f"{new.subject} has the key identifier of {old.subject}: give it one of its own"
+    return ""
+
+
+def _unsigned(intermediate: Certificate, replica: str, signer: SignerReport) -> str:
+    successor = signer.successor
+    if successor is None:
+        return f"{replica} has no [signer.successor]: give every signer the same configuration"
+    if successor.sha256 != intermediate.sha256:
+        return f"{replica} holds another one: {successor.subject or successor.detail or 'none'}"
+    if successor.state != "ready":
+        return f"{replica} has not signed with it: {successor.detail or successor.state}"
+    return ""
+
+
+SMOOTHING: Final = 30.0  # seconds over which the rate is averaged
+MEASURED: Final = 2 * SMOOTHING
+"""Seconds after which the average says something: it begins at nothing."""
+
+REMEMBERED: Final = 3600.0
+"""Seconds for which the largest average counts: a lull is not what a rotation will ask for."""
+
+
+@dataclass(slots=True)
+class IssuingRate:
+    """Fed with the sum of the counters at each look; times are in seconds since the epoch."""
+
+    _since: float = 0.0
+    _at: float = 0.0
+    _total: int = 0
+    _average: float = 0.0
+    _peaks: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def note(self, now: float, total: int) -> float:
+        """The largest average of late. Counters that went back (a signer ended) are taken up where they are."""
+        elapsed = now - self._at
+        if not self._at:
+            self._since = now
+        elif elapsed > 0 and total >= self._total:
+            weight = min(1.0, elapsed / SMOOTHING)
+            self._average += ((total - self._total) / elapsed - self._average) * weight
+        self._at, self._total = now, total
+        while self._peaks and self._peaks[-1][1] <= self._average:
+            self._peaks.pop()
+        self._peaks.append((now, self._average))
+        while self._peaks[0][0] < now - REMEMBERED:
+            self._peaks.popleft()
+        return self._peaks[0][1]
+
+    @property
+    def known_from(self) -> float:
+        """From when on the rate is known."""
+        return self._since + MEASURED
+
+
+MOST_AHEAD: Final = 1000  # generations that a signer may have seen before the state was set back
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +389,11 @@ class RotationDriver:
             )
         except StateConflict as error:
             self._loaded = False
-            _log.info("another controller wrote first: %s", error)
+            _logger.info("another controller wrote first: %s", error)
             return False
         except (StateUnavailable, InvalidValue) as error:
             if self.report.problem != str(error):
-                _log.error("the rotation cannot be worked on: %s", error.diagnostics())
+                _logger.error("the rotation cannot be worked on: %s", error.diagnostics())
             self.report = RotationReport(computed=self.clock.now().timestamp(), problem=str(error))
             return False
         return changed
@@ -256,14 +414,14 @@ class RotationDriver:
         before = self.books.book
         await self._save(settle(before, pins=config.trust.pins, staged=config.trust.staged, found=found))
         for sha256 in sorted(self.books.book.unpinned.keys() - before.unpinned.keys()):
-            _log.warning(
+            _logger.warning(
                 "the anchor %s is not pinned any more and stays in the bundle until nothing needs it: "
                 "`federation trust list` says until when and why",
                 sha256,
             )
         for sha256 in sorted(before.unpinned.keys() - self.books.book.unpinned.keys()):
             if sha256 in config.trust.pins:
-                _log.info("the anchor %s is pinned again", sha256)
+                _logger.info("the anchor %s is pinned again", sha256)
 
     def _names_gone(self) -> dict[str, float]:
         """Names that the door had, and when each was taken away."""
@@ -394,13 +552,13 @@ class RotationDriver:
         issuers = {delivered.issuer for delivered in alive(world.horizons, world.now, skew=world.skew)}
         book, unsettled = note_signing(self.books.book, self._signing, issuers)
         if unsettled and unsettled != self._unsettled:
-            _log.warning("it is not recorded which authority is in force: %s", unsettled)
+            _logger.warning("it is not recorded which authority is in force: %s", unsettled)
         self._unsettled = unsettled
         if book == self.books.book or not self.allowed():
             return
         await self._save(book)
         if book.signing is not None:
-            _log.warning(
+            _logger.warning(
                 "the authority in force is %s",
                 book.signing.subject or book.signing.intermediate,
                 extra={"intermediate": book.signing.intermediate, "root": book.signing.root},
@@ -413,7 +571,7 @@ class RotationDriver:
         if book == self.books.book or not self.allowed():
             return
         await self._save(book)
-        _log.warning(
+        _logger.warning(
             "the intermediate %s was renewed during the rotation, and its successor signs in its place",
             book.left[-1],
             extra={"intermediate": book.left[-1]},
@@ -443,7 +601,7 @@ class RotationDriver:
                     if sha256 in unpinned
                     else "its pin can be taken out of the configuration"
                 )
-                _log.warning(
+                _logger.warning(
                     "the anchor %s leaves the bundle: nothing depends on it any more, and %s",
                     sha256,
                     and_now,

@@ -1,27 +1,281 @@
-"""What operators ask for: handed in through any controller, decided by the one that leads, kept as an audit.
+"""Operations that operators ask for: handed in through any controller, decided by the one that leads, kept as an audit.
 
-An operation is a document. Whoever took it waits for the outcome that the leader writes into it, so that a
-command line is answered by what really happened, whichever replica it reached. One that nobody decided in time is
-refused: whoever asked has long been told that nobody led, and may have asked again, or for something else.
+An operation is a document. The controller that took it waits for the outcome that the leader writes into it, so that
+a command line is answered by what really happened, whichever replica it reached. One that no leader decided in time
+is refused: its operator has long been told that nothing led, and may have asked again, or for something else. An
+operation's text becomes a call of the pure machine, without I/O.
+
+**The seal** proves that an operation came in through a controller: only controllers can set it. Operations are
+documents in the state store, which more processes can write than may operate. So the controller that was asked seals
+what it was asked, by whom and when, and the leader does nothing that bears no seal of it. Decided, the operation is
+sealed again with what became of it, so that the audit can be distinguished from what was put there. The key follows
+from the operate token, which controllers alone have; where none is configured it is drawn by the process, and holds
+for no other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
-from federation.controller.rotation.seal import Seal
+from federation.controller.publication.joining import MemberFacts
 from federation.core.clock import Clock
+from federation.core.config.hub import HubConfig
+from federation.core.config.mistakes import suggested_cluster
+from federation.core.documents.controller import Operation
+from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import StateDamaged, damaged
 from federation.core.errors import FederationError, InvalidValue, NotReady, Refused
-from federation.state.damage import StateDamaged, damaged
-from federation.state.documents import Operation, decode, encode
-from federation.state.many import read_many
-from federation.state.store import StateConflict, StateStore, Stored
+from federation.core.rotation import transitions
+from federation.core.rotation.conditions import in_words
+from federation.core.rotation.effects import orders_of
+from federation.core.rotation.gates import gate, remove_now
+from federation.core.rotation.record import OperationRefused, RotationBook, Side, State
+from federation.core.rotation.world import World
+from federation.state.store import StateConflict, StateStore, Stored, read_many
+
+_logger = logging.getLogger(__name__)
+
+NO_REASON: Final = "no reason was given"
+DEFAULT_DEADLINE: Final = 3600.0  # seconds of an emergency, where the operator names none
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """The two sides of a rotation that could be started, or in words why there is none."""
+
+    old: Side | str = "no signer is heard of"
+    new: Side | str = "no signer is heard of"
+    problem: str = "no signer is heard of"
+
+
+@dataclass(slots=True)
+class Commands:
+    """Applies operations to the record."""
+
+    proposed: Proposed = field(default_factory=Proposed)
+
+    def aim(self, proposed: Proposed) -> None:
+        """What a rotation would be between now."""
+        self.proposed = proposed
+
+    @property
+    def problem(self) -> str:
+        """Why the new authority must not be used; empty where it may."""
+        return self.proposed.problem
+
+    def apply(
+        self, operation: Operation, book: RotationBook, world: World, config: HubConfig
+    ) -> RotationBook:
+        """The record after the operation. Raises OperationRefused."""
+        verbs: Mapping[str, Callable[[], RotationBook]] = {
+            "start": lambda: self._start(operation, book, world, config),
+            "advance": lambda: _advance(operation, book, world),
+            "abort": lambda: transitions.abort(
+                book, world, author=operation.author, reason=_reason(operation)
+            ),
+            "restore": lambda: transitions.restore(
+                book, world, author=operation.author, reason=_reason(operation)
+            ),
+            "quarantine": lambda: transitions.quarantine(
+                book,
+                operation.arguments.get("cluster", ""),
+                author=operation.author,
+                reason=operation.arguments.get("reason", ""),
+                world=world,
+            ),
+            "release": lambda: transitions.release(book, operation.arguments.get("cluster", "")),
+            "emergency": lambda: _emergency(operation, book, world),
+            "remove": lambda: remove_now(
+                book,
+                world,
+                _fingerprint(operation.arguments.get("anchor", "")),
+                author=operation.author,
+                reason=_reason(operation),
+            ),
+        }
+        if operation.verb not in verbs:
+            raise OperationRefused(f"{operation.verb[:40]!r} is no operation")
+        return verbs[operation.verb]()
+
+    def _start(
+        self, operation: Operation, book: RotationBook, world: World, config: HubConfig
+    ) -> RotationBook:
+        old, new = self.proposed.old, self.proposed.new
+        for name, side in (("in use", old), ("to rotate to", new)):
+            if isinstance(side, str):
+                raise OperationRefused(
+                    f"the authority {name} is not known, or of no use: {side}",
+                    remedy="configure [signer.successor] and pin its root, or mend what is said of it;"
+                    " `federation authority check` says more",
+                )
+        if isinstance(old, str) or isinstance(new, str):  # for the type checker: told above
+            raise OperationRefused("a side is not known")
+        if self.proposed.problem:
+            raise OperationRefused(
+                f"the new authority must not be used: {self.proposed.problem}",
+                remedy="mend that, or configure another one as [signer.successor]",
+            )
+        if book.rotation is not None and orders_of(book).issuer == new.intermediate:
+            raise OperationRefused(
+                "[signer.successor] is what signs since the last rotation",
+                remedy="make it [signer.authority], and configure another one as [signer.successor]",
+            )
+        settings = config.controller.rotation
+        canary = _names(operation.arguments.get("canary", ""))
+        return transitions.propose(
+            book,
+            number=(book.rotation.number if book.rotation else 0) + 1,
+            trust_domain=str(config.trust_domain),
+            old=old,
+            new=new,
+            author=operation.author,
+            reason=_reason(operation),
+            automatic=settings.automatic,
+            soak=settings.soak,
+            canary=canary if "canary" in operation.arguments else sorted(world.clusters)[:1],
+            waves=waves_of(sorted(world.clusters), settings.waves),
+            world=world,
+        )
+
+
+def taken_over(operation: Operation, world: World, *, quarantined: Collection[str] = ()) -> str:
+    """The cluster that a person says only the hub issues for now. Raises OperationRefused.
+
+    What it holds has to be known, because a CA that nobody has accepted may issue there; but for one that is
+    quarantined, which may never be read again.
+    """
+    cluster = operation.arguments.get("cluster", "")
+    facts = world.clusters.get(cluster)
+    if facts is None:
+        raise OperationRefused(
+            f"no cluster is registered as {cluster[:80]!r}", remedy=suggested_cluster(cluster, world.clusters)
+        )
+    if isinstance(facts, MemberFacts) and facts.joining:
+        raise OperationRefused(
+            f"{cluster} still keeps a CA that is not accepted, so its workloads cannot have left it",
+            remedy="accept it first: `federation trust list` names it",
+        )
+    if facts.held is None and cluster not in quarantined:
+        raise OperationRefused(
+            f"what {cluster} holds is not known now, so it may keep a CA that is not accepted: {facts.detail}",
+            remedy="ask again once it is read back (`federation status`); quarantine it first if it is lost",
+        )
+    return cluster
+
+
+def _advance(operation: Operation, book: RotationBook, world: World) -> RotationBook:
+    rotation = book.under_way
+    if rotation is None:
+        raise OperationRefused("no rotation is under way", remedy="start one: federation rotate start")
+    advanced = transitions.advance(book, world, author=operation.author, by_hand=True)
+    after = advanced.rotation
+    if after is None or after.history == rotation.history:  # its length is bounded, and says nothing
+        unmet = gate(book, world).unmet
+        why = in_words(unmet[0]) if unmet else "its gate is not open"
+        raise OperationRefused(
+            f"it cannot leave {rotation.state.value} yet: {why}",
+            remedy="`federation rotate status` names everything it waits for, and until when",
+        )
+    if rotation.state is State.CANARY and after.state is State.SOAKED:  # which the machine does by itself
+        raise OperationRefused(
+            f"it does not advance, it falls back to SOAKED: {after.paused}",
+            remedy="mend what failed, then advance: the canary is tried again",
+        )
+    return advanced
+
+
+def _emergency(operation: Operation, book: RotationBook, world: World) -> RotationBook:
+    arguments = operation.arguments
+    return transitions.emergency(
+        book,
+        world,
+        compromised=_fingerprint(arguments.get("compromised", "")),
+        deadline=world.now + _seconds(arguments.get("deadline", ""), DEFAULT_DEADLINE),
+        ttl_cap=_seconds(arguments.get("ttl_cap", ""), 0.0),
+        author=operation.author,
+        reason=_reason(operation),
+    )
+
+
+def waves_of(clusters: Sequence[str], count: int) -> list[list[str]]:
+    """The clusters in so many waves, the first one of a single cluster: the fewest learn it first."""
+    if not clusters:
+        return []
+    first, rest = list(clusters[:1]), list(clusters[1:])
+    parts = max(1, count - 1)
+    size = -(-len(rest) // parts) if rest else 1
+    return [first, *(rest[start : start + size] for start in range(0, len(rest), size))]
+
+
+def _fingerprint(text: str) -> str:
+    """As it is compared: lower-case hexadecimal digits without colons."""
+    return text.replace(":", "").lower()
+
+
+def _reason(operation: Operation) -> str:
+    return operation.arguments.get("reason", "").strip() or NO_REASON
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seconds(text: str, default: float) -> float:
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise OperationRefused(f"{text[:40]!r} is no number of seconds", remedy="write plain seconds")
+    return value
+
+
+_PURPOSE: Final = b"federation-hub/operation/1"
+"""Keeps the key apart from any other use of the token (NIST SP 800-108 calls it a label)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Sets and verifies seals with the newest ``secret``; it is asked each time, since a token may be replaced."""
+
+    secret: Callable[[], Awaitable[bytes]]
+
+    async def set(self, operation: Operation) -> Operation:
+        """The operation with its seal."""
+        return replace(operation, seal=await self._of(operation))
+
+    async def are_on(self, operations: Sequence[Operation]) -> list[bool]:
+        """The same of many, by one and the same secret."""
+        secret = await self.secret()
+
+        async def known() -> bytes:
+            return secret
+
+        same = Seal(known)
+        return [await same.is_on(operation) for operation in operations]
+
+    async def is_on(self, operation: Operation) -> bool:
+        """Whether it bears the seal of exactly what it says."""
+        wanted = await self._of(operation)
+        return hmac.compare_digest(operation.seal.encode(errors="replace"), wanted.encode())
+
+    async def _of(self, operation: Operation) -> str:
+        key = hmac.digest(await self.secret(), _PURPOSE, "sha256")
+        content = msgspec.json.encode(replace(operation, seal=""), order="sorted")
+        return hmac.new(key, content, sha256).hexdigest()
+
 
 OPERATIONS: Final = "operations/"
 UNSEALED: Final = "unsealed"
@@ -40,8 +294,6 @@ OLDEST: Final = 60.0
 """Seconds after which an operation is refused: three times as long as anybody waits for it."""
 
 MOST_REFUSED: Final = 50  # of one look; a script that asked for hours leaves thousands behind
-
-_log = logging.getLogger(__name__)
 _audit = logging.getLogger("federation.controller.audit")
 
 
@@ -133,7 +385,7 @@ class OperationQueue:
             try:
                 operation, version = _opened(key, stored)
             except StateDamaged as error:
-                _log.error("an operation cannot be read and is left where it is: %s", error)
+                _logger.error("an operation cannot be read and is left where it is: %s", error)
                 self._decided.add(key)
                 continue
             if operation.outcome:

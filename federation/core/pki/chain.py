@@ -24,8 +24,6 @@ MAX_PATH: Final = 8
 MAX_SIGNATURE_CHECKS: Final = 128
 """Bounds what a chain made to branch can cost (CVE-2018-16875 was a verifier without such a bound)."""
 
-__all__ = ["Purpose", "build_chain", "cert_chain_elements", "single_chain", "verify_chain"]
-
 
 def build_chain(
     certificate: Certificate, intermediates: Iterable[Certificate], anchors: Iterable[Certificate]

@@ -1,15 +1,21 @@
 """As much of DER (ITU-T X.690) as the request gate reads and the leaf template writes, and no more.
 
-Reading is strict: definite lengths in their shortest form, single-byte tags, nothing behind the last element.
-What it hands out are positions in the one buffer, so nothing is copied or parsed twice.
+Reading is strict: definite lengths in their shortest form, single-byte tags, nothing behind the last element. It
+yields positions in the one buffer, so nothing is copied or parsed twice. The subject alternative name of what the hub
+issues is made here too, as the DER that stands in the certificate.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from ipaddress import ip_address
+from typing import Final, Self, TypeAlias
 
 from federation.core.errors import InvalidValue
+from federation.core.identity import SpiffeId
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
@@ -124,3 +130,52 @@ def extension(oid: str, value: bytes, *, critical: bool) -> bytes:
     """An Extension (RFC 5280, 4.1.2.9) around its value's DER; FALSE, the default, is not written."""
     flag = encode(BOOLEAN, b"\xff") if critical else b""
     return sequence(object_identifier(oid), flag, encode(OCTET_STRING, value))
+
+
+EMAIL: Final = 0x81
+DNS: Final = 0x82
+URI: Final = 0x86
+IP_ADDRESS: Final = 0x87
+"""Tags of a GeneralName (RFC 5280, 4.2.1.6), as they stand in DER."""
+
+_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
+_MAX_DNS_NAME: Final = 253
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectAltName:
+    """A subject alternative name; ``der`` is the extension's value (a SEQUENCE of GeneralName)."""
+
+    der: bytes
+
+    @classmethod
+    def of_identity(cls, identity: SpiffeId) -> Self:
+        """Exactly one URI, the SPIFFE ID (X509-SVID, section 2)."""
+        return cls(sequence(encode(URI, str(identity).encode("ascii"))))
+
+    @classmethod
+    def of_hosts(cls, hosts: Iterable[str]) -> Self:
+        """DNS names and IP addresses of a server, in the order given; duplicates count once.
+
+        Raises InvalidValue for an empty list and for anything that is neither (wildcards included).
+        """
+        names = [_host(host) for host in dict.fromkeys(hosts)]
+        if not names:
+            raise InvalidValue("a serving certificate needs at least one name")
+        return cls(sequence(*names))
+
+
+def _host(host: str) -> bytes:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        if len(host) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(host):
+            raise InvalidValue(
+                f"{host[:80]!r} is neither a DNS name nor an IP address",
+                remedy="name the host as its callers do",
+            ) from None
+        return encode(DNS, host.encode("ascii"))
+    if "%" in host:
+        raise InvalidValue(f"{host[:80]!r} has a zone, which means nothing to another machine")
+    return encode(IP_ADDRESS, address.packed)

@@ -1,28 +1,35 @@
-"""The leaf as a DER template: what is the same for every certificate of an issuer is encoded once.
+"""The leaf as a DER template, and how long it may live.
 
-A certificate then costs two dates, two lengths and one signature. The template makes the bytes to be signed
-and puts the signature to them; who signs is not its business, so a key in this process, in an HSM or behind
-an API all fit: they sign ``tbs``, or its digest (:func:`~federation.core.pki.keys.digest`) where they take digests.
+What is the same for every certificate of an issuer is encoded once; a certificate then costs two dates, two lengths
+and one signature. The template makes the bytes to be signed and adds the signature to them; who signs is not its
+business, so a key in this process, in an HSM or behind an API all fit: they sign ``tbs``, or its digest
+(:func:`~federation.core.pki.keys.digest`) where they take digests.
 
 What is in a leaf is Istio's profile (security/pkg/pki/util of istio/istio) within RFC 5280 and the X509-SVID
-specification: version 3, no subject and therefore a critical subject alternative name (RFC 5280, 4.2.1.6),
-critical keyUsage digitalSignature and keyEncipherment, critical basicConstraints that say it is no CA, and
-the issuer's key identifier.
+specification: version 3, no subject and therefore a critical subject alternative name (RFC 5280, 4.2.1.6), critical
+keyUsage digitalSignature and keyEncipherment, critical basicConstraints that say it is no CA, and the issuer's key
+identifier.
+
+Its life is what was asked for, within policy and within every issuer above it. NotBefore lies a little in the past,
+so that a peer whose clock is behind still accepts the leaf. It is a small part of the leaf's life, because ztunnel
+renews at half of the time between NotBefore and NotAfter (``refresh_at`` in its ``src/tls/certificate.rs``): a leaf
+of a minute that began two minutes ago would be due before it arrived. Istio's agents count from when they received it
+(``rotateTime`` in istio's ``secretcache.go``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from federation.core.errors import AuthorityViolation, InvalidValue
+from federation.core.errors import AuthorityViolation, InvalidValue, NotReady
 from federation.core.pki import der
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, describe, kind_of, verify
-from federation.core.pki.san import SubjectAltName
 
 SERIAL_BITS: Final = 128
 """Random bits in a serial number: twice what the CA/Browser Forum asks for, as in Istio's own CA."""
@@ -145,3 +152,81 @@ def _subject_of(issuer: Certificate) -> bytes:
         del fields[0]
     _serial, _algorithm, _issuer, _validity, subject, *_ = fields
     return data[subject[1] : subject[3]]
+
+
+LONGEST_BACKDATING: Final = timedelta(minutes=2)
+"""How far NotBefore lies back at most: as far as in Istio's own CA."""
+
+BACKDATED_PART: Final = 10
+"""NotBefore lies back by at most the leaf's life divided by this."""
+
+LEAST_USEFUL_LIFE: Final = timedelta(minutes=1)
+"""An issuer that ends sooner signs nothing any more: a leaf would expire before it could be renewed once."""
+
+_SECOND: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when, in UTC and whole seconds, both ends included. Raises InvalidValue."""
+
+    not_before: datetime
+    not_after: datetime
+
+    def __post_init__(self) -> None:
+        for instant in (self.not_before, self.not_after):
+            if instant.utcoffset() != timedelta(0) or instant.microsecond:
+                raise InvalidValue("a validity has whole seconds of UTC")
+        if self.not_after <= self.not_before:
+            raise InvalidValue(f"a validity cannot end at {self.not_after} and begin at {self.not_before}")
+
+
+def leaf_validity(
+    now: datetime,
+    requested: timedelta | int | None,
+    longest: timedelta,
+    issuers: Sequence[Certificate],
+    default: timedelta,
+) -> Validity:
+    """The validity of a leaf issued at ``now``.
+
+    ``requested`` may be what the caller sent, in seconds and however absurd: none, zero or less means
+    ``default``, as in Istio's own CA. Nothing exceeds ``longest`` (the cluster's policy) or any of
+    ``issuers``: every certificate above the leaf, the root included. Raises NotReady where an issuer is not
+    valid yet or ends within a minute, and InvalidValue where ``longest`` or ``default`` is not positive.
+    """
+    if longest <= timedelta(0) or default <= timedelta(0):
+        raise InvalidValue("the longest and the default lifetime of a leaf must be positive")
+    now = now.replace(microsecond=0)
+    not_after = now + _lifetime(requested, longest, default)
+    for issuer in issuers:
+        if issuer.not_before > now:
+            raise NotReady(
+                f"the issuer {issuer.subject} is valid only from {issuer.not_before:%Y-%m-%d %H:%M:%S} UTC",
+                reason="issuer_not_yet_valid",
+                remedy="check this machine's clock, or wait",
+            )
+        if issuer.not_after < not_after:
+            if issuer.not_after < now + LEAST_USEFUL_LIFE:
+                raise NotReady(
+                    f"the issuer {issuer.subject} ends at {issuer.not_after:%Y-%m-%d %H:%M:%S} UTC",
+                    reason="issuer_expired" if issuer.not_after <= now else "issuer_expires",
+                    remedy="replace the intermediate now; workloads cannot renew",
+                )
+            not_after = issuer.not_after
+    not_before = now - backdating(not_after - now)
+    return Validity(max((not_before, *(issuer.not_before for issuer in issuers))), not_after)
+
+
+def backdating(life: timedelta) -> timedelta:
+    """How far in the past a leaf begins that lives for ``life`` from now on, in whole seconds."""
+    return min(LONGEST_BACKDATING, life // BACKDATED_PART // _SECOND * _SECOND)
+
+
+def _lifetime(requested: timedelta | int | None, longest: timedelta, default: timedelta) -> timedelta:
+    """What was requested within policy, in whole seconds and at least one."""
+    # counted in integers: int64 seconds are more than a timedelta can hold
+    seconds = requested // _SECOND if isinstance(requested, timedelta) else requested or 0
+    if seconds <= 0:
+        seconds = default // _SECOND
+    return timedelta(seconds=max(1, min(seconds, longest // _SECOND)))

@@ -1,14 +1,15 @@
 """The gate for certificate signing requests (PKCS #10, RFC 2986): what a workload may ask for.
 
-A request is read once, with the small strict reader of ``der``. Almost everything in an honest request is one
-of a few known byte strings, so the gate compares instead of interpreting, and looks closer only to say why it
-refuses. Nothing of the request but its public key reaches a certificate: names, usages and dates come from
-what was proven and from the hub's own profile.
+A request is read once, with the small strict reader of ``der``. Almost everything in an honest request is one of a
+few known byte strings, so the gate compares instead of interpreting, and looks closer only to say why it refuses:
+those functions are called with something already refused and make the error, a stable token; none of them lets a
+request pass. Nothing of the request but its public key reaches a certificate: names, usages and dates come from what
+was proven and from the hub's own profile.
 
 Accepted is what Istio's agents and cert-manager's clients send: no subject or an empty ``O=``, one subject
-alternative name that is exactly the proven identity, optionally keyUsage within digitalSignature and
-keyEncipherment and extendedKeyUsage within serverAuth and clientAuth. Each extension may be critical or not,
-because the certificate has its own criticality (agents send a critical name, other clients may not).
+alternative name that is exactly the proven identity, optionally keyUsage within digitalSignature and keyEncipherment
+and extendedKeyUsage within serverAuth and clientAuth. Each extension may be critical or not, because the certificate
+has its own criticality (agents send a critical name, other clients may not).
 
 A server that is known by host names asks in the same way, with DNS names in place of the identity. Which of them it
 may have is its caller's to say; the certificate holds all that were asked for, or there is none.
@@ -17,8 +18,10 @@ may have is its caller's to say; the certificate holds all that were asked for, 
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,10 +32,211 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from federation.core.errors import InvalidValue, RequestRefused
 from federation.core.identity import SpiffeId
 from federation.core.pki import der
-from federation.core.pki import request_refusals as why
-from federation.core.pki.keys import KeyKind, PublicKey
-from federation.core.pki.request_refusals import Refusal, refused
-from federation.core.pki.san import DNS, SubjectAltName
+from federation.core.pki.der import DNS, SubjectAltName
+from federation.core.pki.keys import RSA_EXPONENT, KeyKind, PublicKey, describe, kind_of
+
+
+class Refusal(StrEnum):
+    """Every reason of the gate, as it stands in logs and as the label of metrics."""
+
+    TOO_LARGE = "csr_too_large"
+    NOT_ASCII = "csr_not_ascii"
+    NOT_PEM = "csr_not_pem"
+    PEM_LABEL = "csr_pem_label"
+    PEM_HEADERS = "csr_pem_headers"
+    SEVERAL_BLOCKS = "csr_several_blocks"
+    TRAILING_DATA = "csr_trailing_data"
+    MALFORMED = "csr_malformed"
+    VERSION = "csr_version"
+    COMMON_NAME = "csr_common_name"
+    SUBJECT = "csr_subject"
+    ATTRIBUTE = "csr_attribute"
+    ATTRIBUTE_REPEATED = "csr_attribute_repeated"
+    EXTENSION = "csr_extension"
+    EXTENSION_REPEATED = "csr_extension_repeated"
+    BASIC_CONSTRAINTS = "csr_basic_constraints"
+    KEY_USAGE = "csr_key_usage"
+    EXTENDED_KEY_USAGE = "csr_extended_key_usage"
+    NAME_MISSING = "csr_name_missing"
+    DNS_NAME = "csr_dns_name"
+    IP_ADDRESS = "csr_ip_address"
+    EMAIL = "csr_email"
+    URI = "csr_uri"
+    NAME_KIND = "csr_name_kind"
+    IDENTITY = "csr_identity"
+    TRUST_DOMAIN = "csr_trust_domain"
+    KEY_INVALID = "csr_key_invalid"
+    KEY_WEAK = "csr_key_weak"
+    KEY_KIND = "csr_key_kind"
+    KEY_NOT_ACCEPTED = "csr_key_not_accepted"
+    KEY_ENCODING = "csr_key_encoding"
+    SIGNATURE_ALGORITHM = "csr_signature_algorithm"
+    SIGNATURE_WEAK = "csr_signature_weak"
+    SIGNATURE_INVALID = "csr_signature_invalid"
+
+
+_COMMON_NAMES: Final = (der.object_identifier("2.5.4.3"),)
+_BASIC_CONSTRAINTS: Final = der.object_identifier("2.5.29.19")
+_LEAST_RSA_BITS: Final = 2048
+_LEAST_EC_BITS: Final = 256
+_WEAK_ALGORITHMS: Final = tuple(
+    der.object_identifier(oid)
+    for oid in (
+        "1.2.840.113549.1.1.2",  # MD2 with RSA
+        "1.2.840.113549.1.1.4",  # MD5 with RSA
+        "1.2.840.113549.1.1.5",  # SHA-1 with RSA
+        "1.2.840.113549.1.1.14",  # SHA-224 with RSA
+        "1.2.840.10045.4.1",  # ECDSA with SHA-1
+        "1.2.840.10045.4.3.1",  # ECDSA with SHA-224
+    )
+)
+_SPIFFE_DOMAIN: Final = re.compile(rb"spiffe://([a-z0-9._-]{1,255})/")
+_NAME_KINDS: Final = {
+    der.DNS: (Refusal.DNS_NAME, "a DNS name"),
+    der.IP_ADDRESS: (Refusal.IP_ADDRESS, "an IP address"),
+    der.EMAIL: (Refusal.EMAIL, "an email address"),
+    der.URI: (Refusal.URI, "a URI"),
+}
+
+
+def refused_pem(text: str) -> RequestRefused:
+    """Say what keeps the text from being one CERTIFICATE REQUEST block."""
+    if not text.isascii():
+        return refused(Refusal.NOT_ASCII, "the request holds characters that are not ASCII")
+    blocks = text.count("-----BEGIN ")
+    first, _, rest = text.partition("\n")
+    if not first.startswith("-----BEGIN ") or "-----END " not in rest:
+        return refused(Refusal.NOT_PEM, "the request is not a whole PEM block")
+    if any(line.strip(" \t") != line for line in text.replace("\r\n", "\n").strip().split("\n")):
+        return refused(Refusal.NOT_PEM, "there is white space around a line of the PEM block")
+    if first.rstrip("\r") != "-----BEGIN CERTIFICATE REQUEST-----":
+        return refused(Refusal.PEM_LABEL, "the PEM block is not labelled CERTIFICATE REQUEST")
+    if blocks > 1:
+        return refused(Refusal.SEVERAL_BLOCKS, f"there are {blocks} PEM blocks; a request is exactly one")
+    body, _, tail = rest.partition("-----END CERTIFICATE REQUEST-----")
+    if tail:
+        return refused(Refusal.TRAILING_DATA, "there is something behind the PEM block")
+    if ":" in body:
+        return refused(Refusal.PEM_HEADERS, "the PEM block has headers")
+    return refused(Refusal.NOT_PEM, "the PEM block does not hold base64")
+
+
+def refused_subject(subject: bytes) -> RequestRefused:
+    """Say what is in a subject that should have been empty."""
+    for names in _walk(subject):
+        if names in _COMMON_NAMES:
+            return refused(Refusal.COMMON_NAME, "the subject has a common name")
+    return refused(Refusal.SUBJECT, "the subject holds more than an empty O=")
+
+
+def refused_attribute(oid: bytes) -> RequestRefused:
+    """Say that the request has an attribute other than extensionRequest."""
+    return refused(Refusal.ATTRIBUTE, f"the request has an attribute that is not taken ({_dotted(oid)})")
+
+
+def refused_extension(oid: bytes) -> RequestRefused:
+    """Say which extension is asked for that a workload may not have."""
+    if oid == _BASIC_CONSTRAINTS:
+        return refused(Refusal.BASIC_CONSTRAINTS, "the request has basicConstraints")
+    return refused(Refusal.EXTENSION, f"the request has an extension that is not taken ({_dotted(oid)})")
+
+
+def refused_names(value: bytes, expected: der.SubjectAltName) -> RequestRefused:
+    """Say how a subject alternative name differs from ``expected``, which is exactly the proven identity."""
+    outer = der.elements(value, 0, len(value))
+    if len(outer) != 1 or outer[0][0] != der.SEQUENCE:
+        return refused(Refusal.MALFORMED, "the subject alternative name is not a sequence of names")
+    names = der.elements(value, outer[0][2], outer[0][3])
+    if not names:
+        return refused(Refusal.NAME_MISSING, "the subject alternative name is empty")
+    for tag, _, _, _ in names:
+        if tag != der.URI:
+            reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than URI"))
+            return refused(reason, f"the subject alternative name holds {words}")
+    asked = [value[start:stop] for _, _, start, stop in names]
+    found = ", ".join(repr(name[:120].decode("ascii", "replace")) for name in asked[:4])
+    ours, theirs = _SPIFFE_DOMAIN.search(expected.der), _SPIFFE_DOMAIN.match(asked[0])
+    if len(asked) == 1 and ours is not None and theirs is not None and ours[1] != theirs[1]:
+        domain = ours[1].decode("ascii")
+        return RequestRefused(
+            f"it asks for {found}, and this hub's trust domain is {domain}",
+            reason=Refusal.TRUST_DOMAIN,
+            remedy=f"set meshConfig.trustDomain to {domain} in that mesh, and restart its workloads",
+        )
+    return refused(
+        Refusal.IDENTITY, f"the {len(names)} URI names asked for are not exactly the proven identity: {found}"
+    )
+
+
+def refused_beside_hosts(tag: int) -> RequestRefused:
+    """Say which kind of name a server asks for beside DNS names."""
+    reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than DNS"))
+    return refused(reason, f"the subject alternative name of a server holds {words}")
+
+
+def refused_key(spki: bytes) -> RequestRefused:
+    """Say what is wrong with a SubjectPublicKeyInfo that is not of an accepted kind in its usual encoding."""
+    try:
+        key = load_der_public_key(spki)
+    except UnsupportedAlgorithm:
+        return refused(Refusal.KEY_KIND, "the public key is of a kind that nothing here knows")
+    except (ValueError, TypeError):
+        return refused(Refusal.KEY_INVALID, "the public key cannot be read")
+    if kind_of(key) is not None:
+        return refused(Refusal.KEY_ENCODING, f"the public key ({describe(key)}) is not in the usual encoding")
+    weak_rsa = isinstance(key, rsa.RSAPublicKey) and (
+        key.key_size < _LEAST_RSA_BITS or key.public_numbers().e < RSA_EXPONENT
+    )
+    if weak_rsa or (isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < _LEAST_EC_BITS):
+        return refused(Refusal.KEY_WEAK, f"the public key is too weak: {describe(key)}")
+    return refused(Refusal.KEY_KIND, f"public keys of this kind are not taken: {describe(key)}")
+
+
+def refused_algorithm(algorithm: bytes, family: str) -> RequestRefused:
+    """Say what is wrong with the signature's AlgorithmIdentifier, for a key of that family."""
+    for oid in _walk(algorithm):
+        if oid in _WEAK_ALGORITHMS:
+            return refused(Refusal.SIGNATURE_WEAK, f"the request is signed with a weak hash ({_dotted(oid)})")
+        return refused(
+            Refusal.SIGNATURE_ALGORITHM,
+            f"the signature algorithm {_dotted(oid)} is not taken for {family} keys",
+        )
+    return refused(Refusal.SIGNATURE_ALGORITHM, "the request names no signature algorithm")
+
+
+def _walk(data: bytes) -> list[bytes]:
+    """Every OBJECT IDENTIFIER at any depth, in order; raises InvalidValue for what is not DER."""
+    found: list[bytes] = []
+    pending = [(0, len(data))]
+    while pending:
+        start, end = pending.pop(0)
+        for tag, first, content, stop in der.elements(data, start, end):
+            if tag == der.OBJECT_IDENTIFIER:
+                found.append(data[first:stop])
+            elif tag & 0x20:
+                pending.append((content, stop))
+    return found
+
+
+def _dotted(oid: bytes) -> str:
+    """An OBJECT IDENTIFIER for people, or its hex where it is none."""
+    if len(oid) < 3 or len(oid) > 34 or oid[-1] & 0x80:
+        return f"hex {oid[:40].hex()}"
+    arcs: list[int] = []
+    value = 0
+    for byte in oid[2:]:
+        value = value << 7 | byte & 0x7F
+        if not byte & 0x80:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:]))
+
+
+def refused(reason: Refusal, what: str) -> RequestRefused:
+    """The error for that reason."""
+    return RequestRefused(what, reason=reason)
+
 
 MAX_CSR_CHARACTERS: Final = 8 * 1024
 """A request with an RSA-4096 key and the longest SPIFFE ID (2048 bytes) has about 4,400 characters of PEM."""
@@ -187,7 +391,7 @@ def _hosts(value: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
     hosts: list[str] = []
     for tag, _, start, stop in der.elements(value, outer[0][2], outer[0][3]):
         if tag != DNS:
-            raise why.refused_beside_hosts(tag)
+            raise refused_beside_hosts(tag)
         host = value[start:stop].decode("ascii", "replace")
         if host in hosts:
             raise refused(Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is asked for twice")
@@ -216,7 +420,7 @@ def _check(
     if data[version[1] : version[3]] != _VERSION:
         raise refused(Refusal.VERSION, "the request is not of version 1, the only one there is")
     if data[subject[1] : subject[3]] not in _SUBJECTS:
-        raise why.refused_subject(data[subject[1] : subject[3]])
+        raise refused_subject(data[subject[1] : subject[3]])
     _check_extensions(data, _requested_extensions(data, attributes), san)
     if data[signature[2] : signature[2] + 1] != b"\x00":
         raise refused(Refusal.MALFORMED, "the signature is not a whole number of bytes")
@@ -242,8 +446,8 @@ def _decode(text: str) -> bytes:
             try:
                 return binascii.a2b_base64(body.replace("\n", ""), strict_mode=True)
             except ValueError:
-                raise why.refused_pem(text) from None
-    raise why.refused_pem(text)
+                raise refused_pem(text) from None
+    raise refused_pem(text)
 
 
 def _requested_extensions(data: bytes, attributes: der.Element) -> list[der.Element]:
@@ -255,7 +459,7 @@ def _requested_extensions(data: bytes, attributes: der.Element) -> list[der.Elem
         _shape(parts, der.OBJECT_IDENTIFIER, der.SET)
         oid, values = parts
         if data[oid[1] : oid[3]] != _EXTENSION_REQUEST:
-            raise why.refused_attribute(data[oid[1] : oid[3]])
+            raise refused_attribute(data[oid[1] : oid[3]])
         if found is not None:
             raise refused(Refusal.ATTRIBUTE_REPEATED, "extensions are requested by more than one attribute")
         value = der.elements(data, values[2], values[3])
@@ -278,13 +482,13 @@ def _check_extensions(data: bytes, extensions: list[der.Element], san: SubjectAl
         seen.add(oid)
         if oid == _SUBJECT_ALT_NAME:
             if value != san.der:
-                raise why.refused_names(value, san)
+                raise refused_names(value, san)
         elif oid in _USAGES:
             reason, allowed = _USAGES[oid]
             if value not in allowed:
                 raise refused(reason, "the requested key usages are not within those of a workload")
         else:
-            raise why.refused_extension(oid)
+            raise refused_extension(oid)
     if _SUBJECT_ALT_NAME not in seen:
         raise refused(Refusal.NAME_MISSING, "the request names no identity")
 
@@ -292,7 +496,7 @@ def _check_extensions(data: bytes, extensions: list[der.Element], san: SubjectAl
 def _public_key(spki: bytes, accepted: frozenset[KeyKind]) -> tuple[PublicKey, bytes, KeyKind]:
     frame = _SPKI.get(len(spki))
     if frame is None or not spki.startswith(frame[1]) or not spki.endswith(frame[2]):
-        raise why.refused_key(spki)
+        raise refused_key(spki)
     kind = frame[0]
     if kind not in accepted:
         raise refused(Refusal.KEY_NOT_ACCEPTED, f"keys of the kind {kind.value} are not accepted here")
@@ -314,11 +518,11 @@ def _verify(key: PublicKey, algorithm: bytes, signature: bytes, message: bytes) 
     try:
         if isinstance(key, rsa.RSAPublicKey):
             if (digest := _RSA.get(algorithm)) is None:
-                raise why.refused_algorithm(algorithm, "RSA")
+                raise refused_algorithm(algorithm, "RSA")
             key.verify(signature, message, _PKCS1, digest)
         else:
             if (scheme := _ECDSA.get(algorithm)) is None:
-                raise why.refused_algorithm(algorithm, "EC")
+                raise refused_algorithm(algorithm, "EC")
             key.verify(signature, message, scheme)
     except InvalidSignature:
         raise refused(

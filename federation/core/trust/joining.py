@@ -1,6 +1,7 @@
 """The steps by which a mesh that ran on another CA joins, and which one a cluster is at, by evidence. Pure.
 
-The order is one in which no proxy, agent or webhook ever meets a certificate that it cannot verify; it was carried out
+The order is one in which no proxy, agent or webhook ever meets a certificate that it cannot verify; it was carried
+out
 on istiod 1.32-dev, and the sources named are of istio/istio:
 
 1. ``accept``: a person compares the fingerprint of the cluster's own root, and pins it. The bundle then holds it.
@@ -12,7 +13,8 @@ on istiod 1.32-dev, and the sources named are of istio/istio:
    takes precedence over the certificate of its own CA, which goes on issuing (initIstiodCerts of
    pilot/pkg/bootstrap/server.go); it looks for the files at its start only. Not before 3: agents and kube-apiserver
    verify it by what was published and patched then.
-5. ``move``: proxies are configured to ask the hub, and every pod with a sidecar has asked. ``CA_ADDR`` is written into
+5. ``move``: proxies are configured to ask the hub, and every pod with a sidecar has asked. ``CA_ADDR`` is written
+   into
    a pod when it is injected, so each has to be restarted; in any order, since all trust both sides.
 6. ``switch_off``: istiod's CA is off in its settings, and that version runs.
 7. ``takeover``: it is declared that nothing but the hub issues there. Only time after it counts.
@@ -29,9 +31,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from federation.core.trust.rotation.consumers import leaves_without, met, shas, time_of, unmet
-from federation.core.trust.rotation.record import Condition
-from federation.core.trust.rotation.world import ClusterFacts, World
+from federation.core.rotation.conditions import leaves_without, met, shas, time_of, unmet
+from federation.core.rotation.record import Condition
+from federation.core.rotation.world import ClusterFacts, World
 
 ISTIOD: Final = "pilot-discovery"
 """The field manager of istiod: the name of its program."""

@@ -1,18 +1,18 @@
 """One cluster's verdict on a token: by its published keys and watched caches, or by its TokenReview.
 
-===============
-======================================================================================================
+===============  ======================================================================================================
 ``auto``         keys and fresh caches decide; where they cannot (no usable keys, a key among them that the hub cannot
                  use, an issuer that the cluster had before, a cache that is not fresh, an object that the watch has
                  not seen), TokenReview does; a token that names a key which was read has to be signed by it first
 ``token-keys``   TokenReview is never asked; where the caches cannot vouch for what a token is bound to, that pod and
                  account are read; what cannot be decided so is refused or unavailable
 ``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
-===============
-======================================================================================================
+===============  ======================================================================================================
 
-A token is shown to an API server only where nothing speaks against its being that cluster's own: otherwise
-a cluster that was broken into could collect other clusters' tokens.
+A token is shown to an API server only where nothing speaks against its being that cluster's own: otherwise a cluster
+that was broken into could collect other clusters' tokens.
+
+The values are here too: what a caller shows, and what it has proved.
 """
 
 from __future__ import annotations
@@ -21,17 +21,57 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Final, TypeAlias
 
-from federation.clusters.budget import CpuBudget
+import msgspec
+
 from federation.core.clock import Clock
-from federation.core.config.model import ClusterConfig
+from federation.core.config.clusters import ClusterConfig
 from federation.core.errors import AttestationRefused, ClusterError, NotReady
+from federation.core.identity import ClusterName, ServiceAccountRef
 from federation.core.jwks import TokenKey
+from federation.kubernetes.budget import CpuBudget
 from federation.signer.attestation.bound_objects import BoundObjects, Existence
-from federation.signer.attestation.caller import AUTO, KEYS, REVIEW, Caller
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token, check_claims
+
+AUTO: Final = "auto"
+KEYS: Final = "token-keys"
+REVIEW: Final = "token-review"
+
+
+class TokenEvidence(msgspec.Struct, frozen=True):
+    """A bearer token, unchecked, and the cluster its bearer says it is from (empty: says nothing)."""
+
+    token: str
+    cluster_id: str = ""
+
+    def __repr__(self) -> str:
+        return f"TokenEvidence(cluster_id={self.cluster_id!r})"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A service account that its own cluster vouches for, and how that was found out.
+
+    With an ``impersonator`` the certificate is for ``account`` and the token was the impersonator's: ``pod`` and
+    ``node`` are those of the caller, not of a pod of ``account``.
+    """
+
+    cluster: ClusterName
+    account: ServiceAccountRef
+    pod: str  # the name of the pod that the token is bound to; empty where it is bound to none
+    proved_by: str  # KEYS or REVIEW
+    pod_uid: str = ""
+    node: str = ""  # the node of that pod; empty where the token does not say
+    impersonator: ServiceAccountRef | None = None
+
+    @property
+    def described(self) -> str:
+        """Who sent the token, for logs: account, pod and node."""
+        bound = f" in pod {self.pod}" if self.pod else ""
+        placed = f" on node {self.node}" if self.node else ""
+        return f"{self.impersonator or self.account}{bound}{placed}"
+
 
 MOST_VERIFIED: Final = 4096  # tokens whose signature is remembered as good, each 100 bytes
 

@@ -3,8 +3,10 @@
 The rule is kube-apiserver's own (``pkg/serviceaccount/claims.go``): an object counts until sixty seconds
 after its deletionTimestamp, and one of the same name with another UID is another object. A cache can be
 behind: what it does not hold may be new, so only a fresh cache may vouch for an object and none may deny
-one, except for an object whose deletion it has seen. What the caches cannot tell, :meth:`BoundObjects.ask` learns from
-the API server: a watch that breaks, or that was silent for so long that everything is listed anew, is no reason to turn
+one, except for an object whose deletion it has seen. What the caches cannot tell, :meth:`BoundObjects.ask` learns
+from
+the API server: a watch that breaks, or that was silent for so long that everything is listed anew, is no reason to
+turn
 a caller away.
 
 Pods that have ended (Succeeded, Failed) are not watched: they ask for nothing, and a token of one that asks all the
@@ -20,7 +22,11 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import (
+from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterTimeouts
+from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, Overloaded
+from federation.core.identity import is_subdomain
+from federation.kubernetes.objects import (
     METADATA_ONLY,
     METADATA_ONLY_LIST,
     ObjectKey,
@@ -30,13 +36,9 @@ from federation.clusters.objects import (
     decode_page,
     decode_pod,
 )
-from federation.clusters.reflector import MAX_PAGE_BYTES, Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.clock import Clock
-from federation.core.config.access import ClusterTimeouts
-from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, Overloaded
-from federation.core.identity import is_subdomain
-from federation.signer.attestation.in_flight import InFlight
+from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
+from federation.kubernetes.session import ClusterSession
+from federation.signer.attestation.token_review import InFlight
 from federation.signer.attestation.tokens import LEEWAY, BoundObject, KubernetesClaim, Token
 
 PODS_PATH: Final = "/api/v1/pods"

@@ -17,13 +17,13 @@ from typing import Final
 
 import msgspec
 
-from federation.clusters.objects import METADATA_ONLY_LIST, decode_metadata, decode_page
-from federation.clusters.reflector import MAX_PAGE_BYTES
-from federation.clusters.session import ClusterSession
 from federation.core.clock import Clock
 from federation.core.errors import ClusterError, ClusterGarbage, ClusterTimeout, InvalidValue, Overloaded
 from federation.core.identity import NodeName, ServiceAccountRef, is_subdomain
-from federation.signer.attestation.in_flight import InFlight
+from federation.kubernetes.objects import METADATA_ONLY_LIST, decode_metadata, decode_page
+from federation.kubernetes.reflector import MAX_PAGE_BYTES
+from federation.kubernetes.session import ClusterSession
+from federation.signer.attestation.token_review import InFlight
 from federation.signer.attestation.tokens import LEEWAY
 
 MEMORY: Final = 10.0  # seconds; as long as a token that a TokenReview accepted

@@ -1,26 +1,80 @@
 """What the cluster's API server says about a token: TokenReview (``authentication.k8s.io/v1``).
 
-The answer must agree with the token in everything the hub uses, and the audiences it returns must hold the
-one that was asked for: an API server that does not know audiences returns none, and has then checked
-nothing about them. The node of the caller's pod is what the answer says, and not used where the answer does not
-say it. Callers that show one token at one time share one review; verdicts are remembered for
-seconds, never past the token's end.
+The answer must agree with the token in everything the hub uses, and the audiences it returns must hold the one that
+was asked for: an API server that does not know audiences returns none, and has then checked nothing about them. The
+node of the caller's pod is what the answer says, and not used where the answer does not say it.
+
+Callers that show one token at one time share one review: requests that are equal wait for the same answer. A caller
+that goes away takes no other caller's answer with it, so each question runs in a task of its own. Verdicts are
+remembered for seconds, never past the token's end.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from federation.clusters.answers import harmless
-from federation.clusters.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.core.clock import Clock
-from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue
+from federation.core.errors import AttestationRefused, ClusterError, ClusterGarbage, InvalidValue, NotReady
 from federation.core.identity import ServiceAccountRef
-from federation.signer.attestation.in_flight import InFlight
+from federation.kubernetes.answers import harmless
+from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 from federation.signer.attestation.tokens import Token
+
+T = TypeVar("T")
+
+
+class InFlight(Generic[T]):
+    """Questions about one cluster; ``what`` names them in the error of those that :meth:`close` ended."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self._where = where
+        self._what = what
+        self._tasks: dict[Hashable, asyncio.Task[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tasks
+
+    async def ask(self, key: Hashable, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What ``question`` returns or raises; not asked again where one with this key is under way.
+
+        Raises NotReady where :meth:`close` ended it.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(question())
+            task.add_done_callback(lambda done: self._finished(key, done))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+            raise NotReady(
+                f"the connection to its API server was closed in the middle of {self._what}",
+                where=self._where,
+                reason="review_ended",
+            ) from None
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finished(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        self._tasks.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # looked at, so that a question whose callers have all gone leaves no warning
+
 
 REVIEW_PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 SERVICE_ACCOUNTS_GROUP: Final = "system:serviceaccounts"

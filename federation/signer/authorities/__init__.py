@@ -1,1 +1,1 @@
-"""Where a signature comes from: one small interface, and one module for each kind of back end."""
+"""Where a signature comes from: one small interface, back ends of each kind, and the set of authorities in use."""

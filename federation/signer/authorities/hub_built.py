@@ -1,17 +1,19 @@
 """An authority whose leaves the hub builds: only the signature comes from the key, wherever that lives.
 
-The pair of chain and key is looked at anew again and again. A pair is taken up when key and certificate
-agree and the intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh takes
-(``core/pki/path_rules.py``), for workloads and for the door; otherwise the last good pair
-stays, the authority is degraded and says why. The same goes for a pair that is good and is not what is in force:
-files that were exchanged in place are a wish like any other edit. A pair whose root has left the bundle signs
-nothing any more: its leaves would chain to an anchor that nobody holds.
+The pair of chain and key is read again and again. A pair is taken up when key and certificate agree and the
+intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh accepts
+(``core/pki/path_rules.py``), for workloads and for the door; otherwise the last good pair stays, the authority is
+degraded and says why. The same goes for a pair that is good and is not what is in force: files that were exchanged in
+place are a wish like any other edit. A pair whose root has left the bundle signs nothing any more: its leaves would
+chain to an anchor that no workload trusts.
+
+:class:`KeyInMemory` is a private key that this process has, out of a file or a secret store.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,31 +24,37 @@ import msgspec
 from cryptography import x509
 
 from federation.core.clock import Clock
+from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
     AuthorityRefused,
     AuthorityUnavailable,
     FederationError,
+    InvalidValue,
 )
 from federation.core.identity import TrustDomain
-from federation.core.pki import name_constraints
-from federation.core.pki.authority_check import check_intermediate
+from federation.core.pki import path_rules
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.leaf import LeafProfile, LeafTemplate
-from federation.core.pki.pem import encode_certificates
-from federation.core.pki.validity import LEAST_USEFUL_LIFE
-from federation.signer.authorities.interface import HasWarnings, IssuedLeaf, KeyPair, LeafOrder, PairSource
-from federation.signer.fence import Superseded
-from federation.state.documents import AuthorityReport
+from federation.core.pki.keys import PrivateKey, PublicKey, load_private_key, signer
+from federation.core.pki.leaf import LEAST_USEFUL_LIFE, LeafProfile, LeafTemplate
+from federation.core.pki.pem import encode_certificates, parse_certificates
+from federation.core.pki.verification import check_intermediate
+from federation.signer.authorities.authority import (
+    HasWarnings,
+    IssuedLeaf,
+    KeyPair,
+    LeafOrder,
+    MayExchange,
+    PairSource,
+)
+from federation.signer.revalidation import Superseded
+
+_logger = logging.getLogger(__name__)
 
 CONFINED: Final = (
     "have the intermediate issued with name constraints that permit the name, or use another name"
 )
-MayExchange = Callable[[Sequence[Certificate], Sequence[Certificate]], AuthorityMisconfigured | None]
-"""Why what is below the second issuers must not take the place of what is below the first; None where it may."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ class HubBuiltAuthority:
                 f" meanwhile ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
             )
-        words = name_constraints.not_permitted(signing.confining, order.names) if signing.confining else ""
+        words = path_rules.not_permitted(signing.confining, order.names) if signing.confining else ""
         if words:
             raise AuthorityRefused(words, where=self._name, reason="name_constraints", remedy=CONFINED)
         template = signing.templates[order.profile]
@@ -258,3 +266,29 @@ class HubBuiltAuthority:
                 extra={"authority": self._name, "reason": problem.reason},
             )
         self._problem = problem
+
+
+class KeyInMemory:
+    """Implements SigningKey. Nothing of the key is ever part of its text."""
+
+    held_here = True
+
+    def __init__(self, key: PrivateKey) -> None:
+        self._sign = signer(key)
+        self.public_key: PublicKey = key.public_key()
+
+    def __repr__(self) -> str:
+        return "KeyInMemory(...)"
+
+    async def sign(self, message: bytes) -> bytes:
+        """The signature, made at once."""
+        return self._sign(message)
+
+
+def pair_in_memory(chain_pem: bytes, key_pem: bytes, *, chain_at: str, key_at: str) -> KeyPair:
+    """The pair that these texts hold; raises AuthorityMisconfigured that names where each came from."""
+    try:
+        chain = parse_certificates(chain_pem, where=chain_at)
+        return KeyPair(chain, KeyInMemory(load_private_key(key_pem, where=key_at)))
+    except InvalidValue as error:
+        raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None

@@ -6,14 +6,13 @@ notification reports.
 
 from __future__ import annotations
 
-from federation.core.config.authority_model import LocalAuthorityConfig
+from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.pki.pem import MAX_PEM_BYTES
-from federation.files.reading import read_bounded
-from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.key_file import read_key_file
-from federation.signer.authorities.key_in_memory import pair_in_memory
-from federation.signer.authorities.reading import read_in_time
+from federation.files import read_bounded
+from federation.signer.authorities.authority import KeyPair
+from federation.signer.authorities.credentials import read_in_time, read_key_file
+from federation.signer.authorities.hub_built import pair_in_memory
 
 
 class PairOfFiles:

@@ -1,8 +1,14 @@
 """An authority that issues from a request: a PKI service, whose chain is judged before it is asked to sign.
 
-What the service says of itself is looked at again and again. It may sign while its chain reaches a root that
-the bundle in force holds; a root that only the service names is a proposal for a person, and trusted by
-nobody. What it returns for an order is a stranger's word, and ``checked.py`` judges it.
+What the service says of itself is read again and again. It may sign while its chain reaches a root that the bundle in
+force holds; a root that only the service names is a proposal, shown to a person and trusted by no process. What it
+returns for an order is a stranger's word, and ``authority.py`` judges it. A certificate revocation list of a back end
+is verified before anything in it counts (RFC 5280, section 5).
+
+**Polls that fail:** how long an earlier good one still counts, and when to poll again. One lost answer says little:
+requests may pass all the while, and a signer that stopped them all would make an outage of it. So a failure that may
+pass is borne a few times in a row while requests pass. Anything that an operator has to mend counts at once. Pure but
+for the jitter that it is given.
 """
 
 from __future__ import annotations
@@ -11,11 +17,17 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from federation.core.clock import Clock
+from federation.core.documents.signer import AuthorityReport
+from federation.core.documents.trust import Proposal
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -25,23 +37,142 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.identity import TrustDomain
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.leaf import LEAST_USEFUL_LIFE
 from federation.core.pki.pem import encode_certificates
-from federation.core.pki.validity import LEAST_USEFUL_LIFE
-from federation.signer.authorities.interface import (
+from federation.core.pki.verification import check_intermediate
+from federation.kubernetes.backoff import Backoff
+from federation.signer.authorities.authority import (
     Answer,
     CertificateService,
     IssuedLeaf,
     LeafOrder,
     ServiceView,
 )
-from federation.signer.authorities.looks import Looks
-from federation.signer.authorities.proposals import Proposals
-from federation.signer.authorities.revocation import RevocationList, read_revocations
-from federation.state.documents import AuthorityReport
 
 _logger = logging.getLogger(__name__)
+
+SOON: Final = 2.0  # seconds at most until the look after the first that failed; doubled up to the usual pause
+BORNE: Final = 2  # failures in a row that an earlier good look outlasts
+BORNE_THROTTLED: Final = (
+    6  # as many where it answers, and only asks for fewer: stopping requests is no answer to that
+)
+
+PASSING: Final = frozenset({"timeout", "unreachable", "cut_off", "server_error", "throttled"})
+"""Reasons that a back end gives where nothing is known but that no answer came, or none that says anything."""
+
+
+class Looks:
+    """Counts looks that failed in a row; ``poll_seconds`` is the usual pause between two."""
+
+    def __init__(self, *, poll_seconds: float, jitter: random.Random) -> None:
+        self._poll_seconds = poll_seconds
+        self._backoff = Backoff(first=SOON, longest=max(SOON, poll_seconds), jitter=jitter)
+        self.pause = poll_seconds
+        self.doubt: AuthorityUnavailable | None = None
+        """Why the last look failed, while an earlier one still counts."""
+
+    def went_well(self) -> None:
+        """A look was answered."""
+        self._backoff.reset()
+        self.pause, self.doubt = self._poll_seconds, None
+
+    def failed(self, error: AuthorityError | AuthorityUnavailable) -> None:
+        """A look failed. It is repeated soon, but for what asking again cannot mend: logins may be counted."""
+        self.doubt = None
+        if not isinstance(error, AuthorityUnavailable):
+            self.pause = self._poll_seconds
+            return
+        throttled, at_least = False, 0.0
+        if isinstance(error, AuthorityThrottled):
+            throttled, at_least = True, min(error.retry_after, self._poll_seconds)
+        self.pause = self._backoff.next(at_least=at_least)
+        borne = BORNE_THROTTLED if throttled else BORNE
+        if (throttled or error.reason in PASSING) and self._backoff.failures <= borne:
+            self.doubt = error
+
+
+MOST: Final = 8
+
+
+class Proposals:
+    """Of the authority of that name."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._found: dict[str, Proposal] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def documents(self) -> list[Proposal]:
+        """As a report shows them."""
+        return list(self._found.values())
+
+    def note(self, chain: Sequence[Certificate], anchors: Iterable[Certificate]) -> None:
+        """Remember each root in the chain that is none of the anchors, and forget those that are now."""
+        pinned = {anchor.sha256 for anchor in anchors}
+        for found in chain:
+            if not (found.is_self_signed and found.is_ca) or found.sha256 in pinned | set(self._found):
+                continue
+            if len(self._found) < MOST:
+                _logger.warning(
+                    "the authority names a root that nobody has pinned: %s (%s)",
+                    found.subject,
+                    found.sha256,
+                    extra={"authority": self._name},
+                )
+                self._found[found.sha256] = Proposal(
+                    sha256=found.sha256,
+                    subject=found.subject,
+                    cluster="",
+                    origin=f"the authority {self._name}",
+                    not_after=found.not_after.timestamp(),
+                    first_seen=self._clock.now().timestamp(),
+                    pem=found.pem.decode("ascii"),
+                )
+        self._found = {key: value for key, value in self._found.items() if key not in pinned}
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A CRL that one of the issuers has signed."""
+
+    der: bytes = field(repr=False)
+    issuer: x509.Name
+    next_update: datetime | None
+    serials: frozenset[int] = field(repr=False)
+
+    @property
+    def revoked(self) -> int:
+        """How many certificates it revokes."""
+        return len(self.serials)
+
+    def revokes(self, serial: int) -> bool:
+        """True where that serial number is on it."""
+        return serial in self.serials
+
+
+def read_revocations(der: bytes, *, issuers: Sequence[Certificate]) -> RevocationList:
+    """The list in these bytes. Raises AuthorityMisconfigured where none of ``issuers`` has signed it."""
+    try:
+        crl = x509.load_der_x509_crl(der)
+        signed = any(crl.is_signature_valid(issuer.x509.public_key()) for issuer in issuers)  # type: ignore[arg-type]
+        serials = frozenset(entry.serial_number for entry in crl)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AuthorityMisconfigured(
+            f"its CRL cannot be read ({type(error).__name__})",
+            reason="crl_invalid",
+            remedy="see what answers at its CRL's address; a CRL in DER is expected",
+        ) from None
+    if not signed:
+        raise AuthorityMisconfigured(
+            "its CRL is not signed by its issuer",
+            reason="crl_invalid",
+            remedy="see what answers at its CRL's address, and whether the issuer was exchanged",
+        )
+    return RevocationList(der, crl.issuer, crl.next_update_utc, serials)
 
 
 class ServiceAuthority:

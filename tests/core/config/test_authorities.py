@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.settings import (
     AwsConfig,
     AwsKmsAuthorityConfig,
     AwsPcaAuthorityConfig,
@@ -24,6 +23,7 @@ from federation.core.config.authority_model import (
     VaultServer,
     VaultTransitAuthorityConfig,
 )
+from federation.core.config.clusters import Credentials
 from tests.core.config.authority_texts import (
     CA_ARN,
     CERT_MANAGER,

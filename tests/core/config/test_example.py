@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import (
-    AnchorPin,
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import (
     ClusterConfig,
     ClusterPolicy,
+    ClusterTimeouts,
+    Credentials,
+    IstioConfig,
+)
+from federation.core.config.hub import (
+    AnchorPin,
     ControllerConfig,
     DoorConfig,
     HubConfig,
-    IstioConfig,
     ProofConfig,
     PublicationConfig,
     RotationConfig,
@@ -27,7 +30,7 @@ from federation.core.config.model import (
     StatusConfig,
     TrustConfig,
 )
-from federation.core.config.parse import parse_config
+from federation.core.config.load import parse_config
 from tests.core.config.example import PLAIN, TEXT
 
 LINES = PLAIN.splitlines()

@@ -9,9 +9,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from federation.core.config.access import Credentials
-from federation.core.config.authorities import KINDS as READERS
-from federation.core.config.authority_model import (
+from federation.core.config.authorities.common import CLIENT_CERTIFICATE_KEYS
+from federation.core.config.authorities.section import KINDS as READERS
+from federation.core.config.authorities.settings import (
     AuthorityConfig,
     AwsConfig,
     ConjurConfig,
@@ -19,9 +19,9 @@ from federation.core.config.authority_model import (
     VaultAuth,
     VaultServer,
 )
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
-from federation.core.config.references import CLIENT_CERTIFICATE_KEYS
+from federation.core.config.clusters import Credentials
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
 from federation.core.errors import ConfigurationError
 from tests.core.config.example import (
     AUTH,

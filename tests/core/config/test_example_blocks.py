@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.credentials import CREDENTIAL_KEYS
-from federation.core.config.model import HubConfig, StateConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import CREDENTIAL_KEYS, Credentials
+from federation.core.config.hub import HubConfig, StateConfig
+from federation.core.config.load import parse_config
 from federation.core.errors import ConfigurationError
 from tests.core.config.example import FORMS, PLAIN, STATE, SUCCESSOR, Block, Key, with_state, with_successor
 

@@ -9,8 +9,8 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
 from federation.core.errors import ConfigurationError
 from tests.core.config.example import (
     CONJUR,

@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.access import ClusterTimeouts, Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import (
-    DEFAULT_RESERVED,
-    Address,
-    ClusterPolicy,
-    ControllerConfig,
-    DoorConfig,
-    StatusConfig,
-)
-from federation.core.config.parse import MAX_BYTES, parse_config
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import DEFAULT_RESERVED, ClusterPolicy, ClusterTimeouts, Credentials
+from federation.core.config.hub import ControllerConfig, DoorConfig, StatusConfig
+from federation.core.config.load import MAX_BYTES, parse_config
+from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, TrustDomain
 from federation.core.pki.keys import KeyKind

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.config.model import AnchorPin
-from federation.core.config.pinning import NewPin, with_pin
+from federation.cli.pinning import NewPin, with_pin
+from federation.core.config.hub import AnchorPin
 from federation.core.errors import ConfigurationError
 from federation.core.identity import ClusterName, TrustDomain
 from tests.core.config.example import TEXT

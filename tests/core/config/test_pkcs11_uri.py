@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.config.pkcs11_uri import MAX_URI_LENGTH, Pkcs11Uri, parse_uri
+from federation.core.config.authorities.pkcs11 import MAX_URI_LENGTH, Pkcs11Uri, parse_uri
 from federation.core.errors import InvalidValue
 
 

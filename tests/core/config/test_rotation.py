@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.config.access import Credentials
-from federation.core.config.authority_model import LocalAuthorityConfig
-from federation.core.config.model import RotationConfig, StateConfig
+from federation.core.config.authorities.settings import LocalAuthorityConfig
+from federation.core.config.clusters import Credentials
+from federation.core.config.hub import RotationConfig, StateConfig
 from tests.core.config.authority_texts import CONJUR, KUBERNETES, PKCS11, VARIABLES, VAULT, hub
 from tests.core.config.texts import AUTHORITY, EAST, GOOD, HUB, OTHER_PIN, PIN, good, mistakes, with_line
 

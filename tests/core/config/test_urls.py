@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.config.urls import is_plain_http, service_url, unix_socket
-from federation.core.config.values import number
+from federation.core.config.types import is_plain_http, number, service_url, unix_socket
 from federation.core.errors import InvalidValue
 
 HOSTS = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{1,8}){0,3}", fullmatch=True)

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.config.label_selector import check_label_selector, check_label_value
-from federation.core.config.model import Address
-from federation.core.config.values import account_pattern, address, fingerprint, seconds
+from federation.core.config.types import (
+    Address,
+    account_pattern,
+    address,
+    check_label_selector,
+    check_label_value,
+    fingerprint,
+    seconds,
+)
 from federation.core.errors import InvalidValue
 
 duration = seconds(0, 1e9)

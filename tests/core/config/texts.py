@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from federation.core.config.model import HubConfig
-from federation.core.config.parse import parse_config
+from federation.core.config.hub import HubConfig
+from federation.core.config.load import parse_config
 from federation.core.errors import ConfigurationError
 
 FILE = "/etc/federation/clusters.toml"

@@ -10,8 +10,8 @@ from cryptography import x509
 
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.chain import Purpose, verify_chain
-from federation.core.pki.name_constraints import general_name
+from federation.core.pki.chain import verify_chain
+from federation.core.pki.path_rules import Purpose, general_name
 from federation.core.pki.pem import parse_certificates, readable_certificates
 
 ACCEPTED = ""

@@ -17,10 +17,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation.core.errors import AuthorityMisconfigured
 from federation.core.identity import TrustDomain
 from federation.core.pki.algorithms import key_problem, signature_problem
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import parse_certificates
+from federation.core.pki.verification import check_intermediate
 from tests.support.pki import (
     CA_KEY_USAGE,
     DAY,

@@ -15,17 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.core.errors import AuthorityMisconfigured, InvalidValue
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.chain import (
-    MAX_PATH,
-    Purpose,
-    build_chain,
-    cert_chain_elements,
-    single_chain,
-    verify_chain,
-)
+from federation.core.pki.chain import MAX_PATH, build_chain, cert_chain_elements, single_chain, verify_chain
 from federation.core.pki.keys import KeyKind
+from federation.core.pki.path_rules import Purpose
+from federation.core.pki.verification import check_intermediate
 from tests.support.pki import (
     BOTH_WAYS,
     CA_KEY_USAGE,

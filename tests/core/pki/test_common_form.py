@@ -20,9 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federation.core.errors import AuthorityMisconfigured, InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki import der
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, signer
+from federation.core.pki.verification import check_intermediate
 from tests.support.pki import CA_KEY_USAGE, NOW, YEAR, Authority, certificate, key, resigned, root
 
 ROOT = root("of common forms")

@@ -7,10 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from federation.core.errors import InvalidValue
-from federation.core.pki.authority_check import check_intermediate
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.development import create_intermediate, create_root
 from federation.core.pki.keys import KeyKind, PrivateKey
+from federation.core.pki.verification import check_intermediate
 from tests.support.pki import CA_KEY_USAGE, DAY, NOW, YEAR, key
 
 

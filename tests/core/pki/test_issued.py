@@ -11,10 +11,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.errors import AuthorityViolation
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.issued import CLOCK_TOLERANCE, check_issued
 from federation.core.pki.keys import KeyKind
+from federation.core.pki.leaf import Validity
 from federation.core.pki.requests import check_request
-from federation.core.pki.validity import Validity
+from federation.core.pki.verification import CLOCK_TOLERANCE, check_issued
 from tests.support.pki import (
     CA_KEY_USAGE,
     IDENTITY,

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from federation.core.errors import AuthorityViolation, InvalidValue
 from federation.core.identity import SpiffeId
 from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, digest, signature_hash, signer, spki
 from federation.core.pki.leaf import SERIAL_BITS, LeafProfile, LeafTemplate
-from federation.core.pki.san import SubjectAltName
 from tests.core.pki.strategies import identities, subdomains
 from tests.support.pki import (
     BOTH_WAYS,

@@ -12,7 +12,7 @@ from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import verify_chain
-from federation.core.pki.name_constraints import not_permitted, permits_trust_domain, violation
+from federation.core.pki.path_rules import not_permitted, permits_trust_domain, violation
 from tests.support.pki import (
     BOTH_WAYS,
     IDENTITY,

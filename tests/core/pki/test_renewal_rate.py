@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.identity import SpiffeId
-from federation.core.istio_ca import decode_request, encode_response
-from federation.core.pki.validity import leaf_validity
+from federation.core.istio.ca_protocol import decode_request, encode_response
+from federation.core.pki.leaf import leaf_validity
 from tests.support import pki
 from tests.support.clock import VirtualClock
 from tests.support.pki import DAY, NOW

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from federation.core.errors import RequestRefused
 from federation.core.identity import SpiffeId
 from federation.core.pki import der
+from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
-from federation.core.pki.request_refusals import Refusal
-from federation.core.pki.requests import MAX_CSR_CHARACTERS, CertificateRequest, check_request
-from federation.core.pki.san import SubjectAltName
+from federation.core.pki.requests import MAX_CSR_CHARACTERS, CertificateRequest, Refusal, check_request
 from tests.core.pki.strategies import identities
 from tests.support import csr as craft
 from tests.support.pki import (

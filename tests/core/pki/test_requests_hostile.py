@@ -21,8 +21,7 @@ from federation.core.pki import der
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, signer, spki
 from federation.core.pki.leaf import LeafTemplate
-from federation.core.pki.request_refusals import Refusal
-from federation.core.pki.requests import check_request
+from federation.core.pki.requests import Refusal, check_request
 from tests.core.pki.strategies import identities
 from tests.support import csr as craft
 from tests.support.pki import DAY, EMPTY_ORGANIZATION, IDENTITY, NOW, csr_pem, intermediate, key

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue
 from federation.core.identity import SpiffeId
-from federation.core.pki.san import SubjectAltName
+from federation.core.pki.der import SubjectAltName
 from tests.core.pki.strategies import identities, subdomains
 
 

@@ -7,15 +7,14 @@ from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation.core.config.model import IstioConfig
+from federation.core.config.clusters import IstioConfig
 from federation.core.errors import RequestRefused
-from federation.core.istiod import is_istiod_name, istiod_names
+from federation.core.istio.istiod import is_istiod_name, istiod_names
 from federation.core.pki import der
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, signer
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
-from federation.core.pki.request_refusals import Refusal
-from federation.core.pki.requests import CertificateRequest, check_server_request
+from federation.core.pki.requests import CertificateRequest, Refusal, check_server_request
 from tests.support import csr as craft
 from tests.support.pki import DAY, IDENTITY, NOW, csr_pem, intermediate, key
 

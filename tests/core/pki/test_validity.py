@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidValue, NotReady
-from federation.core.pki.validity import (
+from federation.core.pki.leaf import (
     BACKDATED_PART,
     LEAST_USEFUL_LIFE,
     LONGEST_BACKDATING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.trust.horizons import (
+from federation.core.trust.expiry_bounds import (
     LONGEST_STEP,
     SHORTEST_STEP,
     Delivered,

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.trust.horizons import Delivered
+from federation.core.rotation.conditions import unmet
+from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
+from federation.core.trust.expiry_bounds import Delivered
 from federation.core.trust.joining import (
     ISTIOD,
     Arrival,
@@ -23,8 +25,6 @@ from federation.core.trust.joining import (
     position,
     serves,
 )
-from federation.core.trust.rotation.consumers import unmet
-from federation.core.trust.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 
 HUB, OWN = "hub", "own"
 NOW = 1000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.trust.life import FINE, RESTART, WAIT, WATCH, SignsOfLife, Vitality, judge
+from federation.core.trust.liveness import FINE, RESTART, WAIT, WATCH, SignsOfLife, Vitality, judge
 
 NOW = 1_000_000.0
 COUNTS = st.integers(0, 5)

@@ -18,13 +18,13 @@ from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from federation.core.config.authority_model import AwsConfig, JwtRef
+from federation.core.config.authorities.settings import AwsConfig, JwtRef
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.aws.client import AwsClient, quieten
-from federation.signer.authorities.aws.failures import Call, error_of
-from federation.signer.authorities.aws.login import Login
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.authority import Surroundings
+from federation.signer.authorities.aws.client import AwsClient, Call, Login, error_of, quieten
+from federation.signer.authorities.credentials import OwnCredentials
+
+_logger = logging.getLogger(__name__)
 
 CHAIN_TIMEOUT: Final = 10.0  # seconds; instance metadata answers within one, web identity asks STS
 STS_TIMEOUT: Final = 5.0  # seconds
@@ -36,8 +36,6 @@ RENEW_FROM, RENEW_UNTIL = 0.5, 0.75
 
 LAST_MOMENT: Final = timedelta(minutes=1)
 """Keys are not used any more so shortly before they expire: a request may be on its way as long, and clocks differ."""
-
-_logger = logging.getLogger(__name__)
 
 
 def login_of(aws: AwsConfig, own: OwnCredentials, around: Surroundings, *, where: str) -> Login:

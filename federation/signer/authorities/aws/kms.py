@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from federation.core.config.authority_model import AwsKmsAuthorityConfig
+from federation.core.config.authorities.settings import AwsKmsAuthorityConfig
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -22,13 +22,10 @@ from federation.core.errors import (
     AuthorityUnavailable,
 )
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
-from federation.signer.authorities.aws.client import AwsClient
+from federation.signer.authorities.authority import KeyPair, Surroundings
+from federation.signer.authorities.aws.client import AwsClient, Call
 from federation.signer.authorities.aws.credentials import login_of
-from federation.signer.authorities.aws.failures import Call
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.pem_file import parse_chain, read_pem_file
+from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
 
 KEY_SECONDS: Final = 300.0  # how often the public key is fetched although nothing has failed
 MOST_ATTEMPTS: Final = 2  # KMS documents its own failures as to be asked again; a signature may be made twice

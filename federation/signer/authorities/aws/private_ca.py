@@ -1,26 +1,34 @@
 """AWS Private CA: it holds the key and issues from the workload's own request, by a template.
 
-IssueCertificate accepts, GetCertificate fetches what has been issued some moments later. An order has one
-idempotency token, by which AWS tells a repeated request from a further one, so a lost answer is asked for again
-and never issues twice. From the moment at which a request may have reached AWS, whatever keeps the certificate
-away is AuthorityUncertain.
+IssueCertificate accepts, GetCertificate fetches what has been issued some moments later. An order has one idempotency
+token, by which AWS distinguishes a repeated request from a further one, so a lost answer is asked for again and never
+issues twice. From the moment at which a request may have reached AWS, whatever keeps the certificate away is
+AuthorityUncertain.
 
-Of the request only key, subject and subject alternative name count: the templates that may be used pass no
-other extension on and say themselves that the leaf is no CA (AWS Private CA User Guide, "template
-definitions"). The validity is the order's own, to the second.
+Of the request only key, subject and subject alternative name count: the templates that may be used pass no other
+extension on and say themselves that the leaf is no CA (AWS Private CA User Guide, "template definitions"). The
+validity is the order's own, to the second. What is known of a CA beforehand is here as well: its states, its keys,
+and the templates that it may issue by.
+
+**How long to wait** for a certificate that AWS issues in its own time: GetCertificate may be called 75 times a second
+and IssueCertificate 25 times (quotas of an account and region), so there are three looks for each certificate, for
+everyone together. The first wait therefore follows what issuing has lately taken, so that the first or second look
+finds the certificate, and each further wait doubles.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from typing import Any, Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_exception_type
 
-from federation.core.config.authority_model import AwsPcaAuthorityConfig
+from federation.core.config.authorities.settings import AwsPcaAuthorityConfig
 from federation.core.errors import (
     AuthorityError,
+    AuthorityMisconfigured,
     AuthorityRefused,
     AuthorityUnavailable,
     AuthorityUncertain,
@@ -30,14 +38,118 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
-from federation.signer.authorities.aws.client import AwsClient
+from federation.signer.authorities.authority import Answer, LeafOrder, ServiceView, Surroundings
+from federation.signer.authorities.aws.client import AwsClient, Call
 from federation.signer.authorities.aws.credentials import login_of
-from federation.signer.authorities.aws.described_ca import check_state, signing_algorithm, template_arn
-from federation.signer.authorities.aws.failures import Call
-from federation.signer.authorities.aws.pace import Pace
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
-from federation.signer.authorities.own_credentials import OwnCredentials
+from federation.signer.authorities.credentials import OwnCredentials
+
+SAFE_TEMPLATES: Final = frozenset(
+    {
+        "EndEntityCertificate/V1",
+        "EndEntityServerAuthCertificate/V1",
+        "EndEntityClientAuthCertificate/V1",
+    }
+)
+"""Templates that fix every extension but the names, so that no request can make a CA of its leaf (AWS Private CA
+User Guide, "template definitions")."""
+
+_SIGNING_ALGORITHMS: Final[Mapping[str, str]] = {
+    "RSA_2048": "SHA256WITHRSA",
+    "RSA_3072": "SHA256WITHRSA",
+    "RSA_4096": "SHA256WITHRSA",
+    "EC_prime256v1": "SHA256WITHECDSA",
+    "EC_secp384r1": "SHA384WITHECDSA",
+}
+_STATES: Final = {
+    "DISABLED": (
+        "ca_disabled",
+        "enable it: `aws acm-pca update-certificate-authority --certificate-authority-arn ARN --status ACTIVE`",
+    ),
+    "PENDING_CERTIFICATE": ("ca_pending", "sign its CSR with the root and import the certificate"),
+    "CREATING": ("ca_pending", "wait until it is created, then sign its CSR and import the certificate"),
+    "EXPIRED": ("issuer_expired", "renew its certificate now; workloads cannot renew"),
+    "DELETED": (
+        "ca_deleted",
+        "restore it: `aws acm-pca restore-certificate-authority --certificate-authority-arn ARN`, then enable it",
+    ),
+    "FAILED": ("ca_failed", "it cannot be mended: create another CA and name it in ca_arn"),
+}
+
+
+def check_state(described: Mapping[str, Any]) -> None:
+    """Raise AuthorityMisconfigured that says what to do where the CA is in any state but ACTIVE."""
+    state = str(described.get("Status", ""))
+    if state == "ACTIVE":
+        return
+    reason, remedy = _STATES.get(state, ("ca_disabled", "look at the CA in AWS's console"))
+    raise AuthorityMisconfigured(f"the CA is in the state {state[:40]!r}", reason=reason, remedy=remedy)
+
+
+def signing_algorithm(described: Mapping[str, Any]) -> str:
+    """What leaves are signed with: by the CA's key alone, as where the hub builds them.
+
+    Raises AuthorityMisconfigured with the reason ``weak_key`` for a key that the hub does not accept.
+    """
+    configuration = described.get("CertificateAuthorityConfiguration")
+    kind = str(configuration.get("KeyAlgorithm", "")) if isinstance(configuration, dict) else ""
+    if kind not in _SIGNING_ALGORITHMS:
+        raise AuthorityMisconfigured(
+            f"the CA has a key of the kind {kind[:40]!r}",
+            reason="weak_key",
+            remedy=f"use a CA with one of: {', '.join(_SIGNING_ALGORITHMS)}",
+        )
+    return _SIGNING_ALGORITHMS[kind]
+
+
+def template_arn(ca_arn: str, template: str) -> str:
+    """The ARN of a template in the CA's partition (aws, aws-cn, aws-us-gov).
+
+    Raises AuthorityMisconfigured with the reason ``template_unsafe`` or ``ca_arn``.
+    """
+    if template not in SAFE_TEMPLATES:
+        raise AuthorityMisconfigured(
+            f"the template {template[:80]!r} leaves to the request what the leaf may do",
+            reason="template_unsafe",
+            remedy=f"use one of: {', '.join(sorted(SAFE_TEMPLATES))}",
+        )
+    parts = ca_arn.split(":")
+    if len(parts) != 6 or parts[0] != "arn" or parts[2] != "acm-pca":
+        raise AuthorityMisconfigured(
+            f"{ca_arn[:120]!r} is not the ARN of a CA",
+            reason="ca_arn",
+            remedy="write it as AWS does: arn:aws:acm-pca:REGION:ACCOUNT:certificate-authority/ID",
+        )
+    return f"arn:{parts[1]}:acm-pca:::template/{template}"
+
+
+LOOKS_PER_CERTIFICATE: Final = 3
+"""75/s of GetCertificate for 25/s of IssueCertificate."""
+
+SHORTEST, LONGEST = 0.2, 2.0  # seconds of a first wait: AWS mostly issues within one
+_START: Final = 0.4
+_FASTER: Final = 0.95  # at the first look: perhaps it had been there for long
+_SLOWER: Final = 1.5  # at the third look, or later
+
+
+class Pace:
+    """What is learnt from one certificate for the next; one object for all orders of an authority."""
+
+    def __init__(self, jitter: random.Random, *, timeout: float) -> None:
+        self._jitter = jitter
+        self._longest = min(LONGEST, timeout / 4)
+        self._first = min(_START, self._longest)
+
+    def wait(self, looks: int) -> float:
+        """Seconds to wait before the next look, after ``looks`` of them."""
+        return self._first * 2.0**looks * self._jitter.uniform(0.9, 1.1)
+
+    def found(self, looks: int) -> None:
+        """The certificate was there at that look, 1 for the first."""
+        if looks < 2:
+            self._first = max(SHORTEST, self._first * _FASTER)
+        elif looks >= LOOKS_PER_CERTIFICATE:
+            self._first = min(self._longest, self._first * _SLOWER)
+
 
 DESCRIBE: Final = "DescribeCertificateAuthority"
 GET_CHAIN: Final = "GetCertificateAuthorityCertificate"

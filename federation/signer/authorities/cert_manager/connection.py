@@ -1,4 +1,4 @@
-"""The connection to the management cluster: one session, one watch, and what tidies up.
+"""The connection to the management cluster: one session, one watch, what tidies up, and whether the issuer is ready.
 
 ::
 
@@ -8,6 +8,9 @@
     Removals, Sweep -> delete -------------> API server
 
 The watch has the label of this process, so that a replica does not read what the others are sent.
+
+The issuer is read where it is one of cert-manager's own and we may read it. That right is optional: without it a
+request that waits for its issuer says the same, only later.
 """
 
 from __future__ import annotations
@@ -16,18 +19,38 @@ import asyncio
 import logging
 from typing import Final, Self
 
-from federation.clusters.objects import METADATA_ONLY_LIST
-from federation.clusters.reflector import Reflector
-from federation.clusters.session import ClusterSession
-from federation.core.config.access import ClusterTimeouts
-from federation.core.config.authority_model import CertManagerAuthorityConfig
-from federation.core.errors import ClusterError, ClusterTimeout
+import msgspec
+
+from federation.core.config.authorities.settings import CertManagerAuthorityConfig
+from federation.core.config.clusters import ClusterTimeouts
+from federation.core.errors import (
+    AuthorityMisconfigured,
+    AuthorityUnavailable,
+    ClusterError,
+    ClusterForbidden,
+    ClusterGarbage,
+    ClusterNotFound,
+    ClusterTimeout,
+)
 from federation.core.identity import ClusterName
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.cert_manager.outstanding import Outstanding
-from federation.signer.authorities.cert_manager.removal import Creation, Removals, Sweep
-from federation.signer.authorities.cert_manager.request import INSTANCE, collection
-from federation.signer.authorities.cert_manager.verdict import Verdict
+from federation.kubernetes.answers import harmless
+from federation.kubernetes.objects import METADATA_ONLY_LIST
+from federation.kubernetes.reflector import Reflector
+from federation.kubernetes.session import ClusterSession
+from federation.signer.authorities.authority import Surroundings
+from federation.signer.authorities.cert_manager.requests import (
+    API,
+    GROUP,
+    INSTANCE,
+    Creation,
+    Outstanding,
+    Removals,
+    Sweep,
+    collection,
+)
+from federation.signer.authorities.cert_manager.verdict import MAX_TEXT, Verdict
+
+_logger = logging.getLogger(__name__)
 
 CLUSTER: Final = ClusterName("management")
 CLOSING: Final = 2.0
@@ -38,8 +61,6 @@ SILENCE: Final = 30.0
 that somebody holds back would let every request time out."""
 
 _POLL: Final = 0.05
-
-_log = logging.getLogger(__name__)
 
 
 def timeouts(config: CertManagerAuthorityConfig) -> ClusterTimeouts:
@@ -170,7 +191,7 @@ class Connection:
                 tasks.create_task(self._reflector.run())
                 tasks.create_task(self._sweep.run())
         except ExceptionGroup:  # neither is to end; whoever looks next opens another connection
-            _log.exception("watching CertificateRequests ended", extra={"cluster": str(CLUSTER)})
+            _logger.exception("watching CertificateRequests ended", extra={"cluster": str(CLUSTER)})
 
     async def _create(self, body: bytes) -> ClusterError | None:
         try:
@@ -178,3 +199,71 @@ class Connection:
         except ClusterError as error:
             return error
         return None
+
+
+NOT_FOUND: Final = "create it, or correct issuer_name, issuer_kind and issuer_group"
+
+
+class _Condition(msgspec.Struct):
+    type: str = ""
+    status: str = ""
+    message: str = ""
+
+
+class _Status(msgspec.Struct):
+    conditions: list[_Condition] | None = None
+
+
+class _Issuer(msgspec.Struct):
+    status: _Status | None = None
+
+
+def not_ready(config: CertManagerAuthorityConfig) -> str:
+    """What to do about an issuer that is not ready."""
+    kind, group = config.issuer_kind.lower(), config.issuer_group
+    return (
+        "look at its conditions in the management cluster, "
+        f"`kubectl -n {config.namespace} describe {kind}.{group}/{config.issuer_name}`: its secret or the service "
+        "behind it is wrong"
+    )
+
+
+_decode: Final = msgspec.json.Decoder(_Issuer).decode
+
+
+async def check_issuer(session: ClusterSession, config: CertManagerAuthorityConfig) -> None:
+    """Raises AuthorityMisconfigured or AuthorityUnavailable for a bad issuer, ClusterError without an answer."""
+    path = _path(config)
+    if path is None:
+        return
+    named = f"the {config.issuer_kind} {config.issuer_name}"
+    try:
+        answer = await session.get(path)
+    except ClusterForbidden:
+        return
+    except ClusterNotFound:
+        raise AuthorityMisconfigured(
+            f"{named} is not there", reason="issuer_not_found", remedy=NOT_FOUND
+        ) from None
+    try:
+        status = _decode(answer).status or _Status()
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ClusterGarbage(f"GET {path}: not what the API promises: {harmless(str(error))}") from None
+    ready = next((c for c in status.conditions or () if c.type == "Ready"), _Condition())
+    if ready.status != "True":
+        raise AuthorityUnavailable(
+            f"{named} is not ready: {harmless(ready.message)[:MAX_TEXT] or 'it has no Ready condition'}",
+            reason="issuer_not_ready",
+            remedy=not_ready(config),
+        )
+
+
+def _path(config: CertManagerAuthorityConfig) -> str | None:
+    if config.issuer_group != GROUP:
+        return None
+    match config.issuer_kind:
+        case "ClusterIssuer":
+            return f"{API}/clusterissuers/{config.issuer_name}"
+        case "Issuer":
+            return f"{API}/namespaces/{config.namespace}/issuers/{config.issuer_name}"
+    return None

@@ -6,7 +6,6 @@ from typing import Final
 
 import aiohttp
 
-from federation.clusters.answers import ADMISSION
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -27,6 +26,7 @@ from federation.core.errors import (
     ClusterUnauthorized,
     ClusterUnreachable,
 )
+from federation.kubernetes.answers import ADMISSION
 
 _NEVER_SENT: Final = (
     aiohttp.ClientConnectorError,

@@ -1,40 +1,185 @@
 """cert-manager in one management cluster: a CertificateRequest is created, awaited by a watch, and removed.
 
-What is learned of the issuer's chain comes with the leaves, so nothing is known of it before the first one, and
-it is forgotten when none has come for a while: an authority whose chain was judged bad asks for no leaf, and
-would never learn that the issuer was mended.
+What is learned of the issuer's chain comes with the leaves, so nothing is known of it before the first one, and it is
+forgotten when none has come for a while: an authority whose chain was judged bad asks for no leaf, and would never
+learn that the issuer was mended.
+
+**Answers.** Source: cert-manager's ``pkg/util/pki/parse_certificate_chain.go`` and its API document:
+``status.certificate`` begins with the leaf and leaves a self-signed root out; ``status.ca``, set "on a best-effort
+basis", is the root where the issuer knows it, or the highest intermediate, or whatever an external issuer thinks fit.
+What a request that brought no certificate means for its caller is said here too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import binascii
+from collections.abc import Sequence
 from typing import Final
 
-from federation.clusters.credentials import fingerprint
 from federation.core.clock import Clock
-from federation.core.config.authority_model import CertManagerAuthorityConfig
+from federation.core.config.authorities.settings import CertManagerAuthorityConfig
 from federation.core.errors import (
+    AuthorityError,
     AuthorityMisconfigured,
+    AuthorityRefused,
     AuthorityUnavailable,
+    AuthorityUncertain,
+    AuthorityViolation,
     ClusterDenied,
     ClusterError,
     ClusterForbidden,
     ClusterInvalid,
     ClusterUnauthorized,
     ConfigurationError,
+    InvalidValue,
 )
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.cert_manager import issuer
-from federation.signer.authorities.cert_manager.answer import chain_above, read_answer
-from federation.signer.authorities.cert_manager.connection import Connection
+from federation.core.pki.chain import MAX_PATH, single_chain
+from federation.core.pki.pem import parse_certificates
+from federation.kubernetes.credentials import fingerprint
+from federation.signer.authorities.authority import Answer, LeafOrder, ServiceView, Surroundings
+from federation.signer.authorities.cert_manager.connection import (
+    NOT_FOUND,
+    Connection,
+    check_issuer,
+    not_ready,
+)
 from federation.signer.authorities.cert_manager.failures import answer_lost, authority_error
-from federation.signer.authorities.cert_manager.outstanding import NotCreated, Outstanding, Waiting
-from federation.signer.authorities.cert_manager.refusals import lateness, refusal
-from federation.signer.authorities.cert_manager.removal import Creation
-from federation.signer.authorities.cert_manager.request import certificate_request, duration
-from federation.signer.authorities.cert_manager.verdict import Issued, Verdict
-from federation.signer.authorities.interface import Answer, LeafOrder, ServiceView
+from federation.signer.authorities.cert_manager.requests import (
+    Creation,
+    NotCreated,
+    Outstanding,
+    Waiting,
+    certificate_request,
+    duration,
+)
+from federation.signer.authorities.cert_manager.verdict import (
+    Blocked,
+    Deleted,
+    Denied,
+    Failed,
+    Invalid,
+    Issued,
+    Pending,
+    Unreadable,
+    Verdict,
+)
+
+MOST_IN_CA: Final = 32
+"""Some issuers put a whole bundle there, though it is meant to be one certificate."""
+
+
+def read_answer(issued: Issued) -> Answer:
+    """The leaf and what is above it.
+
+    Of ``ca`` only what continues the chain upwards is taken; the rest of a bundle would be no part of one
+    chain. Raises AuthorityViolation with the reason ``garbage``.
+    """
+    leaf, *above = _certificates(issued.certificate, "status.certificate", MAX_PATH)
+    offered = _certificates(issued.ca, "status.ca", MOST_IN_CA) if issued.ca else ()
+    return Answer(leaf.der, _continued((leaf, *above), offered)[1:])
+
+
+def chain_above(answer: Answer) -> tuple[Certificate, ...]:
+    """The certificates above the leaf in their order, its issuer first; empty where they form no chain."""
+    try:
+        return single_chain((Certificate.from_der(answer.der), *answer.chain))[1:]
+    except InvalidValue:
+        return ()  # whoever judges the answer says so
+
+
+def _continued(chain: Sequence[Certificate], offered: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    continued = list(dict.fromkeys(chain))
+    while len(continued) < MAX_PATH and not continued[-1].is_self_signed:
+        top = continued[-1]
+        above = next((c for c in offered if c not in continued and top.is_signed_by(c)), None)
+        if above is None:
+            break
+        continued.append(above)
+    return tuple(continued)
+
+
+def _certificates(field: str, name: str, most: int) -> tuple[Certificate, ...]:
+    try:
+        certificates = parse_certificates(binascii.a2b_base64(field, strict_mode=True), where=name)
+    except InvalidValue as error:
+        raise _garbage(str(error)) from None
+    except ValueError:  # not base64, or not even ASCII
+        raise _garbage(f"{name}: this is not base64") from None
+    if len(certificates) > most:
+        raise _garbage(f"{name}: {len(certificates)} certificates, at most {most} are read")
+    return certificates
+
+
+def _garbage(what: str) -> AuthorityViolation:
+    return AuthorityViolation(f"cert-manager returned no certificate: {what[:200]}", reason="garbage")
+
+
+_COMPARE: Final = "compare what it allows with this cluster's policy in the hub"
+
+
+def refusal(
+    verdict: Pending | Blocked | Denied | Failed | Invalid | Unreadable | Deleted,
+    config: CertManagerAuthorityConfig,
+) -> AuthorityError | AuthorityUnavailable:
+    """The error that a verdict other than a certificate stands for."""
+    match verdict:
+        case Denied(message=message):
+            return AuthorityRefused(
+                f"the approver denied the request: {message}",
+                reason="denied",
+                remedy=f"the approver: {_COMPARE}",
+            )
+        case Invalid(message=message):
+            return AuthorityRefused(
+                f"the issuer takes the request for invalid: {message}",
+                reason="invalid_request",
+                remedy=f"the issuer: {_COMPARE}",
+            )
+        case Failed(message=message):
+            # Any error of what stands behind an issuer ends so, an outage as well as a rule of its own.
+            return AuthorityUnavailable(
+                f"the issuer failed: {message}",
+                reason="failed",
+                remedy=f"look at the {config.issuer_kind} {config.issuer_name} and at what is behind it",
+            )
+        case Blocked(reason="issuer_not_found", message=message):
+            return AuthorityMisconfigured(message, reason="issuer_not_found", remedy=NOT_FOUND)
+        case Blocked(message=message):
+            return AuthorityUnavailable(message, reason="issuer_not_ready", remedy=not_ready(config))
+        case Unreadable(problem=problem):
+            return AuthorityViolation(f"the CertificateRequest: {problem}", reason="garbage")
+        case Deleted():
+            return AuthorityUncertain(
+                "the request was deleted before it was decided: it may have been issued",
+                reason="request_deleted",
+                remedy=f"find who deletes CertificateRequests in the namespace {config.namespace}",
+            )
+    return AuthorityUncertain(f"nothing was decided: {verdict.message}")
+
+
+def lateness(
+    waiting: Waiting, creation: Creation, config: CertManagerAuthorityConfig, *, watching: bool
+) -> AuthorityUnavailable:
+    """Why nothing came in time. Issuers sign only what was approved, so what was not was not issued."""
+    within = f"within {config.timeout:g} s"
+    match waiting.last:
+        case Pending(approved=False, message="") if watching:
+            return AuthorityUnavailable(
+                f"nobody approved or denied the request {within}",
+                reason="not_approved",
+                remedy="run cert-manager's own approver, or one whose policy covers the hub's requests",
+            )
+        case Pending(message=message) if message:
+            return AuthorityUncertain(f"the issuer did not answer {within}; it says: {message}")
+        case Pending():
+            return AuthorityUncertain(f"the issuer did not answer {within}: it may still issue")
+    error = creation.result() if creation.done() and not creation.cancelled() else None
+    if error is not None:
+        return AuthorityUncertain(f"the management cluster: {error.what}: the request may be there")
+    return AuthorityUncertain(f"the request was not seen {within}: it may be there and issued")
+
 
 CHAIN_MEMORY: Final = 60.0
 """Seconds for which a chain is told after the last leaf that came with it."""
@@ -103,7 +248,7 @@ class CertManager:
             connection = await self._connected()
             try:
                 await connection.check()
-                await issuer.check_issuer(connection.session, self._config)
+                await check_issuer(connection.session, self._config)
             except ClusterUnauthorized as error:
                 await self._disconnect(connection)
                 if last:

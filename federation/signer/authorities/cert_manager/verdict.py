@@ -12,8 +12,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from federation.clusters.answers import harmless
-from federation.clusters.objects import WireMeta
+from federation.kubernetes.answers import harmless
+from federation.kubernetes.objects import WireMeta
 
 MAX_TEXT: Final = 200
 MAX_FIELD: Final = 128 * 1024

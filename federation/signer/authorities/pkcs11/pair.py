@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final, TypeVar
 
-from federation.core.config.authority_model import Pkcs11AuthorityConfig
+from federation.core.config.authorities.settings import Pkcs11AuthorityConfig
 from federation.core.errors import AuthorityUnavailable, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, kind_of
-from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.pem_file import parse_chain, read_pem_file
-from federation.signer.authorities.pkcs11.faults import SessionLost
+from federation.signer.authorities.authority import KeyPair
+from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
 from federation.signer.authorities.pkcs11.key import KeyOnToken
-from federation.signer.authorities.pkcs11.thread import LibraryThread
-from federation.signer.authorities.pkcs11.tokens import Tokens
+from federation.signer.authorities.pkcs11.tokens import LibraryThread, SessionLost, Tokens
 
 Result = TypeVar("Result")
 

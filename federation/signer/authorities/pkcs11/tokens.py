@@ -1,34 +1,265 @@
-"""The tokens that this process is logged in to. All of it runs in the library thread, and nowhere else.
+"""The tokens that this process is logged in to, and the one thread in which PKCS#11 modules are called.
 
-PKCS#11 knows one login for each token and process, whatever the number of sessions (v2.40, 5.6): two
-authorities whose keys are on one token share it, and it ends with the last of them. One thread needs but one
-session, so that is shared as well. Modules stay initialised until the process ends: the library holds the
-interpreter's lock during C_Finalize, and a device that is gone would stop the whole process there.
+PKCS#11 knows one login for each token and process, whatever the number of sessions (v2.40, 5.6): two authorities
+whose keys are on one token share it, and it ends with the last of them. One thread needs but one session, so that is
+shared as well. Modules stay initialised until the process ends: the library holds the interpreter's lock during
+C_Finalize, and a device that is gone would stop the whole process there.
+
+**The thread.** The library initialises modules without locking (``C_Initialize(NULL)``), which promises that one
+thread alone calls them; SoftHSM2 for one aborts the process where two do. Modules may share a library beneath them,
+so it is one thread for the whole process. It is a daemon: a call that never comes back must not keep the process from
+ending.
+
+**Return codes** and what they mean to an operator are those of PKCS #11 v2.40 (OASIS), 5.1; python-pkcs11 makes an
+exception class of each it knows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from queue import SimpleQueue
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import pkcs11
 
-from federation.clusters.answers import harmless
-from federation.core.config.authority_model import Pkcs11AuthorityConfig
-from federation.core.errors import AuthorityMisconfigured
-from federation.signer.authorities.pkcs11.faults import (
-    SessionLost,
-    differs,
-    failed,
-    in_words,
-    locked,
-    pin_refused,
+from federation.core.config.authorities.settings import Pkcs11AuthorityConfig
+from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
+from federation.kubernetes.answers import harmless
+
+MOST_WAITING: Final = 1024
+"""Jobs behind the one at work. Far above what two authorities have in flight, so only a hang gets there."""
+
+_HELD_BACK: Final = 0.0005  # seconds; below what a device takes for one signature, so only software waits
+
+_REMEDY: Final = (
+    "check the device, its network and its client's log; restart the signer if it does not come back, for"
+    " a call that hangs cannot be ended from outside"
 )
+
+Result = TypeVar("Result")
+_Outcome: TypeAlias = tuple[asyncio.Future[Any], Any, Exception | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    run: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class LibraryThread:
+    """Runs jobs one after another, in the order of their coming. The thread starts with the first.
+
+    ``keeps`` is never let go of: the library calls C_Finalize when its last reference to a module goes, as it
+    does when the interpreter ends, and where a device hangs that would keep the process from ending.
+    """
+
+    def __init__(self, *, keeps: object = None, most_waiting: int = MOST_WAITING) -> None:
+        self._keeps = keeps
+        self._most_waiting = most_waiting
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._started = False
+
+    async def run(self, job: Callable[[], Result], *, timeout: float) -> Result:
+        """What the job returns or raises.
+
+        A caller that gives up, or has waited for ``timeout`` seconds, takes its job back if it has not begun;
+        one that has begun runs to its end, for nobody. Raises AuthorityUnavailable with the reason
+        ``hsm_hangs`` then, and at once where too many jobs wait already.
+        """
+        if self._jobs.qsize() >= self._most_waiting:
+            raise _hangs(f"{self._most_waiting} calls wait for it")
+        if not self._started:
+            self._start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._jobs.put(_Job(job, future, loop))
+        limit = loop.call_later(timeout, _give_up, future, timeout)
+        try:
+            return await future
+        finally:
+            limit.cancel()
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._started:
+                threading.Thread(target=self._serve, name="pkcs11", daemon=True).start()
+                self._started = True
+
+    def _serve(self) -> None:
+        while True:
+            self._work(self._jobs.get())
+
+    def _work(self, job: _Job) -> None:
+        """Run this job and those that wait behind it, and hand outcomes over a few at a time.
+
+        Waking the event loop costs as much as half a signature in software, and so does its work between two
+        signatures while it holds the interpreter's lock.
+        """
+        loop, outcomes, began = job.loop, [_run(job)], time.monotonic()
+        while time.monotonic() - began < _HELD_BACK and not self._jobs.empty():
+            job = self._jobs.get()
+            if job.loop is not loop:
+                _hand_over(loop, outcomes)
+                loop, outcomes, began = job.loop, [], time.monotonic()
+            outcomes.append(_run(job))
+        _hand_over(loop, outcomes)
+
+
+def _run(job: _Job) -> _Outcome:
+    if job.future.done():  # taken back
+        return job.future, None, None
+    try:
+        return job.future, job.run(), None
+    except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller; the thread goes on
+        return job.future, None, error
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, outcomes: list[_Outcome]) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        loop.call_soon_threadsafe(_deliver, outcomes)
+
+
+def _deliver(outcomes: list[_Outcome]) -> None:
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+def _give_up(future: asyncio.Future[Any], timeout: float) -> None:
+    if not future.done():
+        future.set_exception(_hangs(f"no answer within {timeout:g} s"))
+
+
+def _hangs(what: str) -> AuthorityUnavailable:
+    return AuthorityUnavailable(f"the PKCS#11 module hangs: {what}", reason="hsm_hangs", remedy=_REMEDY)
+
+
+LOST: Final = (
+    pkcs11.SessionHandleInvalid,
+    pkcs11.SessionClosed,
+    pkcs11.DeviceRemoved,
+    pkcs11.TokenNotPresent,
+    pkcs11.TokenNotRecognised,
+    pkcs11.UserNotLoggedIn,
+    pkcs11.KeyHandleInvalid,  # a logout takes the handles of private objects away
+    pkcs11.ObjectHandleInvalid,
+    pkcs11.OperationActive,  # something went wrong in between: a new session starts clean
+    pkcs11.OperationNotInitialized,
+    # What clients of network HSMs answer once their connection is gone:
+    pkcs11.DeviceError,
+    pkcs11.GeneralError,
+    pkcs11.FunctionFailed,
+)
+"""A new session and a new login may help."""
+
+_UNFIT: Final = (
+    pkcs11.MechanismInvalid,
+    pkcs11.MechanismParamInvalid,
+    pkcs11.KeyTypeInconsistent,
+    pkcs11.KeySizeRange,
+    pkcs11.FunctionRejected,
+    pkcs11.FunctionNotSupported,
+    pkcs11.DataLenRange,
+)
+
+
+class SessionLost(Exception):
+    """There is no session, or it is of no use any more: log in (again), then ask anew."""
+
+
+def in_words(error: pkcs11.PKCS11Error) -> str:
+    """The code's name, and what the library says of it, bounded and printable."""
+    name = type(error).__name__
+    text = harmless(str(error))[:200]
+    return f"{name}: {text}" if text else name
+
+
+def failed(error: pkcs11.PKCS11Error, doing: str) -> AuthorityMisconfigured | AuthorityUnavailable:
+    """What a call that failed, and not for want of a session, is to callers."""
+    if isinstance(error, _UNFIT):
+        return AuthorityMisconfigured(
+            f"{doing}: {in_words(error)}",
+            reason="sign_refused",
+            remedy="allow the key and the token to sign with CKM_ECDSA or CKM_RSA_PKCS",
+        )
+    if isinstance(error, pkcs11.SessionCount):
+        return AuthorityUnavailable(
+            f"{doing}: the token has no session left",
+            reason="sessions_exhausted",
+            remedy="close sessions of other clients, or raise the token's limit; each signer needs one",
+        )
+    return AuthorityUnavailable(
+        f"{doing}: {in_words(error)}",
+        reason="hsm_error",
+        remedy="look at the device and at its client's log",
+    )
+
+
+def pin_refused(error: pkcs11.PKCS11Error, where: str) -> AuthorityMisconfigured | None:
+    """The error for a login that the token refuses because of the PIN; None where that is not why."""
+    match error:
+        case pkcs11.PinIncorrect() | pkcs11.PinInvalid() | pkcs11.PinLenRange():
+            return refused(where)
+        case pkcs11.PinLocked():
+            return locked(where)
+        case pkcs11.PinExpired():
+            return AuthorityMisconfigured(
+                f"the user PIN of {where} has expired",
+                reason="pin_expired",
+                remedy="give the token a new user PIN, and write it where signer.authority.pin points",
+            )
+        case pkcs11.UserPinNotInitialized():
+            return AuthorityMisconfigured(
+                f"{where} has no user PIN yet",
+                reason="pin_not_set",
+                remedy="have the security officer set one, and write it where signer.authority.pin points",
+            )
+    return None
+
+
+def refused(where: str) -> AuthorityMisconfigured:
+    """The token does not take this PIN."""
+    return AuthorityMisconfigured(
+        f"{where} refuses the user PIN; it is not tried again, for tokens lock after a few wrong ones",
+        reason="pin_refused",
+        remedy="write the right one where signer.authority.pin points; restart the signer if it was the"
+        " token's PIN that was wrong and is mended",
+    )
+
+
+def differs(where: str) -> AuthorityMisconfigured:
+    """Others of this process are logged in with another PIN, so that this one cannot be tried."""
+    return AuthorityMisconfigured(
+        f"another authority of this signer is logged in to {where} with another user PIN; this one is not tried"
+        " meanwhile",
+        reason="pin_differs",
+        remedy="give both authorities the token's PIN; restart the signer if it was changed on the token",
+    )
+
+
+def locked(where: str) -> AuthorityMisconfigured:
+    """The token takes no user PIN at all."""
+    return AuthorityMisconfigured(
+        f"the user PIN of {where} is locked after too many wrong ones",
+        reason="pin_locked",
+        remedy="have the security officer set a new user PIN, write it where signer.authority.pin points,"
+        " and find out who tried",
+    )
+
 
 MOST_NAMED: Final = 8  # tokens that an error message lists
 MOST_REFUSED: Final = 64  # PINs remembered for each token: more than any token takes before it locks

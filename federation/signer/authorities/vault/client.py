@@ -1,33 +1,185 @@
-"""One Vault or OpenBao over HTTP: headers, redirects, retries and what each status means.
+"""One Vault or OpenBao over HTTP: headers, redirects, retries, TLS, statuses, and answers decoded strictly.
 
-By Vault's API documentation ("Status codes", ``/sys/health``): 412 and most 5xx are worth another try and say
-that nothing was done; 429 asks for fewer requests; 307 names the active node where a standby does not forward.
-That one is followed once, never from https to http, and never to another path, for the token goes with it.
-An answer that is lost is never asked for again: the first may have issued.
+By Vault's API documentation ("Status codes", ``/sys/health``): 412 and most 5xx are worth another try and say that
+nothing was done; 429 asks for fewer requests; 307 names the active node where a standby does not forward. That one is
+followed once, never from https to http, and never to another path, for the token goes with it. An answer that is lost
+is never asked for again: the first may have issued.
+
+TLS verifies by Vault's CA file and shows, where the hub logs in by one, the client certificate of now.
+
+Vault's API wraps results in ``data`` and refusals in ``errors`` (HTTP API, "Error response"). Texts come from the
+other side: they are cut, freed of control characters and of every secret that was sent along.
 """
 
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from yarl import URL
 
 from federation.core.clock import Clock
-from federation.core.config.authority_model import VaultServer
+from federation.core.config.authorities.settings import VaultServer
 from federation.core.errors import (
+    AuthorityError,
     AuthorityMisconfigured,
     AuthorityThrottled,
     AuthorityUnavailable,
     AuthorityUncertain,
+    InvalidValue,
 )
-from federation.signer.authorities.https import HttpAnswer, Outward
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.vault.answers import NOT_VAULT, VaultAnswer, retry_after
-from federation.signer.authorities.vault.transport_security import TransportSecurity
+from federation.kubernetes.answers import LONGEST_RETRY_AFTER
+from federation.kubernetes.credentials import client_context
+from federation.signer.authorities.credentials import OwnCredentials, read_in_time, read_pem_file
+from federation.signer.authorities.http import HttpAnswer, Outward
+
+MAX_TEXT: Final = 200
+NOT_VAULT: Final = "something other than Vault answers at that address: check it, and proxies on the way"
+
+T = TypeVar("T")
+
+
+class _Errors(msgspec.Struct, frozen=True):
+    errors: tuple[str, ...]
+
+
+_errors = msgspec.json.Decoder(_Errors)
+
+
+@dataclass(frozen=True, slots=True)
+class VaultAnswer:
+    """One answer. Neither its body nor what is ``hidden`` in its texts is ever shown."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """True for a 2xx."""
+        return 200 <= self.status <= 299
+
+    @property
+    def refusal(self) -> str | None:
+        """What Vault says is wrong, as one harmless line; None where this is not how Vault refuses."""
+        try:
+            text = " ".join("; ".join(_errors.decode(self.body).errors).split())
+        except (msgspec.MsgspecError, UnicodeError):
+            return None
+        for secret in self.hidden:
+            if secret:
+                text = text.replace(secret, "[redacted]")
+        return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
+
+    @property
+    def why(self) -> str:
+        """The status, and what Vault says where it says something."""
+        return f"{self.status} {self.refusal}" if self.refusal else str(self.status)
+
+    def says(self, *texts: str) -> bool:
+        """True where the refusal holds one of these, in lower case."""
+        refusal = (self.refusal or "").lower()
+        return any(text in refusal for text in texts)
+
+    def read(self, shape: type[T], *, what: str) -> T:
+        """The body in this shape. Raises AuthorityUnavailable with the reason ``garbage``."""
+        try:
+            return msgspec.json.decode(self.body, type=shape)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            raise AuthorityUnavailable(
+                f"the answer to {what} is not what Vault's API promises",
+                reason="garbage",
+                remedy=NOT_VAULT,
+            ) from None
+
+
+def retry_after(value: str, clock: Clock) -> float:
+    """Seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3); 0 where there is none."""
+    if value.isascii() and value.isdigit() and len(value) <= 9:
+        return min(float(value), LONGEST_RETRY_AFTER)
+    try:
+        seconds = (parsedate_to_datetime(value) - clock.now()).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+_Files: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
+
+
+class TransportSecurity:
+    """Keeps one context until what it was made of changes: connections are pooled by it."""
+
+    def __init__(self, server: VaultServer, credentials: OwnCredentials) -> None:
+        self._server = server
+        self._credentials = credentials
+        self._made_of: _Files | None = None
+        self._context: ssl.SSLContext | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """That of the last :meth:`refresh`; None before it, and where plain http is spoken."""
+        return self._context
+
+    async def refresh(self) -> tuple[str, ...]:
+        """Read the files anew; where they cannot be used, what served before goes on, and that is a warning.
+
+        Raises AuthorityMisconfigured (``tls_files``) and what reading raises, where nothing served before.
+        """
+        if not self._server.address.startswith("https:"):
+            return ()
+        try:
+            await self._take_up()
+        except (AuthorityError, AuthorityUnavailable) as error:
+            if self._context is None:
+                raise
+            return (
+                f"its TLS files cannot be taken up anew, and the last good ones serve: {error.diagnostics()}",
+            )
+        return ()
+
+    async def _take_up(self) -> None:
+        for attempt in (1, 2):
+            ca, certificate, key = made_of = await self._read()
+            if made_of == self._made_of:
+                return
+            try:
+                made = partial(
+                    client_context,
+                    authority=ca,
+                    certificate=certificate,
+                    key=key,
+                    where=str(self._server.ca_file or "client certificate"),
+                )
+                self._context = await read_in_time("the system's CAs", made) if ca is None else made()
+            except InvalidValue as error:
+                if attempt == 1:
+                    continue  # certificate and key may be of two generations, while they are being exchanged
+                raise AuthorityMisconfigured(
+                    str(error),
+                    reason="tls_files",
+                    remedy="put the CA of Vault's own certificate into ca_file; a client certificate needs its own key",
+                ) from None
+            self._made_of = made_of
+            return
+
+    async def _read(self) -> _Files:
+        """The CA, and the client certificate with its key."""
+        server = self._server
+        ca = await read_pem_file(server.ca_file) if server.ca_file is not None else None
+        if server.auth.method != "cert" or server.auth.certificate is None:
+            return ca, None, None
+        pair = await self._credentials.client_certificate(server.auth.certificate)
+        return ca, pair.chain_pem, pair.key_pem
+
 
 ATTEMPTS: Final = 3
 FIRST_WAIT: Final = 0.1  # seconds, doubled with each attempt and drawn from its upper half

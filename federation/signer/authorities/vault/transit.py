@@ -17,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from federation.core.config.authority_model import VaultTransitAuthorityConfig
+from federation.core.config.authorities.settings import VaultTransitAuthorityConfig
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
@@ -26,11 +26,9 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
-from federation.signer.authorities.catalogue import Surroundings
-from federation.signer.authorities.interface import KeyPair
-from federation.signer.authorities.own_credentials import OwnCredentials
-from federation.signer.authorities.pem_file import parse_chain, read_pem_file
-from federation.signer.authorities.vault.answers import VaultAnswer
+from federation.signer.authorities.authority import KeyPair, Surroundings
+from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
+from federation.signer.authorities.vault.client import VaultAnswer
 from federation.signer.authorities.vault.session import Session, api_path, unexpected
 
 _SIGNATURE: Final = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+=*)")

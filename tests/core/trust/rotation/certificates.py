@@ -8,7 +8,7 @@ from typing import Final
 from federation.core.errors import InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import verify_chain
-from federation.core.trust.rotation.record import Side
+from federation.core.rotation.record import Side
 from tests.support import pki
 
 START: Final = pki.NOW.timestamp()

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from federation.core.trust.rotation.effects import Orders, orders_of
-from federation.core.trust.rotation.losses import CONTROL_PLANE_LOSSES
-from federation.core.trust.rotation.record import Rotation, State, Transition
+from federation.core.rotation.effects import CONTROL_PLANE_LOSSES, Orders, orders_of
+from federation.core.rotation.record import Rotation, State, Transition
 from tests.core.trust.rotation.certificates import NOT_AFTER, ROOT_OF, validates
 from tests.core.trust.rotation.signing import CONFIGURED
 from tests.core.trust.rotation.simulator import Member, Simulation

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from federation.core.trust.rotation import machine, signing
-from federation.core.trust.rotation.losses import losses, losses_without
-from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.record import RotationBook
-from federation.core.trust.rotation.unpinned import remove_now as remove_unpinned
+from federation.core.rotation import effects, transitions
+from federation.core.rotation.effects import losses, losses_without
+from federation.core.rotation.gates import remove_now as remove_unpinned
+from federation.core.rotation.record import OperationRefused, RotationBook
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, ROOT_OF, SIDES
 from tests.core.trust.rotation.signing import LIFETIME, OF_THE_HUB, Leaf
 from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
@@ -20,7 +19,7 @@ WAITS: Final = (1.0, 4.0, 15.0, 45.0)
 
 def signing_side(sim: Simulation) -> str:
     """What is signed with at rest."""
-    side = signing.signing_side(sim.book)
+    side = effects.signing_side(sim.book)
     return side.subject if side is not None else "a1"
 
 
@@ -42,7 +41,7 @@ def propose(sim: Simulation, choice: int) -> None:
     rotation = sim.book.rotation
     _try(
         sim,
-        lambda book: machine.propose(
+        lambda book: transitions.propose(
             book,
             number=rotation.number + 1 if rotation else 1,
             trust_domain="cluster.local",
@@ -62,26 +61,28 @@ def propose(sim: Simulation, choice: int) -> None:
 def abort(sim: Simulation) -> None:
     _try(
         sim,
-        lambda book: machine.abort(
+        lambda book: transitions.abort(
             book, sim.observe(), author="operator", reason="second thoughts", without=sim.without
         ),
     )
 
 
 def restore(sim: Simulation) -> None:
-    _try(sim, lambda book: machine.restore(book, sim.observe(), author="operator", reason="too early"))
+    _try(sim, lambda book: transitions.restore(book, sim.observe(), author="operator", reason="too early"))
 
 
 def quarantine(sim: Simulation, cluster: int) -> None:
     name = sim.member(cluster).name
     _try(
         sim,
-        lambda book: machine.quarantine(book, name, author="operator", reason="lost", world=sim.observe()),
+        lambda book: transitions.quarantine(
+            book, name, author="operator", reason="lost", world=sim.observe()
+        ),
     )
 
 
 def release(sim: Simulation, cluster: int) -> None:
-    _try(sim, lambda book: machine.release(book, sim.member(cluster).name))
+    _try(sim, lambda book: transitions.release(book, sim.member(cluster).name))
 
 
 def by_hand(sim: Simulation) -> None:
@@ -101,7 +102,7 @@ def emergency(sim: Simulation, choice: int) -> None:
     before = sim.book
     _try(
         sim,
-        lambda book: machine.emergency(
+        lambda book: transitions.emergency(
             book,
             world,
             compromised=side.intermediate if choice // 6 % 2 else side.root,
@@ -292,7 +293,7 @@ def heal(sim: Simulation) -> None:
     ):  # somebody insisted on its removal: nothing is issued until it is pinned again
         pin(sim, [ROOT[name] for name in "abcw"].index(signs_under), 1)
     for name in list(sim.book.quarantined):
-        _try(sim, lambda book, name=name: machine.release(book, name))  # type: ignore[misc]
+        _try(sim, lambda book, name=name: transitions.release(book, name))  # type: ignore[misc]
 
 
 def ends(sim: Simulation, check: Callable[[], None], within: int = 80) -> bool:

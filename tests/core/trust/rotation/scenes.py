@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from federation.core.trust.rotation import machine
-from federation.core.trust.rotation.gates import Verdict, gate
-from federation.core.trust.rotation.record import Rotation, State
+from federation.core.rotation import transitions
+from federation.core.rotation.gates import Verdict, gate
+from federation.core.rotation.record import Rotation, State
 from tests.core.trust.rotation import operators
 from tests.core.trust.rotation.certificates import SIDES
 from tests.core.trust.rotation.simulator import SOAK, Simulation
@@ -22,7 +22,7 @@ def started(
 ) -> Simulation:
     """With a rotation from ``a1`` in STAGED."""
     operators.rounds(sim, 1)
-    sim.store.book = machine.propose(
+    sim.store.book = transitions.propose(
         sim.book,
         number=1,
         trust_domain="cluster.local",

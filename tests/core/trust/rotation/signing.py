@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.core.trust.horizons import Delivered, step_for
-from federation.core.trust.rotation.effects import Orders
-from federation.core.trust.rotation.record import RotationBook
-from federation.signer.in_force import exchange
+from federation.core.rotation.effects import Orders
+from federation.core.rotation.record import RotationBook
+from federation.core.trust.expiry_bounds import Delivered, step_for
+from federation.signer.authorities.selection import exchange
 from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT_OF, issuers_of
 
 LIFETIME: Final = 60.0
@@ -70,7 +70,7 @@ class Signer:
     ``pins`` are those of its own configuration as it runs it.
 
     ``wished`` is the authority that is configured, or that its files hold by now; ``authority`` the one that this
-    process has, as the signer's own rules decide (``signer/in_force.py``, ``signer/choosing.py``).
+    process has, as the signer's own rules decide (``signer/authorities/selection.py``).
     """
 
     name: str

@@ -13,23 +13,13 @@ from typing import Final
 
 import msgspec
 
-from federation.core.trust.horizons import Delivered, merged
-from federation.core.trust.life import SignsOfLife
-from federation.core.trust.rotation import machine
-from federation.core.trust.rotation.effects import kept_behind, orders_of, published
-from federation.core.trust.rotation.losses import Loss
-from federation.core.trust.rotation.own_anchors import drop_gates
-from federation.core.trust.rotation.record import Rotation, RotationBook, State, Unpinned
-from federation.core.trust.rotation.signing import note_signing
-from federation.core.trust.rotation.unpinned import drop_unpinned, settle, unpinned_anchors
-from federation.core.trust.rotation.world import (
-    ClusterFacts,
-    ControlPlane,
-    PairFacts,
-    SignerFacts,
-    Webhook,
-    World,
-)
+from federation.core.rotation import transitions
+from federation.core.rotation.effects import Loss, kept_behind, note_signing, orders_of, published
+from federation.core.rotation.gates import drop_gates, drop_unpinned, settle, unpinned_anchors
+from federation.core.rotation.record import Rotation, RotationBook, State, Unpinned
+from federation.core.rotation.world import ClusterFacts, ControlPlane, PairFacts, SignerFacts, Webhook, World
+from federation.core.trust.expiry_bounds import Delivered, merged
+from federation.core.trust.liveness import SignsOfLife
 from tests.core.trust.rotation.certificates import ROOT, ROOT_OF, SIDES, START, validates
 from tests.core.trust.rotation.istiods import Files, Istiod, Seen
 from tests.core.trust.rotation.signing import CONFIGURED, LIFETIME, Leaf, Signer, Store
@@ -432,7 +422,9 @@ class Simulation:
         """Only on effects that are persisted for this very record; then what was decided is persisted."""
         if self.watching and (self.ensured is self.book or "effects_first" in self.without):
             before = self.book
-            self.store.book = machine.advance(before, self.observe(), by_hand=by_hand, without=self.without)
+            self.store.book = transitions.advance(
+                before, self.observe(), by_hand=by_hand, without=self.without
+            )
             self._judge(before)
             self.check()
 
@@ -547,4 +539,4 @@ class Simulation:
     def restart_controller(self) -> None:
         if not self.watching:
             self.watching = True
-            self.store.book = machine.interrupted(self.book)
+            self.store.book = transitions.interrupted(self.book)

@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.core.trust.rotation.control_planes import MOST_NAMED, obstacles
-from federation.core.trust.rotation.gates import gate, return_gate, trusts
-from federation.core.trust.rotation.losses import (
+from federation.core.rotation.conditions import MOST_NAMED, obstacles
+from federation.core.rotation.effects import (
     ISTIOD_OF_ANOTHER,
     ISTIOD_OF_LEFT,
     ISTIOD_REFUSES,
     WEBHOOKS_REFUSE,
     losses,
 )
-from federation.core.trust.rotation.machine import advance
-from federation.core.trust.rotation.record import Quarantine, State
-from federation.core.trust.rotation.world import ClusterFacts, ControlPlane, Webhook, World
+from federation.core.rotation.gates import gate, return_gate, trusts
+from federation.core.rotation.record import Quarantine, State
+from federation.core.rotation.transitions import advance
+from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.test_gates import BOTH, HELD, NOW, OLD, REMOVED, WORLD, book, followed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from federation.core.trust.rotation.effects import kept_behind, orders_of, published
-from federation.core.trust.rotation.record import Quarantine, RotationBook, State
+from federation.core.rotation.effects import kept_behind, orders_of, published
+from federation.core.rotation.record import Quarantine, RotationBook, State
 from tests.core.trust.rotation.certificates import ISSUER, ROOT
 from tests.core.trust.rotation.test_gates import book
 

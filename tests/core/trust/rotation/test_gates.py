@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
-from federation.core.trust.life import SignsOfLife
-from federation.core.trust.rotation import machine
-from federation.core.trust.rotation.gates import gate, return_gate, trusts
-from federation.core.trust.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
-from federation.core.trust.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
+from federation.core.rotation import record, transitions
+from federation.core.rotation.gates import gate, return_gate, trusts
+from federation.core.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
+from federation.core.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.liveness import SignsOfLife
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 
 NOW = 1_000_000.0
@@ -149,8 +149,8 @@ def test_no_step_is_taken_while_the_newest_configuration_is_refused(state: State
 
 def test_none_starts_while_the_newest_configuration_is_refused() -> None:
     world = followed(State.STAGED, replace(WORLD, refused=("signer-0: line 3: no such key",)))
-    with pytest.raises(machine.OperationRefused, match="line 3") as refused:
-        machine.propose(
+    with pytest.raises(record.OperationRefused, match="line 3") as refused:
+        transitions.propose(
             RotationBook(),
             number=1,
             trust_domain="cluster.local",
@@ -170,8 +170,8 @@ def test_none_starts_while_the_newest_configuration_is_refused() -> None:
 def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
     """A stolen key cannot wait for a configuration, and an abort leads back to what signs by the running one."""
     refused = followed(State.ACTIVE, replace(WORLD, refused=("signer-0: line 3: no such key",)))
-    aborted = machine.abort(book(State.ACTIVE), refused, author="operator", reason="second thoughts")
-    left = machine.emergency(
+    aborted = transitions.abort(book(State.ACTIVE), refused, author="operator", reason="second thoughts")
+    left = transitions.emergency(
         book(State.ACTIVE),
         refused,
         compromised=ROOT["a"],
@@ -181,7 +181,7 @@ def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
         reason="stolen",
     )
     assert [b.rotation.state for b in (aborted, left) if b.rotation] == [State.ABORTING, State.EMERGENCY]
-    overdue = machine.advance(left, refused)
+    overdue = transitions.advance(left, refused)
     assert overdue.rotation is not None
     assert overdue.rotation.state is State.UNPUBLISHING
 

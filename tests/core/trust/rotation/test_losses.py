@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
-from federation.core.trust.rotation.losses import Loss, losses
-from federation.core.trust.rotation.record import Rotation, State
-from federation.core.trust.rotation.world import ClusterFacts, SignerFacts, World
+from federation.core.rotation.effects import Loss, losses
+from federation.core.rotation.record import Rotation, State
+from federation.core.rotation.world import ClusterFacts, SignerFacts, World
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
 from tests.core.trust.rotation.certificates import ISSUER
 from tests.core.trust.rotation.test_gates import HELD, NOW, OLD, WORLD, book
 

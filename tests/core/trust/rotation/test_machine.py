@@ -9,20 +9,24 @@ import msgspec
 import pytest
 from msgspec.structs import replace as changed
 
-from federation.core.trust.rotation import machine
-from federation.core.trust.rotation.commands import propose
-from federation.core.trust.rotation.effects import kept_behind, orders_of
-from federation.core.trust.rotation.machine import OperationRefused
-from federation.core.trust.rotation.record import Condition, Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.steps import (
+from federation.core.rotation import transitions
+from federation.core.rotation.effects import kept_behind, orders_of
+from federation.core.rotation.record import (
     MOST_EVIDENCE,
     MOST_HISTORY,
     MOST_TEXT,
     WHOLE_HISTORY,
+    Condition,
+    OperationRefused,
+    Rotation,
+    RotationBook,
+    Side,
+    State,
     Step,
     enter,
 )
-from federation.core.trust.rotation.world import World
+from federation.core.rotation.transitions import propose
+from federation.core.rotation.world import World
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.scenes import at, rotation, started, until
@@ -66,11 +70,11 @@ def rotation_of(book: RotationBook) -> Rotation:
 
 
 def aborted(sim: Simulation) -> RotationBook:
-    return machine.abort(sim.book, sim.observe(), author="operator", reason="second thoughts")
+    return transitions.abort(sim.book, sim.observe(), author="operator", reason="second thoughts")
 
 
 def restored(sim: Simulation) -> RotationBook:
-    return machine.restore(sim.book, sim.observe(), author="operator", reason="too early")
+    return transitions.restore(sim.book, sim.observe(), author="operator", reason="too early")
 
 
 def refused(operation: Callable[[], object], words: str) -> None:
@@ -199,7 +203,7 @@ def test_an_abort_to_what_the_configuration_names_no_more_would_end_all_issuing_
     kept = replace(seen.signers["signer-1"], kept=frozenset({ISSUER["a1"]}))
 
     def abort(world: World) -> RotationBook:
-        return machine.abort(sim.book, world, author="operator", reason="second thoughts")
+        return transitions.abort(sim.book, world, author="operator", reason="second thoughts")
 
     without = replace(seen, signers={**seen.signers, "signer-1": kept})
     with pytest.raises(OperationRefused, match="configured no longer on signer-1") as told:
@@ -301,7 +305,7 @@ def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught
 
 def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
     sim = Simulation()
-    book = machine.quarantine(sim.book, "one", author="a" * 999, reason="r" * 999, world=sim.observe())
+    book = transitions.quarantine(sim.book, "one", author="a" * 999, reason="r" * 999, world=sim.observe())
     held = book.quarantined["one"]
     assert (len(held.author), len(held.reason)) == (MOST_TEXT, MOST_TEXT)
     proposed = rotation_of(proposal(sim, reason="r" * 999)())
@@ -312,12 +316,14 @@ def test_a_quarantine_wants_a_reason_and_a_cluster() -> None:
     sim = Simulation()
     world = sim.observe()
     refused(
-        lambda: machine.quarantine(sim.book, "one", author="operator", reason=" ", world=world), "a reason"
+        lambda: transitions.quarantine(sim.book, "one", author="operator", reason=" ", world=world),
+        "a reason",
     )
     refused(
-        lambda: machine.quarantine(sim.book, "x", author="operator", reason="lost", world=world), "registered"
+        lambda: transitions.quarantine(sim.book, "x", author="operator", reason="lost", world=world),
+        "registered",
     )
-    refused(lambda: machine.release(sim.book, "one"), "not quarantined")
+    refused(lambda: transitions.release(sim.book, "one"), "not quarantined")
 
 
 def test_a_cluster_that_joins_during_a_rotation_is_waited_for() -> None:
@@ -330,7 +336,7 @@ def test_a_cluster_that_joins_during_a_rotation_is_waited_for() -> None:
 
 def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> RotationBook:
     world = sim.observe()
-    return machine.emergency(
+    return transitions.emergency(
         sim.book,
         world,
         compromised=fingerprint,
@@ -483,9 +489,9 @@ def test_a_restart_forgets_only_how_long_things_have_held() -> None:
     operators.rounds(sim, 20)
     before = rotation(sim)
     assert before.held_since
-    after = machine.interrupted(msgspec.json.decode(msgspec.json.encode(sim.book), type=RotationBook))
+    after = transitions.interrupted(msgspec.json.decode(msgspec.json.encode(sim.book), type=RotationBook))
     assert after.rotation == changed(before, held_since=0.0)
-    assert machine.interrupted(after) is after
+    assert transitions.interrupted(after) is after
 
 
 def test_the_record_stays_within_what_one_object_holds() -> None:

@@ -12,10 +12,10 @@ from typing import Final
 
 import pytest
 
-from federation.core.trust.rotation import machine
-from federation.core.trust.rotation.gates import GATES
-from federation.core.trust.rotation.record import State
-from federation.core.trust.rotation.world import Capacity, World
+from federation.core.rotation import transitions
+from federation.core.rotation.gates import GATES
+from federation.core.rotation.record import State
+from federation.core.rotation.world import Capacity, World
 from tests.core.trust.rotation import operators, scenes
 from tests.core.trust.rotation.certificates import ISSUER, ROOT
 from tests.core.trust.rotation.invariants import Invariants, Violation
@@ -116,8 +116,8 @@ def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
 def only(sim: Simulation, world: World, name: str) -> None:
     """Nothing but this condition stands in the way; without it the step would be taken."""
     before = scenes.rotation(sim)
-    assert machine.advance(sim.book, world, by_hand=True).rotation == before
-    after = machine.advance(sim.book, world, by_hand=True, without=frozenset({name})).rotation
+    assert transitions.advance(sim.book, world, by_hand=True).rotation == before
+    after = transitions.advance(sim.book, world, by_hand=True, without=frozenset({name})).rotation
     assert after is not None
     assert after.state is not before.state
 

@@ -11,18 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.trust.horizons import UNKNOWN_ISSUER, Delivered
-from federation.core.trust.life import SignsOfLife
-from federation.core.trust.rotation.own_anchors import MOST_PAIRS, OwnAnchor, drop, drop_gates
-from federation.core.trust.rotation.record import Quarantine, Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.world import (
-    ClusterFacts,
-    ControlPlane,
-    PairFacts,
-    SignerFacts,
-    Webhook,
-    World,
-)
+from federation.core.rotation.gates import MOST_PAIRS, OwnAnchor, drop, drop_gates
+from federation.core.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.rotation.world import ClusterFacts, ControlPlane, PairFacts, SignerFacts, Webhook, World
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
+from federation.core.trust.liveness import SignsOfLife
 
 NOW, SKEW, FRESH = 1_000_000.0, 10.0, 60.0
 HUB, OWN = "a" * 64, "c" * 64

@@ -7,11 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from federation.core.trust.horizons import UNKNOWN_ISSUER
-from federation.core.trust.rotation.conditions import needs_new, needs_old
-from federation.core.trust.rotation.effects import Orders, orders_of
-from federation.core.trust.rotation.record import Rotation, RotationBook, Side, State
-from federation.core.trust.rotation.signing import note_renewal, note_signing, settled, signing_side
+from federation.core.rotation.conditions import needs_new, needs_old
+from federation.core.rotation.effects import (
+    Orders,
+    note_renewal,
+    note_signing,
+    orders_of,
+    settled,
+    signing_side,
+)
+from federation.core.rotation.record import Rotation, RotationBook, Side, State
+from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER
 
 A1, A2, A3 = (Side(root="a", intermediate=f"a{n}", subject=f"CN=a{n}") for n in (1, 2, 3))
 B1, B2 = (Side(root="b", intermediate=f"b{n}", subject=f"CN=b{n}") for n in (1, 2))

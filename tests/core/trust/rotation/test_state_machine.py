@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from federation.core.trust.rotation.record import State
+from federation.core.rotation.record import State
 from tests.core.trust.rotation import operators
 from tests.core.trust.rotation.invariants import Invariants
 from tests.core.trust.rotation.simulator import Simulation

@@ -9,22 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from federation.core.trust.horizons import Delivered
-from federation.core.trust.rotation.effects import published
-from federation.core.trust.rotation.losses import losses_without
-from federation.core.trust.rotation.own_anchors import OwnAnchor, drop_gates
-from federation.core.trust.rotation.record import RotationBook, Unpinned
-from federation.core.trust.rotation.steps import OperationRefused
-from federation.core.trust.rotation.unpinned import (
+from federation.core.rotation.effects import losses_without, published
+from federation.core.rotation.gates import (
     MOST_DEPARTURES,
     NOTHING_NEEDS_IT,
+    OwnAnchor,
     depart,
+    drop_gates,
     drop_unpinned,
     remove_now,
     settle,
     unpinned_anchors,
 )
-from federation.core.trust.rotation.world import ControlPlane, SignerFacts
+from federation.core.rotation.record import OperationRefused, RotationBook, Unpinned
+from federation.core.rotation.world import ControlPlane, SignerFacts
+from federation.core.trust.expiry_bounds import Delivered
 from tests.core.trust.rotation.test_own_anchors import (
     ELSE,
     HUB,

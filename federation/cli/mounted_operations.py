@@ -1,0 +1,73 @@
+"""Where two rooms meet that do not know one another: operations of the controller, in the server of status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
+from federation.controller.rotation.operations import OperationDesk, Seal
+from federation.core.clock import Clock
+from federation.core.documents.controller import Operation
+from federation.state.store import StateStore
+from federation.status.answers import problem
+from federation.status.app import TEMPLATE, Mounted
+from federation.status.authorization import may_operate, usable_token
+from federation.status.model import Problem
+from federation.status.rotation import operation_view
+from federation.status.rotation_model import OperationView
+from federation.status.view import ConfigView
+
+
+def seal_of(config: ConfigView) -> Seal:
+    """The seal of this controller: by the operate token, else by a key of this process alone."""
+    drawn = os.urandom(32)
+
+    async def secret() -> bytes:
+        file = config.current.status.operate_token_file
+        return drawn if file is None else await usable_token(file) or drawn
+
+    return Seal(secret)
+
+
+def operations(
+    store: StateStore,
+    config: ConfigView,
+    clock: Clock,
+    seal: Seal,
+    *,
+    leads: Callable[[], bool] = lambda: True,
+) -> Mounted:
+    """``POST /api/v1/operations`` for the status server of a controller; ``leads`` says whether it does."""
+    api = OperationsApi(
+        OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=seal),
+        config,
+        clock=clock,
+        encode=_encoded,
+        problem=problem,
+        may_operate=may_operate,
+        leads=leads,
+    )
+
+    async def vouches(asked: Sequence[Operation]) -> Sequence[bool | None]:
+        """Without an operate token what another process has sealed cannot be told from what nobody has."""
+        token = config.current.status.operate_token_file is not None
+        return [True if sealed else False if token else None for sealed in await seal.are_on(asked)]
+
+    told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
+    return Mounted(
+        routes=[web.post(PATH, api.post)],
+        methods={PATH: frozenset({"POST"})},
+        operations={PATH: {"post": told}},
+        schemas=[OperationRequest, OperationView],
+        accepts=api.accepts,
+        with_token=api.takes_token,
+        vouches=vouches,
+    )
+
+
+def _encoded(operation: Operation) -> bytes:
+    return msgspec.json.encode(operation_view(operation))

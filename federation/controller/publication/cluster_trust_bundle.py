@@ -1,0 +1,693 @@
+"""The ClusterTrustBundle of one cluster: what it should be, what it is, what that means, and its publisher.
+
+Pods mount it in the place of the ConfigMap where ``ENABLE_CLUSTER_TRUST_BUNDLE_API`` is set, and others as they like,
+so what it holds is trusted there. It is published where the cluster serves the API and the hub may write it; where it
+exists it counts in every gate, even if the hub did not write it. One that was seen once and cannot be read now counts
+as unknown: pods may still have mounted its content. The operator's way out is ``cluster_trust_bundle = "off"``. What
+it means to status and gates is pure.
+
+The publisher finds the served version, watches the object, and writes it. The version is negotiated anew in every
+resync period, when the cluster runs another release, when it comes back after it was away, and when the API answers
+that it is not there. A cluster that does not serve it is asked no more often. What is forbidden is tried again every
+few minutes, so that applying the manifests needs no restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from federation.clusters.trust_bundles import (
+    GROUP,
+    KIND,
+    MANIFESTS,
+    SIGNER,
+    collection,
+    served_version,
+    trust_bundle_name,
+)
+from federation.controller.publication.config_map import (
+    APPLY,
+    MOST_MANAGED_BYTES,
+    MOST_WRITERS,
+    Contents,
+    Held,
+    is_marked,
+)
+from federation.controller.publication.joining import MemberFacts
+from federation.controller.publication.observed import KEPT, YIELDED
+from federation.controller.publication.publisher import Contention
+from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import PublicationConfig
+from federation.core.documents.controller import TrustBundleReport
+from federation.core.documents.trust import Generation
+from federation.core.errors import ClusterError, ClusterForbidden, ClusterNotFound, ClusterThrottled
+from federation.core.identity import NO_HUB, HubIdentity, mark_in
+from federation.kubernetes.backoff import Backoff
+from federation.kubernetes.objects import (
+    FIELD_MANAGER,
+    METADATA_ONLY,
+    METADATA_ONLY_LIST,
+    Item,
+    MarkedMeta,
+    ObjectKey,
+    Payload,
+    annotations_of,
+    key_of,
+    stop_writers,
+)
+from federation.kubernetes.reflector import Change, Reflector
+from federation.kubernetes.session import ClusterSession
+
+_logger = logging.getLogger(__name__)
+
+State: TypeAlias = Literal["off", "not_served", "forbidden", "pending", "current", "contested", "unknown"]
+
+APPLY_MANIFESTS: Final = f"apply {MANIFESTS} to that cluster"
+JOIN: Final = "`federation clusters join` shows the next step for this cluster"
+OFF: Final = 'set cluster_trust_bundle = "off" in its [clusters.istio]'
+
+
+@dataclass(frozen=True, slots=True)
+class BundleTarget:
+    """What the object should hold."""
+
+    name: str
+    sha256: str
+    pem: str = field(repr=False)
+    hub: HubIdentity = NO_HUB
+
+    @classmethod
+    def of(cls, generation: Generation, config: PublicationConfig, hub: HubIdentity = NO_HUB) -> BundleTarget:
+        """The target of that generation, written by that hub."""
+        return cls(trust_bundle_name(config.config_map), generation.sha256, generation.bundle_pem, hub)
+
+    def is_met_by(self, held: HeldBundle | None) -> bool:
+        """True where nothing would have to be written. The signer cannot differ: the name begins with it."""
+        return (
+            held is not None and held.sha256 == self.sha256 and is_marked(self.hub, held.hub, ours=held.ours)
+        )
+
+    def path(self, version: str) -> str:
+        """Where the object is, in that version of the API."""
+        return f"{collection(version)}/{self.name}"
+
+    def body(self, version: str) -> bytes:
+        """The configuration to apply, in that version of the API."""
+        return msgspec.json.encode(
+            {
+                "apiVersion": f"{GROUP}/{version}",
+                "kind": KIND,
+                "metadata": {
+                    "name": self.name,
+                    **({"annotations": self.hub.annotations} if self.hub.annotations else {}),
+                },
+                "spec": {"signerName": SIGNER, "trustBundle": self.pem},
+            }
+        )
+
+
+class HeldBundle(msgspec.Struct, frozen=True, gc=False):
+    """What the object holds: the digest of its certificates, who else owns them, and whether a hub wrote it, which."""
+
+    sha256: str
+    writers: tuple[str, ...] = ()
+    ours: bool = False
+    hub: str = ""
+
+    def as_held(self) -> Held:
+        """The same as of a namespace's ConfigMap."""
+        return Held(self.sha256, labelled=True, writers=self.writers, ours=self.ours, hub=self.hub)
+
+
+class _OwnedSpec(msgspec.Struct, gc=False):
+    spec: dict[str, msgspec.Raw] = msgspec.field(name="f:spec", default_factory=dict)
+
+
+class _Managed(msgspec.Struct, gc=False):
+    manager: str = ""
+    fields: _OwnedSpec | None = msgspec.field(name="fieldsV1", default=None)
+
+
+class _Meta(MarkedMeta, rename="camel", gc=False):
+    managed_fields: msgspec.Raw = msgspec.Raw()
+
+
+_decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
+
+
+def _managed(meta: _Meta) -> list[_Managed]:
+    """Who owns what of it; nobody that is known where there is more of that than an API server keeps."""
+    if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
+        return []
+    return _decode_managed(meta.managed_fields) or []
+
+
+class _Spec(msgspec.Struct, rename="camel", gc=False):
+    trust_bundle: str = ""
+
+
+class _Bundle(msgspec.Struct, gc=False):
+    metadata: _Meta
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+class BundleDecoder:
+    """Takes a ClusterTrustBundle apart for a reflector; contents go to ``contents``."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._decode = msgspec.json.Decoder(_Bundle).decode
+
+    def __call__(self, payload: Payload) -> Item[HeldBundle]:
+        """The object as an item. Raises msgspec.MsgspecError where it is none."""
+        found = self._decode(payload)
+        meta = found.metadata
+        managed = _managed(meta)
+        held = HeldBundle(
+            self._contents.note(found.spec.trust_bundle),
+            _writers(managed),
+            any(entry.manager == FIELD_MANAGER for entry in managed),
+            mark_in(annotations_of(meta)),
+        )
+        return Item(key_of(meta), meta.resource_version, held)
+
+
+def _writers(managed: Iterable[_Managed]) -> tuple[str, ...]:
+    names = {
+        entry.manager[:128]
+        for entry in managed
+        if entry.manager != FIELD_MANAGER
+        and entry.fields is not None
+        and "f:trustBundle" in entry.fields.spec
+    }
+    return tuple(sorted(names)[:MOST_WRITERS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What is known of the object now.
+
+    ``version`` is the served version, "" for none, None where that was not learned yet; ``problem`` is why the API was
+    not asked or the object not read. ``readable``: it was listed, and its watch is open and not silent. ``refusal`` is
+    why the last write failed. ``kept`` and ``yielded``: what it holds stays for now, because it is a CA of the
+    cluster's own that is not accepted, or because its writer would put it back. ``known``: it was seen there once, by
+    this controller or by an earlier one.
+    """
+
+    version: str | None = None
+    problem: ClusterError | None = None
+    readable: bool = False
+    held: HeldBundle | None = None
+    met: bool = False
+    refusal: ClusterError | None = None
+    kept: bool = False
+    yielded: bool = False
+    contested: bool = False
+    writers: tuple[str, ...] = ()
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleStatus:
+    """What is reported of it; ``counted`` where gates have to count it."""
+
+    state: State
+    counted: bool = False
+    detail: str = ""
+    remedy: str = ""
+
+
+SWITCHED_OFF: Final = BundleStatus(state="off", detail="the configuration says so")
+
+
+def judge(seen: Observed) -> BundleStatus:
+    """The state of the object."""
+    if isinstance(seen.problem, ClusterForbidden) and not seen.readable:
+        return _unreadable(seen.problem, known=seen.known)
+    if seen.version is None:
+        why = seen.problem.what if seen.problem is not None else "the cluster was not asked yet"
+        remedy = seen.problem.remedy if seen.problem is not None else ""
+        return _unknown(f"whether it serves ClusterTrustBundles is not known: {why}", remedy)
+    if not seen.version:
+        if not seen.known:
+            return BundleStatus(state="not_served", detail="the cluster serves no ClusterTrustBundles")
+        why = (
+            "it was there, and the cluster does not serve the API any more: pods may still hold what it held"
+        )
+        return _unknown(why, f"serve the API again; or, once no pod mounts it, {OFF}")
+    if not seen.readable:
+        why = seen.problem.what if seen.problem is not None else "it is being listed, or its watch is silent"
+        return _unknown(f"it is not read back: {why}", seen.problem.remedy if seen.problem else "")
+    return _missing(seen) if seen.held is None else _there(seen)
+
+
+def _unknown(detail: str, remedy: str) -> BundleStatus:
+    return BundleStatus(state="unknown", counted=True, detail=detail, remedy=remedy)
+
+
+def _unreadable(problem: ClusterError, *, known: bool) -> BundleStatus:
+    if known:
+        return _unknown(
+            f"it was there, and the hub may not read it any more: {problem.what}",
+            f"{APPLY_MANIFESTS}, or {OFF}",
+        )
+    return BundleStatus(
+        state="forbidden",
+        detail=f"the hub may not read it: {problem.what}",
+        remedy=f"{APPLY_MANIFESTS}, or {OFF}",
+    )
+
+
+def _missing(seen: Observed) -> BundleStatus:
+    if isinstance(seen.refusal, ClusterForbidden):
+        return BundleStatus(
+            state="forbidden",
+            counted=seen.known,
+            detail=f"the cluster serves ClusterTrustBundles, and the hub may not make it: {seen.refusal.what}",
+            remedy=f"{APPLY_MANIFESTS}, or {OFF}",
+        )
+    return _pending(seen, "it is not there yet", counted=seen.known)
+
+
+def _there(seen: Observed) -> BundleStatus:
+    others = ", ".join(seen.writers) or "another writer"
+    if seen.contested:
+        return BundleStatus(
+            state="contested",
+            counted=True,
+            detail=f"{others} keeps rewriting it",
+            remedy=stop_writers(seen.writers),
+        )
+    if seen.met:
+        return BundleStatus(state="current", counted=True)
+    if seen.kept:
+        return BundleStatus(
+            state="pending",
+            counted=True,
+            detail=KEPT,
+            remedy="`federation trust list` names the CA: accept it, or set own_anchors for this cluster",
+        )
+    if seen.yielded:
+        return BundleStatus(state="pending", counted=True, detail=f"{YIELDED}: {others}", remedy=JOIN)
+    if isinstance(seen.refusal, ClusterForbidden):
+        return BundleStatus(
+            state="forbidden",
+            counted=True,
+            detail=f"it holds another bundle than the one in force, and the hub may not write it: {seen.refusal.what}",
+            remedy=f"{APPLY_MANIFESTS}; or, once no pod mounts it, {OFF}",
+        )
+    return _pending(seen, "it holds another bundle than the one in force", counted=True)
+
+
+def _pending(seen: Observed, what: str, *, counted: bool) -> BundleStatus:
+    refusal = seen.refusal
+    detail = f"{what}: {refusal.what}" if refusal is not None else what
+    remedy = refusal.remedy if refusal is not None else ""
+    return BundleStatus(state="pending", counted=counted, detail=detail, remedy=remedy)
+
+
+def with_bundle(
+    facts: MemberFacts,
+    name: str,
+    status: BundleStatus,
+    *,
+    met: bool,
+    anchors: frozenset[str] | None,
+    read_back_at: float,
+) -> MemberFacts:
+    """What a cluster holds, the object counted as one more place where its trust comes from.
+
+    ``anchors`` are those in the object, None where it is not there; ``met`` is as in :class:`Observed`.
+    """
+    if not status.counted or facts.held is None:
+        return facts
+    if status.state == "unknown":
+        detail = f"ClusterTrustBundle {name}: {status.detail}"
+        return replace(facts, held=None, current=False, detail=detail)
+    if met:
+        detail = f"{facts.detail}; so does ClusterTrustBundle {name}"
+    else:
+        detail = f"{facts.detail}; ClusterTrustBundle {name} does not: {status.detail}"
+    return replace(
+        facts,
+        held=facts.held & (anchors or frozenset()),
+        current=facts.current and met,
+        read_back_at=min(facts.read_back_at, read_back_at),
+        detail=detail,
+    )
+
+
+TICK: Final = 0.25
+CONFIRM: Final = 10.0
+"""Seconds within which the watch should show a write; then it is written again."""
+
+FORBIDDEN_EVERY: Final = 300.0
+"""Seconds between attempts at what RBAC refused."""
+
+LOST_EVERY: Final = 5.0
+"""Seconds at least between negotiations that a missing API asks for."""
+
+SYNC_LIMIT: Final = 60.0
+SYNC_POLL: Final = 0.05
+
+_OBJECT: Final = ""
+"""The one object's key in :class:`Contention`."""
+
+_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
+
+
+class TrustBundlePublisher:
+    """One cluster's. ``allowed`` says whether this process may write (it leads).
+
+    ``keeps`` and ``yields`` say whether what the object holds is to stay for now (:class:`Joining`), ``remembered``
+    whether an earlier controller saw it; ``on_change`` is called with what it holds as often as that or the state of
+    its publication changes.
+    """
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        cluster: ClusterConfig,
+        publication: PublicationConfig,
+        *,
+        contents: Contents,
+        clock: Clock,
+        jitter: random.Random,
+        allowed: Callable[[], bool],
+        keeps: Callable[[HeldBundle | None], bool],
+        yields: Callable[[HeldBundle | None], bool],
+        remembered: Callable[[], bool],
+        on_change: Callable[[HeldBundle | None], None],
+    ) -> None:
+        self._session = session
+        self._timeouts = cluster.timeouts
+        self._resync = publication.resync
+        self._decode = BundleDecoder(contents)
+        self._clock = clock
+        self._jitter = jitter
+        self._allowed = allowed
+        self._keeps = keeps
+        self._yields = yields
+        self._remembered = remembered
+        self._on_change = on_change
+        self._where = {"cluster": str(cluster.name)}
+        self._version: str | None = None
+        self._problem: ClusterError | None = None
+        self._reflector: Reflector[HeldBundle] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._asked = float("-inf")
+        self._ask_at = float("-inf")
+        self._write_at = float("-inf")
+        self._target: BundleTarget | None = None
+        self._refusal: ClusterError | None = None
+        self._contention = Contention()
+        self._seen = False
+        self._to_restore = False
+        self._backoff = self._new_backoff()
+        self._asking = self._new_backoff()
+        self._release = ""
+        self._told = ""
+        self.enabled: Final = cluster.istio.cluster_trust_bundle != "off"
+        self.name: Final = trust_bundle_name(publication.config_map)
+        self.writes = 0
+        self.restored = 0
+
+    def aim(self, target: BundleTarget) -> None:
+        """Publish that from now on."""
+        if target != self._target:
+            self._target = target
+            self._write_at = float("-inf")
+            self._backoff.reset()
+
+    def recall(self) -> None:
+        """Go on from where others kept changing the object when the last controller was killed."""
+        self._contention.recall([_OBJECT], [], "", self._clock.monotonic())
+
+    def renew(self) -> None:
+        """Find out at once which version is served: the cluster has come back, or runs another release."""
+        self._ask_at = float("-inf")
+        if not isinstance(self._refusal, ClusterThrottled):
+            self._write_at = float("-inf")
+
+    def note_release(self, release: str) -> None:
+        """The cluster says that it runs that release of Kubernetes."""
+        if release and release != self._release:
+            if self._release:
+                self.renew()
+            self._release = release
+
+    @property
+    def held(self) -> HeldBundle | None:
+        """What the object held when the cluster last answered."""
+        items = self._reflector.items if self._reflector is not None else {}
+        return items.get(ObjectKey("", self.name))
+
+    @property
+    def heard(self) -> float:
+        """When the object's watch last received something, by the monotonic clock."""
+        return self._reflector.heard if self._reflector is not None else float("-inf")
+
+    @property
+    def met(self) -> bool:
+        """True where the object was read back to be the target."""
+        return self._readable and self._target is not None and self._target.is_met_by(self.held)
+
+    @property
+    def kept(self) -> bool:
+        """True where the object is left as it is because it holds a CA of the cluster's own that is not accepted."""
+        return self._readable and not self.met and self._keeps(self.held)
+
+    @property
+    def yielded(self) -> bool:
+        """True where the object is left to another writer, which would put its own bytes back."""
+        return self._readable and not self.met and self._yields(self.held)
+
+    @property
+    def existed(self) -> bool | None:
+        """Whether the object is to be remembered: None where this controller has not seen it."""
+        if not self.enabled:
+            return False
+        return True if self._seen else None
+
+    def status(self) -> BundleStatus:
+        """The state of the object now."""
+        if not self.enabled:
+            return SWITCHED_OFF
+        now = self._clock.monotonic()
+        watching = self._reflector.problem if self._reflector is not None else None
+        return judge(
+            Observed(
+                version=self._version,
+                problem=self._problem or watching,
+                readable=self._readable,
+                held=self.held,
+                met=self.met,
+                refusal=self._refusal,
+                kept=self.kept,
+                yielded=self.yielded,
+                contested=bool(self._contention.contested(now)),
+                writers=tuple(self._contention.writers(now)),
+                known=self._seen or self._remembered(),
+            )
+        )
+
+    def report(self) -> TrustBundleReport:
+        """The same, for the state store."""
+        status = self.status()
+        return TrustBundleReport(
+            state=status.state,
+            counted=status.counted,
+            name=self.name,
+            version=self._version or "",
+            detail=status.detail,
+            remedy=status.remedy,
+            writes=self.writes,
+            restored=self.restored,
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                await self._step()
+                await self._clock.sleep(TICK)
+        finally:
+            await self._stop()
+
+    @property
+    def _readable(self) -> bool:
+        reflector = self._reflector
+        return reflector is not None and reflector.synced and reflector.fresh
+
+    async def _step(self) -> None:
+        if self._watching is not None and self._watching.done():
+            self._watching.result()  # a reflector survives its cluster's failures: what ends it is a bug
+        now = self._clock.monotonic()
+        gone = self._reflector is not None and isinstance(self._reflector.problem, ClusterNotFound)
+        if now >= self._ask_at or (gone and now - self._asked >= LOST_EVERY):
+            await self._ask()
+        target = self._target
+        if target is not None and self._version and self._is_due(target):
+            await self._write(target, self._version)
+        state = self.status().state
+        if state != self._told:
+            self._told = state
+            self._on_change(self.held)
+
+    async def _ask(self) -> None:
+        """Negotiate, and begin to watch the object where that is possible."""
+        self._asked = self._clock.monotonic()
+        self._ask_at = self._asked + self._resync * self._jitter.uniform(0.9, 1.1)
+        try:
+            version = await served_version(self._session)
+            if version:
+                await self._try_to_read(version)
+        except ClusterForbidden as error:
+            self._fail(error, min(FORBIDDEN_EVERY, self._resync))
+        except ClusterError as error:
+            asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+            self._fail(error, self._asking.next(at_least=asked))
+        else:
+            self._problem = None
+            self._asking.reset()
+            if version != self._version:
+                _logger.info("ClusterTrustBundles: %s", version or "not served", extra=self._where)
+            changed, self._version = version != self._version, version
+            await self._watch(version, anew=changed)
+
+    def _fail(self, error: ClusterError, wait: float) -> None:
+        if self._problem is None or self._problem.reason != error.reason:
+            extra = self._where | {"reason": error.reason}
+            _logger.info("the ClusterTrustBundle is not read: %s", error.diagnostics(), extra=extra)
+        self._problem = error
+        self._ask_at = self._clock.monotonic() + wait
+
+    async def _try_to_read(self, version: str) -> None:
+        """Raises ClusterForbidden where a watch could only fail, again and again."""
+        params = {"fieldSelector": f"metadata.name={self.name}", "limit": "1"}
+        await self._session.get(collection(version), params=params, accept=METADATA_ONLY_LIST)
+
+    async def _watch(self, version: str, *, anew: bool) -> None:
+        """Put a fresh watch in the place of the one that runs, once it has listed the object and watches it."""
+        if not version:
+            await self._stop()
+            return
+        before = self.held
+        if anew:
+            await self._stop()
+        newer = self._new_reflector(version)
+        task = asyncio.create_task(newer.run())
+        try:
+            await self._until_fresh(newer)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not newer.fresh and self._reflector is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return
+        await self._stop()
+        self._reflector, self._watching = newer, task
+        if before != self.held:
+            self._notice(before, self.held)
+
+    async def _until_fresh(self, reflector: Reflector[HeldBundle]) -> None:
+        deadline = self._clock.monotonic() + SYNC_LIMIT
+        while not reflector.fresh and reflector.problem is None and self._clock.monotonic() < deadline:
+            await self._clock.sleep(SYNC_POLL)
+
+    async def _stop(self) -> None:
+        task, self._watching, self._reflector = self._watching, None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _new_reflector(self, version: str) -> Reflector[HeldBundle]:
+        made: list[Reflector[HeldBundle]] = []
+
+        def changed(change: Change[HeldBundle]) -> None:
+            if made and made[0] is self._reflector:
+                self._notice(change.old, change.new)
+
+        made.append(
+            Reflector(
+                self._session,
+                collection(version),
+                decode=self._decode,
+                field_selector=f"metadata.name={self.name}",
+                timeouts=self._timeouts,
+                clock=self._clock,
+                jitter=self._jitter,
+                on_change=changed,
+            )
+        )
+        return made[0]
+
+    def _new_backoff(self) -> Backoff:
+        first, longest = self._timeouts.backoff_first, self._timeouts.backoff_longest
+        return Backoff(first=first, longest=longest, jitter=self._jitter)
+
+    def _notice(self, old: HeldBundle | None, new: HeldBundle | None) -> None:
+        """The watch shows a change of the object."""
+        now, target = self._clock.monotonic(), self._target
+        self._seen = self._seen or new is not None
+        if new is not None:
+            self._contention.seen(new.writers, now)
+        if target is not None and target.is_met_by(old) and not target.is_met_by(new):
+            rival = new.hub if new is not None and new.hub != target.hub.id else ""
+            self._contention.strike(_OBJECT, now, rival=rival if target.hub.id else "")
+            self._to_restore, self._write_at = True, float("-inf")
+        self._on_change(new)
+
+    def _is_due(self, target: BundleTarget) -> bool:
+        now, held = self._clock.monotonic(), self.held
+        if not self._readable or now < self._write_at or not self._allowed():
+            return False
+        if target.is_met_by(held):
+            self._refusal, self._to_restore = None, False
+            return False
+        if self._keeps(held) or self._yields(held):
+            return False
+        return self._contention.wait(_OBJECT, now) <= 0
+
+    async def _write(self, target: BundleTarget, version: str) -> None:
+        try:
+            await self._session.request(
+                "PATCH",
+                target.path(version),
+                params=_PARAMS,
+                body=target.body(version),
+                content_type=APPLY,
+                accept=METADATA_ONLY,
+            )
+        except ClusterForbidden as error:
+            self._refuse(error, min(FORBIDDEN_EVERY, self._resync))
+        except ClusterError as error:
+            asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+            self._refuse(error, self._backoff.next(at_least=asked))
+        else:
+            self.writes += 1
+            self._seen = True
+            self._refusal = None
+            self._backoff.reset()
+            self._write_at = self._clock.monotonic() + CONFIRM
+            if self._to_restore:
+                self.restored += 1
+                self._to_restore = False
+                _logger.info("the ClusterTrustBundle was put back", extra=self._where)
+
+    def _refuse(self, error: ClusterError, wait: float) -> None:
+        if self._refusal is None or self._refusal.reason != error.reason:
+            extra = self._where | {"reason": error.reason}
+            level = logging.INFO if isinstance(error, ClusterForbidden) else logging.WARNING
+            _logger.log(level, "the ClusterTrustBundle is not written: %s", error.what, extra=extra)
+        self._refusal = error
+        self._write_at = self._clock.monotonic() + wait

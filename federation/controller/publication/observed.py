@@ -1,0 +1,548 @@
+"""What a cluster's namespaces really hold, as watches show it: the only ground for saying "published".
+
+**Watches:** two for each cluster: which namespaces there are, and what each of them holds. Both are replaced by fresh
+ones in every resync period, so that nothing a watch may have lost stays lost, and at once where the cluster comes
+back after it was away: a reflector that has waited up to its longest delay would otherwise sleep through the return.
+A pair is exchanged only once the new one has listed everything. Whether the cluster answers at all, and as which
+version, is asked seldom while all is well, else each second.
+
+**Read-back:** counted by what was read back, never by what was sent. Where the watches are not fresh nothing counts
+as current: the last that was known is then only a memory.
+
+**Content of other writers** is taken apart beside everything else and within bounds. A client that may write one
+ConfigMap chooses what the hub has to parse and whose signatures it has to verify. So a content that is not the hub's
+is read by a task of its own, a few certificates at a time, charged to that member. Until it is read nothing waits for
+it: it counts as not known, which overwrites nothing that may have to stay and opens no gate. Of contents that change
+faster than they are read, those that are there now come first and the oldest others are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held, HeldDecoder, Target
+from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterConfig
+from federation.core.config.hub import PublicationConfig
+from federation.core.errors import ClusterError, ClusterGarbage, ClusterOverBudget, InvalidValue
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.pem import der_blocks, parse_certificates
+from federation.kubernetes.budget import CpuBudget
+from federation.kubernetes.objects import METADATA_ONLY, ObjectKey, ObjectMeta, decode_metadata
+from federation.kubernetes.reflector import Change, Reflector
+from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
+
+POLL: Final = 0.5
+SYNC_POLL: Final = 0.05
+SYNC_LIMIT: Final = 60.0
+
+MOST_NAMESPACES: Final = 30_000
+"""Of one cluster: three times what Kubernetes is tested with. Each report counts what they hold."""
+
+NAMESPACES: Final = "/api/v1/namespaces"
+CONFIG_MAPS: Final = "/api/v1/configmaps"
+
+
+class _Pair:
+    """Both reflectors, running from :meth:`start` to :meth:`stop`."""
+
+    def __init__(self, namespaces: Reflector[ObjectMeta], held: Reflector[Held]) -> None:
+        self.namespaces = namespaces
+        self.held = held
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def synced(self) -> bool:
+        return self.namespaces.synced and self.held.synced
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self.namespaces.run()), asyncio.create_task(self.held.run())]
+
+    def check(self) -> None:
+        """A reflector survives every failure of its cluster; what ends it is a bug, which is raised here."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class ClusterWatch:
+    """A cluster's namespaces and what they hold. ``on_change`` gets a namespace's name and old and new Held."""
+
+    def __init__(
+        self,
+        session: ClusterSession,
+        cluster: ClusterConfig,
+        publication: PublicationConfig,
+        *,
+        decode: HeldDecoder,
+        clock: Clock,
+        jitter: random.Random,
+        on_change: Callable[[str, Held | None, Held | None], None],
+    ) -> None:
+        self._session = session
+        self._cluster = cluster
+        self._publication = publication
+        self._decode = decode
+        self._clock = clock
+        self._jitter = jitter
+        self._on_change = on_change
+        self._kick = asyncio.Event()
+        self._pair = self._new_pair()
+
+    @property
+    def namespaces(self) -> Mapping[ObjectKey, ObjectMeta]:
+        """The namespaces the selector matches, by their key (whose own namespace is empty)."""
+        return self._pair.namespaces.items
+
+    @property
+    def held(self) -> Mapping[ObjectKey, Held]:
+        """What each namespace holds under the name of the ConfigMap."""
+        return self._pair.held.items
+
+    def held_in(self, namespace: str) -> Held | None:
+        """What that namespace holds."""
+        return self._pair.held.items.get(ObjectKey(namespace, self._publication.config_map))
+
+    @property
+    def synced(self) -> bool:
+        """True once both were listed."""
+        return self._pair.synced
+
+    @property
+    def fresh(self) -> bool:
+        """True while both are listed and their watches stand and were heard: only then is it read back."""
+        pair = self._pair
+        return pair.synced and pair.namespaces.fresh and pair.held.fresh
+
+    @property
+    def heard(self) -> float:
+        """When the cluster was last heard of on the watch that was silent longer, by the monotonic clock."""
+        return min(self._pair.namespaces.heard, self._pair.held.heard)
+
+    @property
+    def problems(self) -> tuple[ClusterError, ...]:
+        """What is wrong with the watches now."""
+        found = (self._pair.namespaces.problem, self._pair.held.problem)
+        return tuple(problem for problem in found if problem is not None)
+
+    def renew(self) -> None:
+        """Begin anew at once: the cluster has come back."""
+        self._kick.set()
+
+    async def run(self) -> None:
+        """Keep both until cancelled."""
+        self._pair.start()
+        try:
+            while True:
+                await self._until_due()
+                await self._exchange(self._new_pair())
+        finally:
+            await self._pair.stop()
+
+    async def _until_due(self) -> None:
+        self._kick.clear()
+        due = self._clock.monotonic() + self._publication.resync * self._jitter.uniform(0.9, 1.1)
+        while self._clock.monotonic() < due and not self._kick.is_set():
+            self._pair.check()
+            await self._clock.sleep(POLL)
+
+    async def _synced_in_time(self, pair: _Pair) -> bool:
+        deadline = self._clock.monotonic() + SYNC_LIMIT
+        while not pair.synced and self._clock.monotonic() < deadline:
+            if pair.namespaces.problem is not None or pair.held.problem is not None:
+                return False
+            await self._clock.sleep(SYNC_POLL)
+        return pair.synced
+
+    async def _exchange(self, newer: _Pair) -> None:
+        """Put ``newer`` in the place of the pair that runs, once it has listed everything."""
+        newer.start()
+        before = self._pair
+        try:
+            if await self._synced_in_time(newer):
+                self._pair = newer
+                self._tell(before, newer)
+        finally:
+            await (before if self._pair is newer else newer).stop()
+
+    def _tell(self, before: _Pair, after: _Pair) -> None:
+        """What went unnoticed before is a change as any other."""
+        name = self._publication.config_map
+        for key in {*before.namespaces.items, *after.namespaces.items}:
+            at = ObjectKey(key.name, name)
+            old, new = before.held.items.get(at), after.held.items.get(at)
+            if old != new or (key in before.namespaces.items) != (key in after.namespaces.items):
+                self._on_change(key.name, old, new)
+
+    def _new_pair(self) -> _Pair:
+        timeouts = self._cluster.timeouts
+        pair: list[_Pair] = []
+
+        def current() -> bool:
+            return bool(pair) and pair[0] is self._pair
+
+        def namespace_changed(change: Change[ObjectMeta]) -> None:
+            if current():
+                held = self.held_in(change.key.name)
+                self._on_change(change.key.name, held, held)
+
+        def held_changed(change: Change[Held]) -> None:
+            if current():
+                self._on_change(change.key.namespace, change.old, change.new)
+
+        pair.append(
+            _Pair(
+                Reflector(
+                    self._session,
+                    NAMESPACES,
+                    decode=decode_metadata,
+                    accept=METADATA_ONLY,
+                    label_selector=self._cluster.namespace_selector,
+                    timeouts=timeouts,
+                    clock=self._clock,
+                    jitter=self._jitter,
+                    on_change=namespace_changed,
+                    most=MOST_NAMESPACES,
+                ),
+                Reflector(
+                    self._session,
+                    CONFIG_MAPS,
+                    decode=self._decode,
+                    field_selector=f"metadata.name={self._publication.config_map}",
+                    timeouts=timeouts,
+                    clock=self._clock,
+                    jitter=self._jitter,
+                    on_change=held_changed,
+                    most=MOST_NAMESPACES,
+                ),
+            )
+        )
+        return pair[0]
+
+
+MOST_PROBLEMS = 10
+MOST_CONTENTS = 16
+EXAMPLES = 3
+LEFT = "it is left to another hub, which publishes there"
+KEPT = "it holds a CA of its own, which is not overwritten for now"
+YIELDED = "it holds another writer's bytes, which are not overwritten for now"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
+
+    ``selected`` are all that are to hold the bundle: also those that refuse it (``forbidden`` and ``failed``).
+    ``joining`` counts those that keep a CA of their own for now, ``yielded`` those that are left to another writer
+    that would put its own bytes back, one of the field managers ``yielded_to``. ``writers`` are all those but the hub
+    that own what a namespace holds. ``behind`` names some that are
+    selected and not current.
+    """
+
+    selected: int = 0
+    current: int = 0
+    terminating: int = 0
+    forbidden: int = 0
+    excluded: int = 0
+    failed: int = 0
+    joining: int = 0
+    yielded: int = 0
+    yielded_to: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+    contents: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> int:
+        """Selected, not current, and not refusing it either."""
+        return max(0, self.selected - self.current - self.failed - self.forbidden)
+
+    @property
+    def others(self) -> str:
+        """Who is not current, as the end of a sentence that says who is; empty where all are."""
+        more = self.selected - self.current - len(self.behind)
+        named = f", not {', '.join(self.behind)}" if self.behind else ""
+        return f"{named} and {more} more" if named and more > 0 else named
+
+    def generation(self, numbers: Mapping[str, int]) -> int:
+        """The newest generation that every selected namespace holds or is past; 0 where one holds none."""
+        if not self.selected or sum(self.contents.values()) < self.selected:
+            return 0
+        return min(numbers.get(digest, 0) for digest in self.contents)
+
+    def where(self, digest: str) -> str:
+        """Who holds that content, in words."""
+        count, names = self.contents.get(digest, 0), ", ".join(self.examples.get(digest, ()))
+        if count <= EXAMPLES:
+            return f"namespace{'s' if count != 1 else ''} {names}"
+        return f"{count} namespaces, for example {names}"
+
+
+def read_back(
+    namespaces: Mapping[ObjectKey, ObjectMeta],
+    held: Mapping[ObjectKey, Held],
+    target: Target | None,
+    *,
+    config_map: str,
+    excluded: Collection[str] = (),
+    terminating: Collection[str] = (),
+    forbidden: Mapping[str, str] | None = None,
+    failed: Mapping[str, str] | None = None,
+    keeps: Callable[[str, Held | None], bool] = lambda _, __: False,
+    yields: Callable[[str, Held | None], bool] = lambda _, __: False,
+    why_kept: str = KEPT,
+) -> ReadBack:
+    """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
+
+    ``keeps`` says whether what a namespace holds is to stay for now (``why_kept`` says why), ``yields`` whether it is
+    left to another writer.
+    """
+    forbidden, failed = forbidden or {}, failed or {}
+    kept: list[str] = []
+    yielded: list[str] = []
+    yielded_to: set[str] = set()
+    writers: set[str] = set()
+    behind: list[str] = []
+    counts: Counter[str] = Counter()
+    contents: Counter[str] = Counter()
+    examples: defaultdict[str, list[str]] = defaultdict(list)
+    for key, meta in namespaces.items():
+        name = key.name
+        if name in excluded:
+            counts["excluded"] += 1
+            continue
+        if meta.deletion is not None or name in terminating:
+            counts["terminating"] += 1
+            continue
+        holds = held.get(ObjectKey(name, config_map))
+        met = target is not None and target.is_met_by(holds)
+        counts["selected"] += 1
+        writers.update(holds.writers if holds is not None else ())
+        if holds is not None and holds.sha256:
+            contents[holds.sha256] += 1
+            if len(examples[holds.sha256]) < EXAMPLES:
+                examples[holds.sha256].append(name)
+        if met:
+            counts["current"] += 1
+            continue
+        behind.append(name)
+        if name in forbidden:
+            counts["forbidden"] += 1
+        elif keeps(name, holds):
+            kept.append(name)
+        elif yields(name, holds):
+            yielded.append(name)
+            yielded_to.update(holds.writers if holds is not None else ())
+        elif name in failed:
+            counts["failed"] += 1
+    return ReadBack(
+        selected=counts["selected"],
+        current=counts["current"],
+        terminating=counts["terminating"],
+        forbidden=counts["forbidden"],
+        excluded=counts["excluded"],
+        failed=counts["failed"],
+        joining=len(kept),
+        yielded=len(yielded),
+        writers=tuple(sorted(writers)[:MOST_WRITERS]),
+        yielded_to=tuple(sorted(yielded_to)[:MOST_WRITERS]),
+        contents=dict(contents),
+        examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
+        behind=tuple(sorted(behind)[:EXAMPLES]),
+        problems=tuple(
+            _problems(failed, forbidden, dict.fromkeys(kept, why_kept), dict.fromkeys(yielded, YIELDED))
+        ),
+    )
+
+
+def _problems(*kinds: Mapping[str, str]) -> Iterator[str]:
+    shown = [problem for kind in kinds for problem in sorted(kind.items())]
+    for namespace, problem in shown[:MOST_PROBLEMS]:
+        yield f"{namespace}: {problem}"
+    if len(shown) > MOST_PROBLEMS:
+        yield f"and {len(shown) - MOST_PROBLEMS} more namespaces"
+
+
+MOST_READ: Final = 64
+"""Different contents of one member that are kept read at a time, and as many that wait."""
+
+MOST_CERTIFICATES: Final = 2048
+"""In all of these together: a few tens of megabytes."""
+
+_PEM: Final = b"-----BEGIN"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadContent:
+    """``certificates`` are all of it; where not all can be read, none: ``problem`` says why, ``readable`` are some."""
+
+    certificates: tuple[Certificate, ...]
+    problem: str = ""
+    readable: tuple[Certificate, ...] = ()
+    has_pem: bool = True
+
+
+class Reading:
+    """The contents of one member that are not the hub's. ``held`` are the digests that it holds now."""
+
+    def __init__(
+        self,
+        contents: Contents,
+        *,
+        where: str,
+        budget: CpuBudget,
+        held: Callable[[], Collection[str]],
+        on_read: Callable[[str, tuple[str, str]], None],
+    ) -> None:
+        """``on_read`` is called with each that was read, and where it was first seen."""
+        self._contents = contents
+        self._where = where
+        self._budget = budget
+        self._held = held
+        self._on_read = on_read
+        self._read: OrderedDict[str, ReadContent] = OrderedDict()
+        self._waiting: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._work = asyncio.Event()
+        self._too_many = 0
+
+    def of(self, digest: str, *, seen: tuple[str, str] = ("", "")) -> ReadContent | None:
+        """The content; None while it is not read, which is then done soon.
+
+        ``seen`` is where it is, in words and by the name of the namespace.
+        """
+        found = self._read.get(digest)
+        if found is None and digest not in self._waiting and digest in self._contents:
+            self._waiting[digest] = seen
+            if len(self._waiting) > MOST_READ:
+                self._waiting.popitem(last=False)  # if it is still held, it is asked for again
+            self._work.set()
+        return found
+
+    @property
+    def problem(self) -> ClusterOverBudget | None:
+        """That it holds more than is read of one member, None where it does not."""
+        if not self._too_many:
+            return None
+        return ClusterOverBudget(
+            f"{self._too_many} more different contents of other writers than the {MOST_READ} contents with "
+            f"{MOST_CERTIFICATES} certificates that are read of one cluster at a time",
+            where=self._where,
+            remedy="find what writes the bundle's ConfigMap in so many different ways; no other cluster is affected",
+        )
+
+    async def run(self) -> None:
+        """Read what waits, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            held = frozenset(self._held())
+            self._too_many = 0
+            while self._waiting:
+                digest, seen = self._next(held)
+                if self._is_full(held):
+                    self._too_many = sum(waits in held for waits in self._waiting) + 1
+                    self._waiting.clear()  # asked for again with the next look at what is held
+                    break
+                await self._take_apart(digest, seen)
+                held = frozenset(self._held())
+
+    def _next(self, held: Collection[str]) -> tuple[str, tuple[str, str]]:
+        digest = next((waits for waits in self._waiting if waits in held), next(iter(self._waiting)))
+        return digest, self._waiting.pop(digest)
+
+    def _is_full(self, held: Collection[str]) -> bool:
+        """Whether there is no room for another one, after those were forgotten that are held no longer."""
+
+        def full() -> bool:
+            count = sum(len(read.readable) for read in self._read.values())
+            return len(self._read) >= MOST_READ or count >= MOST_CERTIFICATES
+
+        for digest in [digest for digest in self._read if digest not in held]:
+            if not full():
+                return False
+            del self._read[digest]
+        return full()
+
+    async def _take_apart(self, digest: str, seen: tuple[str, str]) -> None:
+        pem = self._contents.get(digest)
+        if pem is None:
+            return
+        known: dict[bytes, Certificate] = {}
+        for der in der_blocks(pem):
+            with self._budget.charged():
+                if der not in known:
+                    try:
+                        certificate = known[der] = Certificate.from_der(der)
+                        _ = certificate.is_ca and certificate.is_self_signed  # remembered by the value
+                    except InvalidValue:
+                        pass
+            await self._budget.turn()
+        with self._budget.charged():
+            self._read[digest] = _whole(pem, known)
+            self._on_read(digest, seen)
+        await self._budget.turn()
+
+
+def _whole(pem: bytes, known: dict[bytes, Certificate]) -> ReadContent:
+    try:
+        certificates = parse_certificates(pem, where="", known=known)
+    except InvalidValue as error:
+        readable = tuple(known[der] for der in der_blocks(pem) if der in known)
+        return ReadContent((), str(error), readable, _PEM in pem)
+    return ReadContent(certificates, "", certificates)
+
+
+EVERY: Final = 60.0  # seconds
+TIMEOUT: Final = 3.0
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    git_version: str = ""
+
+
+class Pulse:
+    """One cluster's; ``version`` and ``problem`` are of the last answer."""
+
+    def __init__(self, session: ClusterSession, *, timeout: float, clock: Clock) -> None:
+        self._session = session
+        self._timeout = min(TIMEOUT, timeout)
+        self._clock = clock
+        self._answered = float("-inf")
+        self.version = ""
+        self.problem: ClusterError | None = None
+
+    @property
+    def due(self) -> bool:
+        """True where it has not answered for a while, or not well."""
+        return self.problem is not None or self._clock.monotonic() - self._answered > EVERY
+
+    async def ask(self) -> bool:
+        """Ask once; True where the cluster answers again after it did not."""
+        before = self.problem
+        try:
+            answer = await self._session.get("/version", timeout=self._timeout, most_bytes=SMALL_ANSWER_BYTES)
+            self.version = msgspec.json.decode(answer, type=_Version).git_version[:64]
+        except ClusterError as error:
+            self.problem = error
+            return False
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            self.problem = ClusterGarbage(
+                "the answer to /version is not what the API promises", where=str(self._session.name)
+            )
+            return False
+        self.problem, self._answered = None, self._clock.monotonic()
+        return before is not None

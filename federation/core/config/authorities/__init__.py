@@ -1,0 +1,1 @@
+"""``[signer.authority]`` and ``[signer.successor]``: settings, one module for each kind of back end."""

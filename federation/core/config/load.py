@@ -1,0 +1,89 @@
+"""The text of ``clusters.toml`` in, a ``HubConfig`` out, or every mistake at once."""
+
+from __future__ import annotations
+
+import tomllib
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from federation.core.config.clusters import DEFAULT_RESERVED, check_members, read_cluster
+from federation.core.config.hub import (
+    HubConfig,
+    check_freshness,
+    read_controller,
+    read_door,
+    read_signer,
+    read_state,
+    read_status,
+    read_trust,
+)
+from federation.core.config.mistakes import Findings, Table
+from federation.core.config.types import account_pattern, made_by
+from federation.core.errors import ConfigurationError, Finding
+from federation.core.identity import TrustDomain
+
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Far above what a thousand clusters need; a bigger file is something else."""
+
+
+def parse_config(text: str, *, file: str) -> HubConfig:
+    """The configuration that ``text`` holds; ``file`` is its path, which relative paths in it start from.
+
+    Pure: no file is opened. Raises :class:`~federation.core.errors.ConfigurationError` with every finding.
+    """
+    values, digest = _load(text, file)
+    findings = Findings(file)
+    directory = Path(file).parent
+    with Table(values, key="", findings=findings) as top:
+        trust_domain = top.require(
+            "trust_domain", made_by(TrustDomain), "use the meshes' own, for example mesh.example.org"
+        )
+        reserved = top.list_of("reserved", account_pattern, DEFAULT_RESERVED)
+        door = read_door(top.table("door"))
+        signer = read_signer(top.table("signer"), directory, door)
+        controller = read_controller(top.table("controller"), door)
+        status = read_status(top.table("status"), directory)
+        state = read_state(top.table("state"), directory)
+        read = [(table.key, read_cluster(table, directory)) for table in top.tables("clusters")]
+        members = [(key, cluster) for key, cluster in read if cluster is not None]
+        check_members(members, findings)
+        check_freshness(controller, [cluster for _, cluster in members], findings)
+        clusters = tuple(cluster for _, cluster in members)
+        names = frozenset(cluster.name for cluster in clusters) if len(members) == len(read) else None
+        trust = read_trust(top.table("trust"), directory, trust_domain, names)
+    if findings.mistakes or trust_domain is None or signer is None or state is None:
+        raise ConfigurationError(findings.mistakes)
+    return HubConfig(
+        file=file,
+        digest=digest,
+        trust_domain=trust_domain,
+        trust=trust,
+        door=door,
+        signer=signer,
+        status=status,
+        state=state,
+        controller=controller,
+        clusters=clusters,
+        reserved=reserved,
+        warnings=tuple(findings.warnings),
+    )
+
+
+def _load(text: str, file: str) -> tuple[dict[str, object], str]:
+    """The TOML document and the SHA-256 of its text."""
+    try:
+        data = text.encode("utf-8")
+        if len(data) > MAX_BYTES:
+            raise _unreadable(file, f"is larger than {MAX_BYTES} bytes", "this is not a clusters.toml")
+        return tomllib.loads(text), sha256(data).hexdigest()
+    except RecursionError:
+        raise _unreadable(file, "nests tables or arrays too deeply", "see clusters.example.toml") from None
+    except UnicodeEncodeError:
+        raise _unreadable(file, "is not UTF-8", "save it as UTF-8") from None
+    except ValueError as error:  # TOMLDecodeError, and what int() says of a number of thousands of digits
+        raise _unreadable(file, f"is not TOML: {error}", "see clusters.example.toml") from None
+
+
+def _unreadable(file: str, problem: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError([Finding(file, "", problem, remedy)])

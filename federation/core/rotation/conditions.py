@@ -1,0 +1,752 @@
+"""The single conditions between the states of a rotation, each with its evidence and its estimate. Pure.
+
+What they are for stands in ``gates.py``; a name is the condition's name there. A condition that holds says what it
+was seen by; one that does not says which cluster is in the way and, where only time has to pass, until when. They are
+of four kinds:
+
+**Consumers of trust:** what they are known to trust. G1 and the way back from a quarantine share these.
+
+**Control planes:** istiod's certificate, its ca.crt, and the webhooks. Three parties verify istiod's certificate and
+none of them renews anything by itself: agents that are started or reconnect (by the ConfigMap of their namespace),
+kube-apiserver when it calls a webhook (by its ``caBundle``), and istiod, which verifies clients by its own
+``ca.crt``. istiod patches the caBundles from the roots that it has loaded (``pkg/webhooks`` of Istio), so what they
+hold also shows what istiod has loaded. Before anything is signed under a new root, every ``ca.crt`` and every
+caBundle holds both roots: istiod's certificate is re-signed as soon as the issuer changes. Before a root is removed,
+every certificate is of the side that stays.
+
+**The side that is to sign:** what must be true of an authority before it signs, whichever way a rotation then goes.
+
+**Workloads alive:** whether those of each cluster still get certificates: nothing depends on an anchor where they do
+not. A drain waits until every leaf that needs a side has ended. In a mesh that gets no certificates all of them have,
+and an abort or a removal would seem safe: it would seal what is broken, and a later proof with the hub's own probes
+would call it green.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec.structs import replace as replace_field
+
+from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationBook, Side, State
+from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
+from federation.core.trust.expiry_bounds import ANY_REMOVED, UNKNOWN_ISSUER, alive
+from federation.core.trust.liveness import judge
+
+NOT_REGISTERED: Final = "it is not registered any more, and others still talk to its workloads"
+NOT_KNOWN: Final = "a table that cannot be read may hold some, and others still talk to their workloads"
+
+
+def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFacts]]:
+    """The registered clusters that are not quarantined: those that a gate waits for."""
+    for name, facts in sorted(world.clusters.items()):
+        if name not in book.quarantined:
+            yield name, facts
+
+
+def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *, since: float) -> Condition:
+    """Every place that the cluster's trust comes from was read back to hold the roots, lately and after ``since``.
+
+    What was read before the present state began, or at that very instant, may have been replaced by what the
+    state before it published.
+    """
+    if facts.held is None:
+        return unmet("held", f"what it holds is not known: {facts.detail or 'it was not read back'}", name)
+    age = world.now - facts.read_back_at
+    if age > world.fresh:
+        return unmet("held", f"it was last read back {age:.0f} s ago", name)
+    if facts.read_back_at <= since:
+        return unmet("held", f"it was not read back since {time_of(since)}", name)
+    missing = roots - facts.held
+    if missing:
+        where = f": {facts.detail}" if facts.detail and not facts.current else ""
+        return unmet("held", f"{shas(missing)} is not held everywhere{where}", name)
+    return met("held", f"{shas(roots)} was read back everywhere", name)
+
+
+def leaves_without(roots: frozenset[str], world: World) -> Mapping[str, Mapping[int, float]]:
+    """Per cluster, the generations that lack one of the roots and until when leaves delivered so may live.
+
+    A generation that is not known lacks everything.
+    """
+    late: dict[str, dict[int, float]] = {}
+    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+        if roots <= world.generations.get(delivered.generation, frozenset()):
+            continue
+        of_cluster = late.setdefault(delivered.cluster, {})
+        last = of_cluster.get(delivered.generation, 0.0)
+        of_cluster[delivered.generation] = max(until + world.skew, last)
+    return late
+
+
+def delivered_with(
+    name: str, roots: frozenset[str], late: Mapping[str, Mapping[int, float]]
+) -> list[Condition]:
+    """Every unexpired leaf of the cluster was delivered with all the roots; ``late`` is :func:`leaves_without`."""
+    if name not in late:
+        return [met("leaves", f"every leaf alive was delivered with {shas(roots)}", name)]
+    return [
+        unmet(
+            "leaves",
+            f"leaves delivered with generation {generation}, which lacks one of {shas(roots)}, may live until"
+            f" {time_of(until)}",
+            name,
+            until,
+        )
+        for generation, until in sorted(late[name].items())
+    ]
+
+
+def delivered_in_removed(
+    book: RotationBook, world: World, roots: frozenset[str], late: Mapping[str, Mapping[int, float]]
+) -> Iterator[Condition]:
+    """The same for clusters that are not registered any more, but for those that were quarantined before."""
+    for name in sorted(late.keys() - world.clusters.keys() - book.quarantined.keys()):
+        why = NOT_REGISTERED if name != ANY_REMOVED else NOT_KNOWN
+        for condition in delivered_with(name, roots, late):
+            yield replace_field(condition, detail=f"{why}; {condition.detail}")
+
+
+def in_force(roots: frozenset[str], world: World) -> Condition:
+    """What is delivered from now on holds the roots; leaves alive say nothing about the next one."""
+    missing = roots - world.generations.get(world.in_force, frozenset())
+    if missing:
+        return unmet("in_force", f"generation {world.in_force}, which is in force, lacks {shas(missing)}")
+    return met("in_force", f"generation {world.in_force}, which is in force, holds {shas(roots)}")
+
+
+def earlier(name: str, facts: ClusterFacts, world: World) -> Condition:
+    """No leaf from before the hub is alive: it may need any root, and trust none of the hub's."""
+    if facts.own_issues:
+        return unmet(
+            "earlier",
+            f"its own CA issues there until somebody says that it does not: federation rotate takeover {name}",
+            name,
+        )
+    until = facts.unknown_until + world.skew if facts.unknown_until else 0.0
+    if until > world.now:
+        return unmet("earlier", f"leaves from before the hub may live until {time_of(until)}", name, until)
+    return met("earlier", "no leaf from before the hub can be alive", name)
+
+
+def earlier_in_removed(world: World, *, without: frozenset[str] = frozenset()) -> Iterator[Condition]:
+    """No leaf from before the hub is alive in a cluster that is not registered any more: others still talk to it."""
+    for name, end in sorted(world.gone.items()):
+        until = end + world.skew
+        if until > world.now and name not in without:
+            detail = f"{NOT_REGISTERED}; leaves from before the hub may live until {time_of(until)}"
+            yield unmet("earlier", detail, name, until)
+
+
+def met(name: str, detail: str, cluster: str = "") -> Condition:
+    """A condition that holds."""
+    return Condition(name=name, met=True, detail=detail, cluster=cluster)
+
+
+def unmet(name: str, detail: str, cluster: str = "", until: float = 0.0) -> Condition:
+    """A condition that does not hold, and may from ``until`` on (0: that cannot be told)."""
+    return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
+
+
+def in_words(condition: Condition) -> str:
+    """A condition in a sentence: with its cluster, where it is about one."""
+    return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
+
+
+def shas(roots: Iterable[str]) -> str:
+    """Fingerprints as a person reads them."""
+    return " and ".join(sorted(root[:12] for root in roots)) or "nothing"
+
+
+def time_of(seconds: float) -> str:
+    """An instant as a person reads it, whatever the number is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "a time that no calendar holds"
+
+
+MOST_NAMED: Final = 10  # webhooks of one cluster that are named one by one
+RESTART: Final = (
+    "restart istiod where that stays so: it looks for its files only at its start; where there is no such istiod any"
+    " more, delete the webhook configuration"
+)
+NOT_READ: Final = "Istio's webhooks could not be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of control planes: the ``roots`` that they hold, of which ``staying`` is not removed next.
+
+    ``leaving`` is the root of the other side. What was read at ``since`` or before does not count.
+    """
+
+    roots: frozenset[str]
+    staying: str
+    leaving: str
+    since: float = 0.0
+
+    @classmethod
+    def both(cls, rotation: Rotation) -> Wanted:
+        """Both roots: before anything is signed under the new one."""
+        old, new = rotation.old.root, rotation.new.root
+        return cls(roots=frozenset({old, new}), staying=new, leaving=old, since=rotation.since)
+
+    @classmethod
+    def only(cls, staying: Side, leaving: Side, *, since: float) -> Wanted:
+        """The root of the side that stays: before the other is removed."""
+        return cls(roots=frozenset({staying.root}), staying=staying.root, leaving=leaving.root, since=since)
+
+    @classmethod
+    def signed_under(cls, rotation: Rotation | None, roots: frozenset[str], *, since: float = 0.0) -> Wanted:
+        """These roots, under which leaves may be signed."""
+        if rotation is None:
+            return cls(roots=roots, staying="", leaving="", since=since)
+        staying, leaving = rotation.old.root, rotation.new.root
+        if rotation.new.root in roots:
+            staying, leaving = leaving, staying
+        return cls(roots=roots, staying=staying, leaving=leaving, since=since)
+
+
+def istiod_trust(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> Iterator[Condition]:
+    """The ``ca.crt`` beside each istiod's certificate was lately read back to hold the roots."""
+    for plane in facts.control_planes:
+        problem = _not_read(plane, world, wanted.since)
+        missing = wanted.roots - (plane.held or frozenset())
+        if not problem and missing:
+            problem = f"its ca.crt lacks {shas(missing)}" + (f": {plane.detail}" if plane.detail else "")
+        if problem:
+            yield unmet("istiod_trust", f"{plane.name}: {problem}", name)
+        else:
+            yield met("istiod_trust", f"{plane.name}: its ca.crt holds {shas(wanted.roots)}", name)
+    if not facts.control_planes:
+        yield met("istiod_trust", "the hub provides no certificate of an istiod", name)
+
+
+def istiod_issuer(
+    name: str, facts: ClusterFacts, staying: Side, world: World, *, since: float
+) -> Iterator[Condition]:
+    """Each istiod's certificate was lately read back to be valid, and of the intermediate that stays."""
+    for plane in facts.control_planes:
+        problem = _not_read(plane, world, since)
+        if not problem and plane.issuer != staying.intermediate:
+            of = f"of {plane.issuer[:12]}" if plane.issuer else "of an issuer that is not known"
+            problem = f"its certificate is {of}, not of {staying.intermediate[:12]}"
+            problem += f": {plane.detail}" if plane.detail else ""
+        elif not problem and plane.not_after <= world.now:
+            problem = f"its certificate has expired at {time_of(plane.not_after)}"
+        if problem:
+            yield unmet("istiod_issuer", f"{plane.name}: {problem}", name)
+        else:
+            until = time_of(plane.not_after)
+            yield met(
+                "istiod_issuer",
+                f"{plane.name}: its certificate is of {staying.intermediate[:12]} until {until}",
+                name,
+            )
+    if not facts.control_planes:
+        yield met("istiod_issuer", "the hub provides no certificate of an istiod", name)
+
+
+def webhooks(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> Iterator[Condition]:
+    """Every webhook's caBundle was lately read to verify the istiod that it calls, before and after."""
+    problem = _unread_webhooks(facts, world, wanted.since)
+    if problem:
+        yield unmet("webhooks", problem, name)
+        return
+    found = facts.webhooks or ()
+    problems = [text for webhook in found if (text := webhook_problem(webhook, facts, wanted))]
+    for text in problems[:MOST_NAMED]:
+        yield unmet("webhooks", text, name)
+    if not problems:
+        yield met("webhooks", _verified(found, facts, wanted), name)
+
+
+def webhooks_settled(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
+    """What istiod had loaded before ``since`` has reached its webhooks by now.
+
+    It patches them some time after it has loaded other roots: where a root was removed and published again in
+    between, a caBundle that still holds it may be about to lose it. A read-back is expected to be no older than
+    ``world.fresh``, and the same is given to istiod.
+    """
+    until = since + world.fresh
+    if not any(provided(webhook, facts) for webhook in facts.webhooks or ()):
+        return
+    if until > world.now:
+        detail = f"istiod may patch its webhooks until {time_of(until)} with roots that it had before"
+        yield unmet("webhooks_settled", detail, name, until)
+    else:
+        yield met("webhooks_settled", f"what istiod had before {time_of(since)} is patched", name)
+
+
+def _unread_webhooks(facts: ClusterFacts, world: World, since: float) -> str:
+    if facts.webhooks is None:
+        return f"{NOT_READ}: {facts.webhooks_detail or 'they were not read yet'}"
+    if not facts.webhooks:
+        return ""
+    age = world.now - facts.webhooks_read_at
+    if age > world.fresh:
+        return f"Istio's webhooks were last read {age:.0f} s ago"
+    return "" if facts.webhooks_read_at > since else f"Istio's webhooks were not read since {time_of(since)}"
+
+
+def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> str:
+    """Why kube-apiserver would refuse the istiod that it calls, now or after the removal; empty where it would not.
+
+    Where the hub does not provide that istiod's certificate no rotation re-signs it: then only the root that is
+    left must not be all that verifies it.
+    """
+    if provided(webhook, facts):
+        missing = wanted.roots - webhook.held
+        if not missing:
+            return ""
+        lacks = f"its caBundle lacks {shas(missing)}, so {webhook.istiod} has not loaded ca.crt"
+        return f"{webhook.name}: {lacks}; {RESTART}"
+    if wanted.leaving in webhook.held and wanted.staying not in webhook.held:
+        return (
+            f"{webhook.name}: it verifies {webhook.istiod} by {wanted.leaving[:12]}, which is to be left, and the hub"
+            " does not provide that istiod's certificate; give it one of the other authority, or let the hub provide it"
+        )
+    return ""
+
+
+def provided(webhook: Webhook, facts: ClusterFacts) -> bool:
+    """Whether the hub provides the certificate of the istiod that it calls: there is one for its namespace."""
+    namespace = webhook.istiod.partition("/")[0]
+    return any(plane.name.partition("/")[0] == namespace for plane in facts.control_planes)
+
+
+def serving(facts: ClusterFacts, world: World) -> ClusterFacts:
+    """The cluster without control planes that were lately read back to serve nothing.
+
+    Where nothing is issued while a cluster is quarantined, they get a certificate only once it has returned.
+    """
+    planes = facts.control_planes
+    idle = {p.name for p in planes if p.held is None and world.now - p.read_back_at <= world.fresh}
+    if not idle:
+        return facts
+    hooks = facts.webhooks
+    if hooks is not None:
+        places = {name.partition("/")[0] for name in idle}
+        hooks = tuple(hook for hook in hooks if hook.istiod.partition("/")[0] not in places)
+    kept = tuple(plane for plane in planes if plane.name not in idle)
+    return replace(facts, control_planes=kept, webhooks=hooks)
+
+
+def _verified(found: Iterable[Webhook], facts: ClusterFacts, wanted: Wanted) -> str:
+    mine = [webhook for webhook in found if provided(webhook, facts)]
+    others = [webhook for webhook in found if not provided(webhook, facts)]
+    said = [f"{len(mine)} webhooks hold {shas(wanted.roots)}"] if mine else []
+    said += [f"{len(others)} call an istiod whose certificate is of another CA"] if others else []
+    return " and ".join(said) or "no webhook of Istio was found"
+
+
+def obstacles(facts: ClusterFacts, old: Side, new: Side) -> dict[str, str]:
+    """What of a cluster's control planes a rotation between these sides would wait for as things are, by its name.
+
+    Each with the condition that is not met. What a rotation itself brings about is none.
+    """
+    found: dict[str, str] = {}
+    for plane in facts.control_planes:
+        if plane.held is None:
+            found[plane.name] = f"istiod_trust: {plane.detail or 'it was not read back'}"
+        elif old.root not in plane.held:
+            found[plane.name] = f"istiod_trust: its ca.crt lacks {shas({old.root})}"
+    wanted = Wanted(roots=frozenset({old.root}), staying=new.root, leaving=old.root)
+    for webhook in facts.webhooks or ():
+        if problem := webhook_problem(webhook, facts, wanted):
+            found[webhook.name] = f"webhooks: {problem.removeprefix(f'{webhook.name}: ')}"
+    return found
+
+
+def removal_observed(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
+    """The ``ca.crt`` of each istiod was read back to be the bundle that is meant for the cluster now."""
+    for plane in facts.control_planes:
+        problem = _not_read(plane, world, since)
+        if not problem and not plane.current:
+            problem = f"its ca.crt is not what is meant for it: {plane.detail or 'it was not written yet'}"
+        if problem:
+            yield unmet("observed", f"{plane.name}: {problem}", name)
+        else:
+            yield met("observed", f"{plane.name}: its ca.crt is what is meant for it", name)
+
+
+def _not_read(plane: ControlPlane, world: World, since: float) -> str:
+    """Why what is known of it does not count; empty where it does."""
+    if plane.held is None:
+        return f"what it holds is not known: {plane.detail or 'it was not read back'}"
+    age = world.now - plane.read_back_at
+    if age > world.fresh:
+        return f"it was last read back {age:.0f} s ago"
+    return "" if plane.read_back_at > since else f"it was not read back since {time_of(since)}"
+
+
+MOST_REFUSED: Final = 10  # processes that are named one by one
+
+
+def configuration(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+    """No process refuses its newest configuration: a step is not taken on what the operators no longer want."""
+    yield from accepted_configuration(world)
+
+
+def accepted_configuration(world: World) -> Iterator[Condition]:
+    """As :func:`configuration`, for what is no step of a rotation."""
+    for problem in world.refused[:MOST_REFUSED]:
+        yield unmet("configuration", problem)
+    if not world.refused:
+        yield met("configuration", "every process runs the newest configuration that it was given")
+
+
+def pinned(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """The configuration pins the new root: an operator who has taken its pin out does not want it signed under."""
+    if rotation.new.root in world.pins:
+        yield met("pinned", f"the configuration pins {shas({rotation.new.root})}")
+    else:
+        detail = f"the configuration no longer pins {shas({rotation.new.root})}: pin it again, or abort the rotation"
+        yield unmet("pinned", detail)
+
+
+def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """The new authority was found good, and a signature of it verified."""
+    if world.validated:
+        yield unmet("validated", world.validated)
+    else:
+        yield met("validated", f"{rotation.new.subject or rotation.new.intermediate[:16]} may sign and does")
+
+
+def capacity(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+    """The back end of the new authority can carry the renewals that the rotation will ask of it."""
+    asked, quota = world.capacity.rate, world.capacity.quota
+    known_from = world.capacity.known_from
+    if quota and known_from > world.now:
+        yield unmet(
+            "capacity", f"what renewals ask for is measured until {time_of(known_from)}", until=known_from
+        )
+    elif quota and asked > quota:
+        yield unmet(
+            "capacity", f"renewals would ask for {asked:.1f} certificates a second, {quota:.1f} are allowed"
+        )
+    else:
+        allowed = f"of {quota:.1f} that are allowed" if quota else "with no limit known"
+        yield met("capacity", f"renewals ask for {asked:.1f} certificates a second {allowed}")
+
+
+def in_force_both(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """What is delivered from now on holds both roots."""
+    yield in_force(frozenset({rotation.old.root, rotation.new.root}), world)
+
+
+def held_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every namespace was read back to hold both roots."""
+    roots = frozenset({rotation.old.root, rotation.new.root})
+    for name, facts in consumers(book, world):
+        yield held(name, facts, roots, world, since=rotation.since)
+
+
+def leaves_with_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every unexpired leaf was delivered with both roots."""
+    roots = frozenset({rotation.old.root, rotation.new.root})
+    late = leaves_without(roots, world)
+    for name, _ in consumers(book, world):
+        yield from delivered_with(name, roots, late)
+    yield from delivered_in_removed(book, world, roots, late)
+
+
+def none_earlier(book: RotationBook, _: Rotation, world: World) -> Iterator[Condition]:
+    """No leaf from before the hub is alive where a gate waits: it would not trust the new root."""
+    for name, facts in consumers(book, world):
+        yield earlier(name, facts, world)
+    yield from earlier_in_removed(world, without=frozenset(book.quarantined))
+
+
+def istiods_trust_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's ca.crt holds both roots, before its certificate is re-signed under the new one."""
+    for name, facts in consumers(book, world):
+        yield from istiod_trust(name, facts, Wanted.both(rotation), world)
+
+
+def webhooks_with_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """kube-apiserver verifies every istiod by both roots, before its certificate is re-signed under the new one."""
+    for name, facts in consumers(book, world):
+        yield from webhooks(name, facts, Wanted.both(rotation), world)
+
+
+def istiods_trust_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's ca.crt holds the root that stays, before the other is removed."""
+    for name, facts in _before_removal(book, rotation, world):
+        yield from istiod_trust(name, facts, _staying(rotation), world)
+
+
+def istiods_of_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's certificate is of the side that stays, before the other is removed."""
+    side = rotation.old if rotation.state is State.ABORTING else rotation.new
+    for name, facts in _before_removal(book, rotation, world):
+        yield from istiod_issuer(name, facts, side, world, since=rotation.since)
+
+
+def webhooks_with_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """kube-apiserver verifies every istiod by the root that stays, before the other is removed."""
+    for name, facts in _before_removal(book, rotation, world):
+        yield from webhooks(name, facts, _staying(rotation), world)
+
+
+def _before_removal(
+    book: RotationBook, rotation: Rotation, world: World
+) -> Iterator[tuple[str, ClusterFacts]]:
+    """The clusters to wait for; none once an abort has removed its root, which is then only observed."""
+    if not (rotation.state is State.ABORTING and rotation.wave):
+        yield from consumers(book, world)
+
+
+def _staying(rotation: Rotation) -> Wanted:
+    if rotation.state is State.ABORTING:
+        return Wanted.only(rotation.old, rotation.new, since=rotation.since)
+    return Wanted.only(rotation.new, rotation.old, since=rotation.since)
+
+
+def soaked(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Everything else has held for the soak time without a break."""
+    if not rotation.held_since:
+        yield unmet("soak", f"everything else has to hold for {rotation.soak:.0f} s without a break")
+        return
+    until = rotation.held_since + rotation.soak
+    if until > world.now:
+        yield unmet("soak", f"it has held since {time_of(rotation.held_since)}", until=until)
+    else:
+        yield met("soak", f"it has held since {time_of(rotation.held_since)}")
+
+
+def signers_ready(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every signer that is heard of can sign with the new intermediate: one that cannot issues nothing."""
+    if not world.signers:
+        yield unmet("signers", "no signer is heard of")
+    for replica, facts in sorted(world.signers.items()):
+        if rotation.new.intermediate in facts.ready_with:
+            yield met("signers", f"{replica} is ready to sign with the new intermediate")
+        else:
+            why = facts.detail or "it does not report it"
+            yield unmet("signers", f"{replica} is not ready to sign with the new intermediate: {why}")
+
+
+def orders_followed(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every signer that is heard of has seen the orders of this state."""
+    if not world.signers:
+        yield unmet("orders", "no signer is heard of")
+    for replica, facts in sorted(world.signers.items()):
+        if (facts.rotation, facts.state) == (rotation.number, rotation.state.value):
+            yield met("orders", f"{replica} follows {rotation.state.value}")
+        else:
+            yield unmet("orders", f"{replica} does not follow {rotation.state.value} yet")
+
+
+def doors_open(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """New connections to every signer's door were accepted since this state began, by the anchors in force.
+
+    The certificate of the door is of the side that signs. Callers that are connected do not notice one that new ones
+    refuse; whoever starts or reconnects would get nothing.
+    """
+    if not world.signers:
+        yield unmet("door", "no signer is heard of")
+    for replica, facts in sorted(world.signers.items()):
+        at = facts.door_proved_at
+        if not at:
+            yield unmet("door", f"the door of {replica} is not proved: {facts.door_detail}")
+        elif at <= rotation.since or facts.door_generation != world.in_force:
+            yield unmet(
+                "door",
+                f"the door of {replica} was not proved with what is in force since {time_of(rotation.since)}",
+            )
+        elif world.now - at > world.fresh:
+            yield unmet("door", f"the door of {replica} was proved {world.now - at:.0f} s ago")
+        else:
+            yield met("door", f"new connections accept the door of {replica}")
+
+
+def green(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every ordered pair of clusters that are not quarantined has validated since this state began.
+
+    Where a root is removed it has to be with what is there since: a proof may be made between the two.
+    """
+    names = [name for name, _ in consumers(book, world)]
+    bad = 0
+    for client in names:
+        for server in names:
+            if client == server:
+                continue
+            problem = _pair_problem(client, server, rotation, world)
+            if problem:
+                bad += 1
+                yield unmet("matrix", problem, client)
+    if not bad:
+        count = len(names) * (len(names) - 1)
+        yield met("matrix", f"all {count} ordered pairs have validated since {time_of(rotation.since)}")
+
+
+def _pair_problem(client: str, server: str, rotation: Rotation, world: World) -> str:
+    pair = world.pairs.get((client, server))
+    if pair is None or pair.computed <= rotation.since:
+        return f"{client} to {server} was not proved since {time_of(rotation.since)}"
+    if world.now - pair.computed > world.fresh:
+        return f"{client} to {server} was proved {world.now - pair.computed:.0f} s ago"
+    meant = (world.behind.get(client, world.in_force), world.behind.get(server, world.in_force))
+    if rotation.state is State.UNPUBLISHING and (pair.client_held, pair.server_held) != meant:
+        return f"{client} to {server} was proved before both held what is meant for them now"
+    return "" if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
+
+
+def new_in_use(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """What was proved was proved with the new intermediate, where it is meant to sign."""
+    names = [name for name, _ in consumers(book, world)]
+    meant = [name for name in names if rotation.state is not State.CANARY or name in rotation.canary]
+    if not meant and rotation.state is State.CANARY:
+        yield unmet("new_in_use", "no canary is left that could show it")
+        return
+    old = sorted(
+        {
+            name
+            for (client, server), pair in world.pairs.items()
+            for name, issuer in ((client, pair.client_issuer), (server, pair.server_issuer))
+            if name in meant and client in names and server in names
+            if issuer != rotation.new.intermediate
+        }
+    )
+    for name in old:
+        yield unmet("new_in_use", "its probe still holds a leaf of another issuer", name)
+    if not old:
+        yield met("new_in_use", "the proof was made with leaves of the new intermediate")
+
+
+def drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """No unexpired leaf needs the old side (the gate G2); of an issuer that is not known, it might."""
+    yield from _no_leaf(world, lambda issuer: needs_old(rotation, issuer), "drained")
+
+
+def needs_old(rotation: Rotation, issuer: str) -> bool:
+    """Whether a leaf of that issuer may need the old side: any but the new one, as the old one may be a renewal."""
+    return issuer != rotation.new.intermediate
+
+
+def needs_new(rotation: Rotation, issuer: str) -> bool:
+    """The same of the new side: under another root than before, any but the old one."""
+    if rotation.changes_root:
+        return issuer != rotation.old.intermediate
+    return issuer in {rotation.new.intermediate, UNKNOWN_ISSUER}
+
+
+def new_drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """No unexpired leaf needs the new side: the gate out of ABORTING."""
+    yield from _no_leaf(world, lambda issuer: needs_new(rotation, issuer), "new_drained")
+
+
+def _no_leaf(world: World, needs: Callable[[str], bool], name: str) -> Iterator[Condition]:
+    late: dict[str, float] = {}
+    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+        if needs(delivered.issuer):
+            late[delivered.cluster] = max(until + world.skew, late.get(delivered.cluster, 0.0))
+    for cluster, until in sorted(late.items()):
+        yield unmet(name, f"leaves that need it may live until {time_of(until)}", cluster, until)
+    if not late:
+        yield met(name, "no leaf alive needs it")
+
+
+def none_earlier_anywhere(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+    """Leaves from before the hub may need the old root, in a quarantined cluster as well."""
+    for name, facts in sorted(world.clusters.items()):
+        yield earlier(name, facts, world)
+    yield from earlier_in_removed(world)
+
+
+def none_earlier_before_removal(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """They may need the new root as well, where it is the own root of a cluster that joined."""
+    if rotation.changes_root and not rotation.wave:
+        yield from none_earlier_anywhere(_, rotation, world)
+
+
+def observed(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """What was meant for each cluster so far was read back there."""
+    if rotation.state is State.ABORTING and not rotation.wave:
+        return  # nothing is removed yet
+    waiting = waits_for_its_wave(rotation)
+    for name, facts in consumers(book, world):
+        if name in waiting:
+            continue
+        fresh = world.now - facts.read_back_at <= world.fresh and facts.read_back_at > rotation.since
+        if facts.current and fresh and facts.held is not None:
+            yield met("observed", "every namespace was read back to hold what is meant for it", name)
+        else:
+            yield unmet("observed", facts.detail or "it does not hold what is meant for it yet", name)
+        yield from removal_observed(name, facts, world, since=rotation.since)
+
+
+def waits_for_its_wave(rotation: Rotation) -> frozenset[str]:
+    """Clusters that keep the old root until their wave; one that no wave names waits for none."""
+    if rotation.state is not State.UNPUBLISHING:
+        return frozenset()
+    return frozenset(name for wave in rotation.waves[rotation.wave :] for name in wave)
+
+
+def left_for_good(book: RotationBook, side: Side) -> bool:
+    """Whether an emergency was declared against its root or its intermediate."""
+    return not {side.root, side.intermediate}.isdisjoint(book.compromised)
+
+
+def require_able(side: Side, which: str, world: World, *, lasting: bool = False) -> list[Condition]:
+    """The evidence that every signer heard of can sign with that side; ``which`` is its name in the rotation.
+
+    One that cannot would issue nothing from then on: orders forbid it every other. ``lasting`` asks as well that it
+    still could once it is restarted. Raises OperationRefused.
+    """
+    found = [
+        _kept(replica, which)
+        if lasting and side.intermediate in facts.kept
+        else _able(replica, facts.ready_with, side, which)
+        for replica, facts in sorted(world.signers.items())
+    ]
+    for condition in found or [unmet("signers", "no signer is heard of")]:
+        if not condition.met:
+            raise OperationRefused(
+                f"nothing would be issued any more where the {which} authority is to sign: {condition.detail}",
+                remedy="put it back into that signer's configuration beside what signs now, [signer.authority] or "
+                "[signer.successor], and ask again"
+                if lasting and any(side.intermediate in facts.kept for facts in world.signers.values())
+                else f"mend the {which} authority in that signer's configuration or back end, or end that signer",
+            )
+    return found
+
+
+def _kept(replica: str, which: str) -> Condition:
+    return unmet(
+        "signers",
+        f"the {which} authority is configured no longer on {replica}, which has it only until it is restarted",
+    )
+
+
+def _able(replica: str, ready_with: frozenset[str], side: Side, which: str) -> Condition:
+    if side.intermediate in ready_with:
+        return met("signers", f"{replica} is ready to sign with the {which} intermediate")
+    return unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")
+
+
+def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """At least half of the workloads of each cluster hold a certificate that has not ended, or it has none.
+
+    Together with the drain these certificates are of the side that stays. An abort asks before its removal alone:
+    after it, the old side signs again in any case.
+    """
+    if rotation.state is State.ABORTING and rotation.wave:
+        return
+    for name, facts in consumers(book, world):
+        yield alive_in(name, facts, world, condition="alive")
+
+
+def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
+    """Whether one cluster's workloads get certificates, as a condition of that name."""
+    found = judge(facts.life, world.now)
+    if found.fine:
+        return met(condition, found.detail, name)
+    until = f"; more is known at {time_of(found.until)}" if found.until else ""
+    remedy = f"; {found.remedy}" if found.remedy else ""
+    return unmet(condition, f"{found.detail}{until}{remedy}", name, found.until)

@@ -1,0 +1,682 @@
+"""The gates between the states of a rotation: which conditions each has, and when it will open. Pure.
+
+A condition that holds says what it was seen by; one that does not says which cluster or signer is in the way and,
+where only time has to pass, until when. Conditions are named, so that tests can take each of them away in turn and
+show what breaks.
+
+**What is in force.** What the record only decided has not happened yet. A bundle may be held back (a pin that cannot
+be read or was taken out, a store that cannot be written) while the record goes on. Read-backs do not show that: the
+clusters then hold what is meant for them, which is the old one.
+
+**An anchor that leaves without a rotation** does so once nothing depends on it. The own anchor of a cluster that
+joined was merged for the leaves that the cluster's own CA had issued, and for as long as that went on. It goes by
+itself, remembered as retired like the old root of a rotation; until the pin is taken out of the configuration that
+keeps it from coming back.
+
+**An anchor whose pin is gone** leaves by the same gate, or when an operator insists. The configuration says what is
+wanted. A pin that is added is published; one that is removed or replaced, or whose cluster is removed, takes nothing
+away: the record notes the anchor, and it leaves once nothing needs it. An anchor that left comes back only with a pin
+that is not staged, or by a rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from federation.core.rotation import conditions
+from federation.core.rotation.conditions import (
+    MOST_NAMED,
+    NOT_READ,
+    Wanted,
+    accepted_configuration,
+    alive_in,
+    consumers,
+    delivered_in_removed,
+    delivered_with,
+    earlier,
+    earlier_in_removed,
+    held,
+    in_force,
+    istiod_trust,
+    leaves_without,
+    met,
+    provided,
+    renewing,
+    serving,
+    shas,
+    time_of,
+    unmet,
+    webhooks,
+    webhooks_settled,
+)
+from federation.core.rotation.effects import kept_behind, published, removed, signing_side
+from federation.core.rotation.record import (
+    Condition,
+    Departure,
+    OperationRefused,
+    Rotation,
+    RotationBook,
+    State,
+    Unpinned,
+    bounded,
+    cut,
+)
+from federation.core.rotation.world import World
+from federation.core.trust.expiry_bounds import alive
+
+
+def enacted(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """What is in force holds of both roots what it is to hold, and no cluster is kept behind without need."""
+    found = list(_problems(book, rotation, world))
+    why = f": {world.unwritten}" if world.unwritten else ""
+    for problem, cluster in found:
+        yield unmet("enacted", f"{problem}{why}", cluster)
+    if not found:
+        yield met(
+            "enacted", f"generation {world.in_force}, which is in force, is what {rotation.state} asks for"
+        )
+
+
+def _problems(book: RotationBook, rotation: Rotation, world: World) -> Iterator[tuple[str, str]]:
+    """What is in the way, with the cluster that it is about."""
+    both = frozenset({rotation.old.root, rotation.new.root})
+    staying = rotation.old.root if rotation.state is State.ABORTING else rotation.new.root
+    if staying not in world.pins:
+        yield f"the configuration no longer pins {shas({staying})}, which is to stay", ""
+    holds = world.generations.get(world.in_force)
+    if holds is None:
+        yield f"what generation {world.in_force} holds, which is in force, is not known", ""
+        return
+    asked = published(book, world.pins, world.staged, holds) & both
+    if asked - holds:
+        yield f"generation {world.in_force}, which is in force, lacks {shas(asked - holds)}", ""
+    if (holds & both) - asked:
+        yield (
+            f"generation {world.in_force}, which is in force, holds {shas((holds & both) - asked)} still",
+            "",
+        )
+    for name in sorted(world.behind.keys() - kept_behind(book)):
+        yield f"it still gets generation {world.behind[name]}, and its wave has come", name
+
+
+_Rule = Callable[[RotationBook, Rotation, World], Iterator[Condition]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate says: open where every condition is met."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def open(self) -> bool:
+        """True where nothing stands in the way."""
+        return all(condition.met for condition in self.conditions)
+
+    @property
+    def opens_at(self) -> float:
+        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be told."""
+        unmet = [condition.until for condition in self.conditions if not condition.met]
+        return max(unmet) if unmet and all(unmet) else 0.0
+
+    @property
+    def unmet(self) -> tuple[Condition, ...]:
+        """Only what stands in the way."""
+        return tuple(condition for condition in self.conditions if not condition.met)
+
+
+def gate(book: RotationBook, world: World, *, without: frozenset[str] = frozenset()) -> Verdict:
+    """The gate out of the present state. ``without`` names conditions to leave out: for tests alone."""
+    rotation = book.rotation
+    if rotation is None:
+        return Verdict(())
+    rules = [rule for name, rule in GATES.get(rotation.state, {}).items() if name not in without]
+    found = [condition for rule in rules for condition in rule(book, rotation, world)]
+    return Verdict(tuple(_with_soak_behind(found, rotation)))
+
+
+def _with_soak_behind(found: list[Condition], rotation: Rotation) -> list[Condition]:
+    """The soak begins when everything else holds: where that can be told, its end can be too."""
+    others = [condition.until for condition in found if not condition.met and condition.name != "soak"]
+    if not others or not all(others):
+        return found
+    ends = max(others) + rotation.soak
+    return [replace(c, until=ends) if c.name == "soak" and not c.met else c for c in found]
+
+
+def return_gate(
+    book: RotationBook, cluster: str, world: World, *, without: frozenset[str] = frozenset()
+) -> Verdict:
+    """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
+    rules: dict[str, Callable[[RotationBook, str, World], Iterator[Condition]]] = {
+        "return_held": _return_held,
+        "return_istiod_trust": _return_istiod_trust,
+        "return_webhooks": _return_webhooks,
+        "return_leaves": _return_leaves,
+        "return_earlier": _return_earlier,
+    }
+    kept = [rule for name, rule in rules.items() if name not in without]
+    return Verdict(tuple(condition for rule in kept for condition in rule(book, cluster, world)))
+
+
+def trusts(
+    book: RotationBook, world: World, roots: frozenset[str], *, without: frozenset[str] = frozenset()
+) -> Verdict:
+    """Whether every consumer of every cluster that is not quarantined trusts these roots (the gate G1)."""
+    since = book.rotation.since if book.rotation is not None and "held_since" not in without else 0.0
+    late = leaves_without(roots, world)
+    found = [] if "in_force" in without else [in_force(roots, world)]
+    for name, facts in consumers(book, world):
+        found += [] if "held" in without else [held(name, facts, roots, world, since=since)]
+        wanted = Wanted.signed_under(book.rotation, roots, since=since)
+        found += [] if "istiod_trust" in without else istiod_trust(name, facts, wanted, world)
+        found += [] if "webhooks" in without else webhooks(name, facts, wanted, world)
+        found += [] if "webhooks_settled" in without else webhooks_settled(name, facts, world, since=since)
+        found += [] if "leaves" in without else delivered_with(name, roots, late)
+        found += [] if "earlier" in without else [earlier(name, facts, world)]
+    if "leaves" not in without:
+        found += delivered_in_removed(book, world, roots, late)
+    return Verdict(tuple(found))
+
+
+def _return_held(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts = world.clusters.get(cluster)
+    roots = signed_under(book)
+    if facts is None:
+        yield unmet("return_held", "it is not registered any more", cluster)
+    else:
+        condition = held(cluster, facts, roots, world, since=0.0)
+        current = facts.current or not condition.met
+        detail = condition.detail if current else "it does not hold the generation in force yet"
+        yield replace(condition, name="return_held", met=condition.met and current, detail=detail)
+
+
+def _return_istiod_trust(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(book)
+    if facts is not None and roots:
+        wanted = Wanted.signed_under(book.rotation, roots)
+        for condition in istiod_trust(cluster, serving(facts, world), wanted, world):
+            yield replace(condition, name="return_istiod_trust")
+
+
+def _return_webhooks(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(book)
+    if facts is not None and roots:
+        wanted = Wanted.signed_under(book.rotation, roots)
+        for condition in webhooks(cluster, serving(facts, world), wanted, world):
+            yield replace(condition, name="return_webhooks")
+
+
+def _return_leaves(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    roots = signed_under(book)
+    for condition in delivered_with(cluster, roots, leaves_without(roots, world)):
+        yield replace(condition, name="return_leaves")
+
+
+def _return_earlier(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+    """Its leaves from before the hub cannot trust a root that a rotation has brought."""
+    rotation, facts = book.rotation, world.clusters.get(cluster)
+    if rotation is None or facts is None or not rotation.changes_root:
+        return
+    if rotation.new.root in signed_under(book):
+        yield replace(earlier(cluster, facts, world), name="return_earlier")
+
+
+def signed_under(book: RotationBook) -> frozenset[str]:
+    """The roots that leaves may be signed under at present."""
+    rotation = book.rotation
+    if rotation is None:
+        return frozenset()
+    match rotation.state:
+        case State.RETIRED | State.UNPUBLISHING:
+            return frozenset({rotation.new.root})
+        case State.STABLE | State.STAGED:
+            return frozenset({rotation.old.root})
+        case _:
+            return frozenset({rotation.old.root, rotation.new.root})
+
+
+GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
+    State.STAGED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "validated": conditions.validated,
+        "capacity": conditions.capacity,
+    },
+    State.PUBLISHING: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "soak": conditions.soaked,
+    },
+    State.SOAKED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "matrix": conditions.green,
+        "signers": conditions.signers_ready,
+        "alive": renewing,
+    },
+    State.CANARY: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "signers": conditions.signers_ready,
+        "orders": conditions.orders_followed,
+        "matrix": conditions.green,
+        "new_in_use": conditions.new_in_use,
+        "alive": renewing,
+    },
+    State.ACTIVE: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "orders": conditions.orders_followed,
+        "held": conditions.held_both,
+        "leaves": conditions.leaves_with_both,
+        "matrix": conditions.green,
+        "door": conditions.doors_open,
+        "new_in_use": conditions.new_in_use,
+        "alive": renewing,
+    },
+    State.UNPUBLISHING: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "observed": conditions.observed,
+        "matrix": conditions.green,
+        "door": conditions.doors_open,
+        "alive": renewing,
+    },
+    State.ABORTING: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "new_drained": conditions.new_drained,
+        "earlier": conditions.none_earlier_before_removal,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "orders": conditions.orders_followed,
+        "observed": conditions.observed,
+        "door": conditions.doors_open,
+        "alive": renewing,
+    },
+    State.EMERGENCY: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "leaves": conditions.leaves_with_both,
+        "held": conditions.held_both,
+        "alive": renewing,
+    },
+}
+"""The gate out of each state: its conditions by name."""
+
+
+MOST_PAIRS: Final = 10  # told one by one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAnchor:
+    """An anchor (SHA-256) that is the own CA of clusters: of those it is pinned for, and of others.
+
+    With ``everywhere`` it is a root of the hub's, and every registered cluster depends on it. As at the end of a
+    rotation one that is quarantined is then not read back, and its leaves count.
+    """
+
+    sha256: str
+    clusters: frozenset[str]
+    everywhere: bool = False
+
+    def where(self, book: RotationBook, world: World) -> list[str]:
+        """The registered clusters that have to show that they do not need it any more, in order."""
+        if self.everywhere:
+            return sorted(world.clusters.keys() - book.quarantined.keys())
+        return sorted(self.clusters & world.clusters.keys())
+
+
+def drop_gates(
+    anchors: Iterable[OwnAnchor],
+    book: RotationBook,
+    world: World,
+    *,
+    roots: Mapping[str, str],
+    without: frozenset[str] = frozenset(),
+) -> dict[str, Verdict]:
+    """For each anchor that is not retired yet, whether it may leave the bundle.
+
+    ``roots`` gives for each intermediate of the hub that is known the root above it, both by SHA-256: a leaf or
+    a signer of one that is not known may need the anchor. ``without`` names conditions to leave out: for tests
+    alone.
+    """
+    waiting = [anchor for anchor in anchors if anchor.sha256 not in book.retired]
+    of_all = (
+        {
+            "at_rest": _at_rest(book),
+            "configuration": accepted_configuration(world),
+            "own_matrix": _matrix(book, world),
+        }
+        if waiting
+        else {}
+    )
+    shared = [c for name, found in of_all.items() if name not in without for c in found]
+    return {
+        anchor.sha256: Verdict((*shared, *_of(anchor, book, world, roots, without))) for anchor in waiting
+    }
+
+
+def drop(book: RotationBook, verdicts: Mapping[str, Verdict]) -> RotationBook:
+    """The book with those anchors retired whose gate is open."""
+    gone = [sha256 for sha256, verdict in verdicts.items() if verdict.open]
+    return replace(book, retired=sorted({*book.retired, *gone})) if gone else book
+
+
+def _of(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str], without: frozenset[str]
+) -> Iterator[Condition]:
+    rules = {
+        "own_in_force": _in_force(anchor, world),
+        "own_issuers": _issuers(anchor, book, world, roots),
+        "own_door": _door(anchor, world, roots),
+        "own_earlier": _earlier(anchor, book, world),
+        "own_held": _held(anchor, book, world),
+        "own_alive": _alive(anchor, book, world),
+        "own_istiod": _istiod(anchor, book, world, roots),
+        "own_webhooks": _webhooks(anchor, book, world),
+    }
+    for name, found in rules.items():
+        if name not in without:
+            yield from found
+
+
+def _at_rest(book: RotationBook) -> Iterator[Condition]:
+    """A rotation changes trust one step at a time."""
+    if book.under_way is not None:
+        yield unmet("at_rest", f"rotation {book.under_way.number} is under way")
+    else:
+        yield met("at_rest", "no rotation is under way")
+
+
+def _in_force(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+    """There is something to drop."""
+    if anchor.sha256 in world.generations.get(world.in_force, frozenset()):
+        yield met("own_in_force", f"generation {world.in_force} holds it")
+    else:
+        yield unmet("own_in_force", f"generation {world.in_force} does not hold it")
+
+
+def _issuers(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+) -> Iterator[Condition]:
+    """Nothing of the hub's own is below it: no leaf that may be alive, no signer's authority, nor the one in force."""
+    side = signing_side(book)
+    if side is not None and side.root == anchor.sha256:
+        yield unmet(
+            "own_issuers",
+            f"{side.subject or side.intermediate[:12]}, which is in force, is below it: a rotation leads away from it",
+        )
+        return
+    until: dict[str, float] = {}
+    for delivered, end in alive(world.horizons, world.now, skew=world.skew).items():
+        until[delivered.issuer] = max(end + world.skew, until.get(delivered.issuer, 0.0))
+    if not world.signers:
+        yield unmet("own_issuers", "no signer is heard of")
+    signing = {intermediate for facts in world.signers.values() for intermediate in facts.ready_with}
+    found = 0
+    for issuer in sorted(signing | until.keys()):
+        if roots.get(issuer, anchor.sha256) != anchor.sha256:
+            continue
+        found += 1
+        where = "below it" if issuer in roots else "below a root that is not known"
+        if issuer in signing:
+            yield unmet("own_issuers", f"signers can sign with {issuer[:12]}, which is {where}")
+        else:
+            ends = f"the last of its leaves ends at {time_of(until[issuer])}"
+            yield unmet("own_issuers", f"{issuer[:12] or 'an issuer'} is {where}; {ends}", "", until[issuer])
+    if not found:
+        yield met("own_issuers", "nothing that the hub signs with, and no leaf of it alive, is below it")
+
+
+def _earlier(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """No leaf of the CA can be alive where it has issued."""
+    for name in sorted(world.clusters if anchor.everywhere else anchor.clusters & world.clusters.keys()):
+        facts = world.clusters[name]
+        if name in book.quarantined and not anchor.everywhere:
+            yield unmet("own_earlier", "it is quarantined, and nobody knows what issues there", name)
+        else:
+            condition = earlier(name, facts, world)
+            yield replace(condition, name="own_earlier")
+    for condition in earlier_in_removed(world):
+        if anchor.everywhere or condition.cluster in anchor.clusters:
+            yield replace(condition, name="own_earlier")
+
+
+def _door(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """No signer's door shows a certificate below it: clients of the door verify it by their ConfigMap."""
+    bad = 0
+    for replica, facts in sorted(world.signers.items()):
+        if facts.door and roots.get(facts.door, anchor.sha256) == anchor.sha256:
+            bad += 1
+            yield unmet("own_door", f"{replica}: the certificate of its door is below it, or may be")
+    if not bad:
+        yield met("own_door", "no signer's door shows a certificate below it")
+
+
+def _held(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """Where it has issued, every namespace was lately read back to hold what is in force."""
+    for name in anchor.where(book, world):
+        facts = world.clusters[name]
+        if facts.held is None or not facts.current:
+            yield unmet("own_held", facts.detail or "it does not hold the generation in force", name)
+        elif world.now - facts.read_back_at > world.fresh:
+            yield unmet("own_held", f"it was last read back {world.now - facts.read_back_at:.0f} s ago", name)
+        else:
+            yield met("own_held", "every namespace was read back to hold the generation in force", name)
+
+
+def _alive(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """Where it has issued, workloads hold certificates of the hub: pods that were never restarted hold none."""
+    for name in anchor.where(book, world):
+        if name in book.quarantined:
+            continue
+        yield alive_in(name, world.clusters[name], world, condition="own_alive")
+
+
+def _istiod(
+    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+) -> Iterator[Condition]:
+    """No istiod that was found where it has issued shows a certificate below it."""
+    for name in anchor.where(book, world):
+        bad = 0
+        for plane in world.clusters[name].control_planes:
+            if plane.held is None:
+                problem = f"what it holds is not known: {plane.detail or 'it was not read back'}"
+            elif roots.get(plane.issuer, anchor.sha256) == anchor.sha256:
+                problem = "its certificate is below it, or below a root that is not known"
+            else:
+                continue
+            bad += 1
+            yield unmet("own_istiod", f"{plane.name}: {problem}", name)
+        if not bad:
+            yield met("own_istiod", "no certificate of istiod that the hub provides is below it", name)
+
+
+def _webhooks(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+    """No webhook where it has issued depends on it: the istiod that is called then has another certificate.
+
+    One that the hub provides no certificate for counts as having one below it as long as its caBundle holds it.
+    """
+    others = world.generations.get(world.in_force, frozenset()) - {anchor.sha256}
+    for name in anchor.where(book, world):
+        facts = world.clusters[name]
+        if facts.webhooks is None:
+            yield unmet("own_webhooks", f"{NOT_READ}: {facts.webhooks_detail or 'not yet'}", name)
+            continue
+        needing = [
+            webhook
+            for webhook in facts.webhooks
+            if anchor.sha256 in webhook.held and not (provided(webhook, facts) and others & webhook.held)
+        ]
+        for webhook in needing[:MOST_NAMED]:
+            detail = f"{webhook.name} verifies {webhook.istiod} by it, and by no certificate of the hub's"
+            yield unmet("own_webhooks", detail, name)
+        if not needing:
+            yield met("own_webhooks", "no webhook of Istio depends on it", name)
+
+
+def _matrix(book: RotationBook, world: World) -> Iterator[Condition]:
+    """Every ordered pair of clusters that are not quarantined validates by leaves of the hub, lately proved."""
+    names = [name for name, _ in consumers(book, world)]
+    pairs = [(client, server) for client in names for server in names if client != server]
+    bad = [pair for pair in pairs if not _validates(*pair, world)]
+    for client, server in bad[:MOST_PAIRS]:
+        pair = world.pairs.get((client, server))
+        why = "was not proved lately" if pair is None or pair.valid else f"does not validate: {pair.reason}"
+        yield unmet("own_matrix", f"{client} to {server} {why}", client)
+    if not bad:
+        yield met("own_matrix", f"all {len(pairs)} ordered pairs validate")
+
+
+def _validates(client: str, server: str, world: World) -> bool:
+    pair = world.pairs.get((client, server))
+    return pair is not None and pair.valid and world.now - pair.computed <= world.fresh
+
+
+MOST_DEPARTURES: Final = 20
+NOTHING_NEEDS_IT: Final = "its pin is gone, and nothing depends on it any more"
+
+
+def settle(
+    book: RotationBook, *, pins: frozenset[str], staged: frozenset[str], found: Mapping[str, Unpinned]
+) -> RotationBook:
+    """The book by these pins, ``staged`` ones among them; ``found`` are the roots of all generations in force.
+
+    Noted are roots that are published and not pinned, and those pinned as staged after they were published: both
+    stay. What was withdrawn may come back where a pin is not staged.
+    """
+    gone = removed(book)
+    unpinned = {
+        sha256: known for sha256, known in book.unpinned.items() if sha256 not in pins and sha256 not in gone
+    }
+    for sha256, seen in sorted(found.items()):
+        if sha256 not in pins and sha256 not in gone and sha256 not in unpinned:
+            unpinned[sha256] = seen
+    admitted = sorted({*book.admitted, *(staged & found.keys() - gone)})
+    withdrawn = [sha256 for sha256 in book.withdrawn if sha256 not in pins - staged]
+    if (unpinned, admitted, withdrawn) == (book.unpinned, book.admitted, book.withdrawn):
+        return book
+    return replace(book, unpinned=unpinned, admitted=admitted, withdrawn=withdrawn)
+
+
+def unpinned_anchors(book: RotationBook, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
+    """Those of the book, for the gate that they leave by.
+
+    ``own`` are the CAs (SHA-256) that each cluster came with: one may have joined after the pin was gone.
+    """
+    return [
+        OwnAnchor(
+            sha256=sha256,
+            clusters=frozenset(known.clusters) | {name for name, shas in own.items() if sha256 in shas},
+            everywhere=not known.clusters,
+        )
+        for sha256, known in sorted(book.unpinned.items())
+    ]
+
+
+def remove_now(book: RotationBook, world: World, sha256: str, *, author: str, reason: str) -> RotationBook:
+    """Remove such an anchor whatever needs it. Raises OperationRefused for every other one.
+
+    What fails then is :func:`federation.core.rotation.effects.losses_without`.
+    """
+    known = book.unpinned.get(sha256)
+    if known is None:
+        pinned = sha256 in world.pins
+        raise OperationRefused(
+            "it is pinned, and a pinned anchor is removed by a rotation or an emergency"
+            if pinned
+            else f"no published anchor without a pin has the fingerprint {sha256[:80]!r}",
+            remedy="take its pin out of the configuration first; it then leaves by itself once nothing needs it"
+            if pinned
+            else "give the whole SHA-256 of one that `federation trust list` shows as `pin gone`",
+        )
+    rotation = book.under_way
+    if rotation is not None and sha256 in {rotation.old.root, rotation.new.root}:
+        raise OperationRefused(
+            f"rotation {rotation.number}, which is under way, is from or to that root",
+            remedy="abort it, or declare an emergency: federation rotate abort, federation rotate emergency",
+        )
+    others = world.generations.get(world.in_force, frozenset()) & world.pins
+    if not others:
+        raise OperationRefused(
+            "no pinned anchor is in the bundle in force, so none would be left",
+            remedy="pin the root that is to stay, and wait until it is published",
+        )
+    evidence = [met("remove", "an operator removed it whatever needs it")]
+    return depart(book, {sha256: evidence}, at=world.now, author=author, reason=reason)
+
+
+def drop_unpinned(book: RotationBook, verdicts: Mapping[str, Verdict], *, at: float) -> RotationBook:
+    """The book without those anchors whose gate is open; each with its evidence among the departures."""
+    going = {
+        sha256: verdicts[sha256].conditions
+        for sha256 in book.unpinned
+        if sha256 in verdicts and verdicts[sha256].open
+    }
+    if not going:
+        return book
+    return depart(book, going, at=at, author="the controller", reason=NOTHING_NEEDS_IT)
+
+
+def depart(
+    book: RotationBook,
+    going: Mapping[str, Sequence[Condition]],
+    *,
+    at: float,
+    author: str,
+    reason: str,
+) -> RotationBook:
+    """The book with these unpinned anchors removed, each on its evidence."""
+    left = [
+        Departure(
+            sha256=sha256,
+            subject=book.unpinned[sha256].subject,
+            at=at,
+            author=cut(author),
+            reason=cut(reason),
+            evidence=bounded(evidence),
+        )
+        for sha256, evidence in sorted(going.items())
+    ]
+    return replace(
+        book,
+        unpinned={sha256: known for sha256, known in book.unpinned.items() if sha256 not in going},
+        withdrawn=sorted({*book.withdrawn, *going}),
+        admitted=[sha256 for sha256 in book.admitted if sha256 not in going],
+        departures=[*book.departures, *left][-MOST_DEPARTURES:],
+    )

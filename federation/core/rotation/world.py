@@ -1,0 +1,159 @@
+"""What is observed, as the gates see it: facts with their times, and nothing that was merely sent. Values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from federation.core.trust.expiry_bounds import Delivered
+from federation.core.trust.liveness import SignsOfLife
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """A certificate of istiod's that the hub provides, as its Secret was read back.
+
+    ``issuer`` is the SHA-256 of the intermediate that issued it and ``root`` that of the anchor that verifies it
+    (empty: not known), ``held`` the anchors in its ``ca.crt``; None where that is not known, or where it was read
+    back at ``read_back_at`` to hold nothing that serves. ``current`` says that this file is the bundle meant for the
+    cluster to the byte.
+    """
+
+    name: str  # namespace/secret
+    issuer: str = ""
+    root: str = ""
+    held: frozenset[str] | None = None
+    current: bool = False
+    not_after: float = 0.0
+    read_back_at: float = 0.0
+    detail: str = ""  # why it is not as it should be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """A webhook configuration that calls an istiod: ``held`` are the anchors that each of its caBundles has."""
+
+    name: str  # kind/name
+    istiod: str  # namespace/service that it calls, or https://HOST of one in another cluster
+    revision: str = ""
+    held: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFacts:
+    """One registered cluster.
+
+    ``held`` are the anchors that every publication target was read back to hold (the intersection), None
+    where that is not known; ``current`` says that all of them held the generation that is meant for them by
+    now, which may be a later one than was meant when they were read.
+    ``control_planes`` are the certificates of istiods that the hub provides; ``webhooks`` those of Istio that were
+    found, None where they could not be read, with ``webhooks_detail`` as the reason and what to do, and
+    ``webhooks_read_at`` when they were last read. ``life`` is None where
+    nothing is known of the cluster's callers.
+    ``unknown_until`` is how long leaves from before the hub may live: they may need any root, and trust none
+    of the hub's. ``own_issues`` says that a CA of its own goes on issuing there: then that end is only where
+    it is at this moment.
+    """
+
+    held: frozenset[str] | None
+    current: bool = False
+    read_back_at: float = 0.0
+    unknown_until: float = 0.0
+    own_issues: bool = False
+    detail: str = ""
+    control_planes: tuple[ControlPlane, ...] = ()
+    webhooks: tuple[Webhook, ...] | None = ()
+    webhooks_detail: str = ""
+    webhooks_read_at: float = 0.0
+    life: SignsOfLife | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerFacts:
+    """One signer that is heard of: which intermediates it has ready, and which orders it follows.
+
+    ``kept`` are those that are configured no longer, so that it has them only until it is restarted.
+    ``door`` is the intermediate that issued the certificate of its door; empty while that is not known.
+    ``door_proved_at`` is when a new connection last accepted the very certificate that its door shows now, by the
+    anchors of ``door_generation``; 0 where none has, with ``door_detail`` as the reason.
+    """
+
+    ready_with: frozenset[str]
+    generation: int
+    rotation: int = 0
+    state: str = ""
+    kept: frozenset[str] = frozenset()
+    detail: str = ""
+    door: str = ""
+    door_proved_at: float = 0.0
+    door_generation: int = 0
+    door_detail: str = "no new connection has met it yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFacts:
+    """One ordered pair of clusters: whether it validated, when, and who had issued both leaves.
+
+    ``client_held`` and ``server_held`` are the generation that every namespace of that side held when it was
+    tried, 0 where they held different ones or another one than was meant for them.
+    """
+
+    valid: bool
+    computed: float
+    client_issuer: str = ""
+    server_issuer: str = ""
+    client_held: int = 0
+    server_held: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """Whether the new authority's back end can carry the renewals of all workloads.
+
+    ``rate`` is asked of it at the peak and ``quota`` what it allows, in certificates per second; 0: no limit.
+    Before ``known_from`` (seconds since the epoch) the rate was not measured for long enough to say anything.
+    """
+
+    rate: float = 0.0
+    quota: float = 0.0
+    known_from: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything the gates look at, at ``now`` (seconds since the epoch).
+
+    ``generations`` are the anchors of each generation that may still be delivered or held. ``fresh`` is how
+    old a read-back or a proof may be, ``skew`` how far clocks may differ, both in seconds. ``validated`` is
+    why the new authority must not be used; empty where it was found good.
+
+    ``gone`` are clusters that were registered, and until when leaves from before the hub may live there (seconds since
+    the epoch).
+
+    ``behind`` are clusters that get an older generation than the one in force. ``pins`` are the pinned roots,
+    ``staged`` those of them that only a rotation publishes. ``unwritten`` is why what the record asks for could
+    not be written at the last attempt; empty where it could. ``refused`` says of each process that refuses its newest
+    configuration why, in words: until that is mended it is not known what the operators want.
+
+    What is in force is read before the horizons, and both after everything that follows from the record was
+    persisted: a leaf that the horizons do not cover yet is then delivered by what is in force now, or later.
+    """
+
+    now: float
+    clusters: Mapping[str, ClusterFacts]
+    horizons: Mapping[Delivered, float]
+    generations: Mapping[int, frozenset[str]]
+    in_force: int
+    behind: Mapping[str, int] = field(default_factory=dict)
+    pins: frozenset[str] = frozenset()
+    staged: frozenset[str] = frozenset()
+    unwritten: str = ""
+    refused: tuple[str, ...] = ()
+    gone: Mapping[str, float] = field(default_factory=dict)
+    signers: Mapping[str, SignerFacts] = field(default_factory=dict)
+    pairs: Mapping[tuple[str, str], PairFacts] = field(default_factory=dict)
+    capacity: Capacity = Capacity()
+    validated: str = "it was not validated yet"
+    fresh: float = 60.0
+    skew: float = 60.0

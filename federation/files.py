@@ -1,0 +1,208 @@
+"""Files and disks that may hang, reached from an event loop: in daemon threads, bounded in time and size.
+
+A disk that hangs costs one thread for each file, and an error, never the loop. Neither ``asyncio.to_thread`` nor an
+executor serves here: their threads are joined when the process ends, so a disk that hangs would keep a role from ever
+stopping. They are for computing, which ends by itself.
+
+Each read has a daemon thread of its own, and none is begun for a file whose last read still hangs: the kernel would
+hold that one as well. One whose caller merely gave up is waited for. A file that hangs is an OSError like any other
+that cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+MAX_THREADS: Final = 16
+"""Calls under way at once; the others wait. Where all of them hang, that disk is given no more threads."""
+
+
+class Abandoned:
+    """Tells the thread of a call that nobody waits for it any more. Looked at before anything is changed."""
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+
+    def __bool__(self) -> bool:
+        return self._flag.is_set()
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        self._flag.set()
+
+
+class BlockingCalls:
+    """Runs functions in daemon threads of their own, each with a time limit in seconds; ``name`` is theirs."""
+
+    def __init__(self, *, timeout: float, name: str) -> None:
+        self._name = name
+        self._timeout = timeout
+        self._slots = asyncio.Semaphore(MAX_THREADS)
+
+    async def call(self, function: Callable[[Abandoned], T]) -> T:
+        """The function's result, or what it raises.
+
+        Raises TimeoutError, an OSError with ``strerror``, where it takes too long; it is left to run out. Raises
+        OSError where the process may start no more threads.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        abandoned = Abandoned()
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                await self._slots.acquire()
+                self._start(function, abandoned, done)
+                return await done
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the function's own
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._timeout:g} s") from None
+        finally:
+            abandoned.abandon()
+
+    def _start(
+        self, function: Callable[[Abandoned], T], abandoned: Abandoned, done: asyncio.Future[T]
+    ) -> None:
+        loop = done.get_loop()
+
+        def settle(give: Callable[[], None]) -> None:
+            self._slots.release()
+            if not done.done():  # cancelled, or out of time
+                give()
+
+        def run() -> None:
+            give: Callable[[], None]
+            try:
+                give = partial(done.set_result, function(abandoned))
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits, whatever it is
+                give = partial(done.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(settle, give)
+
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            self._slots.release()
+            raise OSError(errno.EAGAIN, f"no thread can be started: {error}") from error
+
+
+READ_TIMEOUT: Final = 10.0  # seconds; a volume that hangs must not hang the role
+
+THREADS: Final = "file-read"
+"""The name of the threads."""
+
+
+class _UnderWay:
+    """A read whose thread may still be in the kernel. Made on the loop of who asked."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.ended = threading.Event()
+        self.late = False  # it took longer than a read may
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    def end(self) -> None:
+        """Told by its thread."""
+        self.ended.set()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Wait for its end so long; not for one that is late already, or of another loop."""
+        if not self.late and self._loop is asyncio.get_running_loop():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
+            self.late = not self.ended.is_set()
+        return self.ended.is_set()
+
+
+class Reading:
+    """The reads of one process. ``timeout`` in seconds is for each."""
+
+    def __init__(self, *, timeout: float = READ_TIMEOUT) -> None:
+        self._timeout = timeout
+        self._left: dict[str, _UnderWay] = {}
+
+    async def read(self, what: str, read: Callable[[], T]) -> T:
+        """What ``read`` returns or raises; ``what`` names the files, for this.
+
+        Raises TimeoutError, an OSError whose ``strerror`` tells the limit, where they hang.
+        """
+        before = self._left.get(what)
+        if before is not None and not await before.ends_within(self._timeout):
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"no answer within {self._timeout:g} s, and it still hangs since an earlier look",
+            )
+        if self._left.get(what) is before:
+            self._left.pop(what, None)
+        own = _UnderWay()
+
+        def run(_: Abandoned) -> T:
+            own.begun.set()
+            try:
+                return read()
+            finally:
+                own.end()
+
+        try:
+            return await BlockingCalls(timeout=self._timeout, name=THREADS).call(run)
+        except TimeoutError:
+            own.late = not own.ended.is_set()
+            raise
+        finally:
+            if own.begun.is_set() and not own.ended.is_set():  # out of time, or given up by who asked
+                self._left[what] = own
+
+
+@cache
+def _reading_of_this_process() -> Reading:
+    """The one that all share: what hangs is a thread of the process."""
+    return Reading()
+
+
+async def read_in_time(what: str, read: Callable[[], T]) -> T:
+    """As :meth:`Reading.read`, with the reads of this process."""
+    return await _reading_of_this_process().read(what, read)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The file's content, of at most one byte more than ``limit``, so that a parser can refuse it. Blocks."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def read_now(path: Path, limit: int) -> bytes:
+    """As :func:`read_bounded`, for a command that has nothing else to do: it waits, but not for a file that hangs.
+
+    Raises OSError, of which TimeoutError tells the limit.
+    """
+    read: list[bytes] = []
+    failed: list[OSError] = []
+
+    def run() -> None:
+        try:
+            read.append(read_bounded(path, limit))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=THREADS, daemon=True)
+    thread.start()
+    thread.join(READ_TIMEOUT)
+    for error in failed:
+        raise error
+    if not read:
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {READ_TIMEOUT:g} s", str(path))
+    return read[0]

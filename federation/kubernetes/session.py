@@ -1,0 +1,459 @@
+"""One cluster's API server over HTTP: bounded in time and size, and every failure one typed error.
+
+The connection is our own aiohttp session, not the library's REST client: no ``trust_env`` (environment and
+``.netrc`` choose neither proxy nor credentials), no redirects (a token goes to one server only), no
+cookies, no compressed answers (nothing to inflate), and a limit on everything that is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+from federation.core.clock import Clock
+from federation.core.config.clusters import ClusterTimeouts, Credentials
+from federation.core.errors import (
+    ClusterError,
+    ClusterGarbage,
+    ClusterInvalid,
+    ClusterOverBudget,
+    ClusterTimeout,
+    ClusterUnauthorized,
+    ClusterUnreachable,
+    ConfigurationError,
+)
+from federation.core.identity import ClusterName
+from federation.kubernetes.answers import error_for, harmless
+from federation.kubernetes.budget import CpuBudget, Unlimited
+from federation.kubernetes.credentials import Access, LoadedCredentials, load_credentials
+from federation.kubernetes.wire import member_connector
+
+_logger = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""A page of 500 whole ConfigMaps is a few MiB; etcd's limit of 1.5 MiB an object makes larger ones rare."""
+
+MEMBER_ANSWER_BYTES: Final = 8 * 1024 * 1024
+"""Of a member cluster: one object, which etcd limits to 1.5 MiB. A tenant may fill a ConfigMap of 1 MiB with characters
+that JSON writes as six each, and must not end its cluster's watch by that."""
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""A watch line holds one object, as above."""
+
+SMALL_ANSWER_BYTES: Final = 256 * 1024
+"""For what is small by nature: a review, a token, a version, a set of keys."""
+
+LINE_TOO_LONG: Final = "line_too_long"
+TOO_LARGE: Final = "answer_too_large"
+"""The reason of the ClusterOverBudget for an answer beyond its limit: asked for less, it may be within."""
+
+SILENCE: Final = "silence"
+"""The reason of the ClusterTimeout for a stream that stands but says nothing, which may be no failure."""
+
+MAX_ERROR_BYTES: Final = 64 * 1024
+_SKEW_SECONDS: Final = (
+    10.0  # the Date header has a resolution of a second, so reading it more often tells nothing
+)
+_IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
+_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
+_AGENT: Final = "federation-hub"
+
+
+class ClusterSession:
+    """Requests to one cluster with one role's credentials. Made by :meth:`open`; close it after use."""
+
+    def __init__(
+        self,
+        credentials: LoadedCredentials,
+        *,
+        cluster: ClusterName,
+        timeouts: ClusterTimeouts,
+        clock: Clock,
+        connections: int,
+        budget: CpuBudget | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        self.name: Final = cluster
+        self.server: Final = credentials.server
+        self.clock_skew = 0.0
+        """Seconds our clock is ahead of the server's Date header, as last seen, to about a second."""
+        self.budget: Final = budget or Unlimited(clock)
+        """What taking apart its answers is charged to."""
+        self.token_sent = ""
+        """The bearer token that went out last: whatever text comes back must be freed of it."""
+        self._most_bytes = most_bytes
+        self._credentials = credentials
+        self._timeouts = timeouts
+        self._clock = clock
+        self._slots = asyncio.Semaphore(connections)
+        self._skew_read_at = -_SKEW_SECONDS
+        self._where = str(cluster)
+        self._http = aiohttp.ClientSession(
+            # Watches stand for minutes and must not starve requests: slots bound requests alone.
+            connector=member_connector(self.budget, keepalive=_IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
+            headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"},
+            trust_env=False,
+            auto_decompress=False,
+            skip_auto_headers=("Content-Type",),
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        credentials: Credentials,
+        *,
+        cluster: ClusterName,
+        timeouts: ClusterTimeouts,
+        clock: Clock,
+        connections: int = 8,
+        budget: CpuBudget | None = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Self:
+        """Read the credentials; nothing is sent yet. ``connections`` bounds requests at once, not watches.
+
+        ``most_bytes`` bounds every answer, and ``budget`` what it costs to take them apart (default: no bound).
+
+        Raises ConfigurationError for credentials that cannot be used, ClusterUnauthorized for an exec plugin
+        that fails.
+        """
+        loaded = await load_credentials(credentials, cluster=cluster, clock=clock)
+        return cls(
+            loaded,
+            cluster=cluster,
+            timeouts=timeouts,
+            clock=clock,
+            connections=connections,
+            budget=budget,
+            most_bytes=most_bytes,
+        )
+
+    async def get(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        timeout: float | None = None,
+        most_bytes: int | None = None,
+    ) -> bytes:
+        """The body of a GET; see :meth:`request`."""
+        return await self.request(
+            "GET", path, params=params, accept=accept, timeout=timeout, most_bytes=most_bytes
+        )
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float | None = None,
+        most_bytes: int | None = None,
+    ) -> bytes:
+        """The body of a 2xx answer, at most ``most_bytes`` (default: the session's), enforced while it is read.
+
+        ``timeout`` in seconds covers everything, the wait for a slot included (default: the cluster's
+        ``request``). Every failure is a ClusterError. A connection that the server closed before it sent a
+        byte is tried once more whatever the method: every write of the hub may come twice (an apply, a review, a
+        token request, a delete, a create under a name drawn for it alone).
+        """
+        url = self._url(path, params, method)
+        limit = self._timeouts.request if timeout is None else timeout
+        most = self._most_bytes if most_bytes is None else min(most_bytes, self._most_bytes)
+        what = f"{method} {path}"
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            async with asyncio.timeout(limit), self._slots:
+                try:
+                    return await self._send(method, url, headers, body, what, most=most)
+                except ClusterUnauthorized:
+                    return await self._send(method, url, headers, body, what, most=most, renew=True)
+                except aiohttp.ServerDisconnectedError:
+                    return await self._send(method, url, headers, body, what, most=most)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error, what, limit) from error
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        accept: str = "application/json",
+        silence: float,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a GET that goes on: ``async with session.stream(...) as lines``.
+
+        Entering waits for the status, at most the ``request`` timeout. The iterator ends where the server
+        ends the stream; it raises ClusterTimeout after ``silence`` seconds without a line that holds
+        anything, ClusterOverBudget for a line longer than :data:`MAX_LINE_BYTES`, ClusterGarbage for a last
+        line without its end, and other ClusterErrors as they come.
+        """
+        url = self._url(path, params, "GET")
+        what = f"watch {path}"
+        limit = self._timeouts.request
+        try:
+            async with asyncio.timeout(limit):
+                response = await self._start("GET", url, {"Accept": accept}, None, what)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error, what, limit) from error
+        lines = _Lines(response, clock=self._clock, silence=silence, budget=self.budget)
+        guard = asyncio.create_task(lines.guard())
+        try:
+            async with aclosing(self._translated(lines, what, silence)) as iterator:
+                yield iterator
+        finally:
+            guard.cancel()
+            response.close()
+            await asyncio.gather(guard, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close every connection; watches under way end with ClusterUnreachable."""
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _url(self, path: str, params: Mapping[str, str] | None, method: str) -> URL:
+        """A path with dot segments could leave the object it names, and names come from the cluster."""
+        if not _PATH.fullmatch(path):
+            raise ClusterInvalid(
+                f"{method} {harmless(path)!r} is not a path of the Kubernetes API", where=self._where
+            )
+        url = URL(self.server + path, encoded=True)
+        return url.with_query(params) if params else url
+
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        body: bytes | None,
+        what: str,
+        *,
+        most: int,
+        renew: bool = False,
+    ) -> bytes:
+        response = await self._start(method, url, headers, body, what, renew=renew)
+        try:
+            return await self._read(response, what, most)
+        finally:
+            response.release()
+
+    async def _start(
+        self,
+        method: str,
+        url: URL,
+        headers: dict[str, str],
+        body: bytes | None,
+        what: str,
+        *,
+        renew: bool = False,
+    ) -> aiohttp.ClientResponse:
+        """The response once its status is known to be 2xx; otherwise the error it stands for."""
+        if self._http.closed:
+            raise ClusterUnreachable(f"{what}: this session was closed", where=self._where)
+        access = await self._access(what, renew=renew)
+        if access.token:
+            headers = headers | {"Authorization": f"Bearer {access.token}"}
+            self.token_sent = access.token
+        response = await self._http.request(
+            method,
+            url,
+            headers=headers,
+            data=body,
+            ssl=access.tls,
+            server_hostname=self._credentials.tls_server_name,
+            proxy=self._credentials.proxy_url,
+            allow_redirects=False,
+        )
+        self._note_clock(response)
+        if 200 <= response.status <= 299:
+            return response
+        try:
+            text = await self._read(response, what, MAX_ERROR_BYTES)
+        except (ClusterGarbage, ClusterOverBudget, aiohttp.ClientError):
+            text = b""  # the status says enough
+        finally:
+            response.close()
+        raise error_for(
+            response.status,
+            text,
+            what=what,
+            where=self._where,
+            retry_after=response.headers.get("Retry-After", ""),
+            secret=access.token,
+        )
+
+    async def _access(self, what: str, *, renew: bool) -> Access:
+        try:
+            return await self._credentials.access(renew=renew)
+        except ConfigurationError as error:
+            raise ClusterUnauthorized(f"{what}: {error}", where=self._where, remedy=error.remedy) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, what: str, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                response.close()
+                raise ClusterOverBudget(
+                    f"{what}: the answer is larger than {limit} bytes", where=self._where, reason=TOO_LARGE
+                )
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ClusterGarbage(f"{what}: the answer is compressed though nobody asked", where=self._where)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _translated(self, lines: _Lines, what: str, silence: float) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(lines.split()) as split:
+                async for line in split:
+                    yield line
+        except _LineTooLongError:
+            problem = f"{what}: a line is longer than {MAX_LINE_BYTES} bytes"
+            raise ClusterOverBudget(problem, where=self._where, reason=LINE_TOO_LONG) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if lines.silent:
+                raise self._silent(what, silence) from None
+            if isinstance(error, aiohttp.ClientPayloadError):
+                raise ClusterUnreachable(f"{what}: the connection was cut", where=self._where) from error
+            raise self._failure(error, what, silence) from error
+        if lines.silent:  # closing it may look like an end in good order
+            raise self._silent(what, silence)
+        if lines.cut:
+            raise ClusterGarbage(f"{what}: the last line is cut short", where=self._where)
+
+    def _silent(self, what: str, silence: float) -> ClusterTimeout:
+        return ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE)
+
+    def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
+        """Which typed error an exception of aiohttp, the socket or the timeout stands for."""
+        said = harmless(str(error), secret=self.token_sent)
+        text = f"{what}: {said or type(error).__name__}"
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return ClusterUnreachable(
+                    f"{what}: no connection in {self._timeouts.connect:g} s", where=self._where
+                )
+            case aiohttp.ClientConnectorCertificateError():
+                return ClusterUnreachable(
+                    text,
+                    where=self._where,
+                    remedy="check certificate-authority and tls-server-name of its kubeconfig",
+                    reason="tls",
+                )
+            case aiohttp.ClientConnectorError():
+                why = error.os_error.strerror or type(error.os_error).__name__
+                return ClusterUnreachable(
+                    f"{what}: no connection to {error.host}:{error.port}: {harmless(why)}", where=self._where
+                )
+            case aiohttp.ClientPayloadError():
+                return ClusterGarbage(f"{what}: the answer was cut short", where=self._where)
+            case TimeoutError():
+                return ClusterTimeout(f"{what}: no answer in {limit:g} s", where=self._where)
+            case aiohttp.ClientHttpProxyError():
+                return ClusterUnreachable(f"{what}: the proxy answered {error.status}", where=self._where)
+            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+                return ClusterGarbage(
+                    f"{what}: the answer is not HTTP ({type(error).__name__})", where=self._where
+                )
+            case _:
+                return ClusterUnreachable(text, where=self._where)
+
+    def _note_clock(self, response: aiohttp.ClientResponse) -> None:
+        now = self._clock.monotonic()
+        if now - self._skew_read_at < _SKEW_SECONDS:
+            return
+        try:
+            server = parsedate_to_datetime(response.headers.get("Date", ""))
+            # The header cuts the fraction off: half a second is the best guess for it.
+            self.clock_skew = (self._clock.now() - server).total_seconds() - 0.5
+        except (TypeError, ValueError, OverflowError):
+            return  # no Date, or one that is none: nothing is known
+        self._skew_read_at = now
+
+
+class _LineTooLongError(Exception):
+    pass
+
+
+class _Lines:
+    """Splits a response into lines; a guard beside it ends it when no whole one comes.
+
+    Neither empty lines nor the beginning of one are signs of life: either may come for ever.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, clock: Clock, silence: float, budget: CpuBudget
+    ) -> None:
+        self._response = response
+        self._budget = budget
+        self._clock = clock
+        self._silence = silence
+        self._heard = clock.monotonic()
+        self.silent = False
+        self.cut = False
+
+    async def guard(self) -> None:
+        """Close the response once it was silent for too long; the reader then fails and sees why."""
+        while (left := self._heard + self._silence - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left)
+        self.silent = True
+        self._response.close()
+
+    async def split(self) -> AsyncGenerator[bytes, None]:
+        """Each line without its end; empty ones are left out."""
+        begun: list[
+            bytes
+        ] = []  # of a line whose end has not come: joined once, or a long one is copied each time
+        size = 0
+        while chunk := await self._chunk():
+            with self._budget.charged():
+                lines = chunk.split(b"\n")
+                begun.append(lines[0])
+                size += len(lines[0])
+                if len(lines) > 1:
+                    lines[0] = b"".join(begun)
+                    begun = [lines.pop()]
+                    size = len(begun[0])
+                    lines = [line for line in lines if line]
+                else:
+                    lines = []
+            for line in lines:
+                self._heard = self._clock.monotonic()
+                yield line
+            if size > MAX_LINE_BYTES:
+                raise _LineTooLongError
+            # Buffered chunks come without a wait, and so may empty lines for ever: give others their turn.
+            await asyncio.sleep(0)
+            await self._budget.turn()
+        self.cut = bool(b"".join(begun).strip())
+
+    async def _chunk(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except RuntimeError as error:  # what aiohttp raises where it was closed between two reads
+            raise aiohttp.ClientConnectionError("connection closed") from error

@@ -1,0 +1,269 @@
+"""Canary signing: an authority signs throw-away leaves, which are verified, before anything depends on it.
+
+It signs one for a workload and one for the door. A probe leaf is for a service account of the hub's own namespace
+that no one needs to create, lives for ten minutes, and is of no use to anyone: its key is made for it and never
+leaves this process. What goes wrong is no alarm: no caller was given anything. Here stands too how a report names an
+authority that has not passed yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from federation.core.config.hub import HubConfig
+from federation.core.documents.signer import AuthorityReport
+from federation.core.errors import AuthorityUnavailable, FederationError, InvalidValue
+from federation.core.identity import ServiceAccountRef, SpiffeId
+from federation.core.istio.istiod import istiods_of
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
+from federation.core.pki.development import generate_key
+from federation.core.pki.keys import KeyKind, PrivateKey, signature_hash, spki
+from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
+from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
+from federation.files import read_bounded, read_in_time
+from federation.signer.authorities.authority import (
+    Alarms,
+    AuthoritySettings,
+    CheckedLeaf,
+    KeptAuthority,
+    LeafOrder,
+    Surroundings,
+    issue_checked,
+)
+from federation.signer.authorities.back_ends import make_authority
+
+_logger = logging.getLogger(__name__)
+
+PROBE: Final = ServiceAccountRef("federation-system", "federation-authority-check")
+LIFE: Final = timedelta(minutes=10)
+NEW_ROOT: Final = "nothing has to be done now; have the next root made with a positive serial number"
+MOST_NAMES: Final = 50  # of istiods in one certificate
+TIMEOUT: Final = 30.0  # seconds for each thing that is asked
+
+Outcome = Literal["ok", "warning", "failed"]
+_MARKS: Final[dict[str, str]] = {"ok": "ok", "warning": "WARNING", "failed": "FAILED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and what to do about it."""
+
+    check: str
+    outcome: Outcome
+    detail: str
+    reason: str = ""
+    remedy: str = ""
+
+    @property
+    def mark(self) -> str:
+        """The outcome as a word that stands out where it matters."""
+        return _MARKS[self.outcome]
+
+
+async def probe_authority(config: HubConfig, around: Surroundings) -> list[Finding]:
+    """Everything that was found, in the order it was looked at; raises nothing of the authority's."""
+    anchors, findings = await _pinned(config)
+    if not anchors:
+        return findings
+    try:
+        authority = make_authority(AuthoritySettings.of(config.signer), around)
+    except FederationError as error:
+        return [*findings, _failed("back end", error)]
+    try:
+        authority.trust(anchors)
+        async with asyncio.timeout(TIMEOUT):
+            await authority.refresh()
+        findings += _described(authority)
+        if authority.can_sign:
+            findings += await _signed(authority, config, anchors, around)
+    except TimeoutError:
+        findings.append(
+            Finding(
+                "back end", "failed", f"no answer within {TIMEOUT:g} s", "timeout", "check the path to it"
+            )
+        )
+    finally:
+        await authority.close()
+    return findings
+
+
+async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Finding]]:
+    """The pinned roots, as the bundle of a running hub would hold them."""
+    found: dict[str, Certificate] = {}
+    findings: list[Finding] = []
+    for pin in config.trust.anchors:
+        try:
+            data = await read_in_time(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
+            found[pin.sha256] = find_certificate(data, pin.sha256, where="")
+        except (OSError, InvalidValue) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            findings.append(
+                Finding(
+                    "pinned roots",
+                    "warning" if found or len(config.trust.anchors) > 1 else "failed",
+                    f"{pin.file}: {why}",
+                    "anchor_unreadable",
+                    "put the root with that fingerprint into the file",
+                )
+            )
+    if not found and not any(finding.outcome == "failed" for finding in findings):
+        findings.append(Finding("pinned roots", "failed", "none of them can be read", "no_anchor"))
+    return tuple(found.values()), findings
+
+
+def _described(authority: KeptAuthority) -> Iterator[Finding]:
+    report = authority.describe()
+    outcome: Outcome = {"ready": "ok", "degraded": "warning"}.get(report.state, "failed")  # type: ignore[assignment]
+    detail = report.detail or "it answers, and is ready"
+    yield Finding("back end", outcome, detail, report.reason, report.remedy)
+    if report.subject:
+        ends = min(issuer.not_after for issuer in authority.issuers)
+        path = " < ".join(issuer.subject for issuer in authority.issuers)
+        yield Finding("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
+    if authority.issuers and authority.issuers[-1].odd_serial:
+        yield Finding("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
+    for proposal in report.proposals:
+        yield Finding(
+            "chain",
+            "warning",
+            f"it names a root that nobody has pinned: {proposal.subject} ({proposal.sha256})",
+            "anchor_proposed",
+            "pin its fingerprint if it is yours; ask where it comes from if it is not",
+        )
+
+
+async def _signed(
+    authority: KeptAuthority, config: HubConfig, anchors: tuple[Certificate, ...], around: Surroundings
+) -> list[Finding]:
+    findings: list[Finding] = []
+    kinds = sorted(
+        {kind for cluster in config.clusters for kind in cluster.policy.key_kinds} or {KeyKind.EC_P256},
+        key=lambda kind: kind.value,
+    )
+    workloads = [(f"workload, {kind.value}", LeafProfile.WORKLOAD, kind) for kind in kinds]
+    servers = {"door": config.door.server_names, "istiod": istiods_of(config)[:MOST_NAMES]}
+    served = [(check, LeafProfile.SERVING, KeyKind.EC_P256) for check, hosts in servers.items() if hosts]
+    for check, profile, kind in (*workloads, *served):
+        try:
+            leaf = await probe_once(
+                authority, profile, kind, anchors=anchors, hosts=servers.get(check, ()), around=around
+            )
+        except FederationError as error:
+            findings.append(_failed(check, error))
+        else:
+            findings.append(Finding(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC"))
+    return findings
+
+
+async def probe_once(
+    authority: KeptAuthority,
+    profile: LeafProfile,
+    kind: KeyKind = KeyKind.EC_P256,
+    *,
+    anchors: Iterable[Certificate],
+    hosts: tuple[str, ...],
+    around: Surroundings,
+) -> CheckedLeaf:
+    """One throw-away leaf, verified; ``hosts`` are a server's. Raises what the authority raises, or an alarm."""
+    key = await asyncio.to_thread(generate_key, kind)
+    now = around.clock.now()
+    serving = profile is LeafProfile.SERVING
+    identity = SpiffeId(around.trust_domain, PROBE)
+    names = hosts if serving else (str(identity),)
+    order = LeafOrder(
+        profile=profile,
+        public_key=key.public_key(),
+        spki_der=spki(key.public_key()),
+        names=names,
+        san=SubjectAltName.of_hosts(names) if serving else SubjectAltName.of_identity(identity),
+        serial=draw_serial(around.random_bytes),
+        validity=leaf_validity(now, LIFE, LIFE, authority.issuers, LIFE),
+        csr_pem=_request(key, kind, names, serving=serving),
+    )
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await issue_checked(
+                authority, order, anchors=anchors, at=now, alarms=Alarms(around.clock), thorough=True
+            )
+    except TimeoutError:
+        raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
+
+
+def _request(key: PrivateKey, kind: KeyKind, names: tuple[str, ...], *, serving: bool) -> str:
+    general = [x509.DNSName(name) if serving else x509.UniformResourceIdentifier(name) for name in names]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=True)
+    signed = builder.sign(key, signature_hash(kind))
+    return signed.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _failed(check: str, error: FederationError) -> Finding:
+    return Finding(check, "failed", str(error), error.reason, error.remedy)
+
+
+class Trial:
+    """Tries authorities; ``hosts`` are the door's names. What was logged last is not logged again."""
+
+    def __init__(self, around: Surroundings, hosts: Callable[[], tuple[str, ...]]) -> None:
+        self._around = around
+        self._hosts = hosts
+        self._told = ""
+
+    async def run(self, authority: KeptAuthority, anchors: Iterable[Certificate]) -> FederationError | None:
+        """What is wrong with what it signs, by these anchors; None where it signs as it should."""
+        try:
+            for profile in LeafProfile:
+                await probe_once(
+                    authority, profile, anchors=anchors, hosts=self._hosts(), around=self._around
+                )
+        except FederationError as error:
+            if str(error) != self._told:
+                _logger.warning("the authority does not sign as it should: %s", error.diagnostics())
+            self._told = str(error)
+            return error
+        except Exception:  # a mistake in one back end must not end a signer whose other one may be good
+            _logger.exception("an authority on trial failed for a reason nobody foresaw")
+            return AuthorityUnavailable(
+                "signing failed for a reason nobody foresaw",
+                remedy="look at the log of this signer",
+                reason="unforeseen",
+            )
+        self._told = ""
+        return None
+
+
+def untried(report: AuthorityReport, failed: FederationError | None) -> AuthorityReport:
+    """The report of an authority that counts for nothing before it has signed; ``failed`` is its last trial."""
+    if report.state == "unavailable":
+        return report  # that it cannot sign at all says more
+    return msgspec.structs.replace(
+        report,
+        state="unavailable",
+        reason=failed.reason if failed is not None else "on_trial",
+        detail=f"on trial: {failed or 'it has not signed yet'}",
+        remedy=failed.remedy if failed is not None else "",
+    )
+
+
+def held_back(
+    report: AuthorityReport, name: str, why: str, remedy: str, *, reason: str = ""
+) -> AuthorityReport:
+    """The report of an authority that goes on although the one of that name is configured, with why."""
+    return msgspec.structs.replace(
+        report,
+        state="degraded" if report.state == "ready" else report.state,
+        reason=reason or report.reason or "cannot_take_over",
+        detail="; ".join(filter(None, (report.detail, f"{name} cannot take over: {why}"))),
+        remedy=remedy or report.remedy,
+    )

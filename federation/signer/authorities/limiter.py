@@ -1,0 +1,657 @@
+"""An authority behind a network or a device, with what protects both sides: a fair queue, a quota, and a circuit.
+
+**The queue and its limits** (:class:`Lane`): only as many requests at once, and only as many a second, as the back
+end allows. Requests beyond that wait for their turn. One whose turn would come too late is refused at once with a
+code that agents retry, so that no caller waits for nothing. There is no task beside the requests: the one that waits
+first keeps the time for all.
+
+**Turns** (pure: no clock, no waiting): clusters take turns, so that a storm in one costs the others nothing. Within a
+cluster the next is the caller whose certificate ends first; one of which no certificate is known comes before all.
+Where there is no room, the least urgent of the cluster that waits most has to go.
+
+**The circuit:** after some failures in a row an authority is left alone, and probed with backoff. While it is open,
+requests are answered at once with why, in place of waiting for a timeout each. A probe is a look at the back end
+first; when that goes well, one request is let through, and what becomes of it decides. Pure but for the clock and the
+jitter that it is given.
+
+**The share of this replica:** signers that share an authority each take their part of what the back end allows all of
+them. They are counted from the reports in the state store, as every signer writes one. Where the store cannot be
+read, the last count stays; a signer that started just now counts those that the configuration starts beside it, so
+that a restart of all of them does not begin with a multiple of the quota.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import Final, Literal
+
+import msgspec
+
+from federation.core.clock import Clock
+from federation.core.config.authorities.settings import RemoteAuthorityConfig
+from federation.core.documents.encoding import decode
+from federation.core.documents.signer import AuthorityReport, SignerReport
+from federation.core.errors import (
+    AuthorityMisconfigured,
+    AuthorityRefused,
+    AuthorityThrottled,
+    AuthorityUnavailable,
+    AuthorityViolation,
+    FederationError,
+    Overloaded,
+    StateUnavailable,
+)
+from federation.core.pki.certificate import Certificate
+from federation.kubernetes.backoff import Backoff
+from federation.signer.authorities.authority import IssuedLeaf, KeptAuthority, LeafOrder
+from federation.state.liveness import is_heard_of
+from federation.state.store import StateStore
+
+NOTHING_HELD = 0.0
+"""The urgency of a caller of whom no certificate is known."""
+
+SPARE = 64
+"""Of requests that are gone so many stay in a line, beside as many as wait, until they are cleared away."""
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One request that waits. ``urgency`` is when what it replaces ends, in seconds since the epoch."""
+
+    cluster: str
+    urgency: float
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    """The requests of one cluster. ``served`` is a virtual time: the cluster with the least is next."""
+
+    served: float
+    heap: list[tuple[float, int, Turn]] = field(default_factory=list)
+    waiting: int = 0
+
+
+class Turns:
+    """The requests that wait, at most ``room`` of them."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._lines: dict[str, _Line] = {}
+        self._order = count()
+        self._now = 0.0
+        self.waiting = 0
+
+    def ahead(self, cluster: str, urgency: float) -> int:
+        """How many would be served before a request that joined now, if no more came."""
+        own = self._lines.get(cluster)
+        before = sum(u <= urgency and not turn.gone for u, _, turn in own.heap) if own else 0
+        others = (line.waiting for name, line in self._lines.items() if name != cluster)
+        return before + sum(min(waiting, before + 1) for waiting in others)
+
+    def join(self, turn: Turn) -> Turn | None:
+        """Have it wait; the one that must go instead where there is no room, which may be itself."""
+        line = self._lines.get(turn.cluster)
+        if line is None:
+            # A cluster that was idle starts level with the others: it can save up no turns.
+            line = self._lines[turn.cluster] = _Line(self._now)
+        heapq.heappush(line.heap, (turn.urgency, next(self._order), turn))
+        line.waiting += 1
+        self.waiting += 1
+        if self.waiting <= self._room:
+            return None
+        # Of clusters that wait equally the newcomer's gives way, or one at the limit could push out another.
+        longest = max(self._lines.values(), key=lambda each: (each.waiting, each is line))
+        victim = max(entry for entry in longest.heap if not entry[2].gone)[2]
+        self.leave(victim)
+        return victim
+
+    def leave(self, turn: Turn) -> None:
+        """It waits no more; nothing where it waits no more already."""
+        if turn.gone:
+            return
+        turn.gone = True
+        line = self._lines[turn.cluster]
+        line.waiting -= 1
+        self.waiting -= 1
+        if not line.waiting:
+            del self._lines[turn.cluster]
+        elif len(line.heap) > 2 * line.waiting + SPARE:
+            line.heap = [entry for entry in line.heap if not entry[2].gone]
+            heapq.heapify(line.heap)
+
+    def take(self) -> Turn | None:
+        """The next one, which waits no more; None where nobody waits."""
+        if not self.waiting:
+            return None
+        line = min(self._lines.values(), key=lambda each: each.served)
+        while True:
+            _, _, turn = heapq.heappop(line.heap)
+            if not turn.gone:
+                break
+        self._now = line.served
+        line.served += 1
+        self.leave(turn)
+        return turn
+
+
+BURST_SECONDS: Final = 1.0
+"""Requests that may go out together after a pause: what a second allows, as the back ends' own buckets do."""
+
+SMOOTHING: Final = 16.0  # requests that the mean time of one is taken over
+RATE_WINDOW: Final = 60.0  # seconds that the shown rate is smoothed over
+SLOWEST: Final = 0.1  # of the quota: how far a back end that keeps throttling slows us down
+RECOVERY: Final = 1.05  # the pace grows by so much with each second that nothing was throttled
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Turn):
+    """A turn and the caller that waits for it."""
+
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    granted: bool = False
+
+
+class Lane:
+    """Admits requests. ``quota`` is for all signers together, of which this one takes ``share``; 0: no limit.
+
+    ``patience`` is for how many seconds a request may wait at most.
+    """
+
+    def __init__(
+        self, *, quota: float, max_in_flight: int, max_queued: int, patience: float, clock: Clock, where: str
+    ) -> None:
+        self.quota: Final = quota
+        self._max_in_flight = max_in_flight
+        self._patience = patience
+        self._clock = clock
+        self._where = where
+        self._turns = Turns(max_queued)
+        self._waiting: dict[_Waiting, None] = {}
+        self._in_flight = 0
+        self._share = 1.0
+        self._pace = 1.0  # below 1 while the back end throttles
+        self._paced_at = clock.monotonic()
+        self._paused_until = 0.0
+        self._tokens = self._burst
+        self._filled_at = clock.monotonic()
+        self._keeper: _Waiting | None = None
+        self._took = 0.0
+        self._rate = 0.0
+        self._rated_at = clock.monotonic()
+        self.refused = 0
+
+    @property
+    def share(self) -> float:
+        """The part of the quota that this process takes."""
+        return self._share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        self._fill()
+        self._share = share
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return self._turns.waiting
+
+    @property
+    def busy(self) -> bool:
+        """True while any request waits or is under way."""
+        return bool(self._in_flight or self._turns.waiting)
+
+    @property
+    def rate(self) -> float:
+        """Requests a second that went through lately."""
+        decay: float = 0.5 ** ((self._clock.monotonic() - self._rated_at) / RATE_WINDOW)
+        return self._rate * decay
+
+    @asynccontextmanager
+    async def admitted(self, cluster: str, urgency: float = NOTHING_HELD) -> AsyncIterator[None]:
+        """The context in which the back end may be asked. Raises Overloaded at once where it would be too late."""
+        await self._enter(cluster, urgency)
+        began = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._took += (self._clock.monotonic() - began - self._took) / SMOOTHING
+            self._in_flight -= 1
+            self._grant()
+            self._wake_keeper()
+
+    def throttled(self, retry_after: float) -> None:
+        """The back end asked for fewer: pause for so long, and go on at half the pace."""
+        now = self._clock.monotonic()
+        self._fill()
+        if now >= self._paused_until:  # one answer of a burst that was throttled as a whole counts once
+            self._pace = max(SLOWEST, self._pace / 2)
+        self._paced_at = now
+        self._paused_until = max(self._paused_until, now + min(retry_after or 1.0, self._patience))
+        self._tokens = min(self._tokens, 0.0)
+        self._filled_at = self._paused_until  # nothing is saved up meanwhile: the pause would end in a burst
+
+    async def _enter(self, cluster: str, urgency: float) -> None:
+        if not self._turns.waiting and self._room() == 0.0:
+            self._admit()
+            return
+        wait = self._estimate(self._turns.ahead(cluster, urgency))
+        if wait > self._patience:
+            self.refused += 1
+            raise self._overloaded(f"its turn would come after {wait:.0f} s")
+        turn = _Waiting(cluster, urgency)
+        victim = self._turns.join(turn)
+        if victim is turn:
+            self.refused += 1
+            raise self._overloaded("the queue is full")
+        if isinstance(victim, _Waiting):
+            victim.woken.set()
+        self._waiting[turn] = None
+        try:
+            await self._wait(turn)
+        except BaseException:
+            if turn.granted:  # cancelled in the very moment of its turn
+                self._in_flight -= 1
+            raise
+        finally:
+            self._waiting.pop(turn, None)
+            self._turns.leave(turn)
+            self._wake_keeper()
+
+    async def _wait(self, turn: _Waiting) -> None:
+        """Return with the turn granted. Whoever waits first keeps the time until its own turn has come."""
+        try:
+            async with asyncio.timeout(self._patience * 2):
+                while True:
+                    delay = self._grant()
+                    if turn.granted:
+                        return
+                    if turn.gone:
+                        self.refused += 1
+                        raise self._overloaded("the queue is full of what is more urgent")
+                    turn.woken.clear()
+                    if delay is None or self._keeper not in {None, turn}:
+                        await turn.woken.wait()
+                        continue
+                    self._keeper = turn
+                    try:
+                        await self._clock.sleep(delay)
+                    finally:
+                        self._keeper = None
+        except TimeoutError:
+            self.refused += 1
+            raise self._overloaded("its turn did not come in time") from None
+
+    def _grant(self) -> float | None:
+        """Give turns to as many as there is room for; seconds until the next, None where a slot must come free."""
+        while self._turns.waiting:
+            delay = self._room()
+            if delay != 0.0:
+                return delay
+            turn = self._turns.take()
+            if not isinstance(turn, _Waiting):
+                return None
+            self._admit()
+            turn.granted = True
+            turn.woken.set()
+        return None
+
+    def _wake_keeper(self) -> None:
+        """Somebody has to keep the time while any wait."""
+        if self._keeper is None and self._waiting:
+            next(iter(self._waiting)).woken.set()
+
+    def _room(self) -> float | None:
+        """0 where a request may go out now, else seconds until the quota allows it; None where no slot is free."""
+        if self._in_flight >= self._max_in_flight:
+            return None
+        now = self._clock.monotonic()
+        if now < self._paused_until:
+            return self._paused_until - now
+        if not self.quota:
+            return 0.0
+        self._fill()
+        return 0.0 if self._tokens >= 1.0 else (1.0 - self._tokens) / self._speed + 1e-6
+
+    def _admit(self) -> None:
+        self._in_flight += 1
+        if self.quota:
+            self._tokens -= 1.0
+        now = self._clock.monotonic()
+        decay = 0.5 ** ((now - self._rated_at) / RATE_WINDOW)
+        self._rate = self._rate * decay + 0.693 / RATE_WINDOW  # ln 2: the steady state is the true rate
+        self._rated_at = now
+
+    def _fill(self) -> None:
+        now = self._clock.monotonic()
+        if self._pace < 1.0 and now > self._paced_at:
+            self._pace = min(1.0, self._pace * RECOVERY ** (now - self._paced_at))
+            self._paced_at = now
+        if now > self._filled_at:
+            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._speed)
+            self._filled_at = now
+
+    def _estimate(self, ahead: int) -> float:
+        """Seconds until a request with so many before it has its turn, by the quota or by how long others took."""
+        wait = self._took * (ahead + 1.0) / self._max_in_flight
+        if self.quota:
+            self._fill()
+            wait = max(wait, (ahead + 1.0 - self._tokens) / self._speed)
+        return max(0.0, self._paused_until - self._clock.monotonic()) + wait
+
+    @property
+    def _speed(self) -> float:
+        return self.quota * self._share * self._pace
+
+    @property
+    def _burst(self) -> float:
+        return max(1.0, self.quota * self._share * BURST_SECONDS)
+
+    def _overloaded(self, why: str) -> Overloaded:
+        return Overloaded(
+            f"{why}; {self._turns.waiting} requests wait for the back end",
+            where=self._where,
+            reason="authority_quota",
+            remedy="have the back end's limit raised, set quota to it, or let certificates live longer",
+        )
+
+
+FAILURES: Final = 5  # in a row: one lost connection of many is no outage
+FIRST_PROBE: Final = 1.0
+LONGEST_PROBE: Final = 30.0  # seconds; half of the shortest useful life of a certificate
+
+State = Literal["closed", "open", "half-open"]
+
+
+class Circuit:
+    """Counts failures in a row, opens, and lets one request through after a good probe.
+
+    ``on_open`` is told when it opens: whoever waits to look at the back end has to look sooner.
+    """
+
+    def __init__(
+        self, *, clock: Clock, jitter: random.Random, where: str, on_open: Callable[[], None] = lambda: None
+    ) -> None:
+        self._clock = clock
+        self._where = where
+        self._on_open = on_open
+        self._backoff = Backoff(first=FIRST_PROBE, longest=LONGEST_PROBE, jitter=jitter)
+        self._failures = 0
+        self._probing = False
+        self._retry_at = 0.0
+        self.state: State = "closed"
+        self.cause: FederationError | None = None
+
+    @property
+    def until_probe(self) -> float:
+        """Seconds until the next probe; 0 where it is due, or where there is nothing to probe."""
+        return max(0.0, self._retry_at - self._clock.monotonic()) if self.state == "open" else 0.0
+
+    def enter(self) -> None:
+        """Let one request through; what becomes of it has to be told. Raises as :meth:`check` does."""
+        self.check()
+        self._probing = self.state == "half-open"
+
+    def check(self) -> None:
+        """Raise AuthorityUnavailable where no request may pass now. After a good probe, one may."""
+        if self.state == "closed" or (self.state == "half-open" and not self._probing):
+            return
+        cause = self.cause
+        raise AuthorityUnavailable(
+            f"left alone after {self._failures} failures in a row: {cause.what if cause else 'no answer'}",
+            where=self._where,
+            reason=cause.reason if cause else "",
+            remedy=cause.remedy if cause else "",
+        )
+
+    def succeeded(self) -> None:
+        """A request was answered as it should be."""
+        self._failures = 0
+        self._probing = False
+        self.state, self.cause = "closed", None
+        self._backoff.reset()
+
+    def failed(self, cause: FederationError) -> None:
+        """A request, or a probe, has failed."""
+        self._failures += 1
+        self.cause = cause
+        if self.state == "closed" and self._failures < FAILURES:
+            return
+        if self.state != "open" or not self.until_probe:
+            self._retry_at = self._clock.monotonic() + self._backoff.next()
+        opens, self.state, self._probing = self.state != "open", "open", False
+        if opens:
+            self._on_open()
+
+    def abandoned(self) -> None:
+        """The request that was let through ended without saying anything: another may try."""
+        self._probing = False
+
+    def probed(self) -> None:
+        """A look at the back end went well: the next request will tell."""
+        if self.state == "open":
+            self.state, self._probing = "half-open", False
+
+
+LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
+
+RENEWED_AT: Final = 0.5
+"""Of its life: when Istio's agents and ztunnel renew a certificate."""
+
+
+class GuardedAuthority:
+    """Implements KeptAuthority and KnowsIssuers around another one.
+
+    ``lifetime`` says how long leaves live at present, in seconds: what the quota can carry depends on it.
+    """
+
+    def __init__(
+        self,
+        inner: KeptAuthority,
+        *,
+        lane: Lane,
+        circuit: Circuit,
+        lifetime: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        self._inner = inner
+        self._lane = lane
+        self._circuit = circuit
+        self._lifetime = lifetime
+        self._clock = clock
+        self._throttled: AuthorityThrottled | None = None
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Of the authority within."""
+        return self._inner.issuers
+
+    @property
+    def can_sign(self) -> bool:
+        """True while the authority within can, and was not left alone."""
+        return self._inner.can_sign and self._circuit.state != "open"
+
+    @property
+    def pause(self) -> float:
+        """Until the next regular look, or until the next probe of an open circuit."""
+        if self._circuit.state == "open":
+            return max(0.05, self._circuit.until_probe)
+        return self._inner.pause
+
+    @property
+    def under_way(self) -> bool:
+        """True while requests wait for it or are being answered by it."""
+        return self._lane.busy
+
+    def take_share(self, share: float) -> None:
+        """Take this part of the quota: the others are taken by other signers."""
+        self._lane.share = share
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        """Judge by these anchors from now on."""
+        self._inner.trust(anchors)
+
+    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+        """The leaf, when its turn has come. Raises Overloaded early where it would not come in time."""
+        self._circuit.check()  # before it waits: nobody queues for a back end that is left alone
+        async with self._lane.admitted(order.cluster, _urgency(order.replaces)):
+            self._circuit.enter()
+            try:
+                issued = await self._inner.issue(order)
+            except (AuthorityRefused, AuthorityViolation):
+                self._circuit.succeeded()  # it answers; that its answer is no is another matter
+                raise
+            except AuthorityThrottled as error:
+                self._circuit.abandoned()
+                self._lane.throttled(error.retry_after)
+                self._throttled = error
+                raise
+            except (AuthorityUnavailable, AuthorityMisconfigured) as error:
+                self._circuit.failed(error)
+                raise
+            except BaseException:
+                self._circuit.abandoned()
+                raise
+            self._circuit.succeeded()
+            self._throttled = None
+            return issued
+
+    async def refresh(self) -> bool:
+        """Look at the back end; a good look lets one request try an open circuit."""
+        if self._circuit.state == "open" and self._circuit.until_probe:
+            return False
+        good = await self._inner.refresh()
+        if self._circuit.state != "open":
+            return good
+        if good and self._inner.can_sign:
+            self._circuit.probed()
+        else:
+            report = self._inner.describe()
+            self._circuit.failed(
+                AuthorityUnavailable(report.detail, reason=report.reason, remedy=report.remedy)
+            )
+        return good
+
+    async def close(self) -> None:
+        """Close the authority within."""
+        await self._inner.close()
+
+    def describe(self) -> AuthorityReport:
+        """What the authority within says, with the circuit, the quota and its use."""
+        report = self._inner.describe()
+        circuit, lane = self._circuit, self._lane
+        retry_at = self._clock.now().timestamp() + circuit.until_probe if circuit.state == "open" else 0.0
+        report = msgspec.structs.replace(
+            report,
+            quota=lane.quota,
+            share=lane.quota * lane.share,
+            rate=lane.rate,
+            queued=lane.queued,
+            refused_early=lane.refused,
+            capacity=int(lane.quota * self._lifetime() * RENEWED_AT),
+            circuit=circuit.state,
+            retry_at=retry_at,
+        )
+        cause = circuit.cause
+        if circuit.state == "open" and report.state != "unavailable" and cause is not None:
+            return msgspec.structs.replace(
+                report,
+                state="unavailable",
+                reason=cause.reason,
+                detail=f"left alone after repeated failures, the last: {cause}",
+                remedy=cause.remedy,
+            )
+        if circuit.state == "half-open" and report.state == "ready":
+            detail = "it answers again; the next request tells whether it signs"
+            return msgspec.structs.replace(report, state="degraded", reason="recovering", detail=detail)
+        throttled = self._throttled
+        if throttled is not None and report.state == "ready":
+            return msgspec.structs.replace(
+                report,
+                state="degraded",
+                reason=throttled.reason,
+                detail=f"the last request was throttled: {throttled}",
+                remedy=throttled.remedy,
+            )
+        return report
+
+
+def guard(
+    inner: KeptAuthority,
+    config: RemoteAuthorityConfig,
+    *,
+    deadline: float,
+    lifetime: Callable[[], float],
+    clock: Clock,
+    jitter: random.Random,
+    on_open: Callable[[], None],
+) -> GuardedAuthority:
+    """The authority with a lane and a circuit by its settings; ``deadline`` is the door's, in seconds."""
+    lane = Lane(
+        quota=config.quota,
+        max_in_flight=config.max_in_flight,
+        max_queued=config.max_queued,
+        patience=max(LEAST_PATIENCE, deadline - config.timeout),
+        clock=clock,
+        where=config.name,
+    )
+    circuit = Circuit(clock=clock, jitter=jitter, where=config.name, on_open=on_open)
+    return GuardedAuthority(inner, lane=lane, circuit=circuit, lifetime=lifetime, clock=clock)
+
+
+def _urgency(replaces: datetime | None) -> float:
+    return replaces.timestamp() if replaces is not None else NOTHING_HELD
+
+
+SIGNERS: Final = "signers/"
+MOST: Final = 512
+
+
+class Fellows:
+    """Counts the signers of one state store that use the same authorities as this one."""
+
+    def __init__(self, store: StateStore, *, replica: str, clock: Clock, expected: int) -> None:
+        self._store = store
+        self._replica = replica
+        self._clock = clock
+        self._expected = max(1, expected)
+        self._counts: dict[str, int] = {}
+
+    def share(self, authority: str) -> float:
+        """The part of that authority's quota that this signer may take."""
+        return 1.0 / self._counts.get(authority, self._expected)
+
+    async def count(self, authorities: Collection[str]) -> None:
+        """Look who uses them; damaged reports count as using all, because their writers may well sign."""
+        now = self._clock.now().timestamp()
+        counts = Counter(authorities)
+        try:
+            for key in (await self._store.keys(SIGNERS))[:MOST]:
+                if key != f"{SIGNERS}{self._replica}":
+                    used = await self._used(key, now)
+                    counts.update(name for name in authorities if used is None or name in used)
+        except StateUnavailable:
+            return
+        self._counts = dict(counts)
+
+    async def _used(self, key: str, now: float) -> frozenset[str] | None:
+        """The authorities that the signer of this report uses; None where that is not known."""
+        try:
+            stored = await self._store.read(key)
+            report = decode(stored.data, SignerReport, key=key) if stored is not None else None
+        except StateUnavailable:
+            return None
+        if report is None or not is_heard_of(report, now):
+            return frozenset()
+        if report.authority is None:
+            return None
+        both = (report.authority, report.successor)
+        return frozenset(authority.name for authority in both if authority is not None)

@@ -1,1 +1,0 @@
-"""The hub's own SVIDs, as the SPIFFE Workload API gives them."""

@@ -1,0 +1,114 @@
+"""Istio's CA protocol: metadata and message in, evidence and signing request out, then a reply or an error's status.
+
+``clusterid`` given more than once counts as not given, as in istio-csr. ``CertSigner`` is ignored: sidecars always
+send it. ``ImpersonatedIdentity`` (ztunnel) is passed on as it came where it is a string of a length that an identity
+can have; an empty one counts as not given, as in istiod.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from federation.core.call_slots import Place
+from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
+from federation.core.identity import MAX_SPIFFE_ID_BYTES
+from federation.core.istio.ca_protocol import METHOD, decode_request, encode_response
+from federation.signer.attestation.attestor import TokenEvidence
+from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
+from federation.signer.listeners.grpc import answer_to
+from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
+
+_logger = logging.getLogger(__name__)
+
+IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
+_BEARER: Final = "bearer "
+
+
+class IstioCaDoor:
+    """``IstioCertificateService`` as a function from bytes to bytes."""
+
+    method: Final = METHOD
+
+    def __init__(
+        self,
+        issuance: Issuance,
+        refusals: RefusalLog,
+        turned_away: TurnedAway,
+        connections_refused: TurnedAway,
+    ) -> None:
+        self._issuance = issuance
+        self._refusals = refusals
+        self._turned_away = turned_away
+        self._connections_refused = connections_refused
+        self._tails: dict[int, tuple[Tail, bytes]] = {}
+
+    async def handle(
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+    ) -> bytes:
+        """The reply to this message. Raises Answered with the status and the sentence to give instead."""
+        try:
+            try:
+                evidence, request = _evidence(metadata), _signing_request(message)
+            except FederationError as error:
+                self._turned_away.note(error.reason, place.peer)
+                raise
+            reply = await self._issuance.issue(evidence, request, place)
+        except FederationError as error:
+            self._refusals.note(error, peer=place.peer)
+            raise answer_to(error) from None
+        except Exception as error:
+            _logger.exception(
+                "a certificate request failed for a reason nobody foresaw", extra={"peer": place.peer}
+            )
+            raise answer_to(error) from None
+        # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
+        return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
+
+    def turned_away(self, error: FederationError, *, peer: str) -> None:
+        """The transport has ended a call: it had no place, or did not come or end in time."""
+        self._refusals.note(error, peer=peer)
+        if not isinstance(error, NotReady):  # that one came in, and is counted with its cluster
+            self._turned_away.note(error.reason, peer)
+
+    def connection_refused(self, error: FederationError, *, peer: str) -> None:
+        """The transport has ended a connection, or did not take it."""
+        self._refusals.note(error, peer=peer)
+        self._connections_refused.note(error.reason, peer)
+
+    def _encoded(self, tail: Tail) -> bytes:
+        held = self._tails.get(id(tail))
+        if held is None:  # what is held keeps its tail alive, so that no other one can have its identity
+            if len(self._tails) >= MOST_TAILS:
+                self._tails.clear()
+            held = self._tails[id(tail)] = (tail, encode_response(tail.elements))
+        return held[1]
+
+
+def _signing_request(message: bytes) -> SigningRequest:
+    request = decode_request(message)
+    impersonated = request.metadata.get(IMPERSONATED_IDENTITY, "")
+    if not isinstance(impersonated, str) or len(impersonated) > MAX_SPIFFE_ID_BYTES:
+        raise RequestRefused(
+            f"{IMPERSONATED_IDENTITY} is not a string of at most {MAX_SPIFFE_ID_BYTES} characters",
+            reason="impersonated_malformed",
+        )
+    return SigningRequest(request.csr, request.validity_seconds, impersonated)
+
+
+def _evidence(metadata: Iterable[tuple[str, str | bytes]]) -> TokenEvidence:
+    """The one bearer token and the cluster ID in a call's metadata."""
+    tokens: list[str] = []
+    cluster_ids: list[str] = []
+    for name, value in metadata:
+        if name == "authorization" and isinstance(value, str) and value[: len(_BEARER)].lower() == _BEARER:
+            tokens.append(value[len(_BEARER) :])
+        elif name == "clusterid" and isinstance(value, str):
+            cluster_ids.append(value)
+    if len(tokens) != 1:
+        raise AttestationRefused(
+            f"{len(tokens)} bearer tokens; exactly one is needed",
+            reason="token_missing" if not tokens else "token_ambiguous",
+        )
+    return TokenEvidence(tokens[0], cluster_ids[0] if len(cluster_ids) == 1 else "")

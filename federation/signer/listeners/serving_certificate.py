@@ -1,0 +1,220 @@
+"""The listener while the role runs, and its own certificate: open from the first one on, renewed in place, drained.
+
+The certificate comes from the workloads' authority and is renewed in place at two thirds of its life. It is for
+server authentication only. Its key is made here, lives in memory and changes with every renewal. It follows the same
+orders as the workloads' certificates, because the same workloads verify it: another intermediate renews it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.core.clock import Clock
+from federation.core.config.hub import DoorConfig
+from federation.core.config.types import Address
+from federation.core.errors import FederationError, NotReady
+from federation.core.pki.certificate import Certificate
+from federation.core.pki.der import SubjectAltName
+from federation.core.pki.keys import private_key_pem, spki
+from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
+from federation.core.pki.pem import encode_certificates
+from federation.core.rotation.effects import Orders
+from federation.signer.authorities.authority import LeafOrder, issue_checked
+from federation.signer.issuance import Grounds, MakesGrounds, Signs, Terms
+from federation.signer.listeners.istio_ca import IstioCaDoor
+from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.tls import ServingCredentials, ServingPair
+from federation.signer.revalidation import require_ordered
+
+_logger = logging.getLogger(__name__)
+
+RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
+POLL: Final = 1.0  # seconds between looks at whether it is due
+ITSELF: Final = (
+    ""  # the orders for no cluster in particular, and the newest generation, hold for the hub itself
+)
+
+
+class ServingCertificate:
+    """Keeps the door's certificate; ``on_renewal`` is given every new pair."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        on_renewal: Callable[[ServingPair], None],
+    ) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._on_renewal = on_renewal
+        self._issuers: tuple[Certificate, ...] = ()
+        self._names: tuple[str, ...] = ()
+        self._due: datetime | None = None
+        self.certificate: Certificate | None = None
+        self.chain_pem = ""
+        self.problem: FederationError | None = None
+
+    async def ensure(self, config: DoorConfig, grounds: MakesGrounds) -> None:
+        """Renew if it is due; what stands in the way is kept as :attr:`problem`."""
+        try:
+            terms = grounds.terms(ITSELF)
+            signer = grounds.signer(ITSELF, terms)
+            if self.certificate is None or self._is_due(config, signer):
+                await self._renew(config, signer, terms)
+        except FederationError as error:
+            if str(error) != str(self.problem):
+                _logger.log(
+                    logging.INFO if isinstance(error, NotReady) else logging.WARNING,
+                    "the door's certificate cannot be renewed: %s",
+                    error.diagnostics(),
+                    extra={"reason": error.reason},
+                )
+            self.problem = error
+        else:
+            self.problem = None
+
+    @property
+    def issuer(self) -> str:
+        """SHA-256 of the intermediate that signed it; empty while there is none."""
+        return self._issuers[0].sha256 if self._issuers else ""
+
+    @property
+    def valid(self) -> bool:
+        """True while there is one that has not ended."""
+        return self.certificate is not None and self._clock.now() < self.certificate.not_after
+
+    def _is_due(self, config: DoorConfig, signer: Signs) -> bool:
+        known = signer.issuers
+        changed = config.server_names != self._names or (bool(known) and known != self._issuers)
+        return changed or self._due is None or self._clock.now() >= self._due
+
+    async def _renew(self, config: DoorConfig, signer: Signs, terms: Terms) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = config.server_names
+        lifetime = timedelta(seconds=max(1.0, min(config.serving_lifetime, terms.orders.ttl_cap or math.inf)))
+        now = self._clock.now()
+        validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
+        order = LeafOrder(
+            profile=LeafProfile.SERVING,
+            public_key=key.public_key(),
+            names=names,
+            spki_der=spki(key.public_key()),
+            san=SubjectAltName.of_hosts(names),
+            serial=draw_serial(self._random_bytes),
+            validity=validity,
+            csr_pem=_request(key, names),
+        )
+        issued = await issue_checked(
+            signer.current,
+            order,
+            anchors=terms.trust.anchors,
+            at=now,
+            alarms=signer.alarms,
+            thorough=True,
+        )
+        require_ordered(issued.issuers, terms.orders, ITSELF)
+        leaf = Certificate.from_der(issued.der)
+        below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
+        chain = encode_certificates([leaf, *below_root])
+        self._on_renewal(ServingPair(chain, private_key_pem(key)))
+        self.chain_pem = chain.decode("ascii")
+        self.certificate, self._issuers, self._names = leaf, issued.issuers, names
+        self._due = now + (leaf.not_after - now) * RENEW_AT
+        _logger.info(
+            "the door shows a new certificate for %s, renewed again at %s",
+            ", ".join(names),
+            f"{self._due:%Y-%m-%d %H:%M:%S} UTC",
+            extra={"sha256": leaf.sha256, "not_after": leaf.not_after.isoformat()},
+        )
+
+
+def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> str:
+    """A CSR for authorities that want one; the names in it count for nothing here."""
+    san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    builder = (
+        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+class KeptDoor:
+    """``follows`` are the orders that the door's certificate is in keeping with, as all that is issued is."""
+
+    def __init__(
+        self,
+        door: IstioCaDoor,
+        *,
+        listen: Address,
+        grounds: Grounds,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        config: Callable[[], DoorConfig],
+    ) -> None:
+        self._door = door
+        self._listen = listen
+        self._grounds = grounds
+        self._clock = clock
+        self._config = config
+        self._credentials: ServingCredentials | None = None
+        self._server: DoorServer | None = None
+        self._problem: FederationError | None = None
+        self.serving = ServingCertificate(clock=clock, random_bytes=random_bytes, on_renewal=self._show)
+        self.follows = Orders()
+        self.address: Address | None = None
+
+    async def run(self) -> None:
+        """Renew the certificate when it is due, and listen from the first one on, until cancelled."""
+        while True:
+            await self._look()
+            await self._clock.sleep(POLL if self.address is not None else POLL / 5)
+
+    async def close(self, drain: float) -> None:
+        """Stop listening; calls under way have ``drain`` seconds to end."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(drain)
+
+    def reasons(self) -> Iterator[str]:
+        """Why nobody can come in, in words; none where they can."""
+        if not self.serving.valid:
+            yield f"the door has no certificate: {self.serving.problem or 'not issued yet'}"
+        elif self.address is None:
+            yield f"the door does not listen: {self._problem or 'not bound yet'}"
+
+    async def _look(self) -> None:
+        try:
+            orders = self._grounds.terms(ITSELF).orders
+        except NotReady:
+            orders = None
+        await self.serving.ensure(self._config(), self._grounds)
+        if orders is not None and (not orders.strict or self.serving.issuer == orders.issuer):
+            self.follows = orders
+        if self.address is None and self._credentials is not None:
+            await self._open(self._credentials)
+
+    async def _open(self, credentials: ServingCredentials) -> None:
+        server = DoorServer(self._door, config=self._config(), listen=self._listen, credentials=credentials)
+        try:
+            self.address = await server.start()
+        except NotReady as problem:
+            if self._problem is None:
+                _logger.warning("the door cannot open: %s", problem.diagnostics())
+            self._problem = problem
+            return
+        self._server, self._problem = server, None
+        _logger.info("the door is open at %s", self.address)
+
+    def _show(self, pair: ServingPair) -> None:
+        if self._credentials is None:
+            self._credentials = ServingCredentials(pair)
+        else:
+            self._credentials.replace(pair)

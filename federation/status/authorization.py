@@ -1,0 +1,298 @@
+"""Who may read the status and who may operate: bearers of tokens, or callers on this machine where there are none.
+
+There are two bearer tokens, one that reads and one that operates: their files are read here, and judged whether they
+are fit. Whether a token can be guessed is estimated by what it is made of (pure).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import math
+import os
+import stat
+import string
+from collections.abc import Iterator
+from enum import Enum
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from federation.core.config.hub import StatusConfig
+from federation.core.errors import ConfigurationError, Finding, InvalidValue
+from federation.files import read_in_time
+from federation.status.answers import Handler, problem
+from federation.status.view import ConfigView
+
+_logger = logging.getLogger(__name__)
+
+LEAST_BITS: Final = 128
+"""What a token must be worth at the least, as one of 16 random bytes is (NIST SP 800-63B asks for 112 of a secret that
+is looked up)."""
+
+LEAST_DISTINCT: Final = 10
+"""Different characters. 32 random hex digits have fewer once in some millions."""
+
+MAKE: Final = "make one with `openssl rand -hex 32`"
+
+_LOWER: Final = frozenset(string.ascii_lowercase)
+_UPPER: Final = frozenset(string.ascii_uppercase)
+_DIGITS: Final = frozenset(string.digits)
+_ALPHABETS: Final = (
+    _DIGITS,
+    frozenset("0123456789abcdef"),
+    frozenset("0123456789ABCDEF"),
+    _LOWER,
+    _UPPER,
+    _UPPER | frozenset("234567"),
+    _LOWER | _DIGITS,
+    _UPPER | _DIGITS,
+    _LOWER | _UPPER,
+    _LOWER | _UPPER | _DIGITS | frozenset("+/=-_"),
+    frozenset(map(chr, range(0x21, 0x7F))),
+)
+
+
+def weakness(token: bytes) -> str:
+    """Why the token must not be used, without saying anything of its content; empty where it may.
+
+    The estimate is length times the bits of the smallest usual alphabet that holds all its characters. That is
+    right for a random token, and too high for words, which is why few different characters or a repeated part are
+    weak as well.
+    """
+    try:
+        text = token.decode("ascii")
+    except UnicodeDecodeError:
+        return "it is not ASCII"
+    if not text:
+        return "it is empty"
+    used = frozenset(text)
+    alphabet = next((a for a in _ALPHABETS if used <= a), None)
+    if alphabet is None:
+        return "it holds spaces or control characters"
+    bits = len(text) * math.log2(len(alphabet))
+    if bits < LEAST_BITS:
+        return f"its {len(text)} characters are worth {bits:.0f} bits at most, and {LEAST_BITS} are needed"
+    if len(used) < LEAST_DISTINCT:
+        return f"it holds only {len(used)} different characters"
+    if text in (text + text)[1:-1]:
+        return "it repeats a part of itself"
+    return ""
+
+
+MOST_TOKEN_BYTES: Final = 4096
+TIMEOUT: Final = 2.0  # seconds for a token to be read
+READ_KEY: Final = "status.read_token_file"
+OPERATE_KEY: Final = "status.operate_token_file"
+
+
+class Right(Enum):
+    """What a caller may do."""
+
+    READ = "read"
+    OPERATE = "operate"  # and read
+
+
+def read_token(file: Path) -> bytes:
+    """The token in that file. It blocks.
+
+    Raises OSError where it cannot be read, InvalidValue where it is weak, or where others than its owner and group
+    may read it, or others than its owner may write it.
+    """
+    with file.open("rb") as opened:
+        mode = os.fstat(opened.fileno()).st_mode
+        token = opened.read(MOST_TOKEN_BYTES + 1).strip()
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        who = "read" if mode & stat.S_IROTH else "write"
+        raise InvalidValue(
+            f"every user of the machine may {who} it (mode {stat.S_IMODE(mode):04o})"
+            if mode & stat.S_IRWXO
+            else f"its group may write it (mode {stat.S_IMODE(mode):04o})",
+            where=str(file),
+            remedy="chmod 0600 it, or 0440 for a group that reads it; in a pod, defaultMode: 0440 of the volume",
+        )
+    if len(token) > MOST_TOKEN_BYTES:
+        raise InvalidValue(f"it is longer than {MOST_TOKEN_BYTES} bytes", where=str(file), remedy=MAKE)
+    if why := weakness(token):
+        raise InvalidValue(f"the token is too weak: {why}", where=str(file), remedy=MAKE)
+    return token
+
+
+def is_same(given: bytes, token: bytes) -> bool:
+    """Compare in a time that depends on neither content nor length."""
+    return hmac.compare_digest(sha256(given).digest(), sha256(token).digest())
+
+
+async def read_token_in_time(file: Path) -> bytes:
+    """The same off the loop; a file that hangs is an OSError."""
+    async with asyncio.timeout(TIMEOUT):
+        return await read_in_time(str(file), partial(read_token, file))
+
+
+async def check_tokens(status: StatusConfig) -> None:
+    """Refuse to start with tokens that are unfit, or that are one and the same.
+
+    Raises ConfigurationError. A file that cannot be read is no reason: it is logged, and no caller is let in until
+    it can be.
+    """
+    findings: list[Finding] = []
+    tokens: list[bytes] = []
+    for key, file in _files(status):
+        try:
+            tokens.append(await read_token_in_time(file))
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            _logger.warning(
+                "%s: the token in %s cannot be read, so nobody is let in by it until it can be: %s",
+                key,
+                file,
+                why,
+            )
+        except InvalidValue as error:
+            findings.append(Finding(str(file), key, error.what, error.remedy))
+    if len(tokens) == 2 and is_same(*tokens):
+        findings.append(
+            Finding(
+                str(status.operate_token_file),
+                OPERATE_KEY,
+                "it holds the token that reads",
+                f"who reads must not be able to operate: {MAKE}",
+            )
+        )
+    if findings:
+        raise ConfigurationError(findings)
+
+
+def _files(status: StatusConfig) -> Iterator[tuple[str, Path]]:
+    if status.read_token_file is not None:
+        yield READ_KEY, status.read_token_file
+    if status.operate_token_file is not None:
+        yield OPERATE_KEY, status.operate_token_file
+
+
+MOST_READS: Final = 8
+"""At once: each is a thread, which anybody can cause, and which a volume that hangs does not give back."""
+LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+RIGHT: Final = web.RequestKey("federation.right", Right)
+"""The key of a request under which the guard says what its caller may do."""
+
+
+def may_operate(request: web.Request) -> bool:
+    """Whether the guard has seen the operate token of this caller."""
+    return request.get(RIGHT) is Right.OPERATE
+
+
+class _Refused(Exception):
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Guard:
+    """Middleware over every path but ``unguarded``. The token files are read anew for each request.
+
+    Without a token that reads, the API is answered on loopback only, and there only under a local name, so that no web
+    page can reach it through a name of its own (DNS rebinding). The insecure option lifts both. An operator
+    may read as well.
+    """
+
+    def __init__(self, config: ConfigView, *, unguarded: frozenset[str]) -> None:
+        self._config = config
+        self._unguarded = unguarded
+        self._reads = asyncio.Semaphore(MOST_READS)
+
+    @property
+    def middleware(self) -> Middleware:
+        """The middleware to register after the one that turns errors into problems."""
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path not in self._unguarded:
+                try:
+                    request[RIGHT] = await self._right(request)
+                except _Refused as refused:
+                    return refused.response
+            return await handler(request)
+
+        return guard
+
+    async def _right(self, request: web.Request) -> Right:
+        """What this caller may do. Raises _Refused."""
+        status = self._config.current.status
+        given = _bearer(request)
+        unusable = False
+        for right, file in ((Right.OPERATE, status.operate_token_file), (Right.READ, status.read_token_file)):
+            if file is None or not given:
+                continue
+            token = await self._token(file)
+            if token is None:
+                unusable = True
+            elif is_same(given, token):
+                return right
+        if unusable:
+            raise _Refused(
+                problem(503, "Not available", "the hub cannot use its own token; its log says why")
+            )
+        if status.read_token_file is None:
+            refusal = None if status.insecure_allow_unauthenticated else _local_only(request)
+            if refusal is not None:
+                raise _Refused(refusal)
+            return Right.READ
+        if not given and await self._token(status.read_token_file) is None:
+            raise _Refused(
+                problem(503, "Not available", "the hub cannot use its own token; its log says why")
+            )
+        challenge = 'Bearer realm="federation-hub"' + (', error="invalid_token"' if given else "")
+        raise _Refused(
+            problem(
+                401,
+                "Unauthorized",
+                "send the status token as bearer token",
+                headers={"WWW-Authenticate": challenge},
+            )
+        )
+
+    async def _token(self, file: Path) -> bytes | None:
+        async with self._reads:
+            return await usable_token(file)
+
+
+def _bearer(request: web.Request) -> bytes:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return given.strip().encode(errors="replace") if scheme.lower() == "bearer" else b""
+
+
+async def usable_token(file: Path) -> bytes | None:
+    """The token; None where it cannot be used, which the log says."""
+    try:
+        return await read_token_in_time(file)
+    except OSError as error:
+        _logger.warning("a status token cannot be read: %s", error, extra={"file": str(file)})
+    except InvalidValue as error:
+        _logger.warning("a status token cannot be used: %s", error.diagnostics(), extra={"file": str(file)})
+    return None
+
+
+def _local_only(request: web.Request) -> web.Response | None:
+    sockname = request.transport.get_extra_info("sockname") if request.transport else None
+    if not sockname or not _is_loopback(str(sockname[0])):
+        return problem(
+            403, "Forbidden", "no token is configured, so only callers on the hub's machine are answered"
+        )
+    host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+    if host not in LOCAL_NAMES and not _is_loopback(host.strip("[]")):
+        return problem(403, "Forbidden", "no token is configured, so only local names are answered")
+    return None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""What needs attention, one module for each theme; ``causes`` says what follows from what. Pure."""

@@ -1,0 +1,575 @@
+"""What somebody should look at, each with its remedy. Pure.
+
+Critical: workloads get no certificates, a pair does not validate, trust runs out within days, or the hub
+cannot tell. Warning: something is not as configured, and workloads do not suffer from it yet. Notice: for
+information. A cause is reported once, with what follows from it (:mod:`federation.status.findings.causes`), and of a
+quarantined cluster nothing is reported but that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
+
+from msgspec.structs import replace
+
+from federation.core.documents.controller import ControllerReport
+from federation.core.documents.keys import remedy_for
+from federation.core.documents.signer import SignerReport
+from federation.kubernetes.objects import stop_writers
+from federation.status.clusters import REASON as CONTROL_PLANE
+from federation.status.clusters import control_plane_attention, joining_attention, trust_bundle_attention
+from federation.status.findings.causes import (
+    ORDER,
+    Causes,
+    Fact,
+    Finding,
+    Need,
+    damage_facts,
+    document_fact,
+    finding,
+    with_consequences,
+)
+from federation.status.findings.proof import arrival_attention, names, pair_attention
+from federation.status.findings.rotation import rotation_attention
+from federation.status.findings.trust import left_behind, own_anchor_attention, trust_attention
+from federation.status.findings.workloads import (
+    door_attention,
+    shared_key_attention,
+    unplaced_attention,
+    workload_attention,
+)
+from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView, Severity
+from federation.status.signing import connection_words
+from federation.status.snapshot import Scene, clock_time, elapsed, instant
+from federation.status.trust import edit_attention, open_proposals, wish_attention
+
+FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
+MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
+MOST_ALIKE: Final = 4
+
+DOOR: Final[Mapping[str, Severity]] = {"door_certificate": "critical", "door_unavailable": "warning"}
+"""Reasons for which a probe gets no certificate that lie with the door itself, and so concern every cluster."""
+
+TOLD_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
+"""Reasons of a degraded cluster that are reported with their own counts below."""
+
+WRITE_REMEDY: Final = (
+    "mend what the API server's answer names: a right, a quota, an admission policy or webhook"
+)
+
+UNEXPLAINED: Final = "the log of the process that reports it says more"
+"""Where an error has no remedy of its own."""
+
+BUNDLE: Final = "bundle"
+"""The source under which a controller reports why the bundle is not made of the others."""
+
+WITHOUT: Final = ("has never been read", "cannot be used")
+"""How a controller says that a pinned anchor is in no bundle."""
+
+INTERMEDIATES: Final = " (intermediates)"
+"""How the source of an authority's chain ends, which goes with its root."""
+
+SERVER_TROUBLE: Final = frozenset(
+    {
+        "unreachable",
+        "timeout",
+        "silence",
+        "tls",
+        "server_error",
+        "garbage",
+        "throttled",
+        "starting",
+        "over_budget",
+    }
+)
+"""Reasons that lie with the API server or the way to it, so that both roles suffer from the same cause."""
+
+WITHHELD: Final = frozenset({"other_hub", "state_older"})
+"""Reasons for which nothing is issued for a cluster, or written there, by what it was found to hold."""
+
+UNREAD: Final = "cluster_unread"  # no controller has looked into it yet: nothing is issued until then
+
+OF_WRITING: Final = frozenset(
+    {"forbidden", "denied", "quota", "admission", "webhook", "conflict", "invalid", "not_found"}
+    | {"other_writers", "other_hub", "state_older"}
+)
+"""Reasons for which the bundle is not written there."""
+
+
+def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
+    """Every cause that needs attention with what follows from it, the most severe first, alike ones condensed."""
+    clusters = list(clusters)
+    found = [
+        *_state(scene),
+        *_controllers(scene),
+        *_signers(scene),
+        *arrival_attention(scene),
+        *_door(clusters),
+        *shared_key_attention(scene),
+        *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
+        *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
+        *unplaced_attention(scene),
+        *door_attention(scene),
+        *wish_attention(scene),
+        *trust_attention(scene),
+        *rotation_attention(scene),
+        *joining_attention(clusters),
+        *own_anchor_attention(scene, joining={view.name for view in clusters if view.joining is not None}),
+        *edit_attention(scene),
+        *_configuration(scene),
+    ]
+    registered = {view.name for view in clusters}
+    causes = Causes(_as_finding(each, registered) for each in found)
+    pairs = list(pair_attention(matrix, causes))
+    items = [(frozenset({index}), item) for index, item in causes.items()]
+    items += [(frozenset[int](), item) for item in pairs]
+    told = [causes.with_pairs(item, of, pairs=matrix.pairs) for of, item in _condensed(items)]
+    return sorted(told, key=lambda item: ORDER[item.severity])
+
+
+def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Finding:
+    """A finding as it is; an item with what its code declares, about the cluster that its place names."""
+    if isinstance(each, Finding):
+        return each
+    if not each.remedy:
+        each = replace(each, remedy=UNEXPLAINED)
+    if not each.clusters and each.where in registered:
+        each = replace(each, clusters=[each.where])
+    return finding(each)
+
+
+def _state(scene: Scene) -> Iterator[Finding]:
+    for key, problem in sorted(scene.snapshot.damaged.items()):
+        item = Attention(
+            severity="critical",
+            code="state_damaged",
+            what=f"a state document cannot be used: {problem}",
+            where=key,
+            remedy=remedy_for(key),
+        )
+        yield finding(item, takes=[document_fact(key)])
+
+
+def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
+    if scene.leader is None:
+        yield Attention(
+            severity="critical",
+            code="no_leader",
+            what=f"trust is neither published nor proved: {scene.no_leader}; what every cluster holds is not known",
+            where="controller",
+            remedy="start a controller, or look in its log for why it does not lead",
+            since=instant(scene.last_leader.updated) if scene.last_leader else None,
+        )
+    elif len(scene.leaders) > 1:
+        yield Attention(
+            severity="warning",
+            code="two_leaders",
+            what=f"{len(scene.leaders)} controllers say that they lead",
+            where=", ".join(sorted(scene.leaders)),
+            remedy="passes after a change of leader; otherwise check that they share one state store",
+        )
+    if scene.leader is not None and not scene.leader.ready:
+        item = Attention(
+            severity="warning",
+            code="controller_not_ready",
+            what="; ".join(scene.leader.reasons) or "the leading controller is not ready",
+            where=scene.leader.replica,
+            remedy="mend what is named there; its log says more",
+        )
+        rests_on = damage_facts(sorted(scene.snapshot.damaged), *scene.leader.reasons)
+        if scene.leader.generation == 0:
+            rests_on.append((Need.SOURCES, ""))
+        yield finding(item, rests_on=rests_on)
+    yield from _sources(scene)
+
+
+def _sources(scene: Scene) -> Iterator[Finding | Attention]:
+    """Where anchors come from. One that was never read has no last known good: what needs it waits for it."""
+    sources = scene.leader.sources if scene.leader else {}
+    for source, said in sorted(sources.items()):
+        if said == "ok":
+            continue
+        if source == BUNDLE:
+            item = Attention(
+                severity="warning",
+                code="bundle_held_back",
+                what=f"the bundle in force is not changed: {said}"
+                if scene.in_force
+                else f"no bundle is made: {said}",
+                where="bundle",
+                remedy="mend what is named there; the controller makes the bundle by itself then",
+            )
+            yield finding(item)
+        elif source.endswith(INTERMEDIATES) and left_behind(scene) is not None:
+            continue  # its root leaves, or has left: that is reported
+        elif said.endswith(WITHOUT):
+            item = Attention(
+                severity="warning",
+                code="source_unread",
+                what=f"a pinned anchor is not in the bundle: {said}",
+                where=source,
+                remedy="put the certificate that is pinned into this file where the controller runs, or take its pin "
+                "out of the configuration; the file is read again by itself",
+                fact=f"the pinned anchor of {source} is not in the bundle",
+            )
+            yield finding(item)
+        else:
+            yield Attention(
+                severity="warning",
+                code="source_degraded",
+                what=f"it gives nothing new: {said}",
+                where=source,
+                remedy="put back what is named there, where the controller runs; the bundle does not shrink meanwhile",
+            )
+
+
+def _signers(scene: Scene) -> Iterator[Attention]:
+    serving = [replica for replica, signer in scene.signers.items() if signer.ready]
+    if not serving:
+        yield Attention(
+            severity="critical",
+            code="no_signer",
+            what="no signer is ready: workloads get no certificates",
+            where="signer",
+            remedy="mend what those that run give as reason" if scene.signers else "start a signer",
+        )
+    for replica, signer in sorted(scene.snapshot.signers.items()):
+        if replica not in scene.signers:
+            gone = scene.now - signer.updated
+            yield Attention(
+                severity="notice" if gone > FORGOTTEN and serving else "warning",
+                code="signer_stale",
+                what=f"the signer was last heard of {elapsed(gone)} ago",
+                where=replica,
+                remedy="look whether it still runs; nothing is to be done if it was scaled down",
+                since=instant(signer.updated),
+            )
+        elif not signer.ready:
+            yield Attention(
+                severity="warning",
+                code="signer_not_ready",
+                what="; ".join(signer.reasons) or "the signer is not ready",
+                where=replica,
+                remedy="mend what it gives as reason; its log says more",
+            )
+
+
+def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
+    connection, signing, publication = view.connection, view.signing, view.publication
+    if scene.leader is not None and connection.state != "ready" and connection.reason not in TOLD_BY_ITSELF:
+        yield _connection(scene, view)
+    if signing.state != "ready" and scene.signers:
+        yield _signing(view)
+    if scene.leader is None:
+        return
+    yield from control_plane_attention(view)
+    if connection.state not in {"ready", "degraded"}:
+        return
+    if publication.joining > 0 and connection.reason not in {"joining", *WITHHELD}:  # else that says so
+        yield Attention(
+            severity="warning",
+            code="publication_joining",
+            what=f"it joins: {publication.joining} of {publication.selected} namespaces keep a CA of the cluster's own "
+            "for now",
+            where=view.name,
+            remedy=publication.remedy,
+        )
+    if publication.state not in {"current", "joining"}:
+        refused = publication.state == "failed"
+        yield Attention(
+            severity="warning",
+            code="publication_forbidden" if publication.forbidden else f"publication_{publication.state}",
+            what=f"{publication.detail}; pods there trust what their namespace held before, or nothing"
+            if refused
+            else f"publication of the bundle: {publication.detail}",
+            where=view.name,
+            remedy=_publication_remedy(view),
+            fact=f"{publication.failed + publication.forbidden} of {publication.selected} namespaces of {view.name} "
+            "refuse the bundle"
+            if refused
+            else "",
+        )
+    if (
+        publication.other_writers and publication.state != "joining" and view.joining is None
+    ):  # else it needs its CA
+        yield Attention(
+            severity="warning",
+            code="other_writers",
+            what=f"others write the bundle's ConfigMap, too: {names(publication.other_writers)}",
+            where=view.name,
+            remedy=stop_writers(publication.other_writers),
+        )
+    yield from trust_bundle_attention(view)
+    if view.proof.probe_detail and view.proof.probe_reason not in DOOR:
+        yield Attention(
+            severity="warning",
+            code="probe_failed",
+            what=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(scene, view.name)}",
+            where=view.name,
+            remedy=view.proof.probe_remedy or "the leading controller's log says at which step it failed",
+        )
+    if abs(connection.clock_skew) > MOST_SKEW:
+        yield Attention(
+            severity="warning",
+            code="clock_skew",
+            what=f"its clock and the hub's differ by {elapsed(connection.clock_skew)}",
+            where=view.name,
+            remedy="synchronise both clocks: certificates start two minutes back, there is no more room",
+        )
+
+
+def _connection(scene: Scene, view: ClusterView) -> Finding:
+    """How the controller reaches it: the cause of most that is wrong there."""
+    connection, name = view.connection, view.name
+    words = connection_words(connection.reason, connection.state)
+    since = f" since {clock_time(connection.since, scene.now)}" if connection.since else ""
+    fact = f"{name} {words}{since}"
+    if connection.state != "degraded":
+        fact = f"{fact}; {_certificates(view, scene.now)}"
+    detail = connection.detail or connection.reason or connection.state
+    item = Attention(
+        severity="critical" if _withholds(view) else "warning",
+        code=f"cluster_{connection.state}",
+        what=f"{fact}: {detail}",
+        where=name,
+        remedy=connection.remedy or _CONNECTION_REMEDIES.get(connection.reason, _CHECK.format(name=name)),
+        since=connection.since,
+        fact=fact,
+        clusters=[name],
+    )
+    return finding(item, takes=_taken(connection, name))
+
+
+def _withholds(view: ClusterView) -> bool:
+    """Whether nothing is issued there because of what it holds; where another hub wrote over this one's, it is."""
+    reasons = {view.connection.reason, view.signing.reason}
+    return view.connection.reason == "state_older" or reasons == {"other_hub"}
+
+
+_CHECK: Final = "run `federation clusters check {name}` where the controller's kubeconfig is"
+_CONNECTION_REMEDIES: Final[Mapping[str, str]] = {
+    "starting": "nothing: it has just been connected, and is being listed",
+    "not_reported": "nothing, if it was just registered; else see that the leading controller runs this configuration",
+}
+
+
+def _publication_remedy(view: ClusterView) -> str:
+    """What to do where not every selected namespace holds the bundle."""
+    if view.publication.state == "failed":
+        return view.connection.remedy or WRITE_REMEDY
+    if view.publication.selected <= 0 and view.publication.read_back is not None:
+        return (
+            "correct namespace_selector of this cluster, or give its namespaces the labels that it asks for"
+        )
+    return "nothing, if it just changed; otherwise read the leading controller's log for this cluster"
+
+
+def _taken(connection: ConnectionView, name: str) -> list[Fact]:
+    """What a cluster's connection takes away: everything where there is none, else what its reason is about."""
+    if connection.state != "degraded" or connection.reason in SERVER_TROUBLE:
+        return [(Need.CONNECTION, name), (Need.WRITING, name)]
+    if connection.reason == "clock_skew":
+        return [(Need.CLOCK, name)]
+    return [(Need.WRITING, name)] if connection.reason in OF_WRITING else []
+
+
+def _certificates(view: ClusterView, now: float) -> str:
+    """What becomes of the certificates there meanwhile."""
+    workloads = view.workloads
+    if view.signing.state in {"ready", "degraded"}:
+        return "workloads there still get certificates"
+    if workloads.last_end is None:
+        return "it is not known until when certificates there last"
+    first = workloads.first_end
+    sooner = f", the first ends at {clock_time(first, now)}" if first and first < workloads.last_end else ""
+    return f"certificates there last until {clock_time(workloads.last_end, now)}{sooner}"
+
+
+def _signing(view: ClusterView) -> Finding:
+    """Why its workloads get no certificates; the same trouble of its API server is not a cause of its own."""
+    signing, name = view.signing, view.name
+    fact = {
+        "unavailable": f"no certificates are issued for {name}",
+        "degraded": f"certificates for {name} are issued with restrictions",
+    }.get(signing.state, f"whether certificates are issued for {name} is not known")
+    item = Attention(
+        severity="critical" if signing.state == "unavailable" and signing.reason != UNREAD else "warning",
+        code=f"signing_{signing.state}",
+        what=f"{fact}: {signing.detail or signing.reason or signing.state}",
+        where=name,
+        remedy=signing.remedy or f"run `federation clusters check {name}` where the signer's kubeconfig is",
+        fact=fact,
+        clusters=[name],
+    )
+    rests_on: list[Fact] = []
+    if signing.reason in SERVER_TROUBLE:
+        rests_on = [(Need.CONNECTION, name)]
+    if signing.reason == "clock_skew":
+        rests_on = [(Need.CLOCK, name)]
+    if signing.reason in WITHHELD or signing.reason == UNREAD:
+        rests_on = [(Need.WRITING, name), (Need.CONNECTION, name)]
+    return finding(item, rests_on=rests_on)
+
+
+def _own_refused(scene: Scene, name: str) -> str:
+    """What signers gave as reason for refusing the hub's own accounts; the door tells a caller nothing."""
+    reasons = {
+        reason
+        for signer in scene.signers.values()
+        if name in signer.clusters
+        for reason, count in signer.clusters[name].own_refused.items()
+        if count > 0
+    }
+    return (
+        f" (signers have refused the hub's own accounts there for: {', '.join(sorted(reasons))})"
+        if reasons
+        else ""
+    )
+
+
+def _door(clusters: list[ClusterView]) -> Iterator[Finding]:
+    """The signers' door, where the probes of clusters do not get past it: one cause for all of them."""
+    for reason, severity in DOOR.items():
+        stopped = [view for view in clusters if view.quarantine is None and view.proof.probe_reason == reason]
+        if stopped:
+            first = stopped[0]
+            item = Attention(
+                severity=severity,
+                code=reason,
+                what=f"{first.proof.probe_detail}; so asked for {names([view.name for view in stopped])}",
+                where="door",
+                remedy=first.proof.probe_remedy,
+                fact=first.proof.probe_detail,
+                clusters=[view.name for view in stopped],
+            )
+            yield finding(item)
+
+
+def _configuration(scene: Scene) -> Iterator[Attention]:
+    config = scene.config
+    if not config.clusters:
+        yield Attention(
+            severity="warning",
+            code="no_clusters",
+            what="no cluster is registered",
+            where=config.file,
+            remedy="add a [[clusters]] table to it",
+        )
+    for problem in config_problems(scene):
+        yield Attention(
+            severity="warning",
+            code="config_problem",
+            what=f"the configuration was refused and the last good one is running: {problem}",
+            where=config.file,
+            remedy="mend it; it is read again by itself",
+        )
+    others = [r for r, s in sorted(scene.signers.items()) if s.config_digest != config.digest]
+    if scene.leader is not None and scene.leader.config_digest != config.digest:
+        others.append(scene.leader.replica)
+    if others:
+        yield Attention(
+            severity="warning",
+            code="config_differs",
+            what="does not run the configuration that this process runs",
+            where=names(others),
+            remedy="right after a change this passes; otherwise see that every process reads the same file",
+        )
+    for option in insecure_options(scene):
+        yield Attention(
+            severity="notice",
+            code="insecure_option",
+            what=option,
+            where=config.file,
+            remedy="remove the option where it is not needed",
+        )
+    for proposal in open_proposals(scene):
+        yield Attention(
+            severity="notice",
+            code="anchor_proposed",
+            what=f"an anchor that is not pinned was found: {proposal.subject} ({proposal.sha256})",
+            where=proposal.cluster or proposal.origin,
+            remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
+            "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
+            since=instant(proposal.first_seen),
+        )
+    unsealed = [operation for operation in scene.snapshot.operations if operation.reason == "unsealed"]
+    if unsealed:
+        yield Attention(
+            severity="critical",
+            code="operation_unsealed",
+            what=f"{len(unsealed)} operations that no controller has taken in were put into the state store, the last "
+            f"one {unsealed[0].verb} as {unsealed[0].author[:80]!r}: nothing was done",
+            where="operations",
+            remedy="if a controller was restarted or its operate token exchanged while an operator waited, ask again; "
+            "if not, find out who can write the state store. It is shown until newer operations take its place",
+            since=instant(unsealed[-1].asked),
+        )
+    for problem in scene.leader.proposals_problems if scene.leader is not None else ():
+        yield Attention(
+            severity="warning",
+            code="anchors_unlisted",
+            what=problem,
+            where="proposals",
+            remedy="accept or dismiss those that are listed (`federation trust list`); where the state store is named, "
+            "mend that first",
+        )
+
+
+def config_problems(scene: Scene) -> list[str]:
+    """What this process and every process that is heard of found wrong with the configuration, each once."""
+    theirs = [problem for report in _reports(scene) for problem in report.config_problems]
+    return list(dict.fromkeys([*scene.config_problems, *theirs]))
+
+
+def insecure_options(scene: Scene) -> list[str]:
+    """Options in force that weaken the hub, each once; foreign anchors merged by override are among them."""
+    theirs = [warning for report in _reports(scene) for warning in report.warnings]
+    anchors = [
+        f"the anchor {anchor.subject} of trust domain {anchor.trust_domain} is merged by override: "
+        f"it can speak for {scene.config.trust_domain} as well"
+        for anchor in (scene.in_force.anchors if scene.in_force else [])
+        if anchor.foreign_override
+    ]
+    return list(dict.fromkeys([*scene.config.warnings, *theirs, *anchors]))
+
+
+def _reports(scene: Scene) -> list[SignerReport | ControllerReport]:
+    reports: list[SignerReport | ControllerReport] = [*scene.signers.values()]
+    return [*reports, scene.leader] if scene.leader else reports
+
+
+_Told = tuple[frozenset[int], Attention]
+"""An entry with the causes that it tells."""
+
+
+def _condensed(items: list[_Told]) -> Iterator[_Told]:
+    """Many items of one kind become one that names the places, so that 200 clusters stay readable."""
+    kinds: dict[tuple[str, str, str], list[_Told]] = {}
+    for told in items:
+        item = told[1]
+        kinds.setdefault((item.severity, item.code, _anywhere(item)), []).append(told)
+    for every in kinds.values():
+        if len(every) <= MOST_ALIKE:
+            yield from every
+            continue
+        alike = [item for _, item in every]
+        first = alike[0]
+        known = [item.since for item in alike if item.since]
+        merged = replace(
+            first,
+            what=f"{first.what} (and {len(alike) - 1} more of this kind)",
+            fact=f"{first.fact} (and {len(alike) - 1} more of this kind)" if first.fact else "",
+            where=names(list(dict.fromkeys(item.where for item in alike))),
+            since=min(known, default=None),
+            clusters=list(dict.fromkeys(name for item in alike for name in item.clusters)),
+            remedy=first.remedy if all(item.remedy == first.remedy for item in alike) else _anywhere(first),
+            consequences=[],
+        )
+        causes = frozenset(index for of, _ in every for index in of)
+        yield causes, with_consequences(merged, [each for item in alike for each in item.consequences])
+
+
+def _anywhere(item: Attention) -> str:
+    """What to do, without the name of the cluster that it is about."""
+    return item.remedy.replace(item.where, "NAME") if item.where in item.clusters else item.remedy

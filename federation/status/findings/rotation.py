@@ -1,0 +1,233 @@
+"""What needs attention in a rotation, in quarantines and in pins that a rotation has outlived. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from federation.core.rotation.record import ABORTABLE, RotationBook, State
+from federation.status.findings.proof import names
+from federation.status.model import Attention
+from federation.status.rotation import quarantine_summary, quarantine_views, rotation_view
+from federation.status.rotation_model import GateView, RotationView
+from federation.status.signing import authority_views
+from federation.status.snapshot import Scene, elapsed
+
+OF_LEAVES: Final = frozenset({"drained", "new_drained", "earlier"})
+"""Conditions that wait for the end of leaves which are out there: a quarantine does not shorten that."""
+_INSTEAD_OF_ADVANCING: Final = {
+    **{state.value: "; or `federation rotate abort`" for state in ABORTABLE},
+    State.UNPUBLISHING.value: "; or `federation rotate restore`",
+}
+PATIENCE: Final = 2.0  # times what a state takes as a rule, before standing in it is worth a look
+
+
+def rotation_attention(scene: Scene) -> Iterator[Attention]:
+    """Everything about the rotation, who is left out of it, and what it left behind."""
+    if scene.leader is not None and scene.leader.rotation.problem:
+        yield Attention(
+            severity="warning",
+            code="rotation_problem",
+            what=f"rotations and operations cannot be worked on: {scene.leader.rotation.problem}",
+            where=scene.leader.replica,
+            remedy="mend the document that is named, or what keeps the state store from answering",
+        )
+    view = rotation_view(scene)
+    yield from _successors(scene, view)
+    if scene.rotation_doubt:
+        yield Attention(
+            severity="critical",
+            code="rotation_unknown",
+            what=f"neither the rotation nor quarantines are known: {scene.rotation_doubt}",
+            where="rotation",
+            remedy="restore this document of the state store from a backup; publication and signing go on as they were",
+        )
+        return
+    if view is not None and view.under_way:
+        yield from _under_way(scene, view)
+    yield from _quarantines(scene)
+    if scene.snapshot.book is not None or scene.config.trust.staged:
+        yield from _pins(scene, scene.snapshot.book or RotationBook(), view)
+
+
+def _under_way(scene: Scene, view: RotationView) -> Iterator[Attention]:
+    where = f"rotation {view.number}"
+    if view.state == "EMERGENCY" or view.deadline is not None:
+        yield _emergency(view, where)
+    elif view.state == "ABORTING":
+        yield Attention(
+            severity="warning",
+            code="rotation_aborting",
+            what=f"it is being aborted: {_last_reason(view)}",
+            where=where,
+            remedy="let it end; another rotation can be started then",
+            since=view.since,
+        )
+    if view.paused:
+        yield Attention(
+            severity="warning",
+            code="rotation_paused",
+            what=f"it does not go on by itself from {view.state}: {view.paused}",
+            where=where,
+            remedy=f"mend that, then `federation rotate advance`{_INSTEAD_OF_ADVANCING.get(view.state, '')}",
+            since=view.since,
+        )
+    if view.gate is None or not view.gate.known:
+        return
+    if view.gate.open:
+        if not view.automatic and not view.paused:
+            yield Attention(
+                severity="notice",
+                code="rotation_advance_due",
+                what=f"its gate out of {view.state} is open, and it goes on step by step",
+                where=where,
+                remedy="`federation rotate advance`",
+            )
+        return
+    yield from _waiting(scene, view, view.gate, where)
+
+
+def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> Iterator[Attention]:
+    waits = {c.cluster for c in gate.conditions if not c.met and c.name not in OF_LEAVES}
+    unreachable = [
+        name
+        for name in gate.waits_for
+        if name in waits
+        if (seen := scene.seen(name)) is None or seen.state not in {"ready", "degraded"}
+    ]
+    if unreachable:
+        yield Attention(
+            severity="warning",
+            code="rotation_waits_for_cluster",
+            what=f"in {view.state} it waits for clusters that the controller cannot reach: {names(unreachable)}",
+            where=where,
+            remedy="mend their connection, or take them out: `federation rotate quarantine NAME --reason ...`",
+            clusters=unreachable,
+        )
+    stood = scene.now - view.since.timestamp() if view.since else 0.0
+    if view.expected and stood > PATIENCE * view.expected:
+        yield Attention(
+            severity="warning",
+            code="rotation_stuck",
+            what=f"it has stood in {view.state} for {elapsed(stood)}, which takes {elapsed(view.expected)} as a rule:"
+            f" {gate.detail}",
+            where=where,
+            remedy="`federation rotate status` names everything that it waits for",
+            since=view.since,
+            clusters=unreachable if waits <= {*unreachable} else [],
+        )
+
+
+def _emergency(view: RotationView, where: str) -> Attention:
+    at = f"{view.deadline:%Y-%m-%d %H:%M:%S} UTC" if view.deadline else "a time that is not set"
+    side = "new" if view.state == "ABORTING" else "old"
+    lost = {c.cluster for loss in view.losses if loss.side == side for c in loss.clusters}
+    suffers = f", with what still needs it in {names(sorted(lost))}" if lost else ""
+    left = f"the compromised side is left by {at}{suffers}"
+    done = view.state not in {"EMERGENCY", "ABORTING"}
+    return Attention(
+        severity="critical",
+        code="rotation_emergency",
+        what="the compromised side is being removed" if done else f"EMERGENCY: {left}",
+        where=where,
+        remedy="`federation rotate status` shows what will fail and the progress; restart workloads that hold"
+        " old certificates",
+        since=view.since,
+    )
+
+
+def _last_reason(view: RotationView) -> str:
+    aborted = next((step for step in view.history if step.before != "ABORTING"), None)
+    return aborted.reason if aborted else "no reason is recorded"
+
+
+def _quarantines(scene: Scene) -> Iterator[Attention]:
+    registered = {cluster.name.value for cluster in scene.config.clusters}
+    for view in quarantine_views(scene):
+        yield Attention(
+            severity="warning" if view.cluster in registered else "notice",
+            code="quarantined",
+            what=quarantine_summary(view),
+            where=view.cluster,
+            remedy="nothing: it returns by itself once it is caught up"
+            if view.returning
+            else f"once it is well again: `federation rotate release {view.cluster}`",
+            since=view.since,
+        )
+
+
+def _successors(scene: Scene, rotation: RotationView | None) -> Iterator[Attention]:
+    """An authority that is to sign next: worth mending before it is needed."""
+    for view in authority_views(scene):
+        if view.use != "successor" or view.signs:
+            continue  # one that signs is told like any other
+        if view.state != "ready":
+            yield Attention(
+                severity="warning",
+                code="successor_not_ready",
+                what=f"the authority to rotate to cannot sign: {view.detail or view.reason or view.state}",
+                where=view.name,
+                remedy=view.remedy or "look in the signers' logs; no rotation to it begins meanwhile",
+            )
+    at_rest = not scene.rotation_doubt and (rotation is None or not rotation.under_way)
+    signing = [v for v in authority_views(scene) if v.use == "successor" and v.signs]
+    if at_rest and signing:
+        yield Attention(
+            severity="notice",
+            code="successor_signs",
+            what="[signer.successor] signs since the last rotation",
+            where=signing[0].name,
+            remedy="make it [signer.authority], and remove [signer.successor] or name the next one there",
+        )
+    for replica, signer in sorted(scene.signers.items()):
+        orders = scene.snapshot.orders
+        if (
+            orders is not None
+            and signer.ready
+            and (signer.rotation, signer.orders)
+            != (
+                orders.rotation,
+                orders.state,
+            )
+        ):
+            yield Attention(
+                severity="warning",
+                code="signer_orders",
+                what=f"it follows the orders of {signer.orders or 'no rotation'}, {orders.state or 'none'} is ordered",
+                where=replica,
+                remedy="passes after a change; otherwise its log says why it cannot read the orders",
+            )
+
+
+def _pins(scene: Scene, book: RotationBook, rotation: RotationView | None) -> Iterator[Attention]:
+    coming = rotation.new.root if rotation is not None and rotation.under_way else ""
+    for sha256 in sorted(scene.config.trust.pins & frozenset(book.retired)):
+        yield Attention(
+            severity="notice",
+            code="pin_retired",
+            what=f"the root {_subject(rotation, sha256)} is retired: nothing depends on it any more",
+            where=f"pin {sha256[:16]}",
+            remedy="take its pin out of the configuration of every replica",
+        )
+    for sha256 in sorted(scene.config.trust.staged - frozenset(book.retired)):
+        if sha256 in book.admitted and rotation is not None and not rotation.under_way:
+            yield Attention(
+                severity="notice",
+                code="pin_admitted",
+                what=f"the root {_subject(rotation, sha256)} is pinned as staged and is published by now",
+                where=f"pin {sha256[:16]}",
+                remedy="remove `staged = true` from its pin",
+            )
+        elif sha256 not in book.admitted and sha256 != coming:
+            yield Attention(
+                severity="notice",
+                code="pin_staged",
+                what=f"the root {_subject(rotation, sha256)} is pinned as staged, and no rotation brings it",
+                where=f"pin {sha256[:16]}",
+                remedy="`federation rotate plan` says what a rotation to it needs; otherwise take the pin out",
+            )
+
+
+def _subject(rotation: RotationView | None, sha256: str) -> str:
+    sides = (rotation.old, rotation.new) if rotation is not None else ()
+    return next((s.root_subject for s in sides if s.root == sha256 and s.root_subject), sha256)

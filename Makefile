@@ -11,9 +11,9 @@ ARGS   ?=
 QUICK := tests/core tests/status tests/test_project.py tests/test_dependencies.py \
   tests/cli/test_main.py tests/cli/test_readme.py \
   tests/runtime/test_config_source.py tests/runtime/test_logs.py tests/state/test_files.py \
-  tests/signer/test_issuing.py tests/signer/test_local_authority.py tests/signer/test_orders.py tests/signer/test_parts.py \
-  tests/signer/test_tokens.py tests/conformance/test_csr.py tests/conformance/test_door.py \
-  tests/authorities/test_circuit.py tests/authorities/test_lane.py tests/authorities/test_turns.py \
+  tests/signer/test_issuing.py tests/signer/test_local_authority.py tests/signer/test_directives.py tests/signer/test_parts.py \
+  tests/signer/test_tokens.py tests/conformance/test_csr.py tests/conformance/test_istio_ca_service.py \
+  tests/authorities/test_circuit.py tests/authorities/test_fair_limiter.py tests/authorities/test_fair_queue.py \
   tests/controller/test_generations.py tests/controller/test_handshake.py tests/controller/test_matrix.py \
   tests/controller/test_publication.py tests/controller/test_sources.py
 NOT_QUICK := tests/core/pki/test_requests_hostile.py tests/core/trust/rotation/test_mutations.py \

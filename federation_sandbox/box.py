@@ -129,7 +129,7 @@ class Box:
     ca: DevelopmentCa
     clock: Clock
     trust_domain: TrustDomain = field(default_factory=lambda: TrustDomain("mesh.example"))
-    door_port: int = field(default_factory=free_port)
+    listener_port: int = field(default_factory=free_port)
     status_port: int = field(default_factory=free_port)
     signers: int = 1
     proof_interval: float = 2.0
@@ -139,7 +139,7 @@ class Box:
     )
     cluster_lines: str = ""  # more TOML for every cluster's table
     signer_lines: str = ""  # more TOML for the signer's table
-    door_lines: str = ""
+    listener_lines: str = ""
     policy_lines: str = ""  # more TOML for every cluster's policy
     timeout_lines: str = ""
     proof_lines: str = ""
@@ -162,9 +162,9 @@ class Box:
         return f"http://127.0.0.1:{self.status_port}"
 
     @property
-    def door(self) -> str:
-        """Where the door answers."""
-        return f"127.0.0.1:{self.door_port}"
+    def listener(self) -> str:
+        """Where the listener answers."""
+        return f"127.0.0.1:{self.listener_port}"
 
     async def register(self, names: Sequence[str] | None = None) -> None:
         """Grant the hub's two roles what they need in each member, and write the configuration that names them."""
@@ -185,7 +185,7 @@ class Box:
             f'trust_domain = "{self.trust_domain}"',
             *(_anchor_table(path) for path in anchors),
             *self._successor_tables(),
-            f'[door]\nlisten = "{self.door}"\nserver_names = ["{SERVER_NAME}"]\n{self.door_lines}',
+            f'[listener]\nlisten = "{self.listener}"\nserver_names = ["{SERVER_NAME}"]\n{self.listener_lines}',
             f"[signer]\nprocesses = {self.signers}\n{self.signer_lines}",
             self._authority_table(),
             f"[controller.proof]\ninterval = {self.proof_interval}\n{self.proof_lines}",
@@ -326,7 +326,7 @@ class Box:
         )
 
     async def workload(self, name: str, namespace: str, service_account: str) -> Workload:
-        """Create a workload in that member and wait until its namespace holds the trust for the door."""
+        """Create a workload in that member and wait until its namespace holds the trust for the listener."""
         member = self.members[name]
         pod = await member.world.add_workload(namespace, service_account)
         token = await member.world.token(namespace, service_account, pod=pod, audience="istio-ca")
@@ -334,10 +334,10 @@ class Box:
         return Workload(
             cluster_id=member.cluster_id,
             identity=SpiffeId(self.trust_domain, ServiceAccountRef(namespace, service_account)),
-            door=self.door,
+            listener=self.listener,
             server_name=SERVER_NAME,
             token=lambda: token,
-            door_trust=lambda: trust,
+            listener_trust=lambda: trust,
         )
 
     async def wait_for_trust(self, name: str, namespace: str, *, limit: float = LIMIT) -> bytes:

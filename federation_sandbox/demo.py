@@ -1,7 +1,8 @@
 """The demo: three clusters in a box, the hub beside them, workloads that get certificates, the proof, and a rotation.
 
 Everything takes its real way: the hub runs as its own processes from a ``clusters.toml``, connects by kubeconfigs
-with the rights of ``manifests/member``, and workloads call its gRPC door over TLS with tokens their clusters issued.
+with the rights of ``manifests/member``, and workloads call its gRPC listener over TLS with tokens their clusters
+issued.
 
 A whole root rotation runs while every workload keeps shaking hands with every other. Workloads renew at half the life
 of their certificates, as Istio's agents do, and nothing tells them of the rotation. Every handshake is a new one:
@@ -180,14 +181,14 @@ class Demo:
         self._say(f"registering {len(box.members)} clusters with the rights of manifests/member")
         await box.register()
         await box.start_hub()
-        self._say(f"the hub starts: signer at {box.door}, status at {box.status_url}")
+        self._say(f"the hub starts: signer at {box.listener}, status at {box.status_url}")
         await box.wait_ready(limit=READY_LIMIT)
         async with asyncio.TaskGroup() as group:
             for name in box.members:
                 group.create_task(self._populate(name))
         count = sum(map(len, self.workloads.values()))
         self._say(
-            f"{count} workloads hold certificates from the gRPC door, each with a token of its own cluster"
+            f"{count} workloads hold certificates from the gRPC listener, each with a token of its own cluster"
         )
         await box.wait_proved(limit=READY_LIMIT)
         return await self._rotate() if self._rotates else await self.outcome()

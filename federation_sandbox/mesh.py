@@ -1,9 +1,9 @@
 """A workload of the mesh in a box: what Istio's agent beside a proxy does, as far as certificates are concerned.
 
-It makes a key, asks the door for a certificate with its service account token, checks the reply as the agent does,
+It makes a key, asks the listener for a certificate with its service account token, checks the reply as the agent does,
 and
-takes its trust from the last element of the chain, not from a ConfigMap. The trust for the connection to the door is
-what its namespace's ``istio-ca-root-cert`` holds, as in a real pod.
+takes its trust from the last element of the chain, not from a ConfigMap. The trust for the connection to the listener
+is what its namespace's ``istio-ca-root-cert`` holds, as in a real pod.
 """
 
 from __future__ import annotations
@@ -85,19 +85,19 @@ class Workload:
         *,
         cluster_id: ClusterId,
         identity: SpiffeId,
-        door: str,
+        listener: str,
         server_name: str,
         token: Callable[[], str],
-        door_trust: Callable[[], bytes],
+        listener_trust: Callable[[], bytes],
         timeout: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.cluster_id = cluster_id
         self.identity = identity
-        self._door = door
+        self._listener = listener
         self._server_name = server_name
         self._token = token
-        self._door_trust = door_trust
+        self._listener_trust = listener_trust
         self._timeout = timeout
         self._retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -111,7 +111,7 @@ class Workload:
     async def renew(self, *, lifetime: timedelta = timedelta(0)) -> Identity:
         """Ask for a certificate; zero lifetime leaves it to the policy.
 
-        Raises :class:`grpc.aio.AioRpcError` where the door refuses or stays away, and
+        Raises :class:`grpc.aio.AioRpcError` where the listener refuses or stays away, and
         :class:`~federation.core.errors.InvalidValue` where the reply is not what an agent accepts. What was held
         before stays in either case.
         """
@@ -130,11 +130,11 @@ class Workload:
     async def _call(self, request: bytes) -> bytes:
         credentials = grpc.ssl_channel_credentials(
             # A pod's mounted ConfigMap follows the bundle; the newest reply holds the same bytes.
-            root_certificates=self.held.trust_pem if self.held else self._door_trust()
+            root_certificates=self.held.trust_pem if self.held else self._listener_trust()
         )
         options = [("grpc.ssl_target_name_override", self._server_name)]
         metadata = (("authorization", f"Bearer {self._token()}"), ("clusterid", str(self.cluster_id)))
-        async with grpc.aio.secure_channel(self._door, credentials, options=options) as channel:
+        async with grpc.aio.secure_channel(self._listener, credentials, options=options) as channel:
             call = channel.unary_unary(METHOD)
 
             async def once() -> bytes:

@@ -19,7 +19,7 @@ _OUTGOING_LINUX: Final = (
 _OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-class KeptPort(int):
+class ReservedPort(int):
     """A port number that is nobody else's for as long as it is referenced.
 
     A port that was only free a moment ago can be gone when the server begins to listen, or again while the server is
@@ -43,7 +43,7 @@ class KeptPort(int):
         return int, (int(self),)  # a copy is a number: the mark cannot be held twice
 
 
-def free_port() -> KeptPort:
+def free_port() -> ReservedPort:
     """A loopback port that is free and stays so; raises NotReady where there is none."""
     ports = range(_LOWEST, max(_first_outgoing(), _LOWEST + 1024))
     first = secrets.randbelow(len(ports))  # two processes that look at once begin at different places
@@ -54,7 +54,7 @@ def free_port() -> KeptPort:
                 probe.bind((_LOOPBACK, port))
             except OSError:
                 continue
-            return KeptPort(mark)
+            return ReservedPort(mark)
     raise NotReady(f"no port from {ports.start} to {ports.stop - 1} is free", where=_LOOPBACK)
 
 

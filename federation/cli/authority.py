@@ -30,7 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "check",
         help="have it sign throw-away certificates, and verify them",
         description="Shows what the configured authority is, has it sign a certificate for a workload of each "
-        "kind of key that callers may have, and one for the door, as the signer would, and verifies each: key, names, "
+        "kind of key that callers may have, and one for the listener, as the signer would, and verifies each: "
+        "key, names, "
         "lifetime, usages and chain to a pinned root; then the same of the successor, where one is configured. Keys "
         "are made for it and thrown away; the certificates live for ten minutes at most. Run it with the signer's own "
         "credentials. Exit codes: 0 all sign as they should (warnings may stand); 1 one does not, and what to do is "
@@ -80,19 +81,19 @@ async def _ask(args: argparse.Namespace) -> list[tuple[AuthorityConfig, list[Fin
     """What was found of the authority, and of the successor where there is one."""
     from federation.runtime.clock import SystemClock
     from federation.runtime.config_source import ConfigSource
-    from federation.signer.authorities.authority import Surroundings
+    from federation.signer.authorities.authority import BackEndContext
     from federation.signer.authorities.canary import probe_authority
 
     clock = SystemClock()
     config = await ConfigSource(args.config, clock).load()
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    around = Surroundings(
+    around = BackEndContext(
         config.trust_domain,
         clock,
         os.urandom,
         random.SystemRandom(),
-        hosts=lambda: config.door.server_names,
+        hosts=lambda: config.listener.server_names,
         ztunnel=lambda: config.has_ztunnel,
     )
     checked = []

@@ -59,11 +59,12 @@ def add_istio_question(questions: argparse._SubParsersAction[argparse.ArgumentPa
         "--directory", type=Path, metavar="DIR", help="write the files there instead of printing them"
     )
     parser.add_argument(
+        "--listener",
         "--door",
         type=address,
         metavar="HOST:PORT",
-        help="how workloads of this cluster reach the door (default: a name of door.server_names that can be "
-        "reached from there, with the port of door.listen)",
+        help="how workloads of this cluster reach the listener (default: a name of listener.server_names that can be "
+        "reached from there, with the port of listener.listen)",
     )
     parser.add_argument(
         "--namespace", default="", help="the control plane's namespace, where more than one is configured"
@@ -104,7 +105,7 @@ def _files(args: argparse.Namespace, config: HubConfig, name: object) -> list[Se
     settings = settings_of(
         config,
         cluster,
-        door=args.door,
+        listener=args.listener,
         namespace=args.namespace,
         revision=label("a revision of Istio")(args.revision) if args.revision else "",
     )
@@ -169,10 +170,11 @@ def add_join_question(questions: argparse._SubParsersAction[argparse.ArgumentPar
         help="pin the root of the cluster's own CA: the whole SHA-256, compared with the CA's owner",
     )
     parser.add_argument(
+        "--listener",
         "--door",
         type=address,
         metavar="HOST:PORT",
-        help="how workloads of this cluster reach the door (default: as for `federation clusters istio`)",
+        help="how workloads of this cluster reach the listener (default: as for `federation clusters istio`)",
     )
     parser.add_argument(
         "--yes", action="store_true", help="do not ask before a root is pinned or the takeover declared"
@@ -328,7 +330,7 @@ class _Look:
         istio = self.cluster.istio
         settings = [
             settings_of(
-                self.config, self.cluster, door=self.args.door, namespace=namespace, revision=revision
+                self.config, self.cluster, listener=self.args.listener, namespace=namespace, revision=revision
             )
             for namespace in istio.namespaces or ("",)
             for revision in istio.revisions or ("",)

@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--signer-address",
         type=address,
         metavar="HOST:PORT",
-        help="where the signer's door is reached (default: controller.proof.signer_address, else door.listen)",
+        help="where the signer's listener is reached (default: controller.proof.signer_address, else listener.listen)",
     )
     parser.add_argument(
         "--status",
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(args: argparse.Namespace, process: Process, replica: str) -> int:
-    from federation.cli.mounted_operations import operations, seal_of
+    from federation.cli.mounted_operations import operation_mac, operations
     from federation.cli.process import announce, listening, open_store, serve_probes
     from federation.controller.role import ControllerRole
     from federation.status.app import create_app
@@ -72,7 +72,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
     status = config.current.status
     listen = args.status or status.listen
     await check_tokens(status)
-    seal = seal_of(config)
+    mac = operation_mac(config)
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(config.current.state, clock))
         role = ControllerRole(
@@ -81,7 +81,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             clock=clock,
             replica=replica,
             jitter=random.SystemRandom(),
-            seal=seal,
+            mac=mac,
             signer_address=args.signer_address,
         )
         await serve_probes(stack, args.probes, clock, partial(_is_ready, role, store))
@@ -91,7 +91,7 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
                 config=config,
                 clock=clock,
                 report=role.report,
-                mounted=operations(store, config, clock, seal, leads=lambda: role.leads),
+                mounted=operations(store, config, clock, mac, leads=lambda: role.leads),
             ),
             listen=listen,
             clock=clock,

@@ -27,7 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "demo",
         help="start clusters in a box and the hub, prove that every pair can talk, and show it",
         description="Starts member clusters in a box and the hub beside them (both roles, as their own processes), "
-        "lets workloads get certificates through the gRPC door, publishes the bundle, and proves every ordered pair "
+        "lets workloads get certificates through the gRPC listener, publishes the bundle, and proves every "
+        "ordered pair "
         "of clusters by a handshake. Stays up until interrupted. Exits 0 only if every pair validated. "
         "Everything is for development: keys are thrown away at the end.",
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 DRAIN_MARGIN: Final = 10.0
-"""Seconds beyond door.drain for a role to write its last report and close its connections."""
+"""Seconds beyond listener.drain for a role to write its last report and close its connections."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,13 +54,13 @@ async def _supervise(args: argparse.Namespace, process: Process, replica: str) -
     from federation.runtime.processes import UNUSABLE, Supervisor, reserved
 
     config = process.config.current
-    with reserved(config.door.listen) as door:
+    with reserved(config.listener.listen) as listener:
         printed = Printed()
         supervisor = Supervisor(
-            child_specs(args, config, door=door, replica=replica),
+            child_specs(args, config, listener=listener, replica=replica),
             clock=process.clock,
             jitter=random.SystemRandom(),
-            drain=config.door.drain + DRAIN_MARGIN,
+            drain=config.listener.drain + DRAIN_MARGIN,
             on_line=printed,
         )
         process.on_hangup.append(lambda: supervisor.forward(signal.SIGHUP))
@@ -76,7 +76,7 @@ async def _supervise(args: argparse.Namespace, process: Process, replica: str) -
 
 
 class Printed:
-    """Prints what the children announce, each line once: all signers share one door."""
+    """Prints what the children announce, each line once: all signers share one listener."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
@@ -89,7 +89,7 @@ class Printed:
 
 
 def child_specs(
-    args: argparse.Namespace, config: HubConfig, *, door: Address, replica: str
+    args: argparse.Namespace, config: HubConfig, *, listener: Address, replica: str
 ) -> list[ChildSpec]:
     """The processes to run: signers first, since the controller's proof needs one."""
     from federation.core.config.types import Address
@@ -99,7 +99,7 @@ def child_specs(
     specs: list[ChildSpec] = []
     for number in range(config.signer.processes or cores()):
         name = f"signer-{number}"
-        options = ["signer", *common, "--replica", f"{replica}-{name}", "--listen", str(door)]
+        options = ["signer", *common, "--replica", f"{replica}-{name}", "--listen", str(listener)]
         health = config.signer.health_listen
         if health is not None:
             port = health.port + number if health.port else 0
@@ -107,7 +107,7 @@ def child_specs(
         specs.append(ChildSpec(name, tuple(options)))
     options = ["controller", *common, "--replica", f"{replica}-controller"]
     if config.controller.proof.signer_address is None:
-        options += ["--signer-address", str(reachable(door))]
+        options += ["--signer-address", str(reachable(listener))]
     specs.append(ChildSpec("controller", tuple(options)))
     return specs
 
@@ -126,7 +126,7 @@ async def _say_what_needs_a_restart(process: Process, began: HubConfig) -> None:
         now = await process.config.changed(digest)
         digest = now.digest
         for key, fixed in (
-            ("door.listen", now.door.listen == began.door.listen),
+            ("listener.listen", now.listener.listen == began.listener.listen),
             ("signer.processes", now.signer.processes == began.signer.processes),
             ("signer.health_listen", now.signer.health_listen == began.signer.health_listen),
             ("status.listen", now.status.listen == began.status.listen),

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
-from federation.controller.rotation.operations import OperationDesk, Seal
+from federation.controller.rotation.operations import OperationDesk, OperationMac
 from federation.core.clock import Clock
 from federation.core.documents.controller import Operation
 from federation.state.store import StateStore
@@ -22,7 +22,7 @@ from federation.status.rotation_model import OperationView
 from federation.status.view import ConfigView
 
 
-def seal_of(config: ConfigView) -> Seal:
+def operation_mac(config: ConfigView) -> OperationMac:
     """The seal of this controller: by the operate token, else by a key of this process alone."""
     drawn = os.urandom(32)
 
@@ -30,20 +30,20 @@ def seal_of(config: ConfigView) -> Seal:
         file = config.current.status.operate_token_file
         return drawn if file is None else await usable_token(file) or drawn
 
-    return Seal(secret)
+    return OperationMac(secret)
 
 
 def operations(
     store: StateStore,
     config: ConfigView,
     clock: Clock,
-    seal: Seal,
+    mac: OperationMac,
     *,
     leads: Callable[[], bool] = lambda: True,
 ) -> Mounted:
     """``POST /api/v1/operations`` for the status server of a controller; ``leads`` says whether it does."""
     api = OperationsApi(
-        OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=seal),
+        OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=mac),
         config,
         clock=clock,
         encode=_encoded,
@@ -52,10 +52,10 @@ def operations(
         leads=leads,
     )
 
-    async def vouches(asked: Sequence[Operation]) -> Sequence[bool | None]:
-        """Without an operate token what another process has sealed cannot be told from what nobody has."""
+    async def verify_operations(asked: Sequence[Operation]) -> Sequence[bool | None]:
+        """Without an operate token what another process has sealed cannot be determined from what nobody has."""
         token = config.current.status.operate_token_file is not None
-        return [True if sealed else False if token else None for sealed in await seal.are_on(asked)]
+        return [True if sealed else False if token else None for sealed in await mac.are_on(asked)]
 
     told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
     return Mounted(
@@ -65,7 +65,7 @@ def operations(
         schemas=[OperationRequest, OperationView],
         accepts=api.accepts,
         with_token=api.takes_token,
-        vouches=vouches,
+        verify_operations=verify_operations,
     )
 
 

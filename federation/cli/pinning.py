@@ -247,10 +247,10 @@ def from_proposals(
             remedy="see `federation trust list`; --from-file takes a certificate that the hub has not found",
         )
     found_in = sorted({printable(proposal.cluster) for proposal in matches if proposal.cluster})
-    strangers = sorted({*clusters} - {*found_in}) if found_in else []
-    if strangers:
+    unknown_callers = sorted({*clusters} - {*found_in}) if found_in else []
+    if unknown_callers:
         raise FederationError(
-            f"it was not found in {', '.join(strangers)} but in {', '.join(found_in)}"[:MOST_SHOWN],
+            f"it was not found in {', '.join(unknown_callers)} but in {', '.join(found_in)}"[:MOST_SHOWN],
             where=sha256,
             remedy="leave --cluster out: the pin names every cluster that it was found in",
         )

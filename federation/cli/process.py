@@ -128,7 +128,7 @@ async def serve_probes(
 
 
 def announce(what: str, where: object) -> None:
-    """One line on stdout for a person, or for the supervisor to hand on: ``door 127.0.0.1:15443``."""
+    """One line on stdout for a person, or for the supervisor to hand on: ``listener 127.0.0.1:15443``."""
     print(f"{what} {where}", flush=True)
 
 

@@ -25,13 +25,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "signer",
         help="run one signer: attest callers, check their requests, sign",
         description="Runs one signer process. It holds the authority and reads tokens, pods and service accounts of "
-        "the member clusters; it can publish nothing. The door opens once there is a bundle and an authority that "
+        "the member clusters; it can publish nothing. The listener opens once there is a bundle and an authority that "
         "can sign under it. SIGTERM drains, SIGHUP reloads the configuration.",
     )
     add_config(parser)
     add_replica(parser, "signer")
     parser.add_argument(
-        "--listen", type=address, metavar="HOST:PORT", help="where the door listens (default: door.listen)"
+        "--listen",
+        type=address,
+        metavar="HOST:PORT",
+        help="where the listener listens (default: listener.listen)",
     )
     parser.add_argument(
         "--health",
@@ -80,11 +83,11 @@ async def _serve(args: argparse.Namespace, process: Process, replica: str) -> in
             bound = await listening(stack, server, listen=health, option="--health or signer.health_listen")
             announce("health", f"http://{bound}")
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        door = group.create_task(_announce_door(role, process))
+        listener = group.create_task(_announce_listener(role, process))
         try:
             await role.run(process.stop)
         finally:
-            door.cancel()
+            listener.cancel()
     return 0
 
 
@@ -92,10 +95,10 @@ async def _is_ready(role: SignerRole) -> bool:
     return role.report().ready
 
 
-async def _announce_door(role: SignerRole, process: Process) -> None:
-    """Say where the door is once it is open: before there is a bundle it is not."""
+async def _announce_listener(role: SignerRole, process: Process) -> None:
+    """Say where the listener is once it is open: before there is a bundle it is not."""
     from federation.cli.process import announce
 
     while role.address is None:
         await process.clock.sleep(ANNOUNCE_POLL)
-    announce("door", role.address)
+    announce("listener", role.address)

@@ -478,7 +478,7 @@ def _pinned(
 
 
 def _told_by_leader(pin: AnchorPin, status: TrustAnswer | None) -> str:
-    """What the leader says of the same file; empty where it is good or not heard of."""
+    """What the leader says of the same file; empty where it is good or not seen."""
     names = (str(pin.file), f"{pin.file} ({pin.sha256[:12]})")
     leaders = [controller for controller in status.controllers if controller.leader] if status else []
     said = [leader.sources[name] for leader in leaders for name in names if name in leader.sources]

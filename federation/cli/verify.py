@@ -98,10 +98,10 @@ class _Found:
 
     @property
     def good(self) -> bool:
-        from federation.status.trust import is_wish
+        from federation.status.trust import is_pending_change
 
-        wishes = any(is_wish(item) for item in self.status.attention)
-        return is_proven(self.matrix) and not self.unserved and not wishes
+        pending_changes = any(is_pending_change(item) for item in self.status.attention)
+        return is_proven(self.matrix) and not self.unserved and not pending_changes
 
     @property
     def causes(self) -> list[Attention]:

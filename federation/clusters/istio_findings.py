@@ -240,8 +240,8 @@ class _Comparison:
 
     def _address(self, who: str, address: str, setting: str, ca_is_on: bool) -> _Verdict:
         host, port = _host_and_port(address)
-        names = self._hub.door.server_names
-        remedy = f"set {setting} to the hub's door ({self._print}), then restart the workloads"
+        names = self._hub.listener.server_names
+        remedy = f"set {setting} to the hub's listener ({self._print}), then restart the workloads"
         if host in names and port:
             return _Verdict("ok", f"{who} ask {address}")
         if host in names:
@@ -250,7 +250,7 @@ class _Comparison:
             outcome: Outcome = "warning" if ca_is_on else "failed"
             why = "" if ca_is_on else ", whose CA is off: none gets a certificate"
             return _Verdict(outcome, f"{who} ask istiod{why}", remedy)
-        other = "another CA of that cluster" if _is_cluster_local(host) else "not the hub's door"
+        other = "another CA of that cluster" if _is_cluster_local(host) else "not the hub's listener"
         return _Verdict(
             "warning" if _is_cluster_local(host) else "failed",
             f"{who} ask {_shown(address)}, {other}",
@@ -264,7 +264,7 @@ class _Comparison:
         return not states or any(state is not False for state in states)
 
     def cert_provider(self) -> Iterable[_Verdict]:
-        """Where agents look for the root that verifies istiod and the door."""
+        """Where agents look for the root that verifies istiod and the listener."""
         places = [
             *((str(i), i.environment.get("PILOT_CERT_PROVIDER") or "istiod") for i in self._found.istiods),
             *((f"ConfigMap {i}", i.cert_provider or "istiod") for i in self._readable_injections()),

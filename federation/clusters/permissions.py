@@ -33,7 +33,7 @@ def create_account(account: ServiceAccountRef) -> str:
     )
 
 
-SOMEBODY_ELSE: Final = "kube-system"
+OTHER_WRITER: Final = "kube-system"
 """A namespace whose accounts are nobody's business here: what is allowed there is allowed too widely."""
 
 
@@ -170,7 +170,7 @@ EXCESSIVE: Final = (
     Permission("get", "secrets", "read every key and token there"),
     Permission("list", "secrets", "read every key and token there"),
     Permission("create", "pods", "run as any service account there"),
-    Permission("create", "serviceaccounts/token", "become any account there", namespace=SOMEBODY_ELSE),
+    Permission("create", "serviceaccounts/token", "become any account there", namespace=OTHER_WRITER),
     Permission("impersonate", "users", "act as anybody there"),
     Permission(
         "create", "clusterrolebindings", "grant itself anything there", group="rbac.authorization.k8s.io"

@@ -75,7 +75,7 @@ def plan_generation(
         trust_domain=str(trust_domain),
         sha256=bundle.sha256,
         bundle_pem=bundle.pem.decode("ascii"),
-        anchors=[record(anchor) for anchor in bundle.anchors],
+        anchors=[anchor_record(anchor) for anchor in bundle.anchors],
         evidence=dict(evidence or {}),
     )
 
@@ -93,7 +93,7 @@ def describe_change(before: Generation | None, bundle: TrustBundle) -> str:
     return "; ".join(words) or "the same anchors in another form"
 
 
-def record(anchor: Anchor) -> AnchorRecord:
+def anchor_record(anchor: Anchor) -> AnchorRecord:
     """The anchor with its provenance and expiry, as it is kept."""
     certificate = anchor.certificate
     return AnchorRecord(

@@ -16,16 +16,16 @@ from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.controller.generations import Ledger, require_mesh
 from federation.controller.in_force import TrustState
-from federation.controller.member import Member, Surroundings
-from federation.controller.proof.listener_check import Aim, Arrival, SignerDoor, door_address
-from federation.controller.proof.matrix import Absent, ContentReader, Participant, prove, standing
+from federation.controller.member import Member, MemberDependencies
+from federation.controller.proof.listener_check import Aim, Arrival, SignerListener, listener_address
+from federation.controller.proof.matrix import Absent, ContentReader, Participant, apply_staleness, prove
 from federation.controller.publication.observed import ReadContent
 from federation.controller.rotation.cleanup import Leftovers
 from federation.controller.rotation.driver import RotationDriver, Seen
 from federation.controller.rotation.observer import Proved, awaited
-from federation.controller.rotation.operations import Seal
+from federation.controller.rotation.operations import OperationMac
 from federation.controller.sources.bundle import TrustSources
-from federation.controller.sources.found_anchors import KeptProposals, Proposals
+from federation.controller.sources.found_anchors import Proposals, StoredProposals
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import HubConfig
@@ -33,7 +33,7 @@ from federation.core.config.types import Address
 from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
-    DoorReport,
+    ListenerReport,
     Matrix,
     Operation,
     RotationReport,
@@ -43,8 +43,8 @@ from federation.core.documents.keys import StateDamaged
 from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.errors import FederationError, StateUnavailable
 from federation.core.identity import HubIdentity
-from federation.core.rotation.effects import orders_of
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.effects import signing_directives
+from federation.core.rotation.record import RotationRecord
 from federation.core.rotation.world import ClusterFacts
 from federation.kubernetes.budget import Budgets
 from federation.runtime.config_source import ConfigSource
@@ -56,7 +56,7 @@ _logger = logging.getLogger(__name__)
 SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
 PROOF_TICK: Final = 0.1
-LOOK_BACK: Final = 600.0  # seconds: as long as a fight over an object is remembered
+LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
 PROPOSALS_EVERY: Final = 0.5  # seconds between looks whether something was found
 ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
 FIRST_LOOK: Final = 0.2  # seconds between looks whether a new cluster was read
@@ -84,7 +84,7 @@ class Leader:
         jitter: random.Random,
         signer_address: Address | None,
         changed: Callable[[], None],
-        seal: Seal,
+        mac: OperationMac,
         former: ControllerReport | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -99,11 +99,11 @@ class Leader:
         self._jitter = jitter
         self._signer_address = signer_address
         self._changed = changed
-        self._door = SignerDoor(clock)
+        self._listener = SignerListener(clock)
         self._arrival = Arrival(clock)
         self._shown: frozenset[str] = frozenset()
         self._proposals = Proposals()
-        self._kept = KeptProposals(store, self._proposals)
+        self._kept = StoredProposals(store, self._proposals)
         self._reader = ContentReader()
         self._budgets = Budgets(clock)
         self._proof_due = True
@@ -112,7 +112,7 @@ class Leader:
         self._proved = Proved(Matrix(), {})
         self._proved_with: dict[str, frozenset[str]] = {}  # the contents of each cluster, by SHA-256
         self._updating = asyncio.Lock()
-        self.rotation = RotationDriver(store, clock, lambda: leadership.held, seal, dismiss=self._dismiss)
+        self.rotation = RotationDriver(store, clock, lambda: leadership.held, mac, dismiss=self._dismiss)
         self._leftovers = Leftovers(store, clock, lambda: leadership.held)
         self.sources = TrustSources(
             ledger=Ledger(store),
@@ -142,7 +142,7 @@ class Leader:
                 tasks.create_task(self._keep_proposals())
                 await asyncio.get_running_loop().create_future()
         finally:
-            await self._door.close()
+            await self._listener.close()
 
     async def _require_own_state(self) -> None:
         """Raise StateUnavailable where the state is of another mesh: no part of it may be changed or published."""
@@ -154,12 +154,12 @@ class Leader:
 
     def _open(self, cluster: ClusterConfig) -> AbstractAsyncContextManager[Member]:
         config = self._config.current
-        around = Surroundings(
+        around = MemberDependencies(
             publication=config.controller.publication,
             trust_domain=config.trust_domain,
             trust=self.trust,
-            orders=lambda: orders_of(self.rotation.book),
-            door=self._door,
+            directives=lambda: signing_directives(self.rotation.record),
+            listener=self._listener,
             allowed=lambda: self._leadership.held,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
@@ -171,7 +171,7 @@ class Leader:
             jitter=self._jitter,
             reader=self._reader,
             budgets=self._budgets,
-            remembered=self.rotation.books.remembered,
+            remembered=self.rotation.rotation_store.remembered,
             awaited=lambda name: awaited(self.rotation.joining, name),
         )
         return Member.open(cluster, around)
@@ -209,7 +209,7 @@ class Leader:
         due = self._clock.monotonic() + ROTATION_EVERY
         while True:
             await self._clock.sleep(FIRST_LOOK)
-            met = self.rotation.books.met
+            met = self.rotation.rotation_store.met
             read = (str(name) for name, member in self._members.current.items() if member.is_read)
             if self._clock.monotonic() >= due or (met is not None and any(name not in met for name in read)):
                 return
@@ -232,7 +232,7 @@ class Leader:
             unwritten=self.sources.unwritten,
             published=self.trust.roots(self._clock.now().timestamp()),
             refused=self._config.problems,
-            door=self._arrival.report,
+            listener=self._arrival.report,
             setbacks=self.sources.setbacks,
         )
 
@@ -242,11 +242,11 @@ class Leader:
 
     async def _update_now(self) -> None:
         config = self._config.current
-        changed = await self.sources.update(config, await self._book())
+        changed = await self.sources.update(config, await self._record())
         generation = self.trust.generation
         if generation is not None:
             aim = self._aim(config, generation.number)
-            await self._door.aim(
+            await self._listener.aim(
                 str(aim.address),
                 server_name=aim.server_name,
                 trust_pem=generation.bundle_pem.encode("ascii"),
@@ -266,22 +266,22 @@ class Leader:
             self._changed()
 
     def _aim(self, config: HubConfig, generation: int) -> Aim:
-        """The door as agents verify it, by the bundle in force."""
+        """The listener as agents verify it, by the bundle in force."""
         return Aim(
-            door_address(config, self._signer_address),
-            config.controller.proof.signer_server_name or config.door.server_names[0],
+            listener_address(config, self._signer_address),
+            config.controller.proof.signer_server_name or config.listener.server_names[0],
             tuple(self.trust.anchors),
             generation,
         )
 
-    async def _book(self) -> RotationBook | None:
+    async def _record(self) -> RotationRecord | None:
         """The record of the rotation; None, and said in the report, where it cannot be read."""
         try:
-            await self.rotation.hold_back(_names(self._config.current))
+            await self.rotation.withhold(_names(self._config.current))
         except StateUnavailable as error:
             self.rotation.report = RotationReport(problem=str(error))
             return None
-        return self.rotation.book
+        return self.rotation.record
 
     def _prove_soon(self) -> None:
         self._proof_due = True
@@ -291,7 +291,7 @@ class Leader:
             began = self._clock.monotonic()
             self._proof_due = False
             await self._prove()
-            await self._prove_door()
+            await self._prove_listener()
             self._changed()
             spacing = max(PROOF_SPACING, 3 * (self._clock.monotonic() - began))
             interval = max(self._config.current.controller.proof.interval, PROOF_TICK)
@@ -301,7 +301,7 @@ class Leader:
     def _is_proof_due(self, elapsed: float, spacing: float, interval: float) -> bool:
         return elapsed >= interval or (self._proof_due and elapsed >= min(spacing, interval))
 
-    async def _prove_door(self) -> None:
+    async def _prove_listener(self) -> None:
         """Meet every signer by new connections; before a generation is in force there is nothing to verify by."""
         config, generation = self._config.current, self.trust.generation
         if generation is not None:
@@ -312,8 +312,8 @@ class Leader:
             )
 
     @property
-    def door(self) -> DoorReport:
-        """What new connections to the signers' door met."""
+    def listener(self) -> ListenerReport:
+        """What new connections to the signers' listener met."""
         return self._arrival.report
 
     async def _prove(self) -> None:
@@ -343,14 +343,14 @@ class Leader:
     @property
     def matrix(self) -> Matrix:
         """What was proved last, as far as each cluster still holds what it was proved with."""
-        doubts: dict[str, str] = {}
+        stale_reasons: dict[str, str] = {}
         members = {str(name): member for name, member in self._members.current.items()}
         for cluster, contents in self._proved_with.items():
             member = members.get(cluster)
             why = member.unproved(contents) if member is not None else "not read back: it is set up anew"
             if why:
-                doubts[cluster] = why
-        return standing(self._proved.matrix, doubts)
+                stale_reasons[cluster] = why
+        return apply_staleness(self._proved.matrix, stale_reasons)
 
     def clusters(self) -> dict[str, ControllerClusterReport]:
         """How every registered cluster fares."""
@@ -391,14 +391,14 @@ class Leader:
         if self.sources.problem is not None:
             reasons.append(self.sources.problem.diagnostics())
         if self.trust.generation is None:
-            why = f": {self.sources.held_back}" if self.sources.held_back else ""
+            why = f": {self.sources.withheld}" if self.sources.withheld else ""
             reasons.append(f"no generation of trust is in force{why}")
         return reasons
 
     def source_states(self) -> dict[str, str]:
         """Each source, and under ``bundle`` why it is not made of them where it is not."""
-        held_back = {"bundle": self.sources.held_back} if self.sources.held_back else {}
-        return self.sources.states | held_back
+        withheld = {"bundle": self.sources.withheld} if self.sources.withheld else {}
+        return self.sources.states | withheld
 
     def proposals(self) -> list[Proposal]:
         """Anchors that clusters held or back ends named, and nobody pinned, as far as they are persisted."""
@@ -411,7 +411,7 @@ class Leader:
         return self._kept.dismissed()
 
     @property
-    def proposals_kept(self) -> bool:
+    def proposals_stored(self) -> bool:
         """Whether all that was found is persisted in documents of its own."""
         return self._kept.complete
 

@@ -15,25 +15,25 @@ from federation.clusters.istio_inventory import read_istio
 from federation.controller.cluster_report import STARTING, derive_health, publication_report
 from federation.controller.in_force import TrustState
 from federation.controller.own_certificates import OwnAccount
-from federation.controller.proof.listener_check import SignerDoor
+from federation.controller.proof.listener_check import SignerListener
 from federation.controller.proof.matrix import Absent, Content, ContentReader, Participant
 from federation.controller.proof.probe import Probe
 from federation.controller.publication import istiod_certificate
 from federation.controller.publication.cluster_trust_bundle import (
     BundleTarget,
-    HeldBundle,
+    ObservedTrustBundle,
     TrustBundlePublisher,
     with_bundle,
 )
-from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
+from federation.controller.publication.config_map import ConfigMapDecoder, Contents, ObservedConfigMap, Target
 from federation.controller.publication.istio_webhooks import IstioWebhooks, webhook_health
 from federation.controller.publication.istiod_certificate import IstiodCertificates
 from federation.controller.publication.joining import (
     Joining,
+    JoiningMemory,
     MemberFacts,
-    Remembered,
     named,
-    nobody_remembers,
+    no_memory,
     other_hub_wrote,
 )
 from federation.controller.publication.observed import (
@@ -42,7 +42,7 @@ from federation.controller.publication.observed import (
     LEFT,
     MOST_READ,
     ClusterWatch,
-    Pulse,
+    HealthCheck,
     ReadBack,
     ReadContent,
     Reading,
@@ -55,7 +55,7 @@ from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import ControllerClusterReport, PublicationReport
 from federation.core.identity import NO_HUB, HubIdentity, TrustDomain
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.joining import IstioSeen
 from federation.kubernetes.budget import Budgets
 from federation.kubernetes.objects import ObjectKey
@@ -64,7 +64,7 @@ from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
 LOOK: Final = 10.0
 """Seconds between readings of Istio's settings in a cluster that joins."""
 
-PULSE: Final = 1.0
+HEALTH_CHECK_INTERVAL: Final = 1.0
 """Seconds between looks at whether a cluster that was away is back."""
 
 CLAIM_POLL: Final = 0.25  # seconds
@@ -81,14 +81,14 @@ SPARE_CONNECTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class MemberDependencies:
     """What the members share with the leader. The callables are asked each time, so they follow a reload."""
 
     publication: PublicationConfig
     trust_domain: TrustDomain
     trust: TrustState
-    orders: Callable[[], Orders]
-    door: SignerDoor
+    directives: Callable[[], SigningDirectives]
+    listener: SignerListener
     allowed: Callable[[], bool]
     leaf_ttl: Callable[[], float]
     found: Callable[[str, ReadContent, str, str], frozenset[str] | None]
@@ -103,7 +103,7 @@ class Surroundings:
     """How that cluster fared when it was reported last, by whoever led then."""
     settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
     """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
-    remembered: Callable[[str], Remembered | None] = nobody_remembers  # how a cluster joined
+    remembered: Callable[[str], JoiningMemory | None] = no_memory  # how a cluster joined
     awaited: Callable[[str], str | None] = (
         not_joining  # why a cluster that joins gets no certificate for istiod yet
     )
@@ -123,7 +123,7 @@ async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
 class Member:
     """One member cluster while this controller leads. Made by :meth:`open`."""
 
-    def __init__(self, session: ClusterSession, config: ClusterConfig, around: Surroundings) -> None:
+    def __init__(self, session: ClusterSession, config: ClusterConfig, around: MemberDependencies) -> None:
         self.config: Final = config
         self._session = session
         self._around = around
@@ -136,7 +136,7 @@ class Member:
             held=self._held_digests,
             on_read=self._was_read,
         )
-        self._pulse = Pulse(session, timeout=config.timeouts.request, clock=around.clock)
+        self._health_check = HealthCheck(session, timeout=config.timeouts.request, clock=around.clock)
         self._was_fresh = False
         self._state = STARTING.state
         self._since = around.clock.now().timestamp()
@@ -148,7 +148,7 @@ class Member:
         publication = around.publication
         self._joining = Joining(
             str(config.name),
-            replaces=config.own_anchors == "replace",
+            replaces=config.member_cas == "replace",
             nothing_earlier=config.earlier_longest_ttl == 0,
             contents=self._contents,
             trust=around.trust,
@@ -163,7 +163,7 @@ class Member:
             session,
             config,
             publication,
-            decode=HeldDecoder(publication.key, self._contents),
+            decode=ConfigMapDecoder(publication.key, self._contents),
             clock=around.clock,
             jitter=around.jitter,
             on_change=self._noticed,
@@ -188,8 +188,8 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             allowed=around.allowed,
-            keeps=lambda held: self._joining.keeps(CLUSTER_SCOPED, held.as_held() if held else None),
-            yields=lambda held: self._joining.yields(CLUSTER_SCOPED, held.as_held() if held else None),
+            keeps=lambda held: self._joining.keeps(CLUSTER_SCOPED, held.as_config_map() if held else None),
+            yields=lambda held: self._joining.yields(CLUSTER_SCOPED, held.as_config_map() if held else None),
             remembered=self._bundle_was_seen,
             on_change=self._bundle_noticed,
         )
@@ -197,9 +197,9 @@ class Member:
             session,
             config,
             trust_domain=around.trust_domain,
-            door=around.door,
+            listener=around.listener,
             generation=self._generation_number,
-            issuer=lambda: around.orders().issuer_for(str(config.name)),
+            issuer=lambda: around.directives().issuer_for(str(config.name)),
             leaf_ttl=around.leaf_ttl,
             clock=around.clock,
             jitter=around.jitter,
@@ -215,10 +215,10 @@ class Member:
         self._istiod = IstiodCertificates(
             session,
             config,
-            OwnAccount(session, config, config.istio.account, around.door),
+            OwnAccount(session, config, config.istio.account, around.listener),
             istiod_certificate.Around(
                 generation=lambda: around.trust.for_cluster(str(config.name)),
-                issuer=lambda: around.orders().issuer_for(str(config.name)),
+                issuer=lambda: around.directives().issuer_for(str(config.name)),
                 another_ca=self._another_ca,
                 hub=around.hub,
                 published=around.trust.is_ours,
@@ -247,7 +247,7 @@ class Member:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, config: ClusterConfig, around: Surroundings) -> AsyncIterator[Member]:
+    async def open(cls, config: ClusterConfig, around: MemberDependencies) -> AsyncIterator[Member]:
         """The member with its tasks running. Raises what its session or tasks raise."""
         session = await ClusterSession.open(
             config.controller,
@@ -293,7 +293,7 @@ class Member:
             self._bundle.aim(BundleTarget.of(generation, self._around.publication, self._around.hub))
             self._dirty = True
 
-    def _noticed(self, namespace: str, old: Held | None, new: Held | None) -> None:
+    def _noticed(self, namespace: str, old: ObservedConfigMap | None, new: ObservedConfigMap | None) -> None:
         self._dirty = True
         self._around.changed()
         self._joining.notice(namespace, new)
@@ -309,12 +309,12 @@ class Member:
         remembered = self._around.remembered(str(self.config.name))
         return remembered is not None and remembered.trust_bundle
 
-    def _bundle_noticed(self, held: HeldBundle | None) -> None:
+    def _bundle_noticed(self, held: ObservedTrustBundle | None) -> None:
         """The watch shows what the ClusterTrustBundle holds."""
         self._dirty = True
         self._around.changed()
         if held is not None:
-            self._joining.notice(CLUSTER_SCOPED, held.as_held())
+            self._joining.notice(CLUSTER_SCOPED, held.as_config_map())
             self._find(held.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
 
     def _find(self, digest: str, where: str, place: str) -> frozenset[str] | None:
@@ -341,7 +341,7 @@ class Member:
             self._joining.notice(namespace, held)
         self._publisher.look_again(holding)
         if self._bundle.held is not None and self._bundle.held.sha256 == digest:
-            self._joining.notice(CLUSTER_SCOPED, self._bundle.held.as_held())
+            self._joining.notice(CLUSTER_SCOPED, self._bundle.held.as_config_map())
         self._dirty = True
         self._around.changed()
 
@@ -365,7 +365,7 @@ class Member:
     def _hides(self, namespace: str) -> bool:
         """Whether what another writer put there may be away only because the hub has written over it, or not looked."""
         if namespace == CLUSTER_SCOPED:
-            held = self._bundle.held.as_held() if self._bundle.held is not None else None
+            held = self._bundle.held.as_config_map() if self._bundle.held is not None else None
         elif ObjectKey("", namespace) not in self._watch.namespaces:
             return False
         else:
@@ -390,19 +390,19 @@ class Member:
             self._was_fresh = fresh
             # A watch may be back before the next pulse: what the pulse said last must not outlive that.
             troubled = not fresh or self._publisher.tally.cluster_problem
-            if (troubled or self._pulse.due) and await self._pulse.ask():
+            if (troubled or self._health_check.due) and await self._health_check.ask():
                 self._watch.renew()
                 self._publisher.resume()
                 self._bundle.renew()
                 self._istiod.renew()
-            self._bundle.note_release(self._pulse.version)
-            await self._clock.sleep(PULSE)
+            self._bundle.note_release(self._health_check.version)
+            await self._clock.sleep(HEALTH_CHECK_INTERVAL)
 
     async def _claim(self) -> None:
         """Publish to all namespaces once this hub's mark has stood in the first one."""
         while True:
             before, other = self._joining.claims, self._joining.left
-            await self._clock.sleep(CLAIM_POLL if before else PULSE)
+            await self._clock.sleep(CLAIM_POLL if before else HEALTH_CHECK_INTERVAL)
             if (before and not self._joining.claims) or (other and not self._joining.left):
                 self._publisher.notice_all()
                 self._dirty = True
@@ -412,7 +412,7 @@ class Member:
         while True:
             joins = self._joining.under_way
             self._istio = istio_seen(await read_istio(self._session, self.config)) if joins else None
-            await self._clock.sleep(LOOK if joins else PULSE)
+            await self._clock.sleep(LOOK if joins else HEALTH_CHECK_INTERVAL)
 
     def _read_back(self) -> ReadBack:
         """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
@@ -460,7 +460,7 @@ class Member:
             detail=health.detail,
             remedy=health.remedy,
             since=self._since,
-            version=self._pulse.version,
+            version=self._health_check.version,
             clock_skew=self._session.clock_skew,
             publication=self._publication_report(),
             probe_not_after=leaf.chain[0].not_after.timestamp() if leaf else 0.0,
@@ -480,7 +480,7 @@ class Member:
             (
                 *self._watch.problems,
                 tally.cluster_problem,
-                self._pulse.problem,
+                self._health_check.problem,
                 self._session.budget.problem,
                 self._reading.problem,
             ),
@@ -514,7 +514,7 @@ class Member:
     def _publication_report(self) -> PublicationReport:
         counted, now = self._read_back(), self._clock.now().timestamp()
         complete = 0 < counted.selected == counted.current
-        silent = self._clock.monotonic() - self._watch.heard
+        silent = self._clock.monotonic() - self._watch.last_seen
         return publication_report(
             counted,
             self._publisher.tally,
@@ -560,7 +560,7 @@ class Member:
 
     def facts(self) -> MemberFacts:
         """What it was read back to hold, for the gates of a rotation and for how it joins."""
-        held, silent = self._bundle.held, self._clock.monotonic() - self._bundle.heard
+        held, silent = self._bundle.held, self._clock.monotonic() - self._bundle.last_seen
         anchors = None
         if held is not None:
             anchors = frozenset(c.sha256 for c in self._bundle_content(held).certificates)
@@ -614,7 +614,7 @@ class Member:
             own=own,
             held=frozenset() if held is None else held,
             current=counted.selected == counted.current,
-            read_back_at=now - (self._clock.monotonic() - self._watch.heard),
+            read_back_at=now - (self._clock.monotonic() - self._watch.last_seen),
             detail=f"{counted.current} of {counted.selected} namespaces hold what is meant for them{counted.others}",
         )
 
@@ -686,7 +686,7 @@ class Member:
     def _content(self, digest: str, counted: ReadBack) -> Content:
         return self._read(digest, counted.where(digest))
 
-    def _bundle_content(self, held: HeldBundle) -> Content:
+    def _bundle_content(self, held: ObservedTrustBundle) -> Content:
         return self._read(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
 
     def _read(self, digest: str, where: str) -> Content:

@@ -2,7 +2,7 @@
 
 A caller that may read may not operate by that: operating takes the token of ``status.operate_token_file``. Where no
 token is configured at all, only callers on the hub's own machine may, under a local name: an open status page must
-not be an open door. With a token that reads and none that operates, no caller may. How often any caller may ask is
+not be an open listener. With a token that reads and none that operates, no caller may. How often any caller may ask is
 bounded.
 
 A browser sends no operation for another site: the token is taken from a header only, the body has to be declared as

@@ -1,6 +1,6 @@
-"""A certificate for one of the hub's own accounts in a member cluster, through the signer's door as for any workload.
+"""A certificate for one of the hub's own accounts in a member cluster, from the listener as for any workload.
 
-The cluster gives a token of the account (TokenRequest), the door a certificate for it. The caller makes the
+The cluster gives a token of the account (TokenRequest), the listener a certificate for it. The caller makes the
 key and sends it nowhere; a reply is read as an agent reads it, and the caller checks that it is what was requested.
 """
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clusters.permissions import create_account
-from federation.controller.proof.listener_check import SignerDoor
+from federation.controller.proof.listener_check import SignerListener
 from federation.core.config.clusters import ClusterConfig
 from federation.core.errors import ClusterGarbage, ClusterNotFound, InvalidValue
 from federation.core.identity import ServiceAccountRef
@@ -27,16 +27,16 @@ from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 TOKEN_SECONDS: Final = 600
 """The shortest the TokenRequest API grants."""
 
-CERT_CHAIN: Final = "cert_chain of the signer's door"
+CERT_CHAIN: Final = "cert_chain of the signer's listener"
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
-"""What a bearer token may consist of (RFC 6750, 2.1), and as much as the door reads of it. gRPC refuses to send what is
-not, by an error that no caller foresees."""
+"""What a bearer token may consist of (RFC 6750, 2.1), and as much as the listener reads of it. gRPC refuses to send
+anything else, by an error that callers do not expect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the door answered: the leaf and the certificates above it, and the bundle that came with them."""
+    """What the listener answered: the leaf and the certificates above it, and the bundle that came with them."""
 
     chain: tuple[Certificate, ...]
     delivered: bytes = field(repr=False)
@@ -57,22 +57,26 @@ class OwnAccount:
     """One account of the hub's in one cluster, and how it gets certificates."""
 
     def __init__(
-        self, session: ClusterSession, cluster: ClusterConfig, account: ServiceAccountRef, door: SignerDoor
+        self,
+        session: ClusterSession,
+        cluster: ClusterConfig,
+        account: ServiceAccountRef,
+        listener: SignerListener,
     ) -> None:
         self._session = session
         self._cluster = cluster
         self._account = account
-        self._door = door
+        self._listener = listener
 
     async def request(
         self, names: x509.SubjectAlternativeName, key: ec.EllipticCurvePrivateKey, *, lifetime: float
     ) -> Reply:
         """A certificate for these names and this key; ``lifetime`` 0 asks for what the cluster's policy gives.
 
-        Raises what the session and the door raise, and InvalidValue for a reply that is none.
+        Raises what the session and the listener raise, and InvalidValue for a reply that is none.
         """
         token = await self._token()
-        elements = await self._door.request(
+        elements = await self._listener.request(
             csr=_csr(names, key), token=token, cluster_id=self._cluster.cluster_id, lifetime=lifetime
         )
         return read_reply(elements, key)

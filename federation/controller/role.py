@@ -13,7 +13,7 @@ import random
 from typing import Final
 
 from federation.controller.leader import Leader, LeadershipLostError
-from federation.controller.rotation.operations import Seal
+from federation.controller.rotation.operations import OperationMac
 from federation.core.clock import Clock
 from federation.core.config.types import Address
 from federation.core.documents.controller import ControllerReport
@@ -37,7 +37,7 @@ STORE_TIMEOUT: Final = 15.0
 
 
 class ControllerRole:
-    """One controller process. ``signer_address`` says where its probes reach the door, over the configuration."""
+    """One controller process. ``signer_address`` says where its probes reach the listener, over the configuration."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ControllerRole:
         clock: Clock,
         replica: str,
         jitter: random.Random,
-        seal: Seal,
+        mac: OperationMac,
         signer_address: Address | None = None,
     ) -> None:
         self._config = config
@@ -55,7 +55,7 @@ class ControllerRole:
         self._clock = clock
         self._replica = replica
         self._jitter = jitter
-        self._seal = seal
+        self._mac = mac
         self._signer_address = signer_address
         self._started = clock.now().timestamp()
         self._leader: Leader | None = None
@@ -118,10 +118,10 @@ class ControllerRole:
             hub=leader.hub.id,
             proposals=leader.proposals(),
             dismissed=leader.dismissed,
-            proposals_kept=leader.proposals_kept,
+            proposals_stored=leader.proposals_stored,
             proposals_problems=leader.proposals_problems,
             rotation=leader.rotation.report,
-            door=leader.door,
+            listener=leader.listener,
         )
 
     @property
@@ -153,7 +153,7 @@ class ControllerRole:
                 jitter=self._jitter,
                 signer_address=self._signer_address,
                 changed=self._note_change,
-                seal=self._seal,
+                mac=self._mac,
                 former=self._former,
             )
             try:
@@ -184,7 +184,7 @@ class ControllerRole:
                 stored = await self._store.read(self._key)
             report = decode(stored.data, ControllerReport, key=self._key) if stored is not None else None
             self._former = report
-            if report is not None and not report.proposals_kept:
+            if report is not None and not report.proposals_stored:
                 self._earlier = report.proposals
 
     async def _write_report(self) -> None:

@@ -25,12 +25,12 @@ IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that stand for one caller: a host may have the rest as it likes (RFC 4291, 2.5.4)."""
 
 
-class Place:
+class CallSlot:
     """One call's place. ``peer`` says where it comes from, for logs; ``address`` who shares its limits."""
 
     __slots__ = ("_give_way", "_places", "address", "gone", "peer", "proven")
 
-    def __init__(self, places: Places, peer: str, give_way: Callable[[], None]) -> None:
+    def __init__(self, places: CallSlots, peer: str, give_way: Callable[[], None]) -> None:
         self._places = places
         self._give_way = give_way
         self.peer: Final = peer
@@ -64,9 +64,9 @@ class Place:
             self._give_way()
 
     @contextmanager
-    def beside(self, places: Places) -> Iterator[None]:
+    def beside(self, places: CallSlots) -> Iterator[None]:
         """A second place in ``places`` for this call, whose message is there. Raises Overloaded as ``enter`` does."""
-        second: Place = places.enter(self.peer, give_way=lambda: self.give_way(places.refusal()))
+        second: CallSlot = places.enter(self.peer, give_way=lambda: self.give_way(places.refusal()))
         try:
             places.received(second)
             yield
@@ -78,8 +78,8 @@ class Place:
 class _Connection:
     """Its calls that are not proven, oldest first: those whose message is awaited, and those that are being judged."""
 
-    reading: dict[Place, None] = field(default_factory=dict)
-    judged: dict[Place, None] = field(default_factory=dict)
+    reading: dict[CallSlot, None] = field(default_factory=dict)
+    judged: dict[CallSlot, None] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -95,7 +95,7 @@ class _Address:
     connections: dict[str, _Connection] = field(default_factory=dict)
 
 
-class Places:
+class CallSlots:
     """At most ``limit`` calls at once; ``refusal`` makes what a call that has no place is refused with."""
 
     def __init__(self, limit: int, refusal: Callable[[], Overloaded]) -> None:
@@ -105,13 +105,13 @@ class Places:
         self.taken = 0
         self.unproven = 0
 
-    def enter(self, peer: str, *, give_way: Callable[[], None]) -> Place:
+    def enter(self, peer: str, *, give_way: Callable[[], None]) -> CallSlot:
         """A place for a call from ``peer``, as gRPC writes it (``ipv4:192.0.2.1:4711``).
 
         ``give_way`` is called at most once, when it has to make room for another. Raises Overloaded where this call
         is the one that would have to.
         """
-        place = Place(self, peer, give_way)
+        place = CallSlot(self, peer, give_way)
         address = self._addresses.setdefault(place.address, _Address())
         connection = address.connections.setdefault(peer, _Connection())
         connection.reading[place] = None
@@ -127,8 +127,8 @@ class Places:
             victim.give_way(self.refusal())
         return place
 
-    def received(self, place: Place) -> None:
-        """See :meth:`Place.received`."""
+    def received(self, place: CallSlot) -> None:
+        """See :meth:`CallSlot.received`."""
         address = self._addresses.get(place.address)
         connection = address.connections.get(place.peer) if address is not None else None
         if address is not None and connection is not None and place in connection.reading:
@@ -136,8 +136,8 @@ class Places:
             connection.judged[place] = None
             address.reading -= 1
 
-    def waits(self, place: Place) -> None:
-        """See :meth:`Place.waits`. It waits from now on, so that those that wait longer give way before it."""
+    def waits(self, place: CallSlot) -> None:
+        """See :meth:`CallSlot.waits`. It waits from now on, so that those that wait longer give way before it."""
         address = self._addresses.get(place.address)
         connection = address.connections.pop(place.peer, None) if address is not None else None
         if address is None or connection is None:
@@ -148,20 +148,20 @@ class Places:
             connection.reading[place] = None
             address.reading += 1
 
-    def proved(self, place: Place) -> None:
-        """See :meth:`Place.proved`."""
+    def proved(self, place: CallSlot) -> None:
+        """See :meth:`CallSlot.proved`."""
         if self._forget(place):
             place.proven = True
 
-    def leave(self, place: Place) -> None:
-        """See :meth:`Place.leave`."""
+    def leave(self, place: CallSlot) -> None:
+        """See :meth:`CallSlot.leave`."""
         if place.proven:
             place.proven = False
             self.taken -= 1
         elif self._forget(place):
             self.taken -= 1
 
-    def _victim(self, newcomer: Place) -> Place:
+    def _victim(self, newcomer: CallSlot) -> CallSlot:
         """Who has to go. Between equal addresses it is of one whose messages are awaited, else of the newcomer's."""
         own = self._addresses[newcomer.address]
         address = max(self._addresses.values(), key=lambda each: (each.count, each.reading > 0, each is own))
@@ -170,7 +170,7 @@ class Places:
             return next(iter(connection.reading))
         return next(reversed(connection.judged))
 
-    def _forget(self, place: Place) -> bool:
+    def _forget(self, place: CallSlot) -> bool:
         """Take it from those that are not proven; False where it is not among them."""
         address = self._addresses.get(place.address)
         connection = address.connections.get(place.peer) if address is not None else None

@@ -1,7 +1,7 @@
 """Which connections a listener keeps, and in what order it shakes hands, so that no address keeps others out. Pure.
 
 A connection has a seat from the moment it is accepted, before a byte of it is read. Where all are taken, one of them
-gives way. It is one on which no caller was ever proven, as long as those have more than an eighth of all seats
+gives way. It is one on which no caller was ever proven, while those have more than an eighth of all seats
 (:data:`NEWCOMERS`), and else a proven one: so neither can idle strangers push out workloads, nor can the pods of a
 hostile cluster, who prove themselves easily, keep out all that is new. Of either kind it is one of the address with
 most of them, there one on which nothing is called, and there the one that has been silent longest. A single address
@@ -127,13 +127,13 @@ class Connections:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._strangers = _Kind()
+        self._unknown_callers = _Kind()
         self._proven = _Kind()
 
     @property
     def taken(self) -> int:
         """How many there are."""
-        return self._strangers.count + self._proven.count
+        return self._unknown_callers.count + self._proven.count
 
     def enter(self, address: str, close: Callable[[str], None]) -> Seat:
         """A seat for a connection from ``address``; whoever has to make room for it is closed.
@@ -141,10 +141,12 @@ class Connections:
         That may be the new one itself: then it is closed before this returns, and its seat is gone.
         """
         seat = Seat(self, address, close)
-        self._strangers.add(seat)
+        self._unknown_callers.add(seat)
         if self.taken > self.limit:
-            strangers = self._strangers.count > max(1, self.limit // NEWCOMERS) or not self._proven.count
-            victim, has = (self._strangers if strangers else self._proven).victim(address)
+            unknown_callers = (
+                self._unknown_callers.count > max(1, self.limit // NEWCOMERS) or not self._proven.count
+            )
+            victim, has = (self._unknown_callers if unknown_callers else self._proven).victim(address)
             self.leave(victim)
             victim.give_way("connections_of_address" if has > 1 else "too_many_connections")
         return seat
@@ -164,13 +166,13 @@ class Connections:
             seat.gone = True
 
     def _kind(self, seat: Seat) -> _Kind:
-        return self._proven if seat.proven else self._strangers
+        return self._proven if seat.proven else self._unknown_callers
 
 
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Turns(Generic[Item]):
+class FairQueue(Generic[Item]):
     """What waits for its turn: ``rate`` a second, ``burst`` at once, and addresses one after the other.
 
     Times are seconds of one monotonic clock.

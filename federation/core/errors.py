@@ -35,8 +35,8 @@
         ├── AuthorityRefused          it refuses this one request: its own rules are narrower than the policy
         └── AuthorityViolation        it returned something other than what was asked: an alarm
 
-A caller outside never sees the text of any of these: the door maps a *class* to a status code and one fixed sentence.
-The text goes to the log and to status, so it may name files, clusters and namespaces, never a token or a key.
+A caller outside never sees the text of any of these: the listener maps a *class* to a status code and one fixed
+sentence. The text goes to the log and to status, so it may name files, clusters and namespaces, never a token or a key.
 """
 
 from __future__ import annotations

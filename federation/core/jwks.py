@@ -29,7 +29,7 @@ MAX_KEYS: Final = 64
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 MIN_RSA_BITS: Final = 2048
 MAX_EXPONENT_BITS: Final = 32
-"""As Go's crypto/rsa, with which kube-apiserver signs: one as long as the modulus takes a hundred times as long."""
+"""As Go's crypto/rsa, with which kube-apiserver signs: one while the modulus takes a hundred times as long."""
 
 MAX_RSA_BITS: Final = 8192
 """A verification takes four times as long with twice the bits, and every cluster chooses its own keys."""

@@ -285,7 +285,7 @@ _decode = msgspec.json.Decoder(_Object).decode
 
 
 ISTIOD: Final = "pilot-discovery"
-"""The field manager of istiod, as long as its CA is on."""
+"""The field manager of istiod, while its CA is on."""
 
 
 def stop_writers(writers: Collection[str]) -> str:

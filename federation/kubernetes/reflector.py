@@ -152,7 +152,7 @@ class Reflector(Generic[T]):
 
     @property
     def items(self) -> Mapping[ObjectKey, T]:
-        """What the collection held when last heard of; a live view."""
+        """What the collection held when last seen; a live view."""
         return MappingProxyType(self._items)
 
     @property
@@ -161,7 +161,7 @@ class Reflector(Generic[T]):
         return self._synced.is_set()
 
     @property
-    def heard(self) -> float:
+    def last_seen(self) -> float:
         """When the cluster last said anything here, by the clock's ``monotonic``."""
         return self._heard
 
@@ -242,7 +242,7 @@ class Reflector(Generic[T]):
         unheard for long is listed anew: then the copy is never older than ``watch_silence``, whatever the cause.
         """
         while True:
-            if not self._version or self._unheard:
+            if not self._version or self._is_silent:
                 self._version = ""
                 listed, self._version = await self._list()
                 yield _Listed(listed)
@@ -385,7 +385,7 @@ class Reflector(Generic[T]):
             raise self._flooded()
 
     @property
-    def _unheard(self) -> bool:
+    def _is_silent(self) -> bool:
         return self._clock.monotonic() - self._heard > self._timeouts.watch_silence
 
     def _established(self) -> None:

@@ -57,6 +57,8 @@ class ConfigSource:
             self._accept(text, config)
         for warning in config.warnings:
             _logger.warning("the configuration holds an insecure or doubtful option: %s", warning)
+        for notice in config.notices:
+            _logger.warning("the configuration: %s", notice)
         if config.open_policies:
             _logger.warning(
                 "the policy of these clusters allows every identity that is not reserved, so that one which is broken "
@@ -115,20 +117,20 @@ class ConfigSource:
             raise ConfigurationError([Finding(str(self.path), "state", problem, remedy)])
 
     def _require_the_names_in_use(self, config: HubConfig) -> None:
-        """Raise ConfigurationError where the door is to lose a name: agents that call it by that verify it.
+        """Raise ConfigurationError where the listener is to lose a name: agents that call it by that verify it.
 
         Its address is written into a pod when it is injected, so they go on using it until the pod is restarted.
         """
-        gone = [name for name in self.current.door.server_names if name not in config.door.server_names]
+        gone = [
+            name for name in self.current.listener.server_names if name not in config.listener.server_names
+        ]
         if gone:
-            problem = (
-                f"lacks {', '.join(gone)}: agents that reach the door by that get no certificate from then on"
-            )
+            problem = f"lacks {', '.join(gone)}: agents that reach the listener by that get no certificate from then on"
             remedy = (
                 "put it back, and a new name beside it; once every pod was restarted with the new address, take the "
                 "old one out and restart every role"
             )
-            raise ConfigurationError([Finding(str(self.path), "door.server_names", problem, remedy)])
+            raise ConfigurationError([Finding(str(self.path), "listener.server_names", problem, remedy)])
 
     async def changed(self, after_digest: str) -> HubConfig:
         """The configuration in force as soon as its digest differs from ``after_digest``."""

@@ -277,18 +277,18 @@ def reserved(listen: Address) -> Iterator[Address]:
         family, kind, protocol, _, where = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        keeper = socket.socket(family, kind, protocol)
+        slot = socket.socket(family, kind, protocol)
     except OSError as error:
         raise _taken(listen, error) from error
-    with keeper:
+    with slot:
         try:
-            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            slot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                keeper.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            keeper.bind(where)
+                slot.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            slot.bind(where)
         except OSError as error:
             raise _taken(listen, error) from error
-        yield Address(listen.host, int(keeper.getsockname()[1]))
+        yield Address(listen.host, int(slot.getsockname()[1]))
 
 
 def reachable(listening: Address) -> Address:
@@ -306,7 +306,7 @@ def _taken(listen: Address, error: OSError) -> NotReady:
     return NotReady(
         f"cannot listen at {listen}: {error.strerror or error}",
         reason="address_in_use",
-        remedy="see who listens there, or change door.listen",
+        remedy="see who listens there, or change listener.listen",
     )
 
 

@@ -1,1 +1,1 @@
-"""A certificate's way: door, attestation, policy, authority, check of what came back, reply, account."""
+"""A certificate's way: listener, attestation, policy, authority, check of what came back, reply, account."""

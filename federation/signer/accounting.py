@@ -6,7 +6,7 @@ what a crash loses is a reply, never the knowledge of it.
 
 Certificates for the hub's own accounts (the probe, istiod's Secret) are in every count, and apart once more: the hub
 asks for them itself, so that they say nothing about whether workloads are served. Why callers are refused is kept for
-the last one in full, and refusals are counted since the last certificate: as long as there is none.
+the last one in full, and refusals are counted since the last certificate: while there is none.
 
 **Renewals:** a caller whose certificate ends soon goes before one that has time. When the certificates of callers end
 is a memory of this process, bounded and of no consequence for what is issued: what it forgot, or another signer
@@ -30,7 +30,7 @@ from msgspec.structs import replace
 from federation.core.documents.signer import Histogram, RefusalsReport
 from federation.core.errors import FederationError
 from federation.core.identity import ClusterName
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 
 NO_CLUSTER: Final = "-"
 """Stands for callers whose cluster is not known; no cluster can bear that name."""
@@ -38,20 +38,20 @@ NO_CLUSTER: Final = "-"
 MOST_TEXT: Final = 400  # characters of a reason in words
 
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: a lean handler takes a fifth of the first, a door's deadline is the last."""
+"""Seconds: a lean handler takes a fifth of the first, a listener's deadline is the last."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A leaf about to be handed out: signed by whom, with which trust, usable until when, on which orders."""
+    """A leaf about to be handed out: signed by whom, with which trust, usable until when, on which directives."""
 
     cluster: ClusterName
     authority: str  # SHA-256 of the issuer's certificate; empty while it is not known
     generation: int
     not_after: datetime
-    orders: Orders
+    directives: SigningDirectives
 
 
-class Horizons(Protocol):
+class ExpiryBounds(Protocol):
     """Remembers how far leaves reach; may wait for the state store where one reaches farther."""
 
     async def cover(self, delivery: Delivery) -> None:
@@ -77,8 +77,8 @@ class _Cluster:
 class Accounting:
     """Counters of one signer process."""
 
-    def __init__(self, horizons: Horizons | None = None) -> None:
-        self._horizons = horizons
+    def __init__(self, expiry_bounds: ExpiryBounds | None = None) -> None:
+        self._expiry_bounds = expiry_bounds
         self._clusters: dict[str, _Cluster] = {}
         self._latency = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
@@ -86,8 +86,8 @@ class Accounting:
 
     async def deliver(self, delivery: Delivery) -> None:
         """Called before a reply leaves; raises StateUnavailable or Superseded where it must not leave."""
-        if self._horizons is not None:
-            await self._horizons.cover(delivery)
+        if self._expiry_bounds is not None:
+            await self._expiry_bounds.cover(delivery)
 
     def count_issued(self, cluster: str, *, seconds: float, now: float, own: bool = False) -> None:
         """A certificate was issued at ``now`` (seconds since the epoch) and took ``seconds``.

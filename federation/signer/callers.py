@@ -10,11 +10,11 @@ certificates that no table has, because a signer was killed between two writes o
 **Sharing.** A signer writes what it knows when that has changed, and reads what the others wrote, often enough for
 the shortest certificates and at most every two seconds. What a signer that is gone has left is taken over by those
 that are alive, before the leader removes it. A signer that was killed may have issued certificates that are in no
-table. How far those can reach is known: its horizon is written ahead of every certificate (``expiry_bounds.py``). So
-until that has passed, it is not known of its clusters which pods hold none; where its horizon cannot be read, that is
-not known of any cluster. The same goes for a signer that wrote no table at all, such as one of a release that knew of
-none. One that ends in good order closes its table, and opens it again before it issues. The same documents hold which
-member published each token key first (``attestation/token_keys.py``), so that no restart makes another member the
+table. How far those can reach is known: its expiry bound is written ahead of every certificate (``expiry_bounds.py``).
+So until that has passed, it is not known of its clusters which pods hold none; where its expiry bound cannot be read,
+that is not known of any cluster. The same goes for a signer that wrote no table at all, such as one of a release that
+knew of none. One that ends in good order closes its table, and opens it again before it issues. The same documents hold
+which member published each token key first (``attestation/token_keys.py``), so that no restart makes another member the
 first.
 
 **Workloads.** Of the pods of each cluster: which have a sidecar, which have asked the hub, and which hold a
@@ -40,13 +40,13 @@ from federation.core.clock import Clock
 from federation.core.config.clusters import LONGEST_TTL, ClusterConfig
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.keys import StateDamaged, damaged
-from federation.core.documents.signer import CallersOfCluster, CallersTable, HorizonTable, WorkloadsReport
+from federation.core.documents.signer import CallersOfCluster, CallersTable, ExpiryBoundTable, WorkloadsReport
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
 from federation.kubernetes.objects import PodMeta
 from federation.signer.attestation.attestor import REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import Claims, KeyClaims, claims_in
-from federation.state.liveness import is_heard_of
+from federation.state.liveness import is_live
 from federation.state.store import StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ GIVES_WAY: Final = 256  # pods at a time: to find the largest takes a look at ev
 DIGEST: Final = 5
 """Bytes of a digest: of 65,536 pods one in ten million is taken for another one."""
 
-LATELY: Final = 60.0
+RECENT: Final = 60.0
 """Seconds for which a pod that is not seen is kept: a watch may lag, and TokenReview has vouched for the pod."""
 
 KEPT: Final = (
@@ -160,7 +160,7 @@ class Callers:
         """The least of all clusters, in seconds; 0 where nothing was issued."""
         return min((held.lifetime for held in self._clusters.values() if held.lifetime), default=0.0)
 
-    def doubt(self, cluster: str, until: float) -> None:
+    def suspect(self, cluster: str, until: float) -> None:
         """Pods may hold certificates until then (seconds since the epoch) that nothing is known of."""
         held = self._clusters.setdefault(cluster, _Cluster())
         if until > held.known_from:
@@ -173,7 +173,7 @@ class Callers:
             held = self._clusters.setdefault(name, _Cluster())
             for pod, ends in pods.items():
                 self._note(held, pod, ends)
-            self.doubt(name, known_from)
+            self.suspect(name, known_from)
 
     def learn(self, tables: Iterable[Known], doubts: Mapping[str, float], *, everywhere: float = 0.0) -> None:
         """What the others persist now, instead of what they did before, and until when each cluster is in doubt.
@@ -184,9 +184,9 @@ class Callers:
         others: dict[str, dict[int, int]] = {}
         known_from, count, full = dict(doubts), 0, set[str]()
         for table in tables:
-            for name, (pods, doubtful) in table.items():
+            for name, (pods, suspect) in table.items():
                 held = others.setdefault(name, {})
-                known_from[name] = max(doubtful, known_from.get(name, 0.0))
+                known_from[name] = max(suspect, known_from.get(name, 0.0))
                 for pod, ends in pods.items():
                     if pod not in held:
                         if count >= MOST_PODS:
@@ -215,7 +215,7 @@ class Callers:
         if held is None:
             return
         others, recent = self._others.get(cluster, {}), held.recent | held.before
-        if now - held.turned > LATELY:
+        if now - held.turned > RECENT:
             held.recent, held.before, held.turned = set(), held.recent, now
         kept = {
             pod: ends
@@ -290,12 +290,12 @@ def unpacked(table: CallersTable, *, key: str) -> Known:
 
 
 CALLERS: Final = "callers/"
-HORIZONS: Final = "horizons/"
+EXPIRY_BOUNDS: Final = "horizons/"
 SIGNERS: Final = "signers/"
 
 SHORTEST: Final = 2.0  # seconds between two looks
 LONGEST: Final = 30.0
-LOOKS_IN_A_LIFE: Final = 20.0
+POLLS_IN_A_LIFETIME: Final = 20.0
 RETRY: Final = 1.0
 TIMEOUT: Final = 15.0
 MOST_SIGNERS: Final = 512
@@ -357,7 +357,7 @@ class SharedCallers:
     @property
     def _interval(self) -> float:
         life = self._callers.shortest_lifetime or self._usual_life()
-        return min(LONGEST, max(SHORTEST, min(life, self._usual_life()) / LOOKS_IN_A_LIFE))
+        return min(LONGEST, max(SHORTEST, min(life, self._usual_life()) / POLLS_IN_A_LIFETIME))
 
     async def share(self) -> None:
         """Once; what goes wrong is kept as :attr:`problem`."""
@@ -389,32 +389,32 @@ class SharedCallers:
     async def _load(self) -> None:
         """What an earlier process of this name has left. Before this, nothing is written over it."""
         key = f"{CALLERS}{self._replica}"
-        found = await read_many(self._store, [key, f"{HORIZONS}{self._replica}"])
+        found = await read_many(self._store, [key, f"{EXPIRY_BOUNDS}{self._replica}"])
         table = _table(key, found[key])
         if table is not None:
             self._callers.adopt(table.known)
             self._claims.adopt(table.claims)
         if table is None or not table.closed:
-            for cluster, until in _reach(f"{HORIZONS}{self._replica}", found).items():
-                self._callers.doubt(cluster, until)
+            for cluster, until in _reach(f"{EXPIRY_BOUNDS}{self._replica}", found).items():
+                self._callers.suspect(cluster, until)
         await self._write(closed=False)
         self._callers.open = True
 
     async def _look(self) -> None:
         """What the other signers know, those that are gone included."""
-        keys = [*await self._store.keys(CALLERS), *await self._store.keys(HORIZONS)]
+        keys = [*await self._store.keys(CALLERS), *await self._store.keys(EXPIRY_BOUNDS)]
         replicas = sorted({key.partition("/")[2] for key in keys} - {self._replica})[:MOST_SIGNERS]
         now = self._clock.now().timestamp()
         reports = await read_many(self._store, [f"{SIGNERS}{replica}" for replica in replicas])
-        heard = {replica: _is_heard_of(reports[f"{SIGNERS}{replica}"], now) for replica in replicas}
+        heard = {replica: _is_live(reports[f"{SIGNERS}{replica}"], now) for replica in replicas}
         documents = await read_many(self._store, [f"{CALLERS}{replica}" for replica in replicas])
         tables: list[Known] = []
-        doubtful: list[str] = []
+        suspect: list[str] = []
         for replica in replicas:
             key = f"{CALLERS}{replica}"
             table = _table(key, documents[key])
             if table is None or not (table.closed or heard[replica]):
-                doubtful.append(f"{HORIZONS}{replica}")
+                suspect.append(f"{EXPIRY_BOUNDS}{replica}")
             if table is None:
                 continue
             tables.append(table.known)
@@ -425,10 +425,10 @@ class SharedCallers:
             await asyncio.sleep(0)
         doubts: dict[str, float] = {}
         everywhere, unread = 0.0, ""
-        horizons = await read_many(self._store, doubtful)
-        for key in doubtful:
+        expiry_bounds = await read_many(self._store, suspect)
+        for key in suspect:
             try:
-                reach = _reach(key, horizons)
+                reach = _reach(key, expiry_bounds)
             except StateDamaged as error:
                 everywhere, unread = now + LONGEST_TTL, error.diagnostics()
                 continue
@@ -491,16 +491,16 @@ def _reach(key: str, found: _Documents) -> dict[str, float]:
     if isinstance(stored, StateDamaged):
         raise stored
     reach: dict[str, float] = {}
-    for row in decode(stored.data, HorizonTable, key=key).rows if stored is not None else ():
+    for row in decode(stored.data, ExpiryBoundTable, key=key).rows if stored is not None else ():
         reach[row.cluster] = max(row.until, reach.get(row.cluster, 0.0))
     return reach
 
 
-def _is_heard_of(stored: Stored | StateDamaged | None, now: float) -> bool:
+def _is_live(stored: Stored | StateDamaged | None, now: float) -> bool:
     if not isinstance(stored, Stored):
         return False
     try:
-        return is_heard_of(decode(stored.data, _Beat, key=SIGNERS), now)
+        return is_live(decode(stored.data, _Beat, key=SIGNERS), now)
     except StateDamaged:
         return False
 
@@ -523,13 +523,13 @@ class _Count:
 
     now: float
     most_names: int
-    holding: int = 0
+    with_certificate: int = 0
     lapsed: int = 0
     waiting: int = 0
     ambient: int = 0
     sidecars: int = 0
     asked: int = 0
-    never_asked: list[str] = field(default_factory=list)
+    never_requested: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
     def add(self, pod: PodMeta, ends: int) -> None:
@@ -538,13 +538,13 @@ class _Count:
         self.sidecars += pod.sidecar
         self.asked += pod.sidecar and ends > 0
         if ends > self.now:
-            self.holding += 1
+            self.with_certificate += 1
         elif ends:
             self.lapsed += 1
             self._name(self.ended, pod)
         elif pod.sidecar and self.now - pod.created >= YOUNG:
             self.waiting += 1
-            self._name(self.never_asked, pod)
+            self._name(self.never_requested, pod)
 
     def _name(self, names: list[str], pod: PodMeta) -> None:
         if len(names) < self.most_names:
@@ -621,15 +621,15 @@ class Workloads:
         self._callers.prune(name, frozenset(live), now)
         first, last = self._ends(name, now)
         return WorkloadsReport(
-            workloads=count.holding + count.lapsed + count.waiting,
-            holding=count.holding,
+            workloads=count.with_certificate + count.lapsed + count.waiting,
+            with_certificate=count.with_certificate,
             lapsed=count.lapsed,
             ambient=count.ambient,
             known_from=self._callers.known_from(name),
             detail="",
             sidecars=count.sidecars,
             asked=count.asked,
-            never_asked=sorted(count.never_asked),
+            never_requested=sorted(count.never_requested),
             ended=sorted(count.ended),
             lifetime=self._callers.lifetime(name),
             first_end=first,
@@ -650,7 +650,7 @@ class Workloads:
         """Where TokenReview decides no pod is watched: only what was issued can be counted."""
         first, last = self._ends(name, now)
         return WorkloadsReport(
-            holding=_unended(self._callers.ends(name), now),
+            with_certificate=_unended(self._callers.ends(name), now),
             known_from=self._callers.known_from(name),
             watched=False,
             detail='its pods are not watched, because attestation is "token-review"',

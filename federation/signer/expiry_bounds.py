@@ -24,13 +24,13 @@ from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.signer import HorizonRow, HorizonTable
+from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, merged, step_for
 from federation.signer.accounting import Delivery
-from federation.signer.revalidation import require_standing
+from federation.signer.revalidation import revalidate
 from federation.state.store import StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ class _Round:
     def __init__(self) -> None:
         self.wanted: dict[Delivered, float] = {}
         self.settled = asyncio.Event()
-        self.seen: tuple[Current | None, Orders] | None = None
+        self.seen: tuple[Current | None, SigningDirectives] | None = None
         self.error: StateUnavailable | None = None
 
 
-class PersistedHorizons:
-    """Implements Horizons. ``look`` reads from the store what is to hold now; it raises StateUnavailable.
+class PersistedExpiryBounds:
+    """Implements Expiry bounds. ``look`` reads from the store what is to hold now; it raises StateUnavailable.
 
     Nothing is covered before :meth:`run` has read the table of an earlier process of this name, nor while the
     store fails.
@@ -74,7 +74,7 @@ class PersistedHorizons:
         *,
         replica: str,
         clock: Clock,
-        look: Callable[[], Awaitable[tuple[Current | None, Orders]]],
+        look: Callable[[], Awaitable[tuple[Current | None, SigningDirectives]]],
     ) -> None:
         self._store = store
         self._replica = replica
@@ -109,7 +109,7 @@ class PersistedHorizons:
         await shared.settled.wait()
         if shared.seen is None:
             raise _again(shared.error)
-        require_standing(delivery, *shared.seen)
+        revalidate(delivery, *shared.seen)
         self._cleared[key] = max(reach, self._cleared.get(key, 0.0))
 
     @property
@@ -175,10 +175,10 @@ class PersistedHorizons:
             now = self._clock.now().timestamp()
             table = bounded(merged((self._persisted, wanted)), now)
             rows = [
-                HorizonRow(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
+                ExpiryBound(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
                 for d, until in sorted(table.items())
             ]
-            data = encode(HorizonTable(replica=self._replica, rows=rows))
+            data = encode(ExpiryBoundTable(replica=self._replica, rows=rows))
             try:
                 self._version = await self._store.write(
                     self._key, data, expected=self._version, create=self._version is None
@@ -228,7 +228,7 @@ def bounded(table: Mapping[Delivered, float], now: float, *, most: int = MOST_RO
 def _rows(stored: Stored | None, key: str) -> dict[Delivered, float]:
     if stored is None:
         return {}
-    rows = decode(stored.data, HorizonTable, key=key).rows
+    rows = decode(stored.data, ExpiryBoundTable, key=key).rows
     return {Delivered(row.cluster, row.issuer, row.generation): row.until for row in rows}
 
 

@@ -1,4 +1,4 @@
-"""The generation in force for each cluster, and the orders, as far as this signer verifies what the controller wrote.
+"""The generation in force for each cluster, and the directives, verified: what the controller wrote is not trusted.
 
 **The signer does not trust the controller.** A generation is accepted only where its bytes are what its digest says,
 its trust domain is the mesh's, its number does not run backwards, and every self-signed anchor in it is pinned by the
@@ -6,13 +6,13 @@ signer's own configuration. Otherwise the last good one stays in force and the r
 removed in waves, clusters that wait for theirs are given an older generation, which is verified by the same rules.
 One that cannot be verified stops the clusters that it is meant for, and no other.
 
-**Orders** say which intermediate signs where, and who gets nothing. No document means that it is not recorded what is
-in force. Orders that were read stay until others are read: what is damaged, gone, of an earlier rotation or of an
-earlier revision of the record changes nothing, and ``revalidation.py`` keeps a signer that cannot read them from
+**Directives** say which intermediate signs where, and who gets nothing. No document means that it is not recorded what
+is in force. Directives that were read stay until others are read: what is damaged, gone, of an earlier rotation or of
+an earlier revision of the record changes nothing, and ``revalidation.py`` keeps a signer that cannot read them from
 going on for long.
 
 **Pins that are gone.** A pin that is taken out of the configuration is a wish: the anchor stays in the bundle until
-nothing needs it, and the pin counts as long as that. The signer would refuse that bundle after its next start, so it
+nothing needs it, and the pin counts while that. The signer would refuse that bundle after its next start, so it
 persists which anchors of a bundle that it has verified its own configuration pinned, under ``pins/<replica>``, ahead
 of any removal. Nothing gets in there but by the signer's own configuration, and it is forgotten once no generation in
 force holds it. What signers of the same hub remember counts as well: a replica that was started later reads what the
@@ -43,7 +43,7 @@ from federation.core.errors import FederationError, InvalidValue, NotReady, Stat
 from federation.core.identity import TrustDomain, another_mesh
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import TrustBundle
 from federation.files import Reading, read_bounded
 from federation.state.store import StateStore, read_many
@@ -63,7 +63,7 @@ class AcceptedTrust:
     anchors: tuple[Certificate, ...] = field(repr=False)
 
 
-def believe(
+def verify_generation(
     generation: Generation, *, number: int, digest: str, trust_domain: TrustDomain, pins: frozenset[str]
 ) -> AcceptedTrust:
     """The generation of that number (and, unless it is empty, of that SHA-256), believed.
@@ -115,11 +115,11 @@ def believe(
 POLL: Final = 0.5  # seconds: a rotation waits for the slowest signer
 READ_TIMEOUT: Final = 5.0
 
-ORDERS: Final = "orders"
+DIRECTIVES: Final = "orders"
 
 
-class OrdersFollower:
-    """Follows the orders; ``orders`` is None until it was read whether there are any."""
+class DirectivesFollower:
+    """Follows the directives; ``directives`` is None until it was read whether there are any."""
 
     def __init__(
         self, store: StateStore, *, clock: Clock, on_change: Callable[[], None] = lambda: None
@@ -129,7 +129,7 @@ class OrdersFollower:
         self._on_change = on_change
         self._looking = asyncio.Lock()
         self._version = ""
-        self.orders: Orders | None = None
+        self.directives: SigningDirectives | None = None
         self.problem: StateUnavailable | None = None
 
     async def run(self) -> None:
@@ -145,66 +145,68 @@ class OrdersFollower:
         except StateUnavailable as error:
             self._fail(error)
 
-    async def catch_up(self) -> Orders:
-        """The orders that hold at some instant after the call, taken up. Raises StateUnavailable."""
+    async def catch_up(self) -> SigningDirectives:
+        """The directives that hold at some instant after the call, taken up. Raises StateUnavailable."""
         try:
             async with asyncio.timeout(READ_TIMEOUT), self._looking:  # an older answer never comes later
-                orders = await self._read()
+                directives = await self._read()
         except TimeoutError:
-            raise StateUnavailable(f"no answer in {READ_TIMEOUT:g} s", where=ORDERS) from None
+            raise StateUnavailable(f"no answer in {READ_TIMEOUT:g} s", where=DIRECTIVES) from None
         self.problem = None
-        if orders != self.orders:
-            self.orders = orders
-            if orders.rotation:
+        if directives != self.directives:
+            self.directives = directives
+            if directives.rotation:
                 _logger.info(
                     "rotation %d is in %s",
-                    orders.rotation,
-                    orders.state,
-                    extra={"rotation": orders.rotation, "state": orders.state},
+                    directives.rotation,
+                    directives.state,
+                    extra={"rotation": directives.rotation, "state": directives.state},
                 )
             self._on_change()
-        return orders
+        return directives
 
-    async def _read(self) -> Orders:
-        stored = await self._store.read(ORDERS)
-        held = self.orders
+    async def _read(self) -> SigningDirectives:
+        stored = await self._store.read(DIRECTIVES)
+        held = self.directives
         if stored is None:
             if self._version:
                 raise StateUnavailable(
-                    "the state store holds no orders any more",
-                    where=ORDERS,
+                    "the state store holds no directives any more",
+                    where=DIRECTIVES,
                     remedy="nothing, where the controller writes them; else restore the newest backup of the state",
-                    reason="orders_missing",
+                    reason="directives_missing",
                 )
-            return Orders()
+            return SigningDirectives()
         if held is not None and stored.version == self._version:
             return held
-        orders = decode(stored.data, Orders, key=ORDERS)
-        if held is not None and orders.rotation < held.rotation:
-            raise _orders_backwards(
-                f"these are of rotation {orders.rotation}, and rotation {held.rotation} has begun"
+        directives = decode(stored.data, SigningDirectives, key=DIRECTIVES)
+        if held is not None and directives.rotation < held.rotation:
+            raise _directives_backwards(
+                f"these are of rotation {directives.rotation}, and rotation {held.rotation} has begun"
             )
-        if held is not None and 0 < orders.revision < held.revision:  # 0: of a controller that counts none
-            raise _orders_backwards(
-                f"these are of revision {orders.revision} of the record, and revision {held.revision} was followed"
+        if (
+            held is not None and 0 < directives.revision < held.revision
+        ):  # 0: of a controller that counts none
+            raise _directives_backwards(
+                f"these are of revision {directives.revision} of the record, and revision {held.revision} was followed"
             )
         self._version = stored.version
-        return orders
+        return directives
 
     def _fail(self, problem: StateUnavailable) -> None:
         if str(problem) != str(self.problem):
             _logger.error(
-                "the orders are not taken up: %s", problem.diagnostics(), extra={"reason": problem.reason}
+                "the directives are not taken up: %s", problem.diagnostics(), extra={"reason": problem.reason}
             )
         self.problem = problem
 
 
-def _orders_backwards(what: str) -> StateUnavailable:
+def _directives_backwards(what: str) -> StateUnavailable:
     return StateUnavailable(
         what,
-        where=ORDERS,
+        where=DIRECTIVES,
         remedy="restore the newest backup of the state, then restart every role",
-        reason="orders_backwards",
+        reason="directives_backwards",
     )
 
 
@@ -216,7 +218,7 @@ MOST_ANCHORS: Final = (
 TIMEOUT: Final = 5.0
 
 
-class RememberedPins:
+class PinHistory:
     """Implements that memory. ``known`` are the anchors (SHA-256) in it."""
 
     def __init__(self, store: StateStore, *, replica: str) -> None:
@@ -260,12 +262,12 @@ class RememberedPins:
                 found |= {*table.anchors[:MOST_ANCHORS]}
         self.known, self._loaded = self.known | found, True
 
-    async def keep(self, believed: Iterable[Certificate], pins: frozenset[str]) -> None:
+    async def keep(self, verified: Iterable[Certificate], pins: frozenset[str]) -> None:
         """Remember those anchors of the bundles in force that are pinned or were; forget every other one.
 
         What cannot be persisted is logged and tried again at the next call.
         """
-        held = {anchor.sha256 for anchor in believed if anchor.is_self_signed}
+        held = {anchor.sha256 for anchor in verified if anchor.is_self_signed}
         self.known = frozenset(held & (pins | self.known))
         if self.known == self._written:
             return
@@ -350,7 +352,7 @@ class TrustFollower:
         trust_domain: TrustDomain,
         pins: frozenset[str],
         on_change: Callable[[TrustInForce], None],
-        remembered: RememberedPins | None = None,
+        remembered: PinHistory | None = None,
     ) -> None:
         """``remembered`` are pins that this signer's configuration had, and that the bundle may still hold."""
         self._store = store
@@ -514,7 +516,7 @@ class TrustFollower:
             raise InvalidValue(
                 "the generation in force is not in the state store", where=key, reason="generation_missing"
             )
-        trust = believe(
+        trust = verify_generation(
             decode(stored.data, Generation, key=key),
             number=number,
             digest=digest,

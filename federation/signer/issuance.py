@@ -1,12 +1,12 @@
 """The one pipeline that every listener calls: attest, policy, request gate, clamp, sign, check, reply, account.
 
 Between attestation and policy a node proxy becomes the pod that it asks for, if it may (``policy.py``). A certificate
-for a cluster is made on three things: the generation that it is delivered with, the orders, and the authority.
+for a cluster is made on three things: the generation that it is delivered with, the directives, and the authority.
 
 Nothing here knows how the request came in. What is handed out was asked for by a caller that its own cluster vouches
 for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of the bundle that is
-delivered with it, and is of the issuer that the orders name. Where trust or orders change meanwhile it is made anew
-by those that hold then, and the caller learns nothing of it.
+delivered with it, and is of the issuer that the directives name. Where trust or directives change meanwhile it is made
+anew by those that hold then, and the caller learns nothing of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from federation.core.call_slots import Place
+from federation.core.call_slots import CallSlot
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.documents.trust import Current
@@ -34,65 +34,67 @@ from federation.core.pki.certificate import Certificate, pem_encode
 from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
 from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER
 from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery, Renewals
 from federation.signer.attestation.attestor import Caller, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
-from federation.signer.authorities.authority import Alarms, Authority, LeafOrder, issue_checked
-from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
+from federation.signer.authorities.authority import Alarms, Authority, LeafRequest, issue_checked
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
 from federation.signer.authorities.selection import choose, require_served
 from federation.signer.callers import Callers
-from federation.signer.generations import AcceptedTrust, OrdersFollower, TrustFollower
+from federation.signer.generations import AcceptedTrust, DirectivesFollower, TrustFollower
 from federation.signer.policy import check_policy, check_reserved, impersonate
 from federation.signer.registry import Registry, Routing
-from federation.signer.revalidation import Superseded, require_ordered
+from federation.signer.revalidation import Superseded, require_directed
 
 
 class Terms(msgspec.Struct, frozen=True):
     """What holds for a cluster now. Any of it may change between two requests."""
 
     trust: AcceptedTrust
-    orders: Orders
+    directives: SigningDirectives
 
 
 class Grounds:
     """Looks it up, for every request, in what is kept up to date beside the requests."""
 
-    def __init__(self, trust: TrustFollower, orders: OrdersFollower, authorities: Succession) -> None:
+    def __init__(
+        self, trust: TrustFollower, directives: DirectivesFollower, authorities: AuthoritySet
+    ) -> None:
         self._trust = trust
-        self._orders = orders
+        self._directives = directives
         self._authorities = authorities
 
     def terms(self, cluster: str) -> Terms:
         """The terms for that cluster; empty for the hub itself.
 
-        Raises NotReady where there is no bundle or there are no orders yet, where its generation is not
+        Raises NotReady where there is no bundle or there are no directives yet, where its generation is not
         believed, and where it is quarantined.
         """
-        in_force, orders = self._trust.in_force, self._orders.orders
+        in_force, directives = self._trust.in_force, self._directives.directives
         if in_force is None:
             raise NotReady("there is no bundle yet", reason="no_bundle")
-        if orders is None:
+        if directives is None:
             raise NotReady(
-                f"the orders of the controller were not read yet: {self._orders.problem or 'starting'}",
-                reason="no_orders",
+                f"the directives of the controller were not read yet: {self._directives.problem or 'starting'}",
+                reason="no_directives",
             )
-        require_served(orders, cluster)
-        return Terms(in_force.for_cluster(cluster), orders)
+        require_served(directives, cluster)
+        return Terms(in_force.for_cluster(cluster), directives)
 
-    def signer(self, cluster: str, terms: Terms) -> AuthorityKeeper:
+    def signer(self, cluster: str, terms: Terms) -> AuthoritySlot:
         """Who signs on these terms; raises NotReady as :func:`choose` does."""
-        return choose(terms.orders, cluster, self._authorities.in_order, terms.trust.anchors)
+        return choose(terms.directives, cluster, self._authorities.in_order, terms.trust.anchors)
 
-    async def look(self) -> tuple[Current | None, Orders]:
+    async def look(self) -> tuple[Current | None, SigningDirectives]:
         """What is to hold by the state store, read after the call and taken up. Raises StateUnavailable."""
-        orders = await self._orders.catch_up()
-        return await self._trust.catch_up(), orders
+        directives = await self._directives.catch_up()
+        return await self._trust.catch_up(), directives
 
 
 ATTEMPTS: Final = 3
-"""At a leaf that is superseded while it is made: one for orders that change, one for a generation beside them."""
+"""At a leaf that is superseded while it is made: one for directives that change, one for a generation beside them."""
 
 ISTIOD_PROFILE: Final = LeafProfile.SERVING
 """istiod serves XDS and webhooks with it and is no one's client: its key must not open a workload's connection."""
@@ -152,7 +154,7 @@ class MakesGrounds(Protocol):
     """As :class:`federation.signer.issuance.Grounds`; asked anew for every attempt."""
 
     def terms(self, cluster: str) -> Terms:
-        """The trust and the orders for that cluster; raises NotReady."""
+        """The trust and the directives for that cluster; raises NotReady."""
         ...
 
     def signer(self, cluster: str, terms: Terms) -> Signs:
@@ -160,7 +162,7 @@ class MakesGrounds(Protocol):
         ...
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _VerifiedRequest(msgspec.Struct, frozen=True):
     """A request that is found good."""
 
     caller: Caller
@@ -176,7 +178,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class Issuance:
-    """Issues leaves; authority, orders and what is trusted may be exchanged between two requests."""
+    """Issues leaves; authority, directives and what is trusted may be exchanged between two requests."""
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class Issuance:
         """What decides which member judges a token."""
         return self._routing
 
-    async def issue(self, evidence: TokenEvidence, request: SigningRequest, place: Place) -> Reply:
+    async def issue(self, evidence: TokenEvidence, request: SigningRequest, place: CallSlot) -> Reply:
         """The certificate that this caller may have; ``place`` is told once its cluster has vouched for it.
 
         Raises a Refused where the caller is at fault, an Unavailable where asking again may help, an
@@ -258,7 +260,7 @@ class Issuance:
                 self._accounting.note_refusal(cluster, error, now=now, proven=signed)
             raise
         except asyncio.CancelledError:
-            reason = "cancelled"  # the door's deadline has passed, or the caller has gone
+            reason = "cancelled"  # the listener's deadline has passed, or the caller has gone
             raise
         finally:
             seconds = self._clock.monotonic() - began
@@ -272,7 +274,7 @@ class Issuance:
     async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:
         profile, checked = self._check(caller, config, request)
         check_reserved(caller, config, self._registry.reserved)
-        asked = _Asked(caller, config, request, profile, checked)
+        asked = _VerifiedRequest(caller, config, request, profile, checked)
         attempts = ATTEMPTS
         while True:
             try:
@@ -295,7 +297,7 @@ class Issuance:
         identity = SpiffeId(self._trust_domain, caller.account)
         return LeafProfile.WORKLOAD, check_request(request.csr_pem, identity=identity, accepted_keys=accepted)
 
-    async def _make(self, asked: _Asked) -> Reply:
+    async def _make(self, asked: _VerifiedRequest) -> Reply:
         """One attempt. Raises Superseded where what it was made by no longer holds at its end."""
         config, cluster = asked.config, asked.config.name.value
         if not self._callers.open:
@@ -304,10 +306,10 @@ class Issuance:
         signer = self._grounds.signer(cluster, terms)
         now = self._clock.now()
         above = signer.issuers
-        order = self._order(asked, terms.orders, above, now)
+        order = self._order(asked, terms.directives, above, now)
         # Accounted for before anybody is asked: an answer that is lost on its way may be a leaf all the same.
         known, ends = above[0].sha256 if above else UNKNOWN_ISSUER, order.validity.not_after
-        covered = Delivery(config.name, known, terms.trust.number, ends, terms.orders)
+        covered = Delivery(config.name, known, terms.trust.number, ends, terms.directives)
         await self._accounting.deliver(covered)
         issued = await issue_checked(
             signer.current, order, anchors=terms.trust.anchors, at=now, alarms=signer.alarms
@@ -315,10 +317,10 @@ class Issuance:
         latest = self._grounds.terms(cluster)
         tail = self._tail_for(issued.issuers, latest.trust)
         issuer = issued.issuers[0].sha256
-        require_ordered(issued.issuers, latest.orders, cluster)
+        require_directed(issued.issuers, latest.directives, cluster)
         if (issuer, latest.trust.number, issued.not_after) != (known, terms.trust.number, ends):
             await self._accounting.deliver(
-                Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.orders)
+                Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.directives)
             )
         self._renewals.issued(asked.holder, at=now, not_after=issued.not_after)
         if not config.is_own(asked.caller.account):
@@ -341,10 +343,14 @@ class Issuance:
         return Reply(pem_encode(issued.der, "CERTIFICATE"), tail)
 
     def _order(
-        self, asked: _Asked, orders: Orders, above: tuple[Certificate, ...], now: datetime
-    ) -> LeafOrder:
-        """The leaf as it is to be, within policy, orders and issuers."""
-        policy, cap = asked.config.policy, orders.ttl_cap or math.inf
+        self,
+        asked: _VerifiedRequest,
+        directives: SigningDirectives,
+        above: tuple[Certificate, ...],
+        now: datetime,
+    ) -> LeafRequest:
+        """The leaf as it is to be, within policy, directives and issuers."""
+        policy, cap = asked.config.policy, directives.ttl_cap or math.inf
         validity = leaf_validity(
             now,
             asked.request.validity_seconds,
@@ -352,7 +358,7 @@ class Issuance:
             above,
             timedelta(seconds=policy.default_ttl),
         )
-        return LeafOrder(
+        return LeafRequest(
             profile=asked.profile,
             public_key=asked.checked.public_key,
             spki_der=asked.checked.spki_der,

@@ -30,7 +30,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from federation.core.call_slots import Places
+from federation.core.call_slots import CallSlots
 from federation.core.clock import Clock
 from federation.core.config.clusters import DEFAULT_RESERVED, ClusterConfig
 from federation.core.documents.signer import SharedTokenKey
@@ -65,7 +65,7 @@ class Slots:
                 f"{self.limit} requests are under way",
                 where=str(self._cluster),
                 reason="cluster_concurrency",
-                remedy="look at the latency of its API server, or raise door.max_concurrent_per_cluster",
+                remedy="look at the latency of its API server, or raise listener.max_concurrent_per_cluster",
             )
         self.taken += 1
 
@@ -87,7 +87,7 @@ def _crowded(cluster: ClusterName) -> Overloaded:
 class Registered:
     """A registered cluster: its configuration now, and the calls under way of callers that are known to be its own."""
 
-    def __init__(self, config: ClusterConfig, slots: Slots, unproven: Places) -> None:
+    def __init__(self, config: ClusterConfig, slots: Slots, unproven: CallSlots) -> None:
         self.config = config
         self.slots = slots
         self.name = str(config.name)
@@ -98,7 +98,7 @@ class Registered:
         self.slots.limit = concurrent
         return Registered(config, self.slots, self._unproven)
 
-    def unproven(self, attestor: ClusterAttestor) -> Places:
+    def unproven(self, attestor: ClusterAttestor) -> CallSlots:
         """Places for callers that only name it. They may wait for an answer about their token, and take no slots."""
         few = attestor.keys.usable
         self._unproven.limit = min(self.slots.limit, UNSIGNED_AT_ONCE) if few else self.slots.limit
@@ -129,7 +129,7 @@ class Registry:
             held = old.get(config.name) or Registered(
                 config,
                 Slots(config.name, concurrent),
-                Places(concurrent, partial(_crowded, config.name)),
+                CallSlots(concurrent, partial(_crowded, config.name)),
             )
             registered = self._clusters[config.name] = held.configured(config, concurrent)
             by_id[str(config.cluster_id)] = (*by_id.get(str(config.cluster_id), ()), registered)
@@ -228,7 +228,7 @@ NAME_IT: Final = (
 )
 
 
-class Placed(NamedTuple):
+class Attributed(NamedTuple):
     """The member that judges a token, and what has to be asked before its API server is shown it (None: nothing)."""
 
     registered: Registered
@@ -241,24 +241,24 @@ class Routing:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._claims = registry.claims
-        self._looks: set[asyncio.Task[None]] = set()
+        self._health_polling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """End looks under way."""
-        for look in self._looks:
+        for look in self._health_polling:
             look.cancel()
-        await asyncio.gather(*self._looks, return_exceptions=True)
+        await asyncio.gather(*self._health_polling, return_exceptions=True)
 
-    async def place(self, token: Token, cluster_id: str) -> Placed:
+    async def place(self, token: Token, cluster_id: str) -> Attributed:
         """The member to judge this token.
 
         Raises AttestationRefused with the reason ``unknown_cluster``, ``ambiguous_cluster``, ``token_key`` or
-        ``token_of_another_cluster``, and NotReady where that cannot be told yet.
+        ``token_of_another_cluster``, and NotReady where that cannot be determined yet.
         """
         named = self.named(cluster_id)
         if named is not None:
             await self._keep_from(named, token)
-            return Placed(named)
+            return Attributed(named)
         members = self._registry.members
         if len(members) == 1:
             return await self._by_only(members[0], token)
@@ -354,21 +354,21 @@ class Routing:
             if other is not named and claim is not None and claim.proved:
                 raise _of_another(named.name, other.name)
 
-    async def _by_only(self, only: Registered, token: Token) -> Placed:
+    async def _by_only(self, only: Registered, token: Token) -> Attributed:
         """There is no other member to take the token for; but whose it is not by its keys is not reviewed."""
         attestor = self._attestor(only)
         if attestor is not None and attestor.method == REVIEW and attestor.keys.usable:
             await self._find_signers(token)
-        return Placed(only)
+        return Attributed(only)
 
-    async def _by_key(self, token: Token, default: Registered | None) -> Placed:
+    async def _by_key(self, token: Token, default: Registered | None) -> Attributed:
         """``default`` is the member that is registered as ``Kubernetes``, where the caller sent that."""
         try:
             found = await self._find_signers(token)
         except NotReady:
             unknown = [member for member in self._registry.members if not self._looked_at(member)]
             if default is not None and unknown == [default]:
-                return Placed(default)
+                return Attributed(default)
             raise
         if not self._claims.open:
             raise NotReady(
@@ -390,7 +390,7 @@ class Routing:
             if not holder.claim.proved:
                 await self._require_all_read(chosen, since=holder.claim.first)
 
-        return Placed(chosen, permit)
+        return Attributed(chosen, permit)
 
     async def _find_signers(self, token: Token) -> Mapping[str, str]:
         """The members whose keys signed it, after a new look where none did.
@@ -455,16 +455,16 @@ class Routing:
 
         A look goes on when its callers have gone: the next ones profit from it.
         """
-        looks: set[asyncio.Task[None]] = set()
+        health_polling: set[asyncio.Task[None]] = set()
         for member in members:
             attestor = self._attestor(member)
             if attestor is not None and attestor.keys.may_look:
-                looks.add(asyncio.create_task(attestor.keys.look_again()))
-        self._looks |= looks
-        for look in looks:
-            look.add_done_callback(self._looks.discard)
-        if looks:
-            await asyncio.wait(looks, timeout=LOOK)
+                health_polling.add(asyncio.create_task(attestor.keys.look_again()))
+        self._health_polling |= health_polling
+        for look in health_polling:
+            look.add_done_callback(self._health_polling.discard)
+        if health_polling:
+            await asyncio.wait(health_polling, timeout=LOOK)
 
 
 def _of_another(named: str, other: str) -> AttestationRefused:

@@ -1,6 +1,6 @@
 """The fence between what a signer delivers and what the controller decides on. Pure.
 
-The controller writes what is to hold (``current``, ``orders``) and then reads how far leaves reach. A signer
+The controller writes what is to hold (``current``, ``directives``) and then reads how far leaves reach. A signer
 writes how far its leaves reach and then reads what is to hold. So one of the two always sees the other: either
 the controller reckons with the leaf, or the leaf is not delivered.
 """
@@ -12,25 +12,25 @@ from collections.abc import Sequence
 from federation.core.documents.trust import Current
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.signer.accounting import Delivery
 from federation.signer.authorities.selection import not_in_force
 
 
 class Superseded(NotReady):
-    """The trust or the orders that a leaf was made by no longer hold: make it anew by those that do."""
+    """The trust or the directives that a leaf was made by no longer hold: make it anew by those that do."""
 
     default_reason = "superseded"
 
 
-def require_standing(delivery: Delivery, current: Current | None, orders: Orders) -> None:
-    """Raise Superseded where the delivery is not what ``current`` and ``orders``, as just read, ask for."""
+def revalidate(delivery: Delivery, current: Current | None, directives: SigningDirectives) -> None:
+    """Raise Superseded where the delivery is not what ``current`` and ``directives``, as just read, ask for."""
     cluster = str(delivery.cluster)
     if current is None:
         raise Superseded("the state store names no generation any more", where=cluster)
-    if cluster in orders.stopped:
+    if cluster in directives.stopped:
         raise Superseded("the cluster was quarantined meanwhile", where=cluster)
-    if not orders.serve(cluster):
+    if not directives.serve(cluster):
         raise Superseded("it is not known any more that the cluster is this hub's", where=cluster)
     number = current.number_for(cluster)
     if number != delivery.generation:
@@ -39,39 +39,39 @@ def require_standing(delivery: Delivery, current: Current | None, orders: Orders
             where=cluster,
             remedy="where this lasts, the signer's report says why it does not take up that generation",
         )
-    _require_named(delivery.authority, orders, cluster)
-    made = delivery.orders
-    if _asked_of(made, cluster) != _asked_of(orders, cluster):
+    _require_named(delivery.authority, directives, cluster)
+    made = delivery.directives
+    if _asked_of(made, cluster) != _asked_of(directives, cluster):
         raise Superseded(
-            f"it is made by the orders of rotation {made.rotation} in {made.state or 'no state'},"
-            f" and those of rotation {orders.rotation} in {orders.state or 'no state'} hold",
+            f"it is made by the directives of rotation {made.rotation} in {made.state or 'no state'},"
+            f" and those of rotation {directives.rotation} in {directives.state or 'no state'} hold",
             where=cluster,
         )
 
 
-def require_ordered(issuers: Sequence[Certificate], orders: Orders, cluster: str) -> None:
-    """Raise where a leaf below these issuers (issuer first, root last) must not be handed out by these orders.
+def require_directed(issuers: Sequence[Certificate], directives: SigningDirectives, cluster: str) -> None:
+    """Raise where a leaf below these issuers (issuer first, root last) must not be handed out by these directives.
 
     Raises Superseded where they forbid the issuer or name another, and NotReady where that is not what is in force:
     a back end may sign with something else than it did a moment ago.
     """
-    _require_named(issuers[0].sha256, orders, cluster)
-    problem = not_in_force(issuers, orders)
+    _require_named(issuers[0].sha256, directives, cluster)
+    problem = not_in_force(issuers, directives)
     if problem is not None:
         raise NotReady(problem.what, where=cluster, remedy=problem.remedy, reason=problem.reason)
 
 
-def _require_named(issuer: str, orders: Orders, cluster: str) -> None:
-    """Raise Superseded where the orders forbid the issuer (SHA-256; empty while it is not known), or name another."""
-    if issuer in orders.forbidden:
+def _require_named(issuer: str, directives: SigningDirectives, cluster: str) -> None:
+    """Raise Superseded where the directives forbid the issuer (SHA-256; empty while unknown), or name another."""
+    if issuer in directives.forbidden:
         raise Superseded(
             f"it is signed by {issuer[:16]}, against which an emergency was declared",
             where=cluster,
             remedy="take that authority out of this signer's configuration",
             reason="compromised_authority",
         )
-    ordered = orders.issuer_for(cluster)
-    if orders.strict and ordered and issuer and issuer != ordered:
+    ordered = directives.issuer_for(cluster)
+    if directives.strict and ordered and issuer and issuer != ordered:
         raise Superseded(
             f"it is signed by {issuer[:16]}, and {ordered[:16]} is ordered",
             where=cluster,
@@ -79,5 +79,5 @@ def _require_named(issuer: str, orders: Orders, cluster: str) -> None:
         )
 
 
-def _asked_of(orders: Orders, cluster: str) -> tuple[str, bool, float]:
-    return orders.issuer_for(cluster), orders.strict, orders.ttl_cap
+def _asked_of(directives: SigningDirectives, cluster: str) -> tuple[str, bool, float]:
+    return directives.issuer_for(cluster), directives.strict, directives.ttl_cap

@@ -1,9 +1,9 @@
 """The signer role: a certificate's way put together, kept running, and reported on.
 
 Everything slow (clusters, files, the state store) is kept up to date beside the requests, so that a request only
-looks up. The role is ready when it has a bundle that it believes, orders, an authority that can sign by them, a store
-that takes how far its leaves reach, and a certificate for its door; it says which of these is missing. It listens
-only once it has shown a certificate, and drains before it ends.
+looks up. The role is ready when it has a bundle that it believes, directives, an authority that can sign by them, a
+store that takes how far its leaves reach, and a certificate for its listener; it says which of these is missing. It
+listens only once it has shown a certificate, and drains before it ends.
 
 Its report, with how it sees each member cluster, is written to the state store again and again; its part of each
 quota follows from what the others report.
@@ -26,7 +26,7 @@ from federation.clusters.health import ClusterHealth
 from federation.clusters.members import Members
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig, ClusterPolicy, IstioConfig
-from federation.core.config.hub import DoorConfig, HubConfig, SignerConfig
+from federation.core.config.hub import HubConfig, ListenerConfig, SignerConfig
 from federation.core.config.types import Address
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import (
@@ -41,22 +41,22 @@ from federation.runtime.config_source import ConfigSource
 from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
 from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import KeyClaims
-from federation.signer.authorities.authority import AuthoritySettings, Surroundings
-from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
-from federation.signer.authorities.limiter import Fellows
+from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
+from federation.signer.authorities.limiter import ReplicaShare
 from federation.signer.callers import Callers, SharedCallers, Workloads
-from federation.signer.expiry_bounds import PersistedHorizons
+from federation.signer.expiry_bounds import PersistedExpiryBounds
 from federation.signer.generations import (
-    OrdersFollower,
+    DirectivesFollower,
+    PinHistory,
     PinnedRoots,
-    RememberedPins,
     TrustFollower,
     TrustInForce,
 )
 from federation.signer.issuance import Grounds, Issuance
-from federation.signer.listeners.istio_ca import IstioCaDoor
-from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
-from federation.signer.listeners.serving_certificate import ITSELF, KeptDoor
+from federation.signer.listeners.istio_ca import IstioCaService
+from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
+from federation.signer.listeners.serving_certificate import ITSELF, RunningListener
 from federation.signer.registry import Registry, connect
 from federation.state.store import StateStore
 
@@ -206,8 +206,8 @@ class Heartbeat:
 class Quotas:
     """Takes the part of each back end's quota that the other signers leave."""
 
-    def __init__(self, fellows: Fellows, authorities: Succession) -> None:
-        self._fellows = fellows
+    def __init__(self, replicas: ReplicaShare, authorities: AuthoritySet) -> None:
+        self._replicas = replicas
         self._authorities = authorities
 
     async def share(self) -> None:
@@ -216,8 +216,8 @@ class Quotas:
         if names:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STORE_TIMEOUT):
-                    await self._fellows.count(names)
-        self._authorities.take_share(self._fellows.share)
+                    await self._replicas.count(names)
+        self._authorities.take_share(self._replicas.share)
 
 
 class SignerRole:
@@ -257,36 +257,38 @@ class SignerRole:
             trust_domain=running.trust_domain,
             pins=running.trust.pins,
             on_change=self._take_up_trust,
-            remembered=RememberedPins(store, replica=replica),
+            remembered=PinHistory(store, replica=replica),
         )
-        self._orders = OrdersFollower(store, clock=clock, on_change=self._take_up_orders)
+        self._directives = DirectivesFollower(store, clock=clock, on_change=self._apply_directives)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
-        around = Surroundings(
+        around = BackEndContext(
             running.trust_domain,
             clock,
             random_bytes,
             jitter,
-            hosts=lambda: self._running.door.server_names,
+            hosts=lambda: self._running.listener.server_names,
             ztunnel=lambda: self._running.has_ztunnel,
         )
-        self._authorities = Succession(
+        self._authorities = AuthoritySet(
             partial(
-                AuthorityKeeper,
+                AuthoritySlot,
                 around=around,
-                deadline=running.door.deadline,
+                deadline=running.listener.deadline,
                 lifetime=lambda: self._renewals.lifetime,
-                hosts=lambda: self._running.door.server_names,
-                orders=lambda: self._orders.orders,
+                hosts=lambda: self._running.listener.server_names,
+                directives=lambda: self._directives.directives,
             ),
             *_settings(running.signer),
-            orders=lambda: self._orders.orders,
+            directives=lambda: self._directives.directives,
         )
         self._roots = PinnedRoots(
             trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin
         )
-        self._grounds = Grounds(self._trust, self._orders, self._authorities)
-        self._horizons = PersistedHorizons(store, replica=replica, clock=clock, look=self._grounds.look)
-        self._accounting = Accounting(self._horizons)
+        self._grounds = Grounds(self._trust, self._directives, self._authorities)
+        self._expiry_bounds = PersistedExpiryBounds(
+            store, replica=replica, clock=clock, look=self._grounds.look
+        )
+        self._accounting = Accounting(self._expiry_bounds)
         self._callers = Callers()
         self._shared = SharedCallers(
             store,
@@ -313,21 +315,23 @@ class SignerRole:
             clock=clock,
             random_bytes=random_bytes,
         )
-        self._turned_away = TurnedAway(clock)
-        self._connections_refused = TurnedAway(clock)
-        self._door = KeptDoor(
-            IstioCaDoor(self._issuance, RefusalLog(clock), self._turned_away, self._connections_refused),
-            listen=listen or running.door.listen,
+        self._rejected_calls = RejectedCalls(clock)
+        self._connections_refused = RejectedCalls(clock)
+        self._listener = RunningListener(
+            IstioCaService(
+                self._issuance, RefusalLog(clock), self._rejected_calls, self._connections_refused
+            ),
+            listen=listen or running.listener.listen,
             grounds=self._grounds,
             clock=clock,
             random_bytes=random_bytes,
-            config=lambda: self._running.door,
+            config=lambda: self._running.listener,
         )
         self._heartbeat = Heartbeat(
             store, replica=replica, clock=clock, report=self.report, recall=self._recall
         )
-        fellows = Fellows(store, replica=replica, clock=clock, expected=_processes(running))
-        self._quotas = Quotas(fellows, self._authorities)
+        replicas = ReplicaShare(store, replica=replica, clock=clock, expected=_processes(running))
+        self._quotas = Quotas(replicas, self._authorities)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain. Raises what no part of it could handle."""
@@ -339,13 +343,13 @@ class SignerRole:
                     for name, work in (
                         ("configuration", self._follow_configuration()),
                         ("trust", self._trust.run()),
-                        ("orders", self._orders.run()),
-                        ("horizons", self._horizons.run()),
+                        ("directives", self._directives.run()),
+                        ("horizons", self._expiry_bounds.run()),
                         ("callers", self._shared.run()),
                         ("workloads", self._workloads.run()),
                         ("pinned roots", self._roots.run()),
                         ("authorities", self._authorities.run()),
-                        ("door", self._door.run()),
+                        ("listener", self._listener.run()),
                         ("report", self._heartbeat.run(self._quotas.share)),
                     )
                 ]
@@ -355,32 +359,32 @@ class SignerRole:
                 finally:
                     for task in tasks:
                         task.cancel()
-                    await self._door.close(0)
+                    await self._listener.close(0)
                     await self._issuance.routing.close()
         await self._shared.close()
         await self._heartbeat.withdraw()
 
     @property
     def address(self) -> Address | None:
-        """Where the door listens; None while it does not."""
-        return self._door.address
+        """Where the listener listens; None while it does not."""
+        return self._listener.address
 
     def _recall(self, before: SignerReport) -> None:
         """What needed attention when this signer was killed does so still."""
         self._authorities.recall(a for a in (before.authority, before.successor) if a is not None)
         for name, cluster in before.clusters.items():
             self._accounting.recall(name, refusals=cluster.refusals, unproven=cluster.unproven)
-        self._accounting.recall(NO_CLUSTER, refusals=RefusalsReport(), unproven=before.unplaced)
+        self._accounting.recall(NO_CLUSTER, refusals=RefusalsReport(), unproven=before.unattributed)
         self._accounting.keep(str(cluster.name) for cluster in self._running.clusters)
 
     def report(self) -> SignerReport:
         """What this signer uses and how it fares, now."""
         accepted = self._trust.accepted
         reasons = list(self._reasons())
-        serving, follows = self._door.serving, self._door.follows
+        serving, follows = self._listener.serving, self._listener.follows
         warnings = [*self._running.warnings, *self._warnings]
         if serving.valid and serving.problem is not None:
-            warnings.append(f"the door's certificate cannot be renewed: {serving.problem}")
+            warnings.append(f"the listener's certificate cannot be renewed: {serving.problem}")
         return SignerReport(
             replica=self._replica,
             started=self._started,
@@ -397,9 +401,9 @@ class SignerRole:
             authority=self._authorities.describe_authority(),
             successor=self._authorities.describe_successor(),
             signs=self._signs(),
-            unfollowed=list(self._unfollowed()),
+            not_applied=list(self._not_applied()),
             rotation=follows.rotation,
-            orders=follows.state,
+            directives=follows.state,
             serving_not_after=serving.certificate.not_after.timestamp() if serving.certificate else 0.0,
             serving_issuer=serving.issuer if serving.valid else "",
             serving_pem=serving.chain_pem,
@@ -415,20 +419,20 @@ class SignerRole:
                 )
                 for config in self._registry.clusters
             },
-            unplaced=self._accounting.unproven(NO_CLUSTER),
+            unattributed=self._accounting.unproven(NO_CLUSTER),
             shared_keys=self._issuance.routing.shared_keys(),
-            turned_away=self._turned_away.report(),
+            rejected_calls=self._rejected_calls.report(),
             connections_refused=self._connections_refused.report(),
             latency=self._accounting.latency,
         )
 
-    def _unfollowed(self) -> Iterator[str]:
+    def _not_applied(self) -> Iterator[str]:
         """What the state holds by now and is not followed here, with the reason; what was read before goes on."""
-        accepted, of_trust, of_orders = self._trust.accepted, self._trust.problem, self._orders.problem
+        accepted, of_trust, of_orders = self._trust.accepted, self._trust.problem, self._directives.problem
         if accepted is not None and of_trust is not None:
             yield f"generation {accepted.number} stays in force here: {of_trust.diagnostics()}"
-        if self._orders.orders is not None and of_orders is not None:
-            yield f"the orders that were read last stay in force here: {of_orders.diagnostics()}"
+        if self._directives.directives is not None and of_orders is not None:
+            yield f"the directives that were read last stay in force here: {of_orders.diagnostics()}"
 
     def _signs(self) -> str:
         """The intermediate (SHA-256) that is signed with where no cluster is an exception; empty where none is."""
@@ -440,7 +444,7 @@ class SignerRole:
 
     def _stopped(self, cluster: str) -> NotReady | None:
         """Why that cluster gets nothing whoever asks; None also where nobody gets anything yet."""
-        if self._trust.in_force is None or self._orders.orders is None:
+        if self._trust.in_force is None or self._directives.directives is None:
             return None
         try:
             self._grounds.signer(cluster, self._grounds.terms(cluster))
@@ -455,23 +459,23 @@ class SignerRole:
         if self._trust.accepted is None:
             why = self._trust.problem or "the controller has not written a generation yet"
             yield f"there is no bundle: {why}"
-        if self._orders.orders is None:
-            yield f"the orders were not read yet: {self._orders.problem or 'starting'}"
-        if self._horizons.problem is not None:
-            yield f"how far leaves reach cannot be persisted: {self._horizons.problem}"
+        if self._directives.directives is None:
+            yield f"the directives were not read yet: {self._directives.problem or 'starting'}"
+        if self._expiry_bounds.problem is not None:
+            yield f"how far leaves reach cannot be persisted: {self._expiry_bounds.problem}"
         if not self._callers.open:
             yield f"which pods hold certificates was not read yet: {self._shared.problem or 'starting'}"
         yield from self._cannot_sign()
-        yield from self._door.reasons()
+        yield from self._listener.reasons()
 
     def _cannot_sign(self) -> Iterator[str]:
         """Why the authority that signs where no cluster is an exception cannot."""
-        if self._trust.in_force is None or self._orders.orders is None:
+        if self._trust.in_force is None or self._directives.directives is None:
             return  # that is said already
         try:
             signer = self._grounds.signer(ITSELF, self._grounds.terms(ITSELF))
         except NotReady as problem:
-            reports = [keeper.describe() for keeper in self._authorities.in_order]
+            reports = [slot.describe() for slot in self._authorities.in_order]
             why = [f"{report.name}: {report.detail}" for report in reports if report.state == "unavailable"]
             yield "; ".join([f"no authority may sign: {problem}", *why])
             return
@@ -479,7 +483,7 @@ class SignerRole:
         if report.state == "unavailable":
             yield f"the authority {report.name} cannot sign: {report.detail}"
 
-    def _take_up_orders(self) -> None:
+    def _apply_directives(self) -> None:
         self._authorities.arrange()
 
     def _take_up_trust(self, in_force: TrustInForce) -> None:
@@ -495,7 +499,7 @@ class SignerRole:
         self._trust.configure(pins=config.trust.pins)
         self._roots.configure(config.trust.anchors if config.signer.successor is not None else ())
         self._authorities.configure(*_settings(config.signer))
-        self._registry.configure(config.clusters, concurrent=config.door.max_concurrent_per_cluster)
+        self._registry.configure(config.clusters, concurrent=config.listener.max_concurrent_per_cluster)
         self._registry.reserved = config.reserved
         self._accounting.keep(str(cluster.name) for cluster in config.clusters)
         self._running = config
@@ -504,7 +508,7 @@ class SignerRole:
     async def _drain(self) -> None:
         self._draining = True
         await self._heartbeat.write()
-        await self._door.close(self._running.door.drain)
+        await self._listener.close(self._running.listener.drain)
 
 
 def _settings(signer: SignerConfig) -> tuple[AuthoritySettings, AuthoritySettings | None]:
@@ -541,7 +545,7 @@ def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:
     """What differs from the configuration that this process began with and is not taken up."""
     fixed: tuple[tuple[str, Callable[[HubConfig], object]], ...] = (
         ("state", lambda c: c.state),
-        ("door", lambda c: _fixed(c.door)),
+        ("listener", lambda c: _fixed(c.listener)),
     )
     return [
         f"{name} was changed and takes effect after a restart"
@@ -550,6 +554,6 @@ def _needs_restart(begun: HubConfig, config: HubConfig) -> list[str]:
     ]
 
 
-def _fixed(door: DoorConfig) -> DoorConfig:
-    """The door's configuration as far as it is fixed once the door is open."""
-    return replace(door, server_names=(), serving_lifetime=0.0, max_concurrent_per_cluster=0, drain=0.0)
+def _fixed(listener: ListenerConfig) -> ListenerConfig:
+    """The listener's configuration as far as it is fixed once the listener is open."""
+    return replace(listener, server_names=(), serving_lifetime=0.0, max_concurrent_per_cluster=0, drain=0.0)

@@ -13,7 +13,7 @@ only of a namespace that is there, and is not being deleted.
 
 **Namespaces.** A document is kept in the namespace that its writer alone may write to. What signers write is kept
 apart from what controllers write, because RBAC cannot narrow the creation of objects by their names: one namespace
-for both would let a signer write generations, and a controller horizons.
+for both would let a signer write generations, and a controller expiry bounds.
 
 **Names** are the keys, readable for people::
 
@@ -175,7 +175,7 @@ _namespace = msgspec.json.Decoder(_Namespace)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DocumentAddress:
     """Where a document is. Raises InvalidValue for a key that has no place."""
 
     namespace: str
@@ -213,7 +213,7 @@ class Objects:
         self._clock = clock
         self._there: dict[str, float] = {}  # when a namespace was last seen to be there
 
-    async def get(self, place: Place) -> Found | None:
+    async def get(self, place: DocumentAddress) -> Found | None:
         """The object, or None where there is none: then nothing is known of its namespace either."""
         try:
             answer = await self._calls.call("GET", place.path, where=place.where)
@@ -221,7 +221,7 @@ class Objects:
             return None
         return self._opened(place, answer)
 
-    async def post(self, place: Place, draft: Draft) -> str:
+    async def post(self, place: DocumentAddress, draft: Draft) -> str:
         """Create it and return its version. Raises ClusterConflict where it is there."""
         body = draft.body(key=place.key, name=place.name)
         try:
@@ -230,13 +230,13 @@ class Objects:
             raise _no_namespace(place.namespace) from None
         return self._opened(place, answer).version
 
-    async def put(self, place: Place, draft: Draft, version: str) -> str:
+    async def put(self, place: DocumentAddress, draft: Draft, version: str) -> str:
         """Replace that version and return the new one. Raises ClusterConflict and ClusterNotFound."""
         body = draft.body(key=place.key, name=place.name, version=version)
         answer = await self._calls.call("PUT", place.path, where=place.where, body=body)
         return self._opened(place, answer).version
 
-    async def delete(self, place: Place, version: str) -> None:
+    async def delete(self, place: DocumentAddress, version: str) -> None:
         """Remove that version. Raises ClusterConflict; it is no error where the object is gone."""
         options = {
             "apiVersion": "v1",
@@ -291,7 +291,7 @@ class Objects:
             params["continue"] = page.metadata.continue_
         raise _garbage(f"it has more than {MAX_PAGES} pages", where)
 
-    def _opened(self, place: Place, answer: bytes) -> Found:
+    def _opened(self, place: DocumentAddress, answer: bytes) -> Found:
         found = opened(answer, name=place.name, where=place.where)
         self._there[place.namespace] = self._clock.monotonic()
         return found
@@ -368,7 +368,7 @@ class KubernetesStore:
 
     async def read(self, key: str) -> Stored | None:
         """The document, or None where there is none; StateDamaged where it is damaged."""
-        place = self._place(key)
+        place = self._address(key)
         async with self._within(place.where):
             found = await self._objects.get(place)
             if found is not None:
@@ -378,7 +378,7 @@ class KubernetesStore:
 
     async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
         """Replace the document, durably, and return its new version; see the protocol for the conditions."""
-        place = self._place(key)
+        place = self._address(key)
         mark = self._random_bytes(16).hex()
         draft = await self._off_loop(len(data), lambda: pack(key, mark, data))
         async with self._within(place.where):
@@ -392,7 +392,7 @@ class KubernetesStore:
 
     async def delete(self, key: str, *, expected: str | None = None) -> None:
         """Remove the document, durably, or only that version of it; no error where there is none."""
-        place = self._place(key)
+        place = self._address(key)
         self._versions.pop(key, None)
         async with self._within(place.where):
             if expected is not None:
@@ -444,10 +444,10 @@ class KubernetesStore:
         ) as leadership:
             yield leadership
 
-    def _place(self, key: str) -> Place:
-        return Place(self._namespaces.of(key), key)
+    def _address(self, key: str) -> DocumentAddress:
+        return DocumentAddress(self._namespaces.of(key), key)
 
-    async def _create(self, place: Place, draft: Draft) -> str:
+    async def _create(self, place: DocumentAddress, draft: Draft) -> str:
         try:
             return await self._objects.post(place, draft)
         except ClusterConflict:
@@ -458,7 +458,7 @@ class KubernetesStore:
                 await self._unpack(place, found)  # that it is damaged matters more than that it is there
             raise StateConflict("the document exists already", where=place.where) from None
 
-    async def _swap(self, place: Place, draft: Draft, expected: str) -> str:
+    async def _swap(self, place: DocumentAddress, draft: Draft, expected: str) -> str:
         _check_version(place, expected)
         try:
             return await self._objects.put(place, draft, expected)
@@ -470,7 +470,7 @@ class KubernetesStore:
                 return found.version
             raise StateConflict(REMOVED if found is None else WRITTEN, where=place.where) from None
 
-    async def _remove(self, place: Place, expected: str) -> None:
+    async def _remove(self, place: DocumentAddress, expected: str) -> None:
         _check_version(place, expected)
         if (
             await self._objects.get(place) is None
@@ -482,7 +482,7 @@ class KubernetesStore:
             if await self._objects.get(place) is not None:
                 raise StateConflict(WRITTEN, where=place.where) from None
 
-    async def _overwrite(self, place: Place, draft: Draft) -> str:
+    async def _overwrite(self, place: DocumentAddress, draft: Draft) -> str:
         version = self._versions.pop(place.key, "")
         for _ in range(SWAPS):
             if not version:
@@ -507,7 +507,7 @@ class KubernetesStore:
         keys = {key for name in await self._objects.names(namespace) if (key := key_of(name)) is not None}
         return {key for key in keys if key.startswith(prefix) and self._namespaces.of(key) == namespace}
 
-    async def _unpack(self, place: Place, found: Found) -> Stored:
+    async def _unpack(self, place: DocumentAddress, found: Found) -> Stored:
         size = sum(map(len, found.binary_data.values())) * _EXPANSION
         return await self._off_loop(size, lambda: unpack(place.key, found, where=place.where))
 
@@ -527,13 +527,13 @@ class KubernetesStore:
             ) from None
 
 
-def _check_version(place: Place, version: str) -> None:
+def _check_version(place: DocumentAddress, version: str) -> None:
     """Kubernetes takes no version, or "0", for "whatever is there"."""
     if not (version.isascii() and version.isdecimal() and int(version)):
         raise StateConflict("the version is none that this store gave", where=place.where)
 
 
-def _restless(place: Place) -> StateUnavailable:
+def _restless(place: DocumentAddress) -> StateUnavailable:
     return StateUnavailable(
         f"somebody else wrote the document {SWAPS} times while it was to be written",
         where=place.where,

@@ -46,7 +46,7 @@ class Report(Protocol):
         ...
 
 
-def is_heard_of(report: Report, now: float, *, skew: float = 0.0) -> bool:
+def is_live(report: Report, now: float, *, skew: float = 0.0) -> bool:
     """True where the report is fresh, and not from the future, where it would stay fresh for who knows how long.
 
     ``skew`` is how far ahead clocks may be where that is more than is allowed anyway.
@@ -64,10 +64,10 @@ def workloads_of(signers: Iterable[SignerReport], cluster: str) -> WorkloadsRepo
     found = [seen.workloads for seen in _seen(signers, cluster)]
     sound = [report for report in found if report.workloads is not None and _adds_up(report)]
     if sound:
-        return max(sound, key=lambda report: (report.holding, report.workloads or 0, -report.lapsed))
+        return max(sound, key=lambda report: (report.with_certificate, report.workloads or 0, -report.lapsed))
     unwatched = [report for report in found if not report.watched and _adds_up(report)]
     if unwatched:
-        return max(unwatched, key=lambda report: report.holding)
+        return max(unwatched, key=lambda report: report.with_certificate)
     if not found:
         return None
     why = next((r.detail for r in found if r.workloads is None), "what a signer reports does not add up")
@@ -84,7 +84,7 @@ def signs_of_life(signers: Iterable[SignerReport], cluster: str) -> SignsOfLife 
     refused = refusals_of(signers, cluster)
     return SignsOfLife(
         workloads=report.workloads,
-        holding=report.holding,
+        with_certificate=report.with_certificate,
         lapsed=report.lapsed,
         ambient=report.ambient,
         known_from=report.known_from,
@@ -134,9 +134,9 @@ def _ends(reports: Iterable[WorkloadsReport]) -> tuple[float, float]:
 
 
 def _adds_up(report: WorkloadsReport) -> bool:
-    counts = (report.holding, report.lapsed, report.ambient, report.asked)
+    counts = (report.with_certificate, report.lapsed, report.ambient, report.asked)
     if min(counts) < 0 or not (isfinite(report.known_from) and isfinite(report.lifetime)):
         return False
     if report.sidecars is not None and report.asked > report.sidecars:
         return False
-    return report.workloads is None or report.holding + report.lapsed <= report.workloads
+    return report.workloads is None or report.with_certificate + report.lapsed <= report.workloads

@@ -32,7 +32,7 @@ from federation.status.view import ConfigView, StatusSource
 Schemas = Sequence[type[msgspec.Struct]]
 
 
-async def _nobody_vouches(operations: Sequence[Operation]) -> Sequence[bool | None]:
+async def _no_proof(operations: Sequence[Operation]) -> Sequence[bool | None]:
     return [None] * len(operations)
 
 
@@ -43,7 +43,7 @@ class Mounted:
     ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
     objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
     ``accepts`` says whether that caller could use the routes at all, ``with_token`` whether another token would do it.
-    ``vouches`` says of operations whether the seal of each verifies, None where that is not known.
+    ``verify_operations`` says of operations whether the seal of each verifies, None where that is not known.
     """
 
     routes: Sequence[web.RouteDef] = ()
@@ -52,7 +52,7 @@ class Mounted:
     schemas: Schemas = ()
     accepts: Callable[[web.Request], bool] = lambda _: False
     with_token: Callable[[], bool] = lambda: False
-    vouches: Callable[[Sequence[Operation]], Awaitable[Sequence[bool | None]]] = _nobody_vouches
+    verify_operations: Callable[[Sequence[Operation]], Awaitable[Sequence[bool | None]]] = _no_proof
 
 
 NOTHING = Mounted()
@@ -229,9 +229,9 @@ class _Api:
         return readiness(reasons)
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        snapshot, status = await self._source.read()
+        documents, status = await self._source.read()
         now = self._clock.now().timestamp()
-        body = self._once(status, "metrics", lambda: hub_metrics(status, snapshot, now))
+        body = self._once(status, "metrics", lambda: hub_metrics(status, documents, now))
         response = answer(request, body, content_type="text/plain")
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
@@ -262,10 +262,10 @@ class _Api:
         return answer(request, msgspec.json.encode(status.bundle), modified=status.bundle.created)
 
     async def bundle_pem(self, request: web.Request) -> web.StreamResponse:
-        snapshot, status = await self._source.read()
+        documents, status = await self._source.read()
         if status.bundle is None:
             return _no_bundle()
-        pem = snapshot.generations[status.bundle.generation].bundle_pem.encode()
+        pem = documents.generations[status.bundle.generation].bundle_pem.encode()
         return answer(request, pem, content_type="application/x-pem-file", modified=status.bundle.created)
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
@@ -274,18 +274,20 @@ class _Api:
 
     async def rotation(self, request: web.Request) -> web.StreamResponse:
         """The whole record of the rotation; ``null`` where none ever was, 503 where that is not known."""
-        scene, status = await self._source.scene()
+        snapshot, status = await self._source.snapshot()
         if status.rotation_problem:
             return problem(503, "Not known", status.rotation_problem)
-        body = self._once(status, "rotation", lambda: msgspec.json.encode(rotation_view(scene, whole=True)))
+        body = self._once(
+            status, "rotation", lambda: msgspec.json.encode(rotation_view(snapshot, whole=True))
+        )
         return answer(request, body)
 
     async def operations(self, request: web.Request) -> web.StreamResponse:
-        snapshot, _ = await self._source.read()
-        sealed = await self._mounted.vouches(snapshot.operations)
+        documents, _ = await self._source.read()
+        sealed = await self._mounted.verify_operations(documents.operations)
         operations = [
             operation_view(operation, sealed=verifies)
-            for operation, verifies in zip(snapshot.operations, sealed, strict=True)
+            for operation, verifies in zip(documents.operations, sealed, strict=True)
         ]
         view = Operations(
             accepted=self._mounted.accepts(request),

@@ -30,7 +30,7 @@ from federation.core.documents.controller import (
 from federation.core.documents.signer import RefusalsReport, WorkloadsReport
 from federation.core.documents.trust import Generation
 from federation.core.trust.joining import JoinStep
-from federation.core.trust.liveness import Vitality, judge
+from federation.core.trust.liveness import Vitality, assess
 from federation.state.liveness import refusals_of, signs_of_life, together, unproven_of, workloads_of
 from federation.status.findings.proof import names
 from federation.status.matrix import proof_view
@@ -55,9 +55,14 @@ from federation.status.model import (
     WebhooksView,
     WorkloadsView,
 )
-from federation.status.rotation import condition_views, gate_doubt, quarantine_summary, quarantine_views
+from federation.status.rotation import (
+    condition_views,
+    gate_stale_reason,
+    quarantine_summary,
+    quarantine_views,
+)
 from federation.status.signing import known_state, signing_view
-from federation.status.snapshot import Scene, finite, instant
+from federation.status.snapshot import Snapshot, finite, instant
 from federation.status.trust import undeclared
 
 WEBHOOK_STATES: Final[tuple[WebhooksState, ...]] = get_args(WebhooksState)
@@ -67,9 +72,9 @@ NOT_VERIFIED: Final[tuple[tuple[str, WebhooksState, str], ...]] = (
 )
 
 
-def webhooks_view(scene: Scene, cluster: ClusterConfig) -> WebhooksView:
+def webhooks_view(snapshot: Snapshot, cluster: ClusterConfig) -> WebhooksView:
     """What was read lately; unknown where nothing was."""
-    seen, unread = scene.seen(cluster.name.value), scene.not_read_back(cluster)
+    seen, unread = snapshot.seen(cluster.name.value), snapshot.not_read_back(cluster)
     if seen is None or unread:
         return WebhooksView(state="unknown", detail=unread or "the controller does not report them")
     if seen.webhooks_detail:
@@ -108,11 +113,11 @@ ABSENT: Final = frozenset({"off", "not_served"})
 """Where there is nothing to say: it is not wanted, or the cluster has no such API."""
 
 
-def trust_bundle_view(scene: Scene, cluster: ClusterConfig) -> TrustBundleView:
+def trust_bundle_view(snapshot: Snapshot, cluster: ClusterConfig) -> TrustBundleView:
     """What the leader reports, unknown where nothing was read back lately."""
     if cluster.istio.cluster_trust_bundle == "off":
         return TrustBundleView(state="off")
-    seen, unread = scene.seen(cluster.name.value), scene.not_read_back(cluster)
+    seen, unread = snapshot.seen(cluster.name.value), snapshot.not_read_back(cluster)
     if seen is None or unread:
         return TrustBundleView(state="unknown", detail=unread)
     report = seen.trust_bundle
@@ -131,7 +136,7 @@ def trust_bundle_view(scene: Scene, cluster: ClusterConfig) -> TrustBundleView:
     )
 
 
-def trust_bundle_trouble(bundle: TrustBundleView) -> str:
+def trust_bundle_problem(bundle: TrustBundleView) -> str:
     """Why a cluster is not in order for it: pods may trust something else. Empty where none of them can."""
     if not bundle.counted or bundle.state == "current":
         return ""
@@ -141,7 +146,7 @@ def trust_bundle_trouble(bundle: TrustBundleView) -> str:
 def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
     """A warning where pods may trust something else than the bundle, a notice where it is only not published."""
     bundle = view.cluster_trust_bundle
-    trouble = trust_bundle_trouble(bundle)
+    trouble = trust_bundle_problem(bundle)
     if trouble and view.connection.reason != "joining":  # that one is its connection's
         yield Attention(
             severity="warning",
@@ -180,16 +185,16 @@ CONTROL_PLANE_STATES: Final[tuple[ControlPlaneState, ...]] = get_args(ControlPla
 _KNOWN: Final[dict[str, ControlPlaneState]] = {state: state for state in CONTROL_PLANE_STATES}
 
 
-def control_plane_views(scene: Scene, cluster: ClusterConfig) -> list[ControlPlaneView]:
+def control_plane_views(snapshot: Snapshot, cluster: ClusterConfig) -> list[ControlPlaneView]:
     """Each Secret that the configuration wants, unknown where nothing was read back lately."""
     istio, name = cluster.istio, cluster.name.value
     if not istio.provide_certificate:
         return [ControlPlaneView(namespace=n, secret=istio.secret, state="off") for n in istio.namespaces]
-    seen, unread = scene.seen(name), scene.not_read_back(cluster)
+    seen, unread = snapshot.seen(name), snapshot.not_read_back(cluster)
     reports = {} if seen is None or unread else {r.namespace: r for r in seen.control_planes}
     missing = unread or "the controller does not report it"
     return [
-        _view(reports[namespace], scene.now)
+        _view(reports[namespace], snapshot.now)
         if namespace in reports
         else ControlPlaneView(
             namespace=namespace, secret=istio.secret, state="unknown", detail=missing, attention=not unread
@@ -219,7 +224,7 @@ def _view(report: ControlPlaneReport, now: float) -> ControlPlaneView:
     )
 
 
-def control_plane_trouble(planes: Iterable[ControlPlaneView]) -> ControlPlaneView | None:
+def control_plane_problem(planes: Iterable[ControlPlaneView]) -> ControlPlaneView | None:
     """The worst of those that need attention; None where there is none."""
     return min((p for p in planes if p.attention), key=lambda p: p.state != "failed", default=None)
 
@@ -285,11 +290,11 @@ def _remedy(step: str, name: str) -> str:
             return _PATIENCE
 
 
-def joining_view(scene: Scene, name: str) -> JoiningView | None:
+def joining_view(snapshot: Snapshot, name: str) -> JoiningView | None:
     """Which step the cluster is at; None where it has no CA of its own, or no leader reports it now."""
-    if scene.leader is None or gate_doubt(scene):
+    if snapshot.leader is None or gate_stale_reason(snapshot):
         return None
-    steps = scene.leader.rotation.joining.get(name)
+    steps = snapshot.leader.rotation.joining.get(name)
     if not steps:
         return None
     present = next((step for step in steps if not step.done), None)
@@ -345,21 +350,21 @@ def joining_attention(views: list[ClusterView]) -> Iterator[Attention]:
         )
 
 
-LATELY: Final = 900.0
+RECENT: Final = 900.0
 """Seconds for which a refusal is shown: ztunnel waits up to 150 s between its attempts."""
 
 SHORTEST_RUN: Final = 60.0  # seconds for which all have to be refused before that counts
 UNKNOWN_LIFE: Final = 86400.0  # where nothing was issued lately: Istio's SECRET_TTL
 
 
-def workloads_view(scene: Scene, name: str) -> WorkloadsView:
+def workloads_view(snapshot: Snapshot, name: str) -> WorkloadsView:
     """The workloads of one registered cluster."""
-    signers = tuple(scene.signers.values())
+    signers = tuple(snapshot.signers.values())
     report = workloads_of(signers, name) or WorkloadsReport()
-    found = judge(signs_of_life(signers, name), scene.now)
-    refused = refused_view(scene, refusals_of(signers, name), report)
+    found = assess(signs_of_life(signers, name), snapshot.now)
+    refused = refused_view(snapshot, refusals_of(signers, name), report)
     # Until the takeover they may all hold certificates of the cluster's own CA, whose root is in the bundle.
-    moving = found.vitality is Vitality.NEVER_ASKED and name in undeclared(scene)
+    moving = found.vitality is Vitality.NEVER_REQUESTED and name in undeclared(snapshot)
     return WorkloadsView(
         state=found.vitality.value,
         fine=moving or (found.fine and not refused.all),
@@ -367,12 +372,12 @@ def workloads_view(scene: Scene, name: str) -> WorkloadsView:
         remedy=found.remedy,
         until=instant(found.until),
         workloads=report.workloads,
-        holding=report.holding,
+        with_certificate=report.with_certificate,
         ended=report.lapsed,
         ambient=report.ambient,
         sidecars=report.sidecars,
         asked=report.asked,
-        never_asked=report.never_asked,
+        never_requested=report.never_requested,
         ended_pods=report.ended,
         lifetime=finite(report.lifetime),
         first_end=instant(finite(report.first_end)),
@@ -381,27 +386,27 @@ def workloads_view(scene: Scene, name: str) -> WorkloadsView:
     )
 
 
-def unplaced_view(scene: Scene) -> RefusedView:
+def unattributed_view(snapshot: Snapshot) -> RefusedView:
     """Callers that no registered cluster can be found for."""
-    reports = (signer.unplaced for signer in scene.signers.values())
-    return refused_view(scene, together(reports), WorkloadsReport())
+    reports = (signer.unattributed for signer in snapshot.signers.values())
+    return refused_view(snapshot, together(reports), WorkloadsReport())
 
 
-def unproven_view(scene: Scene, name: str) -> RefusedView:
+def unproven_view(snapshot: Snapshot, name: str) -> RefusedView:
     """Callers that named this cluster, got nothing, and for whom nothing shows that they are of it."""
-    signers = tuple(scene.signers.values())
+    signers = tuple(snapshot.signers.values())
     report = workloads_of(signers, name) or WorkloadsReport()
-    return refused_view(scene, unproven_of(signers, name), report)
+    return refused_view(snapshot, unproven_of(signers, name), report)
 
 
-def refused_view(scene: Scene, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:
+def refused_view(snapshot: Snapshot, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:
     """Refusals of late. All are refused where none has a valid certificate, or after half a lifetime of it."""
-    lately = refused.last > 0 and -LATELY < scene.now - refused.last < LATELY
+    recent = refused.last > 0 and -RECENT < snapshot.now - refused.last < RECENT
     run = max(SHORTEST_RUN, (report.lifetime or UNKNOWN_LIFE) / 2)
-    long_enough = report.holding == 0 or scene.now - refused.since > run
+    long_enough = report.with_certificate == 0 or snapshot.now - refused.since > run
     return RefusedView(
-        lately=lately,
-        all=lately and refused.count > 0 and long_enough,
+        recent=recent,
+        all=recent and refused.count > 0 and long_enough,
         count=refused.count,
         since=instant(refused.since),
         last=instant(refused.last),
@@ -411,14 +416,14 @@ def refused_view(scene: Scene, refused: RefusalsReport, report: WorkloadsReport)
     )
 
 
-JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set own_anchors for this cluster"
+JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set member_cas for this cluster"
 
 
-def connection_view(scene: Scene, name: str) -> ConnectionView:
+def connection_view(snapshot: Snapshot, name: str) -> ConnectionView:
     """How the controller reaches the cluster; unknown where no leader tells."""
-    seen = scene.seen(name)
+    seen = snapshot.seen(name)
     if seen is None:
-        detail = scene.no_leader or "the controller does not report this cluster yet"
+        detail = snapshot.no_leader or "the controller does not report this cluster yet"
         return ConnectionView(state="unknown", reason="not_reported", detail=detail)
     return ConnectionView(
         state=known_state(seen.state),
@@ -431,16 +436,16 @@ def connection_view(scene: Scene, name: str) -> ConnectionView:
     )
 
 
-def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[PublicationState, str]:
+def publication_state(snapshot: Snapshot, cluster: ClusterConfig) -> tuple[PublicationState, str]:
     """Whether every selected namespace was read back with the bundle meant for it, and if not, why not."""
-    unread = scene.not_read_back(cluster)
-    seen = scene.seen(cluster.name.value)
+    unread = snapshot.not_read_back(cluster)
+    seen = snapshot.seen(cluster.name.value)
     if unread or seen is None:
         return "unknown", unread
-    if scene.in_force is None:
-        return "unknown", scene.nothing_in_force
+    if snapshot.in_force is None:
+        return "unknown", snapshot.nothing_in_force
     held = seen.publication
-    meant = scene.meant_for(cluster.name.value)
+    meant = snapshot.meant_for(cluster.name.value)
     if meant is None:
         return "unknown", "the document of the generation that it is to hold cannot be read"
     if refused := max(0, held.failed) + max(0, held.forbidden):
@@ -451,31 +456,31 @@ def publication_state(scene: Scene, cluster: ClusterConfig) -> tuple[Publication
             "joining",
             f"{held.joining} of {held.selected} namespaces keep a CA of the cluster's own for now",
         )
-    pending = _pending(scene, held, meant, scene.in_force.number)
+    pending = _pending(snapshot, held, meant, snapshot.in_force.number)
     return ("pending", pending) if pending else ("current", "")
 
 
-def _pending(scene: Scene, held: PublicationReport, meant: Generation, in_force: int) -> str:
+def _pending(snapshot: Snapshot, held: PublicationReport, meant: Generation, in_force: int) -> str:
     """What publication still waits for; empty where every selected namespace holds what is meant for it."""
     if held.selected <= 0:
         return "the selector selects no namespace"
-    if not scene.leader_follows:
+    if not snapshot.leader_follows:
         return f"the controller does not work with generation {in_force} yet"
-    holding = min(held.current, held.contents.get(meant.sha256, 0))
-    if holding < held.selected or held.pending > 0:
-        return f"{max(holding, 0)} of {held.selected} namespaces hold generation {meant.number}"
+    with_certificate = min(held.current, held.contents.get(meant.sha256, 0))
+    if with_certificate < held.selected or held.pending > 0:
+        return f"{max(with_certificate, 0)} of {held.selected} namespaces hold generation {meant.number}"
     if held.generation != meant.number:
         return f"generation {meant.number} is not confirmed in every namespace"
     return ""
 
 
-def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
+def publication_view(snapshot: Snapshot, cluster: ClusterConfig) -> PublicationView:
     """The counts of the last report with a state that holds now."""
-    state, detail = publication_state(scene, cluster)
+    state, detail = publication_state(snapshot, cluster)
     name = cluster.name.value
-    seen = scene.seen(name)
-    if seen is None and scene.last_leader is not None:
-        seen = scene.last_leader.clusters.get(name)
+    seen = snapshot.seen(name)
+    if seen is None and snapshot.last_leader is not None:
+        seen = snapshot.last_leader.clusters.get(name)
     held = (seen or ControllerClusterReport(state="unknown")).publication
     joins = seen is not None and seen.reason == "joining"
     return PublicationView(
@@ -500,27 +505,27 @@ def publication_view(scene: Scene, cluster: ClusterConfig) -> PublicationView:
     )
 
 
-def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> ClusterView:
+def cluster_view(snapshot: Snapshot, cluster: ClusterConfig, matrix: MatrixView) -> ClusterView:
     """Everything about one registered cluster."""
     name = cluster.name.value
-    connection = connection_view(scene, name)
-    signing = signing_view(scene, name)
-    publication = publication_view(scene, cluster)
-    seen = scene.seen(name)
+    connection = connection_view(snapshot, name)
+    signing = signing_view(snapshot, name)
+    publication = publication_view(snapshot, cluster)
+    seen = snapshot.seen(name)
     proof = proof_view(matrix, name, seen)
-    quarantine = next((view for view in quarantine_views(scene) if view.cluster == name), None)
-    bundle, workloads = trust_bundle_view(scene, cluster), workloads_view(scene, name)
-    planes = control_plane_views(scene, cluster)
-    joins = joining_view(scene, name)
+    quarantine = next((view for view in quarantine_views(snapshot) if view.cluster == name), None)
+    bundle, workloads = trust_bundle_view(snapshot, cluster), workloads_view(snapshot, name)
+    planes = control_plane_views(snapshot, cluster)
+    joins = joining_view(snapshot, name)
     health, summary = _health(
         connection=connection,
         signing=signing,
         publication=publication,
         bundle=bundle,
         workloads=workloads,
-        plane=control_plane_trouble(planes),
+        plane=control_plane_problem(planes),
         joins=joins,
-        pairs=blame(scene, name, matrix),
+        pairs=blame(snapshot, name, matrix),
     )
     if quarantine is not None:
         health, summary = "quarantined", quarantine_summary(quarantine)
@@ -538,7 +543,7 @@ def cluster_view(scene: Scene, cluster: ClusterConfig, matrix: MatrixView) -> Cl
         quarantine=quarantine,
         cluster_trust_bundle=bundle,
         control_planes=planes,
-        webhooks=webhooks_view(scene, cluster),
+        webhooks=webhooks_view(snapshot, cluster),
         trusted_node_accounts=[str(account) for account in cluster.policy.trusted_node_accounts],
         joining=joins,
     )
@@ -555,10 +560,10 @@ class Blame:
     culprit: bool  # most pairs of one direction fail: the cause is here, not at the peers
 
 
-def blame(scene: Scene, name: str, matrix: MatrixView) -> Blame:
+def blame(snapshot: Snapshot, name: str, matrix: MatrixView) -> Blame:
     """What of the matrix speaks about this cluster rather than about its peers."""
     i = matrix.clusters.index(name)
-    unread = {c.name.value for c in scene.config.clusters if scene.not_read_back(c)} - {name}
+    unread = {c.name.value for c in snapshot.config.clusters if snapshot.not_read_back(c)} - {name}
     calls = matrix.rows[i]
     answers = "".join(row[i] for row in matrix.rows)
     peers = [p for j, p in enumerate(matrix.clusters) if j != i and "?" in (calls[j], answers[j])]
@@ -585,7 +590,7 @@ def _health(
     """The worst of them with the sentence that explains it; green only where each is in order."""
     reached = connection.detail or connection.reason or "the controller's view of it is not clear"
     signed = signing.detail or signing.reason or "the signers' view of it is not clear"
-    trouble = trust_bundle_trouble(bundle)
+    trouble = trust_bundle_problem(bundle)
     refused = workloads.refused.detail or workloads.refused.reason
     served = described(plane) if plane is not None else ""
     fail = f"{pairs.failed} of {pairs.pairs} pairs fail"

@@ -1,6 +1,6 @@
 """The matrix of proof, counted again: a cell is valid only while everything it rests on is current. Pure.
 
-The leader's matrix says what its handshakes gave. Here each ``v`` is kept only where the leader is heard of
+The leader's matrix says what its handshakes gave. Here each ``v`` is kept only where the leader is live
 and works with the generation in force, the proof is no older than that generation and than three intervals,
 and both clusters were read back lately. A failure is kept for as long as nothing newer says otherwise. A pair
 with a quarantined cluster is shown as that, whatever was proved of it: nothing is issued there.
@@ -13,39 +13,39 @@ from typing import Final
 
 from federation.core.documents.controller import ControllerClusterReport, Matrix
 from federation.status.model import MatrixView, PairReason, ProofView
-from federation.status.snapshot import Scene, elapsed, instant
+from federation.status.snapshot import Snapshot, elapsed, instant
 
 MOST_REASONS: Final = 1000  # the first are enough to act on; 200 clusters have 39,800 pairs
 SHORTEST_LIFE: Final = 30.0
 INTERVALS: Final = 3
 
 
-def doubt(scene: Scene, matrix: Matrix) -> str:
+def stale_reason(snapshot: Snapshot, matrix: Matrix) -> str:
     """Why no cell of this matrix may be shown as valid; empty where they may."""
-    if scene.leader is None:
-        return scene.no_leader
-    if scene.in_force is None:
-        return scene.nothing_in_force
-    if not scene.leader_follows:
-        return f"the controller does not work with generation {scene.in_force.number} yet"
+    if snapshot.leader is None:
+        return snapshot.no_leader
+    if snapshot.in_force is None:
+        return snapshot.nothing_in_force
+    if not snapshot.leader_follows:
+        return f"the controller does not work with generation {snapshot.in_force.number} yet"
     if matrix.computed <= 0:
         return "nothing has been proved yet"
-    if matrix.computed < scene.in_force.created:
-        return f"not proved again since generation {scene.in_force.number} was put in force"
-    longest = max(INTERVALS * scene.config.controller.proof.interval, SHORTEST_LIFE)
-    if abs(scene.now - matrix.computed) > longest:
-        return f"last proved {elapsed(scene.now - matrix.computed)} ago"
+    if matrix.computed < snapshot.in_force.created:
+        return f"not proved again since generation {snapshot.in_force.number} was put in force"
+    longest = max(INTERVALS * snapshot.config.controller.proof.interval, SHORTEST_LIFE)
+    if abs(snapshot.now - matrix.computed) > longest:
+        return f"last proved {elapsed(snapshot.now - matrix.computed)} ago"
     return ""
 
 
-def matrix_view(scene: Scene) -> MatrixView:
+def matrix_view(snapshot: Snapshot) -> MatrixView:
     """The matrix over the registered clusters, in the order of the configuration."""
-    names = [cluster.name.value for cluster in scene.config.clusters]
-    source = scene.leader or scene.last_leader
+    names = [cluster.name.value for cluster in snapshot.config.clusters]
+    source = snapshot.leader or snapshot.last_leader
     matrix = source.matrix if source else Matrix()
     index = {name: i for i, name in enumerate(matrix.clusters)}
-    general = doubt(scene, matrix)
-    unread = {c.name.value: scene.not_read_back(c) for c in scene.config.clusters}
+    general = stale_reason(snapshot, matrix)
+    unread = {c.name.value: snapshot.not_read_back(c) for c in snapshot.config.clusters}
     rows: list[str] = []
     failed: list[PairReason] = []
     unknown: list[PairReason] = []
@@ -57,9 +57,9 @@ def matrix_view(scene: Scene) -> MatrixView:
             if client == server:
                 row.append("-")
                 continue
-            if taken := next((name for name in (client, server) if name in scene.quarantined), ""):
+            if taken := next((name for name in (client, server) if name in snapshot.quarantined), ""):
                 row.append("q")
-                reason = f"{taken} is quarantined: {scene.quarantined[taken].reason}"
+                reason = f"{taken} is quarantined: {snapshot.quarantined[taken].reason}"
                 out.append(PairReason(client=client, server=server, result="quarantined", reason=reason))
                 continue
             cell = _cell(matrix, index, client, server)

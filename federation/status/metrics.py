@@ -21,11 +21,11 @@ from prometheus_client.registry import Collector
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.signer import AuthorityReport, Histogram, SignerReport
 from federation.core.rotation.record import State
-from federation.state.liveness import is_heard_of
+from federation.state.liveness import is_live
 from federation.status.clusters import CONTROL_PLANE_STATES as CONTROL_PLANE
 from federation.status.clusters import TRUST_BUNDLE_STATES as TRUST_BUNDLE
 from federation.status.model import FederationStatus
-from federation.status.snapshot import Snapshot, finite
+from federation.status.snapshot import DocumentSet, finite
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -102,14 +102,14 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
             [((r, name, why), n) for r, name, seen in on_cluster for why, n in sorted(seen.refused.items())],
         ),
         counter(
-            "federation_calls_turned_away",
+            "federation_calls_rejected",
             "Calls that ended before their caller was known to be of any cluster.",
             ("replica", "reason"),
-            [((r, why), n) for r, s in each for why, n in sorted(s.turned_away.total.items())],
+            [((r, why), n) for r, s in each for why, n in sorted(s.rejected_calls.total.items())],
         ),
         counter(
             "federation_connections_refused",
-            "Connections to the door that its transport ended, or did not take.",
+            "Connections to the listener that its transport ended, or did not take.",
             ("replica", "reason"),
             [((r, why), n) for r, s in each for why, n in sorted(s.connections_refused.total.items())],
         ),
@@ -121,9 +121,9 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
         ),
         gauge(
             "federation_signer_ready",
-            "1 where the signer is heard of and can issue.",
+            "1 where the signer is live and can issue.",
             ("replica",),
-            [((r,), s.ready and is_heard_of(s, now)) for r, s in each],
+            [((r,), s.ready and is_live(s, now)) for r, s in each],
         ),
         gauge(
             "federation_signer_report_age_seconds",
@@ -145,10 +145,10 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
         ),
         gauge(
             "federation_signer_cluster_ready",
-            "1 where the signer is heard of and attests workloads of the cluster without restriction.",
+            "1 where the signer is live and attests workloads of the cluster without restriction.",
             ("replica", "cluster"),
             [
-                ((r, name), seen.state == "ready" and signers[r].ready and is_heard_of(signers[r], now))
+                ((r, name), seen.state == "ready" and signers[r].ready and is_live(signers[r], now))
                 for r, name, seen in on_cluster
             ],
         ),
@@ -160,7 +160,7 @@ def signer_families(signers: Mapping[str, SignerReport], now: float) -> list[Met
         ),
         gauge(
             "federation_serving_not_after_timestamp_seconds",
-            "When the serving certificate of the signer's door expires.",
+            "When the serving certificate of the signer's listener expires.",
             ("replica",),
             [((r,), s.serving_not_after) for r, s in each if s.serving_not_after > 0],
         ),
@@ -230,15 +230,15 @@ def controller_families(controllers: Mapping[str, ControllerReport], now: float)
     return [
         gauge(
             "federation_controller_leader",
-            "1 where the controller is heard of and leads.",
+            "1 where the controller is live and leads.",
             ("replica",),
-            [((r,), c.leader and is_heard_of(c, now)) for r, c in each],
+            [((r,), c.leader and is_live(c, now)) for r, c in each],
         ),
         gauge(
             "federation_controller_ready",
-            "1 where the controller is heard of and ready.",
+            "1 where the controller is live and ready.",
             ("replica",),
-            [((r,), c.ready and is_heard_of(c, now)) for r, c in each],
+            [((r,), c.ready and is_live(c, now)) for r, c in each],
         ),
         gauge(
             "federation_controller_report_age_seconds",
@@ -281,10 +281,10 @@ def _successors(status: FederationStatus) -> list[Metric]:
             [((a.name, a.sha256), a.state == "ready") for a in status.authorities if a.use == "successor"],
         ),
         gauge(
-            "federation_signer_follows_orders",
-            "1 where the signer is heard of and works by the orders that are given now.",
+            "federation_signer_follows_directives",
+            "1 where the signer is live and works by the directives that are given now.",
             ("replica",),
-            [((s.replica,), s.follows_orders and not s.stale) for s in status.signers],
+            [((s.replica,), s.follows_directives and not s.stale) for s in status.signers],
         ),
     ]
 
@@ -358,7 +358,7 @@ STATES: Final = ("ready", "degraded", "unavailable", "unknown")
 PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating", "forbidden", "excluded")
 
 
-def hub_metrics(status: FederationStatus, snapshot: Snapshot, now: float) -> bytes:
+def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float) -> bytes:
     """What the hub's endpoint tells: the merged status and each process' own counters."""
     return render(
         [
@@ -369,8 +369,8 @@ def hub_metrics(status: FederationStatus, snapshot: Snapshot, now: float) -> byt
             *_control_planes(status),
             *_trust(status),
             *rotation_families(status),
-            *signer_families(snapshot.signers, now),
-            *controller_families(snapshot.controllers, now),
+            *signer_families(documents.signers, now),
+            *controller_families(documents.controllers, now),
         ]
     )
 
@@ -465,10 +465,10 @@ def _workloads(status: FederationStatus) -> list[Metric]:
             [((name,), w.workloads) for name, w in each if w.workloads is not None],
         ),
         gauge(
-            "federation_workloads_holding",
+            "federation_workloads_with_certificate",
             "Workloads that hold a certificate which has not ended.",
             ("cluster",),
-            [((name,), w.holding) for name, w in each if w.state != "unknown"],
+            [((name,), w.with_certificate) for name, w in each if w.state != "unknown"],
         ),
         gauge(
             "federation_workloads_ended",
@@ -483,7 +483,7 @@ def _workloads(status: FederationStatus) -> list[Metric]:
             [((name,), w.sidecars) for name, w in each if w.sidecars is not None],
         ),
         gauge(
-            "federation_sidecars_asked",
+            "federation_sidecars_requested",
             "Live pods with a sidecar that have got a certificate of the hub.",
             ("cluster",),
             [((name,), w.asked) for name, w in each if w.sidecars is not None],
@@ -574,7 +574,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
         ),
         gauge(
             "federation_publication_read_back_timestamp_seconds",
-            "When the cluster was last heard of.",
+            "When the cluster was last seen.",
             ("cluster",),
             [((c.name,), c.publication.read_back.timestamp()) for c in clusters if c.publication.read_back],
         ),

@@ -14,8 +14,8 @@ import msgspec
 from federation.status.rotation_model import (
     ConditionView,
     DepartureView,
-    OrdersView,
-    OwnAnchorView,
+    DirectivesView,
+    MemberCaView,
     PlanView,
     QuarantineView,
     RemovedClusterView,
@@ -32,7 +32,7 @@ PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
 ControlPlaneState = Literal["provided", "waiting", "foreign", "forbidden", "failed", "unknown", "off"]
 TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
 WebhooksState = Literal["none", "verified", "not_served", "other_ca", "unknown"]
-WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_asked", "unknown"]
+WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_requested", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
 AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
@@ -85,7 +85,7 @@ class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignerOnCluster(msgspec.Struct, frozen=True, kw_only=True):
-    """How one signer that is heard of sees a member cluster."""
+    """How one signer that is live sees a member cluster."""
 
     replica: str
     state: State
@@ -156,11 +156,11 @@ class TrustBundleView(msgspec.Struct, frozen=True, kw_only=True):
 class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
     """Callers that got no certificate; ``count`` and ``since`` are of those after the last one that did.
 
-    ``reason``, ``detail`` and ``remedy`` are of the last one. ``lately``: within the last quarter of an hour;
+    ``reason``, ``detail`` and ``remedy`` are of the last one. ``recent``: within the last quarter of an hour;
     ``all``: and none is served.
     """
 
-    lately: bool = False
+    recent: bool = False
     all: bool = False
     count: int = 0
     since: datetime | None = None
@@ -173,12 +173,12 @@ class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
 class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a cluster's workloads get certificates.
 
-    ``workloads`` are live pods that need one of the hub's (null: not known): ``holding`` hold one, of ``ended`` it
-    has ended without a renewal, the others have never asked. ``sidecars`` are pods with one and ``asked`` those of
-    them that have got a certificate of the hub; ``never_asked`` and ``ended_pods`` name the first few
-    (``namespace/pod``). ``ambient`` are pods whose node's ztunnel asks for them. ``fine`` is false where
-    something keeps them from certificates, or where that is not known. ``first_end`` and ``last_end`` are when the
-    certificates that are known there end without a renewal.
+    ``workloads`` are live pods that need one of the hub's (null: not known): ``with_certificate`` hold one, of
+    ``ended`` it has ended without a renewal, the others have never asked. ``sidecars`` are pods with one and ``asked``
+    those of them that have got a certificate of the hub; ``never_requested`` and ``ended_pods`` name the first few
+    (``namespace/pod``). ``ambient`` are pods whose node's ztunnel asks for them. ``fine`` is false where something
+    keeps them from certificates, or where that is not known. ``first_end`` and ``last_end`` are when the certificates
+    that are known there end without a renewal.
     """
 
     state: WorkloadsState = "unknown"
@@ -187,12 +187,12 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
     until: datetime | None = None
     workloads: int | None = None
-    holding: int = 0
+    with_certificate: int = 0
     ended: int = 0
     ambient: int = 0
     sidecars: int | None = None
     asked: int = 0
-    never_asked: list[str] = []
+    never_requested: list[str] = []
     ended_pods: list[str] = []
     lifetime: float = 0.0
     first_end: datetime | None = None
@@ -383,8 +383,8 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
 class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     """One signer process. ``ready`` is false for one that is stale, whatever its last report said.
 
-    ``orders`` is the state of the rotation whose orders it follows, ``follows_orders`` whether these are the
-    ones given now.
+    ``directives`` is the state of the rotation whose directives it follows, ``follows_directives`` whether these are
+    the ones given now.
     """
 
     replica: str
@@ -403,14 +403,14 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     successor: str = ""
     successor_state: State | None = None
     rotation: int = 0
-    orders: str = ""
-    follows_orders: bool = True
+    directives: str = ""
+    follows_directives: bool = True
     serving_not_after: datetime | None
     issued: int
     refused: int
-    door: str = ""  # proved | refused | not_met by new connections; empty where none was tried yet
-    door_detail: str = ""
-    door_proved_at: datetime | None = None
+    listener: str = ""  # proved | refused | not_met by new connections; empty where none was tried yet
+    listener_detail: str = ""
+    listener_proved_at: datetime | None = None
 
 
 class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -447,7 +447,7 @@ class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
 
     Cells: ``v`` validated, ``x`` failed, ``?`` unknown, ``q`` with a quarantined cluster, whatever was proved of
     it, ``-`` the cluster itself. With a quarantined cluster the matrix is not ``proven``. Nothing older than the
-    bundle in force, nothing of a controller that is no longer heard of and nothing of a cluster that is not
+    bundle in force, nothing of a controller that is no longer seen and nothing of a cluster that is not
     read back is shown as ``v``.
     """
 
@@ -483,7 +483,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells. With a
     ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
-    ``own_anchors`` are the accepted CAs of clusters that joined, as long as they are in the bundle. ``unpinned`` are
+    ``member_cas`` are the accepted CAs of clusters that joined, while they are in the bundle. ``unpinned`` are
     anchors that are published although their pin is gone, ``removed_clusters`` those that are registered no more and
     whose certificates live on, ``departures`` anchors that left without a rotation, newest first. ``setbacks`` are the
     times that state was found to be set back, newest first.
@@ -505,9 +505,9 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     rotation: RotationView | None = None
     rotation_problem: str = ""
     rotation_plan: PlanView | None = None
-    orders: OrdersView | None = None
+    directives: DirectivesView | None = None
     quarantined: list[QuarantineView] = []
-    own_anchors: list[OwnAnchorView] = []
+    member_cas: list[MemberCaView] = []
     unpinned: list[UnpinnedView] = []
     removed_clusters: list[RemovedClusterView] = []
     departures: list[DepartureView] = []

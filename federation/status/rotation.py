@@ -19,16 +19,16 @@ from federation.core.documents.controller import (
     RotationReport,
     SideReport,
 )
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import AT_REST, Condition, Rotation, Side, State, Transition
 from federation.status.rotation_model import (
     ConditionView,
+    DependentView,
+    DirectivesView,
     GateView,
-    HolderView,
     LossView,
     LostCluster,
     OperationView,
-    OrdersView,
     PlanView,
     QuarantineView,
     RotationView,
@@ -39,7 +39,7 @@ from federation.status.rotation_model import (
     WaveState,
     WaveView,
 )
-from federation.status.snapshot import Scene, elapsed, finite, instant
+from federation.status.snapshot import Snapshot, elapsed, finite, instant
 
 
 def condition_views(conditions: Iterable[ConditionReport]) -> list[ConditionView]:
@@ -50,9 +50,9 @@ def condition_views(conditions: Iterable[ConditionReport]) -> list[ConditionView
     ]
 
 
-def quarantine_views(scene: Scene) -> list[QuarantineView]:
+def quarantine_views(snapshot: Snapshot) -> list[QuarantineView]:
     """Every cluster that a person took out, by name; what it waits for only where a leader tells it now."""
-    waiting = scene.leader.rotation.returning if scene.leader is not None else {}
+    waiting = snapshot.leader.rotation.returning if snapshot.leader is not None else {}
     return [
         QuarantineView(
             cluster=name,
@@ -62,7 +62,7 @@ def quarantine_views(scene: Scene) -> list[QuarantineView]:
             returning=held.returning,
             waits_for=condition_views(waiting.get(name, [])) if held.returning else [],
         )
-        for name, held in sorted(scene.quarantined.items())
+        for name, held in sorted(snapshot.quarantined.items())
     ]
 
 
@@ -90,23 +90,25 @@ _WAY: Final = (
 _OF_ROOTS: Final = frozenset({State.PUBLISHING, State.UNPUBLISHING})
 
 
-def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
+def rotation_view(snapshot: Snapshot, *, whole: bool = False) -> RotationView | None:
     """The rotation under way or the last one, ``whole`` with all evidence of its history.
 
-    None where none ever was, and where that is not known (``scene.rotation_doubt``).
+    None where none ever was, and where that is not known (``snapshot.rotation_stale_reason``).
     """
-    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    rotation = snapshot.documents.record.rotation if snapshot.documents.record else None
     if rotation is None:
         return None
     under_way = rotation.state not in AT_REST
-    told = scene.leader.rotation if scene.leader is not None and not gate_doubt(scene) else None
+    told = (
+        snapshot.leader.rotation if snapshot.leader is not None and not gate_stale_reason(snapshot) else None
+    )
     return RotationView(
         number=rotation.number,
         kind="root" if rotation.changes_root else "intermediate",
         state=rotation.state.value,
         under_way=under_way,
         since=instant(rotation.since),
-        expected=expected(scene, rotation),
+        expected=expected(snapshot, rotation),
         old=side_view(rotation.old),
         new=side_view(rotation.new),
         author=rotation.author,
@@ -120,42 +122,42 @@ def rotation_view(scene: Scene, *, whole: bool = False) -> RotationView | None:
         deadline=instant(rotation.deadline) if under_way else None,
         ttl_cap=finite(rotation.ttl_cap) if under_way else 0.0,
         steps=_steps(rotation),
-        gate=gate_view(scene) if under_way else None,
+        gate=gate_view(snapshot) if under_way else None,
         losses=[loss_view(loss) for loss in told.losses] if told and under_way else [],
         history=[_transition(step, whole=whole) for step in reversed(rotation.history)],
     )
 
 
-def gate_doubt(scene: Scene) -> str:
+def gate_stale_reason(snapshot: Snapshot) -> str:
     """Why nothing that is said of the gate can be relied on; empty where it can."""
-    if scene.rotation_doubt:
-        return scene.rotation_doubt
-    if scene.leader is None:
-        return scene.no_leader
-    told = scene.leader.rotation
+    if snapshot.rotation_stale_reason:
+        return snapshot.rotation_stale_reason
+    if snapshot.leader is None:
+        return snapshot.no_leader
+    told = snapshot.leader.rotation
     if told.problem:
         return f"the rotation cannot be worked on: {told.problem}"
     if told.computed <= 0:
         return "the leading controller has not looked at it yet"
-    if abs(scene.now - told.computed) > LONGEST_LOOK:
-        return f"the leading controller last looked at it {elapsed(scene.now - told.computed)} ago"
-    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    if abs(snapshot.now - told.computed) > LONGEST_LOOK:
+        return f"the leading controller last looked at it {elapsed(snapshot.now - told.computed)} ago"
+    rotation = snapshot.documents.record.rotation if snapshot.documents.record else None
     if rotation is not None and (told.number, told.state) != (rotation.number, rotation.state.value):
         return f"the leading controller has not looked at {rotation.state.value} yet"
     return ""
 
 
-def gate_view(scene: Scene) -> GateView:
+def gate_view(snapshot: Snapshot) -> GateView:
     """The gate out of the present state. Where it is not known, what was last said of it is left out."""
-    doubt = gate_doubt(scene)
-    told = scene.leader.rotation if scene.leader is not None else RotationReport()
-    if doubt:
+    stale_reason = gate_stale_reason(snapshot)
+    told = snapshot.leader.rotation if snapshot.leader is not None else RotationReport()
+    if stale_reason:
         return GateView(
             known=False,
             open=False,
             opens_at=None,
             computed=instant(told.computed),
-            detail=doubt,
+            detail=stale_reason,
             conditions=[],
             waits_for=[],
         )
@@ -172,13 +174,13 @@ def gate_view(scene: Scene) -> GateView:
     )
 
 
-def expected(scene: Scene, rotation: Rotation) -> float:
+def expected(snapshot: Snapshot, rotation: Rotation) -> float:
     """How long the present state lasts as a rule, in seconds; 0 at rest.
 
     Publishing waits for leaves that were delivered without the new root and then soaks; removing waits for
     leaves that need what is removed. Every other state waits for publication, read-back or proof alone.
     """
-    config = scene.config
+    config = snapshot.config
     longest = max(
         (max(c.policy.longest_ttl, c.earlier_longest_ttl or 0.0) for c in config.clusters), default=0.0
     )
@@ -291,9 +293,13 @@ def _recorded(evidence: Iterable[Condition]) -> list[ConditionView]:
     )
 
 
-def plan_view(scene: Scene) -> PlanView | None:
+def plan_view(snapshot: Snapshot) -> PlanView | None:
     """What a start would do now; None while a rotation is under way, or where nobody tells."""
-    plan = scene.leader.rotation.plan if scene.leader is not None and not gate_doubt(scene) else None
+    plan = (
+        snapshot.leader.rotation.plan
+        if snapshot.leader is not None and not gate_stale_reason(snapshot)
+        else None
+    )
     if plan is None:
         return None
     changes_root = plan.old is not None and plan.new is not None and plan.old.root != plan.new.root
@@ -314,29 +320,29 @@ def plan_view(scene: Scene) -> PlanView | None:
         rate=finite(plan.rate),
         quota=finite(plan.quota),
         conditions=condition_views(plan.conditions),
-        holders=[
-            HolderView(
+        dependents=[
+            DependentView(
                 cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors, obstacle=h.obstacle
             )
-            for h in plan.holders
+            for h in plan.dependents
         ],
     )
 
 
-def orders_view(orders: Orders | None) -> OrdersView | None:
+def directives_view(directives: SigningDirectives | None) -> DirectivesView | None:
     """What signers are to do; None where it is not recorded what is in force and nothing is quarantined."""
-    if orders is None:
+    if directives is None:
         return None
-    return OrdersView(
-        rotation=orders.rotation,
-        state=orders.state,
-        issuer=orders.issuer,
-        clusters=orders.clusters,
-        strict=orders.strict,
-        stopped=orders.stopped,
-        ttl_cap=finite(orders.ttl_cap),
-        root=orders.root,
-        left=orders.left,
+    return DirectivesView(
+        rotation=directives.rotation,
+        state=directives.state,
+        issuer=directives.issuer,
+        clusters=directives.clusters,
+        strict=directives.strict,
+        stopped=directives.stopped,
+        ttl_cap=finite(directives.ttl_cap),
+        root=directives.root,
+        left=directives.left,
     )
 
 

@@ -38,7 +38,7 @@ class GateView(msgspec.Struct, frozen=True, kw_only=True):
     """The gate out of the present state, as the leader sees it.
 
     Where it is not ``known``, ``detail`` says why and it is not open. ``opens_at`` is the earliest instant, null
-    where that cannot be told. ``waits_for`` names clusters.
+    where that cannot be determined. ``waits_for`` names clusters.
     """
 
     known: bool
@@ -78,7 +78,7 @@ class TransitionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostCluster(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster that something fails in; ``until`` is null where the end cannot be told."""
+    """A cluster that something fails in; ``until`` is null where the end cannot be determined."""
 
     cluster: str
     until: datetime | None
@@ -137,7 +137,7 @@ class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: list[ConditionView]
 
 
-class OwnAnchorView(msgspec.Struct, frozen=True, kw_only=True):
+class MemberCaView(msgspec.Struct, frozen=True, kw_only=True):
     """The accepted CA of a cluster that joined, still in the bundle; ``waits_for`` is what keeps it there.
 
     ``undeclared`` names clusters whose takeover a person has yet to declare.
@@ -153,7 +153,7 @@ class UnpinnedView(msgspec.Struct, frozen=True, kw_only=True):
     """An anchor that is published although its pin is gone: since when, what it waits for, what fails without it.
 
     ``clusters`` are those whose own CA it was; none: a root of the hub's. ``leaves_at`` is when it leaves at the
-    earliest, null where that cannot be told. Where it is not ``known``, no leader tells what it waits for.
+    earliest, null where that cannot be determined. Where it is not ``known``, no leader tells what it waits for.
     """
 
     sha256: str
@@ -192,7 +192,7 @@ class SetbackView(msgspec.Struct, frozen=True, kw_only=True):
     done: str
 
 
-class HolderView(msgspec.Struct, frozen=True, kw_only=True):
+class DependentView(msgspec.Struct, frozen=True, kw_only=True):
     """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256).
 
     ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
@@ -210,7 +210,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
 
     ``takes`` is the least it takes in all; ``longest_leaf`` is for how long a leaf that is out may have to be
     reckoned with. ``rate`` is asked of the new authority and ``quota`` what it allows, in certificates per
-    second (0: no limit known). ``holders`` are the control planes, webhooks and bundles that were found.
+    second (0: no limit known). ``dependents`` are the control planes, webhooks and bundles that were found.
     """
 
     ready: bool
@@ -228,10 +228,10 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     quota: float
     conditions: list[ConditionView]
-    holders: list[HolderView] = []
+    dependents: list[DependentView] = []
 
 
-class OrdersView(msgspec.Struct, frozen=True, kw_only=True):
+class DirectivesView(msgspec.Struct, frozen=True, kw_only=True):
     """What signers are to sign with.
 
     ``issuer`` is an intermediate (SHA-256), ``clusters`` are exceptions from it, ``stopped`` get nothing. With

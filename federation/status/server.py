@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 from aiohttp import web
 
-from federation.core.call_slots import Place, Places
+from federation.core.call_slots import CallSlot, CallSlots
 from federation.core.clock import Clock
 from federation.core.config.types import Address
 from federation.core.documents.controller import ControllerReport
@@ -49,7 +49,7 @@ MOST_HEADER_BYTES: Final = 8190
 class _Connection(web.RequestHandler):
     """One connection: closed when there are too many or it stays silent, and quiet about what it runs on."""
 
-    def __init__(self, server: web.Server, places: Places) -> None:
+    def __init__(self, server: web.Server, places: CallSlots) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -61,7 +61,7 @@ class _Connection(web.RequestHandler):
         )
         self._places = places
         self._connected: asyncio.Transport | None = None
-        self._place: Place | None = None
+        self._place: CallSlot | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -166,7 +166,7 @@ async def serve(
         server = runner.server
         if server is None:
             raise RuntimeError("the runner made no server")
-        places = Places(MOST_CONNECTIONS, _full)
+        places = CallSlots(MOST_CONNECTIONS, _full)
         listener = await asyncio.get_running_loop().create_server(
             lambda: _Connection(server, places),
             listen.host,

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from federation.core.documents.controller import SignerDoorReport
+from federation.core.documents.controller import SignerListenerReport
 from federation.core.documents.signer import AuthorityReport, SignerClusterReport, SignerReport
 from federation.status.model import (
     AuthorityUse,
@@ -18,7 +18,7 @@ from federation.status.model import (
     SigningView,
     State,
 )
-from federation.status.snapshot import Scene, days_left, elapsed, expiry, finite, instant
+from federation.status.snapshot import Snapshot, days_left, elapsed, expiry, finite, instant
 
 WORST_FIRST: Final[tuple[State, ...]] = ("unavailable", "unknown", "degraded", "ready")
 
@@ -96,10 +96,10 @@ def _on_cluster(replica: str, signer: SignerReport, name: str) -> SignerOnCluste
     )
 
 
-def signing_view(scene: Scene, name: str) -> SigningView:
+def signing_view(snapshot: Snapshot, name: str) -> SigningView:
     """Whether workloads of the cluster ``name`` get certificates. Counts include signers that are gone."""
-    every = [s.clusters[name] for s in scene.snapshot.signers.values() if name in s.clusters]
-    views = [_on_cluster(replica, signer, name) for replica, signer in sorted(scene.signers.items())]
+    every = [s.clusters[name] for s in snapshot.documents.signers.values() if name in s.clusters]
+    views = [_on_cluster(replica, signer, name) for replica, signer in sorted(snapshot.signers.items())]
     state, worst = _merged(views)
     return SigningView(
         state=state,
@@ -108,7 +108,7 @@ def signing_view(scene: Scene, name: str) -> SigningView:
         remedy=worst.remedy,
         attestation=sorted({view.attestation for view in views} - {""}),
         issuers=sorted(
-            {s.clusters[name].issuer for s in scene.signers.values() if name in s.clusters} - {""}
+            {s.clusters[name].issuer for s in snapshot.signers.values() if name in s.clusters} - {""}
         ),
         issued=sum(report.issued for report in every),
         refused=refusals(every),
@@ -123,9 +123,7 @@ def _merged(views: list[SignerOnCluster]) -> tuple[State, SignerOnCluster]:
     Callers reach any of them: one that serves makes it degraded at worst, and ready takes all of them.
     """
     if not views:
-        nobody = SignerOnCluster(
-            replica="", state="unknown", reason="no_signer", detail="no signer is heard of"
-        )
+        nobody = SignerOnCluster(replica="", state="unknown", reason="no_signer", detail="no signer is live")
         return "unknown", nobody
     worst = min(views, key=lambda view: WORST_FIRST.index(view.state))
     serving = [view for view in views if view.state in {"ready", "degraded"}]
@@ -144,25 +142,30 @@ def refusals(reports: Iterable[SignerClusterReport]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def follows_orders(scene: Scene, report: SignerReport) -> bool:
-    """Whether a signer works by the orders that are given now; none were given as long as no rotation ever was."""
-    orders = scene.snapshot.orders
-    return orders is None or (report.rotation, report.orders) == (orders.rotation, orders.state)
+def follows_directives(snapshot: Snapshot, report: SignerReport) -> bool:
+    """Whether a signer works by the directives that are given now; none were given while no rotation ever was."""
+    directives = snapshot.documents.directives
+    return directives is None or (report.rotation, report.directives) == (
+        directives.rotation,
+        directives.state,
+    )
 
 
-def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
+def signer_view(snapshot: Snapshot, replica: str, report: SignerReport) -> SignerView:
     """One signer, current or gone."""
-    fresh = replica in scene.signers
-    age = finite(scene.now - report.updated)
-    in_force = scene.in_force
+    fresh = replica in snapshot.signers
+    age = finite(snapshot.now - report.updated)
+    in_force = snapshot.in_force
     newest = in_force.number if in_force else 0
     reasons = list(report.reasons)
     if not fresh:
         reasons.insert(
-            0, f"last heard of {elapsed(age)} ago" if age >= 0 else f"its clock is {elapsed(age)} ahead"
+            0, f"last seen {elapsed(age)} ago" if age >= 0 else f"its clock is {elapsed(age)} ahead"
         )
-    doors = scene.leader.door.signers if scene.leader is not None else []
-    door = next((found for found in doors if found.replica == replica), SignerDoorReport(replica=replica))
+    listeners = snapshot.leader.listener.signers if snapshot.leader is not None else []
+    listener = next(
+        (found for found in listeners if found.replica == replica), SignerListenerReport(replica=replica)
+    )
     return SignerView(
         replica=replica,
         ready=fresh and report.ready,
@@ -175,19 +178,19 @@ def signer_view(scene: Scene, replica: str, report: SignerReport) -> SignerView:
         generation=report.generation,
         generations_behind=max(0, newest - report.generation),
         holds_bundle_in_force=fresh and in_force is not None and report.bundle_sha256 == in_force.sha256,
-        runs_current_configuration=fresh and report.config_digest == scene.config.digest,
+        runs_current_configuration=fresh and report.config_digest == snapshot.config.digest,
         authority=report.authority.name if report.authority else "",
         successor=report.successor.name if report.successor else "",
         successor_state=known_state(report.successor.state) if report.successor else None,
         rotation=report.rotation,
-        orders=report.orders,
-        follows_orders=follows_orders(scene, report),
+        directives=report.directives,
+        follows_directives=follows_directives(snapshot, report),
         serving_not_after=instant(report.serving_not_after),
         issued=report.issued,
         refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),
-        door=door.state,
-        door_detail=door.detail,
-        door_proved_at=instant(door.proved_at),
+        listener=listener.state,
+        listener_detail=listener.detail,
+        listener_proved_at=instant(listener.proved_at),
     )
 
 
@@ -195,13 +198,13 @@ LEFT: Final = 86400.0
 """Seconds for which the report of a signer that was killed stays in the state store at the least."""
 
 
-def authority_views(scene: Scene) -> list[AuthorityView]:
-    """Every authority that a signer which is heard of has; the worst state of those that share one.
+def authority_views(snapshot: Snapshot) -> list[AuthorityView]:
+    """Every authority that a signer which is live has; the worst state of those that share one.
 
     Those of ``[signer.authority]`` come first.
     """
     found: dict[tuple[AuthorityUse, str, str], list[tuple[str, AuthorityReport]]] = {}
-    for replica, signer in sorted(scene.signers.items()):
+    for replica, signer in sorted(snapshot.signers.items()):
         each: tuple[tuple[AuthorityUse, AuthorityReport | None], ...] = (
             ("authority", signer.authority),
             ("successor", signer.successor),
@@ -210,19 +213,19 @@ def authority_views(scene: Scene) -> list[AuthorityView]:
             if report is not None:
                 found.setdefault((use, report.name, report.sha256), []).append((replica, report))
     ordered = sorted(found.items(), key=lambda item: item[0][0] != "authority")
-    alarms = _left_alarms(scene)
-    return [_view(scene, use, each, alarms.pop(name, [])) for (use, name, _), each in ordered]
+    alarms = _left_alarms(snapshot)
+    return [_view(snapshot, use, each, alarms.pop(name, [])) for (use, name, _), each in ordered]
 
 
-def _left_alarms(scene: Scene) -> dict[str, list[AuthorityReport]]:
+def _left_alarms(snapshot: Snapshot) -> dict[str, list[AuthorityReport]]:
     """By name, the authorities of signers that were killed in the last day, where these had raised an alarm.
 
     One that ends in good order takes its report back, and one that is started again under its name goes on with it. In
     a cluster a pod that takes the place of a killed one has a name of its own, and nobody has answered the alarm.
     """
     found: dict[str, list[AuthorityReport]] = {}
-    for replica, signer in sorted(scene.snapshot.signers.items()):
-        if replica in scene.signers or abs(scene.now - finite(signer.updated)) > LEFT:
+    for replica, signer in sorted(snapshot.documents.signers.items()):
+        if replica in snapshot.signers or abs(snapshot.now - finite(signer.updated)) > LEFT:
             continue
         for report in (signer.authority, signer.successor):
             if report is not None and report.violations > 0:
@@ -230,22 +233,22 @@ def _left_alarms(scene: Scene) -> dict[str, list[AuthorityReport]]:
     return found
 
 
-def signs_now(scene: Scene, use: AuthorityUse, sha256: str) -> bool:
-    """Whether an authority signs for some cluster: the one that the orders name, else ``[signer.authority]``.
+def signs_now(snapshot: Snapshot, use: AuthorityUse, sha256: str) -> bool:
+    """Whether an authority signs for some cluster: the one that the directives name, else ``[signer.authority]``.
 
-    Without a rotation under way orders are a preference: where no authority is the one they name, the first
+    Without a rotation under way directives are a preference: where no authority is the one they name, the first
     one signs.
     """
-    orders = scene.snapshot.orders
-    ordered = {orders.issuer, *orders.clusters.values()} - {""} if orders else set()
-    held = {a.sha256 for s in scene.signers.values() for a in (s.authority, s.successor) if a is not None}
-    if ordered and (ordered & held or (orders is not None and orders.strict)):
+    directives = snapshot.documents.directives
+    ordered = {directives.issuer, *directives.clusters.values()} - {""} if directives else set()
+    held = {a.sha256 for s in snapshot.signers.values() for a in (s.authority, s.successor) if a is not None}
+    if ordered and (ordered & held or (directives is not None and directives.strict)):
         return sha256 in ordered
     return use == "authority"
 
 
 def _view(
-    scene: Scene,
+    snapshot: Snapshot,
     use: AuthorityUse,
     reports: Sequence[tuple[str, AuthorityReport]],
     left: Sequence[AuthorityReport],
@@ -259,13 +262,13 @@ def _view(
         name=worst.name,
         kind=worst.kind,
         use=use,
-        signs=signs_now(scene, use, worst.sha256),
+        signs=signs_now(snapshot, use, worst.sha256),
         state=known_state(worst.state),
         subject=worst.subject,
         sha256=worst.sha256,
         not_after=instant(worst.not_after),
-        days_left=days_left(worst.not_after, scene.now),
-        expiry=expiry(worst.not_after, scene.now),
+        days_left=days_left(worst.not_after, snapshot.now),
+        expiry=expiry(worst.not_after, snapshot.now),
         reason=worst.reason,
         detail=worst.detail,
         remedy=worst.remedy,

@@ -4,7 +4,7 @@
 the API then says 503 rather than what it knew before. A single document that is damaged is named in the snapshot,
 which makes the verdict failing and leaves the rest readable.
 
-**Sorting** (pure): everything in ``status`` that says "ready" or "valid" goes through a :class:`Scene`, so that the
+**Sorting** (pure): everything in ``status`` that says "ready" or "valid" goes through a :class:`Snapshot`, so that the
 rule of staleness and the rule of what is in force are each written once. Whether a report still counts is decided by
 ``state/liveness.py``; how instants, ages and expiries are put in words is decided here.
 """
@@ -31,9 +31,9 @@ from federation.core.documents.keys import generation_key
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import Quarantine, RotationBook
-from federation.state.liveness import HEARTBEATS, LONGEST_HEARTBEAT, is_heard_of
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import Quarantine, RotationRecord
+from federation.state.liveness import HEARTBEATS, LONGEST_HEARTBEAT, is_live
 from federation.state.store import StateStore
 from federation.status.model import Expiry
 
@@ -102,7 +102,7 @@ def finite(seconds: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class DocumentSet:
     """What the store held at one moment. ``damaged`` maps unusable keys to the reason, in words."""
 
     current: Current | None = None
@@ -110,42 +110,42 @@ class Snapshot:
     signers: Mapping[str, SignerReport] = field(default_factory=dict)
     controllers: Mapping[str, ControllerReport] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
-    book: RotationBook | None = None
-    orders: Orders | None = None
+    record: RotationRecord | None = None
+    directives: SigningDirectives | None = None
     operations: Sequence[Operation] = ()  # newest first
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Snapshot:
     """A snapshot seen with a configuration at an instant (seconds since the epoch)."""
 
-    snapshot: Snapshot
+    documents: DocumentSet
     config: HubConfig
     now: float
     config_problems: tuple[str, ...]
-    signers: Mapping[str, SignerReport]  # those that are heard of
-    leaders: Mapping[str, ControllerReport]  # those that are heard of and claim to lead
+    signers: Mapping[str, SignerReport]  # those that are live
+    leaders: Mapping[str, ControllerReport]  # those that are live and claim to lead
     leader: ControllerReport | None
     last_leader: ControllerReport | None  # to tell what was known last, never as if it still were
     in_force: Generation | None
 
     @classmethod
     def of(
-        cls, snapshot: Snapshot, config: HubConfig, now: float, config_problems: tuple[str, ...] = ()
+        cls, documents: DocumentSet, config: HubConfig, now: float, config_problems: tuple[str, ...] = ()
     ) -> Self:
-        """Sort the documents of ``snapshot``."""
-        leaders = {r: c for r, c in snapshot.controllers.items() if c.leader and is_heard_of(c, now)}
-        past = [c for c in snapshot.controllers.values() if c.leader]
+        """Sort the documents of ``documents``."""
+        leaders = {r: c for r, c in documents.controllers.items() if c.leader and is_live(c, now)}
+        past = [c for c in documents.controllers.values() if c.leader]
         return cls(
-            snapshot=snapshot,
+            documents=documents,
             config=config,
             now=now,
             config_problems=config_problems,
-            signers={r: s for r, s in snapshot.signers.items() if is_heard_of(s, now)},
+            signers={r: s for r, s in documents.signers.items() if is_live(s, now)},
             leaders=leaders,
             leader=max(leaders.values(), key=lambda c: c.updated, default=None),
             last_leader=max(past, key=lambda c: c.updated, default=None),
-            in_force=_in_force(snapshot),
+            in_force=_in_force(documents),
         )
 
     @property
@@ -158,31 +158,29 @@ class Scene:
         )
 
     @property
-    def rotation_doubt(self) -> str:
+    def rotation_stale_reason(self) -> str:
         """Why neither the rotation nor quarantines are known; empty where they are, and where none ever was."""
-        damaged = self.snapshot.damaged
+        damaged = self.documents.damaged
         if "rotation" in damaged:
             return f"the record of rotations cannot be used: {damaged['rotation']}"
-        orders = self.snapshot.orders
-        ordered = "orders" in damaged or (orders is not None and orders != Orders())
-        if self.snapshot.book is None and ordered:
-            return (
-                "the record of rotations is not there, though signers were given orders that followed from it"
-            )
+        directives = self.documents.directives
+        ordered = "orders" in damaged or (directives is not None and directives != SigningDirectives())
+        if self.documents.record is None and ordered:
+            return "the record of rotations is not there, though signers were given directives that followed from it"
         return ""
 
     @property
     def quarantined(self) -> Mapping[str, Quarantine]:
         """Clusters that a person took out, by name; none where that is not known."""
-        return self.snapshot.book.quarantined if self.snapshot.book else {}
+        return self.documents.record.quarantined if self.documents.record else {}
 
     def meant_for(self, name: str) -> Generation | None:
         """The generation that a cluster is to hold: the one in force, or an older one until its wave has come."""
-        current = self.snapshot.current
+        current = self.documents.current
         if self.in_force is None or current is None or name not in current.behind:
             return self.in_force
         number = current.behind[name]
-        generation = self.snapshot.generations.get(number)
+        generation = self.documents.generations.get(number)
         return generation if generation is not None and generation.number == number else None
 
     def seen(self, name: str) -> ControllerClusterReport | None:
@@ -198,7 +196,7 @@ class Scene:
             return "the controller does not report this cluster yet"
         if seen.state not in {"ready", "degraded"}:
             return f"the controller cannot reach it: {seen.detail or seen.reason or seen.state}"
-        # The server is heard of at least once within watch_silence or the reflector takes the watch for dead;
+        # The server is live at least once within watch_silence or the reflector takes the watch for dead;
         # twice that leaves room for the reconnection.
         longest = 2 * cluster.timeouts.watch_silence + HEARTBEATS * LONGEST_HEARTBEAT
         read_back = seen.publication.read_back
@@ -215,24 +213,24 @@ class Scene:
             return ""
         if self.last_leader is None:
             return "no controller has reported as leader yet"
-        return f"the leading controller was last heard of {elapsed(self.now - self.last_leader.updated)} ago"
+        return f"the leading controller was last seen {elapsed(self.now - self.last_leader.updated)} ago"
 
     @property
     def nothing_in_force(self) -> str:
         """Why no generation is in force; empty where one is."""
         if self.in_force is not None:
             return ""
-        current = self.snapshot.current
+        current = self.documents.current
         if current is None:
             return "no generation of trust has been put in force"
-        if current.number not in self.snapshot.generations:
+        if current.number not in self.documents.generations:
             return f"generation {current.number} is in force, but its document cannot be read"
         return f"generation {current.number} does not have the digest that was put in force"
 
 
-def _in_force(snapshot: Snapshot) -> Generation | None:
-    current = snapshot.current
-    generation = snapshot.generations.get(current.number) if current else None
+def _in_force(documents: DocumentSet) -> Generation | None:
+    current = documents.current
+    generation = documents.generations.get(current.number) if current else None
     if current is None or generation is None or generation.number != current.number:
         return None
     return generation if generation.sha256 == current.sha256 else None
@@ -254,13 +252,13 @@ class SnapshotReader:
         self._store = store
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._snapshot: Snapshot | None = None
+        self._snapshot: DocumentSet | None = None
         self._read_at = float("-inf")
         self._generations: OrderedDict[tuple[str, str], Generation] = OrderedDict()
         self._decided: dict[str, Operation] = {}
 
-    async def read(self) -> Snapshot:
-        """What the store holds, at most half a second old. Raises StateUnavailable if it cannot be told."""
+    async def read(self) -> DocumentSet:
+        """What the store holds, at most half a second old. Raises StateUnavailable if it cannot be determined."""
         async with self._lock:
             if self._snapshot is not None and self._clock.monotonic() - self._read_at < CACHED:
                 return self._snapshot
@@ -268,22 +266,24 @@ class SnapshotReader:
             started = self._clock.monotonic()
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    snapshot = await self._read_all()
+                    documents = await self._read_all()
             except TimeoutError as error:
                 raise StateUnavailable(f"the state store did not answer in {TIMEOUT:.0f} s") from error
-            self._snapshot, self._read_at = snapshot, started
-            return snapshot
+            self._snapshot, self._read_at = documents, started
+            return documents
 
-    async def _read_all(self) -> Snapshot:
+    async def _read_all(self) -> DocumentSet:
         damaged: dict[str, str] = {}
         current = await self._document("current", Current, damaged)
-        return Snapshot(
+        return DocumentSet(
             current=current,
             generations=await self._read_generations(current, damaged),
             signers=await self._reports("signers/", SignerReport, damaged),
             controllers=await self._reports("controllers/", ControllerReport, damaged),
-            orders=await self._document("orders", Orders, damaged),  # before the record that it follows from
-            book=await self._document("rotation", RotationBook, damaged),
+            directives=await self._document(
+                "orders", SigningDirectives, damaged
+            ),  # before the record that it follows from
+            record=await self._document("rotation", RotationRecord, damaged),
             operations=await self._operations(damaged),
             damaged=damaged,
         )

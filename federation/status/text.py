@@ -133,16 +133,18 @@ def _cluster(cluster: ClusterView) -> tuple[str, ...]:
 def workloads_text(view: WorkloadsView) -> str:
     """How many hold a certificate, and how many sidecars have asked the hub."""
     if view.workloads is None:
-        held = f"{view.holding} hold one, of an unknown number" if view.holding else "unknown"
+        held = (
+            f"{view.with_certificate} hold one, of an unknown number" if view.with_certificate else "unknown"
+        )
     else:
-        held = f"{view.holding}/{view.workloads} hold one"
+        held = f"{view.with_certificate}/{view.workloads} hold one"
     if view.sidecars is None:
         return held
     return f"{held}; {view.sidecars} sidecars, {view.asked} have asked the hub"
 
 
 def _signer(signer: SignerView) -> tuple[str, ...]:
-    state = "not heard of" if signer.stale else "ready" if signer.ready else "not ready"
+    state = "not seen" if signer.stale else "ready" if signer.ready else "not ready"
     return (
         signer.replica,
         state,
@@ -242,7 +244,7 @@ MOST_MET: Final = 12
 MOST_UNMET: Final = 40
 MOST_HISTORY: Final = 8
 MOST_NAMES: Final = 12
-MOST_HOLDERS: Final = 60
+MOST_DEPENDENTS: Final = 60
 LEFT_TO_DO: Final = frozenset({"successor_signs", "pin_retired", "pin_admitted"})
 """What attention says of a configuration that a finished rotation has outlived."""
 NOT_KNOWN: Final = (
@@ -321,7 +323,7 @@ def _gate(state: str, gate: GateView) -> list[str]:
     elif gate.opens_at is not None:
         head = f"gate out of {state}: closed, opens at {instant_text(gate.opens_at)} at the earliest"
     else:
-        head = f"gate out of {state}: closed; when it opens cannot be told"
+        head = f"gate out of {state}: closed; when it opens cannot be determined"
     return [head, *condition_lines(gate.conditions)]
 
 
@@ -452,12 +454,12 @@ def plan_text(status: FederationStatus) -> str:
         f"goes on:  {'by itself' if plan.automatic else 'step by step, with `federation rotate advance`'}",
         f"takes:    {elapsed(plan.takes)} at least: " + _why(plan),
     ]
-    if plan.holders:
-        lines += ["", "besides namespaces and certificates, trust is held by:", *_holders(plan)]
+    if plan.dependents:
+        lines += ["", "besides namespaces and certificates, trust is held by:", *_dependents(plan)]
     return "\n".join(lines)
 
 
-def _holders(plan: PlanView) -> list[str]:
+def _dependents(plan: PlanView) -> list[str]:
     """What else holds trust, with what it holds of the two sides."""
     roots = {side.root: name for name, side in (("old", plan.old), ("new", plan.new)) if side is not None}
     rows = [
@@ -467,9 +469,9 @@ def _holders(plan: PlanView) -> list[str]:
             " and ".join(sorted({roots[a] for a in holder.anchors if a in roots})) or "-",
             printable(f"NOT MET {holder.obstacle}" if holder.obstacle else holder.detail),
         )
-        for holder in plan.holders[:MOST_HOLDERS]
+        for holder in plan.dependents[:MOST_DEPENDENTS]
     ]
-    more = len(plan.holders) - len(rows)
+    more = len(plan.dependents) - len(rows)
     return [*table(("CLUSTER", "WHAT", "ROOTS", "DETAIL"), rows), *([f"and {more} more"] if more > 0 else [])]
 
 

@@ -18,18 +18,18 @@ from federation.core.rotation.effects import NOT_IN_FORCE
 from federation.status.findings.causes import Finding, Need, damage_facts, finding
 from federation.status.findings.proof import names
 from federation.status.model import AnchorView, Attention, BundleView, GenerationView, ProposalView
-from federation.status.rotation import condition_views, gate_doubt, loss_view
+from federation.status.rotation import condition_views, gate_stale_reason, loss_view
 from federation.status.rotation_model import (
     ConditionView,
     DepartureView,
     LossView,
-    OwnAnchorView,
+    MemberCaView,
     RemovedClusterView,
     SetbackView,
     UnpinnedView,
 )
 from federation.status.signing import authority_views
-from federation.status.snapshot import Scene, days_left, expiry, instant
+from federation.status.snapshot import Snapshot, days_left, expiry, instant
 
 ORDER: Final = {"root": 0, "accepted": 1, "intermediate": 2}
 
@@ -51,12 +51,12 @@ def anchor_view(anchor: AnchorRecord, now: float) -> AnchorView:
     )
 
 
-def bundle_view(scene: Scene) -> BundleView | None:
+def bundle_view(snapshot: Snapshot) -> BundleView | None:
     """The bundle in force; None where none can be vouched for."""
-    generation = scene.in_force
+    generation = snapshot.in_force
     if generation is None:
         return None
-    anchors = [anchor_view(anchor, scene.now) for anchor in generation.anchors]
+    anchors = [anchor_view(anchor, snapshot.now) for anchor in generation.anchors]
     return BundleView(
         generation=generation.number,
         sha256=generation.sha256,
@@ -83,25 +83,25 @@ def generation_view(generation: Generation, *, in_force: bool) -> GenerationView
     )
 
 
-def generation_views(scene: Scene) -> list[GenerationView]:
+def generation_views(snapshot: Snapshot) -> list[GenerationView]:
     """The generations that were read, newest first."""
-    newest_first = sorted(scene.snapshot.generations.items(), reverse=True)
-    return [generation_view(g, in_force=g is scene.in_force) for _, g in newest_first]
+    newest_first = sorted(snapshot.documents.generations.items(), reverse=True)
+    return [generation_view(g, in_force=g is snapshot.in_force) for _, g in newest_first]
 
 
-def open_proposals(scene: Scene) -> list[Proposal]:
+def open_proposals(snapshot: Snapshot) -> list[Proposal]:
     """Anchors that the leader found in clusters or an authority names, and nobody pinned; each once."""
-    found = list(scene.leader.proposals) if scene.leader else []
-    dismissed = frozenset(scene.leader.dismissed if scene.leader else ())
-    for _, signer in sorted(scene.signers.items()):
+    found = list(snapshot.leader.proposals) if snapshot.leader else []
+    dismissed = frozenset(snapshot.leader.dismissed if snapshot.leader else ())
+    for _, signer in sorted(snapshot.signers.items()):
         named = [p for a in (signer.authority, signer.successor) if a is not None for p in a.proposals]
         found += [proposal for proposal in named if proposal.sha256 not in dismissed]
     each = {(proposal.sha256, proposal.cluster, proposal.origin): proposal for proposal in reversed(found)}
-    pins = scene.config.trust.pins
+    pins = snapshot.config.trust.pins
     return [proposal for proposal in reversed(each.values()) if proposal.sha256 not in pins]
 
 
-def proposal_views(scene: Scene) -> list[ProposalView]:
+def proposal_views(snapshot: Snapshot) -> list[ProposalView]:
     """Anchors that were found and that nobody pinned."""
     return [
         ProposalView(
@@ -113,21 +113,25 @@ def proposal_views(scene: Scene) -> list[ProposalView]:
             first_seen=instant(p.first_seen),
             pem=p.pem,
         )
-        for p in open_proposals(scene)
+        for p in open_proposals(snapshot)
     ]
 
 
 TOLD_FOR: Final = 86400.0  # seconds that a setback needs attention; the list keeps it
 
 
-def unpinned_views(scene: Scene) -> list[UnpinnedView]:
+def unpinned_views(snapshot: Snapshot) -> list[UnpinnedView]:
     """Each by the record; what it waits for, and what fails without it, where a leader that has just looked tells."""
-    book = scene.snapshot.book
-    if book is None:
+    record = snapshot.documents.record
+    if record is None:
         return []
-    told = scene.leader.rotation.unpinned if scene.leader is not None and not gate_doubt(scene) else {}
+    told = (
+        snapshot.leader.rotation.unpinned
+        if snapshot.leader is not None and not gate_stale_reason(snapshot)
+        else {}
+    )
     found: list[UnpinnedView] = []
-    for sha256, known in sorted(book.unpinned.items()):
+    for sha256, known in sorted(record.unpinned.items()):
         report = told.get(sha256)
         waits: list[ConditionView] = condition_views(report.conditions) if report else []
         losses: list[LossView] = [loss_view(loss) for loss in report.losses] if report else []
@@ -146,21 +150,21 @@ def unpinned_views(scene: Scene) -> list[UnpinnedView]:
     return found
 
 
-def removed_cluster_views(scene: Scene) -> list[RemovedClusterView]:
+def removed_cluster_views(snapshot: Snapshot) -> list[RemovedClusterView]:
     """Clusters that are registered no more and whose certificates live on, where a leader that looked lately tells."""
-    if scene.leader is None or gate_doubt(scene):
+    if snapshot.leader is None or gate_stale_reason(snapshot):
         return []
-    registered = {str(cluster.name) for cluster in scene.config.clusters}
+    registered = {str(cluster.name) for cluster in snapshot.config.clusters}
     return [
         RemovedClusterView(cluster=name, until=instant(until))
-        for name, until in sorted(scene.leader.rotation.removed.items())
+        for name, until in sorted(snapshot.leader.rotation.removed.items())
         if name not in registered
     ]
 
 
-def departure_views(scene: Scene) -> list[DepartureView]:
+def departure_views(snapshot: Snapshot) -> list[DepartureView]:
     """Anchors that left without a rotation, newest first."""
-    book = scene.snapshot.book
+    record = snapshot.documents.record
     return [
         DepartureView(
             sha256=left.sha256,
@@ -175,22 +179,22 @@ def departure_views(scene: Scene) -> list[DepartureView]:
                 for c in left.evidence
             ],
         )
-        for left in reversed(book.departures if book is not None else [])
+        for left in reversed(record.departures if record is not None else [])
     ]
 
 
-def setback_views(scene: Scene) -> list[SetbackView]:
+def setback_views(snapshot: Snapshot) -> list[SetbackView]:
     """The times that state was found to be set back, newest first."""
-    book = scene.snapshot.book
+    record = snapshot.documents.record
     return [
         SetbackView(at=instant(found.at), what=found.what, done=found.done)
-        for found in reversed(book.setbacks if book is not None else [])
+        for found in reversed(record.setbacks if record is not None else [])
     ]
 
 
-def edit_attention(scene: Scene) -> Iterator[Attention]:
+def edit_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """What an edit of the configuration asked for and is not done yet."""
-    for view in unpinned_views(scene):
+    for view in unpinned_views(snapshot):
         until = f", until {view.leaves_at:%Y-%m-%d %H:%M:%S} UTC at the earliest" if view.leaves_at else ""
         why = f": {_in_words(view.waits_for[0])}" if view.waits_for else ""
         if not view.known:
@@ -205,8 +209,8 @@ def edit_attention(scene: Scene) -> Iterator[Attention]:
             f"`federation trust remove {view.sha256} --now` removes it at once, and says beforehand what breaks",
             since=view.since,
         )
-    for found in setback_views(scene):
-        if found.at is not None and scene.now - found.at.timestamp() < TOLD_FOR:
+    for found in setback_views(snapshot):
+        if found.at is not None and snapshot.now - found.at.timestamp() < TOLD_FOR:
             yield Attention(
                 severity="warning",
                 code="state_set_back",
@@ -215,7 +219,7 @@ def edit_attention(scene: Scene) -> Iterator[Attention]:
                 remedy="find out who restored or rolled back the state; what was done in between is not in it",
                 since=found.at,
             )
-    for removed in removed_cluster_views(scene):
+    for removed in removed_cluster_views(snapshot):
         until = f"{removed.until:%Y-%m-%d %H:%M:%S} UTC" if removed.until else "a time that is not known"
         yield Attention(
             severity="notice",
@@ -230,61 +234,61 @@ def _in_words(condition: ConditionView) -> str:
     return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
 
 
-def own_anchor_views(scene: Scene) -> list[OwnAnchorView]:
+def member_ca_views(snapshot: Snapshot) -> list[MemberCaView]:
     """Those of the bundle in force; what they wait for only where a leader that has just looked tells it."""
-    if scene.leader is None or scene.in_force is None or gate_doubt(scene):
+    if snapshot.leader is None or snapshot.in_force is None or gate_stale_reason(snapshot):
         return []
-    subjects = {anchor.sha256: anchor.subject for anchor in scene.in_force.anchors}
+    subjects = {anchor.sha256: anchor.subject for anchor in snapshot.in_force.anchors}
     return [
-        OwnAnchorView(
+        MemberCaView(
             sha256=sha256,
             subject=subjects[sha256],
-            undeclared=sorted({c.cluster for c in waits if _is_undeclared(scene, c)}),
+            undeclared=sorted({c.cluster for c in waits if _is_undeclared(snapshot, c)}),
             waits_for=condition_views(waits),
         )
-        for sha256, waits in sorted(scene.leader.rotation.dropping.items())
+        for sha256, waits in sorted(snapshot.leader.rotation.dropping.items())
         if sha256 in subjects
     ]
 
 
-def undeclared(scene: Scene) -> set[str]:
+def undeclared(snapshot: Snapshot) -> set[str]:
     """Clusters whose takeover a person has yet to declare, whichever root their own CA issues under.
 
     Empty where no leader that has just looked tells it; a quarantined one has to be let back first.
     """
-    if scene.leader is None or gate_doubt(scene):
+    if snapshot.leader is None or gate_stale_reason(snapshot):
         return set()
-    return set(scene.leader.rotation.undeclared) - set(scene.quarantined)
+    return set(snapshot.leader.rotation.undeclared) - set(snapshot.quarantined)
 
 
-def _is_undeclared(scene: Scene, condition: ConditionReport) -> bool:
+def _is_undeclared(snapshot: Snapshot, condition: ConditionReport) -> bool:
     """Time alone does not bring it, and it is no quarantine: a person has to speak."""
     return (
         condition.name == "own_earlier"
         and not condition.met
         and condition.until <= 0
-        and condition.cluster not in scene.quarantined
+        and condition.cluster not in snapshot.quarantined
     )
 
 
 UNSETTLED: Final = "authority_unsettled"
-UNFOLLOWED: Final = "signer_unfollowed"
-WISHES: Final = frozenset({NOT_IN_FORCE, UNSETTLED, UNFOLLOWED, "another_mesh", "config_problem"})
+NOT_APPLIED: Final = "signer_not_applied"
+PENDING_CHANGES: Final = frozenset({NOT_IN_FORCE, UNSETTLED, NOT_APPLIED, "another_mesh", "config_problem"})
 """The codes of what is asked for and not followed."""
 
 
-def is_wish(item: Attention) -> bool:
+def is_pending_change(item: Attention) -> bool:
     """Whether something is asked for that is not followed."""
-    return item.code in WISHES
+    return item.code in PENDING_CHANGES
 
 
-def wish_attention(scene: Scene) -> Iterator[Finding]:
+def pending_change_attention(snapshot: Snapshot) -> Iterator[Finding]:
     """Each open wish with what was done instead and what to do."""
-    for view in authority_views(scene):
+    for view in authority_views(snapshot):
         if view.reason != NOT_IN_FORCE:
             continue
         goes_on = view.state != "unavailable"
-        stopped = not goes_on and not any(signer.ready for signer in scene.signers.values())
+        stopped = not goes_on and not any(signer.ready for signer in snapshot.signers.values())
         item = Attention(
             severity="critical" if stopped else "warning",
             code=NOT_IN_FORCE,
@@ -293,20 +297,20 @@ def wish_attention(scene: Scene) -> Iterator[Finding]:
             remedy=view.remedy,
         )
         yield finding(item, takes=[(Need.AUTHORITY, "")] if stopped else [])
-    for replica, signer in sorted(scene.signers.items()):
-        for found in signer.unfollowed:
+    for replica, signer in sorted(snapshot.signers.items()):
+        for found in signer.not_applied:
             yield finding(
                 Attention(
                     severity="warning",
-                    code=UNFOLLOWED,
+                    code=NOT_APPLIED,
                     what=f"it goes on by what it read before: {found}",
                     where=replica,
                     remedy="mend the state store or the document that is named; where the state was restored or set"
                     " back, find out by whom, and restore the newest",
                 ),
-                rests_on=damage_facts(sorted(scene.snapshot.damaged), found),
+                rests_on=damage_facts(sorted(snapshot.documents.damaged), found),
             )
-    unsettled = scene.leader.rotation.unsettled if scene.leader is not None else ""
+    unsettled = snapshot.leader.rotation.unsettled if snapshot.leader is not None else ""
     if unsettled:
         yield finding(
             Attention(

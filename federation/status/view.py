@@ -18,7 +18,7 @@ import msgspec
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.errors import StateUnavailable
-from federation.state.liveness import is_heard_of
+from federation.state.liveness import is_live
 from federation.status.clusters import cluster_view
 from federation.status.findings.causes import placed
 from federation.status.findings.roles import attention, config_problems, insecure_options
@@ -31,14 +31,14 @@ from federation.status.model import (
     MatrixView,
     Verdict,
 )
-from federation.status.rotation import orders_view, plan_view, quarantine_views, rotation_view
+from federation.status.rotation import directives_view, plan_view, quarantine_views, rotation_view
 from federation.status.signing import authority_views, refusals, signer_view
-from federation.status.snapshot import Scene, Snapshot, SnapshotReader, finite, instant
+from federation.status.snapshot import DocumentSet, Snapshot, SnapshotReader, finite, instant
 from federation.status.trust import (
     bundle_view,
     departure_views,
     generation_views,
-    own_anchor_views,
+    member_ca_views,
     proposal_views,
     removed_cluster_views,
     setback_views,
@@ -49,42 +49,44 @@ _logger = logging.getLogger(__name__)
 
 
 def compose(
-    snapshot: Snapshot, config: HubConfig, now: datetime, config_problems_here: tuple[str, ...] = ()
+    documents: DocumentSet, config: HubConfig, now: datetime, config_problems_here: tuple[str, ...] = ()
 ) -> FederationStatus:
     """The status at ``now``; ``config_problems_here`` are those of this process' own last reload."""
-    scene = Scene.of(snapshot, config, now.timestamp(), config_problems_here)
-    matrix = matrix_view(scene)
-    clusters = [cluster_view(scene, cluster, matrix) for cluster in config.clusters]
-    items = attention(scene, clusters, matrix)
+    snapshot = Snapshot.of(documents, config, now.timestamp(), config_problems_here)
+    matrix = matrix_view(snapshot)
+    clusters = [cluster_view(snapshot, cluster, matrix) for cluster in config.clusters]
+    items = attention(snapshot, clusters, matrix)
     verdict = _verdict(items, clusters, matrix)
-    signers = snapshot.signers.values()
+    signers = documents.signers.values()
     return FederationStatus(
         verdict=verdict,
-        summary=_summary(verdict, scene, items, clusters, matrix),
+        summary=_summary(verdict, snapshot, items, clusters, matrix),
         generated=now.astimezone(UTC),
         trust_domain=config.trust_domain.name,
         attention=items,
         clusters=clusters,
         matrix=matrix,
-        bundle=bundle_view(scene),
-        generations=generation_views(scene),
-        authorities=authority_views(scene),
-        signers=[signer_view(scene, replica, report) for replica, report in sorted(snapshot.signers.items())],
-        controllers=_controllers(scene),
-        proposals=proposal_views(scene),
-        rotation=rotation_view(scene),
-        rotation_problem=scene.rotation_doubt,
-        rotation_plan=plan_view(scene),
-        orders=orders_view(snapshot.orders),
-        quarantined=quarantine_views(scene),
-        own_anchors=own_anchor_views(scene),
-        unpinned=unpinned_views(scene),
-        removed_clusters=removed_cluster_views(scene),
-        departures=departure_views(scene),
-        setbacks=setback_views(scene),
-        insecure_options=insecure_options(scene),
+        bundle=bundle_view(snapshot),
+        generations=generation_views(snapshot),
+        authorities=authority_views(snapshot),
+        signers=[
+            signer_view(snapshot, replica, report) for replica, report in sorted(documents.signers.items())
+        ],
+        controllers=_controllers(snapshot),
+        proposals=proposal_views(snapshot),
+        rotation=rotation_view(snapshot),
+        rotation_problem=snapshot.rotation_stale_reason,
+        rotation_plan=plan_view(snapshot),
+        directives=directives_view(documents.directives),
+        quarantined=quarantine_views(snapshot),
+        member_cas=member_ca_views(snapshot),
+        unpinned=unpinned_views(snapshot),
+        removed_clusters=removed_cluster_views(snapshot),
+        departures=departure_views(snapshot),
+        setbacks=setback_views(snapshot),
+        insecure_options=insecure_options(snapshot),
         open_policies=list(config.open_policies),
-        config_problems=config_problems(scene),
+        config_problems=config_problems(snapshot),
         certificates_issued=sum(signer.issued for signer in signers),
         refusals=refusals(cluster for signer in signers for cluster in signer.clusters.values()),
     )
@@ -99,10 +101,14 @@ def _verdict(items: list[Attention], clusters: list[ClusterView], matrix: Matrix
 
 
 def _summary(
-    verdict: Verdict, scene: Scene, items: list[Attention], clusters: list[ClusterView], matrix: MatrixView
+    verdict: Verdict,
+    snapshot: Snapshot,
+    items: list[Attention],
+    clusters: list[ClusterView],
+    matrix: MatrixView,
 ) -> str:
     if verdict == "healthy":
-        number = scene.in_force.number if scene.in_force else 0
+        number = snapshot.in_force.number if snapshot.in_force else 0
         if matrix.pairs == 0:
             return f"The one registered cluster holds generation {number}; there is no pair to prove."
         return (
@@ -130,11 +136,11 @@ def _headline(items: list[Attention]) -> str:
     return f"{fact[:1].upper()}{fact[1:]}{more}. "
 
 
-def _controllers(scene: Scene) -> list[ControllerView]:
+def _controllers(snapshot: Snapshot) -> list[ControllerView]:
     views: list[ControllerView] = []
-    for replica, report in sorted(scene.snapshot.controllers.items()):
-        age = scene.now - report.updated
-        fresh = is_heard_of(report, scene.now)
+    for replica, report in sorted(snapshot.documents.controllers.items()):
+        age = snapshot.now - report.updated
+        fresh = is_live(report, snapshot.now)
         views.append(
             ControllerView(
                 replica=replica,
@@ -146,7 +152,7 @@ def _controllers(scene: Scene) -> list[ControllerView]:
                 updated=instant(report.updated),
                 age=finite(age),
                 generation=report.generation,
-                runs_current_configuration=fresh and report.config_digest == scene.config.digest,
+                runs_current_configuration=fresh and report.config_digest == snapshot.config.digest,
                 sources=report.sources,
                 hub=report.hub,
             )
@@ -179,13 +185,13 @@ class StatusSource:
         self._config = config
         self._clock = clock
         self._first_seen: dict[tuple[str, str], datetime] = {}
-        self._composed: tuple[Snapshot, HubConfig, FederationStatus] | None = None
+        self._composed: tuple[DocumentSet, HubConfig, FederationStatus] | None = None
         self._readable = True
 
-    async def read(self) -> tuple[Snapshot, FederationStatus]:
+    async def read(self) -> tuple[DocumentSet, FederationStatus]:
         """The snapshot and its status. Raises StateUnavailable where the store cannot be read."""
         try:
-            snapshot = await self._reader.read()
+            documents = await self._reader.read()
         except StateUnavailable as error:
             if self._readable:
                 _logger.warning("status cannot read the state store: %s", error.diagnostics())
@@ -193,16 +199,16 @@ class StatusSource:
             raise
         self._readable = True
         config = self._config.current
-        if self._composed is not None and self._composed[0] is snapshot and self._composed[1] is config:
-            return snapshot, self._composed[2]
-        status = self._dated(compose(snapshot, config, self._clock.now(), self._config.problems))
-        self._composed = (snapshot, config, status)
-        return snapshot, status
+        if self._composed is not None and self._composed[0] is documents and self._composed[1] is config:
+            return documents, self._composed[2]
+        status = self._dated(compose(documents, config, self._clock.now(), self._config.problems))
+        self._composed = (documents, config, status)
+        return documents, status
 
-    async def scene(self) -> tuple[Scene, FederationStatus]:
+    async def snapshot(self) -> tuple[Snapshot, FederationStatus]:
         """The same as a scene, at the instant that the status was composed. Raises StateUnavailable."""
-        snapshot, status = await self.read()
-        return Scene.of(snapshot, self._config.current, status.generated.timestamp()), status
+        documents, status = await self.read()
+        return Snapshot.of(documents, self._config.current, status.generated.timestamp()), status
 
     def _dated(self, status: FederationStatus) -> FederationStatus:
         seen = {

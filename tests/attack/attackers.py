@@ -34,7 +34,7 @@ RAMP = 0.005  # seconds between two that begin: a storm of handshakes is another
 Attack = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
-def door(told: dict[str, Any], **options: Any) -> RawConnection:
+def listener(told: dict[str, Any], **options: Any) -> RawConnection:
     return RawConnection(address(told["door"]), told["trust"].encode(), told["server_name"], **options)
 
 
@@ -64,7 +64,7 @@ async def headers_without_a_body(told: dict[str, Any]) -> None:
     """32 connections that keep 100 calls each begun, of which no message follows."""
 
     async def one(_: int) -> None:
-        async with door(told) as connection:
+        async with listener(told) as connection:
             begun = 0
             while not connection.closed.is_set():
                 for _ in range(100 - (begun - len(connection.ended))):
@@ -79,7 +79,7 @@ async def dripping_bodies(told: dict[str, Any]) -> None:
     """32 connections with 16 calls each, whose message comes byte by byte."""
 
     async def one(_: int) -> None:
-        async with door(told) as connection:
+        async with listener(told) as connection:
             open_calls: set[int] = set()
             while not connection.closed.is_set():
                 open_calls -= connection.ended.keys()
@@ -108,7 +108,7 @@ async def garbage_tokens(told: dict[str, Any]) -> None:
         return f"{forged}.{claims}.{number:08}{signature[8:]}"
 
     async def one(_: int) -> None:
-        async with door(told) as connection:
+        async with listener(told) as connection:
             while not connection.closed.is_set():
                 sent = {"authorization": f"Bearer {token()}", "clusterid": told["victim"]}
                 stream = connection.headers(sent)
@@ -125,7 +125,7 @@ async def provoked_looks(told: dict[str, Any]) -> None:
     message = base64.b64decode(told["message"])
 
     async def one(_: int) -> None:
-        async with door(told) as connection:
+        async with listener(told) as connection:
             while not connection.closed.is_set():
                 header = json.dumps({"alg": "RS256", "kid": f"unknown-{next(numbers)}"}).encode()
                 head = base64.urlsafe_b64encode(header).rstrip(b"=").decode()
@@ -141,7 +141,7 @@ async def idle_connections(told: dict[str, Any]) -> None:
     """500 connections that shook hands and call nothing, and 200 that only connected."""
 
     async def shaken(_: int) -> None:
-        async with door(told) as connection:
+        async with listener(told) as connection:
             await connection.closed.wait()
 
     async def bare(_: int) -> None:
@@ -158,11 +158,11 @@ async def idle_connections(told: dict[str, Any]) -> None:
 
 
 async def crowds_of_connections(told: dict[str, Any]) -> None:
-    """2,000 connections of one address, each beginning anew as soon as it is closed: twice what the door takes."""
+    """2,000 connections of one address, each beginning anew as soon as it is closed: twice what the listener takes."""
 
     async def one(number: int) -> None:
         if number % 2:
-            async with door(told, source=STRANGER) as connection:
+            async with listener(told, source=STRANGER) as connection:
                 await connection.closed.wait()
         else:
             await until_closed(told, b"")
@@ -176,7 +176,7 @@ async def handshakes_without_an_end(told: dict[str, Any]) -> None:
 
 
 async def failing_handshakes(told: dict[str, Any]) -> None:
-    """64 connections of one address at a time that do not accept the door's certificate, again and again."""
+    """64 connections of one address at a time that do not accept the listener's certificate, again and again."""
     where, untrusting = address(told["door"]), ssl.create_default_context()
     untrusting.set_alpn_protocols(["h2"])
 
@@ -212,7 +212,7 @@ def flood(of: Callable[[dict[str, Any], int], bytes]) -> Attack:
 
     async def attack(told: dict[str, Any]) -> None:
         async def one(_: int) -> None:
-            async with door(told, source=STRANGER) as connection:
+            async with listener(told, source=STRANGER) as connection:
                 for number in itertools.count():
                     if connection.closed.is_set():
                         return
@@ -249,7 +249,7 @@ async def readers_that_do_not_read(told: dict[str, Any]) -> None:
     no_window = struct.pack(">HIHI", 1, 0, 4, 0)
 
     async def one(_: int) -> None:
-        async with door(told, source=STRANGER, settings=no_window) as connection:
+        async with listener(told, source=STRANGER, settings=no_window) as connection:
             for number in range(16):
                 connection.send(call.frames(2 * number + 1))
             await connection.closed.wait()

@@ -48,13 +48,13 @@ ATTACKS: Final = (
         "headers-without-a-body",
         "32 connections keep 100 calls each begun, of which no message follows",
         load="headers-without-a-body",
-        tells=frozenset({"calls_turned_away"}),
+        tells=frozenset({"calls_rejected"}),
     ),
     Attack(
         "dripping-bodies",
         "32 connections with 16 calls each, whose message comes byte by byte",
         load="dripping-bodies",
-        tells=frozenset({"calls_turned_away"}),
+        tells=frozenset({"calls_rejected"}),
     ),
     Attack(
         "garbage-tokens",
@@ -69,7 +69,7 @@ ATTACKS: Final = (
     ),
     Attack(
         "crowds-of-connections",
-        "2,000 connections of one address, half of them without TLS, to a door that takes 1,000",
+        "2,000 connections of one address, half of them without TLS, to a listener that takes 1,000",
         load="crowds-of-connections",
         tells=frozenset({"connections_refused"}),
     ),
@@ -81,7 +81,7 @@ ATTACKS: Final = (
     ),
     Attack(
         "failing-handshakes",
-        "handshakes of one address, as many as it can, that refuse the door's certificate",
+        "handshakes of one address, as many as it can, that refuse the listener's certificate",
         load="failing-handshakes",
         tells=frozenset({"connections_refused"}),
     ),

@@ -33,7 +33,7 @@ LOOK = 0.5  # seconds between two looks at status and health
 PATIENCE = 3.0  # seconds that a kubelet waits for an answer
 EDITED = 150  # namespaces for that: each is edited once in a run
 LONGEST_REPAIR = 20.0
-MOST_CONNECTIONS = 1000  # at the door: less than an attacker of this machine can open
+MOST_CONNECTIONS = 1000  # at the listener: less than an attacker of this machine can open
 TOLD_WITHIN = 25.0  # seconds in which status has to show the attack
 
 
@@ -135,7 +135,7 @@ class Field:
         """What its attackers are told."""
         return self._told | {
             "attack": attack.load,
-            "door": self.box.door,
+            "door": self.box.listener,
             "server_name": SERVER_NAME,
             "trust": self.box.ca.root.pem.decode(),
             "victim": VICTIM,
@@ -176,7 +176,7 @@ async def open_field(directory: Path) -> AsyncIterator[Field]:
         health = f"127.0.0.1:{free_port()}"
         box = Box(directory=directory, members=members, ca=ca, clock=clock, proof_interval=5.0)
         box.signer_lines = f'health_listen = "{health}"'
-        box.door_lines = f"max_connections = {MOST_CONNECTIONS}"
+        box.listener_lines = f"max_connections = {MOST_CONNECTIONS}"
         await box.register()
         stack.push_async_callback(box.stop_hub)
         await box.start_hub()
@@ -206,7 +206,7 @@ async def open_field(directory: Path) -> AsyncIterator[Field]:
         await box.wait_proved(limit=120)
         described = {
             "host": "127.0.0.1",
-            "port": box.door_port,
+            "port": box.listener_port,
             "server_name": SERVER_NAME,
             "trust": ca.root.pem.decode(),
             "agents": AGENTS,

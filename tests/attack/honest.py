@@ -1,4 +1,4 @@
-"""Honest callers of the door, in a process of their own: they call at a steady pace and try again as Istio's agents do.
+"""Honest callers of the listener, in a separate process: a steady pace, and retries as Istio's agents do.
 
 `python -m tests.attack.honest FILE` reads who calls from a JSON file and then measures as lines of JSON on standard
 input say: `{"seconds": 5, "rate": 50, "fresh": 4}`. Callers keep their connection; ``fresh`` ones a second open a new

@@ -16,8 +16,8 @@ from federation.signer.authorities.authority import (
     Alarms,
     AuthoritySettings,
     CheckedLeaf,
-    KeptAuthority,
-    LeafOrder,
+    LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
 from tests.authorities.aws_world import (
@@ -40,14 +40,14 @@ class HurriedClock(SystemClock):
 @asynccontextmanager
 async def opened(
     world: World, config: AwsPcaAuthorityConfig | AwsKmsAuthorityConfig, clock: Clock | None = None
-) -> AsyncIterator[KeptAuthority]:
+) -> AsyncIterator[ManagedAuthority]:
     back_end = BackEnd(settings=AuthoritySettings(config), root=world.root.certificate)
     async with authority_of(back_end, clock=clock or HurriedClock()) as authority:
         yield authority
 
 
 async def issue(
-    world: World, authority: KeptAuthority, wanted: LeafOrder | None = None, alarms: Alarms | None = None
+    world: World, authority: ManagedAuthority, wanted: LeafRequest | None = None, alarms: Alarms | None = None
 ) -> CheckedLeaf:
     return await issue_checked(
         authority,

@@ -18,7 +18,12 @@ from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
 from federation.core.pki.leaf import LeafProfile, Validity, draw_serial
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority, LeafOrder, Surroundings
+from federation.signer.authorities.authority import (
+    AuthoritySettings,
+    BackEndContext,
+    LeafRequest,
+    ManagedAuthority,
+)
 from federation.signer.authorities.back_ends import make_authority
 from tests.support import pki
 
@@ -46,9 +51,9 @@ class BackEnd:
     signs_without_it: bool = False
 
 
-def surroundings(clock: Clock | None = None) -> Surroundings:
+def surroundings(clock: Clock | None = None) -> BackEndContext:
     """What every back end is given, real but for its jitter."""
-    return Surroundings(
+    return BackEndContext(
         trust_domain=TRUST_DOMAIN,
         clock=clock or SystemClock(),
         random_bytes=os.urandom,
@@ -59,7 +64,7 @@ def surroundings(clock: Clock | None = None) -> Surroundings:
 @asynccontextmanager
 async def authority_of(
     back_end: BackEnd, *, anchors: Iterable[Certificate] | None = None, clock: Clock | None = None
-) -> AsyncIterator[KeptAuthority]:
+) -> AsyncIterator[ManagedAuthority]:
     """Its authority, looked at once and closed at the end; it trusts the back end's root."""
     authority = make_authority(back_end.settings, surroundings(clock))
     try:
@@ -79,8 +84,8 @@ def order(
     life: timedelta = timedelta(hours=1),
     now: datetime | None = None,
     hosts: tuple[str, ...] = (SERVER_NAME,),
-) -> LeafOrder:
-    """An order as issuance makes it, with the CSR that a workload, or the door, would send."""
+) -> LeafRequest:
+    """An order as issuance makes it, with the CSR that a workload, or the listener, would send."""
     own = key or pki.key(f"workload of kind {kind.value}", kind)
     at = (now or SystemClock().now()).replace(microsecond=0)
     serving = profile is LeafProfile.SERVING
@@ -90,7 +95,7 @@ def order(
         private_key=own,
         san=pki.dns_san(*hosts) if serving else None,
     )
-    return LeafOrder(
+    return LeafRequest(
         profile=profile,
         public_key=own.public_key(),
         spki_der=spki(own.public_key()),

@@ -24,7 +24,7 @@ from federation.core.errors import (
 from federation.runtime.clock import SystemClock
 from federation.signer.authorities.authority import Alarms
 from federation.signer.authorities.aws.client import MAX_QUOTED, Call, error_of
-from federation.signer.authorities.aws.private_ca import LOOKS_PER_CERTIFICATE, SHORTEST, Pace
+from federation.signer.authorities.aws.private_ca import POLLS_PER_CERTIFICATE, SHORTEST, Pace
 from tests.authorities.aws_cases import (
     LOST,
     answering,
@@ -246,7 +246,7 @@ async def test_what_is_never_issued_counts_as_issued(world: World) -> None:
         with pytest.raises(AuthorityUncertain) as caught:
             await authority.issue(order())
         assert "accepted" in str(caught.value)
-        assert 1 <= len(world.front.calls("GetCertificate")) <= LOOKS_PER_CERTIFICATE + 1
+        assert 1 <= len(world.front.calls("GetCertificate")) <= POLLS_PER_CERTIFICATE + 1
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ async def test_no_more_than_three_looks_for_a_certificate(world: World) -> None:
         await asyncio.gather(*(issue(world, authority) for _ in range(20)))
         asked = len(world.front.calls("IssueCertificate"))
         assert asked == 20
-        assert len(world.front.calls("GetCertificate")) <= asked * LOOKS_PER_CERTIFICATE
+        assert len(world.front.calls("GetCertificate")) <= asked * POLLS_PER_CERTIFICATE
 
 
 @given(takes=st.floats(0.01, 7.0), spread=st.floats(0.0, 0.5), seed=st.integers(0, 1000))
@@ -305,5 +305,5 @@ def test_the_pace_stays_within_the_quota_however_long_issuing_takes(
         looks_of.append(looks)
         waited_of.append(waited)
     settled = looks_of[50:]
-    assert sum(settled) / len(settled) <= LOOKS_PER_CERTIFICATE
+    assert sum(settled) / len(settled) <= POLLS_PER_CERTIFICATE
     assert max(waited_of[50:]) <= max(3.4 * takes * (1 + spread), 1.3 * SHORTEST)

@@ -30,8 +30,8 @@ from federation.runtime.clock import SystemClock
 from federation.signer.authorities.authority import (
     Alarms,
     CheckedLeaf,
-    KeptAuthority,
-    LeafOrder,
+    LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
 from federation.signer.authorities.cert_manager.requests import INSTANCE, LEFTOVER_AGE, MANAGED_BY, MANAGER
@@ -62,7 +62,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Management]:
 
 
 async def checked(
-    kept: KeptAuthority, hub: Management, wanted: LeafOrder | None = None, alarms: Alarms | None = None
+    kept: ManagedAuthority, hub: Management, wanted: LeafRequest | None = None, alarms: Alarms | None = None
 ) -> CheckedLeaf:
     """A leaf that was judged when it came."""
     at = CLOCK.now() + timedelta(seconds=5)
@@ -79,7 +79,7 @@ async def one_request(hub: Management) -> dict[str, Any]:
     return request
 
 
-async def refused(kept: KeptAuthority, kind: type[FederationError], reason: str) -> FederationError:
+async def refused(kept: ManagedAuthority, kind: type[FederationError], reason: str) -> FederationError:
     with pytest.raises(kind) as caught:
         await kept.issue(order())
     assert caught.value.reason == reason
@@ -112,8 +112,8 @@ async def test_the_request_says_who_it_is_for_and_asks_for_no_more(hub: Manageme
         hub.controller.behaviour.signs = True
         hub.controller.look_again()
         await asking
-        door = asyncio.create_task(kept.issue(order(LeafProfile.SERVING)))
-        await door
+        listener = asyncio.create_task(kept.issue(order(LeafProfile.SERVING)))
+        await listener
     asked = hub.controller.seen[-1]["spec"]
     assert asked["usages"] == ["digital signature", "key encipherment", "server auth"]
 
@@ -388,7 +388,7 @@ async def test_without_the_right_to_delete_leaves_are_issued_and_status_says_so(
 # Where the watch breaks while somebody waits ----------------------------------------------------------------------
 
 
-async def waiting_for(kept: KeptAuthority, hub: Management) -> asyncio.Task[CheckedLeaf]:
+async def waiting_for(kept: ManagedAuthority, hub: Management) -> asyncio.Task[CheckedLeaf]:
     """A request that is there, approved, and not signed yet."""
     hub.controller.behaviour.signs = False
     asking = asyncio.create_task(checked(kept, hub))
@@ -625,7 +625,7 @@ async def test_credentials_that_are_none(tmp_path: Path, hub: Management) -> Non
 # What is no answer ------------------------------------------------------------------------------------------------
 
 
-async def violated(kept: KeptAuthority, hub: Management, reason: str) -> AuthorityViolation:
+async def violated(kept: ManagedAuthority, hub: Management, reason: str) -> AuthorityViolation:
     alarms = Alarms(CLOCK)
     with pytest.raises(AuthorityViolation) as caught:
         await checked(kept, hub, alarms=alarms)

@@ -18,8 +18,14 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
-from federation.signer.authorities.limiter import FAILURES, LONGEST_PROBE, Circuit, GuardedAuthority, Lane
+from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
+from federation.signer.authorities.limiter import (
+    FAILURES,
+    LONGEST_PROBE,
+    Circuit,
+    FairLimiter,
+    GuardedAuthority,
+)
 from tests.authorities.back_end import order
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -53,7 +59,7 @@ class Inner:
     def trust(self, anchors: Iterable[Certificate]) -> None:
         self.issuers = tuple(anchors)
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         self.asked += 1
         await asyncio.sleep(0)
         if self.fails is not None:
@@ -70,9 +76,13 @@ class Inner:
 
 def guarded(clock: VirtualClock, *, quota: float = 0.0) -> tuple[GuardedAuthority, Inner]:
     inner = Inner()
-    lane = Lane(quota=quota, max_in_flight=100, max_queued=100, patience=5.0, clock=clock, where="inner")
+    limiter = FairLimiter(
+        quota=quota, max_in_flight=100, max_queued=100, patience=5.0, clock=clock, where="inner"
+    )
     circuit = Circuit(clock=clock, jitter=random.Random(7), where="inner")
-    return GuardedAuthority(inner, lane=lane, circuit=circuit, lifetime=lambda: 3600.0, clock=clock), inner
+    return GuardedAuthority(
+        inner, limiter=limiter, circuit=circuit, lifetime=lambda: 3600.0, clock=clock
+    ), inner
 
 
 async def refused(authority: GuardedAuthority) -> FederationError:

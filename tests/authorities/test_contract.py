@@ -24,8 +24,8 @@ from federation.runtime.clock import SystemClock
 from federation.signer.authorities.authority import (
     Alarms,
     CheckedLeaf,
-    KeptAuthority,
-    LeafOrder,
+    LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
 from tests.authorities.back_end import IDENTITY, ISTIOD_NAMES, SERVER_NAME, BackEnd, authority_of, order
@@ -52,7 +52,7 @@ async def back_end(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield await stack.enter_async_context(module.open_back_end(tmp_path))
 
 
-async def issue(authority: KeptAuthority, wanted: LeafOrder, back_end: BackEnd) -> CheckedLeaf:
+async def issue(authority: ManagedAuthority, wanted: LeafRequest, back_end: BackEnd) -> CheckedLeaf:
     clock = SystemClock()
     alarms = Alarms(clock)
     leaf = await issue_checked(authority, wanted, anchors=(back_end.root,), at=clock.now(), alarms=alarms)

@@ -217,7 +217,7 @@ async def test_the_private_value_cannot_be_read(hsm: SoftHsm, caplog: pytest.Log
         with pytest.raises(pkcs11.AttributeSensitive):
             await token.session(value)
         assert repr(read.key) == "TokenKey(ecdsa-p256)"
-        assert not read.key.held_here
+        assert not read.key.has_local_key
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

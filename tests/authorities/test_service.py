@@ -27,7 +27,7 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
-from federation.signer.authorities.authority import Alarms, Answer, LeafOrder, ServiceView, issue_checked
+from federation.signer.authorities.authority import Alarms, Answer, LeafRequest, ServiceView, issue_checked
 from federation.signer.authorities.service import BORNE, BORNE_THROTTLED, SOON, ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
 from tests.support import pki
@@ -52,7 +52,7 @@ def crl(issuer: pki.Authority, *serials: int, signed_by: pki.Authority | None = 
     return builder.sign((signed_by or issuer).key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def issued(wanted: LeafOrder, ca: pki.Authority = CA, **wrong: object) -> Certificate:
+def issued(wanted: LeafRequest, ca: pki.Authority = CA, **wrong: object) -> Certificate:
     """What the order asks for, with something else about it."""
     options: dict[str, object] = {
         "not_before": wanted.validity.not_before,
@@ -77,14 +77,14 @@ class Service:
     def __init__(self) -> None:
         self.view = ServiceView((CA.certificate, CA.root))
         self.sick: FederationError | None = None
-        self.answer: Callable[[LeafOrder], Answer] = lambda o: Answer(issued(o).der, (CA.certificate,))
+        self.answer: Callable[[LeafRequest], Answer] = lambda o: Answer(issued(o).der, (CA.certificate,))
 
     async def look(self) -> ServiceView:
         if self.sick is not None:
             raise self.sick
         return self.view
 
-    async def issue(self, wanted: LeafOrder) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> Answer:
         return self.answer(wanted)
 
     async def close(self) -> None:
@@ -228,7 +228,7 @@ async def test_looks_that_fail_again_and_again_stop_requests(error: FederationEr
 
 
 async def test_a_request_that_fails_after_a_look_did_says_enough() -> None:
-    def lose(_: LeafOrder) -> Answer:
+    def lose(_: LeafRequest) -> Answer:
         raise AuthorityUncertain("cut off")
 
     service = Service()
@@ -275,7 +275,7 @@ async def test_a_request_that_is_refused_degrades_until_one_passes() -> None:
     service = Service()
     good = service.answer
 
-    def refuse(_: LeafOrder) -> Answer:
+    def refuse(_: LeafRequest) -> Answer:
         raise AuthorityRefused("not by this role", reason="role_too_narrow", remedy="widen it")
 
     async with looked(service) as authority:
@@ -320,7 +320,7 @@ async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -
 
 OTHER = pki.key("another").public_key()
 HOUR = timedelta(hours=1)
-WRONG: dict[str, Callable[[LeafOrder], Answer]] = {
+WRONG: dict[str, Callable[[LeafRequest], Answer]] = {
     "garbage": lambda o: Answer(b"garbage", (CA.certificate,)),
     "wrong_key": lambda o: Answer(issued(o, public_key=OTHER).der, (CA.certificate,)),
     "wrong_names": lambda o: Answer(
@@ -368,7 +368,7 @@ async def test_the_doors_certificate_is_a_server_and_nothing_else(usage: x509.Ex
 
 
 async def test_an_answer_that_was_lost_is_counted() -> None:
-    def lose(_: LeafOrder) -> Answer:
+    def lose(_: LeafRequest) -> Answer:
         raise AuthorityUncertain("no answer")
 
     service = Service()

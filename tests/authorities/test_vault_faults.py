@@ -25,7 +25,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.leaf import LeafProfile
-from federation.signer.authorities.authority import Alarms, KeptAuthority, LeafOrder, issue_checked
+from federation.signer.authorities.authority import Alarms, LeafRequest, ManagedAuthority, issue_checked
 from federation.signer.authorities.vault import client
 from tests.authorities.back_end import order
 from tests.authorities.shifted_clock import ShiftedClock
@@ -46,17 +46,17 @@ async def server() -> AsyncIterator[VaultServer]:
 
 
 @asynccontextmanager
-async def hub(server: VaultServer, directory: Path, **options: Any) -> AsyncIterator[KeptAuthority]:
+async def hub(server: VaultServer, directory: Path, **options: Any) -> AsyncIterator[ManagedAuthority]:
     config = pki_config(server, approle(server, directory), **options)
     async with hub_of(server, config) as kept:
         yield kept
 
 
-def ordered(server: VaultServer, *args: Any, **options: Any) -> LeafOrder:
+def ordered(server: VaultServer, *args: Any, **options: Any) -> LeafRequest:
     return order(*args, now=server.clock.now(), **options)
 
 
-async def refused(kept: KeptAuthority, server: VaultServer, *args: Any, **options: Any) -> FederationError:
+async def refused(kept: ManagedAuthority, server: VaultServer, *args: Any, **options: Any) -> FederationError:
     """Why an order is not carried out."""
     with pytest.raises((AuthorityError, AuthorityUnavailable)) as caught:
         await kept.issue(ordered(server, *args, **options))
@@ -421,7 +421,7 @@ async def test_text_of_the_other_side_is_made_harmless(
         assert len(text) < 400
 
 
-async def alarm(kept: KeptAuthority, server: VaultServer, *anchors: Certificate) -> AuthorityViolation:
+async def alarm(kept: ManagedAuthority, server: VaultServer, *anchors: Certificate) -> AuthorityViolation:
     """The violation that what was returned raises."""
     alarms = Alarms(server.clock)
     with pytest.raises(AuthorityViolation) as caught:

@@ -14,7 +14,7 @@ import pytest
 
 from federation.core.config.authorities.settings import CertificateRef, VaultAuth
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.authority import KeptAuthority
+from federation.signer.authorities.authority import ManagedAuthority
 from federation.signer.authorities.credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.service import BORNE
 from federation.signer.authorities.vault.client import TransportSecurity, VaultClient
@@ -44,12 +44,12 @@ async def server() -> AsyncIterator[VaultServer]:
 
 
 @asynccontextmanager
-async def hub(server: VaultServer, auth: VaultAuth, **options: Any) -> AsyncIterator[KeptAuthority]:
+async def hub(server: VaultServer, auth: VaultAuth, **options: Any) -> AsyncIterator[ManagedAuthority]:
     async with hub_of(server, pki_config(server, auth, **options)) as kept:
         yield kept
 
 
-async def signs(kept: KeptAuthority, server: VaultServer) -> bool:
+async def signs(kept: ManagedAuthority, server: VaultServer) -> bool:
     return bool((await kept.issue(order(now=server.clock.now()))).der)
 
 

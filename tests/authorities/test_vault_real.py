@@ -20,7 +20,7 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityRefused, Fed
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.runtime.clock import SystemClock
-from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, ManagedAuthority
 from federation_sandbox.cluster import SandboxCluster
 from tests.authorities.back_end import BackEnd, authority_of, order
 from tests.authorities.real_vault import (
@@ -48,7 +48,7 @@ class Real:
     directory: Path
 
     @asynccontextmanager
-    async def hub(self, auth: VaultAuth | None = None, **options: Any) -> AsyncIterator[KeptAuthority]:
+    async def hub(self, auth: VaultAuth | None = None, **options: Any) -> AsyncIterator[ManagedAuthority]:
         server = replace(self.config.server, auth=auth) if auth is not None else self.config.server
         config = replace(self.config, server=server, **options)
         back_end = BackEnd(settings=AuthoritySettings(config), root=self.root)
@@ -81,7 +81,7 @@ async def real(tmp_path: Path) -> AsyncIterator[Real]:
         yield Real(operator, mesh, root, config, token, tmp_path)
 
 
-async def refused(kept: KeptAuthority, *args: Any, **options: Any) -> FederationError:
+async def refused(kept: ManagedAuthority, *args: Any, **options: Any) -> FederationError:
     with pytest.raises(FederationError) as caught:
         await kept.issue(order(*args, **options))
     assert caught.value.remedy

@@ -21,7 +21,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import encode_certificates
-from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, ManagedAuthority
 from federation.signer.authorities.back_ends import own_credentials
 from federation.signer.authorities.vault.transit import TransitPair
 from tests.authorities.back_end import order, surroundings
@@ -44,13 +44,13 @@ async def server() -> AsyncIterator[VaultServer]:
 
 
 @asynccontextmanager
-async def hub(server: VaultServer, directory: Path) -> AsyncIterator[KeptAuthority]:
+async def hub(server: VaultServer, directory: Path) -> AsyncIterator[ManagedAuthority]:
     config, root = transit_config(server, given_token(server, directory)[1], directory)
     async with hub_of(server, config, root) as kept:
         yield kept
 
 
-async def refused(kept: KeptAuthority) -> FederationError:
+async def refused(kept: ManagedAuthority) -> FederationError:
     with pytest.raises((AuthorityError, AuthorityUnavailable)) as caught:
         await kept.issue(order())
     assert caught.value.remedy

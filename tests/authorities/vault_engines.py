@@ -27,7 +27,7 @@ from tests.support import pki
 
 @dataclass
 class Role:
-    """The fields of a role that the hub's orders meet. ``max_ttl`` in seconds."""
+    """The fields of a role that the hub's directives meet. ``max_ttl`` in seconds."""
 
     allowed_uri_sans: tuple[str, ...] = ()
     allowed_domains: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import PrivateKey, private_key_pem
 from federation.core.pki.pem import encode_certificates
-from federation.signer.authorities.authority import AuthoritySettings, KeptAuthority
+from federation.signer.authorities.authority import AuthoritySettings, ManagedAuthority
 from tests.authorities.back_end import BackEnd, authority_of
 from tests.authorities.vault_auth import Token
 from tests.authorities.vault_keys import intermediate_for
@@ -165,7 +165,7 @@ async def hub_of(
     server: VaultServer,
     config: VaultAuthorityConfig | VaultTransitAuthorityConfig,
     root: Certificate | None = None,
-) -> AsyncIterator[KeptAuthority]:
+) -> AsyncIterator[ManagedAuthority]:
     """The authority of these settings, looked at once; it lives by the server's clock."""
     back_end = BackEnd(settings=AuthoritySettings(config), root=root or server.pki.ca.root)
     async with authority_of(back_end, clock=server.clock) as kept:

@@ -3,7 +3,7 @@
 What is measured is the authority as its keeper makes it, lane and circuit included, with every leaf judged as
 before it is handed out; 64 callers with P-256 workloads. Quotas are lifted, for else they would be measured. It is
 held against the lower of two limits of the same moment: the back end's own (``limits.py``), and the hub's with a
-local key, which is what one signer process gives 64 callers of its door. All three take turns, so that they see the
+local key, which is what one signer process gives 64 callers of its listener. All three take turns, so that they see the
 same machine. The authority is less than the whole signer: what one core of it would issue with that back end, by the
 CPU that both take, stands in each line.
 
@@ -45,11 +45,11 @@ from federation.runtime.clock import SystemClock
 from federation.signer.authorities.authority import (
     Alarms,
     AuthoritySettings,
-    KeptAuthority,
-    LeafOrder,
+    LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
-from federation.signer.authorities.authority_set import AuthorityKeeper
+from federation.signer.authorities.authority_set import AuthoritySlot
 from tests.authorities.aws_world import with_keys
 from tests.authorities.back_end import SERVER_NAME, order, surroundings
 from tests.authorities.real_vault import ADDRESS
@@ -65,7 +65,7 @@ CALLERS = 64
 TOKENS = 300
 SHARE = 0.8
 AWS_PCA_QUOTA = 25.0  # IssueCertificate, a second: moto has none, and the pace of the hub is made for it
-DEADLINE = 20.0  # the door's is 10 s; a server that shares two cores with its callers gets longer
+DEADLINE = 20.0  # the listener's is 10 s; a server that shares two cores with its callers gets longer
 
 HERE = ("local", "pkcs11")
 """Libraries of this process, opened in it."""
@@ -88,7 +88,7 @@ OWN_LIMITS = {
 
 
 @dataclass
-class Turns:
+class FairQueue:
     """Certificates per second in each turn, and microseconds of CPU for one: the authority's, the whole signer's."""
 
     authority: list[float] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Turns:
 
 @dataclass
 class HubLimit:
-    """One signer process with a local key, asked through its door."""
+    """One signer process with a local key, asked through its listener."""
 
     crowd: Crowd
     servers: list[Child]
@@ -136,9 +136,9 @@ async def hub_limit(directory: Path) -> AsyncIterator[HubLimit]:
 
 
 @asynccontextmanager
-async def kept(settings: AuthoritySettings, root: Certificate) -> AsyncIterator[KeptAuthority]:
+async def kept(settings: AuthoritySettings, root: Certificate) -> AsyncIterator[ManagedAuthority]:
     """The authority as a signer's keeper makes it, ready to sign."""
-    keeper = AuthorityKeeper(
+    slot = AuthoritySlot(
         settings,
         surroundings(),
         deadline=DEADLINE,
@@ -146,12 +146,12 @@ async def kept(settings: AuthoritySettings, root: Certificate) -> AsyncIterator[
         hosts=lambda: (SERVER_NAME,),
         on_change=lambda: None,
     )
-    keeper.trust((root,))
+    slot.trust((root,))
     try:
-        await keeper.refresh()
-        yield keeper.current
+        await slot.refresh()
+        yield slot.current
     finally:
-        await keeper.current.close()
+        await slot.current.close()
 
 
 def without_quota(config: AuthorityConfig) -> AuthorityConfig:
@@ -161,10 +161,10 @@ def without_quota(config: AuthorityConfig) -> AuthorityConfig:
 class Callers:
     """Whoever wants certificates of one authority: each asks again as soon as it has one."""
 
-    def __init__(self, authority: KeptAuthority, root: Certificate, orders: list[LeafOrder]) -> None:
+    def __init__(self, authority: ManagedAuthority, root: Certificate, directives: list[LeafRequest]) -> None:
         self._authority = authority
         self._root = root
-        self._orders = orders
+        self._directives = directives
         self._numbers = count()
         self._clock = SystemClock()
         self._alarms = Alarms(self._clock)
@@ -174,7 +174,9 @@ class Callers:
         """One certificate."""
         number = next(self._numbers)
         wanted = msgspec.structs.replace(
-            self._orders[number % len(self._orders)], serial=draw_serial(os.urandom), cluster=f"c{number % 8}"
+            self._directives[number % len(self._directives)],
+            serial=draw_serial(os.urandom),
+            cluster=f"c{number % 8}",
         )
         await issue_checked(
             self._authority, wanted, anchors=(self._root,), at=self._clock.now(), alarms=self._alarms
@@ -200,8 +202,8 @@ class Callers:
         return found
 
 
-async def take_turns(callers: Callers, own: Limit, hub: HubLimit, *, turns: int, seconds: float) -> Turns:
-    found = Turns()
+async def take_turns(callers: Callers, own: Limit, hub: HubLimit, *, turns: int, seconds: float) -> FairQueue:
+    found = FairQueue()
     await callers.load(seconds / 2)  # warm
     await own(seconds / 4)
     for _ in range(turns):
@@ -243,7 +245,7 @@ class Missing(Exception):
     """The back end cannot be had on this machine."""
 
 
-async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seconds: float) -> Turns:
+async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seconds: float) -> FairQueue:
     with leaving_a_core() as core:
         async with opened(kind, directory, core) as (settings, root):
             return await measure_opened(settings, root, hub, turns=turns, seconds=seconds)
@@ -251,26 +253,24 @@ async def measure(kind: str, directory: Path, hub: HubLimit, *, turns: int, seco
 
 async def measure_opened(
     settings: AuthoritySettings, root: Certificate, hub: HubLimit, *, turns: int, seconds: float
-) -> Turns:
+) -> FairQueue:
     config = without_quota(settings.authority)
-    orders = [order(key=generate_key(KeyKind.EC_P256)) for _ in range(CALLERS)]
+    directives = [order(key=generate_key(KeyKind.EC_P256)) for _ in range(CALLERS)]
     async with (
         kept(replace(settings, authority=config), root) as authority,
-        limit_of(config, orders[0]) as own,
+        limit_of(config, directives[0]) as own,
     ):
-        callers = Callers(authority, root, orders)
+        callers = Callers(authority, root, directives)
         found = await take_turns(callers, own, hub, turns=turns, seconds=seconds)
         if isinstance(config, AwsPcaAuthorityConfig):
             found.own = [min(rate, AWS_PCA_QUOTA) for rate in found.own]
         return found
 
 
-def rows(report: Report, kind: str, found: Turns) -> None:
+def rows(report: Report, kind: str, found: FairQueue) -> None:
     rate, own = statistics.median(found.authority), statistics.median(found.own)
     cpu = statistics.median(found.cpu)
-    note = (
-        f"{OWN_LIMITS[kind]}: {own:,.0f}/s; {cpu:,.0f} us CPU here: {found.whole:,.0f}/s a core with the door"
-    )
+    note = f"{OWN_LIMITS[kind]}: {own:,.0f}/s; {cpu:,.0f} us CPU here: {found.whole:,.0f}/s a core with the listener"
     if found.failed:
         note += f"; {found.failed} FAILED: {found.failure}"
     report.add(Line(GROUP, f"{kind}, {CALLERS} callers", rate, "/s", note=note))
@@ -298,4 +298,4 @@ async def run(report: Report, directory: Path, *, quick: bool) -> None:
                 rows(report, kind, found)
                 hub_rates += found.hub
     limit = statistics.median(hub_rates)
-    report.add(Line(GROUP, f"hub with a local key, {CALLERS} callers of its door", limit, "/s"))
+    report.add(Line(GROUP, f"hub with a local key, {CALLERS} callers of its listener", limit, "/s"))

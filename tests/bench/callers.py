@@ -1,4 +1,4 @@
-"""Callers of a gRPC door that cost the machine little: HTTP/2 by hand, one TLS connection each.
+"""Callers of a gRPC listener that cost the machine little: HTTP/2 by hand, one TLS connection each.
 
 A gRPC client library costs about as much CPU per call as the server that is measured, and on a machine with
 two cores it would be what is measured. Here a caller writes a request that was encoded beforehand and reads no
@@ -163,7 +163,7 @@ class Load:
 
 
 class Crowd:
-    """Callers of one door, connected. Use as a context manager."""
+    """Callers of one listener, connected. Use as a context manager."""
 
     def __init__(
         self, host: str, port: int, *, trust: bytes, server_name: str, calls: Iterator[Call]

@@ -22,7 +22,7 @@ from typing import Any
 
 from kubernetes_asyncio import client, config, watch
 
-from federation.controller.publication.config_map import Contents, HeldDecoder, Target
+from federation.controller.publication.config_map import ConfigMapDecoder, Contents, Target
 from federation.controller.publication.publisher import Publisher
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.config.hub import PublicationConfig
@@ -53,7 +53,7 @@ class EmptyWatch:
             for number in range(namespaces)
         }
 
-    def held_in(self, namespace: str) -> None:
+    def observed_in(self, namespace: str) -> None:
         return None
 
 
@@ -208,7 +208,7 @@ async def ingest(report: Report, session: ClusterSession, api: Any, *, turns: in
     kinds: dict[str, tuple[Callable[[], Awaitable[float]], Any]] = {
         "ConfigMaps": (
             lambda: hub_ingest(
-                session, "/api/v1/configmaps", HeldDecoder(KEY, Contents()), "application/json"
+                session, "/api/v1/configmaps", ConfigMapDecoder(KEY, Contents()), "application/json"
             ),
             api.list_config_map_for_all_namespaces,
         ),
@@ -249,7 +249,7 @@ def cache(report: Report) -> None:
     config_maps = [json.dumps(canned.config_map(number)).encode() for number in range(count)]
 
     def ours() -> dict[Any, Any]:
-        decode = HeldDecoder(KEY, Contents())
+        decode = ConfigMapDecoder(KEY, Contents())
         kept: dict[Any, Any] = {}
         for text, other in zip(partials, config_maps, strict=True):
             meta, held = decode_metadata(text), decode(other)

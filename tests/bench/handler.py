@@ -1,6 +1,6 @@
 """The signing handler by itself: its CPU over that of the cryptography it cannot do without.
 
-The handler is the hub's own door, from the message's bytes to the reply's: token by published keys, the
+The handler is the hub's own listener, from the message's bytes to the reply's: token by published keys, the
 pod and service account in watched caches, CSR, policy, leaf, chain, accounting. Left out are the transport
 and TLS, which ``signing`` measures. The raw limit is the same library in a tight loop: one RS256 verification
 (the token), one P-256 verification (the CSR proves its key) and one P-256 signature (the leaf).
@@ -20,14 +20,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from federation.core.call_slots import Places
+from federation.core.call_slots import CallSlots
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.config.clusters import ClusterConfig, Credentials
 from federation.core.errors import Overloaded
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio.ca_protocol import IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
@@ -37,13 +37,18 @@ from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
-from federation.signer.authorities.authority import Alarms, AuthoritySettings, KeptAuthority, Surroundings
+from federation.signer.authorities.authority import (
+    Alarms,
+    AuthoritySettings,
+    BackEndContext,
+    ManagedAuthority,
+)
 from federation.signer.authorities.back_ends import make_authority
 from federation.signer.callers import Callers
 from federation.signer.generations import AcceptedTrust
 from federation.signer.issuance import Issuance, Terms
-from federation.signer.listeners.istio_ca import IstioCaDoor
-from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
+from federation.signer.listeners.istio_ca import IstioCaService
+from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 from federation.signer.registry import Registry
 from federation_sandbox.box import DevelopmentCa
 from federation_sandbox.cluster import SandboxCluster
@@ -62,7 +67,7 @@ BATCH = 25
 class StandingSigner:
     """An authority that is never exchanged."""
 
-    current: KeptAuthority
+    current: ManagedAuthority
     alarms: Alarms
 
     @property
@@ -131,7 +136,7 @@ class Samples:
 
 
 async def sample(directory: Path, count: int) -> Samples:
-    """So many certificates in the door's handler, in turns with the raw operations; every token is another."""
+    """So many certificates in the listener's handler, in turns with the raw operations; every token is another."""
     clock, name = SystemClock(), ClusterName("east")
     async with SandboxCluster("east", clock=clock) as cluster:
         cluster.create_namespace("shop")
@@ -166,8 +171,8 @@ async def sample(directory: Path, count: int) -> Samples:
                 async with asyncio.timeout(10):
                     while not objects.fresh:
                         await asyncio.sleep(0.01)
-                door = await make_door(directory, attestor, clock)
-                return await measure(door, messages, tokens)
+                listener = await make_door(directory, attestor, clock)
+                return await measure(listener, messages, tokens)
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
@@ -179,7 +184,7 @@ def requests(identity: SpiffeId, count: int) -> list[bytes]:
     return [encode_request(IstioCertificateRequest(csr=make_request(identity, key))) for key in keys]
 
 
-async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClock) -> IstioCaDoor:
+async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClock) -> IstioCaService:
     ca = DevelopmentCa.create(directory / "handler-ca", name="bench", clock=clock)
     bundle = TrustBundle.merge(
         [Anchor(certificate=ca.root, origin="bench", kind="root", trust_domain=TRUST_DOMAIN)]
@@ -189,7 +194,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         name="bench", certificate_file=ca.directory / "chain.pem", key_file=ca.directory / "key.pem"
     )
     authority = make_authority(
-        AuthoritySettings(files), Surroundings(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
+        AuthoritySettings(files), BackEndContext(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
     )
     authority.trust(trust.anchors)
     await authority.refresh()
@@ -199,7 +204,7 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
     callers.open = True
     issuance = Issuance(
         registry=registry,
-        grounds=StandingGrounds(Terms(trust, Orders()), StandingSigner(authority, Alarms(clock))),
+        grounds=StandingGrounds(Terms(trust, SigningDirectives()), StandingSigner(authority, Alarms(clock))),
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
         renewals=Renewals(timedelta(hours=1)),
@@ -207,17 +212,17 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         clock=clock,
         random_bytes=os.urandom,
     )
-    return IstioCaDoor(issuance, RefusalLog(clock), TurnedAway(clock), TurnedAway(clock))
+    return IstioCaService(issuance, RefusalLog(clock), RejectedCalls(clock), RejectedCalls(clock))
 
 
-async def measure(door: IstioCaDoor, messages: list[bytes], tokens: list[str]) -> Samples:
-    places = Places(1, lambda: Overloaded("full"))
+async def measure(listener: IstioCaService, messages: list[bytes], tokens: list[str]) -> Samples:
+    places = CallSlots(1, lambda: Overloaded("full"))
 
     async def issue(number: int) -> bytes:
         metadata = (("authorization", f"Bearer {tokens[number]}"), ("clusterid", "east"))
         place = places.enter("bench", give_way=lambda: None)
         try:
-            return await door.handle(messages[number % len(messages)], metadata, place=place)
+            return await listener.handle(messages[number % len(messages)], metadata, place=place)
         finally:
             place.leave()
 

@@ -41,7 +41,7 @@ from federation.core.config.authorities.settings import (
     VaultServer,
     VaultTransitAuthorityConfig,
 )
-from federation.signer.authorities.authority import LeafOrder
+from federation.signer.authorities.authority import LeafRequest
 from federation.signer.authorities.cert_manager.requests import certificate_request, collection
 from tests.authorities.aws_world import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 from tests.bench.replay import Connection, Unexpected, connections, request
@@ -59,7 +59,7 @@ DELETERS = 8
 NOT_YET = 0.01  # seconds between two looks for a certificate that is still being made
 
 
-def limit_of(config: AuthorityConfig, order: LeafOrder) -> AbstractAsyncContextManager[Limit]:
+def limit_of(config: AuthorityConfig, order: LeafRequest) -> AbstractAsyncContextManager[Limit]:
     """The back end's own limit; ``order`` is what it is asked for."""
     match config:
         case LocalAuthorityConfig() | ConjurAuthorityConfig():
@@ -139,7 +139,7 @@ async def token(config: Pkcs11AuthorityConfig) -> AsyncIterator[Limit]:
 
 @asynccontextmanager
 async def vault(
-    config: VaultAuthorityConfig | VaultTransitAuthorityConfig, order: LeafOrder
+    config: VaultAuthorityConfig | VaultTransitAuthorityConfig, order: LeafRequest
 ) -> AsyncIterator[Limit]:
     """The request that signs."""
     server = config.server
@@ -191,7 +191,7 @@ async def vault_token(connection: Connection, server: VaultServer, headers: dict
 
 @asynccontextmanager
 async def aws(
-    config: AwsPcaAuthorityConfig | AwsKmsAuthorityConfig, order: LeafOrder
+    config: AwsPcaAuthorityConfig | AwsKmsAuthorityConfig, order: LeafRequest
 ) -> AsyncIterator[Limit]:
     """KMS: one Sign. Private CA: IssueCertificate, and GetCertificate until it is there."""
     base = URL(config.aws.endpoint) / ""
@@ -250,7 +250,7 @@ async def aws(
 
 
 @asynccontextmanager
-async def cert_manager(config: CertManagerAuthorityConfig, order: LeafOrder) -> AsyncIterator[Limit]:
+async def cert_manager(config: CertManagerAuthorityConfig, order: LeafRequest) -> AsyncIterator[Limit]:
     """Create a CertificateRequest, wait until one watch says that it was issued, have it deleted."""
     assert config.credentials.kubeconfig is not None
     kubeconfig = json.loads(config.credentials.kubeconfig.read_text())

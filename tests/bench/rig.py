@@ -105,7 +105,7 @@ class Rig:
     attestation: str = "token-keys"
     resync: float = 600.0
     proof_interval: float = 3600.0
-    door_port: int = field(default_factory=free_port)
+    listener_port: int = field(default_factory=free_port)
     status_port: int = field(default_factory=free_port)
     anchors: list[Path] = field(default_factory=list)
 
@@ -148,7 +148,7 @@ class Rig:
             (anchor,) = parse_certificates(path.read_bytes(), where=str(path))
             tables.append(f'[[trust.anchors]]\nfile = "{path}"\nsha256 = "{anchor.sha256}"')
         tables += [
-            f'[door]\nlisten = "127.0.0.1:{self.door_port}"\nserver_names = ["{SERVER_NAME}"]',
+            f'[listener]\nlisten = "127.0.0.1:{self.listener_port}"\nserver_names = ["{SERVER_NAME}"]',
             "drain = 1\nmax_concurrent = 2000\nmax_concurrent_per_cluster = 2000",
             '[signer.authority]\nkind = "local"\nname = "bench"',
             f'certificate_file = "{self.ca.directory / "chain.pem"}"',
@@ -201,7 +201,7 @@ class Rig:
 
     @contextlib.asynccontextmanager
     async def role(self, role: str, replica: str, *options: str) -> AsyncIterator[Child]:
-        """A role, once it serves: the signer its door, the controller its status."""
+        """A role, once it serves: the signer its listener, the controller its status."""
         command = (
             "federation",
             role,
@@ -211,7 +211,7 @@ class Rig:
             replica,
         )
         with child(self.directory, replica, *command, "--log-level", "info", *options) as started:
-            port = self.door_port if role == "signer" else self.status_port
+            port = self.listener_port if role == "signer" else self.status_port
             await serves(port, started)
             yield started
 
@@ -228,9 +228,9 @@ class Rig:
             yield started
 
     def crowd(self, calls: Iterator[Any]) -> Crowd:
-        """Callers of the door, who trust this rig's root."""
+        """Callers of the listener, who trust this rig's root."""
         return Crowd(
-            "127.0.0.1", self.door_port, trust=self.ca.root.pem, server_name=SERVER_NAME, calls=calls
+            "127.0.0.1", self.listener_port, trust=self.ca.root.pem, server_name=SERVER_NAME, calls=calls
         )
 
     async def get(self, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Certificates per second through the real door: TLS, gRPC, token, CSR, policy, signature, chain.
+"""Certificates per second through the real listener: TLS, gRPC, token, CSR, policy, signature, chain.
 
 The signer runs as its own process on credentials that the member manifests grant; callers are connections of
 their own, as Istio's agents are. Signer CPU is counted by the kernel, so that the callers' share of the
@@ -138,10 +138,12 @@ def serving_pair_files(ca: DevelopmentCa, directory: Path) -> tuple[Path, Path]:
 
 @contextlib.asynccontextmanager
 async def empty_server(rig: Rig, calls: Iterator[Call]) -> AsyncIterator[tuple[Child, Crowd]]:
-    """The same gRPC server with an empty door, and callers of it."""
+    """The same gRPC server with an empty listener, and callers of it."""
     chain, key = serving_pair_files(rig.ca, rig.directory)
     port = free_port()
-    with child(rig.directory, "empty", "tests.bench.empty_door", str(port), str(chain), str(key)) as server:
+    with child(
+        rig.directory, "empty", "tests.bench.empty_listener", str(port), str(chain), str(key)
+    ) as server:
         await serves(port, server)
         async with Crowd(
             "127.0.0.1", port, trust=rig.ca.root.pem, server_name=SERVER_NAME, calls=calls

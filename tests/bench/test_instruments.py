@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from federation.core.config.hub import DoorConfig
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.istio.ca_protocol import METHOD
 from federation.runtime.clock import SystemClock
-from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 from federation_sandbox.box import DevelopmentCa
-from tests.bench.back_ends import Turns
+from tests.bench.back_ends import FairQueue
 from tests.bench.callers import Call, Crowd, cycle, header_block, hpack_string
-from tests.bench.empty_door import EmptyDoor
+from tests.bench.empty_listener import EmptyDoor
 from tests.bench.replay import Connection, Unexpected, connections, dechunked, request
 from tests.bench.report import Line, Report, at_least, at_most
 from tests.bench.signing import serving_pair_files
@@ -77,12 +77,12 @@ def test_what_is_missed_is_said_plainly_and_in_json() -> None:
 
 @asynccontextmanager
 async def crowd(directory: Path, *, path: str = METHOD) -> AsyncIterator[Crowd]:
-    """Callers of the signer's gRPC server around an empty door."""
+    """Callers of the signer's gRPC server around an empty listener."""
     ca = DevelopmentCa.create(directory / "ca", name="bench", clock=SystemClock(), lifetime=timedelta(days=1))
     chain, key = serving_pair_files(ca, directory)
-    config = DoorConfig(listen=Address("127.0.0.1", 0), server_names=())
+    config = ListenerConfig(listen=Address("127.0.0.1", 0), server_names=())
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = DoorServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = Listener(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
     address = await server.start()
     call = Call(header_block(path, NAME, {"authorization": "Bearer " + "x" * 900}), b"message")
     try:
@@ -192,6 +192,6 @@ async def test_another_status_and_a_lost_answer_are_told() -> None:
 
 
 def test_a_back_end_is_held_against_the_lower_limit_of_each_turn() -> None:
-    turns = Turns(authority=[80.0, 50.0, 90.0], own=[100.0, 200.0, 90.0], hub=[400.0, 100.0, 300.0])
+    turns = FairQueue(authority=[80.0, 50.0, 90.0], own=[100.0, 200.0, 90.0], hub=[400.0, 100.0, 300.0])
 
     assert turns.ratio == 0.8

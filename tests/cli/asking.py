@@ -24,7 +24,7 @@ async def asked(verb: ModuleType, world: World, directory: Path) -> AsyncIterato
     """Yields what runs the verb with arguments against a hub that says what ``world`` holds."""
     clock = SystemClock()
     store = CountingStore(directory / "state", clock)
-    await store.put(world.snapshot())
+    await store.put(world.document_set())
     app = create_app(store=store, config=FixedConfig(world.config), clock=clock)
     async with serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address:
 

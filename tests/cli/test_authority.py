@@ -32,7 +32,7 @@ trust_domain = "cluster.local"
 [[trust.anchors]]
 file = "pinned.pem"
 sha256 = "{root.sha256}"
-[door]
+[listener]
 server_names = ["hub.example"]
 [signer.authority]
 name = "shared"
@@ -60,7 +60,7 @@ def test_a_good_authority_signs_for_every_kind_for_the_door_and_for_istiod(
     ca = authority("checked")
     code, checks = check(configuration(tmp_path, ca), capsys)
     assert code == 0
-    assert list(checks) == ["back end", "chain", "workload, ecdsa-p256", "door", "istiod"]
+    assert list(checks) == ["back end", "chain", "workload, ecdsa-p256", "listener", "istiod"]
     assert all(row["outcome"] == "ok" for row in checks.values())
     assert ca.certificate.subject in checks["chain"]["detail"]
 
@@ -185,7 +185,7 @@ def test_the_successor_is_checked_as_well(tmp_path: Path, capsys: pytest.Capture
     successor = f'[signer.successor]\nname = "next"\ncertificate_file = "{chain}"\nkey_file = "{key}"\n'
     pin = f'[[trust.anchors]]\nfile = "next.pem"\nsha256 = "{other.root.sha256}"\n'
     text = file.read_text()
-    file.write_text(text.replace("[door]", f"{pin}[door]").replace("[state]", f"{successor}[state]"))
+    file.write_text(text.replace("[listener]", f"{pin}[listener]").replace("[state]", f"{successor}[state]"))
     assert main(["authority", "check", "--config", str(file), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["ok"], document["name"]) == (True, "shared")

@@ -36,7 +36,7 @@ def test_what_is_printed_is_yaml(file: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_one_form_alone_can_be_piped(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(file, "east", "--format", "istioctl", "--door", "hub.example:443") == 0
+    assert run(file, "east", "--format", "istioctl", "--listener", "hub.example:443") == 0
     (document,) = yaml.safe_load_all(capsys.readouterr().out)
     assert document["spec"]["values"]["global"]["caAddress"] == "hub.example:443"
 
@@ -73,7 +73,7 @@ def test_a_directory_that_is_a_file_is_said(file: Path, capsys: pytest.CaptureFi
     [
         (["north"], "no cluster is named north; there are: east, west"),
         (["Nö"], "is not a cluster name"),
-        (["east", "--door", "elsewhere.example:443"], "not in the door's certificate"),
+        (["east", "--listener", "elsewhere.example:443"], "not in the listener's certificate"),
         (["east", "--revision", "../x"], "is not a revision"),
         (["east", "--namespace", "elsewhere"], "not configured"),
     ],
@@ -87,6 +87,6 @@ def test_what_cannot_be_used_says_so(
 
 def test_a_door_without_a_port_is_no_address(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(file, "east", "--door", "hub.example")
+        run(file, "east", "--listener", "hub.example")
     assert caught.value.code == 2
     assert "host:port" in capsys.readouterr().err

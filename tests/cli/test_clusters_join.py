@@ -69,7 +69,7 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "clusters.toml"
     file.write_text(
         'trust_domain = "mesh.example.org"\n[[trust.anchors]]\nfile = "root.pem"\n'
-        f'sha256 = "{HUB.certificate.sha256}"\n[door]\nlisten = "127.0.0.1:15443"\n'
+        f'sha256 = "{HUB.certificate.sha256}"\n[listener]\nlisten = "127.0.0.1:15443"\n'
         'server_names = ["hub.example.org"]\n[signer.authority]\nkind = "local"\nname = "x"\n'
         'certificate_file = "c"\nkey_file = "k"\n[state]\ndirectory = "hub-state"\n' + registered
     )
@@ -164,7 +164,7 @@ async def test_the_takeover_is_declared_only_with_a_persons_word(
 ) -> None:
     shown, clock = world(JoinStep.TAKEOVER), SystemClock()
     store = CountingStore(config.parent / "state", clock)
-    await store.put(shown.snapshot())
+    await store.put(shown.document_set())
     fixed = FixedConfig(shown.config)
     app = create_app(store=store, config=fixed, clock=clock, mounted=operations(store, fixed, clock, SEAL))
     async with (

@@ -43,7 +43,7 @@ trust_domain = "mesh.example"
 [signer]
 processes = 1
 health_listen = "127.0.0.1:0"
-[door]
+[listener]
 listen = "127.0.0.1:0"
 server_names = ["hub.example"]
 drain = 2
@@ -89,20 +89,20 @@ def refuses(address: str) -> bool:
 
 
 async def test_a_hubs_life(hub: Running, file: Path) -> None:
-    door = await hub.until_announced("door")
+    listener = await hub.until_announced("listener")
     health = await hub.until_announced("health")
     status = await hub.until_announced("status")
     await until_ready(health)
     await until_ready(status)
-    assert not refuses(door)
+    assert not refuses(listener)
 
-    # A signer that is killed comes back at the same door, and the controller never notices.
+    # A signer that is killed comes back at the same listener, and the controller never notices.
     (signer,), (controller,) = pids(hub.log, "signer-0"), pids(hub.log, "controller")
     os.kill(signer, signal.SIGKILL)
     await hub.until_logged("signer-0 ended")
     assert "killed by SIGKILL" in hub.log
     async with asyncio.timeout(PATIENCE):
-        while len(pids(hub.log, "signer-0")) < 2 or refuses(door):
+        while len(pids(hub.log, "signer-0")) < 2 or refuses(listener):
             await asyncio.sleep(0.05)
     assert pids(hub.log, "controller") == [controller]
 
@@ -117,7 +117,7 @@ async def test_a_hubs_life(hub: Running, file: Path) -> None:
 
     hub.process.send_signal(signal.SIGTERM)
     assert await hub.ended() == 0
-    assert refuses(door)
+    assert refuses(listener)
     assert "was killed" not in hub.log
     assert "Traceback" not in hub.log
 
@@ -135,11 +135,11 @@ async def test_credentials_that_cannot_be_used_end_the_hub_with_2(file: Path) ->
 
 
 async def test_children_do_not_outlive_a_killed_hub(hub: Running) -> None:
-    door = await hub.until_announced("door")
+    listener = await hub.until_announced("listener")
     hub.process.kill()
     assert await hub.ended() == -signal.SIGKILL
     async with asyncio.timeout(PATIENCE):
-        while not refuses(door):
+        while not refuses(listener):
             await asyncio.sleep(0.05)
     await hub.until_logged("the supervisor is gone: draining")
 
@@ -149,17 +149,19 @@ async def test_a_taken_door_is_an_error_at_once(file: Path) -> None:
         stranger.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{stranger.getsockname()[1]}"
         file.write_text(
-            file.read_text().replace('[door]\nlisten = "127.0.0.1:0"', f'[door]\nlisten = "{address}"')
+            file.read_text().replace(
+                '[listener]\nlisten = "127.0.0.1:0"', f'[listener]\nlisten = "{address}"'
+            )
         )
         async with started(file.parent, "hub", "--config", str(file)) as hub:
             assert await hub.ended() == 1
             assert f"cannot listen at {address}" in hub.log
-            assert "change door.listen" in hub.log
+            assert "change listener.listen" in hub.log
             assert "Traceback" not in hub.log
 
 
 async def test_a_signer_alone_says_why_it_is_not_ready(file: Path) -> None:
-    """Without a controller there is no generation: the process serves health, and no door."""
+    """Without a controller there is no generation: the process serves health, and no listener."""
     arguments = ("signer", "--config", str(file), "--health", "127.0.0.1:0", "--log-format", "json")
     async with started(file.parent, *arguments) as signer:
         health = await signer.until_announced("health")
@@ -168,18 +170,20 @@ async def test_a_signer_alone_says_why_it_is_not_ready(file: Path) -> None:
             assert "no bundle" in await answer.text()
         signer.process.send_signal(signal.SIGINT)
         assert await signer.ended() == 0
-        assert "door" not in signer.announced
+        assert "listener" not in signer.announced
         assert '"role": "signer"' in signer.log
 
 
-def specs(text: str, *, door: Address) -> dict[str, tuple[str, ...]]:
+def specs(text: str, *, listener: Address) -> dict[str, tuple[str, ...]]:
     args = build_parser(["hub"]).parse_args(["hub", "--config", "c.toml", "--log-format", "json"])
-    return {spec.name: spec.arguments for spec in child_specs(args, good(text), door=door, replica="host")}
+    return {
+        spec.name: spec.arguments for spec in child_specs(args, good(text), listener=listener, replica="host")
+    }
 
 
 def test_which_processes_are_started() -> None:
     text = with_line('processes = 3\nhealth_listen = "127.0.0.1:9000"', in_table="signer")
-    found = specs(text, door=Address("0.0.0.0", 15443))
+    found = specs(text, listener=Address("0.0.0.0", 15443))
     common = ("--config", "c.toml", "--log-format", "json", "--log-level", "info")
     assert list(found) == ["signer-0", "signer-1", "signer-2", "controller"]
     assert found["signer-2"] == (
@@ -193,16 +197,16 @@ def test_which_processes_are_started() -> None:
 
 def test_a_configured_way_to_the_door_is_left_to_the_controller() -> None:
     text = with_line('signer_address = "hub.example:15443"', in_table="controller.proof")
-    assert "--signer-address" not in specs(text, door=Address("0.0.0.0", 15443))["controller"]
+    assert "--signer-address" not in specs(text, listener=Address("0.0.0.0", 15443))["controller"]
 
 
 def test_one_signer_for_each_core_by_default() -> None:
-    found = specs(GOOD, door=Address("127.0.0.1", 1))
+    found = specs(GOOD, listener=Address("127.0.0.1", 1))
     assert len(found) == cores() + 1
 
 
 def test_what_several_children_announce_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     printed = Printed()
-    for line in ("door 127.0.0.1:1", "door 127.0.0.1:1", "status http://127.0.0.1:2"):
+    for line in ("listener 127.0.0.1:1", "listener 127.0.0.1:1", "status http://127.0.0.1:2"):
         printed(line)
-    assert capsys.readouterr().out == "door 127.0.0.1:1\nstatus http://127.0.0.1:2\n"
+    assert capsys.readouterr().out == "listener 127.0.0.1:1\nstatus http://127.0.0.1:2\n"

@@ -108,8 +108,8 @@ async def test_a_bad_configuration_is_every_finding_and_exit_code_2(verb: str, t
             "trust.anchor: is not a key the hub knows. did you mean [[trust.anchors]]?",
         ),
         (
-            "[door]\nserver-names = []",
-            "door.server-names: is not a key the hub knows. did you mean server_names?",
+            "[listener]\nserver-names = []",
+            "listener.server-names: is not a key the hub knows. did you mean server_names?",
         ),
     ],
 )
@@ -130,10 +130,10 @@ async def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
 
 
 def test_errors_inside_a_task_group_are_told_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
-    inner = NotReady("cannot listen", where="door", remedy="free the port")
+    inner = NotReady("cannot listen", where="listener", remedy="free the port")
     group = BaseExceptionGroup("unhandled errors", [ExceptionGroup("inner", [inner])])
     assert explain(group) == 1
-    assert capsys.readouterr().err == "federation: door: cannot listen (free the port)\n"
+    assert capsys.readouterr().err == "federation: listener: cannot listen (free the port)\n"
     findings = ConfigurationError([Finding("f", "a", "is wrong", "mend it"), Finding("f", "b", "too", "")])
     assert explain(ExceptionGroup("group", [inner, findings])) == 2
     assert capsys.readouterr().err.splitlines()[1:] == ["federation: f: a: is wrong. mend it", "f: b: too."]

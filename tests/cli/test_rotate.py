@@ -62,7 +62,7 @@ async def hub(
     """Yields what runs the verb against a hub that shows a world, and what its leader was asked for."""
     clock = SystemClock()
     store = CountingStore(directory / "state", clock)
-    await store.put(shown.snapshot())
+    await store.put(shown.document_set())
     config = FixedConfig(shown.config)
     app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (
@@ -154,7 +154,7 @@ async def test_a_gate_that_nobody_vouches_for_exits_1(
     shown.edit_leader(updated=shown.now - 300)
     async with hub(shown, tmp_path) as (run, _):
         assert await run("status") == 1
-        assert "NOT KNOWN: the leading controller was last heard of 5 min ago" in capsys.readouterr().out
+        assert "NOT KNOWN: the leading controller was last seen 5 min ago" in capsys.readouterr().out
         assert await run("plan") == 1
     assert "rotation 3 is under way" in capsys.readouterr().out
 
@@ -253,7 +253,7 @@ async def test_a_takeover_that_comes_too_early_exits_1_with_what_to_do_first(
 ) -> None:
     def refuse(operation: Operation) -> FederationError | None:
         facts = MemberFacts(held=None, joining=True)
-        seen = TrustWorld(now=1.0, clusters={"west": facts}, horizons={}, generations={}, in_force=1)
+        seen = TrustWorld(now=1.0, clusters={"west": facts}, expiry_bounds={}, generations={}, in_force=1)
         with pytest.raises(OperationRefused) as refused:
             taken_over(operation, seen)
         return refused.value

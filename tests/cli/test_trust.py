@@ -68,7 +68,7 @@ trust_domain = "mesh.example.org"
 [[trust.anchors]]
 file = "root.pem"
 sha256 = "{OWN.sha256}"
-[door]
+[listener]
 server_names = ["hub.example.org"]
 [signer.authority]
 name = "shared"
@@ -115,7 +115,7 @@ async def hub(found: World, directory: Path) -> AsyncIterator[str]:
     """The URL of a hub that says what ``found`` holds, each proposal with its certificate."""
     clock = SystemClock()
     store = CountingStore(directory / "state", clock)
-    await store.put(found.snapshot())
+    await store.put(found.document_set())
     app = create_app(store=store, config=FixedConfig(found.config), clock=clock)
     pems = {p.sha256: p.pem for p in found.leader.proposals} if found.leader else {}
     async with serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address:

@@ -22,7 +22,7 @@ from federation.core.documents.controller import (
     UnpinnedReport,
 )
 from federation.core.errors import FederationError
-from federation.core.rotation.record import OperationRefused, RotationBook, Unpinned
+from federation.core.rotation.record import OperationRefused, RotationRecord, Unpinned
 from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
 from federation.status.server import serve
@@ -50,7 +50,7 @@ def world() -> World:
     """A root is published whose pin is gone."""
     shown = World(["east", "west"], time.time())
     known = Unpinned(since=shown.now - 60, generation=1, subject="CN=Root R0")
-    hold(shown, RotationBook(unpinned={ROOT: known}))
+    hold(shown, RotationRecord(unpinned={ROOT: known}))
     report = UnpinnedReport(
         since=known.since, subject=known.subject, opens_at=WAITS.until, conditions=[WAITS], losses=[LOSS]
     )
@@ -64,7 +64,7 @@ async def hub(
 ) -> AsyncIterator[tuple[Callable[..., Awaitable[int]], list[Operation]]]:
     clock = SystemClock()
     store = CountingStore(directory / "state", clock)
-    await store.put(shown.snapshot())
+    await store.put(shown.document_set())
     config = FixedConfig(shown.config)
     app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (

@@ -44,7 +44,7 @@ BROKEN: dict[str, Callable[[World], None]] = {
 CAUSES = {
     "fails": "FAIL  east to west: mutual TLS fails: the anchor R1 is missing in east (do: ",
     "unknown": "WARN  east: 1 of 6 pairs are not proved: east -> west: the anchor R1 is missing in east (do: ",
-    "stale leader": "FAIL  controller: trust is neither published nor proved: the leading controller was last heard of",
+    "stale leader": "FAIL  controller: trust is neither published nor proved: the leading controller was last seen",
     "unreachable": "WARN  west is unreachable",
 }
 
@@ -106,7 +106,7 @@ async def test_an_istiod_without_a_certificate_is_named(
         secret="istiod-tls",
         state="failed",
         detail="it has expired",
-        remedy="mend the door",
+        remedy="mend the listener",
         attention=True,
     )
     world.edit_seen("west", control_planes=[failed])
@@ -114,7 +114,8 @@ async def test_an_istiod_without_a_certificate_is_named(
         assert await run("verify") == 1
     out = capsys.readouterr().out
     assert (
-        "FAIL  west: istiod's certificate istio-system/istiod-tls: it has expired (do: mend the door)" in out
+        "FAIL  west: istiod's certificate istio-system/istiod-tls: it has expired (do: mend the listener)"
+        in out
     )
     assert out.endswith("NOT PROVEN\n")
 
@@ -140,7 +141,7 @@ async def test_it_waits_until_everything_is_proven(tmp_path: Path) -> None:
         assert not waiting.done()
         world.set_cells({})
         world.now = time.time()
-        await store.put(World(NAMES, time.time()).snapshot())
+        await store.put(World(NAMES, time.time()).document_set())
         assert await waiting == 0
 
 

@@ -42,7 +42,7 @@ trust_domain = "{charts.TRUST_DOMAIN}"
 [[trust.anchors]]
 file = "root.pem"
 sha256 = "{ROOT.sha256}"
-[door]
+[listener]
 server_names = ["hub.example.org"]
 [signer.authority]
 name = "shared"

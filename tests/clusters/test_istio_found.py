@@ -122,7 +122,11 @@ async def test_a_control_plane_is_read_with_its_settings(world: World) -> None:
     assert mesh is not None
     assert injection is not None
     assert (mesh.trust_domain, mesh.trust_domain_aliases) == (charts.TRUST_DOMAIN, ("old.example",))
-    assert (injection.ca_address, injection.cluster_name, injection.network) == (charts.DOOR, "east", "net-a")
+    assert (injection.ca_address, injection.cluster_name, injection.network) == (
+        charts.LISTENER,
+        "east",
+        "net-a",
+    )
 
 
 async def test_other_variables_than_those_looked_at_are_not_kept(world: World) -> None:
@@ -134,7 +138,7 @@ async def test_ztunnel_is_found_in_any_namespace(world: World) -> None:
     world.install(charts.ztunnel(namespace="ztunnel"))
     (ztunnel,) = (await world.read()).ztunnels
     assert (str(ztunnel), ztunnel.account) == ("ztunnel/ztunnel", "ztunnel")
-    assert ztunnel.environment.get("CA_ADDRESS") == charts.DOOR
+    assert ztunnel.environment.get("CA_ADDRESS") == charts.LISTENER
     assert ztunnel.environment.get("ISTIO_META_CLUSTER_ID") == "east"
 
 

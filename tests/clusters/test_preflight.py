@@ -40,7 +40,7 @@ trust_domain = "cluster.local"
 directory = "state"
 [trust]
 anchors = [{ file = "root.pem", sha256 = "%s" }]
-[door]
+[listener]
 server_names = ["hub.example.org"]
 [signer.authority]
 name = "shared"

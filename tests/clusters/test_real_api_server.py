@@ -80,8 +80,8 @@ async def test_a_quiet_collection_is_silent_and_still_fresh(session: ClusterSess
     copy = reflector(session, "/apis/node.k8s.io/v1/runtimeclasses", timeouts)
     async with running(copy.run()):
         await eventually(lambda: copy.fresh)
-        heard = copy.heard
-        await eventually(lambda: copy.heard > heard + 1.0 and copy.fresh)
+        last_seen = copy.last_seen
+        await eventually(lambda: copy.last_seen > last_seen + 1.0 and copy.fresh)
         assert copy.problem is None
 
 

@@ -1,6 +1,6 @@
 """Who is asking: istio-csr's and istiod's authentication tests, by name, against real API answers, and what they lack.
 
-Every case goes through the door over TLS, with tokens that clusters in a box have signed. All clusters use the same
+Every case goes through the listener over TLS, with tokens that clusters in a box have signed. All clusters use the same
 issuer, as kubeadm's do: nothing may depend on it.
 """
 
@@ -132,7 +132,7 @@ async def test_an_unknown_cluster_is_refused(tmp_path: Path) -> None:
         assert refused(await hub.ask("east-", hub.pod("east")))
         # HTTP/2 has no white space at a value's end (RFC 9113, 8.2.1): such a call does not even come in.
         assert (await hub.ask("east\x20", hub.pod("east"))).code is grpc.StatusCode.INTERNAL
-        assert hub.role.report().turned_away.total == {"headers_malformed": 1}
+        assert hub.role.report().rejected_calls.total == {"headers_malformed": 1}
 
 
 async def test_a_removed_cluster_is_refused_and_the_other_is_not_disturbed(tmp_path: Path) -> None:

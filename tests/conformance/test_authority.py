@@ -20,7 +20,7 @@ from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.signer.accounting import Accounting
-from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
+from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
 from tests.signer.house import Answer, House, authority, house, identity_of
 from tests.support import pki
 
@@ -33,7 +33,7 @@ UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "certificate signing is temporarily 
 class BackEnd:
     """An authority of the second kind: it issues from the request, as it pleases."""
 
-    def __init__(self, answer: Callable[[LeafOrder], IssuedLeaf]) -> None:
+    def __init__(self, answer: Callable[[LeafRequest], IssuedLeaf]) -> None:
         self._answer = answer
 
     def describe(self) -> AuthorityReport:
@@ -60,12 +60,12 @@ class BackEnd:
     async def close(self) -> None:
         pass
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         await asyncio.sleep(0)
         return self._answer(order)
 
 
-def leaf_of(order: LeafOrder, ca: pki.Authority, **wrong: object) -> Certificate:
+def leaf_of(order: LeafRequest, ca: pki.Authority, **wrong: object) -> Certificate:
     """What the order asks for, signed by that CA, with something else about it."""
     request = x509.load_pem_x509_csr(order.csr_pem.encode())
     options: dict[str, object] = {
@@ -86,7 +86,7 @@ def leaf_of(order: LeafOrder, ca: pki.Authority, **wrong: object) -> Certificate
     return pki.certificate(ca, extensions, public_key=public, **options)  # type: ignore[arg-type]
 
 
-async def ask(hub: House, answer: Callable[[LeafOrder], IssuedLeaf]) -> Answer:
+async def ask(hub: House, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
     hub.role._authorities.authority.current = BackEnd(answer)
     return await hub.ask("east", hub.pod("east"))
 
@@ -107,7 +107,7 @@ async def test_request_signed(tmp_path: Path) -> None:
 
 
 async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
-    def denied(_: LeafOrder) -> IssuedLeaf:
+    def denied(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityMisconfigured("the role does not allow this URI")
 
     async with house(tmp_path) as hub:
@@ -117,7 +117,7 @@ async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
 
 
 async def test_request_failed_for_now(tmp_path: Path) -> None:
-    def down(_: LeafOrder) -> IssuedLeaf:
+    def down(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityUnavailable("sealed")
 
     async with house(tmp_path) as hub:
@@ -126,7 +126,7 @@ async def test_request_failed_for_now(tmp_path: Path) -> None:
 
 
 async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def crash(_: LeafOrder) -> IssuedLeaf:
+    def crash(_: LeafRequest) -> IssuedLeaf:
         raise ZeroDivisionError("a bug with the token in it: no")
 
     async with house(tmp_path) as hub:
@@ -142,11 +142,11 @@ WRONG_ROOT = authority("a root nobody pinned")
 SECOND = authority("second chain")
 
 
-def end(order: LeafOrder, **more: float) -> datetime:
+def end(order: LeafRequest, **more: float) -> datetime:
     return order.validity.not_after + timedelta(**more)
 
 
-CASES: dict[str, tuple[str, Callable[[LeafOrder, pki.Authority], IssuedLeaf]]] = {
+CASES: dict[str, tuple[str, Callable[[LeafRequest, pki.Authority], IssuedLeaf]]] = {
     "garbage": ("garbage", lambda o, ca: IssuedLeaf(b"garbage", (ca.certificate,), False)),
     "trailing data": (
         "garbage",

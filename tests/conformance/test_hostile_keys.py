@@ -1,7 +1,7 @@
 """A member that publishes another's token key gets none of its tokens to see, and changes nothing for its callers.
 
-Clusters in a box, a real signer and its door. ``west`` is hostile: it is an honest cluster that publishes the public
-key of ``east`` besides its own.
+Clusters in a box, a real signer and its listener. ``west`` is hostile: it is an honest cluster that publishes the
+public key of ``east`` besides its own.
 """
 
 from __future__ import annotations

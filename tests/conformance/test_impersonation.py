@@ -2,7 +2,7 @@
 
 istiod: ``TestSingleClusterNodeAuthorization``, ``TestMultiClusterNodeAuthorization`` and
 ``TestCreateCertificateE2EWithImpersonateIdentity``; istio-csr: ``pkg/server/node_auth_test.go``. Every case goes
-through the door over TLS, asked as ztunnel asks, with the rights of ``manifests/member``.
+through the listener over TLS, asked as ztunnel asks, with the rights of ``manifests/member``.
 """
 
 from __future__ import annotations

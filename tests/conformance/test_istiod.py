@@ -217,10 +217,10 @@ async def test_its_ca_answers_until_it_is_switched_off(east: SandboxCluster) -> 
         workload = Workload(
             cluster_id=ClusterId("east"),
             identity=SpiffeId(TrustDomain("mesh.example"), ServiceAccountRef("shop", "cart")),
-            door=istiod.xds_address,
+            listener=istiod.xds_address,
             server_name=istiod.host,
             token=lambda: "token",
-            door_trust=lambda: held(east).encode(),
+            listener_trust=lambda: held(east).encode(),
         )
         given = await workload.renew()
         assert given.leaf.is_signed_by(istiod.own_ca.certificate)

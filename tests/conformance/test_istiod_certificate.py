@@ -1,4 +1,4 @@
-"""istiod's certificate at the signer's door: an account of its own, exactly its names, and no way around that."""
+"""istiod's certificate at the signer's listener: an account of its own, exactly its names, and no way around that."""
 
 from __future__ import annotations
 

@@ -127,10 +127,10 @@ CASES = {
         lambda: constrained([DNS("mesh.example"), URI("mesh.example")]), fit=True
     ),
     "constraints that exclude others": Case(lambda: constrained(None, [DNS("corp.example")]), fit=True),
-    "constraints without the door": Case(
+    "constraints without the listener": Case(
         lambda: constrained([DNS("corp.example")]), False, "name_constraints"
     ),
-    "constraints that exclude the door": Case(
+    "constraints that exclude the listener": Case(
         lambda: constrained(None, [DNS("example")]), False, "name_constraints"
     ),
     "constraints without the mesh": Case(
@@ -170,7 +170,7 @@ CASES = {
     ),
 }
 REFUSED_BY_BORINGSSL = (
-    "constraints without the door", "constraints that exclude the door", "brainpool", "secp256k1", "no CA",
+    "constraints without the listener", "constraints that exclude the listener", "brainpool", "secp256k1", "no CA",
     "path length", "another serial number of the issuer", "an explicit policy", "a policy twice",
     "4,500 characters of name",
 )  # fmt: skip
@@ -217,15 +217,15 @@ def openssl_accepts(authority: pki.Authority) -> bool:
 
 
 async def boringssl_accepts(authority: pki.Authority) -> bool:
-    """gRPC's client and server, which are a door of that authority and a workload."""
+    """gRPC's client and server, which are a listener of that authority and a workload."""
     key = private_key_pem(pki.key("workload of a case"))
-    door, workload = (
+    listener, workload = (
         leaf_of(authority, profile).pem + authority.chain_pem
         for profile in (LeafProfile.SERVING, LeafProfile.WORKLOAD)
     )
     roots = authority.root.pem
     server = grpc.aio.server()
-    own = grpc.ssl_server_credentials([(key, door)], root_certificates=roots, require_client_auth=True)
+    own = grpc.ssl_server_credentials([(key, listener)], root_certificates=roots, require_client_auth=True)
     port = server.add_secure_port("127.0.0.1:0", own)
     await server.start()
     options = [("grpc.ssl_target_name_override", HOST), ("grpc.use_local_subchannel_pool", 1)]

@@ -1,4 +1,4 @@
-"""New connections to the signers' door: what a workload that starts now would meet, of every signer."""
+"""New connections to the signers' listener: what a workload that starts now would meet, of every signer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from federation.controller.proof.listener_check import EACH, MOST_CONNECTIONS, Aim, Arrival
 from federation.core.config.types import Address
-from federation.core.documents.controller import DoorReport
+from federation.core.documents.controller import ListenerReport
 from federation.core.documents.signer import SignerReport
 from federation.core.pki.certificate import Certificate
 from tests.controller.world import HUB, World, intermediate, root
@@ -26,8 +26,8 @@ AIM = Aim(Address("127.0.0.1", 1), HUB, (CA.root,), 3)
 
 
 def served(name: str = HUB, ca: pki.Authority = CA, number: int = 0) -> Certificate:
-    """A certificate of a door."""
-    own = pki.key(f"door {number}")
+    """A certificate of a listener."""
+    own = pki.key(f"listener {number}")
     return pki.leaf(ca, san=x509.SubjectAlternativeName([x509.DNSName(name)]), private_key=own)
 
 
@@ -58,8 +58,8 @@ class Network:
         return answer.sha256
 
 
-def states(report: DoorReport) -> dict[str, str]:
-    return {door.replica: door.state for door in report.signers}
+def states(report: ListenerReport) -> dict[str, str]:
+    return {listener.replica: listener.state for listener in report.signers}
 
 
 async def test_connections_are_made_until_every_signer_was_met() -> None:
@@ -69,8 +69,8 @@ async def test_connections_are_made_until_every_signer_was_met() -> None:
     report = await arrival.prove(AIM, signers, interval=30.0, greet=network.greet)
     assert states(report) == {"one": "proved", "two": "proved"}
     assert report.connections == network.connections == 4
-    assert {door.generation for door in report.signers} == {3}
-    assert {door.proved_at for door in report.signers} == {pki.NOW.timestamp()}
+    assert {listener.generation for listener in report.signers} == {3}
+    assert {listener.proved_at for listener in report.signers} == {pki.NOW.timestamp()}
 
 
 async def test_what_was_met_is_met_again_when_anything_has_changed_and_from_time_to_time() -> None:
@@ -105,7 +105,7 @@ async def test_a_signer_that_no_connection_meets_is_not_proved() -> None:
     report = await arrival.prove(AIM, signers, interval=30.0, greet=network.greet)
     assert states(report) == {"one": "proved", "two": "not_met"}
     assert network.connections == EACH * 2
-    (found,) = (door for door in report.signers if door.replica == "two")
+    (found,) = (listener for listener in report.signers if listener.replica == "two")
     assert "taken by another signer" in found.detail
     many = [signer(f"s{n}", served(number=n), CA.certificate) for n in range(20)]
     report = await arrival.prove(AIM, many, interval=30.0, greet=Network([OSError("down")]).greet)
@@ -157,14 +157,14 @@ async def test_a_signer_that_says_nothing_of_its_door_is_not_proved() -> None:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 async def test_proved_is_only_what_a_connection_of_this_round_has_met(data: st.DataObject) -> None:
-    doors = [served(number=n) for n in range(3)]
-    answers: list[Certificate | Exception] = [*doors, OSError("down")]
+    listeners = [served(number=n) for n in range(3)]
+    answers: list[Certificate | Exception] = [*listeners, OSError("down")]
     met = data.draw(st.lists(st.sampled_from(answers), min_size=1, max_size=6))
-    signers = [signer(f"s{n}", door, CA.certificate) for n, door in enumerate(doors)]
+    signers = [signer(f"s{n}", listener, CA.certificate) for n, listener in enumerate(listeners)]
     report = await Arrival(VirtualClock(pki.NOW)).prove(AIM, signers, interval=30.0, greet=Network(met).greet)
-    for door in report.signers:
-        assert (door.state == "proved") is any(
-            isinstance(answer, Certificate) and answer.sha256 == door.sha256 for answer in met
+    for listener in report.signers:
+        assert (listener.state == "proved") is any(
+            isinstance(answer, Certificate) and answer.sha256 == listener.sha256 for answer in met
         )
 
 
@@ -180,15 +180,15 @@ async def test_a_door_whose_new_certificate_callers_refuse_is_found_although_the
 
     await reported()
     async with one.controller():
-        await one.until(lambda r: [d.state for d in r.door.signers] == ["proved"])
-        calls = len(one.door.calls)
-        one.door.show(intermediate(), "other.example")
+        await one.until(lambda r: [d.state for d in r.listener.signers] == ["proved"])
+        calls = len(one.listener.calls)
+        one.listener.show(intermediate(), "other.example")
         await reported()
-        await one.until(lambda r: "it is for other.example" in r.door.signers[0].detail)
-        one.door.show(pki.intermediate("of nobody", root("nobody")))
+        await one.until(lambda r: "it is for other.example" in r.listener.signers[0].detail)
+        one.listener.show(pki.intermediate("of nobody", root("nobody")))
         await reported()
-        await one.until(lambda r: "no path to an anchor" in r.door.signers[0].detail)
-        one.door.show(intermediate())
+        await one.until(lambda r: "no path to an anchor" in r.listener.signers[0].detail)
+        one.listener.show(intermediate())
         await reported()
-        await one.until(lambda r: [d.state for d in r.door.signers] == ["proved"])
-        assert len(one.door.calls) >= calls
+        await one.until(lambda r: [d.state for d in r.listener.signers] == ["proved"])
+        assert len(one.listener.calls) >= calls

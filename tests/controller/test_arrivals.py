@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from federation.controller.publication.joining import MemberFacts, Remembered
-from federation.controller.rotation.observer import joined, own_anchors, own_of, with_unknown
+from federation.controller.publication.joining import JoiningMemory, MemberFacts
+from federation.controller.rotation.observer import joined, member_cas, own_of, with_unknown
 from federation.controller.rotation.operations import taken_over
-from federation.controller.rotation.store import TAKEOVERS, Arrivals, Books
+from federation.controller.rotation.store import TAKEOVERS, Arrivals, RotationStore
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.controller import Operation, Takeovers
 from federation.core.documents.encoding import decode, encode
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.gates import OwnAnchor
+from federation.core.rotation.gates import MemberCa
 from federation.core.rotation.record import OperationRefused
 from federation.core.rotation.world import ClusterFacts, World
 from federation.state.files import FileStore
@@ -35,7 +35,7 @@ sha256 = "{ROOT}"
 file = "own.pem"
 sha256 = "{OWN}"
 cluster = "west"
-[door]
+[listener]
 server_names = ["hub.example"]
 [signer.authority]
 name = "test"
@@ -73,60 +73,66 @@ def facts(**changes: object) -> MemberFacts:
 
 async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
     store = FileStore(tmp_path, VirtualClock())
-    books = Books(store)
-    assert books.remembered("west") is None, "nothing was read yet"
-    await books.arrive(["east", "west"], 100.0, joined=["east"], own={"west": {OWN}, "east": set()})
-    await books.arrive(["east", "west"], 200.0, own={"west": {OTHER}})
-    assert books.remembered("east") == Remembered(joined=True)
-    assert books.remembered("west") == Remembered(joined=False, own=frozenset({OWN, OTHER}), issuing=True)
-    again = Books(store)
-    assert await again.meet() == books.arrivals
+    rotation_store = RotationStore(store)
+    assert rotation_store.remembered("west") is None, "nothing was read yet"
+    await rotation_store.arrive(["east", "west"], 100.0, joined=["east"], own={"west": {OWN}, "east": set()})
+    await rotation_store.arrive(["east", "west"], 200.0, own={"west": {OTHER}})
+    assert rotation_store.remembered("east") == JoiningMemory(joined=True)
+    assert rotation_store.remembered("west") == JoiningMemory(
+        joined=False, own=frozenset({OWN, OTHER}), issuing=True
+    )
+    again = RotationStore(store)
+    assert await again.meet() == rotation_store.arrivals
     await again.arrive(["west"], 300.0, joined=["west"])
-    assert again.remembered("east") == Remembered(), "it is registered no more: it may join anew"
-    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}), issuing=True)
+    assert again.remembered("east") == JoiningMemory(), "it is registered no more: it may join anew"
+    assert again.remembered("west") == JoiningMemory(joined=True, own=frozenset({OWN, OTHER}), issuing=True)
     assert again.arrivals is not None
     assert again.arrivals.since == {"west": 100.0}, "its own CA may issue while it is not registered"
     await again.declare("west", 400.0)
-    assert again.remembered("west") == Remembered(joined=True, own=frozenset({OWN, OTHER}))
+    assert again.remembered("west") == JoiningMemory(joined=True, own=frozenset({OWN, OTHER}))
 
 
 async def test_where_nothing_changes_nothing_is_written(tmp_path: Path) -> None:
     store = FileStore(tmp_path, VirtualClock())
-    books = Books(store)
-    await books.arrive(["west"], 100.0, own={"west": {OWN}})
+    rotation_store = RotationStore(store)
+    await rotation_store.arrive(["west"], 100.0, own={"west": {OWN}})
     before = await store.read(TAKEOVERS)
-    await books.arrive(["west"], 200.0, own={"west": {OWN}})
+    await rotation_store.arrive(["west"], 200.0, own={"west": {OWN}})
     assert await store.read(TAKEOVERS) == before
 
 
 async def test_what_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
     store = FileStore(tmp_path, VirtualClock())
     await store.write(TAKEOVERS, encode(Takeovers(since={"east": 7.0})))
-    assert await Books(store).meet() == Arrivals(since={"east": 7.0})
+    assert await RotationStore(store).meet() == Arrivals(since={"east": 7.0})
     await store.write(TAKEOVERS, b"garbage")
     with pytest.raises(StateUnavailable):
-        await Books(store).meet()
+        await RotationStore(store).meet()
 
 
 async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) -> None:
-    books = Books(FileStore(tmp_path, VirtualClock()))
-    arrivals = await books.arrive(["east", "west"], 100.0, own={"west": {OWN}})
+    rotation_store = RotationStore(FileStore(tmp_path, VirtualClock()))
+    arrivals = await rotation_store.arrive(["east", "west"], 100.0, own={"west": {OWN}})
     assert (arrivals.taken_over("east"), arrivals.taken_over("west")) == (100.0, None)
     for now in (200.0, 300.0):
-        await books.declare("west", now)
-        assert books.arrivals is not None
-        assert books.arrivals.taken_over("west") == now
-    assert books.arrivals is not None
-    await books.arrive(["east", "west"], 350.0, own={"west": {OWN}})
-    assert books.arrivals.taken_over("west") == 300.0, "nothing is new"
-    await books.arrive(["east", "west"], 360.0, own={"west": {OTHER}})
-    assert books.arrivals.taken_over("west") is None, "nobody has declared that this one does not issue"
-    await books.declare("west", 370.0)
-    await books.arrive(["east"], 380.0)
-    await books.arrive(["east", "west"], 390.0)
-    assert books.arrivals.taken_over("west") is None, "nor that it did not while west was not registered"
-    await books.declare("east", 400.0)
-    assert books.arrivals.taken_over("east") == 400.0
+        await rotation_store.declare("west", now)
+        assert rotation_store.arrivals is not None
+        assert rotation_store.arrivals.taken_over("west") == now
+    assert rotation_store.arrivals is not None
+    await rotation_store.arrive(["east", "west"], 350.0, own={"west": {OWN}})
+    assert rotation_store.arrivals.taken_over("west") == 300.0, "nothing is new"
+    await rotation_store.arrive(["east", "west"], 360.0, own={"west": {OTHER}})
+    assert rotation_store.arrivals.taken_over("west") is None, (
+        "nobody has declared that this one does not issue"
+    )
+    await rotation_store.declare("west", 370.0)
+    await rotation_store.arrive(["east"], 380.0)
+    await rotation_store.arrive(["east", "west"], 390.0)
+    assert rotation_store.arrivals.taken_over("west") is None, (
+        "nor that it did not while west was not registered"
+    )
+    await rotation_store.declare("east", 400.0)
+    assert rotation_store.arrivals.taken_over("east") == 400.0
 
 
 def test_a_cluster_has_joined_once_it_holds_what_is_meant_for_it() -> None:
@@ -150,8 +156,8 @@ def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
         "an intermediate under it issued there"
     )
     assert own_of(config, {"west": ClusterFacts(held=None)}) == {"west": {OWN}}
-    assert own_anchors(config, own) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west", "north"}))]
-    assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
+    assert member_cas(config, own) == [MemberCa(sha256=OWN, clusters=frozenset({"west", "north"}))]
+    assert member_cas(config, {}) == [MemberCa(sha256=OWN, clusters=frozenset({"west"}))]
 
 
 async def test_a_pin_of_two_clusters_holds_up_a_rotation_for_both_until_both_are_declared(
@@ -161,19 +167,19 @@ async def test_a_pin_of_two_clusters_holds_up_a_rotation_for_both_until_both_are
     text = CONFIG.replace('cluster = "west"', 'cluster = ["west", "east"]')
     config, names = parse_config(text, file="clusters.toml"), ["east", "north", "west"]
     seen = {name: facts() for name in names}
-    books = Books(FileStore(tmp_path, VirtualClock()))
-    arrivals = await books.arrive(names, 100.0, own=own_of(config, seen))
+    rotation_store = RotationStore(FileStore(tmp_path, VirtualClock()))
+    arrivals = await rotation_store.arrive(names, 100.0, own=own_of(config, seen))
 
     def issuing() -> set[str]:
-        assert books.arrivals is not None
-        told = with_unknown(config, seen, books.arrivals, 1e6)
+        assert rotation_store.arrivals is not None
+        told = with_unknown(config, seen, rotation_store.arrivals, 1e6)
         return {name for name, found in told.items() if found.own_issues}
 
     assert issuing() == {"east", "west"}
-    assert own_anchors(config, arrivals.own) == [OwnAnchor(sha256=OWN, clusters=frozenset({"east", "west"}))]
-    await books.declare("west", 200.0)
+    assert member_cas(config, arrivals.own) == [MemberCa(sha256=OWN, clusters=frozenset({"east", "west"}))]
+    await rotation_store.declare("west", 200.0)
     assert issuing() == {"east"}
-    await books.declare("east", 300.0)
+    await rotation_store.declare("east", 300.0)
     assert issuing() == set()
 
 
@@ -183,7 +189,7 @@ def test_an_own_anchor_of_another_trust_domain_is_one_as_well() -> None:
     config = parse_config(CONFIG.replace(pin, foreign), file="clusters.toml")
     assert [str(anchor.trust_domain) for anchor in config.trust.anchors] == ["mesh.example", "other.example"]
     assert own_of(config, {"west": facts()}) == {"west": {OWN}}
-    assert own_anchors(config, {}) == [OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))]
+    assert member_cas(config, {}) == [MemberCa(sha256=OWN, clusters=frozenset({"west"}))]
 
 
 def test_leaves_from_before_the_hub_are_reckoned_with_until_the_takeover_and_their_life(
@@ -231,7 +237,7 @@ def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
             "east": facts(),
             "north": ClusterFacts(held=None, detail="its watches are silent"),
         },
-        horizons={},
+        expiry_bounds={},
         generations={},
         in_force=0,
     )
@@ -297,8 +303,8 @@ async def test_the_names_that_the_door_had_are_remembered_with_when_they_were_ta
     tmp_path: Path,
 ) -> None:
     store = FileStore(tmp_path / "state", VirtualClock())
-    await Books(store).arrive(["east"], 100.0, names=["old.example", "new.example"])
-    again = Books(store)  # only a restart takes a name away
+    await RotationStore(store).arrive(["east"], 100.0, names=["old.example", "new.example"])
+    again = RotationStore(store)  # only a restart takes a name away
     assert (await again.arrive(["east"], 200.0, names=["new.example"])).names == {
         "old.example": 200.0,
         "new.example": 0.0,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from federation.controller.rotation.observer import with_unknown
-from federation.controller.rotation.store import FORGOTTEN, UNKNOWN_LIFE, Arrivals, Books
+from federation.controller.rotation.store import FORGOTTEN, UNKNOWN_LIFE, Arrivals, RotationStore
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.encoding import encode
@@ -29,13 +29,13 @@ def config() -> HubConfig:
 
 
 async def test_what_lives_in_a_removed_cluster_counts_to_its_end(tmp_path: Path) -> None:
-    books = Books(FailingStore(tmp_path, VirtualClock()))
-    first = await books.arrive(["east", "west"], 1000.0, own={"west": [OWN]}, longest=LIFE)
+    rotation_store = RotationStore(FailingStore(tmp_path, VirtualClock()))
+    first = await rotation_store.arrive(["east", "west"], 1000.0, own={"west": [OWN]}, longest=LIFE)
     assert first.gone == {}
-    removed = await books.arrive(["east"], 1500.0, longest=LIFE)
+    removed = await rotation_store.arrive(["east"], 1500.0, longest=LIFE)
     assert removed.gone == {"west": 1600.0}, "its own CA issued until then"
     assert removed.own == {"west": [OWN]}, "and is remembered"
-    later = Books(FailingStore(tmp_path, VirtualClock()))
+    later = RotationStore(FailingStore(tmp_path, VirtualClock()))
     assert (await later.arrive(["east"], 1510.0, longest=LIFE)).gone == {"west": 1600.0}
     again = await later.arrive(["east", "west"], 1520.0, longest=LIFE)
     assert again.gone == {"west": 1600.0}, "it starts over, and what was alive still counts"
@@ -43,16 +43,16 @@ async def test_what_lives_in_a_removed_cluster_counts_to_its_end(tmp_path: Path)
 
 
 async def test_where_the_hub_alone_has_issued_for_long_nothing_earlier_counts(tmp_path: Path) -> None:
-    books = Books(FailingStore(tmp_path, VirtualClock()))
-    await books.arrive(["east", "west"], 1000.0, longest=LIFE)
-    assert (await books.arrive(["west"], 1050.0, longest=LIFE)).gone == {"east": 1100.0}
-    assert (await books.arrive([], 1200.0, longest=LIFE)).gone == {"east": 1100.0}
+    rotation_store = RotationStore(FailingStore(tmp_path, VirtualClock()))
+    await rotation_store.arrive(["east", "west"], 1000.0, longest=LIFE)
+    assert (await rotation_store.arrive(["west"], 1050.0, longest=LIFE)).gone == {"east": 1100.0}
+    assert (await rotation_store.arrive([], 1200.0, longest=LIFE)).gone == {"east": 1100.0}
 
 
 async def test_what_an_earlier_release_did_not_record_counts_as_the_longest(tmp_path: Path) -> None:
-    books = Books(FailingStore(tmp_path, VirtualClock()))
-    await books.arrive(["west"], 1000.0)
-    assert (await books.arrive([], 1001.0)).gone == {"west": 1000.0 + UNKNOWN_LIFE}
+    rotation_store = RotationStore(FailingStore(tmp_path, VirtualClock()))
+    await rotation_store.arrive(["west"], 1000.0)
+    assert (await rotation_store.arrive([], 1001.0)).gone == {"west": 1000.0 + UNKNOWN_LIFE}
 
 
 def test_a_ca_whose_pin_is_gone_is_still_one_that_issues(config: HubConfig) -> None:
@@ -100,8 +100,8 @@ async def test_a_pin_that_goes_is_noted_and_survives_a_change_of_leader(
     noted = {OWN: Unpinned(since=1.0, generation=1, subject="CN=other")}
     leading.seen = replace(leading.seen, published=noted)
     await leading.step()
-    assert leading.driver.book.unpinned == noted
+    assert leading.driver.record.unpinned == noted
     later = Leading(store, clock, config)
     await later.step()
-    assert later.driver.book.unpinned == noted
+    assert later.driver.record.unpinned == noted
     assert "own_in_force" in {c.name for c in later.driver.report.unpinned[OWN].conditions}

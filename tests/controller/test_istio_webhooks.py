@@ -213,13 +213,13 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
         report = await one.until(  # the Secret is written, and read back, after the first plan
             lambda r: (
                 r.rotation.plan is not None
-                and len(r.rotation.plan.holders) == 3
-                and all(holder.anchors for holder in r.rotation.plan.holders)
+                and len(r.rotation.plan.dependents) == 3
+                and all(holder.anchors for holder in r.rotation.plan.dependents)
             ),
             replica="one",
         )
         assert report.rotation.plan is not None
-        held = {holder.what: holder for holder in report.rotation.plan.holders}
+        held = {holder.what: holder for holder in report.rotation.plan.dependents}
         assert {holder.cluster for holder in held.values()} == {"east"}
         assert not any(holder.obstacle for holder in held.values()), "no rotation can be started"
         assert held["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
@@ -267,7 +267,7 @@ async def test_bundles_that_change_all_the_time_are_not_read_all_the_time(
 
 
 async def test_a_report_has_room_for_what_every_cluster_holds(one: World) -> None:
-    """One document tells of all clusters: one that is too large is not written, and none is heard of any more."""
+    """One document tells of all clusters: one that is too large is not written, and none is live any more."""
     install(one, b"".join(pki.root(f"of number {number}").certificate.pem for number in range(20)))
     async with one.controller() as role:
         report = await east(one, lambda r: bool(r.webhooks))

@@ -171,13 +171,13 @@ async def test_neither_a_restart_nor_another_controller_writes_anything(one: Wor
     async with one.controller():
         await one.published()
         await provided(one)
-    before, count, calls = secret(one), writes(one), len(one.door.calls)
+    before, count, calls = secret(one), writes(one), len(one.listener.calls)
     async with one.controller("two"):
         await provided(one, replica="two")
         await asyncio.sleep(1)
     assert secret(one) == before
     assert writes(one) == count == 1
-    assert len(one.door.calls) <= calls + 1, "a probe's leaf lives in memory, and is got anew"
+    assert len(one.listener.calls) <= calls + 1, "a probe's leaf lives in memory, and is got anew"
 
 
 async def test_each_namespace_and_name_that_is_configured_is_served(one: World) -> None:
@@ -267,7 +267,7 @@ async def test_a_new_bundle_is_written_beside_the_same_key_and_certificate(one: 
 
 
 async def test_it_is_renewed_at_two_thirds_of_its_life_and_not_before(one: World) -> None:
-    one.door.lifetime = timedelta(seconds=9)
+    one.listener.lifetime = timedelta(seconds=9)
     async with one.controller():
         generation = await one.published()
         await provided(one)
@@ -391,11 +391,11 @@ async def test_nothing_is_written_while_agents_may_trust_another_ca_alone(one: W
 
 
 async def test_a_door_that_refuses_is_told_and_the_old_one_stays(one: World) -> None:
-    one.door.lifetime = timedelta(seconds=6)
+    one.listener.lifetime = timedelta(seconds=6)
     async with one.controller():
         await one.published()
         await provided(one)
-        one.door.refuse["east"] = grpc.StatusCode.UNAUTHENTICATED
+        one.listener.refuse["east"] = grpc.StatusCode.UNAUTHENTICATED
         before = secret(one)
         report = await plane(one, lambda p: "due to be renewed" in p.detail and "refused" in p.detail)
         assert (report.state, report.attention) == ("provided", True)
@@ -405,13 +405,13 @@ async def test_a_door_that_refuses_is_told_and_the_old_one_stays(one: World) -> 
         assert "signer's log" in report.remedy
         health = (await one.until(lambda r: r.clusters["east"].reason == "control_plane")).clusters["east"]
         assert health.state == "degraded"
-        one.door.refuse.clear()
-        one.door.lifetime = timedelta(hours=1)
+        one.listener.refuse.clear()
+        one.listener.lifetime = timedelta(hours=1)
         await provided(one)
 
 
 async def test_a_leaf_that_the_bundle_does_not_verify_is_not_written(one: World) -> None:
-    one.door.authorities["east"] = intermediate("stranger")
+    one.listener.authorities["east"] = intermediate("stranger")
     async with one.controller():
         await one.published()
         report = await plane(one, lambda p: p.state == "failed")

@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 
 from federation.controller.publication.istiod_secret import (
     Examined,
-    HeldSecret,
+    ObservedSecret,
     Sight,
     Step,
     Wanted,
     apply_body,
     decode_secret,
     examine,
+    istiod_certificate_state,
     next_step,
     renewal_of,
-    standing,
 )
 from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterUnreachable, Refused
 from federation.core.pki.chain import MAX_PATH
@@ -46,7 +46,7 @@ LIFE = timedelta(days=1)
 
 def held(
     authority: pki.Authority | None = None, names: tuple[str, ...] = NAMES, **changes: object
-) -> HeldSecret:
+) -> ObservedSecret:
     """A Secret with a certificate of that authority; by default one that is as wanted."""
     authority = authority or intermediate()
     key = pki.key("istiod")
@@ -59,13 +59,13 @@ def held(
         "ca": WANTED.bundle,
         "ours": True,
     }
-    return HeldSecret(**(fields | changes))  # type: ignore[arg-type]
+    return ObservedSecret(**(fields | changes))  # type: ignore[arg-type]
 
 
 GOOD = held()
 
 
-def step(secret: HeldSecret | None, wanted: Wanted = WANTED, at: datetime = NOW) -> Step:
+def step(secret: ObservedSecret | None, wanted: Wanted = WANTED, at: datetime = NOW) -> Step:
     examined = examine(secret, wanted, at) if secret is not None else None
     leaf = examined.chain[0] if examined is not None and examined.chain else None
     renew_at = renewal_of(leaf, None) if leaf is not None else None
@@ -101,7 +101,7 @@ UNREADABLE = b"-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END C
         (held(certificate=UNREADABLE), Step.ISSUE),
     ],
 )
-def test_what_is_done_about_it(secret: HeldSecret | None, wanted: Step) -> None:
+def test_what_is_done_about_it(secret: ObservedSecret | None, wanted: Step) -> None:
     assert step(secret) is wanted
 
 
@@ -187,7 +187,7 @@ def test_what_is_backdated_is_renewed_by_when_it_was_issued() -> None:
     assert renewal_of(leaf, issued) == issued + (leaf.not_after - issued) * 2 / 3
 
 
-def as_object(secret: HeldSecret, **meta: object) -> bytes:
+def as_object(secret: ObservedSecret, **meta: object) -> bytes:
     data = {"tls.crt": secret.certificate, "tls.key": secret.key, "ca.crt": secret.ca}
     managed = [{"manager": "federation-hub", "fieldsV1": {"f:data": {"f:ca.crt": {}}}}] if secret.ours else []
     managed += [{"manager": w, "fieldsV1": {"f:data": {"f:tls.crt": {}}}} for w in secret.writers]
@@ -218,7 +218,7 @@ def test_whatever_it_holds_is_read_as_it_is_and_never_crashes_a_judgement(
     parts: tuple[bytes, bytes, bytes], ours: bool, writers: set[str]
 ) -> None:
     certificate, key, ca = parts
-    secret = HeldSecret(
+    secret = ObservedSecret(
         type="Opaque", certificate=certificate, key=key, ca=ca, ours=ours, writers=tuple(sorted(writers))
     )
     item = decode_secret(as_object(secret))
@@ -256,7 +256,7 @@ def test_nothing_of_a_key_is_in_what_can_be_printed() -> None:
 # How it stands, in words
 
 
-def sight(secret: HeldSecret | None = GOOD, **changes: object) -> Sight:
+def sight(secret: ObservedSecret | None = GOOD, **changes: object) -> Sight:
     examined = examine(secret, WANTED, NOW) if secret is not None else None
     fields: dict[str, object] = {
         "namespace": "istio-system",
@@ -271,7 +271,7 @@ def sight(secret: HeldSecret | None = GOOD, **changes: object) -> Sight:
     return Sight(**(fields | changes))  # type: ignore[arg-type]
 
 
-REFUSED = Refused("the signer's door refused the request", remedy="the signer's log says why")
+REFUSED = Refused("the signer's listener refused the request", remedy="the signer's log says why")
 FORBIDDEN = ClusterForbidden("secrets is forbidden")
 
 
@@ -285,7 +285,7 @@ FORBIDDEN = ClusterForbidden("secrets is forbidden")
         (sight(fresh=False, unwatched=FORBIDDEN), "forbidden", "may not be watched", True),
         (sight(None, wanted=None), "waiting", "no bundle", True),
         (sight(None), "waiting", "one is being requested", True),
-        (sight(None, held_back="2 namespaces hold other roots"), "waiting", "other roots", True),
+        (sight(None, withheld="2 namespaces hold other roots"), "waiting", "other roots", True),
         (sight(None, problem=REFUSED), "failed", "refused the request", True),
         (sight(None, problem=FORBIDDEN), "forbidden", "may not provide one", True),
         (sight(None, problem=ClusterInvalid("immutable")), "failed", "immutable", True),
@@ -300,11 +300,11 @@ FORBIDDEN = ClusterForbidden("secrets is forbidden")
         (sight(held(ca=b"old")), "provided", "ca.crt is not the bundle", True),
         (sight(held(ca=b"old"), writers="kubectl"), "provided", "kubectl keeps changing it", True),
         (sight(writers="kubectl"), "provided", "kubectl keeps changing it", True),
-        (sight(held(ca=b"old", ours=False), held_back="others"), "provided", "others", True),
+        (sight(held(ca=b"old", ours=False), withheld="others"), "provided", "others", True),
     ],
 )
 def test_how_it_stands_is_said_with_what_to_do(seen: Sight, state: str, said: str, attention: bool) -> None:
-    stands = standing(seen)
+    stands = istiod_certificate_state(seen)
     assert (stands.state, stands.attention) == (state, attention), stands
     assert said in stands.detail
     if state in {"forbidden", "foreign", "failed"}:
@@ -321,4 +321,4 @@ def test_a_green_word_is_said_only_of_what_was_read_back_and_serves() -> None:
         sight(held(key=b"")),
         sight(examined=Examined()),
     ):
-        assert standing(seen).state != "provided"
+        assert istiod_certificate_state(seen).state != "provided"

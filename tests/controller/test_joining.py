@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from federation.controller.generations import record
+from federation.controller.generations import anchor_record
 from federation.controller.in_force import TrustState
-from federation.controller.publication.config_map import Contents, Held
-from federation.controller.publication.joining import GRACE, Joining, Remembered, nobody_remembers
+from federation.controller.publication.config_map import Contents, ObservedConfigMap
+from federation.controller.publication.joining import GRACE, Joining, JoiningMemory, no_memory
 from federation.controller.publication.observed import ReadBack
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import ControllerReport
@@ -54,7 +54,7 @@ def generation(*accepted: pki.Authority, number: int = 1) -> Generation:
         trust_domain="mesh.example",
         sha256=bundle.sha256,
         bundle_pem=bundle.pem.decode(),
-        anchors=[record(anchor) for anchor in bundle.anchors],
+        anchors=[anchor_record(anchor) for anchor in bundle.anchors],
     )
 
 
@@ -104,7 +104,7 @@ class Case:
         *,
         replaces: bool = False,
         nothing_earlier: bool = False,
-        remembered: Remembered | None = None,
+        remembered: JoiningMemory | None = None,
     ) -> None:
         self.contents, self.trust = Contents(), TrustState()
         self.remembered = remembered
@@ -116,21 +116,21 @@ class Case:
             nothing_earlier=nothing_earlier,
             contents=self.contents,
             trust=self.trust,
-            remembered=nobody_remembers if remembered is None else lambda _: self.remembered,
+            remembered=no_memory if remembered is None else lambda _: self.remembered,
             clock=self.clock,
         )
 
     def holds(self, pem: bytes | str, namespace: str = "shop", *, ours: bool = False) -> bool:
         """Whether the namespace keeps that, which the watch has just shown."""
         text = pem if isinstance(pem, str) else pem.decode()
-        held = Held(self.contents.note(text), labelled=True, ours=ours)
+        held = ObservedConfigMap(self.contents.note(text), labelled=True, ours=ours)
         self.joining.notice(namespace, held)
         return self.joining.keeps(namespace, held)
 
     def yields(self, pem: bytes | str, *writers: str, namespace: str = "shop") -> bool:
         """Whether the namespace is left to these field managers, who own its bundle."""
         text = pem if isinstance(pem, str) else pem.decode()
-        held = Held(self.contents.note(text), labelled=True, writers=writers)
+        held = ObservedConfigMap(self.contents.note(text), labelled=True, writers=writers)
         self.joining.notice(namespace, held)
         return self.joining.yields(namespace, held)
 
@@ -159,7 +159,7 @@ def test_what_the_generation_does_not_contain_is_kept(name: str) -> None:
 def test_nothing_is_kept_where_there_is_nothing() -> None:
     case = Case()
     assert not case.joining.keeps("shop", None)
-    assert not case.joining.keeps("shop", Held("", labelled=False))
+    assert not case.joining.keeps("shop", ObservedConfigMap("", labelled=False))
 
 
 def test_what_the_hub_has_written_is_kept_by_nobody() -> None:
@@ -183,20 +183,20 @@ def test_once_it_is_accepted_it_is_kept_no_more() -> None:
 
 
 def test_it_is_overwritten_only_when_it_is_remembered_what_it_came_with() -> None:
-    case = Case(remembered=Remembered())
+    case = Case(remembered=JoiningMemory())
     case.trust.adopt(generation(OWN, number=2))
     assert case.joining.stirred()
     assert not case.joining.stirred()
     assert case.holds(OWN.pem)
     assert case.joining.health([case.contents.note(OWN.pem.decode())]).detail == "its own CA is accepted"
-    case.remembered = Remembered(own=frozenset({OWN.certificate.sha256}))
+    case.remembered = JoiningMemory(own=frozenset({OWN.certificate.sha256}))
     assert case.joining.stirred()
     assert not case.holds(OWN.pem)
 
 
-def came_with(*authorities: pki.Authority, issuing: bool = True) -> Remembered:
+def came_with(*authorities: pki.Authority, issuing: bool = True) -> JoiningMemory:
     own = frozenset(authority.certificate.sha256 for authority in authorities)
-    return Remembered(joined=True, own=own, issuing=issuing)
+    return JoiningMemory(joined=True, own=own, issuing=issuing)
 
 
 def test_what_another_writer_would_put_back_is_left_to_it_until_the_takeover() -> None:
@@ -223,12 +223,16 @@ def test_nothing_is_left_to_others_against_the_operators_word() -> None:
 
 
 def test_what_istiod_puts_back_over_the_hubs_bundle_is_not_fought_over_while_it_joins() -> None:
-    case = Case(remembered=Remembered())
+    case = Case(remembered=JoiningMemory())
     assert case.holds(OWN.pem)
     assert not case.holds(generation().bundle_pem, "new")
-    back = Held(case.contents.note(OWN.pem.decode()), labelled=True, ours=True, writers=(ISTIOD,))
+    back = ObservedConfigMap(
+        case.contents.note(OWN.pem.decode()), labelled=True, ours=True, writers=(ISTIOD,)
+    )
     assert case.joining.keeps("new", back)
-    other = Held(case.contents.note(pki.root("intruder").pem.decode()), labelled=True, writers=(ISTIOD,))
+    other = ObservedConfigMap(
+        case.contents.note(pki.root("intruder").pem.decode()), labelled=True, writers=(ISTIOD,)
+    )
     assert not case.joining.keeps("new", other)
 
 
@@ -276,7 +280,7 @@ def test_it_is_over_once_every_namespace_holds_the_bundle(counted: ReadBack, ove
 
 
 def test_what_is_remembered_or_replaced_is_kept_by_nobody() -> None:
-    assert not Case(remembered=Remembered(joined=True)).holds(OWN.pem)
+    assert not Case(remembered=JoiningMemory(joined=True)).holds(OWN.pem)
     assert not Case(replaces=True).holds(OWN.pem)
 
 
@@ -289,7 +293,7 @@ def test_health_names_the_authority_and_what_to_do() -> None:
     assert HUB.certificate.sha256 not in health.detail
     assert "cannot be read" in health.detail
     assert f"federation clusters join west --accept {OWN.certificate.sha256}" in health.remedy
-    assert 'own_anchors = "replace"' in health.remedy
+    assert 'member_cas = "replace"' in health.remedy
     only = case.joining.health([case.contents.note(OWN_INTERMEDIATE.certificate.pem.decode())])
     assert "--from-file" in only.remedy
 
@@ -459,7 +463,7 @@ async def test_what_somebody_put_there_while_no_controller_ran_is_restored(two: 
 async def test_what_is_replaced_is_overwritten_at_once(two: World) -> None:
     own = root("own of west")
     give_own_ca(two, "west", own, "default")
-    two.extra["west"] = {"own_anchors": "replace"}
+    two.extra["west"] = {"member_cas": "replace"}
     two.write_config()
     async with two.controller():
         generation = await two.published()

@@ -17,16 +17,16 @@ from federation.controller.rotation.operations import OperationDesk
 from federation.core.config.clusters import LONGEST_TTL
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
-from federation.core.documents.controller import Matrix, SignerDoorReport
+from federation.core.documents.controller import Matrix, SignerListenerReport
 from federation.core.documents.encoding import encode
-from federation.core.documents.signer import HorizonRow, HorizonTable, SignerReport
+from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable, SignerReport
 from federation.core.documents.trust import Current
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
 from federation.core.rotation.conditions import time_of
 from federation.core.rotation.effects import losses
 from federation.core.rotation.gates import gate, trusts
-from federation.core.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.rotation.record import Quarantine, Rotation, RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, UNKNOWN_ISSUER, Delivered
 from federation.state.files import FileStore
@@ -40,7 +40,7 @@ trust_domain = "mesh.example"
 [[trust.anchors]]
 file = "root.pem"
 sha256 = "{sha}"
-[door]
+[listener]
 server_names = ["hub.example"]
 [signer.authority]
 name = "test"
@@ -76,8 +76,8 @@ def store(tmp_path: Path) -> FileStore:
 
 
 async def write_horizons(store: FileStore, replica: str, *rows: tuple[str, str, int, float]) -> str:
-    made = [HorizonRow(cluster=c, issuer=i, generation=g, until=u) for c, i, g, u in rows]
-    return await store.write(f"horizons/{replica}", encode(HorizonTable(replica=replica, rows=made)))
+    made = [ExpiryBound(cluster=c, issuer=i, generation=g, until=u) for c, i, g, u in rows]
+    return await store.write(f"horizons/{replica}", encode(ExpiryBoundTable(replica=replica, rows=made)))
 
 
 async def write_report(store: FileStore, replica: str, **changes: object) -> None:
@@ -91,10 +91,10 @@ async def test_horizons_of_signers_that_are_gone_count_and_each_change_is_seen(s
     await write_horizons(store, "gone", ("east", "1", 1, 20.0))
     for until in (20.0, 30.0, 30.5):
         await write_horizons(store, "here", ("east", "1", 1, until))
-        assert await observer.horizons(WORST) == {Delivered("east", "1", 1): until}
+        assert await observer.expiry_bounds(WORST) == {Delivered("east", "1", 1): until}
     assert observer.problem == ""
     await store.delete("horizons/here")
-    assert await observer.horizons(WORST) == {Delivered("east", "1", 1): 20.0}
+    assert await observer.expiry_bounds(WORST) == {Delivered("east", "1", 1): 20.0}
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ async def test_bounds_that_cannot_be_used_count_as_the_worst_until_they_are_gone
     await store.write("horizons/bad", data)
     good = {Delivered("west", "1", 1): 20.0}
     for _ in range(2):
-        assert await observer.horizons(WORST) == good | WORST
+        assert await observer.expiry_bounds(WORST) == good | WORST
         assert "horizons/bad" in observer.problem
         assert "a backup are too early" in observer.problem
     await store.delete("horizons/bad")
-    assert await observer.horizons(WORST) == good
+    assert await observer.expiry_bounds(WORST) == good
     assert observer.problem == ""
 
 
@@ -133,10 +133,10 @@ async def test_a_document_that_is_damaged_on_disk_is_no_store_that_is_down(
 ) -> None:
     await write_horizons(store, "bad", ("east", "1", 1, 10.0))
     (tmp_path / "documents" / "horizons@bad").write_bytes(b"cut")
-    assert await Observer(store).horizons(WORST) == WORST
+    assert await Observer(store).expiry_bounds(WORST) == WORST
     (tmp_path / "documents").rename(tmp_path / "elsewhere")
     with pytest.raises(StateUnavailable):
-        await Observer(store).horizons(WORST)
+        await Observer(store).expiry_bounds(WORST)
 
 
 async def test_bounds_that_vanish_while_they_are_read_are_not_taken_for_none(
@@ -149,7 +149,7 @@ async def test_bounds_that_vanish_while_they_are_read_are_not_taken_for_none(
 
     monkeypatch.setattr(store, "read", vanished)
     with pytest.raises(StateUnavailable, match="listed"):
-        await Observer(store).horizons(WORST)
+        await Observer(store).expiry_bounds(WORST)
 
 
 async def test_unknown_bounds_reach_as_far_as_any_leaf_of_any_cluster(config: HubConfig) -> None:
@@ -175,12 +175,12 @@ def test_unknown_bounds_count_for_clusters_that_are_registered_no_more(config: H
         author="test", reason="test", automatic=True, soak=1.0,
     )  # fmt: skip
     taken_out = {name: Quarantine(reason="burnt", author="test", since=NOW) for name in ("east", "west")}
-    book = RotationBook(rotation=rotation, quarantined=taken_out)
+    record = RotationRecord(rotation=rotation, quarantined=taken_out)
     world = World(
-        now=NOW, clusters={name: ClusterFacts(held=None) for name in taken_out}, horizons=counted, in_force=1,
+        now=NOW, clusters={name: ClusterFacts(held=None) for name in taken_out}, expiry_bounds=counted, in_force=1,
         generations={1: frozenset({"a" * 64, "b" * 64})},
     )  # fmt: skip
-    for verdict in (gate(book, world), trusts(book, world, frozenset({"a" * 64}))):
+    for verdict in (gate(record, world), trusts(record, world, frozenset({"a" * 64}))):
         late = {c.cluster for c in verdict.unmet if c.name == "leaves"}
         assert late == {"north", ANY_REMOVED}, "no gate opens over leaves that nobody knows of"
     assert {loss.cluster for loss in losses(rotation, world, at=NOW)} >= {"north", ANY_REMOVED}
@@ -205,7 +205,7 @@ async def test_a_signer_whose_report_cannot_be_used_is_ready_with_nothing(
     await store.write("signers/bad", data)
     found = await Observer(store).signers(NOW)
     assert sorted(found) == ["bad", "good"], "no report speaks for another signer"
-    facts = signer_facts(found["bad"], SignerDoorReport(replica="bad"))
+    facts = signer_facts(found["bad"], SignerListenerReport(replica="bad"))
     assert facts.ready_with == {UNKNOWN_ISSUER}
     assert "signers/bad" in facts.detail
 
@@ -246,7 +246,7 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
         number=1, trust_domain="mesh.example", state=State.ACTIVE, since=0.0, old=sides[0], new=sides[1],
         author="test", reason="test", automatic=True, soak=1.0,
     )  # fmt: skip
-    await store.write("rotation", encode(RotationBook(rotation=rotation)))
+    await store.write("rotation", encode(RotationRecord(rotation=rotation)))
     await store.write("horizons/bad", b'{"replica":"bad","rows":[["east","1",1,1e300]]}')
     await store.write("signers/bad", b"garbage")
     driver = RotationDriver(store, clock, lambda: True, SEAL)
@@ -260,13 +260,13 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
     async def enact() -> None:
         pass
 
-    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=SEAL)
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=SEAL)
     asked = asyncio.create_task(
         desk.submit("quarantine", {"cluster": "west", "reason": "burnt"}, author="test")
     )
     await clock.until_sleeping()
     assert await driver.step(config, see, enact)
-    assert "west" in driver.book.quarantined
+    assert "west" in driver.record.quarantined
     assert "horizons/bad" in driver.report.problem
     await until(lambda: asked.done(), clock)
     assert (await asked).outcome == "done"

@@ -43,12 +43,12 @@ async def test_what_no_controller_has_taken_in_is_refused_and_changes_nothing(
         ),
         "3": replace(true, id="3"),
         "4": replace(true, id="4", author="another"),
-        "5": replace(true, id="5", seal="ü"),
+        "5": replace(true, id="5", mac="ü"),
     }
     await store.write("operations/1", encode(true))
     for name, operation in forged.items():
         await store.write(f"operations/{name}", encode(operation))
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     assert [operation.id for operation, _ in await queue.pending()] == ["1"]
     for name in forged:
         refused = await outcome(store, name)
@@ -61,9 +61,9 @@ async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_ne
 ) -> None:
     now = clock.now().timestamp()
     await store.write(
-        "operations/1", encode(Operation(id="1", verb="advance", author="x", asked=now, seal="old"))
+        "operations/1", encode(Operation(id="1", verb="advance", author="x", asked=now, mac="old"))
     )
-    assert await OperationQueue(store, clock=clock, seal=SEAL).pending(applied=["1"]) == []
+    assert await OperationQueue(store, clock=clock, mac=SEAL).pending(applied=["1"]) == []
     told = await outcome(store, "1")
     assert told.outcome == "done"
     assert not await SEAL.is_on(told)
@@ -71,7 +71,7 @@ async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_ne
 
 async def test_the_audit_bears_a_seal_of_what_became_of_it(store: FileStore, clock: VirtualClock) -> None:
     name = await ask(store, "1", clock.now().timestamp())
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     ((operation, version),) = await queue.pending()
     await queue.decide(operation, version, None)
     decided = await outcome(store, name)
@@ -94,7 +94,7 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
     for number in range(count):  # a script that asked every five seconds
         await ask(store, f"0{number:03}", now - 3600 + 5 * number)
     await ask(store, "1", now - 1)
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     for refused in (MOST_REFUSED, count):
         assert [operation.id for operation, _ in await queue.pending()] == ["1"]
         told = [await outcome(store, f"0{number:03}") for number in range(count)]
@@ -104,7 +104,7 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
 
 
 @pytest.mark.parametrize(
-    ("age", "skew", "heard"),
+    ("age", "skew", "applied_ids"),
     [
         (OLDEST, 0.0, True),
         (OLDEST + 1, 0.0, False),
@@ -117,12 +117,12 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
     ],
 )
 async def test_clocks_may_differ_as_far_as_is_reckoned_with(
-    store: FileStore, clock: VirtualClock, age: float, skew: float, heard: bool
+    store: FileStore, clock: VirtualClock, age: float, skew: float, applied_ids: bool
 ) -> None:
     await ask(store, "1", clock.now().timestamp() - age)
-    found = await OperationQueue(store, clock=clock, seal=SEAL).pending(skew=skew)
-    assert bool(found) is heard
-    assert (await outcome(store, "1")).outcome == ("" if heard else "refused")
+    found = await OperationQueue(store, clock=clock, mac=SEAL).pending(skew=skew)
+    assert bool(found) is applied_ids
+    assert (await outcome(store, "1")).outcome == ("" if applied_ids else "refused")
 
 
 @pytest.mark.parametrize("on_disk", [b"cut", None])
@@ -135,7 +135,7 @@ async def test_a_damaged_one_stops_no_other_and_a_store_that_is_down_stops_all(
     else:
         (tmp_path / "documents" / "operations@0").write_bytes(on_disk)
     await ask(store, "1", clock.now().timestamp())
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     assert [operation.id for operation, _ in await queue.pending()] == ["1"]
     assert await store.keys("operations/0") == ["operations/0"], "it is left where it is"
     (tmp_path / "documents").rename(tmp_path / "elsewhere")
@@ -149,5 +149,5 @@ async def test_the_oldest_that_are_decided_are_trimmed(store: FileStore, clock: 
             f"operations/{number:04}",
             encode(Operation(id=f"{number:04}", verb="abort", author="a", asked=0.0, outcome="done")),
         )
-    assert await OperationQueue(store, clock=clock, seal=SEAL).pending() == []
+    assert await OperationQueue(store, clock=clock, mac=SEAL).pending() == []
     assert len(await store.keys("operations/")) == KEPT

@@ -92,7 +92,7 @@ async def test_what_the_leader_decides_is_the_answer_with_who_asked(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="federation.controller.audit")
-    async with start() as hub, deciding(hub.store, done) as heard:
+    async with start() as hub, deciding(hub.store, done) as applied_ids:
         status, body, response = await hub.post(
             {"verb": "start", "arguments": {"reason": "yearly", "author": "Ann"}}
         )
@@ -100,7 +100,7 @@ async def test_what_the_leader_decides_is_the_answer_with_who_asked(
         assert (body["verb"], body["outcome"]) == ("start", "done")
         assert body["author"] == "no token, from 127.0.0.1 (says: Ann)"
         assert body["arguments"] == {"reason": "yearly"}
-        assert [operation.arguments for operation in heard] == [{"reason": "yearly"}]
+        assert [operation.arguments for operation in applied_ids] == [{"reason": "yearly"}]
         async with hub.session.get(f"{hub.url}/api/v1/operations") as listed:
             audit = await listed.json()
         assert audit["accepted"] is True

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from federation.controller.publication.config_map import (
     MOST_EXTRA_KEYS,
     MOST_WRITERS,
+    ConfigMapDecoder,
     Contents,
-    Held,
-    HeldDecoder,
+    ObservedConfigMap,
     Target,
     wipe_body,
 )
@@ -70,8 +70,8 @@ def owner(manager: str, key: str = KEY, **more: Any) -> dict[str, Any]:
     }
 
 
-def decode(payload: bytes) -> Held:
-    return HeldDecoder(KEY, Contents())(payload).value
+def decode(payload: bytes) -> ObservedConfigMap:
+    return ConfigMapDecoder(KEY, Contents())(payload).value
 
 
 def test_the_body_is_the_object_of_istio_and_nothing_else() -> None:
@@ -151,7 +151,7 @@ def test_what_is_no_config_map_is_an_error_of_decoding(payload: bytes) -> None:
 
 
 def test_equal_objects_are_one_in_memory() -> None:
-    decoder = HeldDecoder(KEY, Contents())
+    decoder = ConfigMapDecoder(KEY, Contents())
     first, second = decoder(config_map({KEY: PEM})), decoder(config_map({KEY: PEM}))
     assert first.value is second.value
 
@@ -182,14 +182,14 @@ def namespaces(*names: str, deleted: tuple[str, ...] = ()) -> dict[ObjectKey, Ob
     }
 
 
-def holding(**held: str) -> dict[ObjectKey, Held]:
-    return {ObjectKey(name, NAME): Held(digest, labelled=True) for name, digest in held.items()}
+def with_certificate(**held: str) -> dict[ObjectKey, ObservedConfigMap]:
+    return {ObjectKey(name, NAME): ObservedConfigMap(digest, labelled=True) for name, digest in held.items()}
 
 
 def test_every_namespace_is_counted_once() -> None:
     counted = read_back(
         namespaces("a", "b", "c", "d", "e", "f", "g", deleted=("c",)),
-        holding(a=SHA, b="old", c=SHA, e=SHA, g="old"),
+        with_certificate(a=SHA, b="old", c=SHA, e=SHA, g="old"),
         TARGET,
         config_map=NAME,
         excluded=("e",),
@@ -206,7 +206,7 @@ def test_every_namespace_is_counted_once() -> None:
 def test_what_is_kept_for_now_is_counted_and_told() -> None:
     counted = read_back(
         namespaces("a", "b"),
-        holding(a=SHA, b="own"),
+        with_certificate(a=SHA, b="own"),
         TARGET,
         config_map=NAME,
         keeps=lambda name, _: name == "b",
@@ -219,7 +219,7 @@ def test_what_is_kept_for_now_is_counted_and_told() -> None:
 def test_who_is_not_current_is_named() -> None:
     def others(current: int, behind: int) -> str:
         names = [f"ns-{number}" for number in range(current + behind)]
-        held = holding(**dict.fromkeys(names[:current], SHA))
+        held = with_certificate(**dict.fromkeys(names[:current], SHA))
         return read_back(namespaces(*names), held, TARGET, config_map=NAME).others
 
     assert others(2, 0) == ""
@@ -228,32 +228,36 @@ def test_who_is_not_current_is_named() -> None:
 
 
 def test_what_is_held_counts_though_a_write_was_forbidden_once() -> None:
-    counted = read_back(namespaces("a"), holding(a=SHA), TARGET, config_map=NAME, forbidden={"a": "403"})
+    counted = read_back(
+        namespaces("a"), with_certificate(a=SHA), TARGET, config_map=NAME, forbidden={"a": "403"}
+    )
     assert (counted.selected, counted.current, counted.forbidden) == (1, 1, 0)
 
 
 def test_nothing_is_current_without_a_target() -> None:
-    counted = read_back(namespaces("a"), holding(a=SHA), None, config_map=NAME)
+    counted = read_back(namespaces("a"), with_certificate(a=SHA), None, config_map=NAME)
     assert (counted.selected, counted.current, counted.pending) == (1, 0, 1)
 
 
 def test_the_generation_is_the_oldest_that_is_held() -> None:
     numbers = {SHA: 3, "old": 2}
-    both = read_back(namespaces("a", "b"), holding(a=SHA, b="old"), TARGET, config_map=NAME)
+    both = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="old"), TARGET, config_map=NAME)
     assert both.generation(numbers) == 2
-    strange = read_back(namespaces("a", "b"), holding(a=SHA, b="strange"), TARGET, config_map=NAME)
+    strange = read_back(namespaces("a", "b"), with_certificate(a=SHA, b="strange"), TARGET, config_map=NAME)
     assert strange.generation(numbers) == 0
-    missing = read_back(namespaces("a", "b"), holding(a=SHA), TARGET, config_map=NAME)
+    missing = read_back(namespaces("a", "b"), with_certificate(a=SHA), TARGET, config_map=NAME)
     assert missing.generation(numbers) == 0
     assert read_back({}, {}, TARGET, config_map=NAME).generation(numbers) == 0
 
 
 def test_who_holds_what_is_told_by_examples() -> None:
     names = [f"ns-{number}" for number in range(9)]
-    many = read_back(namespaces(*names), holding(**dict.fromkeys(names, SHA)), TARGET, config_map=NAME)
+    many = read_back(
+        namespaces(*names), with_certificate(**dict.fromkeys(names, SHA)), TARGET, config_map=NAME
+    )
     assert many.where(SHA).startswith("9 namespaces, for example ns-")
     assert len(many.examples[SHA]) == EXAMPLES
-    one = read_back(namespaces("shop"), holding(shop=SHA), TARGET, config_map=NAME)
+    one = read_back(namespaces("shop"), with_certificate(shop=SHA), TARGET, config_map=NAME)
     assert one.where(SHA) == "namespace shop"
 
 

@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 
-from federation.controller.proof.listener_check import door_address
+from federation.controller.proof.listener_check import listener_address
 from federation.core.config.types import Address
 from federation_sandbox.apiserver.faults import Garbage
 from tests.controller.world import World, eventually, in_force, intermediate, root
@@ -41,7 +41,7 @@ async def test_a_second_root_is_published_and_proved(two: World) -> None:
         two.write_config()
         await two.until(lambda r: r.generation == 2)
         generation = await two.published()
-        two.door.authorities["west"] = intermediate("b")
+        two.listener.authorities["west"] = intermediate("b")
         report = await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
         assert two.held("west", "default") == generation.bundle_pem
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
@@ -156,14 +156,14 @@ async def test_stopping_takes_the_report_back_and_leaves_the_bundle(one: World) 
 
 
 async def test_a_probe_that_is_refused_is_unknown_and_says_so(two: World) -> None:
-    two.door.refuse["west"] = grpc.StatusCode.UNAUTHENTICATED
+    two.listener.refuse["west"] = grpc.StatusCode.UNAUTHENTICATED
     async with two.controller():
         report = await two.until(lambda r: "refused" in r.matrix.reasons.get("east>west", ""))
         assert report.matrix.rows == ["-?", "?-"]
         assert "UNAUTHENTICATED" in report.clusters["west"].probe_detail
-        two.door.refuse["west"] = grpc.StatusCode.UNAVAILABLE
+        two.listener.refuse["west"] = grpc.StatusCode.UNAVAILABLE
         await two.until(lambda r: "UNAVAILABLE" in r.clusters["west"].probe_detail)
-        del two.door.refuse["west"]
+        del two.listener.refuse["west"]
         await two.until(lambda r: r.matrix.valid == 2)
 
 
@@ -194,7 +194,7 @@ async def test_a_missing_probe_account_is_told_with_its_remedy(two: World) -> No
 
 
 async def test_a_leaf_of_an_unpinned_authority_fails_with_words(two: World) -> None:
-    two.door.authorities["west"] = intermediate("stranger")
+    two.listener.authorities["west"] = intermediate("stranger")
     async with two.controller():
         report = await two.until(lambda r: r.matrix.rows == ["-x", "x-"])
     assert "east does not accept the leaf of west" in report.matrix.reasons["east>west"]
@@ -204,10 +204,10 @@ async def test_a_leaf_of_an_unpinned_authority_fails_with_words(two: World) -> N
 async def test_a_short_leaf_is_renewed_in_time(one: World) -> None:
     from datetime import timedelta
 
-    one.door.lifetime = timedelta(seconds=4)
+    one.listener.lifetime = timedelta(seconds=4)
     async with one.controller():
         await one.published()
-        await eventually(lambda: len(one.door.calls) >= 3)
+        await eventually(lambda: len(one.listener.calls) >= 3)
         report = await one.report()
     assert report is not None
     assert report.clusters["east"].probe_detail == ""
@@ -246,6 +246,6 @@ async def test_a_state_of_another_mesh_is_neither_published_nor_changed(one: Wor
 async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:
     async with one.controller():
         config = one.sources["one"].current
-        assert str(door_address(config, None)) == f"127.0.0.1:{one.door.port}"
-        assert str(door_address(config, Address("0.0.0.0", 1))) == "127.0.0.1:1"
-        assert str(door_address(config, Address("::", 1))) == "[::1]:1"
+        assert str(listener_address(config, None)) == f"127.0.0.1:{one.listener.port}"
+        assert str(listener_address(config, Address("0.0.0.0", 1))) == "127.0.0.1:1"
+        assert str(listener_address(config, Address("::", 1))) == "[::1]:1"

@@ -1,6 +1,6 @@
 """The rotation at the edge: the record in the store, operators heard, and a whole rotation with real publication.
 
-The signer's part (orders followed, horizons written ahead, reports) is played here by its protocol.
+The signer's part (directives followed, expiry bounds written ahead, reports) is played here by its protocol.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cryptography.x509.oid import NameOID
 
 from federation.controller.rotation.driver import problem_of
 from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation, waves_of
-from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
 from federation.core.documents.controller import ControllerReport, Operation
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import (
     AuthorityReport,
-    HorizonRow,
-    HorizonTable,
+    ExpiryBound,
+    ExpiryBoundTable,
     SignerClusterReport,
     SignerReport,
     WorkloadsReport,
@@ -34,8 +34,8 @@ from federation.core.documents.trust import Current
 from federation.core.errors import InvalidValue
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import Rotation, RotationBook, Side, State
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import Rotation, RotationRecord, Side, State
 from federation.core.trust.expiry_bounds import Delivered, step_for
 from federation.state.files import FileStore
 from federation.state.store import StateConflict
@@ -67,37 +67,41 @@ def rotation(state: State = State.PUBLISHING, **changes: Any) -> Rotation:
 
 async def test_the_record_is_swapped_and_orders_follow_from_it(tmp_path: Path) -> None:
     store = FileStore(tmp_path, VirtualClock())
-    books, other = Books(store), Books(store)
-    await books.load()
+    rotation_store, other = RotationStore(store), RotationStore(store)
+    await rotation_store.load()
     await other.load()
-    assert await books.give_orders() == Orders()
-    assert await store.read(ORDERS) is None, "where no rotation ever was there is nothing to order"
-    await books.save(RotationBook(rotation=rotation(State.CANARY, canary=["east"])))
-    orders = await books.give_orders()
-    assert (orders.issuer, orders.issuer_for("east"), orders.strict) == (A.intermediate, B.intermediate, True)
+    assert await rotation_store.issue_directives() == SigningDirectives()
+    assert await store.read(DIRECTIVES) is None, "where no rotation ever was there is nothing to order"
+    await rotation_store.save(RotationRecord(rotation=rotation(State.CANARY, canary=["east"])))
+    directives = await rotation_store.issue_directives()
+    assert (directives.issuer, directives.issuer_for("east"), directives.strict) == (
+        A.intermediate,
+        B.intermediate,
+        True,
+    )
     with pytest.raises(StateConflict):
-        await other.save(RotationBook(rotation=rotation(State.STAGED)))
-    again = Books(store)
-    assert await again.load() == books.book
-    stored = await store.read(ORDERS)
+        await other.save(RotationRecord(rotation=rotation(State.STAGED)))
+    again = RotationStore(store)
+    assert await again.load() == rotation_store.record
+    stored = await store.read(DIRECTIVES)
     assert stored is not None
-    assert decode(stored.data, Orders, key=ORDERS) == orders
+    assert decode(stored.data, SigningDirectives, key=DIRECTIVES) == directives
 
 
 async def test_a_takeover_is_remembered_from_its_first_moment(tmp_path: Path) -> None:
-    books = Books(FileStore(tmp_path, VirtualClock()))
-    assert await books.takeovers(["east"], 100.0) == {"east": 100.0}
-    assert await books.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
-    assert await books.takeovers(["west"], 300.0) == {"west": 200.0}
+    rotation_store = RotationStore(FileStore(tmp_path, VirtualClock()))
+    assert await rotation_store.takeovers(["east"], 100.0) == {"east": 100.0}
+    assert await rotation_store.takeovers(["east", "west"], 200.0) == {"east": 100.0, "west": 200.0}
+    assert await rotation_store.takeovers(["west"], 300.0) == {"west": 200.0}
     again = {"west": 200.0, "east": 400.0}  # who issued in between, nobody knows
-    assert await books.takeovers(["east", "west"], 400.0) == again
+    assert await rotation_store.takeovers(["east", "west"], 400.0) == again
 
 
 async def test_an_operation_is_answered_by_what_the_leader_decided(tmp_path: Path) -> None:
     clock = VirtualClock()
     store = FileStore(tmp_path, clock)
-    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, seal=SEAL)
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    desk = OperationDesk(store, clock=clock, random_bytes=os.urandom, mac=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     waiting = asyncio.create_task(desk.submit("abort", {"reason": "enough"}, author="somebody"))
     await clock.until_sleeping()
     [(operation, version)] = await queue.pending()
@@ -126,7 +130,7 @@ async def test_a_damaged_operation_is_left_and_stops_no_other(tmp_path: Path) ->
         Operation(id="20261124120001.bb", verb="abort", author="test", asked=clock.now().timestamp())
     )
     await store.write(f"operations/{good.id}", encode(good))
-    queue = OperationQueue(store, clock=clock, seal=SEAL)
+    queue = OperationQueue(store, clock=clock, mac=SEAL)
     assert [operation for operation, _ in await queue.pending()] == [good]
 
 
@@ -242,46 +246,48 @@ def test_the_first_wave_is_a_single_cluster(count: int, waves: int, sizes: list[
     assert [name for wave in made for name in wave] == names
 
 
-RENEWING = WorkloadsReport(workloads=3, holding=3, detail="")
+RENEWING = WorkloadsReport(workloads=3, with_certificate=3, detail="")
 CUT_OFF = WorkloadsReport(workloads=3, lapsed=3, detail="")
 
 
 class Signer:
-    """Plays a signer by its protocol: follows orders, accounts ahead, and reports."""
+    """Plays a signer by its protocol: follows directives, accounts ahead, and reports."""
 
     LIFE = 2.0
 
     def __init__(self, world: World, old: pki.Authority, new: pki.Authority) -> None:
         self.world, self.store = world, world.store
         self.old, self.new = old, new
-        self.horizons: dict[Delivered, float] = {}
-        self.orders = Orders()
+        self.expiry_bounds: dict[Delivered, float] = {}
+        self.directives = SigningDirectives()
         self.workloads = dict.fromkeys(world.clusters, RENEWING)
 
     async def step(self) -> None:
-        stored = await self.store.read(ORDERS)
-        self.orders = decode(stored.data, Orders, key=ORDERS) if stored else Orders()
+        stored = await self.store.read(DIRECTIVES)
+        self.directives = (
+            decode(stored.data, SigningDirectives, key=DIRECTIVES) if stored else SigningDirectives()
+        )
         stored = await self.store.read("current")
         if stored is None:
             return
         current = decode(stored.data, Current, key="current")
         now = self.world.clock.now().timestamp()
         for cluster in self.world.clusters:
-            if cluster in self.orders.stopped:
+            if cluster in self.directives.stopped:
                 continue
-            issuer = self.orders.issuer_for(cluster) or self.old.certificate.sha256
+            issuer = self.directives.issuer_for(cluster) or self.old.certificate.sha256
             by_new = issuer == self.new.certificate.sha256
-            self.world.door.authorities[cluster] = self.new if by_new else self.old
+            self.world.listener.authorities[cluster] = self.new if by_new else self.old
             delivered = Delivered(cluster, issuer, current.number_for(cluster))
-            self.world.door.show(
-                self.new if self.orders.issuer_for("") == self.new.certificate.sha256 else self.old
+            self.world.listener.show(
+                self.new if self.directives.issuer_for("") == self.new.certificate.sha256 else self.old
             )
-            self.horizons[delivered] = now + self.LIFE + step_for(self.LIFE) / 10
+            self.expiry_bounds[delivered] = now + self.LIFE + step_for(self.LIFE) / 10
         rows = [
-            HorizonRow(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
-            for d, until in self.horizons.items()
+            ExpiryBound(cluster=d.cluster, issuer=d.issuer, generation=d.generation, until=until)
+            for d, until in self.expiry_bounds.items()
         ]
-        await self.store.write("horizons/one", encode(HorizonTable(replica="one", rows=rows)))
+        await self.store.write("horizons/one", encode(ExpiryBoundTable(replica="one", rows=rows)))
         await self.store.write("signers/one", encode(self._report(current, now)))
 
     def _report(self, current: Current, now: float) -> SignerReport:
@@ -302,13 +308,13 @@ class Signer:
             updated=now,
             heartbeat=2.0,
             ready=True,
-            address=f"127.0.0.1:{self.world.door.port}",
-            serving_pem=self.world.door.chain_pem,
+            address=f"127.0.0.1:{self.world.listener.port}",
+            serving_pem=self.world.listener.chain_pem,
             generation=current.number,
             authority=authority(self.old, "a"),
             successor=authority(self.new, "b"),
-            rotation=self.orders.rotation,
-            orders=self.orders.state,
+            rotation=self.directives.rotation,
+            directives=self.directives.state,
             clusters={
                 name: SignerClusterReport(state="ready", workloads=workloads)
                 for name, workloads in self.workloads.items()
@@ -335,7 +341,7 @@ def prepare(world: World) -> Signer:
     world.successor = intermediate("b")
     world.rotation = {"soak": 0.3, "skew": 0.2, "fresh": 20, "waves": 2}
     world.proof_interval = 0.5
-    world.door.lifetime = timedelta(seconds=30)
+    world.listener.lifetime = timedelta(seconds=30)
     for name in world.clusters:
         world.extra[name] = {
             "earlier_longest_ttl": 0,
@@ -346,13 +352,13 @@ def prepare(world: World) -> Signer:
     return Signer(world, intermediate(), intermediate("b"))
 
 
-async def book_of(world: World) -> RotationBook:
+async def book_of(world: World) -> RotationRecord:
     stored = await world.store.read(ROTATION)
-    return decode(stored.data, RotationBook, key=ROTATION) if stored else RotationBook()
+    return decode(stored.data, RotationRecord, key=ROTATION) if stored else RotationRecord()
 
 
 async def until_state(world: World, state: State, *, limit: float = PATIENCE) -> Rotation:
-    seen: RotationBook = RotationBook()
+    seen: RotationRecord = RotationRecord()
     try:
         async with asyncio.timeout(limit):
             while True:
@@ -368,7 +374,7 @@ async def until_state(world: World, state: State, *, limit: float = PATIENCE) ->
 
 
 async def operate(world: World, verb: str, **arguments: str) -> Operation:
-    desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom, seal=SEAL)
+    desk = OperationDesk(world.store, clock=world.clock, random_bytes=os.urandom, mac=SEAL)
     return await desk.submit(verb, arguments, author="test")
 
 
@@ -410,8 +416,8 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
     assert all(step.evidence for step in ended.history[1:])
     for cluster in two.clusters:
         assert two.held(cluster, "default") == root("b").pem.decode()
-    book = await book_of(two)
-    assert book.retired == [root().certificate.sha256]
+    record = await book_of(two)
+    assert record.retired == [root().certificate.sha256]
 
 
 async def test_a_rotation_does_not_go_past_active_where_workloads_stopped_renewing(two: World) -> None:
@@ -522,7 +528,7 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
         assert (await operate(two, "quarantine", cluster="west")).outcome == "refused", "it needs a reason"
         assert (await operate(two, "quarantine", cluster="west", reason="burnt down")).outcome == "done"
         await until_state(two, State.RETIRED)
-        assert "west" in signer.orders.stopped
+        assert "west" in signer.directives.stopped
         await two.clusters["west"].start()
         assert (await operate(two, "release", cluster="west")).outcome == "done"
         async with asyncio.timeout(PATIENCE):

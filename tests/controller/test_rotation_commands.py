@@ -10,7 +10,7 @@ from federation.core.rotation.record import (
     MOST_HISTORY,
     Condition,
     OperationRefused,
-    RotationBook,
+    RotationRecord,
     State,
     Step,
     enter,
@@ -22,9 +22,9 @@ from tests.status.worlds import hub_config
 CONFIG = hub_config(["one", "two"])
 
 
-def asked(sim: Simulation, verb: str) -> RotationBook:
+def asked(sim: Simulation, verb: str) -> RotationRecord:
     operation = Operation(id=verb, verb=verb, author="somebody", asked=sim.clock)
-    return Commands().apply(operation, sim.book, sim.observe(), CONFIG)
+    return Commands().apply(operation, sim.record, sim.observe(), CONFIG)
 
 
 def refused(sim: Simulation, verb: str) -> OperationRefused:
@@ -46,10 +46,10 @@ def test_an_advance_through_an_open_gate_is_accepted_however_long_the_history_is
     sim = settled(State.SOAKED)
     began = scenes.rotation(sim).since
     evidence = [Condition(name="matrix", met=True, detail="")]
-    book = sim.book
+    record = sim.record
     for _ in range(2 * MOST_HISTORY):
-        book = enter(book, State.SOAKED, Step("the controller", began, "again", evidence))
-    sim.store.book = book
+        record = enter(record, State.SOAKED, Step("the controller", began, "again", evidence))
+    sim.store.record = record
     assert len(scenes.rotation(sim).history) == MOST_HISTORY
     after = asked(sim, "advance").rotation
     assert after is not None

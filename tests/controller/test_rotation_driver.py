@@ -10,7 +10,7 @@ from msgspec.structs import replace as changed
 
 from federation.controller.rotation.driver import IssuingRate, RotationDriver, Seen
 from federation.controller.rotation.observer import Proved
-from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.controller import Matrix, Operation
@@ -18,8 +18,8 @@ from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import RotationBook, Side, State
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts
 from federation.state.files import FileStore
 from federation.state.store import StateConflict
@@ -108,10 +108,10 @@ async def test_a_write_whose_answer_is_lost_is_read_again(tmp_path: Path, config
     await leading.ask("quarantine", cluster="west", reason="burnt down")
     store.failing, store.answers_lost = ROTATION, True
     await leading.step()
-    assert leading.driver.book == RotationBook()
+    assert leading.driver.record == RotationRecord()
     store.failing = "nothing"
     await leading.step()
-    assert "west" in leading.driver.book.quarantined
+    assert "west" in leading.driver.record.quarantined
     assert await leading.answer("quarantine") == "done"
 
 
@@ -121,81 +121,83 @@ async def test_a_soak_that_nobody_watched_begins_anew(tmp_path: Path, config: Hu
     leading = Leading(store, clock, config)
     await leading.step()
     now = clock.now().timestamp()
-    await leading.driver.books.save(RotationBook(rotation=rotation(since=now, held_since=now)))
-    store.failing = ORDERS
+    await leading.driver.rotation_store.save(
+        RotationRecord(rotation=rotation(since=now, conditions_met_since=now))
+    )
+    store.failing = DIRECTIVES
     await leading.step()
     await clock.advance(config.controller.rotation.fresh + 1.0)
     store.failing = "nothing"
     observed: list[float] = []
 
     async def enact() -> None:
-        current = leading.driver.book.rotation
-        observed.append(current.held_since if current is not None else -1.0)
+        current = leading.driver.record.rotation
+        observed.append(current.conditions_met_since if current is not None else -1.0)
 
     await leading.driver.step(config, lambda: leading.seen, enact)
     assert observed[0] == 0.0
 
 
-async def recorded(tmp_path: Path) -> tuple[FileStore, Books]:
-    """A store with a rotation in ACTIVE and its orders."""
+async def recorded(tmp_path: Path) -> tuple[FileStore, RotationStore]:
+    """A store with a rotation in ACTIVE and its directives."""
     store = FileStore(tmp_path, VirtualClock())
-    books = Books(store)
-    await books.load()
-    await books.save(RotationBook(rotation=rotation(State.ACTIVE, number=2)))
-    await books.give_orders()
-    return store, books
+    rotation_store = RotationStore(store)
+    await rotation_store.load()
+    await rotation_store.save(RotationRecord(rotation=rotation(State.ACTIVE, number=2)))
+    await rotation_store.issue_directives()
+    return store, rotation_store
 
 
-async def orders(store: FileStore) -> Orders:
-    stored = await store.read(ORDERS)
+async def directives(store: FileStore) -> SigningDirectives:
+    stored = await store.read(DIRECTIVES)
     assert stored is not None
-    return decode(stored.data, Orders, key=ORDERS)
+    return decode(stored.data, SigningDirectives, key=DIRECTIVES)
 
 
 async def test_a_record_that_is_gone_is_not_one_that_never_was(tmp_path: Path) -> None:
-    store, books = await recorded(tmp_path)
-    before = await orders(store)
+    store, rotation_store = await recorded(tmp_path)
+    before = await directives(store)
     await store.delete(ROTATION)
-    for leader in (books, Books(store)):
+    for leader in (rotation_store, RotationStore(store)):
         with pytest.raises(StateUnavailable, match="it is gone") as lost:
             await leader.load()
         assert "backup" in lost.value.remedy
-    assert await orders(store) == before
+    assert await directives(store) == before
 
 
 async def test_a_record_that_is_older_than_its_orders_gives_none(tmp_path: Path) -> None:
-    store, books = await recorded(tmp_path)
-    await store.write(ROTATION, encode(changed(books.book, rotation=rotation(State.RETIRED))))
+    store, rotation_store = await recorded(tmp_path)
+    await store.write(ROTATION, encode(changed(rotation_store.record, rotation=rotation(State.RETIRED))))
     with pytest.raises(StateUnavailable, match="an older one"):
-        await Books(store).load()
-    assert (await orders(store)).rotation == 2
+        await RotationStore(store).load()
+    assert (await directives(store)).rotation == 2
 
 
 async def test_a_former_leader_that_wakes_up_writes_no_orders(tmp_path: Path) -> None:
     store, former = await recorded(tmp_path)
-    leader = Books(store)
-    assert leader.book == RotationBook()
-    book = await leader.load()
-    assert book.rotation is not None
-    await leader.save(changed(book, rotation=changed(book.rotation, state=State.UNPUBLISHING)))
-    await leader.give_orders()
+    leader = RotationStore(store)
+    assert leader.record == RotationRecord()
+    record = await leader.load()
+    assert record.rotation is not None
+    await leader.save(changed(record, rotation=changed(record.rotation, state=State.UNPUBLISHING)))
+    await leader.issue_directives()
     with pytest.raises(StateConflict):
-        await former.give_orders()
-    assert (await orders(store)).state == "UNPUBLISHING"
+        await former.issue_directives()
+    assert (await directives(store)).state == "UNPUBLISHING"
     await former.load()
-    assert (await former.give_orders()).state == "UNPUBLISHING"
+    assert (await former.issue_directives()).state == "UNPUBLISHING"
 
 
 async def test_orders_that_somebody_removed_are_given_again(tmp_path: Path, config: HubConfig) -> None:
-    store, books = await recorded(tmp_path)
-    given = await orders(store)
+    store, rotation_store = await recorded(tmp_path)
+    given = await directives(store)
     leading = Leading(store, VirtualClock(), config)
     await leading.step()
-    await store.delete(ORDERS)
+    await store.delete(DIRECTIVES)
     await leading.step()
     await leading.step()
-    assert await orders(store) == given
-    assert books.book.rotation is not None
+    assert await directives(store) == given
+    assert rotation_store.record.rotation is not None
 
 
 async def test_why_a_bundle_is_held_back_reaches_the_gates(tmp_path: Path, config: HubConfig) -> None:
@@ -250,10 +252,10 @@ async def test_the_new_side_is_what_the_rotation_is_to_and_not_what_is_configure
     now, store = clock.now().timestamp(), FileStore(tmp_path, clock)
     leading = Leading(store, clock, config)
     leading.seen = replace(leading.seen, roots=(OLD.root, NEW.root))
-    books = Books(store)
-    await books.load()
+    rotation_store = RotationStore(store)
+    await rotation_store.load()
     new = Side(root=NEW.root.sha256, intermediate=NEW.certificate.sha256)
-    await books.save(RotationBook(rotation=rotation(State.STAGED, new=new, automatic=False)))
+    await rotation_store.save(RotationRecord(rotation=rotation(State.STAGED, new=new, automatic=False)))
     for successor, told in ((NEW, ""), (SAME_ROOT, "another [signer.successor] than rotation 1")):
         await store.write("signers/one", encode(signer(now, successor, quota=20.0)))
         await leading.step()

@@ -10,11 +10,11 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from federation.controller.generations import CURRENT
-from federation.controller.publication.config_map import Held, Target
+from federation.controller.publication.config_map import ObservedConfigMap, Target
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.observed import ReadBack
 from federation.controller.rotation.observer import ahead_of, met_of, others_of
-from federation.controller.rotation.store import ORDERS, ROTATION, Books
+from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
 from federation.core.config.hub import HubConfig, PublicationConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.encoding import decode, encode
@@ -23,8 +23,8 @@ from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import NotReady, StateUnavailable
 from federation.core.identity import NUMBER, HubIdentity, number_in
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import Rotation, RotationBook, Setback, Side, State
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import Rotation, RotationRecord, Setback, Side, State
 from federation.core.rotation.world import ClusterFacts
 from federation.signer.authorities.selection import require_served
 from federation.state.files import FileStore
@@ -60,13 +60,13 @@ async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> No
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     made, _ = sources(store, clock)
-    assert await made.update(configured(tmp_path, "a"), RotationBook())
+    assert await made.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
-    assert await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert made.setbacks == []
     await store.write(CURRENT, older.data)
-    assert await made.update(configured(tmp_path, "a"), RotationBook()), (
+    assert await made.update(configured(tmp_path, "a"), RotationRecord()), (
         "the pin of the second is gone as well"
     )
     assert (await current(store)).number == 3
@@ -74,7 +74,7 @@ async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> No
     (found,) = made.setbacks
     assert (found.at, "generation 1 " in found.what) == (clock.now().timestamp(), True)
     assert found.done
-    await made.update(configured(tmp_path, "a"), RotationBook())
+    await made.update(configured(tmp_path, "a"), RotationRecord())
     assert len(made.setbacks) == 1
 
 
@@ -83,16 +83,16 @@ async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     before, _ = sources(store, clock)
-    await before.update(configured(tmp_path, "a"), RotationBook())
+    await before.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
-    await before.update(configured(tmp_path, "a", "b"), RotationBook())
+    await before.update(configured(tmp_path, "a", "b"), RotationRecord())
     await store.write(CURRENT, older.data)
     later, trust = sources(store, clock)
-    assert await later.update(configured(tmp_path, "a"), RotationBook())
+    assert await later.update(configured(tmp_path, "a"), RotationRecord())
     assert (trust.number, later.setbacks) == (1, [])
     trust.delivered = 2
-    assert await later.update(configured(tmp_path, "a"), RotationBook())
+    assert await later.update(configured(tmp_path, "a"), RotationRecord())
     assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
     assert ((await current(store)).number, len(later.setbacks)) == (3, 1)
 
@@ -103,16 +103,16 @@ async def test_no_number_is_used_again_after_a_restored_backup(tmp_path: Path, l
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     made, trust = sources(store, clock)
-    await made.update(configured(tmp_path, "a"), RotationBook())
+    await made.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
-    await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     await store.write(CURRENT, older.data)
     await store.delete(generation_key(2))
     if not led:
         made, trust = sources(store, clock)
         trust.delivered = 2
-    assert await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert ((await current(store)).number, trust.number) == (3, 3)
     assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
 
@@ -121,19 +121,19 @@ async def test_a_setback_that_cannot_be_healed_yet_is_noted_once(tmp_path: Path)
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     made, _ = sources(store, clock)
-    await made.update(configured(tmp_path, "a"), RotationBook())
+    await made.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
-    await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     await store.write(CURRENT, older.data)
     for _ in range(3):
         assert not await made.update(configured(tmp_path, "a", "b"), None), "the record cannot be read"
     assert ((await current(store)).number, len(made.setbacks)) == (1, 1)
 
 
-def removing(old: Side, new: Side) -> RotationBook:
+def removing(old: Side, new: Side) -> RotationRecord:
     """The record of a rotation that removes the old root in waves; that of ``west`` has not come."""
-    return RotationBook(
+    return RotationRecord(
         rotation=Rotation(
             number=1,
             trust_domain="mesh.example",
@@ -157,11 +157,11 @@ async def test_who_waits_for_a_wave_is_not_given_what_was_set_back_to(tmp_path: 
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     made, trust = sources(store, clock)
-    await made.update(configured(tmp_path, "a"), RotationBook())
+    await made.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
     both = configured(tmp_path, "a", "b")
-    await made.update(both, RotationBook())
+    await made.update(both, RotationRecord())
     old, new = (
         Side(intermediate=name * 32, root=root(name).certificate.sha256, subject=name) for name in ("a", "b")
     )
@@ -188,11 +188,11 @@ async def test_who_waits_for_a_wave_gets_from_a_new_leader_what_signers_deliver(
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     before, _ = sources(store, clock)
-    await before.update(configured(tmp_path, "a"), RotationBook())
+    await before.update(configured(tmp_path, "a"), RotationRecord())
     older = await store.read(CURRENT)
     assert older is not None
     both = configured(tmp_path, "a", "b")
-    await before.update(both, RotationBook())
+    await before.update(both, RotationRecord())
     old, new = (
         Side(intermediate=name * 32, root=root(name).certificate.sha256, subject=name) for name in ("a", "b")
     )
@@ -216,11 +216,11 @@ async def test_what_was_set_back_is_in_the_record(tmp_path: Path, config: HubCon
     leading.seen = replace(leading.seen, setbacks=[found])
     await leading.step()
     await leading.step()
-    assert leading.driver.book.setbacks == [found]
+    assert leading.driver.record.setbacks == [found]
     later = replace_struct(found, at=found.at + 1)
     leading.seen = replace(leading.seen, setbacks=[found, later])
     await leading.step()
-    assert leading.driver.book.setbacks == [found, later]
+    assert leading.driver.record.setbacks == [found, later]
 
 
 async def test_a_state_of_another_mesh_that_is_put_under_a_leader_is_left_alone(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_a_state_of_another_mesh_that_is_put_under_a_leader_is_left_alone(
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     made, trust = sources(store, clock)
-    await made.update(configured(tmp_path, "a"), RotationBook())
+    await made.update(configured(tmp_path, "a"), RotationRecord())
     stored = await store.read(generation_key(1))
     assert stored is not None
     foreign = replace_struct(
@@ -237,7 +237,7 @@ async def test_a_state_of_another_mesh_that_is_put_under_a_leader_is_left_alone(
     await store.write(generation_key(2), encode(foreign), create=True)
     await store.write(CURRENT, encode(Current(number=2, sha256=foreign.sha256)))
     before = {key: await store.read(key) for key in await store.keys("")}
-    assert not await made.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert not await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert {key: await store.read(key) for key in await store.keys("")} == before
     assert trust.number == 1
     assert "elsewhere.example" in made.unwritten
@@ -291,17 +291,17 @@ async def test_a_record_that_is_set_back_under_a_leader_is_written_again(
     clock = VirtualClock()
     store = FailingStore(tmp_path, clock)
     leading, older = await recorded(store, clock, config)
-    known = leading.driver.book
+    known = leading.driver.record
     await store.write(ROTATION, older)
     await leading.step()
-    book = leading.driver.book
-    assert msgspec.structs.replace(book, setbacks=[], revision=known.revision) == known
-    (found,) = book.setbacks
+    record = leading.driver.record
+    assert msgspec.structs.replace(record, setbacks=[], revision=known.revision) == known
+    (found,) = record.setbacks
     assert (found.at, "set back" in found.what) == (clock.now().timestamp(), True)
     assert found.done
     stored = await store.read(ROTATION)
     assert stored is not None
-    assert decode(stored.data, RotationBook, key=ROTATION) == book
+    assert decode(stored.data, RotationRecord, key=ROTATION) == record
 
 
 async def test_a_record_that_is_older_than_the_orders_stands_still(tmp_path: Path, config: HubConfig) -> None:
@@ -310,19 +310,19 @@ async def test_a_record_that_is_older_than_the_orders_stands_still(tmp_path: Pat
     _, older = await recorded(store, clock, config)
     await store.write(ROTATION, older)
     with pytest.raises(StateUnavailable, match="revision"):
-        await Books(store).load()
-    assert await store.read(ORDERS) is not None
+        await RotationStore(store).load()
+    assert await store.read(DIRECTIVES) is not None
 
 
 async def test_a_record_of_an_earlier_release_is_read(tmp_path: Path, config: HubConfig) -> None:
     clock = VirtualClock()
     store = FailingStore(tmp_path, clock)
     leading, _ = await recorded(store, clock, config)
-    uncounted = msgspec.structs.replace(leading.driver.book, revision=0)
+    uncounted = msgspec.structs.replace(leading.driver.record, revision=0)
     await store.write(ROTATION, encode(uncounted))
-    assert await Books(store).load() == uncounted
+    assert await RotationStore(store).load() == uncounted
     await leading.step()
-    assert leading.driver.book.setbacks == []
+    assert leading.driver.record.setbacks == []
 
 
 LATER, KNOWN = pki.root("published later"), pki.root("known to the state")
@@ -333,7 +333,7 @@ def cluster(*, hub: HubIdentity = HUB, joined: bool = True) -> Case:
     return Case(hub=hub, joined=joined)
 
 
-def published(case: Case, pem: bytes, number: int, *, hub: str = OWN) -> Held:
+def published(case: Case, pem: bytes, number: int, *, hub: str = OWN) -> ObservedConfigMap:
     return msgspec.structs.replace(case.held(pem, hub), generation=number)
 
 
@@ -423,15 +423,15 @@ async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget
 ) -> None:
     clock = VirtualClock()
     store = FailingStore(tmp_path, clock)
-    books = Books(store)
-    await books.load()
-    books.ahead = {"west": 3}
-    orders = await books.give_orders()
+    rotation_store = RotationStore(store)
+    await rotation_store.load()
+    rotation_store.ahead = {"west": 3}
+    directives = await rotation_store.issue_directives()
     with pytest.raises(NotReady, match="set back") as refused:
-        require_served(orders, "west")
+        require_served(directives, "west")
     assert refused.value.reason == "state_older"
-    require_served(orders, "east")
-    again = Books(store)
+    require_served(directives, "east")
+    again = RotationStore(store)
     await again.load()
     assert again.ahead == {"west": 3}
 
@@ -440,24 +440,24 @@ async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget
     assert ahead_of({"west": ClusterFacts(held=None)}, again.ahead) == {"west": 3}
     assert ahead_of({"west": healed, "east": MemberFacts(held=None, ahead=4)}, again.ahead) == {"east": 4}
     again.ahead = {}
-    assert await again.give_orders() == Orders()
+    assert await again.issue_directives() == SigningDirectives()
 
 
 async def test_nothing_is_issued_where_another_hub_publishes_and_a_restart_does_not_forget_it(
     tmp_path: Path, config: HubConfig
 ) -> None:
     store = FailingStore(tmp_path, VirtualClock())
-    books = Books(store)
-    await books.load()
-    books.others = {"west": "f" * 32}
-    orders = await books.give_orders()
+    rotation_store = RotationStore(store)
+    await rotation_store.load()
+    rotation_store.others = {"west": "f" * 32}
+    directives = await rotation_store.issue_directives()
     with pytest.raises(NotReady, match="another hub publishes there") as refused:
-        require_served(orders, "west")
+        require_served(directives, "west")
     assert refused.value.reason == "other_hub"
-    require_served(orders, "east")
-    again = Books(store)
+    require_served(directives, "east")
+    again = RotationStore(store)
     await again.load()
-    assert again.others == books.others
+    assert again.others == rotation_store.others
 
     unknown, own = MemberFacts(held=None, other=None), MemberFacts(held=frozenset(), other="")
     assert others_of({"west": unknown}, again.others) == again.others
@@ -466,7 +466,7 @@ async def test_nothing_is_issued_where_another_hub_publishes_and_a_restart_does_
         "east": "e" * 32
     }
     again.others = {}
-    assert await again.give_orders() == Orders()
+    assert await again.issue_directives() == SigningDirectives()
 
 
 async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_read(
@@ -477,12 +477,12 @@ async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_r
     store = FailingStore(tmp_path, clock)
     leading = Leading(store, clock, config)
     names = [str(cluster.name) for cluster in config.clusters]
-    await leading.driver.hold_back(names)
+    await leading.driver.withhold(names)
     for name in names:
         with pytest.raises(NotReady) as refused:
             require_served(await ordered(store), name)
         assert refused.value.reason == "cluster_unread"
-    require_served(await ordered(store), "")  # the hub's own door
+    require_served(await ordered(store), "")  # the hub's own listener
 
     read = MemberFacts(held=frozenset(), ahead=0, other="")
     leading.seen = replace(
@@ -494,7 +494,7 @@ async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_r
         require_served(await ordered(store), "west")
 
     again = Leading(store, clock, config)  # a restart: what was read before need not be read again
-    await again.driver.hold_back(names)
+    await again.driver.withhold(names)
     again.seen = replace(leading.seen, clusters=dict.fromkeys(["east", "west"], ClusterFacts(held=None)))
     await again.step()
     require_served(await ordered(store), "east")
@@ -512,14 +512,14 @@ async def test_after_an_upgrade_no_cluster_waits(tmp_path: Path, config: HubConf
     )  # as an earlier release: it is recorded when each cluster was registered, and no more
     assert (await ordered(store)).met is None
     later = Leading(store, clock, config)
-    await later.driver.hold_back(["east", "west", "new"])
-    orders = await ordered(store)
+    await later.driver.withhold(["east", "west", "new"])
+    directives = await ordered(store)
     for name in ("east", "west"):
-        require_served(orders, name)
+        require_served(directives, name)
     with pytest.raises(NotReady):
-        require_served(orders, "new")
+        require_served(directives, "new")
 
 
-async def ordered(store: FileStore) -> Orders:
-    stored = await store.read(ORDERS)
-    return Orders() if stored is None else decode(stored.data, Orders, key=ORDERS)
+async def ordered(store: FileStore) -> SigningDirectives:
+    stored = await store.read(DIRECTIVES)
+    return SigningDirectives() if stored is None else decode(stored.data, SigningDirectives, key=DIRECTIVES)

@@ -8,7 +8,7 @@ from federation.controller.generations import CURRENT
 from federation.controller.rotation.store import ROTATION
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import SignerReport
-from federation.core.rotation.record import RotationBook, Setback
+from federation.core.rotation.record import RotationRecord, Setback
 from tests.controller.world import World, eventually, in_force, root
 from tests.support.patience import PATIENCE
 
@@ -33,13 +33,13 @@ async def healed(world: World, replica: str) -> list[Setback]:
         anchor.certificate.sha256 for anchor in (root(), root("b"))
     }
     await eventually(lambda: world.held("east", "default") == generation.bundle_pem)
-    book = RotationBook()
+    record = RotationRecord()
     async with asyncio.timeout(PATIENCE):
-        while not book.setbacks:
+        while not record.setbacks:
             stored = await world.store.read(ROTATION)
-            book = decode(stored.data, RotationBook, key=ROTATION) if stored is not None else book
+            record = decode(stored.data, RotationRecord, key=ROTATION) if stored is not None else record
             await asyncio.sleep(0.05)
-    return book.setbacks
+    return record.setbacks
 
 
 async def test_under_it(one: World) -> None:

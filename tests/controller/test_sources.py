@@ -120,7 +120,7 @@ def test_an_anchor_that_was_never_read_is_lacking(how: str) -> None:
     assert gathered.lacking == ("a.pem",)
     plan = plan_bundle(gathered, None)
     assert plan.bundle is None
-    assert "a.pem" in plan.held_back
+    assert "a.pem" in plan.withheld
 
 
 def test_a_pinned_certificate_that_is_no_root_is_refused() -> None:
@@ -140,7 +140,7 @@ def test_a_root_is_not_replaced_by_one_whose_file_cannot_be_read() -> None:
     gathered = gather_pins(pins, {Path("b.pem"): damaged("b", "vanished"), Path("c.pem"): good("c")}, known)
     plan = plan_bundle(gathered, before)
     assert plan.bundle is None
-    assert "stays until every pinned anchor was read" in plan.held_back
+    assert "stays until every pinned anchor was read" in plan.withheld
     mended = gather_pins(pins, {Path("b.pem"): good("b"), Path("c.pem"): good("c")}, known)
     both = plan_bundle(mended, before).bundle
     assert names_of(both) == {"a", "b", "c"}, "first everybody trusts more, then less"

@@ -239,7 +239,7 @@ async def test_what_was_published_and_cannot_be_read_any_more_is_unknown_to_the_
 
 def remembered(role: ControllerRole, cluster: str) -> bool:
     assert role._leader is not None
-    known = role._leader.rotation.books.remembered(cluster)
+    known = role._leader.rotation.rotation_store.remembered(cluster)
     return known is not None and known.trust_bundle
 
 
@@ -254,7 +254,7 @@ def take_away(world: World, cluster: str) -> None:
 async def test_what_another_bundle_holds_counts_though_the_hub_may_not_write_it(two: World) -> None:
     prepare(two, "v1", grant=False)
     put(two, root("other").pem)
-    two.extra["east"] = {"own_anchors": "replace"}
+    two.extra["east"] = {"member_cas": "replace"}
     two.write_config()
     async with two.controller() as role:
         report = await reported(two, "forbidden")

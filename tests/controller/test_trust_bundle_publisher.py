@@ -19,7 +19,7 @@ import pytest
 from federation.clusters.trust_bundles import SIGNER, trust_bundle_name
 from federation.controller.publication.cluster_trust_bundle import (
     BundleTarget,
-    HeldBundle,
+    ObservedTrustBundle,
     TrustBundlePublisher,
 )
 from federation.controller.publication.config_map import Contents
@@ -49,7 +49,7 @@ class Place:
     publication: PublicationConfig
     publisher: TrustBundlePublisher
     decided: dict[str, bool]
-    seen: list[HeldBundle | None] = field(default_factory=list)
+    seen: list[ObservedTrustBundle | None] = field(default_factory=list)
 
     @property
     def path(self) -> str:
@@ -116,7 +116,7 @@ async def place(
         credentials, cluster=registered.name, timeouts=ClusterTimeouts(), clock=SystemClock()
     )
     decided = {"allowed": True, "keeps": False, "remembered": False}
-    seen: list[HeldBundle | None] = []
+    seen: list[ObservedTrustBundle | None] = []
     publisher = TrustBundlePublisher(
         session,
         registered,

@@ -16,15 +16,15 @@ from federation.controller.publication.cluster_trust_bundle import (
     BundleDecoder,
     BundleStatus,
     BundleTarget,
-    HeldBundle,
     Observed,
-    judge,
+    ObservedTrustBundle,
+    assess,
     with_bundle,
 )
 from federation.controller.publication.config_map import MOST_WRITERS, Contents
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.observer import joined, trust_bundles
-from federation.controller.rotation.store import Books
+from federation.controller.rotation.store import RotationStore
 from federation.core.config.hub import PublicationConfig
 from federation.core.errors import ClusterForbidden, ClusterInvalid, ClusterTimeout
 from federation.core.rotation.world import ClusterFacts
@@ -34,7 +34,7 @@ from tests.controller.test_publication import PEM, SHA, generation
 
 NAME = "istio.io:istiod-ca:root-cert"
 TARGET = BundleTarget.of(generation(), PublicationConfig())
-HELD = HeldBundle(SHA)
+HELD = ObservedTrustBundle(SHA)
 
 
 def bundle(pem: Any = PEM, managed: Any = None, **more: Any) -> bytes:
@@ -46,7 +46,7 @@ def owner(manager: str, *fields: str) -> dict[str, Any]:
     return {"manager": manager, "fieldsV1": {"f:spec": {f"f:{name}": {} for name in fields}}}
 
 
-def decode(payload: bytes) -> HeldBundle:
+def decode(payload: bytes) -> ObservedTrustBundle:
     return BundleDecoder(Contents())(payload).value
 
 
@@ -97,7 +97,7 @@ PROBLEMS = st.sampled_from([None, FORBIDDEN, ClusterTimeout("late"), ClusterInva
 @st.composite
 def observations(draw: st.DrawFn) -> Observed:
     """Whatever a publisher can have seen: nothing is met that is not there."""
-    held = draw(st.sampled_from([None, HELD, HeldBundle("other", ("pilot-discovery",))]))
+    held = draw(st.sampled_from([None, HELD, ObservedTrustBundle("other", ("pilot-discovery",))]))
     met = held == HELD
     return Observed(
         version=draw(st.sampled_from([None, "", *VERSIONS])),
@@ -116,7 +116,7 @@ def observations(draw: st.DrawFn) -> Observed:
 
 @given(observations())
 def test_nothing_is_current_that_was_not_read_back(seen: Observed) -> None:
-    status = judge(seen)
+    status = assess(seen)
     if status.state == "current":
         assert seen.version
         assert seen.readable
@@ -128,14 +128,14 @@ def test_nothing_is_current_that_was_not_read_back(seen: Observed) -> None:
 
 @given(observations())
 def test_what_was_seen_once_counts_in_every_state(seen: Observed) -> None:
-    assert judge(replace(seen, known=True)).counted
-    if not seen.known and judge(seen).counted:
+    assert assess(replace(seen, known=True)).counted
+    if not seen.known and assess(seen).counted:
         assert seen.version is None or not seen.readable, "only what is not known at all counts as well"
 
 
 @given(observations())
 def test_every_state_but_the_best_says_why_and_what_is_forbidden_what_to_do(seen: Observed) -> None:
-    status = judge(seen)
+    status = assess(seen)
     assert bool(status.detail) is (status.state != "current")
     if status.state in {"forbidden", "contested"} or (
         isinstance(seen.problem, ClusterForbidden) and not seen.readable
@@ -173,7 +173,7 @@ KNOWN = Observed(version="v1", readable=True, held=HELD, met=True, known=True)
     ],
 )
 def test_each_case_is_told_as_what_it_is(seen: Observed, state: str, counted: bool, words: str) -> None:
-    status = judge(seen)
+    status = assess(seen)
     assert (status.state, status.counted) == (state, counted)
     assert words in status.detail
 
@@ -196,7 +196,7 @@ ROOTS = st.frozensets(st.sampled_from("abc"))
 def test_the_object_never_adds_trust_and_what_is_unknown_holds_nothing(
     facts: MemberFacts, seen: Observed, anchors: frozenset[str], at: float
 ) -> None:
-    status = judge(seen)
+    status = assess(seen)
     after = with_bundle(
         facts,
         NAME,
@@ -227,18 +227,18 @@ def test_a_cluster_has_not_joined_before_its_bundle_is_the_hubs() -> None:
 
 
 async def test_it_is_remembered_until_the_operator_switches_it_off(tmp_path: Any) -> None:
-    books = Books(FileStore(tmp_path, SystemClock()))
+    rotation_store = RotationStore(FileStore(tmp_path, SystemClock()))
 
     async def arrive(**seen: bool | None) -> list[str]:
         clusters: dict[str, ClusterFacts] = {
             name: MemberFacts(held=None, trust_bundle=bundle) for name, bundle in seen.items()
         }
-        arrivals = await books.arrive(clusters, 1.0, trust_bundles=trust_bundles(clusters))
+        arrivals = await rotation_store.arrive(clusters, 1.0, trust_bundles=trust_bundles(clusters))
         return arrivals.trust_bundles
 
     assert await arrive(east=True, west=None) == ["east"]
     assert await arrive(east=None, west=None) == ["east"]
-    east, west = books.remembered("east"), books.remembered("west")
+    east, west = rotation_store.remembered("east"), rotation_store.remembered("west")
     assert east is not None
     assert west is not None
     assert (east.trust_bundle, west.trust_bundle) == (True, False)

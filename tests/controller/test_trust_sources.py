@@ -9,7 +9,7 @@ from federation.controller.in_force import TrustState
 from federation.controller.sources.bundle import TrustSources
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.record import RotationRecord
 from tests.controller.test_rotation_driver import FailingStore
 from tests.controller.world import root
 from tests.support.clock import VirtualClock
@@ -23,7 +23,7 @@ def configured(directory: Path, *names: str) -> HubConfig:
         file.write_bytes(authority.pem)
         pins += f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{authority.certificate.sha256}"\n'
     return parse_config(
-        f'trust_domain = "mesh.example"\n{pins}[door]\nserver_names = ["hub.example"]\n[signer.authority]\n'
+        f'trust_domain = "mesh.example"\n{pins}[listener]\nserver_names = ["hub.example"]\n[signer.authority]\n'
         'name = "test"\ncertificate_file = "chain.pem"\nkey_file = "key.pem"\n[state]\ndirectory = "state"\n'
         '[[clusters]]\nname = "east"\ncluster_id = "east"\nkubeconfig = "east"\n',
         file="clusters.toml",
@@ -43,13 +43,13 @@ async def test_what_was_taken_up_counts_though_the_next_generation_cannot_be_wri
     clock = VirtualClock()
     store = FailingStore(tmp_path / "state", clock)
     first, _ = sources(store, clock)
-    assert await first.update(configured(tmp_path, "a"), RotationBook())
+    assert await first.update(configured(tmp_path, "a"), RotationRecord())
     assert first.unwritten == ""
     later, trust = sources(store, clock)
     store.failing = "generations/"
-    assert await later.update(configured(tmp_path, "a", "b"), RotationBook()), "members have to be aimed"
+    assert await later.update(configured(tmp_path, "a", "b"), RotationRecord()), "members have to be aimed"
     assert (trust.number, len(trust.anchors)) == (1, 1)
     assert "disk is full" in later.unwritten
     store.failing = "nothing"
-    assert await later.update(configured(tmp_path, "a", "b"), RotationBook())
+    assert await later.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert (trust.number, later.unwritten) == (2, "")

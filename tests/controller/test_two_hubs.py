@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from federation.controller.in_force import TrustState
 from federation.controller.publication.cluster_trust_bundle import BundleDecoder, BundleTarget
-from federation.controller.publication.config_map import Contents, Held, HeldDecoder, Target
-from federation.controller.publication.joining import CLAIM, CLAIM_LIMIT, Joining, Remembered
+from federation.controller.publication.config_map import ConfigMapDecoder, Contents, ObservedConfigMap, Target
+from federation.controller.publication.joining import CLAIM, CLAIM_LIMIT, Joining, JoiningMemory
 from federation.controller.publication.publisher import QUIET, RIVAL_WAIT, Contention
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import HubRecord
@@ -69,17 +69,17 @@ class Case:
             replaces=self.replaces,
             contents=self.contents,
             trust=trust,
-            remembered=lambda _: Remembered(joined=self.joined),
+            remembered=lambda _: JoiningMemory(joined=self.joined),
             clock=self.clock,
             hub=self.hub,
             first=[FIRST],
             exists=self.exists,
         )
 
-    def held(self, pem: bytes, hub: str = "", *, ours: bool = True) -> Held:
-        return Held(self.contents.note(pem.decode()), labelled=True, ours=ours, hub=hub)
+    def held(self, pem: bytes, hub: str = "", *, ours: bool = True) -> ObservedConfigMap:
+        return ObservedConfigMap(self.contents.note(pem.decode()), labelled=True, ours=ours, hub=hub)
 
-    def show(self, namespace: str, held: Held | None) -> None:
+    def show(self, namespace: str, held: ObservedConfigMap | None) -> None:
         self.joining.notice(namespace, held)
 
 
@@ -185,7 +185,7 @@ def test_every_object_bears_the_mark_and_is_read_with_it() -> None:
     target = Target.of(generation(MINE.pem.decode()), publication, HUB)
     bundle = BundleTarget.of(generation(MINE.pem.decode()), publication, HUB)
     cases: tuple[tuple[bytes, Callable[[bytes], Any], Callable[[Any], bool]], ...] = (
-        (target.body, HeldDecoder(publication.key, Contents()), target.is_met_by),
+        (target.body, ConfigMapDecoder(publication.key, Contents()), target.is_met_by),
         (bundle.body("v1"), BundleDecoder(Contents()), bundle.is_met_by),
     )
     for body, decode, is_met_by in cases:

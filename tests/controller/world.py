@@ -1,6 +1,6 @@
-"""A federation for the controller's tests: clusters in a box, a signer's door, and the role in this process.
+"""A federation for the controller's tests: clusters in a box, a signer's listener, and the role in this process.
 
-The controller has exactly the rights of ``manifests/member``, the door is a real gRPC server over TLS that signs
+The controller has exactly the rights of ``manifests/member``, the listener is a real gRPC server over TLS that signs
 with a real intermediate, and the state is the real file store.
 """
 
@@ -85,7 +85,7 @@ def leaf_for(
 
 
 class Door:
-    """A signer's door: verifies nothing about its callers, but answers as the real one does."""
+    """A signer's listener: verifies nothing about its callers, but answers as the real one does."""
 
     def __init__(self, store: FileStore) -> None:
         self.store = store
@@ -160,11 +160,11 @@ class World:
     """The clusters, the configuration and the controllers of one test."""
 
     def __init__(
-        self, directory: Path, clusters: dict[str, SandboxCluster], door: Door, store: FileStore
+        self, directory: Path, clusters: dict[str, SandboxCluster], listener: Door, store: FileStore
     ) -> None:
         self.directory = directory
         self.clusters = clusters
-        self.door = door
+        self.listener = listener
         self.store = store
         self.clock = SystemClock()
         self.anchors: list[pki.Authority] = [root()]
@@ -197,7 +197,7 @@ class World:
             file = self.directory / f"{name}.kubeconfig"
             file.touch(mode=0o600)
             file.write_text(json.dumps(config))
-        authority = self.door.authority
+        authority = self.listener.authority
         (self.directory / "chain.pem").write_bytes(authority.chain_pem)
         for anchor in self.anchors:
             self.anchor_file(anchor).write_bytes(anchor.pem)
@@ -224,7 +224,7 @@ class World:
                 *([f'cluster = "{self.own[sha]}"'] if (sha := anchor.certificate.sha256) in self.own else []),
             ]
         lines += [
-            f'[door]\nlisten = "127.0.0.1:{self.door.port}"\nserver_names = ["{HUB}"]',
+            f'[listener]\nlisten = "127.0.0.1:{self.listener.port}"\nserver_names = ["{HUB}"]',
             f'[signer.authority]\nkind = "local"\nname = "test"\ncertificate_file = "{self.directory / "chain.pem"}"',
             f'key_file = "{self.directory / "key.pem"}"',
             *self._successor_table(),
@@ -263,7 +263,7 @@ class World:
             clock=self.clock,
             replica=replica,
             jitter=random.Random(1),
-            seal=SEAL,
+            mac=SEAL,
         )
         stop = asyncio.Event()
         self.stops[replica], self.sources[replica] = stop, source
@@ -279,7 +279,7 @@ class World:
                 watching.cancel()
 
     async def report_signer(self) -> None:
-        """Say for the door what a signer would report of it."""
+        """Say for the listener what a signer would report of it."""
         now = self.clock.now().timestamp()
         report = SignerReport(
             replica="door",
@@ -287,8 +287,8 @@ class World:
             updated=now,
             heartbeat=60.0,
             ready=True,
-            address=f"127.0.0.1:{self.door.port}",
-            serving_pem=self.door.chain_pem,
+            address=f"127.0.0.1:{self.listener.port}",
+            serving_pem=self.listener.chain_pem,
         )
         await self.store.write("signers/door", encode(report))
 
@@ -351,9 +351,9 @@ async def open_world(directory: Path, *names: str) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as stack:
         clusters = {name: await stack.enter_async_context(SandboxCluster(name)) for name in names}
         store = FileStore(directory / "state", SystemClock())
-        door = Door(store)
-        await stack.enter_async_context(door.running())
-        world = World(directory, clusters, door, store)
+        listener = Door(store)
+        await stack.enter_async_context(listener.running())
+        world = World(directory, clusters, listener, store)
         world.register()
         yield world
 

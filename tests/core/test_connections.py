@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.connections import NEWCOMERS, Connections, Seat, Turns
+from federation.core.connections import NEWCOMERS, Connections, FairQueue, Seat
 
 LIMIT = 16
 STEPS = st.lists(
@@ -39,22 +39,24 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
     seats, held = Connections(LIMIT), list[Held]()
     for step, number in steps:
         if step == "enter":
-            strangers = Counter(each.address for each in held if not each.proven)
+            unknown_callers = Counter(each.address for each in held if not each.proven)
             proven = Counter(each.address for each in held if each.proven)
             new = Held(seats, f"192.0.2.{number}")
             closed = [each for each in [*held, new] if each.closed]
             assert len(closed) == (len(held) == LIMIT), "one makes room for one"
-            strangers[new.address] += 1
+            unknown_callers[new.address] += 1
             for victim in closed:
                 assert victim.seat.gone
-                kind = proven if victim.proven else strangers
+                kind = proven if victim.proven else unknown_callers
                 assert kind[victim.address] == max(kind.values())
                 several = kind[victim.address] > 1
                 assert victim.reasons == ["connections_of_address" if several else "too_many_connections"]
                 if victim.proven:
-                    assert strangers.total() <= LIMIT // NEWCOMERS, "strangers go first where they are many"
+                    assert unknown_callers.total() <= LIMIT // NEWCOMERS, (
+                        "strangers go first where they are many"
+                    )
                 else:
-                    assert strangers.total() > LIMIT // NEWCOMERS or not proven
+                    assert unknown_callers.total() > LIMIT // NEWCOMERS or not proven
                 resting = [
                     e for e in [*held, new] if e.address == victim.address and e.proven is victim.proven
                 ]
@@ -97,9 +99,9 @@ def test_idle_strangers_push_out_no_workload_and_workloads_keep_out_nobody_new()
     pods = [Held(seats, "192.0.2.1") for _ in range(LIMIT)]
     for each in pods:
         each.seat.proved()
-    strangers = [Held(seats, f"198.51.100.{number}") for number in range(100)]
+    unknown_callers = [Held(seats, f"198.51.100.{number}") for number in range(100)]
     assert sum(each.closed for each in pods) == LIMIT // NEWCOMERS
-    assert not strangers[-1].closed
+    assert not unknown_callers[-1].closed
     assert seats.taken == LIMIT
 
 
@@ -111,7 +113,7 @@ def test_idle_strangers_push_out_no_workload_and_workloads_keep_out_nobody_new()
 def test_turns_go_round_the_addresses_and_keep_their_rate(
     waiting: list[tuple[int, int]], rate: float, burst: int
 ) -> None:
-    turns: Turns[tuple[int, int]] = Turns(rate, burst)
+    turns: FairQueue[tuple[int, int]] = FairQueue(rate, burst)
     for address, number in waiting:
         turns.wait(str(address), (address, number))
     left = set(waiting)
@@ -139,7 +141,7 @@ def test_turns_go_round_the_addresses_and_keep_their_rate(
 
 
 def test_who_has_left_gets_no_turn() -> None:
-    turns: Turns[int] = Turns(10.0, 10)
+    turns: FairQueue[int] = FairQueue(10.0, 10)
     for number in range(4):
         turns.wait("a", number)
     turns.forget("a", 0)

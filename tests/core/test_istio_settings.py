@@ -22,7 +22,7 @@ from tests.core.config.texts import EAST, HUB, OTHER_PIN, good
 
 SETTINGS = IstioSettings(
     cluster="east",
-    door="hub.example.org:15443",
+    listener="hub.example.org:15443",
     trust_domain="mesh.example.org",
     cluster_id="east-id",
     mesh_id="mesh.example.org",
@@ -155,7 +155,7 @@ ACCOUNTS = st.builds(ServiceAccountRef, NAMES, NAMES)
     st.builds(
         IstioSettings,
         cluster=NAMES,
-        door=NAMES.map(lambda name: f"{name}:15443"),
+        listener=NAMES.map(lambda name: f"{name}:15443"),
         trust_domain=NAMES,
         cluster_id=NAMES,
         mesh_id=NAMES,
@@ -224,14 +224,14 @@ def configured(text: str = HUB + EAST, **settings: Any) -> IstioSettings:
 
 def with_names(*names: str) -> tuple[HubConfig, ClusterConfig]:
     hub = good(HUB + EAST)
-    return replace(hub, door=replace(hub.door, server_names=names)), hub.clusters[0]
+    return replace(hub, listener=replace(hub.listener, server_names=names)), hub.clusters[0]
 
 
 def test_the_configuration_says_it_all() -> None:
     found = configured(HUB + FOREIGN + EAST)
     assert found == IstioSettings(
         cluster="east",
-        door="hub.example:15443",
+        listener="hub.example:15443",
         trust_domain="mesh.example",
         cluster_id="east-id",
         mesh_id="mesh.example",
@@ -263,17 +263,17 @@ def test_ztunnels_tokens_have_one_audience() -> None:
 
 def test_the_name_of_a_service_is_for_the_hubs_own_cluster() -> None:
     hub, cluster = with_names("federation-hub.federation-system.svc", "hub.example.org")
-    assert settings_of(hub, cluster).door == "hub.example.org:15443"
+    assert settings_of(hub, cluster).listener == "hub.example.org:15443"
     own = replace(cluster, signer=replace(cluster.signer, kubeconfig=None, in_cluster=True))
-    assert settings_of(hub, own).door == "federation-hub.federation-system.svc:15443"
+    assert settings_of(hub, own).listener == "federation-hub.federation-system.svc:15443"
     hub, cluster = with_names("federation-hub.federation-system.svc")
-    assert settings_of(hub, cluster).door == "federation-hub.federation-system.svc:15443"
+    assert settings_of(hub, cluster).listener == "federation-hub.federation-system.svc:15443"
 
 
 def test_a_door_by_hand_has_to_be_in_its_certificate() -> None:
-    assert configured(door=Address("hub.example", 443)).door == "hub.example:443"
+    assert configured(listener=Address("hub.example", 443)).listener == "hub.example:443"
     with pytest.raises(InvalidValue) as caught:
-        configured(door=Address("elsewhere.example", 443))
+        configured(listener=Address("elsewhere.example", 443))
     assert "hub.example" in caught.value.remedy
 
 
@@ -286,4 +286,4 @@ def test_what_the_configuration_leaves_open_is_asked_for() -> None:
     with pytest.raises(InvalidValue, match="not configured"):
         configured(several, revision="c", namespace="two")
     with pytest.raises(InvalidValue, match="no fixed port"):
-        configured(HUB.replace("[door]", '[door]\nlisten = "127.0.0.1:0"') + EAST)
+        configured(HUB.replace("[listener]", '[listener]\nlisten = "127.0.0.1:0"') + EAST)

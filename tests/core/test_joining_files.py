@@ -19,14 +19,14 @@ HUB, OWN = pki.root("hub"), pki.root("own")
 MERGED = Merged(generation=7, sha256="ab" * 32, pem=HUB.pem + OWN.pem, own_pem=OWN.pem)
 WEST = IstioSettings(
     cluster="west",
-    door="hub.example.org:15443",
+    listener="hub.example.org:15443",
     trust_domain="mesh.example",
     cluster_id="west",
     mesh_id="mesh.example",
 )
 ELSEWHERE = IstioSettings(
     cluster="west",
-    door="hub.example.org:15443",
+    listener="hub.example.org:15443",
     trust_domain="mesh.example",
     cluster_id="west",
     mesh_id="mesh.example",
@@ -79,7 +79,7 @@ def test_istiods_ca_stays_on_until_every_pod_has_moved(step: JoinStep, folder: s
     files = {file.name: file.text for file in made(step)}
     helm = yaml.safe_load(files[f"{folder}/helm-istiod.yaml"])
     assert helm["pilot"]["env"]["ENABLE_CA_SERVER"] == ca_server
-    assert helm["global"]["caAddress"] == WEST.door
+    assert helm["global"]["caAddress"] == WEST.listener
     assert (f"{folder}/restart-pods.sh" in files) is (step is JoinStep.MOVE)
 
 

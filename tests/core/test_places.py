@@ -1,4 +1,4 @@
-"""Places at the door: who has to give way, as a property of any order of calls."""
+"""Places at the listener: who has to give way, as a property of any order of calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.call_slots import Place, Places, address_of
+from federation.core.call_slots import CallSlot, CallSlots, address_of
 from federation.core.errors import Overloaded
 
 LIMIT = 6
@@ -27,14 +27,14 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tuple[str, int]]) -> None:
-    places, held = Places(LIMIT, full), list[Place]()
+    places, held = CallSlots(LIMIT, full), list[CallSlot]()
     for step, number in steps:
         if step == "enter":
-            lost: list[Place | None] = []
-            mine: list[Place] = []
+            lost: list[CallSlot | None] = []
+            mine: list[CallSlot] = []
             before = Counter(place.address for place in held if not place.proven)
 
-            def give_way(lost: list[Place | None] = lost) -> None:
+            def give_way(lost: list[CallSlot | None] = lost) -> None:
                 lost.append(None)
 
             try:
@@ -71,7 +71,7 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
 
 def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
     ended: list[str] = []
-    places = Places(3, full)
+    places = CallSlots(3, full)
     first = places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("judged"))
     first.received()
     places.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("old"))
@@ -82,7 +82,7 @@ def test_the_one_that_keeps_the_hub_waiting_longest_gives_way() -> None:
 
 
 def test_where_all_are_proven_the_newcomer_is_refused() -> None:
-    places = Places(1, full)
+    places = CallSlots(1, full)
     places.enter("ipv4:192.0.2.1:1", give_way=lambda: None).proved()
     with pytest.raises(Overloaded):
         places.enter("ipv4:192.0.2.2:1", give_way=lambda: None)
@@ -107,10 +107,10 @@ def test_who_shares_an_address(peer: str, address: str) -> None:
 
 def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
     ended: list[str] = []
-    door, cluster = Places(9, full), Places(1, lambda: Overloaded("of one cluster", where="east"))
-    crowd = door.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("crowd"))
-    other = door.enter("ipv4:192.0.2.2:1", give_way=lambda: ended.append("other"))
-    more = door.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("more"))
+    listener, cluster = CallSlots(9, full), CallSlots(1, lambda: Overloaded("of one cluster", where="east"))
+    crowd = listener.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("crowd"))
+    other = listener.enter("ipv4:192.0.2.2:1", give_way=lambda: ended.append("other"))
+    more = listener.enter("ipv4:192.0.2.1:1", give_way=lambda: ended.append("more"))
     with crowd.beside(cluster):
         with pytest.raises(Overloaded), more.beside(cluster):
             raise AssertionError
@@ -124,4 +124,4 @@ def test_a_second_place_beside_ends_the_call_with_its_own_reason() -> None:
     assert cluster.taken == 0
     assert ended == ["more"]
     assert (more.gone and more.gone.where) == "east"
-    assert door.taken == 3, "it keeps its place at the door until it has ended"
+    assert listener.taken == 3, "it keeps its place at the listener until it has ended"

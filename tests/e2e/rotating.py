@@ -1,8 +1,8 @@
 """A mesh of real Envoys under traffic while the hub rotates: what every test of a whole rotation stands on.
 
-One Envoy for each cluster holds what the hub's door gives its workload, renewed at half its life as Istio's agent does;
-nothing tells it of the rotation. Every connection is new and counted. ``FEDERATION_ROTATION_LEAF`` changes the life of
-the leaves.
+One Envoy for each cluster holds what the hub's listener gives its workload, renewed at half its life as Istio's agent
+does; nothing tells it of the rotation. Every connection is new and counted. ``FEDERATION_ROTATION_LEAF`` changes the
+life of the leaves.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ class Mesh:
         await self.until(lambda: len(self.worked) == count, what="a handshake of every pair")
 
 
-def held_in(cluster: SandboxCluster, namespace: str) -> str:
+def observed_in(cluster: SandboxCluster, namespace: str) -> str:
     found = cluster.config_map(namespace, ROOT_CONFIG_MAP)
     return "" if found is None else str(found["data"].get("root-cert.pem", ""))
 
@@ -256,10 +256,10 @@ async def agent_of(box: Box, mesh: OwnMesh, account: str) -> Agent:
     workload = Workload(
         cluster_id=member.cluster_id,
         identity=SpiffeId(box.trust_domain, ServiceAccountRef("shop", account)),
-        door=box.door,
+        listener=box.listener,
         server_name=SERVER_NAME,
         token=lambda: token,
-        door_trust=lambda: held_in(mesh.cluster, "shop").encode(),
+        listener_trust=lambda: observed_in(mesh.cluster, "shop").encode(),
     )
     agent = Agent(mesh, workload)
     await agent.renew()
@@ -451,5 +451,7 @@ async def test_a_workload_that_moves_before_its_ca_delivers_the_bundle_is_cut_of
 async def eventually_served(own: OwnMesh) -> None:
     """Until istiod has written its roots everywhere."""
     async with asyncio.timeout(PATIENCE):
-        while not all(held_in(own.cluster, n) for n in ("default", "kube-system", "shop", "istio-system")):
+        while not all(
+            observed_in(own.cluster, n) for n in ("default", "kube-system", "shop", "istio-system")
+        ):
             await asyncio.sleep(0.05)

@@ -228,7 +228,7 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
 async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_restart(
     tmp_path: Path,
 ) -> None:
-    """The orders name the former one, and no signer has it any more: certificates are issued all the same."""
+    """The directives name the former one, and no signer has it any more: certificates are issued all the same."""
     async with mesh_of(tmp_path, NAMES[:2]) as (mesh, second):
         box, first = mesh.box, mesh.box.ca
         box.rotation_lines = 'soak = "1h"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
@@ -309,7 +309,7 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         await kill_hub(box)  # a start takes what is written, and says what it has taken away
         edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
         await box.start_hub()
-        status = await box.wait_for("/api/v1/status", finding("door_name_gone", severity="warning"))
+        status = await box.wait_for("/api/v1/status", finding("listener_name_gone", severity="warning"))
         assert any(SERVER_NAME in item["what"] for item in status["attention"])
         assert status["verdict"] != "healthy"
         with pytest.raises((grpc.aio.AioRpcError, FederationError)):
@@ -318,7 +318,7 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         edit(box, good)
         await box.start_hub()
         await mesh.renew(workload)
-        await box.wait_for("/api/v1/status", lambda s: not finding("door_name_gone")(s))
+        await box.wait_for("/api/v1/status", lambda s: not finding("listener_name_gone")(s))
 
 
 async def test_a_state_that_is_restored_from_before_a_publication_publishes_and_issues_nothing(
@@ -394,7 +394,7 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
             await box.start_hub()
             status = await box.wait_for("/api/v1/status", another_hub_s)
             status = await box.wait_for("/api/v1/status", lambda s: s["verdict"] == "failing")
-            await asyncio.sleep(1.5)  # signers look for orders twice a second
+            await asyncio.sleep(1.5)  # signers look for directives twice a second
             asked.cancel()
             assert await asked == 0
         code, output = await verify(box)

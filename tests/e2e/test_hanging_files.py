@@ -39,7 +39,7 @@ trust_domain = "cluster.local"
 [[trust.anchors]]
 file = "{anchor}"
 sha256 = "{pin}"
-[door]
+[listener]
 server_names = ["hub.example"]
 listen = "127.0.0.1:0"
 [state]

@@ -146,10 +146,10 @@ async def test_a_token_of_one_cluster_is_worth_nothing_at_another(box: Box, name
     stolen = Workload(
         cluster_id=box.members["west"].cluster_id,
         identity=east.identity,
-        door=box.door,
+        listener=box.listener,
         server_name=SERVER_NAME,
         token=east._token,
-        door_trust=east._door_trust,
+        listener_trust=east._listener_trust,
     )
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await stolen.renew()
@@ -158,10 +158,10 @@ async def test_a_token_of_one_cluster_is_worth_nothing_at_another(box: Box, name
     other = Workload(
         cluster_id=east.cluster_id,
         identity=SpiffeId(box.trust_domain, ServiceAccountRef(namespace, "payments")),
-        door=box.door,
+        listener=box.listener,
         server_name=SERVER_NAME,
         token=east._token,
-        door_trust=east._door_trust,
+        listener_trust=east._listener_trust,
     )
     with pytest.raises(grpc.aio.AioRpcError) as mismatched:
         await other.renew()

@@ -1,6 +1,6 @@
 """A whole rotation with the state in Kubernetes objects: each role a process with a service account of its own.
 
-Two signers share one door, and of two controllers one leads by the Lease. Under traffic the leading controller and
+Two signers share one listener, and of two controllers one leads by the Lease. Under traffic the leading controller and
 a signer are killed: the other controller takes the rotation over from what the objects say. Nothing is granted but what
 ``manifests/hub/state.yaml`` grants.
 """

@@ -89,7 +89,7 @@ async def test_a_mesh_whose_workloads_stop_renewing_is_not_green(box: Box) -> No
 
         def alive(status: Any) -> bool:
             return all(
-                (c["workloads"]["state"], c["workloads"]["holding"]) == ("alive", 1)
+                (c["workloads"]["state"], c["workloads"]["with_certificate"]) == ("alive", 1)
                 for c in status["clusters"]
             )
 

@@ -42,7 +42,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
 
 
 def raw(box: Box) -> RawConnection:
-    return RawConnection(Address("127.0.0.1", box.door_port), box.ca.root.pem, SERVER_NAME)
+    return RawConnection(Address("127.0.0.1", box.listener_port), box.ca.root.pem, SERVER_NAME)
 
 
 def codes(status: Any) -> dict[str, str]:
@@ -71,10 +71,10 @@ async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_
                 await workload.renew()
         status = await box.wait_for(
             "/api/v1/status",
-            lambda s: {"calls_turned_away", "unproven_callers_refused"} <= codes(s).keys(),
+            lambda s: {"calls_rejected", "unproven_callers_refused"} <= codes(s).keys(),
             what="findings about the callers",
         )
-    (flooded,) = [item for item in status["attention"] if item["code"] == "calls_turned_away"]
+    (flooded,) = [item for item in status["attention"] if item["code"] == "calls_rejected"]
     assert "127.0.0.1" in flooded["what"]
     # West has no workloads: whoever names it must not be able to make it look as if all of them were refused.
     assert "callers_refused" not in codes(status)

@@ -1,4 +1,4 @@
-"""What clients would refuse is found before anything depends on it: unfit authorities, and a door's new certificate."""
+"""What clients would refuse is found before anything depends on it: unfit authorities, the listener's new leaf."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def finding(status: Any, code: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def connected(port: int, trust: bytes) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the door that verifies it as an agent does; no other channel shares its connection."""
+    """A channel to the listener that verifies it as an agent does; no other channel shares its connection."""
     options = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
     credentials = grpc.ssl_channel_credentials(root_certificates=trust)
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
@@ -65,7 +65,7 @@ async def connected(port: int, trust: bytes) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def answered(channel: grpc.aio.Channel) -> bool:
-    """Whether a call reaches the door: it refuses one that proves nothing, which is an answer."""
+    """Whether a call reaches the listener: it refuses one that proves nothing, which is an answer."""
     try:
         await channel.unary_unary(METHOD)(b"", timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
@@ -117,8 +117,8 @@ async def test_a_hub_whose_authority_clients_would_refuse_signs_nothing_and_says
 
 @contextlib.asynccontextmanager
 async def stranger(authority: pki.Authority) -> AsyncIterator[int]:
-    """The port of a door of that authority, which answers like a signer's to whoever accepts its certificate."""
-    key = pki.key("door of a stranger")
+    """The port of a listener of that authority, which answers like a signer's to whoever accepts its certificate."""
+    key = pki.key("listener of a stranger")
     now = SystemClock().now()
     san = x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)])
     leaf = pki.leaf(authority, san=san, private_key=key, not_before=now - pki.DAY, not_after=now + pki.DAY)
@@ -137,17 +137,19 @@ async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_n
 ) -> None:
     """Behind the address is another certificate by now; every channel that stands works on."""
     box.signers = 2
-    way = TcpProxy("127.0.0.1", box.door_port)
+    way = TcpProxy("127.0.0.1", box.listener_port)
     box.proof_lines = f'signer_address = "127.0.0.1:{way.own_port}"'
     box.write_config()
     await way.start()
     await box.start_hub()
     await box.wait_ready()
 
-    def doors(status: Any) -> list[str]:
-        return [signer["door"] for signer in status["signers"]]
+    def listeners(status: Any) -> list[str]:
+        return [signer["listener"] for signer in status["signers"]]
 
-    await box.wait_for("/api/v1/status", lambda s: doors(s) == ["proved", "proved"], what="each signer met")
+    await box.wait_for(
+        "/api/v1/status", lambda s: listeners(s) == ["proved", "proved"], what="each signer met"
+    )
     now, trust = SystemClock().now().replace(microsecond=0), box.ca.root.pem
     times: pki.Times = {"not_before": now - pki.DAY, "not_after": now + pki.DAY}
     other = pki.intermediate("of a stranger", pki.root("of a stranger", **times), **times)
@@ -156,17 +158,17 @@ async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_n
         way.port = port
         status = await box.wait_for(
             "/api/v1/status",
-            lambda s: doors(s) == ["refused", "refused"],
+            lambda s: listeners(s) == ["refused", "refused"],
             what="that new callers are refused",
         )
-        item = finding(status, "door_refused")
+        item = finding(status, "listener_refused")
         assert (item["severity"], status["verdict"]) == ("critical", "failing")
         assert "a new connection refuses it" in item["what"]
         assert await answered(before), "a connection that stands notices nothing"
         async with connected(way.own_port, trust) as after:
             assert not await answered(after), "gRPC's BoringSSL refuses it"
-        way.port = box.door_port
-        await box.wait_for("/api/v1/status", lambda s: doors(s) == ["proved", "proved"])
+        way.port = box.listener_port
+        await box.wait_for("/api/v1/status", lambda s: listeners(s) == ["proved", "proved"])
         async with connected(way.own_port, trust) as after:
             assert await answered(after)
     await box.stop_hub()

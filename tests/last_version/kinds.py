@@ -6,21 +6,21 @@ from typing import Any, Final
 
 from federation.controller.rotation.store import Arrivals
 from federation.core.documents import controller, signer, trust
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import RotationRecord
 
 KINDS: Final[dict[str, type[Any]]] = {
     "callers/": signer.CallersTable,
     "controllers/": controller.ControllerReport,
     "current": trust.Current,
     "generations/": trust.Generation,
-    "horizons/": signer.HorizonTable,
+    "horizons/": signer.ExpiryBoundTable,
     "hub": controller.HubRecord,
     "operations/": controller.Operation,
-    "orders": Orders,
+    "orders": SigningDirectives,
     "pins/": signer.PinsTable,
     "proposals/": trust.FoundAnchors,
-    "rotation": RotationBook,
+    "rotation": RotationRecord,
     "signers/": signer.SignerReport,
     "takeovers": Arrivals,
 }

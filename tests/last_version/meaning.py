@@ -31,6 +31,8 @@ MOVED: Final = tuple(
         (rf"{AUTHORITY}\.auth\.client_certificate", r"\1.server.auth.certificate.is_spiffe"),
         (rf"{AUTHORITY}\.auth\.(\w+)", r"\1.server.auth.\2"),
         (r"(trust\.anchors\[\d+\])\.cluster", r"\1.clusters"),
+        (r"(clusters\[\d+\])\.own_anchors", r"\1.member_cas"),
+        (r"door\.(\w+)", r"listener.\1"),
         (r"state\.(kubeconfig|context|in_cluster|allowed_exec)", r"state.credentials.\1"),
     )
 )

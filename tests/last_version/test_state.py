@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from federation.controller.rotation.operations import Seal
+from federation.controller.rotation.operations import OperationMac
 from federation.core.documents.controller import Operation
 from federation.core.documents.encoding import decode, encode
 from federation.runtime.clock import SystemClock
@@ -122,7 +122,7 @@ async def test_the_seal_of_an_operation_is_known_again(moment: str) -> None:
     async def secret() -> bytes:
         return operate_token().encode()
 
-    seal = Seal(secret)
+    seal = OperationMac(secret)
     operations = {key: value for key, value in read(moment).items() if key.startswith("operations/")}
     assert {value["verb"] for value in operations.values()} >= {"start", "quarantine", "dismiss"}
     for key, value in operations.items():

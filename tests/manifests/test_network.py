@@ -38,14 +38,14 @@ def test_every_rule_names_ports_that_exist(hub: Tree, role: str) -> None:
 
     assert rules(hub, role, "ingress")
     assert all(ports(rule) <= own for rule in rules(hub, role, "ingress"))
-    assert all(ports(rule) <= {53, 443, 6443, "door"} for rule in rules(hub, role, "egress"))
+    assert all(ports(rule) <= {53, 443, 6443, "listener"} for rule in rules(hub, role, "egress"))
 
 
 def test_everyone_may_come_to_the_door_and_nobody_to_anything_else_unless_labelled(hub: Tree) -> None:
     anywhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" not in rule]
     somewhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" in rule]
 
-    assert [ports(rule) for rule in anywhere] == [{"door"}]
+    assert [ports(rule) for rule in anywhere] == [{"listener"}]
     assert sorted(min(map(str, ports(rule))) for rule in somewhere) == ["health", "status"]
     for rule in somewhere:
         assert all(peer["namespaceSelector"]["matchLabels"] for peer in rule["from"])
@@ -59,13 +59,13 @@ def test_the_signer_reaches_api_servers_and_names_only(hub: Tree) -> None:
 
 
 def test_the_controller_reaches_the_door_as_well(hub: Tree) -> None:
-    (to_door,) = [rule for rule in rules(hub, "controller", "egress") if "door" in ports(rule)]
+    (to_door,) = [rule for rule in rules(hub, "controller", "egress") if "listener" in ports(rule)]
     (peer,) = to_door["to"]
 
     assert selects(
         peer["podSelector"]["matchLabels"], hub.deployment("signer")["spec"]["template"]["metadata"]["labels"]
     )
-    assert not any("door" in ports(rule) for rule in rules(hub, "signer", "egress"))
+    assert not any("listener" in ports(rule) for rule in rules(hub, "signer", "egress"))
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -130,7 +130,7 @@ def test_a_stop_leaves_time_to_drain(hub: Tree, config: HubConfig, role: str) ->
     before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
 
     assert before >= 3
-    assert pod["terminationGracePeriodSeconds"] >= before + config.door.drain + 10
+    assert pod["terminationGracePeriodSeconds"] >= before + config.listener.drain + 10
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -162,16 +162,16 @@ def test_resources_are_asked_for_and_bounded(hub: Tree, role: str) -> None:
 
 def test_ports_are_those_of_the_configuration_and_of_the_services(hub: Tree, config: HubConfig) -> None:
     for_signer, for_controller = hub.arguments("signer"), hub.arguments("controller")
-    door, status = hub.one("Service", "federation-hub"), hub.one("Service", "federation-status")
+    listener, status = hub.one("Service", "federation-hub"), hub.one("Service", "federation-status")
 
-    assert hub.ports("signer") == {"door": 15443, "health": 15444, "probes": 15445}
+    assert hub.ports("signer") == {"listener": 15443, "health": 15444, "probes": 15445}
     assert hub.ports("controller") == {"status": 8080, "probes": 8081}
-    assert for_signer["listen"] == str(config.door.listen) == "0.0.0.0:15443"
+    assert for_signer["listen"] == str(config.listener.listen) == "0.0.0.0:15443"
     assert for_signer["health"] == str(config.signer.health_listen) == "0.0.0.0:15444"
     assert for_controller["status"] == str(config.status.listen) == "0.0.0.0:8080"
     assert for_signer["config"] == for_controller["config"] == CONFIG_PATH
     for service, role, name, port in (
-        (door, "signer", "door", 15443),
+        (listener, "signer", "listener", 15443),
         (status, "controller", "status", 8080),
     ):
         (entry,) = service["spec"]["ports"]
@@ -187,7 +187,7 @@ def test_the_controller_reaches_the_door_by_a_name_the_door_can_prove(hub: Tree,
     service = hub.one("Service", "federation-hub")
 
     assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
-    assert host in config.door.server_names
+    assert host in config.listener.server_names
     assert int(port) == service["spec"]["ports"][0]["port"]
 
 

@@ -191,7 +191,7 @@ async def works(hub: Hub, role: str) -> bool:
 
 
 async def ready(hub: Hub) -> None:
-    """Wait for the authorizer and the admission policy of a real server to have heard of it all."""
+    """Wait for the authorizer and the admission policy of a real server to have seen it all."""
     for role in ROLES:
         assert await eventually(lambda role=role: works(hub, role)), f"the {role} cannot work"  # type: ignore[misc]
     if hub.real:
@@ -216,7 +216,7 @@ async def test_the_grants_are_enough(hub_state: Hub) -> None:
 FORBIDDEN: dict[str, list[tuple[str, Callable[[KubernetesStore], Awaitable[object]]]]] = {
     "signer": [
         ("write the current generation", lambda s: s.write("current", b"x")),
-        ("write orders", lambda s: s.write("orders", b"x", create=True)),
+        ("write directives", lambda s: s.write("orders", b"x", create=True)),
         ("write a rotation", lambda s: s.write("rotation", b"x", create=True)),
         ("write a generation", lambda s: s.write("generations/2", b"x", create=True)),
         ("remove a generation", lambda s: s.delete("generations/1")),
@@ -224,7 +224,7 @@ FORBIDDEN: dict[str, list[tuple[str, Callable[[KubernetesStore], Awaitable[objec
     ],
     "controller": [
         ("write a report of a signer", lambda s: s.write("signers/pod-0-signer", b"x")),
-        ("write horizons", lambda s: s.write("horizons/pod-0-signer", b"x", create=True)),
+        ("write expiry bounds", lambda s: s.write("horizons/pod-0-signer", b"x", create=True)),
     ],
 }
 

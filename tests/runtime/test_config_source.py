@@ -98,17 +98,17 @@ async def test_a_running_process_stays_with_its_state(source: ConfigSource, file
 
 async def test_the_door_loses_no_name_while_it_runs_and_gets_more(source: ConfigSource, file: Path) -> None:
     before = source.current
-    (name,) = before.door.server_names
+    (name,) = before.listener.server_names
     file.write_text(GOOD.replace(f'"{name}"', '"another.example"', 1))
     assert not await source.reload()
     assert source.current is before
     (problem,) = source.problems
-    assert "door.server_names" in problem
+    assert "listener.server_names" in problem
     assert f"lacks {name}" in problem
     assert "restart every role" in problem
     file.write_text(GOOD.replace(f'"{name}"', f'"another.example", "{name}"', 1))
     assert await source.reload()
-    assert source.current.door.server_names == ("another.example", name)
+    assert source.current.listener.server_names == ("another.example", name)
     assert source.problems == ()
 
 

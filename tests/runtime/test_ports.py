@@ -1,4 +1,4 @@
-"""The door's port stays the hub's while its signers come and go."""
+"""The listener's port stays the hub's while its signers come and go."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_taken_port_is_named_with_a_remedy() -> None:
         with pytest.raises(NotReady) as caught, reserved(address):
             pytest.fail("the port is taken")
     assert str(address) in str(caught.value)
-    assert "door.listen" in caught.value.remedy
+    assert "listener.listen" in caught.value.remedy
 
 
 def test_a_host_that_is_not_ours_is_named() -> None:

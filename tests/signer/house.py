@@ -1,4 +1,4 @@
-"""A signer in a house of real parts: clusters in a box, a file store, a configuration file, and the door over TLS.
+"""A signer in a house of real parts: clusters in a box, a file store, a configuration file, and the listener over TLS.
 
 The signer holds no more rights in the clusters than ``manifests/member`` grants. The controller's part
 (writing generations) is done by hand.
@@ -32,7 +32,7 @@ from federation.core.identity import ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio.ca_protocol import METHOD, IstioCertificateRequest, decode_response, encode_request
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.runtime.clock import SystemClock
 from federation.runtime.config_source import ConfigSource
@@ -74,7 +74,7 @@ def identity_of(namespace: str, account: str) -> SpiffeId:
 
 @dataclass
 class Answer:
-    """What the door answered: a chain, or a status with its sentence."""
+    """What the listener answered: a chain, or a status with its sentence."""
 
     elements: tuple[str, ...] = ()
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -125,7 +125,7 @@ class House:
             file.write_bytes(pin.root.pem)
             tables.append(f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{pin.root.sha256}"')
         tables += [
-            f'[door]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self._door_options()}',
+            f'[listener]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self._door_options()}',
             self.authority_table or local_table("authority", "local", chain, key),
             self.successor_table,
             '[status]\nlisten = "127.0.0.1:0"',
@@ -187,15 +187,15 @@ class House:
         current = Current(number=generation.number, sha256=generation.sha256, behind=dict(behind))
         await self.store.write("current", encode(current))
 
-    async def order(self, orders: Orders) -> None:
-        """Write orders as the controller does, and wait until they are taken up."""
-        await self.store.write("orders", encode(orders))
-        await eventually(lambda: self.role._orders.orders == orders)
+    async def order(self, directives: SigningDirectives) -> None:
+        """Write directives as the controller does, and wait until they are taken up."""
+        await self.store.write("orders", encode(directives))
+        await eventually(lambda: self.role._directives.directives == directives)
 
-    async def follows(self, orders: Orders) -> None:
-        """Wait until the signer reports that it follows these orders, its door included."""
-        told = orders.rotation, orders.state
-        await eventually(lambda: (self.role.report().rotation, self.role.report().orders) == told)
+    async def follows(self, directives: SigningDirectives) -> None:
+        """Wait until the signer reports that it follows these directives, its listener included."""
+        told = directives.rotation, directives.state
+        await eventually(lambda: (self.role.report().rotation, self.role.report().directives) == told)
 
     async def kill(self) -> None:
         """End the role at once, as a crash does: nothing is written any more."""
@@ -264,7 +264,7 @@ class House:
         message: bytes | None = None,
         trust: bytes | None = None,
     ) -> Answer:
-        """One call through the door, over a TLS connection of its own."""
+        """One call through the listener, over a TLS connection of its own."""
         if csr is None:
             csr = pki.csr_pem(identity or identity_of("foo", "bar"))
         if message is None:
@@ -288,7 +288,7 @@ class House:
 
     @asynccontextmanager
     async def channel(self, trust: bytes | None = None) -> AsyncIterator[grpc.aio.Channel]:
-        """A connection to the door that trusts the bundle's roots."""
+        """A connection to the listener that trusts the bundle's roots."""
         address = self.role.address
         assert isinstance(address, Address)
         credentials = grpc.ssl_channel_credentials(root_certificates=trust or self.ca.root.pem)

@@ -17,8 +17,8 @@ from federation.core.documents.keys import StateDamaged
 from federation.core.documents.signer import (
     CallersOfCluster,
     CallersTable,
-    HorizonRow,
-    HorizonTable,
+    ExpiryBound,
+    ExpiryBoundTable,
     SignerReport,
 )
 from federation.signer.attestation.token_keys import KeyClaims
@@ -43,7 +43,7 @@ LIFE = 3600.0
 
 @dataclass
 class Signer:
-    """The part of a signer that keeps callers; its horizon and its report are written as the real ones are."""
+    """The part of a signer that keeps callers; its expiry bound and its report are written as the real ones are."""
 
     store: FileStore
     clock: VirtualClock
@@ -75,10 +75,10 @@ class Signer:
         now = self.clock.now()
         not_after = now + timedelta(seconds=LIFE)
         rows = [
-            HorizonRow(cluster=EAST, issuer="1", generation=1, until=not_after.timestamp() + 60),
+            ExpiryBound(cluster=EAST, issuer="1", generation=1, until=not_after.timestamp() + 60),
         ]
         await self.store.write(
-            f"horizons/{self.replica}", encode(HorizonTable(replica=self.replica, rows=rows))
+            f"horizons/{self.replica}", encode(ExpiryBoundTable(replica=self.replica, rows=rows))
         )
         self.callers.issued(EAST, pod, at=now, not_after=not_after)
         return not_after.timestamp()
@@ -364,7 +364,7 @@ def test_no_pod_that_holds_a_certificate_is_taken_for_one_that_holds_none(
                     stored = await store.read(f"horizons/signer-{which}")
                     if stored is not None and all(
                         row.until + KEPT < clock.now().timestamp()
-                        for row in decode(stored.data, HorizonTable, key="x").rows
+                        for row in decode(stored.data, ExpiryBoundTable, key="x").rows
                     ):
                         await store.delete(f"horizons/signer-{which}")
         await clock.advance(10.0)  # longer than a report counts: one that was killed is seen to be gone

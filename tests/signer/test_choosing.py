@@ -1,4 +1,4 @@
-"""Who signs for a cluster: whatever the orders and the authorities, nothing that they do not allow."""
+"""Who signs for a cluster: whatever the directives and the authorities, nothing that they do not allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import State
 from federation.signer.authorities.selection import choose
 from tests.support import pki
@@ -51,32 +51,39 @@ DOWN, DOWN2, NEW_DOWN = one(A1, usable=False), one(A2, usable=False), one(B1, us
 GONE = One((), usable=False)  # an authority whose root is not published any more knows no issuers
 
 
-def at_rest(state: State, ca: pki.Authority) -> Orders:
-    return Orders(rotation=1, state=state.value, issuer=sha(ca))
+def at_rest(state: State, ca: pki.Authority) -> SigningDirectives:
+    return SigningDirectives(rotation=1, state=state.value, issuer=sha(ca))
 
 
-def in_force(ca: pki.Authority, state: State | None = None, *, left: list[str] | None = None) -> Orders:
+def in_force(
+    ca: pki.Authority, state: State | None = None, *, left: list[str] | None = None
+) -> SigningDirectives:
     """At rest, and it is recorded what is in force."""
-    known = at_rest(state, ca) if state is not None else Orders(issuer=sha(ca))
+    known = at_rest(state, ca) if state is not None else SigningDirectives(issuer=sha(ca))
     return replace(known, root=ca.root.sha256, left=left or [])
 
 
-def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) -> Orders:
-    return Orders(rotation=1, state=state.value, issuer=sha(ca), strict=True, **more)  # type: ignore[arg-type]
+def ordered(ca: pki.Authority, state: State = State.PUBLISHING, **more: object) -> SigningDirectives:
+    return SigningDirectives(rotation=1, state=state.value, issuer=sha(ca), strict=True, **more)  # type: ignore[arg-type]
 
 
-def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Orders:
+def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> SigningDirectives:
     """At rest after an emergency was declared against the one named."""
-    return Orders(rotation=1, state=state.value, issuer=sha(ca), forbidden=[named])
+    return SigningDirectives(rotation=1, state=state.value, issuer=sha(ca), forbidden=[named])
 
 
 @pytest.mark.parametrize(
-    ("orders", "authorities", "anchors", "chosen"),
+    ("directives", "authorities", "anchors", "chosen"),
     [
-        (Orders(), (OLD,), (A,), OLD),
-        (Orders(), (OLD, NEW), (A, B), OLD),
-        (Orders(), (UNKNOWN, NEW), (A, B), UNKNOWN),
-        (Orders(), (DOWN, NEW), (A, B), DOWN),  # it says why it cannot; nobody has proved that B is trusted
+        (SigningDirectives(), (OLD,), (A,), OLD),
+        (SigningDirectives(), (OLD, NEW), (A, B), OLD),
+        (SigningDirectives(), (UNKNOWN, NEW), (A, B), UNKNOWN),
+        (
+            SigningDirectives(),
+            (DOWN, NEW),
+            (A, B),
+            DOWN,
+        ),  # it says why it cannot; nobody has proved that B is trusted
         (at_rest(State.STABLE, A1), (DOWN, NEW), (A, B), DOWN),
         (at_rest(State.RETIRED, B1), (GONE, NEW), (B,), NEW),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (A, B), NEW),
@@ -114,20 +121,20 @@ def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Orders:
     ],
 )
 def test_the_choice(
-    orders: Orders, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], chosen: One
+    directives: SigningDirectives, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], chosen: One
 ) -> None:
-    assert choose(orders, "east", authorities, anchors) == chosen
+    assert choose(directives, "east", authorities, anchors) == chosen
 
 
 @pytest.mark.parametrize(
-    ("orders", "authorities", "anchors", "reason"),
+    ("directives", "authorities", "anchors", "reason"),
     [
-        (Orders(stopped={"east": "broken into"}), (OLD,), (A,), "quarantined"),
-        (ordered(B1), (OLD,), (A, B), "ordered_authority_missing"),
-        (ordered(B1), (UNKNOWN,), (A, B), "ordered_authority_missing"),
-        (ordered(B1), (OLD, One((), usable=False)), (A, B), "ordered_authority_missing"),
+        (SigningDirectives(stopped={"east": "broken into"}), (OLD,), (A,), "quarantined"),
+        (ordered(B1), (OLD,), (A, B), "directed_authority_missing"),
+        (ordered(B1), (UNKNOWN,), (A, B), "directed_authority_missing"),
+        (ordered(B1), (OLD, One((), usable=False)), (A, B), "directed_authority_missing"),
         (ordered(B1), (OLD, NEW), (A,), "unpublished_anchor"),
-        (Orders(), (OLD, NEW), (B,), "unpublished_anchor"),
+        (SigningDirectives(), (OLD, NEW), (B,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (C,), "unpublished_anchor"),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (A,), "unpublished_anchor"),
         (in_force(A1), (NEW,), (A, B), "authority_not_in_force"),
@@ -146,10 +153,10 @@ def test_the_choice(
     ],
 )
 def test_nobody_may_sign(
-    orders: Orders, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], reason: str
+    directives: SigningDirectives, authorities: tuple[One, ...], anchors: tuple[Certificate, ...], reason: str
 ) -> None:
     with pytest.raises(NotReady) as refused:
-        choose(orders, "east", authorities, anchors)
+        choose(directives, "east", authorities, anchors)
     assert refused.value.reason == reason
     assert refused.value.where == "east"
     assert refused.value.remedy
@@ -162,8 +169,8 @@ ONES = st.builds(
     st.sampled_from((True, True, True, False)),
 )
 ISSUER = st.sampled_from(("", *map(sha, SOME)))
-ORDERS = st.builds(
-    Orders,
+DIRECTIVES = st.builds(
+    SigningDirectives,
     state=st.sampled_from(["", *(state.value for state in State)]),
     issuer=ISSUER,
     clusters=st.dictionaries(st.sampled_from(("east", "west")), ISSUER),
@@ -175,54 +182,58 @@ ORDERS = st.builds(
 )
 
 
-def permitted(orders: Orders, one: One) -> bool:
+def permitted(directives: SigningDirectives, one: One) -> bool:
     """By what is in force: an oracle of its own."""
     if not one.issuers:
         return True
     intermediate, root = one.issuers
-    return intermediate.sha256 == orders.issuer or (
-        root.sha256 == orders.root and intermediate.sha256 not in orders.left
+    return intermediate.sha256 == directives.issuer or (
+        root.sha256 == directives.root and intermediate.sha256 not in directives.left
     )
 
 
 @settings(max_examples=1000)
 @given(
-    ORDERS,
+    DIRECTIVES,
     st.lists(ONES, min_size=1, max_size=2),
     st.lists(st.sampled_from((A, B, C)), unique=True),
     st.sampled_from(("east", "")),
 )
 def test_never_what_is_not_allowed(
-    orders: Orders, authorities: list[One], anchors: list[Certificate], cluster: str
+    directives: SigningDirectives, authorities: list[One], anchors: list[Certificate], cluster: str
 ) -> None:
     trusted = tuple(anchors)
-    asked = orders.issuer_for(cluster)
+    asked = directives.issuer_for(cluster)
     there = [a for a in authorities if asked and a.issuers and a.issuers[0].sha256 == asked]
-    retired = orders.state == State.RETIRED.value
+    retired = directives.state == State.RETIRED.value
     try:
-        chosen = choose(orders, cluster, authorities, trusted)
+        chosen = choose(directives, cluster, authorities, trusted)
     except NotReady:
-        if not orders.stopped.get(cluster) and not (orders.strict and asked) and not (retired and there):
+        if (
+            not directives.stopped.get(cluster)
+            and not (directives.strict and asked)
+            and not (retired and there)
+        ):
             first = authorities[0]
-            barred = any(issuer.sha256 in orders.forbidden for issuer in first.issuers)
-            barred = barred or (bool(orders.root) and not permitted(orders, first))
+            barred = any(issuer.sha256 in directives.forbidden for issuer in first.issuers)
+            barred = barred or (bool(directives.root) and not permitted(directives, first))
             assert barred or not (first.usable and first.issuers and first.issuers[-1] in trusted)
         return
-    if not orders.strict:  # and the core orders nothing that it forbids
-        assert asked in orders.forbidden or not any(
-            issuer.sha256 in orders.forbidden for issuer in chosen.issuers
+    if not directives.strict:  # and the core directives nothing that it forbids
+        assert asked in directives.forbidden or not any(
+            issuer.sha256 in directives.forbidden for issuer in chosen.issuers
         )
-    assert cluster not in orders.stopped
+    assert cluster not in directives.stopped
     if chosen.issuers:
         assert chosen.issuers[-1] in trusted, "its leaves would chain to nothing that is delivered with them"
-    if orders.root and chosen.issuers and not orders.strict:
-        assert permitted(orders, chosen) or chosen in there, (
+    if directives.root and chosen.issuers and not directives.strict:
+        assert permitted(directives, chosen) or chosen in there, (
             "only a rotation changes the root that is signed under"
         )
-    if orders.strict and asked:
+    if directives.strict and asked:
         assert chosen.issuers
         assert chosen.issuers[0].sha256 == asked
-    elif orders.root and chosen not in there:
+    elif directives.root and chosen not in there:
         assert not any(one.usable and one.issuers[-1] in trusted for one in there), (
             "the one in force signs if it can"
         )
@@ -230,5 +241,5 @@ def test_never_what_is_not_allowed(
         assert chosen in there, "no other stands in for what was rotated to"
     elif chosen is not authorities[0]:
         prefers = bool(chosen.issuers) and chosen.issuers[0].sha256 == asked
-        assert chosen.usable or orders.root
+        assert chosen.usable or directives.root
         assert prefers or retired, "nobody has made sure that all trust it"

@@ -1,4 +1,4 @@
-"""Whether an authority is what is in force, and whether another one may take its place: by the orders alone."""
+"""Whether an authority is what is in force, and whether another one may take its place: by the directives alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from federation.core.errors import NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import State
 from federation.signer.authorities.selection import exchange, not_in_force
-from federation.signer.revalidation import Superseded, require_ordered
+from federation.signer.revalidation import Superseded, require_directed
 from tests.support import pki
 
 NAMES = ("a1", "a2", "b1", "b2")
@@ -27,8 +27,8 @@ def sha(name: str) -> str:
     return ALL[name].certificate.sha256
 
 
-def at_rest(name: str, state: str = "", *, left: tuple[str, ...] = ()) -> Orders:
-    return Orders(
+def at_rest(name: str, state: str = "", *, left: tuple[str, ...] = ()) -> SigningDirectives:
+    return SigningDirectives(
         rotation=1 if state else 0,
         state=state,
         issuer=sha(name),
@@ -37,17 +37,19 @@ def at_rest(name: str, state: str = "", *, left: tuple[str, ...] = ()) -> Orders
     )
 
 
-CANARY = Orders(rotation=1, state="CANARY", issuer=sha("a1"), clusters={"east": sha("b1")}, strict=True)
+CANARY = SigningDirectives(
+    rotation=1, state="CANARY", issuer=sha("a1"), clusters={"east": sha("b1")}, strict=True
+)
 REST, RETIRED = at_rest("a1"), at_rest("a2", "RETIRED", left=("a1",))
 
 
 @pytest.mark.parametrize(
-    ("orders", "old", "new", "reserve", "may"),
+    ("directives", "old", "new", "reserve", "may"),
     [
         (None, "a1", "a2", False, True),  # nothing is known to be in force: what has the place is
         (None, "a1", "b1", False, False),
         (None, "a1", "b1", True, True),
-        (Orders(), "a1", "b1", False, False),
+        (SigningDirectives(), "a1", "b1", False, False),
         (REST, "a1", "a2", False, True),
         (REST, "a1", "b1", False, False),
         (REST, "b1", "b2", False, True),  # what has the place signs nothing
@@ -65,20 +67,20 @@ REST, RETIRED = at_rest("a1"), at_rest("a2", "RETIRED", left=("a1",))
     ],
 )
 def test_what_may_take_the_place_of_what(
-    orders: Orders | None, old: str, new: str, reserve: bool, may: bool
+    directives: SigningDirectives | None, old: str, new: str, reserve: bool, may: bool
 ) -> None:
-    problem = exchange(path(old), path(new), orders, reserve=reserve)
+    problem = exchange(path(old), path(new), directives, reserve=reserve)
     assert (problem is None) == may
     if problem is not None:
         assert problem.reason == "authority_not_in_force"
         assert problem.remedy
         assert sha(new)[:16] in problem.what
-    assert exchange(path(old), path(old), orders, reserve=reserve) is None
-    assert exchange((), path(new), orders, reserve=reserve) is None, "nothing has the place"
+    assert exchange(path(old), path(old), directives, reserve=reserve) is None
+    assert exchange((), path(new), directives, reserve=reserve) is None, "nothing has the place"
 
 
-ORDERS = st.builds(
-    Orders,
+DIRECTIVES = st.builds(
+    SigningDirectives,
     issuer=st.sampled_from(["", *map(sha, NAMES)]),
     root=st.sampled_from(["", ALL["a1"].root.sha256, ALL["b1"].root.sha256]),
     strict=st.booleans(),
@@ -87,18 +89,18 @@ ORDERS = st.builds(
 )
 
 
-@given(ORDERS, st.sampled_from(NAMES), st.sampled_from(NAMES), st.booleans())
+@given(DIRECTIVES, st.sampled_from(NAMES), st.sampled_from(NAMES), st.booleans())
 def test_what_may_sign_is_never_given_up_for_what_may_not(
-    orders: Orders, old: str, new: str, reserve: bool
+    directives: SigningDirectives, old: str, new: str, reserve: bool
 ) -> None:
-    """Of ``[signer.successor]`` what the orders name; of ``[signer.authority]`` whatever they permit."""
-    may = exchange(path(old), path(new), orders, reserve=reserve) is None
-    if may and orders.binding and not_in_force(path(new), orders) is not None:
-        assert not_in_force(path(old), orders) is not None or (reserve and sha(old) != orders.issuer)
+    """Of ``[signer.successor]`` what the directives name; of ``[signer.authority]`` whatever they permit."""
+    may = exchange(path(old), path(new), directives, reserve=reserve) is None
+    if may and directives.binding and not_in_force(path(new), directives) is not None:
+        assert not_in_force(path(old), directives) is not None or (reserve and sha(old) != directives.issuer)
 
 
 @pytest.mark.parametrize(
-    ("orders", "signed", "error", "reason"),
+    ("directives", "signed", "error", "reason"),
     [
         (REST, "a1", None, ""),
         (REST, "a2", None, ""),
@@ -106,17 +108,17 @@ def test_what_may_sign_is_never_given_up_for_what_may_not(
         (replace(REST, left=[sha("a2")]), "a2", NotReady, "authority_not_in_force"),
         (replace(REST, forbidden=[sha("a2")]), "a2", Superseded, "compromised_authority"),
         (CANARY, "a2", Superseded, "superseded"),
-        (Orders(), "b1", None, ""),
+        (SigningDirectives(), "b1", None, ""),
     ],
 )
 def test_what_a_back_end_returns_is_judged_before_it_is_handed_out(
-    orders: Orders, signed: str, error: type[NotReady] | None, reason: str
+    directives: SigningDirectives, signed: str, error: type[NotReady] | None, reason: str
 ) -> None:
     """Some tell who signs with the leaf alone, and any of them may change it between a look and a request."""
     if error is None:
-        require_ordered(path(signed), orders, "west")
+        require_directed(path(signed), directives, "west")
         return
     with pytest.raises(error) as refused:
-        require_ordered(path(signed), orders, "west")
+        require_directed(path(signed), directives, "west")
     assert (refused.value.reason, refused.value.where) == (reason, "west")
     assert refused.value.remedy

@@ -87,9 +87,9 @@ def test_signers_that_learn_in_any_order_agree(seen: list[list[tuple[str, str, s
         signer = KeyClaims()
         apply(signer, what, at=1000.0 * (number + 1))
         tables.append(claims_in(persisted(signer), key="callers/x"))
-    orders = [tables, [*reversed(tables)], sorted(tables, key=repr)]
+    directives = [tables, [*reversed(tables)], sorted(tables, key=repr)]
     results = []
-    for order in orders:
+    for order in directives:
         claims = KeyClaims()
         for table in (*order, *order[:1]):
             claims.adopt(table)

@@ -19,7 +19,13 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile, Validity
-from federation.signer.authorities.authority import Alarms, IssuedLeaf, KnowsIssuers, LeafOrder, issue_checked
+from federation.signer.authorities.authority import (
+    Alarms,
+    IssuedLeaf,
+    KnowsIssuers,
+    LeafRequest,
+    issue_checked,
+)
 from federation.signer.authorities.credentials import mode_is_private
 from federation.signer.authorities.hub_built import HubBuiltAuthority
 from federation.signer.authorities.local import PairOfFiles
@@ -67,8 +73,8 @@ async def loaded(
     return authority
 
 
-def order(profile: LeafProfile = LeafProfile.WORKLOAD, *hosts: str) -> LeafOrder:
-    return LeafOrder(
+def order(profile: LeafProfile = LeafProfile.WORKLOAD, *hosts: str) -> LeafRequest:
+    return LeafRequest(
         profile=profile,
         public_key=pki.key("workload").public_key(),
         spki_der=spki(pki.key("workload").public_key()),
@@ -162,7 +168,7 @@ CONFINED = pki.confined([x509.DNSName("corp.example")])
 
 
 async def test_an_intermediate_that_may_not_name_the_door_signs_nothing(tmp_path: Path) -> None:
-    """Every client would refuse the door's certificate, and all workloads end without one."""
+    """Every client would refuse the listener's certificate, and all workloads end without one."""
     authority = await loaded(tmp_path, CONFINED, hosts=lambda: ("hub.corp.example", "hub.mesh"))
     report = authority.describe()
     assert (report.state, report.reason) == ("unavailable", "name_constraints")
@@ -200,14 +206,14 @@ async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> Non
 
 
 async def test_what_tells_whether_an_authority_is_good_is_judged_whoever_built_it(tmp_path: Path) -> None:
-    """The leaves of a trial, of ``authority check`` and of the door: a mistake in building them is found here."""
+    """The leaves of a trial, of ``authority check`` and of the listener: a mistake in building them is found here."""
     good = await loaded(tmp_path, CA)
 
     class Mistaken:
         def describe(self) -> AuthorityReport:
             return good.describe()
 
-        async def issue(self, _: LeafOrder) -> IssuedLeaf:
+        async def issue(self, _: LeafRequest) -> IssuedLeaf:
             return await good.issue(order(LeafProfile.SERVING, "other.example"))
 
     asked = order(LeafProfile.SERVING, "hub.example")

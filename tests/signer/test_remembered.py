@@ -8,7 +8,7 @@ import pytest
 
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import PinsTable
-from federation.signer.generations import PINS, RememberedPins, TrustFollower
+from federation.signer.generations import PINS, PinHistory, TrustFollower
 from federation.state.kubernetes_store import Namespaces
 from tests.controller.test_rotation_driver import FailingStore
 from tests.signer.house import TRUST_DOMAIN
@@ -33,7 +33,7 @@ class Remembering(Controller):
             trust_domain=TRUST_DOMAIN,
             pins=self.pins,
             on_change=self.changes.append,
-            remembered=RememberedPins(self.store, replica=self.replica),
+            remembered=PinHistory(self.store, replica=self.replica),
         )
         return self.follower
 
@@ -118,7 +118,7 @@ async def test_a_damaged_memory_remembers_nothing_and_stops_nothing(hub: Remembe
 
 async def test_what_cannot_be_remembered_now_is_remembered_later(tmp_path: Path) -> None:
     store = FailingStore(tmp_path, VirtualClock())
-    remembered = RememberedPins(store, replica="one")
+    remembered = PinHistory(store, replica="one")
     await remembered.load()
     store.failing = PINS
     await remembered.keep([A.root, B.root], BOTH)

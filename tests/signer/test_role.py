@@ -12,7 +12,7 @@ import pytest
 from federation.core.documents.signer import SignerReport
 from federation.core.pki.keys import KeyKind
 from federation.core.pki.pem import parse_certificates
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation_sandbox.apiserver.faults import Delay
 from tests.signer.house import TRUST_DOMAIN, House, authority, bundle_of, eventually, house, identity_of
@@ -86,7 +86,7 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
         token = hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         await hub.publish(**wrong)
-        await eventually(lambda: any(told in found for found in hub.role.report().unfollowed))
+        await eventually(lambda: any(told in found for found in hub.role.report().not_applied))
         assert hub.role.report().generation == 1
         assert hub.role.report().ready
         assert (await hub.ask("east", token)).elements[-1] == bundle_of(hub.ca).decode()
@@ -96,7 +96,7 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
         )
         await hub.publish()
         await eventually(lambda: hub.role.report().generation == 3)
-        assert hub.role.report().unfollowed == []
+        assert hub.role.report().not_applied == []
 
 
 async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
     second = authority("not pinned")
     async with house(tmp_path) as hub:
         await hub.publish(hub.ca, second)
-        await eventually(lambda: any(second.root.sha256 in found for found in hub.role.report().unfollowed))
+        await eventually(lambda: any(second.root.sha256 in found for found in hub.role.report().not_applied))
         assert hub.role.report().generation == 1
         hub.pins = [second]
         await hub.reconfigure()
         await eventually(lambda: hub.role.report().generation == 2)
-        assert hub.role.report().unfollowed == []
+        assert hub.role.report().not_applied == []
 
 
 async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
         await eventually(lambda: hub.role.report().generation == 2)
         hub.generation = 0
         await hub.publish()
-        await eventually(lambda: any("older than 2" in found for found in hub.role.report().unfollowed))
+        await eventually(lambda: any("older than 2" in found for found in hub.role.report().not_applied))
         assert hub.role.report().generation == 2
 
 
@@ -131,7 +131,7 @@ async def test_a_generation_that_was_rewritten_is_refused(tmp_path: Path) -> Non
     async with house(tmp_path, setup=setup) as hub:
         hub.generation = 0
         await hub.publish(hub.ca, second)
-        await eventually(lambda: any("was changed after" in found for found in hub.role.report().unfollowed))
+        await eventually(lambda: any("was changed after" in found for found in hub.role.report().not_applied))
         assert (
             hub.role.report().bundle_sha256
             == TrustBundle.merge(
@@ -146,7 +146,7 @@ async def test_a_damaged_store_stops_no_certificate_that_is_accounted_for(tmp_pa
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         for document in (tmp_path / "state" / "documents").iterdir():
             document.write_bytes(b"damaged")
-        await eventually(lambda: hub.role.report().unfollowed)
+        await eventually(lambda: hub.role.report().not_applied)
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         assert hub.role.report().ready
         assert (await hub.ask("east", token, seconds=7200)).code is grpc.StatusCode.UNAVAILABLE
@@ -256,7 +256,7 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
         key.write_bytes(second.key_pem)
         await hub.publish(hub.ca, second)
         await degraded("is under the root")  # published, and nobody has made sure that all trust it
-        rotated = Orders(
+        rotated = SigningDirectives(
             rotation=1, state="RETIRED", issuer=second.certificate.sha256, root=second.root.sha256
         )
         await hub.order(rotated)
@@ -280,7 +280,7 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
             await eventually(lambda: hub.role._registry._by_id["east"][0].slots.taken)
             stopping = asyncio.create_task(hub.stop())
             await eventually(lambda: "draining" in reasons(hub))
-            await eventually(lambda: hub.role._door._server is None)
+            await eventually(lambda: hub.role._listener._server is None)
             assert (await hub.ask("east", token, timeout=3)).code is grpc.StatusCode.UNAVAILABLE
             assert (await under_way).code is grpc.StatusCode.OK
         await stopping
@@ -292,21 +292,21 @@ async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None
 
     async with house(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
-        first = hub.role._door.serving.certificate
+        first = hub.role._listener.serving.certificate
         assert first is not None
         async with hub.channel() as standing:
             await standing.channel_ready()
-            hub.role._door.serving._due = hub.clock.now()
-            await eventually(lambda: hub.role._door.serving.certificate is not first)
+            hub.role._listener.serving._due = hub.clock.now()
+            await eventually(lambda: hub.role._listener.serving.certificate is not first)
             assert standing.get_state() is grpc.ChannelConnectivity.READY
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
-        shown = hub.role._door.serving.certificate
+        shown = hub.role._listener.serving.certificate
         assert shown is not None
         assert await shown_certificate(hub) == shown.der
 
 
 async def shown_certificate(hub: House) -> bytes:
-    """What the door shows in a handshake now, over TLS 1.2 or later with ALPN h2."""
+    """What the listener shows in a handshake now, over TLS 1.2 or later with ALPN h2."""
     import ssl
 
     assert hub.role.address is not None
@@ -330,9 +330,9 @@ async def shown_certificate(hub: House) -> bytes:
 
 async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) -> None:
     async with house(tmp_path) as hub:
-        leaf = hub.role._door.serving.certificate
+        leaf = hub.role._listener.serving.certificate
         assert leaf is not None
         assert await shown_certificate(hub) == leaf.der
-        pair = hub.role._door._credentials.pair  # type: ignore[union-attr]
+        pair = hub.role._listener._credentials.pair  # type: ignore[union-attr]
         assert parse_certificates(pair.chain_pem, where="door") == (leaf, hub.ca.certificate)
         assert b"PRIVATE" not in repr(pair).encode()

@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from federation.core.documents.encoding import decode
-from federation.core.documents.signer import AuthorityReport, HorizonTable, SignerClusterReport
-from federation.core.rotation.effects import Orders
+from federation.core.documents.signer import AuthorityReport, ExpiryBoundTable, SignerClusterReport
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import State
-from federation.signer.authorities.authority import IssuedLeaf, LeafOrder
+from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
 from tests.signer.house import Answer, House, authority, bundle_of, eventually, house, local_table
 from tests.support import pki
 
@@ -40,7 +40,7 @@ class Rotating:
     tokens: dict[str, str]
     number: int = 1
 
-    def orders(self, state: State, **more: object) -> Orders:
+    def directives(self, state: State, **more: object) -> SigningDirectives:
         new = state in {State.ACTIVE, State.UNPUBLISHING, State.RETIRED, State.EMERGENCY}
         signs = self.b if new else self.a
         at_rest = state in {State.STABLE, State.RETIRED}
@@ -51,12 +51,12 @@ class Rotating:
             "root": signs.root.sha256 if at_rest else "",
             "strict": not at_rest,
         } | more
-        return Orders(**fields)  # type: ignore[arg-type]
+        return SigningDirectives(**fields)  # type: ignore[arg-type]
 
     async def enter(self, state: State, **more: object) -> None:
-        orders = self.orders(state, **more)
-        await self.hub.order(orders)
-        await self.hub.follows(orders)
+        directives = self.directives(state, **more)
+        await self.hub.order(directives)
+        await self.hub.follows(directives)
 
     async def ask(self, cluster: str, **options: object) -> Answer:
         return await self.hub.ask(cluster, self.tokens[cluster], trust=bundle_of(self.a, self.b), **options)  # type: ignore[arg-type]
@@ -118,11 +118,11 @@ async def test_a_successor_is_good_before_its_root_is_published_and_signs_for_no
         assert it.successor.not_after > it.hub.clock.now().timestamp()
         assert it.hub.role.report().ready
         assert await it.signers() == ("a", "a")
-        await it.hub.order(it.orders(State.ACTIVE))
-        assert await it.signers() == ("UNAVAILABLE", "UNAVAILABLE"), "orders alone publish nothing"
+        await it.hub.order(it.directives(State.ACTIVE))
+        assert await it.signers() == ("UNAVAILABLE", "UNAVAILABLE"), "directives alone publish nothing"
         assert it.hub.refused("east") == {"unpublished_anchor": 1}
         assert it.cluster("east").reason == "unpublished_anchor"
-        assert it.hub.role.report().orders != State.ACTIVE.value, "its door cannot follow"
+        assert it.hub.role.report().directives != State.ACTIVE.value, "its listener cannot follow"
 
 
 async def test_a_successor_whose_root_is_not_pinned_is_not_ready(tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ async def test_a_successor_that_does_not_sign_is_not_ready(tmp_path: Path) -> No
         await eventually(lambda: "cannot read" in it.successor.detail, describe=lambda: it.successor)
         assert it.hub.role.report().ready
         await it.hub.publish(it.a, it.b)
-        await it.hub.order(it.orders(State.ACTIVE))
+        await it.hub.order(it.directives(State.ACTIVE))
         await eventually(lambda: not it.hub.role.report().ready)
         reasons = "; ".join(it.hub.role.report().reasons)
         assert "no authority may sign" in reasons
         assert "cannot read" in reasons
         assert await it.signers() == ("UNAVAILABLE", "UNAVAILABLE"), "no other one may"
-        assert it.hub.refused("west") == {"ordered_authority_missing": 1}
+        assert it.hub.refused("west") == {"directed_authority_missing": 1}
         tables(it.hub, it.b, "successor", "new")
         await eventually(lambda: it.hub.role.report().ready, describe=lambda: it.hub.role.report().reasons)
         assert await it.signers() == ("b", "b")
@@ -208,7 +208,7 @@ async def test_a_whole_rotation_and_no_request_fails(tmp_path: Path) -> None:
             assert hub.role._authorities.authority is inherited, "the very same authority goes on"
             await settled("b", "b")
             it.number = 2
-            await it.hub.order(it.orders(State.STAGED, issuer=it.b.certificate.sha256))
+            await it.hub.order(it.directives(State.STAGED, issuer=it.b.certificate.sha256))
             await settled("b", "b")
         assert Counter(answer.code for _, answer in answers) == {OK: len(answers)}
 
@@ -367,7 +367,7 @@ async def test_another_successor_takes_the_place_of_the_one_that_inherited(tmp_p
 async def test_a_quarantined_cluster_gets_nothing_and_others_all(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         assert await it.signers() == ("a", "a")
-        await it.hub.order(Orders(stopped={"west": "broken into"}))
+        await it.hub.order(SigningDirectives(stopped={"west": "broken into"}))
         assert await it.signers() == ("a", "UNAVAILABLE")
         assert it.hub.refused("west") == {"quarantined": 1}
         report = it.cluster("west")
@@ -375,7 +375,7 @@ async def test_a_quarantined_cluster_gets_nothing_and_others_all(tmp_path: Path)
         assert "broken into" in report.detail
         assert it.cluster("east").state == "ready"
         assert it.hub.role.report().ready
-        await it.hub.order(Orders())
+        await it.hub.order(SigningDirectives())
         assert await it.signers() == ("a", "a")
 
 
@@ -397,9 +397,9 @@ async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path:
             leaf = (await it.ask("east", seconds=asked)).leaf
             lifetime = (leaf.not_after - now).total_seconds()
             assert min(asked or 90, 90) - 1 <= lifetime <= min(asked or 90, 90) + 5
-        door = it.hub.role._door.serving.certificate
-        assert door is not None
-        assert (door.not_after - now).total_seconds() <= 95
+        listener = it.hub.role._listener.serving.certificate
+        assert listener is not None
+        assert (listener.not_after - now).total_seconds() <= 95
 
 
 async def test_the_door_follows_the_same_orders(tmp_path: Path) -> None:
@@ -407,15 +407,15 @@ async def test_the_door_follows_the_same_orders(tmp_path: Path) -> None:
         await eventually(lambda: it.successor.state == "ready")
         await it.hub.publish(it.a, it.b)
         await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
-        assert it.hub.role._door.serving.issuer == it.a.certificate.sha256
+        assert it.hub.role._listener.serving.issuer == it.a.certificate.sha256
         only_old = await it.hub.ask("east", it.tokens["east"], trust=bundle_of(it.a))
         assert only_old.code is OK
         await it.enter(State.ACTIVE)
-        assert it.hub.role._door.serving.issuer == it.b.certificate.sha256
+        assert it.hub.role._listener.serving.issuer == it.b.certificate.sha256
 
 
 async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
-    """Bounds, orders and generations are as before after it, and a store that fails at the start stops issuing."""
+    """Bounds, directives and generations are as before after it, and a store that fails at the start stops issuing."""
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
@@ -432,7 +432,7 @@ async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
         sound = orders_file.read_bytes()
         orders_file.write_bytes(b"damaged")
         await hub.start()
-        await eventually(lambda: any("orders were not read" in r for r in hub.role.report().reasons))
+        await eventually(lambda: any("directives were not read" in r for r in hub.role.report().reasons))
         assert hub.role.address is None, "it does not guess who is to sign"
         orders_file.write_bytes(sound)
         await hub.ready()
@@ -463,7 +463,7 @@ async def test_bounds_that_cannot_be_read_at_the_start_stop_issuing(tmp_path: Pa
 async def horizon_rows(hub: House) -> dict[tuple[str, str, int], float]:
     stored = await hub.store.read("horizons/signer-0")
     assert stored is not None
-    rows = decode(stored.data, HorizonTable, key="horizons/signer-0").rows
+    rows = decode(stored.data, ExpiryBoundTable, key="horizons/signer-0").rows
     return {(row.cluster, row.issuer, row.generation): row.until for row in rows}
 
 
@@ -486,11 +486,11 @@ async def test_what_changes_behind_its_back_is_seen_before_a_leaf_leaves(
                 done.set()
                 match what:
                     case "orders":
-                        await hub.order(it.orders(State.ACTIVE))
+                        await hub.order(it.directives(State.ACTIVE))
                     case "generation":
                         await hub.publish(it.a, it.b)
                     case _:
-                        await hub.order(it.orders(State.PUBLISHING, stopped={"east": "broken into"}))
+                        await hub.order(it.directives(State.PUBLISHING, stopped={"east": "broken into"}))
             return version
 
         monkeypatch.setattr(hub.store, "write", and_then)
@@ -519,11 +519,11 @@ async def test_orders_that_change_while_a_leaf_is_signed(
         authority = hub.role._authorities.authority.current
         issue, signed = authority.issue, []
 
-        async def slowly(order: LeafOrder) -> IssuedLeaf:
+        async def slowly(order: LeafRequest) -> IssuedLeaf:
             issued = await issue(order)
             signed.append(issued)
             if len(signed) == 1:
-                await hub.order(it.orders(State.ACTIVE))
+                await hub.order(it.directives(State.ACTIVE))
             return issued
 
         monkeypatch.setattr(authority, "issue", slowly)
@@ -532,7 +532,7 @@ async def test_orders_that_change_while_a_leaf_is_signed(
 
 
 async def test_files_that_are_exchanged_in_the_middle_of_a_rotation(tmp_path: Path) -> None:
-    """What the orders name goes on as long as the process holds it; without it nothing is signed."""
+    """What the directives name goes on while the process holds it; without it nothing is signed."""
     async with rotating(tmp_path) as it:
         hub = it.hub
         other = beside(it.a, "a exchanged", hub)
@@ -546,9 +546,11 @@ async def test_files_that_are_exchanged_in_the_middle_of_a_rotation(tmp_path: Pa
         await hub.kill()
         await hub.start()
         await eventually(lambda: hub.role._authorities.authority.issuers[:1] == (other.certificate,))
-        await eventually(lambda: hub.role._orders.orders is not None and hub.role.report().generation == 1)
+        await eventually(
+            lambda: hub.role._directives.directives is not None and hub.role.report().generation == 1
+        )
         assert any(it.a.certificate.sha256[:16] in reason for reason in hub.role.report().reasons)
-        assert hub.role.address is None, "nothing may sign for the door either"
+        assert hub.role.address is None, "nothing may sign for the listener either"
         it.a.write(hub.directory / "authority")
         await hub.ready()
         assert await it.signers() == ("a", "a")
@@ -565,7 +567,7 @@ async def test_another_intermediate_under_the_root_in_force_signs_at_once(tmp_pa
         await eventually(lambda: hub.role.report().signs == renewed.certificate.sha256)
         assert (await it.ask("east")).elements[1] == renewed.certificate.pem.decode()
         left = [it.a.certificate.sha256]
-        await hub.order(it.orders(State.STABLE, issuer=renewed.certificate.sha256, left=left))
+        await hub.order(it.directives(State.STABLE, issuer=renewed.certificate.sha256, left=left))
         it.a.write(hub.directory / "authority")
         report = await refused(it)
         assert report.sha256 == renewed.certificate.sha256

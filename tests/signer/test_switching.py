@@ -1,4 +1,4 @@
-"""From one back end to another under the same root, and a back end that fails, as callers of the door see it."""
+"""From one back end to another under the same root, and a back end that fails, as callers of the listener see it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 
 from federation.core.documents.signer import AuthorityReport
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.canary import PROBE
 from tests.authorities.vault_hub import given_token, secret_file, server_context
 from tests.authorities.vault_server import VaultServer, vault_server
@@ -136,8 +136,8 @@ async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_pa
                 await eventually(lambda: not hub.role.report().ready)
                 assert report_of(hub).state == "unavailable"
                 assert any("cannot sign" in reason for reason in hub.role.report().reasons)
-                shown = hub.role._door.serving.certificate
-                assert shown is not None, "the door still shows its certificate"
+                shown = hub.role._listener.serving.certificate
+                assert shown is not None, "the listener still shows its certificate"
             await eventually(lambda: hub.role.report().ready, describe=lambda: hub.role.report())
             await eventually(lambda: report_of(hub).state in {"ready", "degraded"})
             assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
@@ -175,7 +175,7 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
             hub.authority_table = vault_table(server, tmp_path, ca_file)
 
         async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
-            shown = hub.role._door.serving.certificate
+            shown = hub.role._listener.serving.certificate
             assert isinstance(shown, Certificate)
             assert server.count("pki/issuer/default/sign/mesh-door") == 1
             assert SERVER_NAME in str(shown.extensions)
@@ -236,7 +236,9 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
                 "nobody asks it for callers"
             )
             await hub.publish(old, new)
-            await hub.order(Orders(rotation=1, state="ACTIVE", issuer=new.certificate.sha256, strict=True))
+            await hub.order(
+                SigningDirectives(rotation=1, state="ACTIVE", issuer=new.certificate.sha256, strict=True)
+            )
             await eventually(lambda: hub.role.report().generation == 2)
             answer = await hub.ask("east", token, trust=trust)
             assert answer.elements[1:] == (new.certificate.pem.decode(), trust.decode())
@@ -258,7 +260,7 @@ async def test_a_back_end_whose_issuer_is_changed_on_its_own_side(tmp_path: Path
         async with house(tmp_path / "hub", ca=first, setup=setup) as hub:
             token, trust = hub.pod("east"), bundle_of(first, other)
             await hub.publish(first, other)
-            await hub.order(Orders(issuer=first.certificate.sha256, root=first.root.sha256))
+            await hub.order(SigningDirectives(issuer=first.certificate.sha256, root=first.root.sha256))
             await eventually(lambda: hub.role.report().generation == 2)
             assert (await hub.ask("east", token, trust=trust)).elements[1] == first.certificate.pem.decode()
 

@@ -20,11 +20,11 @@ from federation_sandbox.apiserver.faults import Delay, Hang
 from tests.signer.house import Answer, House, eventually, house
 
 
-def reviewing(*, request_timeout: float = 5.0, **door: object) -> Callable[[House], None]:
+def reviewing(*, request_timeout: float = 5.0, **listener: object) -> Callable[[House], None]:
     def setup(hub: House) -> None:
         hub.request_timeout = request_timeout
         hub.options = dict.fromkeys(hub.clusters, 'attestation = "token-review"')
-        hub.door_options = "\n".join(f"{name} = {value}" for name, value in door.items())
+        hub.door_options = "\n".join(f"{name} = {value}" for name, value in listener.items())
 
     return setup
 
@@ -77,7 +77,9 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
             assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
             answers: list[Answer] = await asyncio.gather(*stuck)
         late = [answer for answer in answers if answer not in early]
-        assert {answer.code for answer in late} == {grpc.StatusCode.UNAVAILABLE}, "the door's own deadline"
+        assert {answer.code for answer in late} == {grpc.StatusCode.UNAVAILABLE}, (
+            "the listener's own deadline"
+        )
         assert hub.refused("west") == {"cluster_concurrency": 5, "cancelled": 3}
         assert hub.role._registry._by_id["west"][0].slots.taken == 0
 
@@ -182,7 +184,7 @@ async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
         async with house(tmp_path, start=False) as hub:
             await hub.publish()
             await hub.start()
-            hub.role._door._listen = Address("127.0.0.1", taken.getsockname()[1])
+            hub.role._listener._listen = Address("127.0.0.1", taken.getsockname()[1])
             await eventually(lambda: "cannot listen at" in "; ".join(hub.role.report().reasons))
             taken.close()
             await hub.ready()

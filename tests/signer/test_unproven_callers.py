@@ -45,7 +45,7 @@ async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None
             await eventually(lambda: sum(len(each.ended) for each in flood) >= 3 * 15 - 8)
             answers = [await hub.ask("east", hub.pod("east")) for _ in range(5)]
         assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
-        told = hub.role.report().turned_away
+        told = hub.role.report().rejected_calls
         assert told.total["too_many_calls"] >= 3 * 15 - 8
         assert told.addresses["127.0.0.1"] >= 3 * 15 - 8
 
@@ -90,21 +90,21 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
-    """Or a single one could take every place of the door before another is told from it."""
+    """Or a single one could take every place of the listener before another is told from it."""
     setup = with_door(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
     async with house(tmp_path, setup=setup) as hub, raw(hub) as connection:
         async with asyncio.timeout(PATIENCE):
             await connection.settled.wait()
         for _ in range(16):
             connection.headers()
-        await eventually(lambda: hub.role._door._server.places.taken == 16)  # type: ignore[union-attr]
+        await eventually(lambda: hub.role._listener._server.places.taken == 16)  # type: ignore[union-attr]
         assert not connection.ended
         one_more = connection.headers()
         await eventually(lambda: one_more in connection.ended)
         assert connection.ended == {one_more: None}, "it is reset, and the others go on"
-        assert hub.role._door._server.places.taken == 16  # type: ignore[union-attr]
+        assert hub.role._listener._server.places.taken == 16  # type: ignore[union-attr]
         assert hub.role.report().connections_refused.total == {}
-        assert hub.role.report().turned_away.total == {"too_many_streams": 1}
+        assert hub.role.report().rejected_calls.total == {"too_many_streams": 1}
         for _ in range(64):
             connection.headers()
         await eventually(lambda: hub.role.report().connections_refused.total == {"refused_calls": 1})
@@ -147,14 +147,14 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
         connection.data(stream, data, end=True)
         await eventually(lambda: stream in connection.ended)
         assert connection.ended[stream] != 0
-        await eventually(lambda: hub.role.report().turned_away.total == {reason: 1})
+        await eventually(lambda: hub.role.report().rejected_calls.total == {reason: 1})
 
 
 async def test_a_call_without_a_token_is_counted(tmp_path: Path) -> None:
     """Nobody is answerable for it: it is no cluster's refusal, and status names the address."""
     async with house(tmp_path) as hub:
         assert (await hub.ask("east", None)).code is grpc.StatusCode.UNAUTHENTICATED
-        told = hub.role.report().turned_away
+        told = hub.role.report().rejected_calls
         assert (told.total, told.addresses) == ({"token_missing": 1}, {"127.0.0.1": 1})
         assert hub.refused("east") == {}
 

@@ -14,7 +14,7 @@ from federation.core.documents.signer import (
     WorkloadsReport,
 )
 from federation.core.identity import SpiffeId
-from federation.core.trust.liveness import SignsOfLife, Vitality, judge
+from federation.core.trust.liveness import SignsOfLife, Vitality, assess
 from federation.kubernetes.objects import decode_pod
 from federation.signer import callers
 from federation.state.liveness import refusals_of, signs_of_life
@@ -70,16 +70,18 @@ async def test_sidecars_that_have_not_asked_are_named(
     async with house(tmp_path) as hub:
         pods(hub, "moved", "old", "plain", "young", plain={})
         await eventually(lambda: seen(hub).sidecars == 3)
-        assert (seen(hub).workloads, seen(hub).never_asked) == (0, []), "they may only just have started"
+        assert (seen(hub).workloads, seen(hub).never_requested) == (0, []), "they may only just have started"
         assert await asks(hub, "moved") is grpc.StatusCode.OK
-        await eventually(lambda: (seen(hub).asked, seen(hub).holding) == (1, 1))
+        await eventually(lambda: (seen(hub).asked, seen(hub).with_certificate) == (1, 1))
         monkeypatch.setattr(callers, "YOUNG", 0.0)
-        await eventually(lambda: seen(hub).never_asked == ["foo/old", "foo/young"])
+        await eventually(lambda: seen(hub).never_requested == ["foo/old", "foo/young"])
         assert seen(hub).workloads == 3
-        assert judge(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_ASKED
+        assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_REQUESTED
         assert await asks(hub, "plain") is grpc.StatusCode.OK  # no sidecar that is known of, and it asks
-        await eventually(lambda: (seen(hub).workloads, seen(hub).holding, seen(hub).sidecars) == (4, 2, 3))
-        assert judge(life(hub), hub.clock.now().timestamp()).fine
+        await eventually(
+            lambda: (seen(hub).workloads, seen(hub).with_certificate, seen(hub).sidecars) == (4, 2, 3)
+        )
+        assert assess(life(hub), hub.clock.now().timestamp()).fine
 
 
 async def test_a_pod_that_ended_or_went_needs_no_certificate(tmp_path: Path) -> None:
@@ -98,12 +100,12 @@ async def test_a_certificate_that_ends_without_a_renewal_is_named(tmp_path: Path
     async with house(tmp_path) as hub:
         pods(hub, "a")
         assert await asks(hub, "a", seconds=3) is grpc.StatusCode.OK
-        await eventually(lambda: seen(hub).holding == 1)
-        await eventually(lambda: (seen(hub).holding, seen(hub).lapsed) == (0, 1))
+        await eventually(lambda: seen(hub).with_certificate == 1)
+        await eventually(lambda: (seen(hub).with_certificate, seen(hub).lapsed) == (0, 1))
         assert seen(hub).ended == ["foo/a"]
-        assert judge(life(hub), hub.clock.now().timestamp()).vitality is Vitality.STOPPED
+        assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.STOPPED
         assert await asks(hub, "a") is grpc.StatusCode.OK
-        await eventually(lambda: (seen(hub).holding, seen(hub).ended) == (1, []))
+        await eventually(lambda: (seen(hub).with_certificate, seen(hub).ended) == (1, []))
 
 
 async def test_the_hub_s_own_probe_is_no_sign_of_life(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ async def test_ambient_pods_are_counted_beside_the_workloads(tmp_path: Path) -> 
     async with house(tmp_path) as hub:
         pods(hub, "a", "b", a=AMBIENT, b=AMBIENT)
         await eventually(lambda: seen(hub).ambient == 2)
-        assert judge(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_ASKED
+        assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_REQUESTED
 
 
 async def test_where_pods_are_not_watched_only_certificates_are_counted(tmp_path: Path) -> None:
@@ -132,22 +134,22 @@ async def test_where_pods_are_not_watched_only_certificates_are_counted(tmp_path
     async with house(tmp_path, setup=review) as hub:
         await eventually(lambda: "token-review" in seen(hub).detail)
         pods(hub, "a")
-        assert not judge(life(hub), hub.clock.now().timestamp()).fine
+        assert not assess(life(hub), hub.clock.now().timestamp()).fine
         assert await asks(hub, "a") is grpc.StatusCode.OK
-        await eventually(lambda: seen(hub).holding == 1)
+        await eventually(lambda: seen(hub).with_certificate == 1)
         assert (seen(hub).workloads, seen(hub).watched, seen(hub).sidecars) == (None, False, None)
-        assert judge(life(hub), hub.clock.now().timestamp()).fine
+        assert assess(life(hub), hub.clock.now().timestamp()).fine
 
 
 async def test_a_restart_forgets_nobody(tmp_path: Path) -> None:
     async with house(tmp_path) as hub:
         pods(hub, "a")
         assert await asks(hub, "a") is grpc.StatusCode.OK
-        await eventually(lambda: seen(hub).holding == 1)
+        await eventually(lambda: seen(hub).with_certificate == 1)
         await hub.stop()
         await hub.start()
         await hub.ready()
-        await eventually(lambda: (seen(hub).holding, seen(hub).asked) == (1, 1))
+        await eventually(lambda: (seen(hub).with_certificate, seen(hub).asked) == (1, 1))
         assert seen(hub).known_from == 0.0
 
 
@@ -158,7 +160,7 @@ async def test_a_watch_that_is_down_makes_counts_unknown(tmp_path: Path) -> None
         await hub.clusters["east"].down()
         await eventually(lambda: seen(hub).workloads is None)
         assert "not watched at present" in seen(hub).detail
-        assert judge(life(hub), hub.clock.now().timestamp()).vitality is Vitality.UNKNOWN
+        assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.UNKNOWN
 
 
 async def test_why_callers_are_refused_is_told_until_one_is_served(tmp_path: Path) -> None:
@@ -184,9 +186,9 @@ async def test_callers_of_no_registered_cluster_are_told_apart(tmp_path: Path) -
         pods(hub, "a")
         token = hub.clusters["east"].token("foo", "bar", pod="a")
         assert (await hub.ask("nowhere", token)).code is grpc.StatusCode.UNAUTHENTICATED
-        unplaced = hub.role.report().unplaced
-        assert (unplaced.count, unplaced.reason) == (1, "unknown_cluster")
-        assert "'nowhere'" in unplaced.detail
+        unattributed = hub.role.report().unattributed
+        assert (unattributed.count, unattributed.reason) == (1, "unknown_cluster")
+        assert "'nowhere'" in unattributed.detail
         assert token not in repr(hub.role.report())
 
 
@@ -196,8 +198,8 @@ def test_a_signer_that_sees_no_workloads_does_not_outvote_one_that_sees_them_wit
 ) -> None:
     """A mesh that is cut off would look like one that has nothing to serve, and gates would open."""
     reports = [
-        WorkloadsReport(workloads=40, holding=0, lapsed=40, detail=""),
-        WorkloadsReport(workloads=0, holding=0, lapsed=0, detail=""),
+        WorkloadsReport(workloads=40, with_certificate=0, lapsed=40, detail=""),
+        WorkloadsReport(workloads=0, with_certificate=0, lapsed=0, detail=""),
     ][::order]
     signers = [
         SignerReport(
@@ -210,7 +212,7 @@ def test_a_signer_that_sees_no_workloads_does_not_outvote_one_that_sees_them_wit
         )
         for number, each in enumerate(reports)
     ]
-    assert judge(signs_of_life(signers, "east"), 1.0).vitality is Vitality.STOPPED
+    assert assess(signs_of_life(signers, "east"), 1.0).vitality is Vitality.STOPPED
 
 
 def test_refusals_of_several_signers_count_from_the_last_certificate_of_any() -> None:

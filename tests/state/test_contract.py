@@ -11,7 +11,7 @@ import pytest
 
 from federation.core.documents.encoding import decode
 from federation.core.documents.keys import StateDamaged
-from federation.core.documents.signer import HorizonTable
+from federation.core.documents.signer import ExpiryBoundTable
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.state.store import StateConflict, StateStore
 from tests.state.places import Directory, Place, spawn
@@ -208,7 +208,7 @@ async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
         await store.read(key)
     assert told in caught.value.remedy
     with pytest.raises(StateDamaged) as caught:
-        decode(b"garbage", HorizonTable, key=key)
+        decode(b"garbage", ExpiryBoundTable, key=key)
     assert told in caught.value.remedy
 
 
@@ -218,7 +218,7 @@ async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
 )
 def test_whatever_bytes_are_no_document_are_told_as_damaged(data: bytes) -> None:
     with pytest.raises(StateDamaged, match="is not a HorizonTable"):
-        decode(data, HorizonTable, key="horizons/a")
+        decode(data, ExpiryBoundTable, key="horizons/a")
 
 
 async def test_no_create_wins_twice(store: StateStore) -> None:

@@ -41,7 +41,7 @@ trust_domain = "mesh.example"
 [signer]
 processes = 1
 health_listen = "127.0.0.1:0"
-[door]
+[listener]
 listen = "127.0.0.1:0"
 server_names = ["hub.example"]
 drain = 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from federation.controller.proof.matrix import MOST_REASONS
 from federation.core.documents.encoding import encode
-from federation.core.documents.signer import HorizonRow, HorizonTable
+from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable
 from federation.core.errors import StateUnavailable
 from federation.state.kubernetes_documents import MAX_OBJECT_BYTES, PLAIN_BYTES, Found, opened, pack, unpack
 from federation.state.record import MAX_DATA_BYTES
@@ -157,7 +157,7 @@ def noise(*parts: object) -> str:
 
 
 def test_the_documents_of_200_clusters_fit_with_room_to_spare() -> None:
-    """Reports of 200 clusters, their matrix with as many reasons as it holds, and the horizons of a rotation."""
+    """Reports of 200 clusters, their matrix with as many reasons as it holds, and the expiry bounds of a rotation."""
     names = [f"cluster-{number:03d}-eu-west" for number in range(200)]
     world = World(names, 1_900_000_000.0)
     pairs = [(client, server) for client in names for server in names if client != server]
@@ -168,7 +168,7 @@ def test_the_documents_of_200_clusters_fit_with_room_to_spare() -> None:
     world.set_cells(dict.fromkeys(pairs, "x"), reasons)
     assert world.leader is not None
     rows = [
-        HorizonRow(
+        ExpiryBound(
             cluster=name,
             issuer=noise(number),
             generation=number,
@@ -180,7 +180,7 @@ def test_the_documents_of_200_clusters_fit_with_room_to_spare() -> None:
     documents: list[msgspec.Struct] = [
         world.signers["signer-0"],
         world.leader,
-        HorizonTable(replica="signer-0", rows=rows),
+        ExpiryBoundTable(replica="signer-0", rows=rows),
     ]
     for document in documents:
         body = pack("current", MARK, encode(document)).body(key="current", name="federation.current")

@@ -177,7 +177,7 @@ async def test_a_write_whose_answer_is_lost_is_done_and_is_not_done_twice(late: 
 
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_write_that_was_given_up_does_not_land_over_a_newer_one(late: Late, there: bool) -> None:
-    """Horizons that went backwards would open a gate too soon."""
+    """Expiry bounds that went backwards would open a gate too soon."""
     network, store = late
     if there:
         await store.write("horizons/a", b"before")
@@ -271,7 +271,7 @@ async def test_a_namespace_that_vanished_is_not_a_fresh_start(
 async def test_what_a_namespace_loses_while_it_is_deleted_is_not_taken_for_absent(
     box: SandboxCluster, boxed: Objects
 ) -> None:
-    """Its objects go one after another: half of the horizons would open a gate."""
+    """Its objects go one after another: half of the expiry bounds would open a gate."""
     assert boxed.api is not None
     async with boxed.opened() as store:
         for name in ("a", "b"):

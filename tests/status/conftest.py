@@ -39,7 +39,7 @@ class Running:
 
     async def settle(self) -> None:
         """Write the world as it stands and let the cached reading expire."""
-        await self.store.put(self.world.snapshot())
+        await self.store.put(self.world.document_set())
         await self.clock.advance(0.6)
 
     async def get(self, path: str, **options: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
@@ -70,7 +70,7 @@ def start(tmp_path: Path) -> Start:
         if status is not None:
             world.config = replace(world.config, status=status)
         store = CountingStore(tmp_path / "state", SystemClock())
-        await store.put(world.snapshot())
+        await store.put(world.document_set())
         config = FixedConfig(world.config)
         mounted = operations(store, config, SystemClock(), SEAL) if operates else NOTHING
         app = create_app(store=store, config=config, clock=clock, report=report, mounted=mounted)

@@ -27,7 +27,7 @@ STATES: Mapping[str, tuple[str, ...]] = {
     "view.state": ("degraded", "unavailable", "unknown"),
     "view.expiry": ("notice", "warning", "critical", "expired", "unknown"),
     "state": ("notice", "warning", "critical", "expired", "unknown"),
-    "reason": ("door_certificate", "door_unavailable"),
+    "reason": ("listener_certificate", "listener_unavailable"),
 }
 """What the variable part of a code may be."""
 

@@ -19,12 +19,12 @@ from federation.core.documents.controller import (
 )
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import FederationError
-from federation.core.rotation.effects import orders_of
+from federation.core.rotation.effects import signing_directives
 from federation.core.rotation.record import (
     Condition,
     Quarantine,
     Rotation,
-    RotationBook,
+    RotationRecord,
     Side,
     State,
     Transition,
@@ -98,12 +98,12 @@ def unmet(name: str, cluster: str = "", until: float = 0.0, detail: str = "not y
 def rotate(
     world: World, state: State, *conditions: ConditionReport, opens_at: float = 0.0, **changes: object
 ) -> None:
-    """Have the world rotate: its record, the orders, the leader's gate, and signers that follow."""
-    quarantined = world.book.quarantined if world.book else {}
-    book = RotationBook(rotation=rotation(state, world.now, **changes), quarantined=quarantined)
+    """Have the world rotate: its record, the directives, the leader's gate, and signers that follow."""
+    quarantined = world.record.quarantined if world.record else {}
+    record = RotationRecord(rotation=rotation(state, world.now, **changes), quarantined=quarantined)
     if state is State.RETIRED:
-        book = replace(book, retired=[ROOT], admitted=[NEW_ROOT])
-    hold(world, book)
+        record = replace(record, retired=[ROOT], admitted=[NEW_ROOT])
+    hold(world, record)
     told = conditions or (met("held"),)
     tell(
         world,
@@ -118,14 +118,14 @@ def rotate(
     )
 
 
-def hold(world: World, book: RotationBook) -> None:
+def hold(world: World, record: RotationRecord) -> None:
     """The record and what follows from it; both signers have a successor and follow."""
-    world.book, world.orders = book, orders_of(book)
+    world.record, world.directives = record, signing_directives(record)
     for replica in world.signers:
         world.edit_signer(
             replica,
-            rotation=world.orders.rotation,
-            orders=world.orders.state,
+            rotation=world.directives.rotation,
+            directives=world.directives.state,
             successor=AuthorityReport(
                 name="next",
                 kind="local",
@@ -144,14 +144,14 @@ def tell(world: World, report: RotationReport) -> None:
 
 def quarantine(world: World, *names: str, returning: bool = False) -> None:
     """Have these clusters quarantined."""
-    book = world.book or RotationBook()
+    record = world.record or RotationRecord()
     held = {
         name: Quarantine(
             reason="burnt down", author="no token, from 127.0.0.1", since=world.now - 90, returning=returning
         )
         for name in names
     }
-    hold(world, replace(book, quarantined=book.quarantined | held))
+    hold(world, replace(record, quarantined=record.quarantined | held))
 
 
 def plan(now: float, **changes: object) -> RotationReport:
@@ -189,7 +189,7 @@ async def deciding(
 ) -> AsyncIterator[list[Operation]]:
     """A leader's queue that decides every operation so; yields what it was asked for."""
     heard: list[Operation] = []
-    queue = OperationQueue(store, clock=SystemClock(), seal=SEAL)
+    queue = OperationQueue(store, clock=SystemClock(), mac=SEAL)
 
     async def run() -> None:
         while True:

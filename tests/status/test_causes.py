@@ -27,7 +27,7 @@ REFUSED = "no connection to 10.0.0.7:6443: Connection refused"
 
 
 def seen(world: World) -> FederationStatus:
-    return compose(world.snapshot(), world.config, NOW)
+    return compose(world.document_set(), world.config, NOW)
 
 
 def kill(world: World, name: str) -> None:
@@ -100,8 +100,8 @@ def test_a_damaged_document_is_the_cause_of_what_is_read_from_it(key: str, follo
     world = World(NAMES, T)
     if follows == "no_generation":
         world.current = None
-    snapshot = dataclass_replace(world.snapshot(), damaged={key: "it is cut short"})
-    status = compose(snapshot, world.config, NOW)
+    document_set = dataclass_replace(world.document_set(), damaged={key: "it is cut short"})
+    status = compose(document_set, world.config, NOW)
     (cause,) = [item for item in status.attention if item.severity != "notice"]
     assert (cause.code, cause.where, cause.severity) == ("state_damaged", key, "critical")
     assert follows in {each.code for each in cause.consequences}
@@ -117,21 +117,23 @@ def test_what_each_process_says_of_a_damaged_document_follows_from_it(place: str
     said = f"{place}: the document is damaged: its header cannot be read (restore it from a backup)"
     world.edit_leader(ready=False, reasons=[said])
     for replica in world.signers:
-        world.edit_signer(replica, unfollowed=[f"generation 7 stays in force here: {said}"])
-    snapshot = dataclass_replace(world.snapshot(), damaged={"current": "it is cut short"})
-    status = compose(snapshot, world.config, NOW)
+        world.edit_signer(replica, not_applied=[f"generation 7 stays in force here: {said}"])
+    document_set = dataclass_replace(world.document_set(), damaged={"current": "it is cut short"})
+    status = compose(document_set, world.config, NOW)
     (cause,) = [item for item in status.attention if item.severity != "notice"]
     assert (cause.code, cause.where) == ("state_damaged", "current")
-    assert {"controller_not_ready", "signer_unfollowed"} <= {each.code for each in cause.consequences}
+    assert {"controller_not_ready", "signer_not_applied"} <= {each.code for each in cause.consequences}
 
 
 def test_what_is_not_about_the_damaged_document_is_a_cause_of_its_own() -> None:
     world = World(NAMES, T)
     world.edit_leader(ready=False, reasons=["disk full"])
-    world.edit_signer("signer-0", unfollowed=["a/b/orders: the document is damaged: it is cut short"])
-    snapshot = dataclass_replace(world.snapshot(), damaged={"current": "cut short", "callers/x": "cut short"})
-    codes = {item.code for item in compose(snapshot, world.config, NOW).attention}
-    assert {"controller_not_ready", "signer_unfollowed", "state_damaged"} <= codes
+    world.edit_signer("signer-0", not_applied=["a/b/orders: the document is damaged: it is cut short"])
+    document_set = dataclass_replace(
+        world.document_set(), damaged={"current": "cut short", "callers/x": "cut short"}
+    )
+    codes = {item.code for item in compose(document_set, world.config, NOW).attention}
+    assert {"controller_not_ready", "signer_not_applied", "state_damaged"} <= codes
 
 
 def test_that_an_authority_which_cannot_be_asked_has_no_known_end_follows_from_that() -> None:
@@ -153,7 +155,7 @@ def test_a_name_that_the_door_has_no_more_is_told_for_as_long_as_a_certificate_m
     longest = max(cluster.policy.longest_ttl for cluster in world.config.clusters)
     for at, told in ((T - longest + 60, True), (T - longest - 60, False)):
         world.edit_leader(rotation=replace(world.leader.rotation, names_gone={"old.example": at}))
-        found = [item for item in seen(world).attention if item.code == "door_name_gone"]
+        found = [item for item in seen(world).attention if item.code == "listener_name_gone"]
         assert [("old.example" in item.what, item.severity) for item in found] == ([(True, "warning")] * told)
 
 
@@ -222,15 +224,15 @@ def test_a_door_that_clients_refuse_is_one_critical_cause_with_the_doors_remedy(
         world.edit_seen(
             name,
             probe_detail="the certificate does not verify",
-            probe_reason="door_certificate",
+            probe_reason="listener_certificate",
             probe_remedy="check",
         )
     world.set_cells({(a, b): "?" for a in NAMES for b in NAMES if a != b})
     (item,) = seen(world).attention
     assert (item.severity, item.code, item.where, item.remedy) == (
         "critical",
-        "door_certificate",
-        "door",
+        "listener_certificate",
+        "listener",
         "check",
     )
     assert [(each.code, each.count) for each in item.consequences] == [("pairs_unknown", 6)]
@@ -239,7 +241,10 @@ def test_a_door_that_clients_refuse_is_one_critical_cause_with_the_doors_remedy(
 def test_a_probe_that_is_refused_is_told_with_the_signers_reason() -> None:
     world = World(NAMES, T)
     world.edit_seen(
-        "west", probe_detail="the door refused it", probe_reason="door_refused", probe_remedy="see the log"
+        "west",
+        probe_detail="the listener refused it",
+        probe_reason="listener_refused",
+        probe_remedy="see the log",
     )
     for replica in world.signers:
         world.edit_on_signer(replica, "west", own_refused={"policy": 3})
@@ -315,13 +320,13 @@ def test_an_expired_intermediate_is_one_cause_with_all_that_it_stops() -> None:
         )
         world.edit_signer(replica, authority=gone, serving_not_after=T - 1)
     for name in NAMES:
-        world.edit_seen(name, probe_detail="the door did not answer", probe_reason="door_unavailable")
+        world.edit_seen(name, probe_detail="the listener did not answer", probe_reason="listener_unavailable")
     world.set_cells({(a, b): "?" for a in NAMES for b in NAMES if a != b})
     (cause,) = [item for item in seen(world).attention if item.severity != "notice"]
     assert (cause.severity, cause.code) == ("critical", "authority_expiry_expired")
     assert {each.code for each in cause.consequences} >= {
         "authority_unavailable",
-        "door_unavailable",
+        "listener_unavailable",
         "pairs_unknown",
     }
     assert "[signer.successor]" in cause.remedy

@@ -90,7 +90,7 @@ def test_a_cluster_that_is_degraded_for_nothing_else_is_told_once() -> None:
 def test_it_is_in_the_text_and_the_metrics() -> None:
     status = status_of("foreign", not_after=T + 100)
     assert "\nistiod's certificate: provided in west, north; foreign in east\n" in status_text(status)
-    metrics = hub_metrics(status, World(NAMES, T).snapshot(), T).decode()
+    metrics = hub_metrics(status, World(NAMES, T).document_set(), T).decode()
     labels = 'cluster="east",namespace="istio-system"'
     assert f'federation_control_plane_certificate{{{labels},state="foreign"}} 1.0' in metrics
     assert f'federation_control_plane_certificate{{{labels},state="provided"}} 0.0' in metrics

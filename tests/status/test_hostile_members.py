@@ -20,7 +20,7 @@ KEY = "ab" * 32
 
 
 def seen(world: World) -> FederationStatus:
-    return compose(world.snapshot(), world.config, NOW)
+    return compose(world.document_set(), world.config, NOW)
 
 
 @pytest.mark.parametrize(

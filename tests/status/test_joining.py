@@ -31,7 +31,7 @@ def joins(present: JoinStep, *waits: ConditionReport) -> World:
 
 
 def seen(world: World) -> FederationStatus:
-    return compose(world.snapshot(), world.config, datetime.fromtimestamp(world.now, UTC), ())
+    return compose(world.document_set(), world.config, datetime.fromtimestamp(world.now, UTC), ())
 
 
 def wait(detail: str, *, until: float = 0.0, cluster: str = "west") -> ConditionReport:

@@ -17,11 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from federation.core.config.hub import AnchorPin
 from federation.core.documents.controller import ConditionReport, RotationReport
 from federation.core.documents.trust import Current, Proposal
-from federation.core.rotation.record import RotationBook, State
+from federation.core.rotation.record import RotationRecord, State
 from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
-from federation.status.snapshot import Scene
+from federation.status.snapshot import Snapshot
 from federation.status.text import plan_text, rotation_text, status_text
 from federation.status.view import compose
 from tests.status.rotations import (
@@ -45,7 +45,7 @@ NAMES = ["east", "west", "north"]
 
 
 def seen(world: World) -> FederationStatus:
-    return compose(world.snapshot(), world.config, NOW)
+    return compose(world.document_set(), world.config, NOW)
 
 
 def told(status: FederationStatus, code: str) -> Attention:
@@ -80,7 +80,7 @@ def world_in(state: State, *conditions: object, **changes: object) -> World:
 
 def test_where_none_ever_was_there_is_none() -> None:
     status = seen(World(NAMES, T))
-    assert (status.rotation, status.rotation_plan, status.orders, status.quarantined) == (
+    assert (status.rotation, status.rotation_plan, status.directives, status.quarantined) == (
         None,
         None,
         None,
@@ -112,8 +112,8 @@ def test_a_rotation_that_goes_well_is_told_with_its_gate_and_degrades_nothing() 
         ("RETIRED", "ahead"),
     ]
     assert [t.after for t in rotation.history] == ["PUBLISHING", "STAGED"]
-    assert status.orders is not None
-    assert (status.orders.issuer, status.orders.strict) == (OLD.intermediate, True)
+    assert status.directives is not None
+    assert (status.directives.issuer, status.directives.strict) == (OLD.intermediate, True)
 
 
 def test_an_intermediate_skips_what_it_may_and_has_no_waves() -> None:
@@ -199,9 +199,9 @@ def test_a_leader_that_says_open_beside_an_unmet_condition_is_not_believed() -> 
 
 def long_since(state: State, *conditions: object, **changes: object) -> World:
     world = world_in(state, *conditions, **changes)
-    assert world.book is not None
-    assert world.book.rotation is not None
-    hold(world, RotationBook(rotation=replace(world.book.rotation, since=T - 30 * 86400)))
+    assert world.record is not None
+    assert world.record.rotation is not None
+    hold(world, RotationRecord(rotation=replace(world.record.rotation, since=T - 30 * 86400)))
     return world
 
 
@@ -277,9 +277,9 @@ ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
         "degraded",
         "sealed",
     ),
-    "a signer that follows other orders": (
-        lambda: edited(world_in(State.ACTIVE), "signer-0", orders="CANARY"),
-        "signer_orders",
+    "a signer that follows other directives": (
+        lambda: edited(world_in(State.ACTIVE), "signer-0", directives="CANARY"),
+        "signer_directives",
         "degraded",
         "CANARY",
     ),
@@ -343,7 +343,7 @@ def test_an_emergency_tells_what_fails_where() -> None:
 def test_the_authority_that_signs_decides_whether_an_authority_matters() -> None:
     world = broken_successor(world_in(State.ACTIVE))
     status = seen(world)
-    assert status.verdict == "failing", "nothing is issued: the orders name it and no other may sign"
+    assert status.verdict == "failing", "nothing is issued: the directives name it and no other may sign"
     assert told(status, "authority_unavailable").where == "next"
     assert [(a.name, a.use, a.signs) for a in status.authorities] == [
         ("shared", "authority", False),
@@ -508,7 +508,7 @@ def test_the_plan_is_what_the_leader_says_a_start_would_do() -> None:
 def test_the_whole_record_is_given_where_it_is_asked_for_and_a_part_of_it_with_everything_else() -> None:
     world = world_in(State.RETIRED)
     part = seen(world).rotation
-    whole = rotation_view(Scene.of(world.snapshot(), world.config, T), whole=True)
+    whole = rotation_view(Snapshot.of(world.document_set(), world.config, T), whole=True)
     assert part is not None
     assert whole is not None
     assert [len(step.evidence) for step in whole.history] == [2] * 7
@@ -525,11 +525,11 @@ def test_proposals_carry_the_certificate_and_those_of_a_successor_are_told() -> 
 
 
 NOT_TOLD: dict[str, dict[str, Any]] = {
-    "damaged": {"book": None, "damaged": {"rotation": "it is cut short"}},
-    "gone, with orders": {"book": None},
-    "gone, with orders that are damaged": {
-        "book": None,
-        "orders": None,
+    "damaged": {"record": None, "damaged": {"rotation": "it is cut short"}},
+    "gone, with directives": {"record": None},
+    "gone, with directives that are damaged": {
+        "record": None,
+        "directives": None,
         "damaged": {"orders": "it is cut short"},
     },
 }
@@ -539,8 +539,8 @@ NOT_TOLD: dict[str, dict[str, Any]] = {
 def test_a_record_that_cannot_be_read_is_not_that_there_never_was_a_rotation(how: str) -> None:
     world = staged(world_in(State.ACTIVE))
     quarantine(world, "north")
-    snapshot = with_changes(world.snapshot(), **NOT_TOLD[how])
-    status = compose(snapshot, world.config, NOW)
+    document_set = with_changes(world.document_set(), **NOT_TOLD[how])
+    status = compose(document_set, world.config, NOW)
     assert (status.rotation, status.rotation_plan, status.quarantined) == (None, None, [])
     assert status.rotation_problem
     assert status.verdict == "failing"
@@ -549,15 +549,15 @@ def test_a_record_that_cannot_be_read_is_not_that_there_never_was_a_rotation(how
     assert "NOT KNOWN" in rotation_text(status)
     assert "never" not in rotation_text(status)
     assert "NOT KNOWN" in status_text(status)
-    families = {f.name for f in text_string_to_metric_families(hub_metrics(status, snapshot, T).decode())}
+    families = {f.name for f in text_string_to_metric_families(hub_metrics(status, document_set, T).decode())}
     assert not families & {"federation_rotation_state", "federation_cluster_quarantined"}
     assert "federation_rotation_gate_open" not in families
-    assert "federation_signer_follows_orders" in families
+    assert "federation_signer_follows_directives" in families
 
 
 def metrics(world: World) -> str:
-    snapshot = world.snapshot()
-    return hub_metrics(compose(snapshot, world.config, NOW), snapshot, T).decode()
+    document_set = world.document_set()
+    return hub_metrics(compose(document_set, world.config, NOW), document_set, T).decode()
 
 
 def samples(world: World) -> dict[tuple[str, ...], float]:
@@ -587,7 +587,7 @@ def test_metrics_name_the_state_the_gate_and_who_is_out() -> None:
     assert found["federation_cluster_quarantined", "north"] == 1
     assert found["federation_cluster_quarantined", "east"] == 0
     assert found["federation_successor_ready", NEW_INTERMEDIATE, "next"] == 1
-    assert found["federation_signer_follows_orders", "signer-0"] == 1
+    assert found["federation_signer_follows_directives", "signer-0"] == 1
     assert found["federation_matrix_result", "quarantined"] == 4
 
 
@@ -600,8 +600,8 @@ def test_metrics_of_a_federation_that_never_rotated_are_at_rest() -> None:
 
 def test_the_retired_root_is_named_by_its_pin_even_after_the_next_rotation() -> None:
     world = world_in(State.RETIRED)
-    assert world.book is not None
-    world.book = replace(world.book, rotation=None)
+    assert world.record is not None
+    world.record = replace(world.record, rotation=None)
     assert told(seen(world), "pin_retired").where == f"pin {ROOT[:16]}"
 
 
@@ -624,8 +624,8 @@ def test_a_takeover_that_nobody_has_declared_is_a_warning_that_names_the_command
     item = told(status, "takeover_undeclared")
     assert (item.severity, item.where, status.verdict) == ("warning", "west", "degraded")
     assert "federation rotate takeover west" in item.remedy
-    assert "own_anchor_waits" not in codes(status), "a cause is told once"
-    (view,) = status.own_anchors
+    assert "member_ca_waits" not in codes(status), "a cause is told once"
+    (view,) = status.member_cas
     assert (view.subject, view.undeclared) == ("CN=West", ["west"])
     assert [c.name for c in view.waits_for] == ["own_earlier", "own_matrix"]
 
@@ -648,7 +648,7 @@ def test_an_own_anchor_that_waits_for_time_alone_is_a_notice() -> None:
     own_anchor(world, unmet("own_earlier", "west", T + 60, "leaves from before the hub may live"))
     status = seen(world)
     assert status.verdict == "healthy"
-    assert "leaves from before the hub may live" in told(status, "own_anchor_waits").what
+    assert "leaves from before the hub may live" in told(status, "member_ca_waits").what
     assert "takeover_undeclared" not in codes(status)
 
 
@@ -660,7 +660,7 @@ def test_no_takeover_is_asked_for_of_a_quarantined_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    "doubt",
+    "stale_reason",
     [
         lambda w: w.edit_leader(updated=T - 300),
         lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
@@ -668,11 +668,13 @@ def test_no_takeover_is_asked_for_of_a_quarantined_cluster() -> None:
     ],
     ids=["no leader", "not looked at lately", "not in the bundle"],
 )
-def test_nothing_is_said_of_own_anchors_that_nobody_vouches_for(doubt: Callable[[World], None]) -> None:
+def test_nothing_is_said_of_own_anchors_that_nobody_vouches_for(
+    stale_reason: Callable[[World], None],
+) -> None:
     world = World(NAMES, T)
     own_anchor(world, UNDECLARED)
-    doubt(world)
-    assert seen(world).own_anchors == []
+    stale_reason(world)
+    assert seen(world).member_cas == []
 
 
 def test_a_cluster_that_joins_says_so_in_its_publication_and_is_told_once() -> None:
@@ -708,7 +710,7 @@ def test_after_a_rotation_what_is_left_to_do_is_named_and_not_why_none_can_be_st
         assert f"pin {ROOT[:16]}: take its pin out" in text
         assert f"pin {NEW_ROOT[:16]}: remove `staged = true`" in text
         assert problem not in text
-    hold(world, RotationBook())
+    hold(world, RotationRecord())
     tell(world, plan(T, problem=problem))
     for replica in world.signers:
         world.edit_signer(replica, successor=None)

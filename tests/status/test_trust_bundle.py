@@ -88,7 +88,7 @@ def test_it_is_in_the_text_and_the_metrics_where_it_is_served() -> None:
     status = status_of("contested", counted=True)
     assert "\nClusterTrustBundle: contested in east; unknown in west, north\n" in status_text(status)
     world = World(NAMES, T)
-    metrics = hub_metrics(status, world.snapshot(), T).decode()
+    metrics = hub_metrics(status, world.document_set(), T).decode()
     assert 'federation_cluster_trust_bundle{cluster="east",state="contested"} 1.0' in metrics
     assert 'federation_cluster_trust_bundle{cluster="east",state="current"} 0.0' in metrics
     assert "ClusterTrustBundle" not in status_text(status_of("not_served"))

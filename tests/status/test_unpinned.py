@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from federation.core.documents.controller import ConditionReport, LossReport, UnpinnedReport
-from federation.core.rotation.record import Departure, RotationBook, Setback, Unpinned
+from federation.core.rotation.record import Departure, RotationRecord, Setback, Unpinned
 from federation.status.text import rotation_text
 from tests.status.rotations import hold, plan, tell, unmet
 from tests.status.test_rotation import NAMES, T, codes, seen, told
@@ -23,7 +23,7 @@ LOSS = LossReport(side="", what="its leaves are refused", at_removal=True, clust
 
 def world(*waits: ConditionReport, opens_at: float = 0.0) -> World:
     made = World(NAMES, T)
-    hold(made, RotationBook(unpinned={GONE: KNOWN}))
+    hold(made, RotationRecord(unpinned={GONE: KNOWN}))
     report = UnpinnedReport(
         since=KNOWN.since, subject=KNOWN.subject, opens_at=opens_at, conditions=list(waits), losses=[LOSS]
     )
@@ -53,16 +53,18 @@ def test_one_that_time_alone_does_not_remove_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "doubt",
+    "stale_reason",
     [
         lambda w: w.edit_leader(updated=T - 300),
         lambda w: w.edit_leader(rotation=replace(w.leader.rotation, computed=T - 300)),
     ],
     ids=["no leader", "not looked at lately"],
 )
-def test_what_needs_it_is_not_known_where_nobody_vouches_for_it(doubt: Callable[[World], None]) -> None:
+def test_what_needs_it_is_not_known_where_nobody_vouches_for_it(
+    stale_reason: Callable[[World], None],
+) -> None:
     made = world(LEAVES, opens_at=T + 3600)
-    doubt(made)
+    stale_reason(made)
     (view,) = seen(made).unpinned
     assert (view.known, view.leaves_at, view.waits_for, view.losses) == (False, None, [], [])
     assert "no controller that leads tells" in told(seen(made), "pin_gone").what
@@ -83,7 +85,7 @@ def test_what_left_and_what_was_set_back_is_kept_and_the_latter_told_for_a_day()
     made = World(NAMES, T)
     left = Departure(sha256=GONE, at=T - 5, author="operator", reason="stolen")
     found = Setback(at=T - 10, what="generation 3 was found in force", done="a later one was made")
-    hold(made, RotationBook(departures=[left], setbacks=[found]))
+    hold(made, RotationRecord(departures=[left], setbacks=[found]))
     status = seen(made)
     (departure,) = status.departures
     assert (departure.sha256, departure.author, departure.reason) == (GONE, "operator", "stolen")
@@ -93,7 +95,7 @@ def test_what_left_and_what_was_set_back_is_kept_and_the_latter_told_for_a_day()
         True,
         True,
     )
-    hold(made, RotationBook(setbacks=[replace(found, at=T - 2 * DAY)]))
+    hold(made, RotationRecord(setbacks=[replace(found, at=T - 2 * DAY)]))
     status = seen(made)
     assert "state_set_back" not in codes(status)
     assert len(status.setbacks) == 1

@@ -16,19 +16,19 @@ from federation.core.config.hub import StatusConfig
 from federation.core.documents.controller import (
     ControllerClusterReport,
     ControllerReport,
-    DoorReport,
+    ListenerReport,
     Matrix,
     Operation,
     RotationReport,
-    SignerDoorReport,
+    SignerListenerReport,
 )
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.documents.trust import Current, Generation, Proposal
 from federation.core.identity import ServiceAccountRef
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import RotationBook, State
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import RotationRecord, State
 from federation.status.model import FederationStatus
-from federation.status.snapshot import Snapshot
+from federation.status.snapshot import DocumentSet
 from federation.status.view import compose
 from tests.status.worlds import DAY, SHA, World, generation, hub_config, signer
 
@@ -38,7 +38,7 @@ NAMES = ["east", "west", "north"]
 
 
 def seen(world: World, problems: tuple[str, ...] = ()) -> FederationStatus:
-    return compose(world.snapshot(), world.config, NOW, problems)
+    return compose(world.document_set(), world.config, NOW, problems)
 
 
 def codes(status: FederationStatus) -> set[str]:
@@ -79,10 +79,12 @@ def edit_authority(world: World, **changes: object) -> None:
         world.edit_signer(replica, authority=replace(report.authority, **changes))
 
 
-def doors(state: str, *, since: float = 0.0) -> DoorReport:
-    """What new connections to one signer's door met."""
-    found = SignerDoorReport(replica="signer-0", since=since or T, state=state, detail="certificate expired")
-    return DoorReport(computed=T, connections=1, signers=[found])
+def listeners(state: str, *, since: float = 0.0) -> ListenerReport:
+    """What new connections to one signer's listener met."""
+    found = SignerListenerReport(
+        replica="signer-0", since=since or T, state=state, detail="certificate expired"
+    )
+    return ListenerReport(computed=T, connections=1, signers=[found])
 
 
 def silence_leader(world: World) -> None:
@@ -207,15 +209,15 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
         "degraded",
         "serving_expiry",
     ),
-    "new callers refuse the door": (
-        lambda w: w.edit_leader(door=doors("refused")),
+    "new callers refuse the listener": (
+        lambda w: w.edit_leader(listener=listeners("refused")),
         "failing",
-        "door_refused",
+        "listener_refused",
     ),
-    "a door that nothing meets": (
-        lambda w: w.edit_leader(door=doors("not_met", since=T - 90)),
+    "a listener that nothing meets": (
+        lambda w: w.edit_leader(listener=listeners("not_met", since=T - 90)),
         "degraded",
-        "door_not_met",
+        "listener_unproved",
     ),
     "no signer": (lambda w: w.signers.clear(), "failing", "no_signer"),
     "signer stale": (lambda w: w.edit_signer("signer-0", updated=T - 7), "degraded", "signer_stale"),
@@ -344,9 +346,9 @@ FAULTS: dict[str, tuple[Callable[[World], None], str, str]] = {
         "authority_unsettled",
     ),
     "a signer that does not follow a state that was set back": (
-        lambda w: w.edit_signer("signer-0", unfollowed=["orders: of revision 3, and 7 was followed"]),
+        lambda w: w.edit_signer("signer-0", not_applied=["directives: of revision 3, and 7 was followed"]),
         "degraded",
-        "signer_unfollowed",
+        "signer_not_applied",
     ),
     "a state of another trust domain": (another_mesh, "failing", "another_mesh"),
     "a refused reload elsewhere": (
@@ -384,11 +386,11 @@ def test_no_combination_of_faults_hides_one(names: list[str]) -> None:
 
 def test_a_door_that_was_just_renewed_is_given_time_to_be_met() -> None:
     world = World(NAMES, T)
-    world.edit_leader(door=doors("not_met", since=T - 10))
+    world.edit_leader(listener=listeners("not_met", since=T - 10))
     status = seen(world)
     assert (status.verdict, codes(status)) == ("healthy", set())
     (view,) = (view for view in status.signers if view.replica == "signer-0")
-    assert (view.door, view.door_detail) == ("not_met", "certificate expired")
+    assert (view.listener, view.listener_detail) == ("not_met", "certificate expired")
 
 
 def test_an_anchor_with_an_odd_serial_number_leaves_the_verdict_healthy_and_one_that_is_refused_does_not() -> (
@@ -556,21 +558,21 @@ def values(name: str, kind: object) -> st.SearchStrategy[object]:
 )
 def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(key: str, told: str) -> None:
     world = World(NAMES, T)
-    status = compose(with_changes(world.snapshot(), damaged={key: "it is cut short"}), world.config, NOW)
+    status = compose(with_changes(world.document_set(), damaged={key: "it is cut short"}), world.config, NOW)
     (item,) = [item for item in status.attention if item.code == "state_damaged"]
     assert item.where == key
     assert told in item.remedy
 
 
 snapshots = st.builds(
-    Snapshot,
+    DocumentSet,
     current=st.one_of(st.none(), st.builds(Current, number=st.integers(0, 3), sha256=st.just(SHA))),
     generations=st.dictionaries(st.integers(0, 3), documents(Generation), max_size=3),
     signers=st.dictionaries(words, documents(SignerReport), max_size=3),
     controllers=st.dictionaries(words, documents(ControllerReport), max_size=3),
     damaged=st.dictionaries(words, words, max_size=2),
-    book=st.one_of(st.none(), documents(RotationBook)),
-    orders=st.one_of(st.none(), documents(Orders)),
+    record=st.one_of(st.none(), documents(RotationRecord)),
+    directives=st.one_of(st.none(), documents(SigningDirectives)),
     operations=st.lists(documents(Operation), max_size=2),
 )
 
@@ -578,26 +580,26 @@ snapshots = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(snapshots)
 def test_whatever_the_documents_say_the_answer_is_well_formed_and_not_green_by_chance(
-    snapshot: Snapshot,
+    document_set: DocumentSet,
 ) -> None:
-    status = compose(snapshot, hub_config(NAMES, StatusConfig()), NOW)
+    status = compose(document_set, hub_config(NAMES, StatusConfig()), NOW)
     assert msgspec.json.decode(msgspec.json.encode(status), type=FederationStatus) == status
     assert status.matrix.pairs == 6
     counted = status.matrix.valid + status.matrix.failed + status.matrix.unknown + status.matrix.quarantined
     assert counted == status.matrix.pairs
     if status.verdict == "healthy":
-        leaders = [c for c in snapshot.controllers.values() if c.leader and abs(T - c.updated) <= 180]
+        leaders = [c for c in document_set.controllers.values() if c.leader and abs(T - c.updated) <= 180]
         assert leaders
         assert status.matrix.proven
         assert status.bundle is not None
-        assert not snapshot.damaged
+        assert not document_set.damaged
     for cluster in status.clusters:
         if cluster.health == "healthy":
             assert (cluster.connection.state, cluster.signing.state) == ("ready", "ready")
             assert cluster.publication.state == "current"
             assert cluster.proof.failed == 0
             assert cluster.workloads.fine
-            assert cluster.workloads.holding > 0 or cluster.workloads.workloads == 0
+            assert cluster.workloads.with_certificate > 0 or cluster.workloads.workloads == 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -613,15 +615,15 @@ def test_two_leaders_are_told_and_the_newer_one_counts() -> None:
     world = World(NAMES, T)
     assert world.leader is not None
     other = replace(world.leader, replica="controller-1", updated=T - 3, matrix=Matrix())
-    snapshot = replace_controllers(world, {"controller-0": world.leader, "controller-1": other})
-    status = compose(snapshot, world.config, NOW)
+    document_set = replace_controllers(world, {"controller-0": world.leader, "controller-1": other})
+    status = compose(document_set, world.config, NOW)
     assert status.verdict == "degraded"
     assert codes(status) == {"two_leaders"}
     assert status.matrix.proven
 
 
-def replace_controllers(world: World, controllers: dict[str, ControllerReport]) -> Snapshot:
-    return with_changes(world.snapshot(), controllers=controllers)
+def replace_controllers(world: World, controllers: dict[str, ControllerReport]) -> DocumentSet:
+    return with_changes(world.document_set(), controllers=controllers)
 
 
 def test_a_problem_of_the_own_reload_is_told() -> None:
@@ -643,7 +645,7 @@ def test_a_cluster_tells_which_accounts_it_trusts_as_node_proxies() -> None:
     trusted = (ServiceAccountRef("istio-system", "ztunnel"),)
     ambient = with_changes(east, policy=with_changes(east.policy, trusted_node_accounts=trusted))
     config = with_changes(world.config, clusters=(ambient, *others))
-    status = compose(world.snapshot(), config, NOW)
+    status = compose(world.document_set(), config, NOW)
     told = {view.name: view.trusted_node_accounts for view in status.clusters}
     assert told == {"east": ["istio-system/ztunnel"], "west": [], "north": []}
 

@@ -56,5 +56,5 @@ def test_what_was_not_read_is_unknown() -> None:
 def test_what_was_read_long_ago_is_unknown() -> None:
     world = World(NAMES, T)
     world.edit_seen("east", webhooks=[hook("verifies")])
-    later = compose(world.snapshot(), world.config, NOW + timedelta(hours=1), ())
+    later = compose(world.document_set(), world.config, NOW + timedelta(hours=1), ())
     assert later.clusters[0].webhooks.state == "unknown"

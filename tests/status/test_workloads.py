@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from federation.core.documents.controller import RotationReport
-from federation.core.documents.signer import RefusalsReport, TurnedAwayReport, WorkloadsReport
+from federation.core.documents.signer import RefusalsReport, RejectedCallsReport, WorkloadsReport
 from federation.status.metrics import hub_metrics
 from federation.status.model import ClusterView, FederationStatus
 from federation.status.text import status_text
@@ -42,7 +42,7 @@ def refused(world: World, refusals: RefusalsReport = REFUSED) -> None:
 
 
 def seen(world: World) -> FederationStatus:
-    return compose(world.snapshot(), world.config, NOW)
+    return compose(world.document_set(), world.config, NOW)
 
 
 def east(status: FederationStatus) -> ClusterView:
@@ -62,7 +62,7 @@ def test_a_well_mesh_is_green_and_says_how_many_hold_a_certificate() -> None:
 
 def test_renewals_that_stopped_are_critical_and_named() -> None:
     world = World(NAMES, T)
-    changed(world, holding=2, lapsed=10, ended=["shop/cart-0", "shop/web-1"])
+    changed(world, with_certificate=2, lapsed=10, ended=["shop/cart-0", "shop/web-1"])
     status = seen(world)
     assert status.matrix.proven, "the probes are as green as ever"
     assert (status.verdict, east(status).health) == ("failing", "failing")
@@ -74,7 +74,7 @@ def test_renewals_that_stopped_are_critical_and_named() -> None:
 
 def test_a_mesh_of_another_trust_domain_is_critical_with_reason_and_remedy() -> None:
     world = World(NAMES, T)
-    changed(world, workloads=0, holding=0, sidecars=0, asked=0)
+    changed(world, workloads=0, with_certificate=0, sidecars=0, asked=0)
     refused(world)
     status = seen(world)
     assert (status.verdict, east(status).health) == ("failing", "failing")
@@ -88,7 +88,7 @@ def test_a_mesh_of_another_trust_domain_is_critical_with_reason_and_remedy() -> 
 
 def test_the_cause_s_remedy_stands_with_what_follows_from_it() -> None:
     world = World(NAMES, T)
-    changed(world, holding=0, lapsed=12)
+    changed(world, with_certificate=0, lapsed=12)
     refused(world)
     status = seen(world)
     assert codes(status) == {"renewals_stopped": "critical", "callers_refused": "critical"}
@@ -109,7 +109,7 @@ def test_one_caller_that_is_refused_among_many_that_hold_certificates_is_a_notic
 def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, severity: str) -> None:
     """Anyone can do that: whoever else is refused, the cluster is as well as it was."""
     world = World(NAMES, T)
-    changed(world, workloads=workloads, holding=workloads)
+    changed(world, workloads=workloads, with_certificate=workloads)
     for replica in world.signers:
         world.edit_on_signer(replica, "east", unproven=REFUSED, workload_issued_at=T - 50000)
     status = seen(world)
@@ -122,37 +122,37 @@ def test_callers_that_only_name_a_cluster_make_it_look_no_worse(workloads: int, 
 def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_come_from() -> None:
     world = World(NAMES, T)
     for replica, held in world.signers.items():
-        few = TurnedAwayReport(lately={"late_message": 20}, addresses={"192.0.2.9": 20})
-        world.signers[replica] = replace(held, turned_away=few)
+        few = RejectedCallsReport(recent={"late_message": 20}, addresses={"192.0.2.9": 20})
+        world.signers[replica] = replace(held, rejected_calls=few)
     assert codes(seen(world)) == {}, "a few are always"
     for replica, held in world.signers.items():
-        flood = TurnedAwayReport(
+        flood = RejectedCallsReport(
             total={"late_message": 900, "too_many_calls": 7},
-            lately={"late_message": 300, "too_many_calls": 4},
+            recent={"late_message": 300, "too_many_calls": 4},
             addresses={"192.0.2.1": 301, "192.0.2.9": 3},
         )
-        world.signers[replica] = replace(held, turned_away=flood)
+        world.signers[replica] = replace(held, rejected_calls=flood)
     status = seen(world)
-    assert codes(status) == {"calls_turned_away": "warning"}
+    assert codes(status) == {"calls_rejected": "warning"}
     (item,) = status.attention
     assert "608 calls" in item.what
     assert "late_message 600, too_many_calls 8" in item.what
     assert "192.0.2.1 (602)" in item.what
-    text = hub_metrics(status, world.snapshot(), T).decode()
-    counts = [line for line in text.splitlines() if line.startswith("federation_calls_turned_away_total{")]
+    text = hub_metrics(status, world.document_set(), T).decode()
+    counts = [line for line in text.splitlines() if line.startswith("federation_calls_rejected_total{")]
     assert sum('reason="late_message"' in line and line.endswith(" 900.0") for line in counts) == 2
 
 
 def test_connections_that_are_refused_in_number_are_told_beside_the_calls() -> None:
     world = World(NAMES, T)
     for replica, held in world.signers.items():
-        few = TurnedAwayReport(lately={"handshake_failed": 20}, addresses={"192.0.2.9": 20})
+        few = RejectedCallsReport(recent={"handshake_failed": 20}, addresses={"192.0.2.9": 20})
         world.signers[replica] = replace(held, connections_refused=few)
     assert codes(seen(world)) == {}, "a few are always"
     for replica, held in world.signers.items():
-        flood = TurnedAwayReport(
+        flood = RejectedCallsReport(
             total={"handshake_failed": 900, "reset_flood": 7},
-            lately={"handshake_failed": 300, "reset_flood": 4},
+            recent={"handshake_failed": 300, "reset_flood": 4},
             addresses={"192.0.2.1": 301, "192.0.2.9": 3},
         )
         world.signers[replica] = replace(held, connections_refused=flood)
@@ -162,7 +162,7 @@ def test_connections_that_are_refused_in_number_are_told_beside_the_calls() -> N
     assert "608 connections" in item.what
     assert "handshake_failed 600, reset_flood 8" in item.what
     assert "192.0.2.1 (602)" in item.what
-    text = hub_metrics(status, world.snapshot(), T).decode()
+    text = hub_metrics(status, world.document_set(), T).decode()
     counts = [line for line in text.splitlines() if line.startswith("federation_connections_refused_total{")]
     assert sum('reason="handshake_failed"' in line and line.endswith(" 900.0") for line in counts) == 2
 
@@ -175,9 +175,9 @@ def test_refusals_of_long_ago_are_over() -> None:
 
 def test_pods_that_have_to_be_restarted_are_a_notice_with_their_names() -> None:
     world = World(NAMES, T)
-    changed(world, workloads=15, sidecars=13, asked=10, never_asked=["old/a", "old/b", "old/c"])
+    changed(world, workloads=15, sidecars=13, asked=10, never_requested=["old/a", "old/b", "old/c"])
     status = seen(world)
-    assert (status.verdict, codes(status)) == ("healthy", {"sidecars_never_asked": "notice"})
+    assert (status.verdict, codes(status)) == ("healthy", {"sidecars_never_requested": "notice"})
     (item,) = status.attention
     assert item.what == "3 of 13 pods with a sidecar have not asked the hub: old/a, old/b, old/c"
     assert "rollout restart" in item.remedy
@@ -186,7 +186,7 @@ def test_pods_that_have_to_be_restarted_are_a_notice_with_their_names() -> None:
 
 def test_a_mesh_that_has_never_asked_is_not_green_until_it_is_known_whose_certificates_it_holds() -> None:
     world = World(NAMES, T)
-    changed(world, workloads=10, holding=0, asked=0)
+    changed(world, workloads=10, with_certificate=0, asked=0)
     status = seen(world)
     assert (status.verdict, east(status).health) == ("degraded", "degraded")
     assert codes(status)["workloads_without_certificate"] == "warning"
@@ -203,9 +203,12 @@ def test_a_mesh_that_has_never_asked_is_not_green_until_it_is_known_whose_certif
         (WorkloadsReport(), "it is not reported"),
         (WorkloadsReport(detail="its pods are not watched at present: 403"), "403"),
         (WorkloadsReport(watched=False, detail="attestation is token-review"), "token-review"),
-        (WorkloadsReport(workloads=9, holding=1, known_from=T + 3600, detail=""), "not accounted for"),
-        (WorkloadsReport(workloads=1, holding=5, detail=""), "does not add up"),
-        (WorkloadsReport(workloads=-1, holding=-1, detail=""), "does not add up"),
+        (
+            WorkloadsReport(workloads=9, with_certificate=1, known_from=T + 3600, detail=""),
+            "not accounted for",
+        ),
+        (WorkloadsReport(workloads=1, with_certificate=5, detail=""), "does not add up"),
+        (WorkloadsReport(workloads=-1, with_certificate=-1, detail=""), "does not add up"),
     ],
 )
 def test_what_is_not_known_is_not_green(workloads: WorkloadsReport, words: str) -> None:
@@ -229,7 +232,9 @@ def test_callers_of_no_registered_cluster_are_a_warning() -> None:
     world = World(NAMES, T)
     world.edit_signer(
         "signer-0",
-        unplaced=replace(REFUSED, reason="unknown_cluster", detail="no cluster has the ID 'x'", remedy=""),
+        unattributed=replace(
+            REFUSED, reason="unknown_cluster", detail="no cluster has the ID 'x'", remedy=""
+        ),
     )
     status = seen(world)
     assert (status.verdict, codes(status)) == ("degraded", {"callers_of_no_cluster": "warning"})
@@ -239,14 +244,14 @@ def test_callers_of_no_registered_cluster_are_a_warning() -> None:
 
 def test_metrics_have_a_sample_for_each_cluster_where_the_number_is_known() -> None:
     world = World(NAMES, T)
-    changed(world, holding=2, lapsed=10)
+    changed(world, with_certificate=2, lapsed=10)
     for replica in world.signers:
         world.edit_on_signer(replica, "west", workloads=WorkloadsReport())
-    lines = hub_metrics(seen(world), world.snapshot(), T).decode().splitlines()
+    lines = hub_metrics(seen(world), world.document_set(), T).decode().splitlines()
     assert 'federation_workloads_served{cluster="east"} 0.0' in lines
     assert 'federation_workloads_ended{cluster="east"} 10.0' in lines
     assert 'federation_workloads_served{cluster="north"} 1.0' in lines
-    assert 'federation_sidecars_asked{cluster="north"} 10.0' in lines
+    assert 'federation_sidecars_requested{cluster="north"} 10.0' in lines
     assert 'federation_workloads_served{cluster="west"} 0.0' in lines
     assert not any(line.startswith('federation_workloads{cluster="west"}') for line in lines)
 

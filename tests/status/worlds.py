@@ -15,8 +15,8 @@ from federation.core.config.clusters import ClusterConfig, Credentials
 from federation.core.config.hub import (
     AnchorPin,
     ControllerConfig,
-    DoorConfig,
     HubConfig,
+    ListenerConfig,
     SignerConfig,
     StateConfig,
     StatusConfig,
@@ -42,11 +42,11 @@ from federation.core.documents.signer import (
 )
 from federation.core.documents.trust import AnchorRecord, Current, Generation
 from federation.core.identity import ClusterId, ClusterName, TrustDomain
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import RotationRecord
 from federation.state.files import FileStore
 from federation.state.store import Stored
-from federation.status.snapshot import Snapshot
+from federation.status.snapshot import DocumentSet
 
 DAY = 86400.0
 PEM = "-----BEGIN CERTIFICATE-----\nbm90IGEgcmVhbCBvbmU=\n-----END CERTIFICATE-----\n"
@@ -65,15 +65,15 @@ class CountingStore(FileStore):
         self.readings += 1
         return await super().read(key)
 
-    async def put(self, snapshot: Snapshot) -> None:
+    async def put(self, document_set: DocumentSet) -> None:
         """Hold exactly this snapshot."""
-        documents: dict[str, Struct] = {"current": snapshot.current} if snapshot.current else {}
-        documents |= {generation_key(number): g for number, g in snapshot.generations.items()}
-        documents |= {f"signers/{replica}": signer for replica, signer in snapshot.signers.items()}
-        documents |= {f"controllers/{replica}": c for replica, c in snapshot.controllers.items()}
-        documents |= {f"operations/{operation.id}": operation for operation in snapshot.operations}
-        documents |= {"rotation": snapshot.book} if snapshot.book else {}
-        documents |= {"orders": snapshot.orders} if snapshot.orders else {}
+        documents: dict[str, Struct] = {"current": document_set.current} if document_set.current else {}
+        documents |= {generation_key(number): g for number, g in document_set.generations.items()}
+        documents |= {f"signers/{replica}": signer for replica, signer in document_set.signers.items()}
+        documents |= {f"controllers/{replica}": c for replica, c in document_set.controllers.items()}
+        documents |= {f"operations/{operation.id}": operation for operation in document_set.operations}
+        documents |= {"rotation": document_set.record} if document_set.record else {}
+        documents |= {"orders": document_set.directives} if document_set.directives else {}
         for prefix in ("current", "generations/", "signers/", "controllers/", "rotation", "orders"):
             for key in await self.keys(prefix):
                 if key not in documents:
@@ -101,7 +101,7 @@ def hub_config(names: list[str], status: StatusConfig | None = None) -> HubConfi
         digest=DIGEST,
         trust_domain=domain,
         trust=TrustConfig(anchors=(AnchorPin(file=Path("root.pem"), sha256=ROOT, trust_domain=domain),)),
-        door=DoorConfig(listen=listen, server_names=("hub.example.org",)),
+        listener=ListenerConfig(listen=listen, server_names=("hub.example.org",)),
         signer=SignerConfig(authority=authority),
         status=status or StatusConfig(listen=listen),
         state=StateConfig(directory=Path("state")),
@@ -185,7 +185,7 @@ def signer(replica: str, names: list[str], now: float, *, issued: int = 40) -> S
         last_issued=now - 4,
         workload_issued_at=now - 4,
         workloads=WorkloadsReport(
-            workloads=12, holding=12, detail="", sidecars=10, asked=10, lifetime=86400.0
+            workloads=12, with_certificate=12, detail="", sidecars=10, asked=10, lifetime=86400.0
         ),
     )
     return SignerReport(
@@ -263,8 +263,8 @@ class World:
     generations: dict[int, Generation] = field(init=False)
     signers: dict[str, SignerReport] = field(init=False)
     leader: ControllerReport | None = field(init=False)
-    book: RotationBook | None = None
-    orders: Orders | None = None
+    record: RotationRecord | None = None
+    directives: SigningDirectives | None = None
     operations: tuple[Operation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -274,15 +274,15 @@ class World:
         self.signers = {f"signer-{i}": signer(f"signer-{i}", self.names, self.now) for i in range(2)}
         self.leader = controller(self.names, self.now)
 
-    def snapshot(self) -> Snapshot:
+    def document_set(self) -> DocumentSet:
         """The documents as they stand."""
-        return Snapshot(
+        return DocumentSet(
             current=self.current,
             generations=self.generations,
             signers=self.signers,
             controllers={"controller-0": self.leader} if self.leader else {},
-            book=self.book,
-            orders=self.orders,
+            record=self.record,
+            directives=self.directives,
             operations=self.operations,
         )
 

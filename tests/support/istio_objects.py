@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-DOOR = "hub.example.org:15443"
+LISTENER = "hub.example.org:15443"
 TRUST_DOMAIN = "mesh.example.org"
 
 Object = dict[str, Any]
@@ -81,7 +81,7 @@ def ztunnel(
 ) -> Object:
     """DaemonSet ``ztunnel`` for the hub."""
     variables: dict[str, str | None] = {
-        "CA_ADDRESS": DOOR,
+        "CA_ADDRESS": LISTENER,
         "XDS_ADDRESS": "istiod.istio-system.svc:15012",
         "ISTIO_META_CLUSTER_ID": cluster,
         **environment,
@@ -130,7 +130,7 @@ def mesh(
 def injection(
     cluster: str = "east",
     *,
-    ca_address: str = DOOR,
+    ca_address: str = LISTENER,
     network: str = "",
     audience: str = "istio-ca",
     provider: str = "istiod",

@@ -49,8 +49,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federation.core.call_slots import Place
-from federation.core.config.hub import DoorConfig
+from federation.core.call_slots import CallSlot
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.istio.ca_protocol import METHOD, decode_request, encode_response
@@ -60,7 +60,7 @@ from federation.core.pki.keys import load_private_key, private_key_pem
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
 from federation.signer.listeners.grpc import NOT_AUTHENTICATED, Answered, Code
-from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 from federation_sandbox.cluster import SandboxCluster
 from federation_sandbox.ports import free_port
@@ -169,7 +169,7 @@ class Istiod:
         self._context: ssl.SSLContext | None = None
         self._credentials: ServingCredentials | None = None
         self._pair: ServingPair | None = None
-        self._xds: DoorServer | None = None
+        self._xds: Listener | None = None
         self._webhook: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
         self._install()
@@ -420,8 +420,8 @@ class Istiod:
     async def _open_xds(self) -> None:
         if self._credentials is None:
             return
-        config = DoorConfig(server_names=(self.host,))
-        self._xds = DoorServer(
+        config = ListenerConfig(server_names=(self.host,))
+        self._xds = Listener(
             _Service(self, METHOD if self._own_ca is not None else XDS),
             config=config,
             listen=Address("127.0.0.1", self.xds_port),
@@ -564,7 +564,7 @@ class _Service:
         self.method = method
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
     ) -> bytes:
         if not any(name == "authorization" for name, _ in metadata):
             raise Answered(Code.UNAUTHENTICATED, NOT_AUTHENTICATED)
@@ -578,7 +578,7 @@ class _Service:
         chain = [own_ca.chain_pem.decode()] if own_ca.chain_pem else []
         return encode_response([leaf.pem.decode(), *chain, own_ca.roots_pem.decode()])
 
-    def turned_away(self, error: FederationError, *, peer: str) -> None:
+    def reject(self, error: FederationError, *, peer: str) -> None:
         """Nothing is counted here."""
 
     def connection_refused(self, error: FederationError, *, peer: str) -> None:

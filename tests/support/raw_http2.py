@@ -1,4 +1,4 @@
-"""A caller of the door who keeps to no rules: single frames of HTTP/2 over TLS (RFC 9113), sent as a test says."""
+"""A caller of the listener who keeps to no rules: single frames of HTTP/2 over TLS (RFC 9113), sent as a test says."""
 
 from __future__ import annotations
 

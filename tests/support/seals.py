@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from federation.controller.rotation.operations import Seal
+from federation.controller.rotation.operations import OperationMac
 
 READ_TOKEN = "5f1c9a7e3b2d4f608192a3b4c5d6e7f8"
 OPERATE_TOKEN = "c0ffee11d00d4a5b9e8f7a6b3c2d1e0f"
@@ -14,7 +14,7 @@ async def _secret() -> bytes:
     return b"of these tests"
 
 
-SEAL = Seal(_secret)
+SEAL = OperationMac(_secret)
 
 
 def token_file(path: Path, token: str = READ_TOKEN) -> Path:

@@ -63,7 +63,7 @@ class Ztunnel:
     refusals: list[tuple[SpiffeId, grpc.StatusCode]] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
-    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
+    _queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENCY))
 
     async def fetch(self, identity: SpiffeId) -> Held:
         """One certificate. Raises AioRpcError where it is refused, ValueError where ztunnel would not take it."""
@@ -72,7 +72,7 @@ class Ztunnel:
         request = IstioCertificateRequest(
             csr=make_csr(identity, key), validity_seconds=self.ttl, metadata=fields
         )
-        async with self._turns:
+        async with self._queue:
             self.asked.append((self.clock.monotonic(), identity))
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)

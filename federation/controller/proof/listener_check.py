@@ -1,7 +1,7 @@
-"""What a workload that starts now meets at the signers' door: new TLS connections, until each signer was met.
+"""What a workload that starts now meets at the signers' listener: new TLS connections, until each signer was met.
 
-The door is seen as a workload's agent sees it: gRPC over TLS, verified against the bundle in force. A channel that
-stands says nothing of the certificate that the door shows by now. So new connections are opened, as an agent opens
+The listener is seen as a workload's agent sees it: gRPC over TLS, verified against the bundle in force. A channel that
+stands says nothing of the certificate that the listener shows by now. So new connections are opened, as an agent opens
 its first: verified by the bundle in force, for the name that agents verify. Several signers may share one address
 (one port on one machine, one Service), and which of them takes a connection is chance. A signer reports the
 certificate that it shows, so it is known which was met, and connections are made until all were, within bounds.
@@ -27,7 +27,7 @@ from cryptography import x509
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.config.types import Address
-from federation.core.documents.controller import DoorReport, SignerDoorReport
+from federation.core.documents.controller import ListenerReport, SignerListenerReport
 from federation.core.documents.signer import SignerReport
 from federation.core.errors import InvalidValue, NotReady, Refused, Unavailable
 from federation.core.identity import ClusterId
@@ -52,7 +52,7 @@ Raises ssl.SSLError where it was refused, OSError or TimeoutError where there wa
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where the door is, the name that it is verified for, and by which anchors, with their generation's number."""
+    """Where the listener is, the name that it is verified for, and by which anchors, with their generation's number."""
 
     address: Address
     server_name: str
@@ -70,11 +70,11 @@ class _Shown:
 
 @dataclass(slots=True)
 class Arrival:
-    """Proves the door of every signer, again where anything about it has changed or ``interval`` seconds are over."""
+    """Proves the listener of every signer: again after any change of it, and every ``interval`` seconds."""
 
     clock: Clock
-    report: DoorReport = field(init=False, default_factory=DoorReport)
-    _doors: dict[str, SignerDoorReport] = field(init=False, default_factory=dict)
+    report: ListenerReport = field(init=False, default_factory=ListenerReport)
+    _listeners: dict[str, SignerListenerReport] = field(init=False, default_factory=dict)
     _aim: Aim | None = field(init=False, default=None)
 
     async def prove(
@@ -84,37 +84,38 @@ class Arrival:
         *,
         interval: float,
         greet: Greet | None = None,
-    ) -> DoorReport:
+    ) -> ListenerReport:
         """One round. ``greet`` is for tests; what goes wrong is in the report."""
         at = self.clock.now()
         shown = {signer.replica: _shown(signer) for signer in signers if signer.address}
         if aim != self._aim:
-            self._doors, self._aim = {}, aim
-        doors = {replica: self._before(replica, what.sha256) for replica, what in shown.items()}
+            self._listeners, self._aim = {}, aim
+        listeners = {replica: self._before(replica, what.sha256) for replica, what in shown.items()}
         due = {
             replica: what
             for replica, what in shown.items()
-            if doors[replica].state != "proved" or at.timestamp() - doors[replica].proved_at >= interval
+            if listeners[replica].state != "proved"
+            or at.timestamp() - listeners[replica].proved_at >= interval
         }
         met, connections, said = await _meet(
             greet or _greeting(aim), {what.sha256 for what in due.values()}, len(due)
         )
         for replica, what in due.items():
-            doors[replica] = _judged(doors[replica], what, aim, at, met=what.sha256 in met, said=said)
-        self._doors = doors
-        self.report = DoorReport(
+            listeners[replica] = _judged(listeners[replica], what, aim, at, met=what.sha256 in met, said=said)
+        self._listeners = listeners
+        self.report = ListenerReport(
             computed=at.timestamp(),
             connections=connections,
-            signers=[doors[replica] for replica in sorted(doors)],
+            signers=[listeners[replica] for replica in sorted(listeners)],
         )
         return self.report
 
-    def _before(self, replica: str, digest: str) -> SignerDoorReport:
+    def _before(self, replica: str, digest: str) -> SignerListenerReport:
         """What was found before of the very certificate that it shows now."""
-        known = self._doors.get(replica)
+        known = self._listeners.get(replica)
         if known is not None and known.sha256 == digest:
             return known
-        return SignerDoorReport(replica=replica, sha256=digest, since=self.clock.now().timestamp())
+        return SignerListenerReport(replica=replica, sha256=digest, since=self.clock.now().timestamp())
 
 
 def _shown(signer: SignerReport) -> _Shown:
@@ -147,23 +148,23 @@ async def _meet(greet: Greet, wanted: set[str], signers: int) -> tuple[set[str],
 
 
 def _judged(
-    before: SignerDoorReport, what: _Shown, aim: Aim, at: datetime, *, met: bool, said: str
-) -> SignerDoorReport:
-    """What one round says of the door of one signer."""
+    before: SignerListenerReport, what: _Shown, aim: Aim, at: datetime, *, met: bool, said: str
+) -> SignerListenerReport:
+    """What one round says of the listener of one signer."""
     problem = _problem(what.chain, aim, at) if what.chain else "the signer does not report what it shows"
     if problem and what.chain:
-        return _door(before, "refused", problem)
+        return _listener(before, "refused", problem)
     if met:
-        return _door(before, "proved", "", proved_at=at.timestamp(), generation=aim.generation)
+        return _listener(before, "proved", "", proved_at=at.timestamp(), generation=aim.generation)
     if said.startswith("a new connection refuses"):
-        return _door(before, "refused", said)
-    return _door(before, "not_met", problem or said or "every new connection was taken by another signer")
+        return _listener(before, "refused", said)
+    return _listener(before, "not_met", problem or said or "every new connection was taken by another signer")
 
 
-def _door(
-    before: SignerDoorReport, state: str, detail: str, *, proved_at: float = 0.0, generation: int = 0
-) -> SignerDoorReport:
-    return SignerDoorReport(
+def _listener(
+    before: SignerListenerReport, state: str, detail: str, *, proved_at: float = 0.0, generation: int = 0
+) -> SignerListenerReport:
+    return SignerListenerReport(
         replica=before.replica,
         sha256=before.sha256,
         since=before.since,
@@ -220,18 +221,18 @@ async def _part(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
 
-def proved(report: DoorReport) -> Mapping[str, SignerDoorReport]:
-    """The doors by their signer."""
-    return {door.replica: door for door in report.signers}
+def proved(report: ListenerReport) -> Mapping[str, SignerListenerReport]:
+    """The listeners by their signer."""
+    return {listener.replica: listener for listener in report.signers}
 
 
 TIMEOUT = 15.0
-"""Seconds for one certificate: the door's own deadline is 10."""
+"""Seconds for one certificate: the listener's own deadline is 10."""
 
-CERTIFICATE: Final = "door_certificate"
-NO_ANSWER: Final = "door_unavailable"
-REFUSED: Final = "door_refused"
-"""Reasons of what :meth:`SignerDoor.request` raises."""
+CERTIFICATE: Final = "listener_certificate"
+NO_ANSWER: Final = "listener_unavailable"
+REFUSED: Final = "listener_refused"
+"""Reasons of what :meth:`SignerListener.request` raises."""
 
 _OF_ITS_CERTIFICATE: Final = (
     "CERTIFICATE_VERIFY_FAILED",
@@ -251,9 +252,9 @@ _OURS_TO_RETRY = frozenset(
 )
 
 
-def door_address(config: HubConfig, override: Address | None) -> Address:
-    """Where the controller reaches the door; a wildcard it listens on is reached by loopback."""
-    address = override or config.controller.proof.signer_address or config.door.listen
+def listener_address(config: HubConfig, override: Address | None) -> Address:
+    """Where the controller reaches the listener; a wildcard it listens on is reached by loopback."""
+    address = override or config.controller.proof.signer_address or config.listener.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104  not bound to
     return Address(host, address.port)
 
@@ -263,8 +264,8 @@ KEPT = 300.0
 stands does not show it."""
 
 
-class SignerDoor:
-    """One channel for every cluster, made anew whenever address, name, trust or what the door shows change.
+class SignerListener:
+    """One channel for every cluster, made anew whenever address, name, trust or what the listener shows change.
 
     A workload that starts now makes a new connection, so the hub's own requests, which stand for it, must not live on
     one that was accepted long ago. Where address, name and trust stay, calls under way end on the channel they have.
@@ -280,7 +281,7 @@ class SignerDoor:
     async def aim(
         self, address: str, *, server_name: str, trust_pem: bytes, shown: frozenset[str] = frozenset()
     ) -> None:
-        """Reach the door there, and believe only a server of that name whose chain ends in ``trust_pem``.
+        """Reach the listener there, and believe only a server of that name whose chain ends in ``trust_pem``.
 
         ``shown`` are the certificates that signers say they show.
         """
@@ -307,12 +308,12 @@ class SignerDoor:
     ) -> tuple[str, ...]:
         """The elements of ``cert_chain``.
 
-        Raises NotReady before :meth:`aim`, Unavailable where the door does not answer, Refused where it refuses
-        this caller, InvalidValue for a reply that is none. The door tells a caller nothing about why; its log
+        Raises NotReady before :meth:`aim`, Unavailable where the listener does not answer, Refused where it refuses
+        this caller, InvalidValue for a reply that is none. The listener tells a caller nothing about why; its log
         does.
         """
         if self._channel is None:
-            raise NotReady("there is no bundle yet to verify the signer's door with")
+            raise NotReady("there is no bundle yet to verify the signer's listener with")
         message = encode_request(IstioCertificateRequest(csr=csr, validity_seconds=int(lifetime)))
         metadata = (("authorization", f"Bearer {token}"), ("clusterid", str(cluster_id)))
         call = self._channel.unary_unary(METHOD)
@@ -322,20 +323,20 @@ class SignerDoor:
             code = error.code()
             if any(word in (error.details() or "") for word in _OF_ITS_CERTIFICATE):
                 raise Unavailable(
-                    "the certificate of the signer's door does not verify by the bundle in force and its name",
+                    "the certificate of the signer's listener does not verify by the bundle in force and its name",
                     reason=CERTIFICATE,
-                    remedy="`federation authority check` judges what the authority issues to the door; compare "
-                    "door.server_names with the names that clients use",
+                    remedy="`federation authority check` judges what the authority issues to the listener; compare "
+                    "listener.server_names with the names that clients use",
                 ) from None
             if code in _OURS_TO_RETRY:
                 raise Unavailable(
-                    f"the signer's door did not answer ({code.name})",
+                    f"the signer's listener did not answer ({code.name})",
                     reason=NO_ANSWER,
                     remedy="see that a signer runs, that it listens at controller.proof.signer_address (else "
-                    "door.listen), and what stands between the controller and it",
+                    "listener.listen), and what stands between the controller and it",
                 ) from None
             raise Refused(
-                f"the signer's door refused the request ({code.name})",
+                f"the signer's listener refused the request ({code.name})",
                 reason=REFUSED,
                 remedy="the signer's log says why: look for this cluster there",
             ) from None
@@ -345,10 +346,10 @@ class SignerDoor:
                 raise
             # grpc.aio says so to calls under way on a channel that closes; nobody has cancelled this task.
             raise Unavailable(
-                "the channel to the signer's door was replaced: another bundle is in force"
+                "the channel to the signer's listener was replaced: another bundle is in force"
             ) from None
         if not isinstance(answer, bytes):
-            raise InvalidValue("the reply of the signer's door holds no bytes")
+            raise InvalidValue("the reply of the signer's listener holds no bytes")
         return decode_response(answer)
 
     def _leave(self, channel: grpc.aio.Channel) -> None:

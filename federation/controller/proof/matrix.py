@@ -374,19 +374,19 @@ def _run(batch: Sequence[Sequence[Case]]) -> list[Failure | None]:
     return [run_cases(cases, handshake) for cases in batch]
 
 
-def standing(matrix: Matrix, doubts: Mapping[str, str]) -> Matrix:
-    """The matrix without what is valid of clusters in doubt; ``doubts`` says of each of those why, in words.
+def apply_staleness(matrix: Matrix, stale_reasons: Mapping[str, str]) -> Matrix:
+    """The matrix without what is valid of clusters in doubt; ``stale_reasons`` says of each of those why, in words.
 
     A failure stays: nothing says otherwise yet.
     """
-    if not doubts:
+    if not stale_reasons:
         return matrix
     rows: list[str] = []
     reasons = dict(matrix.reasons)
     for client, row in zip(matrix.clusters, matrix.rows, strict=True):
         cells = ""
         for server, cell in zip(matrix.clusters, row, strict=True):
-            doubted = [f"{name}: {doubts[name]}" for name in (client, server) if name in doubts]
+            doubted = [f"{name}: {stale_reasons[name]}" for name in (client, server) if name in stale_reasons]
             cells += "?" if cell == "v" and doubted else cell
             if cell == "v" and doubted and len(reasons) < MOST_REASONS:
                 reasons[f"{client}>{server}"] = "; ".join(doubted)

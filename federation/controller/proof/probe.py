@@ -1,4 +1,4 @@
-"""A leaf for each cluster, got like any workload gets one: a token of that cluster, the signer's door, a CSR.
+"""A leaf for each cluster, got like any workload gets one: a token of that cluster, the signer's listener, a CSR.
 
 What is proved with it is therefore what workloads get. The key is made here and never leaves memory; the leaf
 can do nothing but shake hands, because no policy grants its identity anything.
@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.controller.own_certificates import CERT_CHAIN, OwnAccount, Reply
-from federation.controller.proof.listener_check import SignerDoor
+from federation.controller.proof.listener_check import SignerListener
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.errors import FederationError, InvalidValue
@@ -61,7 +61,7 @@ class Probe:
         cluster: ClusterConfig,
         *,
         trust_domain: TrustDomain,
-        door: SignerDoor,
+        listener: SignerListener,
         generation: Callable[[], int],
         issuer: Callable[[], str],
         leaf_ttl: Callable[[], float],
@@ -71,7 +71,7 @@ class Probe:
     ) -> None:
         self._cluster = cluster
         self._identity = cluster.probe_identity(trust_domain)
-        self._account = OwnAccount(session, cluster, cluster.probe, door)
+        self._account = OwnAccount(session, cluster, cluster.probe, listener)
         self._generation = generation
         self._issuer = issuer
         self._leaf_ttl = leaf_ttl
@@ -114,7 +114,7 @@ class Probe:
 
     def _is_due(self) -> bool:
         if self._generation() == 0:
-            return False  # without a bundle the door cannot be verified, and serves nobody
+            return False  # without a bundle the listener cannot be verified, and serves nobody
         leaf, issuer = self.leaf, self._issuer()
         if leaf is not None and issuer and leaf.issuer != issuer:
             return True

@@ -37,7 +37,7 @@ from federation.controller.publication.config_map import (
     MOST_MANAGED_BYTES,
     MOST_WRITERS,
     Contents,
-    Held,
+    ObservedConfigMap,
     is_marked,
 )
 from federation.controller.publication.joining import MemberFacts
@@ -89,7 +89,7 @@ class BundleTarget:
         """The target of that generation, written by that hub."""
         return cls(trust_bundle_name(config.config_map), generation.sha256, generation.bundle_pem, hub)
 
-    def is_met_by(self, held: HeldBundle | None) -> bool:
+    def is_met_by(self, held: ObservedTrustBundle | None) -> bool:
         """True where nothing would have to be written. The signer cannot differ: the name begins with it."""
         return (
             held is not None and held.sha256 == self.sha256 and is_marked(self.hub, held.hub, ours=held.ours)
@@ -114,7 +114,7 @@ class BundleTarget:
         )
 
 
-class HeldBundle(msgspec.Struct, frozen=True, gc=False):
+class ObservedTrustBundle(msgspec.Struct, frozen=True, gc=False):
     """What the object holds: the digest of its certificates, who else owns them, and whether a hub wrote it, which."""
 
     sha256: str
@@ -122,9 +122,11 @@ class HeldBundle(msgspec.Struct, frozen=True, gc=False):
     ours: bool = False
     hub: str = ""
 
-    def as_held(self) -> Held:
+    def as_config_map(self) -> ObservedConfigMap:
         """The same as of a namespace's ConfigMap."""
-        return Held(self.sha256, labelled=True, writers=self.writers, ours=self.ours, hub=self.hub)
+        return ObservedConfigMap(
+            self.sha256, labelled=True, writers=self.writers, ours=self.ours, hub=self.hub
+        )
 
 
 class _OwnedSpec(msgspec.Struct, gc=False):
@@ -166,12 +168,12 @@ class BundleDecoder:
         self._contents = contents
         self._decode = msgspec.json.Decoder(_Bundle).decode
 
-    def __call__(self, payload: Payload) -> Item[HeldBundle]:
+    def __call__(self, payload: Payload) -> Item[ObservedTrustBundle]:
         """The object as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
         managed = _managed(meta)
-        held = HeldBundle(
+        held = ObservedTrustBundle(
             self._contents.note(found.spec.trust_bundle),
             _writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
@@ -205,7 +207,7 @@ class Observed:
     version: str | None = None
     problem: ClusterError | None = None
     readable: bool = False
-    held: HeldBundle | None = None
+    held: ObservedTrustBundle | None = None
     met: bool = False
     refusal: ClusterError | None = None
     kept: bool = False
@@ -228,7 +230,7 @@ class BundleStatus:
 SWITCHED_OFF: Final = BundleStatus(state="off", detail="the configuration says so")
 
 
-def judge(seen: Observed) -> BundleStatus:
+def assess(seen: Observed) -> BundleStatus:
     """The state of the object."""
     if isinstance(seen.problem, ClusterForbidden) and not seen.readable:
         return _unreadable(seen.problem, known=seen.known)
@@ -293,7 +295,7 @@ def _there(seen: Observed) -> BundleStatus:
             state="pending",
             counted=True,
             detail=KEPT,
-            remedy="`federation trust list` names the CA: accept it, or set own_anchors for this cluster",
+            remedy="`federation trust list` names the CA: accept it, or set member_cas for this cluster",
         )
     if seen.yielded:
         return BundleStatus(state="pending", counted=True, detail=f"{YIELDED}: {others}", remedy=JOIN)
@@ -382,10 +384,10 @@ class TrustBundlePublisher:
         clock: Clock,
         jitter: random.Random,
         allowed: Callable[[], bool],
-        keeps: Callable[[HeldBundle | None], bool],
-        yields: Callable[[HeldBundle | None], bool],
+        keeps: Callable[[ObservedTrustBundle | None], bool],
+        yields: Callable[[ObservedTrustBundle | None], bool],
         remembered: Callable[[], bool],
-        on_change: Callable[[HeldBundle | None], None],
+        on_change: Callable[[ObservedTrustBundle | None], None],
     ) -> None:
         self._session = session
         self._timeouts = cluster.timeouts
@@ -401,7 +403,7 @@ class TrustBundlePublisher:
         self._where = {"cluster": str(cluster.name)}
         self._version: str | None = None
         self._problem: ClusterError | None = None
-        self._reflector: Reflector[HeldBundle] | None = None
+        self._reflector: Reflector[ObservedTrustBundle] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._asked = float("-inf")
         self._ask_at = float("-inf")
@@ -445,15 +447,15 @@ class TrustBundlePublisher:
             self._release = release
 
     @property
-    def held(self) -> HeldBundle | None:
+    def held(self) -> ObservedTrustBundle | None:
         """What the object held when the cluster last answered."""
         items = self._reflector.items if self._reflector is not None else {}
         return items.get(ObjectKey("", self.name))
 
     @property
-    def heard(self) -> float:
+    def last_seen(self) -> float:
         """When the object's watch last received something, by the monotonic clock."""
-        return self._reflector.heard if self._reflector is not None else float("-inf")
+        return self._reflector.last_seen if self._reflector is not None else float("-inf")
 
     @property
     def met(self) -> bool:
@@ -483,7 +485,7 @@ class TrustBundlePublisher:
             return SWITCHED_OFF
         now = self._clock.monotonic()
         watching = self._reflector.problem if self._reflector is not None else None
-        return judge(
+        return assess(
             Observed(
                 version=self._version,
                 problem=self._problem or watching,
@@ -599,7 +601,7 @@ class TrustBundlePublisher:
         if before != self.held:
             self._notice(before, self.held)
 
-    async def _until_fresh(self, reflector: Reflector[HeldBundle]) -> None:
+    async def _until_fresh(self, reflector: Reflector[ObservedTrustBundle]) -> None:
         deadline = self._clock.monotonic() + SYNC_LIMIT
         while not reflector.fresh and reflector.problem is None and self._clock.monotonic() < deadline:
             await self._clock.sleep(SYNC_POLL)
@@ -610,10 +612,10 @@ class TrustBundlePublisher:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _new_reflector(self, version: str) -> Reflector[HeldBundle]:
-        made: list[Reflector[HeldBundle]] = []
+    def _new_reflector(self, version: str) -> Reflector[ObservedTrustBundle]:
+        made: list[Reflector[ObservedTrustBundle]] = []
 
-        def changed(change: Change[HeldBundle]) -> None:
+        def changed(change: Change[ObservedTrustBundle]) -> None:
             if made and made[0] is self._reflector:
                 self._notice(change.old, change.new)
 
@@ -635,7 +637,7 @@ class TrustBundlePublisher:
         first, longest = self._timeouts.backoff_first, self._timeouts.backoff_longest
         return Backoff(first=first, longest=longest, jitter=self._jitter)
 
-    def _notice(self, old: HeldBundle | None, new: HeldBundle | None) -> None:
+    def _notice(self, old: ObservedTrustBundle | None, new: ObservedTrustBundle | None) -> None:
         """The watch shows a change of the object."""
         now, target = self._clock.monotonic(), self._target
         self._seen = self._seen or new is not None

@@ -85,7 +85,7 @@ class Target:
             hub=hub,
         )
 
-    def is_met_by(self, held: Held | None) -> bool:
+    def is_met_by(self, held: ObservedConfigMap | None) -> bool:
         """True where nothing would have to be written.
 
         What an earlier release of the hub has written, or an adopted hub, gets this hub's mark.
@@ -113,7 +113,7 @@ def is_marked(hub: HubIdentity, mark: str, *, ours: bool) -> bool:
     return not mark and not ours
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class ObservedConfigMap(msgspec.Struct, frozen=True, gc=False):
     """What one namespace holds, as far as it matters; equal ones are one object in memory.
 
     ``sha256`` is the digest of the key's value, empty where there is none. ``extra`` are further keys, as
@@ -206,7 +206,7 @@ class _ConfigMap(msgspec.Struct, rename="camel", gc=False):
     binary_data: dict[str, msgspec.Raw] | None = None
 
 
-class HeldDecoder:
+class ConfigMapDecoder:
     """Takes a ConfigMap apart for a reflector; contents go to ``contents``."""
 
     def __init__(self, key: str, contents: Contents) -> None:
@@ -214,16 +214,16 @@ class HeldDecoder:
         self._owned = f"f:{key}"
         self._contents = contents
         self._decode = msgspec.json.Decoder(_ConfigMap).decode
-        self._shared: dict[Held, Held] = {}
+        self._shared: dict[ObservedConfigMap, ObservedConfigMap] = {}
 
-    def __call__(self, payload: Payload) -> Item[Held]:
+    def __call__(self, payload: Payload) -> Item[ObservedConfigMap]:
         """The ConfigMap as an item. Raises msgspec.MsgspecError where it is none."""
         found = self._decode(payload)
         meta = found.metadata
         managed = self._managed(meta)
         value = (found.data or {}).get(self._key)
         annotations = annotations_of(meta)
-        held = Held(
+        held = ObservedConfigMap(
             self._contents.note(value) if value is not None else "",
             labels_of(meta).get(LABEL) == "true",
             self._extra(found),

@@ -167,7 +167,7 @@ class IstioWebhooks:
                 self._changed = False
             else:
                 found = self._seen[1]
-            self._seen = min(watch.heard for watch in watches), found
+            self._seen = min(watch.last_seen for watch in watches), found
         elif self._seen is not None and (
             any(watch.problem is not None for watch in watches)
             or self._clock.monotonic() - self._seen[0] > self._lasting
@@ -277,7 +277,7 @@ def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> Cluste
         detail = f"by which CA kube-apiserver verifies istiod is not known: {why}"
         return ClusterHealth("degraded", "webhooks_unread", detail, remedy)
     reports = list(reports)
-    for state, reason, detail, remedy in _TROUBLES:
+    for state, reason, detail, remedy in _PROBLEMS:
         found = [report for report in reports if report.state == state]
         if found:
             names = ", ".join(f"{r.name} (calls {r.istiod})" for r in found[:MOST_NAMED])
@@ -286,7 +286,7 @@ def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> Cluste
     return None
 
 
-_TROUBLES: Final = (
+_PROBLEMS: Final = (
     (
         "other_ca",
         "istiod_other_ca",

@@ -35,7 +35,7 @@ from federation.controller.publication.istiod_secret import (
     MOST_CHARACTERS,
     MOST_NAMES,
     Examined,
-    HeldSecret,
+    ObservedSecret,
     Sight,
     Step,
     Wanted,
@@ -44,9 +44,9 @@ from federation.controller.publication.istiod_secret import (
     dns_names,
     examine,
     is_of_another_issuer,
+    istiod_certificate_state,
     next_step,
     renewal_of,
-    standing,
 )
 from federation.controller.publication.observed import NAMESPACES
 from federation.controller.publication.publisher import Contention
@@ -105,7 +105,7 @@ class SecretWatch:
         timeouts: ClusterTimeouts,
         clock: Clock,
         jitter: random.Random,
-        on_change: Callable[[HeldSecret | None, HeldSecret | None], None],
+        on_change: Callable[[ObservedSecret | None, ObservedSecret | None], None],
     ) -> None:
         self._session = session
         self._namespace = namespace
@@ -117,7 +117,7 @@ class SecretWatch:
         self._on_change = on_change
         self._kicked = False
         self._places: _Running[ObjectMeta] | None = None
-        self._secrets: _Running[HeldSecret] | None = None
+        self._secrets: _Running[ObservedSecret] | None = None
 
     @property
     def path(self) -> str:
@@ -133,7 +133,7 @@ class SecretWatch:
         return meta is not None and meta.deletion is None
 
     @property
-    def held(self) -> HeldSecret | None:
+    def held(self) -> ObservedSecret | None:
         """What it held when last read; None where there is none, or nothing was read."""
         if self._secrets is None:
             return None
@@ -150,10 +150,10 @@ class SecretWatch:
         return watch is not None and watch.synced and watch.fresh
 
     @property
-    def heard(self) -> float:
+    def last_seen(self) -> float:
         """When the cluster was last heard on the watch that was silent longer, by the monotonic clock."""
-        heard = [w.reflector.heard for w in (self._places, self._secrets) if w is not None]
-        return min(heard, default=float("-inf"))
+        last_seen = [w.reflector.last_seen for w in (self._places, self._secrets) if w is not None]
+        return min(last_seen, default=float("-inf"))
 
     @property
     def problem(self) -> ClusterError | None:
@@ -213,12 +213,12 @@ class SecretWatch:
             jitter=self._jitter,
         )
 
-    def _watch_secret(self) -> Reflector[HeldSecret]:
-        def changed(change: Change[HeldSecret]) -> None:
+    def _watch_secret(self) -> Reflector[ObservedSecret]:
+        def changed(change: Change[ObservedSecret]) -> None:
             if self._secrets is not None and self._secrets.reflector is watch:
                 self._on_change(change.old, change.new)
 
-        watch: Reflector[HeldSecret] = Reflector(
+        watch: Reflector[ObservedSecret] = Reflector(
             self._session,
             self._collection,
             decode=decode_secret,
@@ -272,26 +272,26 @@ class IstiodCertificates:
     ) -> None:
         self._istio = cluster.istio
         wanted = self._istio.namespaces if self._istio.provide_certificate else ()
-        self._keepers = [_Keeper(session, cluster, namespace, account, around) for namespace in wanted]
+        self._slots = [_SecretPublisher(session, cluster, namespace, account, around) for namespace in wanted]
 
     async def run(self) -> None:
         """Keep every Secret until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for keeper in self._keepers:
-                tasks.create_task(keeper.run())
+            for slot in self._slots:
+                tasks.create_task(slot.run())
             await asyncio.get_running_loop().create_future()
 
     def renew(self) -> None:
         """The cluster is back: watch anew at once, and wait no longer."""
-        for keeper in self._keepers:
-            keeper.renew()
+        for slot in self._slots:
+            slot.renew()
 
     def recall(self, former: Iterable[ControlPlaneReport]) -> None:
         """Go on from where others kept changing a Secret when the last controller was killed."""
         told = {(report.namespace, report.secret): report for report in former if report.contested}
-        for keeper in self._keepers:
-            if report := told.get((keeper.namespace, self._istio.secret)):
-                keeper.recall(report.writers)
+        for slot in self._slots:
+            if report := told.get((slot.namespace, self._istio.secret)):
+                slot.recall(report.writers)
 
     def report(self) -> list[ControlPlaneReport]:
         """How each Secret fares."""
@@ -301,7 +301,7 @@ class IstiodCertificates:
                 ControlPlaneReport(namespace=n, secret=self._istio.secret, state="off", detail=detail)
                 for n in self._istio.namespaces
             ]
-        return [keeper.report() for keeper in self._keepers]
+        return [slot.report() for slot in self._slots]
 
     def health(self) -> ClusterHealth | None:
         """What is wrong with the first control plane that is not served as it should be."""
@@ -313,10 +313,10 @@ class IstiodCertificates:
 
     def facts(self) -> tuple[ControlPlane, ...]:
         """The Secrets of namespaces that exist, or of which nothing is known, for the gates of a rotation."""
-        return tuple(keeper.facts() for keeper in self._keepers if keeper.present is not False)
+        return tuple(slot.facts() for slot in self._slots if slot.present is not False)
 
 
-class _Keeper:
+class _SecretPublisher:
     """One Secret."""
 
     def __init__(
@@ -345,7 +345,7 @@ class _Keeper:
             on_change=self._noticed,
         )
         self._wanted: tuple[tuple[str, tuple[str, ...], str], Wanted] | None = None
-        self._judged: tuple[HeldSecret, Wanted, datetime, Examined] | None = None
+        self._judged: tuple[ObservedSecret, Wanted, datetime, Examined] | None = None
         self._issued: tuple[str, datetime] | None = (
             None  # SHA-256 of the last one that was got here, and when
         )
@@ -382,7 +382,7 @@ class _Keeper:
 
     # What there is to do
 
-    def _noticed(self, old: HeldSecret | None, new: HeldSecret | None) -> None:
+    def _noticed(self, old: ObservedSecret | None, new: ObservedSecret | None) -> None:
         """The watch shows a change."""
         now = self._clock.monotonic()
         if new is not None:
@@ -407,7 +407,7 @@ class _Keeper:
             self._wanted = key, Wanted(names, key[2], bundle.pem, bundle.certificates)
         return self._wanted[1]
 
-    def _examine(self, held: HeldSecret, wanted: Wanted) -> Examined:
+    def _examine(self, held: ObservedSecret, wanted: Wanted) -> Examined:
         """The Secret judged, again only where it, what is wanted or the time has changed that much."""
         now = self._clock.now()
         if self._judged is not None:
@@ -420,7 +420,7 @@ class _Keeper:
         self._judged = held, wanted, now, examined
         return examined
 
-    def _is_good(self, held: HeldSecret | None) -> bool:
+    def _is_good(self, held: ObservedSecret | None) -> bool:
         """Whether nothing would be done about it now."""
         wanted = self._want()
         if held is None or wanted is None:
@@ -436,11 +436,11 @@ class _Keeper:
         issued = self._issued[1] if self._issued and self._issued[0] == leaf.sha256 else None
         return renewal_of(leaf, issued)
 
-    def _held_back(self, held: HeldSecret | None) -> str:
+    def _withheld(self, held: ObservedSecret | None) -> str:
         """Why the hub must not put its certificate there: what it has written itself it goes on keeping."""
         return "" if held is not None and self._is_ours(held) else self._around.another_ca()
 
-    def _is_ours(self, held: HeldSecret) -> bool:
+    def _is_ours(self, held: ObservedSecret) -> bool:
         """Whether this hub wrote it: by its mark, or, where an earlier release left none, by the bundle in it."""
         hub = self._around.hub
         if not hub.id:
@@ -460,7 +460,7 @@ class _Keeper:
             self._settle()
             return
         now = self._clock.monotonic()
-        if self._held_back(held) or now < self._retry_at or not self._around.allowed():
+        if self._withheld(held) or now < self._retry_at or not self._around.allowed():
             return
         if self._contention.wait(self.namespace, now) > 0:
             return
@@ -488,7 +488,7 @@ class _Keeper:
     # Doing it
 
     async def _write(
-        self, held: HeldSecret | None, examined: Examined | None, wanted: Wanted, step: Step
+        self, held: ObservedSecret | None, examined: Examined | None, wanted: Wanted, step: Step
     ) -> None:
         """Write the Secret with what it has, or with a certificate that is got for it. Raises FederationError."""
         if step is Step.REWRITE and held is not None:
@@ -536,7 +536,7 @@ class _Keeper:
         path = verify_chain(reply.chain, wanted.anchors, self._clock.now(), purpose=Purpose.SERVER)
         if examined is not None and self._would_wait(examined, wanted) and path[1].sha256 != wanted.issuer:
             raise NotReady(
-                "the signer does not follow the orders yet: its certificate is of another intermediate",
+                "the signer does not follow the directives yet: its certificate is of another intermediate",
                 remedy="nothing, if it lasts for seconds; otherwise check the signers' state",
             )
         return reply
@@ -553,7 +553,7 @@ class _Keeper:
     def report(self) -> ControlPlaneReport:
         """How it fares now, by what was read back."""
         sight = self._see()
-        stands, examined = standing(sight), sight.examined or Examined()
+        stands, examined = istiod_certificate_state(sight), sight.examined or Examined()
         now = self._clock.monotonic()
         return ControlPlaneReport(
             namespace=self.namespace,
@@ -576,7 +576,7 @@ class _Keeper:
     def facts(self) -> ControlPlane:
         """What was read back, for the gates; nothing of what is not known now, or cannot serve."""
         sight = self._see()
-        stands, examined = standing(sight), sight.examined
+        stands, examined = istiod_certificate_state(sight), sight.examined
         name, read_back_at = f"{self.namespace}/{self._name}", self._read_back_at()
         if not sight.fresh or examined is None or not examined.serves:
             return ControlPlane(name=name, detail=stands.detail or stands.state, read_back_at=read_back_at)
@@ -606,7 +606,7 @@ class _Keeper:
             wanted=wanted,
             examined=examined,
             renew_at=self._renew_at(examined),
-            held_back=self._held_back(held),
+            withheld=self._withheld(held),
             problem=self._problem,
             writers=(", ".join(self._contention.writers(now)) or "another writer") if contested else "",
         )
@@ -614,4 +614,4 @@ class _Keeper:
     def _read_back_at(self) -> float:
         if not self._watch.fresh:
             return 0.0
-        return self._clock.now().timestamp() - (self._clock.monotonic() - self._watch.heard)
+        return self._clock.now().timestamp() - (self._clock.monotonic() - self._watch.last_seen)

@@ -64,7 +64,7 @@ MOST_CERTIFICATES: Final = 128
 _PRIVATE: Final = b"PRIVATE KEY-----"
 
 
-class HeldSecret(msgspec.Struct, frozen=True, gc=False):
+class ObservedSecret(msgspec.Struct, frozen=True, gc=False):
     """What the Secret holds, as far as it matters.
 
     ``ours`` says that a hub wrote it: it owns some field of it. ``hub`` is the identity of the one that says it did.
@@ -116,7 +116,7 @@ class _Secret(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Secret).decode
 
 
-def decode_secret(payload: Payload) -> Item[HeldSecret]:
+def decode_secret(payload: Payload) -> Item[ObservedSecret]:
     """The Secret as an item of a reflector. Raises msgspec.MsgspecError where it is none."""
     found = _decode(payload)
     meta, data = found.metadata, found.data or {}
@@ -127,7 +127,7 @@ def decode_secret(payload: Payload) -> Item[HeldSecret]:
         for entry in managed
         if entry.manager != FIELD_MANAGER and entry.fields is not None and owned & entry.fields.data.keys()
     }
-    value = HeldSecret(
+    value = ObservedSecret(
         type=found.type[:MAX_NAME],
         certificate=_bytes(data.get(CERTIFICATE, "")),
         key=_bytes(data.get(KEY, "")),
@@ -153,7 +153,7 @@ def apply_body(
     certificate: bytes,
     key: bytes,
     ca: bytes,
-    held: HeldSecret | None,
+    held: ObservedSecret | None,
     hub: HubIdentity = NO_HUB,
 ) -> bytes:
     """A server-side apply of the whole Secret. The type of one that is there cannot be changed, so it stays."""
@@ -216,7 +216,7 @@ class Examined:
         return self.chain[0].not_after.timestamp() if self.chain else 0.0
 
 
-def examine(held: HeldSecret, wanted: Wanted, at: datetime) -> Examined:
+def examine(held: ObservedSecret, wanted: Wanted, at: datetime) -> Examined:
     """Judge what a Secret holds at that time. It verifies signatures: keep the result while nothing changes."""
     current = held.ca == wanted.bundle
     anchors = _fingerprints(held.ca)
@@ -323,7 +323,7 @@ _STOP_WRITER: Final = "stop the other writer, or set provide_certificate = false
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class IstiodCertificateState:
     """One of the states of a ControlPlaneReport; ``attention`` says that an operator has to act."""
 
     state: str
@@ -337,7 +337,7 @@ class Sight:
     """What is known of one Secret at an instant.
 
     ``present`` says whether its namespace exists, ``unwatched`` why the Secret is not watched, ``fresh`` that the
-    rest was read back. ``examined`` is None where there is none. ``held_back`` says why the hub must not write one
+    rest was read back. ``examined`` is None where there is none. ``withheld`` says why the hub must not write one
     yet, ``problem`` what went wrong with it last, ``writers`` who else keeps changing it.
     """
 
@@ -350,7 +350,7 @@ class Sight:
     wanted: Wanted | None = None
     examined: Examined | None = None
     renew_at: datetime | None = None
-    held_back: str = ""
+    withheld: str = ""
     problem: FederationError | None = None
     writers: str = ""
 
@@ -363,7 +363,7 @@ class Sight:
         )
 
 
-def standing(sight: Sight) -> Standing:
+def istiod_certificate_state(sight: Sight) -> IstiodCertificateState:
     """Its state now."""
     unread = _unread(sight)
     if unread is not None:
@@ -376,22 +376,22 @@ def standing(sight: Sight) -> Standing:
     return _missing(sight, "there is no certificate" if examined is None else _what_is_wrong(examined))
 
 
-def _unread(sight: Sight) -> Standing | None:
+def _unread(sight: Sight) -> IstiodCertificateState | None:
     if isinstance(sight.unwatched, ClusterForbidden):
         detail = f"the Secret may not be watched: {sight.unwatched.what}"
-        return _standing("forbidden", detail, f"{_APPLY}; {sight.own_way}")
+        return _certificate_state("forbidden", detail, f"{_APPLY}; {sight.own_way}")
     if sight.present is False:
         detail = f"there is no namespace {sight.namespace}: the Secret is written as soon as there is one"
-        return Standing("waiting", detail)
+        return IstiodCertificateState("waiting", detail)
     if not sight.fresh:
         why = sight.unwatched.what if sight.unwatched is not None else "it is being listed"
-        return _standing("waiting", f"it is not read back: {why}")
+        return _certificate_state("waiting", f"it is not read back: {why}")
     if sight.wanted is None:
-        return _standing("waiting", "there is no bundle yet")
+        return _certificate_state("waiting", "there is no bundle yet")
     return None
 
 
-def _foreign(sight: Sight, examined: Examined) -> Standing:
+def _foreign(sight: Sight, examined: Examined) -> IstiodCertificateState:
     issuer = examined.chain[0].issuer if examined.chain else ""
     named = f" ({issuer})" if issuer else ""
     detail = f"istiod is served by another CA{named}: the hub's bundle does not verify its certificate"
@@ -399,10 +399,10 @@ def _foreign(sight: Sight, examined: Examined) -> Standing:
         "have the mesh trust the hub first (federation clusters join), then delete that Secret, and the hub writes it; "
         f"{sight.own_way}"
     )
-    return _standing("foreign", detail, remedy)
+    return _certificate_state("foreign", detail, remedy)
 
 
-def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> Standing:
+def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> IstiodCertificateState:
     """Of one that serves, and may be about to be replaced."""
     problem = f": {sight.problem.diagnostics()}" if sight.problem is not None else ""
     if sight.writers:
@@ -414,32 +414,34 @@ def _serving(sight: Sight, examined: Examined, wanted: Wanted) -> Standing:
     elif not examined.current:
         detail = f"ca.crt is not the bundle{problem}"
     elif sight.writers:
-        return _standing("provided", f"{sight.writers} keeps changing it", _STOP_WRITER)
+        return _certificate_state("provided", f"{sight.writers} keeps changing it", _STOP_WRITER)
     else:
-        return Standing("provided")
-    if sight.held_back:
-        return _standing("provided", f"{detail}; nothing is written yet: {sight.held_back}")
-    return _standing(
+        return IstiodCertificateState("provided")
+    if sight.withheld:
+        return _certificate_state("provided", f"{detail}; nothing is written yet: {sight.withheld}")
+    return _certificate_state(
         "provided", detail, _remedy(sight) if problem else "", attention=bool(problem) or not examined.current
     )
 
 
-def _missing(sight: Sight, what: str) -> Standing:
-    if sight.held_back:
+def _missing(sight: Sight, what: str) -> IstiodCertificateState:
+    if sight.withheld:
         remedy = "nothing while the cluster joins: it is written once its namespaces hold the hub's bundle"
-        return _standing("waiting", f"{what}; none is written yet: {sight.held_back}", remedy)
+        return _certificate_state("waiting", f"{what}; none is written yet: {sight.withheld}", remedy)
     if isinstance(sight.problem, ClusterForbidden):
         detail = f"{what}, and the hub may not provide one: {sight.problem.what}"
-        return _standing("forbidden", detail, f"{_APPLY}; {sight.own_way}")
+        return _certificate_state("forbidden", detail, f"{_APPLY}; {sight.own_way}")
     if sight.problem is not None:
-        return _standing("failed", f"{what}: {sight.problem.diagnostics()}", _remedy(sight))
+        return _certificate_state("failed", f"{what}: {sight.problem.diagnostics()}", _remedy(sight))
     if sight.writers:
-        return _standing("failed", f"{what}: {sight.writers} keeps changing it", _STOP_WRITER)
-    return _standing("waiting", f"{what}; one is being requested")
+        return _certificate_state("failed", f"{what}: {sight.writers} keeps changing it", _STOP_WRITER)
+    return _certificate_state("waiting", f"{what}; one is being requested")
 
 
-def _standing(state: str, detail: str, remedy: str = "", *, attention: bool = True) -> Standing:
-    return Standing(state, detail[:MOST_TEXT], remedy, attention)
+def _certificate_state(
+    state: str, detail: str, remedy: str = "", *, attention: bool = True
+) -> IstiodCertificateState:
+    return IstiodCertificateState(state, detail[:MOST_TEXT], remedy, attention)
 
 
 def _what_is_wrong(examined: Examined) -> str:

@@ -1,6 +1,6 @@
 """A cluster that joins with a CA of its own keeps it until a person has accepted it: nothing is interrupted.
 
-What a namespace held before the hub came is not overwritten as long as it holds CA certificates that the
+What a namespace held before the hub came is not overwritten while it holds CA certificates that the
 generation meant for the cluster does not contain. Before the hub came means: the object is not a generation's
 content, the hub owns no field of it, and this process has not seen it otherwise. All that ends
 with the first time that every namespace holds the hub's bundle. From then on other content is an edit, which is
@@ -14,7 +14,7 @@ byte, after which neither writes. An object that is missing there is left to tha
 
 Another hub is such a writer as well, and answers as fast. Where an object bears the mark of one that was not adopted
 (``controller.adopt_hubs``), this hub writes nothing in the cluster, whatever the object holds, and whatever
-``own_anchors`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
+``member_cas`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
 others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
 namespace has held this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any mark.
 
@@ -22,7 +22,7 @@ Where every bundle that bears this hub's own mark is of a later generation than 
 restored
 from an older one: the hub has forgotten what it has published and signed since. It leaves the cluster as it is then,
 until a newer state is restored or an operator adopts this hub's own identity. The same holds where some are what the
-state knows, because a publication was killed in the middle or a namespace could not be written to, as long as the
+state knows, because a publication was killed in the middle or a namespace could not be written to, while the
 first namespace and another one say otherwise. One writer of one ConfigMap cannot bring that about: the first is
 istiod's, where no tenant writes, and it takes a second one. Nothing can once this process has seen there what it
 knows.
@@ -38,7 +38,7 @@ from typing import Final, TypeVar
 from federation.clusters.health import ClusterHealth
 from federation.controller.generations import bundle_of
 from federation.controller.in_force import TrustState
-from federation.controller.publication.config_map import Contents, Held
+from federation.controller.publication.config_map import Contents, ObservedConfigMap
 from federation.controller.publication.observed import ReadBack, ReadContent
 from federation.core.clock import Clock
 from federation.core.documents.trust import Generation
@@ -75,7 +75,7 @@ _V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class JoiningMemory:
     """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with.
 
     ``issuing`` says that these count as issuing still: no person has declared the takeover. ``trust_bundle`` says
@@ -88,7 +88,7 @@ class Remembered:
     trust_bundle: bool = False
 
 
-def nobody_remembers(_: str) -> Remembered | None:
+def no_memory(_: str) -> JoiningMemory | None:
     """For where nothing is persisted."""
     return None
 
@@ -141,7 +141,7 @@ class Joining:
         nothing_earlier: bool = False,
         contents: Contents,
         trust: TrustState,
-        remembered: Callable[[str], Remembered | None],
+        remembered: Callable[[str], JoiningMemory | None],
         clock: Clock,
         hub: HubIdentity = NO_HUB,
         first: Sequence[str] = (),
@@ -155,7 +155,7 @@ class Joining:
         self._hub = hub
         self._firsts = tuple(first)
         self._exists = exists
-        self._in_first: dict[str, tuple[Held, float]] = {}
+        self._in_first: dict[str, tuple[ObservedConfigMap, float]] = {}
         self._claiming_since: float | None = None
         self._others: dict[str, str] = {}
         self._numbers: dict[str, int] = {}  # of what bears this hub's own mark, by namespace
@@ -175,7 +175,7 @@ class Joining:
         self._joined = replaces
         self._served: set[str] = set()
         self._own: dict[str, Certificate] = {}
-        self._seen: Remembered | None = None
+        self._seen: JoiningMemory | None = None
         self._parsed: OrderedDict[str, _Parsed] = OrderedDict()
         self._lacking: OrderedDict[tuple[str, str], tuple[Certificate, ...]] = OrderedDict()
         self._target: tuple[str, tuple[Certificate, ...]] = ("", ())
@@ -192,7 +192,7 @@ class Joining:
         """The CAs of its own (SHA-256) that it was found to hold from before the hub."""
         return frozenset(self._own)
 
-    def notice(self, namespace: str, held: Held | None) -> None:
+    def notice(self, namespace: str, held: ObservedConfigMap | None) -> None:
         """The watch shows that ``namespace`` holds that."""
         self._note_mark(namespace, held)
         if held is not None:
@@ -213,7 +213,7 @@ class Joining:
         self._note_number(namespace, None)
         self._made(namespace)
 
-    def _note_number(self, namespace: str, held: Held | None) -> None:
+    def _note_number(self, namespace: str, held: ObservedConfigMap | None) -> None:
         if (before := self._numbers.pop(namespace, None)) is not None:
             self._counted[before] -= 1
             self._counted += Counter()  # without those of which none is left
@@ -240,7 +240,7 @@ class Joining:
         lowest = min(self._counted, default=0)
         return lowest if lowest > self._trust.newest > 0 else 0
 
-    def _note_mark(self, namespace: str, held: Held | None) -> None:
+    def _note_mark(self, namespace: str, held: ObservedConfigMap | None) -> None:
         self._note_number(namespace, held)
         mark = held.hub if held is not None else ""
         # One that has published the very bytes that this one would is no rival: what either signs is trusted there.
@@ -307,7 +307,7 @@ class Joining:
         if 0 < counted.selected == counted.current and not counted.forbidden and not self.left:
             self._joined = self._completed = True
 
-    def keeps(self, namespace: str, held: Held | None) -> bool:
+    def keeps(self, namespace: str, held: ObservedConfigMap | None) -> bool:
         """Whether what the namespace holds is to stay for now."""
         if self.left:
             return True
@@ -321,9 +321,9 @@ class Joining:
         parsed = self._parse(held.sha256)
         if not parsed.readable or self._missing(held.sha256, generation):
             return True
-        return not self._is_remembered(parsed)
+        return not self._is_in_memory(parsed)
 
-    def stays(self, namespace: str, held: Held | None) -> bool:
+    def stays(self, namespace: str, held: ObservedConfigMap | None) -> bool:
         """Whether nothing is to be written there for now, for one reason or the other."""
         if self.keeps(namespace, held) or self.yields(namespace, held):
             return True
@@ -342,7 +342,7 @@ class Joining:
             return False
         return not self._nothing_earlier or bool(remembered.own & self._pinned("accepted"))
 
-    def yields(self, namespace: str, held: Held | None) -> bool:
+    def yields(self, namespace: str, held: ObservedConfigMap | None) -> bool:
         """Whether the namespace is left to another writer that would put its bytes back.
 
         Not where these hold a CA that is not known: such an edit is restored.
@@ -405,7 +405,7 @@ class Joining:
 
     def _remedy(self, certificates: Sequence[Certificate]) -> str:
         replace = (
-            f'set own_anchors = "replace" for {self._cluster}: what needs a CA that is not accepted fails'
+            f'set member_cas = "replace" for {self._cluster}: what needs a CA that is not accepted fails'
         )
         root = next((c.sha256 for c in certificates if c.is_self_signed), "")
         if not root:
@@ -433,19 +433,19 @@ class Joining:
             found |= {certificate.sha256: certificate for certificate in self._missing(digest, generation)}
         return [found[sha256] for sha256 in sorted(found)], unreadable
 
-    def _is_ours(self, held: Held) -> bool:
+    def _is_ours(self, held: ObservedConfigMap) -> bool:
         if self._hub.id:  # what an earlier release wrote bears no mark: that it was published proves it
             return held.hub == self._hub.id or self._trust.is_ours(held.sha256)
         return held.ours or self._trust.is_ours(held.sha256)
 
-    def _is_put_back(self, held: Held) -> bool:
+    def _is_put_back(self, held: ObservedConfigMap) -> bool:
         """Whether another writer has replaced what was the hub's with nothing but CAs that the cluster came with."""
         if not held.writers or self._trust.is_ours(held.sha256):
             return False
         authorities = self._parse(held.sha256).authorities
         return bool(authorities) and all(certificate.sha256 in self._own for certificate in authorities)
 
-    def _is_remembered(self, parsed: _Parsed) -> bool:
+    def _is_in_memory(self, parsed: _Parsed) -> bool:
         """Whether it is persisted which pinned CAs it came with: a rotation has to wait for their leaves.
 
         They are overwritten only then, because nobody could tell afterwards.

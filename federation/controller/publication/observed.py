@@ -27,7 +27,13 @@ from typing import Final
 
 import msgspec
 
-from federation.controller.publication.config_map import MOST_WRITERS, Contents, Held, HeldDecoder, Target
+from federation.controller.publication.config_map import (
+    MOST_WRITERS,
+    ConfigMapDecoder,
+    Contents,
+    ObservedConfigMap,
+    Target,
+)
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import PublicationConfig
@@ -53,7 +59,7 @@ CONFIG_MAPS: Final = "/api/v1/configmaps"
 class _Pair:
     """Both reflectors, running from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, namespaces: Reflector[ObjectMeta], held: Reflector[Held]) -> None:
+    def __init__(self, namespaces: Reflector[ObjectMeta], held: Reflector[ObservedConfigMap]) -> None:
         self.namespaces = namespaces
         self.held = held
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,10 +92,10 @@ class ClusterWatch:
         cluster: ClusterConfig,
         publication: PublicationConfig,
         *,
-        decode: HeldDecoder,
+        decode: ConfigMapDecoder,
         clock: Clock,
         jitter: random.Random,
-        on_change: Callable[[str, Held | None, Held | None], None],
+        on_change: Callable[[str, ObservedConfigMap | None, ObservedConfigMap | None], None],
     ) -> None:
         self._session = session
         self._cluster = cluster
@@ -107,11 +113,11 @@ class ClusterWatch:
         return self._pair.namespaces.items
 
     @property
-    def held(self) -> Mapping[ObjectKey, Held]:
+    def held(self) -> Mapping[ObjectKey, ObservedConfigMap]:
         """What each namespace holds under the name of the ConfigMap."""
         return self._pair.held.items
 
-    def held_in(self, namespace: str) -> Held | None:
+    def observed_in(self, namespace: str) -> ObservedConfigMap | None:
         """What that namespace holds."""
         return self._pair.held.items.get(ObjectKey(namespace, self._publication.config_map))
 
@@ -127,9 +133,9 @@ class ClusterWatch:
         return pair.synced and pair.namespaces.fresh and pair.held.fresh
 
     @property
-    def heard(self) -> float:
-        """When the cluster was last heard of on the watch that was silent longer, by the monotonic clock."""
-        return min(self._pair.namespaces.heard, self._pair.held.heard)
+    def last_seen(self) -> float:
+        """When the cluster was last seen on the watch that was silent longer, by the monotonic clock."""
+        return min(self._pair.namespaces.last_seen, self._pair.held.last_seen)
 
     @property
     def problems(self) -> tuple[ClusterError, ...]:
@@ -195,10 +201,10 @@ class ClusterWatch:
 
         def namespace_changed(change: Change[ObjectMeta]) -> None:
             if current():
-                held = self.held_in(change.key.name)
+                held = self.observed_in(change.key.name)
                 self._on_change(change.key.name, held, held)
 
-        def held_changed(change: Change[Held]) -> None:
+        def on_config_map(change: Change[ObservedConfigMap]) -> None:
             if current():
                 self._on_change(change.key.namespace, change.old, change.new)
 
@@ -224,7 +230,7 @@ class ClusterWatch:
                     timeouts=timeouts,
                     clock=self._clock,
                     jitter=self._jitter,
-                    on_change=held_changed,
+                    on_change=on_config_map,
                     most=MOST_NAMESPACES,
                 ),
             )
@@ -294,7 +300,7 @@ class ReadBack:
 
 def read_back(
     namespaces: Mapping[ObjectKey, ObjectMeta],
-    held: Mapping[ObjectKey, Held],
+    held: Mapping[ObjectKey, ObservedConfigMap],
     target: Target | None,
     *,
     config_map: str,
@@ -302,8 +308,8 @@ def read_back(
     terminating: Collection[str] = (),
     forbidden: Mapping[str, str] | None = None,
     failed: Mapping[str, str] | None = None,
-    keeps: Callable[[str, Held | None], bool] = lambda _, __: False,
-    yields: Callable[[str, Held | None], bool] = lambda _, __: False,
+    keeps: Callable[[str, ObservedConfigMap | None], bool] = lambda _, __: False,
+    yields: Callable[[str, ObservedConfigMap | None], bool] = lambda _, __: False,
     why_kept: str = KEPT,
 ) -> ReadBack:
     """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
@@ -514,7 +520,7 @@ class _Version(msgspec.Struct, rename="camel"):
     git_version: str = ""
 
 
-class Pulse:
+class HealthCheck:
     """One cluster's; ``version`` and ``problem`` are of the last answer."""
 
     def __init__(self, session: ClusterSession, *, timeout: float, clock: Clock) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.controller.publication.config_map import APPLY, MERGE, Held, Target, wipe_body
+from federation.controller.publication.config_map import APPLY, MERGE, ObservedConfigMap, Target, wipe_body
 from federation.controller.publication.observed import ClusterWatch
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterTimeouts
@@ -206,7 +206,7 @@ class Publisher:
         clock: Clock,
         jitter: random.Random,
         allowed: Callable[[], bool],
-        stays: Callable[[str, Held | None], bool],
+        stays: Callable[[str, ObservedConfigMap | None], bool],
         joins: Callable[[], bool],
     ) -> None:
         self._session = session
@@ -247,7 +247,7 @@ class Publisher:
             self.tally.failed.clear()
             self.notice_all()
 
-    def notice(self, namespace: str, old: Held | None, new: Held | None) -> None:
+    def notice(self, namespace: str, old: ObservedConfigMap | None, new: ObservedConfigMap | None) -> None:
         """The watch shows a change of that namespace or of what it holds."""
         now = self._clock.monotonic()
         target = self._target
@@ -350,7 +350,7 @@ class Publisher:
             self.tally.terminating.add(namespace)
             return False
         self.tally.terminating.discard(namespace)
-        held = self._watch.held_in(namespace)
+        held = self._watch.observed_in(namespace)
         if target.is_met_by(held):
             self._settled(namespace)
             return False
@@ -362,7 +362,7 @@ class Publisher:
         return True
 
     async def _write(self, namespace: str, target: Target) -> None:
-        held = self._watch.held_in(namespace)
+        held = self._watch.observed_in(namespace)
         path = target.path(namespace)
         try:
             await self._patch(path, target.body, APPLY, _APPLY_PARAMS)

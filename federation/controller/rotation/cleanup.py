@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from federation.controller.rotation.observer import HORIZONS, SIGNERS, report_of, table_of
+from federation.controller.rotation.observer import EXPIRY_BOUNDS, SIGNERS, report_of, table_of
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerReport
@@ -22,7 +22,7 @@ from federation.core.documents.encoding import decode
 from federation.core.documents.keys import StateDamaged
 from federation.core.documents.signer import SignerReport
 from federation.core.errors import StateUnavailable
-from federation.state.liveness import is_heard_of
+from federation.state.liveness import is_live
 from federation.state.store import StateConflict, StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
@@ -83,30 +83,30 @@ class Leftovers:
     async def _judge(self, config: HubConfig) -> list[Left]:
         now = self._clock.now().timestamp()
         signers = await read_many(self._store, await self._store.keys(SIGNERS))
-        horizons = await read_many(self._store, await self._store.keys(HORIZONS))
-        left = gone_callers(await self._store.keys(CALLERS), signers, horizons, now=now)
+        expiry_bounds = await read_many(self._store, await self._store.keys(EXPIRY_BOUNDS))
+        left = gone_callers(await self._store.keys(CALLERS), signers, expiry_bounds, now=now)
         callers = await read_many(self._store, tuple(left)[:MOST_AT_ONCE])  # each may be large
-        left = gone_callers(await self._store.keys(PINS), signers, horizons, now=now, kind=PINS)
+        left = gone_callers(await self._store.keys(PINS), signers, expiry_bounds, now=now, kind=PINS)
         pins = await read_many(self._store, tuple(left)[:MOST_AT_ONCE])
         controllers = await read_many(self._store, await self._store.keys(CONTROLLERS))
-        if not _vouched_for(signers, now):
+        if not _confirmed(signers, now):
             return []
         skew = config.controller.rotation.skew
         return [
-            *ended_horizons(horizons, signers, now=now, skew=skew),
+            *ended_expiry_bounds(expiry_bounds, signers, now=now, skew=skew),
             *(Left(key, stored.version) for key, stored in callers.items() if isinstance(stored, Stored)),
             *(Left(key, stored.version) for key, stored in pins.items() if isinstance(stored, Stored)),
-            *gone_signers(signers, horizons, now=now),
+            *gone_signers(signers, expiry_bounds, now=now),
             *gone_controllers(controllers, config, now=now),
         ]
 
 
-def ended_horizons(horizons: _Found, signers: _Found, *, now: float, skew: float) -> Iterator[Left]:
+def ended_expiry_bounds(expiry_bounds: _Found, signers: _Found, *, now: float, skew: float) -> Iterator[Left]:
     """Bounds of signers that are gone, all of which have ended long ago. What cannot be read stays."""
-    for key, stored in horizons.items():
+    for key, stored in expiry_bounds.items():
         if not isinstance(stored, Stored):
             continue
-        signer = f"{SIGNERS}{key.removeprefix(HORIZONS)}"
+        signer = f"{SIGNERS}{key.removeprefix(EXPIRY_BOUNDS)}"
         if signers.get(signer) is not None and not _is_gone(_signer(signer, signers[signer]), now):
             continue
         try:
@@ -118,7 +118,7 @@ def ended_horizons(horizons: _Found, signers: _Found, *, now: float, skew: float
 
 
 def gone_callers(
-    keys: Iterable[str], signers: _Found, horizons: _Found, *, now: float, kind: str = CALLERS
+    keys: Iterable[str], signers: _Found, expiry_bounds: _Found, *, now: float, kind: str = CALLERS
 ) -> Iterator[str]:
     """Which pods a signer that is gone has issued certificates to, once all of these have ended long ago.
 
@@ -129,15 +129,15 @@ def gone_callers(
         replica = key.removeprefix(kind)
         signer = f"{SIGNERS}{replica}"
         gone = signers.get(signer) is None or _is_gone(_signer(signer, signers[signer]), now)
-        if gone and f"{HORIZONS}{replica}" not in horizons:
+        if gone and f"{EXPIRY_BOUNDS}{replica}" not in expiry_bounds:
             yield key
 
 
-def gone_signers(signers: _Found, horizons: _Found, *, now: float) -> Iterator[Left]:
+def gone_signers(signers: _Found, expiry_bounds: _Found, *, now: float) -> Iterator[Left]:
     """Reports of signers that are gone and whose leaves are: until then their chains are published."""
     for key, stored in signers.items():
-        bounds = f"{HORIZONS}{key.removeprefix(SIGNERS)}"
-        if isinstance(stored, Stored) and bounds not in horizons and _is_gone(_signer(key, stored), now):
+        bounds = f"{EXPIRY_BOUNDS}{key.removeprefix(SIGNERS)}"
+        if isinstance(stored, Stored) and bounds not in expiry_bounds and _is_gone(_signer(key, stored), now):
             yield Left(key, stored.version)
 
 
@@ -147,10 +147,10 @@ def gone_controllers(controllers: _Found, config: HubConfig, *, now: float) -> I
     Since proposals are documents of their own, only reports of earlier versions do, until a leader has taken them over.
     """
     reports = {key: _controller(key, stored) for key, stored in controllers.items()}
-    heard = [report for report in reports.values() if report is not None and is_heard_of(report, now)]
-    known = {(proposal.cluster, proposal.sha256) for report in heard for proposal in report.proposals}
+    applied_ids = [report for report in reports.values() if report is not None and is_live(report, now)]
+    known = {(proposal.cluster, proposal.sha256) for report in applied_ids for proposal in report.proposals}
     registered = {str(cluster.name) for cluster in config.clusters}
-    taken_over = any(report.leader and report.proposals_kept for report in heard)
+    taken_over = any(report.leader and report.proposals_stored for report in applied_ids)
     for key, stored in controllers.items():
         report = reports[key]
         if report is None or not isinstance(stored, Stored) or not _is_gone(report, now):
@@ -158,16 +158,16 @@ def gone_controllers(controllers: _Found, config: HubConfig, *, now: float) -> I
         proposals = ((p.cluster, p.sha256) for p in report.proposals if p.sha256 not in config.trust.pins)
         if (
             taken_over
-            or report.proposals_kept
+            or report.proposals_stored
             or all(proposal in known or proposal[0] not in registered for proposal in proposals)
         ):
             yield Left(key, stored.version)
 
 
-def _vouched_for(signers: _Found, now: float) -> bool:
+def _confirmed(signers: _Found, now: float) -> bool:
     """Whether another process takes it for the same time: by a clock that is ahead, everything has ended."""
     reports = (_signer(key, stored) for key, stored in signers.items())
-    return any(report is not None and is_heard_of(report, now) for report in reports)
+    return any(report is not None and is_live(report, now) for report in reports)
 
 
 def _is_gone(report: SignerReport | ControllerReport | None, now: float) -> bool:

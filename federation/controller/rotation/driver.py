@@ -1,8 +1,8 @@
 """One step of the rotation at a time: effects first, then what is observed, then at most one transition.
 
-That order is what makes the gates sound. Orders and generations that follow from the record are in the store before
-the signers' horizons are read; a signer that extends its horizon reads the orders after it has. So one of the two
-always sees the other, and no leaf escapes a gate.
+That order is what makes the gates sound. Directives and generations that follow from the record are in the store before
+the signers' expiry bounds are read; a signer that extends its expiry bound reads the directives after it has. So one of
+the two always sees the other, and no leaf escapes a gate.
 
 Whether a proposed authority may take over is judged before anything of it is published (pure), and so is what it will
 have to carry: how many certificates a second all signers issue, from their counters.
@@ -25,9 +25,9 @@ from federation.controller.rotation.observer import (
     ahead_of,
     hub_roots,
     joined,
+    member_cas,
     met_of,
     others_of,
-    own_anchors,
     own_of,
     path_of,
     positions,
@@ -42,13 +42,19 @@ from federation.controller.rotation.observer import (
     world_of,
     worst_of,
 )
-from federation.controller.rotation.operations import Commands, OperationQueue, Proposed, Seal, taken_over
+from federation.controller.rotation.operations import (
+    Commands,
+    OperationMac,
+    OperationQueue,
+    Proposed,
+    taken_over,
+)
 from federation.controller.rotation.report import told
-from federation.controller.rotation.store import Books, and_heard, with_setback
+from federation.controller.rotation.store import RotationStore, and_applied, with_setback
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import HubConfig
-from federation.core.documents.controller import DoorReport, Operation, RotationReport
+from federation.core.documents.controller import ListenerReport, Operation, RotationReport
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.documents.trust import Current, Proposal
 from federation.core.errors import AuthorityMisconfigured, FederationError, InvalidValue, StateUnavailable
@@ -59,7 +65,7 @@ from federation.core.pki.pem import parse_certificates
 from federation.core.pki.verification import check_intermediate
 from federation.core.rotation.effects import note_renewal, note_signing, signing_side
 from federation.core.rotation.gates import Verdict, drop, drop_gates, drop_unpinned, settle, unpinned_anchors
-from federation.core.rotation.record import OperationRefused, RotationBook, Setback, Side, Unpinned
+from federation.core.rotation.record import OperationRefused, RotationRecord, Setback, Side, Unpinned
 from federation.core.rotation.transitions import advance, interrupted
 from federation.core.rotation.world import ClusterFacts, World
 from federation.core.trust.expiry_bounds import alive
@@ -245,7 +251,7 @@ class Seen:
     unwritten: str = ""
     published: Mapping[str, Unpinned] = field(default_factory=dict)
     refused: Sequence[str] = ()
-    door: DoorReport = field(default_factory=DoorReport)
+    listener: ListenerReport = field(default_factory=ListenerReport)
     setbacks: Sequence[Setback] = ()
 
 
@@ -263,9 +269,9 @@ class RotationDriver:
     store: StateStore
     clock: Clock
     allowed: Callable[[], bool]
-    seal: Seal
+    mac: OperationMac
     dismiss: Callable[[Operation], Awaitable[None]] = _nothing_to_dismiss
-    books: Books = field(init=False)
+    rotation_store: RotationStore = field(init=False)
     report: RotationReport = field(init=False, default_factory=RotationReport)
     dropping: Mapping[str, Verdict] = field(init=False, default_factory=dict)
     """For each own anchor (SHA-256) that is still in use, what it waits for before it leaves the bundle."""
@@ -288,14 +294,14 @@ class RotationDriver:
     _looked: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.books = Books(self.store, now=lambda: self.clock.now().timestamp())
+        self.rotation_store = RotationStore(self.store, now=lambda: self.clock.now().timestamp())
         self._observer = Observer(self.store)
-        self._queue = OperationQueue(self.store, clock=self.clock, seal=self.seal)
+        self._queue = OperationQueue(self.store, clock=self.clock, mac=self.mac)
 
     @property
-    def book(self) -> RotationBook:
+    def record(self) -> RotationRecord:
         """The record as it is persisted."""
-        return self.books.book
+        return self.rotation_store.record
 
     def named_by_authorities(self) -> list[Proposal]:
         """Roots that the signers' back ends name and nobody has pinned, as last observed."""
@@ -304,34 +310,34 @@ class RotationDriver:
 
     @property
     def signers(self) -> Sequence[SignerReport]:
-        """The reports of those that were heard of, as last observed."""
+        """The reports of those that were seen, as last observed."""
         return self._signers
 
     async def load(self) -> None:
         """Read the record; what held without a break may have had one while nobody led."""
         if self._loaded:
             return
-        await self.books.load()
-        await self.books.meet()
+        await self.rotation_store.load()
+        await self.rotation_store.meet()
         if self.allowed():
-            await self._save(interrupted(self.books.book))
+            await self._save(interrupted(self.rotation_store.record))
         self._loaded = True
 
-    async def hold_back(self, clusters: Collection[str]) -> None:
+    async def withhold(self, clusters: Collection[str]) -> None:
         """Have signers wait for clusters that no controller has looked into: they may be another hub's.
 
         Before anything is published for them: a signer without a generation signs nothing. Those that a record of an
         earlier release knows do not wait. Raises StateUnavailable.
         """
         await self.load()
-        books, arrivals = self.books, self.books.arrivals
-        if not self.allowed() or books.met is not None or arrivals is None:
+        rotation_store, arrivals = self.rotation_store, self.rotation_store.arrivals
+        if not self.allowed() or rotation_store.met is not None or arrivals is None:
             return
-        books.met = sorted(arrivals.since.keys() & set(clusters))
+        rotation_store.met = sorted(arrivals.since.keys() & set(clusters))
         try:
-            await books.give_orders()
+            await rotation_store.issue_directives()
         except StateUnavailable:
-            self._loaded, books.met = False, None
+            self._loaded, rotation_store.met = False, None
             raise
 
     async def step(
@@ -346,34 +352,36 @@ class RotationDriver:
             if not self.allowed():
                 return False
             if self.clock.monotonic() - self._looked > config.controller.rotation.fresh:
-                await self._save(interrupted(self.books.book))  # nobody has watched for a while
-            await self.books.check()
+                await self._save(interrupted(self.rotation_store.record))  # nobody has watched for a while
+            await self.rotation_store.check()
             await self._settle(config, see())
             await self._note_setbacks(see())
-            before = self.books.book
+            before = self.rotation_store.record
             clusters = see().clusters
-            self.books.ahead = ahead_of(clusters, self.books.ahead)
-            self.books.others = others_of(clusters, self.books.others)
-            if self.books.met is not None:
-                self.books.met = met_of(clusters, self.books.met)
-            await self.books.give_orders()
+            self.rotation_store.ahead = ahead_of(clusters, self.rotation_store.ahead)
+            self.rotation_store.others = others_of(clusters, self.rotation_store.others)
+            if self.rotation_store.met is not None:
+                self.rotation_store.met = met_of(clusters, self.rotation_store.met)
+            await self.rotation_store.issue_directives()
             await enact()
             world = await self._observe(config, see())
             self._looked = self.clock.monotonic()
             await self._hear(config, world)
-            if self.books.book == before:
+            if self.rotation_store.record == before:
                 await self._note_signing(world)
                 await self._note_renewal(world)
-            if self.books.book == before:  # else what was observed is not yet what follows from the record
+            if (
+                self.rotation_store.record == before
+            ):  # else what was observed is not yet what follows from the record
                 await self._advance(world)
                 await self._drop(config, world)
-            changed = self.books.book != before
+            changed = self.rotation_store.record != before
             if changed:
-                await self.books.give_orders()
+                await self.rotation_store.issue_directives()
                 await enact()
             self._place(config, world)
             report = told(
-                self.books.book,
+                self.rotation_store.record,
                 world,
                 self._commands,
                 config,
@@ -400,9 +408,9 @@ class RotationDriver:
 
     async def _settle(self, config: HubConfig, seen: Seen) -> None:
         """Note in the record what the configuration has changed about anchors that are published."""
-        if self.books.arrivals is None or not seen.published:
+        if self.rotation_store.arrivals is None or not seen.published:
             return
-        own = self.books.arrivals.own
+        own = self.rotation_store.arrivals.own
         found = {
             sha256: msgspec.structs.replace(
                 root, clusters=sorted(name for name, shas in own.items() if sha256 in shas)
@@ -411,28 +419,28 @@ class RotationDriver:
             else root
             for sha256, root in seen.published.items()
         }
-        before = self.books.book
+        before = self.rotation_store.record
         await self._save(settle(before, pins=config.trust.pins, staged=config.trust.staged, found=found))
-        for sha256 in sorted(self.books.book.unpinned.keys() - before.unpinned.keys()):
+        for sha256 in sorted(self.rotation_store.record.unpinned.keys() - before.unpinned.keys()):
             _logger.warning(
                 "the anchor %s is not pinned any more and stays in the bundle until nothing needs it: "
                 "`federation trust list` says until when and why",
                 sha256,
             )
-        for sha256 in sorted(before.unpinned.keys() - self.books.book.unpinned.keys()):
+        for sha256 in sorted(before.unpinned.keys() - self.rotation_store.record.unpinned.keys()):
             if sha256 in config.trust.pins:
                 _logger.info("the anchor %s is pinned again", sha256)
 
     def _names_gone(self) -> dict[str, float]:
-        """Names that the door had, and when each was taken away."""
-        arrivals = self.books.arrivals
+        """Names that the listener had, and when each was taken away."""
+        arrivals = self.rotation_store.arrivals
         return {name: at for name, at in arrivals.names.items() if at} if arrivals is not None else {}
 
     def _place(self, config: HubConfig, world: World) -> None:
         """Determine the step of each cluster that joins."""
-        if self.books.arrivals is not None:
+        if self.rotation_store.arrivals is not None:
             sidecars = sidecars_of(self._signers, world.clusters)
-            self.joining = positions(config, world, self.books.arrivals, sidecars, self.dropping)
+            self.joining = positions(config, world, self.rotation_store.arrivals, sidecars, self.dropping)
 
     async def _observe(self, config: HubConfig, seen: Seen) -> World:
         now = self.clock.now()
@@ -440,19 +448,21 @@ class RotationDriver:
         roots = hub_roots(config, await self._observer.anchors(seen.current.number))
         self._signers = list(signers.values())
         self._note_delivered(seen.current.number)
-        arrivals = await self.books.arrive(
+        arrivals = await self.rotation_store.arrive(
             seen.clusters,
             now.timestamp(),
             joined=joined(seen.clusters),
-            own=own_of(config, seen.clusters, kept=frozenset(self.books.book.unpinned)),
+            own=own_of(config, seen.clusters, kept=frozenset(self.rotation_store.record.unpinned)),
             trust_bundles=trust_bundles(seen.clusters),
             served=served(seen.clusters, roots),
             provided=provided(seen.clusters),
             longest={str(c.name): _earlier_life(c) for c in config.clusters},
-            names=config.door.server_names,
+            names=config.listener.server_names,
         )
-        horizons = await self._observer.horizons(worst_of(config, now.timestamp(), gone=arrivals.gone))
-        numbers = {delivered.generation for delivered in horizons}
+        expiry_bounds = await self._observer.expiry_bounds(
+            worst_of(config, now.timestamp(), gone=arrivals.gone)
+        )
+        numbers = {delivered.generation for delivered in expiry_bounds}
         numbers |= {seen.current.number, *seen.current.behind.values()}
         generations = await self._observer.generations(frozenset(numbers))
         clusters = with_unknown(
@@ -460,25 +470,29 @@ class RotationDriver:
             with_life(seen.clusters, signers),
             arrivals,
             now.timestamp(),
-            kept=frozenset(sha for sha, known in self.books.book.unpinned.items() if known.clusters),
+            kept=frozenset(
+                sha for sha, known in self.rotation_store.record.unpinned.items() if known.clusters
+            ),
         )
-        self._issuers = roots_above(signers, seen.roots, self.books.book)
+        self._issuers = roots_above(signers, seen.roots, self.rotation_store.record)
         rate = self._rate.note(now.timestamp(), sum(report.issued for report in signers.values()))
         istiods = istiods_of(config, {n for n, facts in seen.clusters.items() if facts.control_planes})
-        hosts = (*config.door.server_names, *istiods)
+        hosts = (*config.listener.server_names, *istiods)
         self._signing = signing_of(signers, seen.roots, now)
         self._offered = offered_by(signers, seen.roots, now)
-        self._commands.aim(_proposed(config, signers, seen.roots, now, self.books.book, hosts=hosts))
+        self._commands.aim(
+            _proposed(config, signers, seen.roots, now, self.rotation_store.record, hosts=hosts)
+        )
         world = world_of(
             now=now.timestamp(),
             config=config,
             clusters=clusters,
-            horizons=horizons,
+            expiry_bounds=expiry_bounds,
             generations=generations,
             in_force=seen.current.number,
             signers=signers,
             proved=seen.proved,
-            door=seen.door,
+            listener=seen.listener,
             rate=rate,
             validated=self._commands.problem,
         )
@@ -495,8 +509,8 @@ class RotationDriver:
 
     async def _hear(self, config: HubConfig, world: World) -> None:
         """Decide what operators ask for, up to the first that changes the record: the next needs a new look."""
-        before = self.books.book
-        applied = self.books.heard
+        before = self.rotation_store.record
+        applied = self.rotation_store.applied_ids
         for operation, version in await self._queue.pending(skew=world.skew, applied=applied):
             refused: FederationError | None = None
             if operation.id not in applied:  # else it was done, and nobody could be told
@@ -507,24 +521,26 @@ class RotationDriver:
                 except FederationError as error:
                     refused = error
             await self._queue.decide(operation, version, refused)
-            if self.books.book != before:
+            if self.rotation_store.record != before:
                 return
 
     async def _apply(self, operation: Operation, world: World, config: HubConfig) -> None:
         """What it asks for, and that it was heard, in one write: whatever fails after that, it is not done twice."""
         if operation.verb == "takeover":
-            cluster = taken_over(operation, world, quarantined=self.books.book.quarantined)
-            await self.books.declare(cluster, world.now, heard=operation.id)
+            cluster = taken_over(operation, world, quarantined=self.rotation_store.record.quarantined)
+            await self.rotation_store.declare(cluster, world.now, applied_ids=operation.id)
             return
         if operation.verb == "dismiss":
             await self.dismiss(operation)
             return
-        book = self._commands.apply(operation, self.books.book, world, config)
-        await self._save(msgspec.structs.replace(book, heard=and_heard(book.heard, operation.id)))
+        record = self._commands.apply(operation, self.rotation_store.record, world, config)
+        await self._save(
+            msgspec.structs.replace(record, applied_ids=and_applied(record.applied_ids, operation.id))
+        )
 
-    async def _save(self, book: RotationBook) -> None:
+    async def _save(self, record: RotationRecord) -> None:
         try:
-            await self.books.save(book)
+            await self.rotation_store.save(record)
         except StateUnavailable:
             self._loaded = False  # it may have been written all the same
             raise
@@ -541,59 +557,59 @@ class RotationDriver:
 
     async def _note_setbacks(self, seen: Seen) -> None:
         """Record what was found to be set back; each once."""
-        book = self.books.book
+        record = self.rotation_store.record
         for found in seen.setbacks:
-            if found not in book.setbacks and (not book.setbacks or found.at > book.setbacks[-1].at):
-                book = with_setback(book, found)
-        await self._save(book)
+            if found not in record.setbacks and (not record.setbacks or found.at > record.setbacks[-1].at):
+                record = with_setback(record, found)
+        await self._save(record)
 
     async def _note_signing(self, world: World) -> None:
         """Record what signers are seen to sign with at rest, as far as that needs no rotation."""
-        issuers = {delivered.issuer for delivered in alive(world.horizons, world.now, skew=world.skew)}
-        book, unsettled = note_signing(self.books.book, self._signing, issuers)
+        issuers = {delivered.issuer for delivered in alive(world.expiry_bounds, world.now, skew=world.skew)}
+        record, unsettled = note_signing(self.rotation_store.record, self._signing, issuers)
         if unsettled and unsettled != self._unsettled:
             _logger.warning("it is not recorded which authority is in force: %s", unsettled)
         self._unsettled = unsettled
-        if book == self.books.book or not self.allowed():
+        if record == self.rotation_store.record or not self.allowed():
             return
-        await self._save(book)
-        if book.signing is not None:
+        await self._save(record)
+        if record.signing is not None:
             _logger.warning(
                 "the authority in force is %s",
-                book.signing.subject or book.signing.intermediate,
-                extra={"intermediate": book.signing.intermediate, "root": book.signing.root},
+                record.signing.subject or record.signing.intermediate,
+                extra={"intermediate": record.signing.intermediate, "root": record.signing.root},
             )
 
     async def _note_renewal(self, world: World) -> None:
         """Record that the intermediate which is ordered was renewed, where no signer has the former one any more."""
         ready = {sha256 for facts in world.signers.values() for sha256 in facts.ready_with}
-        book = note_renewal(self.books.book, self._offered, ready)
-        if book == self.books.book or not self.allowed():
+        record = note_renewal(self.rotation_store.record, self._offered, ready)
+        if record == self.rotation_store.record or not self.allowed():
             return
-        await self._save(book)
+        await self._save(record)
         _logger.warning(
             "the intermediate %s was renewed during the rotation, and its successor signs in its place",
-            book.left[-1],
-            extra={"intermediate": book.left[-1]},
+            record.left[-1],
+            extra={"intermediate": record.left[-1]},
         )
 
     async def _advance(self, world: World) -> None:
-        book = advance(self.books.book, world)
-        if book != self.books.book and self.allowed():
-            await self._save(book)
+        record = advance(self.rotation_store.record, world)
+        if record != self.rotation_store.record and self.allowed():
+            await self._save(record)
 
     async def _drop(self, config: HubConfig, world: World) -> None:
         """Take own anchors out of the bundle that nothing depends on any more."""
-        if self.books.arrivals is None or not self.allowed():
+        if self.rotation_store.arrivals is None or not self.allowed():
             return
-        book = self.books.book
-        pinned = own_anchors(config, self.books.arrivals.own)
-        own = drop_gates(pinned, book, world, roots=self._issuers)
+        record = self.rotation_store.record
+        pinned = member_cas(config, self.rotation_store.arrivals.own)
+        own = drop_gates(pinned, record, world, roots=self._issuers)
         unpinned = drop_gates(
-            unpinned_anchors(book, self.books.arrivals.own), book, world, roots=self._issuers
+            unpinned_anchors(record, self.rotation_store.arrivals.own), record, world, roots=self._issuers
         )
         self.dropping = own | unpinned
-        await self._save(drop_unpinned(drop(book, own), unpinned, at=world.now))
+        await self._save(drop_unpinned(drop(record, own), unpinned, at=world.now))
         for sha256, verdict in self.dropping.items():
             if verdict.open:
                 and_now = (
@@ -620,7 +636,7 @@ def _proposed(
     signers: Mapping[str, SignerReport],
     roots: Sequence[Certificate],
     now: datetime,
-    book: RotationBook,
+    record: RotationRecord,
     *,
     hosts: Sequence[str],
 ) -> Proposed:
@@ -629,7 +645,7 @@ def _proposed(
     What is left is the authority in force, where that is recorded, whatever is configured by now.
     While a rotation is under way what is reported has to be what it is to: nothing else was judged for it.
     """
-    under_way, leaving = book.under_way, signing_side(book)
+    under_way, leaving = record.under_way, signing_side(record)
     reports = [signers[replica] for replica in sorted(signers)]
     old = next(
         (

@@ -24,21 +24,21 @@ from federation.core.config.clusters import LONGEST_TTL
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import (
     ConditionReport,
-    DoorReport,
     JoinStepReport,
+    ListenerReport,
     Matrix,
-    SignerDoorReport,
+    SignerListenerReport,
 )
 from federation.core.documents.encoding import decode
 from federation.core.documents.keys import StateDamaged, damaged
-from federation.core.documents.signer import AuthorityReport, HorizonRow, HorizonTable, SignerReport
+from federation.core.documents.signer import AuthorityReport, ExpiryBound, ExpiryBoundTable, SignerReport
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
-from federation.core.rotation.gates import OwnAnchor, Verdict
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.gates import MemberCa, Verdict
+from federation.core.rotation.record import RotationRecord
 from federation.core.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, LONGEST_STEP, UNKNOWN_ISSUER, Delivered, merged
 from federation.core.trust.joining import (
@@ -52,12 +52,12 @@ from federation.core.trust.joining import (
     position,
     serves,
 )
-from federation.state.liveness import is_heard_of, signs_of_life, workloads_of
+from federation.state.liveness import is_live, signs_of_life, workloads_of
 from federation.state.store import StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
 
-HORIZONS: Final = "horizons/"
+EXPIRY_BOUNDS: Final = "horizons/"
 SIGNERS: Final = "signers/"
 UNKNOWN_GENERATION: Final = 0
 LAST_GENERATION: Final = 10**12 - 1  # what their keys have room for
@@ -85,7 +85,7 @@ class Observer:
         self.problem = ""
 
     async def signers(self, now: float, *, skew: float = 0.0) -> dict[str, SignerReport]:
-        """Those that are heard of, and those of which it is not known whether they should be."""
+        """Those that are live, and those of which it is not known whether they should be."""
         found: dict[str, SignerReport] = {}
         for key, stored in (await read_many(self._store, await self._store.keys(SIGNERS))).items():
             if stored is None:
@@ -96,16 +96,16 @@ class Observer:
             except StateDamaged as error:
                 found[replica] = _unreadable(replica, now, error)
             else:
-                if is_heard_of(report, now, skew=skew):
+                if is_live(report, now, skew=skew):
                     found[replica] = report
         return found
 
-    async def horizons(self, worst: Table) -> Table:
+    async def expiry_bounds(self, worst: Table) -> Table:
         """How far the leaves of every signer reach, of those that are gone as well.
 
-        Where one cannot be told, ``worst`` is counted for it (:func:`worst_of`).
+        Where one cannot be determined, ``worst`` is counted for it (:func:`worst_of`).
         """
-        stored = await read_many(self._store, await self._store.keys(HORIZONS))
+        stored = await read_many(self._store, await self._store.keys(EXPIRY_BOUNDS))
         tables: dict[str, tuple[str, Table]] = {}
         problems: list[StateDamaged] = []
         for key, document in stored.items():
@@ -186,14 +186,14 @@ def report_of(key: str, stored: Stored | StateDamaged) -> SignerReport:
 def table_of(key: str, stored: Stored) -> dict[Delivered, float]:
     """How far one signer's leaves reach; raises StateDamaged for what cannot be that."""
     table: dict[Delivered, float] = {}
-    for row in decode(stored.data, HorizonTable, key=key).rows:
+    for row in decode(stored.data, ExpiryBoundTable, key=key).rows:
         _check(row, key)
         delivered = Delivered(row.cluster, row.issuer, row.generation)
         table[delivered] = max(row.until, table.get(delivered, row.until))
     return table
 
 
-def _check(row: HorizonRow, key: str) -> None:
+def _check(row: ExpiryBound, key: str) -> None:
     try:
         ClusterName(row.cluster)
     except InvalidValue as error:
@@ -205,11 +205,11 @@ def _check(row: HorizonRow, key: str) -> None:
 
 
 def worst_of(config: HubConfig, now: float, *, gone: Iterable[str] = ()) -> dict[Delivered, float]:
-    """The leaves of a signer of whom nothing is known: of any issuer, delivered with nothing, and as long as any.
+    """The leaves of a signer of whom nothing is known: of any issuer, delivered with nothing, and while any.
 
     Like those of a CA that goes on issuing: their end moves on with the time. Its leaves may as well be of clusters
     that are registered no more: of those in ``gone``, and of others whose name nobody knows by now
-    (:data:`ANY_REMOVED`). What their policy allowed is not known either, so they live as long as any policy allows.
+    (:data:`ANY_REMOVED`). What their policy allowed is not known either, so they live while any policy allows.
     """
     longest = {ANY_REMOVED: LONGEST_TTL} | dict.fromkeys(gone, LONGEST_TTL)
     longest |= {str(cluster.name): cluster.policy.longest_ttl for cluster in config.clusters}
@@ -264,8 +264,8 @@ class Proved:
         return found
 
 
-def signer_facts(report: SignerReport, door: SignerDoorReport) -> SignerFacts:
-    """What a signer's report says to the gates, and what new connections met at its door.
+def signer_facts(report: SignerReport, listener: SignerListenerReport) -> SignerFacts:
+    """What a signer's report says to the gates, and what new connections met at its listener.
 
     One that cannot be read is ready with something that nobody knows: no gate that wants it ready with what is
     new opens, and none that wants nothing in use of what is to be dropped.
@@ -281,14 +281,14 @@ def signer_facts(report: SignerReport, door: SignerDoorReport) -> SignerFacts:
         kept=frozenset(a.sha256 for a in both if a.kept) - frozenset(a.sha256 for a in both if not a.kept),
         generation=report.generation,
         rotation=report.rotation,
-        state=report.orders,
-        door=report.serving_issuer,
+        state=report.directives,
+        listener=report.serving_issuer,
         detail=successor.detail[:MOST_SIGNER_TEXT]
         if successor is not None
         else "it has no [signer.successor]",
-        door_proved_at=door.proved_at if _is_proof(report, door) else 0.0,
-        door_generation=door.generation,
-        door_detail=door.detail[:MOST_SIGNER_TEXT] or "no new connection has met it yet",
+        listener_proved_at=listener.proved_at if _is_proof(report, listener) else 0.0,
+        listener_generation=listener.generation,
+        listener_detail=listener.detail[:MOST_SIGNER_TEXT] or "no new connection has met it yet",
     )
 
 
@@ -304,13 +304,13 @@ def refusals(own: Sequence[str], signers: Mapping[str, SignerReport]) -> tuple[s
     )
 
 
-def _is_proof(report: SignerReport, door: SignerDoorReport) -> bool:
+def _is_proof(report: SignerReport, listener: SignerListenerReport) -> bool:
     """Whether it is of the very certificate that the signer shows by now."""
     try:
         shown = parse_certificates(report.serving_pem.encode(), where=report.replica)
     except InvalidValue:
         return False
-    return door.state == "proved" and door.sha256 == shown[0].sha256
+    return listener.state == "proved" and listener.sha256 == shown[0].sha256
 
 
 def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
@@ -377,10 +377,10 @@ def trust_bundles(clusters: Mapping[str, ClusterFacts]) -> dict[str, bool]:
     }
 
 
-def own_anchors(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
+def member_cas(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[MemberCa]:
     """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
     return [
-        OwnAnchor(sha256=sha256, clusters=pinned | {name for name, shas in own.items() if sha256 in shas})
+        MemberCa(sha256=sha256, clusters=pinned | {name for name, shas in own.items() if sha256 in shas})
         for sha256, pinned in sorted(_accepted(config).items())
     ]
 
@@ -446,12 +446,12 @@ def path_of(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tup
 
 
 def roots_above(
-    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], book: RotationBook
+    signers: Mapping[str, SignerReport], roots: Sequence[Certificate], record: RotationRecord
 ) -> dict[str, str]:
     """For each intermediate that signers report or a rotation was between, the root above it, by SHA-256."""
     found: dict[str, str] = {}
-    if book.rotation is not None:
-        found = {side.intermediate: side.root for side in (book.rotation.old, book.rotation.new)}
+    if record.rotation is not None:
+        found = {side.intermediate: side.root for side in (record.rotation.old, record.rotation.new)}
     for report in signers.values():
         for path in (path_of(report.authority, roots), path_of(report.successor, roots)):
             if path:
@@ -464,26 +464,26 @@ def world_of(
     now: float,
     config: HubConfig,
     clusters: Mapping[str, ClusterFacts],
-    horizons: Mapping[Delivered, float],
+    expiry_bounds: Mapping[Delivered, float],
     generations: Mapping[int, frozenset[str]],
     in_force: int,
     signers: Mapping[str, SignerReport],
     proved: Proved,
-    door: DoorReport,
+    listener: ListenerReport,
     rate: float,
     validated: str,
 ) -> World:
     """Everything the gates look at."""
     settings = config.controller.rotation
-    doors = {found.replica: found for found in door.signers}
+    listeners = {found.replica: found for found in listener.signers}
     return World(
         now=now,
         clusters=clusters,
-        horizons=horizons,
+        expiry_bounds=expiry_bounds,
         generations=generations,
         in_force=in_force,
         signers={
-            replica: signer_facts(report, doors.get(replica, SignerDoorReport(replica=replica)))
+            replica: signer_facts(report, listeners.get(replica, SignerListenerReport(replica=replica)))
             for replica, report in signers.items()
         },
         pairs=proved.pairs(),
@@ -555,7 +555,7 @@ def sidecars_of(signers: Collection[SignerReport], clusters: Iterable[str]) -> d
         report = workloads_of(signers, name)
         if report is not None and report.sidecars is not None and report.watched:
             found[name] = SidecarsSeen(
-                pods=report.sidecars, asked=report.asked, never_asked=tuple(report.never_asked)
+                pods=report.sidecars, asked=report.asked, never_requested=tuple(report.never_requested)
             )
     return found
 
@@ -569,7 +569,7 @@ def positions(
 ) -> dict[str, Position]:
     """The step of each cluster that has a CA of its own."""
     accepted = {pin.sha256 for pin in config.trust.anchors if pin.clusters}
-    doors = frozenset(config.door.server_names)
+    listeners = frozenset(config.listener.server_names)
     roots = hub_roots(config, world.generations.get(world.in_force, frozenset()))
     found: dict[str, Position] = {}
     for cluster in config.clusters:
@@ -590,7 +590,7 @@ def positions(
             provided_since=arrivals.provided.get(name),
             longest=cluster.policy.longest_ttl if longest is None else longest,
             distributors=facts.distributors,
-            doors=doors,
+            listeners=listeners,
             trust_domain=str(config.trust_domain),
             istio=facts.istio,
             sidecars=sidecars.get(name),

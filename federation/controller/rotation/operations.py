@@ -37,9 +37,9 @@ from federation.core.documents.keys import StateDamaged, damaged
 from federation.core.errors import FederationError, InvalidValue, NotReady, Refused
 from federation.core.rotation import transitions
 from federation.core.rotation.conditions import in_words
-from federation.core.rotation.effects import orders_of
+from federation.core.rotation.effects import signing_directives
 from federation.core.rotation.gates import gate, remove_now
-from federation.core.rotation.record import OperationRefused, RotationBook, Side, State
+from federation.core.rotation.record import OperationRefused, RotationRecord, Side, State
 from federation.core.rotation.world import World
 from federation.state.store import StateConflict, StateStore, Stored, read_many
 
@@ -53,9 +53,9 @@ DEFAULT_DEADLINE: Final = 3600.0  # seconds of an emergency, where the operator 
 class Proposed:
     """The two sides of a rotation that could be started, or in words why there is none."""
 
-    old: Side | str = "no signer is heard of"
-    new: Side | str = "no signer is heard of"
-    problem: str = "no signer is heard of"
+    old: Side | str = "no signer is live"
+    new: Side | str = "no signer is live"
+    problem: str = "no signer is live"
 
 
 @dataclass(slots=True)
@@ -74,29 +74,29 @@ class Commands:
         return self.proposed.problem
 
     def apply(
-        self, operation: Operation, book: RotationBook, world: World, config: HubConfig
-    ) -> RotationBook:
+        self, operation: Operation, record: RotationRecord, world: World, config: HubConfig
+    ) -> RotationRecord:
         """The record after the operation. Raises OperationRefused."""
-        verbs: Mapping[str, Callable[[], RotationBook]] = {
-            "start": lambda: self._start(operation, book, world, config),
-            "advance": lambda: _advance(operation, book, world),
+        verbs: Mapping[str, Callable[[], RotationRecord]] = {
+            "start": lambda: self._start(operation, record, world, config),
+            "advance": lambda: _advance(operation, record, world),
             "abort": lambda: transitions.abort(
-                book, world, author=operation.author, reason=_reason(operation)
+                record, world, author=operation.author, reason=_reason(operation)
             ),
             "restore": lambda: transitions.restore(
-                book, world, author=operation.author, reason=_reason(operation)
+                record, world, author=operation.author, reason=_reason(operation)
             ),
             "quarantine": lambda: transitions.quarantine(
-                book,
+                record,
                 operation.arguments.get("cluster", ""),
                 author=operation.author,
                 reason=operation.arguments.get("reason", ""),
                 world=world,
             ),
-            "release": lambda: transitions.release(book, operation.arguments.get("cluster", "")),
-            "emergency": lambda: _emergency(operation, book, world),
+            "release": lambda: transitions.release(record, operation.arguments.get("cluster", "")),
+            "emergency": lambda: _emergency(operation, record, world),
             "remove": lambda: remove_now(
-                book,
+                record,
                 world,
                 _fingerprint(operation.arguments.get("anchor", "")),
                 author=operation.author,
@@ -108,8 +108,8 @@ class Commands:
         return verbs[operation.verb]()
 
     def _start(
-        self, operation: Operation, book: RotationBook, world: World, config: HubConfig
-    ) -> RotationBook:
+        self, operation: Operation, record: RotationRecord, world: World, config: HubConfig
+    ) -> RotationRecord:
         old, new = self.proposed.old, self.proposed.new
         for name, side in (("in use", old), ("to rotate to", new)):
             if isinstance(side, str):
@@ -125,7 +125,7 @@ class Commands:
                 f"the new authority must not be used: {self.proposed.problem}",
                 remedy="mend that, or configure another one as [signer.successor]",
             )
-        if book.rotation is not None and orders_of(book).issuer == new.intermediate:
+        if record.rotation is not None and signing_directives(record).issuer == new.intermediate:
             raise OperationRefused(
                 "[signer.successor] is what signs since the last rotation",
                 remedy="make it [signer.authority], and configure another one as [signer.successor]",
@@ -133,8 +133,8 @@ class Commands:
         settings = config.controller.rotation
         canary = _names(operation.arguments.get("canary", ""))
         return transitions.propose(
-            book,
-            number=(book.rotation.number if book.rotation else 0) + 1,
+            record,
+            number=(record.rotation.number if record.rotation else 0) + 1,
             trust_domain=str(config.trust_domain),
             old=old,
             new=new,
@@ -173,14 +173,14 @@ def taken_over(operation: Operation, world: World, *, quarantined: Collection[st
     return cluster
 
 
-def _advance(operation: Operation, book: RotationBook, world: World) -> RotationBook:
-    rotation = book.under_way
+def _advance(operation: Operation, record: RotationRecord, world: World) -> RotationRecord:
+    rotation = record.under_way
     if rotation is None:
         raise OperationRefused("no rotation is under way", remedy="start one: federation rotate start")
-    advanced = transitions.advance(book, world, author=operation.author, by_hand=True)
+    advanced = transitions.advance(record, world, author=operation.author, by_hand=True)
     after = advanced.rotation
     if after is None or after.history == rotation.history:  # its length is bounded, and says nothing
-        unmet = gate(book, world).unmet
+        unmet = gate(record, world).unmet
         why = in_words(unmet[0]) if unmet else "its gate is not open"
         raise OperationRefused(
             f"it cannot leave {rotation.state.value} yet: {why}",
@@ -194,10 +194,10 @@ def _advance(operation: Operation, book: RotationBook, world: World) -> Rotation
     return advanced
 
 
-def _emergency(operation: Operation, book: RotationBook, world: World) -> RotationBook:
+def _emergency(operation: Operation, record: RotationRecord, world: World) -> RotationRecord:
     arguments = operation.arguments
     return transitions.emergency(
-        book,
+        record,
         world,
         compromised=_fingerprint(arguments.get("compromised", "")),
         deadline=world.now + _seconds(arguments.get("deadline", ""), DEFAULT_DEADLINE),
@@ -247,14 +247,14 @@ _PURPOSE: Final = b"federation-hub/operation/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class OperationMac:
     """Sets and verifies seals with the newest ``secret``; it is asked each time, since a token may be replaced."""
 
     secret: Callable[[], Awaitable[bytes]]
 
     async def set(self, operation: Operation) -> Operation:
         """The operation with its seal."""
-        return replace(operation, seal=await self._of(operation))
+        return replace(operation, mac=await self._of(operation))
 
     async def are_on(self, operations: Sequence[Operation]) -> list[bool]:
         """The same of many, by one and the same secret."""
@@ -263,17 +263,17 @@ class Seal:
         async def known() -> bytes:
             return secret
 
-        same = Seal(known)
+        same = OperationMac(known)
         return [await same.is_on(operation) for operation in operations]
 
     async def is_on(self, operation: Operation) -> bool:
         """Whether it bears the seal of exactly what it says."""
         wanted = await self._of(operation)
-        return hmac.compare_digest(operation.seal.encode(errors="replace"), wanted.encode())
+        return hmac.compare_digest(operation.mac.encode(errors="replace"), wanted.encode())
 
     async def _of(self, operation: Operation) -> str:
         key = hmac.digest(await self.secret(), _PURPOSE, "sha256")
-        content = msgspec.json.encode(replace(operation, seal=""), order="sorted")
+        content = msgspec.json.encode(replace(operation, mac=""), order="sorted")
         return hmac.new(key, content, sha256).hexdigest()
 
 
@@ -291,7 +291,7 @@ _NAME: Final = re.compile(r"[a-z_]{1,32}", re.ASCII)
 WAIT: Final = 20.0  # seconds for the leader to decide: it looks every second
 POLL: Final = 0.25
 OLDEST: Final = 60.0
-"""Seconds after which an operation is refused: three times as long as anybody waits for it."""
+"""Seconds after which an operation is refused: three times while anybody waits for it."""
 
 MOST_REFUSED: Final = 50  # of one look; a script that asked for hours leaves thousands behind
 _audit = logging.getLogger("federation.controller.audit")
@@ -315,9 +315,9 @@ class OperationDesk:
     """Takes operations in and waits for what becomes of them."""
 
     def __init__(
-        self, store: StateStore, *, clock: Clock, random_bytes: Callable[[int], bytes], seal: Seal
+        self, store: StateStore, *, clock: Clock, random_bytes: Callable[[int], bytes], mac: OperationMac
     ) -> None:
-        self._seal = seal
+        self._mac = mac
         self._store = store
         self._clock = clock
         self._random_bytes = random_bytes
@@ -337,7 +337,7 @@ class OperationDesk:
             arguments=check_operation(verb, arguments),
         )
         key = f"{OPERATIONS}{operation.id}"
-        await self._store.write(key, encode(await self._seal.set(operation)), create=True)
+        await self._store.write(key, encode(await self._mac.set(operation)), create=True)
         until = self._clock.monotonic() + WAIT
         while self._clock.monotonic() < until:
             await self._clock.sleep(POLL)
@@ -359,8 +359,8 @@ class OperationDesk:
 class OperationQueue:
     """The leader's view: what is undecided, oldest first."""
 
-    def __init__(self, store: StateStore, *, clock: Clock, seal: Seal) -> None:
-        self._seal = seal
+    def __init__(self, store: StateStore, *, clock: Clock, mac: OperationMac) -> None:
+        self._mac = mac
         self._store = store
         self._clock = clock
         self._decided: set[str] = set()
@@ -392,12 +392,12 @@ class OperationQueue:
                 self._decided.add(key)
             else:
                 found.append((operation, version))
-        sealed = await self._refuse_unsealed(found, applied)
+        sealed = await self._refuse_without_mac(found, applied)
         fresh = await self._refuse_late(sealed, skew, applied)
         await self._trim(keys)
         return fresh
 
-    async def _refuse_unsealed(
+    async def _refuse_without_mac(
         self, found: list[tuple[Operation, str]], applied: Collection[str]
     ) -> list[tuple[Operation, str]]:
         """Those that a controller has taken in; the others are refused, some of them at each look.
@@ -405,12 +405,12 @@ class OperationQueue:
         One that was applied is not refused, since it was done. But what its document says now is vouched for by
         nothing, so it gets no new seal.
         """
-        sealed = [one for one in found if await self._seal.is_on(one[0])]
+        sealed = [one for one in found if await self._mac.is_on(one[0])]
         for operation, version in [one for one in found if one not in sealed][:MOST_REFUSED]:
             _audit.warning("an operation bears no seal of a controller: %s", operation.id)
             with contextlib.suppress(StateConflict):
                 done = operation.id in applied
-                await self.decide(operation, version, None if done else _unsealed(), seal=not done)
+                await self.decide(operation, version, None if done else _without_mac(), mac=not done)
         return sealed
 
     async def _refuse_late(
@@ -429,7 +429,7 @@ class OperationQueue:
         return fresh
 
     async def decide(
-        self, operation: Operation, version: str, error: FederationError | None, *, seal: bool = True
+        self, operation: Operation, version: str, error: FederationError | None, *, mac: bool = True
     ) -> None:
         """Write what became of it, sealed; raises StateConflict where another leader was quicker."""
         decided = msgspec.structs.replace(
@@ -442,7 +442,7 @@ class OperationQueue:
         )
         key = f"{OPERATIONS}{operation.id}"
         await self._store.write(
-            key, encode(await self._seal.set(decided) if seal else decided), expected=version
+            key, encode(await self._mac.set(decided) if mac else decided), expected=version
         )
         self._decided.add(key)
         _audit.info(
@@ -470,7 +470,7 @@ def _opened(key: str, stored: Stored | StateDamaged) -> tuple[Operation, str]:
     return operation, stored.version
 
 
-def _unsealed() -> Refused:
+def _without_mac() -> Refused:
     """Why an operation is refused that no controller has taken in."""
     return Refused(
         "it bears no seal of a controller that was asked: it was written to the state store by another process, or "

@@ -16,7 +16,7 @@ from federation.controller.rotation.operations import Commands
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import (
     ConditionReport,
-    HolderReport,
+    DependentReport,
     LossReport,
     Operation,
     PlanReport,
@@ -27,20 +27,20 @@ from federation.core.documents.controller import (
 from federation.core.rotation.conditions import obstacles
 from federation.core.rotation.effects import Loss, losses, losses_without, signing_side
 from federation.core.rotation.gates import Verdict, gate, return_gate
-from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationBook, Side
+from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationRecord, Side
 from federation.core.rotation.world import World
 from federation.core.trust.expiry_bounds import alive
 from federation.core.trust.joining import Position
 
 MOST_CONDITIONS: Final = 200
-MOST_HOLDERS: Final = 400
+MOST_DEPENDENTS: Final = 400
 MOST_STRANGE: Final = 4  # anchors of one of them that nothing pins
 MOST_OF_ONE: Final = 10  # conditions of one cluster that returns, or of one anchor that leaves
 NEVER: Final = float("inf")
 
 
 def told(
-    book: RotationBook,
+    record: RotationRecord,
     world: World,
     commands: Commands,
     config: HubConfig,
@@ -53,7 +53,7 @@ def told(
 
     ``joining`` is the step of each cluster that has a CA of its own, ``issuers`` the root above each intermediate.
     """
-    verdict, rotation = gate(book, world), book.rotation
+    verdict, rotation = gate(record, world), record.rotation
     return RotationReport(
         computed=world.now,
         number=rotation.number if rotation else 0,
@@ -62,31 +62,33 @@ def told(
         opens_at=verdict.opens_at,
         conditions=_conditions(verdict),
         returning={
-            name: _condition_reports(return_gate(book, name, world).unmet[:MOST_OF_ONE])
-            for name, quarantine in sorted(book.quarantined.items())
+            name: _condition_reports(return_gate(record, name, world).unmet[:MOST_OF_ONE])
+            for name, quarantine in sorted(record.quarantined.items())
             if quarantine.returning
         },
         dropping={
             sha256: _own_conditions(verdict)
             for sha256, verdict in sorted(dropping.items())
-            if sha256 not in book.retired and sha256 not in book.unpinned and sha256 not in book.withdrawn
+            if sha256 not in record.retired
+            and sha256 not in record.unpinned
+            and sha256 not in record.withdrawn
         },
-        unpinned=_unpinned(book, world, dropping, issuers),
+        unpinned=_unpinned(record, world, dropping, issuers),
         removed=_removed(world),
         undeclared=sorted(name for name, facts in world.clusters.items() if facts.own_issues),
         joining={name: step_reports(found) for name, found in sorted(joining.items())},
-        losses=_losses(book.under_way, world),
-        plan=_plan(book, world, commands, config) if book.under_way is None else None,
+        losses=_losses(record.under_way, world),
+        plan=_plan(record, world, commands, config) if record.under_way is None else None,
     )
 
 
 def _unpinned(
-    book: RotationBook, world: World, dropping: Mapping[str, Verdict], issuers: Mapping[str, str]
+    record: RotationRecord, world: World, dropping: Mapping[str, Verdict], issuers: Mapping[str, str]
 ) -> dict[str, UnpinnedReport]:
     """Each anchor that stays although its pin is gone: what it waits for, and what fails if it is removed now."""
     found: dict[str, UnpinnedReport] = {}
-    side = signing_side(book)
-    for sha256, known in sorted(book.unpinned.items()):
+    side = signing_side(record)
+    for sha256, known in sorted(record.unpinned.items()):
         verdict = dropping.get(sha256)
         lost = losses_without(
             sha256,
@@ -115,7 +117,7 @@ def _unpinned(
 def _removed(world: World) -> dict[str, float]:
     """Clusters that are registered no more and whose certificates live on: until when, by the slowest clock."""
     ends = {name: until + world.skew for name, until in world.gone.items() if until + world.skew > world.now}
-    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, until in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         ends[delivered.cluster] = max(until + world.skew, ends.get(delivered.cluster, 0.0))
     return {name: until for name, until in sorted(ends.items()) if name and name not in world.clusters}
 
@@ -166,14 +168,14 @@ def _grouped(found: list[Loss], immediate: set[tuple[str, str]], leaving_new: bo
     ]
 
 
-def _plan(book: RotationBook, world: World, commands: Commands, config: HubConfig) -> PlanReport:
+def _plan(record: RotationRecord, world: World, commands: Commands, config: HubConfig) -> PlanReport:
     """What a start would do now."""
     old, new = commands.proposed.old, commands.proposed.new
     problem = remedy = ""
-    started: RotationBook | None = None
+    started: RotationRecord | None = None
     try:
         asked = Operation(id="plan", verb="start", author="plan", asked=world.now)
-        started = commands.apply(asked, book, world, config)
+        started = commands.apply(asked, record, world, config)
     except OperationRefused as error:
         problem, remedy = error.what, error.remedy
     rotation = started.rotation if started is not None else None
@@ -190,16 +192,16 @@ def _plan(book: RotationBook, world: World, commands: Commands, config: HubConfi
         rate=world.capacity.rate,
         quota=world.capacity.quota,
         conditions=_conditions(gate(started, world)) if started is not None else [],
-        holders=_holders(world, rotation)[:MOST_HOLDERS],
+        dependents=_dependents(world, rotation)[:MOST_DEPENDENTS],
     )
 
 
-def _holders(world: World, rotation: Rotation | None) -> list[HolderReport]:
+def _dependents(world: World, rotation: Rotation | None) -> list[DependentReport]:
     """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known.
 
     Those in the way of the rotation that would be started come first.
     """
-    found: list[HolderReport] = []
+    found: list[DependentReport] = []
     for name, facts in sorted(world.clusters.items()):
         in_the_way = obstacles(facts, rotation.old, rotation.new) if rotation is not None else {}
         for plane in facts.control_planes:
@@ -209,7 +211,7 @@ def _holders(world: World, rotation: Rotation | None) -> list[HolderReport]:
             detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
             anchors = _named_of(plane.held or frozenset(), world)
             found.append(
-                HolderReport(
+                DependentReport(
                     cluster=name,
                     what=f"Secret {plane.name}",
                     detail=detail,
@@ -220,12 +222,12 @@ def _holders(world: World, rotation: Rotation | None) -> list[HolderReport]:
         if facts.webhooks is None:
             detail = f"cannot be read: {facts.webhooks_detail}"
             found.append(
-                HolderReport(
+                DependentReport(
                     cluster=name, what="webhooks of Istio", detail=detail, obstacle=f"webhooks: {detail}"
                 )
             )
         found += [
-            HolderReport(
+            DependentReport(
                 cluster=name,
                 what=f"webhook {hook.name}",
                 detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
@@ -236,7 +238,7 @@ def _holders(world: World, rotation: Rotation | None) -> list[HolderReport]:
         ]
         if isinstance(facts, MemberFacts) and facts.trust_bundle:
             detail = "pods that mount it trust what it holds"
-            found.append(HolderReport(cluster=name, what="ClusterTrustBundle", detail=detail))
+            found.append(DependentReport(cluster=name, what="ClusterTrustBundle", detail=detail))
     return sorted(found, key=lambda holder: not holder.obstacle)
 
 
@@ -258,6 +260,6 @@ def _side(side: Side | str) -> SideReport | None:
 
 def _longest_leaf(world: World) -> float:
     """For how long, in seconds, some leaf that is out may still have to be reckoned with; 0 where none is."""
-    ends = [*alive(world.horizons, world.now, skew=world.skew).values()]
+    ends = [*alive(world.expiry_bounds, world.now, skew=world.skew).values()]
     ends += [facts.unknown_until for facts in world.clusters.values() if facts.unknown_until]
     return max(0.0, max(ends, default=world.now - world.skew) + world.skew - world.now)

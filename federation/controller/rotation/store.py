@@ -1,6 +1,6 @@
-"""The record of the rotation, the orders that follow from it, and how clusters joined, in the state store.
+"""The record of the rotation, the directives that follow from it, and how clusters joined, in the state store.
 
-The record is swapped against the version that was read; orders follow from it and are written before
+The record is swapped against the version that was read; directives follow from it and are written before
 anything else is observed, so that a signer which has just said how far its leaves reach sees them.
 """
 
@@ -13,52 +13,52 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from federation.controller.publication.joining import Remembered
+from federation.controller.publication.joining import JoiningMemory
 from federation.core.documents.controller import Takeovers
 from federation.core.documents.encoding import decode, encode
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.effects import Orders, orders_of
-from federation.core.rotation.record import RotationBook, Setback
+from federation.core.rotation.effects import SigningDirectives, signing_directives
+from federation.core.rotation.record import RotationRecord, Setback
 from federation.state.store import StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)
 
 ROTATION: Final = "rotation"
-ORDERS: Final = "orders"
+DIRECTIVES: Final = "orders"
 TAKEOVERS: Final = "takeovers"
 
-MOST_HEARD: Final = 50
+MOST_APPLIED: Final = 50
 """Operations remembered as applied: one that was not answered is heard again within seconds."""
 
 FORGOTTEN: Final = 86400.0  # seconds after the end of what lived in a cluster that was removed
 UNKNOWN_LIFE: Final = 86400.0  # of leaves from before the hub, where an earlier version did not record it
 
-NAMES_KEPT: Final = 30 * 86400.0  # seconds that it is remembered that the door had a name
+NAMES_KEPT: Final = 30 * 86400.0  # seconds that it is remembered that the listener had a name
 MOST_NAMES: Final = 100
 
 MOST_SETBACKS: Final = 20
 UNCOUNTED: Final = 0  # the revision of a record that an earlier release wrote
 
 
-class Arrivals(Takeovers, frozen=True, kw_only=True):
+class Arrivals(Takeovers, frozen=True, kw_only=True, rename={"applied_ids": "heard"}):
     """How clusters joined, besides when the hub was first configured to issue for each of them.
 
     ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256) that a
-    cluster came with: as long as no takeover was ``declared`` (the last time that a person did), they go on issuing
-    there; of a CA that is found later it does not speak. All but ``own`` is kept as long as a cluster is registered:
-    it is not known who issued while it was not, so it starts over. ``heard`` are the operations (ids) that declared
-    lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from then on
-    it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live (seconds), and
-    ``gone`` until when they may in clusters that are registered no more. ``served`` says since when
-    the own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
-    istiod there. ``names`` are those that the door has or had, with when each was taken out of the configuration (0: it
-    has it still).
+    cluster came with: while no takeover was ``declared`` (the last time that a person did), they go on issuing
+    there; of a CA that is found later it does not speak. All but ``own`` is kept while a cluster is registered:
+    it is not known who issued while it was not, so it starts over. ``applied_ids`` are the operations (ids) that
+    declared lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from
+    then on it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live
+    (seconds), and ``gone`` until when they may in clusters that are registered no more. ``served`` says since when the
+    own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
+    istiod there. ``names`` are those that the listener has or had, with when each was taken out of the configuration
+    (0: it has it still).
     """
 
     joined: list[str] = msgspec.field(default_factory=list)
     own: dict[str, list[str]] = msgspec.field(default_factory=dict)
     declared: dict[str, float] = msgspec.field(default_factory=dict)
-    heard: list[str] = msgspec.field(default_factory=list)
+    applied_ids: list[str] = msgspec.field(default_factory=list)
     trust_bundles: list[str] = msgspec.field(default_factory=list)
     served: dict[str, float] = msgspec.field(default_factory=dict)
     provided: dict[str, float] = msgspec.field(default_factory=dict)
@@ -73,7 +73,7 @@ class Arrivals(Takeovers, frozen=True, kw_only=True):
         return max(self.since.get(cluster, 0.0), self.declared.get(cluster, 0.0))
 
 
-class Books:
+class RotationStore:
     """Reads and writes them. Every failure is a StateUnavailable: nothing is guessed."""
 
     def __init__(self, store: StateStore, *, now: Callable[[], float] = lambda: 0.0) -> None:
@@ -81,8 +81,8 @@ class Books:
         self._store = store
         self._now = now
         self._version: str | None = None
-        self._orders_version: str | None = None
-        self.book = RotationBook()
+        self._directives_version: str | None = None
+        self.record = RotationRecord()
         self.arrivals: Arrivals | None = None
         """As it was last read or written; None before."""
         self.ahead: dict[str, int] = {}
@@ -93,36 +93,40 @@ class Books:
         self.met: list[str] | None = None
         """Clusters that a controller has looked into, which alone get any; None where that does not count."""
 
-    async def load(self) -> RotationBook:
+    async def load(self) -> RotationRecord:
         """The record as it is persisted; an empty one where none ever was.
 
-        The version of the orders is read before the record: whoever writes orders by a newer record than this
-        one changes it after that, and :meth:`give_orders` then notices. Raises StateUnavailable where there was
-        a record and it is gone, or is older than the orders: it would take back what has been done since.
+        The version of the directives is read before the record: whoever writes directives by a newer record than this
+        one changes it after that, and :meth:`issue_directives` then notices. Raises StateUnavailable where there was
+        a record and it is gone, or is older than the directives: it would take back what has been done since.
         """
-        orders = await self._store.read(ORDERS)
-        self._orders_version = orders.version if orders is not None else None
-        given = decode(orders.data, Orders, key=ORDERS) if orders is not None else Orders()
+        directives = await self._store.read(DIRECTIVES)
+        self._directives_version = directives.version if directives is not None else None
+        given = (
+            decode(directives.data, SigningDirectives, key=DIRECTIVES)
+            if directives is not None
+            else SigningDirectives()
+        )
         self.ahead, self.others = self.ahead or given.ahead, self.others or given.others
         self.met = given.met if self.met is None else self.met
         given = replace(given, ahead={}, others={}, met=None)
         stored = await self._store.read(ROTATION)
         if stored is None:
-            if self._version is not None or given != Orders():
+            if self._version is not None or given != SigningDirectives():
                 raise _lost("there was a record of rotations, and it is gone")
-            self.book = RotationBook()
-            return self.book
-        book = decode(stored.data, RotationBook, key=ROTATION)
-        if self._version is not None and UNCOUNTED < book.revision < self.book.revision:
-            return await self._put_back(stored, book)
-        if given.rotation > orders_of(book).rotation:
+            self.record = RotationRecord()
+            return self.record
+        record = decode(stored.data, RotationRecord, key=ROTATION)
+        if self._version is not None and UNCOUNTED < record.revision < self.record.revision:
+            return await self._put_back(stored, record)
+        if given.rotation > signing_directives(record).rotation:
             raise _lost(f"signers follow rotation {given.rotation}, and the record is an older one")
-        if given.revision > book.revision > UNCOUNTED:
+        if given.revision > record.revision > UNCOUNTED:
             raise _lost(
-                f"signers follow revision {given.revision} of the record, and revision {book.revision} is there"
+                f"signers follow revision {given.revision} of the record, and revision {record.revision} is there"
             )
-        self._version, self.book = stored.version, book
-        return book
+        self._version, self.record = stored.version, record
+        return record
 
     async def check(self) -> bool:
         """Look whether the record is still what was last read or written here; True where another one is in force.
@@ -134,66 +138,74 @@ class Books:
         stored = await self._store.read(ROTATION)
         if stored is not None and stored.version == self._version:
             return False
-        before = self.book
+        before = self.record
         return (await self.load()).revision != before.revision
 
-    async def _put_back(self, stored: Stored, older: RotationBook) -> RotationBook:
+    async def _put_back(self, stored: Stored, older: RotationRecord) -> RotationRecord:
         """Write the record that is known here over an older one: what was done since would be done again, or undone."""
         found = Setback(
             at=self._now(),
-            what=f"the record of rotations was set back to revision {older.revision} of {self.book.revision}",
+            what=f"the record of rotations was set back to revision {older.revision} of {self.record.revision}",
             done="the record that the leading controller knew was written over it",
         )
         _logger.error("%s: %s", found.what, found.done)
         self._version = stored.version
-        await self.save(with_setback(self.book, found))
-        return self.book
+        await self.save(with_setback(self.record, found))
+        return self.record
 
-    async def save(self, book: RotationBook) -> None:
+    async def save(self, record: RotationRecord) -> None:
         """Persist the record. Raises StateConflict where somebody else wrote since it was read.
 
         After a StateUnavailable it may have been written all the same: it has to be loaded again.
         """
-        if book == self.book:
+        if record == self.record:
             return
-        book = replace(book, revision=self.book.revision + 1)
-        data = encode(book)
+        record = replace(record, revision=self.record.revision + 1)
+        data = encode(record)
         if self._version is None:
             self._version = await self._store.write(ROTATION, data, create=True)
         else:
             self._version = await self._store.write(ROTATION, data, expected=self._version)
-        before, self.book = self.book, book
-        _tell(before, book)
+        before, self.record = self.record, record
+        _tell(before, record)
 
-    async def give_orders(self) -> Orders:
-        """Make the persisted orders those of the record; the orders.
+    async def issue_directives(self) -> SigningDirectives:
+        """Make the persisted directives those of the record; the directives.
 
         Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
         and the record has to be read again.
         """
-        orders = replace(orders_of(self.book), ahead=self.ahead, others=self.others, met=self.met)
-        stored = await self._store.read(ORDERS)
-        if (stored.version if stored is not None else None) != self._orders_version:
-            raise StateConflict("somebody else wrote it", where=ORDERS)
+        directives = replace(
+            signing_directives(self.record), ahead=self.ahead, others=self.others, met=self.met
+        )
+        stored = await self._store.read(DIRECTIVES)
+        if (stored.version if stored is not None else None) != self._directives_version:
+            raise StateConflict("somebody else wrote it", where=DIRECTIVES)
         if stored is None:
-            if orders != Orders():
-                self._orders_version = await self._store.write(ORDERS, encode(orders), create=True)
-            return orders
-        if decode(stored.data, Orders, key=ORDERS) != orders:
-            self._orders_version = await self._store.write(ORDERS, encode(orders), expected=stored.version)
-            _logger.info("orders of rotation %d: %s", orders.rotation, orders.state or "at rest")
-        return orders
+            if directives != SigningDirectives():
+                self._directives_version = await self._store.write(
+                    DIRECTIVES, encode(directives), create=True
+                )
+            return directives
+        if decode(stored.data, SigningDirectives, key=DIRECTIVES) != directives:
+            self._directives_version = await self._store.write(
+                DIRECTIVES, encode(directives), expected=stored.version
+            )
+            _logger.info("directives of rotation %d: %s", directives.rotation, directives.state or "at rest")
+        return directives
 
     @property
-    def heard(self) -> frozenset[str]:
+    def applied_ids(self) -> frozenset[str]:
         """The operations (ids) that were applied lately, whether somebody was told so or not."""
-        return frozenset({*self.book.heard, *(self.arrivals.heard if self.arrivals is not None else ())})
+        return frozenset(
+            {*self.record.applied_ids, *(self.arrivals.applied_ids if self.arrivals is not None else ())}
+        )
 
-    def remembered(self, cluster: str) -> Remembered | None:
+    def remembered(self, cluster: str) -> JoiningMemory | None:
         """What is persisted of how that cluster joined; None before anything was read."""
         if self.arrivals is None:
             return None
-        return Remembered(
+        return JoiningMemory(
             joined=cluster in self.arrivals.joined,
             own=frozenset(self.arrivals.own.get(cluster, ())),
             issuing=self.arrivals.taken_over(cluster) is None,
@@ -221,7 +233,7 @@ class Books:
 
         ``trust_bundles`` says of some whether their ClusterTrustBundle is there, or counts no more; ``served`` and
         ``provided`` whether that is so at present, None where that was not seen. ``longest`` is how long leaves from
-        before the hub may live in each. ``names`` are those of the door by now; none: they are not known here.
+        before the hub may live in each. ``names`` are those of the listener by now; none: they are not known here.
         """
         bundles = trust_bundles or {}
         registered = frozenset(clusters)
@@ -260,14 +272,16 @@ class Books:
 
         return await self._arrive(met)
 
-    async def declare(self, cluster: str, now: float, *, heard: str = "") -> None:
+    async def declare(self, cluster: str, now: float, *, applied_ids: str = "") -> None:
         """Remember that from now on nobody but the hub issues there. Said again, it counts from then on.
 
-        ``heard`` is the operation (id) that says so.
+        ``applied_ids`` is the operation (id) that says so.
         """
         await self._arrive(
             lambda before: replace(
-                before, declared=before.declared | {cluster: now}, heard=and_heard(before.heard, heard)
+                before,
+                declared=before.declared | {cluster: now},
+                applied_ids=and_applied(before.applied_ids, applied_ids),
             )
         )
         _logger.warning("the hub has taken over the cluster %s", cluster, extra={"cluster": cluster})
@@ -292,7 +306,7 @@ class Books:
 
 
 def _names(before: Mapping[str, float], configured: Collection[str], now: float) -> dict[str, float]:
-    """The names of the door, and when those were taken away that it has no more, the latest of them."""
+    """The names of the listener, and when those were taken away that it has no more, the latest of them."""
     gone = {name: at or now for name, at in before.items() if name not in configured}
     kept = sorted((at, name) for name, at in gone.items() if at + NAMES_KEPT > now)[-MOST_NAMES:]
     return {name: at for at, name in sorted(kept)} | dict.fromkeys(sorted(configured), 0.0)
@@ -315,9 +329,9 @@ def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str,
     return kept
 
 
-def with_setback(book: RotationBook, found: Setback) -> RotationBook:
+def with_setback(record: RotationRecord, found: Setback) -> RotationRecord:
     """The record with one more time that state was set back."""
-    return replace(book, setbacks=[*book.setbacks, found][-MOST_SETBACKS:])
+    return replace(record, setbacks=[*record.setbacks, found][-MOST_SETBACKS:])
 
 
 def _since(
@@ -328,9 +342,9 @@ def _since(
     return kept | {name: now for name, is_so in seen.items() if is_so and name not in kept}
 
 
-def and_heard(heard: list[str], operation: str) -> list[str]:
+def and_applied(applied_ids: list[str], operation: str) -> list[str]:
     """The operations that were applied lately, with that one (its id; empty for none)."""
-    return [*heard, operation][-MOST_HEARD:] if operation else heard
+    return [*applied_ids, operation][-MOST_APPLIED:] if operation else applied_ids
 
 
 def _lost(what: str) -> StateUnavailable:
@@ -338,11 +352,11 @@ def _lost(what: str) -> StateUnavailable:
         what,
         where=ROTATION,
         remedy="restore it from the latest backup of the state; until then no rotation goes on and no other "
-        "generation is made. Only where no rotation was ever started, remove `orders` as well",
+        "generation is made. Only where no rotation was ever started, remove `directives` as well",
     )
 
 
-def _tell(before: RotationBook, after: RotationBook) -> None:
+def _tell(before: RotationRecord, after: RotationRecord) -> None:
     rotation = after.rotation
     known = before.rotation.history if before.rotation is not None else []
     if rotation is not None and rotation.history and rotation.history != known:

@@ -132,7 +132,7 @@ def _pinned(pin: AnchorPin, content: Content) -> Certificate:
     return find_certificate(content.data, pin.sha256, where="")
 
 
-def gather_kept(wanted: Iterable[str], generations: Iterable[Generation]) -> Gathered:
+def gather_retained(wanted: Iterable[str], generations: Iterable[Generation]) -> Gathered:
     """The anchors of these fingerprints (SHA-256), each from the first generation that holds it."""
     found: dict[str, Anchor] = {}
     for generation in generations:
@@ -186,7 +186,7 @@ class BundlePlan:
     """The bundle that should be in force; where it cannot be made now, None and the reason in words."""
 
     bundle: TrustBundle | None
-    held_back: str = ""
+    withheld: str = ""
 
 
 def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:

@@ -27,8 +27,8 @@ from federation.controller.sources.anchors import (
     Gathered,
     SourceFiles,
     combine,
-    gather_kept,
     gather_pins,
+    gather_retained,
     plan_bundle,
     roots_in_force,
 )
@@ -45,8 +45,8 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import verify_chain
 from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
-from federation.core.rotation.effects import kept_behind, published
-from federation.core.rotation.record import RotationBook, Setback, State
+from federation.core.rotation.effects import clusters_behind, published
+from federation.core.rotation.record import RotationRecord, Setback, State
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.state.store import StateConflict, StateStore, read_many
 
@@ -64,7 +64,7 @@ def gather_intermediates(
 ) -> Gathered:
     """The intermediates of the source that reach an anchor; ``known`` are those in the bundle in force.
 
-    Where the source gives none, those known stay as long as their anchor does. Nothing here is ever lacking:
+    Where the source gives none, those known stay while their anchor does. Nothing here is ever lacking:
     leaves come with their intermediates, so a bundle without them still validates.
     """
     roots = [anchor.certificate for anchor in anchors]
@@ -165,7 +165,7 @@ class TrustSources:
         self._known: dict[str, Certificate] = {}
         self.states: dict[str, str] = {}
         """Each source: ``ok``, or why its last known good is used."""
-        self.held_back = ""
+        self.withheld = ""
         """Why the bundle is not what the configuration asks for; empty where it is."""
         self.problem: StateUnavailable | None = None
         self._lost: Generation | None = None
@@ -173,12 +173,12 @@ class TrustSources:
         self.setbacks: list[Setback] = []
         """The last times that what is in force was found to be set back."""
 
-    async def update(self, config: HubConfig, book: RotationBook | None) -> bool:
+    async def update(self, config: HubConfig, record: RotationRecord | None) -> bool:
         """Look at every source once; True where another generation is in force for any cluster than before.
 
-        ``book`` says which pinned roots a rotation withholds or has removed, and which clusters wait for their
+        ``record`` says which pinned roots a rotation withholds or has removed, and which clusters wait for their
         wave; without it (it cannot be read) no other generation is made. What fails is kept in :attr:`states`,
-        :attr:`held_back` and :attr:`problem`, and changes nothing.
+        :attr:`withheld` and :attr:`problem`, and changes nothing.
         """
         changed = False  # what was adopted stays adopted, whatever goes wrong after that
         try:
@@ -186,9 +186,9 @@ class TrustSources:
             require_mesh(in_force, config.trust_domain)
             await self._recover(in_force)
             changed = await self._adopt(in_force)
-            bundle = await self._plan(config, in_force, book) if book is not None else None
-            if bundle is not None and book is not None:
-                changed = await self._advance(bundle, in_force, config, kept_behind(book)) or changed
+            bundle = await self._plan(config, in_force, record) if record is not None else None
+            if bundle is not None and record is not None:
+                changed = await self._advance(bundle, in_force, config, clusters_behind(record)) or changed
         except StateConflict as error:
             _logger.info("another controller wrote first: %s", error)
             return changed
@@ -206,7 +206,7 @@ class TrustSources:
     @property
     def unwritten(self) -> str:
         """Why what is in force may not be what was asked for at the last look; empty where nothing is known."""
-        return self.held_back or (str(self.problem) if self.problem is not None else "")
+        return self.withheld or (str(self.problem) if self.problem is not None else "")
 
     async def _adopt(self, in_force: InForce) -> bool:
         """Work by what the store says, unless that went backwards."""
@@ -247,31 +247,31 @@ class TrustSources:
         _logger.error("the state was set back: %s; %s", found.what, found.done)
         self.setbacks = [*self.setbacks, found][-MOST_SETBACKS:]
 
-    async def _plan(self, config: HubConfig, in_force: InForce, book: RotationBook) -> TrustBundle | None:
-        gathered = await self._gather(config, in_force, book)
+    async def _plan(self, config: HubConfig, in_force: InForce, record: RotationRecord) -> TrustBundle | None:
+        gathered = await self._gather(config, in_force, record)
         for source, state in gathered.sources.items():
             if state != self.states.get(source):
                 level = logging.INFO if state == "ok" else logging.ERROR
                 _logger.log(level, "trust source %s: %s", source, state, extra={"source": source})
         self.states = dict(gathered.sources)
         held = bundle_of(in_force.generation) if in_force.generation else None
-        unpinned = _unpinned(config, book, self._held_roots(in_force))
+        unpinned = _unpinned(config, record, self._held_roots(in_force))
         plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, held)
-        if plan.held_back and plan.held_back != self.held_back:
-            _logger.error("the bundle stays as it is: %s", plan.held_back, extra={"reason": "held_back"})
-        self.held_back = plan.held_back
+        if plan.withheld and plan.withheld != self.withheld:
+            _logger.error("the bundle stays as it is: %s", plan.withheld, extra={"reason": "held_back"})
+        self.withheld = plan.withheld
         return plan.bundle
 
-    async def _gather(self, config: HubConfig, in_force: InForce, book: RotationBook) -> Gathered:
-        roots = published(book, config.trust.pins, config.trust.staged, self._held_roots(in_force))
+    async def _gather(self, config: HubConfig, in_force: InForce, record: RotationRecord) -> Gathered:
+        roots = published(record, config.trust.pins, config.trust.staged, self._held_roots(in_force))
         file = certificate_file(config.signer.authority) if config.trust.publish_intermediates else None
         wanted = [pin.file for pin in config.trust.anchors]
         contents = await self._files.read(wanted if file is None else [*wanted, file])
         held = bundle_of(in_force.generation).certificates if in_force.generation else ()
         known = self._known | {certificate.sha256: certificate for certificate in held}
         every = gather_pins(config.trust.anchors, contents, known)
-        kept = gather_kept(
-            roots - config.trust.pins, await self._holding(roots - config.trust.pins, in_force, book)
+        kept = gather_retained(
+            roots - config.trust.pins, await self._holding(roots - config.trust.pins, in_force, record)
         )
         self._known = {a.certificate.sha256: a.certificate for a in (*every.anchors, *kept.anchors)}
         pins = [pin for pin in config.trust.anchors if pin.sha256 in roots]
@@ -315,12 +315,14 @@ class TrustSources:
         return [generation for generation in found if generation is not None]
 
     async def _holding(
-        self, wanted: frozenset[str], in_force: InForce, book: RotationBook
+        self, wanted: frozenset[str], in_force: InForce, record: RotationRecord
     ) -> list[Generation]:
         """The generations that the bytes of these anchors may be read from."""
         found = self._generations(in_force)
         lacking = wanted - roots_in_force(found, 0.0).keys()
-        for number in sorted({book.unpinned[sha256].generation for sha256 in lacking & book.unpinned.keys()}):
+        for number in sorted(
+            {record.unpinned[sha256].generation for sha256 in lacking & record.unpinned.keys()}
+        ):
             generation = await self._ledger.generation(number)
             found += [generation] if generation is not None else []
         return found
@@ -362,12 +364,12 @@ class TrustSources:
         return True
 
 
-def _unpinned(config: HubConfig, book: RotationBook, held: frozenset[str]) -> str:
+def _unpinned(config: HubConfig, record: RotationRecord, held: frozenset[str]) -> str:
     """Why a rotation cannot go on with these pins; empty where it can. A pin taken out early changes nothing."""
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None:
         return ""
-    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - held - book.unpinned.keys()
+    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - held - record.unpinned.keys()
     if rotation.state is State.UNPUBLISHING:
         lacking -= {rotation.old.root}  # what goes needs no pin
     if not lacking:

@@ -255,7 +255,7 @@ CONTROLLERS: Final = "controllers/"
 _NO_CLUSTER: Final = "_authorities"  # no cluster's name begins so
 
 
-class KeptProposals:
+class StoredProposals:
     """Only the leader may use it."""
 
     def __init__(self, store: StateStore, proposals: Proposals) -> None:
@@ -363,7 +363,7 @@ class KeptProposals:
             report = decode(stored.data, ControllerReport, key=key)
         except StateDamaged:
             return
-        if not report.proposals_kept:
+        if not report.proposals_stored:
             self._proposals.remember(report.proposals)
 
     def _note(self, name: str, error: StateUnavailable) -> None:

@@ -148,7 +148,7 @@ class ClusterConfig:
     )
     timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
     earlier_longest_ttl: float | None = None  # of leaves from before the hub; None: policy.longest_ttl
-    own_anchors: str = "hold"  # hold | replace: what becomes of CAs of its own that its namespaces hold
+    member_cas: str = "hold"  # hold | replace: what becomes of CAs of its own that its namespaces hold
     istio: IstioConfig = field(default_factory=IstioConfig)
 
     def is_own(self, account: ServiceAccountRef) -> bool:
@@ -161,7 +161,7 @@ class ClusterConfig:
 
 
 CREDENTIAL_KEYS: Final = ("kubeconfig", "context", "in_cluster", "allowed_exec")
-_NOBODY: Final = Credentials(kubeconfig=None)  # for its defaults
+_NO_CREDENTIALS: Final = Credentials(kubeconfig=None)  # for its defaults
 
 
 def read_credentials(table: Table, directory: Path, where_to_say: str) -> Credentials | None:
@@ -169,9 +169,9 @@ def read_credentials(table: Table, directory: Path, where_to_say: str) -> Creden
 
     ``where_to_say`` is the remedy for a table that names neither.
     """
-    in_cluster = table.get("in_cluster", boolean, _NOBODY.in_cluster)
-    context = table.get("context", nonempty, _NOBODY.context)
-    commands = table.list_of("allowed_exec", nonempty, _NOBODY.allowed_exec)
+    in_cluster = table.get("in_cluster", boolean, _NO_CREDENTIALS.in_cluster)
+    context = table.get("context", nonempty, _NO_CREDENTIALS.context)
+    commands = table.list_of("allowed_exec", nonempty, _NO_CREDENTIALS.allowed_exec)
     kubeconfig = table.get("kubeconfig", relative_to(directory), None)
     if not in_cluster:
         if not table.has("kubeconfig"):
@@ -228,7 +228,7 @@ LONG_TOKEN_LIFE: Final = 7 * 86400.0  # seconds beyond which it is warned about
 _POLICY: Final = ClusterPolicy()
 _TIMEOUTS: Final = ClusterTimeouts()
 _CLUSTER: Final = ClusterConfig(  # for its defaults
-    name=ClusterName("x"), cluster_id=ClusterId("x"), signer=_NOBODY, controller=_NOBODY
+    name=ClusterName("x"), cluster_id=ClusterId("x"), signer=_NO_CREDENTIALS, controller=_NO_CREDENTIALS
 )
 _NO_KUBECONFIG: Final = "name a kubeconfig, here or for each role, or set in_cluster = true in the hub's own"
 
@@ -267,7 +267,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
                 "give istiod's certificate an account of its own: what an account may have is decided by its name",
             )
         earlier = table.get("earlier_longest_ttl", seconds(0, EARLIER_LONGEST_TTL), None)
-        own_anchors = table.get("own_anchors", one_of(OWN_ANCHORS), _CLUSTER.own_anchors)
+        member_cas = table.get("member_cas", one_of(OWN_ANCHORS), _CLUSTER.member_cas)
     if name is None or cluster_id is None or signer is None or controller is None:
         return None
     return ClusterConfig(
@@ -286,7 +286,7 @@ def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
         probe=probe,
         timeouts=timeouts,
         earlier_longest_ttl=earlier,
-        own_anchors=own_anchors,
+        member_cas=member_cas,
         istio=istio,
     )
 

@@ -1,6 +1,6 @@
 """The hub's own part of ``clusters.toml`` as frozen values: seconds, bytes, and a reason for each default.
 
-The sections are trust, door, signer, status, ``[controller]`` (how trust gets out, how it is proved, and how
+The sections are trust, listener, signer, status, ``[controller]`` (how trust gets out, how it is proved, and how
 rotations go on) and ``[state]`` (a directory, or objects in the hub's own cluster; each kind has its own keys). Here
 stand their values, what each key may be, and what must hold between sections; ``HubConfig`` is the whole.
 
@@ -84,17 +84,17 @@ class TrustConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoorConfig:
-    """The gRPC door: one port for all clusters."""
+class ListenerConfig:
+    """The gRPC listener: one port for all clusters."""
 
     listen: Address = Address("0.0.0.0", 15443)  # noqa: S104 - workloads of every cluster must reach it
     server_names: tuple[str, ...]  # DNS names of the serving certificate: the hosts of the meshes' caAddress
     serving_lifetime: float = 3600.0  # as short as a workload's; replaced at two thirds of it
     max_message_bytes: int = 65536  # a CSR with an RSA-4096 key is under 4 KiB, a token under 8
-    max_concurrent: int = 512  # per process: past that the door answers ResourceExhausted at once
+    max_concurrent: int = 512  # per process: past that the listener answers ResourceExhausted at once
     max_concurrent_per_cluster: int = 256  # half: one cluster's storm leaves room for the others
     receive_deadline: float = 5.0  # for a handshake; for a message after its headers, which come together
-    deadline: float = 10.0  # from then on. Istio's agents set none, so the door sets one
+    deadline: float = 10.0  # from then on. Istio's agents set none, so the listener sets one
     min_keepalive_interval: float = 10.0  # agents ping every 30 s, for as long as they live
     max_connections: int = 8192  # per process: an idle one costs 35 KiB and a file descriptor
     max_handshake_rate: float = 500.0  # a second and process; one costs up to a millisecond of CPU
@@ -159,8 +159,8 @@ class ProofConfig:
 
     interval: float = 30.0
     leaf_ttl: float = 3600.0
-    signer_address: Address | None = None  # where the controller reaches the door; None: door.listen
-    signer_server_name: str = ""  # the name to verify there; empty: the first of door.server_names
+    signer_address: Address | None = None  # where the controller reaches the listener; None: listener.listen
+    signer_server_name: str = ""  # the name to verify there; empty: the first of listener.server_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,7 @@ class HubConfig:
     digest: str  # SHA-256 of the text: says which configuration a role runs
     trust_domain: TrustDomain
     trust: TrustConfig
-    door: DoorConfig
+    listener: ListenerConfig
     signer: SignerConfig
     status: StatusConfig
     state: StateConfig
@@ -200,6 +200,7 @@ class HubConfig:
     clusters: tuple[ClusterConfig, ...]
     reserved: tuple[str, ...] = DEFAULT_RESERVED  # identities that only clusters have whose policy names them
     warnings: tuple[str, ...] = ()  # insecure options in force: logged at start and shown in status
+    notices: tuple[str, ...] = ()  # keys under their former names: logged at start
 
     @property
     def open_policies(self) -> tuple[str, ...]:
@@ -222,7 +223,7 @@ DAY: Final = 86400.0
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """gRPC's own default limit; anything near it is not a certificate request."""
 
-_DOOR: Final = DoorConfig(server_names=())  # these stand for the model's defaults, and nothing else
+_LISTENER: Final = ListenerConfig(server_names=())  # these stand for the model's defaults, and nothing else
 _STATUS: Final = StatusConfig()
 
 
@@ -320,52 +321,52 @@ def _check_trust_domain(table: Table, domain: TrustDomain, own: TrustDomain, *, 
         )
 
 
-def read_door(table: Table) -> DoorConfig:
-    """``[door]``: the gRPC server that workloads call."""
+def read_listener(table: Table) -> ListenerConfig:
+    """``[listener]``: the gRPC server that workloads call."""
     with table:
         names = table.list_of("server_names", dns_name, ())
         if not table.has("server_names") or table.is_empty("server_names"):
             table.mistake(
                 "server_names",
-                "names no server, so no agent could verify the door",
+                "names no server, so no agent could verify the listener",
                 "list the hosts of the meshes' caAddress, for example federation-hub.federation-system.svc",
             )
-        limit = table.get("max_concurrent", integer(1, 100_000), _DOOR.max_concurrent)
-        share = min(_DOOR.max_concurrent_per_cluster, limit)
+        limit = table.get("max_concurrent", integer(1, 100_000), _LISTENER.max_concurrent)
+        share = min(_LISTENER.max_concurrent_per_cluster, limit)
         share = table.get("max_concurrent_per_cluster", integer(1, 100_000), share)
         if share > limit:
             table.mistake(
                 "max_concurrent_per_cluster",
-                f"is above max_concurrent ({limit}), so one cluster could take the whole door",
+                f"is above max_concurrent ({limit}), so one cluster could take the whole listener",
                 "lower it, or raise max_concurrent",
             )
-        size = table.get("max_message_bytes", integer(16_384, MAX_MESSAGE_BYTES), _DOOR.max_message_bytes)
-        keepalive = table.get("min_keepalive_interval", seconds(1, 30), _DOOR.min_keepalive_interval)
-        return DoorConfig(
-            listen=table.get("listen", address, _DOOR.listen),
+        size = table.get("max_message_bytes", integer(16_384, MAX_MESSAGE_BYTES), _LISTENER.max_message_bytes)
+        keepalive = table.get("min_keepalive_interval", seconds(1, 30), _LISTENER.min_keepalive_interval)
+        return ListenerConfig(
+            listen=table.get("listen", address, _LISTENER.listen),
             server_names=names,
-            serving_lifetime=table.get("serving_lifetime", seconds(60, 90 * DAY), _DOOR.serving_lifetime),
+            serving_lifetime=table.get("serving_lifetime", seconds(60, 90 * DAY), _LISTENER.serving_lifetime),
             max_message_bytes=size,
             max_concurrent=limit,
             max_concurrent_per_cluster=share,
-            receive_deadline=table.get("receive_deadline", seconds(0.1, 60), _DOOR.receive_deadline),
-            deadline=table.get("deadline", seconds(0.1, 300), _DOOR.deadline),
+            receive_deadline=table.get("receive_deadline", seconds(0.1, 60), _LISTENER.receive_deadline),
+            deadline=table.get("deadline", seconds(0.1, 300), _LISTENER.deadline),
             min_keepalive_interval=keepalive,
-            max_connections=table.get("max_connections", integer(16, 1_000_000), _DOOR.max_connections),
+            max_connections=table.get("max_connections", integer(16, 1_000_000), _LISTENER.max_connections),
             max_handshake_rate=float(
-                table.get("max_handshake_rate", integer(1, 100_000), int(_DOOR.max_handshake_rate))
+                table.get("max_handshake_rate", integer(1, 100_000), int(_LISTENER.max_handshake_rate))
             ),
             max_connection_idle=table.get(
-                "max_connection_idle", seconds(10, 7 * DAY), _DOOR.max_connection_idle
+                "max_connection_idle", seconds(10, 7 * DAY), _LISTENER.max_connection_idle
             ),
             max_connection_age=table.get(
-                "max_connection_age", seconds(10, 7 * DAY), _DOOR.max_connection_age
+                "max_connection_age", seconds(10, 7 * DAY), _LISTENER.max_connection_age
             ),
-            drain=table.get("drain", seconds(0, 600), _DOOR.drain),
+            drain=table.get("drain", seconds(0, 600), _LISTENER.drain),
         )
 
 
-def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig | None:
+def read_signer(table: Table, directory: Path, listener: ListenerConfig) -> SignerConfig | None:
     """``[signer]`` with its authority and its successor, ``[signer.conjur]`` and ``[signer.spiffe]``."""
     with table:
         processes = table.get("processes", integer(0, 256), 0)
@@ -374,7 +375,7 @@ def read_signer(table: Table, directory: Path, door: DoorConfig) -> SignerConfig
             table.mistake("health_listen", "leaves no port for the last process", "use a lower port")
         context = AuthorityContext(
             directory=directory,
-            door_deadline=door.deadline,
+            listener_deadline=listener.deadline,
             has_conjur=table.has("conjur"),
             has_spiffe=table.has("spiffe"),
             processes=processes,
@@ -466,11 +467,11 @@ _PROOF: Final = ProofConfig()
 _ROTATION: Final = RotationConfig()
 
 
-def read_controller(table: Table, door: DoorConfig) -> ControllerConfig:
+def read_controller(table: Table, listener: ListenerConfig) -> ControllerConfig:
     """``[controller]`` with publication, proof and rotation."""
     with table:
         published = _publication(table.table("publication"))
-        proved = _proof(table.table("proof"), door)
+        proved = _proof(table.table("proof"), listener)
         rotated = _rotation(table.table("rotation"), proved)
         adopted = table.list_of("adopt_hubs", made_by(check_id), ())
     return ControllerConfig(
@@ -493,13 +494,13 @@ def _publication(table: Table) -> PublicationConfig:
         )
 
 
-def _proof(table: Table, door: DoorConfig) -> ProofConfig:
+def _proof(table: Table, listener: ListenerConfig) -> ProofConfig:
     with table:
         name = table.get("signer_server_name", dns_name_or_empty, _PROOF.signer_server_name)
-        if name and door.server_names and name not in door.server_names:
+        if name and listener.server_names and name not in listener.server_names:
             table.mistake(
                 "signer_server_name",
-                "is not one of door.server_names, so the probe could never verify the door",
+                "is not one of listener.server_names, so the probe could never verify the listener",
                 "use one of them, or leave it out",
             )
         return ProofConfig(

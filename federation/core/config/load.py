@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from federation.core.config.hub import (
     HubConfig,
     check_freshness,
     read_controller,
-    read_door,
+    read_listener,
     read_signer,
     read_state,
     read_status,
@@ -25,6 +26,9 @@ from federation.core.identity import TrustDomain
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Far above what a thousand clusters need; a bigger file is something else."""
+FORMER_TABLES: Final = {"door": "listener"}
+FORMER_CLUSTER_KEYS: Final = {"own_anchors": "member_cas"}
+"""Keys that had other names before 0.2: read, with a notice."""
 
 
 def parse_config(text: str, *, file: str) -> HubConfig:
@@ -35,14 +39,15 @@ def parse_config(text: str, *, file: str) -> HubConfig:
     values, digest = _load(text, file)
     findings = Findings(file)
     directory = Path(file).parent
+    values = _under_new_names(values, findings)
     with Table(values, key="", findings=findings) as top:
         trust_domain = top.require(
             "trust_domain", made_by(TrustDomain), "use the meshes' own, for example mesh.example.org"
         )
         reserved = top.list_of("reserved", account_pattern, DEFAULT_RESERVED)
-        door = read_door(top.table("door"))
-        signer = read_signer(top.table("signer"), directory, door)
-        controller = read_controller(top.table("controller"), door)
+        listener = read_listener(top.table("listener"))
+        signer = read_signer(top.table("signer"), directory, listener)
+        controller = read_controller(top.table("controller"), listener)
         status = read_status(top.table("status"), directory)
         state = read_state(top.table("state"), directory)
         read = [(table.key, read_cluster(table, directory)) for table in top.tables("clusters")]
@@ -59,7 +64,7 @@ def parse_config(text: str, *, file: str) -> HubConfig:
         digest=digest,
         trust_domain=trust_domain,
         trust=trust,
-        door=door,
+        listener=listener,
         signer=signer,
         status=status,
         state=state,
@@ -67,7 +72,43 @@ def parse_config(text: str, *, file: str) -> HubConfig:
         clusters=clusters,
         reserved=reserved,
         warnings=tuple(findings.warnings),
+        notices=tuple(findings.notices),
     )
+
+
+def _under_new_names(values: dict[str, object], findings: Findings) -> dict[str, object]:
+    """The document with its former keys under the names of today."""
+    document = _renamed(values, FORMER_TABLES, "", findings)
+    clusters = document.get("clusters")
+    if isinstance(clusters, list):
+        document["clusters"] = [
+            _renamed(table, FORMER_CLUSTER_KEYS, f"clusters[{place}].", findings)
+            if isinstance(table, dict)
+            else table
+            for place, table in enumerate(clusters)
+        ]
+    return document
+
+
+def _renamed(
+    table: Mapping[str, object], former: Mapping[str, str], where: str, findings: Findings
+) -> dict[str, object]:
+    """The table with each former key renamed, and a notice of it; a mistake where both names are there."""
+    renamed = dict(table)
+    for old, new in former.items():
+        if old not in renamed:
+            continue
+        value = renamed.pop(old)
+        if new in renamed:
+            findings.mistake(
+                f"{where}{old}", f"is the former name of {where}{new}, which is there too", "keep one"
+            )
+        else:
+            findings.notice(
+                f"{where}{old}", f"is called {where}{new} now; it is read under its former name too"
+            )
+            renamed[new] = value
+    return renamed
 
 
 def _load(text: str, file: str) -> tuple[dict[str, object], str]:

@@ -25,12 +25,13 @@ _PLACE: Final = re.compile(r"\[\d+\]")
 
 
 class Findings:
-    """Everything found in one file: mistakes, which refuse it, and warnings, which only show."""
+    """What was found in one file: mistakes refuse it, warnings are shown in status, notices are logged."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.mistakes: list[Finding] = []
         self.warnings: list[str] = []
+        self.notices: list[str] = []
 
     def mistake(self, key: str, problem: str, remedy: str) -> None:
         """Record what refuses the file."""
@@ -39,6 +40,10 @@ class Findings:
     def warning(self, key: str, meaning: str) -> None:
         """Record an option in force that an operator should keep seeing."""
         self.warnings.append(f"{key}: {meaning}")
+
+    def notice(self, key: str, meaning: str) -> None:
+        """Record what is read as it is and will be written otherwise one day: a key under its former name."""
+        self.notices.append(f"{key} {meaning}")
 
 
 class Table:

@@ -11,7 +11,7 @@ key                          written by          holds
 ``callers/<replica>``        that signer         which pods it has issued certificates to
 ``pins/<replica>``           that signer         which anchors in force its own configuration pins, or pinned
 ``rotation``                 controller leader   the rotation under way or the last one, and quarantines
-``orders``                   controller leader   what signers are to sign with, and where they are to stop
+``directives``                   controller leader   what signers are to sign with, and where they are to stop
 ``takeovers``                controller leader   since when the hub has issued for each cluster
 ``operations/<id>``          any controller      what an operator asked for, and what became of it
 ``hub``                      controller leader   this hub's identity, drawn once
@@ -21,7 +21,7 @@ key                          written by          holds
 
 ``trust.py`` holds what is published and found, ``signer.py`` what a signer writes, ``controller.py`` what a
 controller writes, ``encoding.py`` their bytes, ``keys.py`` what a damaged one means and what to do about it. The
-record of a rotation and the orders are ``core/rotation``'s.
+record of a rotation and the directives are ``core/rotation``'s.
 
 What processes that are gone have left is removed by the controller that leads, once nothing depends on it. Times are
 seconds since the epoch (UTC) as floats, so that documents compare without parsing.

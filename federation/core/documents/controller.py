@@ -13,7 +13,7 @@ class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
     since: dict[str, float] = {}
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
+class Operation(msgspec.Struct, frozen=True, kw_only=True, rename={"mac": "seal"}):
     """What an operator asked for: written by the controller that was asked, decided by the one that leads."""
 
     id: str
@@ -26,7 +26,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     remedy: str = ""
     reason: str = ""  # of a refusal, a stable token
-    seal: str = ""  # set by the controller that was asked, and again by the one that decided
+    mac: str = ""  # set by the controller that was asked, and again by the one that decided
 
 
 class HubRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0  # put back after somebody's edit or deletion
     generation: int = 0  # the newest generation that every selected namespace holds; 0: none
     lag: float = 0.0  # seconds from that generation's creation until the last namespace held it
-    read_back: float = 0.0  # when the cluster was last heard of
+    read_back: float = 0.0  # when the cluster was last seen
     joining: int = 0  # pending ones that keep a CA of their own until it is accepted
     problems: list[str] = []  # bounded: the first few, in words
     contents: dict[str, int] = {}  # SHA-256 of what is held -> number of namespaces
@@ -157,7 +157,7 @@ class SideReport(msgspec.Struct, frozen=True, kw_only=True):
     root_subject: str = ""
 
 
-class HolderReport(msgspec.Struct, frozen=True, kw_only=True):
+class DependentReport(msgspec.Struct, frozen=True, kw_only=True):
     """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256), as found.
 
     ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
@@ -170,8 +170,8 @@ class HolderReport(msgspec.Struct, frozen=True, kw_only=True):
     obstacle: str = ""
 
 
-class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a start would do now. A side that cannot be told is None; ``problem`` says why a start is refused.
+class PlanReport(msgspec.Struct, frozen=True, kw_only=True, rename={"dependents": "holders"}):
+    """What a start would do now. A side that cannot be determined is None; ``problem`` says why a start is refused.
 
     ``conditions`` are those of the first gate. ``longest_leaf`` is for how many seconds a leaf that is out may
     have to be reckoned with; ``rate`` and ``quota`` are certificates per second, 0 for no limit known.
@@ -189,11 +189,11 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     quota: float = 0.0
     conditions: list[ConditionReport] = []
-    holders: list[HolderReport] = []
+    dependents: list[DependentReport] = []
 
 
 class LossReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that fails if a side is left now: in which clusters, and until when (0: that cannot be told).
+    """One thing that fails if a side is left now: in which clusters, and until when (0: that cannot be determined).
 
     With ``at_removal`` it begins when that side's root is removed, else as soon as the other side signs.
     """
@@ -215,7 +215,8 @@ class JoinStepReport(msgspec.Struct, frozen=True, kw_only=True):
 class UnpinnedReport(msgspec.Struct, frozen=True, kw_only=True):
     """An anchor that is published although its pin is gone: what it waits for, and what fails without it.
 
-    ``clusters`` are those whose own CA it was. ``opens_at`` is when it leaves at the earliest; 0: that cannot be told.
+    ``clusters`` are those whose own CA it was. ``opens_at`` is when it leaves at the earliest; 0: that cannot be
+    determined.
     """
 
     since: float
@@ -235,8 +236,8 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own. ``unpinned``
     are anchors (SHA-256) that are published although their pin is gone, ``removed`` clusters that are registered no
     more with the end of the certificates that live on there. ``unsettled`` is why it is not recorded which authority
-    is in force; empty where it is, or none signs yet. ``names_gone`` are names that the door had, with when each was
-    taken away.
+    is in force; empty where it is, or none signs yet. ``names_gone`` are names that the listener had, with when each
+    was taken away.
     """
 
     computed: float = 0.0
@@ -258,8 +259,8 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""  # why the rotation cannot be worked on at all
 
 
-class SignerDoorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What new connections to the door of one signer met. ``since`` it shows the certificate with that SHA-256.
+class SignerListenerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What new connections to the listener of one signer met. ``since`` it shows the certificate with that SHA-256.
 
     ``proved_at`` is when it was last accepted, by the anchors of ``generation``.
     """
@@ -273,15 +274,20 @@ class SignerDoorReport(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
 
 
-class DoorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The last round of new connections to the signers' door, and how many it took."""
+class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The last round of new connections to the signers' listener, and how many it took."""
 
     computed: float = 0.0
     connections: int = 0
-    signers: list[SignerDoorReport] = []
+    signers: list[SignerListenerReport] = []
 
 
-class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
+class ControllerReport(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"proposals_stored": "proposals_kept", "listener": "door"},
+):
     """One controller process."""
 
     replica: str
@@ -301,8 +307,10 @@ class ControllerReport(msgspec.Struct, frozen=True, kw_only=True):
     proposals: list[Proposal] = []
     hub: str = ""  # this hub's identity
     dismissed: list[str] = []  # SHA-256 of roots that back ends name and an operator has dismissed
-    proposals_kept: bool = False  # each is in a document of its own as well: what this report says is a copy
+    proposals_stored: bool = (
+        False  # each is in a document of its own as well: what this report says is a copy
+    )
     proposals_problems: list[str] = []  # why what was found may not be all, or may not survive a restart
     write_refusals: int = 0
     rotation: RotationReport = RotationReport()
-    door: DoorReport = DoorReport()
+    listener: ListenerReport = ListenerReport()

@@ -38,7 +38,7 @@ HUB: Final = (
     "restore it from a backup; or remove it, and name the identity on the hub's objects (annotation "
     "federation-hub/hub) in controller.adopt_hubs, since another one is drawn"
 )
-WISH: Final = "ask for the operation again, and remove this one"
+PENDING_CHANGE: Final = "ask for the operation again, and remove this one"
 
 
 class StateDamaged(StateUnavailable):
@@ -56,7 +56,7 @@ def remedy_for(key: str) -> str:
         "pins": PINS,
         "signers": REPORT,
         "controllers": REPORT,
-        "operations": WISH,
+        "operations": PENDING_CHANGE,
         "proposals": FOUND,
     }.get(kind, RESTORE)
 

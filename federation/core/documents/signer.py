@@ -7,7 +7,7 @@ import msgspec
 from federation.core.documents.trust import Proposal
 
 
-class HorizonRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class ExpiryBound(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Until when (seconds since the epoch) a leaf so delivered can be valid, at the latest."""
 
     cluster: str
@@ -16,11 +16,11 @@ class HorizonRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     until: float
 
 
-class HorizonTable(msgspec.Struct, frozen=True, kw_only=True):
+class ExpiryBoundTable(msgspec.Struct, frozen=True, kw_only=True):
     """How far the leaves of one signer reach."""
 
     replica: str
-    rows: list[HorizonRow] = []
+    rows: list[ExpiryBound] = []
 
 
 class CallersOfCluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,12 @@ class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool = False  # configured no longer: once this signer is restarted, it has it no more
 
 
-class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadsReport(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"with_certificate": "holding", "never_requested": "never_asked"},
+):
     """The live pods of a cluster and the certificates that all signers have issued to them, as one signer knows them.
 
     The first fields are those of :class:`federation.core.trust.liveness.SignsOfLife`. ``sidecars`` are pods that have
@@ -114,7 +119,7 @@ class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     workloads: int | None = None
-    holding: int = 0
+    with_certificate: int = 0
     lapsed: int = 0
     ambient: int = 0
     known_from: float = 0.0
@@ -122,7 +127,7 @@ class WorkloadsReport(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = "it is not reported"
     sidecars: int | None = None
     asked: int = 0
-    never_asked: list[str] = []  # pods with a sidecar that have not, and had time to
+    never_requested: list[str] = []  # pods with a sidecar that have not, and had time to
     ended: list[str] = []  # pods whose certificate has ended
     lifetime: float = 0.0  # seconds that certificates for workloads live, on average
     first_end: float = 0.0  # when the first of the certificates that are known ends; 0: none is known
@@ -175,18 +180,28 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 0
 
 
-class TurnedAwayReport(msgspec.Struct, frozen=True, kw_only=True):
+class RejectedCallsReport(msgspec.Struct, frozen=True, kw_only=True, rename={"recent": "lately"}):
     """Calls or connections that ended before anyone was answerable for them, by reason.
 
     Since the start, and of late (ten minutes); ``addresses`` are those with most of late.
     """
 
     total: dict[str, int] = {}
-    lately: dict[str, int] = {}
+    recent: dict[str, int] = {}
     addresses: dict[str, int] = {}
 
 
-class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
+class SignerReport(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "not_applied": "unfollowed",
+        "directives": "orders",
+        "unattributed": "unplaced",
+        "rejected_calls": "turned_away",
+    },
+):
     """One signer process, written every few seconds; older than ``heartbeat`` times three means it is gone."""
 
     replica: str
@@ -203,17 +218,17 @@ class SignerReport(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str = ""
     authority: AuthorityReport | None = None
     successor: AuthorityReport | None = None
-    unfollowed: list[str] = []  # what the state holds by now and it does not follow, with why
+    not_applied: list[str] = []  # what the state holds by now and it does not follow, with why
     signs: str = ""  # SHA-256 of the intermediate that it signs with where no cluster is an exception
-    rotation: int = 0  # whose orders it follows
-    orders: str = ""  # the state of that rotation
+    rotation: int = 0  # whose directives it follows
+    directives: str = ""  # the state of that rotation
     serving_not_after: float = 0.0
-    serving_issuer: str = ""  # SHA-256 of the intermediate that issued the door's certificate
-    serving_pem: str = ""  # the chain that its door shows, leaf first: public
+    serving_issuer: str = ""  # SHA-256 of the intermediate that issued the listener's certificate
+    serving_pem: str = ""  # the chain that its listener shows, leaf first: public
     issued: int = 0
     clusters: dict[str, SignerClusterReport] = {}
-    unplaced: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
+    unattributed: RefusalsReport = RefusalsReport()  # callers that no registered cluster can be found for
     shared_keys: list[SharedTokenKey] = []
-    turned_away: TurnedAwayReport = TurnedAwayReport()
-    connections_refused: TurnedAwayReport = TurnedAwayReport()
+    rejected_calls: RejectedCallsReport = RejectedCallsReport()
+    connections_refused: RejectedCallsReport = RejectedCallsReport()
     latency: Histogram = Histogram()

@@ -208,7 +208,7 @@ def _restart_istiod(namespace: str, settings: IstioSettings) -> JoinFile:
 
 _EACH_POD: Final = r"""rest=$(mktemp)
 trap 'rm -f "$rest" "$rest.pods"' EXIT INT TERM
-# Of each pod whose proxy does not ask @DOOR@: its namespace, and what owns it.
+# Of each pod whose proxy does not ask @LISTENER@: its namespace, and what owns it.
 $KUBECTL get pods --all-namespaces -o 'go-template={{range .items}}
   {{- $proxy := ""}}{{$asks := ""}}{{$owner := "Pod"}}{{$name := .metadata.name}}
   {{- range .spec.initContainers}}{{if eq .name "istio-proxy"}}{{$proxy = .name}}
@@ -216,7 +216,7 @@ $KUBECTL get pods --all-namespaces -o 'go-template={{range .items}}
   {{- range .spec.containers}}{{if eq .name "istio-proxy"}}{{$proxy = .name}}
     {{- range .env}}{{if eq .name "CA_ADDR"}}{{$asks = .value}}{{end}}{{end}}{{end}}{{end}}
   {{- range .metadata.ownerReferences}}{{if .controller}}{{$owner = .kind}}{{$name = .name}}{{end}}{{end}}
-  {{- if and $proxy (ne $asks "@DOOR@")}}{{.metadata.namespace}} {{$owner}} {{$name}}{{"\n"}}{{end}}
+  {{- if and $proxy (ne $asks "@LISTENER@")}}{{.metadata.namespace}} {{$owner}} {{$name}}{{"\n"}}{{end}}
 {{- end}}' >"$rest.pods"
 while read -r space kind name; do
   if [ "$kind" = ReplicaSet ]; then
@@ -244,7 +244,9 @@ def _restart_pods(settings: IstioSettings) -> JoinFile:
         "every workload with a pod whose proxy does not ask the hub is restarted, one after the other. First give "
         "Istio the values beside this file: where a proxy asks is written into its pod when that is injected."
     )
-    return JoinFile("3-move/restart-pods.sh", _script(settings, why, _EACH_POD, door=settings.door), SCRIPT)
+    return JoinFile(
+        "3-move/restart-pods.sh", _script(settings, why, _EACH_POD, listener=settings.listener), SCRIPT
+    )
 
 
 _DELETE: Final = """\

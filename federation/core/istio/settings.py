@@ -62,7 +62,7 @@ class IstioSettings:
     """What one control plane of a cluster is to be set to. Made by :func:`settings_of`."""
 
     cluster: str
-    door: str  # host:port
+    listener: str  # host:port
     trust_domain: str
     cluster_id: str
     mesh_id: str
@@ -81,7 +81,7 @@ def settings_of(
     hub: HubConfig,
     cluster: ClusterConfig,
     *,
-    door: Address | None = None,
+    listener: Address | None = None,
     namespace: str = "",
     revision: str = "",
 ) -> IstioSettings:
@@ -96,7 +96,7 @@ def settings_of(
         )
     return IstioSettings(
         cluster=str(cluster.name),
-        door=str(_door(hub, cluster) if door is None else _checked_door(hub, door)),
+        listener=str(_listener(hub, cluster) if listener is None else _checked_listener(hub, listener)),
         trust_domain=str(hub.trust_domain),
         cluster_id=str(cluster.cluster_id),
         mesh_id=istio.mesh_id or str(hub.trust_domain),
@@ -111,28 +111,29 @@ def settings_of(
     )
 
 
-def _door(hub: HubConfig, cluster: ClusterConfig) -> Address:
+def _listener(hub: HubConfig, cluster: ClusterConfig) -> Address:
     """Names under ``.svc`` are resolved in the hub's own cluster alone, so they are for that one."""
-    if not hub.door.listen.port:
+    if not hub.listener.listen.port:
         raise InvalidValue(
-            "door.listen has no fixed port", remedy="name the door as workloads reach it: --door HOST:PORT"
+            "listener.listen has no fixed port",
+            remedy="name the listener as workloads reach it: --listener HOST:PORT",
         )
     own = cluster.signer.in_cluster or cluster.controller.in_cluster
-    names = sorted(hub.door.server_names, key=lambda name: _is_cluster_local(name) != own)
-    return Address(names[0], hub.door.listen.port)
+    names = sorted(hub.listener.server_names, key=lambda name: _is_cluster_local(name) != own)
+    return Address(names[0], hub.listener.listen.port)
 
 
 def _is_cluster_local(name: str) -> bool:
     return name.endswith(".svc") or ".svc." in name
 
 
-def _checked_door(hub: HubConfig, door: Address) -> Address:
-    if door.host not in hub.door.server_names:
+def _checked_listener(hub: HubConfig, listener: Address) -> Address:
+    if listener.host not in hub.listener.server_names:
         raise InvalidValue(
-            f"{door.host} is not in the door's certificate, so no agent would accept it",
-            remedy=f"add it to door.server_names, or use one of {', '.join(hub.door.server_names)}",
+            f"{listener.host} is not in the listener's certificate, so no agent would accept it",
+            remedy=f"add it to listener.server_names, or use one of {', '.join(hub.listener.server_names)}",
         )
-    return door
+    return listener
 
 
 def _chosen(given: str, configured: tuple[str, ...], what: str, otherwise: str) -> str:
@@ -190,8 +191,9 @@ def _global(s: IstioSettings) -> dict[str, Node]:
     if s.namespace != DEFAULT_NAMESPACE:
         values["istioNamespace"] = Noted(s.namespace, "Where istiod runs.")
     values["caAddress"] = Noted(
-        s.door,
-        "Where sidecars and gateways have their certificates signed: the hub's door, by a name that its certificate "
+        s.listener,
+        "Where sidecars and gateways have their certificates signed: the hub's listener, by a name that its "
+        "certificate "
         "has. It is written into a pod when it is injected, so pods that run already have to be restarted.",
     )
     values["multiCluster"] = {
@@ -274,8 +276,8 @@ def _ztunnel(s: IstioSettings, account: ServiceAccountRef) -> dict[str, Node]:
     if s.namespace != DEFAULT_NAMESPACE:
         values["istioNamespace"] = Noted(s.namespace, "Where that istiod runs.")
     values["caAddress"] = Noted(
-        s.door,
-        "The hub's door again: ztunnel has settings of its own, and asks istiod where this is not set.",
+        s.listener,
+        "The hub's listener again: ztunnel has settings of its own, and asks istiod where this is not set.",
     )
     values["multiCluster"] = {
         "clusterName": Noted(s.cluster_id, "As for istiod: cluster_id in the hub's configuration.")

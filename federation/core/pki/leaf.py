@@ -56,7 +56,7 @@ class LeafProfile(Enum):
     """Mutual TLS both ways, as every workload of a mesh needs."""
 
     SERVING = der.sequence(_SERVER_AUTH)
-    """A server and nothing else, so that its key can never speak as a client: the hub's door, istiod."""
+    """A server and nothing else, so that its key can never speak as a client: the hub's listener, istiod."""
 
 
 @dataclass(frozen=True, slots=True)

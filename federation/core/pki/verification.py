@@ -137,7 +137,7 @@ _REMEDIES: Final = {
     "key_usage": "issue it with the key usage keyCertSign",
     "extended_key_usage": "issue it without extended key usages, or with serverAuth and clientAuth",
     "name_constraints": "issue it with name constraints on DNS names, IP addresses and URIs alone that permit every"
-    " name above, or name the door (door.server_names) as they permit",
+    " name above, or name the listener (listener.server_names) as they permit",
     "critical_extension": "issue it without that extension, or not as critical",
     "uncommon_form": "issue the certificate that is named again without what the text says",
     "no_subject": "issue it with a subject",

@@ -34,7 +34,7 @@ The rules, each held by a gate (``gates.py``) or by what is computed from the re
 
 What the rules rest on is kept by others, and shown with them in the tests: the controller observes the world only
 after everything that follows from the record is persisted; a signer persists a bound before it delivers, and then
-reads the orders and what is in force once more before anything is delivered by that bound.
+reads the directives and what is in force once more before anything is delivered by that bound.
 
 ``record.py`` holds the values and how a transition is recorded, ``world.py`` what is observed, ``conditions.py`` the
 single conditions and ``gates.py`` what they open (with the gate of an anchor that leaves without a rotation),

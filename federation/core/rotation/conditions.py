@@ -31,19 +31,19 @@ from typing import Final
 
 from msgspec.structs import replace as replace_field
 
-from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationBook, Side, State
+from federation.core.rotation.record import Condition, OperationRefused, Rotation, RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, UNKNOWN_ISSUER, alive
-from federation.core.trust.liveness import judge
+from federation.core.trust.liveness import assess
 
 NOT_REGISTERED: Final = "it is not registered any more, and others still talk to its workloads"
 NOT_KNOWN: Final = "a table that cannot be read may hold some, and others still talk to their workloads"
 
 
-def consumers(book: RotationBook, world: World) -> Iterator[tuple[str, ClusterFacts]]:
+def consumers(record: RotationRecord, world: World) -> Iterator[tuple[str, ClusterFacts]]:
     """The registered clusters that are not quarantined: those that a gate waits for."""
     for name, facts in sorted(world.clusters.items()):
-        if name not in book.quarantined:
+        if name not in record.quarantined:
             yield name, facts
 
 
@@ -73,7 +73,7 @@ def leaves_without(roots: frozenset[str], world: World) -> Mapping[str, Mapping[
     A generation that is not known lacks everything.
     """
     late: dict[str, dict[int, float]] = {}
-    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, until in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         if roots <= world.generations.get(delivered.generation, frozenset()):
             continue
         of_cluster = late.setdefault(delivered.cluster, {})
@@ -101,10 +101,10 @@ def delivered_with(
 
 
 def delivered_in_removed(
-    book: RotationBook, world: World, roots: frozenset[str], late: Mapping[str, Mapping[int, float]]
+    record: RotationRecord, world: World, roots: frozenset[str], late: Mapping[str, Mapping[int, float]]
 ) -> Iterator[Condition]:
     """The same for clusters that are not registered any more, but for those that were quarantined before."""
-    for name in sorted(late.keys() - world.clusters.keys() - book.quarantined.keys()):
+    for name in sorted(late.keys() - world.clusters.keys() - record.quarantined.keys()):
         why = NOT_REGISTERED if name != ANY_REMOVED else NOT_KNOWN
         for condition in delivered_with(name, roots, late):
             yield replace_field(condition, detail=f"{why}; {condition.detail}")
@@ -147,7 +147,7 @@ def met(name: str, detail: str, cluster: str = "") -> Condition:
 
 
 def unmet(name: str, detail: str, cluster: str = "", until: float = 0.0) -> Condition:
-    """A condition that does not hold, and may from ``until`` on (0: that cannot be told)."""
+    """A condition that does not hold, and may from ``until`` on (0: that cannot be determined)."""
     return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
 
 
@@ -387,7 +387,7 @@ def _not_read(plane: ControlPlane, world: World, since: float) -> str:
 MOST_REFUSED: Final = 10  # processes that are named one by one
 
 
-def configuration(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+def configuration(_: RotationRecord, __: Rotation, world: World) -> Iterator[Condition]:
     """No process refuses its newest configuration: a step is not taken on what the operators no longer want."""
     yield from accepted_configuration(world)
 
@@ -400,7 +400,7 @@ def accepted_configuration(world: World) -> Iterator[Condition]:
         yield met("configuration", "every process runs the newest configuration that it was given")
 
 
-def pinned(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def pinned(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """The configuration pins the new root: an operator who has taken its pin out does not want it signed under."""
     if rotation.new.root in world.pins:
         yield met("pinned", f"the configuration pins {shas({rotation.new.root})}")
@@ -409,7 +409,7 @@ def pinned(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condit
         yield unmet("pinned", detail)
 
 
-def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def validated(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """The new authority was found good, and a signature of it verified."""
     if world.validated:
         yield unmet("validated", world.validated)
@@ -417,7 +417,7 @@ def validated(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Con
         yield met("validated", f"{rotation.new.subject or rotation.new.intermediate[:16]} may sign and does")
 
 
-def capacity(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+def capacity(_: RotationRecord, __: Rotation, world: World) -> Iterator[Condition]:
     """The back end of the new authority can carry the renewals that the rotation will ask of it."""
     asked, quota = world.capacity.rate, world.capacity.quota
     known_from = world.capacity.known_from
@@ -434,71 +434,71 @@ def capacity(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]
         yield met("capacity", f"renewals ask for {asked:.1f} certificates a second {allowed}")
 
 
-def in_force_both(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def in_force_both(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What is delivered from now on holds both roots."""
     yield in_force(frozenset({rotation.old.root, rotation.new.root}), world)
 
 
-def held_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def both_roots_published(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every namespace was read back to hold both roots."""
     roots = frozenset({rotation.old.root, rotation.new.root})
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         yield held(name, facts, roots, world, since=rotation.since)
 
 
-def leaves_with_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def leaves_with_both(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every unexpired leaf was delivered with both roots."""
     roots = frozenset({rotation.old.root, rotation.new.root})
     late = leaves_without(roots, world)
-    for name, _ in consumers(book, world):
+    for name, _ in consumers(record, world):
         yield from delivered_with(name, roots, late)
-    yield from delivered_in_removed(book, world, roots, late)
+    yield from delivered_in_removed(record, world, roots, late)
 
 
-def none_earlier(book: RotationBook, _: Rotation, world: World) -> Iterator[Condition]:
+def none_earlier(record: RotationRecord, _: Rotation, world: World) -> Iterator[Condition]:
     """No leaf from before the hub is alive where a gate waits: it would not trust the new root."""
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         yield earlier(name, facts, world)
-    yield from earlier_in_removed(world, without=frozenset(book.quarantined))
+    yield from earlier_in_removed(world, without=frozenset(record.quarantined))
 
 
-def istiods_trust_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def istiods_trust_both(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every istiod's ca.crt holds both roots, before its certificate is re-signed under the new one."""
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         yield from istiod_trust(name, facts, Wanted.both(rotation), world)
 
 
-def webhooks_with_both(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def webhooks_with_both(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """kube-apiserver verifies every istiod by both roots, before its certificate is re-signed under the new one."""
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         yield from webhooks(name, facts, Wanted.both(rotation), world)
 
 
-def istiods_trust_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def istiods_trust_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every istiod's ca.crt holds the root that stays, before the other is removed."""
-    for name, facts in _before_removal(book, rotation, world):
+    for name, facts in _before_removal(record, rotation, world):
         yield from istiod_trust(name, facts, _staying(rotation), world)
 
 
-def istiods_of_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def istiods_of_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every istiod's certificate is of the side that stays, before the other is removed."""
     side = rotation.old if rotation.state is State.ABORTING else rotation.new
-    for name, facts in _before_removal(book, rotation, world):
+    for name, facts in _before_removal(record, rotation, world):
         yield from istiod_issuer(name, facts, side, world, since=rotation.since)
 
 
-def webhooks_with_staying(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def webhooks_with_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """kube-apiserver verifies every istiod by the root that stays, before the other is removed."""
-    for name, facts in _before_removal(book, rotation, world):
+    for name, facts in _before_removal(record, rotation, world):
         yield from webhooks(name, facts, _staying(rotation), world)
 
 
 def _before_removal(
-    book: RotationBook, rotation: Rotation, world: World
+    record: RotationRecord, rotation: Rotation, world: World
 ) -> Iterator[tuple[str, ClusterFacts]]:
     """The clusters to wait for; none once an abort has removed its root, which is then only observed."""
     if not (rotation.state is State.ABORTING and rotation.wave):
-        yield from consumers(book, world)
+        yield from consumers(record, world)
 
 
 def _staying(rotation: Rotation) -> Wanted:
@@ -507,22 +507,22 @@ def _staying(rotation: Rotation) -> Wanted:
     return Wanted.only(rotation.new, rotation.old, since=rotation.since)
 
 
-def soaked(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def soaked(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Everything else has held for the soak time without a break."""
-    if not rotation.held_since:
+    if not rotation.conditions_met_since:
         yield unmet("soak", f"everything else has to hold for {rotation.soak:.0f} s without a break")
         return
-    until = rotation.held_since + rotation.soak
+    until = rotation.conditions_met_since + rotation.soak
     if until > world.now:
-        yield unmet("soak", f"it has held since {time_of(rotation.held_since)}", until=until)
+        yield unmet("soak", f"it has held since {time_of(rotation.conditions_met_since)}", until=until)
     else:
-        yield met("soak", f"it has held since {time_of(rotation.held_since)}")
+        yield met("soak", f"it has held since {time_of(rotation.conditions_met_since)}")
 
 
-def signers_ready(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Every signer that is heard of can sign with the new intermediate: one that cannot issues nothing."""
+def signers_ready(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every signer that is live can sign with the new intermediate: one that cannot issues nothing."""
     if not world.signers:
-        yield unmet("signers", "no signer is heard of")
+        yield unmet("signers", "no signer is live")
     for replica, facts in sorted(world.signers.items()):
         if rotation.new.intermediate in facts.ready_with:
             yield met("signers", f"{replica} is ready to sign with the new intermediate")
@@ -531,46 +531,46 @@ def signers_ready(_: RotationBook, rotation: Rotation, world: World) -> Iterator
             yield unmet("signers", f"{replica} is not ready to sign with the new intermediate: {why}")
 
 
-def orders_followed(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Every signer that is heard of has seen the orders of this state."""
+def directives_followed(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every signer that is live has seen the directives of this state."""
     if not world.signers:
-        yield unmet("orders", "no signer is heard of")
+        yield unmet("directives", "no signer is live")
     for replica, facts in sorted(world.signers.items()):
         if (facts.rotation, facts.state) == (rotation.number, rotation.state.value):
-            yield met("orders", f"{replica} follows {rotation.state.value}")
+            yield met("directives", f"{replica} follows {rotation.state.value}")
         else:
-            yield unmet("orders", f"{replica} does not follow {rotation.state.value} yet")
+            yield unmet("directives", f"{replica} does not follow {rotation.state.value} yet")
 
 
-def doors_open(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """New connections to every signer's door were accepted since this state began, by the anchors in force.
+def listeners_open(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """New connections to every signer's listener were accepted since this state began, by the anchors in force.
 
-    The certificate of the door is of the side that signs. Callers that are connected do not notice one that new ones
-    refuse; whoever starts or reconnects would get nothing.
+    The certificate of the listener is of the side that signs. Callers that are connected do not notice one that new
+    ones refuse; whoever starts or reconnects would get nothing.
     """
     if not world.signers:
-        yield unmet("door", "no signer is heard of")
+        yield unmet("listener", "no signer is live")
     for replica, facts in sorted(world.signers.items()):
-        at = facts.door_proved_at
+        at = facts.listener_proved_at
         if not at:
-            yield unmet("door", f"the door of {replica} is not proved: {facts.door_detail}")
-        elif at <= rotation.since or facts.door_generation != world.in_force:
+            yield unmet("listener", f"the listener of {replica} is not proved: {facts.listener_detail}")
+        elif at <= rotation.since or facts.listener_generation != world.in_force:
             yield unmet(
-                "door",
-                f"the door of {replica} was not proved with what is in force since {time_of(rotation.since)}",
+                "listener",
+                f"the listener of {replica} was not proved with what is in force since {time_of(rotation.since)}",
             )
         elif world.now - at > world.fresh:
-            yield unmet("door", f"the door of {replica} was proved {world.now - at:.0f} s ago")
+            yield unmet("listener", f"the listener of {replica} was proved {world.now - at:.0f} s ago")
         else:
-            yield met("door", f"new connections accept the door of {replica}")
+            yield met("listener", f"new connections accept the listener of {replica}")
 
 
-def green(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def green(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """Every ordered pair of clusters that are not quarantined has validated since this state began.
 
     Where a root is removed it has to be with what is there since: a proof may be made between the two.
     """
-    names = [name for name, _ in consumers(book, world)]
+    names = [name for name, _ in consumers(record, world)]
     bad = 0
     for client in names:
         for server in names:
@@ -597,9 +597,9 @@ def _pair_problem(client: str, server: str, rotation: Rotation, world: World) ->
     return "" if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
 
 
-def new_in_use(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def new_in_use(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What was proved was proved with the new intermediate, where it is meant to sign."""
-    names = [name for name, _ in consumers(book, world)]
+    names = [name for name, _ in consumers(record, world)]
     meant = [name for name in names if rotation.state is not State.CANARY or name in rotation.canary]
     if not meant and rotation.state is State.CANARY:
         yield unmet("new_in_use", "no canary is left that could show it")
@@ -619,7 +619,7 @@ def new_in_use(book: RotationBook, rotation: Rotation, world: World) -> Iterator
         yield met("new_in_use", "the proof was made with leaves of the new intermediate")
 
 
-def drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def drained(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """No unexpired leaf needs the old side (the gate G2); of an issuer that is not known, it might."""
     yield from _no_leaf(world, lambda issuer: needs_old(rotation, issuer), "drained")
 
@@ -636,14 +636,14 @@ def needs_new(rotation: Rotation, issuer: str) -> bool:
     return issuer in {rotation.new.intermediate, UNKNOWN_ISSUER}
 
 
-def new_drained(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def new_drained(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """No unexpired leaf needs the new side: the gate out of ABORTING."""
     yield from _no_leaf(world, lambda issuer: needs_new(rotation, issuer), "new_drained")
 
 
 def _no_leaf(world: World, needs: Callable[[str], bool], name: str) -> Iterator[Condition]:
     late: dict[str, float] = {}
-    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, until in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         if needs(delivered.issuer):
             late[delivered.cluster] = max(until + world.skew, late.get(delivered.cluster, 0.0))
     for cluster, until in sorted(late.items()):
@@ -652,25 +652,25 @@ def _no_leaf(world: World, needs: Callable[[str], bool], name: str) -> Iterator[
         yield met(name, "no leaf alive needs it")
 
 
-def none_earlier_anywhere(_: RotationBook, __: Rotation, world: World) -> Iterator[Condition]:
+def none_earlier_anywhere(_: RotationRecord, __: Rotation, world: World) -> Iterator[Condition]:
     """Leaves from before the hub may need the old root, in a quarantined cluster as well."""
     for name, facts in sorted(world.clusters.items()):
         yield earlier(name, facts, world)
     yield from earlier_in_removed(world)
 
 
-def none_earlier_before_removal(_: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def none_earlier_before_removal(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """They may need the new root as well, where it is the own root of a cluster that joined."""
     if rotation.changes_root and not rotation.wave:
         yield from none_earlier_anywhere(_, rotation, world)
 
 
-def observed(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def observed(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What was meant for each cluster so far was read back there."""
     if rotation.state is State.ABORTING and not rotation.wave:
         return  # nothing is removed yet
     waiting = waits_for_its_wave(rotation)
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         if name in waiting:
             continue
         fresh = world.now - facts.read_back_at <= world.fresh and facts.read_back_at > rotation.since
@@ -688,15 +688,15 @@ def waits_for_its_wave(rotation: Rotation) -> frozenset[str]:
     return frozenset(name for wave in rotation.waves[rotation.wave :] for name in wave)
 
 
-def left_for_good(book: RotationBook, side: Side) -> bool:
+def left_for_good(record: RotationRecord, side: Side) -> bool:
     """Whether an emergency was declared against its root or its intermediate."""
-    return not {side.root, side.intermediate}.isdisjoint(book.compromised)
+    return not {side.root, side.intermediate}.isdisjoint(record.compromised)
 
 
 def require_able(side: Side, which: str, world: World, *, lasting: bool = False) -> list[Condition]:
-    """The evidence that every signer heard of can sign with that side; ``which`` is its name in the rotation.
+    """The evidence that every signer seen can sign with that side; ``which`` is its name in the rotation.
 
-    One that cannot would issue nothing from then on: orders forbid it every other. ``lasting`` asks as well that it
+    One that cannot would issue nothing from then on: directives forbid it every other. ``lasting`` asks as well that it
     still could once it is restarted. Raises OperationRefused.
     """
     found = [
@@ -705,7 +705,7 @@ def require_able(side: Side, which: str, world: World, *, lasting: bool = False)
         else _able(replica, facts.ready_with, side, which)
         for replica, facts in sorted(world.signers.items())
     ]
-    for condition in found or [unmet("signers", "no signer is heard of")]:
+    for condition in found or [unmet("signers", "no signer is live")]:
         if not condition.met:
             raise OperationRefused(
                 f"nothing would be issued any more where the {which} authority is to sign: {condition.detail}",
@@ -730,7 +730,7 @@ def _able(replica: str, ready_with: frozenset[str], side: Side, which: str) -> C
     return unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")
 
 
-def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def renewing(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """At least half of the workloads of each cluster hold a certificate that has not ended, or it has none.
 
     Together with the drain these certificates are of the side that stays. An abort asks before its removal alone:
@@ -738,13 +738,13 @@ def renewing(book: RotationBook, rotation: Rotation, world: World) -> Iterator[C
     """
     if rotation.state is State.ABORTING and rotation.wave:
         return
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         yield alive_in(name, facts, world, condition="alive")
 
 
 def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
     """Whether one cluster's workloads get certificates, as a condition of that name."""
-    found = judge(facts.life, world.now)
+    found = assess(facts.life, world.now)
     if found.fine:
         return met(condition, found.detail, name)
     until = f"; more is known at {time_of(found.until)}" if found.until else ""

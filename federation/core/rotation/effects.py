@@ -1,4 +1,4 @@
-"""What follows from the record: bundles, orders for signers, and what an emergency will cost. Pure.
+"""What follows from the record: bundles, directives for signers, and what an emergency will cost. Pure.
 
 It is the same after every restart.
 
@@ -27,7 +27,7 @@ from federation.core.rotation.conditions import (
     waits_for_its_wave,
     webhook_problem,
 )
-from federation.core.rotation.record import AT_REST, SIGNS_WITH_NEW, Rotation, RotationBook, Side, State
+from federation.core.rotation.record import AT_REST, SIGNS_WITH_NEW, Rotation, RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, alive
 
@@ -38,134 +38,135 @@ MOST_LEFT: Final = 200
 """Intermediates remembered as left; the latest. Each took a rotation, so that this is decades."""
 
 
-def signing_side(book: RotationBook) -> Side | None:
+def signing_side(record: RotationRecord) -> Side | None:
     """The authority in force at rest; while a rotation is under way, the one that it leaves.
 
     None where none is recorded: before signers were first seen to sign, or by a release that recorded none.
     """
-    rotation = book.under_way
-    return book.signing if rotation is None else rotation.old
+    rotation = record.under_way
+    return record.signing if rotation is None else rotation.old
 
 
-def preferred_side(book: RotationBook) -> Side | None:
+def preferred_side(record: RotationRecord) -> Side | None:
     """What is to sign at rest where it can: the authority in force, else the one that the last rotation ended with."""
-    return book.signing or _outcome(book)
+    return record.signing or _outcome(record)
 
 
-def left_behind(book: RotationBook) -> list[str]:
+def left_behind(record: RotationRecord) -> list[str]:
     """The intermediates (SHA-256) that rotations have led away from, but for the one in force."""
-    rotation, side = book.rotation, preferred_side(book)
+    rotation, side = record.rotation, preferred_side(record)
     last = {rotation.old.intermediate, rotation.new.intermediate} if rotation is not None else set[str]()
-    found = [*book.left, *sorted(last - {*book.left})]
+    found = [*record.left, *sorted(last - {*record.left})]
     return [sha256 for sha256 in found if side is None or sha256 != side.intermediate][-MOST_LEFT:]
 
 
-def settled(book: RotationBook) -> RotationBook:
+def settled(record: RotationRecord) -> RotationRecord:
     """The book of a rotation that has just ended: the side that it ended with is in force, the other is left."""
-    side = _outcome(book)
+    side = _outcome(record)
     if side is None:
-        return book
-    book = replace(book, signing=side)
-    return replace(book, left=left_behind(book))
+        return record
+    record = replace(record, signing=side)
+    return replace(record, left=left_behind(record))
 
 
 def note_signing(
-    book: RotationBook, signing: Mapping[str, Side], alive: Collection[str]
-) -> tuple[RotationBook, str]:
+    record: RotationRecord, signing: Mapping[str, Side], alive: Collection[str]
+) -> tuple[RotationRecord, str]:
     """The book with what signers were seen to sign with at rest, and why that could not be noted (empty: it could).
 
-    ``signing`` is the side that each signer which is heard of signs with; ``alive`` are the issuers (SHA-256) of
+    ``signing`` is the side that each signer which is live signs with; ``alive`` are the issuers (SHA-256) of
     leaves that may be alive. What is in force is recorded once, when all agree. Where that is not what the last
     rotation ended with, no leaf of another issuer may be alive: else an authority that was exchanged while nobody
     looked would become the one in force. After that only another intermediate under the same root is noted.
     """
     sides = {side.intermediate: side for side in signing.values()}
-    if book.under_way is not None or not sides:
-        return book, ""
+    if record.under_way is not None or not sides:
+        return record, ""
     if len(sides) > 1:
         named = ", ".join(sorted(f"{side.subject or side.intermediate[:16]}" for side in sides.values()))
-        return book, f"signers sign with different authorities: {named}"
+        return record, f"signers sign with different authorities: {named}"
     (side,) = sides.values()
-    held = book.signing
+    held = record.signing
     if held is None:
-        ended_with = _outcome(book)
+        ended_with = _outcome(record)
         others = sorted({*alive} - {side.intermediate, UNKNOWN_ISSUER})
         expected = ended_with is not None and side.intermediate == ended_with.intermediate
         if others and not expected:
-            return book, (
+            return record, (
                 f"leaves of {others[0][:16]} are alive, and signers sign with {side.subject or side.intermediate[:16]}"
             )
-        book = replace(book, signing=side)
-        return replace(book, left=left_behind(book)), ""
-    barred = side.intermediate in book.left or side.intermediate in book.compromised
+        record = replace(record, signing=side)
+        return replace(record, left=left_behind(record)), ""
+    barred = side.intermediate in record.left or side.intermediate in record.compromised
     if side.intermediate == held.intermediate or side.root != held.root or barred:
-        return book, ""
-    return replace(book, signing=side), ""
+        return record, ""
+    return replace(record, signing=side), ""
 
 
 def note_renewal(
-    book: RotationBook, offered: Mapping[str, Collection[Side]], ready_with: Collection[str]
-) -> RotationBook:
+    record: RotationRecord, offered: Mapping[str, Collection[Side]], ready_with: Collection[str]
+) -> RotationRecord:
     """The book where the intermediate that a rotation has sign was renewed, and no signer has the former one any more.
 
-    ``offered`` are the sides that each signer which is heard of could sign with, ``ready_with`` the intermediates
+    ``offered`` are the sides that each signer which is live could sign with, ``ready_with`` the intermediates
     (SHA-256) of all of them. A running signer keeps what it has, so this is for signers that were restarted, or whose
     intermediate has ended: where none has the one that is ordered, and all have the same other one under the same root,
     nothing would be issued any more until the rotation has ended. As at rest the root is what every consumer trusts.
     What may sign changes after it is recorded, so the gates reckon with its leaves; the former one is left.
 
-    Where both sides are under one root it has to bear the name of the side, or it could not be told which it renews.
+    Where both sides are under one root it has to bear the name of the side, or it could not be determined which it
+    renews.
     """
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None or not offered or UNKNOWN_ISSUER in ready_with:
-        return book
+        return record
     for place in ("new", "old"):
         side: Side = getattr(rotation, place)
-        if not _is_ordered(rotation, place) or side.intermediate in ready_with:
+        if not _is_directed(rotation, place) or side.intermediate in ready_with:
             continue
         renewed = [
-            {other for other in sides if _renews(other, side, rotation, book)} for sides in offered.values()
+            {other for other in sides if _renews(other, side, rotation, record)} for sides in offered.values()
         ]
         agreed = set.intersection(*renewed)
         if len(agreed) != 1:
             continue
-        left = [*book.left, *([side.intermediate] if side.intermediate not in book.left else [])]
+        left = [*record.left, *([side.intermediate] if side.intermediate not in record.left else [])]
         changed = replace(rotation, **{place: agreed.pop()})
-        book = replace(book, rotation=changed, left=left[-MOST_LEFT:])
-        return replace(book, signing=changed.old) if book.signing == rotation.old else book
-    return book
+        record = replace(record, rotation=changed, left=left[-MOST_LEFT:])
+        return replace(record, signing=changed.old) if record.signing == rotation.old else record
+    return record
 
 
-def _is_ordered(rotation: Rotation, place: str) -> bool:
+def _is_directed(rotation: Rotation, place: str) -> bool:
     """Whether that side signs somewhere in the present state."""
     if rotation.state in SIGNS_WITH_NEW:
         return place == "new"
     return place == "old" or rotation.state is State.CANARY
 
 
-def _renews(other: Side, side: Side, rotation: Rotation, book: RotationBook) -> bool:
+def _renews(other: Side, side: Side, rotation: Rotation, record: RotationRecord) -> bool:
     """Whether it is another intermediate in the place of that side, and may be."""
     sides = {rotation.old.intermediate, rotation.new.intermediate}
-    barred = sides | {*book.left, *book.compromised}
-    if other.root != side.root or other.root in book.compromised or other.intermediate in barred:
+    barred = sides | {*record.left, *record.compromised}
+    if other.root != side.root or other.root in record.compromised or other.intermediate in barred:
         return False
     return rotation.changes_root or (bool(side.subject) and other.subject == side.subject)
 
 
-def _outcome(book: RotationBook) -> Side | None:
+def _outcome(record: RotationRecord) -> Side | None:
     """The side that signs after the last rotation; None where none has ended."""
-    rotation = book.rotation
+    rotation = record.rotation
     if rotation is None or rotation.state not in AT_REST:
         return None
     return rotation.new if rotation.state is State.RETIRED else rotation.old
 
 
-class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What signers are to do, by the record: persisted for them under ``orders``.
+class SigningDirectives(msgspec.Struct, frozen=True, kw_only=True):
+    """What signers are to do, by the record: persisted for them under ``directives``.
 
     ``issuer`` is the intermediate (SHA-256) to sign with, empty where it is not known what is in force; ``clusters``
     are exceptions from it. ``strict`` forbids any other one: a signer that lacks it issues nothing. ``root`` is the
-    root above ``issuer``, at rest: another intermediate under it may sign as well, as long as it is none of those
+    root above ``issuer``, at rest: another intermediate under it may sign as well, while it is none of those
     ``left`` (SHA-256); nothing else may (:meth:`permit`). ``forbidden`` are roots and intermediates (SHA-256) that are
     never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
     is in seconds, 0 for none. ``revision`` is that of the record that they follow from. ``ahead`` are clusters that
@@ -221,26 +222,26 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         return self.clusters.get(cluster, self.issuer)
 
 
-def orders_of(book: RotationBook) -> Orders:
-    """The orders that follow from the record."""
-    rotation = book.rotation
-    given = Orders(
+def signing_directives(record: RotationRecord) -> SigningDirectives:
+    """The directives that follow from the record."""
+    rotation = record.rotation
+    given = SigningDirectives(
         rotation=rotation.number if rotation is not None else 0,
         state=rotation.state.value if rotation is not None else "",
-        forbidden=book.compromised,
-        stopped={name: quarantine.reason for name, quarantine in sorted(book.quarantined.items())},
-        revision=book.revision,
+        forbidden=record.compromised,
+        stopped={name: quarantine.reason for name, quarantine in sorted(record.quarantined.items())},
+        revision=record.revision,
     )
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None:
-        side = preferred_side(book)
+        side = preferred_side(record)
         if side is None:
             return given
-        if book.signing is None:
+        if record.signing is None:
             return replace(
                 given, issuer=side.intermediate
             )  # what signs now may be another one: it is not recorded
-        return replace(given, issuer=side.intermediate, root=side.root, left=left_behind(book))
+        return replace(given, issuer=side.intermediate, root=side.root, left=left_behind(record))
     new = rotation.new.intermediate
     return replace(
         given,
@@ -252,7 +253,7 @@ def orders_of(book: RotationBook) -> Orders:
 
 
 def published(
-    book: RotationBook,
+    record: RotationRecord,
     pins: frozenset[str],
     staged: frozenset[str],
     in_force: frozenset[str] = frozenset(),
@@ -265,9 +266,9 @@ def published(
     A rotation takes away the old root in the end, and when it is aborted what it has brought itself: a root
     that is pinned for other reasons as well was published before, and stays.
     """
-    wanted = pins - (staged - frozenset(book.admitted))
-    roots = (wanted | frozenset(book.unpinned) | in_force) - removed(book)
-    rotation = book.under_way
+    wanted = pins - (staged - frozenset(record.admitted))
+    roots = (wanted | frozenset(record.unpinned) | in_force) - removed(record)
+    rotation = record.under_way
     if rotation is None or not rotation.changes_root:
         return roots
     match rotation.state:
@@ -283,14 +284,14 @@ def published(
             return roots | (frozenset({rotation.old.root, rotation.new.root}) & pins)
 
 
-def removed(book: RotationBook) -> frozenset[str]:
+def removed(record: RotationRecord) -> frozenset[str]:
     """The roots that the record has taken out of the bundle, though they may be pinned or still be held somewhere."""
-    return frozenset(book.retired) | frozenset(book.withdrawn)
+    return frozenset(record.retired) | frozenset(record.withdrawn)
 
 
-def kept_behind(book: RotationBook) -> frozenset[str]:
+def clusters_behind(record: RotationRecord) -> frozenset[str]:
     """Clusters that keep the generation before the newest: their wave has not come yet."""
-    rotation = book.under_way
+    rotation = record.under_way
     return waits_for_its_wave(rotation) if rotation is not None else frozenset()
 
 
@@ -350,7 +351,7 @@ def losses(rotation: Rotation, world: World, *, at: float, leaving_new: bool = F
         note(name, what, world.now, 0.0)
     if not rotation.changes_root:
         return _sorted(found.values())
-    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, until in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         ends = until + world.skew
         if needs_old(rotation, delivered.issuer) and ends > at:
             note(
@@ -389,7 +390,7 @@ def losses_without(
     def below(issuer: str) -> bool:
         return roots.get(issuer, sha256) == sha256
 
-    for delivered, until in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, until in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         if below(delivered.issuer):
             note(delivered.cluster, "its leaves below it are refused by others", until + world.skew)
     unable = [
@@ -397,12 +398,16 @@ def losses_without(
         for replica, facts in sorted(world.signers.items())
         if (below(signing) if signing else facts.ready_with and all(map(below, facts.ready_with)))
     ]
-    doors = [replica for replica, facts in sorted(world.signers.items()) if facts.door and below(facts.door)]
+    listeners = [
+        replica
+        for replica, facts in sorted(world.signers.items())
+        if facts.listener and below(facts.listener)
+    ]
     for name, facts in sorted(world.clusters.items()):
         if unable:
             note(name, f"nothing is issued any more: signers sign below it: {_named(unable)}", 0.0)
-        if doors:
-            note(name, f"workloads may refuse the doors of {_named(doors)}", 0.0)
+        if listeners:
+            note(name, f"workloads may refuse the listeners of {_named(listeners)}", 0.0)
         ends = facts.unknown_until + world.skew if facts.unknown_until else 0.0
         if (name in clusters or not clusters) and (facts.own_issues or ends > world.now):
             what = "its leaves from before the hub may be refused by others"

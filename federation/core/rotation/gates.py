@@ -53,13 +53,13 @@ from federation.core.rotation.conditions import (
     webhooks,
     webhooks_settled,
 )
-from federation.core.rotation.effects import kept_behind, published, removed, signing_side
+from federation.core.rotation.effects import clusters_behind, published, removed, signing_side
 from federation.core.rotation.record import (
     Condition,
     Departure,
     OperationRefused,
     Rotation,
-    RotationBook,
+    RotationRecord,
     State,
     Unpinned,
     bounded,
@@ -69,9 +69,9 @@ from federation.core.rotation.world import World
 from federation.core.trust.expiry_bounds import alive
 
 
-def enacted(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Condition]:
+def enacted(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What is in force holds of both roots what it is to hold, and no cluster is kept behind without need."""
-    found = list(_problems(book, rotation, world))
+    found = list(_problems(record, rotation, world))
     why = f": {world.unwritten}" if world.unwritten else ""
     for problem, cluster in found:
         yield unmet("enacted", f"{problem}{why}", cluster)
@@ -81,7 +81,7 @@ def enacted(book: RotationBook, rotation: Rotation, world: World) -> Iterator[Co
         )
 
 
-def _problems(book: RotationBook, rotation: Rotation, world: World) -> Iterator[tuple[str, str]]:
+def _problems(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[tuple[str, str]]:
     """What is in the way, with the cluster that it is about."""
     both = frozenset({rotation.old.root, rotation.new.root})
     staying = rotation.old.root if rotation.state is State.ABORTING else rotation.new.root
@@ -91,7 +91,7 @@ def _problems(book: RotationBook, rotation: Rotation, world: World) -> Iterator[
     if holds is None:
         yield f"what generation {world.in_force} holds, which is in force, is not known", ""
         return
-    asked = published(book, world.pins, world.staged, holds) & both
+    asked = published(record, world.pins, world.staged, holds) & both
     if asked - holds:
         yield f"generation {world.in_force}, which is in force, lacks {shas(asked - holds)}", ""
     if (holds & both) - asked:
@@ -99,11 +99,11 @@ def _problems(book: RotationBook, rotation: Rotation, world: World) -> Iterator[
             f"generation {world.in_force}, which is in force, holds {shas((holds & both) - asked)} still",
             "",
         )
-    for name in sorted(world.behind.keys() - kept_behind(book)):
+    for name in sorted(world.behind.keys() - clusters_behind(record)):
         yield f"it still gets generation {world.behind[name]}, and its wave has come", name
 
 
-_Rule = Callable[[RotationBook, Rotation, World], Iterator[Condition]]
+_Rule = Callable[[RotationRecord, Rotation, World], Iterator[Condition]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Verdict:
 
     @property
     def opens_at(self) -> float:
-        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be told."""
+        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be determined."""
         unmet = [condition.until for condition in self.conditions if not condition.met]
         return max(unmet) if unmet and all(unmet) else 0.0
 
@@ -129,13 +129,13 @@ class Verdict:
         return tuple(condition for condition in self.conditions if not condition.met)
 
 
-def gate(book: RotationBook, world: World, *, without: frozenset[str] = frozenset()) -> Verdict:
+def gate(record: RotationRecord, world: World, *, without: frozenset[str] = frozenset()) -> Verdict:
     """The gate out of the present state. ``without`` names conditions to leave out: for tests alone."""
-    rotation = book.rotation
+    rotation = record.rotation
     if rotation is None:
         return Verdict(())
     rules = [rule for name, rule in GATES.get(rotation.state, {}).items() if name not in without]
-    found = [condition for rule in rules for condition in rule(book, rotation, world)]
+    found = [condition for rule in rules for condition in rule(record, rotation, world)]
     return Verdict(tuple(_with_soak_behind(found, rotation)))
 
 
@@ -149,10 +149,10 @@ def _with_soak_behind(found: list[Condition], rotation: Rotation) -> list[Condit
 
 
 def return_gate(
-    book: RotationBook, cluster: str, world: World, *, without: frozenset[str] = frozenset()
+    record: RotationRecord, cluster: str, world: World, *, without: frozenset[str] = frozenset()
 ) -> Verdict:
     """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
-    rules: dict[str, Callable[[RotationBook, str, World], Iterator[Condition]]] = {
+    rules: dict[str, Callable[[RotationRecord, str, World], Iterator[Condition]]] = {
         "return_held": _return_held,
         "return_istiod_trust": _return_istiod_trust,
         "return_webhooks": _return_webhooks,
@@ -160,32 +160,36 @@ def return_gate(
         "return_earlier": _return_earlier,
     }
     kept = [rule for name, rule in rules.items() if name not in without]
-    return Verdict(tuple(condition for rule in kept for condition in rule(book, cluster, world)))
+    return Verdict(tuple(condition for rule in kept for condition in rule(record, cluster, world)))
 
 
 def trusts(
-    book: RotationBook, world: World, roots: frozenset[str], *, without: frozenset[str] = frozenset()
+    record: RotationRecord, world: World, roots: frozenset[str], *, without: frozenset[str] = frozenset()
 ) -> Verdict:
     """Whether every consumer of every cluster that is not quarantined trusts these roots (the gate G1)."""
-    since = book.rotation.since if book.rotation is not None and "held_since" not in without else 0.0
+    since = (
+        record.rotation.since
+        if record.rotation is not None and "conditions_met_since" not in without
+        else 0.0
+    )
     late = leaves_without(roots, world)
     found = [] if "in_force" in without else [in_force(roots, world)]
-    for name, facts in consumers(book, world):
+    for name, facts in consumers(record, world):
         found += [] if "held" in without else [held(name, facts, roots, world, since=since)]
-        wanted = Wanted.signed_under(book.rotation, roots, since=since)
+        wanted = Wanted.signed_under(record.rotation, roots, since=since)
         found += [] if "istiod_trust" in without else istiod_trust(name, facts, wanted, world)
         found += [] if "webhooks" in without else webhooks(name, facts, wanted, world)
         found += [] if "webhooks_settled" in without else webhooks_settled(name, facts, world, since=since)
         found += [] if "leaves" in without else delivered_with(name, roots, late)
         found += [] if "earlier" in without else [earlier(name, facts, world)]
     if "leaves" not in without:
-        found += delivered_in_removed(book, world, roots, late)
+        found += delivered_in_removed(record, world, roots, late)
     return Verdict(tuple(found))
 
 
-def _return_held(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+def _return_held(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
     facts = world.clusters.get(cluster)
-    roots = signed_under(book)
+    roots = signed_under(record)
     if facts is None:
         yield unmet("return_held", "it is not registered any more", cluster)
     else:
@@ -195,40 +199,40 @@ def _return_held(book: RotationBook, cluster: str, world: World) -> Iterator[Con
         yield replace(condition, name="return_held", met=condition.met and current, detail=detail)
 
 
-def _return_istiod_trust(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
-    facts, roots = world.clusters.get(cluster), signed_under(book)
+def _return_istiod_trust(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(record)
     if facts is not None and roots:
-        wanted = Wanted.signed_under(book.rotation, roots)
+        wanted = Wanted.signed_under(record.rotation, roots)
         for condition in istiod_trust(cluster, serving(facts, world), wanted, world):
             yield replace(condition, name="return_istiod_trust")
 
 
-def _return_webhooks(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
-    facts, roots = world.clusters.get(cluster), signed_under(book)
+def _return_webhooks(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
+    facts, roots = world.clusters.get(cluster), signed_under(record)
     if facts is not None and roots:
-        wanted = Wanted.signed_under(book.rotation, roots)
+        wanted = Wanted.signed_under(record.rotation, roots)
         for condition in webhooks(cluster, serving(facts, world), wanted, world):
             yield replace(condition, name="return_webhooks")
 
 
-def _return_leaves(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
-    roots = signed_under(book)
+def _return_leaves(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
+    roots = signed_under(record)
     for condition in delivered_with(cluster, roots, leaves_without(roots, world)):
         yield replace(condition, name="return_leaves")
 
 
-def _return_earlier(book: RotationBook, cluster: str, world: World) -> Iterator[Condition]:
+def _return_earlier(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
     """Its leaves from before the hub cannot trust a root that a rotation has brought."""
-    rotation, facts = book.rotation, world.clusters.get(cluster)
+    rotation, facts = record.rotation, world.clusters.get(cluster)
     if rotation is None or facts is None or not rotation.changes_root:
         return
-    if rotation.new.root in signed_under(book):
+    if rotation.new.root in signed_under(record):
         yield replace(earlier(cluster, facts, world), name="return_earlier")
 
 
-def signed_under(book: RotationBook) -> frozenset[str]:
+def signed_under(record: RotationRecord) -> frozenset[str]:
     """The roots that leaves may be signed under at present."""
-    rotation = book.rotation
+    rotation = record.rotation
     if rotation is None:
         return frozenset()
     match rotation.state:
@@ -251,7 +255,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "configuration": conditions.configuration,
         "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
-        "held": conditions.held_both,
+        "held": conditions.both_roots_published,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
         "istiod_trust": conditions.istiods_trust_both,
@@ -262,7 +266,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "configuration": conditions.configuration,
         "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
-        "held": conditions.held_both,
+        "held": conditions.both_roots_published,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
         "istiod_trust": conditions.istiods_trust_both,
@@ -275,13 +279,13 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "configuration": conditions.configuration,
         "pinned": conditions.pinned,
         "in_force": conditions.in_force_both,
-        "held": conditions.held_both,
+        "held": conditions.both_roots_published,
         "leaves": conditions.leaves_with_both,
         "earlier": conditions.none_earlier,
         "istiod_trust": conditions.istiods_trust_both,
         "webhooks": conditions.webhooks_with_both,
         "signers": conditions.signers_ready,
-        "orders": conditions.orders_followed,
+        "directives": conditions.directives_followed,
         "matrix": conditions.green,
         "new_in_use": conditions.new_in_use,
         "alive": renewing,
@@ -294,11 +298,11 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "istiod_issuer": conditions.istiods_of_staying,
         "istiod_trust": conditions.istiods_trust_staying,
         "webhooks": conditions.webhooks_with_staying,
-        "orders": conditions.orders_followed,
-        "held": conditions.held_both,
+        "directives": conditions.directives_followed,
+        "held": conditions.both_roots_published,
         "leaves": conditions.leaves_with_both,
         "matrix": conditions.green,
-        "door": conditions.doors_open,
+        "listener": conditions.listeners_open,
         "new_in_use": conditions.new_in_use,
         "alive": renewing,
     },
@@ -307,7 +311,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "enacted": enacted,
         "observed": conditions.observed,
         "matrix": conditions.green,
-        "door": conditions.doors_open,
+        "listener": conditions.listeners_open,
         "alive": renewing,
     },
     State.ABORTING: {
@@ -318,9 +322,9 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "istiod_issuer": conditions.istiods_of_staying,
         "istiod_trust": conditions.istiods_trust_staying,
         "webhooks": conditions.webhooks_with_staying,
-        "orders": conditions.orders_followed,
+        "directives": conditions.directives_followed,
         "observed": conditions.observed,
-        "door": conditions.doors_open,
+        "listener": conditions.listeners_open,
         "alive": renewing,
     },
     State.EMERGENCY: {
@@ -332,7 +336,7 @@ GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
         "istiod_trust": conditions.istiods_trust_staying,
         "webhooks": conditions.webhooks_with_staying,
         "leaves": conditions.leaves_with_both,
-        "held": conditions.held_both,
+        "held": conditions.both_roots_published,
         "alive": renewing,
     },
 }
@@ -343,7 +347,7 @@ MOST_PAIRS: Final = 10  # told one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAnchor:
+class MemberCa:
     """An anchor (SHA-256) that is the own CA of clusters: of those it is pinned for, and of others.
 
     With ``everywhere`` it is a root of the hub's, and every registered cluster depends on it. As at the end of a
@@ -354,16 +358,16 @@ class OwnAnchor:
     clusters: frozenset[str]
     everywhere: bool = False
 
-    def where(self, book: RotationBook, world: World) -> list[str]:
+    def where(self, record: RotationRecord, world: World) -> list[str]:
         """The registered clusters that have to show that they do not need it any more, in order."""
         if self.everywhere:
-            return sorted(world.clusters.keys() - book.quarantined.keys())
+            return sorted(world.clusters.keys() - record.quarantined.keys())
         return sorted(self.clusters & world.clusters.keys())
 
 
 def drop_gates(
-    anchors: Iterable[OwnAnchor],
-    book: RotationBook,
+    anchors: Iterable[MemberCa],
+    record: RotationRecord,
     world: World,
     *,
     roots: Mapping[str, str],
@@ -375,55 +379,55 @@ def drop_gates(
     a signer of one that is not known may need the anchor. ``without`` names conditions to leave out: for tests
     alone.
     """
-    waiting = [anchor for anchor in anchors if anchor.sha256 not in book.retired]
+    waiting = [anchor for anchor in anchors if anchor.sha256 not in record.retired]
     of_all = (
         {
-            "at_rest": _at_rest(book),
+            "at_rest": _at_rest(record),
             "configuration": accepted_configuration(world),
-            "own_matrix": _matrix(book, world),
+            "own_matrix": _matrix(record, world),
         }
         if waiting
         else {}
     )
     shared = [c for name, found in of_all.items() if name not in without for c in found]
     return {
-        anchor.sha256: Verdict((*shared, *_of(anchor, book, world, roots, without))) for anchor in waiting
+        anchor.sha256: Verdict((*shared, *_of(anchor, record, world, roots, without))) for anchor in waiting
     }
 
 
-def drop(book: RotationBook, verdicts: Mapping[str, Verdict]) -> RotationBook:
+def drop(record: RotationRecord, verdicts: Mapping[str, Verdict]) -> RotationRecord:
     """The book with those anchors retired whose gate is open."""
     gone = [sha256 for sha256, verdict in verdicts.items() if verdict.open]
-    return replace(book, retired=sorted({*book.retired, *gone})) if gone else book
+    return replace(record, retired=sorted({*record.retired, *gone})) if gone else record
 
 
 def _of(
-    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str], without: frozenset[str]
+    anchor: MemberCa, record: RotationRecord, world: World, roots: Mapping[str, str], without: frozenset[str]
 ) -> Iterator[Condition]:
     rules = {
         "own_in_force": _in_force(anchor, world),
-        "own_issuers": _issuers(anchor, book, world, roots),
-        "own_door": _door(anchor, world, roots),
-        "own_earlier": _earlier(anchor, book, world),
-        "own_held": _held(anchor, book, world),
-        "own_alive": _alive(anchor, book, world),
-        "own_istiod": _istiod(anchor, book, world, roots),
-        "own_webhooks": _webhooks(anchor, book, world),
+        "own_issuers": _issuers(anchor, record, world, roots),
+        "own_door": _listener(anchor, world, roots),
+        "own_earlier": _earlier(anchor, record, world),
+        "own_held": _held(anchor, record, world),
+        "own_alive": _alive(anchor, record, world),
+        "own_istiod": _istiod(anchor, record, world, roots),
+        "own_webhooks": _webhooks(anchor, record, world),
     }
     for name, found in rules.items():
         if name not in without:
             yield from found
 
 
-def _at_rest(book: RotationBook) -> Iterator[Condition]:
+def _at_rest(record: RotationRecord) -> Iterator[Condition]:
     """A rotation changes trust one step at a time."""
-    if book.under_way is not None:
-        yield unmet("at_rest", f"rotation {book.under_way.number} is under way")
+    if record.under_way is not None:
+        yield unmet("at_rest", f"rotation {record.under_way.number} is under way")
     else:
         yield met("at_rest", "no rotation is under way")
 
 
-def _in_force(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
+def _in_force(anchor: MemberCa, world: World) -> Iterator[Condition]:
     """There is something to drop."""
     if anchor.sha256 in world.generations.get(world.in_force, frozenset()):
         yield met("own_in_force", f"generation {world.in_force} holds it")
@@ -432,10 +436,10 @@ def _in_force(anchor: OwnAnchor, world: World) -> Iterator[Condition]:
 
 
 def _issuers(
-    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+    anchor: MemberCa, record: RotationRecord, world: World, roots: Mapping[str, str]
 ) -> Iterator[Condition]:
     """Nothing of the hub's own is below it: no leaf that may be alive, no signer's authority, nor the one in force."""
-    side = signing_side(book)
+    side = signing_side(record)
     if side is not None and side.root == anchor.sha256:
         yield unmet(
             "own_issuers",
@@ -443,10 +447,10 @@ def _issuers(
         )
         return
     until: dict[str, float] = {}
-    for delivered, end in alive(world.horizons, world.now, skew=world.skew).items():
+    for delivered, end in alive(world.expiry_bounds, world.now, skew=world.skew).items():
         until[delivered.issuer] = max(end + world.skew, until.get(delivered.issuer, 0.0))
     if not world.signers:
-        yield unmet("own_issuers", "no signer is heard of")
+        yield unmet("own_issuers", "no signer is live")
     signing = {intermediate for facts in world.signers.values() for intermediate in facts.ready_with}
     found = 0
     for issuer in sorted(signing | until.keys()):
@@ -463,11 +467,11 @@ def _issuers(
         yield met("own_issuers", "nothing that the hub signs with, and no leaf of it alive, is below it")
 
 
-def _earlier(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+def _earlier(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
     """No leaf of the CA can be alive where it has issued."""
     for name in sorted(world.clusters if anchor.everywhere else anchor.clusters & world.clusters.keys()):
         facts = world.clusters[name]
-        if name in book.quarantined and not anchor.everywhere:
+        if name in record.quarantined and not anchor.everywhere:
             yield unmet("own_earlier", "it is quarantined, and nobody knows what issues there", name)
         else:
             condition = earlier(name, facts, world)
@@ -477,20 +481,20 @@ def _earlier(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Co
             yield replace(condition, name="own_earlier")
 
 
-def _door(anchor: OwnAnchor, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
-    """No signer's door shows a certificate below it: clients of the door verify it by their ConfigMap."""
+def _listener(anchor: MemberCa, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """No signer's listener shows a certificate below it: clients of the listener verify it by their ConfigMap."""
     bad = 0
     for replica, facts in sorted(world.signers.items()):
-        if facts.door and roots.get(facts.door, anchor.sha256) == anchor.sha256:
+        if facts.listener and roots.get(facts.listener, anchor.sha256) == anchor.sha256:
             bad += 1
-            yield unmet("own_door", f"{replica}: the certificate of its door is below it, or may be")
+            yield unmet("own_door", f"{replica}: the certificate of its listener is below it, or may be")
     if not bad:
-        yield met("own_door", "no signer's door shows a certificate below it")
+        yield met("own_door", "no signer's listener shows a certificate below it")
 
 
-def _held(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+def _held(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
     """Where it has issued, every namespace was lately read back to hold what is in force."""
-    for name in anchor.where(book, world):
+    for name in anchor.where(record, world):
         facts = world.clusters[name]
         if facts.held is None or not facts.current:
             yield unmet("own_held", facts.detail or "it does not hold the generation in force", name)
@@ -500,19 +504,19 @@ def _held(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condi
             yield met("own_held", "every namespace was read back to hold the generation in force", name)
 
 
-def _alive(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+def _alive(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
     """Where it has issued, workloads hold certificates of the hub: pods that were never restarted hold none."""
-    for name in anchor.where(book, world):
-        if name in book.quarantined:
+    for name in anchor.where(record, world):
+        if name in record.quarantined:
             continue
         yield alive_in(name, world.clusters[name], world, condition="own_alive")
 
 
 def _istiod(
-    anchor: OwnAnchor, book: RotationBook, world: World, roots: Mapping[str, str]
+    anchor: MemberCa, record: RotationRecord, world: World, roots: Mapping[str, str]
 ) -> Iterator[Condition]:
     """No istiod that was found where it has issued shows a certificate below it."""
-    for name in anchor.where(book, world):
+    for name in anchor.where(record, world):
         bad = 0
         for plane in world.clusters[name].control_planes:
             if plane.held is None:
@@ -527,13 +531,13 @@ def _istiod(
             yield met("own_istiod", "no certificate of istiod that the hub provides is below it", name)
 
 
-def _webhooks(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[Condition]:
+def _webhooks(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
     """No webhook where it has issued depends on it: the istiod that is called then has another certificate.
 
-    One that the hub provides no certificate for counts as having one below it as long as its caBundle holds it.
+    One that the hub provides no certificate for counts as having one below it while its caBundle holds it.
     """
     others = world.generations.get(world.in_force, frozenset()) - {anchor.sha256}
-    for name in anchor.where(book, world):
+    for name in anchor.where(record, world):
         facts = world.clusters[name]
         if facts.webhooks is None:
             yield unmet("own_webhooks", f"{NOT_READ}: {facts.webhooks_detail or 'not yet'}", name)
@@ -550,9 +554,9 @@ def _webhooks(anchor: OwnAnchor, book: RotationBook, world: World) -> Iterator[C
             yield met("own_webhooks", "no webhook of Istio depends on it", name)
 
 
-def _matrix(book: RotationBook, world: World) -> Iterator[Condition]:
+def _matrix(record: RotationRecord, world: World) -> Iterator[Condition]:
     """Every ordered pair of clusters that are not quarantined validates by leaves of the hub, lately proved."""
-    names = [name for name, _ in consumers(book, world)]
+    names = [name for name, _ in consumers(record, world)]
     pairs = [(client, server) for client in names for server in names if client != server]
     bad = [pair for pair in pairs if not _validates(*pair, world)]
     for client, server in bad[:MOST_PAIRS]:
@@ -573,48 +577,52 @@ NOTHING_NEEDS_IT: Final = "its pin is gone, and nothing depends on it any more"
 
 
 def settle(
-    book: RotationBook, *, pins: frozenset[str], staged: frozenset[str], found: Mapping[str, Unpinned]
-) -> RotationBook:
+    record: RotationRecord, *, pins: frozenset[str], staged: frozenset[str], found: Mapping[str, Unpinned]
+) -> RotationRecord:
     """The book by these pins, ``staged`` ones among them; ``found`` are the roots of all generations in force.
 
     Noted are roots that are published and not pinned, and those pinned as staged after they were published: both
     stay. What was withdrawn may come back where a pin is not staged.
     """
-    gone = removed(book)
+    gone = removed(record)
     unpinned = {
-        sha256: known for sha256, known in book.unpinned.items() if sha256 not in pins and sha256 not in gone
+        sha256: known
+        for sha256, known in record.unpinned.items()
+        if sha256 not in pins and sha256 not in gone
     }
     for sha256, seen in sorted(found.items()):
         if sha256 not in pins and sha256 not in gone and sha256 not in unpinned:
             unpinned[sha256] = seen
-    admitted = sorted({*book.admitted, *(staged & found.keys() - gone)})
-    withdrawn = [sha256 for sha256 in book.withdrawn if sha256 not in pins - staged]
-    if (unpinned, admitted, withdrawn) == (book.unpinned, book.admitted, book.withdrawn):
-        return book
-    return replace(book, unpinned=unpinned, admitted=admitted, withdrawn=withdrawn)
+    admitted = sorted({*record.admitted, *(staged & found.keys() - gone)})
+    withdrawn = [sha256 for sha256 in record.withdrawn if sha256 not in pins - staged]
+    if (unpinned, admitted, withdrawn) == (record.unpinned, record.admitted, record.withdrawn):
+        return record
+    return replace(record, unpinned=unpinned, admitted=admitted, withdrawn=withdrawn)
 
 
-def unpinned_anchors(book: RotationBook, own: Mapping[str, Iterable[str]]) -> list[OwnAnchor]:
+def unpinned_anchors(record: RotationRecord, own: Mapping[str, Iterable[str]]) -> list[MemberCa]:
     """Those of the book, for the gate that they leave by.
 
     ``own`` are the CAs (SHA-256) that each cluster came with: one may have joined after the pin was gone.
     """
     return [
-        OwnAnchor(
+        MemberCa(
             sha256=sha256,
             clusters=frozenset(known.clusters) | {name for name, shas in own.items() if sha256 in shas},
             everywhere=not known.clusters,
         )
-        for sha256, known in sorted(book.unpinned.items())
+        for sha256, known in sorted(record.unpinned.items())
     ]
 
 
-def remove_now(book: RotationBook, world: World, sha256: str, *, author: str, reason: str) -> RotationBook:
+def remove_now(
+    record: RotationRecord, world: World, sha256: str, *, author: str, reason: str
+) -> RotationRecord:
     """Remove such an anchor whatever needs it. Raises OperationRefused for every other one.
 
     What fails then is :func:`federation.core.rotation.effects.losses_without`.
     """
-    known = book.unpinned.get(sha256)
+    known = record.unpinned.get(sha256)
     if known is None:
         pinned = sha256 in world.pins
         raise OperationRefused(
@@ -625,7 +633,7 @@ def remove_now(book: RotationBook, world: World, sha256: str, *, author: str, re
             if pinned
             else "give the whole SHA-256 of one that `federation trust list` shows as `pin gone`",
         )
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is not None and sha256 in {rotation.old.root, rotation.new.root}:
         raise OperationRefused(
             f"rotation {rotation.number}, which is under way, is from or to that root",
@@ -638,34 +646,34 @@ def remove_now(book: RotationBook, world: World, sha256: str, *, author: str, re
             remedy="pin the root that is to stay, and wait until it is published",
         )
     evidence = [met("remove", "an operator removed it whatever needs it")]
-    return depart(book, {sha256: evidence}, at=world.now, author=author, reason=reason)
+    return depart(record, {sha256: evidence}, at=world.now, author=author, reason=reason)
 
 
-def drop_unpinned(book: RotationBook, verdicts: Mapping[str, Verdict], *, at: float) -> RotationBook:
+def drop_unpinned(record: RotationRecord, verdicts: Mapping[str, Verdict], *, at: float) -> RotationRecord:
     """The book without those anchors whose gate is open; each with its evidence among the departures."""
     going = {
         sha256: verdicts[sha256].conditions
-        for sha256 in book.unpinned
+        for sha256 in record.unpinned
         if sha256 in verdicts and verdicts[sha256].open
     }
     if not going:
-        return book
-    return depart(book, going, at=at, author="the controller", reason=NOTHING_NEEDS_IT)
+        return record
+    return depart(record, going, at=at, author="the controller", reason=NOTHING_NEEDS_IT)
 
 
 def depart(
-    book: RotationBook,
+    record: RotationRecord,
     going: Mapping[str, Sequence[Condition]],
     *,
     at: float,
     author: str,
     reason: str,
-) -> RotationBook:
+) -> RotationRecord:
     """The book with these unpinned anchors removed, each on its evidence."""
     left = [
         Departure(
             sha256=sha256,
-            subject=book.unpinned[sha256].subject,
+            subject=record.unpinned[sha256].subject,
             at=at,
             author=cut(author),
             reason=cut(reason),
@@ -674,9 +682,9 @@ def depart(
         for sha256, evidence in sorted(going.items())
     ]
     return replace(
-        book,
-        unpinned={sha256: known for sha256, known in book.unpinned.items() if sha256 not in going},
-        withdrawn=sorted({*book.withdrawn, *going}),
-        admitted=[sha256 for sha256 in book.admitted if sha256 not in going],
-        departures=[*book.departures, *left][-MOST_DEPARTURES:],
+        record,
+        unpinned={sha256: known for sha256, known in record.unpinned.items() if sha256 not in going},
+        withdrawn=sorted({*record.withdrawn, *going}),
+        admitted=[sha256 for sha256 in record.admitted if sha256 not in going],
+        departures=[*record.departures, *left][-MOST_DEPARTURES:],
     )

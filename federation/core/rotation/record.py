@@ -77,13 +77,13 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     evidence: list[Condition] = []
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, rename={"conditions_met_since": "held_since"}):
     """One rotation of a trust domain.
 
-    ``soak`` is in seconds, ``deadline`` and ``held_since`` are in seconds since the epoch. ``held_since`` is kept
-    in PUBLISHING alone: since when all of its gate but the soak time has held without a break (0: it does not).
-    ``wave`` counts the waves that may lose the old root by now, the last of which may not have been observed
-    yet; in ABORTING, and in STABLE after it, it is 1 once the new root is removed.
+    ``soak`` is in seconds, ``deadline`` and ``conditions_met_since`` are in seconds since the epoch.
+    ``conditions_met_since`` is kept in PUBLISHING alone: since when all of its gate but the soak time has held without
+    a break (0: it does not). ``wave`` counts the waves that may lose the old root by now, the last of which may not
+    have been observed yet; in ABORTING, and in STABLE after it, it is 1 once the new root is removed.
     """
 
     number: int
@@ -99,7 +99,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     canary: list[str] = []
     waves: list[list[str]] = []
     wave: int = 0
-    held_since: float = 0.0
+    conditions_met_since: float = 0.0
     canary_failures: int = 0
     removed: bool = False  # the old root has been taken away somewhere, if only for a while
     paused: str = ""  # why automatic advance has stopped, until a person advances it
@@ -145,13 +145,13 @@ class Setback(msgspec.Struct, frozen=True, kw_only=True):
     done: str
 
 
-class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
+class RotationRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"applied_ids": "heard"}):
     """What is persisted under ``rotation``: the rotation under way or the last one, and the quarantines.
 
     ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
     are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
     intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
-    ``heard`` are the operations (ids) that were applied lately: none is applied twice.
+    ``applied_ids`` are the operations (ids) that were applied lately: none is applied twice.
 
     ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were
     removed and may come back: a rotation brings them again, or a pin that is not staged. ``departures`` are the last
@@ -169,7 +169,7 @@ class RotationBook(msgspec.Struct, frozen=True, kw_only=True):
     retired: list[str] = []
     admitted: list[str] = []
     compromised: list[str] = []
-    heard: list[str] = []
+    applied_ids: list[str] = []
     unpinned: dict[str, Unpinned] = {}
     withdrawn: list[str] = []
     departures: list[Departure] = []
@@ -215,11 +215,11 @@ class Step:
     evidence: Sequence[Condition] = ()
 
 
-def enter(book: RotationBook, state: State, step: Step, **changes: object) -> RotationBook:
+def enter(record: RotationRecord, state: State, step: Step, **changes: object) -> RotationRecord:
     """The book with its rotation in that state, and the transition in its history."""
-    rotation = book.rotation
+    rotation = record.rotation
     if rotation is None:
-        return book
+        return record
     taken = Transition(
         before=rotation.state,
         after=state,
@@ -228,17 +228,17 @@ def enter(book: RotationBook, state: State, step: Step, **changes: object) -> Ro
         reason=cut(step.reason),
         evidence=bounded(step.evidence),
     )
-    fresh = {"since": step.at, "held_since": 0.0, "paused": ""}
+    fresh = {"since": step.at, "conditions_met_since": 0.0, "paused": ""}
     history = _thinned([*rotation.history, taken])
-    return replace(book, rotation=replace(rotation, state=state, history=history, **(fresh | changes)))
+    return replace(record, rotation=replace(rotation, state=state, history=history, **(fresh | changes)))
 
 
-def admit(book: RotationBook, root: str) -> RotationBook:
+def admit(record: RotationRecord, root: str) -> RotationRecord:
     """The book with that root published by a rotation from now on."""
     return replace(
-        book,
-        admitted=sorted({*book.admitted, root}),
-        withdrawn=[sha256 for sha256 in book.withdrawn if sha256 != root],
+        record,
+        admitted=sorted({*record.admitted, root}),
+        withdrawn=[sha256 for sha256 in record.withdrawn if sha256 != root],
     )
 
 

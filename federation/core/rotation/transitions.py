@@ -2,8 +2,8 @@
 
 A book comes in and a book goes out. Each call makes at most one transition. The caller persists the result before
 anything follows from it, and observes the world only once everything that follows from the book is persisted: the
-gates then see every leaf that was delivered by earlier orders, because a signer reads the orders again whenever it
-persists a bound.
+gates then see every leaf that was delivered by earlier directives, because a signer reads the directives again whenever
+it persists a bound.
 
 An operator's command is given the world as it was observed after the last transition was persisted. Where it cannot
 be done, OperationRefused says what to do instead.
@@ -30,7 +30,7 @@ from federation.core.rotation.record import (
     OperationRefused,
     Quarantine,
     Rotation,
-    RotationBook,
+    RotationRecord,
     Side,
     State,
     Step,
@@ -46,36 +46,38 @@ NO_CANARY: Final = "no canary is left: each is quarantined or not registered any
 
 
 def advance(
-    book: RotationBook,
+    record: RotationRecord,
     world: World,
     *,
     author: str = "the controller",
     by_hand: bool = False,
     without: frozenset[str] = _NONE,
-) -> RotationBook:
+) -> RotationRecord:
     """The book after what the gates allow now. ``by_hand`` takes a step that automatic advance would not.
 
     ``without`` names conditions to leave out: for tests alone, which show that each is needed.
     """
-    book = _let_return(book, world, without)
-    rotation = book.under_way
+    record = _let_return(record, world, without)
+    rotation = record.under_way
     if rotation is None:
-        return book
-    verdict = gate(book, world, without=without)
-    failed = _failed_canary(book, rotation, world) if "canary_fallback" not in without else ""
+        return record
+    verdict = gate(record, world, without=without)
+    failed = _failed_canary(record, rotation, world) if "canary_fallback" not in without else ""
     if failed:
-        return _fall_back(book, rotation, world, failed)
-    book, rotation = _note_hold(book, rotation, verdict, world)
+        return _fall_back(record, rotation, world, failed)
+    record, rotation = _note_hold(record, rotation, verdict, world)
     if "soak" not in without and rotation.state is State.PUBLISHING:
-        verdict = gate(book, world, without=without)
+        verdict = gate(record, world, without=without)
     overdue = _overdue(rotation, world)
     by_itself = rotation.automatic and not rotation.paused and not by_hand
-    if by_itself and rotation.state is State.SOAKED and _lacks_canary(book, rotation, world):
-        return replace(book, rotation=replace(rotation, paused=NO_CANARY))  # to go on without is for a person
+    if by_itself and rotation.state is State.SOAKED and _lacks_canary(record, rotation, world):
+        return replace(
+            record, rotation=replace(rotation, paused=NO_CANARY)
+        )  # to go on without is for a person
     may = by_hand or by_itself
     if not may or not (verdict.open or overdue):
-        return book
-    return _step(book, rotation, world, author, verdict)
+        return record
+    return _step(record, rotation, world, author, verdict)
 
 
 def _overdue(rotation: Rotation, world: World) -> bool:
@@ -85,31 +87,31 @@ def _overdue(rotation: Rotation, world: World) -> bool:
 
 
 def _step(
-    book: RotationBook, rotation: Rotation, world: World, author: str, verdict: Verdict
-) -> RotationBook:
+    record: RotationRecord, rotation: Rotation, world: World, author: str, verdict: Verdict
+) -> RotationRecord:
     """The one transition out of the present state."""
-    after, reason = _next(book, rotation, verdict, world)
+    after, reason = _next(record, rotation, verdict, world)
     changes = _changes(rotation, after, world)
-    entered = enter(book, after, Step(author, world.now, reason, verdict.conditions), **changes)
+    entered = enter(record, after, Step(author, world.now, reason, verdict.conditions), **changes)
     if after is State.PUBLISHING:
         return admit(entered, rotation.new.root)
     if after in AT_REST:
         entered = settled(entered)
     if after is State.RETIRED and rotation.changes_root:
-        return replace(entered, retired=sorted({*book.retired, rotation.old.root}))
+        return replace(entered, retired=sorted({*record.retired, rotation.old.root}))
     if after is State.ABORTING:
         gone = {rotation.new.root}
-        brought = gone & {*world.staged, *book.compromised} if rotation.changes_root else set()
+        brought = gone & {*world.staged, *record.compromised} if rotation.changes_root else set()
         return replace(
             entered,
-            admitted=sorted({*book.admitted} - gone),
-            retired=sorted({*book.retired, *(gone & {*book.compromised})}),
-            withdrawn=sorted({*book.withdrawn, *brought}),
+            admitted=sorted({*record.admitted} - gone),
+            retired=sorted({*record.retired, *(gone & {*record.compromised})}),
+            withdrawn=sorted({*record.withdrawn, *brought}),
         )
     return entered
 
 
-def _next(book: RotationBook, rotation: Rotation, verdict: Verdict, world: World) -> tuple[State, str]:
+def _next(record: RotationRecord, rotation: Rotation, verdict: Verdict, world: World) -> tuple[State, str]:
     """The state that follows, and why."""
     changes_root = rotation.changes_root
     match rotation.state:
@@ -119,7 +121,7 @@ def _next(book: RotationBook, rotation: Rotation, verdict: Verdict, world: World
         case State.PUBLISHING:
             return State.SOAKED, "every consumer trusts both roots, and has for the soak time"
         case State.SOAKED | State.CANARY:
-            lacks = _lacks_canary(book, rotation, world)
+            lacks = _lacks_canary(record, rotation, world)
             first = rotation.state is State.SOAKED and bool(rotation.canary) and not lacks
             why = f"; {NO_CANARY}, and a person goes on without one" if lacks else ""
             return (
@@ -132,7 +134,7 @@ def _next(book: RotationBook, rotation: Rotation, verdict: Verdict, world: World
             return State.UNPUBLISHING, "the wave before was observed"
         case State.ABORTING if rotation.wave == 0:
             why = "no leaf alive needs the new side" if verdict.open else "the deadline has passed"
-            brought = rotation.new.root in {*world.staged, *book.compromised}
+            brought = rotation.new.root in {*world.staged, *record.compromised}
             then = "its root is removed" if brought else "its root stays published, for its pin is not staged"
             return (State.ABORTING, f"{why}: {then}") if changes_root else (State.STABLE, why)
         case State.ABORTING:
@@ -151,66 +153,66 @@ def _changes(rotation: Rotation, after: State, world: World) -> dict[str, object
 
 
 def _note_hold(
-    book: RotationBook, rotation: Rotation, verdict: Verdict, world: World
-) -> tuple[RotationBook, Rotation]:
+    record: RotationRecord, rotation: Rotation, verdict: Verdict, world: World
+) -> tuple[RotationRecord, Rotation]:
     """Remember since when everything but the time itself has held."""
     if rotation.state is not State.PUBLISHING:
-        return book, rotation
+        return record, rotation
     holds = all(condition.met for condition in verdict.conditions if condition.name != "soak")
-    since = (rotation.held_since or world.now) if holds else 0.0
-    if since == rotation.held_since:
-        return book, rotation
-    rotation = replace(rotation, held_since=since)
-    return replace(book, rotation=rotation), rotation
+    since = (rotation.conditions_met_since or world.now) if holds else 0.0
+    if since == rotation.conditions_met_since:
+        return record, rotation
+    rotation = replace(rotation, conditions_met_since=since)
+    return replace(record, rotation=rotation), rotation
 
 
-def interrupted(book: RotationBook) -> RotationBook:
+def interrupted(record: RotationRecord) -> RotationRecord:
     """The book after nobody has watched for a while: what held without a break may have had one."""
-    if book.rotation is None or not book.rotation.held_since:
-        return book
-    return replace(book, rotation=replace(book.rotation, held_since=0.0))
+    if record.rotation is None or not record.rotation.conditions_met_since:
+        return record
+    return replace(record, rotation=replace(record.rotation, conditions_met_since=0.0))
 
 
-def _failed_canary(book: RotationBook, rotation: Rotation, world: World) -> str:
+def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> str:
     """Why a pair with a canary's new leaf does not validate, or none can be tried; empty where neither is known."""
     if rotation.state is not State.CANARY:
         return ""
-    if _lacks_canary(book, rotation, world):
+    if _lacks_canary(record, rotation, world):
         return NO_CANARY
     for (client, server), pair in sorted(world.pairs.items()):
         if pair.valid or pair.computed <= rotation.since:
             continue
-        if {client, server} & book.quarantined.keys() or {client, server} - world.clusters.keys():
+        if {client, server} & record.quarantined.keys() or {client, server} - world.clusters.keys():
             continue
         if rotation.new.intermediate in {pair.client_issuer, pair.server_issuer}:
             return f"{client} to {server} does not validate with the new intermediate: {pair.reason}"
     return ""
 
 
-def _lacks_canary(book: RotationBook, rotation: Rotation, world: World) -> bool:
+def _lacks_canary(record: RotationRecord, rotation: Rotation, world: World) -> bool:
     """Whether canaries were asked for and none can show anything: registered still, and not quarantined."""
-    left = [name for name in rotation.canary if name in world.clusters and name not in book.quarantined]
+    left = [name for name in rotation.canary if name in world.clusters and name not in record.quarantined]
     return bool(rotation.canary) and not left
 
 
-def _fall_back(book: RotationBook, rotation: Rotation, world: World, failed: str) -> RotationBook:
+def _fall_back(record: RotationRecord, rotation: Rotation, world: World, failed: str) -> RotationRecord:
     failures = rotation.canary_failures + 1
     why = cut(f"the canary failed: {failed}")
     evidence = [Condition(name="canary_fallback", met=False, detail=failed)]
     step = Step("the controller", world.now, why, evidence)
-    return enter(book, State.SOAKED, step, canary_failures=failures, paused=why)
+    return enter(record, State.SOAKED, step, canary_failures=failures, paused=why)
 
 
-def _let_return(book: RotationBook, world: World, without: frozenset[str]) -> RotationBook:
+def _let_return(record: RotationRecord, world: World, without: frozenset[str]) -> RotationRecord:
     """Release clusters that were to return and are caught up."""
     back = {
         name
-        for name, quarantine in book.quarantined.items()
-        if quarantine.returning and return_gate(book, name, world, without=without).open
+        for name, quarantine in record.quarantined.items()
+        if quarantine.returning and return_gate(record, name, world, without=without).open
     }
     if not back:
-        return book
-    return replace(book, quarantined={n: q for n, q in book.quarantined.items() if n not in back})
+        return record
+    return replace(record, quarantined={n: q for n, q in record.quarantined.items() if n not in back})
 
 
 _INSTEAD_OF_ABORTING: Final = {
@@ -221,7 +223,7 @@ _INSTEAD_OF_ABORTING: Final = {
 
 
 def propose(
-    book: RotationBook,
+    record: RotationRecord,
     *,
     number: int,
     trust_domain: str,
@@ -234,11 +236,11 @@ def propose(
     canary: Sequence[str],
     waves: Sequence[Sequence[str]],
     world: World,
-) -> RotationBook:
+) -> RotationRecord:
     """A rotation in STAGED. Raises OperationRefused where one is under way or the two sides do not differ."""
-    if book.under_way is not None:
+    if record.under_way is not None:
         raise OperationRefused(
-            f"rotation {book.under_way.number} is under way, in {book.under_way.state.value}",
+            f"rotation {record.under_way.number} is under way, in {record.under_way.state.value}",
             remedy="let it end, or abort it: one at a time in a trust domain",
         )
     if world.refused:
@@ -251,22 +253,22 @@ def propose(
             "the new intermediate is the one that signs already",
             remedy="configure another one as [signer.successor]",
         )
-    if old.root in book.retired:
+    if old.root in record.retired:
         raise OperationRefused(
             "the authority to leave is under a root that was retired already",
             remedy="configure the authority that signs at present as [signer.authority]",
         )
-    if new.root in book.retired:
+    if new.root in record.retired:
         raise OperationRefused(
             "the new root was retired by an earlier rotation",
             remedy="make a new root with a key of its own; an old one does not come back",
         )
-    if left_for_good(book, new):
+    if left_for_good(record, new):
         raise OperationRefused(
             "an emergency was declared against the new authority: it is compromised",
             remedy="make another one with a key of its own; what was compromised does not come back",
         )
-    if left_for_good(book, old):
+    if left_for_good(record, old):
         raise OperationRefused(
             "the authority to leave was left in an emergency already",
             remedy="configure the authority that signs at present as [signer.authority]",
@@ -301,19 +303,19 @@ def propose(
         waves=[sorted(set(wave)) for wave in waves],
         history=[step],
     )
-    return replace(book, rotation=rotation, signing=old, left=left_behind(book))
+    return replace(record, rotation=rotation, signing=old, left=left_behind(record))
 
 
 def abort(
-    book: RotationBook, world: World, *, author: str, reason: str, without: frozenset[str] = frozenset()
-) -> RotationBook:
+    record: RotationRecord, world: World, *, author: str, reason: str, without: frozenset[str] = frozenset()
+) -> RotationRecord:
     """Back to the old authority. Raises OperationRefused from UNPUBLISHING on, and where it is not safe.
 
     Nor is it from CANARY and ACTIVE where a signer cannot sign with the old intermediate: it would issue nothing.
 
     ``without`` names conditions to leave out: for tests alone.
     """
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None:
         raise OperationRefused("no rotation is under way", remedy="nothing has to be aborted")
     if rotation.state not in ABORTABLE:
@@ -321,16 +323,16 @@ def abort(
             f"a rotation in {rotation.state.value} cannot be aborted",
             remedy=_INSTEAD_OF_ABORTING[rotation.state],
         )
-    if left_for_good(book, rotation.old):
+    if left_for_good(record, rotation.old):
         raise OperationRefused(
             "an emergency was declared against the old side: it does not sign again",
             remedy="let the rotation end; then rotate to a third authority",
         )
     if rotation.state is State.STAGED:
-        return enter(book, State.STABLE, Step(author, world.now, reason))
+        return enter(record, State.STABLE, Step(author, world.now, reason))
     evidence: tuple[Condition, ...] = ()
     if rotation.removed and "abort_trusts" not in without:
-        verdict = trusts(book, world, frozenset({rotation.old.root}), without=without)
+        verdict = trusts(record, world, frozenset({rotation.old.root}), without=without)
         if not verdict.open:
             raise OperationRefused(
                 f"the old root was removed before and is not trusted everywhere: {in_words(verdict.unmet[0])}",
@@ -344,12 +346,12 @@ def abort(
                 "the configuration no longer pins the old root, under which everything would be signed again",
                 remedy="pin it again, then abort",
             )
-    return enter(book, State.ABORTING, Step(author, world.now, reason, evidence), wave=0)
+    return enter(record, State.ABORTING, Step(author, world.now, reason, evidence), wave=0)
 
 
-def restore(book: RotationBook, world: World, *, author: str, reason: str) -> RotationBook:
+def restore(record: RotationRecord, world: World, *, author: str, reason: str) -> RotationRecord:
     """Publish the old root again, from UNPUBLISHING. Raises OperationRefused in every other state."""
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None or rotation.state is not State.UNPUBLISHING:
         raise OperationRefused(
             "nothing is being unpublished", remedy="restore is for a rotation in UNPUBLISHING"
@@ -361,10 +363,12 @@ def restore(book: RotationBook, world: World, *, author: str, reason: str) -> Ro
         )
     step = Step(author, world.now, reason)
     why = "the old root was restored by hand"
-    return enter(book, State.ACTIVE, step, wave=0, deadline=0.0, ttl_cap=0.0, paused=why)
+    return enter(record, State.ACTIVE, step, wave=0, deadline=0.0, ttl_cap=0.0, paused=why)
 
 
-def quarantine(book: RotationBook, cluster: str, *, author: str, reason: str, world: World) -> RotationBook:
+def quarantine(
+    record: RotationRecord, cluster: str, *, author: str, reason: str, world: World
+) -> RotationRecord:
     """Take a cluster out: issuing stops there, and no gate waits until it is reached. Raises OperationRefused.
 
     The last gates still wait until its leaves have expired.
@@ -376,21 +380,21 @@ def quarantine(book: RotationBook, cluster: str, *, author: str, reason: str, wo
             f"no cluster is registered as {cluster[:80]!r}", remedy=suggested_cluster(cluster, world.clusters)
         )
     held = Quarantine(reason=cut(reason), author=cut(author), since=world.now)
-    return replace(book, quarantined=book.quarantined | {cluster: held})
+    return replace(record, quarantined=record.quarantined | {cluster: held})
 
 
-def release(book: RotationBook, cluster: str) -> RotationBook:
+def release(record: RotationRecord, cluster: str) -> RotationRecord:
     """Let a cluster return once it is caught up; until then nothing is issued there."""
-    held = book.quarantined.get(cluster)
+    held = record.quarantined.get(cluster)
     if held is None:
         raise OperationRefused(
             f"{cluster[:80]!r} is not quarantined", remedy="see `federation rotate status`"
         )
-    return replace(book, quarantined=book.quarantined | {cluster: replace(held, returning=True)})
+    return replace(record, quarantined=record.quarantined | {cluster: replace(held, returning=True)})
 
 
 def emergency(
-    book: RotationBook,
+    record: RotationRecord,
     world: World,
     *,
     compromised: str,
@@ -398,14 +402,14 @@ def emergency(
     ttl_cap: float,
     author: str,
     reason: str,
-) -> RotationBook:
+) -> RotationRecord:
     """The old or the new side of a rotation is compromised: leave it by the deadline, whatever still needs it.
 
     ``compromised`` is the fingerprint (SHA-256) of its root or intermediate, in full: the operator's
     confirmation. ``deadline`` is in seconds since the epoch, ``ttl_cap`` in seconds (0: none). What will fail is
     :func:`federation.core.rotation.effects.losses`. Raises OperationRefused.
     """
-    rotation = book.under_way
+    rotation = record.under_way
     if rotation is None:
         raise OperationRefused(
             "no rotation is under way to leave it by",
@@ -419,25 +423,25 @@ def emergency(
     step = Step(author, world.now, reason)
     changes: dict[str, object] = {"deadline": deadline, "ttl_cap": ttl_cap, "automatic": True}
     if compromised in {rotation.old.root, rotation.old.intermediate}:
-        return _leave_old(_noted(book, compromised, rotation.old), rotation, world, step, changes)
+        return _leave_old(_noted(record, compromised, rotation.old), rotation, world, step, changes)
     if compromised in {rotation.new.root, rotation.new.intermediate}:
-        return _leave_new(_noted(book, compromised, rotation.new), rotation, world, step, changes)
+        return _leave_new(_noted(record, compromised, rotation.new), rotation, world, step, changes)
     raise OperationRefused(
         "that fingerprint is of neither side of the rotation",
         remedy="give the whole SHA-256 of the compromised root or intermediate",
     )
 
 
-def _noted(book: RotationBook, compromised: str, side: Side) -> RotationBook:
+def _noted(record: RotationRecord, compromised: str, side: Side) -> RotationRecord:
     """With what was named, and the intermediate of that side, which is under it or is it."""
-    return replace(book, compromised=sorted({*book.compromised, compromised, side.intermediate}))
+    return replace(record, compromised=sorted({*record.compromised, compromised, side.intermediate}))
 
 
 def _leave_old(
-    book: RotationBook, rotation: Rotation, world: World, step: Step, changes: dict[str, object]
-) -> RotationBook:
+    record: RotationRecord, rotation: Rotation, world: World, step: Step, changes: dict[str, object]
+) -> RotationRecord:
     """The new side signs at once."""
-    if left_for_good(book, rotation.new):
+    if left_for_good(record, rotation.new):
         raise OperationRefused(
             "an emergency was declared against the new side before, and the old one signs already",
             remedy="let the abort end; then rotate to a third authority, and declare this emergency there",
@@ -449,15 +453,15 @@ def _leave_old(
             f"the new authority is not good: {world.validated}", remedy="give it another one first"
         )
     able = require_able(rotation.new, "new", world)
-    entered = enter(book, State.EMERGENCY, Step(step.author, step.at, step.reason, able), **changes)
+    entered = enter(record, State.EMERGENCY, Step(step.author, step.at, step.reason, able), **changes)
     return admit(entered, rotation.new.root)
 
 
 def _leave_new(
-    book: RotationBook, rotation: Rotation, world: World, step: Step, changes: dict[str, object]
-) -> RotationBook:
+    record: RotationRecord, rotation: Rotation, world: World, step: Step, changes: dict[str, object]
+) -> RotationRecord:
     """The old side signs again, whoever can: to ask every signer first would leave the new one signing."""
-    if left_for_good(book, rotation.old) or rotation.state is State.EMERGENCY:
+    if left_for_good(record, rotation.old) or rotation.state is State.EMERGENCY:
         raise OperationRefused(
             "the old side is compromised as well: from an emergency there is no way back",
             remedy="let the rotation end; then rotate to a third authority",
@@ -473,10 +477,12 @@ def _leave_new(
             remedy="publish the old root again first (federation rotate restore), then declare the emergency",
         )
     if rotation.state is not State.STAGED:
-        return enter(book, State.ABORTING, step, wave=0, **changes)
-    if rotation.new.root not in book.compromised:
-        return enter(book, State.STABLE, step, wave=0, **changes)
+        return enter(record, State.ABORTING, step, wave=0, **changes)
+    if rotation.new.root not in record.compromised:
+        return enter(record, State.STABLE, step, wave=0, **changes)
     if rotation.new.root in world.generations.get(world.in_force, frozenset({rotation.new.root})):
-        return enter(book, State.ABORTING, step, wave=0, **changes)  # it was published before, and has to go
-    entered = enter(book, State.STABLE, step, wave=0, **changes)
-    return replace(entered, retired=sorted({*book.retired, rotation.new.root}))
+        return enter(
+            record, State.ABORTING, step, wave=0, **changes
+        )  # it was published before, and has to go
+    entered = enter(record, State.STABLE, step, wave=0, **changes)
+    return replace(entered, retired=sorted({*record.retired, rotation.new.root}))

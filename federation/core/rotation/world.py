@@ -70,12 +70,12 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerFacts:
-    """One signer that is heard of: which intermediates it has ready, and which orders it follows.
+    """One signer that is live: which intermediates it has ready, and which directives it follows.
 
     ``kept`` are those that are configured no longer, so that it has them only until it is restarted.
-    ``door`` is the intermediate that issued the certificate of its door; empty while that is not known.
-    ``door_proved_at`` is when a new connection last accepted the very certificate that its door shows now, by the
-    anchors of ``door_generation``; 0 where none has, with ``door_detail`` as the reason.
+    ``listener`` is the intermediate that issued the certificate of its listener; empty while that is not known.
+    ``listener_proved_at`` is when a new connection last accepted the very certificate that its listener shows now, by
+    the anchors of ``listener_generation``; 0 where none has, with ``listener_detail`` as the reason.
     """
 
     ready_with: frozenset[str]
@@ -84,10 +84,10 @@ class SignerFacts:
     state: str = ""
     kept: frozenset[str] = frozenset()
     detail: str = ""
-    door: str = ""
-    door_proved_at: float = 0.0
-    door_generation: int = 0
-    door_detail: str = "no new connection has met it yet"
+    listener: str = ""
+    listener_proved_at: float = 0.0
+    listener_generation: int = 0
+    listener_detail: str = "no new connection has met it yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +136,13 @@ class World:
     not be written at the last attempt; empty where it could. ``refused`` says of each process that refuses its newest
     configuration why, in words: until that is mended it is not known what the operators want.
 
-    What is in force is read before the horizons, and both after everything that follows from the record was
-    persisted: a leaf that the horizons do not cover yet is then delivered by what is in force now, or later.
+    What is in force is read before the expiry bounds, and both after everything that follows from the record was
+    persisted: a leaf that the expiry bounds do not cover yet is then delivered by what is in force now, or later.
     """
 
     now: float
     clusters: Mapping[str, ClusterFacts]
-    horizons: Mapping[Delivered, float]
+    expiry_bounds: Mapping[Delivered, float]
     generations: Mapping[int, frozenset[str]]
     in_force: int
     behind: Mapping[str, int] = field(default_factory=dict)

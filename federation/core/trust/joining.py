@@ -6,7 +6,7 @@ on istiod 1.32-dev, and the sources named are of istio/istio:
 
 1. ``accept``: a person compares the fingerprint of the cluster's own root, and pins it. The bundle then holds it.
 2. ``serve``: the cluster's own CA delivers that bundle, to the byte. A proxy trusts what comes with its certificate
-   (security/pkg/server/ca/server.go appends the root of ``cacerts``), not the ConfigMap; and as long as its bytes
+   (security/pkg/server/ca/server.go appends the root of ``cacerts``), not the ConfigMap; and while its bytes
    differ from the hub's, istiod puts them back (security/pkg/k8s/configutil.go).
 3. ``renew``: every certificate that was delivered without that bundle has ended, in this cluster and in the others.
 4. ``control_plane``: istiod has its own certificate from the hub, and was restarted since. A mounted ``istiod-tls``
@@ -93,7 +93,7 @@ class SidecarsSeen:
 
     pods: int
     asked: int
-    never_asked: tuple[str, ...] = ()
+    never_requested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Arrival:
     provided_since: float | None = None
     longest: float = 0.0
     distributors: tuple[str, ...] = ()
-    doors: frozenset[str] = frozenset()
+    listeners: frozenset[str] = frozenset()
     trust_domain: str = ""  # of the hub
     istio: IstioSeen | None = None
     sidecars: SidecarsSeen | None = None
@@ -313,7 +313,7 @@ def _move(arrival: Arrival, _: World, __: frozenset[str]) -> Iterator[Condition]
         yield _unread(arrival, "the settings of its proxies")
     else:
         for name, address in sorted(found.addresses.items()):
-            if address.rpartition(":")[0] in arrival.doors:
+            if address.rpartition(":")[0] in arrival.listeners:
                 yield met("address", f"{name} sends proxies to {address}", arrival.name)
             else:
                 yield unmet("address", f"{name} sends proxies to {address or 'istiod'}", arrival.name)
@@ -321,8 +321,8 @@ def _move(arrival: Arrival, _: World, __: frozenset[str]) -> Iterator[Condition]
     if seen is None:
         yield unmet("asked", "it is not known which pods have asked the hub", arrival.name)
     elif seen.asked < seen.pods:
-        named = ", ".join(seen.never_asked[:MOST_NAMED])
-        more = seen.pods - seen.asked - min(len(seen.never_asked), MOST_NAMED)
+        named = ", ".join(seen.never_requested[:MOST_NAMED])
+        more = seen.pods - seen.asked - min(len(seen.never_requested), MOST_NAMED)
         rest = f" and {more} more" if named and more > 0 else ""
         yield unmet(
             "asked",

@@ -20,18 +20,18 @@ class SignsOfLife:
     """The workloads of one cluster and their certificates; the hub's own accounts do not count.
 
     ``workloads`` are live pods that need certificates (None: not known, and ``detail`` says why). Of these
-    ``holding`` hold one that has not ended, and ``lapsed`` held one that has ended and was not renewed; the others
-    have never asked. ``ambient`` are pods whose certificates the ztunnel of their node asks for: only the ztunnels
-    are among the workloads.
+    ``with_certificate`` hold one that has not ended, and ``lapsed`` held one that has ended and was not renewed; the
+    others have never asked. ``ambient`` are pods whose certificates the ztunnel of their node asks for: only the
+    ztunnels are among the workloads.
 
     Before ``known_from`` (seconds since the epoch) certificates may be held that are not accounted for.
-    ``watched`` is False where the configuration allows no watch of pods: ``holding`` then counts those that were
-    issued and have not ended, of pods that may be gone. ``refusal`` says why callers were refused since the last
+    ``watched`` is False where the configuration allows no watch of pods: ``with_certificate`` then counts those that
+    were issued and have not ended, of pods that may be gone. ``refusal`` says why callers were refused since the last
     certificate; empty where none was.
     """
 
     workloads: int | None = None
-    holding: int = 0
+    with_certificate: int = 0
     lapsed: int = 0
     ambient: int = 0
     known_from: float = 0.0
@@ -40,9 +40,9 @@ class SignsOfLife:
     detail: str = ""
 
     @property
-    def never_asked(self) -> int:
+    def never_requested(self) -> int:
         """Workloads that have no certificate of the hub and never had one."""
-        return max(0, (self.workloads or 0) - self.holding - self.lapsed)
+        return max(0, (self.workloads or 0) - self.with_certificate - self.lapsed)
 
 
 class Vitality(StrEnum):
@@ -51,7 +51,7 @@ class Vitality(StrEnum):
     ALIVE = "alive"  # at least half of the workloads hold a certificate
     EMPTY = "no_workloads"
     STOPPED = "stopped"  # most of those without one had one, and did not renew it
-    NEVER_ASKED = "never_asked"  # most of those without one have never asked the hub
+    NEVER_REQUESTED = "never_requested"  # most of those without one have never asked the hub
     UNKNOWN = "unknown"
 
 
@@ -69,7 +69,7 @@ WATCH: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class LivenessVerdict:
     """The verdict in words. ``until`` is when more will be known (seconds since the epoch; 0: that is not known)."""
 
     vitality: Vitality
@@ -83,48 +83,50 @@ class Judgement:
         return self.vitality in FINE
 
 
-def judge(life: SignsOfLife | None, now: float) -> Judgement:
+def assess(life: SignsOfLife | None, now: float) -> LivenessVerdict:
     """What is to be made of these counts at ``now`` (seconds since the epoch). What is not known is not fine."""
     if life is None:
-        return Judgement(Vitality.UNKNOWN, "no signer reports the certificates of its workloads")
+        return LivenessVerdict(Vitality.UNKNOWN, "no signer reports the certificates of its workloads")
     refused = f"; callers are refused: {life.refusal}" if life.refusal else ""
     if life.workloads is None:
-        return _judge_uncounted(life, refused)
-    if life.workloads and 2 * life.holding >= life.workloads:
-        return Judgement(Vitality.ALIVE, f"{_share(life)}{_rest(life)}")
+        return _assess_uncounted(life, refused)
+    if life.workloads and 2 * life.with_certificate >= life.workloads:
+        return LivenessVerdict(Vitality.ALIVE, f"{_share(life)}{_rest(life)}")
     if now < life.known_from:
         detail = f"{_share(life)}; others may hold one from before that was accounted for{refused}"
-        return Judgement(Vitality.UNKNOWN, detail, WAIT, life.known_from)
+        return LivenessVerdict(Vitality.UNKNOWN, detail, WAIT, life.known_from)
     if not life.workloads:
         if not life.ambient:
-            return Judgement(Vitality.EMPTY, "no workload there needs a certificate")
+            return LivenessVerdict(Vitality.EMPTY, "no workload there needs a certificate")
         detail = (
             f"{life.ambient} pods are in ambient mode, and no ztunnel has asked for a certificate{refused}"
         )
-        return Judgement(Vitality.NEVER_ASKED, detail, RESTART)
-    vitality = Vitality.STOPPED if life.lapsed >= life.never_asked else Vitality.NEVER_ASKED
-    return Judgement(vitality, f"{_share(life)}{_rest(life)}{refused}", RESTART)
+        return LivenessVerdict(Vitality.NEVER_REQUESTED, detail, RESTART)
+    vitality = Vitality.STOPPED if life.lapsed >= life.never_requested else Vitality.NEVER_REQUESTED
+    return LivenessVerdict(vitality, f"{_share(life)}{_rest(life)}{refused}", RESTART)
 
 
-def _judge_uncounted(life: SignsOfLife, refused: str) -> Judgement:
+def _assess_uncounted(life: SignsOfLife, refused: str) -> LivenessVerdict:
     """Of a cluster whose pods are not known, certificates that were issued can say only that some are."""
     if life.watched:
         why = life.detail or "its pods were not listed yet"
-        return Judgement(Vitality.UNKNOWN, f"how many workloads it has is not known: {why}{refused}")
-    if life.holding:
-        detail = f"{life.holding} callers hold certificates; how many do not is not known: {life.detail}"
-        return Judgement(Vitality.ALIVE, detail)
+        return LivenessVerdict(Vitality.UNKNOWN, f"how many workloads it has is not known: {why}{refused}")
+    if life.with_certificate:
+        detail = (
+            f"{life.with_certificate} callers hold certificates; how many do not is not known: {life.detail}"
+        )
+        return LivenessVerdict(Vitality.ALIVE, detail)
     detail = (
         f"no caller holds a certificate, and whether it has workloads is not known: {life.detail}{refused}"
     )
-    return Judgement(Vitality.UNKNOWN, detail, WATCH, life.known_from)
+    return LivenessVerdict(Vitality.UNKNOWN, detail, WATCH, life.known_from)
 
 
 def _share(life: SignsOfLife) -> str:
-    return f"{life.holding} of {life.workloads} workloads hold a certificate"
+    return f"{life.with_certificate} of {life.workloads} workloads hold a certificate"
 
 
 def _rest(life: SignsOfLife) -> str:
     parts = [f"of {life.lapsed} it has ended"] if life.lapsed else []
-    parts += [f"{life.never_asked} have never asked"] if life.never_asked else []
+    parts += [f"{life.never_requested} have never asked"] if life.never_requested else []
     return f" ({', '.join(parts)})" if parts else ""

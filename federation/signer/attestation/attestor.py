@@ -69,8 +69,8 @@ class Caller(msgspec.Struct, frozen=True):
     def described(self) -> str:
         """Who sent the token, for logs: account, pod and node."""
         bound = f" in pod {self.pod}" if self.pod else ""
-        placed = f" on node {self.node}" if self.node else ""
-        return f"{self.impersonator or self.account}{bound}{placed}"
+        attributed = f" on node {self.node}" if self.node else ""
+        return f"{self.impersonator or self.account}{bound}{attributed}"
 
 
 MOST_VERIFIED: Final = 4096  # tokens whose signature is remembered as good, each 100 bytes
@@ -177,7 +177,7 @@ class ClusterAttestor:
         if existence is Existence.DELETED:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
         if existence is Existence.PRESENT and self.objects.fresh:
-            return self._vouched(token)
+            return self._attested(token)
         if self.config.attestation != KEYS:
             return await self._review(token, permit)
         existence = await self.objects.ask(token, now=now)
@@ -185,7 +185,7 @@ class ClusterAttestor:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
         if existence is not Existence.PRESENT:
             raise AttestationRefused("what it is bound to is not there", reason="object_unknown")
-        return self._vouched(token)
+        return self._attested(token)
 
     def _check_claims(self, token: Token, issuer: str) -> float:
         now = self._clock.now().timestamp()
@@ -205,7 +205,7 @@ class ClusterAttestor:
         self._check_claims(token, self.config.issuer)
         return await self._review(token, permit)
 
-    def _vouched(self, token: Token) -> Caller:
+    def _attested(self, token: Token) -> Caller:
         node = token.claims.kubernetes.node
         return self._caller(token, KEYS, node.name if node is not None else "")
 

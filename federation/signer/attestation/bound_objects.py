@@ -47,7 +47,7 @@ NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 ASK_TIMEOUT: Final = 4.0
-"""Seconds for one question: there are two, and the door's own deadline leaves ten for all of a call."""
+"""Seconds for one question: there are two, and the listener's own deadline leaves ten for all of a call."""
 
 CONCURRENT: Final = 4  # questions at once: half of a session's requests
 MOST_WAITING: Final = 512
@@ -70,7 +70,7 @@ class BoundObjects:
     ) -> None:
         self._session = session
         self._limit = min(ASK_TIMEOUT, timeouts.request)
-        self._turns = asyncio.Semaphore(CONCURRENT)
+        self._queue = asyncio.Semaphore(CONCURRENT)
         self._questions: InFlight[ObjectMeta | None] = InFlight(
             str(session.name), "a question about an object"
         )
@@ -168,7 +168,7 @@ class BoundObjects:
         where = str(self._session.name)
         query = {"fieldSelector": fields, "limit": "1"}
         try:
-            async with asyncio.timeout(self._limit), self._turns:
+            async with asyncio.timeout(self._limit), self._queue:
                 data = await self._session.get(
                     path, params=query, accept=METADATA_ONLY_LIST, most_bytes=MAX_PAGE_BYTES
                 )

@@ -26,7 +26,7 @@ from federation.kubernetes.session import ClusterSession
 from federation.signer.attestation.token_review import InFlight
 from federation.signer.attestation.tokens import LEEWAY
 
-MEMORY: Final = 10.0  # seconds; as long as a token that a TokenReview accepted
+MEMORY: Final = 10.0  # seconds; while a token that a TokenReview accepted
 MOST_REMEMBERED: Final = 8192
 CONCURRENT: Final = 4  # lists at once: half of a session's requests, so that token reviews get through
 MOST_WAITING: Final = 512
@@ -70,7 +70,7 @@ class NodePods:
         self._where = str(session.name)
         self._limit = limit
         self._clock = clock
-        self._turns = asyncio.Semaphore(CONCURRENT)
+        self._queue = asyncio.Semaphore(CONCURRENT)
         self._lists: InFlight[frozenset[str]] = InFlight(self._where, "a question about pods")
         self._nodes: InFlight[NodeName | None] = InFlight(self._where, "a question about a pod")
         self._known: dict[_Key, tuple[float, frozenset[str]]] = {}
@@ -157,7 +157,7 @@ class NodePods:
         """The body of a list of pods. Every value in ``fields`` is of a syntax without commas and equals signs."""
         path, query = f"/api/v1/namespaces/{namespace}/pods", {"fieldSelector": fields, "limit": str(PAGE)}
         try:
-            async with asyncio.timeout(self._limit), self._turns:
+            async with asyncio.timeout(self._limit), self._queue:
                 return await self._session.get(path, params=query, accept=accept, most_bytes=MAX_PAGE_BYTES)
         except ClusterError as error:
             raise self._noted(error) from None

@@ -21,7 +21,7 @@ AuthorityViolation        answered with something else than was asked for: an al
 
 ``reason`` says which it is exactly, ``remedy`` what to do; no secret is ever part of either.
 
-:func:`issue_checked` is the one place where leaves come from, for workloads and for the door's own certificate: no
+:func:`issue_checked` is the one place where leaves come from, for workloads and for the listener's own certificate: no
 caller gets a leaf that was not ordered exactly so. A violation is an alarm: it is counted, kept with its time, logged
 as an error and shown by status until the process ends.
 """
@@ -57,7 +57,7 @@ from federation.core.pki.verification import check_issued
 _logger = logging.getLogger(__name__)
 
 
-class LeafOrder(msgspec.Struct, frozen=True, kw_only=True):
+class LeafRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A leaf as it is to be: checked, clamped, and with a serial number already drawn.
 
     ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of a server. ``csr_pem`` is the
@@ -97,12 +97,12 @@ class Authority(Protocol):
         """What it is and how it fares now; never blocks."""
         ...
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         """The leaf that was ordered; raises what the module's table says."""
         ...
 
 
-class KeptAuthority(Authority, Protocol):
+class ManagedAuthority(Authority, Protocol):
     """An authority as its keeper sees it."""
 
     @property
@@ -174,7 +174,7 @@ class SigningKey(Protocol):
         ...
 
     @property
-    def held_here(self) -> bool:
+    def has_local_key(self) -> bool:
         """True where the key is in this process, so that its signatures need no verification."""
         ...
 
@@ -240,7 +240,7 @@ class CertificateService(Protocol):
         """
         ...
 
-    async def issue(self, order: LeafOrder) -> Answer:
+    async def issue(self, order: LeafRequest) -> Answer:
         """Have it issued; raises what the module's table says. Bounded in time."""
         ...
 
@@ -296,7 +296,7 @@ class Alarms:
 
 async def issue_checked(
     authority: Authority,
-    order: LeafOrder,
+    order: LeafRequest,
     *,
     anchors: Iterable[Certificate],
     at: datetime,
@@ -307,7 +307,7 @@ async def issue_checked(
 
     Of a leaf that the hub built everything was judged beforehand: its issuers when they were taken up, its names
     by their constraints. With ``thorough`` it is judged like a stranger's word all the same: the few leaves that tell
-    whether an authority is any good, and the door's, can afford that.
+    whether an authority is any good, and the listener's, can afford that.
 
     ``at`` is when it was ordered. It is judged by the clock after the answer: a service that dates a leaf from the
     moment it signs has not looked into the future.
@@ -326,7 +326,7 @@ async def issue_checked(
 
 
 def _judged(
-    issued: IssuedLeaf, order: LeafOrder, anchors: Iterable[Certificate], at: datetime
+    issued: IssuedLeaf, order: LeafRequest, anchors: Iterable[Certificate], at: datetime
 ) -> CheckedLeaf:
     try:
         leaf = Certificate.from_der(issued.der)
@@ -365,8 +365,8 @@ class AuthoritySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every back end is given beside its settings; ``hosts`` are the door's names.
+class BackEndContext:
+    """What every back end is given beside its settings; ``hosts`` are the listener's names.
 
     ``ztunnel`` says whether ztunnels verify what is signed.
 

@@ -5,7 +5,7 @@ so that it can be found good before its root is published; whether it may sign f
 (``selection.py``).
 
 **Another authority takes the place of the one in use without failing a request.** A changed configuration makes a new
-authority. It takes over as soon as it has signed: throw-away leaves, for a workload and for the door, which are
+authority. It takes over as soon as it has signed: throw-away leaves, for a workload and for the listener, which are
 verified (``canary.py``). Until then the old one goes on, even where it cannot sign just now, and the report says why.
 An edit is a wish: one that is not what is in force does not take the place of one that is (``selection.py``). One
 that is on trial is not counted on before it has signed so either, anew for every intermediate: that is how a
@@ -34,11 +34,16 @@ from federation.core.config.authorities.settings import RemoteAuthorityConfig
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, FederationError
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import NOT_IN_FORCE, Orders
+from federation.core.rotation.effects import NOT_IN_FORCE, SigningDirectives
 from federation.core.rotation.record import State
-from federation.signer.authorities.authority import Alarms, AuthoritySettings, KeptAuthority, Surroundings
+from federation.signer.authorities.authority import (
+    Alarms,
+    AuthoritySettings,
+    BackEndContext,
+    ManagedAuthority,
+)
 from federation.signer.authorities.back_ends import make_authority
-from federation.signer.authorities.canary import Trial, held_back, untried
+from federation.signer.authorities.canary import CanarySigning, awaits_canary, withheld
 from federation.signer.authorities.limiter import GuardedAuthority, guard
 from federation.signer.authorities.selection import exchange, not_in_force
 
@@ -47,13 +52,13 @@ _logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT: Final = 10.0
 
 
-class Leaving:
+class DrainingSlots:
     """Keeps them until they are closed."""
 
     def __init__(self) -> None:
-        self._all: list[KeptAuthority] = []
+        self._all: list[ManagedAuthority] = []
 
-    def add(self, *authorities: KeptAuthority) -> None:
+    def add(self, *authorities: ManagedAuthority) -> None:
         """Nobody chooses these from now on."""
         self._all += authorities
 
@@ -62,10 +67,10 @@ class Leaving:
         """True while requests wait for one of them or are being answered by it."""
         return any(under_way(authority) for authority in self._all)
 
-    async def close(self, *, spare: KeptAuthority | None = None, finally_: bool = False) -> None:
+    async def close(self, *, spare: ManagedAuthority | None = None, finally_: bool = False) -> None:
         """Close those that nobody needs, ``spare`` excepted; ``finally_`` closes them all."""
-        leaving, self._all = self._all, []
-        for authority in leaving:
+        draining, self._all = self._all, []
+        for authority in draining:
             if not finally_ and (authority is spare or under_way(authority)):
                 self._all.append(authority)  # whoever began with it ends with it
                 continue
@@ -76,18 +81,18 @@ class Leaving:
                 _logger.warning("an authority that is no longer used did not close in time")
 
 
-def under_way(authority: KeptAuthority) -> bool:
+def under_way(authority: ManagedAuthority) -> bool:
     """True while requests wait for it or are being answered by it."""
     return isinstance(authority, GuardedAuthority) and authority.under_way
 
 
-LEAVING: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
+DRAIN_POLL: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
 
 
-class AuthorityKeeper:
+class AuthoritySlot:
     """Keeps one authority, and exchanges it with the configuration.
 
-    ``deadline`` is the door's, in seconds, ``hosts`` are its names, and ``lifetime`` is how long leaves live at
+    ``deadline`` is the listener's, in seconds, ``hosts`` are its names, and ``lifetime`` is how long leaves live at
     present. ``on_change`` is told that another authority is in use, that a trial was passed, and that it can sign now
     or cannot any more. Raises AuthorityMisconfigured where an authority of that kind cannot be made at all.
     """
@@ -95,39 +100,39 @@ class AuthorityKeeper:
     def __init__(
         self,
         settings: AuthoritySettings,
-        around: Surroundings,
+        around: BackEndContext,
         *,
         deadline: float,
         lifetime: Callable[[], float],
         hosts: Callable[[], tuple[str, ...]],
         on_change: Callable[[], None],
-        on_trial: bool = False,
-        orders: Callable[[], Orders | None] = lambda: None,
+        needs_canary: bool = False,
+        directives: Callable[[], SigningDirectives | None] = lambda: None,
     ) -> None:
         self._around = replace(around, exchange=self._exchange)
         self._clock: Clock = around.clock
         self._deadline = deadline
         self._lifetime = lifetime
-        self._proves, self._tries = Trial(around, hosts), Trial(around, hosts)
+        self._proves, self._tries = CanarySigning(around, hosts), CanarySigning(around, hosts)
         self._on_change = on_change
         self._anchors: tuple[Certificate, ...] = ()
         self._share_of: Callable[[str], float] = lambda _: 1.0
-        self._on_trial = on_trial
-        self._orders = orders
-        self._passed: tuple[KeptAuthority, tuple[Certificate, ...]] | None = None
+        self._needs_canary = needs_canary
+        self._directives = directives
+        self._passed: tuple[ManagedAuthority, tuple[Certificate, ...]] | None = None
         self._failed: FederationError | None = None
         self._was_good: bool | None = None  # None until the authority in use was looked at
         self._was_usable = False
         self._retired = False
         self.settings = settings
         self.alarms = Alarms(around.clock)
-        self._next: tuple[AuthoritySettings, KeptAuthority] | None = None
+        self._next: tuple[AuthoritySettings, ManagedAuthority] | None = None
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
-        self._trial: FederationError | None = None
+        self._canary: FederationError | None = None
         self._departs: AuthorityMisconfigured | None = None
         self._told = ""
-        self._leaving = Leaving()
-        self._trying: KeptAuthority | None = None
+        self._draining = DrainingSlots()
+        self._trying: ManagedAuthority | None = None
         self._changed = asyncio.Event(), asyncio.Event()  # for those that look after the two
         self.current = self._make(settings)
 
@@ -144,18 +149,18 @@ class AuthorityKeeper:
     @property
     def proved(self) -> bool:
         """False while a trial is still to be passed with the intermediate of now."""
-        if not self._on_trial:
+        if not self._needs_canary:
             return True
         passed = self._passed
         return passed is not None and passed[0] is self.current and passed[1] == self.current.issuers
 
     def rely(self) -> None:
         """Nothing is on trial from now on: requests have come to depend on it."""
-        self._on_trial = False
+        self._needs_canary = False
 
     def test(self) -> None:
         """It is on trial from now on."""
-        self._on_trial = True
+        self._needs_canary = True
         self._wake()
 
     def retire(self) -> None:
@@ -216,12 +221,12 @@ class AuthorityKeeper:
                 for look, changed in zip((self._look, self._try_next), self._changed, strict=True):
                     group.create_task(self._repeat(look, changed))
             await self._clock.sleep(self._deadline)  # whoever has chosen it before has asked it by then
-            while self._leaving.under_way or any(map(under_way, self._both)):
-                await self._clock.sleep(LEAVING)
+            while self._draining.under_way or any(map(under_way, self._both)):
+                await self._clock.sleep(DRAIN_POLL)
         finally:
-            self._leaving.add(*self._both)
+            self._draining.add(*self._both)
             self._next = None
-            await self._leaving.close(finally_=True)
+            await self._draining.close(finally_=True)
 
     async def _repeat(self, look: Callable[[], Awaitable[None]], changed: asyncio.Event) -> None:
         """Look again and again, at once where something has changed meanwhile."""
@@ -246,7 +251,7 @@ class AuthorityKeeper:
         await looked_at.refresh()
         if looked_at is self.current:
             self._was_good = self._was_good or good or looked_at.can_sign
-        await self._leaving.close(spare=self._trying)
+        await self._draining.close(spare=self._trying)
         await self._prove()
         self._tell()
 
@@ -260,14 +265,14 @@ class AuthorityKeeper:
             await follower.refresh()
             departs = self._exchange(self.current.issuers, follower.issuers)
             tried = follower.can_sign and departs is None
-            trial = await self._tries.run(follower, self._anchors) if tried else None
+            canary = await self._tries.run(follower, self._anchors) if tried else None
             departs = departs or self._exchange(self.current.issuers, follower.issuers)  # a leaf tells more
-            signs = follower.can_sign and trial is None
+            signs = follower.can_sign and canary is None
         finally:
             self._trying = None
         if follower not in self._both:
             return  # the configuration changed once more meanwhile
-        self._trial, self._departs = trial, departs
+        self._canary, self._departs = canary, departs
         if departs is not None:
             if self._told != departs.what:
                 _logger.error("the authority is not taken up: %s", departs.diagnostics())
@@ -275,7 +280,7 @@ class AuthorityKeeper:
             return
         # One that was good once may be so again in a moment. One that never was loses nothing by another.
         if signs or (self._was_good is False and not self.current.can_sign):
-            self._leaving.add(self.current)
+            self._draining.add(self.current)
             self.settings, self.current, self._next = settings, follower, None
             self._passed = (follower, follower.issuers) if signs else None
             self._was_good = signs
@@ -300,28 +305,29 @@ class AuthorityKeeper:
             last_violation_at=alarms.last_violation_at,
         )
         if not self.proved:
-            report = untried(report, self._failed)
+            report = awaits_canary(report, self._failed)
         if self._next is not None:
-            waiting, failed, departs = self._next[1].describe(), self._trial, self._departs
+            waiting, failed, departs = self._next[1].describe(), self._canary, self._departs
             if departs is not None:
-                return held_back(report, waiting.name, departs.what, departs.remedy, reason=departs.reason)
+                return withheld(report, waiting.name, departs.what, departs.remedy, reason=departs.reason)
             if failed is not None:
-                return held_back(report, waiting.name, f"on trial: {failed}", failed.remedy)
-            return held_back(report, waiting.name, waiting.detail, waiting.remedy)
+                return withheld(report, waiting.name, f"on trial: {failed}", failed.remedy)
+            return withheld(report, waiting.name, waiting.detail, waiting.remedy)
         if self._refused is not None:
             settings, error = self._refused
-            return held_back(report, settings.authority.name, error.what, error.remedy)
+            return withheld(report, settings.authority.name, error.what, error.remedy)
         return report
 
     @property
-    def _both(self) -> tuple[KeptAuthority, ...]:
+    def _both(self) -> tuple[ManagedAuthority, ...]:
         return (self.current,) if self._next is None else (self.current, self._next[1])
 
     async def _prove(self) -> None:
         """Have the authority in use sign: on trial once for each intermediate, and where only a leaf tells its chain.
 
-        Orders name an intermediate, so that an authority with one that is not known would never be asked. Nor is one
-        that was seen to be under another root than the one in force: whether its back end was put back is tried here.
+        Directives name an intermediate, so that an authority with one that is not known would never be asked. Nor is
+        one that was seen to be under another root than the one in force: whether its back end was put back is tried
+        here.
         """
         tried, issuers, proved = self.current, self.current.issuers, self.proved
         if not tried.can_sign or (proved and issuers and not self._departed(issuers)):
@@ -338,23 +344,28 @@ class AuthorityKeeper:
 
     def _departed(self, issuers: Sequence[Certificate]) -> bool:
         """Whether ``[signer.authority]`` is under another root than the one in force, and no rotation is under way."""
-        orders = self._orders()
-        if orders is None or orders.strict or self._on_trial or issuers[-1].sha256 == orders.root:
+        directives = self._directives()
+        if (
+            directives is None
+            or directives.strict
+            or self._needs_canary
+            or issuers[-1].sha256 == directives.root
+        ):
             return False
-        return not_in_force(issuers, orders) is not None
+        return not_in_force(issuers, directives) is not None
 
     def _exchange(
         self, old: Sequence[Certificate], new: Sequence[Certificate]
     ) -> AuthorityMisconfigured | None:
-        return exchange(old, new, self._orders(), reserve=self._on_trial)
+        return exchange(old, new, self._directives(), reserve=self._needs_canary)
 
     def _drop_next(self) -> None:
-        self._trial = self._departs = None
+        self._canary = self._departs = None
         if self._next is not None:
-            self._leaving.add(self._next[1])
+            self._draining.add(self._next[1])
             self._next = None
 
-    def _make(self, settings: AuthoritySettings) -> KeptAuthority:
+    def _make(self, settings: AuthoritySettings) -> ManagedAuthority:
         inner = make_authority(settings, self._around)
         inner.trust(self._anchors)
         config = settings.authority
@@ -372,42 +383,42 @@ class AuthorityKeeper:
         self._share_out(settings, guarded)
         return guarded
 
-    def _share_out(self, settings: AuthoritySettings, authority: KeptAuthority) -> None:
+    def _share_out(self, settings: AuthoritySettings, authority: ManagedAuthority) -> None:
         if isinstance(authority, GuardedAuthority):
             authority.take_share(self._share_of(settings.authority.name))
 
 
-class MakesKeepers(Protocol):
+class MakesSlots(Protocol):
     """Makes a keeper of these settings; raises AuthorityMisconfigured where its kind cannot be made."""
 
     def __call__(
-        self, settings: AuthoritySettings, *, on_change: Callable[[], None], on_trial: bool
-    ) -> AuthorityKeeper:
+        self, settings: AuthoritySettings, *, on_change: Callable[[], None], needs_canary: bool
+    ) -> AuthoritySlot:
         """A keeper that nobody runs yet."""
         ...
 
 
-class Succession:
+class AuthoritySet:
     """``authority`` and, where there is one, ``successor``; ``in_order`` are both, the authority first."""
 
     def __init__(
         self,
-        make: MakesKeepers,
+        make: MakesSlots,
         authority: AuthoritySettings,
         successor: AuthoritySettings | None,
         *,
-        orders: Callable[[], Orders | None] = lambda: None,
+        directives: Callable[[], SigningDirectives | None] = lambda: None,
     ) -> None:
         self._make = make
-        self._orders = orders
+        self._directives = directives
         self._bundle: tuple[Certificate, ...] = ()
         self._pinned: tuple[Certificate, ...] = ()
         self._wanted = authority, successor
         self._refused: tuple[AuthoritySettings, AuthorityMisconfigured] | None = None
-        self._to_run: asyncio.Queue[AuthorityKeeper] = asyncio.Queue()
-        self.authority = make(authority, on_change=self._arrange, on_trial=False)
-        self.successor: AuthorityKeeper | None = None
-        self.in_order: tuple[AuthorityKeeper, ...] = (self.authority,)
+        self._to_run: asyncio.Queue[AuthoritySlot] = asyncio.Queue()
+        self.authority = make(authority, on_change=self._arrange, needs_canary=False)
+        self.successor: AuthoritySlot | None = None
+        self.in_order: tuple[AuthoritySlot, ...] = (self.authority,)
         self._to_run.put_nowait(self.authority)
         self._arrange()
 
@@ -432,34 +443,34 @@ class Succession:
     @property
     def quotas(self) -> frozenset[str]:
         """The names of the authorities kept here whose quota several signers share, whatever is configured by now."""
-        return frozenset().union(*(keeper.quotas for keeper in self.in_order))
+        return frozenset().union(*(slot.quotas for slot in self.in_order))
 
     def recall(self, reports: Iterable[AuthorityReport]) -> None:
         """Take over the alarms that this signer reported before it was killed, each by the name of its authority."""
         for report in reports:
-            for keeper in self.in_order:
-                if keeper.settings.authority.name == report.name:
-                    keeper.alarms.recall(report)
+            for slot in self.in_order:
+                if slot.settings.authority.name == report.name:
+                    slot.alarms.recall(report)
 
     def take_share(self, share_of: Callable[[str], float]) -> None:
         """Take of each quota the part that is given for the authority's name."""
-        for keeper in self.in_order:
-            keeper.take_share(share_of)
+        for slot in self.in_order:
+            slot.take_share(share_of)
 
     async def run(self) -> None:
         """Keep both until cancelled; closes them then."""
         async with asyncio.TaskGroup() as group:
             while True:
-                keeper = await self._to_run.get()
-                group.create_task(keeper.run(), name=f"authority {keeper.settings.authority.name}")
+                slot = await self._to_run.get()
+                group.create_task(slot.run(), name=f"authority {slot.settings.authority.name}")
 
     def describe_authority(self) -> AuthorityReport:
         """``[signer.authority]`` and how it fares: unavailable where it is not what is in force, and all there is."""
-        report, orders = self._describe(self.authority), self._orders()
-        if orders is None or orders.strict:
+        report, directives = self._describe(self.authority), self._directives()
+        if directives is None or directives.strict:
             return report
-        problem = not_in_force(self.authority.issuers, orders)
-        if problem is None or self._successor_signs(orders):
+        problem = not_in_force(self.authority.issuers, directives)
+        if problem is None or self._successor_signs(directives):
             return report
         return msgspec.structs.replace(
             report, state="unavailable", reason=problem.reason, detail=problem.what, remedy=problem.remedy
@@ -481,14 +492,14 @@ class Succession:
             remedy=error.remedy,
         )
 
-    def _describe(self, keeper: AuthorityKeeper) -> AuthorityReport:
+    def _describe(self, slot: AuthoritySlot) -> AuthorityReport:
         """How it fares, and whether a restart would have it still."""
-        report = keeper.describe()
-        kept = keeper.settings not in self._wanted or (report.reason == NOT_IN_FORCE and keeper.usable)
+        report = slot.describe()
+        kept = slot.settings not in self._wanted or (report.reason == NOT_IN_FORCE and slot.usable)
         return msgspec.structs.replace(report, kept=kept)
 
     def arrange(self) -> None:
-        """Bring what is kept closer to what is configured, as far as the orders allow it by now."""
+        """Bring what is kept closer to what is configured, as far as the directives allow it by now."""
         self._arrange()
 
     def _arrange(self) -> None:
@@ -511,33 +522,35 @@ class Succession:
         else:
             held.configure(successor)
 
-    def _inherits(self, heir: AuthorityKeeper, authority: AuthoritySettings) -> bool:
+    def _inherits(self, heir: AuthoritySlot, authority: AuthoritySettings) -> bool:
         """True where the successor is to be the authority, and can be without a pause."""
         published = bool(heir.issuers) and heir.issuers[-1] in self._bundle
-        may = exchange(self.authority.current.issuers, heir.issuers, self._orders(), reserve=False) is None
+        may = (
+            exchange(self.authority.current.issuers, heir.issuers, self._directives(), reserve=False) is None
+        )
         return heir.settings == authority != self.authority.settings and heir.usable and published and may
 
     @property
     def _under_way(self) -> bool:
-        orders = self._orders()
-        return orders is not None and orders.strict
+        directives = self._directives()
+        return directives is not None and directives.strict
 
-    def _needed(self, held: AuthorityKeeper) -> bool:
-        """Whether nothing else may sign, for some cluster at least, by the orders."""
-        orders = self._orders()
-        if orders is None or not held.issuers:
+    def _needed(self, held: AuthoritySlot) -> bool:
+        """Whether nothing else may sign, for some cluster at least, by the directives."""
+        directives = self._directives()
+        if directives is None or not held.issuers:
             return False
-        if orders.strict and held.issuers[0].sha256 in {orders.issuer, *orders.clusters.values()}:
+        if directives.strict and held.issuers[0].sha256 in {directives.issuer, *directives.clusters.values()}:
             return True
-        return not_in_force(self.authority.issuers, orders) is not None
+        return not_in_force(self.authority.issuers, directives) is not None
 
-    def _successor_signs(self, orders: Orders) -> bool:
+    def _successor_signs(self, directives: SigningDirectives) -> bool:
         """Whether the successor is what signs at rest: since a rotation led to it."""
         heir = self.successor
-        after = orders.state == State.RETIRED.value
-        return after and heir is not None and heir.usable and not_in_force(heir.issuers, orders) is None
+        after = directives.state == State.RETIRED.value
+        return after and heir is not None and heir.usable and not_in_force(heir.issuers, directives) is None
 
-    def _promote(self, heir: AuthorityKeeper) -> None:
+    def _promote(self, heir: AuthoritySlot) -> None:
         former, self.authority = self.authority, heir
         heir.rely()
         self.successor = None
@@ -551,7 +564,7 @@ class Succession:
 
     def _add(self, settings: AuthoritySettings) -> None:
         try:
-            self.successor = self._make(settings, on_change=self._arrange, on_trial=True)
+            self.successor = self._make(settings, on_change=self._arrange, needs_canary=True)
         except AuthorityMisconfigured as error:
             _logger.error("the successor cannot be made: %s", error.diagnostics())
             self._refused = settings, error
@@ -559,14 +572,14 @@ class Succession:
         self._to_run.put_nowait(self.successor)
         self._list()
 
-    def _remove(self, successor: AuthorityKeeper) -> None:
+    def _remove(self, successor: AuthoritySlot) -> None:
         self.successor = None
         self._let_go(successor)
         self._list()
 
-    def _let_go(self, keeper: AuthorityKeeper) -> None:
-        self.authority.alarms.absorb(keeper.alarms)
-        keeper.retire()
+    def _let_go(self, slot: AuthoritySlot) -> None:
+        self.authority.alarms.absorb(slot.alarms)
+        slot.retire()
 
     def _list(self) -> None:
         self.in_order = (self.authority,) if self.successor is None else (self.authority, self.successor)

@@ -26,11 +26,11 @@ from federation.core.config.authorities.settings import (
 from federation.core.errors import AuthorityMisconfigured
 from federation.signer.authorities.authority import (
     AuthoritySettings,
+    BackEndContext,
     CertificateService,
-    KeptAuthority,
+    ManagedAuthority,
     MayExchange,
     PairSource,
-    Surroundings,
 )
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.hub_built import HubBuiltAuthority
@@ -40,7 +40,7 @@ _PACKAGES = {"pkcs11": "pkcs11", "aiobotocore": "aws", "botocore": "aws"}
 """Modules that only an extra of the package brings -> the extra."""
 
 
-def make_authority(settings: AuthoritySettings, around: Surroundings) -> KeptAuthority:
+def make_authority(settings: AuthoritySettings, around: BackEndContext) -> ManagedAuthority:
     """The authority of these settings; nothing is asked of it yet.
 
     Raises AuthorityMisconfigured where a package that its kind needs is not installed.
@@ -75,7 +75,7 @@ class _BackEnd:
     """A back end and how often it is looked at."""
 
     poll_seconds: float
-    make: Callable[..., KeptAuthority]
+    make: Callable[..., ManagedAuthority]
 
 
 def _signs(source: PairSource, poll_seconds: float, exchange: MayExchange) -> _BackEnd:
@@ -86,7 +86,7 @@ def _issues(service: CertificateService, poll_seconds: float, jitter: random.Ran
     return _BackEnd(poll_seconds, partial(ServiceAuthority, service, jitter=jitter))
 
 
-def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
+def _back_end(settings: AuthoritySettings, around: BackEndContext) -> _BackEnd:
     config = settings.authority
     match config:
         case LocalAuthorityConfig():
@@ -132,7 +132,7 @@ def _back_end(settings: AuthoritySettings, around: Surroundings) -> _BackEnd:
             return _signs(KmsPair(config, credentials, around), config.poll_seconds, around.exchange)
 
 
-def own_credentials(settings: AuthoritySettings, around: Surroundings) -> OwnCredentials:
+def own_credentials(settings: AuthoritySettings, around: BackEndContext) -> OwnCredentials:
     """What the hub proves itself with, by these settings."""
     spiffe = None
     if settings.spiffe is not None:

@@ -1,6 +1,6 @@
 """Canary signing: an authority signs throw-away leaves, which are verified, before anything depends on it.
 
-It signs one for a workload and one for the door. A probe leaf is for a service account of the hub's own namespace
+It signs one for a workload and one for the listener. A probe leaf is for a service account of the hub's own namespace
 that no one needs to create, lives for ten minutes, and is of no use to anyone: its key is made for it and never
 leaves this process. What goes wrong is no alarm: no caller was given anything. Here stands too how a report names an
 authority that has not passed yet.
@@ -35,10 +35,10 @@ from federation.files import read_bounded, read_in_time
 from federation.signer.authorities.authority import (
     Alarms,
     AuthoritySettings,
+    BackEndContext,
     CheckedLeaf,
-    KeptAuthority,
-    LeafOrder,
-    Surroundings,
+    LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
 from federation.signer.authorities.back_ends import make_authority
@@ -71,7 +71,7 @@ class Finding:
         return _MARKS[self.outcome]
 
 
-async def probe_authority(config: HubConfig, around: Surroundings) -> list[Finding]:
+async def probe_authority(config: HubConfig, around: BackEndContext) -> list[Finding]:
     """Everything that was found, in the order it was looked at; raises nothing of the authority's."""
     anchors, findings = await _pinned(config)
     if not anchors:
@@ -122,7 +122,7 @@ async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Find
     return tuple(found.values()), findings
 
 
-def _described(authority: KeptAuthority) -> Iterator[Finding]:
+def _described(authority: ManagedAuthority) -> Iterator[Finding]:
     report = authority.describe()
     outcome: Outcome = {"ready": "ok", "degraded": "warning"}.get(report.state, "failed")  # type: ignore[assignment]
     detail = report.detail or "it answers, and is ready"
@@ -144,7 +144,7 @@ def _described(authority: KeptAuthority) -> Iterator[Finding]:
 
 
 async def _signed(
-    authority: KeptAuthority, config: HubConfig, anchors: tuple[Certificate, ...], around: Surroundings
+    authority: ManagedAuthority, config: HubConfig, anchors: tuple[Certificate, ...], around: BackEndContext
 ) -> list[Finding]:
     findings: list[Finding] = []
     kinds = sorted(
@@ -152,7 +152,7 @@ async def _signed(
         key=lambda kind: kind.value,
     )
     workloads = [(f"workload, {kind.value}", LeafProfile.WORKLOAD, kind) for kind in kinds]
-    servers = {"door": config.door.server_names, "istiod": istiods_of(config)[:MOST_NAMES]}
+    servers = {"listener": config.listener.server_names, "istiod": istiods_of(config)[:MOST_NAMES]}
     served = [(check, LeafProfile.SERVING, KeyKind.EC_P256) for check, hosts in servers.items() if hosts]
     for check, profile, kind in (*workloads, *served):
         try:
@@ -167,13 +167,13 @@ async def _signed(
 
 
 async def probe_once(
-    authority: KeptAuthority,
+    authority: ManagedAuthority,
     profile: LeafProfile,
     kind: KeyKind = KeyKind.EC_P256,
     *,
     anchors: Iterable[Certificate],
     hosts: tuple[str, ...],
-    around: Surroundings,
+    around: BackEndContext,
 ) -> CheckedLeaf:
     """One throw-away leaf, verified; ``hosts`` are a server's. Raises what the authority raises, or an alarm."""
     key = await asyncio.to_thread(generate_key, kind)
@@ -181,7 +181,7 @@ async def probe_once(
     serving = profile is LeafProfile.SERVING
     identity = SpiffeId(around.trust_domain, PROBE)
     names = hosts if serving else (str(identity),)
-    order = LeafOrder(
+    order = LeafRequest(
         profile=profile,
         public_key=key.public_key(),
         spki_der=spki(key.public_key()),
@@ -212,15 +212,17 @@ def _failed(check: str, error: FederationError) -> Finding:
     return Finding(check, "failed", str(error), error.reason, error.remedy)
 
 
-class Trial:
-    """Tries authorities; ``hosts`` are the door's names. What was logged last is not logged again."""
+class CanarySigning:
+    """Tries authorities; ``hosts`` are the listener's names. What was logged last is not logged again."""
 
-    def __init__(self, around: Surroundings, hosts: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(self, around: BackEndContext, hosts: Callable[[], tuple[str, ...]]) -> None:
         self._around = around
         self._hosts = hosts
         self._told = ""
 
-    async def run(self, authority: KeptAuthority, anchors: Iterable[Certificate]) -> FederationError | None:
+    async def run(
+        self, authority: ManagedAuthority, anchors: Iterable[Certificate]
+    ) -> FederationError | None:
         """What is wrong with what it signs, by these anchors; None where it signs as it should."""
         try:
             for profile in LeafProfile:
@@ -243,7 +245,7 @@ class Trial:
         return None
 
 
-def untried(report: AuthorityReport, failed: FederationError | None) -> AuthorityReport:
+def awaits_canary(report: AuthorityReport, failed: FederationError | None) -> AuthorityReport:
     """The report of an authority that counts for nothing before it has signed; ``failed`` is its last trial."""
     if report.state == "unavailable":
         return report  # that it cannot sign at all says more
@@ -256,7 +258,7 @@ def untried(report: AuthorityReport, failed: FederationError | None) -> Authorit
     )
 
 
-def held_back(
+def withheld(
     report: AuthorityReport, name: str, why: str, remedy: str, *, reason: str = ""
 ) -> AuthorityReport:
     """The report of an authority that goes on although the one of that name is configured, with why."""

@@ -2,7 +2,7 @@
 
 The pair of chain and key is read again and again. A pair is taken up when key and certificate agree and the
 intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh accepts
-(``core/pki/path_rules.py``), for workloads and for the door; otherwise the last good pair stays, the authority is
+(``core/pki/path_rules.py``), for workloads and for the listener; otherwise the last good pair stays, the authority is
 degraded and says why. The same goes for a pair that is good and is not what is in force: files that were exchanged in
 place are a wish like any other edit. A pair whose root has left the bundle signs nothing any more: its leaves would
 chain to an anchor that no workload trusts.
@@ -44,7 +44,7 @@ from federation.signer.authorities.authority import (
     HasWarnings,
     IssuedLeaf,
     KeyPair,
-    LeafOrder,
+    LeafRequest,
     MayExchange,
     PairSource,
 )
@@ -75,7 +75,7 @@ class _Signing:
 
 
 class HubBuiltAuthority:
-    """Implements KeptAuthority and KnowsIssuers."""
+    """Implements ManagedAuthority and KnowsIssuers."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class HubBuiltAuthority:
         ztunnel: Callable[[], bool] = lambda: False,
         exchange: MayExchange = lambda _, __: None,
     ) -> None:
-        """``hosts`` are the names of the door, whose certificate it has to sign as well."""
+        """``hosts`` are the names of the listener, whose certificate it has to sign as well."""
         self._source = source
         self._exchange = exchange
         self._name = name
@@ -120,7 +120,7 @@ class HubBuiltAuthority:
         """Seconds between two looks at the pair."""
         return self._poll_seconds
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         """The leaf that was ordered; raises why there is no pair where there is none."""
         signing = self._signing
         if signing is None:
@@ -142,7 +142,7 @@ class HubBuiltAuthority:
         validity = order.validity
         tbs = template.tbs(order.spki_der, order.san, order.serial, validity.not_before, validity.not_after)
         signature = await signing.pair.key.sign(tbs)
-        if not signing.pair.key.held_here:
+        if not signing.pair.key.has_local_key:
             template.check_signature(tbs, signature)
         return IssuedLeaf(template.assemble(tbs, signature), signing.issuers, built_by_hub=True)
 
@@ -220,7 +220,7 @@ class HubBuiltAuthority:
                 return
         if self._signing is not None:
             try:
-                # The configuration may have changed since. That must not stop workloads, and the door's next
+                # The configuration may have changed since. That must not stop workloads, and the listener's next
                 # certificate is refused for itself where its new names are not permitted.
                 self._signing = self._make(self._signing.pair)
             except (AuthorityError, AuthorityUnavailable) as error:
@@ -238,7 +238,7 @@ class HubBuiltAuthority:
     def _make(self, pair: KeyPair, *, anew: bool = False) -> _Signing:
         """The pair with its way to a root; the same object as before where nothing has changed.
 
-        ``anew`` it is judged by the configuration of now as well: by the door's names, and for ztunnel.
+        ``anew`` it is judged by the configuration of now as well: by the listener's names, and for ztunnel.
         """
         if not self._anchors:
             raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
@@ -271,7 +271,7 @@ class HubBuiltAuthority:
 class KeyInMemory:
     """Implements SigningKey. Nothing of the key is ever part of its text."""
 
-    held_here = True
+    has_local_key = True
 
     def __init__(self, key: PrivateKey) -> None:
         self._sign = signer(key)

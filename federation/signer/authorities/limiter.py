@@ -1,7 +1,7 @@
 """An authority behind a network or a device, with what protects both sides: a fair queue, a quota, and a circuit.
 
-**The queue and its limits** (:class:`Lane`): only as many requests at once, and only as many a second, as the back
-end allows. Requests beyond that wait for their turn. One whose turn would come too late is refused at once with a
+**The queue and its limits** (:class:`FairLimiter`): only as many requests at once, and only as many a second, as the
+back end allows. Requests beyond that wait for their turn. One whose turn would come too late is refused at once with a
 code that agents retry, so that no caller waits for nothing. There is no task beside the requests: the one that waits
 first keeps the time for all.
 
@@ -51,8 +51,8 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.kubernetes.backoff import Backoff
-from federation.signer.authorities.authority import IssuedLeaf, KeptAuthority, LeafOrder
-from federation.state.liveness import is_heard_of
+from federation.signer.authorities.authority import IssuedLeaf, LeafRequest, ManagedAuthority
+from federation.state.liveness import is_live
 from federation.state.store import StateStore
 
 NOTHING_HELD = 0.0
@@ -63,7 +63,7 @@ SPARE = 64
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class QueueEntry:
     """One request that waits. ``urgency`` is when what it replaces ends, in seconds since the epoch."""
 
     cluster: str
@@ -76,11 +76,11 @@ class _Line:
     """The requests of one cluster. ``served`` is a virtual time: the cluster with the least is next."""
 
     served: float
-    heap: list[tuple[float, int, Turn]] = field(default_factory=list)
+    heap: list[tuple[float, int, QueueEntry]] = field(default_factory=list)
     waiting: int = 0
 
 
-class Turns:
+class FairQueue:
     """The requests that wait, at most ``room`` of them."""
 
     def __init__(self, room: int) -> None:
@@ -97,7 +97,7 @@ class Turns:
         others = (line.waiting for name, line in self._lines.items() if name != cluster)
         return before + sum(min(waiting, before + 1) for waiting in others)
 
-    def join(self, turn: Turn) -> Turn | None:
+    def join(self, turn: QueueEntry) -> QueueEntry | None:
         """Have it wait; the one that must go instead where there is no room, which may be itself."""
         line = self._lines.get(turn.cluster)
         if line is None:
@@ -114,7 +114,7 @@ class Turns:
         self.leave(victim)
         return victim
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: QueueEntry) -> None:
         """It waits no more; nothing where it waits no more already."""
         if turn.gone:
             return
@@ -128,7 +128,7 @@ class Turns:
             line.heap = [entry for entry in line.heap if not entry[2].gone]
             heapq.heapify(line.heap)
 
-    def take(self) -> Turn | None:
+    def take(self) -> QueueEntry | None:
         """The next one, which waits no more; None where nobody waits."""
         if not self.waiting:
             return None
@@ -153,14 +153,14 @@ RECOVERY: Final = 1.05  # the pace grows by so much with each second that nothin
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Turn):
+class _Waiting(QueueEntry):
     """A turn and the caller that waits for it."""
 
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     granted: bool = False
 
 
-class Lane:
+class FairLimiter:
     """Admits requests. ``quota`` is for all signers together, of which this one takes ``share``; 0: no limit.
 
     ``patience`` is for how many seconds a request may wait at most.
@@ -174,7 +174,7 @@ class Lane:
         self._patience = patience
         self._clock = clock
         self._where = where
-        self._turns = Turns(max_queued)
+        self._queue = FairQueue(max_queued)
         self._waiting: dict[_Waiting, None] = {}
         self._in_flight = 0
         self._share = 1.0
@@ -183,7 +183,7 @@ class Lane:
         self._paused_until = 0.0
         self._tokens = self._burst
         self._filled_at = clock.monotonic()
-        self._keeper: _Waiting | None = None
+        self._slot: _Waiting | None = None
         self._took = 0.0
         self._rate = 0.0
         self._rated_at = clock.monotonic()
@@ -202,12 +202,12 @@ class Lane:
     @property
     def queued(self) -> int:
         """Requests that wait."""
-        return self._turns.waiting
+        return self._queue.waiting
 
     @property
     def busy(self) -> bool:
         """True while any request waits or is under way."""
-        return bool(self._in_flight or self._turns.waiting)
+        return bool(self._in_flight or self._queue.waiting)
 
     @property
     def rate(self) -> float:
@@ -226,7 +226,7 @@ class Lane:
             self._took += (self._clock.monotonic() - began - self._took) / SMOOTHING
             self._in_flight -= 1
             self._grant()
-            self._wake_keeper()
+            self._wake_dispatcher()
 
     def throttled(self, retry_after: float) -> None:
         """The back end asked for fewer: pause for so long, and go on at half the pace."""
@@ -240,15 +240,15 @@ class Lane:
         self._filled_at = self._paused_until  # nothing is saved up meanwhile: the pause would end in a burst
 
     async def _enter(self, cluster: str, urgency: float) -> None:
-        if not self._turns.waiting and self._room() == 0.0:
+        if not self._queue.waiting and self._room() == 0.0:
             self._admit()
             return
-        wait = self._estimate(self._turns.ahead(cluster, urgency))
+        wait = self._estimate(self._queue.ahead(cluster, urgency))
         if wait > self._patience:
             self.refused += 1
             raise self._overloaded(f"its turn would come after {wait:.0f} s")
         turn = _Waiting(cluster, urgency)
-        victim = self._turns.join(turn)
+        victim = self._queue.join(turn)
         if victim is turn:
             self.refused += 1
             raise self._overloaded("the queue is full")
@@ -263,8 +263,8 @@ class Lane:
             raise
         finally:
             self._waiting.pop(turn, None)
-            self._turns.leave(turn)
-            self._wake_keeper()
+            self._queue.leave(turn)
+            self._wake_dispatcher()
 
     async def _wait(self, turn: _Waiting) -> None:
         """Return with the turn granted. Whoever waits first keeps the time until its own turn has come."""
@@ -278,25 +278,25 @@ class Lane:
                         self.refused += 1
                         raise self._overloaded("the queue is full of what is more urgent")
                     turn.woken.clear()
-                    if delay is None or self._keeper not in {None, turn}:
+                    if delay is None or self._slot not in {None, turn}:
                         await turn.woken.wait()
                         continue
-                    self._keeper = turn
+                    self._slot = turn
                     try:
                         await self._clock.sleep(delay)
                     finally:
-                        self._keeper = None
+                        self._slot = None
         except TimeoutError:
             self.refused += 1
             raise self._overloaded("its turn did not come in time") from None
 
     def _grant(self) -> float | None:
         """Give turns to as many as there is room for; seconds until the next, None where a slot must come free."""
-        while self._turns.waiting:
+        while self._queue.waiting:
             delay = self._room()
             if delay != 0.0:
                 return delay
-            turn = self._turns.take()
+            turn = self._queue.take()
             if not isinstance(turn, _Waiting):
                 return None
             self._admit()
@@ -304,9 +304,9 @@ class Lane:
             turn.woken.set()
         return None
 
-    def _wake_keeper(self) -> None:
+    def _wake_dispatcher(self) -> None:
         """Somebody has to keep the time while any wait."""
-        if self._keeper is None and self._waiting:
+        if self._slot is None and self._waiting:
             next(iter(self._waiting)).woken.set()
 
     def _room(self) -> float | None:
@@ -357,7 +357,7 @@ class Lane:
 
     def _overloaded(self, why: str) -> Overloaded:
         return Overloaded(
-            f"{why}; {self._turns.waiting} requests wait for the back end",
+            f"{why}; {self._queue.waiting} requests wait for the back end",
             where=self._where,
             reason="authority_quota",
             remedy="have the back end's limit raised, set quota to it, or let certificates live longer",
@@ -441,29 +441,31 @@ class Circuit:
             self.state, self._probing = "half-open", False
 
 
-LEAST_PATIENCE: Final = 1.0  # seconds a request may wait for its turn, however short the door's deadline is
+LEAST_PATIENCE: Final = (
+    1.0  # seconds a request may wait for its turn, however short the listener's deadline is
+)
 
 RENEWED_AT: Final = 0.5
 """Of its life: when Istio's agents and ztunnel renew a certificate."""
 
 
 class GuardedAuthority:
-    """Implements KeptAuthority and KnowsIssuers around another one.
+    """Implements ManagedAuthority and KnowsIssuers around another one.
 
     ``lifetime`` says how long leaves live at present, in seconds: what the quota can carry depends on it.
     """
 
     def __init__(
         self,
-        inner: KeptAuthority,
+        inner: ManagedAuthority,
         *,
-        lane: Lane,
+        limiter: FairLimiter,
         circuit: Circuit,
         lifetime: Callable[[], float],
         clock: Clock,
     ) -> None:
         self._inner = inner
-        self._lane = lane
+        self._limiter = limiter
         self._circuit = circuit
         self._lifetime = lifetime
         self._clock = clock
@@ -489,20 +491,20 @@ class GuardedAuthority:
     @property
     def under_way(self) -> bool:
         """True while requests wait for it or are being answered by it."""
-        return self._lane.busy
+        return self._limiter.busy
 
     def take_share(self, share: float) -> None:
         """Take this part of the quota: the others are taken by other signers."""
-        self._lane.share = share
+        self._limiter.share = share
 
     def trust(self, anchors: Iterable[Certificate]) -> None:
         """Judge by these anchors from now on."""
         self._inner.trust(anchors)
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         """The leaf, when its turn has come. Raises Overloaded early where it would not come in time."""
         self._circuit.check()  # before it waits: nobody queues for a back end that is left alone
-        async with self._lane.admitted(order.cluster, _urgency(order.replaces)):
+        async with self._limiter.admitted(order.cluster, _urgency(order.replaces)):
             self._circuit.enter()
             try:
                 issued = await self._inner.issue(order)
@@ -511,7 +513,7 @@ class GuardedAuthority:
                 raise
             except AuthorityThrottled as error:
                 self._circuit.abandoned()
-                self._lane.throttled(error.retry_after)
+                self._limiter.throttled(error.retry_after)
                 self._throttled = error
                 raise
             except (AuthorityUnavailable, AuthorityMisconfigured) as error:
@@ -547,16 +549,16 @@ class GuardedAuthority:
     def describe(self) -> AuthorityReport:
         """What the authority within says, with the circuit, the quota and its use."""
         report = self._inner.describe()
-        circuit, lane = self._circuit, self._lane
+        circuit, limiter = self._circuit, self._limiter
         retry_at = self._clock.now().timestamp() + circuit.until_probe if circuit.state == "open" else 0.0
         report = msgspec.structs.replace(
             report,
-            quota=lane.quota,
-            share=lane.quota * lane.share,
-            rate=lane.rate,
-            queued=lane.queued,
-            refused_early=lane.refused,
-            capacity=int(lane.quota * self._lifetime() * RENEWED_AT),
+            quota=limiter.quota,
+            share=limiter.quota * limiter.share,
+            rate=limiter.rate,
+            queued=limiter.queued,
+            refused_early=limiter.refused,
+            capacity=int(limiter.quota * self._lifetime() * RENEWED_AT),
             circuit=circuit.state,
             retry_at=retry_at,
         )
@@ -585,7 +587,7 @@ class GuardedAuthority:
 
 
 def guard(
-    inner: KeptAuthority,
+    inner: ManagedAuthority,
     config: RemoteAuthorityConfig,
     *,
     deadline: float,
@@ -594,8 +596,8 @@ def guard(
     jitter: random.Random,
     on_open: Callable[[], None],
 ) -> GuardedAuthority:
-    """The authority with a lane and a circuit by its settings; ``deadline`` is the door's, in seconds."""
-    lane = Lane(
+    """The authority with a lane and a circuit by its settings; ``deadline`` is the listener's, in seconds."""
+    limiter = FairLimiter(
         quota=config.quota,
         max_in_flight=config.max_in_flight,
         max_queued=config.max_queued,
@@ -604,7 +606,7 @@ def guard(
         where=config.name,
     )
     circuit = Circuit(clock=clock, jitter=jitter, where=config.name, on_open=on_open)
-    return GuardedAuthority(inner, lane=lane, circuit=circuit, lifetime=lifetime, clock=clock)
+    return GuardedAuthority(inner, limiter=limiter, circuit=circuit, lifetime=lifetime, clock=clock)
 
 
 def _urgency(replaces: datetime | None) -> float:
@@ -615,7 +617,7 @@ SIGNERS: Final = "signers/"
 MOST: Final = 512
 
 
-class Fellows:
+class ReplicaShare:
     """Counts the signers of one state store that use the same authorities as this one."""
 
     def __init__(self, store: StateStore, *, replica: str, clock: Clock, expected: int) -> None:
@@ -649,7 +651,7 @@ class Fellows:
             report = decode(stored.data, SignerReport, key=key) if stored is not None else None
         except StateUnavailable:
             return None
-        if report is None or not is_heard_of(report, now):
+        if report is None or not is_live(report, now):
             return frozenset()
         if report.authority is None:
             return None

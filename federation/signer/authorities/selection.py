@@ -1,8 +1,8 @@
-"""Which authority signs for a cluster, by the orders of the rotation, and which ones are not in force. Pure.
+"""Which authority signs for a cluster, by the directives of the rotation, and which ones are not in force. Pure.
 
 ``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the ordered
 intermediate may sign. At rest the one in force signs wherever it is configured. Where it is not, or cannot, another
-intermediate under the same root does, if no rotation has left it (:meth:`Orders.permit`); that of
+intermediate under the same root does, if no rotation has left it (:meth:`SigningDirectives.permit`); that of
 ``[signer.successor]`` only after a rotation that ended with the new side, until it has become ``[signer.authority]``.
 Everything else that is configured is a wish: it signs nothing until a rotation leads to it. No one has made sure that
 every workload trusts what it signs, and an earlier one may be what was rotated away from because it was stolen.
@@ -11,7 +11,7 @@ Before it is recorded what is in force, ``[signer.authority]`` signs. What an em
 whatever else is down. Nothing is signed under a root that the generation delivered with it lacks.
 
 What is configured, and what a file or a back end holds by now, is a wish as well. A running signer goes on with the
-authority that it has as long as that can sign, and says what it has not taken up, and what an operator does about it.
+authority that it has while that can sign, and says what it has not taken up, and what an operator does about it.
 One that has nothing else issues nothing.
 """
 
@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 
 from federation.core.errors import AuthorityMisconfigured, NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import NOT_IN_FORCE, Orders
+from federation.core.rotation.effects import NOT_IN_FORCE, SigningDirectives
 from federation.core.rotation.record import State
 
 CHANGE_OVER: Final = (
@@ -39,48 +39,56 @@ WAIT: Final = (
 )
 
 
-def not_in_force(issuers: Sequence[Certificate], orders: Orders) -> AuthorityMisconfigured | None:
-    """Why an authority below these issuers (issuer first, root last) may not sign by these orders.
+def not_in_force(
+    issuers: Sequence[Certificate], directives: SigningDirectives
+) -> AuthorityMisconfigured | None:
+    """Why an authority below these issuers (issuer first, root last) may not sign by these directives.
 
     None where it may, where its issuers are not known yet (its leaves are judged then), and where it is not known
     what is in force. An emergency against it is another matter: it is said where the authority is chosen.
     """
-    if not issuers or not orders.binding:
+    if not issuers or not directives.binding:
         return None
     own, root = issuers[0], issuers[-1]
-    if orders.permit(own.sha256, root.sha256) or not {own.sha256, root.sha256}.isdisjoint(orders.forbidden):
+    if directives.permit(own.sha256, root.sha256) or not {own.sha256, root.sha256}.isdisjoint(
+        directives.forbidden
+    ):
         return None
-    if orders.strict:
-        return _under_way(own, orders)
-    if root.sha256 == orders.root:
+    if directives.strict:
+        return _under_way(own, directives)
+    if root.sha256 == directives.root:
         return _problem(
-            f"{own.subject} ({own.sha256[:16]}) was left by a rotation, and {orders.issuer[:16]} is in force",
+            f"{own.subject} ({own.sha256[:16]}) was left by a rotation, and {directives.issuer[:16]} is in force",
             GO_BACK,
         )
     return _problem(
         f"{own.subject} ({own.sha256[:16]}) is under the root {root.subject} ({root.sha256[:16]}), and in force is"
-        f" {orders.issuer[:16]} under the root {orders.root[:16]}",
+        f" {directives.issuer[:16]} under the root {directives.root[:16]}",
         CHANGE_OVER,
     )
 
 
 def exchange(
-    old: Sequence[Certificate], new: Sequence[Certificate], orders: Orders | None, *, reserve: bool
+    old: Sequence[Certificate],
+    new: Sequence[Certificate],
+    directives: SigningDirectives | None,
+    *,
+    reserve: bool,
 ) -> AuthorityMisconfigured | None:
     """Why an authority below ``new`` must not take the place of one below ``old``; None where it may.
 
-    It may where ``old`` signs nothing. While a rotation is under way what its orders name is never exchanged.
-    ``reserve`` says that the place is that of ``[signer.successor]``, which signs only where the orders name it.
+    It may where ``old`` signs nothing. While a rotation is under way what its directives name is never exchanged.
+    ``reserve`` says that the place is that of ``[signer.successor]``, which signs only where the directives name it.
     Where it is not known what is in force, what has the place is.
     """
     if not old or not new or old[0] == new[0]:
         return None
-    if orders is not None and orders.strict:
-        named = {orders.issuer, *orders.clusters.values()}
-        return _under_way(new[0], orders) if old[0].sha256 in named else None
-    if orders is not None and new[0].sha256 == orders.issuer:
+    if directives is not None and directives.strict:
+        named = {directives.issuer, *directives.clusters.values()}
+        return _under_way(new[0], directives) if old[0].sha256 in named else None
+    if directives is not None and new[0].sha256 == directives.issuer:
         return None
-    if orders is None or not orders.root:
+    if directives is None or not directives.root:
         if reserve or old[-1] == new[-1]:
             return None
         return _problem(
@@ -88,15 +96,15 @@ def exchange(
             f" what signs is under {old[-1].subject} ({old[-1].sha256[:16]})",
             CHANGE_OVER,
         )
-    idle = reserve and orders.state != State.RETIRED.value
-    used = old[0].sha256 == orders.issuer if idle else orders.permit(old[0].sha256, old[-1].sha256)
-    return not_in_force(new, orders) if used else None
+    idle = reserve and directives.state != State.RETIRED.value
+    used = old[0].sha256 == directives.issuer if idle else directives.permit(old[0].sha256, old[-1].sha256)
+    return not_in_force(new, directives) if used else None
 
 
-def _under_way(own: Certificate, orders: Orders) -> AuthorityMisconfigured:
-    named = " and ".join(sorted(sha256[:16] for sha256 in {orders.issuer, *orders.clusters.values()}))
+def _under_way(own: Certificate, directives: SigningDirectives) -> AuthorityMisconfigured:
+    named = " and ".join(sorted(sha256[:16] for sha256 in {directives.issuer, *directives.clusters.values()}))
     return _problem(
-        f"rotation {orders.rotation} is under way in {orders.state} and names {named}, and this is"
+        f"rotation {directives.rotation} is under way in {directives.state} and names {named}, and this is"
         f" {own.subject} ({own.sha256[:16]})",
         WAIT,
     )
@@ -126,37 +134,39 @@ class Available(Protocol):
 One = TypeVar("One", bound=Available)
 
 
-def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tuple[Certificate, ...]) -> One:
+def choose(
+    directives: SigningDirectives, cluster: str, authorities: Sequence[One], anchors: tuple[Certificate, ...]
+) -> One:
     """The authority that signs for that cluster (empty: for the hub itself) under these anchors.
 
     One that cannot sign is chosen where no other may: asked, it says why it cannot. Raises NotReady with the
-    reason ``quarantined``, ``ordered_authority_missing``, ``compromised_authority``, ``authority_not_in_force`` or
+    reason ``quarantined``, ``directed_authority_missing``, ``compromised_authority``, ``authority_not_in_force`` or
     ``unpublished_anchor``.
     """
-    require_served(orders, cluster)
-    ordered = orders.issuer_for(cluster)
+    require_served(directives, cluster)
+    ordered = directives.issuer_for(cluster)
     found = _signing_with(ordered, authorities) if ordered else None
-    binding = orders.strict or (orders.state == _AFTER and not orders.root)
+    binding = directives.strict or (directives.state == _AFTER and not directives.root)
     if found is not None and (binding or (found.usable and _published(found, anchors))):
         return _require_published(found, anchors, cluster)
-    if orders.strict and ordered:
+    if directives.strict and ordered:
         raise NotReady(
-            f"the orders name the intermediate {ordered[:16]}, which this signer has not got ready",
+            f"the directives name the intermediate {ordered[:16]}, which this signer has not got ready",
             where=cluster,
             remedy="look at [signer.authority] and [signer.successor] in this signer's report",
-            reason="ordered_authority_missing",
+            reason="directed_authority_missing",
         )
     first = authorities[0]
-    barred = _forbidden(first, orders)
-    problem = None if orders.strict else not_in_force(first.issuers, orders)
+    barred = _forbidden(first, directives)
+    problem = None if directives.strict else not_in_force(first.issuers, directives)
     if not barred and problem is None and first.usable and _published(first, anchors):
         return first
-    if orders.state == _AFTER:
+    if directives.state == _AFTER:
         for other in authorities[1:]:
-            known = other.usable and other.issuers and not _forbidden(other, orders)
-            if known and not_in_force(other.issuers, orders) is None and _published(other, anchors):
+            known = other.usable and other.issuers and not _forbidden(other, directives)
+            if known and not_in_force(other.issuers, directives) is None and _published(other, anchors):
                 return other
-    if found is not None and orders.root:
+    if found is not None and directives.root:
         return _require_published(found, anchors, cluster)
     if barred:
         raise NotReady(
@@ -170,33 +180,34 @@ def choose(orders: Orders, cluster: str, authorities: Sequence[One], anchors: tu
     return _require_published(first, anchors, cluster)
 
 
-def require_served(orders: Orders, cluster: str) -> None:
-    """Raise NotReady where the orders are that this cluster gets nothing."""
-    if cluster in orders.stopped:
+def require_served(directives: SigningDirectives, cluster: str) -> None:
+    """Raise NotReady where the directives are that this cluster gets nothing."""
+    if cluster in directives.stopped:
         raise NotReady(
-            f"the cluster is quarantined: {orders.stopped[cluster][:200]}",
+            f"the cluster is quarantined: {directives.stopped[cluster][:200]}",
             where=cluster,
             remedy="`federation rotate release` lets it return once it is caught up",
             reason="quarantined",
         )
-    if cluster in orders.ahead:
+    if cluster in directives.ahead:
         raise NotReady(
-            f"the state was set back: this hub has published generation {orders.ahead[cluster]} there, which is later"
+            f"the state was set back: this hub has published generation {directives.ahead[cluster]} there, "
+            f"which is later"
             " than any that it knows",
             where=cluster,
             remedy="restore the newest backup of the state, and restart every role",
             reason="state_older",
         )
-    if cluster in orders.others:
+    if cluster in directives.others:
         raise NotReady(
-            f"another hub publishes there, of the identity {orders.others[cluster]}: what this one signs would be "
+            f"another hub publishes there, of the identity {directives.others[cluster]}: what this one signs would be "
             "trusted by nobody there",
             where=cluster,
             remedy="see what the controller says of this cluster: stop that hub there and adopt its identity, or "
             "remove the cluster here",
             reason="other_hub",
         )
-    if not orders.serve(cluster):
+    if not directives.serve(cluster):
         raise NotReady(
             "no controller has looked into it yet, so that it may be another hub's",
             where=cluster,
@@ -217,9 +228,9 @@ def _signing_with(issuer: str, authorities: Sequence[One]) -> One | None:
     return found
 
 
-def _forbidden(one: Available, orders: Orders) -> bool:
+def _forbidden(one: Available, directives: SigningDirectives) -> bool:
     """True where its intermediate or a root above it is one that an emergency named."""
-    return any(issuer.sha256 in orders.forbidden for issuer in one.issuers)
+    return any(issuer.sha256 in directives.forbidden for issuer in one.issuers)
 
 
 def _published(one: Available, anchors: tuple[Certificate, ...]) -> bool:

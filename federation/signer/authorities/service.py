@@ -46,7 +46,7 @@ from federation.signer.authorities.authority import (
     Answer,
     CertificateService,
     IssuedLeaf,
-    LeafOrder,
+    LeafRequest,
     ServiceView,
 )
 
@@ -62,24 +62,24 @@ PASSING: Final = frozenset({"timeout", "unreachable", "cut_off", "server_error",
 """Reasons that a back end gives where nothing is known but that no answer came, or none that says anything."""
 
 
-class Looks:
+class HealthPolling:
     """Counts looks that failed in a row; ``poll_seconds`` is the usual pause between two."""
 
     def __init__(self, *, poll_seconds: float, jitter: random.Random) -> None:
         self._poll_seconds = poll_seconds
         self._backoff = Backoff(first=SOON, longest=max(SOON, poll_seconds), jitter=jitter)
         self.pause = poll_seconds
-        self.doubt: AuthorityUnavailable | None = None
+        self.suspect: AuthorityUnavailable | None = None
         """Why the last look failed, while an earlier one still counts."""
 
     def went_well(self) -> None:
         """A look was answered."""
         self._backoff.reset()
-        self.pause, self.doubt = self._poll_seconds, None
+        self.pause, self.suspect = self._poll_seconds, None
 
     def failed(self, error: AuthorityError | AuthorityUnavailable) -> None:
         """A look failed. It is repeated soon, but for what asking again cannot mend: logins may be counted."""
-        self.doubt = None
+        self.suspect = None
         if not isinstance(error, AuthorityUnavailable):
             self.pause = self._poll_seconds
             return
@@ -89,7 +89,7 @@ class Looks:
         self.pause = self._backoff.next(at_least=at_least)
         borne = BORNE_THROTTLED if throttled else BORNE
         if (throttled or error.reason in PASSING) and self._backoff.failures <= borne:
-            self.doubt = error
+            self.suspect = error
 
 
 MOST: Final = 8
@@ -176,7 +176,7 @@ def read_revocations(der: bytes, *, issuers: Sequence[Certificate]) -> Revocatio
 
 
 class ServiceAuthority:
-    """Implements KeptAuthority, KnowsIssuers and PublishesRevocations."""
+    """Implements ManagedAuthority, KnowsIssuers and PublishesRevocations."""
 
     def __init__(
         self,
@@ -191,11 +191,11 @@ class ServiceAuthority:
         hosts: Callable[[], tuple[str, ...]] = tuple,
         ztunnel: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``hosts`` are the names of the door, whose certificate it has to sign as well."""
+        """``hosts`` are the names of the listener, whose certificate it has to sign as well."""
         self._service = service
         self._name = name
         self._kind = kind
-        self._looks = Looks(poll_seconds=poll_seconds, jitter=jitter)
+        self._health_polling = HealthPolling(poll_seconds=poll_seconds, jitter=jitter)
         self._trust_domain = trust_domain
         self._hosts = hosts
         self._ztunnel = ztunnel
@@ -221,9 +221,9 @@ class ServiceAuthority:
     @property
     def pause(self) -> float:
         """Seconds until the next look at the service: soon after one that failed."""
-        return self._looks.pause
+        return self._health_polling.pause
 
-    async def issue(self, order: LeafOrder) -> IssuedLeaf:
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
         """What the service returned for the order, unjudged; raises the problem where there is one."""
         if self._problem is not None:
             raise copy(
@@ -235,7 +235,7 @@ class ServiceAuthority:
             error.where = error.where or self._name
             if isinstance(error, AuthorityRefused):
                 self._refused = error
-            self._doubt_confirmed(error)
+            self._confirm_failure(error)
             raise
         self._refused = None
         if answer.chain and (not self._issuers or self._signed_with_another(answer)):
@@ -278,14 +278,14 @@ class ServiceAuthority:
                 detail=str(problem),
                 remedy=problem.remedy,
             )
-        doubt = self._looks.doubt
-        if doubt is not None:
+        suspect = self._health_polling.suspect
+        if suspect is not None:
             return msgspec.structs.replace(
                 report,
                 state="degraded",
-                reason=doubt.reason,
-                detail=f"the last look at it failed, and requests go on: {doubt}",
-                remedy=doubt.remedy,
+                reason=suspect.reason,
+                detail=f"the last look at it failed, and requests go on: {suspect}",
+                remedy=suspect.remedy,
             )
         if self._refused is not None:
             return msgspec.structs.replace(
@@ -314,14 +314,14 @@ class ServiceAuthority:
             view = await self._service.look()
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
-            self._looks.failed(error)
-            if self._looks.doubt is None or self._problem is not None or self._view is None:
+            self._health_polling.failed(error)
+            if self._health_polling.suspect is None or self._problem is not None or self._view is None:
                 self._view = None
                 self._fail(error)
             else:
                 _logger.warning("a look at the authority failed: %s", error, extra={"authority": self._name})
             return False
-        self._looks.went_well()
+        self._health_polling.went_well()
         return self._judge(view)
 
     async def revocation_list(self) -> bytes:
@@ -342,10 +342,10 @@ class ServiceAuthority:
     def _ends_too_soon(self) -> bool:
         return self._clock.now() + LEAST_USEFUL_LIFE > self._ends
 
-    def _doubt_confirmed(self, error: AuthorityError | AuthorityUnavailable) -> None:
+    def _confirm_failure(self, error: AuthorityError | AuthorityUnavailable) -> None:
         """A request failed after a look had: the earlier good one counts no longer."""
         silent = isinstance(error, AuthorityUnavailable) and not isinstance(error, AuthorityThrottled)
-        if silent and self._looks.doubt is not None and self._problem is None:
+        if silent and self._health_polling.suspect is not None and self._problem is None:
             self._view = None
             self._fail(copy(error))
 
@@ -395,7 +395,7 @@ class ServiceAuthority:
             _logger.debug("the chain that came with a leaf is not taken: %s", error)
 
     def _path(self, chain: tuple[Certificate, ...], *, anew: bool) -> tuple[Certificate, ...]:
-        """The way to a root; ``anew`` judged by the door's names of now as well, and for ztunnel."""
+        """The way to a root; ``anew`` judged by the listener's names of now as well, and for ztunnel."""
         return check_intermediate(
             chain,
             chain[0].public_key,

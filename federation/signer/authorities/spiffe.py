@@ -306,7 +306,7 @@ _Svid = TypeVar("_Svid", OwnX509, OwnJwt)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held(Generic[_Svid]):
+class _CachedSvid(Generic[_Svid]):
     """An SVID, and until when (by the monotonic clock) it is used without asking, and at all."""
 
     svid: _Svid = field(repr=False)
@@ -321,8 +321,8 @@ class WorkloadApi:
         self._config = config
         self._clock = clock
         self._where = f"the SPIFFE agent at {config.socket}"
-        self._x509: _Held[OwnX509] | None = None
-        self._jwts: dict[str, _Held[OwnJwt]] = {}
+        self._x509: _CachedSvid[OwnX509] | None = None
+        self._jwts: dict[str, _CachedSvid[OwnJwt]] = {}
         self._asking = asyncio.Lock()
 
     async def x509(self) -> ClientPair:
@@ -365,7 +365,7 @@ class WorkloadApi:
         self._x509 = None
         self._jwts.clear()
 
-    async def _ask_x509(self, held: _Held[OwnX509] | None) -> _Held[OwnX509]:
+    async def _ask_x509(self, held: _CachedSvid[OwnX509] | None) -> _CachedSvid[OwnX509]:
         asked, now = self._clock.monotonic(), self._clock.now()
         async with self._channel() as channel:
             call = channel.unary_stream(FETCH_X509)(
@@ -388,9 +388,9 @@ class WorkloadApi:
         if held is not None and held.svid == svid:
             svid = held.svid
         left = (svid.not_after - now).total_seconds()
-        return _Held(svid, asked + min(left * USED_LIFE, LOOK_AGAIN), asked + left - LEAST_LEFT)
+        return _CachedSvid(svid, asked + min(left * USED_LIFE, LOOK_AGAIN), asked + left - LEAST_LEFT)
 
-    async def _ask_jwt(self, audience: str) -> _Held[OwnJwt]:
+    async def _ask_jwt(self, audience: str) -> _CachedSvid[OwnJwt]:
         asked, now = self._clock.monotonic(), self._clock.now()
         async with self._channel() as channel:
             data = await channel.unary_unary(FETCH_JWT)(
@@ -407,7 +407,7 @@ class WorkloadApi:
         except InvalidValue as error:
             raise self._bad(error) from None
         left = svid.expires - now.timestamp()
-        return _Held(svid, asked + left * USED_LIFE, asked + left - LEAST_LEFT)
+        return _CachedSvid(svid, asked + left * USED_LIFE, asked + left - LEAST_LEFT)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -428,7 +428,7 @@ class WorkloadApi:
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
 
-    def _still_good(self, held: _Held[_Svid] | None, error: AuthorityUnavailable) -> _Held[_Svid]:
+    def _still_good(self, held: _CachedSvid[_Svid] | None, error: AuthorityUnavailable) -> _CachedSvid[_Svid]:
         """What the agent gave last, where that has not ended; else the error."""
         now = self._clock.monotonic()
         if held is None or now >= held.good_until:
@@ -440,7 +440,7 @@ class WorkloadApi:
             extra={"reason": error.reason},
         )
         until = min(now + LOOK_AGAIN, held.good_until)
-        return _Held(held.svid, until, held.good_until)
+        return _CachedSvid(held.svid, until, held.good_until)
 
     def _failure(self, error: grpc.aio.AioRpcError) -> AuthorityError | AuthorityUnavailable:
         """The error that a status stands for (SPIFFE Workload Endpoint, 6)."""

@@ -29,7 +29,7 @@ from federation.core.errors import (
 
 
 class Code(Enum):
-    """The status codes of gRPC that a door answers with, by their numbers."""
+    """The status codes of gRPC that a listener answers with, by their numbers."""
 
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
@@ -86,7 +86,7 @@ NO_GRPC: Final[tuple[Header, ...]] = ((b":status", b"415"),)
 
 
 class CallRefused(Exception):
-    """A call ends without its door: ``answer`` for the caller, ``error`` for who runs the hub."""
+    """A call ends without its listener: ``answer`` for the caller, ``error`` for who runs the hub."""
 
     def __init__(self, answer: Answered, error: FederationError) -> None:
         super().__init__(str(error))

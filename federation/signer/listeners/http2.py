@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 import ngh2
 
-from federation.core.call_slots import Place, Places
-from federation.core.config.hub import DoorConfig
+from federation.core.call_slots import CallSlot, CallSlots
+from federation.core.config.hub import ListenerConfig
 from federation.core.connections import Seat
 from federation.core.errors import FederationError, NotReady, Overloaded, RequestRefused
 from federation.core.istio.ca_protocol import MAX_RESPONSE_BYTES
@@ -70,7 +70,7 @@ CALM: Final = ngh2.ErrorCode.ENHANCE_YOUR_CALM
 BROKEN: Final = ngh2.ErrorCode.PROTOCOL_ERROR
 
 
-class Door(Protocol):
+class CallHandler(Protocol):
     """A protocol that a shell carries."""
 
     @property
@@ -79,12 +79,12 @@ class Door(Protocol):
         ...
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
     ) -> bytes:
         """The reply's bytes; raises Answered instead. Says at ``place`` when the caller is proven."""
         ...
 
-    def turned_away(self, error: FederationError, *, peer: str) -> None:
+    def reject(self, error: FederationError, *, peer: str) -> None:
         """A call was ended by the transport, and why."""
         ...
 
@@ -93,12 +93,12 @@ class Door(Protocol):
         ...
 
 
-class Surroundings(Protocol):
+class ListenerDependencies(Protocol):
     """What the connections of one listener share."""
 
-    door: Door
-    config: DoorConfig
-    places: Places
+    listener: CallHandler
+    config: ListenerConfig
+    places: CallSlots
     loop: asyncio.AbstractEventLoop
     method: bytes
 
@@ -127,7 +127,7 @@ class _Call:
         self.end: Final = math.inf if head.timeout is None else now + head.timeout
         self.deadline = math.inf
         """When its message has to be there."""
-        self.place: Place | None = None
+        self.place: CallSlot | None = None
         self.ended = False
         """Whether the caller has said all that it will say."""
         self.task: asyncio.Task[None] | None = None
@@ -139,7 +139,7 @@ class _Call:
 class Connection:
     """One connection, from its acceptance on. Its seat is taken and left by who accepts."""
 
-    def __init__(self, around: Surroundings, sock: socket.socket, peer: str, now: float) -> None:
+    def __init__(self, around: ListenerDependencies, sock: socket.socket, peer: str, now: float) -> None:
         self._around = around
         self._socket = sock
         self._tls: TlsSocket | None = None
@@ -330,14 +330,14 @@ class Connection:
             self._unsent += session.data_to_send()
             self._see(session.events())  # of streams that ended by being answered
             over = not (session.want_read or session.want_write)
-            held_back = session.queued_body_size() > 0
+            withheld = session.queued_body_size() > 0
         except ngh2.NGH2Error:
-            over, held_back = True, False
+            over, withheld = True, False
         if self._session is not session or not self._write(tls):  # what was seen may have ended it
             return
         now = self._around.loop.time()
         waiting = bool(self._unsent or tls.waiting)
-        if not waiting and not held_back:
+        if not waiting and not withheld:
             self._unsent_since = None
         elif self._unsent_since is None:
             self._unsent_since = now
@@ -372,15 +372,13 @@ class Connection:
             # RFC 9113, 5.1.2: an error of the stream, and one after which the caller may try again (8.7).
             with contextlib.suppress(ngh2.NGH2Error):
                 session.reset_stream(stream, ngh2.ErrorCode.REFUSED_STREAM)
-            self._turned_away(
-                RequestRefused(f"it has {MAX_STREAMS} calls already", reason="too_many_streams")
-            )
+            self._reject(RequestRefused(f"it has {MAX_STREAMS} calls already", reason="too_many_streams"))
             self._counts_refused()
             return
         if not is_grpc(headers):
             with contextlib.suppress(ngh2.NGH2Error):
                 session.send_response(stream, NO_GRPC, end_stream=True)
-            self._turned_away(RequestRefused("a request that is none of gRPC", reason="no_grpc"))
+            self._reject(RequestRefused("a request that is none of gRPC", reason="no_grpc"))
             self._stop_receiving(stream, ended=ended)
             return
         now = around.loop.time()
@@ -389,11 +387,11 @@ class Connection:
             call = _Call(stream, read_head(headers, around.method), reader, now)
             call.place = around.places.enter(self.peer, give_way=partial(self._give_way, call))
         except CallRefused as refused:
-            self._turned_away(refused.error)
+            self._reject(refused.error)
             self._reply_refused(stream, refused.answer, ended=ended)
             return
         except Overloaded as error:
-            self._turned_away(error)
+            self._reject(error)
             self._reply_refused(stream, answer_to(error), ended=ended)
             return
         call.deadline = min(call.end, now + around.receive_deadline())
@@ -415,11 +413,11 @@ class Connection:
             message = call.message.message()
             call.place.received()
         except CallRefused as refused:
-            self._turned_away(refused.error)
+            self._reject(refused.error)
             self._refuse_call(call, refused.answer)
             return
         except Overloaded as error:
-            self._turned_away(error)
+            self._reject(error)
             self._refuse_call(call, answer_to(error))
             return
         self._working += 1
@@ -431,7 +429,7 @@ class Connection:
         """Its headers were refused by nghttp2, which has reset it."""
         self._last_stream = max(self._last_stream, stream)
         what = "its headers break a rule of HTTP (RFC 9113, 8.2: white space around a value, a forbidden character)"
-        self._turned_away(RequestRefused(what, reason="headers_malformed"))
+        self._reject(RequestRefused(what, reason="headers_malformed"))
         self._counts_refused()
 
     def _gone(self, stream: int) -> None:
@@ -461,13 +459,13 @@ class Connection:
             if call.allowed is not None and not call.allowed.expired():
                 call.allowed.reschedule(self._around.loop.time())
         elif place is not None and place.gone is not None:
-            self._turned_away(place.gone)
+            self._reject(place.gone)
             self._refuse_call(call, answer_to(place.gone))
             if not self._in_hand:
                 self._around.loop.call_soon(self._guard, self._send)
 
-    async def _serve(self, call: _Call, place: Place, message: bytes) -> None:
-        """Have the door answer, and reply."""
+    async def _serve(self, call: _Call, place: CallSlot, message: bytes) -> None:
+        """Have the listener answer, and reply."""
         proven, call.begun = False, True
         try:
             try:
@@ -479,7 +477,7 @@ class Connection:
         except Answered as answered:
             answer = answered
         except FederationError as error:
-            self._turned_away(error)
+            self._reject(error)
             answer = answer_to(error)
         except asyncio.CancelledError as error:
             # Of something that the call waited for, not of the call: its caller would wait for ever.
@@ -499,14 +497,14 @@ class Connection:
             self._counts_refused()
         self._send()
 
-    async def _decide(self, call: _Call, place: Place, message: bytes) -> bytes:
+    async def _decide(self, call: _Call, place: CallSlot, message: bytes) -> bytes:
         clock = self._around.loop.time
         try:
             async with asyncio.timeout_at(min(call.end, clock() + self._around.config.deadline)) as allowed:
                 call.allowed = allowed
                 if place.gone is not None:
                     raise place.gone
-                return await self._around.door.handle(message, call.head.metadata, place=place)
+                return await self._around.listener.handle(message, call.head.metadata, place=place)
         except TimeoutError:
             if place.gone is not None:
                 raise place.gone from None
@@ -562,8 +560,8 @@ class Connection:
             self._unsent += session.data_to_send()  # a reset takes back what was not sent before it
             session.reset_stream(stream, ngh2.ErrorCode.NO_ERROR)
 
-    def _turned_away(self, error: FederationError) -> None:
-        self._around.door.turned_away(error, peer=self.peer)
+    def _reject(self, error: FederationError) -> None:
+        self._around.listener.reject(error, peer=self.peer)
 
     def _counts_refused(self) -> None:
         self._refused += 1
@@ -611,8 +609,8 @@ class Connection:
         """It is refused, and with it every call whose caller is not known yet."""
         for call in self._calls.values():
             if call.task is None:
-                self._turned_away(RequestRefused(f"its connection is ended: {what}", reason=reason))
-        self._around.door.connection_refused(RequestRefused(what, reason=reason), peer=self.peer)
+                self._reject(RequestRefused(f"its connection is ended: {what}", reason=reason))
+        self._around.listener.connection_refused(RequestRefused(what, reason=reason), peer=self.peer)
 
     def close(self, *, orderly: bool = False) -> None:
         """End it now, and every call on it."""
@@ -706,7 +704,7 @@ class Connection:
                 error = RequestRefused(
                     "its message did not follow its headers in time", reason="late_message"
                 )
-                self._turned_away(error)
+                self._reject(error)
                 self._refuse_call(call, answer_to(error))
 
 

@@ -11,14 +11,14 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from federation.core.call_slots import Place
+from federation.core.call_slots import CallSlot
 from federation.core.errors import AttestationRefused, FederationError, NotReady, RequestRefused
 from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio.ca_protocol import METHOD, decode_request, encode_response
 from federation.signer.attestation.attestor import TokenEvidence
 from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
 from federation.signer.listeners.grpc import answer_to
-from federation.signer.listeners.rejected_calls import RefusalLog, TurnedAway
+from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ IMPERSONATED_IDENTITY: Final = "ImpersonatedIdentity"
 _BEARER: Final = "bearer "
 
 
-class IstioCaDoor:
+class IstioCaService:
     """``IstioCertificateService`` as a function from bytes to bytes."""
 
     method: Final = METHOD
@@ -35,24 +35,24 @@ class IstioCaDoor:
         self,
         issuance: Issuance,
         refusals: RefusalLog,
-        turned_away: TurnedAway,
-        connections_refused: TurnedAway,
+        reject: RejectedCalls,
+        connections_refused: RejectedCalls,
     ) -> None:
         self._issuance = issuance
         self._refusals = refusals
-        self._turned_away = turned_away
+        self._rejected_calls = reject
         self._connections_refused = connections_refused
         self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
     ) -> bytes:
         """The reply to this message. Raises Answered with the status and the sentence to give instead."""
         try:
             try:
                 evidence, request = _evidence(metadata), _signing_request(message)
             except FederationError as error:
-                self._turned_away.note(error.reason, place.peer)
+                self._rejected_calls.note(error.reason, place.peer)
                 raise
             reply = await self._issuance.issue(evidence, request, place)
         except FederationError as error:
@@ -66,11 +66,11 @@ class IstioCaDoor:
         # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
         return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
 
-    def turned_away(self, error: FederationError, *, peer: str) -> None:
+    def reject(self, error: FederationError, *, peer: str) -> None:
         """The transport has ended a call: it had no place, or did not come or end in time."""
         self._refusals.note(error, peer=peer)
         if not isinstance(error, NotReady):  # that one came in, and is counted with its cluster
-            self._turned_away.note(error.reason, peer)
+            self._rejected_calls.note(error.reason, peer)
 
     def connection_refused(self, error: FederationError, *, peer: str) -> None:
         """The transport has ended a connection, or did not take it."""

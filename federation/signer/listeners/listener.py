@@ -10,12 +10,12 @@ import socket
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from federation.core.call_slots import Places, address_of
-from federation.core.config.hub import DoorConfig
+from federation.core.call_slots import CallSlots, address_of
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
-from federation.core.connections import Connections, Turns
+from federation.core.connections import Connections, FairQueue
 from federation.core.errors import NotReady, Overloaded, RequestRefused
-from federation.signer.listeners.http2 import Connection, Door
+from federation.signer.listeners.http2 import CallHandler, Connection
 from federation.signer.listeners.tls import ServingCredentials
 
 _logger = logging.getLogger(__name__)
@@ -31,26 +31,31 @@ AGE_SPREAD: Final = 0.1  # of the age, to both sides: what connected together do
 PATIENCE: Final = 5.0  # seconds for a name to be resolved, and for what was cancelled to end
 
 
-class DoorServer:
-    """One listening port with one door behind it."""
+class Listener:
+    """One listening port with one listener behind it."""
 
     def __init__(
-        self, door: Door, *, config: DoorConfig, listen: Address, credentials: ServingCredentials
+        self,
+        listener: CallHandler,
+        *,
+        config: ListenerConfig,
+        listen: Address,
+        credentials: ServingCredentials,
     ) -> None:
-        self.door = door
-        self.method = door.method.encode("ascii")
+        self.listener = listener
+        self.method = listener.method.encode("ascii")
         self.config = config
-        self.places = Places(config.max_concurrent, _too_many)
+        self.places = CallSlots(config.max_concurrent, _too_many)
         self.loop = asyncio.get_running_loop()
         self._listen = listen
         self._credentials = credentials
         self._seats = Connections(config.max_connections)
-        self._turns: Turns[Connection] = Turns(config.max_handshake_rate, HANDSHAKE_BURST)
+        self._queue: FairQueue[Connection] = FairQueue(config.max_handshake_rate, HANDSHAKE_BURST)
         self._spread = 0.0
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: list[socket.socket] = []
-        self._next_turn: asyncio.TimerHandle | None = None
+        self._next_entry: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._stopped = False
 
@@ -80,7 +85,7 @@ class DoorServer:
             raise NotReady(
                 f"cannot listen at {self._listen}: {getattr(error, 'strerror', None) or error}",
                 reason="address_in_use",
-                remedy="see who listens there, or change door.listen",
+                remedy="see who listens there, or change listener.listen",
             ) from None
         for listening in self._listening:
             self.loop.add_reader(listening.fileno(), self._accept, listening)
@@ -90,8 +95,8 @@ class DoorServer:
         """Take no new connections, let calls under way finish for so many seconds, then end them."""
         self._stopped = True
         self._close_listeners()
-        if self._next_turn is not None:
-            self._next_turn.cancel()
+        if self._next_entry is not None:
+            self._next_entry.cancel()
         for connection in list(self._connections):
             connection.retire()
         if drain > 0 and self._connections:
@@ -133,7 +138,7 @@ class DoorServer:
         """It is closed: its seat is free."""
         if connection.seat is not None:
             connection.seat.leave()
-            self._turns.forget(connection.seat.address, connection)
+            self._queue.forget(connection.seat.address, connection)
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
@@ -149,7 +154,7 @@ class DoorServer:
             except OSError as error:
                 if error.errno not in NO_DESCRIPTORS:
                     continue  # that one has gone before it was accepted
-                self.door.connection_refused(
+                self.listener.connection_refused(
                     RequestRefused(f"it cannot be accepted: {error.strerror}", reason="no_descriptors"),
                     peer="",
                 )
@@ -167,21 +172,21 @@ class DoorServer:
         seat = self._seats.enter(address_of(peer), connection.refuse)
         connection.seat = seat
         if not connection.closed:
-            self._turns.wait(seat.address, connection)
+            self._queue.wait(seat.address, connection)
 
     def _take_turns(self) -> None:
         """Begin the handshakes whose turn it is, and come back for the others."""
         now = self.loop.time()
-        while (connection := self._turns.next(now)) is not None:
+        while (connection := self._queue.next(now)) is not None:
             if not connection.closed:
                 age = self.config.max_connection_age * (1.0 + AGE_SPREAD * (2.0 * self._spreading() - 1.0))
                 connection.shake_hands(self._credentials.context, age=age)
-        pause = self._turns.pause(now)
-        if pause is not None and self._next_turn is None and not self._stopped:
-            self._next_turn = self.loop.call_later(max(pause, 0.001), self._turn)
+        pause = self._queue.pause(now)
+        if pause is not None and self._next_entry is None and not self._stopped:
+            self._next_entry = self.loop.call_later(max(pause, 0.001), self._turn)
 
     def _turn(self) -> None:
-        self._next_turn = None
+        self._next_entry = None
         self._take_turns()
 
     def _pause(self, listening: socket.socket) -> None:
@@ -227,7 +232,8 @@ def _peer(name: tuple[Any, ...]) -> str:
 
 def _too_many() -> Overloaded:
     return Overloaded(
-        "the door is full, and others have fewer calls that no cluster vouches for",
+        "the listener is full, and others have fewer calls that no cluster vouches for",
         reason="too_many_calls",
-        remedy="status names the address with most of them; raise door.max_concurrent or add signers for honest load",
+        remedy="status names the address with most of them; raise listener.max_concurrent or add signers for "
+        "honest load",
     )

@@ -1,6 +1,6 @@
 """Calls that ended before any cluster was answerable for them, and refusals in the log: both bounded.
 
-Calls are counted since the start by reason, and of late by reason and address, so that status can say that the door
+Calls are counted since the start by reason, and of late by reason and address, so that status can say that the listener
 is being flooded and by whom. What an attacker chooses (addresses) is bounded. Pure but for a clock.
 
 Of refusals the first few of a kind are logged as they are, the flood that follows as a number: a caller that keeps
@@ -16,7 +16,7 @@ from typing import Final
 
 from federation.core.call_slots import address_of
 from federation.core.clock import Clock
-from federation.core.documents.signer import TurnedAwayReport
+from federation.core.documents.signer import RejectedCallsReport
 from federation.core.errors import AuthorityError, FederationError
 
 _logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ MOST_ADDRESSES: Final = 1024  # in one period; further ones are counted without 
 SHOWN: Final = 3
 
 
-class TurnedAway:
-    """The counts of one door."""
+class RejectedCalls:
+    """The counts of one listener."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -49,13 +49,13 @@ class TurnedAway:
         if address in addresses or len(addresses) < MOST_ADDRESSES:
             addresses[address] += 1
 
-    def report(self) -> TurnedAwayReport:
+    def report(self) -> RejectedCallsReport:
         """As they are now."""
         self._turn()
         (old_reasons, old_addresses), (reasons, addresses) = self._periods
-        return TurnedAwayReport(
+        return RejectedCallsReport(
             total=dict(self._total),
-            lately=dict(old_reasons + reasons),
+            recent=dict(old_reasons + reasons),
             addresses=dict((old_addresses + addresses).most_common(SHOWN)),
         )
 

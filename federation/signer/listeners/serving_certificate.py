@@ -2,7 +2,7 @@
 
 The certificate comes from the workloads' authority and is renewed in place at two thirds of its life. It is for
 server authentication only. Its key is made here, lives in memory and changes with every renewal. It follows the same
-orders as the workloads' certificates, because the same workloads verify it: another intermediate renews it at once.
+directives as the workloads' certificates, because the same workloads verify it: another intermediate renews it at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.clock import Clock
-from federation.core.config.hub import DoorConfig
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.errors import FederationError, NotReady
 from federation.core.pki.certificate import Certificate
@@ -26,25 +26,25 @@ from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
 from federation.core.pki.pem import encode_certificates
-from federation.core.rotation.effects import Orders
-from federation.signer.authorities.authority import LeafOrder, issue_checked
+from federation.core.rotation.effects import SigningDirectives
+from federation.signer.authorities.authority import LeafRequest, issue_checked
 from federation.signer.issuance import Grounds, MakesGrounds, Signs, Terms
-from federation.signer.listeners.istio_ca import IstioCaDoor
-from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.istio_ca import IstioCaService
+from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
-from federation.signer.revalidation import require_ordered
+from federation.signer.revalidation import require_directed
 
 _logger = logging.getLogger(__name__)
 
 RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
 POLL: Final = 1.0  # seconds between looks at whether it is due
 ITSELF: Final = (
-    ""  # the orders for no cluster in particular, and the newest generation, hold for the hub itself
+    ""  # the directives for no cluster in particular, and the newest generation, hold for the hub itself
 )
 
 
 class ServingCertificate:
-    """Keeps the door's certificate; ``on_renewal`` is given every new pair."""
+    """Keeps the listener's certificate; ``on_renewal`` is given every new pair."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ServingCertificate:
         self.chain_pem = ""
         self.problem: FederationError | None = None
 
-    async def ensure(self, config: DoorConfig, grounds: MakesGrounds) -> None:
+    async def ensure(self, config: ListenerConfig, grounds: MakesGrounds) -> None:
         """Renew if it is due; what stands in the way is kept as :attr:`problem`."""
         try:
             terms = grounds.terms(ITSELF)
@@ -74,7 +74,7 @@ class ServingCertificate:
             if str(error) != str(self.problem):
                 _logger.log(
                     logging.INFO if isinstance(error, NotReady) else logging.WARNING,
-                    "the door's certificate cannot be renewed: %s",
+                    "the listener's certificate cannot be renewed: %s",
                     error.diagnostics(),
                     extra={"reason": error.reason},
                 )
@@ -92,18 +92,20 @@ class ServingCertificate:
         """True while there is one that has not ended."""
         return self.certificate is not None and self._clock.now() < self.certificate.not_after
 
-    def _is_due(self, config: DoorConfig, signer: Signs) -> bool:
+    def _is_due(self, config: ListenerConfig, signer: Signs) -> bool:
         known = signer.issuers
         changed = config.server_names != self._names or (bool(known) and known != self._issuers)
         return changed or self._due is None or self._clock.now() >= self._due
 
-    async def _renew(self, config: DoorConfig, signer: Signs, terms: Terms) -> None:
+    async def _renew(self, config: ListenerConfig, signer: Signs, terms: Terms) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         names = config.server_names
-        lifetime = timedelta(seconds=max(1.0, min(config.serving_lifetime, terms.orders.ttl_cap or math.inf)))
+        lifetime = timedelta(
+            seconds=max(1.0, min(config.serving_lifetime, terms.directives.ttl_cap or math.inf))
+        )
         now = self._clock.now()
         validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
-        order = LeafOrder(
+        order = LeafRequest(
             profile=LeafProfile.SERVING,
             public_key=key.public_key(),
             names=names,
@@ -121,7 +123,7 @@ class ServingCertificate:
             alarms=signer.alarms,
             thorough=True,
         )
-        require_ordered(issued.issuers, terms.orders, ITSELF)
+        require_directed(issued.issuers, terms.directives, ITSELF)
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
         chain = encode_certificates([leaf, *below_root])
@@ -130,7 +132,7 @@ class ServingCertificate:
         self.certificate, self._issuers, self._names = leaf, issued.issuers, names
         self._due = now + (leaf.not_after - now) * RENEW_AT
         _logger.info(
-            "the door shows a new certificate for %s, renewed again at %s",
+            "the listener shows a new certificate for %s, renewed again at %s",
             ", ".join(names),
             f"{self._due:%Y-%m-%d %H:%M:%S} UTC",
             extra={"sha256": leaf.sha256, "not_after": leaf.not_after.isoformat()},
@@ -146,29 +148,29 @@ def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
-class KeptDoor:
-    """``follows`` are the orders that the door's certificate is in keeping with, as all that is issued is."""
+class RunningListener:
+    """``follows`` are the directives that the listener's certificate is in keeping with, as all that is issued is."""
 
     def __init__(
         self,
-        door: IstioCaDoor,
+        listener: IstioCaService,
         *,
         listen: Address,
         grounds: Grounds,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
-        config: Callable[[], DoorConfig],
+        config: Callable[[], ListenerConfig],
     ) -> None:
-        self._door = door
+        self._listener = listener
         self._listen = listen
         self._grounds = grounds
         self._clock = clock
         self._config = config
         self._credentials: ServingCredentials | None = None
-        self._server: DoorServer | None = None
+        self._server: Listener | None = None
         self._problem: FederationError | None = None
         self.serving = ServingCertificate(clock=clock, random_bytes=random_bytes, on_renewal=self._show)
-        self.follows = Orders()
+        self.follows = SigningDirectives()
         self.address: Address | None = None
 
     async def run(self) -> None:
@@ -186,32 +188,32 @@ class KeptDoor:
     def reasons(self) -> Iterator[str]:
         """Why nobody can come in, in words; none where they can."""
         if not self.serving.valid:
-            yield f"the door has no certificate: {self.serving.problem or 'not issued yet'}"
+            yield f"the listener has no certificate: {self.serving.problem or 'not issued yet'}"
         elif self.address is None:
-            yield f"the door does not listen: {self._problem or 'not bound yet'}"
+            yield f"the listener does not listen: {self._problem or 'not bound yet'}"
 
     async def _look(self) -> None:
         try:
-            orders = self._grounds.terms(ITSELF).orders
+            directives = self._grounds.terms(ITSELF).directives
         except NotReady:
-            orders = None
+            directives = None
         await self.serving.ensure(self._config(), self._grounds)
-        if orders is not None and (not orders.strict or self.serving.issuer == orders.issuer):
-            self.follows = orders
+        if directives is not None and (not directives.strict or self.serving.issuer == directives.issuer):
+            self.follows = directives
         if self.address is None and self._credentials is not None:
             await self._open(self._credentials)
 
     async def _open(self, credentials: ServingCredentials) -> None:
-        server = DoorServer(self._door, config=self._config(), listen=self._listen, credentials=credentials)
+        server = Listener(self._listener, config=self._config(), listen=self._listen, credentials=credentials)
         try:
             self.address = await server.start()
         except NotReady as problem:
             if self._problem is None:
-                _logger.warning("the door cannot open: %s", problem.diagnostics())
+                _logger.warning("the listener cannot open: %s", problem.diagnostics())
             self._problem = problem
             return
         self._server, self._problem = server, None
-        _logger.info("the door is open at %s", self.address)
+        _logger.info("the listener is open at %s", self.address)
 
     def _show(self, pair: ServingPair) -> None:
         if self._credentials is None:

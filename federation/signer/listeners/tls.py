@@ -1,6 +1,6 @@
 """The server's side of TLS: the certificate that handshakes present, and TLS on a non-blocking socket.
 
-OpenSSL on the descriptor itself would read on as long as records come that hold no data: one client that sends
+OpenSSL on the descriptor itself would read on while records come that hold no data: one client that sends
 KeyUpdate after KeyUpdate (RFC 8446, 4.6.3) would occupy the loop for as long as it likes. So the bytes are read here,
 a piece at a time, the records in it are counted, and only then is OpenSSL given them.
 """
@@ -27,7 +27,7 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class ServingPair:
-    """What the door shows in a handshake; key and certificate are known to agree."""
+    """What the listener shows in a handshake; key and certificate are known to agree."""
 
     chain_pem: bytes
     key_pem: bytes = field(repr=False)

@@ -43,7 +43,7 @@ class Need(StrEnum):
     AUTHORITY = "authority"
     SIGNER = "signer"  # a signer that reports, and is not ready
     SIGNERS = "signers"  # any signer that is ready
-    DOOR = "door"  # the signers' door, as clients verify it
+    LISTENER = "listener"  # the signers' listener, as clients verify it
     CONFIG = "config"
     CONNECTION = "connection"  # the hub to a member cluster
     WRITING = "writing"  # the bundle into a member cluster
@@ -69,9 +69,9 @@ _TAKES: Final[Mapping[str, tuple[Need, ...]]] = {
     ),
     "source_unread": (Need.SOURCES,),
     "config_problem": (Need.CONFIG,),
-    "door_refused": (Need.DOOR,),
-    "door_certificate": (Need.DOOR,),
-    "door_unavailable": (Need.DOOR,),
+    "listener_refused": (Need.LISTENER,),
+    "listener_certificate": (Need.LISTENER,),
+    "listener_unavailable": (Need.LISTENER,),
     "cluster_unavailable": (Need.CONNECTION,),
     "cluster_unknown": (Need.CONNECTION,),
     "signing_unavailable": (Need.SIGNING,),
@@ -83,16 +83,16 @@ _TAKES: Final[Mapping[str, tuple[Need, ...]]] = {
     "publication_unknown": (Need.WRITING,),
 }
 _RESTS_ON: Final[Mapping[str, tuple[Need, ...]]] = {
-    "bundle_held_back": (Need.SOURCES,),
+    "bundle_withheld": (Need.SOURCES,),
     "no_leader": (Need.MESH,),
     "no_generation": (Need.SOURCES, Need.LEADER),
     "no_signer": (Need.MESH, Need.AUTHORITY, Need.GENERATION, Need.SIGNER),
     "signer_not_ready": (Need.AUTHORITY, Need.GENERATION),
     "config_differs": (Need.CONFIG,),
-    "door_refused": (Need.SIGNERS, Need.AUTHORITY),
-    "door_not_met": (Need.SIGNERS, Need.SIGNER, Need.AUTHORITY, Need.DOOR),
-    "door_certificate": (Need.SIGNERS, Need.AUTHORITY, Need.DOOR),
-    "door_unavailable": (Need.SIGNERS, Need.AUTHORITY),
+    "listener_refused": (Need.SIGNERS, Need.AUTHORITY),
+    "listener_unproved": (Need.SIGNERS, Need.SIGNER, Need.AUTHORITY, Need.LISTENER),
+    "listener_certificate": (Need.SIGNERS, Need.AUTHORITY, Need.LISTENER),
+    "listener_unavailable": (Need.SIGNERS, Need.AUTHORITY),
     "cluster_unavailable": (Need.LEADER,),
     "cluster_unknown": (Need.LEADER, Need.CONFIG),
     "cluster_degraded": (Need.LEADER, Need.GENERATION),
@@ -105,12 +105,19 @@ _RESTS_ON: Final[Mapping[str, tuple[Need, ...]]] = {
     "publication_unknown": (Need.CONNECTION, Need.GENERATION, Need.LEADER),
     "other_writers": (Need.WRITING,),
     "clock_skew": (Need.CLOCK,),
-    "probe_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.GENERATION, Need.DOOR, Need.SIGNING),
+    "probe_failed": (
+        Need.CONNECTION,
+        Need.SIGNERS,
+        Need.AUTHORITY,
+        Need.GENERATION,
+        Need.LISTENER,
+        Need.SIGNING,
+    ),
     "control_plane_unknown": (Need.CONNECTION, Need.LEADER),
-    "control_plane_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.DOOR, Need.SIGNING),
+    "control_plane_failed": (Need.CONNECTION, Need.SIGNERS, Need.AUTHORITY, Need.LISTENER, Need.SIGNING),
     "serving_expiry": (Need.AUTHORITY,),
-    "renewals_stopped": (Need.AUTHORITY, Need.DOOR, Need.CONNECTION),
-    "certificates_ended": (Need.AUTHORITY, Need.DOOR, Need.CONNECTION),
+    "renewals_stopped": (Need.AUTHORITY, Need.LISTENER, Need.CONNECTION),
+    "certificates_ended": (Need.AUTHORITY, Need.LISTENER, Need.CONNECTION),
     "successor_not_ready": (Need.ROOT,),
     "workloads_unknown": (Need.SIGNERS, Need.SIGNING),
     "rotation_waits_for_cluster": (Need.CONNECTION,),
@@ -125,7 +132,7 @@ _DOCUMENTS: Final[Mapping[str, str]] = {
     "no_signer": "signers",
     "rotation_unknown": "rotation",
     "rotation_problem": "rotation",
-    "signer_orders": "rotation",
+    "signer_directives": "rotation",
 }
 """The kind of document of the state store that a finding is read from."""
 
@@ -158,7 +165,7 @@ PAIR_UNKNOWN: Final = (
     Need.CONNECTION,
     Need.SIGNERS,
     Need.AUTHORITY,
-    Need.DOOR,
+    Need.LISTENER,
     Need.SIGNING,
     Need.PROBE,
     Need.WRITING,

@@ -1,4 +1,4 @@
-"""What needs attention in the proof: pairs of the matrix, and what new connections to the door met. Pure.
+"""What needs attention in the proof: pairs of the matrix, and what new connections to the listener met. Pure.
 
 Only pairs that no other cause explains count. Pairs are named by the cluster they share. Callers that are connected
 do not notice what new ones are refused.
@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from federation.core.documents.controller import SignerDoorReport
+from federation.core.documents.controller import SignerListenerReport
 from federation.status.findings.causes import PAIR_FAILED, PAIR_UNKNOWN, Causes
 from federation.status.model import Attention, MatrixView
-from federation.status.snapshot import Scene, elapsed, finite, instant
+from federation.status.snapshot import Snapshot, elapsed, finite, instant
 
 MOST_NAMES: Final = 8
 MOST_ENTRIES: Final = 8
@@ -121,56 +121,64 @@ PATIENCE: Final = (
 )
 
 
-def arrival_attention(scene: Scene) -> Iterator[Attention]:
+def arrival_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """One for each cause, with the signers that it concerns."""
-    found = scene.leader.door.signers if scene.leader is not None else []
-    refused: dict[str, list[SignerDoorReport]] = {}
-    for door in found:
-        if door.replica not in scene.signers:
+    found = snapshot.leader.listener.signers if snapshot.leader is not None else []
+    refused: dict[str, list[SignerListenerReport]] = {}
+    for listener in found:
+        if listener.replica not in snapshot.signers:
             continue  # that it is gone is told already
-        if door.state == "refused":
-            refused.setdefault(door.detail, []).append(door)
-        elif door.state == "not_met" and scene.now - max(door.since, door.proved_at) > PATIENCE:
+        if listener.state == "refused":
+            refused.setdefault(listener.detail, []).append(listener)
+        elif (
+            listener.state == "not_met" and snapshot.now - max(listener.since, listener.proved_at) > PATIENCE
+        ):
             yield Attention(
                 severity="warning",
-                code="door_not_met",
-                what=f"no new connection reached this signer's door, so it is not proved: {door.detail}",
-                where=door.replica,
+                code="listener_unproved",
+                what=f"no new connection reached this signer's listener, so it is not proved: {listener.detail}",
+                where=listener.replica,
                 remedy="see that controller.proof.signer_address leads to every signer, and that nothing on the way"
                 " keeps the controller from them",
-                since=instant(max(door.since, door.proved_at)),
+                since=instant(max(listener.since, listener.proved_at)),
             )
-    yield from _names_gone(scene)
-    for detail, doors in refused.items():
+    yield from _names_gone(snapshot)
+    for detail, listeners in refused.items():
         yield Attention(
             severity="critical",
-            code="door_refused",
-            what=f"workloads that start or reconnect refuse the door's certificate: {detail}",
-            where=names([door.replica for door in doors]),
+            code="listener_refused",
+            what=f"workloads that start or reconnect refuse the listener's certificate: {detail}",
+            where=names([listener.replica for listener in listeners]),
             remedy=_remedy(detail),
-            since=instant(min(door.since for door in doors)),
+            since=instant(min(listener.since for listener in listeners)),
         )
 
 
-def _names_gone(scene: Scene) -> Iterator[Attention]:
-    """Names that agents may call the door by still, for as long as what they hold may live."""
-    longest = max((cluster.policy.longest_ttl for cluster in scene.config.clusters), default=0.0)
-    gone = scene.leader.rotation.names_gone if scene.leader is not None else {}
-    lately = {name: at for name, at in gone.items() if 0 <= scene.now - finite(at) < longest}
-    if lately:
+def _names_gone(snapshot: Snapshot) -> Iterator[Attention]:
+    """Names that agents may call the listener by still, for as long as what they hold may live."""
+    longest = max((cluster.policy.longest_ttl for cluster in snapshot.config.clusters), default=0.0)
+    gone = snapshot.leader.rotation.names_gone if snapshot.leader is not None else {}
+    recent = {name: at for name, at in gone.items() if 0 <= snapshot.now - finite(at) < longest}
+    if recent:
         yield Attention(
             severity="warning",
-            code="door_name_gone",
-            what=f"its certificate is for {names(sorted(lately))} no more: pods that were injected with that address"
+            code="listener_name_gone",
+            what=f"its certificate is for {names(sorted(recent))} no more: pods that were injected with that address"
             f" get no certificate, and the last that they hold ends within {elapsed(longest)}",
-            where="door",
-            remedy="put it back into door.server_names until every pod was restarted with another address; nothing, if"
-            " all were",
-            since=instant(min(lately.values())),
+            where="listener",
+            remedy="put it back into listener.server_names until every pod was restarted with another address; "
+            "nothing, if all were",
+            since=instant(min(recent.values())),
         )
 
 
 def _remedy(detail: str) -> str:
     if "verify it for" in detail or "not valid for" in detail:
-        return "put the name that agents use (their caAddress) into door.server_names; it is taken up without a restart"
-    return "`federation authority check` says what is wrong with what signs it; mend that, and the door renews itself"
+        return (
+            "put the name that agents use (their caAddress) into listener.server_names; it is taken up "
+            "without a restart"
+        )
+    return (
+        "`federation authority check` says what is wrong with what signs it; fix that, and the listener renews its "
+        "certificate by itself"
+    )

@@ -32,24 +32,27 @@ from federation.status.findings.causes import (
 )
 from federation.status.findings.proof import arrival_attention, names, pair_attention
 from federation.status.findings.rotation import rotation_attention
-from federation.status.findings.trust import left_behind, own_anchor_attention, trust_attention
+from federation.status.findings.trust import left_behind, member_ca_attention, trust_attention
 from federation.status.findings.workloads import (
-    door_attention,
+    listener_attention,
     shared_key_attention,
-    unplaced_attention,
+    unattributed_attention,
     workload_attention,
 )
 from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView, Severity
 from federation.status.signing import connection_words
-from federation.status.snapshot import Scene, clock_time, elapsed, instant
-from federation.status.trust import edit_attention, open_proposals, wish_attention
+from federation.status.snapshot import Snapshot, clock_time, elapsed, instant
+from federation.status.trust import edit_attention, open_proposals, pending_change_attention
 
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
 MOST_SKEW: Final = 30.0  # leaves start two minutes back; past this the margin is worth mending
 MOST_ALIKE: Final = 4
 
-DOOR: Final[Mapping[str, Severity]] = {"door_certificate": "critical", "door_unavailable": "warning"}
-"""Reasons for which a probe gets no certificate that lie with the door itself, and so concern every cluster."""
+LISTENER: Final[Mapping[str, Severity]] = {
+    "listener_certificate": "critical",
+    "listener_unavailable": "warning",
+}
+"""Reasons for which a probe gets no certificate that lie with the listener itself, and so concern every cluster."""
 
 TOLD_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
 """Reasons of a degraded cluster that are reported with their own counts below."""
@@ -70,7 +73,7 @@ WITHOUT: Final = ("has never been read", "cannot be used")
 INTERMEDIATES: Final = " (intermediates)"
 """How the source of an authority's chain ends, which goes with its root."""
 
-SERVER_TROUBLE: Final = frozenset(
+SERVER_PROBLEM: Final = frozenset(
     {
         "unreachable",
         "timeout",
@@ -97,27 +100,32 @@ OF_WRITING: Final = frozenset(
 """Reasons for which the bundle is not written there."""
 
 
-def attention(scene: Scene, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
+def attention(snapshot: Snapshot, clusters: Iterable[ClusterView], matrix: MatrixView) -> list[Attention]:
     """Every cause that needs attention with what follows from it, the most severe first, alike ones condensed."""
     clusters = list(clusters)
     found = [
-        *_state(scene),
-        *_controllers(scene),
-        *_signers(scene),
-        *arrival_attention(scene),
-        *_door(clusters),
-        *shared_key_attention(scene),
-        *(each for view in clusters if view.quarantine is None for each in _cluster(scene, view)),
-        *(item for view in clusters if view.quarantine is None for item in workload_attention(scene, view)),
-        *unplaced_attention(scene),
-        *door_attention(scene),
-        *wish_attention(scene),
-        *trust_attention(scene),
-        *rotation_attention(scene),
+        *_state(snapshot),
+        *_controllers(snapshot),
+        *_signers(snapshot),
+        *arrival_attention(snapshot),
+        *_listener(clusters),
+        *shared_key_attention(snapshot),
+        *(each for view in clusters if view.quarantine is None for each in _cluster(snapshot, view)),
+        *(
+            item
+            for view in clusters
+            if view.quarantine is None
+            for item in workload_attention(snapshot, view)
+        ),
+        *unattributed_attention(snapshot),
+        *listener_attention(snapshot),
+        *pending_change_attention(snapshot),
+        *trust_attention(snapshot),
+        *rotation_attention(snapshot),
         *joining_attention(clusters),
-        *own_anchor_attention(scene, joining={view.name for view in clusters if view.joining is not None}),
-        *edit_attention(scene),
-        *_configuration(scene),
+        *member_ca_attention(snapshot, joining={view.name for view in clusters if view.joining is not None}),
+        *edit_attention(snapshot),
+        *_configuration(snapshot),
     ]
     registered = {view.name for view in clusters}
     causes = Causes(_as_finding(each, registered) for each in found)
@@ -139,8 +147,8 @@ def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Findi
     return finding(each)
 
 
-def _state(scene: Scene) -> Iterator[Finding]:
-    for key, problem in sorted(scene.snapshot.damaged.items()):
+def _state(snapshot: Snapshot) -> Iterator[Finding]:
+    for key, problem in sorted(snapshot.documents.damaged.items()):
         item = Attention(
             severity="critical",
             code="state_damaged",
@@ -151,57 +159,57 @@ def _state(scene: Scene) -> Iterator[Finding]:
         yield finding(item, takes=[document_fact(key)])
 
 
-def _controllers(scene: Scene) -> Iterator[Finding | Attention]:
-    if scene.leader is None:
+def _controllers(snapshot: Snapshot) -> Iterator[Finding | Attention]:
+    if snapshot.leader is None:
         yield Attention(
             severity="critical",
             code="no_leader",
-            what=f"trust is neither published nor proved: {scene.no_leader}; what every cluster holds is not known",
+            what=f"trust is neither published nor proved: {snapshot.no_leader}; what every cluster holds is not known",
             where="controller",
             remedy="start a controller, or look in its log for why it does not lead",
-            since=instant(scene.last_leader.updated) if scene.last_leader else None,
+            since=instant(snapshot.last_leader.updated) if snapshot.last_leader else None,
         )
-    elif len(scene.leaders) > 1:
+    elif len(snapshot.leaders) > 1:
         yield Attention(
             severity="warning",
             code="two_leaders",
-            what=f"{len(scene.leaders)} controllers say that they lead",
-            where=", ".join(sorted(scene.leaders)),
+            what=f"{len(snapshot.leaders)} controllers say that they lead",
+            where=", ".join(sorted(snapshot.leaders)),
             remedy="passes after a change of leader; otherwise check that they share one state store",
         )
-    if scene.leader is not None and not scene.leader.ready:
+    if snapshot.leader is not None and not snapshot.leader.ready:
         item = Attention(
             severity="warning",
             code="controller_not_ready",
-            what="; ".join(scene.leader.reasons) or "the leading controller is not ready",
-            where=scene.leader.replica,
+            what="; ".join(snapshot.leader.reasons) or "the leading controller is not ready",
+            where=snapshot.leader.replica,
             remedy="mend what is named there; its log says more",
         )
-        rests_on = damage_facts(sorted(scene.snapshot.damaged), *scene.leader.reasons)
-        if scene.leader.generation == 0:
+        rests_on = damage_facts(sorted(snapshot.documents.damaged), *snapshot.leader.reasons)
+        if snapshot.leader.generation == 0:
             rests_on.append((Need.SOURCES, ""))
         yield finding(item, rests_on=rests_on)
-    yield from _sources(scene)
+    yield from _sources(snapshot)
 
 
-def _sources(scene: Scene) -> Iterator[Finding | Attention]:
+def _sources(snapshot: Snapshot) -> Iterator[Finding | Attention]:
     """Where anchors come from. One that was never read has no last known good: what needs it waits for it."""
-    sources = scene.leader.sources if scene.leader else {}
+    sources = snapshot.leader.sources if snapshot.leader else {}
     for source, said in sorted(sources.items()):
         if said == "ok":
             continue
         if source == BUNDLE:
             item = Attention(
                 severity="warning",
-                code="bundle_held_back",
+                code="bundle_withheld",
                 what=f"the bundle in force is not changed: {said}"
-                if scene.in_force
+                if snapshot.in_force
                 else f"no bundle is made: {said}",
                 where="bundle",
                 remedy="mend what is named there; the controller makes the bundle by itself then",
             )
             yield finding(item)
-        elif source.endswith(INTERMEDIATES) and left_behind(scene) is not None:
+        elif source.endswith(INTERMEDIATES) and left_behind(snapshot) is not None:
             continue  # its root leaves, or has left: that is reported
         elif said.endswith(WITHOUT):
             item = Attention(
@@ -224,23 +232,23 @@ def _sources(scene: Scene) -> Iterator[Finding | Attention]:
             )
 
 
-def _signers(scene: Scene) -> Iterator[Attention]:
-    serving = [replica for replica, signer in scene.signers.items() if signer.ready]
+def _signers(snapshot: Snapshot) -> Iterator[Attention]:
+    serving = [replica for replica, signer in snapshot.signers.items() if signer.ready]
     if not serving:
         yield Attention(
             severity="critical",
             code="no_signer",
             what="no signer is ready: workloads get no certificates",
             where="signer",
-            remedy="mend what those that run give as reason" if scene.signers else "start a signer",
+            remedy="mend what those that run give as reason" if snapshot.signers else "start a signer",
         )
-    for replica, signer in sorted(scene.snapshot.signers.items()):
-        if replica not in scene.signers:
-            gone = scene.now - signer.updated
+    for replica, signer in sorted(snapshot.documents.signers.items()):
+        if replica not in snapshot.signers:
+            gone = snapshot.now - signer.updated
             yield Attention(
                 severity="notice" if gone > FORGOTTEN and serving else "warning",
                 code="signer_stale",
-                what=f"the signer was last heard of {elapsed(gone)} ago",
+                what=f"the signer was last seen {elapsed(gone)} ago",
                 where=replica,
                 remedy="look whether it still runs; nothing is to be done if it was scaled down",
                 since=instant(signer.updated),
@@ -255,13 +263,17 @@ def _signers(scene: Scene) -> Iterator[Attention]:
             )
 
 
-def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
+def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attention]:
     connection, signing, publication = view.connection, view.signing, view.publication
-    if scene.leader is not None and connection.state != "ready" and connection.reason not in TOLD_BY_ITSELF:
-        yield _connection(scene, view)
-    if signing.state != "ready" and scene.signers:
+    if (
+        snapshot.leader is not None
+        and connection.state != "ready"
+        and connection.reason not in TOLD_BY_ITSELF
+    ):
+        yield _connection(snapshot, view)
+    if signing.state != "ready" and snapshot.signers:
         yield _signing(view)
-    if scene.leader is None:
+    if snapshot.leader is None:
         return
     yield from control_plane_attention(view)
     if connection.state not in {"ready", "degraded"}:
@@ -301,11 +313,11 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
             remedy=stop_writers(publication.other_writers),
         )
     yield from trust_bundle_attention(view)
-    if view.proof.probe_detail and view.proof.probe_reason not in DOOR:
+    if view.proof.probe_detail and view.proof.probe_reason not in LISTENER:
         yield Attention(
             severity="warning",
             code="probe_failed",
-            what=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(scene, view.name)}",
+            what=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(snapshot, view.name)}",
             where=view.name,
             remedy=view.proof.probe_remedy or "the leading controller's log says at which step it failed",
         )
@@ -319,14 +331,14 @@ def _cluster(scene: Scene, view: ClusterView) -> Iterator[Finding | Attention]:
         )
 
 
-def _connection(scene: Scene, view: ClusterView) -> Finding:
+def _connection(snapshot: Snapshot, view: ClusterView) -> Finding:
     """How the controller reaches it: the cause of most that is wrong there."""
     connection, name = view.connection, view.name
     words = connection_words(connection.reason, connection.state)
-    since = f" since {clock_time(connection.since, scene.now)}" if connection.since else ""
+    since = f" since {clock_time(connection.since, snapshot.now)}" if connection.since else ""
     fact = f"{name} {words}{since}"
     if connection.state != "degraded":
-        fact = f"{fact}; {_certificates(view, scene.now)}"
+        fact = f"{fact}; {_certificates(view, snapshot.now)}"
     detail = connection.detail or connection.reason or connection.state
     item = Attention(
         severity="critical" if _withholds(view) else "warning",
@@ -367,7 +379,7 @@ def _publication_remedy(view: ClusterView) -> str:
 
 def _taken(connection: ConnectionView, name: str) -> list[Fact]:
     """What a cluster's connection takes away: everything where there is none, else what its reason is about."""
-    if connection.state != "degraded" or connection.reason in SERVER_TROUBLE:
+    if connection.state != "degraded" or connection.reason in SERVER_PROBLEM:
         return [(Need.CONNECTION, name), (Need.WRITING, name)]
     if connection.reason == "clock_skew":
         return [(Need.CLOCK, name)]
@@ -403,7 +415,7 @@ def _signing(view: ClusterView) -> Finding:
         clusters=[name],
     )
     rests_on: list[Fact] = []
-    if signing.reason in SERVER_TROUBLE:
+    if signing.reason in SERVER_PROBLEM:
         rests_on = [(Need.CONNECTION, name)]
     if signing.reason == "clock_skew":
         rests_on = [(Need.CLOCK, name)]
@@ -412,11 +424,11 @@ def _signing(view: ClusterView) -> Finding:
     return finding(item, rests_on=rests_on)
 
 
-def _own_refused(scene: Scene, name: str) -> str:
-    """What signers gave as reason for refusing the hub's own accounts; the door tells a caller nothing."""
+def _own_refused(snapshot: Snapshot, name: str) -> str:
+    """What signers gave as reason for refusing the hub's own accounts; the listener tells a caller nothing."""
     reasons = {
         reason
-        for signer in scene.signers.values()
+        for signer in snapshot.signers.values()
         if name in signer.clusters
         for reason, count in signer.clusters[name].own_refused.items()
         if count > 0
@@ -428,9 +440,9 @@ def _own_refused(scene: Scene, name: str) -> str:
     )
 
 
-def _door(clusters: list[ClusterView]) -> Iterator[Finding]:
-    """The signers' door, where the probes of clusters do not get past it: one cause for all of them."""
-    for reason, severity in DOOR.items():
+def _listener(clusters: list[ClusterView]) -> Iterator[Finding]:
+    """The signers' listener, where the probes of clusters do not get past it: one cause for all of them."""
+    for reason, severity in LISTENER.items():
         stopped = [view for view in clusters if view.quarantine is None and view.proof.probe_reason == reason]
         if stopped:
             first = stopped[0]
@@ -438,7 +450,7 @@ def _door(clusters: list[ClusterView]) -> Iterator[Finding]:
                 severity=severity,
                 code=reason,
                 what=f"{first.proof.probe_detail}; so asked for {names([view.name for view in stopped])}",
-                where="door",
+                where="listener",
                 remedy=first.proof.probe_remedy,
                 fact=first.proof.probe_detail,
                 clusters=[view.name for view in stopped],
@@ -446,8 +458,8 @@ def _door(clusters: list[ClusterView]) -> Iterator[Finding]:
             yield finding(item)
 
 
-def _configuration(scene: Scene) -> Iterator[Attention]:
-    config = scene.config
+def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
+    config = snapshot.config
     if not config.clusters:
         yield Attention(
             severity="warning",
@@ -456,7 +468,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             where=config.file,
             remedy="add a [[clusters]] table to it",
         )
-    for problem in config_problems(scene):
+    for problem in config_problems(snapshot):
         yield Attention(
             severity="warning",
             code="config_problem",
@@ -464,9 +476,9 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             where=config.file,
             remedy="mend it; it is read again by itself",
         )
-    others = [r for r, s in sorted(scene.signers.items()) if s.config_digest != config.digest]
-    if scene.leader is not None and scene.leader.config_digest != config.digest:
-        others.append(scene.leader.replica)
+    others = [r for r, s in sorted(snapshot.signers.items()) if s.config_digest != config.digest]
+    if snapshot.leader is not None and snapshot.leader.config_digest != config.digest:
+        others.append(snapshot.leader.replica)
     if others:
         yield Attention(
             severity="warning",
@@ -475,7 +487,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             where=names(others),
             remedy="right after a change this passes; otherwise see that every process reads the same file",
         )
-    for option in insecure_options(scene):
+    for option in insecure_options(snapshot):
         yield Attention(
             severity="notice",
             code="insecure_option",
@@ -483,7 +495,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             where=config.file,
             remedy="remove the option where it is not needed",
         )
-    for proposal in open_proposals(scene):
+    for proposal in open_proposals(snapshot):
         yield Attention(
             severity="notice",
             code="anchor_proposed",
@@ -493,7 +505,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
             since=instant(proposal.first_seen),
         )
-    unsealed = [operation for operation in scene.snapshot.operations if operation.reason == "unsealed"]
+    unsealed = [operation for operation in snapshot.documents.operations if operation.reason == "unsealed"]
     if unsealed:
         yield Attention(
             severity="critical",
@@ -505,7 +517,7 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
             "if not, find out who can write the state store. It is shown until newer operations take its place",
             since=instant(unsealed[-1].asked),
         )
-    for problem in scene.leader.proposals_problems if scene.leader is not None else ():
+    for problem in snapshot.leader.proposals_problems if snapshot.leader is not None else ():
         yield Attention(
             severity="warning",
             code="anchors_unlisted",
@@ -516,27 +528,27 @@ def _configuration(scene: Scene) -> Iterator[Attention]:
         )
 
 
-def config_problems(scene: Scene) -> list[str]:
-    """What this process and every process that is heard of found wrong with the configuration, each once."""
-    theirs = [problem for report in _reports(scene) for problem in report.config_problems]
-    return list(dict.fromkeys([*scene.config_problems, *theirs]))
+def config_problems(snapshot: Snapshot) -> list[str]:
+    """What this process and every process that is live found wrong with the configuration, each once."""
+    theirs = [problem for report in _reports(snapshot) for problem in report.config_problems]
+    return list(dict.fromkeys([*snapshot.config_problems, *theirs]))
 
 
-def insecure_options(scene: Scene) -> list[str]:
+def insecure_options(snapshot: Snapshot) -> list[str]:
     """Options in force that weaken the hub, each once; foreign anchors merged by override are among them."""
-    theirs = [warning for report in _reports(scene) for warning in report.warnings]
+    theirs = [warning for report in _reports(snapshot) for warning in report.warnings]
     anchors = [
         f"the anchor {anchor.subject} of trust domain {anchor.trust_domain} is merged by override: "
-        f"it can speak for {scene.config.trust_domain} as well"
-        for anchor in (scene.in_force.anchors if scene.in_force else [])
+        f"it can speak for {snapshot.config.trust_domain} as well"
+        for anchor in (snapshot.in_force.anchors if snapshot.in_force else [])
         if anchor.foreign_override
     ]
-    return list(dict.fromkeys([*scene.config.warnings, *theirs, *anchors]))
+    return list(dict.fromkeys([*snapshot.config.warnings, *theirs, *anchors]))
 
 
-def _reports(scene: Scene) -> list[SignerReport | ControllerReport]:
-    reports: list[SignerReport | ControllerReport] = [*scene.signers.values()]
-    return [*reports, scene.leader] if scene.leader else reports
+def _reports(snapshot: Snapshot) -> list[SignerReport | ControllerReport]:
+    reports: list[SignerReport | ControllerReport] = [*snapshot.signers.values()]
+    return [*reports, snapshot.leader] if snapshot.leader else reports
 
 
 _Told = tuple[frozenset[int], Attention]

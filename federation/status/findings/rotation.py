@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from federation.core.rotation.record import ABORTABLE, RotationBook, State
+from federation.core.rotation.record import ABORTABLE, RotationRecord, State
 from federation.status.findings.proof import names
 from federation.status.model import Attention
 from federation.status.rotation import quarantine_summary, quarantine_views, rotation_view
 from federation.status.rotation_model import GateView, RotationView
 from federation.status.signing import authority_views
-from federation.status.snapshot import Scene, elapsed
+from federation.status.snapshot import Snapshot, elapsed
 
 OF_LEAVES: Final = frozenset({"drained", "new_drained", "earlier"})
 """Conditions that wait for the end of leaves which are out there: a quarantine does not shorten that."""
@@ -22,35 +22,35 @@ _INSTEAD_OF_ADVANCING: Final = {
 PATIENCE: Final = 2.0  # times what a state takes as a rule, before standing in it is worth a look
 
 
-def rotation_attention(scene: Scene) -> Iterator[Attention]:
+def rotation_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """Everything about the rotation, who is left out of it, and what it left behind."""
-    if scene.leader is not None and scene.leader.rotation.problem:
+    if snapshot.leader is not None and snapshot.leader.rotation.problem:
         yield Attention(
             severity="warning",
             code="rotation_problem",
-            what=f"rotations and operations cannot be worked on: {scene.leader.rotation.problem}",
-            where=scene.leader.replica,
+            what=f"rotations and operations cannot be worked on: {snapshot.leader.rotation.problem}",
+            where=snapshot.leader.replica,
             remedy="mend the document that is named, or what keeps the state store from answering",
         )
-    view = rotation_view(scene)
-    yield from _successors(scene, view)
-    if scene.rotation_doubt:
+    view = rotation_view(snapshot)
+    yield from _successors(snapshot, view)
+    if snapshot.rotation_stale_reason:
         yield Attention(
             severity="critical",
             code="rotation_unknown",
-            what=f"neither the rotation nor quarantines are known: {scene.rotation_doubt}",
+            what=f"neither the rotation nor quarantines are known: {snapshot.rotation_stale_reason}",
             where="rotation",
             remedy="restore this document of the state store from a backup; publication and signing go on as they were",
         )
         return
     if view is not None and view.under_way:
-        yield from _under_way(scene, view)
-    yield from _quarantines(scene)
-    if scene.snapshot.book is not None or scene.config.trust.staged:
-        yield from _pins(scene, scene.snapshot.book or RotationBook(), view)
+        yield from _under_way(snapshot, view)
+    yield from _quarantines(snapshot)
+    if snapshot.documents.record is not None or snapshot.config.trust.staged:
+        yield from _pins(snapshot, snapshot.documents.record or RotationRecord(), view)
 
 
-def _under_way(scene: Scene, view: RotationView) -> Iterator[Attention]:
+def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
     where = f"rotation {view.number}"
     if view.state == "EMERGENCY" or view.deadline is not None:
         yield _emergency(view, where)
@@ -84,16 +84,16 @@ def _under_way(scene: Scene, view: RotationView) -> Iterator[Attention]:
                 remedy="`federation rotate advance`",
             )
         return
-    yield from _waiting(scene, view, view.gate, where)
+    yield from _waiting(snapshot, view, view.gate, where)
 
 
-def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> Iterator[Attention]:
+def _waiting(snapshot: Snapshot, view: RotationView, gate: GateView, where: str) -> Iterator[Attention]:
     waits = {c.cluster for c in gate.conditions if not c.met and c.name not in OF_LEAVES}
     unreachable = [
         name
         for name in gate.waits_for
         if name in waits
-        if (seen := scene.seen(name)) is None or seen.state not in {"ready", "degraded"}
+        if (seen := snapshot.seen(name)) is None or seen.state not in {"ready", "degraded"}
     ]
     if unreachable:
         yield Attention(
@@ -104,7 +104,7 @@ def _waiting(scene: Scene, view: RotationView, gate: GateView, where: str) -> It
             remedy="mend their connection, or take them out: `federation rotate quarantine NAME --reason ...`",
             clusters=unreachable,
         )
-    stood = scene.now - view.since.timestamp() if view.since else 0.0
+    stood = snapshot.now - view.since.timestamp() if view.since else 0.0
     if view.expected and stood > PATIENCE * view.expected:
         yield Attention(
             severity="warning",
@@ -141,9 +141,9 @@ def _last_reason(view: RotationView) -> str:
     return aborted.reason if aborted else "no reason is recorded"
 
 
-def _quarantines(scene: Scene) -> Iterator[Attention]:
-    registered = {cluster.name.value for cluster in scene.config.clusters}
-    for view in quarantine_views(scene):
+def _quarantines(snapshot: Snapshot) -> Iterator[Attention]:
+    registered = {cluster.name.value for cluster in snapshot.config.clusters}
+    for view in quarantine_views(snapshot):
         yield Attention(
             severity="warning" if view.cluster in registered else "notice",
             code="quarantined",
@@ -156,9 +156,9 @@ def _quarantines(scene: Scene) -> Iterator[Attention]:
         )
 
 
-def _successors(scene: Scene, rotation: RotationView | None) -> Iterator[Attention]:
+def _successors(snapshot: Snapshot, rotation: RotationView | None) -> Iterator[Attention]:
     """An authority that is to sign next: worth mending before it is needed."""
-    for view in authority_views(scene):
+    for view in authority_views(snapshot):
         if view.use != "successor" or view.signs:
             continue  # one that signs is told like any other
         if view.state != "ready":
@@ -169,8 +169,8 @@ def _successors(scene: Scene, rotation: RotationView | None) -> Iterator[Attenti
                 where=view.name,
                 remedy=view.remedy or "look in the signers' logs; no rotation to it begins meanwhile",
             )
-    at_rest = not scene.rotation_doubt and (rotation is None or not rotation.under_way)
-    signing = [v for v in authority_views(scene) if v.use == "successor" and v.signs]
+    at_rest = not snapshot.rotation_stale_reason and (rotation is None or not rotation.under_way)
+    signing = [v for v in authority_views(snapshot) if v.use == "successor" and v.signs]
     if at_rest and signing:
         yield Attention(
             severity="notice",
@@ -179,29 +179,30 @@ def _successors(scene: Scene, rotation: RotationView | None) -> Iterator[Attenti
             where=signing[0].name,
             remedy="make it [signer.authority], and remove [signer.successor] or name the next one there",
         )
-    for replica, signer in sorted(scene.signers.items()):
-        orders = scene.snapshot.orders
+    for replica, signer in sorted(snapshot.signers.items()):
+        directives = snapshot.documents.directives
         if (
-            orders is not None
+            directives is not None
             and signer.ready
-            and (signer.rotation, signer.orders)
+            and (signer.rotation, signer.directives)
             != (
-                orders.rotation,
-                orders.state,
+                directives.rotation,
+                directives.state,
             )
         ):
             yield Attention(
                 severity="warning",
-                code="signer_orders",
-                what=f"it follows the orders of {signer.orders or 'no rotation'}, {orders.state or 'none'} is ordered",
+                code="signer_directives",
+                what=f"it follows the directives of {signer.directives or 'no rotation'},"
+                f" {directives.state or 'none'} is directed",
                 where=replica,
-                remedy="passes after a change; otherwise its log says why it cannot read the orders",
+                remedy="passes after a change; otherwise its log says why it cannot read the directives",
             )
 
 
-def _pins(scene: Scene, book: RotationBook, rotation: RotationView | None) -> Iterator[Attention]:
+def _pins(snapshot: Snapshot, record: RotationRecord, rotation: RotationView | None) -> Iterator[Attention]:
     coming = rotation.new.root if rotation is not None and rotation.under_way else ""
-    for sha256 in sorted(scene.config.trust.pins & frozenset(book.retired)):
+    for sha256 in sorted(snapshot.config.trust.pins & frozenset(record.retired)):
         yield Attention(
             severity="notice",
             code="pin_retired",
@@ -209,8 +210,8 @@ def _pins(scene: Scene, book: RotationBook, rotation: RotationView | None) -> It
             where=f"pin {sha256[:16]}",
             remedy="take its pin out of the configuration of every replica",
         )
-    for sha256 in sorted(scene.config.trust.staged - frozenset(book.retired)):
-        if sha256 in book.admitted and rotation is not None and not rotation.under_way:
+    for sha256 in sorted(snapshot.config.trust.staged - frozenset(record.retired)):
+        if sha256 in record.admitted and rotation is not None and not rotation.under_way:
             yield Attention(
                 severity="notice",
                 code="pin_admitted",
@@ -218,7 +219,7 @@ def _pins(scene: Scene, book: RotationBook, rotation: RotationView | None) -> It
                 where=f"pin {sha256[:16]}",
                 remedy="remove `staged = true` from its pin",
             )
-        elif sha256 not in book.admitted and sha256 != coming:
+        elif sha256 not in record.admitted and sha256 != coming:
             yield Attention(
                 severity="notice",
                 code="pin_staged",

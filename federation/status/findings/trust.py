@@ -11,8 +11,8 @@ from federation.core.rotation.record import State
 from federation.status.findings.causes import Fact, Finding, Need, finding
 from federation.status.model import Attention, AuthorityView, Expiry, Severity
 from federation.status.signing import authority_views
-from federation.status.snapshot import Scene, days_left, expiry, instant
-from federation.status.trust import own_anchor_views, undeclared
+from federation.status.snapshot import Snapshot, days_left, expiry, instant
+from federation.status.trust import member_ca_views, undeclared
 
 QUOTA_NEARLY_USED: Final = 0.9
 
@@ -25,12 +25,12 @@ SEVERITY: Final[dict[Expiry, Severity]] = {
 }
 
 
-def trust_attention(scene: Scene) -> Iterator[Finding | Attention]:
+def trust_attention(snapshot: Snapshot) -> Iterator[Finding | Attention]:
     """Everything about generations, anchors, authorities and serving certificates."""
-    yield from _generation(scene)
-    yield from _anchors(scene)
-    yield from _authorities(scene)
-    yield from _serving(scene)
+    yield from _generation(snapshot)
+    yield from _anchors(snapshot)
+    yield from _authorities(snapshot)
+    yield from _serving(snapshot)
 
 
 _MAKE_ONE: Final = (
@@ -39,23 +39,23 @@ _MAKE_ONE: Final = (
 )
 
 
-def _generation(scene: Scene) -> Iterator[Attention]:
-    generation = scene.in_force
+def _generation(snapshot: Snapshot) -> Iterator[Attention]:
+    generation = snapshot.in_force
     if generation is None:
         yield Attention(
             severity="critical",
             code="no_generation",
-            what=scene.nothing_in_force,
+            what=snapshot.nothing_in_force,
             where="current",
-            remedy="start a controller" if scene.leader is None else _MAKE_ONE,
+            remedy="start a controller" if snapshot.leader is None else _MAKE_ONE,
         )
         return
-    if generation.trust_domain != str(scene.config.trust_domain):
+    if generation.trust_domain != str(snapshot.config.trust_domain):
         yield Attention(
             severity="critical",
             code="another_mesh",
             what=f"the state was made for the trust domain {generation.trust_domain}, and the configuration names"
-            f" {scene.config.trust_domain}: nothing is issued, and nothing is published or changed",
+            f" {snapshot.config.trust_domain}: nothing is issued, and nothing is published or changed",
             where=f"generation {generation.number}",
             remedy=another_mesh(generation.trust_domain),
         )
@@ -67,7 +67,7 @@ def _generation(scene: Scene) -> Iterator[Attention]:
             where=f"generation {generation.number}",
             remedy="pin at least one root in [[trust.anchors]]",
         )
-    for replica, signer in sorted(scene.signers.items()):
+    for replica, signer in sorted(snapshot.signers.items()):
         if signer.ready and (signer.generation, signer.bundle_sha256) != (
             generation.number,
             generation.sha256,
@@ -80,12 +80,12 @@ def _generation(scene: Scene) -> Iterator[Attention]:
                 remedy="passes after a change; otherwise its log says why it refuses the generation",
                 since=instant(generation.created),
             )
-    if scene.leader is not None and scene.leader.generation != generation.number:
+    if snapshot.leader is not None and snapshot.leader.generation != generation.number:
         yield Attention(
             severity="warning",
             code="controller_behind",
-            what=f"it publishes generation {scene.leader.generation}, {generation.number} is in force",
-            where=scene.leader.replica,
+            what=f"it publishes generation {snapshot.leader.generation}, {generation.number} is in force",
+            where=snapshot.leader.replica,
             remedy="right after a change this passes; otherwise its log says why",
         )
 
@@ -97,18 +97,18 @@ _ANCHOR_REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
-def _anchors(scene: Scene) -> Iterator[Finding | Attention]:
-    for anchor in scene.in_force.anchors if scene.in_force else []:
-        state = expiry(anchor.not_after, scene.now, not_before=anchor.not_before)
+def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
+    for anchor in snapshot.in_force.anchors if snapshot.in_force else []:
+        state = expiry(anchor.not_after, snapshot.now, not_before=anchor.not_before)
         if state != "ok":
             item = Attention(
                 severity=SEVERITY[state],
                 code=f"anchor_expiry_{state}",
-                what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, scene.now)}",
+                what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, snapshot.now)}",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy=_ANCHOR_REMEDIES.get(anchor.kind, _ANCHOR_REMEDIES["root"]),
             )
-            yield finding(item, takes=[(Need.ROOT, "")] if _has_no_valid_root(scene) else [])
+            yield finding(item, takes=[(Need.ROOT, "")] if _has_no_valid_root(snapshot) else [])
         if anchor.odd:
             yield Attention(
                 severity="notice",
@@ -127,7 +127,7 @@ def _anchors(scene: Scene) -> Iterator[Finding | Attention]:
                 remedy="take its pin out once nothing is signed below it; give the hub an authority under a root of"
                 " P-256, P-384 or RSA",
             )
-        if anchor.not_before > scene.now:
+        if anchor.not_before > snapshot.now:
             yield Attention(
                 severity="warning",
                 code="anchor_not_yet_valid",
@@ -138,20 +138,20 @@ def _anchors(scene: Scene) -> Iterator[Finding | Attention]:
             )
 
 
-def _has_no_valid_root(scene: Scene) -> bool:
+def _has_no_valid_root(snapshot: Snapshot) -> bool:
     """Whether nothing validates any more because every root has expired."""
-    anchors = scene.in_force.anchors if scene.in_force else []
+    anchors = snapshot.in_force.anchors if snapshot.in_force else []
     roots = [anchor for anchor in anchors if anchor.kind != "intermediate"]
-    return bool(roots) and all(0 < root.not_after <= scene.now for root in roots)
+    return bool(roots) and all(0 < root.not_after <= snapshot.now for root in roots)
 
 
-def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
+def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
     views = [
         view
-        for view in authority_views(scene)
+        for view in authority_views(snapshot)
         if (view.signs or view.use == "authority") and view.reason != NOT_IN_FORCE  # a wish, told as such
     ]
-    left = left_behind(scene)
+    left = left_behind(snapshot)
     if left is not None and any(view.signs for view in views):
         # What [signer.authority] says of a root that leaves is no trouble, and its remedy would undo the rotation.
         for view in (view for view in views if not view.signs and view.state == "unavailable"):
@@ -199,7 +199,7 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity=SEVERITY[view.expiry],
                 code=f"authority_expiry_{view.expiry}",
-                what=f"the intermediate {view.subject or view.name} {_when(not_after, scene.now)}",
+                what=f"the intermediate {view.subject or view.name} {_when(not_after, snapshot.now)}",
                 where=view.name,
                 remedy="see in the signers' logs why the chain of this authority is not known"
                 if view.expiry == "unknown"
@@ -211,7 +211,7 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
                 takes=[(Need.INTERMEDIATE, view.name)] if view.expiry == "expired" else [],
                 rests_on=[(Need.CHAIN, view.name)] if view.expiry == "unknown" else [],
             )
-    for replica, signer in sorted(scene.signers.items()):
+    for replica, signer in sorted(snapshot.signers.items()):
         if signer.authority is None and signer.ready:
             yield Attention(
                 severity="warning",
@@ -222,9 +222,9 @@ def _authorities(scene: Scene) -> Iterator[Finding | Attention]:
             )
 
 
-def left_behind(scene: Scene) -> State | None:
+def left_behind(snapshot: Snapshot) -> State | None:
     """The state of a rotation that has left, or removes, the old side; None where the old one may still be needed."""
-    rotation = scene.snapshot.book.rotation if scene.snapshot.book else None
+    rotation = snapshot.documents.record.rotation if snapshot.documents.record else None
     leaves = {State.UNPUBLISHING, State.EMERGENCY, State.RETIRED}
     return rotation.state if rotation is not None and rotation.state in leaves else None
 
@@ -247,17 +247,17 @@ def _quota(view: AuthorityView) -> Iterator[Attention]:
     )
 
 
-def _serving(scene: Scene) -> Iterator[Attention]:
-    """The door's certificate is replaced at two thirds of its life: with a sixth left, that has failed."""
-    for replica, signer in sorted(scene.signers.items()):
+def _serving(snapshot: Snapshot) -> Iterator[Attention]:
+    """The listener's certificate is replaced at two thirds of its life: with a sixth left, that has failed."""
+    for replica, signer in sorted(snapshot.signers.items()):
         if not signer.ready:
             continue
-        left = signer.serving_not_after - scene.now
-        if left <= scene.config.door.serving_lifetime / 6:
+        left = signer.serving_not_after - snapshot.now
+        if left <= snapshot.config.listener.serving_lifetime / 6:
             yield Attention(
                 severity="critical" if left <= 0 else "warning",
                 code="serving_expiry",
-                what="the door's serving certificate "
+                what="the listener's serving certificate "
                 + ("has expired" if left <= 0 else f"has {left / 60:.0f} min left and was not replaced"),
                 where=replica,
                 remedy="look in its log for why the authority does not issue it",
@@ -273,14 +273,14 @@ def _when(not_after: float, now: float) -> str:
     return f"expires in {left:g} days" if left >= 2 else f"expires in {left * 24:.0f} hours"
 
 
-def own_anchor_attention(scene: Scene, *, joining: Collection[str] = ()) -> Iterator[Attention]:
+def member_ca_attention(snapshot: Snapshot, *, joining: Collection[str] = ()) -> Iterator[Attention]:
     """Takeovers to declare, once each; else what an anchor waits for before it leaves by itself.
 
     Clusters that are ``joining`` are left to :mod:`federation.status.clusters`.
     """
-    views = own_anchor_views(scene)
+    views = member_ca_views(snapshot)
     anchored = {name for view in views for name in view.undeclared}
-    for name in sorted((anchored | undeclared(scene)) - {*joining}):
+    for name in sorted((anchored | undeclared(snapshot)) - {*joining}):
         stays = ", and its anchor stays in the bundle" if name in anchored else ""
         yield Attention(
             severity="warning",
@@ -294,7 +294,7 @@ def own_anchor_attention(scene: Scene, *, joining: Collection[str] = ()) -> Iter
         if view.waits_for and not view.undeclared and not {*joining} & {c.cluster for c in view.waits_for}:
             yield Attention(
                 severity="notice",
-                code="own_anchor_waits",
+                code="member_ca_waits",
                 what=f"the CA {view.subject}, which a cluster came with, leaves the bundle by itself; "
                 f"it waits: {view.waits_for[0].detail}",
                 where=f"bundle: {view.sha256[:16]}",

@@ -10,20 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from federation.core.documents.signer import SharedTokenKey, TurnedAwayReport
-from federation.status.clusters import is_moving, unplaced_view, unproven_view
+from federation.core.documents.signer import RejectedCallsReport, SharedTokenKey
+from federation.status.clusters import is_moving, unattributed_view, unproven_view
 from federation.status.findings.proof import names
 from federation.status.model import Attention, ClusterView, RefusedView
-from federation.status.snapshot import Scene, elapsed
+from federation.status.snapshot import Snapshot, elapsed
 from federation.status.trust import undeclared
 
 MANY: Final = 100
 """Calls or connections in ten minutes; some are always turned away, as where a network cuts connections."""
 
 
-def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
+def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attention]:
     """Of one cluster; where no signer serves it that is the cause, which is reported elsewhere."""
-    if not scene.signers or view.signing.state in {"unavailable", "unknown"}:
+    if not snapshot.signers or view.signing.state in {"unavailable", "unknown"}:
         return
     of, refused = view.workloads, view.workloads.refused
     if of.state == "stopped":
@@ -34,9 +34,9 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             where=view.name,
             remedy=refused.remedy if refused.all and refused.remedy else of.remedy,
         )
-    elif of.state == "never_asked" and not is_moving(view.joining):
+    elif of.state == "never_requested" and not is_moving(view.joining):
         yield Attention(
-            severity="notice" if view.name in undeclared(scene) else "warning",
+            severity="notice" if view.name in undeclared(snapshot) else "warning",
             code="workloads_without_certificate",
             what=f"most of its workloads have no certificate of the hub: {of.detail}",
             where=view.name,
@@ -69,36 +69,36 @@ def workload_attention(scene: Scene, view: ClusterView) -> Iterator[Attention]:
             remedy=refused.remedy or "the signer's log names the callers",
             since=refused.since,
         )
-    elif refused.lately:
+    elif refused.recent:
         yield Attention(
             severity="notice",
             code="some_callers_refused",
-            what=f"a caller was refused {_ago(scene, refused)}: {_why(refused)}",
+            what=f"a caller was refused {_ago(snapshot, refused)}: {_why(refused)}",
             where=view.name,
             remedy=refused.remedy or "the signer's log names the caller",
         )
-    yield from _unproven(scene, view)
-    if of.never_asked and of.sidecars and not is_moving(view.joining):
+    yield from _unproven(snapshot, view)
+    if of.never_requested and of.sidecars and not is_moving(view.joining):
         count = of.sidecars - of.asked
         yield Attention(
             severity="notice",
-            code="sidecars_never_asked",
-            what=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_asked)}",
+            code="sidecars_never_requested",
+            what=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_requested)}",
             where=view.name,
             remedy="the CA's address is written into a pod at injection: restart what owns them, "
             f"in {view.name}: `kubectl -n NAMESPACE rollout restart deployment NAME`, or daemonset, or statefulset",
         )
 
 
-def _unproven(scene: Scene, view: ClusterView) -> Iterator[Attention]:
+def _unproven(snapshot: Snapshot, view: ClusterView) -> Iterator[Attention]:
     """Anyone can name a cluster: what such a caller is refused for is no finding about the cluster itself."""
-    callers = unproven_view(scene, view.name)
-    if callers.lately:
+    callers = unproven_view(snapshot, view.name)
+    if callers.recent:
         yield Attention(
             severity="warning" if callers.all else "notice",
             code="unproven_callers_refused",
             what=f"callers that name {view.name} and are not known to be of it were refused, the last one "
-            f"{_ago(scene, callers)}: {_why(callers)}",
+            f"{_ago(snapshot, callers)}: {_why(callers)}",
             where="signer",
             remedy=f"if they are its workloads, see that its kubeconfig is the one of {view.name}; else find who "
             "calls: the signer's log names the addresses",
@@ -106,50 +106,51 @@ def _unproven(scene: Scene, view: ClusterView) -> Iterator[Attention]:
         )
 
 
-def unplaced_attention(scene: Scene) -> Iterator[Attention]:
+def unattributed_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """Callers whose cluster is not registered: a mesh whose clusterName is wrong looks so."""
-    refused = unplaced_view(scene)
-    if refused.lately:
+    refused = unattributed_view(snapshot)
+    if refused.recent:
         yield Attention(
             severity="warning",
             code="callers_of_no_cluster",
-            what=f"callers of no registered cluster are refused, the last one {_ago(scene, refused)}: {_why(refused)}",
+            what=f"callers of no registered cluster are refused, the last one {_ago(snapshot, refused)}: "
+            f"{_why(refused)}",
             where="signer",
             remedy=refused.remedy or "set global.multiCluster.clusterName to the registered cluster_id",
         )
 
 
-def door_attention(scene: Scene) -> Iterator[Attention]:
+def listener_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """What was turned away in number before its callers were known: a flood, or limits that are too low."""
-    count, why = _in_number([signer.turned_away for signer in scene.signers.values()])
+    count, why = _in_number([signer.rejected_calls for signer in snapshot.signers.values()])
     if count >= MANY:
         yield Attention(
             severity="warning",
-            code="calls_turned_away",
+            code="calls_rejected",
             what=f"{count} calls were turned away in the last ten minutes before their caller was known: {why}",
             where="signer",
-            remedy="keep that address from the door where it is none of your meshes'; if these are honest callers, "
-            "raise door.max_concurrent and door.receive_deadline, or add signers",
+            remedy="keep that address from the listener where it is none of your meshes'; if these are honest callers, "
+            "raise listener.max_concurrent and listener.receive_deadline, or add signers",
         )
-    count, why = _in_number([signer.connections_refused for signer in scene.signers.values()])
+    count, why = _in_number([signer.connections_refused for signer in snapshot.signers.values()])
     if count >= MANY:
         yield Attention(
             severity="warning",
             code="connections_refused",
-            what=f"{count} connections to the door were refused or ended by it in the last ten minutes: {why}",
+            what=f"{count} connections to the listener were refused or ended by it in the last ten minutes: {why}",
             where="signer",
-            remedy="keep that address from the door where it is none of your meshes'; if these are honest callers: "
-            "for handshake_failed see that they trust the bundle and ask for a name in door.server_names, for "
-            "too_many_connections and connections_of_address raise door.max_connections or add signers",
+            remedy="keep that address from the listener where it is none of your meshes'; if these are honest callers: "
+            "for handshake_failed see that they trust the bundle and ask for a name in listener.server_names, for "
+            "too_many_connections and connections_of_address raise listener.max_connections or add signers",
         )
 
 
-def _in_number(reports: Iterable[TurnedAwayReport]) -> tuple[int, str]:
+def _in_number(reports: Iterable[RejectedCallsReport]) -> tuple[int, str]:
     """How many of late, and their reasons with the address that most came from."""
     why: Counter[str] = Counter()
     addresses: Counter[str] = Counter()
     for report in reports:
-        why.update({reason: max(0, n) for reason, n in report.lately.items()})
+        why.update({reason: max(0, n) for reason, n in report.recent.items()})
         addresses.update({address: max(0, n) for address, n in report.addresses.items()})
     reasons = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
     most = "".join(
@@ -162,8 +163,8 @@ def _why(refused: RefusedView) -> str:
     return f"{refused.reason}: {refused.detail}" if refused.detail else refused.reason
 
 
-def _ago(scene: Scene, refused: RefusedView) -> str:
-    return f"{elapsed(scene.now - refused.last.timestamp())} ago" if refused.last else "lately"
+def _ago(snapshot: Snapshot, refused: RefusedView) -> str:
+    return f"{elapsed(snapshot.now - refused.last.timestamp())} ago" if refused.last else "lately"
 
 
 def _named(pods: list[str]) -> str:
@@ -173,10 +174,10 @@ def _named(pods: list[str]) -> str:
 MOST_FINDINGS: Final = 8  # one for each set of members; a member could publish the keys of all others
 
 
-def shared_key_attention(scene: Scene) -> Iterator[Attention]:
+def shared_key_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """One for the members that publish the same keys, by what any signer says of them."""
     found: dict[tuple[str, ...], list[SharedTokenKey]] = {}
-    for signer in scene.signers.values():
+    for signer in snapshot.signers.values():
         for shared in signer.shared_keys:
             found.setdefault(tuple(sorted(shared.clusters)), []).append(shared)
     for members, shared_keys in sorted(found.items())[:MOST_FINDINGS]:

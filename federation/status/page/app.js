@@ -21,7 +21,7 @@ function stored(value) {
     if (value === undefined) return sessionStorage.getItem(TOKEN) ?? "";
     if (value) sessionStorage.setItem(TOKEN, value);
     else sessionStorage.removeItem(TOKEN);
-  } catch { /* storage is denied: the token then lives as long as this page does */ }
+  } catch { /* storage is denied: the token then lives while this page does */ }
   return value ?? "";
 }
 let token = stored();

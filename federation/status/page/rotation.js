@@ -58,7 +58,7 @@ function gate(r, now) {
   const g = r.gate;
   if (!g) return "";
   if (!g.known) return [el("h3", {}, `Gate out of ${r.state}`), el("p", {}, badge("unknown", "not known"), " ", g.detail)];
-  const opens = g.opens_at ? `opens in ${duration(Math.max(0, (Date.parse(g.opens_at) - now) / 1000))} at the earliest, at ${at(g.opens_at)}` : "when it opens cannot be told";
+  const opens = g.opens_at ? `opens in ${duration(Math.max(0, (Date.parse(g.opens_at) - now) / 1000))} at the earliest, at ${at(g.opens_at)}` : "when it opens cannot be determined";
   const unmet = g.conditions.filter((c) => !c.met);
   const met = g.conditions.filter((c) => c.met);
   return [

@@ -81,7 +81,7 @@ export function clusters(status, now, { find, onlyTroubled }) {
 
 function workloads(w) {
   const state = w.state === "stopped" ? "failed" : w.state === "unknown" ? "unknown" : w.fine ? "ok" : "degraded";
-  const held = w.workloads === null ? (w.holding ? `${number(w.holding)} hold one` : "unknown") : `${number(w.holding)} of ${number(w.workloads)}`;
+  const held = w.workloads === null ? (w.with_certificate ? `${number(w.with_certificate)} hold one` : "unknown") : `${number(w.with_certificate)} of ${number(w.workloads)}`;
   return [badge(state, held, w.detail),
     w.sidecars === null ? "" : el("small", {}, `${number(w.sidecars)} sidecars, ${number(w.asked)} have asked the hub`)];
 }
@@ -138,7 +138,7 @@ export function bundle(status) {
     scroll(table("Anchors in force", ["Anchor", "Kind", "Where it comes from", "Expires"], anchors)),
     authorities.length ? [el("h3", {}, "Signed with"), scroll(table("Authorities", ["Authority", "Kind", "State", "Use", "Expires"], authorities))] : "",
     proposals.length ? [el("h3", {}, "Found, and not trusted"), scroll(table("Proposals", ["Anchor", "Cluster", "Where it was found", "Expires"], proposals))] : "",
-    status.own_anchors.length ? [el("h3", {}, "Brought by clusters, and leaving"), el("ul", { class: "plain" }, status.own_anchors.map(leaving))] : "",
+    status.member_cas.length ? [el("h3", {}, "Brought by clusters, and leaving"), el("ul", { class: "plain" }, status.member_cas.map(leaving))] : "",
     status.unpinned.length ? [el("h3", {}, "Not pinned any more, and needed still"), el("ul", { class: "plain" }, status.unpinned.map(unpinned))] : "",
     el("details", {}, el("summary", {}, `Generations (${status.generations.length})`), scroll(table("Generations", ["Number", "", "Reason", "Created"], generations))),
   ].flat();
@@ -158,17 +158,17 @@ function unpinned(u) {
 const scroll = (child) => el("div", { class: "scroll" }, child);
 
 export function roles(status, now) {
-  const report = (r) => (r.stale ? badge("stale", "not heard of", r.reasons.join("; ")) : badge(r.ready ? "ready" : "unavailable", r.ready ? "ready" : "not ready", r.reasons.join("; ")));
+  const report = (r) => (r.stale ? badge("stale", "not seen", r.reasons.join("; ")) : badge(r.ready ? "ready" : "unavailable", r.ready ? "ready" : "not ready", r.reasons.join("; ")));
   const why = (r) => (r.ready ? "" : el("small", { class: "why" }, r.reasons.join("; ")));
   const signers = status.signers.map((s) => el("tr", {},
     el("th", { scope: "row" }, s.replica, el("small", {}, s.address)),
     el("td", {}, report(s), why(s)),
     el("td", {}, s.holds_bundle_in_force ? badge("current", `generation ${number(s.generation)}`) : badge(s.stale ? "unknown" : "pending", `generation ${number(s.generation)}`),
       s.generations_behind ? el("small", {}, `${s.generations_behind} behind`) : "",
-      s.orders ? el("small", {}, `${s.follows_orders ? "follows" : "STILL FOLLOWS"} ${s.orders}`) : ""),
+      s.directives ? el("small", {}, `${s.follows_directives ? "follows" : "STILL FOLLOWS"} ${s.directives}`) : ""),
     el("td", {}, day(s.serving_not_after) === "not known" ? "—" : untilThen(s.serving_not_after, now),
-      s.door === "refused" ? badge("unavailable", "refused by new callers", s.door_detail) : "",
-      s.door === "not_met" ? el("small", { title: s.door_detail }, "not met by new connections") : ""),
+      s.listener === "refused" ? badge("unavailable", "refused by new callers", s.listener_detail) : "",
+      s.listener === "not_met" ? el("small", { title: s.listener_detail }, "not proved by new connections") : ""),
     el("td", { class: "num" }, number(s.issued), el("small", {}, `${number(s.refused)} refused`)),
     el("td", {}, ago(s.updated, now))));
   const controllers = status.controllers.map((c) => el("tr", {},

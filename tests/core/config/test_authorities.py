@@ -428,7 +428,7 @@ MISTAKES = [
     (VAULT_WHOLE, "max_queued = 1e9", "max_queued", "whole number"),
     (VAULT_WHOLE, "poll_seconds = 0", "poll_seconds", "use 0.1 s to 3600 s"),
     (VAULT_WHOLE, "timeout = 0", "timeout", "use 0.1 s to 120 s"),
-    (VAULT_WHOLE, 'timeout = "10s"', "timeout", "the door would give up first"),
+    (VAULT_WHOLE, 'timeout = "10s"', "timeout", "the listener would give up first"),
     (TRANSIT + KUBERNETES, 'key = ""', "key", "not a name in Vault"),
     (PKCS11, 'token = ""', "token", "is empty"),
     (PKCS11, f'token = "{"x" * 33}"', "token", "longer than 32 bytes"),
@@ -456,7 +456,7 @@ MISTAKES = [
         PCA,
         'serving_template = "OCSPSigningCertificate/V1"',
         "serving_template",
-        "not a template for the door",
+        "not a template for the listener",
     ),
     (PCA, 'template = "EndEntityServerAuthCertificate/V1"', "template", "not a template for workloads"),
     (PCA, 'template = "EndEntityCertificate_CSRPassthrough/V1"', "template", "not a template for workloads"),
@@ -618,12 +618,12 @@ def test_a_token_from_the_environment_is_warned_about() -> None:
 
 @pytest.mark.parametrize("kind", EVERY_REMOTE)
 def test_a_shorter_deadline_of_the_door_is_a_mistake_of_the_timeout_that_outlasts_it(kind: str) -> None:
-    text = with_line('deadline = "3s"', in_table="door", text=hub(EVERY_REMOTE[kind]))
+    text = with_line('deadline = "3s"', in_table="listener", text=hub(EVERY_REMOTE[kind]))
     found = mistakes(text)
     assert set(found) == {"signer.authority.timeout"}
-    assert "door.deadline 3 s" in found["signer.authority.timeout"]
+    assert "listener.deadline 3 s" in found["signer.authority.timeout"]
     patient = with_line(
-        'deadline = "3s"', in_table="door", text=hub(line(EVERY_REMOTE[kind], "timeout = 2.9"))
+        'deadline = "3s"', in_table="listener", text=hub(line(EVERY_REMOTE[kind], "timeout = 2.9"))
     )
     assert mistakes(patient) == {}
 

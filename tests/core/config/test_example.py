@@ -20,8 +20,8 @@ from federation.core.config.clusters import (
 from federation.core.config.hub import (
     AnchorPin,
     ControllerConfig,
-    DoorConfig,
     HubConfig,
+    ListenerConfig,
     ProofConfig,
     PublicationConfig,
     RotationConfig,
@@ -44,7 +44,7 @@ TABLES: dict[str, type] = {
     "": HubConfig,
     "trust": TrustConfig,
     "trust.anchors": AnchorPin,
-    "door": DoorConfig,
+    "listener": ListenerConfig,
     "signer": SignerConfig,
     "signer.authority": LocalAuthorityConfig,
     "controller": ControllerConfig,
@@ -64,8 +64,9 @@ NOT_KEYS = {
         "file",
         "digest",
         "warnings",
+        "notices",
         "trust",
-        "door",
+        "listener",
         "signer",
         "controller",
         "status",
@@ -126,7 +127,7 @@ def test_a_stated_default_is_the_real_one(number: int) -> None:
 
 def test_the_defaults_are_the_models() -> None:
     config = parse(TEXT)
-    assert config.door == DoorConfig(server_names=config.door.server_names)
+    assert config.listener == ListenerConfig(server_names=config.listener.server_names)
     assert config.status == StatusConfig()
     assert config.controller == ControllerConfig()
     assert config.controller.publication == PublicationConfig()

@@ -34,7 +34,7 @@ EVERY_AUTHORITY = [
 
 TABLES = (
     "trust",
-    "door",
+    "listener",
     "signer",
     "signer.authority",
     "signer.authority.auth",
@@ -73,7 +73,7 @@ WORDS = (
     ),
     *("signer", "x", "authority", "successor", "auth", "conjur", "spiffe"),
     *("directory", "namespace", "staged", "soak", "waves", "fresh", "earlier_longest_ttl"),
-    *("own_anchors", "replace"),
+    *("member_cas", "replace"),
     *("kind", "method", "address", "role", "jwt", "token", "pin", "uri", "slot", "url", "socket", "region"),
 )
 KEYS = st.sampled_from(WORDS)
@@ -233,5 +233,5 @@ def test_a_secret_in_the_place_of_a_reference_is_never_repeated(key: str, secret
 @settings(max_examples=100, deadline=None)
 def test_an_unknown_key_is_always_a_mistake(name: str, value: str) -> None:
     key = json.dumps(f"x{name}".encode("utf-8", "replace").decode())
-    result = judged(GOOD.replace("[door]", f"[door]\n{key} = {value}"))
+    result = judged(GOOD.replace("[listener]", f"[listener]\n{key} = {value}"))
     assert isinstance(result, ConfigurationError)

@@ -10,7 +10,7 @@ import pytest
 
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.config.clusters import DEFAULT_RESERVED, ClusterPolicy, ClusterTimeouts, Credentials
-from federation.core.config.hub import ControllerConfig, DoorConfig, StatusConfig
+from federation.core.config.hub import ControllerConfig, ListenerConfig, StatusConfig
 from federation.core.config.load import MAX_BYTES, parse_config
 from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError
@@ -22,7 +22,7 @@ from tests.core.config.texts import EAST, FILE, GOOD, HUB, OTHER_PIN, PIN, WEST,
 def test_a_small_file_gets_the_models_defaults() -> None:
     config = good(GOOD)
     assert config.trust_domain == TrustDomain("mesh.example")
-    assert config.door == DoorConfig(server_names=("hub.example",))
+    assert config.listener == ListenerConfig(server_names=("hub.example",))
     assert config.status == StatusConfig()
     assert config.controller == ControllerConfig()
     assert config.signer.processes == 0
@@ -114,9 +114,9 @@ backoff_longest = "1m"
 
 
 def test_addresses_of_both_families() -> None:
-    text = with_line('listen = "[::1]:0"', in_table="door")
-    assert good(text).door.listen == Address("::1", 0)
-    assert str(good(text).door.listen) == "[::1]:0"
+    text = with_line('listen = "[::1]:0"', in_table="listener")
+    assert good(text).listener.listen == Address("::1", 0)
+    assert str(good(text).listener.listen) == "[::1]:0"
 
 
 def test_pins_with_colons_and_capitals_are_the_same_pin() -> None:
@@ -131,7 +131,7 @@ colour = "blue"
 [[trust.anchors]]
 file = "root.pem"
 sha256 = "1234"
-[door]
+[listener]
 listen = "nowhere"
 server_names = ["*.example"]
 deadline = "soon"
@@ -160,9 +160,9 @@ cluster_id = "west"
         "trust_domain",
         "colour",
         "trust.anchors[0].sha256",
-        "door.listen",
-        "door.server_names[0]",
-        "door.deadline",
+        "listener.listen",
+        "listener.server_names[0]",
+        "listener.deadline",
         "signer.processes",
         "signer.authority.key_file",
         "status.read_token_file",
@@ -188,18 +188,23 @@ def test_diagnostics_have_a_line_for_each_finding() -> None:
 @pytest.mark.parametrize(
     ("line", "table", "key", "says"),
     [
-        ('listen = "0.0.0.0:99999"', "door", "door.listen", "host:port"),
-        ('listen = "::1:80"', "door", "door.listen", "brackets"),
-        ('listen = "[fe80::1%eth0]:80"', "door", "door.listen", "not a host"),
-        ("listen = 8080", "door", "door.listen", "must be a string"),
-        ("deadline = true", "door", "door.deadline", "not a boolean"),
-        ("deadline = nan", "door", "door.deadline", "number without end"),
-        ('deadline = "1e9s"', "door", "door.deadline", "not a duration"),
-        ('deadline = "99999d"', "door", "door.deadline", "out of range"),
-        ('min_keepalive_interval = "1m"', "door", "door.min_keepalive_interval", "use 1 s to 30 s"),
-        ("max_concurrent = 1.5", "door", "door.max_concurrent", "whole number"),
-        ("max_concurrent = true", "door", "door.max_concurrent", "whole number"),
-        ("max_concurrent_per_cluster = 600", "door", "door.max_concurrent_per_cluster", "whole door"),
+        ('listen = "0.0.0.0:99999"', "listener", "listener.listen", "host:port"),
+        ('listen = "::1:80"', "listener", "listener.listen", "brackets"),
+        ('listen = "[fe80::1%eth0]:80"', "listener", "listener.listen", "not a host"),
+        ("listen = 8080", "listener", "listener.listen", "must be a string"),
+        ("deadline = true", "listener", "listener.deadline", "not a boolean"),
+        ("deadline = nan", "listener", "listener.deadline", "number without end"),
+        ('deadline = "1e9s"', "listener", "listener.deadline", "not a duration"),
+        ('deadline = "99999d"', "listener", "listener.deadline", "out of range"),
+        ('min_keepalive_interval = "1m"', "listener", "listener.min_keepalive_interval", "use 1 s to 30 s"),
+        ("max_concurrent = 1.5", "listener", "listener.max_concurrent", "whole number"),
+        ("max_concurrent = true", "listener", "listener.max_concurrent", "whole number"),
+        (
+            "max_concurrent_per_cluster = 600",
+            "listener",
+            "listener.max_concurrent_per_cluster",
+            "whole listener",
+        ),
         ("processes = -1", "signer", "signer.processes", "use 0 to 256"),
         ('health_listen = "127.0.0.1:65535"', "signer", "signer.health_listen", ""),
         ('certificate_file = "c.pem"', "status", "status.key_file", "both for TLS"),
@@ -218,7 +223,7 @@ def test_diagnostics_have_a_line_for_each_finding() -> None:
             'signer_server_name = "elsewhere.example"',
             "controller.proof",
             "controller.proof.signer_server_name",
-            "door.server_names",
+            "listener.server_names",
         ),
         ('attestation = "token-keyz"', "clusters", "clusters[0].attestation", "did you mean token-keys?"),
         ('namespace_selector = "a=b=c"', "clusters", "clusters[0].namespace_selector", "requirement"),
@@ -284,8 +289,8 @@ def test_a_shorter_longest_ttl_takes_the_default_ttl_along() -> None:
 
 
 def test_a_smaller_door_takes_the_share_of_a_cluster_along() -> None:
-    config = good(with_line("max_concurrent = 10", in_table="door"))
-    assert config.door.max_concurrent_per_cluster == 10
+    config = good(with_line("max_concurrent = 10", in_table="listener"))
+    assert config.listener.max_concurrent_per_cluster == 10
 
 
 @pytest.mark.parametrize(
@@ -326,7 +331,7 @@ def test_one_kubeconfig_with_two_contexts_is_two_clusters() -> None:
 
 def test_the_same_pin_twice_is_a_mistake() -> None:
     again = f'[[trust.anchors]]\nfile = "again.pem"\nsha256 = "{PIN.upper()}"\n'
-    assert set(mistakes(GOOD.replace("[door]", again + "[door]"))) == {"trust.anchors[1].sha256"}
+    assert set(mistakes(GOOD.replace("[listener]", again + "[listener]"))) == {"trust.anchors[1].sha256"}
 
 
 def test_a_hub_without_a_pin_cannot_be() -> None:
@@ -341,7 +346,7 @@ def test_a_foreign_root_is_a_decision_that_stays_visible() -> None:
         f'[[trust.anchors]]\nfile = "f.pem"\nsha256 = "{OTHER_PIN}"\n'
         'trust_domain = "other.example"\nallow_foreign_trust_domain = true\ncluster = "west"\n'
     )
-    config = good(GOOD.replace("[door]", foreign + "[door]"))
+    config = good(GOOD.replace("[listener]", foreign + "[listener]"))
     assert config.trust.anchors[1].trust_domain == TrustDomain("other.example")
     assert config.trust.anchors[1].clusters == (ClusterName("west"),)
     (warning,) = config.warnings
@@ -422,7 +427,7 @@ def test_a_section_of_the_wrong_shape_is_named(value: str) -> None:
 
 
 def test_what_a_file_holds_cannot_reach_the_terminal_raw() -> None:
-    found = mistakes(GOOD.replace("[door]", '[door]\n"\\u001b[31m" = 1'))
+    found = mistakes(GOOD.replace("[listener]", '[listener]\n"\\u001b[31m" = 1'))
     assert "\x1b" not in "".join(found) + "".join(found.values())
     assert len(found) == 1
 
@@ -464,3 +469,21 @@ def test_reserved_identities_are_patterns_at_the_top() -> None:
     assert good(GOOD).reserved == DEFAULT_RESERVED
     assert good('reserved = ["payments/*"]\n' + GOOD).reserved == ("payments/*",)
     assert mistakes('reserved = ["payments"]\n' + GOOD)
+
+
+def test_former_names_are_read_with_a_notice() -> None:
+    today = good(with_line('member_cas = "replace"', in_table="clusters"))
+
+    before = good(with_line('own_anchors = "replace"', in_table="clusters").replace("[listener]", "[door]"))
+
+    assert replace(before, digest=today.digest, notices=()) == today
+    assert [notice.split()[0] for notice in before.notices] == ["door", "clusters[0].own_anchors"]
+    assert today.notices == ()
+
+
+def test_a_key_under_both_of_its_names_is_a_mistake() -> None:
+    text = with_line('member_cas = "replace"\nown_anchors = "hold"', in_table="clusters")
+
+    assert mistakes(text) == {
+        "clusters[0].own_anchors": "is the former name of clusters[0].member_cas, which is there too. keep one"
+    }

@@ -104,7 +104,7 @@ def test_any_name_of_a_file_is_that_file_or_refused(name: str) -> None:
             "trust.anchors[1].allow_foreign_trust_domain",
             "overrides nothing",
         ),
-        (NewPin(file='x"\n[door]\n"', sha256=OTHER_PIN), "trust.anchors[1].file", "control characters"),
+        (NewPin(file='x"\n[listener]\n"', sha256=OTHER_PIN), "trust.anchors[1].file", "control characters"),
     ],
 )
 def test_a_pin_that_would_spoil_the_file_is_refused(pin: NewPin, key: str, says: str) -> None:
@@ -135,4 +135,7 @@ def test_pins_that_are_written_inline_are_left_to_a_person(text: str) -> None:
 def test_a_text_that_is_wrong_already_is_told_as_it_is() -> None:
     with pytest.raises(ConfigurationError) as refused:
         with_pin(GOOD.replace("server_names", "servernames"), PLAIN, file=FILE)
-    assert {finding.key for finding in refused.value.findings} == {"door.servernames", "door.server_names"}
+    assert {finding.key for finding in refused.value.findings} == {
+        "listener.servernames",
+        "listener.server_names",
+    }

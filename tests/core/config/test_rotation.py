@@ -23,7 +23,7 @@ def successor(authority: str, name: str = "next") -> str:
 
 
 def test_a_staged_root_is_pinned_and_told_apart() -> None:
-    trust = good(GOOD.replace("[door]", STAGED + "[door]")).trust
+    trust = good(GOOD.replace("[listener]", STAGED + "[listener]")).trust
     assert trust.pins == {PIN, OTHER_PIN}
     assert trust.staged == {OTHER_PIN}
 
@@ -143,14 +143,14 @@ def test_a_life_of_earlier_leaves_that_is_none(value: str) -> None:
 
 
 def test_what_becomes_of_own_anchors_is_said_for_each_cluster() -> None:
-    config = good(with_line('own_anchors = "replace"', in_table="clusters"))
-    assert [cluster.own_anchors for cluster in config.clusters] == ["replace", "hold"]
+    config = good(with_line('member_cas = "replace"', in_table="clusters"))
+    assert [cluster.member_cas for cluster in config.clusters] == ["replace", "hold"]
 
 
 @pytest.mark.parametrize("value", ['"keep"', "true", '""'])
 def test_nothing_else_becomes_of_own_anchors(value: str) -> None:
-    found = mistakes(with_line(f"own_anchors = {value}", in_table="clusters"))
-    assert set(found) == {"clusters[0].own_anchors"}
+    found = mistakes(with_line(f"member_cas = {value}", in_table="clusters"))
+    assert set(found) == {"clusters[0].member_cas"}
 
 
 def test_state_in_files_is_the_default_and_can_be_said() -> None:

@@ -23,7 +23,7 @@ trust_domain = "mesh.example"
 file = "root.pem"
 sha256 = "{PIN}"
 
-[door]
+[listener]
 server_names = ["hub.example"]
 
 {AUTHORITY}

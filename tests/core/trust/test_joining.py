@@ -40,7 +40,7 @@ def world(**changes: Any) -> World:
     made = World(
         now=NOW,
         clusters={"east": facts(own_issues=False), "west": facts()},
-        horizons={},
+        expiry_bounds={},
         generations={1: frozenset({HUB}), 2: BOTH},
         in_force=2,
         skew=0.0,
@@ -66,7 +66,7 @@ JOINED = Arrival(
     provided_since=940.0,
     longest=LIFE,
     distributors=(ISTIOD,),
-    doors=frozenset({"hub.example"}),
+    listeners=frozenset({"hub.example"}),
     trust_domain="mesh.example",
     istio=replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], ca_server=False),)),
     sidecars=SidecarsSeen(pods=3, asked=3),
@@ -119,7 +119,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.MOVE, {"sidecars": None}, "not known which pods"),
         (
             JoinStep.MOVE,
-            {"sidecars": SidecarsSeen(pods=3, asked=2, never_asked=("shop/a",))},
+            {"sidecars": SidecarsSeen(pods=3, asked=2, never_requested=("shop/a",))},
             "1 of 3 pods with a sidecar have no certificate of the hub yet: shop/a",
         ),
         (JoinStep.MOVE, {"istio": replace(SETTINGS, addresses={"injector": ""})}, "to istiod"),
@@ -146,7 +146,7 @@ def test_the_root_has_to_be_in_the_bundle_before_it_can_be_served() -> None:
 
 
 def test_certificates_of_the_hub_and_other_clusters_are_waited_for_as_well() -> None:
-    late = world(horizons={Delivered("east", "i", 1): NOW + 50})
+    late = world(expiry_bounds={Delivered("east", "i", 1): NOW + 50})
     (waits,) = at(JOINED, late).waits_for
     assert (waits.cluster, waits.until) == ("east", NOW + 50)
     unread = world(clusters={"east": facts(held=None, detail="unreachable"), "west": facts()})

@@ -50,7 +50,9 @@ def read_aws_pca(table: Table, context: AuthorityContext) -> AwsPcaAuthorityConf
     if aws is not None and ca_arn is not None:
         _check_region(table, "ca_arn", _CA_ARN, ca_arn, aws.region)
     template = table.get("template", _template(_WORKLOAD_TEMPLATES, "workloads"), _PCA.template)
-    serving = table.get("serving_template", _template(_SERVING_TEMPLATES, "the door"), _PCA.serving_template)
+    serving = table.get(
+        "serving_template", _template(_SERVING_TEMPLATES, "the listener"), _PCA.serving_template
+    )
     if name is None or aws is None or ca_arn is None:
         return None
     return AwsPcaAuthorityConfig(

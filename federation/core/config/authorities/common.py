@@ -45,7 +45,7 @@ class AuthorityContext:
     """What else of the file decides how ``[signer.authority]`` is read."""
 
     directory: Path  # of the configuration file: relative paths start there
-    door_deadline: float  # seconds; past it nobody waits for a signature
+    listener_deadline: float  # seconds; past it nobody waits for a signature
     has_conjur: bool  # [signer.conjur] is there
     has_spiffe: bool  # [signer.spiffe] is there
     processes: int = 0  # signers of one machine, which read the same credentials; 0: one per core
@@ -167,13 +167,13 @@ def read_name(table: Table) -> str | None:
 
 
 def read_remote(table: Table, defaults: RemoteAuthorityConfig, context: AuthorityContext) -> RemoteKeys:
-    """A remote back end's limits; ``defaults`` are its kind's. Its timeout must be below the door's deadline."""
+    """A remote back end's limits; ``defaults`` are its kind's. Its timeout must be below the listener's deadline."""
     timeout = table.get("timeout", seconds(0.1, 120), defaults.timeout)
-    if timeout >= context.door_deadline:
+    if timeout >= context.listener_deadline:
         table.mistake(
             "timeout",
-            f"is {timeout:g} s and door.deadline {context.door_deadline:g} s: the door would give up first",
-            "lower it, or raise door.deadline",
+            f"is {timeout:g} s and listener.deadline {context.listener_deadline:g} s: the listener would give up first",
+            "lower it, or raise listener.deadline",
         )
     return RemoteKeys(
         quota=table.get("quota", number(0, 100_000), defaults.quota),

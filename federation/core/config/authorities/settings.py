@@ -105,7 +105,7 @@ class RemoteAuthorityConfig:
     quota: float = 0.0
     max_in_flight: int = 32  # per process: enough to hide a round trip, few enough to spare a small back end
     max_queued: int = 2048  # per process: a waiting request holds some 20 KiB
-    timeout: float = 5.0  # half of the door's deadline: a hung back end leaves time for a good answer
+    timeout: float = 5.0  # half of the listener's deadline: a hung back end leaves time for a good answer
     poll_seconds: float = 30.0  # how often health, chain and login are looked at
 
 
@@ -147,7 +147,7 @@ class VaultAuthorityConfig(RemoteAuthorityConfig):
     mount: str = "pki"
     issuer: str = "default"
     role: str
-    serving_role: str  # for the door's own certificate: DNS names and server authentication only
+    serving_role: str  # for the listener's own certificate: DNS names and server authentication only
     kind: str = "vault"
 
 

@@ -47,7 +47,7 @@ def read_vault(table: Table, context: AuthorityContext) -> VaultAuthorityConfig 
     serving_role = table.require(
         "serving_role",
         vault_name,
-        "name the role for the door's own certificate: its DNS names and server authentication only",
+        "name the role for the listener's own certificate: its DNS names and server authentication only",
     )
     if name is None or server is None or role is None or serving_role is None:
         return None

@@ -319,7 +319,7 @@ class Login(Protocol):
         """
         ...
 
-    def doubt(self) -> None:
+    def suspect(self) -> None:
         """AWS did not accept the keys: renew them the next time that may be done."""
         ...
 
@@ -395,7 +395,7 @@ class AwsClient:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             failure = error_of(str(told.get("Code", "")), int(status), str(told.get("Message", "")), call)
             if self._login is not None and failure.reason in CREDENTIAL_REASONS:
-                self._login.doubt()
+                self._login.suspect()
             raise failure from None
         except BotoCoreError as error:
             raise failure_of(error, call) from None

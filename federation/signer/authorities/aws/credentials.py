@@ -2,7 +2,7 @@
 
 AWS's chain is botocore's: environment, web identity (IRSA), shared files, container (EKS Pod Identity, ECS)
 and instance metadata, each renewed by itself. A role is assumed with a token that is read anew every time, so
-that projected tokens and JWT-SVIDs rotate in place. Orders do not wait for that: it is done again while the
+that projected tokens and JWT-SVIDs rotate in place. Directives do not wait for that: it is done again while the
 authority is looked at, well before the keys expire.
 """
 
@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from federation.core.config.authorities.settings import AwsConfig, JwtRef
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.authority import Surroundings
+from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.aws.client import AwsClient, Call, Login, error_of, quieten
 from federation.signer.authorities.credentials import OwnCredentials
 
@@ -38,7 +38,7 @@ LAST_MOMENT: Final = timedelta(minutes=1)
 """Keys are not used any more so shortly before they expire: a request may be on its way as long, and clocks differ."""
 
 
-def login_of(aws: AwsConfig, own: OwnCredentials, around: Surroundings, *, where: str) -> Login:
+def login_of(aws: AwsConfig, own: OwnCredentials, around: BackEndContext, *, where: str) -> Login:
     """The way that the configuration names."""
     if aws.jwt is None or not aws.role_arn:
         return OwnChain(where)
@@ -74,7 +74,7 @@ class OwnChain:
             raise self._unavailable("AWS's chain gave something else than credentials")
         return keys
 
-    def doubt(self) -> None:
+    def suspect(self) -> None:
         """As in :class:`Login`."""
         self._doubted = True
 
@@ -108,7 +108,7 @@ class OwnChain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _CachedCredentials:
     keys: ReadOnlyCredentials = field(repr=False)
     renew_at: datetime
     last_moment: datetime
@@ -118,7 +118,7 @@ class AssumedRole:
     """Implements Login by assuming ``role_arn`` with a JWT (AssumeRoleWithWebIdentity)."""
 
     def __init__(
-        self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, around: Surroundings, *, where: str
+        self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, around: BackEndContext, *, where: str
     ) -> None:
         self._role_arn = aws.role_arn
         self._jwt = jwt
@@ -128,7 +128,7 @@ class AssumedRole:
         self._where = where
         self._sts = AwsClient("sts", aws, where=where, timeout=STS_TIMEOUT)
         self._assuming = asyncio.Lock()
-        self._held: _Held | None = None
+        self._held: _CachedCredentials | None = None
         self._doubted = False
         self.warning = ""
 
@@ -154,7 +154,7 @@ class AssumedRole:
             self._held, self._doubted, self.warning = held, False, ""
             return held.keys
 
-    def doubt(self) -> None:
+    def suspect(self) -> None:
         """As in :class:`Login`."""
         self._doubted = True
 
@@ -163,11 +163,11 @@ class AssumedRole:
         self._held = None
         await self._sts.close()
 
-    def _is_due(self, held: _Held, renew: bool) -> bool:
+    def _is_due(self, held: _CachedCredentials, renew: bool) -> bool:
         now = self._clock.now()
         return now >= held.last_moment or (renew and (self._doubted or now >= held.renew_at))
 
-    async def _assume(self) -> _Held:
+    async def _assume(self) -> _CachedCredentials:
         begun = self._clock.now()
         token = await self._own.jwt(self._jwt)
         answer = await self._sts.call(
@@ -182,7 +182,7 @@ class AssumedRole:
             raise Call(f"sts:{ASSUME}", self._where).garbage()
         life = ends - begun
         renew_at = begun + life * self._jitter.uniform(RENEW_FROM, RENEW_UNTIL)
-        return _Held(ReadOnlyCredentials(*texts), renew_at, ends - LAST_MOMENT)
+        return _CachedCredentials(ReadOnlyCredentials(*texts), renew_at, ends - LAST_MOMENT)
 
 
 def _kind(error: Exception) -> str:

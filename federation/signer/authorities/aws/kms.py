@@ -22,7 +22,7 @@ from federation.core.errors import (
     AuthorityUnavailable,
 )
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
-from federation.signer.authorities.authority import KeyPair, Surroundings
+from federation.signer.authorities.authority import BackEndContext, KeyPair
 from federation.signer.authorities.aws.client import AwsClient, Call
 from federation.signer.authorities.aws.credentials import login_of
 from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
@@ -44,7 +44,7 @@ class KmsPair:
     """Implements PairSource and HasWarnings."""
 
     def __init__(
-        self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+        self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
     ) -> None:
         self._config = config
         self._credentials = credentials
@@ -107,7 +107,7 @@ class KmsPair:
 class KmsKey:
     """Implements SigningKey. ``failed`` is set by a signature that could not be had."""
 
-    held_here = False
+    has_local_key = False
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class KmsKey:
         public_key: PublicKey,
         kind: KeyKind,
         *,
-        around: Surroundings,
+        around: BackEndContext,
         where: str,
     ) -> None:
         self.key_id = key_id

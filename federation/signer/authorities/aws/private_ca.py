@@ -38,7 +38,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
-from federation.signer.authorities.authority import Answer, LeafOrder, ServiceView, Surroundings
+from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
 from federation.signer.authorities.aws.client import AwsClient, Call
 from federation.signer.authorities.aws.credentials import login_of
 from federation.signer.authorities.credentials import OwnCredentials
@@ -122,7 +122,7 @@ def template_arn(ca_arn: str, template: str) -> str:
     return f"arn:{parts[1]}:acm-pca:::template/{template}"
 
 
-LOOKS_PER_CERTIFICATE: Final = 3
+POLLS_PER_CERTIFICATE: Final = 3
 """75/s of GetCertificate for 25/s of IssueCertificate."""
 
 SHORTEST, LONGEST = 0.2, 2.0  # seconds of a first wait: AWS mostly issues within one
@@ -132,22 +132,22 @@ _SLOWER: Final = 1.5  # at the third look, or later
 
 
 class Pace:
-    """What is learnt from one certificate for the next; one object for all orders of an authority."""
+    """What is learnt from one certificate for the next; one object for all directives of an authority."""
 
     def __init__(self, jitter: random.Random, *, timeout: float) -> None:
         self._jitter = jitter
         self._longest = min(LONGEST, timeout / 4)
         self._first = min(_START, self._longest)
 
-    def wait(self, looks: int) -> float:
-        """Seconds to wait before the next look, after ``looks`` of them."""
-        return self._first * 2.0**looks * self._jitter.uniform(0.9, 1.1)
+    def wait(self, health_polling: int) -> float:
+        """Seconds to wait before the next look, after ``health_polling`` of them."""
+        return self._first * 2.0**health_polling * self._jitter.uniform(0.9, 1.1)
 
-    def found(self, looks: int) -> None:
+    def found(self, health_polling: int) -> None:
         """The certificate was there at that look, 1 for the first."""
-        if looks < 2:
+        if health_polling < 2:
             self._first = max(SHORTEST, self._first * _FASTER)
-        elif looks >= LOOKS_PER_CERTIFICATE:
+        elif health_polling >= POLLS_PER_CERTIFICATE:
             self._first = min(self._longest, self._first * _SLOWER)
 
 
@@ -163,7 +163,7 @@ class PrivateCa:
     """Implements CertificateService."""
 
     def __init__(
-        self, config: AwsPcaAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+        self, config: AwsPcaAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
     ) -> None:
         self._config = config
         self._credentials = credentials
@@ -203,7 +203,7 @@ class PrivateCa:
             self._chain_of, self._chain_at = seen, now
         return ServiceView(self._chain, warnings=(self._login.warning,) if self._login.warning else ())
 
-    async def issue(self, order: LeafOrder) -> Answer:
+    async def issue(self, order: LeafRequest) -> Answer:
         """Ask for the certificate and fetch it, within ``timeout``."""
         timeout = self._config.timeout
         deadline = self._clock.monotonic() + timeout
@@ -222,7 +222,7 @@ class PrivateCa:
         await self._login.close()
         await self._credentials.close()
 
-    async def _ask(self, order: LeafOrder, deadline: float) -> str:
+    async def _ask(self, order: LeafRequest, deadline: float) -> str:
         """The ARN of the certificate that AWS is going to issue."""
         request = self._request(order)
         lost: AuthorityUncertain | None = None
@@ -254,7 +254,7 @@ class PrivateCa:
             )
         return arn
 
-    def _request(self, order: LeafOrder) -> dict[str, object]:
+    def _request(self, order: LeafRequest) -> dict[str, object]:
         if not self._signing_algorithm:
             raise AuthorityUnavailable("the CA was not looked at yet", where=self._config.name)
         serving = order.profile is LeafProfile.SERVING
@@ -273,7 +273,7 @@ class PrivateCa:
     async def _fetch(self, arn: str, deadline: float) -> Answer:
         """What was issued; every error but AWS's own refusal leaves it open whether that exists."""
         await self._clock.sleep(self._pace.wait(0))
-        looks = 0
+        health_polling = 0
         try:
             async for attempt in AsyncRetrying(
                 sleep=self._clock.sleep,
@@ -283,12 +283,12 @@ class PrivateCa:
                 reraise=True,
             ):
                 with attempt:
-                    looks += 1
+                    health_polling += 1
                     answer = await self._client.call(
                         "GetCertificate", {**self._named(), "CertificateArn": arn}, for_order=True
                     )
         except AuthorityUnavailable as error:
-            self._pace.found(looks)
+            self._pace.found(health_polling)
             raise AuthorityUncertain(
                 f"accepted, but not to be had within {self._config.timeout:g} s: {error.what}",
                 where=self._config.name,
@@ -303,7 +303,7 @@ class PrivateCa:
                 reason=error.reason,
                 remedy=error.remedy,
             ) from None
-        self._pace.found(looks)
+        self._pace.found(health_polling)
         try:
             leaf, *chain = _certificates(answer)
         except InvalidValue as error:

@@ -37,7 +37,7 @@ from federation.kubernetes.answers import harmless
 from federation.kubernetes.objects import METADATA_ONLY_LIST
 from federation.kubernetes.reflector import Reflector
 from federation.kubernetes.session import ClusterSession
-from federation.signer.authorities.authority import Surroundings
+from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.cert_manager.requests import (
     API,
     GROUP,
@@ -84,7 +84,7 @@ class Connection:
         outstanding: Outstanding,
         *,
         instance: str,
-        around: Surroundings,
+        around: BackEndContext,
     ) -> None:
         self.session: Final = session
         self._timeout = config.timeout
@@ -120,7 +120,7 @@ class Connection:
         outstanding: Outstanding,
         *,
         instance: str,
-        around: Surroundings,
+        around: BackEndContext,
     ) -> Self:
         """Read the credentials and start to watch. Raises ConfigurationError or ClusterUnauthorized."""
         session = await ClusterSession.open(

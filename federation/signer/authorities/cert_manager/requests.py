@@ -46,7 +46,7 @@ from federation.kubernetes.backoff import Backoff
 from federation.kubernetes.objects import METADATA_ONLY_LIST, Item, Payload, decode_page, key_of
 from federation.kubernetes.reflector import Change
 from federation.kubernetes.session import ClusterSession
-from federation.signer.authorities.authority import LeafOrder
+from federation.signer.authorities.authority import LeafRequest
 from federation.signer.authorities.cert_manager.failures import authority_error, may_exist
 from federation.signer.authorities.cert_manager.verdict import (
     Deleted,
@@ -92,7 +92,7 @@ def duration(not_after: datetime, now: datetime, margin: float) -> int:
 
 
 def certificate_request(
-    config: CertManagerAuthorityConfig, order: LeafOrder, *, name: str, instance: str, seconds: int
+    config: CertManagerAuthorityConfig, order: LeafRequest, *, name: str, instance: str, seconds: int
 ) -> bytes:
     """The object to create, as JSON.
 
@@ -133,7 +133,7 @@ MOST_PENDING: Final = 1024
 """Removals under way; past it they are left to the sweep."""
 
 LEFTOVER_AGE: Final = timedelta(minutes=10)
-"""Nobody waits so long: a request lives as long as the authority's timeout, which is seconds."""
+"""Nobody waits so long: a request lives while the authority's timeout, which is seconds."""
 
 SWEEP_SECONDS: Final = 300.0
 MOST_SWEPT: Final = 500
@@ -295,7 +295,7 @@ class Sweep:
         return found[:MOST_SWEPT]
 
 
-NOBODY_WAITS: Final = Pending()
+NO_CALLER_WAITS: Final = Pending()
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +342,7 @@ class Outstanding:
         """A watched object as its verdict: the reflector's decoder."""
         request = decode_request(payload)
         key = key_of(request.metadata)
-        verdict = verdict_of(request.status) if key.name in self._waiting else NOBODY_WAITS
+        verdict = verdict_of(request.status) if key.name in self._waiting else NO_CALLER_WAITS
         return Item(key, request.metadata.resource_version, verdict)
 
     def changed(self, change: Change[Verdict]) -> None:

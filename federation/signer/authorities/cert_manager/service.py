@@ -38,7 +38,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import MAX_PATH, single_chain
 from federation.core.pki.pem import parse_certificates
 from federation.kubernetes.credentials import fingerprint
-from federation.signer.authorities.authority import Answer, LeafOrder, ServiceView, Surroundings
+from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
 from federation.signer.authorities.cert_manager.connection import (
     NOT_FOUND,
     Connection,
@@ -190,7 +190,7 @@ _ID_BYTES: Final = 8
 class CertManager:
     """Implements CertificateService."""
 
-    def __init__(self, config: CertManagerAuthorityConfig, around: Surroundings) -> None:
+    def __init__(self, config: CertManagerAuthorityConfig, around: BackEndContext) -> None:
         self._config = config
         self._around = around
         self._clock: Clock = around.clock
@@ -212,7 +212,7 @@ class CertManager:
             self._chain = ()
         return ServiceView(chain=self._chain, warnings=odd + _warnings(connection))
 
-    async def issue(self, order: LeafOrder) -> Answer:
+    async def issue(self, order: LeafRequest) -> Answer:
         """One request, from its creation to its removal; see the package's table of reasons in the docs."""
         name = f"federation-{self._instance}-{self._around.random_bytes(_ID_BYTES).hex()}"
         connection = await self._ready()
@@ -334,7 +334,7 @@ class CertManager:
             raise authority_error(error) from None
         return connection
 
-    def _body(self, order: LeafOrder, name: str) -> bytes:
+    def _body(self, order: LeafRequest, name: str) -> bytes:
         seconds = duration(order.validity.not_after, self._clock.now(), self._config.timeout)
         return certificate_request(self._config, order, name=name, instance=self._instance, seconds=seconds)
 

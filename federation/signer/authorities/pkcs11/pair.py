@@ -123,7 +123,7 @@ class TokenPair:
 class TokenKey:
     """Implements SigningKey."""
 
-    held_here = False
+    has_local_key = False
 
     def __init__(self, public_key: PublicKey, pair: TokenPair) -> None:
         kind = kind_of(public_key)

@@ -37,7 +37,7 @@ from federation.kubernetes.answers import harmless
 MOST_WAITING: Final = 1024
 """Jobs behind the one at work. Far above what two authorities have in flight, so only a hang gets there."""
 
-_HELD_BACK: Final = 0.0005  # seconds; below what a device takes for one signature, so only software waits
+_WITHHELD: Final = 0.0005  # seconds; below what a device takes for one signature, so only software waits
 
 _REMEDY: Final = (
     "check the device, its network and its client's log; restart the signer if it does not come back, for"
@@ -106,7 +106,7 @@ class LibraryThread:
         signatures while it holds the interpreter's lock.
         """
         loop, outcomes, began = job.loop, [_run(job)], time.monotonic()
-        while time.monotonic() - began < _HELD_BACK and not self._jobs.empty():
+        while time.monotonic() - began < _WITHHELD and not self._jobs.empty():
             job = self._jobs.get()
             if job.loop is not loop:
                 _hand_over(loop, outcomes)

@@ -1,6 +1,6 @@
 """The hub's token at Vault: logged in for, renewed at about two thirds of its lease, and logged in for again.
 
-A renewal that the token's longest life cuts short, or that is refused, means a new login. As long as the token of now
+A renewal that the token's longest life cuts short, or that is refused, means a new login. While the token of now
 is good, a failure of either is a warning. One login is under way at a time and shared by all who wait for it; a
 caller that gives up does not take it along, for a wrapped secret can be used only once. How long a token lasts is
 pure: times are seconds of a monotonic clock. What the hub logs in with, by auth method, is read anew for each login,
@@ -130,12 +130,12 @@ class _Unwrapped(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Envelope:
-    """What is known of one wrapping token. ``doubtful``: this process tried to open it and lost the answer."""
+    """What is known of one wrapping token. ``suspect``: this process tried to open it and lost the answer."""
 
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     made_at: str = ""
     secret_id: str = field(default="", repr=False)
-    doubtful: bool = False
+    suspect: bool = False
 
 
 class Envelopes:
@@ -217,7 +217,7 @@ class WrappedSecret:
             raise _tampered(f"it was made at {quote(made_at[:120], safe='/')!r}, not at {wanted!r}")
 
     async def _unwrap(self, token: str, envelope: Envelope) -> str:
-        doubtful, envelope.doubtful = envelope.doubtful, True  # and stays so where no answer comes
+        suspect, envelope.suspect = envelope.suspect, True  # and stays so where no answer comes
         try:
             answer = await self._client.call("POST", _UNWRAP, token=token, may_issue=True)
         except AuthorityUncertain:
@@ -227,7 +227,7 @@ class WrappedSecret:
                 remedy="see whether the hub logs in at its next look; else deliver a new wrapped secret_id",
             ) from None
         if not answer.ok:
-            envelope.doubtful = doubtful
+            envelope.suspect = suspect
         _check(answer, _UNWRAP, envelope)
         return answer.read(_Unwrapped, what=f"POST {_UNWRAP}").data.secret_id
 
@@ -237,7 +237,7 @@ def _check(answer: VaultAnswer, path: str, envelope: Envelope) -> None:
     if answer.ok:
         return
     if answer.status == 400 and answer.says("wrapping token is not valid"):
-        if envelope.doubtful:
+        if envelope.suspect:
             raise AuthorityMisconfigured(
                 f"the wrapped secret_id is lost: this hub opened it, and the answer never came ({answer.why})",
                 reason="secret_id_lost",

@@ -28,7 +28,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
-from federation.signer.authorities.authority import Answer, LeafOrder, ServiceView, Surroundings
+from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.vault.client import NOT_VAULT, VaultAnswer
 from federation.signer.authorities.vault.session import Session, api_path, unexpected
@@ -48,7 +48,7 @@ _NO_USAGE: Final = "requested usage"
 
 
 @dataclass(frozen=True, slots=True)
-class PkiPlace:
+class PkiMount:
     """Where a request goes: words for errors."""
 
     mount: str
@@ -56,7 +56,7 @@ class PkiPlace:
     role: str = ""
 
 
-def sign_refusal(answer: VaultAnswer, place: PkiPlace) -> AuthorityError | AuthorityUnavailable:
+def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | AuthorityUnavailable:
     """The error that an answer to ``sign`` with another status than 2xx and 403 stands for."""
     role = f"the role {place.role} of {place.mount}"
     if answer.status == 400:
@@ -83,7 +83,7 @@ def sign_refusal(answer: VaultAnswer, place: PkiPlace) -> AuthorityError | Autho
 
 
 def pki_refusal(
-    answer: VaultAnswer, place: PkiPlace, what: str
+    answer: VaultAnswer, place: PkiMount, what: str
 ) -> AuthorityMisconfigured | AuthorityUnavailable:
     """The error that any other answer of the engine stands for.
 
@@ -111,7 +111,7 @@ def pki_refusal(
     return unexpected(what, f"of {place.mount}", answer)
 
 
-def issuer_ends(place: PkiPlace, why: str) -> AuthorityMisconfigured:
+def issuer_ends(place: PkiMount, why: str) -> AuthorityMisconfigured:
     """The intermediate is at its end."""
     return AuthorityMisconfigured(
         f"the issuer {place.issuer} of {place.mount} ends too soon: {why}",
@@ -153,10 +153,10 @@ class VaultPki:
     """Implements CertificateService."""
 
     def __init__(
-        self, config: VaultAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+        self, config: VaultAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
     ) -> None:
         self._clock = around.clock
-        self._place = PkiPlace(config.mount.strip("/"), config.issuer)
+        self._place = PkiMount(config.mount.strip("/"), config.issuer)
         self._roles = {LeafProfile.WORKLOAD: config.role, LeafProfile.SERVING: config.serving_role}
         self._timeout = timedelta(seconds=config.timeout)
         self._session = Session(config, config.server, credentials, around)
@@ -182,10 +182,10 @@ class VaultPki:
         crl = await self._crl(warnings)
         return ServiceView(self._chain, crl, (*warnings, *self._capped.values()))
 
-    async def issue(self, order: LeafOrder) -> Answer:
+    async def issue(self, order: LeafRequest) -> Answer:
         """Have the role sign the order's CSR, with exactly its names and until exactly its end, at most."""
         role = self._roles[order.profile]
-        place = PkiPlace(self._place.mount, self._place.issuer, role)
+        place = PkiMount(self._place.mount, self._place.issuer, role)
         serving = order.profile is LeafProfile.SERVING
         seconds = self._lifetime(order, place)
         asked_at = self._clock.now()
@@ -217,7 +217,7 @@ class VaultPki:
         """Let go of login, connections and credentials."""
         await self._session.close()
 
-    def _lifetime(self, order: LeafOrder, place: PkiPlace) -> int:
+    def _lifetime(self, order: LeafRequest, place: PkiMount) -> int:
         """Seconds until the order's end; a little less near the end of an issuer, which fails otherwise.
 
         ``leaf_not_after_behavior`` is ``err`` by default: one second beyond the issuer's end is refused.

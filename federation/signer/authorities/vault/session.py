@@ -20,7 +20,7 @@ from federation.core.clock import Clock
 from federation.core.config.authorities.settings import RemoteAuthorityConfig, VaultServer
 from federation.core.errors import AuthorityMisconfigured, AuthorityThrottled, AuthorityUnavailable
 from federation.core.pki.verification import CLOCK_TOLERANCE
-from federation.signer.authorities.authority import Surroundings
+from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.vault.client import (
     LEAST_TIME,
@@ -131,7 +131,7 @@ class Session:
         config: RemoteAuthorityConfig,
         server: VaultServer,
         credentials: OwnCredentials,
-        around: Surroundings,
+        around: BackEndContext,
     ) -> None:
         self._credentials = credentials
         self._clock = around.clock

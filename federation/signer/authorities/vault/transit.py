@@ -26,7 +26,7 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
-from federation.signer.authorities.authority import KeyPair, Surroundings
+from federation.signer.authorities.authority import BackEndContext, KeyPair
 from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
 from federation.signer.authorities.vault.client import VaultAnswer
 from federation.signer.authorities.vault.session import Session, api_path, unexpected
@@ -58,7 +58,7 @@ class _SignatureAnswer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _TransitMount:
     """Where the key is: words and paths."""
 
     mount: str
@@ -81,11 +81,11 @@ class TransitKey:
     """Implements SigningKey: one version of one key. Equal where it is the same version of the same key."""
 
     session: Session = field(repr=False)
-    place: _Place
+    place: _TransitMount
     version: int
     public_key: PublicKey
     kind: KeyKind
-    held_here: bool = False
+    has_local_key: bool = False
 
     async def sign(self, message: bytes) -> bytes:
         """Have its digest signed: RSASSA-PKCS1-v1_5 (the engine's default is PSS), or ECDSA in DER.
@@ -119,10 +119,10 @@ class TransitPair:
     """Implements PairSource and HasWarnings."""
 
     def __init__(
-        self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, around: Surroundings
+        self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
     ) -> None:
         self._file = config.certificate_file
-        self._place = _Place(config.mount.strip("/"), config.key)
+        self._place = _TransitMount(config.mount.strip("/"), config.key)
         self._session = Session(config, config.server, credentials, around)
         self._chain_pem = b""
         self._key: _Key | None = None
@@ -197,7 +197,7 @@ def _public_keys(key: _Key) -> dict[int, tuple[PublicKey, KeyKind]]:
     return found
 
 
-def _refusal(answer: VaultAnswer, place: _Place, what: str) -> AuthorityError | AuthorityUnavailable:
+def _refusal(answer: VaultAnswer, place: _TransitMount, what: str) -> AuthorityError | AuthorityUnavailable:
     if answer.says("requested version for signing"):
         return AuthorityMisconfigured(
             f"{place.words} does not sign with this version any more: {answer.why}",

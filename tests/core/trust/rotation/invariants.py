@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from federation.core.rotation.effects import CONTROL_PLANE_LOSSES, Orders, orders_of
+from federation.core.rotation.effects import CONTROL_PLANE_LOSSES, SigningDirectives, signing_directives
 from federation.core.rotation.record import Rotation, State, Transition
 from tests.core.trust.rotation.certificates import NOT_AFTER, ROOT_OF, validates
 from tests.core.trust.rotation.signing import CONFIGURED
@@ -53,10 +53,12 @@ class Invariants:
 
     def _handshakes(self) -> None:
         sim = self.sim
-        if not sim.store.orders.binding:  # none were written yet: what is configured signs (docs/security.md)
+        if (
+            not sim.store.directives.binding
+        ):  # none were written yet: what is configured signs (docs/security.md)
             self.led_to |= {ROOT_OF[signer.authority] for signer in sim.signers if signer.authority}
-        if sim.store.orders.strict:
-            self.led_to |= {ROOT_OF[issuer] for issuer in _issuers(sim.store.orders)}
+        if sim.store.directives.strict:
+            self.led_to |= {ROOT_OF[issuer] for issuer in _issuers(sim.store.directives)}
         counted: set[str] = set()
         for leaf, until in sim.leaves.items():
             if until > NOT_AFTER[leaf.issuer]:
@@ -65,15 +67,15 @@ class Invariants:
                 raise Violation(f"2: {leaf.cluster} got a leaf under a root that was not published")
             if not leaf.before_hub and ROOT_OF[leaf.issuer] not in self.led_to:
                 raise Violation(f"s: {leaf.cluster} got a leaf under a root that no rotation led to")
-            if not sim.strangers or leaf not in sim.strangers:
+            if not sim.unknown_callers or leaf not in sim.unknown_callers:
                 counted.add(leaf.issuer)
         verifying = sim.all_verify_with()
         for member in sim.members.values():
             trusted = verifying[member.name]
-            if member.name in sim.book.quarantined:
+            if member.name in sim.record.quarantined:
                 continue
             if member.joining:
-                ordered = _issuers(sim.store.orders) | _issuers(orders_of(sim.book))
+                ordered = _issuers(sim.store.directives) | _issuers(signing_directives(sim.record))
                 if not all(validates(issuer, roots) for issuer in counted | ordered for roots in trusted):
                     continue
                 member.joining = False
@@ -83,10 +85,10 @@ class Invariants:
                         self._failed(member, issuer)
         if sim.removed:
             self._removed_clusters(counted)
-        if sim.strangers:
-            self._strangers(verifying)
+        if sim.unknown_callers:
+            self._unknown_callers(verifying)
 
-    def _strangers(self, verifying: dict[str, set[frozenset[str]]]) -> None:
+    def _unknown_callers(self, verifying: dict[str, set[frozenset[str]]]) -> None:
         """A leaf that was of no concern is, once every consumer would verify it."""
         sim = self.sim
         deliverable = {
@@ -96,17 +98,19 @@ class Invariants:
         consumers = {sim.roots(), *(sim.store.generations[number] for number in deliverable)}
         consumers |= {leaf.trusts for leaf in sim.leaves if leaf.cluster in sim.removed}
         consumers = consumers.union(*verifying.values())
-        sim.strangers = {
-            leaf for leaf in sim.strangers if not all(validates(leaf.issuer, roots) for roots in consumers)
+        sim.unknown_callers = {
+            leaf
+            for leaf in sim.unknown_callers
+            if not all(validates(leaf.issuer, roots) for roots in consumers)
         }
 
     def _removed_clusters(self, counted: set[str]) -> None:
         """What a cluster that was removed still holds verifies everybody's leaves, until it ends."""
         sim = self.sim
         for leaf in sim.leaves:
-            if leaf.cluster not in sim.removed or leaf.cluster in {*sim.members, *sim.book.quarantined}:
+            if leaf.cluster not in sim.removed or leaf.cluster in {*sim.members, *sim.record.quarantined}:
                 continue
-            if leaf in sim.strangers or sim.named is not None:
+            if leaf in sim.unknown_callers or sim.named is not None:
                 continue
             for issuer in counted:
                 if not validates(issuer, leaf.trusts):
@@ -116,7 +120,7 @@ class Invariants:
         """istiod is verified by agents (what their namespace holds) and by kube-apiserver (the webhooks' caBundle)."""
         for member in self.sim.members.values():
             istiod = member.istiod
-            if member.name in self.sim.book.quarantined:
+            if member.name in self.sim.record.quarantined:
                 istiod.worked = False  # nothing is issued there
                 continue
             if member.joining:
@@ -163,7 +167,7 @@ class Invariants:
         if all(validates(issuer, roots) for roots in trusted):
             return
         for leaf in sim.leaves:
-            mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.strangers)
+            mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.unknown_callers)
             if mine and leaf.cluster not in foretold:
                 raise Violation(f"losses: leaves of {leaf.cluster} fail in {member.name}, unforetold")
 
@@ -184,24 +188,26 @@ class Invariants:
         self.in_force, self.generations = store.in_force, dict(store.generations)
         if gone and sim.named is None:
             needing = [
-                leaf for leaf in sim.leaves if ROOT_OF[leaf.issuer] in gone and leaf not in sim.strangers
+                leaf
+                for leaf in sim.leaves
+                if ROOT_OF[leaf.issuer] in gone and leaf not in sim.unknown_callers
             ]
             if needing:
                 raise Violation(f"3: a root is removed while a leaf of {needing[0].cluster} needs it")
 
     def _removed(self, gone: frozenset[str]) -> None:
-        rotation = self.sim.book.rotation
+        rotation = self.sim.record.rotation
         meant: set[str] = set()
         if rotation is not None and rotation.state in {State.UNPUBLISHING, State.RETIRED}:
             meant = {rotation.old.root}
         if rotation is not None and rotation.state in {State.ABORTING, State.STABLE} and rotation.wave:
             meant = {rotation.new.root}
-        meant |= {*self.sim.book.withdrawn, *self.sim.book.retired}
+        meant |= {*self.sim.record.withdrawn, *self.sim.record.retired}
         if not gone <= meant:
             raise Violation("5: a root went away that no rotation was removing")
 
     def _record(self) -> None:
-        rotation = self.sim.book.rotation
+        rotation = self.sim.record.rotation
         known, self.rotation = self.rotation, rotation
         if rotation is None:
             if known is not None:
@@ -219,8 +225,8 @@ class Invariants:
                 raise Violation(f"10: {step.before} to {step.after} was taken on no evidence")
 
 
-def _issuers(orders: Orders) -> set[str]:
-    return {issuer for issuer in (orders.issuer, *orders.clusters.values()) if issuer}
+def _issuers(directives: SigningDirectives) -> set[str]:
+    return {issuer for issuer in (directives.issuer, *directives.clusters.values()) if issuer}
 
 
 def _steps(step: Transition) -> tuple[State, State, float, str, str]:

@@ -1,7 +1,7 @@
 """A simulated control plane: what is in its Secret, what istiod has taken up of it, and what its webhooks hold.
 
 istiod reads its files at its start and takes them up anew some time after they change; it patches its webhooks some
-time after that, at most :data:`PATCH_LAG` later. Its certificate comes through the door like everybody's.
+time after that, at most :data:`PATCH_LAG` later. Its certificate comes through the listener like everybody's.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Final
 from federation.core.rotation import effects, transitions
 from federation.core.rotation.effects import losses, losses_without
 from federation.core.rotation.gates import remove_now as remove_unpinned
-from federation.core.rotation.record import OperationRefused, RotationBook
+from federation.core.rotation.record import OperationRefused, RotationRecord
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, ROOT_OF, SIDES
 from tests.core.trust.rotation.signing import LIFETIME, OF_THE_HUB, Leaf
 from tests.core.trust.rotation.simulator import NAMES, SOAK, TARGETS, Member, Simulation
@@ -19,30 +19,30 @@ WAITS: Final = (1.0, 4.0, 15.0, 45.0)
 
 def signing_side(sim: Simulation) -> str:
     """What is signed with at rest."""
-    side = effects.signing_side(sim.book)
+    side = effects.signing_side(sim.record)
     return side.subject if side is not None else "a1"
 
 
-def _try(sim: Simulation, operation: Callable[[RotationBook], RotationBook]) -> None:
+def _try(sim: Simulation, operation: Callable[[RotationRecord], RotationRecord]) -> None:
     if not sim.watching:
         return
-    before = sim.book
+    before = sim.record
     try:
-        sim.store.book = operation(before)
+        sim.store.record = operation(before)
     except OperationRefused as error:
         assert error.remedy, error
-        assert sim.book is before
+        assert sim.record is before
 
 
 def propose(sim: Simulation, choice: int) -> None:
     """``choice`` picks the successor, canaries, waves, and whether it goes on by itself."""
     names = list(sim.members)
     waves: list[list[str]] = [[], [names[:1], names[1:]], [names[:1]]][choice // 3 % 3]
-    rotation = sim.book.rotation
+    rotation = sim.record.rotation
     _try(
         sim,
-        lambda book: transitions.propose(
-            book,
+        lambda record: transitions.propose(
+            record,
             number=rotation.number + 1 if rotation else 1,
             trust_domain="cluster.local",
             old=SIDES[signing_side(sim)],
@@ -61,28 +61,30 @@ def propose(sim: Simulation, choice: int) -> None:
 def abort(sim: Simulation) -> None:
     _try(
         sim,
-        lambda book: transitions.abort(
-            book, sim.observe(), author="operator", reason="second thoughts", without=sim.without
+        lambda record: transitions.abort(
+            record, sim.observe(), author="operator", reason="second thoughts", without=sim.without
         ),
     )
 
 
 def restore(sim: Simulation) -> None:
-    _try(sim, lambda book: transitions.restore(book, sim.observe(), author="operator", reason="too early"))
+    _try(
+        sim, lambda record: transitions.restore(record, sim.observe(), author="operator", reason="too early")
+    )
 
 
 def quarantine(sim: Simulation, cluster: int) -> None:
     name = sim.member(cluster).name
     _try(
         sim,
-        lambda book: transitions.quarantine(
-            book, name, author="operator", reason="lost", world=sim.observe()
+        lambda record: transitions.quarantine(
+            record, name, author="operator", reason="lost", world=sim.observe()
         ),
     )
 
 
 def release(sim: Simulation, cluster: int) -> None:
-    _try(sim, lambda book: transitions.release(book, sim.member(cluster).name))
+    _try(sim, lambda record: transitions.release(record, sim.member(cluster).name))
 
 
 def by_hand(sim: Simulation) -> None:
@@ -93,17 +95,17 @@ def by_hand(sim: Simulation) -> None:
 
 def emergency(sim: Simulation, choice: int) -> None:
     """One side is compromised; what is named beforehand is kept, to be held against what then fails."""
-    rotation = sim.book.under_way
+    rotation = sim.record.under_way
     if rotation is None or not sim.watching:
         return
     world, new = sim.observe(), choice % 2 == 1
     deadline = world.now + (0.0, 20.0, 120.0)[choice // 2 % 3]
     side = rotation.new if new else rotation.old
-    before = sim.book
+    before = sim.record
     _try(
         sim,
-        lambda book: transitions.emergency(
-            book,
+        lambda record: transitions.emergency(
+            record,
             world,
             compromised=side.intermediate if choice // 6 % 2 else side.root,
             deadline=deadline,
@@ -112,7 +114,7 @@ def emergency(sim: Simulation, choice: int) -> None:
             reason="stolen",
         ),
     )
-    if sim.book is not before:
+    if sim.record is not before:
         # A signer that cannot sign breaks no handshake: it would forgive what nothing foretells.
         told = losses(rotation, replace(world, signers={}), at=deadline, leaving_new=new)
         sim.named = [*(sim.named or []), *told]
@@ -121,15 +123,15 @@ def emergency(sim: Simulation, choice: int) -> None:
 
 def remove_now(sim: Simulation, choice: int) -> None:
     """An anchor whose pin is gone is removed whatever needs it; what is named beforehand is kept, as above."""
-    gone = [root for _, root in sorted(ROOT.items()) if root in sim.book.unpinned]
+    gone = [root for _, root in sorted(ROOT.items()) if root in sim.record.unpinned]
     if not gone or not sim.watching:
         return
     world, anchor = sim.observe(), gone[choice % len(gone)]
-    clusters = frozenset(sim.book.unpinned[anchor].clusters)
+    clusters = frozenset(sim.record.unpinned[anchor].clusters)
     told = losses_without(anchor, world, ROOT_OF, clusters=clusters)
-    before = sim.book
-    _try(sim, lambda book: remove_unpinned(book, world, anchor, author="operator", reason="stolen"))
-    if sim.book is not before:
+    before = sim.record
+    _try(sim, lambda record: remove_unpinned(record, world, anchor, author="operator", reason="stolen"))
+    if sim.record is not before:
         sim.named = [*(sim.named or []), *told]
         sim.tick()
 
@@ -151,7 +153,7 @@ def register(sim: Simulation, which: int, kind: int) -> None:
         name, ISSUER[issuer], frozenset({ROOT["a"], ROOT["w"], ROOT[issuer[0]]}), True, sim.named is not None
     )
     sim.leaves[leaf] = sim.now + LIFETIME
-    sim.strangers.add(leaf)
+    sim.unknown_callers.add(leaf)
 
 
 def unregister(sim: Simulation, which: int) -> None:
@@ -216,7 +218,7 @@ def put_back_authority(sim: Simulation, which: int) -> None:
 
 def take_out_authorities(sim: Simulation) -> None:
     """Signers are configured with nothing below a root whose pin is gone and that nothing signs under by order."""
-    rotation = sim.book.rotation
+    rotation = sim.record.rotation
     needed = {SIDES["a1"].root} if rotation is None else {rotation.old.root, rotation.new.root}
     for signer in sim.signers:
         signer.ready -= {i for i, root in ROOT_OF.items() if root not in sim.pins | needed}
@@ -282,7 +284,7 @@ def heal(sim: Simulation) -> None:
         signer.pins = sim.pins
         signer.restart(sim.store)
     take_out_authorities(sim)
-    rotation = sim.book.under_way
+    rotation = sim.record.under_way
     if rotation is not None:
         for name, root in ROOT.items():
             if root in {rotation.old.root, rotation.new.root}:
@@ -292,14 +294,14 @@ def heal(sim: Simulation) -> None:
         signs_under not in sim.roots()
     ):  # somebody insisted on its removal: nothing is issued until it is pinned again
         pin(sim, [ROOT[name] for name in "abcw"].index(signs_under), 1)
-    for name in list(sim.book.quarantined):
-        _try(sim, lambda book, name=name: transitions.release(book, name))  # type: ignore[misc]
+    for name in list(sim.record.quarantined):
+        _try(sim, lambda record, name=name: transitions.release(record, name))  # type: ignore[misc]
 
 
 def ends(sim: Simulation, check: Callable[[], None], within: int = 80) -> bool:
     """Whether the rotation under way ends once everything is well, within so many rounds."""
     for _ in range(within):
-        if sim.book.under_way is None and not sim.members.keys() & sim.book.quarantined.keys():
+        if sim.record.under_way is None and not sim.members.keys() & sim.record.quarantined.keys():
             return True
         healthy(sim, 1)
         check()
@@ -316,6 +318,6 @@ def healthy(sim: Simulation, count: int) -> None:
     heal(sim)
     for _ in range(count):
         round_of(sim, 8.0)
-        rotation = sim.book.under_way
+        rotation = sim.record.under_way
         if rotation is not None and (rotation.paused or not rotation.automatic):
             by_hand(sim)

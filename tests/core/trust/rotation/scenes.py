@@ -22,8 +22,8 @@ def started(
 ) -> Simulation:
     """With a rotation from ``a1`` in STAGED."""
     operators.rounds(sim, 1)
-    sim.store.book = transitions.propose(
-        sim.book,
+    sim.store.record = transitions.propose(
+        sim.record,
         number=1,
         trust_domain="cluster.local",
         old=SIDES["a1"],
@@ -63,13 +63,13 @@ def until(sim: Simulation, state: State) -> Simulation:
 
 def rotation(sim: Simulation) -> Rotation:
     """The rotation, which there is."""
-    assert sim.book.rotation is not None
-    return sim.book.rotation
+    assert sim.record.rotation is not None
+    return sim.record.rotation
 
 
 def verdict(sim: Simulation) -> Verdict:
     """What the gate says of what is observed now."""
-    return gate(sim.book, sim.observe())
+    return gate(sim.record, sim.observe())
 
 
 def unmet(sim: Simulation) -> set[str]:
@@ -79,5 +79,5 @@ def unmet(sim: Simulation) -> set[str]:
 
 def manual(sim: Simulation) -> Simulation:
     """The same, advanced by hand only from now on."""
-    sim.store.book = replace(sim.book, rotation=replace(rotation(sim), automatic=False))
+    sim.store.record = replace(sim.record, rotation=replace(rotation(sim), automatic=False))
     return sim

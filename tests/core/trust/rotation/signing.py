@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.core.rotation.effects import Orders
-from federation.core.rotation.record import RotationBook
+from federation.core.rotation.effects import SigningDirectives
+from federation.core.rotation.record import RotationRecord
 from federation.core.trust.expiry_bounds import Delivered, step_for
 from federation.signer.authorities.selection import exchange
 from tests.core.trust.rotation.certificates import ISSUER, NOT_AFTER, ROOT, ROOT_OF, issuers_of
@@ -27,9 +27,9 @@ class Store:
     ``remembered`` are the pins that each signer has had and that were in force; every signer reads them all.
     """
 
-    book: RotationBook
+    record: RotationRecord
     generations: dict[int, frozenset[str]]
-    orders: Orders = field(default_factory=Orders)
+    directives: SigningDirectives = field(default_factory=SigningDirectives)
     in_force: int = 1
     behind: dict[str, int] = field(default_factory=dict)
     remembered: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -55,12 +55,12 @@ class Leaf:
 class _Begun:
     delivered: Delivered
     not_after: float
-    orders: Orders
+    directives: SigningDirectives
 
 
 @dataclass(slots=True)
 class Signer:
-    """``generation`` and ``orders`` are what it saw last; ``persisted`` is its table, the rest its memory.
+    """``generation`` and ``directives`` are what it saw last; ``persisted`` is its table, the rest its memory.
 
     The promise it keeps: before a leaf leaves, a bound that covers it is persisted, and whenever a bound had
     to be persisted, what it was decided by is read once more. That is the fence: a controller that did not
@@ -80,19 +80,19 @@ class Signer:
     up: bool = True
     connected: bool = True
     generation: int = 1
-    orders: Orders = field(default_factory=Orders)
+    directives: SigningDirectives = field(default_factory=SigningDirectives)
     persisted: dict[Delivered, float] = field(default_factory=dict)
     covered: dict[Delivered, float] = field(default_factory=dict)
     begun: _Begun | None = None
     pins: frozenset[str] = frozenset(ROOT.values())
-    door_refused: bool = False  # by new connections
+    listener_refused: bool = False  # by new connections
     wished: str = CONFIGURED
     authority: str = CONFIGURED
 
     def poll(self, store: Store) -> None:
         if self.up and self.connected:
             self._believe(store)
-            self.orders = store.orders
+            self.directives = store.directives
             self._take_up()
             self.covered = dict(self.persisted)  # whatever was persisted was persisted before this reading
 
@@ -122,7 +122,7 @@ class Signer:
     def begin(self, store: Store, cluster: str, now: float) -> tuple[Delivered, float] | None:
         """A request: its delivery where a persisted bound covers it; otherwise :meth:`finish` delivers it."""
         issuer = self._issuer(cluster)
-        if not self.up or self.begun is not None or not issuer or cluster in self.orders.stopped:
+        if not self.up or self.begun is not None or not issuer or cluster in self.directives.stopped:
             return None
         if ROOT_OF[issuer] not in store.generations.get(self.generation, frozenset()):
             return None  # what is handed out chains to a published anchor
@@ -133,7 +133,7 @@ class Signer:
             return delivered, not_after
         if not self.connected:
             return None
-        self.begun = _Begun(delivered, not_after, self.orders)
+        self.begun = _Begun(delivered, not_after, self.directives)
         if "ahead" in self.without:
             return delivered, not_after
         self._persist(self.begun)
@@ -147,8 +147,8 @@ class Signer:
         if "ahead" in self.without:
             self._persist(begun)
             return None
-        seen = (store.in_force, store.orders)
-        if "fence" not in self.without and seen != (begun.delivered.generation, begun.orders):
+        seen = (store.in_force, store.directives)
+        if "fence" not in self.without and seen != (begun.delivered.generation, begun.directives):
             self.poll(store)
             return None
         self.covered[begun.delivered] = self.persisted[begun.delivered]
@@ -166,10 +166,10 @@ class Signer:
 
     def _take_up(self) -> None:
         old, new = issuers_of(self.authority), issuers_of(self.wished)
-        held_back = (
-            self.authority in self.ready and exchange(old, new, self.orders, reserve=False) is not None
+        withheld = (
+            self.authority in self.ready and exchange(old, new, self.directives, reserve=False) is not None
         )
-        if self.wished != self.authority and ("wishes" in self.without or not held_back):
+        if self.wished != self.authority and ("wishes" in self.without or not withheld):
             self._have(self.wished)
 
     def _have(self, issuer: str) -> None:
@@ -184,10 +184,10 @@ class Signer:
         return self._issuer("")
 
     def _issuer(self, cluster: str) -> str:
-        named = self.orders.issuer_for(cluster)
-        if named in self.ready or self.orders.strict:
-            return named if named in self.ready and named not in self.orders.forbidden else ""
+        named = self.directives.issuer_for(cluster)
+        if named in self.ready or self.directives.strict:
+            return named if named in self.ready and named not in self.directives.forbidden else ""
         first = self.authority
-        permitted = self.orders.permit(first, ROOT_OF[first]) or "wishes" in self.without
-        barred = first in self.orders.forbidden or ROOT_OF[first] in self.orders.forbidden
+        permitted = self.directives.permit(first, ROOT_OF[first]) or "wishes" in self.without
+        barred = first in self.directives.forbidden or ROOT_OF[first] in self.directives.forbidden
         return first if first in self.ready and permitted and not barred else ""

@@ -14,9 +14,15 @@ from typing import Final
 import msgspec
 
 from federation.core.rotation import transitions
-from federation.core.rotation.effects import Loss, kept_behind, note_signing, orders_of, published
+from federation.core.rotation.effects import (
+    Loss,
+    clusters_behind,
+    note_signing,
+    published,
+    signing_directives,
+)
 from federation.core.rotation.gates import drop_gates, drop_unpinned, settle, unpinned_anchors
-from federation.core.rotation.record import Rotation, RotationBook, State, Unpinned
+from federation.core.rotation.record import Rotation, RotationRecord, State, Unpinned
 from federation.core.rotation.world import ClusterFacts, ControlPlane, PairFacts, SignerFacts, Webhook, World
 from federation.core.trust.expiry_bounds import Delivered, merged
 from federation.core.trust.liveness import SignsOfLife
@@ -69,12 +75,12 @@ class Simulation:
     """The generation that the controller works by where the store was set back, and (below) who gets an older one."""
     adopted_behind: dict[str, int] = field(init=False, default_factory=dict)
     leaves: dict[Leaf, float] = field(init=False, default_factory=dict)
-    strangers: set[Leaf] = field(init=False, default_factory=set)
+    unknown_callers: set[Leaf] = field(init=False, default_factory=set)
     stop_bounds: dict[str, float] = field(init=False, default_factory=dict)
     pairs: dict[tuple[str, str], PairFacts] = field(init=False, default_factory=dict)
     validated: str = field(init=False, default="")
     named: list[Loss] | None = field(init=False, default=None)
-    ensured: RotationBook | None = field(init=False, default=None)
+    ensured: RotationRecord | None = field(init=False, default=None)
     watching: bool = field(init=False, default=True)
     pins: frozenset[str] = field(init=False, default=frozenset(ROOT.values()))
     refused: dict[str, str] = field(init=False, default_factory=dict)
@@ -91,7 +97,7 @@ class Simulation:
     check: Callable[[], None] = field(init=False, default=lambda: None)
 
     def __post_init__(self) -> None:
-        begun = RotationBook(signing=SIDES["a1"])
+        begun = RotationRecord(signing=SIDES["a1"])
         self.store = Store(begun, {1: published(begun, self.pins, self.staged_roots)})
         half = SKEW / 2
         self.signers = [
@@ -133,8 +139,8 @@ class Simulation:
     def roots(self) -> frozenset[str]:
         """What the record says is published."""
         if "kept" in self.without:
-            return published(msgspec.structs.replace(self.book, unpinned={}), self.pins, self.staged_roots)
-        return published(self.book, self.pins, self.staged_roots, self.held_roots())
+            return published(msgspec.structs.replace(self.record, unpinned={}), self.pins, self.staged_roots)
+        return published(self.record, self.pins, self.staged_roots, self.held_roots())
 
     @property
     def clock(self) -> float:
@@ -142,12 +148,12 @@ class Simulation:
         return self.now + SKEW / 2
 
     @property
-    def book(self) -> RotationBook:
-        return self.store.book
+    def record(self) -> RotationRecord:
+        return self.store.record
 
     @property
     def state(self) -> State:
-        return self.book.rotation.state if self.book.rotation else State.STABLE
+        return self.record.rotation.state if self.record.rotation else State.STABLE
 
     def member(self, which: int) -> Member:
         known = list(self.members.values())
@@ -164,7 +170,7 @@ class Simulation:
             member.istiod.patch_what_is_due(self.now)
         slowest = self.now - SKEW / 2
         self.leaves = {leaf: until for leaf, until in self.leaves.items() if until > slowest}
-        self.strangers &= self.leaves.keys()
+        self.unknown_callers &= self.leaves.keys()
 
     def begin(self, signer: int, cluster: int) -> None:
         name = self.member(cluster).name
@@ -185,7 +191,7 @@ class Simulation:
     def _issued(self, delivery: tuple[Delivered, float]) -> tuple[Delivered, float]:
         delivered, not_after = delivery
         cluster = delivered.cluster
-        if cluster in self.store.orders.stopped and not_after > self.stop_bounds.get(cluster, 0.0):
+        if cluster in self.store.directives.stopped and not_after > self.stop_bounds.get(cluster, 0.0):
             self.faults.append(f"6: a leaf was issued in {cluster}, which is quarantined")
         return delivered, not_after
 
@@ -197,7 +203,7 @@ class Simulation:
         if not self._provides(member) or asked.begun is not None:
             return
         held = member.istiod.secret
-        wanted = self.store.orders.issuer_for(member.name) or CONFIGURED
+        wanted = self.store.directives.issuer_for(member.name) or CONFIGURED
         if held is None or held.issuer != wanted or held.not_after - self.now < LIFETIME / 3:
             delivery = asked.begin(self.store, member.name, self.now) or asked.finish(self.store)
             if delivery is not None:
@@ -216,7 +222,7 @@ class Simulation:
     def certify_by_hand(self, cluster: int) -> None:
         """A person has put a certificate there that lives long and that no signer has accounted for."""
         istiod = self.member(cluster).istiod
-        if istiod.secret is not None and self.member(cluster).name not in self.book.quarantined:
+        if istiod.secret is not None and self.member(cluster).name not in self.record.quarantined:
             istiod.secret = replace(istiod.secret, not_after=self.now + BY_HAND)
 
     def _provides(self, member: Member) -> bool:
@@ -312,7 +318,7 @@ class Simulation:
         return World(
             now=self.clock,
             clusters={name: self._facts(member) for name, member in self.members.items()},
-            horizons=merged(signer.persisted for signer in self.signers),
+            expiry_bounds=merged(signer.persisted for signer in self.signers),
             generations=self.store.generations,
             in_force=self.in_force,
             behind=self.behind,
@@ -328,7 +334,7 @@ class Simulation:
         )
 
     def _facts(self, member: Member) -> ClusterFacts:
-        life = SignsOfLife(workloads=1, holding=int(self.is_alive(member.name, self.clock)))
+        life = SignsOfLife(workloads=1, with_certificate=int(self.is_alive(member.name, self.clock)))
         if member.read is None:
             return ClusterFacts(
                 held=None,
@@ -376,10 +382,10 @@ class Simulation:
         return SignerFacts(
             ready_with=frozenset(signer.ready),
             generation=signer.generation,
-            rotation=signer.orders.rotation,
-            state=signer.orders.state,
-            door_proved_at=0.0 if signer.door_refused else self.now,
-            door_generation=self.in_force,
+            rotation=signer.directives.rotation,
+            state=signer.directives.state,
+            listener_proved_at=0.0 if signer.listener_refused else self.now,
+            listener_generation=self.in_force,
         )
 
     def ensure_generation(self) -> None:
@@ -388,7 +394,7 @@ class Simulation:
             return
         roots, kept, store = (
             self.roots(),
-            kept_behind(self.book),
+            clusters_behind(self.record),
             self.store,
         )
         held = store.generations[store.in_force]
@@ -409,20 +415,20 @@ class Simulation:
     def ensure_orders(self) -> None:
         if not self.watching:
             return
-        orders = orders_of(self.book)
-        for name in orders.stopped.keys() - self.store.orders.stopped.keys():
+        directives = signing_directives(self.record)
+        for name in directives.stopped.keys() - self.store.directives.stopped.keys():
             bounds = [u for s in self.signers for d, u in s.persisted.items() if d.cluster == name]
             self.stop_bounds[name] = max(bounds, default=0.0)
-        self.store.orders = orders
+        self.store.directives = directives
         written = self.roots() == self.store.generations[self.store.in_force]
-        done = written and self.store.behind.keys() <= kept_behind(self.book)
-        self.ensured = self.book if done or self.bundle_fails else None  # that it was tried is all there is
+        done = written and self.store.behind.keys() <= clusters_behind(self.record)
+        self.ensured = self.record if done or self.bundle_fails else None  # that it was tried is all there is
 
     def decide(self, *, by_hand: bool = False) -> None:
         """Only on effects that are persisted for this very record; then what was decided is persisted."""
-        if self.watching and (self.ensured is self.book or "effects_first" in self.without):
-            before = self.book
-            self.store.book = transitions.advance(
+        if self.watching and (self.ensured is self.record or "effects_first" in self.without):
+            before = self.record
+            self.store.record = transitions.advance(
                 before, self.observe(), by_hand=by_hand, without=self.without
             )
             self._judge(before)
@@ -440,35 +446,35 @@ class Simulation:
             )
             for root in self.held_roots()
         }
-        book = settle(self.book, pins=self.pins, staged=self.staged_roots, found=found)
-        if book != self.book:
-            self.store.book = book
+        record = settle(self.record, pins=self.pins, staged=self.staged_roots, found=found)
+        if record != self.record:
+            self.store.record = record
 
     def note(self) -> None:
         """What signers are seen to sign with at rest, noted in the record."""
-        if not self.watching or self.ensured is not self.book:
+        if not self.watching or self.ensured is not self.record:
             return
         sides = {side.intermediate: side for side in SIDES.values()}
         signing = {s.name: sides[i] for s in self.signers if s.up and s.connected and (i := s.signs)}
-        self.store.book, _ = note_signing(self.book, signing, ())
+        self.store.record, _ = note_signing(self.record, signing, ())
 
     def drop(self) -> None:
         """Anchors whose pin is gone and that nothing needs leave; only on effects that are persisted."""
-        if not self.watching or self.ensured is not self.book:
+        if not self.watching or self.ensured is not self.record:
             return
-        before = self.book
+        before = self.record
         anchors = unpinned_anchors(before, self.own)
         verdicts = drop_gates(anchors, before, self.observe(), roots=ROOT_OF, without=self.without)
         after = drop_unpinned(before, verdicts, at=self.clock)
         if after == before:
             return
-        self.store.book = after
+        self.store.record = after
         if self.refused:
             self.faults.append("c: an anchor was dropped while a configuration is refused")
         everywhere = {anchor.sha256 for anchor in anchors if anchor.everywhere}
         left = before.unpinned.keys() - after.unpinned.keys()
         for member in self.members.values() if left & everywhere else ():
-            if member.name in self.book.quarantined or self.named is not None:
+            if member.name in self.record.quarantined or self.named is not None:
                 continue
             if not self.is_alive(member.name, self.now):
                 self.faults.append(f"dead: an anchor was dropped though {member.name} gets no certificates")
@@ -476,9 +482,9 @@ class Simulation:
                 self.faults.append(f"6: an anchor was dropped while {member.name} was out of reach")
         self.check()
 
-    def _judge(self, before: RotationBook) -> None:
+    def _judge(self, before: RotationRecord) -> None:
         """Invariant 6: whoever was passed by is reachable or quarantined; nothing is called done unseen."""
-        was, rotation = before.rotation, self.book.rotation
+        was, rotation = before.rotation, self.record.rotation
         if was is None or rotation is None or len(rotation.history) == len(was.history):
             return
         if self.refused and not rotation.paused and self.named is None:
@@ -489,12 +495,12 @@ class Simulation:
             return
         unjudged = was.state is State.PUBLISHING or (was.state is State.ABORTING and was.wave)
         for member in () if unjudged else self.members.values():
-            if member.name not in self.book.quarantined and not self.is_alive(member.name, self.now):
+            if member.name not in self.record.quarantined and not self.is_alive(member.name, self.now):
                 self.faults.append(f"dead: {was.state} was left though {member.name} gets no certificates")
-        waiting = kept_behind(before) if was.state is State.UNPUBLISHING else frozenset()
+        waiting = clusters_behind(before) if was.state is State.UNPUBLISHING else frozenset()
         drains = was.state is State.ABORTING and was.wave == 0
         for member in self.members.values():
-            if member.name in self.book.quarantined or member.name in waiting or drains:
+            if member.name in self.record.quarantined or member.name in waiting or drains:
                 continue
             if self.now - member.contact > FRESH:
                 self.faults.append(f"6: {was.state} was left while {member.name} was out of reach")
@@ -534,9 +540,9 @@ class Simulation:
         self.pairs.clear()
         for member in self.members.values():
             member.read = member.istiod.seen = None
-        self.store.book = msgspec.json.decode(msgspec.json.encode(self.book), type=RotationBook)
+        self.store.record = msgspec.json.decode(msgspec.json.encode(self.record), type=RotationRecord)
 
     def restart_controller(self) -> None:
         if not self.watching:
             self.watching = True
-            self.store.book = transitions.interrupted(self.book)
+            self.store.record = transitions.interrupted(self.record)

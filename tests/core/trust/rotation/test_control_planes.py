@@ -20,7 +20,16 @@ from federation.core.rotation.record import Quarantine, State
 from federation.core.rotation.transitions import advance
 from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, World
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
-from tests.core.trust.rotation.test_gates import BOTH, HELD, NOW, OLD, REMOVED, WORLD, book, followed
+from tests.core.trust.rotation.test_gates import (
+    BOTH,
+    HELD,
+    NOW,
+    OLD,
+    REMOVED,
+    WORLD,
+    followed,
+    rotation_record,
+)
 
 NEW = frozenset({ROOT["b"]})
 PLANE = ControlPlane(
@@ -52,7 +61,7 @@ def of_side(state: State) -> ControlPlane:
 
 
 def unmet(state: State, facts: ClusterFacts, *, new: str = "b1", wave: int = 0) -> list[tuple[str, str]]:
-    verdict = gate(book(state, new=new, wave=wave), one(facts, state))
+    verdict = gate(rotation_record(state, new=new, wave=wave), one(facts, state))
     found = [c for c in verdict.unmet if c.name in NAMES or c.name == "observed"]
     assert {c.cluster for c in found} <= {"one"}
     return [(c.name, c.detail) for c in found]
@@ -67,7 +76,11 @@ def test_a_control_plane_in_order_is_in_no_ones_way(state: State) -> None:
     facts = with_plane(of_side(state))
     assert unmet(state, facts) == []
     assert unmet(state, HELD) == [], "a cluster without Istio has none"
-    met = {c.name for c in gate(book(state), one(facts, state)).conditions if c.met and c.cluster == "one"}
+    met = {
+        c.name
+        for c in gate(rotation_record(state), one(facts, state)).conditions
+        if c.met and c.cluster == "one"
+    }
     asked = {"observed"} if state is State.UNPUBLISHING else {"istiod_trust", "webhooks"}
     assert asked <= met
     assert ("istiod_issuer" in met) == (state in BEFORE_REMOVAL)
@@ -201,7 +214,7 @@ def test_an_istiod_whose_certificate_the_hub_does_not_provide(
     if met:
         (said,) = [
             c.detail
-            for c in gate(book(state), one(facts, state)).conditions
+            for c in gate(rotation_record(state), one(facts, state)).conditions
             if c.name == "webhooks" and c.cluster == "one"
         ]
         assert "another CA" in said
@@ -219,10 +232,10 @@ def test_a_quarantined_cluster_is_not_waited_for_and_an_emergencys_deadline_over
     held = Quarantine(reason="lost", author="operator", since=NOW)
     for state in (*BEFORE_SIGNING, *BEFORE_REMOVAL):
         assert unmet(state, bad)
-        quarantined = changed(book(state), quarantined={"one": held})
+        quarantined = changed(rotation_record(state), quarantined={"one": held})
         found = {c.name for c in gate(quarantined, one(bad, state)).unmet}
         assert not found & (NAMES | {"observed"})
-    declared = book(State.EMERGENCY)
+    declared = rotation_record(State.EMERGENCY)
     assert declared.rotation is not None
     for deadline, after in ((NOW + 1.0, State.EMERGENCY), (NOW, State.UNPUBLISHING)):
         urgent = changed(declared, rotation=changed(declared.rotation, deadline=deadline))
@@ -237,24 +250,26 @@ def test_the_way_back_from_a_quarantine() -> None:
         (with_plane(PLANE, webhooks=(replace(HOOK, held=OLD),)), "return_webhooks"),
         (with_plane(PLANE, webhooks=None), "return_webhooks"),
     ):
-        verdict = return_gate(book(State.ACTIVE), "one", one(facts))
+        verdict = return_gate(rotation_record(State.ACTIVE), "one", one(facts))
         assert [c.name for c in verdict.unmet] == [name]
-        assert [c.name for c in return_gate(book(State.RETIRED), "one", one(facts)).unmet] == [name]
+        assert [c.name for c in return_gate(rotation_record(State.RETIRED), "one", one(facts)).unmet] == [
+            name
+        ]
     old_alone = with_plane(replace(PLANE, held=OLD), webhooks=(replace(HOOK, held=OLD),))
-    assert return_gate(book(State.STAGED), "one", one(old_alone)).open
+    assert return_gate(rotation_record(State.STAGED), "one", one(old_alone)).open
     idle = replace(PLANE, held=None)
     for state in (State.ACTIVE, State.RETIRED):  # it gets a certificate only once it has returned
         served_nothing = with_plane(idle, webhooks=(replace(HOOK, held=OLD),))
-        assert return_gate(book(state), "one", one(served_nothing)).open
+        assert return_gate(rotation_record(state), "one", one(served_nothing)).open
         unread = with_plane(replace(idle, read_back_at=0.0), webhooks=(HOOK,))
-        found = return_gate(book(state), "one", one(unread)).unmet
+        found = return_gate(rotation_record(state), "one", one(unread)).unmet
         assert [c.name for c in found] == ["return_istiod_trust"]
     nothing_signed = with_plane(replace(PLANE, held=None), webhooks=None)
-    assert return_gate(changed(book(State.ACTIVE), rotation=None), "one", one(nothing_signed)).open
+    assert return_gate(changed(rotation_record(State.ACTIVE), rotation=None), "one", one(nothing_signed)).open
 
 
 def test_an_abort_after_a_removal_waits_until_webhooks_have_settled() -> None:
-    restored = changed(book(State.ACTIVE, since=NOW - 10.0))
+    restored = changed(rotation_record(State.ACTIVE, since=NOW - 10.0))
     (condition,) = trusts(restored, one(SERVED), OLD).unmet
     assert (condition.name, condition.until) == ("webhooks_settled", NOW - 10.0 + WORLD.fresh)
     later = replace(one(SERVED), now=condition.until)
@@ -283,7 +298,7 @@ def test_an_abort_after_a_removal_waits_until_webhooks_have_settled() -> None:
     ],
 )
 def test_what_an_emergency_costs_the_control_plane(facts: ClusterFacts, lost: dict[str, float]) -> None:
-    rotation = book(State.ACTIVE).rotation
+    rotation = rotation_record(State.ACTIVE).rotation
     assert rotation is not None
     found = losses(rotation, one(facts), at=NOW + 20.0)
     assert {loss.what: loss.begins for loss in found} == lost

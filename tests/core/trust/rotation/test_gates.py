@@ -9,7 +9,7 @@ from msgspec.structs import replace as changed
 
 from federation.core.rotation import record, transitions
 from federation.core.rotation.gates import gate, return_gate, trusts
-from federation.core.rotation.record import Condition, Quarantine, Rotation, RotationBook, State
+from federation.core.rotation.record import Condition, Quarantine, Rotation, RotationRecord, State
 from federation.core.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.liveness import SignsOfLife
@@ -18,13 +18,13 @@ from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 NOW = 1_000_000.0
 BOTH = frozenset({ROOT["a"], ROOT["b"]})
 OLD = frozenset({ROOT["a"]})
-ALIVE = SignsOfLife(workloads=3, holding=3)
+ALIVE = SignsOfLife(workloads=3, with_certificate=3)
 HELD = ClusterFacts(held=BOTH, current=True, read_back_at=NOW, life=ALIVE)
 GREEN = PairFacts(valid=True, computed=NOW, client_issuer=ISSUER["b1"], server_issuer=ISSUER["b1"])
 WORLD = World(
     now=NOW,
     clusters={"one": HELD, "two": HELD},
-    horizons={},
+    expiry_bounds={},
     generations={1: OLD, 2: BOTH},
     in_force=2,
     pins=BOTH,
@@ -44,14 +44,14 @@ REMOVED = replace(
 """The old root is not published any more."""
 
 
-def book(
+def rotation_record(
     state: State,
     *,
     new: str = "b1",
     since: float = NOW - 10.0,
     wave: int = 0,
     withdrawn: frozenset[str] = frozenset(),
-) -> RotationBook:
+) -> RotationRecord:
     rotation = Rotation(
         number=1,
         trust_domain="cluster.local",
@@ -66,11 +66,11 @@ def book(
         wave=wave,
         canary=["one"],
     )
-    return RotationBook(rotation=rotation, withdrawn=sorted(withdrawn))
+    return RotationRecord(rotation=rotation, withdrawn=sorted(withdrawn))
 
 
 def followed(state: State, world: World = WORLD) -> World:
-    """The same with a signer that is ready and follows the orders of that state, and workloads that renew."""
+    """The same with a signer that is ready and follows the directives of that state, and workloads that renew."""
     ready = frozenset(ISSUER.values())
     return replace(
         world,
@@ -80,8 +80,8 @@ def followed(state: State, world: World = WORLD) -> World:
                 generation=2,
                 rotation=1,
                 state=state.value,
-                door_proved_at=NOW,
-                door_generation=world.in_force,
+                listener_proved_at=NOW,
+                listener_generation=world.in_force,
             )
         },
         clusters={name: replace(facts, life=facts.life or ALIVE) for name, facts in world.clusters.items()},
@@ -89,7 +89,7 @@ def followed(state: State, world: World = WORLD) -> World:
 
 
 def unmet(state: State, world: World, *, new: str = "b1") -> list[Condition]:
-    return list(gate(book(state, new=new), followed(state, world)).unmet)
+    return list(gate(rotation_record(state, new=new), followed(state, world)).unmet)
 
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.PUBLISHING])
@@ -120,7 +120,7 @@ def test_what_is_decided_is_not_done_before_it_is_in_force(
 ) -> None:
     world = followed(state, replace(world, unwritten="root.pem cannot be read"))
     taken = world.staged if state is State.ABORTING and wave else frozenset[str]()
-    of = book(state, wave=wave, withdrawn=taken)
+    of = rotation_record(state, wave=wave, withdrawn=taken)
     (condition,) = [c for c in gate(of, world).unmet if c.name == "enacted"]
     assert words in condition.detail
     assert condition.detail.endswith(": root.pem cannot be read")
@@ -129,13 +129,13 @@ def test_what_is_decided_is_not_done_before_it_is_in_force(
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING, State.EMERGENCY])
 def test_what_a_rotation_leaves_needs_no_pin_any_more(state: State) -> None:
     world = replace(REMOVED if state is State.UNPUBLISHING else WORLD, pins=frozenset({ROOT["b"]}))
-    assert gate(book(state), followed(state, world)).open
+    assert gate(rotation_record(state), followed(state, world)).open
 
 
 @pytest.mark.parametrize("state", [State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ACTIVE])
 def test_no_step_leads_to_a_root_whose_pin_is_gone(state: State) -> None:
     world = followed(state, replace(WORLD, pins=frozenset({ROOT["a"]})))
-    (condition,) = [c for c in gate(book(state), world).unmet if c.name in {"pinned", "enacted"}]
+    (condition,) = [c for c in gate(rotation_record(state), world).unmet if c.name in {"pinned", "enacted"}]
     assert ROOT["b"][:12] in condition.detail
 
 
@@ -143,7 +143,7 @@ def test_no_step_leads_to_a_root_whose_pin_is_gone(state: State) -> None:
 def test_no_step_is_taken_while_the_newest_configuration_is_refused(state: State) -> None:
     world = REMOVED if state is State.UNPUBLISHING else WORLD
     world = followed(state, replace(world, refused=("signer-0: clusters.toml line 3: no such key",)))
-    found = [c for c in gate(book(state), world).unmet if c.name == "configuration"]
+    found = [c for c in gate(rotation_record(state), world).unmet if c.name == "configuration"]
     assert [c.detail for c in found] == ["signer-0: clusters.toml line 3: no such key"]
 
 
@@ -151,7 +151,7 @@ def test_none_starts_while_the_newest_configuration_is_refused() -> None:
     world = followed(State.STAGED, replace(WORLD, refused=("signer-0: line 3: no such key",)))
     with pytest.raises(record.OperationRefused, match="line 3") as refused:
         transitions.propose(
-            RotationBook(),
+            RotationRecord(),
             number=1,
             trust_domain="cluster.local",
             old=SIDES["a1"],
@@ -170,9 +170,11 @@ def test_none_starts_while_the_newest_configuration_is_refused() -> None:
 def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
     """A stolen key cannot wait for a configuration, and an abort leads back to what signs by the running one."""
     refused = followed(State.ACTIVE, replace(WORLD, refused=("signer-0: line 3: no such key",)))
-    aborted = transitions.abort(book(State.ACTIVE), refused, author="operator", reason="second thoughts")
+    aborted = transitions.abort(
+        rotation_record(State.ACTIVE), refused, author="operator", reason="second thoughts"
+    )
     left = transitions.emergency(
-        book(State.ACTIVE),
+        rotation_record(State.ACTIVE),
         refused,
         compromised=ROOT["a"],
         deadline=NOW,
@@ -187,7 +189,7 @@ def test_an_emergency_and_an_abort_are_heard_all_the_same() -> None:
 
 
 def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:
-    assert gate(book(State.ABORTING, wave=1), followed(State.ABORTING)).open
+    assert gate(rotation_record(State.ABORTING, wave=1), followed(State.ABORTING)).open
 
 
 @pytest.mark.parametrize(
@@ -211,23 +213,25 @@ def test_a_cluster_that_is_not_known_to_hold_both(facts: ClusterFacts, words: st
 
 
 def test_leaves_that_lack_a_root_say_until_when() -> None:
-    horizons = {
+    expiry_bounds = {
         Delivered("two", ISSUER["a1"], 1): NOW + 40.0,
         Delivered("two", ISSUER["b1"], 1): NOW + 50.0,
         Delivered("two", ISSUER["a1"], 7): NOW + 20.0,  # of a generation that nobody knows any more
         Delivered("one", ISSUER["a1"], 1): NOW - 5.0,  # dead by every clock
     }
-    verdict = gate(book(State.SOAKED), followed(State.SOAKED, replace(WORLD, horizons=horizons)))
+    verdict = gate(
+        rotation_record(State.SOAKED), followed(State.SOAKED, replace(WORLD, expiry_bounds=expiry_bounds))
+    )
     assert [(c.cluster, c.until) for c in verdict.unmet] == [("two", NOW + 55.0), ("two", NOW + 25.0)]
     assert verdict.opens_at == NOW + 55.0
 
 
 def test_a_soak_begins_when_the_last_leaf_that_lacks_a_root_is_gone() -> None:
-    horizons = {Delivered("two", ISSUER["a1"], 1): NOW + 40.0}
-    verdict = gate(book(State.PUBLISHING), replace(WORLD, horizons=horizons))
+    expiry_bounds = {Delivered("two", ISSUER["a1"], 1): NOW + 40.0}
+    verdict = gate(rotation_record(State.PUBLISHING), replace(WORLD, expiry_bounds=expiry_bounds))
     assert verdict.opens_at == NOW + 45.0 + 30.0
     facts = ClusterFacts(held=None)
-    assert gate(book(State.PUBLISHING), replace(WORLD, clusters={"one": facts})).opens_at == 0.0
+    assert gate(rotation_record(State.PUBLISHING), replace(WORLD, clusters={"one": facts})).opens_at == 0.0
 
 
 def test_leaves_from_before_the_hub() -> None:
@@ -242,7 +246,7 @@ def test_leaves_from_before_the_hub() -> None:
     ):
         earlier = [c for c in unmet(state, world) if c.name == "earlier"]
         assert [(c.cluster, c.until) for c in earlier] == [("two", NOW + 105.0)], state
-    removed = book(State.ABORTING, wave=1)
+    removed = rotation_record(State.ABORTING, wave=1)
     assert gate(removed, followed(State.ABORTING, world)).open
 
 
@@ -261,24 +265,24 @@ def test_leaves_from_before_the_hub() -> None:
     ],
 )
 def test_what_the_old_side_is_kept_for(issuer: str, new: str, needs: bool) -> None:
-    horizons = {Delivered("gone", issuer, 2): NOW + 40.0}  # of a cluster that is not even registered
-    world = replace(WORLD, horizons=horizons)
+    expiry_bounds = {Delivered("gone", issuer, 2): NOW + 40.0}  # of a cluster that is not even registered
+    world = replace(WORLD, expiry_bounds=expiry_bounds)
     drained = [c for c in unmet(State.ACTIVE, world, new=new) if c.name == "drained"]
     assert [(c.cluster, c.until) for c in drained] == ([("gone", NOW + 45.0)] if needs else [])
 
 
 @pytest.mark.parametrize(("issuer", "needs"), [("b1", True), ("a1", False)])
 def test_what_an_abort_waits_for(issuer: str, needs: bool) -> None:
-    world = replace(WORLD, horizons={Delivered("one", ISSUER[issuer], 2): NOW + 40.0})
+    world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER[issuer], 2): NOW + 40.0})
     assert [c.name for c in unmet(State.ABORTING, world)] == ["new_drained"] * needs
 
 
 def test_what_is_in_force_must_hold_both() -> None:
     (condition,) = unmet(State.SOAKED, replace(WORLD, in_force=1))
     assert condition.name == "in_force"
-    assert [c.name for c in trusts(RotationBook(), replace(WORLD, in_force=1), BOTH).unmet] == ["in_force"]
-    assert [c.name for c in trusts(RotationBook(), replace(WORLD, in_force=9), OLD).unmet] == ["in_force"]
-    assert trusts(RotationBook(), WORLD, BOTH).open
+    assert [c.name for c in trusts(RotationRecord(), replace(WORLD, in_force=1), BOTH).unmet] == ["in_force"]
+    assert [c.name for c in trusts(RotationRecord(), replace(WORLD, in_force=9), OLD).unmet] == ["in_force"]
+    assert trusts(RotationRecord(), WORLD, BOTH).open
 
 
 @pytest.mark.parametrize(
@@ -300,11 +304,13 @@ def test_every_ordered_pair_counts(pair: PairFacts | None, words: str) -> None:
 def test_a_proof_from_before_the_removal_reached_both_says_nothing_of_it(held: tuple[int, int]) -> None:
     pair = replace(ANEW, client_held=held[0], server_held=held[1])
     world = followed(State.UNPUBLISHING, replace(REMOVED, pairs={**REMOVED.pairs, ("one", "two"): pair}))
-    assert [(c.name, c.cluster) for c in gate(book(State.UNPUBLISHING), world).unmet] == [("matrix", "one")]
+    assert [(c.name, c.cluster) for c in gate(rotation_record(State.UNPUBLISHING), world).unmet] == [
+        ("matrix", "one")
+    ]
 
 
 def test_a_cluster_whose_wave_has_not_come_is_proved_with_what_it_keeps() -> None:
-    first = book(State.UNPUBLISHING, wave=1)
+    first = rotation_record(State.UNPUBLISHING, wave=1)
     assert first.rotation is not None
     first = changed(first, rotation=changed(first.rotation, waves=[["one"], ["two"]]))
     pairs = {
@@ -317,7 +323,7 @@ def test_a_cluster_whose_wave_has_not_come_is_proved_with_what_it_keeps() -> Non
 
 
 def test_an_old_proof_is_none() -> None:
-    long_ago = book(State.SOAKED, since=NOW - 500.0)
+    long_ago = rotation_record(State.SOAKED, since=NOW - 500.0)
     pairs = dict.fromkeys([("one", "two"), ("two", "one")], replace(GREEN, computed=NOW - 61.0))
     verdict = gate(long_ago, followed(State.SOAKED, replace(WORLD, pairs=pairs)))
     assert [c.name for c in verdict.unmet] == ["matrix", "matrix"]
@@ -335,29 +341,29 @@ def test_a_rate_that_was_not_measured_yet_fits_into_no_quota() -> None:
 
 def test_a_canary_that_is_quarantined_shows_nothing() -> None:
     held = Quarantine(reason="lost", author="operator", since=NOW)
-    quarantined = changed(book(State.CANARY), quarantined={"one": held})
+    quarantined = changed(rotation_record(State.CANARY), quarantined={"one": held})
     verdict = gate(quarantined, followed(State.CANARY))
     assert [c.name for c in verdict.unmet] == ["new_in_use"]
 
 
 @pytest.mark.parametrize("state", [State.SOAKED, State.CANARY, State.ACTIVE, State.ABORTING])
 def test_no_signer_at_all_is_not_ready(state: State) -> None:
-    names = {c.name for c in gate(book(state), WORLD).unmet}
-    assert names & {"signers", "orders"}
+    names = {c.name for c in gate(rotation_record(state), WORLD).unmet}
+    assert names & {"signers", "directives"}
 
 
 def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_side() -> None:
     world = replace(WORLD, clusters={"one": HELD, "two": ClusterFacts(held=None)})
     held = Quarantine(reason="lost", author="operator", since=NOW)
     for state in (State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING):
-        quarantined = changed(book(state), quarantined={"two": held})
+        quarantined = changed(rotation_record(state), quarantined={"two": held})
         in_force = replace(
             world, generations=REMOVED.generations, in_force=3 if state is State.UNPUBLISHING else 2
         )
         assert gate(quarantined, followed(state, in_force)).open, state
     leaf = {Delivered("two", ISSUER["a1"], 2): NOW + 40.0}
-    active = changed(book(State.ACTIVE), quarantined={"two": held})
-    verdict = gate(active, followed(State.ACTIVE, replace(world, horizons=leaf)))
+    active = changed(rotation_record(State.ACTIVE), quarantined={"two": held})
+    verdict = gate(active, followed(State.ACTIVE, replace(world, expiry_bounds=leaf)))
     assert [(c.name, c.cluster) for c in verdict.unmet] == [("drained", "two")]
 
 
@@ -373,15 +379,15 @@ def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_
 )
 def test_the_way_back(facts: ClusterFacts | None, name: str) -> None:
     world = replace(WORLD, clusters={"one": facts} if facts else {})
-    assert [c.name for c in return_gate(book(State.ACTIVE), "one", world).unmet] == [name]
-    assert return_gate(book(State.ACTIVE), "one", WORLD).open
+    assert [c.name for c in return_gate(rotation_record(State.ACTIVE), "one", world).unmet] == [name]
+    assert return_gate(rotation_record(State.ACTIVE), "one", WORLD).open
 
 
 def test_the_way_back_waits_for_leaves_that_lack_what_is_signed_under() -> None:
-    world = replace(WORLD, horizons={Delivered("one", ISSUER["a1"], 1): NOW + 40.0})
-    verdict = return_gate(book(State.ACTIVE), "one", world)
+    world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER["a1"], 1): NOW + 40.0})
+    verdict = return_gate(rotation_record(State.ACTIVE), "one", world)
     assert [(c.name, c.until) for c in verdict.unmet] == [("return_leaves", NOW + 45.0)]
-    assert return_gate(book(State.STAGED), "one", world).open
+    assert return_gate(rotation_record(State.STAGED), "one", world).open
 
 
 DEAD = SignsOfLife(workloads=4, lapsed=4, refusal="csr_trust_domain")
@@ -409,19 +415,20 @@ def test_a_quarantined_cluster_and_one_without_workloads_shut_no_gate() -> None:
         State.ACTIVE, replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
     )
     out = changed(
-        book(State.ACTIVE), quarantined={"two": Quarantine(reason="dead", author="operator", since=0)}
+        rotation_record(State.ACTIVE),
+        quarantined={"two": Quarantine(reason="dead", author="operator", since=0)},
     )
     assert gate(out, dead).open
 
 
 def test_a_mesh_that_nobody_reports_shuts_the_gate() -> None:
     silent = replace(followed(State.ACTIVE), clusters={"one": HELD, "two": replace(HELD, life=None)})
-    (condition,) = gate(book(State.ACTIVE), silent).unmet
+    (condition,) = gate(rotation_record(State.ACTIVE), silent).unmet
     assert "no signer reports" in condition.detail
 
 
 def test_what_is_not_accounted_for_yet_says_until_when() -> None:
-    blind = SignsOfLife(workloads=4, holding=1, known_from=NOW + 60)
+    blind = SignsOfLife(workloads=4, with_certificate=1, known_from=NOW + 60)
     world = replace(WORLD, clusters={"one": HELD, "two": replace(HELD, life=blind)})
     (condition,) = unmet(State.ACTIVE, world)
     assert condition.until == NOW + 60
@@ -430,4 +437,4 @@ def test_what_is_not_accounted_for_yet_says_until_when() -> None:
 def test_an_abort_that_has_removed_its_root_waits_for_no_workload() -> None:
     dead = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
     aborting = followed(State.ABORTING, dead)
-    assert "alive" not in {c.name for c in gate(book(State.ABORTING, wave=1), aborting).conditions}
+    assert "alive" not in {c.name for c in gate(rotation_record(State.ABORTING, wave=1), aborting).conditions}

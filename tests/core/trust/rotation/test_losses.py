@@ -11,13 +11,13 @@ from federation.core.rotation.record import Rotation, State
 from federation.core.rotation.world import ClusterFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
 from tests.core.trust.rotation.certificates import ISSUER
-from tests.core.trust.rotation.test_gates import HELD, NOW, OLD, WORLD, book
+from tests.core.trust.rotation.test_gates import HELD, NOW, OLD, WORLD, rotation_record
 
 SOON = NOW + 20.0
 
 
 def rotation(new: str = "b1") -> Rotation:
-    held = book(State.ACTIVE, new=new).rotation
+    held = rotation_record(State.ACTIVE, new=new).rotation
     assert held is not None
     return held
 
@@ -30,7 +30,7 @@ def found(world: World, *, at: float = SOON, new: str = "b1", leaving_new: bool 
     "issuer", [ISSUER["a1"], ISSUER["a2"], UNKNOWN_ISSUER], ids=["old", "earlier", "unknown"]
 )
 def test_leaves_that_are_refused_once_the_old_root_is_gone(issuer: str) -> None:
-    world = replace(WORLD, horizons={Delivered("one", issuer, 2): NOW + 60.0})
+    world = replace(WORLD, expiry_bounds={Delivered("one", issuer, 2): NOW + 60.0})
     (loss,) = found(world)
     assert (loss.cluster, loss.begins, loss.ends) == ("one", SOON, NOW + 65.0)
     assert "refused" in loss.what
@@ -38,12 +38,12 @@ def test_leaves_that_are_refused_once_the_old_root_is_gone(issuer: str) -> None:
 
 def test_leaves_that_end_before_that_lose_nothing_by_the_slowest_clock() -> None:
     ending = {Delivered("one", ISSUER["a1"], 2): SOON - 5.0}
-    assert found(replace(WORLD, horizons=ending)) == []
-    assert len(found(replace(WORLD, horizons={key: until + 0.1 for key, until in ending.items()}))) == 1
+    assert found(replace(WORLD, expiry_bounds=ending)) == []
+    assert len(found(replace(WORLD, expiry_bounds={key: until + 0.1 for key, until in ending.items()}))) == 1
 
 
 def test_workloads_that_do_not_trust_the_new_root_refuse_it_at_once() -> None:
-    (loss,) = found(replace(WORLD, horizons={Delivered("one", ISSUER["b1"], 1): NOW + 60.0}))
+    (loss,) = found(replace(WORLD, expiry_bounds={Delivered("one", ISSUER["b1"], 1): NOW + 60.0}))
     assert (loss.begins, loss.ends) == (NOW, NOW + 65.0)
 
 
@@ -60,14 +60,14 @@ def test_leaves_from_before_the_hub_may_do_both() -> None:
 
 
 def test_leaving_the_new_side_is_the_same_the_other_way_round() -> None:
-    world = replace(WORLD, horizons={Delivered("one", ISSUER["b1"], 2): NOW + 60.0})
+    world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER["b1"], 2): NOW + 60.0})
     (loss,) = found(world, leaving_new=True)
     assert (loss.cluster, loss.begins) == ("one", SOON)
     assert found(world) == []
 
 
 def test_another_intermediate_under_the_same_root_loses_nothing() -> None:
-    world = replace(WORLD, horizons={Delivered("one", ISSUER["a1"], 1): NOW + 60.0})
+    world = replace(WORLD, expiry_bounds={Delivered("one", ISSUER["a1"], 1): NOW + 60.0})
     assert found(world, new="a2") == []
 
 

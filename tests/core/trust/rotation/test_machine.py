@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from federation.core.rotation import transitions
-from federation.core.rotation.effects import kept_behind, orders_of
+from federation.core.rotation.effects import clusters_behind, signing_directives
 from federation.core.rotation.record import (
     MOST_EVIDENCE,
     MOST_HISTORY,
@@ -19,7 +19,7 @@ from federation.core.rotation.record import (
     Condition,
     OperationRefused,
     Rotation,
-    RotationBook,
+    RotationRecord,
     Side,
     State,
     Step,
@@ -46,10 +46,10 @@ def proposal(
     new: str | Side = "b1",
     canary: tuple[str, ...] = (),
     reason: str = "it is time",
-) -> Callable[[], RotationBook]:
+) -> Callable[[], RotationRecord]:
     side = SIDES[new] if isinstance(new, str) else new
     return lambda: propose(
-        sim.book,
+        sim.record,
         number=2,
         trust_domain="cluster.local",
         old=SIDES[old],
@@ -64,17 +64,17 @@ def proposal(
     )
 
 
-def rotation_of(book: RotationBook) -> Rotation:
-    assert book.rotation is not None
-    return book.rotation
+def rotation_of(record: RotationRecord) -> Rotation:
+    assert record.rotation is not None
+    return record.rotation
 
 
-def aborted(sim: Simulation) -> RotationBook:
-    return transitions.abort(sim.book, sim.observe(), author="operator", reason="second thoughts")
+def aborted(sim: Simulation) -> RotationRecord:
+    return transitions.abort(sim.record, sim.observe(), author="operator", reason="second thoughts")
 
 
-def restored(sim: Simulation) -> RotationBook:
-    return transitions.restore(sim.book, sim.observe(), author="operator", reason="too early")
+def restored(sim: Simulation) -> RotationRecord:
+    return transitions.restore(sim.record, sim.observe(), author="operator", reason="too early")
 
 
 def refused(operation: Callable[[], object], words: str) -> None:
@@ -99,17 +99,17 @@ def test_a_new_root_with_canary_and_waves_goes_through_every_state() -> None:
     assert states(sim) == expected
     assert all(step.evidence for step in rotation(sim).history[1:])
     assert all(condition.met for step in rotation(sim).history for condition in step.evidence)
-    assert sim.book.retired == [ROOT["a"]]
-    assert sim.book.admitted == [ROOT["b"]]
-    assert sim.book.under_way is None
+    assert sim.record.retired == [ROOT["a"]]
+    assert sim.record.admitted == [ROOT["b"]]
+    assert sim.record.under_way is None
 
 
 def test_a_new_intermediate_skips_publishing_and_unpublishing_and_only_these() -> None:
     sim = at(State.RETIRED, "a2", canary=("one",))
     assert states(sim) == [State.STAGED, State.SOAKED, State.CANARY, State.ACTIVE, State.RETIRED]
     assert sim.store.in_force == 1
-    assert sim.book.retired == []
-    assert orders_of(sim.book).issuer == ISSUER["a2"]
+    assert sim.record.retired == []
+    assert signing_directives(sim.record).issuer == ISSUER["a2"]
 
 
 def test_nothing_happens_by_itself_where_an_operator_advances() -> None:
@@ -124,7 +124,7 @@ def test_nothing_happens_by_itself_where_an_operator_advances() -> None:
 
 def test_waves_lose_the_old_root_one_after_another() -> None:
     sim = at(State.UNPUBLISHING, waves=(("one",), ("two",)))
-    assert kept_behind(sim.book) == {"two"}
+    assert clusters_behind(sim.record) == {"two"}
     operators.rounds(sim, 1)
     both, newest = sim.store.generations[2], sim.store.generations[3]
     operators.round_of(sim)
@@ -133,20 +133,20 @@ def test_waves_lose_the_old_root_one_after_another() -> None:
     until(sim, State.RETIRED)
     operators.rounds(sim, 1)
     assert sim.member(1).targets == [3, 3]
-    assert kept_behind(sim.book) == frozenset()
+    assert clusters_behind(sim.record) == frozenset()
 
 
 @pytest.mark.parametrize("state", BEFORE_UNPUBLISHING)
 def test_abort(state: State) -> None:
     sim = at(state, canary=("one",))
     operators.rounds(sim, 1)
-    sim.store.book = aborted(sim)
-    assert orders_of(sim.book).issuer == ISSUER["a1"]
-    assert orders_of(sim.book).clusters == {}
+    sim.store.record = aborted(sim)
+    assert signing_directives(sim.record).issuer == ISSUER["a1"]
+    assert signing_directives(sim.record).clusters == {}
     until(sim, State.STABLE)
     operators.rounds(sim, 1)
     assert sim.store.generations[sim.store.in_force] == {ROOT["a"], ROOT["w"]}
-    assert sim.book.admitted == []
+    assert sim.record.admitted == []
     assert rotation(sim).history[-1].author in {"operator", "the controller"}
 
 
@@ -160,7 +160,7 @@ def test_abort(state: State) -> None:
 )
 def test_what_to_do_where_nothing_can_be_aborted_is_possible_there(state: State, instead: str) -> None:
     sim = at(State.ACTIVE)
-    sim.store.book = changed(sim.book, rotation=changed(rotation(sim), state=state))
+    sim.store.record = changed(sim.record, rotation=changed(rotation(sim), state=state))
     with pytest.raises(OperationRefused) as error:
         aborted(sim)
     assert instead in error.value.remedy
@@ -170,7 +170,7 @@ def test_what_cannot_be_aborted() -> None:
     refused(lambda: aborted(Simulation()), "no rotation")
     sim = at(State.UNPUBLISHING)
     refused(lambda: aborted(sim), "UNPUBLISHING cannot")
-    sim.store.book = restored(sim)
+    sim.store.record = restored(sim)
     refused(lambda: aborted(sim), "not trusted everywhere")
     refused(lambda: restored(sim), "nothing is being unpublished")
     assert rotation(sim).paused
@@ -188,10 +188,10 @@ def test_an_abort_that_a_signer_cannot_follow_would_end_all_issuing(state: State
     refused(lambda: aborted(sim), "signer-1 is not ready to sign with the old intermediate")
     for signer in sim.signers:
         signer.connected = False
-    refused(lambda: aborted(sim), "no signer is heard of")
+    refused(lambda: aborted(sim), "no signer is live")
     sim.signers[0].connected = True
-    book = aborted(sim)
-    assert [c.name for c in rotation_of(book).history[-1].evidence] == ["signers"]
+    record = aborted(sim)
+    assert [c.name for c in rotation_of(record).history[-1].evidence] == ["signers"]
 
 
 @pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
@@ -202,8 +202,8 @@ def test_an_abort_to_what_the_configuration_names_no_more_would_end_all_issuing_
     seen = sim.observe()
     kept = replace(seen.signers["signer-1"], kept=frozenset({ISSUER["a1"]}))
 
-    def abort(world: World) -> RotationBook:
-        return transitions.abort(sim.book, world, author="operator", reason="second thoughts")
+    def abort(world: World) -> RotationRecord:
+        return transitions.abort(sim.record, world, author="operator", reason="second thoughts")
 
     without = replace(seen, signers={**seen.signers, "signer-1": kept})
     with pytest.raises(OperationRefused, match="configured no longer on signer-1") as told:
@@ -237,7 +237,7 @@ def test_a_canary_that_fails_falls_back_and_waits_for_a_person() -> None:
     sim = at(State.CANARY, canary=("one",))
     sim = scenes.manual(sim)
     operators.rounds(sim, 4)
-    sim.store.book = changed(sim.book, rotation=changed(rotation(sim), automatic=True))
+    sim.store.record = changed(sim.record, rotation=changed(rotation(sim), automatic=True))
     sim.false_alarm(0, 1)
     sim.tick()
     failed = rotation(sim)
@@ -293,20 +293,22 @@ def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught
     assert rotation(sim).state is State.PUBLISHING
     assert {c.cluster for c in scenes.verdict(sim).unmet if c.name == "held"} == {"three"}
     operators.quarantine(sim, 2)
-    assert orders_of(sim.book).stopped == {"three": "lost"}
+    assert signing_directives(sim.record).stopped == {"three": "lost"}
     until(sim, State.ACTIVE)
     operators.release(sim, 2)
     operators.rounds(sim, 3)
-    assert sim.book.quarantined["three"].returning
+    assert sim.record.quarantined["three"].returning
     sim.member(2).reachable = True
     operators.rounds(sim, 20)
-    assert sim.book.quarantined == {}
+    assert sim.record.quarantined == {}
 
 
 def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
     sim = Simulation()
-    book = transitions.quarantine(sim.book, "one", author="a" * 999, reason="r" * 999, world=sim.observe())
-    held = book.quarantined["one"]
+    record = transitions.quarantine(
+        sim.record, "one", author="a" * 999, reason="r" * 999, world=sim.observe()
+    )
+    held = record.quarantined["one"]
     assert (len(held.author), len(held.reason)) == (MOST_TEXT, MOST_TEXT)
     proposed = rotation_of(proposal(sim, reason="r" * 999)())
     assert len(proposed.reason) == len(proposed.history[0].reason) == MOST_TEXT
@@ -316,14 +318,14 @@ def test_a_quarantine_wants_a_reason_and_a_cluster() -> None:
     sim = Simulation()
     world = sim.observe()
     refused(
-        lambda: transitions.quarantine(sim.book, "one", author="operator", reason=" ", world=world),
+        lambda: transitions.quarantine(sim.record, "one", author="operator", reason=" ", world=world),
         "a reason",
     )
     refused(
-        lambda: transitions.quarantine(sim.book, "x", author="operator", reason="lost", world=world),
+        lambda: transitions.quarantine(sim.record, "x", author="operator", reason="lost", world=world),
         "registered",
     )
-    refused(lambda: transitions.release(sim.book, "one"), "not quarantined")
+    refused(lambda: transitions.release(sim.record, "one"), "not quarantined")
 
 
 def test_a_cluster_that_joins_during_a_rotation_is_waited_for() -> None:
@@ -334,10 +336,10 @@ def test_a_cluster_that_joins_during_a_rotation_is_waited_for() -> None:
     assert sim.now - joined >= 60.0
 
 
-def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> RotationBook:
+def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> RotationRecord:
     world = sim.observe()
     return transitions.emergency(
-        sim.book,
+        sim.record,
         world,
         compromised=fingerprint,
         deadline=world.now + within,
@@ -350,9 +352,9 @@ def declared(sim: Simulation, fingerprint: str, *, within: float = 20.0) -> Rota
 @pytest.mark.parametrize("fingerprint", [ROOT["a"], ISSUER["a1"]], ids=["root", "intermediate"])
 def test_an_emergency_of_the_old_side_does_not_wait_beyond_its_deadline(fingerprint: str) -> None:
     sim = started(Simulation(clusters=2))
-    sim.store.book = declared(sim, fingerprint)
-    orders = orders_of(sim.book)
-    assert (sim.state, orders.issuer, orders.ttl_cap) == (State.EMERGENCY, ISSUER["b1"], 10.0)
+    sim.store.record = declared(sim, fingerprint)
+    directives = signing_directives(sim.record)
+    assert (sim.state, directives.issuer, directives.ttl_cap) == (State.EMERGENCY, ISSUER["b1"], 10.0)
     sim.tick()
     assert sim.store.generations[sim.store.in_force] == {ROOT["a"], ROOT["b"], ROOT["w"]}
     sim.wait(21.0)
@@ -369,8 +371,8 @@ def test_an_emergency_of_the_old_side_does_not_wait_beyond_its_deadline(fingerpr
 def test_an_emergency_of_the_new_side_goes_back() -> None:
     sim = at(State.ACTIVE)
     operators.rounds(sim, 2)
-    sim.store.book = declared(sim, ISSUER["b1"])
-    assert (sim.state, orders_of(sim.book).issuer) == (State.ABORTING, ISSUER["a1"])
+    sim.store.record = declared(sim, ISSUER["b1"])
+    assert (sim.state, signing_directives(sim.record).issuer) == (State.ABORTING, ISSUER["a1"])
     sim.wait(21.0)
     sim.tick()
     assert rotation(sim).wave == 1
@@ -384,20 +386,20 @@ def test_an_emergency_of_the_new_side_goes_back() -> None:
 @pytest.mark.parametrize("staged", ["bc", "c"], ids=["staged", "published before"])
 def test_a_compromised_new_root_leaves_the_bundle_however_it_is_pinned(state: State, staged: str) -> None:
     sim = scenes.manual(until(started(Simulation(clusters=2, staged=staged)), state))
-    sim.store.book = declared(sim, ROOT["b"])
+    sim.store.record = declared(sim, ROOT["b"])
     published_before = state is State.ACTIVE or staged == "c"
     assert sim.state is (State.ABORTING if published_before else State.STABLE)
     until(sim, State.STABLE)
     operators.rounds(sim, 2)
     assert ROOT["b"] not in sim.store.generations[sim.store.in_force]
-    assert ROOT["b"] in sim.book.retired
-    assert ROOT["b"] not in sim.book.admitted
+    assert ROOT["b"] in sim.record.retired
+    assert ROOT["b"] not in sim.record.admitted
     assert not published_before or rotation(sim).history[-2].reason.endswith("is removed")
 
 
 def test_an_abort_leaves_a_root_that_was_published_before_and_says_so() -> None:
     sim = until(started(Simulation(clusters=2, staged="c")), State.ACTIVE)
-    sim.store.book = aborted(sim)
+    sim.store.record = aborted(sim)
     until(sim, State.STABLE)
     assert ROOT["b"] in sim.store.generations[sim.store.in_force]
     removal, end = rotation(sim).history[-2:]
@@ -408,18 +410,22 @@ def test_an_abort_leaves_a_root_that_was_published_before_and_says_so() -> None:
 def test_an_intermediate_that_is_left_by_a_deadline_says_so() -> None:
     sim = at(State.ACTIVE, "a2")
     operators.rounds(sim, 2)
-    sim.store.book = declared(sim, ISSUER["a2"], within=0.0)
+    sim.store.record = declared(sim, ISSUER["a2"], within=0.0)
     sim.tick()
     assert (sim.state, rotation(sim).history[-1].reason) == (State.STABLE, "the deadline has passed")
 
 
 def test_what_was_compromised_is_forbidden_for_good() -> None:
     sim = at(State.ACTIVE, "a2")
-    sim.store.book = declared(sim, ISSUER["a1"])
-    assert orders_of(sim.book).forbidden == [ISSUER["a1"]]
+    sim.store.record = declared(sim, ISSUER["a1"])
+    assert signing_directives(sim.record).forbidden == [ISSUER["a1"]]
     until(sim, State.RETIRED)
-    orders = orders_of(sim.book)
-    assert (orders.issuer, orders.strict, orders.forbidden) == (ISSUER["a2"], False, [ISSUER["a1"]])
+    directives = signing_directives(sim.record)
+    assert (directives.issuer, directives.strict, directives.forbidden) == (
+        ISSUER["a2"],
+        False,
+        [ISSUER["a1"]],
+    )
     operators.rounds(sim, 30)
     for signer in sim.signers:
         signer.ready.discard(ISSUER["a2"])
@@ -429,26 +435,26 @@ def test_what_was_compromised_is_forbidden_for_good() -> None:
     operators.heal(sim)
     refused(proposal(sim, old="a2", new="a1"), "it is compromised")
     refused(proposal(sim, old="a1", new="c1"), "left in an emergency")
-    sim.store.book = proposal(sim, old="a2", new="b1")()
-    assert orders_of(sim.book).forbidden == [ISSUER["a1"]]
+    sim.store.record = proposal(sim, old="a2", new="b1")()
+    assert signing_directives(sim.record).forbidden == [ISSUER["a1"]]
 
 
 @pytest.mark.parametrize("first", [ROOT["a"], ISSUER["a1"]], ids=["root", "intermediate"])
 def test_a_compromised_old_side_never_signs_again(first: str) -> None:
     sim = at(State.ACTIVE)
-    sim.store.book = declared(sim, first, within=0.0)
+    sim.store.record = declared(sim, first, within=0.0)
     refused(lambda: declared(sim, ROOT["b"]), "no way back")
     sim.tick()
-    sim.store.book = restored(sim)
+    sim.store.record = restored(sim)
     assert sim.state is State.ACTIVE
     refused(lambda: aborted(sim), "does not sign again")
     refused(lambda: declared(sim, ISSUER["b1"]), "no way back")
-    assert orders_of(sim.book).forbidden == sorted({first, ISSUER["a1"]})
+    assert signing_directives(sim.record).forbidden == sorted({first, ISSUER["a1"]})
 
 
 def test_a_compromised_new_side_never_signs_again() -> None:
     sim = scenes.manual(at(State.ACTIVE))
-    sim.store.book = declared(sim, ISSUER["b1"])
+    sim.store.record = declared(sim, ISSUER["b1"])
     refused(lambda: declared(sim, ROOT["a"]), "against the new side before")
     refused(lambda: declared(sim, ROOT["b"]), "aborted already")
 
@@ -471,7 +477,7 @@ def test_an_emergency_is_judged_by_what_signers_are_ready_with_and_not_by_anothe
     sim.validated = ""
     sim.signers[1].ready.discard(ISSUER["b1"])
     for state in (State.STAGED, State.PUBLISHING, State.ACTIVE):
-        sim.store.book = changed(sim.book, rotation=changed(rotation(sim), state=state))
+        sim.store.record = changed(sim.record, rotation=changed(rotation(sim), state=state))
         refused(lambda: declared(sim, ROOT["a"]), "signer-1 is not ready to sign with the new intermediate")
     sim.signers[1].connected = False
     evidence = rotation_of(declared(sim, ROOT["a"])).history[-1].evidence
@@ -488,9 +494,9 @@ def test_a_restart_forgets_only_how_long_things_have_held() -> None:
     sim = scenes.manual(at(State.PUBLISHING))
     operators.rounds(sim, 20)
     before = rotation(sim)
-    assert before.held_since
-    after = transitions.interrupted(msgspec.json.decode(msgspec.json.encode(sim.book), type=RotationBook))
-    assert after.rotation == changed(before, held_since=0.0)
+    assert before.conditions_met_since
+    after = transitions.interrupted(msgspec.json.decode(msgspec.json.encode(sim.record), type=RotationRecord))
+    assert after.rotation == changed(before, conditions_met_since=0.0)
     assert transitions.interrupted(after) is after
 
 
@@ -501,10 +507,10 @@ def test_the_record_stays_within_what_one_object_holds() -> None:
         for name in ("held", "leaves", "matrix")
         for number in range(200)
     ]
-    book = sim.book
+    record = sim.record
     for _ in range(300):
-        book = enter(book, State.PUBLISHING, Step("operator", 1.0, "y" * 5000, evidence))
-    kept: Rotation | None = book.rotation
+        record = enter(record, State.PUBLISHING, Step("operator", 1.0, "y" * 5000, evidence))
+    kept: Rotation | None = record.rotation
     assert kept is not None
     assert len(kept.history) == MOST_HISTORY
     assert all(len(step.evidence) == MOST_EVIDENCE for step in kept.history[-WHOLE_HISTORY:])
@@ -512,4 +518,4 @@ def test_the_record_stays_within_what_one_object_holds() -> None:
     unmet = [c for c in kept.history[-1].evidence if not c.met]
     assert len(unmet) == 12
     assert {c.name for c in kept.history[-1].evidence} == {"held", "leaves", "matrix"}
-    assert len(msgspec.json.encode(book)) < 900 * 1024
+    assert len(msgspec.json.encode(record)) < 900 * 1024

@@ -66,18 +66,20 @@ BY_THE_MACHINE: Final = {
     "fence": Broken("6", "quarantine"),
     "ahead": Broken("6", "quarantine"),
     "fenced_bounds": Broken("6", "disconnect connect begin finish quarantine"),
-    "orders, enacted, effects_first": Broken(
+    "directives, enacted, effects_first": Broken(
         "1356", "ensure_orders ensure_generation decide abort quarantine", 225
     ),
 }
 """``fence``, ``ahead``, ``fenced_bounds`` and ``effects_first`` are the promises of signers and of the controller,
-``wishes`` that an authority which is configured, or which files hold by now, signs only where a rotation leads to it,
-``kept`` that what is published stays whatever the configuration pins, ``gone`` that what lived before the hub in a
-cluster that was removed counts. The other conditions of an anchor whose pin is gone: ``test_own_anchors.py``."""
+``pending_changes`` that an authority which is configured, or which files hold by now, signs only where a rotation leads
+to it, ``kept`` that what is published stays whatever the configuration pins, ``gone`` that what lived before the hub in
+a
+cluster that was removed counts. The other conditions of an anchor whose pin is gone: ``test_member_cas.py``."""
 
 BY_A_SCENE: Final = frozenset({
-    "validated", "capacity", "soak", "matrix", "signers", "orders", "new_in_use", "in_force", "held_since",
-    "canary_fallback", "door", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
+    "validated", "capacity", "soak", "matrix", "signers",
+    "directives", "new_in_use", "in_force", "conditions_met_since",
+    "canary_fallback", "listener", "istiod_trust", "return_istiod_trust", "webhooks_settled", "remembered",
     "known",
 })  # fmt: skip
 
@@ -116,8 +118,8 @@ def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
 def only(sim: Simulation, world: World, name: str) -> None:
     """Nothing but this condition stands in the way; without it the step would be taken."""
     before = scenes.rotation(sim)
-    assert transitions.advance(sim.book, world, by_hand=True).rotation == before
-    after = transitions.advance(sim.book, world, by_hand=True, without=frozenset({name})).rotation
+    assert transitions.advance(sim.record, world, by_hand=True).rotation == before
+    after = transitions.advance(sim.record, world, by_hand=True, without=frozenset({name})).rotation
     assert after is not None
     assert after.state is not before.state
 
@@ -165,12 +167,12 @@ def test_without_signers() -> None:
     assert sim.signers[0].begun is None
 
 
-def test_without_orders() -> None:
-    """A signer that is heard of and does not follow would go unnoticed; the fence still holds it."""
+def test_without_directives() -> None:
+    """A signer that is live and does not follow would go unnoticed; the fence still holds it."""
     sim = settled(State.ACTIVE)
     world = sim.observe()
     lagging = replace(world.signers["signer-0"], state="CANARY")
-    only(sim, replace(world, signers={**world.signers, "signer-0": lagging}), "orders")
+    only(sim, replace(world, signers={**world.signers, "signer-0": lagging}), "directives")
 
 
 def test_without_new_in_use() -> None:
@@ -185,30 +187,30 @@ def test_without_new_in_use() -> None:
 
 
 def test_an_abort_waits_for_the_door_as_well() -> None:
-    """It removes the new root: the door has to be back under the old one for whoever connects."""
+    """It removes the new root: the listener has to be back under the old one for whoever connects."""
     sim = scenes.manual(scenes.at(State.ACTIVE))
     operators.abort(sim)
     operators.rounds(sim, 16)
     assert sim.state is State.ABORTING
-    sim.signers[0].door_refused = True
-    assert "door" in scenes.unmet(sim)
+    sim.signers[0].listener_refused = True
+    assert "listener" in scenes.unmet(sim)
 
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
-def test_without_door(state: State) -> None:
-    """Callers that are connected would hide that new ones refuse what a door shows since it changed sides."""
+def test_without_listener(state: State) -> None:
+    """Callers that are connected would hide that new ones refuse what a listener shows since it changed sides."""
     sim = settled(state)
-    sim.signers[0].door_refused = True
-    assert scenes.unmet(sim) == {"door"}
-    only(sim, sim.observe(), "door")
-    sim.signers[0].door_refused = False
+    sim.signers[0].listener_refused = True
+    assert scenes.unmet(sim) == {"listener"}
+    only(sim, sim.observe(), "listener")
+    sim.signers[0].listener_refused = False
     for stale in (
-        {"door_proved_at": scenes.rotation(sim).since},
-        {"door_generation": sim.store.in_force - 1},
+        {"listener_proved_at": scenes.rotation(sim).since},
+        {"listener_generation": sim.store.in_force - 1},
     ):
         world = sim.observe()
         signers = {replica: replace(facts, **stale) for replica, facts in world.signers.items()}
-        only(sim, replace(world, signers=signers), "door")
+        only(sim, replace(world, signers=signers), "listener")
 
 
 def test_without_in_force() -> None:
@@ -239,9 +241,9 @@ def test_without_in_force() -> None:
             _rounds(sim, checks)
 
 
-def test_without_held_since() -> None:
+def test_without_conditions_met_since() -> None:
     """Restored, published again and aborted by a read-back from before the root was taken away: it is gone there."""
-    for without in (frozenset[str](), frozenset({"held_since"})):
+    for without in (frozenset[str](), frozenset({"conditions_met_since"})):
         sim = scenes.at(State.UNPUBLISHING, without=without)
         sim.ensure_generation()
         sim.read_back(0)  # both still hold both roots
@@ -301,7 +303,7 @@ def test_without_return_istiod_trust() -> None:
         operators.quarantine(sim, 0)
         operators.release(sim, 0)
         sim.tick()
-        assert ("one" in sim.book.quarantined) is not bool(without)
+        assert ("one" in sim.record.quarantined) is not bool(without)
 
 
 def test_without_remembered() -> None:
@@ -406,7 +408,7 @@ def test_without_canary_fallback() -> None:
 
 
 def test_without_the_fence_a_leaf_outlives_its_root() -> None:
-    """A signer that nobody heard of for a while comes back with old orders, after the gate has looked."""
+    """A signer that nobody seen for a while comes back with old directives, after the gate has looked."""
     for without in (frozenset[str](), frozenset({"fence"})):
         sim = scenes.at(State.SOAKED, without=without)
         late = sim.signers[1]
@@ -421,11 +423,11 @@ def test_without_the_fence_a_leaf_outlives_its_root() -> None:
                 _rounds(sim, checks)
         else:
             _rounds(sim, checks)
-            assert late.orders.state == State.UNPUBLISHING
+            assert late.directives.state == State.UNPUBLISHING
 
 
 def test_without_writing_ahead_a_crash_hides_a_leaf() -> None:
-    """Delivered by the old orders, long after the last bound; the signer is gone before it writes the next one."""
+    """Delivered by the old directives, long after the last bound; the signer is gone before it writes the next one."""
     for without in (frozenset[str](), frozenset({"ahead"})):
         sim = settled(State.SOAKED)
         sim.wait(20.0)

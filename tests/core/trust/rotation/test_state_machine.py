@@ -88,7 +88,7 @@ def test_once_all_is_well_every_rotation_ends(emergencies: bool) -> None:
         walked = walk(seed, 60, emergencies=emergencies, authorities=seed % 2 == 1, setbacks=seed % 4 < 2)
         sim = walked.sim
         left[sim.state] += 1
-        assert operators.ends(sim, walked.check), f"walk {seed} is still in {sim.state} of {sim.book}"
+        assert operators.ends(sim, walked.check), f"walk {seed} is still in {sim.state} of {sim.record}"
         assert sim.state in {State.STABLE, State.RETIRED}
     assert len(left) >= 7, left
 

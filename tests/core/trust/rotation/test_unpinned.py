@@ -13,7 +13,7 @@ from federation.core.rotation.effects import losses_without, published
 from federation.core.rotation.gates import (
     MOST_DEPARTURES,
     NOTHING_NEEDS_IT,
-    OwnAnchor,
+    MemberCa,
     depart,
     drop_gates,
     drop_unpinned,
@@ -21,10 +21,10 @@ from federation.core.rotation.gates import (
     settle,
     unpinned_anchors,
 )
-from federation.core.rotation.record import OperationRefused, RotationBook, Unpinned
+from federation.core.rotation.record import OperationRefused, RotationRecord, Unpinned
 from federation.core.rotation.world import ControlPlane, SignerFacts
 from federation.core.trust.expiry_bounds import Delivered
-from tests.core.trust.rotation.test_own_anchors import (
+from tests.core.trust.rotation.test_member_cas import (
     ELSE,
     HUB,
     NOW,
@@ -40,36 +40,36 @@ from tests.core.trust.rotation.test_own_anchors import (
 
 NONE = frozenset[str]()
 SEEN = {sha: Unpinned(since=NOW, generation=1, subject=sha[:4]) for sha in (HUB, OWN)}
-GONE = RotationBook(unpinned={OWN: SEEN[OWN]})
+GONE = RotationRecord(unpinned={OWN: SEEN[OWN]})
 """The second anchor's pin is gone; it was a root of the hub's."""
 
 
 def settled(
-    book: RotationBook,
+    record: RotationRecord,
     *pins: str,
     staged: frozenset[str] = NONE,
     found: frozenset[str] = frozenset({HUB, OWN}),
-) -> RotationBook:
+) -> RotationRecord:
     return settle(
-        book, pins=frozenset(pins), staged=staged, found={sha: SEEN[sha] for sha in SEEN if sha in found}
+        record, pins=frozenset(pins), staged=staged, found={sha: SEEN[sha] for sha in SEEN if sha in found}
     )
 
 
 def test_a_pin_that_is_taken_out_takes_nothing_away() -> None:
-    book = settled(RotationBook(), HUB)
-    assert book == GONE
-    assert settled(book, HUB) is book
-    assert published(book, frozenset({HUB}), NONE, NONE) == {HUB, OWN}, "nor where the state was set back"
-    assert published(RotationBook(), frozenset({HUB}), NONE, frozenset({HUB, OWN})) == {HUB, OWN}, (
+    record = settled(RotationRecord(), HUB)
+    assert record == GONE
+    assert settled(record, HUB) is record
+    assert published(record, frozenset({HUB}), NONE, NONE) == {HUB, OWN}, "nor where the state was set back"
+    assert published(RotationRecord(), frozenset({HUB}), NONE, frozenset({HUB, OWN})) == {HUB, OWN}, (
         "nor before"
     )
-    assert settled(book, HUB, OWN) == RotationBook(), "it is pinned again"
+    assert settled(record, HUB, OWN) == RotationRecord(), "it is pinned again"
 
 
 def test_one_that_is_staged_after_it_was_published_stays_as_well() -> None:
-    book = settled(RotationBook(), HUB, OWN, staged=frozenset({OWN}))
-    assert book.admitted == [OWN]
-    assert OWN in published(book, frozenset({HUB, OWN}), frozenset({OWN}), frozenset({HUB, OWN}))
+    record = settled(RotationRecord(), HUB, OWN, staged=frozenset({OWN}))
+    assert record.admitted == [OWN]
+    assert OWN in published(record, frozenset({HUB, OWN}), frozenset({OWN}), frozenset({HUB, OWN}))
 
 
 def test_what_left_comes_back_only_with_a_pin_that_is_not_staged() -> None:
@@ -85,17 +85,17 @@ def test_what_left_comes_back_only_with_a_pin_that_is_not_staged() -> None:
 
 
 def test_what_a_rotation_retired_is_not_noted() -> None:
-    book = RotationBook(retired=[OWN])
-    assert settled(book, HUB) is book
+    record = RotationRecord(retired=[OWN])
+    assert settled(record, HUB) is record
 
 
 def test_a_root_of_the_hub_waits_for_every_cluster_and_for_those_that_were_removed() -> None:
     (anchor,) = unpinned_anchors(GONE, {"west": [OWN]})
-    assert anchor == OwnAnchor(sha256=OWN, clusters=frozenset({"west"}), everywhere=True)
+    assert anchor == MemberCa(sha256=OWN, clusters=frozenset({"west"}), everywhere=True)
     roots = {SIGNS: HUB}
 
-    def unmet(seen: object, book: RotationBook = GONE) -> set[tuple[str, str]]:
-        verdict = drop_gates([anchor], book, seen, roots=roots)[OWN]  # type: ignore[arg-type]
+    def unmet(seen: object, record: RotationRecord = GONE) -> set[tuple[str, str]]:
+        verdict = drop_gates([anchor], record, seen, roots=roots)[OWN]  # type: ignore[arg-type]
         return {(c.name, c.cluster) for c in verdict.unmet}
 
     assert unmet(world()) == set()
@@ -109,8 +109,8 @@ def test_a_root_of_the_hub_waits_for_every_cluster_and_for_those_that_were_remov
 
 def test_it_leaves_with_evidence_once_its_gate_is_open() -> None:
     verdicts = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: HUB})
-    book = drop_unpinned(GONE, verdicts, at=NOW)
-    (left,) = book.departures
+    record = drop_unpinned(GONE, verdicts, at=NOW)
+    (left,) = record.departures
     assert (left.sha256, left.at, left.reason, left.subject) == (OWN, NOW, NOTHING_NEEDS_IT, OWN[:4])
     assert {c.name for c in left.evidence} >= {"own_issuers", "own_held", "own_alive", "own_matrix"}
     waiting = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: OWN})
@@ -118,25 +118,25 @@ def test_it_leaves_with_evidence_once_its_gate_is_open() -> None:
 
 
 def test_departures_are_bounded() -> None:
-    book = RotationBook()
+    record = RotationRecord()
     for number in range(MOST_DEPARTURES + 5):
         sha = f"{number:064x}"
-        book = replace(book, unpinned={sha: SEEN[OWN]})
-        book = depart(book, {sha: []}, at=NOW, author="test", reason="test")
-    assert len(book.departures) == MOST_DEPARTURES
+        record = replace(record, unpinned={sha: SEEN[OWN]})
+        record = depart(record, {sha: []}, at=NOW, author="test", reason="test")
+    assert len(record.departures) == MOST_DEPARTURES
 
 
 def test_removing_it_at_once_is_for_an_anchor_without_a_pin_alone() -> None:
     seen = world(pins=frozenset({HUB}))
-    book = remove_now(GONE, seen, OWN, author="operator", reason="stolen")
-    (left,) = book.departures
-    assert (left.author, left.reason, book.withdrawn) == ("operator", "stolen", [OWN])
-    assert HUB in published(book, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
-    assert OWN not in published(book, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
+    record = remove_now(GONE, seen, OWN, author="operator", reason="stolen")
+    (left,) = record.departures
+    assert (left.author, left.reason, record.withdrawn) == ("operator", "stolen", [OWN])
+    assert HUB in published(record, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
+    assert OWN not in published(record, frozenset({HUB}), NONE, frozenset({HUB, OWN}))
 
 
 @pytest.mark.parametrize(
-    ("book", "sha256", "pins", "words"),
+    ("record", "sha256", "pins", "words"),
     [
         (GONE, HUB, {HUB}, "it is pinned"),
         (GONE, "f" * 64, {HUB}, "no published anchor"),
@@ -144,9 +144,11 @@ def test_removing_it_at_once_is_for_an_anchor_without_a_pin_alone() -> None:
         (GONE, OWN, set(), "none would be left"),
     ],
 )
-def test_every_other_removal_is_refused(book: RotationBook, sha256: str, pins: set[str], words: str) -> None:
+def test_every_other_removal_is_refused(
+    record: RotationRecord, sha256: str, pins: set[str], words: str
+) -> None:
     with pytest.raises(OperationRefused, match=words) as refused:
-        remove_now(book, world(pins=frozenset(pins)), sha256, author="operator", reason="")
+        remove_now(record, world(pins=frozenset(pins)), sha256, author="operator", reason="")
     assert refused.value.remedy
 
 
@@ -154,8 +156,8 @@ def test_what_breaks_is_said_beforehand() -> None:
     plane = ControlPlane(name="istio-system/istiod-tls", issuer=ELSE, held=frozenset({HUB, OWN}))
     seen = changed(
         with_cluster("west", facts(control_planes=(plane,))),
-        horizons={Delivered("east", ELSE, 1): NOW + 100, Delivered("north", SIGNS, 1): NOW + 100},
-        signers={"one": SignerFacts(ready_with=frozenset({ELSE}), generation=1, door=ELSE)},
+        expiry_bounds={Delivered("east", ELSE, 1): NOW + 100, Delivered("north", SIGNS, 1): NOW + 100},
+        signers={"one": SignerFacts(ready_with=frozenset({ELSE}), generation=1, listener=ELSE)},
         gone={"south": NOW + 50},
     )
     lost = losses_without(OWN, seen, {SIGNS: HUB, ELSE: OWN}, clusters=NONE)
@@ -182,12 +184,12 @@ SETS = st.frozensets(SHAS)
 def test_no_row_of_edits_takes_a_published_anchor_away(
     pins: list[frozenset[str]], staged: frozenset[str], start: frozenset[str]
 ) -> None:
-    book, in_force = RotationBook(), start
+    record, in_force = RotationRecord(), start
     for wanted in pins:
-        after = published(book, wanted, staged & wanted, in_force)
+        after = published(record, wanted, staged & wanted, in_force)
         assert in_force <= after, "nor where the record could not be written before the generation"
         in_force = after
         found = {sha: Unpinned(since=NOW, generation=1) for sha in in_force}
-        book = settle(book, pins=wanted, staged=staged & wanted, found=found)
-        assert book.unpinned.keys() == in_force - wanted
-        assert published(book, wanted, staged & wanted, NONE) >= in_force - (wanted & staged)
+        record = settle(record, pins=wanted, staged=staged & wanted, found=found)
+        assert record.unpinned.keys() == in_force - wanted
+        assert published(record, wanted, staged & wanted, NONE) >= in_force - (wanted & staged)

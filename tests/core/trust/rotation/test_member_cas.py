@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.rotation.gates import MOST_PAIRS, OwnAnchor, drop, drop_gates
-from federation.core.rotation.record import Quarantine, Rotation, RotationBook, Side, State
+from federation.core.rotation.gates import MOST_PAIRS, MemberCa, drop, drop_gates
+from federation.core.rotation.record import Quarantine, Rotation, RotationRecord, Side, State
 from federation.core.rotation.world import ClusterFacts, ControlPlane, PairFacts, SignerFacts, Webhook, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
 from federation.core.trust.liveness import SignsOfLife
@@ -21,7 +21,7 @@ NOW, SKEW, FRESH = 1_000_000.0, 10.0, 60.0
 HUB, OWN = "a" * 64, "c" * 64
 SIGNS, ELSE = "1" * 64, "2" * 64
 ROOTS = {SIGNS: HUB}
-ANCHOR = OwnAnchor(sha256=OWN, clusters=frozenset({"west"}))
+ANCHOR = MemberCa(sha256=OWN, clusters=frozenset({"west"}))
 NAMES = ("east", "west", "north")
 
 
@@ -32,7 +32,7 @@ def facts(**changes: Any) -> ClusterFacts:
             current=True,
             read_back_at=NOW - 1,
             unknown_until=NOW - SKEW,
-            life=SignsOfLife(workloads=2, holding=2),
+            life=SignsOfLife(workloads=2, with_certificate=2),
         ),
         **changes,
     )
@@ -43,7 +43,7 @@ def world(**changes: Any) -> World:
     base = World(
         now=NOW,
         clusters=dict.fromkeys(NAMES, facts()),
-        horizons={Delivered("east", SIGNS, 1): NOW + 100},
+        expiry_bounds={Delivered("east", SIGNS, 1): NOW + 100},
         generations={1: frozenset({HUB, OWN})},
         in_force=1,
         signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1)},
@@ -78,9 +78,9 @@ def with_istiod(
     return with_cluster("west", facts(control_planes=(plane,), webhooks=(hook,)))
 
 
-def under_way(state: State = State.PUBLISHING) -> RotationBook:
+def under_way(state: State = State.PUBLISHING) -> RotationRecord:
     side = Side(root=HUB, intermediate=SIGNS)
-    return RotationBook(
+    return RotationRecord(
         rotation=Rotation(
             number=1,
             trust_domain="mesh.example",
@@ -96,12 +96,12 @@ def under_way(state: State = State.PUBLISHING) -> RotationBook:
     )
 
 
-def quarantined(name: str) -> RotationBook:
-    return RotationBook(quarantined={name: Quarantine(reason="test", author="test", since=0.0)})
+def quarantined(name: str) -> RotationRecord:
+    return RotationRecord(quarantined={name: Quarantine(reason="test", author="test", since=0.0)})
 
 
-REST = RotationBook()
-KEPT: dict[str, tuple[str, RotationBook, World]] = {
+REST = RotationRecord()
+KEPT: dict[str, tuple[str, RotationRecord, World]] = {
     "a rotation is under way": ("at_rest", under_way(), world()),
     "it is not in force": ("own_in_force", REST, world(generations={1: frozenset({HUB})})),
     "what is in force is not known": ("own_in_force", REST, world(in_force=2)),
@@ -112,14 +112,14 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
     ),
     "the authority in force is below it": (
         "own_issuers",
-        RotationBook(signing=Side(root=OWN, intermediate=ELSE)),
+        RotationRecord(signing=Side(root=OWN, intermediate=ELSE)),
         world(),
     ),
-    "no signer is heard of": ("own_issuers", REST, world(signers={})),
-    "the door of a signer is below it": (
+    "no signer is live": ("own_issuers", REST, world(signers={})),
+    "the listener of a signer is below it": (
         "own_door",
         REST,
-        world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1, door=ELSE)}),
+        world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1, listener=ELSE)}),
     ),
     "a configuration is refused": ("configuration", REST, world(refused=("one: line 3",))),
     "a leaf from before the hub is alive in a cluster that was removed": (
@@ -130,7 +130,7 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
     "a leaf of somebody unknown is alive": (
         "own_issuers",
         REST,
-        world(horizons={Delivered("east", UNKNOWN_ISSUER, 1): NOW - SKEW + 1}),
+        world(expiry_bounds={Delivered("east", UNKNOWN_ISSUER, 1): NOW - SKEW + 1}),
     ),
     "its own CA may have issued": (
         "own_earlier",
@@ -148,7 +148,7 @@ KEPT: dict[str, tuple[str, RotationBook, World]] = {
     "its pods were not restarted": (
         "own_alive",
         REST,
-        with_cluster("west", facts(life=SignsOfLife(workloads=9, holding=1))),
+        with_cluster("west", facts(life=SignsOfLife(workloads=9, with_certificate=1))),
     ),
     "nobody reports its workloads": ("own_alive", REST, with_cluster("west", facts(life=None))),
     "the certificate of istiod is below it": ("own_istiod", REST, with_istiod(issuer=ELSE)),
@@ -188,9 +188,9 @@ CONDITIONS = (
 )
 
 
-def dropped(book: RotationBook, seen: World, *, roots: dict[str, str] = ROOTS, **options: Any) -> bool:
-    verdicts = drop_gates([ANCHOR], book, seen, roots=roots, **options)
-    return OWN in drop(book, verdicts).retired
+def dropped(record: RotationRecord, seen: World, *, roots: dict[str, str] = ROOTS, **options: Any) -> bool:
+    verdicts = drop_gates([ANCHOR], record, seen, roots=roots, **options)
+    return OWN in drop(record, verdicts).retired
 
 
 def test_it_goes_once_nothing_depends_on_it() -> None:
@@ -199,7 +199,7 @@ def test_it_goes_once_nothing_depends_on_it() -> None:
     assert all(condition.detail for condition in verdicts[OWN].conditions)
     assert drop(REST, verdicts).retired == [OWN]
     assert dropped(under_way(State.RETIRED), world())
-    assert dropped(REST, world(horizons={}))
+    assert dropped(REST, world(expiry_bounds={}))
     assert dropped(REST, with_istiod())
     assert dropped(REST, with_istiod(bundle={HUB}))
     assert dropped(REST, with_cluster("west", facts(webhooks=(replace(HOOK, held=frozenset({HUB})),))))
@@ -208,12 +208,12 @@ def test_it_goes_once_nothing_depends_on_it() -> None:
 
 @pytest.mark.parametrize("name", KEPT)
 def test_it_stays_as_long_as_something_may_depend_on_it(name: str) -> None:
-    condition, book, seen = KEPT[name]
-    unmet = drop_gates([ANCHOR], book, seen, roots=ROOTS)[OWN].unmet
+    condition, record, seen = KEPT[name]
+    unmet = drop_gates([ANCHOR], record, seen, roots=ROOTS)[OWN].unmet
     assert {found.name for found in unmet} == {condition}
     assert all(found.detail for found in unmet)
-    assert not dropped(book, seen)
-    assert dropped(book, seen, without=frozenset({condition})), "the condition is what keeps it"
+    assert not dropped(record, seen)
+    assert dropped(record, seen, without=frozenset({condition})), "the condition is what keeps it"
 
 
 def test_every_condition_is_shown_to_be_needed() -> None:
@@ -222,7 +222,7 @@ def test_every_condition_is_shown_to_be_needed() -> None:
 
 def test_one_that_the_hub_itself_signs_under_never_goes() -> None:
     assert not dropped(REST, world(), roots={SIGNS: OWN})
-    late = world(horizons={Delivered("east", ELSE, 1): NOW + 5})
+    late = world(expiry_bounds={Delivered("east", ELSE, 1): NOW + 5})
     (unmet,) = drop_gates([ANCHOR], REST, late, roots={SIGNS: HUB, ELSE: OWN})[OWN].unmet
     assert unmet.until == NOW + 5 + SKEW
     assert dropped(REST, late, roots={SIGNS: HUB, ELSE: HUB})
@@ -231,7 +231,7 @@ def test_one_that_the_hub_itself_signs_under_never_goes() -> None:
 def test_every_cluster_that_came_with_it_counts_and_no_other() -> None:
     late = with_cluster("north", facts(unknown_until=NOW + 100))
     assert dropped(REST, late)
-    shared = OwnAnchor(sha256=OWN, clusters=frozenset({"west", "north", "gone"}))
+    shared = MemberCa(sha256=OWN, clusters=frozenset({"west", "north", "gone"}))
     (unmet,) = drop_gates([shared], REST, late, roots=ROOTS)[OWN].unmet
     assert (unmet.name, unmet.cluster, unmet.until) == ("own_earlier", "north", NOW + 100 + SKEW)
 
@@ -241,10 +241,10 @@ def test_a_quarantined_cluster_that_is_another_is_not_waited_for() -> None:
 
 
 def test_what_is_retired_is_not_looked_at_again_and_stays_so() -> None:
-    book = RotationBook(retired=["b" * 64, OWN])
-    verdicts = drop_gates([ANCHOR], book, world(), roots=ROOTS)
+    record = RotationRecord(retired=["b" * 64, OWN])
+    verdicts = drop_gates([ANCHOR], record, world(), roots=ROOTS)
     assert verdicts == {}
-    assert drop(book, verdicts) is book
+    assert drop(record, verdicts) is record
 
 
 def test_many_pairs_that_fail_are_told_by_a_few() -> None:
@@ -266,7 +266,7 @@ def test_it_never_goes_while_a_leaf_below_it_can_be_alive(
 ) -> None:
     seen = replace(
         with_cluster("west", facts(unknown_until=until, read_back_at=read_back)),
-        horizons={Delivered("north", issuer, 1): end},
+        expiry_bounds={Delivered("north", issuer, 1): end},
     )
     if dropped(REST, seen):
         assert until + SKEW <= NOW

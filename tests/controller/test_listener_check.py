@@ -1,4 +1,4 @@
-"""The channel to the signer's door: replaced under calls that are under way, which are told so and not ended."""
+"""The channel to the signer's listener: replaced under calls that are under way, which are told so and not ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from federation.controller.member import _for_good
-from federation.controller.proof.listener_check import CERTIFICATE, KEPT, NO_ANSWER, SignerDoor
+from federation.controller.proof.listener_check import CERTIFICATE, KEPT, NO_ANSWER, SignerListener
 from federation.core.clock import Clock
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
@@ -29,7 +29,7 @@ from tests.support.patience import PATIENCE
 
 @contextlib.asynccontextmanager
 async def silent_door(peers: list[str] | None = None) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """The address of a door that takes a call and never answers, and what says that it has taken one.
+    """The address of a listener that takes a call and never answers, and what says that it has taken one.
 
     ``peers`` is given the connection that each call came by.
     """
@@ -61,22 +61,22 @@ async def silent_door(peers: list[str] | None = None) -> AsyncIterator[tuple[str
 @contextlib.asynccontextmanager
 async def call_under_way(
     clock: Clock | None = None, peers: list[str] | None = None
-) -> AsyncIterator[tuple[SignerDoor, str, asyncio.Task[tuple[str, ...]]]]:
-    """A door that is aimed, where, and a request to it that the server has taken."""
+) -> AsyncIterator[tuple[SignerListener, str, asyncio.Task[tuple[str, ...]]]]:
+    """A listener that is aimed, where, and a request to it that the server has taken."""
     async with silent_door(peers) as (address, taken), asyncio.timeout(PATIENCE):
-        door = SignerDoor(clock or SystemClock())
-        await door.aim(address, server_name=HUB, trust_pem=root().pem)
+        listener = SignerListener(clock or SystemClock())
+        await listener.aim(address, server_name=HUB, trust_pem=root().pem)
         asking = asyncio.create_task(
-            door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+            listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
         )
         await taken.wait()
-        yield door, address, asking
-        await door.close()
+        yield listener, address, asking
+        await listener.close()
 
 
 async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
-    async with call_under_way() as (door, address, asking):
-        await door.aim(address, server_name=HUB, trust_pem=root("b").pem)
+    async with call_under_way() as (listener, address, asking):
+        await listener.aim(address, server_name=HUB, trust_pem=root("b").pem)
         with pytest.raises(Unavailable, match="was replaced"):
             await asking
 
@@ -87,22 +87,24 @@ async def test_a_call_under_way_fails_when_another_bundle_comes() -> None:
 async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: str, name: str) -> None:
     """The remedy was to create the probe's service account."""
     async with silent_door() as (address, _):
-        door = SignerDoor(SystemClock())
-        await door.aim(address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem)
+        listener = SignerListener(SystemClock())
+        await listener.aim(
+            address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem
+        )
         with pytest.raises(Unavailable) as told:
-            await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
-        await door.close()
+            await listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+        await listener.close()
     assert told.value.reason == CERTIFICATE
     assert "federation authority check" in told.value.remedy
     assert "service account" not in told.value.diagnostics()
 
 
 async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
-    door = SignerDoor(SystemClock())
-    await door.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
+    listener = SignerListener(SystemClock())
+    await listener.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
     with pytest.raises(Unavailable) as told:
-        await door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
-    await door.close()
+        await listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+    await listener.close()
     assert told.value.reason == NO_ANSWER
     assert "controller.proof.signer_address" in told.value.remedy
 
@@ -114,13 +116,13 @@ async def test_a_channel_is_left_when_a_new_caller_may_meet_something_else(why: 
     The call under way is not ended for it: its cluster would be told as one whose probe fails.
     """
     clock, peers = VirtualClock(), list[str]()
-    async with call_under_way(clock, peers) as (door, address, first):
+    async with call_under_way(clock, peers) as (listener, address, first):
         shown = frozenset({"another"}) if why.startswith("another") else frozenset[str]()
         if why == "it is kept long enough":
             await clock.advance(KEPT)
-        await door.aim(address, server_name=HUB, trust_pem=root().pem, shown=shown)
+        await listener.aim(address, server_name=HUB, trust_pem=root().pem, shown=shown)
         second = asyncio.create_task(
-            door.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
+            listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
         )
         while len(peers) < 2:
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Orders as the signer follows them: what was read stays until better is read."""
+"""Directives as the signer follows them: what was read stays until better is read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 
 from federation.core.documents.encoding import encode
 from federation.core.errors import StateUnavailable
-from federation.core.rotation.effects import Orders
-from federation.signer.generations import OrdersFollower
+from federation.core.rotation.effects import SigningDirectives
+from federation.signer.generations import DirectivesFollower
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
-SECOND = Orders(rotation=2, state="ACTIVE", issuer="b" * 64, strict=True, revision=7)
+SECOND = SigningDirectives(rotation=2, state="ACTIVE", issuer="b" * 64, strict=True, revision=7)
 
 
 @pytest.fixture
@@ -23,38 +23,38 @@ def store(tmp_path: Path) -> FileStore:
 
 
 @pytest.fixture
-def follower(store: FileStore) -> OrdersFollower:
-    return OrdersFollower(store, clock=VirtualClock(pki.NOW))
+def follower(store: FileStore) -> DirectivesFollower:
+    return DirectivesFollower(store, clock=VirtualClock(pki.NOW))
 
 
-def orders_of(follower: OrdersFollower) -> Orders | None:
-    return follower.orders
+def signing_directives(follower: DirectivesFollower) -> SigningDirectives | None:
+    return follower.directives
 
 
-async def test_no_document_means_that_there_was_never_a_rotation(follower: OrdersFollower) -> None:
-    assert orders_of(follower) is None, "nothing is assumed before the store was read"
+async def test_no_document_means_that_there_was_never_a_rotation(follower: DirectivesFollower) -> None:
+    assert signing_directives(follower) is None, "nothing is assumed before the store was read"
     await follower.poll()
-    assert orders_of(follower) == Orders()
+    assert signing_directives(follower) == SigningDirectives()
     assert follower.problem is None
 
 
-async def test_what_is_written_is_followed(follower: OrdersFollower, store: FileStore) -> None:
+async def test_what_is_written_is_followed(follower: DirectivesFollower, store: FileStore) -> None:
     await store.write("orders", encode(SECOND))
     assert await follower.catch_up() == SECOND
-    held = follower.orders
+    held = follower.directives
     assert await follower.catch_up() is held, "what has not changed is not read anew"
-    third = Orders(rotation=3, state="STAGED", issuer="b" * 64, strict=True)
+    third = SigningDirectives(rotation=3, state="STAGED", issuer="b" * 64, strict=True)
     await store.write("orders", encode(third))
     assert await follower.catch_up() == third
-    assert follower.orders == third
+    assert follower.directives == third
 
 
 async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
-    follower: OrdersFollower, store: FileStore
+    follower: DirectivesFollower, store: FileStore
 ) -> None:
     await store.write("orders", encode(SECOND))
     await follower.poll()
-    uncounted = Orders(rotation=2, state="UNPUBLISHING", issuer="b" * 64, strict=True)
+    uncounted = SigningDirectives(rotation=2, state="UNPUBLISHING", issuer="b" * 64, strict=True)
     await store.write("orders", encode(uncounted))
     assert await follower.catch_up() == uncounted
 
@@ -64,17 +64,17 @@ async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
     [
         (b"garbage", "state_unavailable"),
         (b'{"rotation": "two"}', "state_unavailable"),
-        (encode(Orders(rotation=1, state="ACTIVE", issuer="c" * 64)), "orders_backwards"),
-        (encode(Orders()), "orders_backwards"),
+        (encode(SigningDirectives(rotation=1, state="ACTIVE", issuer="c" * 64)), "directives_backwards"),
+        (encode(SigningDirectives()), "directives_backwards"),
         (
-            encode(Orders(rotation=2, state="SOAKED", issuer="a" * 64, strict=True, revision=6)),
-            "orders_backwards",
+            encode(SigningDirectives(rotation=2, state="SOAKED", issuer="a" * 64, strict=True, revision=6)),
+            "directives_backwards",
         ),
-        (None, "orders_missing"),
+        (None, "directives_missing"),
     ],
 )
 async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
-    follower: OrdersFollower, store: FileStore, data: bytes | None, reason: str
+    follower: DirectivesFollower, store: FileStore, data: bytes | None, reason: str
 ) -> None:
     await store.write("orders", encode(SECOND))
     await follower.poll()
@@ -83,7 +83,7 @@ async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
     else:
         await store.write("orders", data)
     await follower.poll()
-    assert follower.orders == SECOND
+    assert follower.directives == SECOND
     assert follower.problem is not None
     assert follower.problem.reason == reason
     with pytest.raises(StateUnavailable):
@@ -94,10 +94,10 @@ async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
 
 
 async def test_damaged_at_the_start_means_no_orders_at_all(
-    follower: OrdersFollower, store: FileStore, tmp_path: Path
+    follower: DirectivesFollower, store: FileStore, tmp_path: Path
 ) -> None:
     await store.write("orders", encode(SECOND))
     (tmp_path / "documents" / "orders").write_bytes(b"damaged")
     await follower.poll()
-    assert follower.orders is None
+    assert follower.directives is None
     assert follower.problem is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.core.trust.liveness import FINE, RESTART, WAIT, WATCH, SignsOfLife, Vitality, judge
+from federation.core.trust.liveness import FINE, RESTART, WAIT, WATCH, SignsOfLife, Vitality, assess
 
 NOW = 1_000_000.0
 COUNTS = st.integers(0, 5)
@@ -13,10 +13,10 @@ COUNTS = st.integers(0, 5)
 
 @st.composite
 def signs(draw: st.DrawFn) -> SignsOfLife:
-    holding, lapsed, never = draw(COUNTS), draw(COUNTS), draw(COUNTS)
+    with_certificate, lapsed, never = draw(COUNTS), draw(COUNTS), draw(COUNTS)
     return SignsOfLife(
-        workloads=draw(st.sampled_from([None, holding + lapsed + never])),
-        holding=holding,
+        workloads=draw(st.sampled_from([None, with_certificate + lapsed + never])),
+        with_certificate=with_certificate,
         lapsed=lapsed,
         ambient=draw(COUNTS),
         known_from=draw(st.sampled_from([0.0, NOW + 60.0])),
@@ -28,14 +28,14 @@ def signs(draw: st.DrawFn) -> SignsOfLife:
 
 @given(signs())
 def test_a_mesh_in_which_nobody_holds_a_certificate_is_never_alive(life: SignsOfLife) -> None:
-    found = judge(life, NOW)
+    found = assess(life, NOW)
     assert (found.vitality in FINE) == found.fine
-    if not life.holding:
+    if not life.with_certificate:
         assert found.vitality is not Vitality.ALIVE
     if found.vitality is Vitality.EMPTY:
         assert (life.workloads, life.ambient) == (0, 0)
         assert life.known_from <= NOW
-    if life.workloads and 2 * life.holding < life.workloads:
+    if life.workloads and 2 * life.with_certificate < life.workloads:
         assert not found.fine
     if not found.fine and life.workloads:
         assert found.remedy == (WAIT if found.vitality is Vitality.UNKNOWN else RESTART)
@@ -44,27 +44,27 @@ def test_a_mesh_in_which_nobody_holds_a_certificate_is_never_alive(life: SignsOf
 
 @given(signs(), COUNTS)
 def test_more_that_hold_one_never_make_it_worse(life: SignsOfLife, more: int) -> None:
-    if life.workloads is None or not judge(life, NOW).fine:
+    if life.workloads is None or not assess(life, NOW).fine:
         return
     grown = SignsOfLife(
         workloads=life.workloads + more,
-        holding=life.holding + more,
+        with_certificate=life.with_certificate + more,
         lapsed=life.lapsed,
         known_from=life.known_from,
     )
-    assert judge(grown, NOW).fine
+    assert assess(grown, NOW).fine
 
 
 def test_what_ended_and_what_never_asked_are_told_apart() -> None:
-    stopped = judge(SignsOfLife(workloads=10, holding=2, lapsed=7, refusal="csr_identity"), NOW)
+    stopped = assess(SignsOfLife(workloads=10, with_certificate=2, lapsed=7, refusal="csr_identity"), NOW)
     assert stopped.vitality is Vitality.STOPPED
     assert stopped.detail == (
         "2 of 10 workloads hold a certificate (of 7 it has ended, 1 have never asked);"
         " callers are refused: csr_identity"
     )
-    moving = judge(SignsOfLife(workloads=10, holding=2, lapsed=1), NOW)
-    assert moving.vitality is Vitality.NEVER_ASKED
-    assert judge(SignsOfLife(workloads=10, holding=5), NOW).fine
+    moving = assess(SignsOfLife(workloads=10, with_certificate=2, lapsed=1), NOW)
+    assert moving.vitality is Vitality.NEVER_REQUESTED
+    assert assess(SignsOfLife(workloads=10, with_certificate=5), NOW).fine
 
 
 def test_while_certificates_may_be_held_that_are_not_accounted_for_nothing_is_called_dead_or_empty() -> None:
@@ -72,22 +72,22 @@ def test_while_certificates_may_be_held_that_are_not_accounted_for_nothing_is_ca
         SignsOfLife(workloads=0, known_from=NOW + 60),
         SignsOfLife(workloads=4, known_from=NOW + 60),
     ):
-        found = judge(life, NOW)
+        found = assess(life, NOW)
         assert (found.vitality, found.until) == (Vitality.UNKNOWN, NOW + 60)
-    assert judge(SignsOfLife(workloads=4, known_from=NOW), NOW).vitality is Vitality.NEVER_ASKED
+    assert assess(SignsOfLife(workloads=4, known_from=NOW), NOW).vitality is Vitality.NEVER_REQUESTED
 
 
 def test_ambient_pods_without_a_ztunnel_that_asks_are_no_empty_cluster() -> None:
-    found = judge(SignsOfLife(workloads=0, ambient=12), NOW)
-    assert found.vitality is Vitality.NEVER_ASKED
+    found = assess(SignsOfLife(workloads=0, ambient=12), NOW)
+    assert found.vitality is Vitality.NEVER_REQUESTED
     assert "12 pods are in ambient mode" in found.detail
 
 
 def test_what_is_not_watched_is_judged_by_what_was_issued_alone() -> None:
-    some = judge(SignsOfLife(holding=3, watched=False, detail="attestation is token-review"), NOW)
-    none = judge(SignsOfLife(watched=False, detail="attestation is token-review"), NOW)
+    some = assess(SignsOfLife(with_certificate=3, watched=False, detail="attestation is token-review"), NOW)
+    none = assess(SignsOfLife(watched=False, detail="attestation is token-review"), NOW)
     assert some.fine
     assert (none.vitality, none.remedy) == (Vitality.UNKNOWN, WATCH)
-    down = judge(SignsOfLife(holding=3, detail="the watch is down"), NOW)
+    down = assess(SignsOfLife(with_certificate=3, detail="the watch is down"), NOW)
     assert (down.vitality, "the watch is down" in down.detail) == (Vitality.UNKNOWN, True)
-    assert judge(None, NOW).vitality is Vitality.UNKNOWN
+    assert assess(None, NOW).vitality is Vitality.UNKNOWN

@@ -1,4 +1,4 @@
-"""The gRPC door: istio-csr's and istiod's tests of CreateCertificate, by name, over TLS, and what they leave out."""
+"""The listener: istio-csr's and istiod's tests of CreateCertificate, by name, over TLS, and what they leave out."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -
         # "Bearer " ends with white space, which HTTP/2 does not allow (RFC 9113, 8.2.1): it is not even read.
         bare = await hub.ask("east", "")
         assert bare.code is grpc.StatusCode.INTERNAL
-        assert hub.role.report().turned_away.total["headers_malformed"] == 1
+        assert hub.role.report().rejected_calls.total["headers_malformed"] == 1
         hub.clusters["east"].delete("pods", "foo", "bar-0")
         new = hub.pod("east", name="new-0")
         # Without it a look at the state, which is never far away, finds nothing to put in force again.

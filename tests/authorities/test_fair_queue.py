@@ -7,13 +7,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.authorities.limiter import NOTHING_HELD, SPARE, Turn, Turns
+from federation.signer.authorities.limiter import NOTHING_HELD, SPARE, FairQueue, QueueEntry
 
 CLUSTERS = st.sampled_from(["east", "west", "north"])
 JOINS = st.lists(st.tuples(CLUSTERS, st.integers(0, 50)), max_size=60)
 
 
-def drain(turns: Turns) -> list[Turn]:
+def drain(turns: FairQueue) -> list[QueueEntry]:
     taken = []
     while (turn := turns.take()) is not None:
         taken.append(turn)
@@ -21,62 +21,62 @@ def drain(turns: Turns) -> list[Turn]:
 
 
 def test_the_nearest_expiry_goes_first_and_who_holds_nothing_before_all() -> None:
-    turns = Turns(10)
+    turns = FairQueue(10)
     for urgency in (300.0, 100.0, NOTHING_HELD, 200.0):
-        assert turns.join(Turn("east", urgency)) is None
+        assert turns.join(QueueEntry("east", urgency)) is None
     assert [turn.urgency for turn in drain(turns)] == [NOTHING_HELD, 100.0, 200.0, 300.0]
 
 
 def test_equal_ones_go_in_the_order_they_came() -> None:
-    turns = Turns(10)
-    joined = [Turn("east", 5.0) for _ in range(5)]
+    turns = FairQueue(10)
+    joined = [QueueEntry("east", 5.0) for _ in range(5)]
     for turn in joined:
         turns.join(turn)
     assert drain(turns) == joined
 
 
 def test_a_storm_in_one_cluster_costs_another_no_turn() -> None:
-    turns = Turns(1000)
+    turns = FairQueue(1000)
     for _ in range(500):
-        turns.join(Turn("east", NOTHING_HELD))
-    turns.join(Turn("west", 9e9))
+        turns.join(QueueEntry("east", NOTHING_HELD))
+    turns.join(QueueEntry("west", 9e9))
     assert "west" in [turn.cluster for turn in drain(turns)[:2]]
 
 
 def test_an_idle_cluster_saves_up_no_turns() -> None:
-    turns = Turns(1000)
+    turns = FairQueue(1000)
     for _ in range(100):
-        turns.join(Turn("east", 1.0))
+        turns.join(QueueEntry("east", 1.0))
     for _ in range(60):
         turns.take()
     for _ in range(40):
-        turns.join(Turn("west", 1.0))
+        turns.join(QueueEntry("west", 1.0))
     assert Counter(turn.cluster for turn in drain(turns)[:20]) == {"east": 10, "west": 10}
 
 
 def test_without_room_the_longest_line_gives_way() -> None:
-    turns = Turns(3)
-    late, early, earliest = Turn("east", 300.0), Turn("east", 200.0), Turn("east", 100.0)
+    turns = FairQueue(3)
+    late, early, earliest = QueueEntry("east", 300.0), QueueEntry("east", 200.0), QueueEntry("east", 100.0)
     for turn in (late, early, earliest):
         assert turns.join(turn) is None
-    assert turns.join(Turn("west", 999.0)) is late
+    assert turns.join(QueueEntry("west", 999.0)) is late
     assert late.gone
-    refused = Turn("east", 250.0)
+    refused = QueueEntry("east", 250.0)
     assert turns.join(refused) is refused, "the least urgent of the longest line, which is itself"
-    assert turns.join(Turn("east", 50.0)) is early
+    assert turns.join(QueueEntry("east", 50.0)) is early
 
 
 def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
-    turns = Turns(1000)
-    stays = Turn("east", 1.0)
+    turns = FairQueue(1000)
+    stays = QueueEntry("east", 1.0)
     turns.join(stays)
     for _ in range(5000):
-        gone = Turn("east", 2.0)
+        gone = QueueEntry("east", 2.0)
         turns.join(gone)
         turns.leave(gone)
     assert len(turns._lines["east"].heap) <= 2 * turns.waiting + SPARE
     for number in range(200):
-        turns.join(Turn("east", 3.0 + number % 7))
+        turns.join(QueueEntry("east", 3.0 + number % 7))
     assert turns.take() is stays
     urgencies = [turn.urgency for turn in drain(turns)]
     assert urgencies == sorted(urgencies)
@@ -84,17 +84,19 @@ def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
 
 
 @given(JOINS, st.integers(1, 40), st.sets(st.integers(0, 59), max_size=20))
-def test_everybody_is_served_once_or_told(joins: list[tuple[str, int]], room: int, leaving: set[int]) -> None:
-    turns = Turns(room)
+def test_everybody_is_served_once_or_told(
+    joins: list[tuple[str, int]], room: int, draining: set[int]
+) -> None:
+    turns = FairQueue(room)
     joined, sent_away = [], []
     for cluster, urgency in joins:
-        turn = Turn(cluster, float(urgency))
+        turn = QueueEntry(cluster, float(urgency))
         joined.append(turn)
         victim = turns.join(turn)
         if victim is not None:
             sent_away.append(victim)
         assert turns.waiting <= room
-    for place in leaving:
+    for place in draining:
         if place < len(joined) and not joined[place].gone:
             turns.leave(joined[place])
             sent_away.append(joined[place])
@@ -108,20 +110,20 @@ def test_everybody_is_served_once_or_told(joins: list[tuple[str, int]], room: in
 
 @given(JOINS, CLUSTERS, st.integers(0, 50))
 def test_what_is_said_to_be_ahead_is_ahead(joins: list[tuple[str, int]], cluster: str, urgency: int) -> None:
-    turns = Turns(1000)
+    turns = FairQueue(1000)
     for name, each in joins:
-        turns.join(Turn(name, float(each)))
+        turns.join(QueueEntry(name, float(each)))
     expected = turns.ahead(cluster, float(urgency))
-    mine = Turn(cluster, float(urgency))
+    mine = QueueEntry(cluster, float(urgency))
     turns.join(mine)
     assert drain(turns).index(mine) <= expected
 
 
 @given(JOINS)
 def test_no_cluster_is_served_twice_while_another_waits_since_before(joins: list[tuple[str, int]]) -> None:
-    turns = Turns(1000)
+    turns = FairQueue(1000)
     for name, each in joins:
-        turns.join(Turn(name, float(each)))
+        turns.join(QueueEntry(name, float(each)))
     waiting = Counter(name for name, _ in joins)
     served: Counter[str] = Counter()
     for turn in drain(turns):

@@ -1,4 +1,4 @@
-"""The door's transport by itself: every limit of a connection, met by clients that keep to no rules."""
+"""The listener's transport by itself: every limit of a connection, met by clients that keep to no rules."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import grpc.aio
 import pytest
 
 from federation.controller.proof.listener_check import Aim, _greeting
-from federation.core.call_slots import Place
-from federation.core.config.hub import DoorConfig
+from federation.core.call_slots import CallSlot
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.errors import FederationError
 from federation.core.istio.ca_protocol import METHOD
@@ -31,7 +31,7 @@ from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
 from federation.signer.listeners import frame_limits, http2
 from federation.signer.listeners.grpc import Answered, Code
-from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 from federation_sandbox.box import SERVER_NAME, DevelopmentCa
 from tests.bench.callers import (
@@ -59,7 +59,7 @@ CALM, PROTOCOL_ERROR = 11, 1
 
 
 class Recorder:
-    """A door that answers as a test says, and remembers what the transport told it."""
+    """A listener that answers as a test says, and remembers what the transport told it."""
 
     method = METHOD
 
@@ -74,7 +74,7 @@ class Recorder:
         self.peers: list[str] = []
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
     ) -> bytes:
         self.calls.append((message, dict(metadata)))
         if self.prove:
@@ -89,7 +89,7 @@ class Recorder:
             raise Answered(Code.UNAUTHENTICATED, "request authenticate failure")
         return self.reply
 
-    def turned_away(self, error: FederationError, *, peer: str) -> None:
+    def reject(self, error: FederationError, *, peer: str) -> None:
         self.turned[error.reason] += 1
 
     def connection_refused(self, error: FederationError, *, peer: str) -> None:
@@ -99,10 +99,10 @@ class Recorder:
 
 @dataclass
 class Gate:
-    """A listening door."""
+    """A listening listener."""
 
-    door: Recorder
-    server: DoorServer
+    listener: Recorder
+    server: Listener
     credentials: ServingCredentials
     address: Address
     ca: DevelopmentCa
@@ -136,7 +136,7 @@ class Gate:
 
 @pytest.fixture
 async def gates(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Opens doors with options of their configuration."""
+    """Opens listeners with options of their configuration."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(**options: Any) -> Gate:
@@ -145,12 +145,12 @@ async def gates(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
             )
             credentials = ServingCredentials(pair_of(ca, tmp_path))
             listen = Address("127.0.0.1", 0)
-            config = DoorConfig(listen=listen, server_names=(), **options)
-            door = Recorder()
-            server = DoorServer(door, config=config, listen=listen, credentials=credentials)
+            config = ListenerConfig(listen=listen, server_names=(), **options)
+            listener = Recorder()
+            server = Listener(listener, config=config, listen=listen, credentials=credentials)
             address = await server.start()
             stack.push_async_callback(server.stop, 0)
-            gate = Gate(door, server, credentials, address, ca, tmp_path)
+            gate = Gate(listener, server, credentials, address, ca, tmp_path)
             await stack.enter_async_context(gate.stack)
             return gate
 
@@ -172,18 +172,18 @@ def whole(stream: int, message: bytes = b"message", headers: dict[str, str] | No
 
 async def test_a_call_is_answered_with_its_metadata_and_whatever_the_size(gates: Callable[..., Any]) -> None:
     gate = await gates()
-    gate.door.reply = os.urandom(300_000)
+    gate.listener.reply = os.urandom(300_000)
     message = os.urandom(65_000)
     async with gate.channel() as channel:
         sent = (("clusterid", "east"), ("x-bin", b"\x00\xff"))
         for _ in range(3):
             reply = await channel.unary_unary(METHOD)(message, metadata=sent, timeout=PATIENCE)
-            assert reply == gate.door.reply
-    got, metadata = gate.door.calls[0]
+            assert reply == gate.listener.reply
+    got, metadata = gate.listener.calls[0]
     assert got == message
     assert (metadata["clusterid"], metadata["x-bin"]) == ("east", b"\x00\xff")
-    assert not gate.door.refused
-    assert not gate.door.turned
+    assert not gate.listener.refused
+    assert not gate.listener.turned
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_what_is_not_served_gets_a_status(
             await channel.unary_unary(path)(message, timeout=PATIENCE, compression=compression)
         assert refused.value.code() is code
         assert await channel.unary_unary(METHOD)(b"x", timeout=PATIENCE) == b"reply", "the connection stands"
-    assert gate.door.turned == {reason: 1}
+    assert gate.listener.turned == {reason: 1}
 
 
 async def test_what_is_no_grpc_is_refused_without_grpc(gates: Callable[..., Any]) -> None:
@@ -212,7 +212,7 @@ async def test_what_is_no_grpc_is_refused_without_grpc(gates: Callable[..., Any]
     connection = await gate.raw()
     connection.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x82\x87\x84\x01\x01h"))  # GET /
     await eventually(lambda: 1 in connection.ended)
-    assert gate.door.turned == {"no_grpc": 1}
+    assert gate.listener.turned == {"no_grpc": 1}
     assert not connection.closed.is_set()
 
 
@@ -225,43 +225,43 @@ async def test_metadata_over_the_limit_is_refused_and_far_over_it_ends_the_conne
     big = header_block(METHOD, SERVER_NAME, {"x": "y" * 17_000})
     connection.send(frame(HEADERS, 0, 3, big[:16_000]) + frame(CONTINUATION, END_HEADERS, 3, big[16_000:]))
     await eventually(lambda: connection.ended.get(3) == Code.RESOURCE_EXHAUSTED.value)
-    assert gate.door.turned == {"metadata_too_large": 1}
+    assert gate.listener.turned == {"metadata_too_large": 1}
     huge = header_block(METHOD, SERVER_NAME, {"x": "y" * 40_000})
     pieces = [huge[at : at + 16_000] for at in range(0, len(huge), 16_000)]
     connection.send(frame(HEADERS, 0, 5, pieces[0]) + frame(CONTINUATION, 0, 5, pieces[1]))
     connection.send(frame(CONTINUATION, END_HEADERS, 5, pieces[2]))
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"metadata_too_large": 1}
+    assert gate.listener.refused == {"metadata_too_large": 1}
 
 
 async def test_a_callers_own_deadline_ends_its_call(gates: Callable[..., Any]) -> None:
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     connection.send(whole(1, headers={"grpc-timeout": "200m"}))
     await eventually(lambda: connection.ended.get(1) == Code.UNAVAILABLE.value)
-    await eventually(lambda: gate.door.under_way == 0)
+    await eventually(lambda: gate.listener.under_way == 0)
 
 
 @pytest.mark.parametrize("way", ["reset", "close"])
 async def test_a_caller_that_goes_away_ends_its_call(gates: Callable[..., Any], way: str) -> None:
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     connection.send(whole(1))
-    await eventually(lambda: gate.door.under_way == 1)
+    await eventually(lambda: gate.listener.under_way == 1)
     if way == "reset":
         connection.send(frame(RST_STREAM, 0, 1, struct.pack(">I", 8)))
     else:
         connection._writer.transport.abort()
-    await eventually(lambda: gate.door.under_way == 0 and gate.server.places.taken == 0)
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
 
 
 async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates()
-    gate.door.prove = False
+    gate.listener.prove = False
     connection = await gate.raw()
     for number in range(http2.MOST_REFUSED):
         connection.send(whole(1 + 2 * number))
@@ -269,7 +269,7 @@ async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
     await eventually(connection.closed.is_set)
     assert set(connection.ended.values()) <= {Code.UNAUTHENTICATED.value, None}
     assert set(connection.goaway) == {0}
-    assert gate.door.refused == {"refused_calls": 1}
+    assert gate.listener.refused == {"refused_calls": 1}
 
 
 # --- before HTTP/2 ---
@@ -294,8 +294,8 @@ async def test_handshakes_that_fail_are_counted_and_looks_of_a_load_balancer_are
         await asyncio.open_connection(
             gate.address.host, gate.address.port, ssl=untrusting, server_hostname=SERVER_NAME
         )
-    await eventually(lambda: gate.door.refused.total() == 3)
-    assert gate.door.refused == {"handshake_failed": 3}
+    await eventually(lambda: gate.listener.refused.total() == 3)
+    assert gate.listener.refused == {"handshake_failed": 3}
     await eventually(lambda: not gate.server._connections)
 
 
@@ -313,7 +313,7 @@ async def test_who_does_not_agree_on_http2_is_refused(
     with contextlib.suppress(ConnectionError):
         assert await reader.read() == b""
     writer.close()
-    assert gate.door.refused == {"no_http2": 1}
+    assert gate.listener.refused == {"no_http2": 1}
 
 
 async def test_a_client_that_has_a_certificate_is_let_in(gates: Callable[..., Any]) -> None:
@@ -342,7 +342,7 @@ async def test_a_handshake_that_never_ends_is_ended(
     async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
-    assert gate.door.refused == {reason: 1}
+    assert gate.listener.refused == {reason: 1}
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ async def test_a_preface_that_does_not_come_or_is_none(
         with contextlib.suppress(ConnectionError):
             await reader.read()
     writer.close()
-    assert gate.door.refused == {reason: 1}
+    assert gate.listener.refused == {reason: 1}
 
 
 # --- who has a connection ---
@@ -382,9 +382,9 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
     gate = await gates(max_connections=40, receive_deadline=3600)
     crowd = [await gate.bare("127.0.0.2") for _ in range(40)]
     await eventually(lambda: len(gate.server._connections) == 40)
-    assert not gate.door.refused
+    assert not gate.listener.refused
     late = [await gate.bare("127.0.0.2") for _ in range(5)]
-    await eventually(lambda: gate.door.refused["connections_of_address"] == 5)
+    await eventually(lambda: gate.listener.refused["connections_of_address"] == 5)
     for reader, _ in crowd[:5]:
         async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b"", "those that have been silent longest"
@@ -395,8 +395,8 @@ async def test_one_address_keeps_out_no_other_and_has_all_that_no_other_wants(
         await eventually(partial(other.bodies.__contains__, 1))
     assert not any(reader.at_eof() for reader, _ in late)
     assert len(gate.server._connections) <= 40
-    assert set(gate.door.refused) == {"connections_of_address"}
-    assert {peer.split(":")[1] for peer in gate.door.peers} == {"127.0.0.2"}
+    assert set(gate.listener.refused) == {"connections_of_address"}
+    assert {peer.split(":")[1] for peer in gate.listener.peers} == {"127.0.0.2"}
 
 
 async def test_a_proven_connection_is_not_pushed_out_by_strangers(gates: Callable[..., Any]) -> None:
@@ -406,7 +406,7 @@ async def test_a_proven_connection_is_not_pushed_out_by_strangers(gates: Callabl
         connection.send(whole(1))
     await eventually(lambda: all(1 in each.bodies for each in honest))
     await asyncio.gather(*(gate.bare("127.0.0.2") for _ in range(60)))
-    await eventually(lambda: gate.door.refused.total() >= 52)
+    await eventually(lambda: gate.listener.refused.total() >= 52)
     for connection in honest:
         connection.send(whole(3))
     await eventually(lambda: all(3 in each.bodies for each in honest))
@@ -417,7 +417,7 @@ async def test_handshakes_have_a_rate_and_addresses_take_turns(gates: Callable[.
     await asyncio.gather(*(gate.bare("127.0.0.2") for _ in range(300)))
     await eventually(lambda: len(gate.server._connections) == 300)
     assert await gate.ask() == b"reply"
-    assert len(gate.server._turns) > 100, "the others still wait, and the new address did not wait for them"
+    assert len(gate.server._queue) > 100, "the others still wait, and the new address did not wait for them"
 
 
 async def test_the_certificate_is_replaced_without_a_connection_lost(gates: Callable[..., Any]) -> None:
@@ -429,7 +429,7 @@ async def test_the_certificate_is_replaced_without_a_connection_lost(gates: Call
         gate.credentials.replace(pair_of(gate.ca, gate.directory))
         assert await shown(gate) != before
         assert await call(b"x", timeout=PATIENCE) == b"reply"
-    assert not gate.door.refused
+    assert not gate.listener.refused
 
 
 async def shown(gate: Gate) -> bytes:
@@ -464,35 +464,35 @@ async def test_floods_of_frames_end_their_connection(
     connection = await gate.raw()
     connection.send(one * 400)
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {reason: 1}
+    assert gate.listener.refused == {reason: 1}
     assert await gate.ask() == b"reply"
 
 
 async def test_rapid_resets_end_their_connection_and_leave_nothing_behind(gates: Callable[..., Any]) -> None:
     """CVE-2023-44487."""
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     for number in range(200):
         stream = 1 + 2 * number
         connection.send(whole(stream) + frame(RST_STREAM, 0, stream, struct.pack(">I", 8)))
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"reset_flood": 1}
-    assert len(gate.door.calls) <= frame_limits.RESETS[0]
-    await eventually(lambda: gate.door.under_way == 0 and gate.server.places.taken == 0)
+    assert gate.listener.refused == {"reset_flood": 1}
+    assert len(gate.listener.calls) <= frame_limits.RESETS[0]
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
 
 
 async def test_resets_that_the_server_is_led_to_make_count_as_well(gates: Callable[..., Any]) -> None:
     """CVE-2025-8671: a window update of zero has the server reset the stream, and its work would go on."""
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     for number in range(200):
         stream = 1 + 2 * number
         connection.send(whole(stream) + frame(WINDOW_UPDATE, 0, stream, bytes(4)))
     await eventually(connection.closed.is_set)
-    assert gate.door.refused.total() == 1
-    await eventually(lambda: gate.door.under_way == 0 and gate.server.places.taken == 0)
+    assert gate.listener.refused.total() == 1
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
 
 
 async def test_endless_continuation_ends_its_connection(gates: Callable[..., Any]) -> None:
@@ -502,8 +502,8 @@ async def test_endless_continuation_ends_its_connection(gates: Callable[..., Any
     connection.send(frame(HEADERS, 0, 1, header_block(METHOD, SERVER_NAME, {})))
     connection.send(frame(CONTINUATION, 0, 1, b"") * 50)
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"continuation_flood": 1}
-    assert not gate.door.calls
+    assert gate.listener.refused == {"continuation_flood": 1}
+    assert not gate.listener.calls
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ async def test_headers_that_never_end_are_ended(gates: Callable[..., Any], begun
     await eventually(connection.settled.is_set)  # an acknowledgement in the middle would break a rule
     connection.send(begun)
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"late_frame": 1}
+    assert gate.listener.refused == {"late_frame": 1}
 
 
 async def test_a_call_past_those_allowed_at_once_is_refused_and_the_others_go_on(
@@ -529,19 +529,19 @@ async def test_a_call_past_those_allowed_at_once_is_refused_and_the_others_go_on
 ) -> None:
     """RFC 9113, 5.1.2: it is an error of the stream, and REFUSED_STREAM says that it may be tried again."""
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     await eventually(connection.settled.is_set)  # it was told how many, so that it breaks a rule
     for number in range(http2.MAX_STREAMS + 20):
         connection.send(whole(1 + 2 * number))
-    await eventually(lambda: gate.door.turned == {"too_many_streams": 20})
-    await eventually(lambda: len(gate.door.calls) == http2.MAX_STREAMS)
-    assert not gate.door.refused
-    gate.door.hold.set()
+    await eventually(lambda: gate.listener.turned == {"too_many_streams": 20})
+    await eventually(lambda: len(gate.listener.calls) == http2.MAX_STREAMS)
+    assert not gate.listener.refused
+    gate.listener.hold.set()
     await eventually(lambda: gate.server.places.taken == 0)
-    gate.door.hold = None
+    gate.listener.hold = None
     connection.send(whole(1 + 2 * 100))
-    await eventually(lambda: len(gate.door.calls) == http2.MAX_STREAMS + 1)
+    await eventually(lambda: len(gate.listener.calls) == http2.MAX_STREAMS + 1)
     assert not connection.closed.is_set()
 
 
@@ -549,14 +549,14 @@ async def test_calls_past_those_allowed_at_once_without_end_end_their_connection
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     await eventually(connection.settled.is_set)
     for number in range(100):
         connection.send(whole(1 + 2 * number))
-    await eventually(lambda: gate.door.refused == {"refused_calls": 1})
-    assert len(gate.door.calls) <= http2.MAX_STREAMS
-    gate.door.hold.set()
+    await eventually(lambda: gate.listener.refused == {"refused_calls": 1})
+    assert len(gate.listener.calls) <= http2.MAX_STREAMS
+    gate.listener.hold.set()
     await eventually(connection.closed.is_set)
     await eventually(lambda: gate.server.places.taken == 0)
 
@@ -588,7 +588,7 @@ async def test_records_that_hold_no_data_end_their_connection_and_hold_up_nobody
                 talking.sendall(updates.records)
 
         await asyncio.to_thread(send)
-        await eventually(lambda: gate.door.refused == {"record_flood": 1})
+        await eventually(lambda: gate.listener.refused == {"record_flood": 1})
     assert await gate.ask() == b"reply"
 
 
@@ -608,7 +608,7 @@ async def test_what_breaks_the_rules_ends_its_connection(gates: Callable[..., An
     await eventually(connection.settled.is_set)
     connection.send(broken)
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"protocol_error": 1}
+    assert gate.listener.refused == {"protocol_error": 1}
     assert connection.goaway
 
 
@@ -617,19 +617,19 @@ async def test_what_breaks_the_rules_ends_its_connection(gates: Callable[..., An
 
 async def test_a_reader_that_gives_no_window_is_ended(gates: Callable[..., Any]) -> None:
     gate = await gates(deadline=1.0)
-    gate.door.reply = b"x" * 1000
+    gate.listener.reply = b"x" * 1000
     connection = await gate.raw(settings=struct.pack(">HIHI", 1, 0, 4, 0))
     for number in range(8):
         connection.send(whole(1 + 2 * number))
     await eventually(connection.closed.is_set)
-    assert gate.door.refused == {"slow_reader": 1}
+    assert gate.listener.refused == {"slow_reader": 1}
 
 
 async def test_nothing_more_is_read_from_who_does_not_read_and_in_time_it_is_ended(
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates(deadline=2.0)
-    gate.door.reply = b"x" * 1_000_000
+    gate.listener.reply = b"x" * 1_000_000
     tls = ssl.create_default_context(cadata=gate.ca.root.pem.decode())
     tls.set_alpn_protocols(["h2"])
     plain = socket.create_connection((gate.address.host, gate.address.port))
@@ -650,9 +650,9 @@ async def test_nothing_more_is_read_from_who_does_not_read_and_in_time_it_is_end
                     time.sleep(0.01)
 
     await asyncio.to_thread(flood)
-    assert gate.door.refused["slow_reader"] == 1
-    assert len(gate.door.calls) <= 40, "nothing more was read long before that"
-    assert await gate.ask() == gate.door.reply
+    assert gate.listener.refused["slow_reader"] == 1
+    assert len(gate.listener.calls) <= 40, "nothing more was read long before that"
+    assert await gate.ask() == gate.listener.reply
 
 
 # --- the end of a connection ---
@@ -665,22 +665,22 @@ async def test_an_idle_connection_is_closed_in_good_order(gates: Callable[..., A
     await eventually(lambda: 1 in connection.ended)
     await eventually(connection.closed.is_set)
     assert connection.goaway == [0, 0], "a notice, then the end"
-    assert not gate.door.refused
+    assert not gate.listener.refused
 
 
 async def test_at_its_age_a_connection_ends_and_the_call_under_way_does_not(
     gates: Callable[..., Any],
 ) -> None:
     gate = await gates(max_connection_age=0.5)
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     connection.send(whole(1))
     await eventually(lambda: len(connection.goaway) == 2)
     assert not connection.closed.is_set()
-    gate.door.hold.set()
+    gate.listener.hold.set()
     await eventually(connection.closed.is_set)
     assert connection.bodies[1].endswith(b"reply")
-    assert not gate.door.refused
+    assert not gate.listener.refused
 
 
 async def test_callers_notice_nothing_of_connections_that_reach_their_age(gates: Callable[..., Any]) -> None:
@@ -688,26 +688,26 @@ async def test_callers_notice_nothing_of_connections_that_reach_their_age(gates:
     end = time.monotonic() + 4
     async with gate.channel() as channel:
         call = channel.unary_unary(METHOD)
-        while time.monotonic() < end or len(gate.door.calls) <= 20:
+        while time.monotonic() < end or len(gate.listener.calls) <= 20:
             assert await call(b"x", timeout=PATIENCE) == b"reply"
-    assert len(gate.door.calls) > 20
-    assert not gate.door.refused
+    assert len(gate.listener.calls) > 20
+    assert not gate.listener.refused
 
 
 async def test_a_drain_waits_for_calls_and_for_nothing_else(gates: Callable[..., Any]) -> None:
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     silent, half = await gate.bare(), await gate.raw()
     connection = await gate.raw()
     connection.send(whole(1))
-    await eventually(lambda: gate.door.under_way == 1)
+    await eventually(lambda: gate.listener.under_way == 1)
     stopping = asyncio.create_task(gate.server.stop(10 * PATIENCE))
     await eventually(half.closed.is_set)
     async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(ConnectionError):
             assert await silent[0].read() == b""
     assert not stopping.done()
-    gate.door.hold.set()
+    gate.listener.hold.set()
     await asyncio.wait_for(stopping, PATIENCE)
     await eventually(connection.closed.is_set)
     assert connection.bodies[1].endswith(b"reply")
@@ -715,28 +715,28 @@ async def test_a_drain_waits_for_calls_and_for_nothing_else(gates: Callable[...,
 
 async def test_a_drain_ends_in_time_whatever_goes_on(gates: Callable[..., Any]) -> None:
     gate = await gates()
-    gate.door.hold = asyncio.Event()
+    gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
     connection.send(whole(1))
-    await eventually(lambda: gate.door.under_way == 1)
+    await eventually(lambda: gate.listener.under_way == 1)
     await asyncio.wait_for(gate.server.stop(0.3), PATIENCE)
-    assert gate.door.under_way == 0
+    assert gate.listener.under_way == 0
     await eventually(connection.closed.is_set)
 
 
 async def test_signers_share_a_port(gates: Callable[..., Any]) -> None:
     gate = await gates()
-    config = DoorConfig(listen=gate.address, server_names=())
+    config = ListenerConfig(listen=gate.address, server_names=())
     second = Recorder()
-    server = DoorServer(second, config=config, listen=gate.address, credentials=gate.credentials)
+    server = Listener(second, config=config, listen=gate.address, credentials=gate.credentials)
     assert await server.start() == gate.address
     try:
         for _ in range(60):
             await gate.ask()
-            if second.calls and gate.door.calls:
+            if second.calls and gate.listener.calls:
                 break
         assert second.calls
-        assert gate.door.calls
+        assert gate.listener.calls
     finally:
         await server.stop(0)
 
@@ -749,4 +749,4 @@ async def test_a_look_at_the_certificate_is_no_handshake_that_failed(gates: Call
     for _ in range(20):
         assert await _greeting(aim)() == leaf.sha256
     await eventually(lambda: not gate.server._connections)
-    assert not gate.door.refused
+    assert not gate.listener.refused

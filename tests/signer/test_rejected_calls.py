@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from federation.signer.listeners import rejected_calls
-from federation.signer.listeners.rejected_calls import MOST_ADDRESSES, PERIOD, TurnedAway
+from federation.signer.listeners.rejected_calls import MOST_ADDRESSES, PERIOD, RejectedCalls
 from tests.support.clock import VirtualClock
 
 
 async def test_what_is_of_late_passes_and_what_is_counted_stays() -> None:
     clock = VirtualClock()
-    counts = TurnedAway(clock)
+    counts = RejectedCalls(clock)
     counts.note("late_message", "ipv4:192.0.2.1:1")
     await clock.advance(PERIOD)
     counts.note("late_message", "ipv4:192.0.2.1:2")
     counts.note("no_message", "ipv4:192.0.2.2:1")
     report = counts.report()
-    assert report.lately == {"late_message": 2, "no_message": 1}
+    assert report.recent == {"late_message": 2, "no_message": 1}
     assert report.addresses == {"192.0.2.1": 2, "192.0.2.2": 1}
     await clock.advance(PERIOD)
-    assert counts.report().lately == {"late_message": 1, "no_message": 1}
+    assert counts.report().recent == {"late_message": 1, "no_message": 1}
     await clock.advance(PERIOD)
     report = counts.report()
-    assert (report.lately, report.addresses) == ({}, {})
+    assert (report.recent, report.addresses) == ({}, {})
     assert report.total == {"late_message": 2, "no_message": 1}
     counts.note("no_message", "ipv4:192.0.2.2:2")
     await clock.advance(2 * PERIOD)  # and nobody has looked meanwhile
     report = counts.report()
-    assert (report.lately, report.addresses) == ({}, {})
+    assert (report.recent, report.addresses) == ({}, {})
 
 
 def test_addresses_are_bounded() -> None:
-    counts = TurnedAway(VirtualClock())
+    counts = RejectedCalls(VirtualClock())
     for number in range(MOST_ADDRESSES * 2):
         counts.note("late_message", f"ipv4:10.0.{number >> 8}.{number & 255}:1")
     assert len(counts._periods[1][1]) == MOST_ADDRESSES
     assert len(counts.report().addresses) == rejected_calls.SHOWN
-    assert counts.report().lately == {"late_message": MOST_ADDRESSES * 2}
+    assert counts.report().recent == {"late_message": MOST_ADDRESSES * 2}

@@ -14,15 +14,15 @@ from federation.controller.rotation.observer import Observer
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import encode
-from federation.core.documents.signer import HorizonRow, HorizonTable, SignerReport
+from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable, SignerReport
 from federation.core.documents.trust import Current, Proposal
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import Delivered
 from federation.signer import expiry_bounds as signer_horizons
 from federation.signer.accounting import Delivery
-from federation.signer.expiry_bounds import PersistedHorizons
+from federation.signer.expiry_bounds import PersistedExpiryBounds
 from federation.state.files import FileStore
 from tests.status.worlds import ROOT, hub_config
 from tests.support.clock import VirtualClock
@@ -58,13 +58,13 @@ class Hub:
         )  # fmt: skip
         await self.store.write(f"controllers/{replica}", encode(report))
 
-    async def horizons(self, replica: str, *ended: float) -> None:
+    async def expiry_bounds(self, replica: str, *ended: float) -> None:
         """With a row for each, which ended so many seconds ago."""
         rows = [
-            HorizonRow(cluster="east", issuer="1", generation=number, until=self.now - age)
+            ExpiryBound(cluster="east", issuer="1", generation=number, until=self.now - age)
             for number, age in enumerate(ended, 1)
         ]
-        await self.store.write(f"horizons/{replica}", encode(HorizonTable(replica=replica, rows=rows)))
+        await self.store.write(f"horizons/{replica}", encode(ExpiryBoundTable(replica=replica, rows=rows)))
 
     async def look(self, config: HubConfig = CONFIG) -> list[str]:
         """The keys that are left after a look, while a signer is alive."""
@@ -99,7 +99,7 @@ def test_both_roles_keep_a_bound_for_as_long() -> None:
 async def test_bounds_go_once_all_have_ended_long_ago_and_their_signer_is_gone(
     hub: Hub, ended: tuple[float, ...], report_age: float | None, goes: bool
 ) -> None:
-    await hub.horizons("gone", *ended)
+    await hub.expiry_bounds("gone", *ended)
     if report_age is not None:
         await hub.signer("gone", report_age)
     assert ("horizons/gone" not in await hub.look()) is goes
@@ -111,7 +111,7 @@ async def test_bounds_go_once_all_have_ended_long_ago_and_their_signer_is_gone(
 
 @pytest.mark.parametrize("data", [b"garbage", b'{"replica":"bad","rows":[["east","1",1,1e300]]}'])
 async def test_what_cannot_be_read_stays(hub: Hub, data: bytes) -> None:
-    await hub.horizons("gone", ENDED)
+    await hub.expiry_bounds("gone", ENDED)
     await hub.store.write("horizons/bad", data)
     await hub.store.write("signers/gone", b"garbage")
     await hub.store.write("controllers/bad", b"garbage")
@@ -125,7 +125,7 @@ async def test_what_cannot_be_read_stays(hub: Hub, data: bytes) -> None:
 async def test_nothing_goes_by_a_clock_that_nobody_vouches_for(
     hub: Hub, others: list[tuple[str, float]]
 ) -> None:
-    await hub.horizons("gone", ENDED)
+    await hub.expiry_bounds("gone", ENDED)
     await hub.clock.advance(EVERY)
     for replica, age in others:
         await hub.signer(replica, age)
@@ -136,11 +136,11 @@ async def test_nothing_goes_by_a_clock_that_nobody_vouches_for(
 async def test_nothing_goes_that_is_written_while_it_is_judged(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await hub.horizons("gone", ENDED)
+    await hub.expiry_bounds("gone", ENDED)
     delete = hub.store.delete
 
     async def written_before(key: str, *, expected: str | None = None) -> None:
-        await hub.horizons("gone", -60.0)
+        await hub.expiry_bounds("gone", -60.0)
         await delete(key, expected=expected)
 
     monkeypatch.setattr(hub.store, "delete", written_before)
@@ -150,7 +150,7 @@ async def test_nothing_goes_that_is_written_while_it_is_judged(
 async def test_which_pods_a_signer_had_issued_to_goes_with_the_last_of_its_leaves(hub: Hub) -> None:
     for name in ("gone", "ended", "alive"):
         await hub.store.write(f"callers/{name}", b"{}")
-    await hub.horizons("gone", -3600)
+    await hub.expiry_bounds("gone", -3600)
     await hub.signer("alive", 0)
     await hub.signer("ended", GONE + 10)
     assert await hub.look() == ["callers/alive", "callers/gone", "horizons/gone"]
@@ -158,7 +158,7 @@ async def test_which_pods_a_signer_had_issued_to_goes_with_the_last_of_its_leave
 
 async def test_it_looks_now_and_then_and_removes_a_few(hub: Hub) -> None:
     for number in range(MOST_AT_ONCE + 2):
-        await hub.horizons(f"gone-{number}", ENDED)
+        await hub.expiry_bounds(f"gone-{number}", ENDED)
     assert len(await hub.look()) == 2
     await hub.leftovers.remove(CONFIG)
     assert len(await hub.store.keys("horizons/")) == 2, "not so soon again"
@@ -169,7 +169,7 @@ async def test_it_looks_now_and_then_and_removes_a_few(hub: Hub) -> None:
 
 
 async def test_a_store_that_fails_ends_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    await hub.horizons("gone", ENDED)
+    await hub.expiry_bounds("gone", ENDED)
 
     async def forbidden(key: str, *, expected: str | None = None) -> None:
         raise StateUnavailable("403", where=key)
@@ -195,26 +195,26 @@ async def test_a_controller_s_report_goes_where_the_others_tell_all_that_is_open
 async def test_a_signer_that_is_alive_after_all_accounts_anew_for_what_it_delivers(hub: Hub) -> None:
     """Its report did not arrive for a day, and nothing was asked of it: then its bounds are removed."""
 
-    async def look() -> tuple[Current | None, Orders]:
-        return Current(number=1, sha256=""), Orders()
+    async def look() -> tuple[Current | None, SigningDirectives]:
+        return Current(number=1, sha256=""), SigningDirectives()
 
     def delivery(life: float) -> Delivery:
         not_after = hub.clock.now() + timedelta(seconds=life)
-        return Delivery(ClusterName("east"), "a" * 64, 1, not_after, Orders())
+        return Delivery(ClusterName("east"), "a" * 64, 1, not_after, SigningDirectives())
 
-    horizons = PersistedHorizons(hub.store, replica="signer-0", clock=hub.clock, look=look)
-    running = asyncio.create_task(horizons.run())
+    expiry_bounds = PersistedExpiryBounds(hub.store, replica="signer-0", clock=hub.clock, look=look)
+    running = asyncio.create_task(expiry_bounds.run())
     try:
         async with asyncio.timeout(PATIENCE):
-            while horizons.problem is not None:
+            while expiry_bounds.problem is not None:
                 await hub.clock.advance(0.01)
                 await asyncio.sleep(0.005)
-            await horizons.cover(delivery(3600))
+            await expiry_bounds.cover(delivery(3600))
             await hub.clock.advance(3600 + 3600 / 16 + ENDED)
             assert "horizons/signer-0" not in await hub.look()
-            await horizons.cover(delivery(3600))
+            await expiry_bounds.cover(delivery(3600))
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    found = await Observer(hub.store).horizons({})
+    found = await Observer(hub.store).expiry_bounds({})
     assert found[Delivered("east", "a" * 64, 1)] >= hub.now + 3600

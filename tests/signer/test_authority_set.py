@@ -13,14 +13,14 @@ import pytest
 from federation.controller.rotation.observer import signer_facts
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.config.hub import AnchorPin
-from federation.core.documents.controller import SignerDoorReport
+from federation.core.documents.controller import SignerListenerReport
 from federation.core.documents.signer import SignerReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import Orders
-from federation.signer.authorities.authority import AuthoritySettings, Surroundings
-from federation.signer.authorities.authority_set import AuthorityKeeper, Succession
+from federation.core.rotation.effects import SigningDirectives
+from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
 from federation.signer.authorities.selection import choose
 from federation.signer.generations import PinnedRoots
 from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
@@ -36,23 +36,23 @@ class Maker:
     def __init__(self) -> None:
         self.missing = False
         clock = VirtualClock(pki.NOW)
-        self.around = Surroundings(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
+        self.around = BackEndContext(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
 
     def __call__(
-        self, settings: AuthoritySettings, *, on_change: Callable[[], None], on_trial: bool
-    ) -> AuthorityKeeper:
+        self, settings: AuthoritySettings, *, on_change: Callable[[], None], needs_canary: bool
+    ) -> AuthoritySlot:
         if self.missing:
             raise AuthorityMisconfigured(
                 "a package is not installed", reason="package_missing", remedy="install it"
             )
-        return AuthorityKeeper(
+        return AuthoritySlot(
             settings,
             self.around,
             deadline=10.0,
             lifetime=lambda: 3600.0,
             hosts=lambda: (SERVER_NAME,),
             on_change=on_change,
-            on_trial=on_trial,
+            needs_canary=needs_canary,
         )
 
 
@@ -64,7 +64,7 @@ def settings_of(ca: pki.Authority, directory: Path, name: str) -> AuthoritySetti
 async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_path: Path) -> None:
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
     make = Maker()
-    both = Succession(make, first, None)
+    both = AuthoritySet(make, first, None)
     assert both.describe_successor() is None
     make.missing = True
     both.configure(first, second)
@@ -83,7 +83,7 @@ async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_
 
 
 async def test_a_successor_is_not_counted_on_before_it_has_signed(tmp_path: Path) -> None:
-    both = Succession(Maker(), settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second"))
+    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second"))
     both.trust([A.root])
     heir = both.successor
     assert heir is not None
@@ -101,17 +101,17 @@ async def test_a_successor_is_not_counted_on_before_it_has_signed(tmp_path: Path
     assert heir.describe().violations == 0, "a trial is no alarm"
 
 
-def is_usable(keeper: AuthorityKeeper) -> bool:
-    return keeper.usable
+def is_usable(slot: AuthoritySlot) -> bool:
+    return slot.usable
 
 
-def successor_of(both: Succession) -> AuthorityKeeper | None:
+def successor_of(both: AuthoritySet) -> AuthoritySlot | None:
     return both.successor
 
 
 async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: Path) -> None:
     second = settings_of(B, tmp_path, "second")
-    both = Succession(Maker(), settings_of(A, tmp_path, "first"), second)
+    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), second)
     both.pin([B.root])
     heir = both.successor
     assert heir is not None
@@ -125,9 +125,9 @@ async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: P
     assert heir.issuers[0] == renewed.certificate
 
 
-async def after_a_rotation(directory: Path, *, at_rest_before: bool) -> Succession:
+async def after_a_rotation(directory: Path, *, at_rest_before: bool) -> AuthoritySet:
     """The bundle holds the new root alone; the old authority was in use ``at_rest_before``, in this very process."""
-    both = Succession(Maker(), settings_of(A, directory, "first"), settings_of(B, directory, "second"))
+    both = AuthoritySet(Maker(), settings_of(A, directory, "first"), settings_of(B, directory, "second"))
     if at_rest_before:
         both.trust([A.root])
         await both.authority.refresh()
@@ -136,7 +136,7 @@ async def after_a_rotation(directory: Path, *, at_rest_before: bool) -> Successi
     await both.authority.refresh()
     assert both.successor is not None
     await both.successor.refresh()
-    assert [keeper.usable for keeper in both.in_order] == [False, True]
+    assert [slot.usable for slot in both.in_order] == [False, True]
     return both
 
 
@@ -150,15 +150,15 @@ async def test_a_typo_in_what_was_moved_takes_nothing_from_the_one_that_signs(
     typo = AuthoritySettings(replace(moved.authority, key_file=tmp_path / "typo.pem"))
     both.configure(typo, None)
     for _ in range(3):
-        for keeper in both.in_order:
-            await keeper.refresh()
-    orders = Orders(rotation=1, state="RETIRED", issuer=B.certificate.sha256)
-    chosen = choose(orders, "east", both.in_order, (B.root,))
+        for slot in both.in_order:
+            await slot.refresh()
+    directives = SigningDirectives(rotation=1, state="RETIRED", issuer=B.certificate.sha256)
+    chosen = choose(directives, "east", both.in_order, (B.root,))
     assert chosen.usable
     assert chosen.issuers == (B.certificate, B.root)
     assert "typo.pem" in both.authority.describe().detail
     both.configure(moved, None)
-    assert [keeper.settings for keeper in both.in_order] == [moved]
+    assert [slot.settings for slot in both.in_order] == [moved]
     assert both.authority.usable
 
 
@@ -167,10 +167,10 @@ async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(t
     first = settings_of(renewed, tmp_path, "first")
     assert isinstance(first.authority, LocalAuthorityConfig)
     key = first.authority.key_file.rename(tmp_path / "not-there-yet.pem")
-    both = Succession(Maker(), first, settings_of(B, tmp_path, "second"))
+    both = AuthoritySet(Maker(), first, settings_of(B, tmp_path, "second"))
     both.trust([B.root])
-    for keeper in both.in_order:
-        await keeper.refresh()
+    for slot in both.in_order:
+        await slot.refresh()
     both.configure(first, None)
     assert successor_of(both) is not None, "it is all that signs"
     key.rename(first.authority.key_file)
@@ -180,22 +180,22 @@ async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(t
 
 
 async def test_an_authority_that_was_good_goes_only_for_one_that_signs(tmp_path: Path) -> None:
-    both = Succession(Maker(), settings_of(A, tmp_path, "first"), None)
-    keeper = both.authority
+    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), None)
+    slot = both.authority
     both.trust([A.root])
-    await keeper.refresh()
+    await slot.refresh()
     both.configure(settings_of(B, tmp_path, "second"), None)  # its root is not published: it cannot sign
-    keeper.current.trust([])  # and the one in use cannot for a moment
-    assert not keeper.current.can_sign
-    await keeper.refresh()
-    assert keeper.settings.authority.name == "first"
+    slot.current.trust([])  # and the one in use cannot for a moment
+    assert not slot.current.can_sign
+    await slot.refresh()
+    assert slot.settings.authority.name == "first"
     both.trust([A.root])
-    await keeper.refresh()
-    assert keeper.usable
+    await slot.refresh()
+    assert slot.usable
 
 
 async def test_of_two_that_never_were_good_the_configured_one_is_told(tmp_path: Path) -> None:
-    both = Succession(Maker(), settings_of(A, tmp_path, "first"), None)
+    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), None)
     both.configure(settings_of(B, tmp_path, "second"), None)
     await both.authority.refresh()
     assert both.authority.describe().name == "second"
@@ -203,7 +203,7 @@ async def test_of_two_that_never_were_good_the_configured_one_is_told(tmp_path: 
 
 async def test_alarms_outlive_the_authority_that_raised_them(tmp_path: Path) -> None:
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
-    both = Succession(Maker(), first, second)
+    both = AuthoritySet(Maker(), first, second)
     both.trust([A.root, B.root])
     heir = both.successor
     assert heir is not None
@@ -241,11 +241,11 @@ async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
 async def test_an_old_side_that_is_configured_no_longer_is_kept_and_told_as_such(tmp_path: Path) -> None:
     """A rotation may still go back to it, but only until this process is restarted."""
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
-    orders = Orders(rotation=1, state="ACTIVE", issuer=B.certificate.sha256, strict=True)
-    both = Succession(Maker(), first, second, orders=lambda: orders)
+    directives = SigningDirectives(rotation=1, state="ACTIVE", issuer=B.certificate.sha256, strict=True)
+    both = AuthoritySet(Maker(), first, second, directives=lambda: directives)
     both.trust([A.root, B.root])
-    for keeper in both.in_order:
-        await keeper.refresh()
+    for slot in both.in_order:
+        await slot.refresh()
 
     def kept() -> dict[str, bool]:
         reports = (both.describe_authority(), both.describe_successor())
@@ -263,7 +263,7 @@ async def test_an_old_side_that_is_configured_no_longer_is_kept_and_told_as_such
         authority=both.describe_authority(),
         successor=both.describe_successor(),
     )
-    facts = signer_facts(report, SignerDoorReport(replica="signer-0"))
+    facts = signer_facts(report, SignerListenerReport(replica="signer-0"))
     assert facts.ready_with == {A.certificate.sha256, B.certificate.sha256}
     assert facts.kept == {A.certificate.sha256}
     both.configure(second, first)

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.core.documents.encoding import decode
-from federation.core.documents.signer import HorizonTable
+from federation.core.documents.signer import ExpiryBoundTable
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import Delivered
 from federation.signer.accounting import Delivery
-from federation.signer.expiry_bounds import RETRY, PersistedHorizons
+from federation.signer.expiry_bounds import RETRY, PersistedExpiryBounds
 from federation.signer.revalidation import Superseded
 from federation.state.store import StateConflict, Stored
 from tests.support import pki
@@ -35,18 +35,18 @@ KEY = "horizons/signer-0"
 
 @dataclass(frozen=True)
 class Change:
-    """What the controller has written, and what it read of the horizons right after that."""
+    """What the controller has written, and what it read of the expiry bounds right after that."""
 
     current: Current
-    orders: Orders
+    directives: SigningDirectives
     known: dict[Delivered, float]
 
     def asks_for(self, leaf: Delivery) -> bool:
         cluster = leaf.cluster.value
         return (
-            cluster not in self.orders.stopped
+            cluster not in self.directives.stopped
             and leaf.generation == self.current.number_for(cluster)
-            and leaf.authority == self.orders.issuer_for(cluster)
+            and leaf.authority == self.directives.issuer_for(cluster)
         )
 
     def knows(self, leaf: Delivery) -> bool:
@@ -90,7 +90,7 @@ class Memory:
     def table(self) -> dict[Delivered, float]:
         if self.data is None:
             return {}
-        rows = decode(self.data, HorizonTable, key=KEY).rows
+        rows = decode(self.data, ExpiryBoundTable, key=KEY).rows
         return {Delivered(row.cluster, row.issuer, row.generation): row.until for row in rows}
 
 
@@ -99,19 +99,19 @@ class World:
         self.clock = VirtualClock(pki.NOW)
         self.store = Memory(world=self)
         self.current = Current(number=1, sha256="")
-        self.orders = Orders(rotation=1, state="PUBLISHING", issuer=ISSUERS[0], strict=True)
+        self.directives = SigningDirectives(rotation=1, state="PUBLISHING", issuer=ISSUERS[0], strict=True)
         self.changes: list[Change] = []
         self.delivered: list[Delivery] = []
-        self.view = (self.current, self.orders)
-        self.horizons = self._make()
+        self.view = (self.current, self.directives)
+        self.bounds = self._make()
         self.task: asyncio.Task[None] | None = None
 
-    def _make(self) -> PersistedHorizons:
-        return PersistedHorizons(self.store, replica="signer-0", clock=self.clock, look=self.look)  # type: ignore[arg-type]
+    def _make(self) -> PersistedExpiryBounds:
+        return PersistedExpiryBounds(self.store, replica="signer-0", clock=self.clock, look=self.look)  # type: ignore[arg-type]
 
-    async def look(self) -> tuple[Current, Orders]:
+    async def look(self) -> tuple[Current, SigningDirectives]:
         await asyncio.sleep(0)
-        return self.current, self.orders
+        return self.current, self.directives
 
     def change(self, what: str, cluster: str) -> None:
         """The controller writes what is to hold, then reads how far leaves reach."""
@@ -121,23 +121,29 @@ class World:
             behind = {cluster: self.current.number_for(cluster)}
             self.current = Current(number=self.current.number + 1, sha256="", behind=behind)
         elif what == "issuer":
-            other = ISSUERS[self.orders.issuer == ISSUERS[0]]
-            self.orders = Orders(rotation=1, state=other[:1], issuer=other, strict=True)
+            other = ISSUERS[self.directives.issuer == ISSUERS[0]]
+            self.directives = SigningDirectives(rotation=1, state=other[:1], issuer=other, strict=True)
         elif what == "canary":
-            other = ISSUERS[self.orders.issuer == ISSUERS[0]]
-            self.orders = Orders(
-                rotation=1, state="CANARY", issuer=self.orders.issuer, strict=True, clusters={cluster: other}
+            other = ISSUERS[self.directives.issuer == ISSUERS[0]]
+            self.directives = SigningDirectives(
+                rotation=1,
+                state="CANARY",
+                issuer=self.directives.issuer,
+                strict=True,
+                clusters={cluster: other},
             )
         else:
-            issuer = self.orders.issuer
-            self.orders = Orders(rotation=1, issuer=issuer, strict=True, stopped={cluster: "broken into"})
-        self.changes.append(Change(self.current, self.orders, self.store.table()))
+            issuer = self.directives.issuer
+            self.directives = SigningDirectives(
+                rotation=1, issuer=issuer, strict=True, stopped={cluster: "broken into"}
+            )
+        self.changes.append(Change(self.current, self.directives, self.store.table()))
 
     async def restart(self) -> None:
         """Kill the process wherever it is, and start another one."""
         await self.stop()
-        self.horizons = self._make()
-        self.task = asyncio.create_task(self.horizons.run())
+        self.bounds = self._make()
+        self.task = asyncio.create_task(self.bounds.run())
 
     async def stop(self) -> None:
         if self.task is not None:
@@ -146,15 +152,19 @@ class World:
 
     async def deliver(self, cluster: str, lifetime: float) -> None:
         """One leaf, made by what the signer saw last."""
-        current, orders = self.view
-        if cluster in orders.stopped:
+        current, directives = self.view
+        if cluster in directives.stopped:
             return
         ends = self.clock.now().replace(microsecond=0) + timedelta(seconds=lifetime)
         leaf = Delivery(
-            ClusterName(cluster), orders.issuer_for(cluster), current.number_for(cluster), ends, orders
+            ClusterName(cluster),
+            directives.issuer_for(cluster),
+            current.number_for(cluster),
+            ends,
+            directives,
         )
         with contextlib.suppress(StateUnavailable, Superseded):
-            await self.horizons.cover(leaf)
+            await self.bounds.cover(leaf)
             self.delivered.append(leaf)
             for change in self.changes[-1:]:
                 assert change.asks_for(leaf) or change.knows(leaf), (change, leaf)
@@ -192,7 +202,7 @@ async def live(steps: list[tuple[str, object]]) -> World:
             case "deliver":
                 await asyncio.gather(*(world.deliver(cluster, life) for cluster, life in how))  # type: ignore[attr-defined]
             case "see":
-                world.view = (world.current, world.orders)
+                world.view = (world.current, world.directives)
             case "change":
                 world.change(*how)  # type: ignore[misc]
             case "change during the next write":
@@ -229,7 +239,7 @@ def test_the_check_can_fail(monkeypatch: object) -> None:
     from federation.signer import expiry_bounds
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expiry_bounds, "require_standing", lambda *_: None)
+        patch.setattr(expiry_bounds, "revalidate", lambda *_: None)
         steps: list[tuple[str, object]] = [
             ("change during the next write", ("issuer", "east")),
             ("deliver", [("east", 60)]),

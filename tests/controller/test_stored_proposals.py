@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from federation.controller.sources.found_anchors import KeptProposals, Proposals
+from federation.controller.sources.found_anchors import Proposals, StoredProposals
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import encode
 from federation.core.documents.trust import Dismissal, Proposal
@@ -26,7 +26,7 @@ class Hub:
     def __init__(self, directory: Path) -> None:
         self.store = FileStore(directory, VirtualClock())
         self.proposals = Proposals()
-        self.kept = KeptProposals(self.store, self.proposals)
+        self.kept = StoredProposals(self.store, self.proposals)
 
     def find(self, cluster: str, name: str) -> str:
         self.proposals.look(cluster, pki.root(name).pem, where="shop", place="shop", now=1.0)
@@ -124,7 +124,7 @@ async def test_what_an_earlier_version_had_in_its_report_alone_is_taken_over(tmp
         other = ControllerReport(
             replica=name, started=0.0, updated=1.0, heartbeat=5.0, leader=True, ready=True,
             proposals=[proposal if name == "old" else replace(proposal, sha256="d" * 64)],
-            proposals_kept=kept,
+            proposals_stored=kept,
         )  # fmt: skip
         await hub.store.write(f"controllers/{name}", encode(other))
     await hub.store.write("controllers/a", encode(base))

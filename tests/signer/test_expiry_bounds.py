@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.signer import HorizonTable
+from federation.core.documents.signer import ExpiryBoundTable
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, step_for
 from federation.signer.accounting import Delivery
 from federation.signer.expiry_bounds import (
@@ -24,7 +24,7 @@ from federation.signer.expiry_bounds import (
     MOST_ROWS,
     RETRY,
     UNKNOWN_GENERATION,
-    PersistedHorizons,
+    PersistedExpiryBounds,
     bounded,
 )
 from federation.signer.revalidation import Superseded
@@ -35,9 +35,9 @@ from tests.support.patience import PATIENCE
 
 KEY = "horizons/signer-0"
 HOUR = 3600.0
-NEVER = Orders()
-OLD = Orders(rotation=1, state="PUBLISHING", issuer="a" * 64, strict=True)
-NEW = Orders(rotation=1, state="ACTIVE", issuer="b" * 64, strict=True)
+NEVER = SigningDirectives()
+OLD = SigningDirectives(rotation=1, state="PUBLISHING", issuer="a" * 64, strict=True)
+NEW = SigningDirectives(rotation=1, state="ACTIVE", issuer="b" * 64, strict=True)
 
 
 class Store(FileStore):
@@ -62,40 +62,40 @@ class Store(FileStore):
 
 
 class World:
-    """A store, what is to hold by it, and a signer's horizons."""
+    """A store, what is to hold by it, and a signer's expiry bounds."""
 
     def __init__(self, directory: Path) -> None:
         self.clock = VirtualClock(pki.NOW)
         self.store = Store(directory, self.clock)
         self.current: Current | None = Current(number=1, sha256="")
-        self.orders = NEVER
+        self.directives = NEVER
         self.looked = 0
         self.blind = False
-        self.horizons = self.make()
+        self.expiry_bounds = self.make()
 
-    def make(self) -> PersistedHorizons:
-        return PersistedHorizons(self.store, replica="signer-0", clock=self.clock, look=self.look)
+    def make(self) -> PersistedExpiryBounds:
+        return PersistedExpiryBounds(self.store, replica="signer-0", clock=self.clock, look=self.look)
 
-    async def look(self) -> tuple[Current | None, Orders]:
+    async def look(self) -> tuple[Current | None, SigningDirectives]:
         self.looked += 1
         if self.blind:
             raise StateUnavailable("no answer", where="current")
-        return self.current, self.orders
+        return self.current, self.directives
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[PersistedHorizons]:
-        """The horizons of a process that runs; at the end it is killed."""
-        self.horizons = self.make()
-        task = asyncio.create_task(self.horizons.run())
+    async def running(self) -> AsyncIterator[PersistedExpiryBounds]:
+        """The expiry bounds of a process that runs; at the end it is killed."""
+        self.expiry_bounds = self.make()
+        task = asyncio.create_task(self.expiry_bounds.run())
         try:
-            yield self.horizons
+            yield self.expiry_bounds
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def ready(self) -> None:
         async with asyncio.timeout(PATIENCE):
-            while self.horizons.problem is not None:
+            while self.expiry_bounds.problem is not None:
                 await self.clock.advance(RETRY)
                 await asyncio.sleep(0.005)
 
@@ -106,50 +106,50 @@ class World:
         cluster: str = "east",
         issuer: str = "a" * 64,
         generation: int = 1,
-        orders: Orders = NEVER,
+        directives: SigningDirectives = NEVER,
     ) -> Delivery:
         ends = self.clock.now() + timedelta(seconds=lifetime)
-        return Delivery(ClusterName(cluster), issuer, generation, ends, orders)
+        return Delivery(ClusterName(cluster), issuer, generation, ends, directives)
 
     async def persisted(self) -> dict[Delivered, float]:
         stored = await self.store.read(KEY)
         if stored is None:
             return {}
-        rows = decode(stored.data, HorizonTable, key=KEY).rows
+        rows = decode(stored.data, ExpiryBoundTable, key=KEY).rows
         return {Delivered(row.cluster, row.issuer, row.generation): row.until for row in rows}
 
 
 async def test_a_bound_is_persisted_ahead_before_a_leaf_leaves(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         leaf = world.leaf()
-        await horizons.cover(leaf)
+        await expiry_bounds.cover(leaf)
         ends = leaf.not_after.timestamp()
         assert await world.persisted() == {Delivered("east", "a" * 64, 1): ends + step_for(HOUR)}
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         assert (world.store.written, world.looked) == (1, 1), "what is covered asks nobody"
         await world.clock.advance(step_for(HOUR))
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         assert (world.store.written, world.looked) == (1, 2), "but what holds, when that was asked long ago"
         await world.clock.advance(1)
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         assert (world.store.written, world.looked) == (2, 3)
-        await horizons.cover(world.leaf(60))
+        await expiry_bounds.cover(world.leaf(60))
         assert world.store.written == 2, "a shorter life is covered by a longer one's"
 
 
 async def test_deliveries_at_once_share_a_write(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         leaves = [world.leaf(HOUR + n, cluster=f"c{n % 7}", issuer=f"{n % 3}" * 64) for n in range(60)]
         world.store.held = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            first = group.create_task(horizons.cover(leaves[0]))
+            first = group.create_task(expiry_bounds.cover(leaves[0]))
             await asyncio.sleep(0.01)
             for leaf in leaves[1:]:
-                group.create_task(horizons.cover(leaf))
+                group.create_task(expiry_bounds.cover(leaf))
             await asyncio.sleep(0.01)
             assert not first.done()
             world.store.held.set()
@@ -162,38 +162,38 @@ async def test_deliveries_at_once_share_a_write(tmp_path: Path) -> None:
 
 async def test_a_write_that_fails_stops_everybody_who_waits_for_it(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         world.store.failing, world.store.held = True, asyncio.Event()
         waiting = [
-            asyncio.create_task(horizons.cover(world.leaf(2 * HOUR, cluster=f"c{n}"))) for n in range(9)
+            asyncio.create_task(expiry_bounds.cover(world.leaf(2 * HOUR, cluster=f"c{n}"))) for n in range(9)
         ]
         await asyncio.sleep(0.01)
-        waiting += [asyncio.create_task(horizons.cover(world.leaf(3 * HOUR)))]
+        waiting += [asyncio.create_task(expiry_bounds.cover(world.leaf(3 * HOUR)))]
         await asyncio.sleep(0.01)
         world.store.held.set()
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(result) for result in results} == {StateUnavailable}
         assert len({id(result) for result in results}) == len(results), "each gets an error of its own"
-        assert horizons.problem is not None
-        assert "disk is full" in str(horizons.problem)
-        await horizons.cover(world.leaf(60))
+        assert expiry_bounds.problem is not None
+        assert "disk is full" in str(expiry_bounds.problem)
+        await expiry_bounds.cover(world.leaf(60))
         with pytest.raises(StateUnavailable):
-            await horizons.cover(world.leaf(2 * HOUR))
+            await expiry_bounds.cover(world.leaf(2 * HOUR))
         world.store.failing = False
         await world.ready()
-        await horizons.cover(world.leaf(2 * HOUR))
+        await expiry_bounds.cover(world.leaf(2 * HOUR))
 
 
 async def test_a_caller_that_is_gone_takes_nothing_with_it(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         world.store.held = asyncio.Event()
-        gone = asyncio.create_task(horizons.cover(world.leaf()))
+        gone = asyncio.create_task(expiry_bounds.cover(world.leaf()))
         await asyncio.sleep(0.01)
-        stays = asyncio.create_task(horizons.cover(world.leaf(2 * HOUR)))
+        stays = asyncio.create_task(expiry_bounds.cover(world.leaf(2 * HOUR)))
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         world.store.held.set()
@@ -204,33 +204,33 @@ async def test_a_caller_that_is_gone_takes_nothing_with_it(tmp_path: Path) -> No
 async def test_nothing_is_covered_before_the_earlier_table_was_read(tmp_path: Path) -> None:
     world = World(tmp_path)
     await world.store.write(KEY, b"damaged")
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         for _ in range(3):
             await world.clock.advance(RETRY)
             await asyncio.sleep(0.01)
-            with pytest.raises(StateUnavailable, match="HorizonTable"):
-                await horizons.cover(world.leaf())
+            with pytest.raises(StateUnavailable, match="ExpiryBoundTable"):
+                await expiry_bounds.cover(world.leaf())
         stored = await world.store.read(KEY)
         assert stored is not None
         assert stored.data == b"damaged", "it is never overwritten"
         await world.store.delete(KEY)
         await world.ready()
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
 
 
 async def test_a_restart_forgets_nothing_and_looks_before_it_relies_on_it(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         before = await world.persisted()
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         written, looked = world.store.written, world.looked
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         assert (world.store.written, world.looked) == (written, looked + 1)
         world.current = Current(number=2, sha256="")
-        await horizons.cover(world.leaf(60, cluster="west", generation=2))
+        await expiry_bounds.cover(world.leaf(60, cluster="west", generation=2))
         assert before.items() <= (await world.persisted()).items()
 
 
@@ -257,58 +257,70 @@ async def test_two_processes_of_one_name_lose_nothing_of_each_other(tmp_path: Pa
             "and 0 is",
         ),
         (lambda world: setattr(world, "current", None), "names no generation"),
-        (lambda world: setattr(world, "orders", NEW), "and b{16}"),
-        (lambda world: setattr(world, "orders", Orders(stopped={"east": "broken into"})), "quarantined"),
-        (lambda world: setattr(world, "orders", Orders(rotation=1, issuer="a" * 64)), "orders of rotation 0"),
-        (lambda world: setattr(world, "orders", Orders(ttl_cap=60)), "orders of rotation 0"),
-        (lambda world: setattr(world, "orders", Orders(clusters={"east": "b" * 64})), "orders of rotation 0"),
+        (lambda world: setattr(world, "directives", NEW), "and b{16}"),
+        (
+            lambda world: setattr(world, "directives", SigningDirectives(stopped={"east": "broken into"})),
+            "quarantined",
+        ),
+        (
+            lambda world: setattr(world, "directives", SigningDirectives(rotation=1, issuer="a" * 64)),
+            "directives of rotation 0",
+        ),
+        (
+            lambda world: setattr(world, "directives", SigningDirectives(ttl_cap=60)),
+            "directives of rotation 0",
+        ),
+        (
+            lambda world: setattr(world, "directives", SigningDirectives(clusters={"east": "b" * 64})),
+            "directives of rotation 0",
+        ),
     ],
 )
 async def test_what_changes_while_a_bound_is_written_is_seen(
     tmp_path: Path, change: Callable[[World], None], told: str
 ) -> None:
-    """The controller may have read the horizons just before: it knows nothing of this leaf."""
+    """The controller may have read the expiry bounds just before: it knows nothing of this leaf."""
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         world.store.after = lambda: change(world)
         for _ in range(3):
             with pytest.raises(Superseded, match=told):
-                await horizons.cover(world.leaf())
+                await expiry_bounds.cover(world.leaf())
         with pytest.raises(Superseded, match=told):
-            await horizons.cover(world.leaf(60))
+            await expiry_bounds.cover(world.leaf(60))
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda world: setattr(world, "current", Current(number=1, sha256="", behind={"west": 0})),
-        lambda world: setattr(world, "orders", Orders(stopped={"west": "broken into"})),
-        lambda world: setattr(world, "orders", Orders(clusters={"west": "b" * 64})),
+        lambda world: setattr(world, "directives", SigningDirectives(stopped={"west": "broken into"})),
+        lambda world: setattr(world, "directives", SigningDirectives(clusters={"west": "b" * 64})),
     ],
 )
 async def test_what_changes_for_others_disturbs_nobody(
     tmp_path: Path, change: Callable[[World], None]
 ) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         world.store.after = lambda: change(world)
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         assert world.looked == 1
 
 
 async def test_a_fence_that_cannot_look_lets_nothing_pass(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
         world.blind = True
         with pytest.raises(StateUnavailable, match="no answer"):
-            await horizons.cover(world.leaf())
+            await expiry_bounds.cover(world.leaf())
         assert await world.persisted() != {}
         world.blind = False
         await world.ready()
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
 
 
 async def test_a_signer_that_is_cut_off_does_not_go_on_for_as_long_as_its_longest_leaf_lives(
@@ -316,43 +328,43 @@ async def test_a_signer_that_is_cut_off_does_not_go_on_for_as_long_as_its_longes
 ) -> None:
     """It would learn of no quarantine, and short leaves lie within the bound of one that lives for a day."""
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
-        await horizons.cover(world.leaf(24 * HOUR))
+        await expiry_bounds.cover(world.leaf(24 * HOUR))
         world.blind = True
         await world.clock.advance(LOOK_AGAIN - 1)
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         await world.clock.advance(1)
         with pytest.raises(StateUnavailable, match="no answer"):
-            await horizons.cover(world.leaf())
-        world.blind, world.orders = False, Orders(stopped={"east": "broken into"})
+            await expiry_bounds.cover(world.leaf())
+        world.blind, world.directives = False, SigningDirectives(stopped={"east": "broken into"})
         await world.ready()
         with pytest.raises(Superseded, match="quarantined"):
-            await horizons.cover(world.leaf(25 * HOUR))
+            await expiry_bounds.cover(world.leaf(25 * HOUR))
 
 
 async def test_one_look_serves_all_who_ask_meanwhile(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
-        await horizons.cover(world.leaf(24 * HOUR))
+        await expiry_bounds.cover(world.leaf(24 * HOUR))
         await world.clock.advance(LOOK_AGAIN)
         looked = world.looked
-        await asyncio.gather(*(horizons.cover(world.leaf()) for _ in range(50)))
+        await asyncio.gather(*(expiry_bounds.cover(world.leaf()) for _ in range(50)))
         assert world.looked == looked + 1
         assert world.store.written == 1
 
 
 async def test_a_leaf_of_another_issuer_than_the_one_ordered_is_fenced_off(tmp_path: Path) -> None:
-    """It was signed by what the back end has now, and made by the orders that hold."""
+    """It was signed by what the back end has now, and made by the directives that hold."""
     world = World(tmp_path)
-    world.orders = OLD
-    async with world.running() as horizons:
+    world.directives = OLD
+    async with world.running() as expiry_bounds:
         await world.ready()
         with pytest.raises(Superseded, match="is ordered"):
-            await horizons.cover(world.leaf(issuer="c" * 64, orders=OLD))
-        await horizons.cover(world.leaf(issuer=UNKNOWN_ISSUER, orders=OLD))
-        await horizons.cover(world.leaf(orders=OLD))
+            await expiry_bounds.cover(world.leaf(issuer="c" * 64, directives=OLD))
+        await expiry_bounds.cover(world.leaf(issuer=UNKNOWN_ISSUER, directives=OLD))
+        await expiry_bounds.cover(world.leaf(directives=OLD))
 
 
 def test_a_table_stays_small_and_every_leaf_stays_covered() -> None:
@@ -389,13 +401,13 @@ def test_rows_are_dropped_a_day_after_their_end() -> None:
 async def test_what_is_covered_costs_a_look_up(tmp_path: Path) -> None:
     """Nothing is awaited: the coroutine ends in its first step."""
     world = World(tmp_path)
-    async with world.running() as horizons:
+    async with world.running() as expiry_bounds:
         await world.ready()
-        await horizons.cover(world.leaf())
+        await expiry_bounds.cover(world.leaf())
         with pytest.raises(StopIteration):
-            horizons.cover(world.leaf()).send(None)
+            expiry_bounds.cover(world.leaf()).send(None)
 
 
 def test_the_document_is_what_controllers_read() -> None:
-    data = encode(HorizonTable(replica="signer-0"))
-    assert decode(data, HorizonTable, key=KEY).rows == []
+    data = encode(ExpiryBoundTable(replica="signer-0"))
+    assert decode(data, ExpiryBoundTable, key=KEY).rows == []

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from federation.core.errors import Overloaded
-from federation.signer.authorities.limiter import Lane
+from federation.signer.authorities.limiter import FairLimiter
 from tests.support.clock import VirtualClock
 
 
-def lane(clock: VirtualClock, **options: float) -> Lane:
+def limiter(clock: VirtualClock, **options: float) -> FairLimiter:
     settings = {"quota": 10.0, "max_in_flight": 1000, "max_queued": 1000, "patience": 60.0} | options
-    return Lane(
+    return FairLimiter(
         quota=settings["quota"],
         max_in_flight=int(settings["max_in_flight"]),
         max_queued=int(settings["max_queued"]),
@@ -28,7 +28,7 @@ def lane(clock: VirtualClock, **options: float) -> Lane:
 
 @asynccontextmanager
 async def callers(
-    way: Lane, clock: VirtualClock, clusters: list[str], *, takes: float = 0.0
+    way: FairLimiter, clock: VirtualClock, clusters: list[str], *, takes: float = 0.0
 ) -> AsyncIterator[list[tuple[float, str]]]:
     """So many callers at once; who was admitted, and when."""
     admitted: list[tuple[float, str]] = []
@@ -48,7 +48,7 @@ async def callers(
 
 async def test_no_more_a_second_than_the_quota_after_a_burst_of_one_second() -> None:
     clock = VirtualClock()
-    way = lane(clock)
+    way = limiter(clock)
     async with callers(way, clock, ["east"] * 100) as admitted:
         await clock.settle()
         assert len(admitted) == 10
@@ -64,7 +64,7 @@ async def test_no_more_a_second_than_the_quota_after_a_burst_of_one_second() -> 
 
 async def test_a_share_is_a_part_of_the_quota() -> None:
     clock = VirtualClock()
-    way = lane(clock)
+    way = limiter(clock)
     way.share = 0.5
     await clock.advance(5.0)
     async with callers(way, clock, ["east"] * 60) as admitted:
@@ -74,7 +74,7 @@ async def test_a_share_is_a_part_of_the_quota() -> None:
 
 async def test_clusters_are_served_in_turn() -> None:
     clock = VirtualClock()
-    way = lane(clock)
+    way = limiter(clock)
     async with callers(way, clock, ["east"] * 200 + ["west"] * 20) as admitted:
         await clock.advance(4.05)
         assert Counter(name for _, name in admitted[10:]) == {"east": 20, "west": 20}
@@ -82,7 +82,7 @@ async def test_clusters_are_served_in_turn() -> None:
 
 async def test_only_so_many_at_once() -> None:
     clock = VirtualClock()
-    way = lane(clock, quota=0.0, max_in_flight=4)
+    way = limiter(clock, quota=0.0, max_in_flight=4)
     async with callers(way, clock, ["east"] * 12, takes=1.0) as admitted:
         await clock.settle()
         assert len(admitted) == 4
@@ -96,7 +96,7 @@ async def test_only_so_many_at_once() -> None:
 
 async def test_whose_turn_would_come_too_late_is_told_at_once() -> None:
     clock = VirtualClock()
-    way = lane(clock, patience=2.0)
+    way = limiter(clock, patience=2.0)
     async with callers(way, clock, ["east"] * 30) as admitted:
         await clock.settle()
         assert (len(admitted), way.queued) == (10, 20)
@@ -112,7 +112,7 @@ async def test_whose_turn_would_come_too_late_is_told_at_once() -> None:
 
 async def test_a_full_queue_sends_away_the_least_urgent_of_the_longest_line() -> None:
     clock = VirtualClock()
-    way = lane(clock, max_queued=5)
+    way = limiter(clock, max_queued=5)
     async with callers(way, clock, ["east"] * 10) as admitted:  # takes the burst
         await clock.settle()
         waiting = [asyncio.create_task(_once(way, "east", 100.0 + place)) for place in range(5)]
@@ -125,14 +125,14 @@ async def test_a_full_queue_sends_away_the_least_urgent_of_the_longest_line() ->
         assert len(admitted) == 10
 
 
-async def _once(way: Lane, cluster: str, urgency: float) -> None:
+async def _once(way: FairLimiter, cluster: str, urgency: float) -> None:
     async with way.admitted(cluster, urgency):
         pass
 
 
 async def test_who_gives_up_takes_no_turn_and_the_next_keeps_the_time() -> None:
     clock = VirtualClock()
-    way = lane(clock)
+    way = limiter(clock)
     async with callers(way, clock, ["east"] * 10):
         await clock.settle()
         waiting = [asyncio.create_task(_once(way, "east", float(place))) for place in range(20)]
@@ -146,7 +146,7 @@ async def test_who_gives_up_takes_no_turn_and_the_next_keeps_the_time() -> None:
 
 async def test_a_back_end_that_throttles_is_asked_less_until_it_does_not() -> None:
     clock = VirtualClock()
-    way = lane(clock)
+    way = limiter(clock)
     async with way.admitted("east"):
         way.throttled(3.0)
         way.throttled(3.0)  # the rest of the same burst
@@ -162,7 +162,7 @@ async def test_a_back_end_that_throttles_is_asked_less_until_it_does_not() -> No
 
 async def test_without_a_quota_nobody_waits() -> None:
     clock = VirtualClock()
-    way = lane(clock, quota=0.0)
+    way = limiter(clock, quota=0.0)
     async with callers(way, clock, ["east"] * 500) as admitted:
         await clock.settle()
         assert len(admitted) == 500

@@ -9,7 +9,7 @@ from federation.core.documents.encoding import encode
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.signer import accounting
 from federation.signer.accounting import Renewals
-from federation.signer.authorities.limiter import Fellows
+from federation.signer.authorities.limiter import ReplicaShare
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock
@@ -31,22 +31,22 @@ def report(replica: str, clock: VirtualClock, *, age: float = 0.0, authority: st
 async def test_each_takes_its_part_of_a_quota_that_all_share(tmp_path: Path) -> None:
     clock = VirtualClock(pki.NOW)
     store = FileStore(tmp_path, clock)
-    fellows = Fellows(store, replica="a", clock=clock, expected=4)
-    assert fellows.share("vault") == 1 / 4, "those that start beside it, until they were counted"
+    replicas = ReplicaShare(store, replica="a", clock=clock, expected=4)
+    assert replicas.share("vault") == 1 / 4, "those that start beside it, until they were counted"
     await store.write("signers/a", report("a", clock))
-    await fellows.count(["vault"])
-    assert fellows.share("vault") == 1
+    await replicas.count(["vault"])
+    assert replicas.share("vault") == 1
     await store.write("signers/b", report("b", clock))
     await store.write("signers/gone", report("gone", clock, age=7.0))
     await store.write("signers/other", report("other", clock, authority="another"))
-    await fellows.count(["vault"])
-    assert fellows.share("vault") == 1 / 2
+    await replicas.count(["vault"])
+    assert replicas.share("vault") == 1 / 2
 
 
 async def test_a_successor_is_shared_as_well(tmp_path: Path) -> None:
     clock = VirtualClock(pki.NOW)
     store = FileStore(tmp_path, clock)
-    fellows = Fellows(store, replica="a", clock=clock, expected=1)
+    replicas = ReplicaShare(store, replica="a", clock=clock, expected=1)
     rotating = SignerReport(
         replica="b",
         started=0.0,
@@ -58,23 +58,23 @@ async def test_a_successor_is_shared_as_well(tmp_path: Path) -> None:
     )
     await store.write("signers/b", encode(rotating))
     await store.write("signers/c", report("c", clock, authority="next"))
-    await fellows.count(["vault", "next", "unused"])
-    assert [fellows.share(name) for name in ("vault", "next", "unused")] == [1 / 2, 1 / 3, 1]
+    await replicas.count(["vault", "next", "unused"])
+    assert [replicas.share(name) for name in ("vault", "next", "unused")] == [1 / 2, 1 / 3, 1]
 
 
 async def test_a_damaged_report_counts_and_a_store_that_fails_changes_nothing(tmp_path: Path) -> None:
     clock = VirtualClock(pki.NOW)
     store = FileStore(tmp_path, clock)
-    fellows = Fellows(store, replica="a", clock=clock, expected=1)
+    replicas = ReplicaShare(store, replica="a", clock=clock, expected=1)
     await store.write("signers/b", report("b", clock))
     await store.write("signers/c", b"garbage")
-    await fellows.count(["vault"])
-    assert fellows.share("vault") == 1 / 3
+    await replicas.count(["vault"])
+    assert replicas.share("vault") == 1 / 3
     documents = tmp_path / "documents"
     documents.rename(tmp_path / "away")
     documents.write_text("no directory")
-    await fellows.count(["vault"])
-    assert fellows.share("vault") == 1 / 3
+    await replicas.count(["vault"])
+    assert replicas.share("vault") == 1 / 3
 
 
 def test_what_a_caller_holds_is_known_until_it_is_forgotten() -> None:

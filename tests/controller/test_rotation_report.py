@@ -12,7 +12,7 @@ from federation.controller.rotation.report import MOST_CONDITIONS, told
 from federation.core.documents.controller import Operation, RotationReport
 from federation.core.documents.encoding import encode
 from federation.core.rotation.gates import Verdict
-from federation.core.rotation.record import Condition, Quarantine, RotationBook, State
+from federation.core.rotation.record import Condition, Quarantine, RotationRecord, State
 from federation.core.rotation.world import Capacity, ClusterFacts, ControlPlane, Webhook, World
 from federation.core.trust.expiry_bounds import Delivered
 from tests.status.rotations import NEW, NEW_INTERMEDIATE, NEW_ROOT, OLD, rotation
@@ -29,7 +29,7 @@ def world(**changes: object) -> World:
     made = World(
         now=T,
         clusters=dict.fromkeys(NAMES, facts),
-        horizons={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in NAMES},
+        expiry_bounds={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in NAMES},
         generations={1: frozenset({ROOT}), 2: frozenset({ROOT, NEW_ROOT})},
         in_force=1,
         pins=frozenset({ROOT, NEW_ROOT}),
@@ -43,15 +43,15 @@ def commands(**changes: object) -> Commands:
     return Commands(with_changes(proposed, **changes))  # type: ignore[arg-type]
 
 
-def tell(book: RotationBook, seen: World, given: Commands | None = None) -> RotationReport:
-    return told(book, seen, given or commands(), CONFIG)
+def tell(record: RotationRecord, seen: World, given: Commands | None = None) -> RotationReport:
+    return told(record, seen, given or commands(), CONFIG)
 
 
 def test_a_plan_is_what_a_start_then_does() -> None:
-    plan = tell(RotationBook(), world()).plan
+    plan = tell(RotationRecord(), world()).plan
     assert plan is not None
     started = commands().apply(
-        Operation(id="x", verb="start", author="a", asked=T), RotationBook(), world(), CONFIG
+        Operation(id="x", verb="start", author="a", asked=T), RotationRecord(), world(), CONFIG
     )
     assert started.rotation is not None
     assert (plan.canary, plan.waves, plan.problem) == (started.rotation.canary, started.rotation.waves, "")
@@ -66,9 +66,9 @@ def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_unde
     seen = world()
     issuing = with_changes(seen.clusters["west"], own_issues=True)
     seen = with_changes(seen, clusters={**seen.clusters, "west": issuing})
-    assert tell(RotationBook(), seen).undeclared == ["west"]
-    assert tell(RotationBook(rotation=rotation(State.SOAKED, now=T)), seen).undeclared == ["west"]
-    assert tell(RotationBook(), world()).undeclared == []
+    assert tell(RotationRecord(), seen).undeclared == ["west"]
+    assert tell(RotationRecord(rotation=rotation(State.SOAKED, now=T)), seen).undeclared == ["west"]
+    assert tell(RotationRecord(), world()).undeclared == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_where_another_ca_issues_still_is_told_whether_or_not_a_rotation_is_unde
     ],
 )
 def test_a_start_that_would_be_refused_is_told_as_the_machine_refuses_it(given: Commands, words: str) -> None:
-    plan = tell(RotationBook(), world(), given).plan
+    plan = tell(RotationRecord(), world(), given).plan
     assert plan is not None
     assert words in plan.problem
     assert plan.remedy
@@ -88,14 +88,14 @@ def test_a_start_that_would_be_refused_is_told_as_the_machine_refuses_it(given: 
 
 
 def test_a_back_end_that_is_too_small_is_an_unmet_condition_of_the_plan() -> None:
-    plan = tell(RotationBook(), world(capacity=Capacity(rate=40, quota=20))).plan
+    plan = tell(RotationRecord(), world(capacity=Capacity(rate=40, quota=20))).plan
     assert plan is not None
     assert (plan.rate, plan.quota) == (40, 20)
     assert [c.name for c in plan.conditions if not c.met] == ["capacity"]
 
 
 def test_while_a_rotation_is_under_way_there_is_no_plan_but_what_would_fail() -> None:
-    report = tell(RotationBook(rotation=rotation(State.PUBLISHING, T)), world())
+    report = tell(RotationRecord(rotation=rotation(State.PUBLISHING, T)), world())
     assert report.plan is None
     assert (report.number, report.state, report.open) == (3, "PUBLISHING", False)
     by_side = {(loss.side, loss.at_removal): loss.clusters for loss in report.losses}
@@ -107,17 +107,17 @@ def test_while_a_rotation_is_under_way_there_is_no_plan_but_what_would_fail() ->
 
 def test_a_deadline_spares_what_ends_before_it() -> None:
     emergency = rotation(State.EMERGENCY, T, deadline=T + 7200)
-    report = tell(RotationBook(rotation=emergency), world())
+    report = tell(RotationRecord(rotation=emergency), world())
     assert [loss for loss in report.losses if loss.side == "old" and loss.at_removal] == []
 
 
 def test_a_cluster_that_returns_is_told_with_what_it_waits_for() -> None:
     out = Quarantine(reason="r", author="a", since=T - 60)
-    book = RotationBook(
+    record = RotationRecord(
         rotation=rotation(State.ACTIVE, T),
         quarantined={"east": msgspec.structs.replace(out, returning=True), "west": out},
     )
-    report = tell(book, world())
+    report = tell(record, world())
     assert set(report.returning) == {"east"}
     assert "return_held" in {c.name for c in report.returning["east"]}
     assert all(not c.met for c in report.returning["east"])
@@ -128,9 +128,9 @@ def test_two_hundred_clusters_stay_a_small_document() -> None:
     facts = ClusterFacts(held=frozenset({ROOT}), read_back_at=T - 1, unknown_until=T + 86400)
     seen = world(
         clusters=dict.fromkeys(names, facts),
-        horizons={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in names},
+        expiry_bounds={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in names},
     )
-    report = tell(RotationBook(rotation=rotation(State.PUBLISHING, T)), seen)
+    report = tell(RotationRecord(rotation=rotation(State.PUBLISHING, T)), seen)
     assert len(report.conditions) == MOST_CONDITIONS
     assert not report.conditions[0].met
     assert all(len(loss.clusters) == 200 for loss in report.losses)
@@ -144,7 +144,7 @@ def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
         Condition(name="own_earlier", met=False, detail="say it", cluster="west"),
     )
     dropping = {"ab" * 32: Verdict(conditions), "cd" * 32: Verdict(())}
-    report = told(RotationBook(retired=["cd" * 32]), world(), commands(), CONFIG, dropping)
+    report = told(RotationRecord(retired=["cd" * 32]), world(), commands(), CONFIG, dropping)
     assert {sha: [c.name for c in waits] for sha, waits in report.dropping.items()} == {
         "ab" * 32: ["own_earlier", "own_matrix"]
     }
@@ -159,9 +159,9 @@ def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
         webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", held=held),),
     )
     seen = world(clusters=dict.fromkeys(NAMES, facts), pins=frozenset({ROOT, NEW_ROOT}))
-    plan = tell(RotationBook(), seen).plan
+    plan = tell(RotationRecord(), seen).plan
     assert plan is not None
-    assert len(plan.holders) == 2 * len(NAMES)
-    for holder in plan.holders:
+    assert len(plan.dependents) == 2 * len(NAMES)
+    for holder in plan.dependents:
         assert {ROOT, NEW_ROOT} < {*holder.anchors}
         assert len(holder.anchors) < 10

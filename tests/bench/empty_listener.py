@@ -1,6 +1,6 @@
-"""The signer's own transport around a door that does nothing: what a call costs before any work is done.
+"""The signer's own transport around a listener that does nothing: what a call costs before any work is done.
 
-`python -m tests.bench.empty_door PORT CHAIN KEY` serves until it is terminated.
+`python -m tests.bench.empty_listener PORT CHAIN KEY` serves until it is terminated.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import uvloop
 
-from federation.core.call_slots import Place
-from federation.core.config.hub import DoorConfig
+from federation.core.call_slots import CallSlot
+from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.errors import FederationError
 from federation.core.istio.ca_protocol import METHOD
-from federation.signer.listeners.listener import DoorServer
+from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
 
 
@@ -27,11 +27,11 @@ class EmptyDoor:
     method = METHOD
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: Place
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
     ) -> bytes:
         return b"\x00"
 
-    def turned_away(self, error: FederationError, *, peer: str) -> None:
+    def reject(self, error: FederationError, *, peer: str) -> None:
         """Nothing is counted here."""
 
     def connection_refused(self, error: FederationError, *, peer: str) -> None:
@@ -39,9 +39,9 @@ class EmptyDoor:
 
 
 async def serve(port: int, chain: Path, key: Path) -> None:
-    config = DoorConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)
+    config = ListenerConfig(listen=Address("127.0.0.1", port), server_names=(), max_concurrent=2000)
     credentials = ServingCredentials(ServingPair(chain.read_bytes(), key.read_bytes()))
-    server = DoorServer(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
+    server = Listener(EmptyDoor(), config=config, listen=config.listen, credentials=credentials)
     await server.start()
     await asyncio.Event().wait()
 

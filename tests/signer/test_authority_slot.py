@@ -14,17 +14,17 @@ import pytest
 from federation.core.config.authorities.settings import CertManagerAuthorityConfig
 from federation.core.config.clusters import Credentials
 from federation.core.errors import AuthorityUnavailable, AuthorityUncertain, FederationError, NotReady
-from federation.core.rotation.effects import Orders
+from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities import authority_set as keeper_module
 from federation.signer.authorities.authority import (
     Answer,
     AuthoritySettings,
-    KeptAuthority,
-    LeafOrder,
+    BackEndContext,
+    LeafRequest,
+    ManagedAuthority,
     ServiceView,
-    Surroundings,
 )
-from federation.signer.authorities.authority_set import AuthorityKeeper
+from federation.signer.authorities.authority_set import AuthoritySlot
 from federation.signer.authorities.limiter import FAILURES, FIRST_PROBE
 from federation.signer.authorities.selection import choose
 from federation.signer.authorities.service import SOON, ServiceAuthority
@@ -56,7 +56,7 @@ class Service:
             raise self.blind
         return ServiceView((CA.certificate, CA.root)) if self.tells else ServiceView()
 
-    async def issue(self, wanted: LeafOrder) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> Answer:
         self.asked += 1
         if self.hanging is not None:
             await self.hanging.wait()
@@ -73,21 +73,21 @@ class Kept:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **services: Service) -> None:
         self.clock = VirtualClock(pki.NOW)
-        self.orders: Orders | None = None
+        self.directives: SigningDirectives | None = None
         self.services = services
         monkeypatch.setattr(keeper_module, "make_authority", self._make)
-        self.keeper = AuthorityKeeper(
+        self.slot = AuthoritySlot(
             settings_of(next(iter(services)), quota=QUOTA),
-            Surroundings(TRUST_DOMAIN, self.clock, os.urandom, random.Random(1)),
+            BackEndContext(TRUST_DOMAIN, self.clock, os.urandom, random.Random(1)),
             deadline=10.0,
             lifetime=lambda: 3600.0,
             hosts=lambda: (SERVER_NAME,),
             on_change=lambda: None,
-            orders=lambda: self.orders,
+            directives=lambda: self.directives,
         )
-        self.keeper.trust([CA.root])
+        self.slot.trust([CA.root])
 
-    def _make(self, settings: AuthoritySettings, around: Surroundings) -> KeptAuthority:
+    def _make(self, settings: AuthoritySettings, around: BackEndContext) -> ManagedAuthority:
         return ServiceAuthority(
             self.services[settings.authority.name],
             name=settings.authority.name,
@@ -99,11 +99,11 @@ class Kept:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[AuthorityKeeper]:
-        task = asyncio.create_task(self.keeper.run())
+    async def running(self) -> AsyncIterator[AuthoritySlot]:
+        task = asyncio.create_task(self.slot.run())
         try:
-            await self.until(lambda: self.keeper.usable)
-            yield self.keeper
+            await self.until(lambda: self.slot.usable)
+            yield self.slot
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -116,7 +116,7 @@ class Kept:
                 await asyncio.sleep(0.001)  # the keys of throw-away leaves are made in a thread
 
     async def ask(self) -> None:
-        await self.keeper.current.issue(order(now=self.clock.now()))
+        await self.slot.current.issue(order(now=self.clock.now()))
 
     async def seconds_until_served(self) -> float:
         """How long callers that ask all the time are refused."""
@@ -162,14 +162,14 @@ async def test_a_circuit_that_opens_between_two_looks_is_probed_soon(monkeypatch
 async def test_one_look_that_fails_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
     kept = Kept(monkeypatch, first=service)
-    async with kept.running() as keeper:
+    async with kept.running() as slot:
         service.blind = AuthorityUnavailable("no answer", reason="timeout")
         await kept.clock.advance(POLL + 0.1)
-        assert keeper.describe().state == "degraded"
+        assert slot.describe().state == "degraded"
         assert await kept.seconds_until_served() == 0.0
         service.blind = None
         await kept.clock.advance(SOON)
-        assert keeper.describe().state == "ready"
+        assert slot.describe().state == "ready"
 
 
 async def test_a_follower_that_crashes_on_trial_ends_nothing(
@@ -178,16 +178,16 @@ async def test_a_follower_that_crashes_on_trial_ends_nothing(
     service, broken = Service(), Service()
     broken.failing = ZeroDivisionError("a mistake of ours")
     kept = Kept(monkeypatch, first=service, second=broken)
-    async with kept.running() as keeper:
-        keeper.configure(settings_of("second"))
+    async with kept.running() as slot:
+        slot.configure(settings_of("second"))
         await kept.until(lambda: broken.asked > 0)
-        await kept.until(lambda: "nobody foresaw" in keeper.describe().detail)
-        assert "a mistake of ours" not in keeper.describe().detail
+        await kept.until(lambda: "nobody foresaw" in slot.describe().detail)
+        assert "a mistake of ours" not in slot.describe().detail
         assert "nobody foresaw" in caplog.text
         await kept.ask()
         broken.failing = None
         await kept.clock.advance(POLL + 0.1)
-        await kept.until(lambda: keeper.settings.authority.name == "second")
+        await kept.until(lambda: slot.settings.authority.name == "second")
 
 
 async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(
@@ -196,8 +196,8 @@ async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(
     service, hanging = Service(), Service()
     hanging.hanging = asyncio.Event()
     kept = Kept(monkeypatch, first=service, second=hanging)
-    async with kept.running() as keeper:
-        keeper.configure(settings_of("second"))
+    async with kept.running() as slot:
+        slot.configure(settings_of("second"))
         await kept.until(lambda: hanging.asked > 0)
         await break_it(kept, service)
         assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
@@ -205,7 +205,7 @@ async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(
         await kept.clock.advance(POLL + 1)
         assert service.looked > looked
         hanging.hanging.set()
-        await kept.until(lambda: keeper.settings.authority.name == "second")
+        await kept.until(lambda: slot.settings.authority.name == "second")
 
 
 async def test_a_follower_that_is_given_up_while_it_hangs_is_closed_later(
@@ -214,16 +214,16 @@ async def test_a_follower_that_is_given_up_while_it_hangs_is_closed_later(
     hanging = Service()
     hanging.hanging = asyncio.Event()
     kept = Kept(monkeypatch, first=Service(), second=hanging)
-    async with kept.running() as keeper:
-        keeper.configure(settings_of("second"))
+    async with kept.running() as slot:
+        slot.configure(settings_of("second"))
         await kept.until(lambda: hanging.asked > 0)
-        keeper.configure(settings_of("first", quota=QUOTA))
+        slot.configure(settings_of("first", quota=QUOTA))
         await kept.clock.advance(POLL + 1)
         hanging.hanging.set()
         await kept.until(lambda: hanging.asked == 2)  # the trial that was under way ends
         await kept.clock.advance(POLL + 1)
-        assert keeper.settings.authority.name == "first"
-        assert keeper.describe().state == "ready"
+        assert slot.settings.authority.name == "first"
+        assert slot.describe().state == "ready"
 
 
 async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_name_it(
@@ -232,10 +232,10 @@ async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_nam
     """A signer that starts in the middle of a rotation, with cert-manager."""
     service = Service(tells=False)
     kept = Kept(monkeypatch, first=service)
-    orders = Orders(rotation=1, state="PUBLISHING", issuer=CA.certificate.sha256, strict=True)
-    async with kept.running() as keeper:
-        await kept.until(lambda: bool(keeper.issuers))
-        assert choose(orders, "east", [keeper], (CA.root,)) is keeper
+    directives = SigningDirectives(rotation=1, state="PUBLISHING", issuer=CA.certificate.sha256, strict=True)
+    async with kept.running() as slot:
+        await kept.until(lambda: bool(slot.issuers))
+        assert choose(directives, "east", [slot], (CA.root,)) is slot
         asked = service.asked
         await kept.clock.advance(3 * POLL)
         assert service.asked == asked, "once it is known, nothing is issued that nobody needs"
@@ -247,47 +247,47 @@ async def test_a_back_end_that_only_a_leaf_tells_of_is_changed_on_its_own_side_a
     """It is not asked for callers while it signs under another root, and found to be good again by itself."""
     service, other = Service(tells=False), pki.intermediate("another", pki.root("another"))
     kept = Kept(monkeypatch, first=service)
-    kept.orders = Orders(issuer=CA.certificate.sha256, root=CA.root.sha256)
+    kept.directives = SigningDirectives(issuer=CA.certificate.sha256, root=CA.root.sha256)
     anchors = (CA.root, other.root)
-    async with kept.running() as keeper:
-        keeper.trust(anchors)
-        await kept.until(lambda: bool(keeper.issuers))
-        assert choose(kept.orders, "east", [keeper], anchors) is keeper
+    async with kept.running() as slot:
+        slot.trust(anchors)
+        await kept.until(lambda: bool(slot.issuers))
+        assert choose(kept.directives, "east", [slot], anchors) is slot
         service.ca = other
         await kept.ask()  # what it returns is judged by who asked
-        assert keeper.issuers[0] == other.certificate
+        assert slot.issuers[0] == other.certificate
         with pytest.raises(NotReady) as refused:
-            choose(kept.orders, "east", [keeper], anchors)
+            choose(kept.directives, "east", [slot], anchors)
         assert refused.value.reason == "authority_not_in_force"
         service.ca = CA
         await kept.clock.advance(POLL)
-        await kept.until(lambda: keeper.issuers[:1] == (CA.certificate,))
-        assert choose(kept.orders, "east", [keeper], anchors) is keeper
+        await kept.until(lambda: slot.issuers[:1] == (CA.certificate,))
+        assert choose(kept.directives, "east", [slot], anchors) is slot
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["alive", "ended"])
 async def test_what_has_ended_gives_way_to_a_renewal_in_the_middle_of_a_rotation(
     ended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the orders name goes on as long as it can; then only a renewal can be recorded, and be named."""
+    """What the directives name goes on while it can; then only a renewal can be recorded, and be named."""
     ends = pki.NOW + timedelta(seconds=POLL * 2)
     held = pki.intermediate("held", not_after=ends) if ended else CA
     first, second = Service(tells=False), Service(tells=False)
     first.ca, second.ca = held, pki.intermediate("renewed")
     kept = Kept(monkeypatch, first=first, second=second)
-    kept.orders = Orders(
+    kept.directives = SigningDirectives(
         rotation=1, state="PUBLISHING", strict=True, issuer=held.certificate.sha256, root=held.root.sha256
     )
-    async with kept.running() as keeper:
+    async with kept.running() as slot:
         await kept.ask()
-        assert keeper.issuers[:1] == (held.certificate,)
-        keeper.configure(settings_of("second"))
+        assert slot.issuers[:1] == (held.certificate,)
+        slot.configure(settings_of("second"))
         for _ in range(4):
             await kept.clock.advance(POLL)
             await asyncio.sleep(0.05)
         if ended:
-            await kept.until(lambda: keeper.settings.authority.name == "second")
-        assert keeper.settings.authority.name == ("second" if ended else "first")
+            await kept.until(lambda: slot.settings.authority.name == "second")
+        assert slot.settings.authority.name == ("second" if ended else "first")
 
 
 async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before(
@@ -296,14 +296,14 @@ async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_a
     hanging = Service()
     hanging.hanging = asyncio.Event()
     kept = Kept(monkeypatch, first=Service(), second=hanging)
-    async with kept.running() as keeper:
-        assert keeper.quotas == {"first"}
-        keeper.configure(settings_of("second", quota=8.0))
+    async with kept.running() as slot:
+        assert slot.quotas == {"first"}
+        slot.configure(settings_of("second", quota=8.0))
         await kept.until(lambda: hanging.asked > 0)
-        assert keeper.quotas == {"first", "second"}
-        keeper.take_share({"first": 0.5, "second": 1.0}.__getitem__)
-        assert keeper.describe().share == QUOTA / 2
+        assert slot.quotas == {"first", "second"}
+        slot.take_share({"first": 0.5, "second": 1.0}.__getitem__)
+        assert slot.describe().share == QUOTA / 2
         hanging.hanging.set()
-        await kept.until(lambda: keeper.settings.authority.name == "second")
-        assert keeper.describe().share == 8.0
-        assert keeper.quotas == {"second"}
+        await kept.until(lambda: slot.settings.authority.name == "second")
+        assert slot.describe().share == 8.0
+        assert slot.quotas == {"second"}

@@ -198,9 +198,13 @@ _Mark: TypeAlias = tuple[tuple[int, int, int], ...]
 class ReloadedTls:
     """A server context that hands each handshake the newest certificate that could be loaded with its key."""
 
-    def __init__(self, certificate_file: Path, key_file: Path, clock: Clock, inner: ssl.SSLContext) -> None:
+    def __init__(
+        self, certificate_file: Path, key_file: Path, clock: Clock, mark: _Mark, inner: ssl.SSLContext
+    ) -> None:
+        """``mark`` is of the files that ``inner`` was loaded from."""
         self._files = (certificate_file, key_file)
         self._clock = clock
+        self._mark = mark
         self._inner = inner
         self.outer = inner
 
@@ -213,8 +217,8 @@ class ReloadedTls:
     async def load(cls, certificate_file: Path, key_file: Path, *, clock: Clock) -> Self:
         """Load both files; raises ConfigurationError where they cannot be used."""
         try:
-            context = await read_in_time(
-                f"{certificate_file} and {key_file}", partial(_context, certificate_file, key_file)
+            mark, context = await read_in_time(
+                f"{certificate_file} and {key_file}", partial(_load, (certificate_file, key_file))
             )
         except (OSError, ValueError) as error:
             raise ConfigurationError(
@@ -227,18 +231,15 @@ class ReloadedTls:
                     )
                 ]
             ) from error
-        return cls(certificate_file, key_file, clock, context)
+        return cls(certificate_file, key_file, clock, mark, context)
 
     async def watch(self) -> None:
         """Take up changed files until cancelled; a pair that does not fit keeps the one before it."""
-        known: _Mark | None = None
         told = ""
         while True:
             try:
-                mark = await self._in_time(_mark)
-                changed, known = known is not None and mark != known, mark
-                if changed:
-                    self._inner = await self._in_time(lambda files: _context(*files))
+                if await self._in_time(_mark) != self._mark:
+                    self._mark, self._inner = await self._in_time(_load)
                     _logger.info("the status certificate was replaced")
                     told = ""
             except (OSError, ValueError) as error:
@@ -249,6 +250,11 @@ class ReloadedTls:
 
     async def _in_time(self, read: Callable[[tuple[Path, Path]], T]) -> T:
         return await read_in_time(" and ".join(map(str, self._files)), partial(read, self._files))
+
+
+def _load(files: tuple[Path, Path]) -> tuple[_Mark, ssl.SSLContext]:
+    """A context, and the mark from before it was read: whatever changes from then on is seen as a change."""
+    return _mark(files), _context(*files)
 
 
 def _context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from federation.core.config.types import Address
 from federation.core.errors import ConfigurationError
 from federation.status import server
 from federation.status.app import healthz
-from federation.status.server import serve
+from federation.status.server import ReloadedTls, serve
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE
 
@@ -254,6 +255,44 @@ async def test_replaced_tls_files_are_taken_up_and_a_pair_that_does_not_fit_is_n
             await clock.until_sleeping()
             await clock.advance(5)
         assert await served_name(address) == "CN=second"
+
+
+async def taken_up(tls: ReloadedTls, clock: VirtualClock, name: str) -> None:
+    """Watch the files until that certificate is shown."""
+    watching = asyncio.create_task(tls.watch())
+    listening = await asyncio.start_server(lambda _, writer: writer.close(), LOOPBACK.host, 0, ssl=tls.outer)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        assert await until(clock, Address(LOOPBACK.host, port), name) == name
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_files_that_are_replaced_before_the_first_look_at_them_are_taken_up(tmp_path: Path) -> None:
+    """The first look took them for those that had been loaded, and the old certificate was served until it ended."""
+    clock = VirtualClock()
+    tls = await ReloadedTls.load(*write_pair(tmp_path, "first"), clock=clock)
+    write_pair(tmp_path, "second")
+    await taken_up(tls, clock, "CN=second")
+
+
+async def test_files_that_could_not_be_read_once_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a volume that hung: they have not changed since, and are to be served all the same."""
+    clock, attempts = VirtualClock(), count()
+    tls = await ReloadedTls.load(*write_pair(tmp_path, "first"), clock=clock)
+    read = server._context
+
+    def once_in_vain(*files: Path) -> ssl.SSLContext:
+        if next(attempts) == 0:
+            raise OSError("it hangs")
+        return read(*files)
+
+    monkeypatch.setattr(server, "_context", once_in_vain)
+    write_pair(tmp_path, "second")
+    await taken_up(tls, clock, "CN=second")
+    assert next(attempts) > 1
 
 
 async def test_tls_files_that_cannot_be_used_are_a_configuration_error(tmp_path: Path) -> None:

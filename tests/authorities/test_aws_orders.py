@@ -227,7 +227,7 @@ async def test_a_throttled_repetition_may_still_make_it_certain(world: World) ->
 
 
 async def test_a_hung_call_ends_in_time_and_counts_as_issued(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=2.0)) as authority:
+    async with opened(world, await world.private_ca(timeout=6.0)) as authority:
 
         async def hang(call: Seen) -> web.StreamResponse | None:
             if call.operation == "IssueCertificate":
@@ -241,7 +241,7 @@ async def test_a_hung_call_ends_in_time_and_counts_as_issued(world: World) -> No
 
 
 async def test_what_is_never_issued_counts_as_issued(world: World) -> None:
-    async with opened(world, await world.private_ca(timeout=2.0), SystemClock()) as authority:
+    async with opened(world, await world.private_ca(timeout=6.0), SystemClock()) as authority:
         world.front.before = answering("GetCertificate", lambda _: refuse("RequestInProgressException"))
         with pytest.raises(AuthorityUncertain) as caught:
             await authority.issue(order())

@@ -348,7 +348,7 @@ async def test_the_time_to_wait_is_passed_on(server: ConjurServer, conjur: Conju
 async def test_a_conjur_that_is_down_hangs_or_cuts_is_told_and_comes_back(
     server: ConjurServer, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    conjur = Conjur(server.config(tmp_path, timeout=2.0), OwnCredentials(), clock=clock)
+    conjur = Conjur(server.config(tmp_path, timeout=6.0), OwnCredentials(), clock=clock)
     await conjur.read("vault/password")
     async with server.down():
         assert (await refused_with(conjur.read("vault/password"))).reason == "unreachable"

@@ -695,7 +695,7 @@ async def test_a_device_that_hangs_leaves_the_authority_degraded_and_lets_it_clo
     token = hsm.token(CA.key)
     await hsm.initialise()
     device = Device()
-    async with pair_of(token.config(CA, timeout=0.3)) as pair:
+    async with pair_of(token.config(CA, timeout=3.0)) as pair:
         read = await pair.read()
         hung = asyncio.create_task(library_of_this_process().thread.run(device.hang, timeout=PATIENCE))
         try:

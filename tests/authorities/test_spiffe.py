@@ -293,12 +293,12 @@ async def test_an_agent_that_restarts_is_found_at_once(
 async def test_an_agent_that_hangs_keeps_nobody_longer_than_the_timeout(
     agent: SpiffeAgent, clock: VirtualClock
 ) -> None:
-    api = WorkloadApi(agent.config(timeout=1.0), clock=clock)
+    api = WorkloadApi(agent.config(timeout=5.0), clock=clock)
     agent.hang = True
     loop = asyncio.get_running_loop()
     started = loop.time()
     answers = await asyncio.gather(*(api.x509() for _ in range(200)), return_exceptions=True)
-    assert loop.time() - started < 100.0  # and not two hundred times the timeout
+    assert loop.time() - started < 500.0  # and not two hundred times the timeout
     assert {getattr(answer, "reason", "") for answer in answers} == {"spiffe_timeout"}
     agent.hang = False
     assert (await api.x509()).key_pem

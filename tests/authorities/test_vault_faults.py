@@ -329,7 +329,7 @@ async def test_another_ca_of_its_own_is_taken_up(tmp_path: Path) -> None:
 
 
 async def test_a_sign_without_an_answer_is_uncertain(server: VaultServer, tmp_path: Path) -> None:
-    async with hub(server, tmp_path, timeout=2.0) as kept:
+    async with hub(server, tmp_path, timeout=6.0) as kept:
         server.fault(SIGN, hang=True, times=1)
         alarms = Alarms(server.clock)
         with pytest.raises(AuthorityUncertain) as caught:
@@ -347,7 +347,7 @@ async def test_a_sign_without_an_answer_is_uncertain(server: VaultServer, tmp_pa
 
 
 async def test_a_look_without_an_answer(server: VaultServer, tmp_path: Path) -> None:
-    async with hub(server, tmp_path, timeout=2.0) as kept:
+    async with hub(server, tmp_path, timeout=6.0) as kept:
         server.fault(JSON, hang=True)
         await kept.refresh()
         assert kept.describe().reason == "timeout"

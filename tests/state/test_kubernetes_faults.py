@@ -18,7 +18,7 @@ from tests.state.late import LateApi
 from tests.state.places import Objects
 from tests.support.clock import VirtualClock
 
-IMPATIENT = {"timeout": 2.0, "request_timeout": 0.8}
+IMPATIENT = {"timeout": 5.0, "request_timeout": 2.0}
 
 
 @pytest.fixture

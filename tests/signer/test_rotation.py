@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -57,6 +58,11 @@ class Rotating:
         directives = self.directives(state, **more)
         await self.hub.order(directives)
         await self.hub.follows(directives)
+
+    async def publish(self, *roots: pki.Authority, **more: Any) -> None:
+        """A generation that the signer follows: the gates give it no directives that build on one it has not read."""
+        await self.hub.publish(*roots, **more)
+        await eventually(lambda: self.hub.role.report().generation == self.hub.generation)
 
     async def ask(self, cluster: str, **options: object) -> Answer:
         return await self.hub.ask(cluster, self.tokens[cluster], trust=bundle_of(self.a, self.b), **options)  # type: ignore[arg-type]
@@ -146,7 +152,7 @@ async def test_a_successor_that_does_not_sign_is_not_ready(tmp_path: Path) -> No
     async with rotating(tmp_path, setup=setup) as it:
         await eventually(lambda: "cannot read" in it.successor.detail, describe=lambda: it.successor)
         assert it.hub.role.report().ready
-        await it.hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.hub.order(it.directives(State.ACTIVE))
         await eventually(lambda: not it.hub.role.report().ready)
         reasons = "; ".join(it.hub.role.report().reasons)
@@ -175,7 +181,7 @@ async def test_a_whole_rotation_and_no_request_fails(tmp_path: Path) -> None:
 
             await it.enter(State.STAGED)
             await settled("a", "a")
-            await hub.publish(it.a, it.b)
+            await it.publish(it.a, it.b)
             await it.enter(State.PUBLISHING)
             await eventually(lambda: hub.role.report().generation == 2)
             await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
@@ -185,14 +191,14 @@ async def test_a_whole_rotation_and_no_request_fails(tmp_path: Path) -> None:
             await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
             await it.enter(State.ACTIVE)
             await settled("b", "b")
-            await hub.publish(it.b, behind={"west": 2})
+            await it.publish(it.b, behind={"west": 2})
             await it.enter(State.UNPUBLISHING)
             await eventually(lambda: hub.role.report().generation == 3)
             await settled("b", "b")
             answer = {cluster: await it.ask(cluster) for cluster in ("east", "west")}
             assert answer["east"].elements[-1] == bundle_of(it.b).decode()
             assert answer["west"].elements[-1] == bundle_of(it.a, it.b).decode()
-            await hub.publish(it.b)
+            await it.publish(it.b)
             await it.enter(State.RETIRED)
             await settled("b", "b")
             assert hub.role.report().ready
@@ -217,7 +223,7 @@ async def test_settings_that_are_moved_under_another_name_take_over_first(tmp_pa
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.RETIRED)
         former = hub.role._authorities.successor
         async with it.asking() as answers:
@@ -261,7 +267,7 @@ async def test_a_successor_that_is_moved_too_early_does_not_take_over(tmp_path: 
         await hub.reconfigure()
         await eventually(lambda: "cannot take over" in (hub.role.report().authority or it.successor).detail)
         assert await it.signers() == ("a", "a")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         report = await refused(it)
         assert (report.state, report.sha256) == ("degraded", it.a.certificate.sha256)
         assert "federation rotate start" in report.remedy
@@ -276,7 +282,7 @@ async def test_another_authority_signs_nothing_after_a_restart(tmp_path: Path) -
     """It is all there is then: nothing is signed, the report says why, and the former one signs once it is back."""
     async with rotating(tmp_path) as it:
         hub = it.hub
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.STABLE)
         assert await it.signers() == ("a", "a")
         former = hub.authority_table
@@ -307,7 +313,7 @@ async def test_settings_that_are_moved_in_the_middle_of_a_rotation_stop_nothing(
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await eventually(lambda: hub.role.report().generation == 2)
         canary = {"west": it.b.certificate.sha256} if state is State.CANARY else {}
         await it.enter(state, clusters=canary)
@@ -330,7 +336,7 @@ async def test_settings_that_change_places(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await eventually(lambda: hub.role.report().generation == 2)
         await it.enter(State.STABLE)
         hub.authority_table = tables(hub, it.b, "authority", "new")
@@ -350,7 +356,7 @@ async def test_another_successor_takes_the_place_of_the_one_that_inherited(tmp_p
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.b)
+        await it.publish(it.b)
         await it.enter(State.RETIRED)
         hub.pins = [it.b, c]
         hub.authority_table = tables(hub, it.b, "authority", "new")
@@ -390,7 +396,7 @@ async def test_a_generation_behind_that_is_not_believed_stops_that_cluster_alone
 
 async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
-        await it.hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.EMERGENCY, ttl_cap=90.0)
         now = it.hub.clock.now()
         for asked in (0, 30, 86400):
@@ -405,7 +411,7 @@ async def test_a_cap_on_lifetimes_holds_for_everybody_and_for_the_door(tmp_path:
 async def test_the_door_follows_the_same_orders(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         await eventually(lambda: it.successor.state == "ready")
-        await it.hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
         assert it.hub.role._listener.serving.issuer == it.a.certificate.sha256
         only_old = await it.hub.ask("east", it.tokens["east"], trust=bundle_of(it.a))
@@ -419,7 +425,7 @@ async def test_a_kill_forgets_nothing(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.CANARY, clusters={"west": it.b.certificate.sha256})
         answers = {name: await it.ask(name) for name in ("east", "west")}
         await hub.kill()
@@ -475,7 +481,7 @@ async def test_what_changes_behind_its_back_is_seen_before_a_leaf_leaves(
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.PUBLISHING)
         await eventually(lambda: hub.role.report().generation == 2)
         write, done = hub.store.write, asyncio.Event()
@@ -513,7 +519,7 @@ async def test_orders_that_change_while_a_leaf_is_signed(
     async with rotating(tmp_path) as it:
         hub = it.hub
         await eventually(lambda: it.successor.state == "ready")
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.PUBLISHING)
         await eventually(lambda: hub.role.report().generation == 2)
         authority = hub.role._authorities.authority.current
@@ -579,7 +585,7 @@ async def test_files_that_are_exchanged_for_another_root_sign_nothing(tmp_path: 
     """Half-written, then whole, and the root is published: what the process holds goes on, and says so."""
     async with rotating(tmp_path) as it:
         hub = it.hub
-        await hub.publish(it.a, it.b)
+        await it.publish(it.a, it.b)
         await it.enter(State.STABLE)
         assert await it.signers() == ("a", "a")
         (hub.directory / "authority" / "ca-chain.pem").write_bytes(it.b.chain_pem)

@@ -31,6 +31,7 @@ QUARANTINED: Final = "north"
 NAMESPACE: Final = "shop"
 ACCOUNT: Final = "frontend"
 LIFE: Final = 36  # seconds that certificates live: long enough for a hub that starts on a busy machine
+CLOCK: Final = SystemClock()
 BEGIN: Final = datetime(2020, 1, 1, tzinfo=UTC)
 END: Final = datetime(2120, 1, 1, tzinfo=UTC)
 
@@ -93,7 +94,7 @@ async def open_box(directory: Path, members: Mapping[str, Member]) -> Box:
         directory=directory,
         members=members,
         ca=authority(OLD, directory),
-        clock=SystemClock(),
+        clock=CLOCK,
         proof_interval=1.0,
         successor=authority(NEW, directory),
     )

@@ -21,7 +21,6 @@ import aiohttp
 import msgspec
 
 from federation.core.pki.development import create_root
-from federation.runtime.clock import SystemClock
 from federation_sandbox import demo
 from federation_sandbox.box import ROOT_CONFIG_MAP, Box
 from federation_sandbox.demo import sandbox_members
@@ -41,7 +40,7 @@ async def run() -> None:
         shutil.rmtree(STATE / moment, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="federation-fixture-") as place:
         directory = Path(place)
-        async with sandbox_members(directory, mesh.CLUSTERS, clock=SystemClock()) as members:
+        async with sandbox_members(directory, mesh.CLUSTERS, clock=mesh.CLOCK) as members:
             box = await mesh.open_box(directory, members)
             roles = mesh.Roles(box)
             await start(roles)

@@ -1,0 +1,237 @@
+"""A rotation that the last version began is finished by this one, under traffic that never fails.
+
+The state is what the last version wrote until it was killed (``tests/last_version``), with all its times moved to now.
+The clusters hold what it had published, and workloads hold certificates that it had issued under the old root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc.aio
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from federation.core.errors import FederationError
+from federation.core.identity import SpiffeId
+from federation.core.pki.pem import parse_certificates
+from federation_sandbox import demo
+from federation_sandbox.box import ROOT_CONFIG_MAP, Box, Member, private_key_pem
+from federation_sandbox.demo import sandbox_members
+from federation_sandbox.mesh import Identity, Workload
+from tests.last_version import mesh
+from tests.last_version.documents import STATE, read, shifted, taken, unpack, write
+
+LIMIT = 180.0
+LATE = 0.8
+"""Of a certificate's life, in one cluster: what it holds then is of the last version, and so is what it trusts."""
+WITHOUT_BUNDLE = {"kube-public", "kube-node-lease"}
+
+
+async def put_back(member: Member, published: dict[str, Any]) -> None:
+    """What the last version had published in every namespace, under the name that it writes by."""
+    assert member.sandbox is not None
+    (manager,) = {entry["manager"] for entry in published["metadata"]["managedFields"]}
+    for namespace in (item["metadata"]["name"] for item in member.sandbox.objects("namespaces")):
+        if namespace in WITHOUT_BUNDLE:
+            continue
+        metadata = {key: published["metadata"][key] for key in ("name", "labels", "annotations")}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": published["data"]}
+        await member.world._session.request(
+            "PATCH",
+            f"/api/v1/namespaces/{namespace}/configmaps/{metadata['name']}",
+            params={"fieldManager": manager, "force": "true"},
+            body=msgspec.json.encode(body),
+            content_type="application/apply-patch+yaml",
+        )
+
+
+def issued_before(identity: SpiffeId, *, until: float, bundle: str) -> Identity:
+    """A certificate as the last version had issued it under the old root, with the bundle that came with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    (intermediate,) = parse_certificates(
+        (mesh.AUTHORITIES / mesh.OLD / "chain.pem").read_bytes(), where="the old intermediate"
+    )
+    signing_key = mesh.key_of(f"{mesh.OLD} intermediate")
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    names = [x509.UniformResourceIdentifier(str(identity))]
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(intermediate.x509.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(seconds=5))
+        .not_valid_after(datetime.fromtimestamp(until, UTC))
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False
+        )
+        .sign(signing_key, hashes.SHA256())
+    )
+    pem = leaf.public_bytes(Encoding.PEM)
+    (certificate,) = parse_certificates(pem, where="a certificate from before")
+    return Identity(
+        chain=(certificate, intermediate),
+        key_pem=private_key_pem(key),
+        trust=parse_certificates(bundle.encode(), where="its bundle"),
+    )
+
+
+async def keep_renewing(workloads: Mapping[str, Workload]) -> None:
+    """As agents do; what fails is tried again."""
+    while True:
+        for name, workload in workloads.items():
+            if workload.due(datetime.now(UTC), share=LATE if name == "west" else 0.5):
+                with contextlib.suppress(grpc.aio.AioRpcError, FederationError):
+                    await workload.renew()
+        await asyncio.sleep(0.25)
+
+
+@contextlib.asynccontextmanager
+async def busy(workloads: Mapping[str, Workload]) -> AsyncIterator[demo.Traffic]:
+    """Handshakes in every direction, and renewals, while the context is entered."""
+    traffic = demo.Traffic({name: [workload] for name, workload in workloads.items()})
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(traffic.run()), group.create_task(keep_renewing(workloads))]
+        try:
+            yield traffic
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@dataclass
+class Update:
+    """A mesh in which the hub was exchanged for this version, and what its state said ``before``."""
+
+    box: Box
+    before: dict[str, Any]
+    members: Mapping[str, Member]
+    workloads: dict[str, Workload]
+    quarantined: Workload
+    traffic: demo.Traffic
+
+    @property
+    def record(self) -> Any:
+        """The rotation that the last version began."""
+        return self.before["rotation"]["rotation"]
+
+    async def follow(self, last: str) -> list[str]:
+        """The states of the rotation until that one is reached."""
+        seen: list[str] = []
+        async with asyncio.timeout(LIMIT):
+            while last not in seen:
+                with contextlib.suppress(aiohttp.ClientError, KeyError, TypeError):
+                    state = (await self.box.get("/api/v1/rotation"))["state"]
+                    seen += [state] if state not in seen[-1:] else []
+                await asyncio.sleep(0.1)
+        return seen
+
+    async def anchors(self) -> set[str]:
+        """The roots (SHA-256) of the bundle in force."""
+        return {anchor["sha256"] for anchor in (await self.box.get("/api/v1/bundle"))["anchors"]}
+
+    def documents(self) -> dict[str, Any]:
+        """The state as it is by now."""
+        files = (self.box.directory / "state" / "documents").iterdir()
+        keys = {file.name.replace("@", "/"): file for file in files if file.name != ".next"}
+        return {key: json.loads(unpack(key, file.read_bytes())) for key, file in keys.items()}
+
+
+@contextlib.asynccontextmanager
+async def updated(directory: Path, moment: str) -> AsyncIterator[Update]:
+    """The mesh as the last version left it at that moment, with both roles of this version just started."""
+    published = json.loads((STATE / moment / "config-map.json").read_text("utf-8"))
+    async with sandbox_members(directory, mesh.CLUSTERS, clock=mesh.CLOCK) as members:
+        box = await mesh.open_box(directory, members)
+        workloads = {}
+        for name, member in members.items():
+            await member.world.add_namespace(mesh.NAMESPACE)
+            await put_back(member, published)
+            workloads[name] = await box.workload(name, mesh.NAMESPACE, mesh.ACCOUNT)
+        before = shifted(read(moment), taken=taken(moment), now=time.time())
+        write(before, directory / "state")
+        quarantined = workloads.pop(mesh.QUARANTINED)
+        for name, workload in workloads.items():
+            workload.held = last_issued(before, name, workload.identity)
+        roles = mesh.Roles(box)
+        try:
+            async with busy(workloads) as traffic:
+                await roles.start(signer="signer-1", controller="controller-0")
+                yield Update(box, before, members, workloads, quarantined, traffic)
+            assert traffic.failures == []
+            assert traffic.tried > 50
+        finally:
+            await roles.stop()
+
+
+def last_issued(before: Mapping[str, Any], cluster: str, identity: SpiffeId) -> Identity:
+    """The certificate of that cluster that lives longest by what was persisted, under the old root."""
+    old, number = before["rotation"]["rotation"]["old"]["intermediate"], before["current"]["number"]
+    (until,) = (
+        until
+        for name, issuer, generation, until in before["horizons/signer-0"]["rows"]
+        if (name, issuer, generation) == (cluster, old, number)
+    )
+    return issued_before(identity, until=until, bundle=before[f"generations/{number:012d}"]["bundle_pem"])
+
+
+async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path) -> None:
+    async with updated(tmp_path, "active") as update:
+        before, record = update.before, update.record
+        assert await update.follow("RETIRED") == ["ACTIVE", "UNPUBLISHING", "RETIRED"]
+        with pytest.raises(grpc.aio.AioRpcError):
+            await update.quarantined.renew()
+        held = [workload.held for workload in update.workloads.values()]
+        assert {each.chain[1].sha256 for each in held if each is not None} == {record["new"]["intermediate"]}
+        assert await update.anchors() == {record["new"]["root"]}
+        status = await update.box.get("/api/v1/status")
+        published = await update.members["east"].world.config_map(mesh.NAMESPACE, ROOT_CONFIG_MAP)
+    assert {p["sha256"] for p in status["proposals"]} == {
+        p["sha256"] for p in before["proposals/east"]["found"]
+    }
+    root = (mesh.AUTHORITIES / mesh.NEW / "root.pem").read_text("utf-8")
+    assert published is not None
+    assert published["data"]["root-cert.pem"] == root
+    assert published["metadata"]["annotations"]["federation-hub/hub"] == before["hub"]["id"]
+    now = update.documents()
+    finished = now["rotation"]["rotation"]
+    assert finished["number"] == record["number"]
+    assert finished["history"][: len(record["history"])] == record["history"]
+    assert now["rotation"]["quarantined"] == before["rotation"]["quarantined"]
+    for key in (key for key in before if key.startswith(("generations/", "operations/", "hub"))):
+        assert now[key] == before[key]
+
+
+async def test_a_rotation_that_the_last_version_was_publishing_comes_to_sign_under_the_new_root(
+    tmp_path: Path,
+) -> None:
+    """Through the gates that wait for what was issued with the bundle of before, by the last version alone."""
+    async with updated(tmp_path, "publishing") as update:
+        record = update.record
+        assert record["old"]["intermediate"] == update.before["orders"]["issuer"]
+        assert await update.follow("ACTIVE") == ["PUBLISHING", "SOAKED", "CANARY", "ACTIVE"]
+        for workload in update.workloads.values():
+            renewed = await workload.renew()
+            assert renewed.chain[1].sha256 == record["new"]["intermediate"]
+        assert await update.anchors() == {record["old"]["root"], record["new"]["root"]}
+    entered = {step["after"]: step["at"] for step in update.documents()["rotation"]["rotation"]["history"]}
+    waited = [until for _, _, number, until in update.before["horizons/signer-0"]["rows"] if number == 1]
+    assert entered["SOAKED"] >= max(waited)

@@ -218,6 +218,8 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
     assert now["rotation"]["quarantined"] == before["rotation"]["quarantined"]
     for key in (key for key in before if key.startswith(("generations/", "operations/", "hub"))):
         assert now[key] == before[key]
+    locks = {file.name for file in (tmp_path / "state" / "locks").iterdir()}
+    assert locks == {"documents", "lead@controller"}  # what processes of both versions wait for
 
 
 async def test_a_rotation_that_the_last_version_was_publishing_comes_to_sign_under_the_new_root(

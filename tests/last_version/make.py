@@ -10,10 +10,14 @@ import asyncio
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+
+from federation.cli.mounted_operations import operations
 from federation.core.config.authorities.settings import (
     AwsConfig,
     CertificateRef,
@@ -23,12 +27,19 @@ from federation.core.config.authorities.settings import (
 )
 from federation.core.config.clusters import Credentials
 from federation.core.config.types import Address
-from tests.last_version import meaning, mesh, scenario, wire
+from federation.runtime.clock import SystemClock
+from federation.state.files import FileStore
+from federation.status.app import create_app
+from federation.status.server import serve
+from tests.last_version import meaning, mesh, names, objects, scenario, wire
 from tests.last_version.documents import STATE
 from tests.last_version.kinds import KINDS
+from tests.status.worlds import FixedConfig, World
+from tests.support.seals import SEAL
 
 HERE: Final = Path(__file__).parent
 CONFIGURATION: Final = HERE / "configuration"
+NAMES: Final = HERE / "names"
 
 DISSOLVED: Final = (Credentials, VaultServer, AwsConfig)
 """Values that stand for keys of the table around them, where that is no role's own table."""
@@ -110,11 +121,38 @@ def make_state() -> None:
     """The state of a hub that was killed in the middle of a rotation."""
     mesh.make_authorities()
     asyncio.run(scenario.run())
+    write_json(objects.FILE, asyncio.run(written_objects()))
+
+
+async def written_objects() -> Any:
+    """The state in objects of a cluster."""
+    with tempfile.TemporaryDirectory() as place:
+        async with objects.cluster(Path(place)) as (box, opens), opens.opened() as store:
+            return await objects.written(box, store)
 
 
 def make_names() -> None:
-    """The names that others rely on: of the state."""
+    """The names that others rely on: of the state, the status API, metrics and findings."""
     write_json(STATE / "fields.json", {prefix: wire.fields_of(kind) for prefix, kind in KINDS.items()})
+    write_json(NAMES / "api.json", names.fields_of(asyncio.run(openapi())))
+    write_json(NAMES / "metrics.json", names.metrics_in_code())
+    page = HERE.parents[1] / "docs" / "findings.md"
+    write_json(NAMES / "codes.json", names.codes_in(page.read_text("utf-8")))
+
+
+async def openapi() -> Any:
+    """The OpenAPI document of a status server that takes operations."""
+    with tempfile.TemporaryDirectory() as place:
+        clock, config = SystemClock(), FixedConfig(World(["east"], 0.0).config)
+        store = FileStore(Path(place) / "state", clock)
+        mounted = operations(store, config, clock, SEAL)
+        app = create_app(store=store, config=config, clock=clock, mounted=mounted)
+        async with (
+            serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{address}/openapi.json") as answer,
+        ):
+            return await answer.json()
 
 
 MAKERS: Final = {"configuration": make_configuration, "state": make_state, "names": make_names}

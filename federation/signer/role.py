@@ -42,7 +42,7 @@ from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
 from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import KeyClaims
 from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
-from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
+from federation.signer.authorities.authority_set import AuthoritySet, SlotContext
 from federation.signer.authorities.limiter import ReplicaShare
 from federation.signer.callers import Callers, SharedCallers, Workloads
 from federation.signer.expiry_bounds import PersistedExpiryBounds
@@ -261,7 +261,7 @@ class SignerRole:
         )
         self._directives = DirectivesFollower(store, clock=clock, on_change=self._apply_directives)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
-        around = BackEndContext(
+        back_ends = BackEndContext(
             running.trust_domain,
             clock,
             random_bytes,
@@ -270,16 +270,13 @@ class SignerRole:
             ztunnel=lambda: self._running.has_ztunnel,
         )
         self._authorities = AuthoritySet(
-            partial(
-                AuthoritySlot,
-                around=around,
+            SlotContext(
+                back_ends=back_ends,
                 deadline=running.listener.deadline,
                 lifetime=lambda: self._renewals.lifetime,
-                hosts=lambda: self._running.listener.server_names,
                 directives=lambda: self._directives.directives,
             ),
             *_settings(running.signer),
-            directives=lambda: self._directives.directives,
         )
         self._roots = PinnedRoots(
             trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin

@@ -36,7 +36,7 @@ from federation.signer.authorities.authority import (
 )
 from federation.signer.authorities.cert_manager.requests import INSTANCE, LEFTOVER_AGE, MANAGED_BY, MANAGER
 from federation.signer.authorities.cert_manager.service import CHAIN_MEMORY, CertManager
-from federation.signer.authorities.service import BORNE_THROTTLED
+from federation.signer.authorities.service import TOLERATED_THROTTLED
 from federation_sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Gone, Hang
 from tests.authorities.back_end import IDENTITY, authority_of, order, surroundings
 from tests.authorities.cert_manager_controller import wrong_answer
@@ -515,7 +515,7 @@ async def test_each_answer_to_a_creation_is_its_own_error(
 async def test_each_answer_to_a_look_is_its_own_state(hub: Management, effect: Effect, reason: str) -> None:
     async with authority_of(hub.back_end) as kept:
         with hub.cluster.faults.inject(effect, verb="list", path=OURS):
-            for _ in range(BORNE_THROTTLED + 1):  # what may pass is borne a few times
+            for _ in range(TOLERATED_THROTTLED + 1):  # what may pass is borne a few times
                 await kept.refresh()
             report = kept.describe()
             assert (report.state, report.reason) == ("unavailable", reason)

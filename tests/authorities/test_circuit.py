@@ -1,10 +1,9 @@
-"""The circuit and the guard around an authority, by a clock that a test moves."""
+"""The circuit and the limiter of an authority, by a clock that a test moves."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
 from datetime import timedelta
 
 import pytest
@@ -18,55 +17,56 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
+from federation.signer.authorities.authority import BackEndContext, IssuedLeaf, LeafRequest, ManagedAuthority
 from federation.signer.authorities.limiter import (
     FAILURES,
     LONGEST_PROBE,
-    Circuit,
-    FairLimiter,
-    GuardedAuthority,
+    Limiter,
 )
-from tests.authorities.back_end import order
+from tests.authorities.back_end import order, surroundings
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
 DOWN = AuthorityUnavailable("no answer", reason="timeout", remedy="start it")
 
 
-class Inner:
-    """An authority that does as it is told."""
+class Scripted(ManagedAuthority):
+    """An authority that answers as a test scripts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: BackEndContext, limiter: Limiter) -> None:
+        super().__init__(name="inner", kind="test", poll_seconds=30.0, context=context, limiter=limiter)
         self.fails: FederationError | None = None
         self.sick: FederationError | None = None
         self.blind = False
         self.asked = 0
         self.looked = 0
-        self.pause = 30.0
-        self.issuers: tuple[Certificate, ...] = ()
 
     @property
-    def can_sign(self) -> bool:
+    def issuers(self) -> tuple[Certificate, ...]:
+        return self._anchors
+
+    @property
+    def _has_what_it_needs(self) -> bool:
         return self.sick is None
 
-    def describe(self) -> AuthorityReport:
+    def _describe(self) -> AuthorityReport:
         if self.sick is None:
             return AuthorityReport(name="inner", kind="test", state="ready")
         return AuthorityReport(
             name="inner", kind="test", state="unavailable", reason=self.sick.reason, detail=str(self.sick)
         )
 
-    def trust(self, anchors: Iterable[Certificate]) -> None:
-        self.issuers = tuple(anchors)
+    def _judge_again(self) -> None:
+        """What it is does not depend on anchors."""
 
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
         self.asked += 1
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
         return IssuedLeaf(b"leaf", (), built_by_hub=True)
 
-    async def refresh(self) -> bool:
+    async def _poll(self) -> bool:
         self.looked += 1
         return self.sick is None and not self.blind
 
@@ -74,43 +74,46 @@ class Inner:
         self.looked = -1
 
 
-def guarded(clock: VirtualClock, *, quota: float = 0.0) -> tuple[GuardedAuthority, Inner]:
-    inner = Inner()
-    limiter = FairLimiter(
-        quota=quota, max_in_flight=100, max_queued=100, patience=5.0, clock=clock, where="inner"
+def scripted(clock: VirtualClock, *, quota: float = 0.0) -> Scripted:
+    limiter = Limiter(
+        quota=quota,
+        max_in_flight=100,
+        max_queued=100,
+        patience=5.0,
+        lifetime=lambda: 3600.0,
+        clock=clock,
+        jitter=random.Random(7),
+        where="inner",
     )
-    circuit = Circuit(clock=clock, jitter=random.Random(7), where="inner")
-    return GuardedAuthority(
-        inner, limiter=limiter, circuit=circuit, lifetime=lambda: 3600.0, clock=clock
-    ), inner
+    return Scripted(surroundings(clock), limiter)
 
 
-async def refused(authority: GuardedAuthority) -> FederationError:
+async def refused(authority: Scripted) -> FederationError:
     with pytest.raises(FederationError) as caught:
         await authority.issue(order(now=pki.NOW))
     return caught.value
 
 
-async def break_it(authority: GuardedAuthority, inner: Inner, error: FederationError = DOWN) -> None:
-    inner.fails = error
+async def break_it(authority: Scripted, error: FederationError = DOWN) -> None:
+    authority.fails = error
     for _ in range(FAILURES):
         await refused(authority)
 
 
 async def test_failures_in_a_row_open_it_and_readiness_says_so() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    inner.fails = DOWN
+    authority = scripted(clock)
+    authority.fails = DOWN
     for _ in range(FAILURES - 1):
         await refused(authority)
-    inner.fails = None
+    authority.fails = None
     await authority.issue(order(now=pki.NOW))  # a success between starts the count anew
-    await break_it(authority, inner)
-    asked = inner.asked
+    await break_it(authority)
+    asked = authority.asked
     error = await refused(authority)
     assert isinstance(error, AuthorityUnavailable)
     assert (error.reason, error.remedy) == ("timeout", "start it")
-    assert inner.asked == asked, "nobody waits for a back end that is left alone"
+    assert authority.asked == asked, "no caller waits for a back end that is left alone"
     report = authority.describe()
     assert (report.state, report.circuit, report.reason) == ("unavailable", "open", "timeout")
     assert report.retry_at > clock.now().timestamp()
@@ -119,40 +122,40 @@ async def test_failures_in_a_row_open_it_and_readiness_says_so() -> None:
 
 async def test_a_good_look_lets_one_request_try() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    await break_it(authority, inner)
+    authority = scripted(clock)
+    await break_it(authority)
     await authority.refresh()
-    assert inner.looked == 0, "not before the probe is due"
+    assert authority.looked == 0, "not before the probe is due"
     await clock.advance(authority.pause)
     await authority.refresh()
     assert authority.describe().circuit == "half-open"
     assert authority.describe().state == "degraded"
-    asked = inner.asked
+    asked = authority.asked
     outcomes = await asyncio.gather(
         *(authority.issue(order(now=pki.NOW)) for _ in range(5)), return_exceptions=True
     )
-    assert inner.asked == asked + 1
+    assert authority.asked == asked + 1
     assert all(isinstance(outcome, AuthorityUnavailable) for outcome in outcomes)
     assert authority.describe().circuit == "open"
     await clock.advance(authority.pause)
     await authority.refresh()
-    inner.fails = None
+    authority.fails = None
     await authority.issue(order(now=pki.NOW))
     assert authority.describe().circuit == "closed"
     assert authority.describe().state == "ready"
 
 
-async def test_a_look_that_failed_lets_nobody_try_although_an_earlier_one_stays_in_force() -> None:
+async def test_a_poll_that_failed_lets_no_request_try_although_an_earlier_one_stays_in_force() -> None:
     """As where the hub builds the leaf: the pair that was good last stays, whatever the back end answers now."""
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    await break_it(authority, inner)
-    inner.blind = True
+    authority = scripted(clock)
+    await break_it(authority)
+    authority.blind = True
     await clock.advance(authority.pause)
     await authority.refresh()
-    assert inner.can_sign
+    assert authority._has_what_it_needs
     assert (authority.describe().circuit, authority.can_sign) == ("open", False)
-    inner.blind = False
+    authority.blind = False
     await clock.advance(authority.pause)
     await authority.refresh()
     assert authority.describe().circuit == "half-open"
@@ -160,9 +163,9 @@ async def test_a_look_that_failed_lets_nobody_try_although_an_earlier_one_stays_
 
 async def test_probes_back_off_with_jitter_up_to_a_bound() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    await break_it(authority, inner)
-    inner.sick = DOWN
+    authority = scripted(clock)
+    await break_it(authority)
+    authority.sick = DOWN
     pauses = []
     for _ in range(12):
         pauses.append(authority.pause)
@@ -172,13 +175,13 @@ async def test_probes_back_off_with_jitter_up_to_a_bound() -> None:
     assert pauses[-1] > LONGEST_PROBE / 2
     assert max(pauses) <= LONGEST_PROBE
     assert len(set(pauses)) == len(pauses)
-    assert inner.looked == 12
+    assert authority.looked == 12
 
 
 async def test_a_refused_request_is_no_failure_of_the_back_end() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    inner.fails = AuthorityRefused("the role does not allow it", reason="role_too_narrow")
+    authority = scripted(clock)
+    authority.fails = AuthorityRefused("the role does not allow it", reason="role_too_narrow")
     for _ in range(FAILURES * 3):
         assert isinstance(await refused(authority), AuthorityRefused)
     assert authority.describe().circuit == "closed"
@@ -186,18 +189,18 @@ async def test_a_refused_request_is_no_failure_of_the_back_end() -> None:
 
 async def test_forbidden_opens_it_as_an_outage_does() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    await break_it(authority, inner, AuthorityMisconfigured("403", reason="forbidden", remedy="grant it"))
+    authority = scripted(clock)
+    await break_it(authority, AuthorityMisconfigured("403", reason="forbidden", remedy="grant it"))
     report = authority.describe()
     assert (report.circuit, report.reason, report.remedy) == ("open", "forbidden", "grant it")
 
 
 async def test_throttling_slows_down_and_opens_nothing() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock, quota=10.0)
-    inner.fails = AuthorityThrottled("429", retry_after=2.0)
+    authority = scripted(clock, quota=10.0)
+    authority.fails = AuthorityThrottled("429", retry_after=2.0)
     await refused(authority)
-    inner.fails = None
+    authority.fails = None
     waiting = asyncio.create_task(authority.issue(order(now=pki.NOW)))
     await clock.advance(1.9)
     assert not waiting.done()
@@ -207,29 +210,29 @@ async def test_throttling_slows_down_and_opens_nothing() -> None:
     assert authority.describe().circuit == "closed"
 
 
-async def test_throttling_is_told_until_a_request_passes() -> None:
+async def test_throttling_is_reported_until_a_request_passes() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    inner.fails = AuthorityThrottled("429")
+    authority = scripted(clock)
+    authority.fails = AuthorityThrottled("429")
     await refused(authority)
     report = authority.describe()
     assert (report.state, report.reason, report.circuit) == ("degraded", "throttled", "closed")
     assert "429" in report.detail
     assert "quota" in report.remedy
-    inner.fails = None
+    authority.fails = None
     served = asyncio.create_task(authority.issue(order(now=pki.NOW)))
     await clock.advance(2.0)
     await served
     assert authority.describe().state == "ready"
 
 
-async def test_a_caller_that_gives_up_as_the_probe_blocks_nobody_after_it() -> None:
+async def test_a_caller_that_gives_up_as_the_probe_blocks_no_caller_after_it() -> None:
     clock = VirtualClock()
-    authority, inner = guarded(clock)
-    await break_it(authority, inner)
+    authority = scripted(clock)
+    await break_it(authority)
     await clock.advance(authority.pause)
     await authority.refresh()
-    inner.fails = None
+    authority.fails = None
     probe = asyncio.create_task(authority.issue(order(now=pki.NOW)))
     await asyncio.sleep(0)
     probe.cancel()
@@ -239,7 +242,7 @@ async def test_a_caller_that_gives_up_as_the_probe_blocks_nobody_after_it() -> N
 
 async def test_the_report_says_quota_use_and_how_many_workloads_that_carries() -> None:
     clock = VirtualClock()
-    authority, _ = guarded(clock, quota=25.0)
+    authority = scripted(clock, quota=25.0)
     authority.take_share(0.5)
     for _ in range(30):
         await authority.issue(order(now=pki.NOW, life=timedelta(hours=1)))

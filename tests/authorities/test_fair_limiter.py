@@ -1,40 +1,49 @@
-"""The way to a back end, by a clock that a test moves: its quota, its fairness, and early refusals."""
+"""Admission to a back end, by a clock that a test moves: its quota, its fairness, and early refusals."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
-from federation.core.errors import Overloaded
-from federation.signer.authorities.limiter import FairLimiter
+from federation.core.errors import AuthorityThrottled, Overloaded
+from federation.signer.authorities.limiter import Limiter
 from tests.support.clock import VirtualClock
 
 
-def limiter(clock: VirtualClock, **options: float) -> FairLimiter:
+def limiter(clock: VirtualClock, **options: float) -> Limiter:
     settings = {"quota": 10.0, "max_in_flight": 1000, "max_queued": 1000, "patience": 60.0} | options
-    return FairLimiter(
+    return Limiter(
         quota=settings["quota"],
         max_in_flight=int(settings["max_in_flight"]),
         max_queued=int(settings["max_queued"]),
         patience=settings["patience"],
+        lifetime=lambda: 3600.0,
         clock=clock,
+        jitter=random.Random(7),
         where="test",
     )
 
 
+def ends(seconds: float) -> datetime:
+    """When a caller's certificate ends: the sooner, the more urgent."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 @asynccontextmanager
 async def callers(
-    way: FairLimiter, clock: VirtualClock, clusters: list[str], *, takes: float = 0.0
+    way: Limiter, clock: VirtualClock, clusters: list[str], *, takes: float = 0.0
 ) -> AsyncIterator[list[tuple[float, str]]]:
     """So many callers at once; who was admitted, and when."""
     admitted: list[tuple[float, str]] = []
 
     async def call(cluster: str, urgency: float) -> None:
-        async with way.admitted(cluster, urgency):
+        async with way.admitted(cluster, ends(urgency)):
             admitted.append((clock.monotonic(), cluster))
             if takes:
                 await clock.sleep(takes)
@@ -94,14 +103,14 @@ async def test_only_so_many_at_once() -> None:
     assert not way.busy
 
 
-async def test_whose_turn_would_come_too_late_is_told_at_once() -> None:
+async def test_whose_turn_would_come_too_late_is_refused_at_once() -> None:
     clock = VirtualClock()
     way = limiter(clock, patience=2.0)
     async with callers(way, clock, ["east"] * 30) as admitted:
         await clock.settle()
         assert (len(admitted), way.queued) == (10, 20)
         with pytest.raises(Overloaded) as caught:
-            async with way.admitted("east", 1e12):
+            async with way.admitted("east", ends(1e9)):
                 pytest.fail("it was admitted")
         assert caught.value.reason == "authority_quota"
         assert caught.value.remedy
@@ -125,8 +134,8 @@ async def test_a_full_queue_sends_away_the_least_urgent_of_the_longest_line() ->
         assert len(admitted) == 10
 
 
-async def _once(way: FairLimiter, cluster: str, urgency: float) -> None:
-    async with way.admitted(cluster, urgency):
+async def _once(way: Limiter, cluster: str, urgency: float) -> None:
+    async with way.admitted(cluster, ends(urgency)):
         pass
 
 
@@ -147,9 +156,14 @@ async def test_who_gives_up_takes_no_turn_and_the_next_keeps_the_time() -> None:
 async def test_a_back_end_that_throttles_is_asked_less_until_it_does_not() -> None:
     clock = VirtualClock()
     way = limiter(clock)
-    async with way.admitted("east"):
-        way.throttled(3.0)
-        way.throttled(3.0)  # the rest of the same burst
+
+    async def throttled() -> None:
+        async with way.admitted("east"):
+            await asyncio.sleep(0)
+            raise AuthorityThrottled("fewer", retry_after=3.0)
+
+    both = await asyncio.gather(throttled(), throttled(), return_exceptions=True)  # of the same burst
+    assert all(isinstance(outcome, AuthorityThrottled) for outcome in both)
     async with callers(way, clock, ["east"] * 200) as admitted:
         await clock.advance(2.9)
         assert admitted == []
@@ -160,7 +174,7 @@ async def test_a_back_end_that_throttles_is_asked_less_until_it_does_not() -> No
         assert len(admitted) - before > 100, "it recovers"
 
 
-async def test_without_a_quota_nobody_waits() -> None:
+async def test_without_a_quota_no_caller_waits() -> None:
     clock = VirtualClock()
     way = limiter(clock, quota=0.0)
     async with callers(way, clock, ["east"] * 500) as admitted:

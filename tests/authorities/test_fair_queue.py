@@ -1,4 +1,4 @@
-"""Whose turn it is: fair between clusters, by the nearest expiry within one, bounded."""
+"""The order of requests: fair between clusters, by the nearest expiry within one, bounded."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.signer.authorities.limiter import NOTHING_HELD, SPARE, FairQueue, QueueEntry
+from federation.signer.authorities.limiter import NO_CERTIFICATE, SPARE, QueueEntry, RequestQueue
 
 CLUSTERS = st.sampled_from(["east", "west", "north"])
 JOINS = st.lists(st.tuples(CLUSTERS, st.integers(0, 50)), max_size=60)
 
 
-def drain(turns: FairQueue) -> list[QueueEntry]:
+def drain(turns: RequestQueue[QueueEntry]) -> list[QueueEntry]:
     taken = []
     while (turn := turns.take()) is not None:
         taken.append(turn)
     return taken
 
 
-def test_the_nearest_expiry_goes_first_and_who_holds_nothing_before_all() -> None:
-    turns = FairQueue(10)
-    for urgency in (300.0, 100.0, NOTHING_HELD, 200.0):
+def test_the_nearest_expiry_goes_first_and_who_has_none_before_all() -> None:
+    turns = RequestQueue[QueueEntry](10)
+    for urgency in (300.0, 100.0, NO_CERTIFICATE, 200.0):
         assert turns.join(QueueEntry("east", urgency)) is None
-    assert [turn.urgency for turn in drain(turns)] == [NOTHING_HELD, 100.0, 200.0, 300.0]
+    assert [turn.urgency for turn in drain(turns)] == [NO_CERTIFICATE, 100.0, 200.0, 300.0]
 
 
 def test_equal_ones_go_in_the_order_they_came() -> None:
-    turns = FairQueue(10)
+    turns = RequestQueue[QueueEntry](10)
     joined = [QueueEntry("east", 5.0) for _ in range(5)]
     for turn in joined:
         turns.join(turn)
@@ -36,15 +36,15 @@ def test_equal_ones_go_in_the_order_they_came() -> None:
 
 
 def test_a_storm_in_one_cluster_costs_another_no_turn() -> None:
-    turns = FairQueue(1000)
+    turns = RequestQueue[QueueEntry](1000)
     for _ in range(500):
-        turns.join(QueueEntry("east", NOTHING_HELD))
+        turns.join(QueueEntry("east", NO_CERTIFICATE))
     turns.join(QueueEntry("west", 9e9))
     assert "west" in [turn.cluster for turn in drain(turns)[:2]]
 
 
 def test_an_idle_cluster_saves_up_no_turns() -> None:
-    turns = FairQueue(1000)
+    turns = RequestQueue[QueueEntry](1000)
     for _ in range(100):
         turns.join(QueueEntry("east", 1.0))
     for _ in range(60):
@@ -55,7 +55,7 @@ def test_an_idle_cluster_saves_up_no_turns() -> None:
 
 
 def test_without_room_the_longest_line_gives_way() -> None:
-    turns = FairQueue(3)
+    turns = RequestQueue[QueueEntry](3)
     late, early, earliest = QueueEntry("east", 300.0), QueueEntry("east", 200.0), QueueEntry("east", 100.0)
     for turn in (late, early, earliest):
         assert turns.join(turn) is None
@@ -67,7 +67,7 @@ def test_without_room_the_longest_line_gives_way() -> None:
 
 
 def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
-    turns = FairQueue(1000)
+    turns = RequestQueue[QueueEntry](1000)
     stays = QueueEntry("east", 1.0)
     turns.join(stays)
     for _ in range(5000):
@@ -87,7 +87,7 @@ def test_who_is_gone_takes_no_room_although_the_line_never_ends() -> None:
 def test_everybody_is_served_once_or_told(
     joins: list[tuple[str, int]], room: int, draining: set[int]
 ) -> None:
-    turns = FairQueue(room)
+    turns = RequestQueue[QueueEntry](room)
     joined, sent_away = [], []
     for cluster, urgency in joins:
         turn = QueueEntry(cluster, float(urgency))
@@ -110,7 +110,7 @@ def test_everybody_is_served_once_or_told(
 
 @given(JOINS, CLUSTERS, st.integers(0, 50))
 def test_what_is_said_to_be_ahead_is_ahead(joins: list[tuple[str, int]], cluster: str, urgency: int) -> None:
-    turns = FairQueue(1000)
+    turns = RequestQueue[QueueEntry](1000)
     for name, each in joins:
         turns.join(QueueEntry(name, float(each)))
     expected = turns.ahead(cluster, float(urgency))
@@ -121,7 +121,7 @@ def test_what_is_said_to_be_ahead_is_ahead(joins: list[tuple[str, int]], cluster
 
 @given(JOINS)
 def test_no_cluster_is_served_twice_while_another_waits_since_before(joins: list[tuple[str, int]]) -> None:
-    turns = FairQueue(1000)
+    turns = RequestQueue[QueueEntry](1000)
     for name, each in joins:
         turns.join(QueueEntry(name, float(each)))
     waiting = Counter(name for name, _ in joins)

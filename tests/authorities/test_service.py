@@ -5,7 +5,6 @@ The service stands behind its interface and issues with a real CA, rightly or wr
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -28,8 +27,8 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.authority import Alarms, Answer, LeafRequest, ServiceView, issue_checked
-from federation.signer.authorities.service import BORNE, BORNE_THROTTLED, SOON, ServiceAuthority
-from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
+from federation.signer.authorities.service import SOON, TOLERATED, TOLERATED_THROTTLED, ServiceAuthority
+from tests.authorities.back_end import SERVER_NAME, order, surroundings
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -100,9 +99,7 @@ async def looked(
         name="pki",
         kind="test",
         poll_seconds=30.0,
-        trust_domain=TRUST_DOMAIN,
-        clock=clock or VirtualClock(pki.NOW),
-        jitter=random.Random(1),
+        context=surroundings(clock or VirtualClock(pki.NOW)),
     )
     authority.trust(anchors)
     await authority.refresh()
@@ -205,7 +202,7 @@ async def test_a_look_that_failed_stops_nobody_and_is_repeated_soon() -> None:
 
 @pytest.mark.parametrize(
     ("error", "borne"),
-    [(NO_ANSWER, BORNE), (AuthorityThrottled("429", retry_after=1.0), BORNE_THROTTLED)],
+    [(NO_ANSWER, TOLERATED), (AuthorityThrottled("429", retry_after=1.0), TOLERATED_THROTTLED)],
 )
 async def test_looks_that_fail_again_and_again_stop_requests(error: FederationError, borne: int) -> None:
     service = Service()
@@ -259,7 +256,7 @@ async def test_each_caller_gets_an_error_of_its_own() -> None:
     service = Service()
     async with looked(service) as authority:
         service.sick = AuthorityThrottled("429", reason="quota", retry_after=3.0)
-        for _ in range(BORNE_THROTTLED + 1):
+        for _ in range(TOLERATED_THROTTLED + 1):
             await authority.refresh()
         raised = []
         for _ in range(2):

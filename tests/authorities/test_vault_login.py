@@ -16,7 +16,7 @@ from federation.core.config.authorities.settings import CertificateRef, VaultAut
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.authority import ManagedAuthority
 from federation.signer.authorities.credentials import ClientPair, OwnCredentials
-from federation.signer.authorities.service import BORNE
+from federation.signer.authorities.service import TOLERATED
 from federation.signer.authorities.vault.client import TransportSecurity, VaultClient
 from federation.signer.authorities.vault.login import Login, granted
 from tests.authorities.back_end import order, surroundings
@@ -141,7 +141,7 @@ async def test_while_the_login_is_good_its_renewal_may_fail(server: VaultServer,
         assert "login ends in" in report.detail
         assert await signs(kept, server)
         server.clock.ahead += 300
-        for _ in range(BORNE + 1):
+        for _ in range(TOLERATED + 1):
             await kept.refresh()
         assert (kept.describe().state, kept.describe().reason) == ("unavailable", "server_error")
         server.faults.clear()

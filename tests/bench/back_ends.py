@@ -49,7 +49,7 @@ from federation.signer.authorities.authority import (
     ManagedAuthority,
     issue_checked,
 )
-from federation.signer.authorities.authority_set import AuthoritySlot
+from federation.signer.authorities.authority_set import AuthoritySlot, SlotContext
 from tests.authorities.aws_world import with_keys
 from tests.authorities.back_end import SERVER_NAME, order, surroundings
 from tests.authorities.real_vault import ADDRESS
@@ -137,15 +137,10 @@ async def hub_limit(directory: Path) -> AsyncIterator[HubLimit]:
 
 @asynccontextmanager
 async def kept(settings: AuthoritySettings, root: Certificate) -> AsyncIterator[ManagedAuthority]:
-    """The authority as a signer's keeper makes it, ready to sign."""
-    slot = AuthoritySlot(
-        settings,
-        surroundings(),
-        deadline=DEADLINE,
-        lifetime=lambda: 3600.0,
-        hosts=lambda: (SERVER_NAME,),
-        on_change=lambda: None,
-    )
+    """The authority as a signer's slot makes it, ready to sign."""
+    back_ends = replace(surroundings(), hosts=lambda: (SERVER_NAME,))
+    context = SlotContext(back_ends=back_ends, deadline=DEADLINE, lifetime=lambda: 3600.0)
+    slot = AuthoritySlot(settings, context, on_change=lambda: None)
     slot.trust((root,))
     try:
         await slot.refresh()

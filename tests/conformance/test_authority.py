@@ -7,7 +7,7 @@ would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.signer.accounting import Accounting
-from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
+from federation.signer.authorities.authority import BackEndContext, IssuedLeaf, LeafRequest, ManagedAuthority
+from tests.authorities.back_end import surroundings
 from tests.signer.house import Answer, House, authority, house, identity_of
 from tests.support import pki
 
@@ -30,37 +31,34 @@ BAD_CHAIN = (grpc.StatusCode.INTERNAL, "failed to parse and verify signed certif
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "certificate signing is temporarily unavailable")
 
 
-class BackEnd:
+class BackEnd(ManagedAuthority):
     """An authority of the second kind: it issues from the request, as it pleases."""
 
-    def __init__(self, answer: Callable[[LeafRequest], IssuedLeaf]) -> None:
+    def __init__(self, answer: Callable[[LeafRequest], IssuedLeaf], context: BackEndContext) -> None:
+        super().__init__(name="back end", kind="test", poll_seconds=3600.0, context=context)
         self._answer = answer
-
-    def describe(self) -> AuthorityReport:
-        return AuthorityReport(name="back end", kind="test", state="ready")
-
-    @property
-    def can_sign(self) -> bool:
-        return True
 
     @property
     def issuers(self) -> tuple[Certificate, ...]:
         return ()
 
     @property
-    def pause(self) -> float:
-        return 3600.0
+    def _has_what_it_needs(self) -> bool:
+        return True
 
-    def trust(self, anchors: Iterable[Certificate]) -> None:
+    def _describe(self) -> AuthorityReport:
+        return self._report(())
+
+    def _judge_again(self) -> None:
         pass
 
-    async def refresh(self) -> bool:
+    async def _poll(self) -> bool:
         return True
 
     async def close(self) -> None:
         pass
 
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
         await asyncio.sleep(0)
         return self._answer(order)
 
@@ -87,7 +85,7 @@ def leaf_of(order: LeafRequest, ca: pki.Authority, **wrong: object) -> Certifica
 
 
 async def ask(hub: House, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
-    hub.role._authorities.authority.current = BackEnd(answer)
+    hub.role._authorities.authority.current = BackEnd(answer, surroundings())
     return await hub.ask("east", hub.pod("east"))
 
 
@@ -133,7 +131,7 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
         good = hub.role._authorities.authority.current
         answer = await ask(hub, crash)
         assert (answer.code, answer.details) == SIGN_FAILED
-        assert "nobody foresaw" in caplog.text
+        assert "failed unexpectedly" in caplog.text
         hub.role._authorities.authority.current = good
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 

@@ -48,7 +48,7 @@ def test_an_alarm_goes_on() -> None:
     before = AuthorityReport(
         name="a", kind="vault", state="ready", violations=3, last_violation="a CA", last_violation_at=5.0
     )
-    alarms.recall(before)
+    alarms.absorb(before)
     assert (alarms.violations, alarms.last_violation) == (3, "a CA")
     alarms.violated(AuthorityViolation("another key"))
     assert (alarms.violations, alarms.last_violation) == (4, "another key")

@@ -1,4 +1,4 @@
-"""The two authorities of a signer and the roots that the second is judged by: what is made, kept and told."""
+"""The two authorities of a signer and the roots that the second is judged by: what is made, kept and reported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityViolation
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.rotation.effects import SigningDirectives
-from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
-from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
+from federation.signer.authorities.authority import AuthoritySettings, BackEndContext, ManagedAuthority
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot, SlotContext
+from federation.signer.authorities.back_ends import make_authority
+from federation.signer.authorities.limiter import Limiter
 from federation.signer.authorities.selection import choose
 from federation.signer.generations import PinnedRoots
 from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
@@ -30,30 +32,36 @@ from tests.support.clock import VirtualClock
 A, B = pki.intermediate("heir a1", pki.root("heir a")), pki.intermediate("heir b1", pki.root("heir b"))
 
 
-class Maker:
-    """Makes keepers as the role does, but for those kinds whose package is missing."""
+class Packages:
+    """Whether the packages of every kind of back end are installed."""
 
     def __init__(self) -> None:
         self.missing = False
-        clock = VirtualClock(pki.NOW)
-        self.around = BackEndContext(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
 
-    def __call__(
-        self, settings: AuthoritySettings, *, on_change: Callable[[], None], needs_canary: bool
-    ) -> AuthoritySlot:
+    def make(
+        self, settings: AuthoritySettings, context: BackEndContext, limiter: Limiter | None
+    ) -> ManagedAuthority:
         if self.missing:
             raise AuthorityMisconfigured(
                 "a package is not installed", reason="package_missing", remedy="install it"
             )
-        return AuthoritySlot(
-            settings,
-            self.around,
-            deadline=10.0,
-            lifetime=lambda: 3600.0,
-            hosts=lambda: (SERVER_NAME,),
-            on_change=on_change,
-            needs_canary=needs_canary,
-        )
+        return make_authority(settings, context, limiter)
+
+
+def context(
+    packages: Packages | None = None, directives: Callable[[], SigningDirectives | None] = lambda: None
+) -> SlotContext:
+    """What the role gives to its slots."""
+    clock = VirtualClock(pki.NOW)
+    return SlotContext(
+        back_ends=BackEndContext(
+            TRUST_DOMAIN, clock, os.urandom, random.Random(1), hosts=lambda: (SERVER_NAME,)
+        ),
+        deadline=10.0,
+        lifetime=lambda: 3600.0,
+        directives=directives,
+        make=(packages or Packages()).make,
+    )
 
 
 def settings_of(ca: pki.Authority, directory: Path, name: str) -> AuthoritySettings:
@@ -61,12 +69,12 @@ def settings_of(ca: pki.Authority, directory: Path, name: str) -> AuthoritySetti
     return AuthoritySettings(LocalAuthorityConfig(name=name, certificate_file=chain, key_file=key))
 
 
-async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_path: Path) -> None:
+async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_reported(tmp_path: Path) -> None:
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
-    make = Maker()
-    both = AuthoritySet(make, first, None)
+    packages = Packages()
+    both = AuthoritySet(context(packages), first, None)
     assert both.describe_successor() is None
-    make.missing = True
+    packages.missing = True
     both.configure(first, second)
     report = both.describe_successor()
     assert report is not None
@@ -75,7 +83,7 @@ async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_
     both.trust([A.root])
     await both.authority.refresh()
     assert both.authority.usable
-    make.missing = False
+    packages.missing = False
     both.configure(first, None)
     assert both.describe_successor() is None
     both.configure(first, second)
@@ -83,22 +91,22 @@ async def test_a_successor_that_cannot_be_made_disturbs_nothing_and_is_told(tmp_
 
 
 async def test_a_successor_is_not_counted_on_before_it_has_signed(tmp_path: Path) -> None:
-    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second"))
+    both = AuthoritySet(context(), settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second"))
     both.trust([A.root])
-    heir = both.successor
-    assert heir is not None
-    await heir.refresh()
-    assert (heir.usable, heir.issuers) == (False, ())
-    assert heir.describe().state == "unavailable"
+    successor = both.successor
+    assert successor is not None
+    await successor.refresh()
+    assert (successor.usable, successor.issuers) == (False, ())
+    assert successor.describe().state == "unavailable"
     both.pin([A.root, B.root])
-    await heir.current.refresh()
-    assert heir.current.can_sign
-    assert (heir.usable, heir.issuers) == (False, ())
-    assert heir.describe().reason == "on_trial"
-    await heir.refresh()
-    assert (heir.usable, heir.issuers) == (True, (B.certificate, B.root))
-    assert heir.describe().state == "ready"
-    assert heir.describe().violations == 0, "a trial is no alarm"
+    await successor.current.refresh()
+    assert successor.current.can_sign
+    assert (successor.usable, successor.issuers) == (False, ())
+    assert successor.describe().reason == "on_trial"
+    await successor.refresh()
+    assert (successor.usable, successor.issuers) == (True, (B.certificate, B.root))
+    assert successor.describe().state == "ready"
+    assert successor.describe().violations == 0, "a trial is no alarm"
 
 
 def is_usable(slot: AuthoritySlot) -> bool:
@@ -111,23 +119,23 @@ def successor_of(both: AuthoritySet) -> AuthoritySlot | None:
 
 async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: Path) -> None:
     second = settings_of(B, tmp_path, "second")
-    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), second)
+    both = AuthoritySet(context(), settings_of(A, tmp_path, "first"), second)
     both.pin([B.root])
-    heir = both.successor
-    assert heir is not None
-    await heir.refresh()
-    assert is_usable(heir)
+    successor = both.successor
+    assert successor is not None
+    await successor.refresh()
+    assert is_usable(successor)
     renewed = pki.intermediate("heir b2", pki.root("heir b"))
     renewed.write(tmp_path / "second")
-    await heir.current.refresh()
-    assert not is_usable(heir)
-    await heir.refresh()
-    assert heir.issuers[0] == renewed.certificate
+    await successor.current.refresh()
+    assert not is_usable(successor)
+    await successor.refresh()
+    assert successor.issuers[0] == renewed.certificate
 
 
 async def after_a_rotation(directory: Path, *, at_rest_before: bool) -> AuthoritySet:
     """The bundle holds the new root alone; the old authority was in use ``at_rest_before``, in this very process."""
-    both = AuthoritySet(Maker(), settings_of(A, directory, "first"), settings_of(B, directory, "second"))
+    both = AuthoritySet(context(), settings_of(A, directory, "first"), settings_of(B, directory, "second"))
     if at_rest_before:
         both.trust([A.root])
         await both.authority.refresh()
@@ -167,7 +175,7 @@ async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(t
     first = settings_of(renewed, tmp_path, "first")
     assert isinstance(first.authority, LocalAuthorityConfig)
     key = first.authority.key_file.rename(tmp_path / "not-there-yet.pem")
-    both = AuthoritySet(Maker(), first, settings_of(B, tmp_path, "second"))
+    both = AuthoritySet(context(), first, settings_of(B, tmp_path, "second"))
     both.trust([B.root])
     for slot in both.in_order:
         await slot.refresh()
@@ -180,7 +188,7 @@ async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(t
 
 
 async def test_an_authority_that_was_good_goes_only_for_one_that_signs(tmp_path: Path) -> None:
-    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), None)
+    both = AuthoritySet(context(), settings_of(A, tmp_path, "first"), None)
     slot = both.authority
     both.trust([A.root])
     await slot.refresh()
@@ -194,8 +202,8 @@ async def test_an_authority_that_was_good_goes_only_for_one_that_signs(tmp_path:
     assert slot.usable
 
 
-async def test_of_two_that_never_were_good_the_configured_one_is_told(tmp_path: Path) -> None:
-    both = AuthoritySet(Maker(), settings_of(A, tmp_path, "first"), None)
+async def test_of_two_that_never_were_good_the_configured_one_is_reported(tmp_path: Path) -> None:
+    both = AuthoritySet(context(), settings_of(A, tmp_path, "first"), None)
     both.configure(settings_of(B, tmp_path, "second"), None)
     await both.authority.refresh()
     assert both.authority.describe().name == "second"
@@ -203,14 +211,14 @@ async def test_of_two_that_never_were_good_the_configured_one_is_told(tmp_path: 
 
 async def test_alarms_outlive_the_authority_that_raised_them(tmp_path: Path) -> None:
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
-    both = AuthoritySet(Maker(), first, second)
+    both = AuthoritySet(context(), first, second)
     both.trust([A.root, B.root])
-    heir = both.successor
-    assert heir is not None
-    await heir.refresh()
+    successor = both.successor
+    assert successor is not None
+    await successor.refresh()
     both.authority.alarms.violated(AuthorityViolation("another key", reason="wrong_key"))
     both.configure(second, None)
-    assert both.authority is heir
+    assert both.authority is successor
     assert both.describe_successor() is None
     report = both.authority.describe()
     assert (report.name, report.violations, report.last_violation) == ("second", 1, "another key")
@@ -222,7 +230,7 @@ async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
     file = tmp_path / "roots.pem"
     pins = [AnchorPin(file=file, sha256=ca.root.sha256, trust_domain=TRUST_DOMAIN) for ca in (A, B)]
     elsewhere = TrustDomain("elsewhere.example")
-    foreign = AnchorPin(file=file, sha256=pki.root("heir c").root.sha256, trust_domain=elsewhere)
+    foreign = AnchorPin(file=file, sha256=pki.root("successor c").root.sha256, trust_domain=elsewhere)
     roots.configure([*pins, foreign])
     await roots.read()
     file.write_bytes(b"garbage")
@@ -231,18 +239,18 @@ async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
     file.write_bytes(A.root.pem)
     await roots.read()
     assert told == [(A.root,)]
-    file.write_bytes(B.root.pem + pki.root("heir c").root.pem)
+    file.write_bytes(B.root.pem + pki.root("successor c").root.pem)
     await roots.read()
     assert told[-1] == (A.root, B.root), "what a fingerprint names does not change, nor vanish with a file"
     roots.configure(pins[1:])
     assert told.pop() == (B.root,), "and nothing is known that is not pinned"
 
 
-async def test_an_old_side_that_is_configured_no_longer_is_kept_and_told_as_such(tmp_path: Path) -> None:
+async def test_an_old_side_that_is_configured_no_longer_is_kept_and_reported_as_such(tmp_path: Path) -> None:
     """A rotation may still go back to it, but only until this process is restarted."""
     first, second = settings_of(A, tmp_path, "first"), settings_of(B, tmp_path, "second")
     directives = SigningDirectives(rotation=1, state="ACTIVE", issuer=B.certificate.sha256, strict=True)
-    both = AuthoritySet(Maker(), first, second, directives=lambda: directives)
+    both = AuthoritySet(context(directives=lambda: directives), first, second)
     both.trust([A.root, B.root])
     for slot in both.in_order:
         await slot.refresh()

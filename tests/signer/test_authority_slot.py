@@ -1,4 +1,4 @@
-"""A keeper that runs, in virtual time, with back ends that fail as they are told."""
+"""An authority slot that runs, in virtual time, with back ends that fail when a test says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from federation.core.config.authorities.settings import CertManagerAuthorityConf
 from federation.core.config.clusters import Credentials
 from federation.core.errors import AuthorityUnavailable, AuthorityUncertain, FederationError, NotReady
 from federation.core.rotation.effects import SigningDirectives
-from federation.signer.authorities import authority_set as keeper_module
 from federation.signer.authorities.authority import (
     Answer,
     AuthoritySettings,
@@ -24,8 +23,8 @@ from federation.signer.authorities.authority import (
     ManagedAuthority,
     ServiceView,
 )
-from federation.signer.authorities.authority_set import AuthoritySlot
-from federation.signer.authorities.limiter import FAILURES, FIRST_PROBE
+from federation.signer.authorities.authority_set import AuthoritySlot, SlotContext
+from federation.signer.authorities.limiter import FAILURES, FIRST_PROBE, Limiter
 from federation.signer.authorities.selection import choose
 from federation.signer.authorities.service import SOON, ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, TRUST_DOMAIN, order
@@ -39,10 +38,10 @@ QUOTA = 40.0  # certificates a second
 
 
 class Service:
-    """A service that issues rightly; it hangs, fails, and tells its chain beforehand as it is told."""
+    """A service that issues rightly; a test sets whether it hangs, fails, and shows its chain beforehand."""
 
-    def __init__(self, *, tells: bool = True) -> None:
-        self.tells = tells
+    def __init__(self, *, shows_chain: bool = True) -> None:
+        self.shows_chain = shows_chain
         self.ca = CA
         self.failing: Exception | None = None
         self.blind: FederationError | None = None
@@ -54,7 +53,7 @@ class Service:
         self.looked += 1
         if self.blind is not None:
             raise self.blind
-        return ServiceView((CA.certificate, CA.root)) if self.tells else ServiceView()
+        return ServiceView((CA.certificate, CA.root)) if self.shows_chain else ServiceView()
 
     async def issue(self, wanted: LeafRequest) -> Answer:
         self.asked += 1
@@ -65,37 +64,39 @@ class Service:
         return Answer(issued(wanted, self.ca).der, (self.ca.certificate,))
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
 
 
-class Kept:
-    """A keeper of such services, by their names."""
+class Scene:
+    """A slot with such services, by their names."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **services: Service) -> None:
+    def __init__(self, **services: Service) -> None:
         self.clock = VirtualClock(pki.NOW)
         self.directives: SigningDirectives | None = None
         self.services = services
-        monkeypatch.setattr(keeper_module, "make_authority", self._make)
-        self.slot = AuthoritySlot(
-            settings_of(next(iter(services)), quota=QUOTA),
-            BackEndContext(TRUST_DOMAIN, self.clock, os.urandom, random.Random(1)),
+        context = SlotContext(
+            back_ends=BackEndContext(
+                TRUST_DOMAIN, self.clock, os.urandom, random.Random(1), hosts=lambda: (SERVER_NAME,)
+            ),
             deadline=10.0,
             lifetime=lambda: 3600.0,
-            hosts=lambda: (SERVER_NAME,),
-            on_change=lambda: None,
             directives=lambda: self.directives,
+            make=self._make,
         )
+        first = settings_of(next(iter(services)), quota=QUOTA)
+        self.slot = AuthoritySlot(first, context, on_change=lambda: None)
         self.slot.trust([CA.root])
 
-    def _make(self, settings: AuthoritySettings, around: BackEndContext) -> ManagedAuthority:
+    def _make(
+        self, settings: AuthoritySettings, context: BackEndContext, limiter: Limiter | None
+    ) -> ManagedAuthority:
         return ServiceAuthority(
             self.services[settings.authority.name],
             name=settings.authority.name,
             kind="test",
             poll_seconds=POLL,
-            trust_domain=around.trust_domain,
-            clock=around.clock,
-            jitter=around.jitter,
+            context=context,
+            limiter=limiter,
         )
 
     @asynccontextmanager
@@ -139,171 +140,157 @@ def settings_of(name: str, quota: float = 0.0) -> AuthoritySettings:
     )
 
 
-async def break_it(kept: Kept, service: Service) -> None:
+async def break_it(scene: Scene, service: Service) -> None:
     """Open the circuit; the back end is well again at once."""
     service.failing = AuthorityUncertain("cut off")
     for _ in range(FAILURES):
         with pytest.raises(AuthorityUncertain):
-            await kept.ask()
+            await scene.ask()
     service.failing = None
     with pytest.raises(AuthorityUnavailable, match="left alone"):
-        await kept.ask()
+        await scene.ask()
 
 
-async def test_a_circuit_that_opens_between_two_looks_is_probed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_circuit_that_opens_between_two_polls_is_probed_soon() -> None:
     service = Service()
-    kept = Kept(monkeypatch, first=service)
-    async with kept.running():
-        await kept.clock.advance(POLL / 10)  # the next regular look is far away
-        await break_it(kept, service)
-        assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
+    scene = Scene(first=service)
+    async with scene.running():
+        await scene.clock.advance(POLL / 10)  # the next regular poll is far away
+        await break_it(scene, service)
+        assert await scene.seconds_until_served() <= FIRST_PROBE + 0.2
 
 
-async def test_one_look_that_fails_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_poll_that_fails_stops_no_caller() -> None:
     service = Service()
-    kept = Kept(monkeypatch, first=service)
-    async with kept.running() as slot:
+    scene = Scene(first=service)
+    async with scene.running() as slot:
         service.blind = AuthorityUnavailable("no answer", reason="timeout")
-        await kept.clock.advance(POLL + 0.1)
+        await scene.clock.advance(POLL + 0.1)
         assert slot.describe().state == "degraded"
-        assert await kept.seconds_until_served() == 0.0
+        assert await scene.seconds_until_served() == 0.0
         service.blind = None
-        await kept.clock.advance(SOON)
+        await scene.clock.advance(SOON)
         assert slot.describe().state == "ready"
 
 
-async def test_a_follower_that_crashes_on_trial_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_replacement_that_crashes_on_trial_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     service, broken = Service(), Service()
     broken.failing = ZeroDivisionError("a mistake of ours")
-    kept = Kept(monkeypatch, first=service, second=broken)
-    async with kept.running() as slot:
+    scene = Scene(first=service, second=broken)
+    async with scene.running() as slot:
         slot.configure(settings_of("second"))
-        await kept.until(lambda: broken.asked > 0)
-        await kept.until(lambda: "nobody foresaw" in slot.describe().detail)
+        await scene.until(lambda: broken.asked > 0)
+        await scene.until(lambda: "unexpectedly" in slot.describe().detail)
         assert "a mistake of ours" not in slot.describe().detail
-        assert "nobody foresaw" in caplog.text
-        await kept.ask()
+        assert "unexpectedly" in caplog.text
+        await scene.ask()
         broken.failing = None
-        await kept.clock.advance(POLL + 0.1)
-        await kept.until(lambda: slot.settings.authority.name == "second")
+        await scene.clock.advance(POLL + 0.1)
+        await scene.until(lambda: slot.settings.authority.name == "second")
 
 
-async def test_a_follower_that_hangs_on_trial_delays_no_probe_of_the_one_in_use(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_replacement_that_hangs_on_trial_delays_no_probe_of_the_one_in_use() -> None:
     service, hanging = Service(), Service()
     hanging.hanging = asyncio.Event()
-    kept = Kept(monkeypatch, first=service, second=hanging)
-    async with kept.running() as slot:
+    scene = Scene(first=service, second=hanging)
+    async with scene.running() as slot:
         slot.configure(settings_of("second"))
-        await kept.until(lambda: hanging.asked > 0)
-        await break_it(kept, service)
-        assert await kept.seconds_until_served() <= FIRST_PROBE + 0.2
+        await scene.until(lambda: hanging.asked > 0)
+        await break_it(scene, service)
+        assert await scene.seconds_until_served() <= FIRST_PROBE + 0.2
         looked = service.looked
-        await kept.clock.advance(POLL + 1)
+        await scene.clock.advance(POLL + 1)
         assert service.looked > looked
         hanging.hanging.set()
-        await kept.until(lambda: slot.settings.authority.name == "second")
+        await scene.until(lambda: slot.settings.authority.name == "second")
 
 
-async def test_a_follower_that_is_given_up_while_it_hangs_is_closed_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_replacement_that_is_given_up_while_it_hangs_is_closed_later() -> None:
     hanging = Service()
     hanging.hanging = asyncio.Event()
-    kept = Kept(monkeypatch, first=Service(), second=hanging)
-    async with kept.running() as slot:
+    scene = Scene(first=Service(), second=hanging)
+    async with scene.running() as slot:
         slot.configure(settings_of("second"))
-        await kept.until(lambda: hanging.asked > 0)
+        await scene.until(lambda: hanging.asked > 0)
         slot.configure(settings_of("first", quota=QUOTA))
-        await kept.clock.advance(POLL + 1)
+        await scene.clock.advance(POLL + 1)
         hanging.hanging.set()
-        await kept.until(lambda: hanging.asked == 2)  # the trial that was under way ends
-        await kept.clock.advance(POLL + 1)
+        await scene.until(lambda: hanging.asked == 2)  # the canary that was under way ends
+        await scene.clock.advance(POLL + 1)
         assert slot.settings.authority.name == "first"
         assert slot.describe().state == "ready"
 
 
-async def test_an_authority_that_only_a_leaf_tells_of_is_known_before_orders_name_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_authority_that_only_a_leaf_shows_is_known_before_directives_name_it() -> None:
     """A signer that starts in the middle of a rotation, with cert-manager."""
-    service = Service(tells=False)
-    kept = Kept(monkeypatch, first=service)
+    service = Service(shows_chain=False)
+    scene = Scene(first=service)
     directives = SigningDirectives(rotation=1, state="PUBLISHING", issuer=CA.certificate.sha256, strict=True)
-    async with kept.running() as slot:
-        await kept.until(lambda: bool(slot.issuers))
+    async with scene.running() as slot:
+        await scene.until(lambda: bool(slot.issuers))
         assert choose(directives, "east", [slot], (CA.root,)) is slot
         asked = service.asked
-        await kept.clock.advance(3 * POLL)
-        assert service.asked == asked, "once it is known, nothing is issued that nobody needs"
+        await scene.clock.advance(3 * POLL)
+        assert service.asked == asked, "once it is known, nothing is issued that no caller needs"
 
 
-async def test_a_back_end_that_only_a_leaf_tells_of_is_changed_on_its_own_side_and_put_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_back_end_that_only_a_leaf_shows_is_changed_on_its_own_side_and_put_back() -> None:
     """It is not asked for callers while it signs under another root, and found to be good again by itself."""
-    service, other = Service(tells=False), pki.intermediate("another", pki.root("another"))
-    kept = Kept(monkeypatch, first=service)
-    kept.directives = SigningDirectives(issuer=CA.certificate.sha256, root=CA.root.sha256)
+    service, other = Service(shows_chain=False), pki.intermediate("another", pki.root("another"))
+    scene = Scene(first=service)
+    scene.directives = SigningDirectives(issuer=CA.certificate.sha256, root=CA.root.sha256)
     anchors = (CA.root, other.root)
-    async with kept.running() as slot:
+    async with scene.running() as slot:
         slot.trust(anchors)
-        await kept.until(lambda: bool(slot.issuers))
-        assert choose(kept.directives, "east", [slot], anchors) is slot
+        await scene.until(lambda: bool(slot.issuers))
+        assert choose(scene.directives, "east", [slot], anchors) is slot
         service.ca = other
-        await kept.ask()  # what it returns is judged by who asked
+        await scene.ask()  # what it returns is judged by who asked
         assert slot.issuers[0] == other.certificate
         with pytest.raises(NotReady) as refused:
-            choose(kept.directives, "east", [slot], anchors)
+            choose(scene.directives, "east", [slot], anchors)
         assert refused.value.reason == "authority_not_in_force"
         service.ca = CA
-        await kept.clock.advance(POLL)
-        await kept.until(lambda: slot.issuers[:1] == (CA.certificate,))
-        assert choose(kept.directives, "east", [slot], anchors) is slot
+        await scene.clock.advance(POLL)
+        await scene.until(lambda: slot.issuers[:1] == (CA.certificate,))
+        assert choose(scene.directives, "east", [slot], anchors) is slot
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["alive", "ended"])
-async def test_what_has_ended_gives_way_to_a_renewal_in_the_middle_of_a_rotation(
-    ended: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_has_ended_gives_way_to_a_renewal_in_the_middle_of_a_rotation(ended: bool) -> None:
     """What the directives name goes on while it can; then only a renewal can be recorded, and be named."""
     ends = pki.NOW + timedelta(seconds=POLL * 2)
-    held = pki.intermediate("held", not_after=ends) if ended else CA
-    first, second = Service(tells=False), Service(tells=False)
-    first.ca, second.ca = held, pki.intermediate("renewed")
-    kept = Kept(monkeypatch, first=first, second=second)
-    kept.directives = SigningDirectives(
-        rotation=1, state="PUBLISHING", strict=True, issuer=held.certificate.sha256, root=held.root.sha256
+    ending = pki.intermediate("ending", not_after=ends) if ended else CA
+    first, second = Service(shows_chain=False), Service(shows_chain=False)
+    first.ca, second.ca = ending, pki.intermediate("renewed")
+    scene = Scene(first=first, second=second)
+    scene.directives = SigningDirectives(
+        rotation=1, state="PUBLISHING", strict=True, issuer=ending.certificate.sha256, root=ending.root.sha256
     )
-    async with kept.running() as slot:
-        await kept.ask()
-        assert slot.issuers[:1] == (held.certificate,)
+    async with scene.running() as slot:
+        await scene.ask()
+        assert slot.issuers[:1] == (ending.certificate,)
         slot.configure(settings_of("second"))
         for _ in range(4):
-            await kept.clock.advance(POLL)
+            await scene.clock.advance(POLL)
             await asyncio.sleep(0.05)
         if ended:
-            await kept.until(lambda: slot.settings.authority.name == "second")
+            await scene.until(lambda: slot.settings.authority.name == "second")
         assert slot.settings.authority.name == ("second" if ended else "first")
 
 
-async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before() -> None:
     hanging = Service()
     hanging.hanging = asyncio.Event()
-    kept = Kept(monkeypatch, first=Service(), second=hanging)
-    async with kept.running() as slot:
+    scene = Scene(first=Service(), second=hanging)
+    async with scene.running() as slot:
         assert slot.quotas == {"first"}
         slot.configure(settings_of("second", quota=8.0))
-        await kept.until(lambda: hanging.asked > 0)
+        await scene.until(lambda: hanging.asked > 0)
         assert slot.quotas == {"first", "second"}
         slot.take_share({"first": 0.5, "second": 1.0}.__getitem__)
         assert slot.describe().share == QUOTA / 2
         hanging.hanging.set()
-        await kept.until(lambda: slot.settings.authority.name == "second")
+        await scene.until(lambda: slot.settings.authority.name == "second")
         assert slot.describe().share == 8.0
         assert slot.quotas == {"second"}

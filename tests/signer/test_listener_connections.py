@@ -561,7 +561,7 @@ async def test_calls_past_those_allowed_at_once_without_end_end_their_connection
     await eventually(lambda: gate.server.places.taken == 0)
 
 
-async def test_what_fails_for_a_reason_nobody_foresaw_ends_its_connection_and_nothing_else(
+async def test_what_fails_unexpectedly_ends_its_connection_and_nothing_else(
     gates: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = await gates()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +23,10 @@ from federation.core.pki.keys import KeyKind, private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile, Validity
 from federation.signer.authorities.authority import (
     Alarms,
+    BackEndContext,
     IssuedLeaf,
-    KnowsIssuers,
     LeafRequest,
+    ManagedAuthority,
     issue_checked,
 )
 from federation.signer.authorities.credentials import mode_is_private
@@ -48,9 +51,7 @@ def made(
         name=config.name,
         kind=config.kind,
         poll_seconds=config.poll_seconds,
-        trust_domain=TrustDomain(trust_domain),
-        clock=clock,
-        hosts=hosts,
+        context=BackEndContext(TrustDomain(trust_domain), clock, os.urandom, random.Random(1), hosts=hosts),
     )
 
 
@@ -107,7 +108,7 @@ KINDS = [KeyKind.EC_P256, KeyKind.EC_P384, KeyKind.RSA_2048, KeyKind.RSA_3072, K
 async def test_signs_with_every_accepted_kind_of_key(tmp_path: Path, kind: KeyKind) -> None:
     ca = pki.intermediate(f"of kind {kind.value}", kind=kind)
     authority = await loaded(tmp_path, ca)
-    assert isinstance(authority, KnowsIssuers)
+    assert isinstance(authority, ManagedAuthority)
     assert authority.issuers == (ca.certificate, ca.root)
     assert authority.describe().state == "ready"
     assert authority.describe().not_after == ca.certificate.not_after.timestamp()

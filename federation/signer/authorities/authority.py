@@ -1,28 +1,27 @@
-"""What every authority can do and what some can do as well, what back ends are given, and how each leaf is checked.
+"""What an authority is, what back ends give it and are given, and how each leaf is checked.
 
-An authority says what it is and issues leaves; the authority set has it look after itself. There are two kinds. Where
+An authority describes itself and issues leaves; the authority set has it poll its back end. There are two kinds. Where
 a back end **signs bytes** (a key in a file, in an HSM, behind a signing API), the hub builds the leaf by its own
 template and the back end can only fail to sign it: ``hub_built.py`` is the whole authority, and a back end gives it a
 :class:`PairSource`. Where a back end **issues from a request** (a PKI service), it may return anything at all:
 ``service.py`` is the whole authority, a back end gives it a :class:`CertificateService`, and what comes back is
-judged against the order before any caller gets it. Anything else an authority can do is a capability: a protocol of
-its own that callers look for, once.
+compared with the request before any caller gets it. What both kinds share is in :class:`ManagedAuthority`.
 
 What back ends raise, and what becomes of it:
 
 ========================  ===============================================================================
-AuthorityUnavailable      down, sealed, no answer; counts against it, callers are told to ask again
-AuthorityThrottled        asks for fewer requests; the queue slows down
+AuthorityUnavailable      down, sealed, no answer; counts against it, callers may ask again
+AuthorityThrottled        asks for fewer requests; the limiter slows down
 AuthorityUncertain        may have issued all the same; accounted for as issued
-AuthorityMisconfigured    an operator must mend key, login, role or permission; counts against it
+AuthorityMisconfigured    an operator must correct key, login, role or permission; counts against it
 AuthorityRefused          refuses this one request; others may pass
-AuthorityViolation        answered with something else than was asked for: an alarm
+AuthorityViolation        answered with something else than was requested: an alarm
 ========================  ===============================================================================
 
 ``reason`` says which it is exactly, ``remedy`` what to do; no secret is ever part of either.
 
 :func:`issue_checked` is the one place where leaves come from, for workloads and for the listener's own certificate: no
-caller gets a leaf that was not ordered exactly so. A violation is an alarm: it is counted, kept with its time, logged
+caller gets a leaf that was not requested exactly so. A violation is an alarm: it is counted, kept with its time, logged
 as an error and shown by status until the process ends.
 """
 
@@ -30,29 +29,37 @@ from __future__ import annotations
 
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from federation.core.clock import Clock
 from federation.core.config.authorities.settings import AuthorityConfig, ConjurConfig, SpiffeConfig
 from federation.core.config.hub import SignerConfig
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import (
+    AuthorityError,
     AuthorityMisconfigured,
+    AuthorityUnavailable,
     AuthorityUncertain,
     AuthorityViolation,
+    FederationError,
     InvalidValue,
 )
 from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import PublicKey
-from federation.core.pki.leaf import LeafProfile, Validity
-from federation.core.pki.verification import check_issued
+from federation.core.pki.leaf import LEAST_USEFUL_LIFE, LeafProfile, Validity
+from federation.core.pki.pem import encode_certificates
+from federation.core.pki.verification import check_intermediate, check_issued
+from federation.signer.authorities.limiter import Limiter
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +69,8 @@ class LeafRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``names`` are what ``san`` holds, as text: one SPIFFE ID, or the DNS names of a server. ``csr_pem`` is the
     request as it came, for services that issue from one; nothing else of it is to be used. ``cluster`` and
-    ``replaces`` (when what the caller holds ends, None where that is not known) decide whose turn it is where
-    a back end allows only so many a second.
+    ``replaces`` (when the caller's certificate ends, None where none is known) decide whose turn it is where a back
+    end allows only so many a second.
     """
 
     profile: LeafProfile
@@ -82,7 +89,7 @@ class IssuedLeaf(msgspec.Struct, frozen=True):
     """A leaf and every certificate above it, its issuer first and a self-signed root last.
 
     ``built_by_hub`` says that the hub made every byte but the signature, which was made or verified with
-    the issuer's key in this process; otherwise the leaf is a stranger's word.
+    the issuer's key in this process; otherwise nothing of the leaf may be relied on before it is checked.
     """
 
     der: bytes
@@ -91,77 +98,14 @@ class IssuedLeaf(msgspec.Struct, frozen=True):
 
 
 class Authority(Protocol):
-    """The intermediate that signs for every cluster."""
+    """The intermediate that signs for every cluster, as issuance sees it."""
 
     def describe(self) -> AuthorityReport:
         """What it is and how it fares now; never blocks."""
         ...
 
     async def issue(self, order: LeafRequest) -> IssuedLeaf:
-        """The leaf that was ordered; raises what the module's table says."""
-        ...
-
-
-class ManagedAuthority(Authority, Protocol):
-    """An authority as its keeper sees it."""
-
-    @property
-    def can_sign(self) -> bool:
-        """True while nothing is known that stands in the way."""
-        ...
-
-    @property
-    def issuers(self) -> tuple[Certificate, ...]:
-        """As in :class:`KnowsIssuers`."""
-        ...
-
-    @property
-    def pause(self) -> float:
-        """Seconds until it should be refreshed next."""
-        ...
-
-    def trust(self, anchors: Iterable[Certificate]) -> None:
-        """Judge by these anchors from now on: those of the bundle in force."""
-        ...
-
-    async def refresh(self) -> bool:
-        """Look at files, logins, chains and health anew; what is wrong is kept for :meth:`describe`.
-
-        True where this look went well; one that did not may leave an earlier one in force.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Let go of sessions and connections, once nothing is under way any more."""
-        ...
-
-
-@runtime_checkable
-class KnowsIssuers(Protocol):
-    """Optional: knows beforehand which certificates will stand above a leaf, so that it can be clamped."""
-
-    @property
-    def issuers(self) -> tuple[Certificate, ...]:
-        """Issuer first, self-signed root last, empty where it has none; one object until they change."""
-        ...
-
-
-@runtime_checkable
-class PublishesRevocations(Protocol):
-    """Optional: keeps a CRL."""
-
-    async def revocation_list(self) -> bytes:
-        """The newest CRL in DER."""
-        ...
-
-
-@runtime_checkable
-class HasWarnings(Protocol):
-    """Optional, of a PairSource: what an operator should know although signing goes on."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Shown as they are; empty where all is well."""
+        """The leaf that was requested; raises what the module's table says."""
         ...
 
 
@@ -182,7 +126,7 @@ class SigningKey(Protocol):
         """The signature as it stands in a certificate: ECDSA in DER, or RSASSA-PKCS1-v1_5.
 
         The hash goes by the kind of key (:func:`federation.core.pki.keys.digest`). Raises what the module's
-        table says, and never leaves the back end's session in doubt when it is cancelled.
+        table says, and leaves the back end's session usable when it is cancelled.
         """
         ...
 
@@ -198,6 +142,11 @@ class KeyPair:
 class PairSource(Protocol):
     """Where the chain and the key of a hub-built leaf come from."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should know although signing goes on, as of the last :meth:`read`."""
+        ...
+
     async def read(self) -> KeyPair:
         """Both as they are now; the very same object while nothing has changed.
 
@@ -206,7 +155,7 @@ class PairSource(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of what is held open."""
+        """Close sessions and connections."""
         ...
 
 
@@ -214,7 +163,7 @@ class PairSource(Protocol):
 class ServiceView:
     """What a service says of itself: the certificates above its leaves, its issuer first, and its CRL.
 
-    ``chain`` is empty where the service tells only with a leaf. ``warnings`` are shown as they are.
+    ``chain`` is empty where the service gives it only with a leaf. ``warnings`` are shown as they are.
     """
 
     chain: tuple[Certificate, ...] = ()
@@ -234,7 +183,7 @@ class CertificateService(Protocol):
     """A service that issues from a request."""
 
     async def look(self) -> ServiceView:
-        """Log in where that is due, check its health and fetch its chain; cheap where nothing is due.
+        """Poll it: log in where that is due, check its health and fetch its chain; cheap where nothing is due.
 
         Bounded in time. Raises AuthorityMisconfigured, AuthorityUnavailable or AuthorityThrottled.
         """
@@ -245,7 +194,7 @@ class CertificateService(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of what is held open."""
+        """Close sessions and connections."""
         ...
 
 
@@ -259,7 +208,7 @@ class CheckedLeaf:
 
 
 class Alarms:
-    """What back ends did that they must never do, and answers of theirs that were lost."""
+    """Violations of back ends, and answers of theirs that were lost."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -268,19 +217,15 @@ class Alarms:
         self.last_violation_at = 0.0
         self.uncertain = 0
 
-    def absorb(self, others: Alarms) -> None:
-        """Take over those of an authority that is no longer used: an alarm is shown until the process ends."""
+    def absorb(self, others: Alarms | AuthorityReport) -> None:
+        """Take over those of an authority that is no longer used, or those that were reported before a restart.
+
+        An alarm is shown until the process ends in good order: to be killed answers none.
+        """
         self.violations += others.violations
         self.uncertain += others.uncertain
         if others.last_violation_at > self.last_violation_at:
             self.last_violation, self.last_violation_at = others.last_violation, others.last_violation_at
-
-    def recall(self, report: AuthorityReport) -> None:
-        """Take over what this signer reported before it was killed: that answers no alarm."""
-        self.violations += report.violations
-        self.uncertain += report.uncertain
-        if report.last_violation_at > self.last_violation_at:
-            self.last_violation, self.last_violation_at = report.last_violation, report.last_violation_at
 
     def violated(self, error: AuthorityViolation) -> None:
         """Raise the alarm."""
@@ -288,7 +233,7 @@ class Alarms:
         self.last_violation = str(error)
         self.last_violation_at = self.clock.now().timestamp()
         _logger.error(
-            "ALARM: the authority returned something else than was asked for: %s",
+            "ALARM: the authority returned something else than was requested: %s",
             error.diagnostics(),
             extra={"reason": error.reason},
         )
@@ -303,14 +248,14 @@ async def issue_checked(
     alarms: Alarms,
     thorough: bool = False,
 ) -> CheckedLeaf:
-    """The leaf that was ordered, judged. Raises what the authority raises, and AuthorityViolation.
+    """The leaf that was requested, checked. Raises what the authority raises, and AuthorityViolation.
 
-    Of a leaf that the hub built everything was judged beforehand: its issuers when they were taken up, its names
-    by their constraints. With ``thorough`` it is judged like a stranger's word all the same: the few leaves that tell
-    whether an authority is any good, and the listener's, can afford that.
+    Of a leaf that the hub built everything was checked beforehand: its issuers when they were taken up, its names
+    by their constraints. With ``thorough`` it is checked like any other all the same: canary leaves and the
+    listener's are few enough for that.
 
-    ``at`` is when it was ordered. It is judged by the clock after the answer: a service that dates a leaf from the
-    moment it signs has not looked into the future.
+    ``at`` is when it was requested. It is checked by the clock after the answer: a service may date a leaf from the
+    moment it signs.
     """
     try:
         issued = await authority.issue(order)
@@ -382,3 +327,194 @@ class BackEndContext:
     hosts: Callable[[], tuple[str, ...]] = tuple
     exchange: MayExchange = lambda _, __: None
     ztunnel: Callable[[], bool] = lambda: False
+
+
+class ManagedAuthority(ABC):
+    """An authority as the authority set keeps it: what both kinds share, around what each does its own way.
+
+    While nothing is known that prevents it, it signs under an intermediate that was checked against the anchors of the
+    bundle in force (:meth:`trust`). :meth:`refresh` polls the back end; what is wrong is kept for :meth:`describe`. A
+    ``limiter`` protects a back end that is reached by a network or a device: requests wait for their turn there, and
+    its circuit breaker decides what goes out at all.
+    """
+
+    _outage: ClassVar = "the authority cannot sign"  # how the log introduces what is wrong
+    _outage_level: ClassVar = logging.WARNING
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        kind: str,
+        poll_seconds: float,
+        context: BackEndContext,
+        limiter: Limiter | None = None,
+    ) -> None:
+        self._name = name
+        self._kind = kind
+        self._poll_seconds = poll_seconds
+        self._context = context
+        self._clock = context.clock
+        self._limiter = limiter
+        self._anchors: tuple[Certificate, ...] = ()
+        self._problem: FederationError | None = AuthorityUnavailable("it was not polled yet", where=name)
+
+    @property
+    @abstractmethod
+    def issuers(self) -> tuple[Certificate, ...]:
+        """Issuer first, self-signed root last; empty while they are not known; one object until they change."""
+
+    @property
+    def can_sign(self) -> bool:
+        """True while nothing is known that prevents it."""
+        return self._has_what_it_needs and (self._limiter is None or not self._limiter.open)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the back end should be polled next."""
+        regular = self._regular_pause
+        return regular if self._limiter is None else self._limiter.pause(regular)
+
+    @property
+    def busy(self) -> bool:
+        """True while requests wait for it or are being answered by it."""
+        return self._limiter is not None and self._limiter.busy
+
+    def take_share(self, share: float) -> None:
+        """Take this part of the quota: the others are taken by other signers."""
+        if self._limiter is not None:
+            self._limiter.share = share
+
+    def trust(self, anchors: Iterable[Certificate]) -> None:
+        """Judge by these anchors from now on: the self-signed ones of the bundle in force."""
+        self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
+        self._judge_again()
+
+    async def issue(self, order: LeafRequest) -> IssuedLeaf:
+        """The leaf, when its turn has come; raises what the module's table says, and Overloaded."""
+        if self._limiter is None:
+            return await self._issue(order)
+        async with self._limiter.admitted(order.cluster, order.replaces):
+            return await self._issue(order)
+
+    async def refresh(self) -> bool:
+        """Poll the back end, unless its circuit is open and no probe is due.
+
+        True where this poll succeeded; after one that failed an earlier one may stay in force.
+        """
+        limiter = self._limiter
+        if limiter is None:
+            return await self._poll()
+        if not limiter.probe_due:
+            return False
+        good = await self._poll()
+        limiter.polled(good=good and self._has_what_it_needs, report=self._describe())
+        return good
+
+    def describe(self) -> AuthorityReport:
+        """Ready, degraded (it signs, and something is wrong), or unavailable; with the reason and the quota's use."""
+        report = self._describe()
+        return report if self._limiter is None else self._limiter.report(report)
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close sessions and connections, once nothing is under way any more."""
+
+    @property
+    @abstractmethod
+    def _has_what_it_needs(self) -> bool:
+        """True while it could sign, whatever the limiter says."""
+
+    @property
+    def _regular_pause(self) -> float:
+        return self._poll_seconds
+
+    @abstractmethod
+    async def _issue(self, order: LeafRequest) -> IssuedLeaf: ...
+
+    @abstractmethod
+    async def _poll(self) -> bool: ...
+
+    @abstractmethod
+    def _judge_again(self) -> None:
+        """Judge what is known by other anchors."""
+
+    @abstractmethod
+    def _describe(self) -> AuthorityReport: ...
+
+    def _raise_problem(self) -> None:
+        """Raise what is wrong, if anything is: for each caller its own, or its traceback would grow with each."""
+        if self._problem is not None:
+            raise copy(self._problem)
+
+    def _path(
+        self, chain: tuple[Certificate, ...], public_key: CertificatePublicKeyTypes, *, anew: bool
+    ) -> tuple[Certificate, ...]:
+        """The checked way from the intermediate to an anchor; ``public_key`` is what signs for it.
+
+        ``anew`` it is judged by the configuration of now as well: by the listener's names, and for ztunnel. What is in
+        use already must not stop workloads because the configuration has changed since.
+        """
+        if not self._anchors:
+            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
+        return check_intermediate(
+            chain,
+            public_key,
+            self._anchors,
+            self._clock.now(),
+            trust_domain=self._context.trust_domain,
+            hosts=self._context.hosts() if anew else (),
+            ztunnel=anew and self._context.ztunnel(),
+        )
+
+    def _report(self, chain: Sequence[Certificate]) -> AuthorityReport:
+        """A report with nothing wrong in it; ``chain`` is what is shown of the issuers, the intermediate first."""
+        report = AuthorityReport(name=self._name, kind=self._kind, state="ready")
+        if not chain:
+            return report
+        return msgspec.structs.replace(
+            report,
+            subject=chain[0].subject,
+            sha256=chain[0].sha256,
+            not_after=self._ends(self.issuers).timestamp(),
+            chain_pem=encode_certificates(chain).decode("ascii"),
+        )
+
+    def _ends(self, issuers: Sequence[Certificate]) -> datetime:
+        """When the first of them ends."""
+        return min(issuer.not_after for issuer in issuers)
+
+    def _ends_too_soon(self, issuers: Sequence[Certificate]) -> bool:
+        """True where no leaf under them would live long enough to be of use."""
+        return self._clock.now() + LEAST_USEFUL_LIFE > self._ends(issuers)
+
+    def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
+        """Keep what is wrong, and log it where it is not what was wrong before."""
+        if str(problem) != str(self._problem):
+            _logger.log(
+                logging.ERROR if isinstance(problem, AuthorityError) else self._outage_level,
+                "%s: %s",
+                self._outage,
+                problem.diagnostics(),
+                extra={"authority": self._name, "reason": problem.reason},
+            )
+        self._problem = problem
+
+
+def with_problem(
+    report: AuthorityReport,
+    state: Literal["degraded", "unavailable"],
+    problem: FederationError,
+    detail: str = "",
+) -> AuthorityReport:
+    """The report of an authority with this problem; ``detail`` is the problem's text where it is not given."""
+    return msgspec.structs.replace(
+        report, state=state, reason=problem.reason, detail=detail or str(problem), remedy=problem.remedy
+    )
+
+
+def with_warnings(report: AuthorityReport, warnings: Sequence[str]) -> AuthorityReport:
+    """The report of an authority that signs although its back end warns of something."""
+    if not warnings:
+        return report
+    return msgspec.structs.replace(report, state="degraded", reason="warning", detail="; ".join(warnings))

@@ -1,16 +1,19 @@
 """Canary signing: an authority signs throw-away leaves, which are verified, before anything depends on it.
 
-It signs one for a workload and one for the listener. A probe leaf is for a service account of the hub's own namespace
-that no one needs to create, lives for ten minutes, and is of no use to anyone: its key is made for it and never
-leaves this process. What goes wrong is no alarm: no caller was given anything. Here stands too how a report names an
-authority that has not passed yet.
+It signs one for a workload and one for the listener. A canary is for a service account of the hub's own namespace
+that need not exist, lives for ten minutes, and is of no use to anyone: its key is made for it and never leaves this
+process. What goes wrong is no alarm, because no caller was given anything.
+
+Authority slots use :class:`CanarySigning`; ``federation authority check`` uses :func:`probe_authority`, which looks at
+everything else as well. :func:`awaits_canary` and :func:`withheld` say how a report names an authority that has not
+signed yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -71,13 +74,13 @@ class Finding:
         return _MARKS[self.outcome]
 
 
-async def probe_authority(config: HubConfig, around: BackEndContext) -> list[Finding]:
-    """Everything that was found, in the order it was looked at; raises nothing of the authority's."""
+async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Finding]:
+    """Everything that was found, in the order of the checks; raises nothing of the authority's."""
     anchors, findings = await _pinned(config)
     if not anchors:
         return findings
     try:
-        authority = make_authority(AuthoritySettings.of(config.signer), around)
+        authority = make_authority(AuthoritySettings.of(config.signer), context)
     except FederationError as error:
         return [*findings, _failed("back end", error)]
     try:
@@ -86,7 +89,7 @@ async def probe_authority(config: HubConfig, around: BackEndContext) -> list[Fin
             await authority.refresh()
         findings += _described(authority)
         if authority.can_sign:
-            findings += await _signed(authority, config, anchors, around)
+            findings += await _signed(authority, config, anchors, context)
     except TimeoutError:
         findings.append(
             Finding(
@@ -137,14 +140,14 @@ def _described(authority: ManagedAuthority) -> Iterator[Finding]:
         yield Finding(
             "chain",
             "warning",
-            f"it names a root that nobody has pinned: {proposal.subject} ({proposal.sha256})",
+            f"it names a root that is not pinned: {proposal.subject} ({proposal.sha256})",
             "anchor_proposed",
             "pin its fingerprint if it is yours; ask where it comes from if it is not",
         )
 
 
 async def _signed(
-    authority: ManagedAuthority, config: HubConfig, anchors: tuple[Certificate, ...], around: BackEndContext
+    authority: ManagedAuthority, config: HubConfig, anchors: tuple[Certificate, ...], context: BackEndContext
 ) -> list[Finding]:
     findings: list[Finding] = []
     kinds = sorted(
@@ -157,7 +160,7 @@ async def _signed(
     for check, profile, kind in (*workloads, *served):
         try:
             leaf = await probe_once(
-                authority, profile, kind, anchors=anchors, hosts=servers.get(check, ()), around=around
+                authority, profile, kind, anchors=anchors, hosts=servers.get(check, ()), context=context
             )
         except FederationError as error:
             findings.append(_failed(check, error))
@@ -173,13 +176,13 @@ async def probe_once(
     *,
     anchors: Iterable[Certificate],
     hosts: tuple[str, ...],
-    around: BackEndContext,
+    context: BackEndContext,
 ) -> CheckedLeaf:
     """One throw-away leaf, verified; ``hosts`` are a server's. Raises what the authority raises, or an alarm."""
     key = await asyncio.to_thread(generate_key, kind)
-    now = around.clock.now()
+    now = context.clock.now()
     serving = profile is LeafProfile.SERVING
-    identity = SpiffeId(around.trust_domain, PROBE)
+    identity = SpiffeId(context.trust_domain, PROBE)
     names = hosts if serving else (str(identity),)
     order = LeafRequest(
         profile=profile,
@@ -187,14 +190,14 @@ async def probe_once(
         spki_der=spki(key.public_key()),
         names=names,
         san=SubjectAltName.of_hosts(names) if serving else SubjectAltName.of_identity(identity),
-        serial=draw_serial(around.random_bytes),
+        serial=draw_serial(context.random_bytes),
         validity=leaf_validity(now, LIFE, LIFE, authority.issuers, LIFE),
         csr_pem=_request(key, kind, names, serving=serving),
     )
     try:
         async with asyncio.timeout(TIMEOUT):
             return await issue_checked(
-                authority, order, anchors=anchors, at=now, alarms=Alarms(around.clock), thorough=True
+                authority, order, anchors=anchors, at=now, alarms=Alarms(context.clock), thorough=True
             )
     except TimeoutError:
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
@@ -213,12 +216,11 @@ def _failed(check: str, error: FederationError) -> Finding:
 
 
 class CanarySigning:
-    """Tries authorities; ``hosts`` are the listener's names. What was logged last is not logged again."""
+    """Has authorities sign canaries. What was logged last is not logged again."""
 
-    def __init__(self, around: BackEndContext, hosts: Callable[[], tuple[str, ...]]) -> None:
-        self._around = around
-        self._hosts = hosts
-        self._told = ""
+    def __init__(self, context: BackEndContext) -> None:
+        self._context = context
+        self._logged = ""
 
     async def run(
         self, authority: ManagedAuthority, anchors: Iterable[Certificate]
@@ -227,26 +229,26 @@ class CanarySigning:
         try:
             for profile in LeafProfile:
                 await probe_once(
-                    authority, profile, anchors=anchors, hosts=self._hosts(), around=self._around
+                    authority, profile, anchors=anchors, hosts=self._context.hosts(), context=self._context
                 )
         except FederationError as error:
-            if str(error) != self._told:
+            if str(error) != self._logged:
                 _logger.warning("the authority does not sign as it should: %s", error.diagnostics())
-            self._told = str(error)
+            self._logged = str(error)
             return error
         except Exception:  # a mistake in one back end must not end a signer whose other one may be good
-            _logger.exception("an authority on trial failed for a reason nobody foresaw")
+            _logger.exception("an authority on trial failed unexpectedly")
             return AuthorityUnavailable(
-                "signing failed for a reason nobody foresaw",
+                "signing failed unexpectedly",
                 remedy="look at the log of this signer",
                 reason="unforeseen",
             )
-        self._told = ""
+        self._logged = ""
         return None
 
 
 def awaits_canary(report: AuthorityReport, failed: FederationError | None) -> AuthorityReport:
-    """The report of an authority that counts for nothing before it has signed; ``failed`` is its last trial."""
+    """The report of an authority that counts for nothing before it has signed; ``failed`` is its last problem."""
     if report.state == "unavailable":
         return report  # that it cannot sign at all says more
     return msgspec.structs.replace(

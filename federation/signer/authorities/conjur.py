@@ -417,6 +417,8 @@ class PairOfVariables:
     as a key that is not the certificate's, which is never taken up.
     """
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(
         self,
         config: ConjurAuthorityConfig,

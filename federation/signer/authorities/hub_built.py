@@ -3,9 +3,9 @@
 The pair of chain and key is read again and again. A pair is taken up when key and certificate agree and the
 intermediate may sign leaves under a root of the bundle in force that every verifier of a mesh accepts
 (``core/pki/path_rules.py``), for workloads and for the listener; otherwise the last good pair stays, the authority is
-degraded and says why. The same goes for a pair that is good and is not what is in force: files that were exchanged in
-place are a wish like any other edit. A pair whose root has left the bundle signs nothing any more: its leaves would
-chain to an anchor that no workload trusts.
+degraded and says why. The same holds for a pair that is good and is not what is in force: files that were exchanged in
+place are a pending change like any other edit. A pair whose root has left the bundle signs nothing any more: its leaves
+would chain to an anchor that no workload trusts.
 
 :class:`KeyInMemory` is a private key that this process has, out of a file or a secret store.
 """
@@ -13,8 +13,7 @@ chain to an anchor that no workload trusts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from copy import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -23,31 +22,30 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from federation.core.clock import Clock
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import (
     AuthorityError,
     AuthorityMisconfigured,
     AuthorityRefused,
     AuthorityUnavailable,
-    FederationError,
     InvalidValue,
 )
-from federation.core.identity import TrustDomain
 from federation.core.pki import path_rules
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import PrivateKey, PublicKey, load_private_key, signer
-from federation.core.pki.leaf import LEAST_USEFUL_LIFE, LeafProfile, LeafTemplate
-from federation.core.pki.pem import encode_certificates, parse_certificates
-from federation.core.pki.verification import check_intermediate
+from federation.core.pki.leaf import LeafProfile, LeafTemplate
+from federation.core.pki.pem import parse_certificates
 from federation.signer.authorities.authority import (
-    HasWarnings,
+    BackEndContext,
     IssuedLeaf,
     KeyPair,
     LeafRequest,
-    MayExchange,
+    ManagedAuthority,
     PairSource,
+    with_problem,
+    with_warnings,
 )
+from federation.signer.authorities.limiter import Limiter
 from federation.signer.revalidation import Superseded
 
 _logger = logging.getLogger(__name__)
@@ -64,7 +62,7 @@ class _Signing:
     pair: KeyPair
     issuers: tuple[Certificate, ...]
     confining: tuple[Certificate, ...]
-    """Those of ``issuers`` that have name constraints: what they permit is looked at for every leaf."""
+    """Those of ``issuers`` that have name constraints: each leaf is compared with what they permit."""
 
     templates: Mapping[LeafProfile, LeafTemplate]
 
@@ -74,8 +72,11 @@ class _Signing:
         return min(issuer.not_after for issuer in self.issuers)
 
 
-class HubBuiltAuthority:
-    """Implements ManagedAuthority and KnowsIssuers."""
+class HubBuiltAuthority(ManagedAuthority):
+    """The authority of a :class:`PairSource`."""
+
+    _outage = "the authority's chain and key are not taken up"
+    _outage_level = logging.INFO
 
     def __init__(
         self,
@@ -84,50 +85,31 @@ class HubBuiltAuthority:
         name: str,
         kind: str,
         poll_seconds: float,
-        trust_domain: TrustDomain,
-        clock: Clock,
-        hosts: Callable[[], tuple[str, ...]] = tuple,
-        ztunnel: Callable[[], bool] = lambda: False,
-        exchange: MayExchange = lambda _, __: None,
+        context: BackEndContext,
+        limiter: Limiter | None = None,
     ) -> None:
-        """``hosts`` are the names of the listener, whose certificate it has to sign as well."""
+        super().__init__(name=name, kind=kind, poll_seconds=poll_seconds, context=context, limiter=limiter)
         self._source = source
-        self._exchange = exchange
-        self._name = name
-        self._kind = kind
-        self._poll_seconds = poll_seconds
-        self._trust_domain = trust_domain
-        self._hosts = hosts
-        self._ztunnel = ztunnel
-        self._clock = clock
-        self._anchors: tuple[Certificate, ...] = ()
         self._candidate: KeyPair | None = None
         self._signing: _Signing | None = None
-        self._problem: FederationError | None = AuthorityUnavailable("it was not looked at yet", where=name)
 
     @property
     def issuers(self) -> tuple[Certificate, ...]:
         """Issuer first, root last; empty while nothing can be signed."""
         return self._signing.issuers if self._signing is not None else ()
 
+    async def close(self) -> None:
+        """Close the source of the pair, and forget the key."""
+        await self._source.close()
+
     @property
-    def can_sign(self) -> bool:
-        """True while there is a good pair."""
+    def _has_what_it_needs(self) -> bool:
         return self._signing is not None
 
-    @property
-    def pause(self) -> float:
-        """Seconds between two looks at the pair."""
-        return self._poll_seconds
-
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
-        """The leaf that was ordered; raises why there is no pair where there is none."""
+    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
         signing = self._signing
         if signing is None:
-            if self._problem is not None:
-                raise copy(
-                    self._problem
-                )  # for each its own: one that is raised again and again grows its traceback
+            self._raise_problem()
             raise AuthorityUnavailable("there is no intermediate", where=self._name)
         if order.validity.not_after > signing.not_after:
             raise Superseded(
@@ -146,67 +128,44 @@ class HubBuiltAuthority:
             template.check_signature(tbs, signature)
         return IssuedLeaf(template.assemble(tbs, signature), signing.issuers, built_by_hub=True)
 
-    def describe(self) -> AuthorityReport:
-        """Ready with the pair as it is now, degraded with an older one, else unavailable; with the reason."""
+    def _describe(self) -> AuthorityReport:
+        """Ready with the pair as it is now, degraded with an older one, else unavailable."""
         problem, signing = self._problem, self._signing
-        report = AuthorityReport(name=self._name, kind=self._kind, state="unavailable")
-        if signing is not None:
-            ends = signing.not_after
-            own = signing.pair.chain[0]
-            report = msgspec.structs.replace(
-                report,
-                state="ready" if problem is None else "degraded",
-                subject=own.subject,
-                sha256=own.sha256,
-                not_after=ends.timestamp(),
-                chain_pem=encode_certificates(signing.pair.chain).decode("ascii"),
-            )
-            if self._clock.now() + LEAST_USEFUL_LIFE > ends:
-                return msgspec.structs.replace(
-                    report,
-                    state="unavailable",
-                    reason="issuer_expired",
-                    detail=f"the intermediate or its root ends at {ends:%Y-%m-%d %H:%M:%S} UTC",
-                    remedy="give it a new intermediate now; workloads cannot renew",
-                )
-        warnings = self._source.warnings if isinstance(self._source, HasWarnings) else ()
-        if problem is None and warnings:
+        if signing is None:
+            report = self._report(())
+            unknown = msgspec.structs.replace(report, state="unavailable")
+            return unknown if problem is None else with_problem(report, "unavailable", problem)
+        report = self._report(signing.pair.chain)
+        if self._ends_too_soon(signing.issuers):
             return msgspec.structs.replace(
-                report, state="degraded", reason="warning", detail="; ".join(warnings)
+                report,
+                state="unavailable",
+                reason="issuer_expired",
+                detail=f"the intermediate or its root ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
+                remedy="give it a new intermediate now; workloads cannot renew",
             )
-        if problem is None:
-            return report
-        kept = f"; still signing with {signing.pair.chain[0].subject}" if signing is not None else ""
-        return msgspec.structs.replace(
-            report, reason=problem.reason, detail=f"{problem}{kept}", remedy=problem.remedy
-        )
+        if problem is not None:
+            detail = f"{problem}; still signing with {signing.pair.chain[0].subject}"
+            return with_problem(report, "degraded", problem, detail)
+        return with_warnings(report, self._source.warnings)
 
-    def trust(self, anchors: Iterable[Certificate]) -> None:
-        """Judge by these anchors from now on: the self-signed ones of the bundle in force."""
-        self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
-        self._judge()
-
-    async def refresh(self) -> bool:
-        """Read the pair and take it up if it is good; what is wrong is kept for :meth:`describe`."""
+    async def _poll(self) -> bool:
+        """Read the pair and take it up if it is good."""
         try:
             self._candidate = await self._source.read()
         except (AuthorityError, AuthorityUnavailable) as error:
             self._candidate = None
             error.where = error.where or self._name
             self._fail(error)
-        self._judge()
+        self._judge_again()
         return self._problem is None
 
-    async def close(self) -> None:
-        """Let go of the key."""
-        await self._source.close()
-
-    def _judge(self) -> None:
+    def _judge_again(self) -> None:
         """Take up the pair that was read if it is good, else keep the one in use if that still is."""
         candidate = self._candidate
         if candidate is not None:
             try:
-                self._signing = self._successor_of(self._signing, self._make(candidate, anew=True))
+                self._signing = self._unless_in_force(self._made(candidate, anew=True))
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._fail(error)
             else:
@@ -220,52 +179,29 @@ class HubBuiltAuthority:
                 return
         if self._signing is not None:
             try:
-                # The configuration may have changed since. That must not stop workloads, and the listener's next
-                # certificate is refused for itself where its new names are not permitted.
-                self._signing = self._make(self._signing.pair)
+                # The listener's next certificate is refused by itself where its new names are not permitted.
+                self._signing = self._made(self._signing.pair)
             except (AuthorityError, AuthorityUnavailable) as error:
                 self._signing = None
                 self._fail(error)
 
-    def _successor_of(self, held: _Signing | None, found: _Signing) -> _Signing:
-        """What was found, unless what is held has to go on; raises AuthorityMisconfigured then."""
-        if held is not None and held.not_after > self._clock.now():
-            problem = self._exchange(held.issuers, found.issuers)
+    def _unless_in_force(self, found: _Signing) -> _Signing:
+        """The pair that was found; raises AuthorityMisconfigured where the one in use has to go on."""
+        current = self._signing
+        if current is not None and current.not_after > self._clock.now():
+            problem = self._context.exchange(current.issuers, found.issuers)
             if problem is not None:
                 raise problem
         return found
 
-    def _make(self, pair: KeyPair, *, anew: bool = False) -> _Signing:
-        """The pair with its way to a root; the same object as before where nothing has changed.
-
-        ``anew`` it is judged by the configuration of now as well: by the listener's names, and for ztunnel.
-        """
-        if not self._anchors:
-            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
-        path = check_intermediate(
-            pair.chain,
-            pair.key.public_key,
-            self._anchors,
-            self._clock.now(),
-            trust_domain=self._trust_domain,
-            hosts=self._hosts() if anew else (),
-            ztunnel=anew and self._ztunnel(),
-        )
+    def _made(self, pair: KeyPair, *, anew: bool = False) -> _Signing:
+        """The pair with its way to a root; the same object as before where nothing has changed."""
+        path = self._path(pair.chain, pair.key.public_key, anew=anew)
         if self._signing is not None and self._signing.pair is pair and self._signing.issuers == path:
             return self._signing
         templates = {profile: LeafTemplate(pair.chain[0], profile) for profile in LeafProfile}
         confining = tuple(issuer for issuer in path if issuer.extension(x509.NameConstraints) is not None)
         return _Signing(pair, path, confining, MappingProxyType(templates))
-
-    def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
-        if str(problem) != str(self._problem):
-            _logger.log(
-                logging.ERROR if isinstance(problem, AuthorityError) else logging.INFO,
-                "the authority's chain and key are not taken up: %s",
-                problem.diagnostics(),
-                extra={"authority": self._name, "reason": problem.reason},
-            )
-        self._problem = problem
 
 
 class KeyInMemory:

@@ -18,6 +18,8 @@ from federation.signer.authorities.hub_built import pair_in_memory
 class PairOfFiles:
     """Implements PairSource."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, config: LocalAuthorityConfig) -> None:
         self._config = config
         self._read: tuple[bytes, bytes] | None = None

@@ -2,20 +2,20 @@
 
 What the service says of itself is read again and again. It may sign while its chain reaches a root that the bundle in
 force holds; a root that only the service names is a proposal, shown to a person and trusted by no process. What it
-returns for an order is a stranger's word, and ``authority.py`` judges it. A certificate revocation list of a back end
-is verified before anything in it counts (RFC 5280, section 5).
+returns for a request is not relied on: ``authority.py`` checks it. A certificate revocation list of a back end is
+verified before anything in it counts (RFC 5280, section 5).
 
-**Polls that fail:** how long an earlier good one still counts, and when to poll again. One lost answer says little:
-requests may pass all the while, and a signer that stopped them all would make an outage of it. So a failure that may
-pass is borne a few times in a row while requests pass. Anything that an operator has to mend counts at once. Pure but
-for the jitter that it is given.
+**Health polls that fail** (:class:`HealthPolling`): how long an earlier good one still counts, and when to poll again.
+One lost answer says little: requests may pass all the while, and a signer that stopped them all would make an outage of
+it. So a failure that may pass is tolerated a few times in a row while requests pass. Anything that an operator has to
+correct counts at once.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,51 +34,51 @@ from federation.core.errors import (
     AuthorityRefused,
     AuthorityThrottled,
     AuthorityUnavailable,
-    FederationError,
 )
-from federation.core.identity import TrustDomain
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.leaf import LEAST_USEFUL_LIFE
-from federation.core.pki.pem import encode_certificates
-from federation.core.pki.verification import check_intermediate
 from federation.kubernetes.backoff import Backoff
 from federation.signer.authorities.authority import (
     Answer,
+    BackEndContext,
     CertificateService,
     IssuedLeaf,
     LeafRequest,
+    ManagedAuthority,
     ServiceView,
+    with_problem,
+    with_warnings,
 )
+from federation.signer.authorities.limiter import Limiter
 
 _logger = logging.getLogger(__name__)
 
-SOON: Final = 2.0  # seconds at most until the look after the first that failed; doubled up to the usual pause
-BORNE: Final = 2  # failures in a row that an earlier good look outlasts
-BORNE_THROTTLED: Final = (
-    6  # as many where it answers, and only asks for fewer: stopping requests is no answer to that
+SOON: Final = 2.0  # seconds at most until the poll after the first that failed; doubled up to the usual pause
+TOLERATED: Final = 2  # failures in a row that an earlier good poll outlasts
+TOLERATED_THROTTLED: Final = (
+    6  # as many where it answers and only asks for fewer: to stop requests would not help
 )
 
 PASSING: Final = frozenset({"timeout", "unreachable", "cut_off", "server_error", "throttled"})
-"""Reasons that a back end gives where nothing is known but that no answer came, or none that says anything."""
+"""Reasons of back ends where nothing is known but that no answer came, or none that says anything."""
 
 
 class HealthPolling:
-    """Counts looks that failed in a row; ``poll_seconds`` is the usual pause between two."""
+    """Counts polls that failed in a row; ``poll_seconds`` is the usual pause between two."""
 
     def __init__(self, *, poll_seconds: float, jitter: random.Random) -> None:
         self._poll_seconds = poll_seconds
         self._backoff = Backoff(first=SOON, longest=max(SOON, poll_seconds), jitter=jitter)
         self.pause = poll_seconds
         self.suspect: AuthorityUnavailable | None = None
-        """Why the last look failed, while an earlier one still counts."""
+        """Why the last poll failed, while an earlier one still counts."""
 
-    def went_well(self) -> None:
-        """A look was answered."""
+    def succeeded(self) -> None:
+        """A poll was answered."""
         self._backoff.reset()
         self.pause, self.suspect = self._poll_seconds, None
 
     def failed(self, error: AuthorityError | AuthorityUnavailable) -> None:
-        """A look failed. It is repeated soon, but for what asking again cannot mend: logins may be counted."""
+        """A poll failed. It is repeated soon, but for what a repetition cannot correct: logins may be counted."""
         self.suspect = None
         if not isinstance(error, AuthorityUnavailable):
             self.pause = self._poll_seconds
@@ -87,16 +87,16 @@ class HealthPolling:
         if isinstance(error, AuthorityThrottled):
             throttled, at_least = True, min(error.retry_after, self._poll_seconds)
         self.pause = self._backoff.next(at_least=at_least)
-        borne = BORNE_THROTTLED if throttled else BORNE
-        if (throttled or error.reason in PASSING) and self._backoff.failures <= borne:
+        tolerated = TOLERATED_THROTTLED if throttled else TOLERATED
+        if (throttled or error.reason in PASSING) and self._backoff.failures <= tolerated:
             self.suspect = error
 
 
-MOST: Final = 8
+MOST: Final = 8  # proposals of one authority
 
 
 class Proposals:
-    """Of the authority of that name."""
+    """Roots that the authority of that name names and that are not pinned."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
@@ -118,7 +118,7 @@ class Proposals:
                 continue
             if len(self._found) < MOST:
                 _logger.warning(
-                    "the authority names a root that nobody has pinned: %s (%s)",
+                    "the authority names a root that is not pinned: %s (%s)",
                     found.subject,
                     found.sha256,
                     extra={"authority": self._name},
@@ -175,8 +175,8 @@ def read_revocations(der: bytes, *, issuers: Sequence[Certificate]) -> Revocatio
     return RevocationList(der, crl.issuer, crl.next_update_utc, serials)
 
 
-class ServiceAuthority:
-    """Implements ManagedAuthority, KnowsIssuers and PublishesRevocations."""
+class ServiceAuthority(ManagedAuthority):
+    """The authority of a :class:`CertificateService`."""
 
     def __init__(
         self,
@@ -185,50 +185,44 @@ class ServiceAuthority:
         name: str,
         kind: str,
         poll_seconds: float,
-        trust_domain: TrustDomain,
-        clock: Clock,
-        jitter: random.Random,
-        hosts: Callable[[], tuple[str, ...]] = tuple,
-        ztunnel: Callable[[], bool] = lambda: False,
+        context: BackEndContext,
+        limiter: Limiter | None = None,
     ) -> None:
-        """``hosts`` are the names of the listener, whose certificate it has to sign as well."""
+        super().__init__(name=name, kind=kind, poll_seconds=poll_seconds, context=context, limiter=limiter)
         self._service = service
-        self._name = name
-        self._kind = kind
-        self._health_polling = HealthPolling(poll_seconds=poll_seconds, jitter=jitter)
-        self._trust_domain = trust_domain
-        self._hosts = hosts
-        self._ztunnel = ztunnel
-        self._clock = clock
-        self._anchors: tuple[Certificate, ...] = ()
+        self._health_polling = HealthPolling(poll_seconds=poll_seconds, jitter=context.jitter)
         self._view: ServiceView | None = None
         self._issuers: tuple[Certificate, ...] = ()
         self._crl: RevocationList | None = None
-        self._proposals = Proposals(name, clock)
+        self._proposals = Proposals(name, self._clock)
         self._refused: AuthorityRefused | None = None
-        self._problem: FederationError | None = AuthorityUnavailable("it was not asked yet", where=name)
 
     @property
     def issuers(self) -> tuple[Certificate, ...]:
         """Issuer first, root last; empty while they are not known."""
         return self._issuers
 
+    async def revocation_list(self) -> bytes:
+        """The newest CRL in DER, verified; raises AuthorityUnavailable where there is none."""
+        if self._crl is None:
+            raise AuthorityUnavailable("it has no CRL", where=self._name, reason="no_crl")
+        return self._crl.der
+
+    async def close(self) -> None:
+        """Close the service's sessions and connections."""
+        await self._service.close()
+
     @property
-    def can_sign(self) -> bool:
-        """True while the service answers and what it says of itself is good."""
+    def _has_what_it_needs(self) -> bool:
         return self._problem is None
 
     @property
-    def pause(self) -> float:
-        """Seconds until the next look at the service: soon after one that failed."""
-        return self._health_polling.pause
+    def _regular_pause(self) -> float:
+        return self._health_polling.pause  # shorter after a poll that failed
 
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
-        """What the service returned for the order, unjudged; raises the problem where there is one."""
-        if self._problem is not None:
-            raise copy(
-                self._problem
-            )  # for each its own: one that is raised again and again grows its traceback
+    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
+        """What the service returned for the request; :func:`issue_checked` judges it."""
+        self._raise_problem()
         try:
             answer = await self._service.issue(order)
         except (AuthorityError, AuthorityUnavailable) as error:
@@ -242,74 +236,33 @@ class ServiceAuthority:
             self._learn(answer.chain)
         return IssuedLeaf(answer.der, answer.chain or self._issuers, built_by_hub=False)
 
-    def describe(self) -> AuthorityReport:
+    def _describe(self) -> AuthorityReport:
         """Ready, degraded (it refuses some requests, or something about it is odd), or unavailable."""
-        report = AuthorityReport(
-            name=self._name,
-            kind=self._kind,
-            state="ready",
+        crl, problem, suspect = self._crl, self._problem, self._health_polling.suspect
+        report = msgspec.structs.replace(
+            self._report([issuer for issuer in self._issuers if not issuer.is_self_signed]),
             proposals=self._proposals.documents(),
-            crl_next_update=self._crl.next_update.timestamp() if self._crl and self._crl.next_update else 0.0,
-            crl_revoked=self._crl.revoked if self._crl else 0,
+            crl_next_update=crl.next_update.timestamp() if crl and crl.next_update else 0.0,
+            crl_revoked=crl.revoked if crl else 0,
         )
-        if self._issuers:
-            own = self._issuers[0]
-            below_root = [issuer for issuer in self._issuers if not issuer.is_self_signed]
-            report = msgspec.structs.replace(
-                report,
-                subject=own.subject,
-                sha256=own.sha256,
-                not_after=self._ends.timestamp(),
-                chain_pem=encode_certificates(below_root).decode("ascii"),
-            )
-        problem = self._problem
-        if problem is None and self._issuers and self._ends_too_soon:
+        if problem is None and self._issuers and self._ends_too_soon(self._issuers):
             problem = AuthorityMisconfigured(
-                f"the intermediate or its root ends at {self._ends:%Y-%m-%d %H:%M:%S} UTC",
+                f"the intermediate or its root ends at {self._ends(self._issuers):%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
                 reason="issuer_expired",
                 remedy="have the service issue from a new intermediate now; workloads cannot renew",
             )
         if problem is not None:
-            return msgspec.structs.replace(
-                report,
-                state="unavailable",
-                reason=problem.reason,
-                detail=str(problem),
-                remedy=problem.remedy,
-            )
-        suspect = self._health_polling.suspect
+            return with_problem(report, "unavailable", problem)
         if suspect is not None:
-            return msgspec.structs.replace(
-                report,
-                state="degraded",
-                reason=suspect.reason,
-                detail=f"the last look at it failed, and requests go on: {suspect}",
-                remedy=suspect.remedy,
-            )
+            detail = f"the last health poll failed, and requests go on: {suspect}"
+            return with_problem(report, "degraded", suspect, detail)
         if self._refused is not None:
-            return msgspec.structs.replace(
-                report,
-                state="degraded",
-                reason=self._refused.reason,
-                detail=str(self._refused),
-                remedy=self._refused.remedy,
-            )
-        warnings = self._view.warnings if self._view is not None else ()
-        if warnings:
-            return msgspec.structs.replace(
-                report, state="degraded", reason="warning", detail="; ".join(warnings)
-            )
-        return report
+            return with_problem(report, "degraded", self._refused)
+        return with_warnings(report, self._view.warnings if self._view is not None else ())
 
-    def trust(self, anchors: Iterable[Certificate]) -> None:
-        """Judge by these anchors from now on: the self-signed ones of the bundle in force."""
-        self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
-        if self._view is not None:
-            self._judge(self._view)
-
-    async def refresh(self) -> bool:
-        """Ask the service and judge what it says; what is wrong is kept for :meth:`describe`."""
+    async def _poll(self) -> bool:
+        """Ask the service and judge what it says of itself."""
         try:
             view = await self._service.look()
         except (AuthorityError, AuthorityUnavailable) as error:
@@ -319,31 +272,19 @@ class ServiceAuthority:
                 self._view = None
                 self._fail(error)
             else:
-                _logger.warning("a look at the authority failed: %s", error, extra={"authority": self._name})
+                _logger.warning(
+                    "a health poll of the authority failed: %s", error, extra={"authority": self._name}
+                )
             return False
-        self._health_polling.went_well()
+        self._health_polling.succeeded()
         return self._judge(view)
 
-    async def revocation_list(self) -> bytes:
-        """The newest CRL in DER, verified; raises AuthorityUnavailable where there is none."""
-        if self._crl is None:
-            raise AuthorityUnavailable("it has no CRL", where=self._name, reason="no_crl")
-        return self._crl.der
-
-    async def close(self) -> None:
-        """Let go of the service."""
-        await self._service.close()
-
-    @property
-    def _ends(self) -> datetime:
-        return min(issuer.not_after for issuer in self._issuers)
-
-    @property
-    def _ends_too_soon(self) -> bool:
-        return self._clock.now() + LEAST_USEFUL_LIFE > self._ends
+    def _judge_again(self) -> None:
+        if self._view is not None:
+            self._judge(self._view)
 
     def _confirm_failure(self, error: AuthorityError | AuthorityUnavailable) -> None:
-        """A request failed after a look had: the earlier good one counts no longer."""
+        """A request failed after a poll had: the earlier poll that succeeded counts no longer."""
         silent = isinstance(error, AuthorityUnavailable) and not isinstance(error, AuthorityThrottled)
         if silent and self._health_polling.suspect is not None and self._problem is None:
             self._view = None
@@ -367,47 +308,36 @@ class ServiceAuthority:
         return True
 
     def _take_up(self, view: ServiceView) -> None:
-        if not self._anchors:
-            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
-        if (
-            not view.chain
-        ):  # told only with a leaf: what was learned has to stand by the anchors and the time of now
-            if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon):
-                self._issuers = ()  # or nothing would ever be asked that tells of new ones
+        if not view.chain:
+            self._recheck_learned()
             return
-        # The configuration may have changed since it was taken up: that must not stop workloads.
         in_use = bool(self._issuers) and view.chain[0] == self._issuers[0]
-        path = self._path(view.chain, anew=not in_use)
-        self._crl = self._judged_crl(view, path)
+        path = self._path(view.chain, view.chain[0].public_key, anew=not in_use)
+        self._crl = self._checked_crl(view, path)
         if path != self._issuers:
             self._issuers = path
 
+    def _recheck_learned(self) -> None:
+        """Forget issuers that came with a leaf and do not hold any more: the next leaf shows the new ones."""
+        if not self._anchors:
+            raise AuthorityUnavailable("there is no bundle yet to judge it by", where=self._name)
+        if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon(self._issuers)):
+            self._issuers = ()
+
     def _signed_with_another(self, answer: Answer) -> bool:
-        """Whether a service that tells its chain only with a leaf signs below another intermediate by now."""
-        tells = self._view is not None and bool(self._view.chain)
-        return not tells and self._issuers[0] not in answer.chain
+        """Whether a service that gives its chain only with a leaf signs below another intermediate by now."""
+        known_beforehand = self._view is not None and bool(self._view.chain)
+        return not known_beforehand and self._issuers[0] not in answer.chain
 
     def _learn(self, chain: tuple[Certificate, ...]) -> None:
-        """Take the chain that came with a leaf, where the service tells it only so; the leaf is judged elsewhere."""
+        """Take the chain that came with a leaf, where the service gives it only so; the leaf is judged elsewhere."""
         try:
-            self._issuers = self._path(chain, anew=True)
-        except AuthorityError as error:
-            _logger.debug("the chain that came with a leaf is not taken: %s", error)
+            self._issuers = self._path(chain, chain[0].public_key, anew=True)
+        except (AuthorityError, AuthorityUnavailable) as error:
+            _logger.debug("the chain that came with a leaf is not taken up: %s", error)
 
-    def _path(self, chain: tuple[Certificate, ...], *, anew: bool) -> tuple[Certificate, ...]:
-        """The way to a root; ``anew`` judged by the listener's names of now as well, and for ztunnel."""
-        return check_intermediate(
-            chain,
-            chain[0].public_key,
-            self._anchors,
-            self._clock.now(),
-            trust_domain=self._trust_domain,
-            hosts=self._hosts() if anew else (),
-            ztunnel=anew and self._ztunnel(),
-        )
-
-    def _judged_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:
-        """The CRL, where the issuer signed it; one that nobody can verify is refused whole."""
+    def _checked_crl(self, view: ServiceView, path: Sequence[Certificate]) -> RevocationList | None:
+        """The CRL, where the issuer signed it; one that cannot be verified is refused whole."""
         if view.crl_der is None:
             return None
         crl = read_revocations(view.crl_der, issuers=path)
@@ -419,13 +349,3 @@ class ServiceAuthority:
                 remedy="have the service issue from another intermediate; treat this one's key as lost",
             )
         return crl
-
-    def _fail(self, problem: AuthorityError | AuthorityUnavailable) -> None:
-        if str(problem) != str(self._problem):
-            _logger.log(
-                logging.ERROR if isinstance(problem, AuthorityError) else logging.WARNING,
-                "the authority cannot sign: %s",
-                problem.diagnostics(),
-                extra={"authority": self._name, "reason": problem.reason},
-            )
-        self._problem = problem

@@ -487,7 +487,7 @@ class Connection:
             _logger.exception("a call waited for something that was ended", extra={"peer": self.peer})
             answer = answer_to(NotReady(str(error)))
         except Exception as error:
-            _logger.exception("a call failed for a reason nobody foresaw", extra={"peer": self.peer})
+            _logger.exception("a call failed unexpectedly", extra={"peer": self.peer})
             answer = answer_to(error)
         else:
             self._reply(call, reply)

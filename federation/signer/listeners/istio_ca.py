@@ -59,9 +59,7 @@ class IstioCaService:
             self._refusals.note(error, peer=place.peer)
             raise answer_to(error) from None
         except Exception as error:
-            _logger.exception(
-                "a certificate request failed for a reason nobody foresaw", extra={"peer": place.peer}
-            )
+            _logger.exception("a certificate request failed unexpectedly", extra={"peer": place.peer})
             raise answer_to(error) from None
         # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
         return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)

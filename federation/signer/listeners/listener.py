@@ -132,7 +132,7 @@ class Listener:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("a call failed for a reason nobody foresaw", exc_info=error)
+            _logger.error("a call failed unexpectedly", exc_info=error)
 
     def ended(self, connection: Connection) -> None:
         """It is closed: its seat is free."""

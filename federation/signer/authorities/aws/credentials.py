@@ -38,11 +38,11 @@ LAST_MOMENT: Final = timedelta(minutes=1)
 """Keys are not used any more so shortly before they expire: a request may be on its way as long, and clocks differ."""
 
 
-def login_of(aws: AwsConfig, own: OwnCredentials, around: BackEndContext, *, where: str) -> Login:
+def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, where: str) -> Login:
     """The way that the configuration names."""
     if aws.jwt is None or not aws.role_arn:
         return OwnChain(where)
-    return AssumedRole(aws, aws.jwt, own, around, where=where)
+    return AssumedRole(aws, aws.jwt, own, context, where=where)
 
 
 class OwnChain:
@@ -118,13 +118,13 @@ class AssumedRole:
     """Implements Login by assuming ``role_arn`` with a JWT (AssumeRoleWithWebIdentity)."""
 
     def __init__(
-        self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, around: BackEndContext, *, where: str
+        self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, context: BackEndContext, *, where: str
     ) -> None:
         self._role_arn = aws.role_arn
         self._jwt = jwt
         self._own = own
-        self._clock = around.clock
-        self._jitter = around.jitter
+        self._clock = context.clock
+        self._jitter = context.jitter
         self._where = where
         self._sts = AwsClient("sts", aws, where=where, timeout=STS_TIMEOUT)
         self._assuming = asyncio.Lock()

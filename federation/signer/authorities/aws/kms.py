@@ -41,16 +41,16 @@ _ALGORITHMS: Final[Mapping[KeyKind, str]] = {
 
 
 class KmsPair:
-    """Implements PairSource and HasWarnings."""
+    """Implements PairSource."""
 
     def __init__(
-        self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
+        self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._config = config
         self._credentials = credentials
-        self._clock = around.clock
-        self._around = around
-        self._login = login_of(config.aws, credentials, around, where=config.name)
+        self._clock = context.clock
+        self._context = context
+        self._login = login_of(config.aws, credentials, context, where=config.name)
         self._client = AwsClient(
             "kms",
             config.aws,
@@ -98,7 +98,7 @@ class KmsPair:
             held.failed = False
         else:
             held = self._key = KmsKey(
-                self._client, key_id, public_key, kind, around=self._around, where=self._config.name
+                self._client, key_id, public_key, kind, context=self._context, where=self._config.name
             )
         self._key_at = now
         return held
@@ -116,7 +116,7 @@ class KmsKey:
         public_key: PublicKey,
         kind: KeyKind,
         *,
-        around: BackEndContext,
+        context: BackEndContext,
         where: str,
     ) -> None:
         self.key_id = key_id
@@ -124,7 +124,7 @@ class KmsKey:
         self.failed = False
         self._client = client
         self._kind = kind
-        self._around = around
+        self._context = context
         self._where = where
 
     async def sign(self, message: bytes) -> bytes:
@@ -140,8 +140,8 @@ class KmsKey:
         }
         try:
             async for attempt in AsyncRetrying(
-                sleep=self._around.clock.sleep,
-                wait=lambda _state: _RETRY * self._around.jitter.uniform(0.5, 1.5),
+                sleep=self._context.clock.sleep,
+                wait=lambda _state: _RETRY * self._context.jitter.uniform(0.5, 1.5),
                 stop=stop_after_attempt(MOST_ATTEMPTS),
                 retry=retry_if_exception(_is_passing),
                 reraise=True,

@@ -163,14 +163,14 @@ class PrivateCa:
     """Implements CertificateService."""
 
     def __init__(
-        self, config: AwsPcaAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
+        self, config: AwsPcaAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._config = config
         self._credentials = credentials
-        self._clock = around.clock
-        self._random_bytes = around.random_bytes
-        self._jitter = around.jitter
-        self._login = login_of(config.aws, credentials, around, where=config.name)
+        self._clock = context.clock
+        self._random_bytes = context.random_bytes
+        self._jitter = context.jitter
+        self._login = login_of(config.aws, credentials, context, where=config.name)
         self._client = AwsClient(
             "acm-pca",
             config.aws,
@@ -179,7 +179,7 @@ class PrivateCa:
             login=self._login,
             connections=config.max_in_flight + 2,
         )
-        self._pace = Pace(around.jitter, timeout=config.timeout)
+        self._pace = Pace(context.jitter, timeout=config.timeout)
         self._signing_algorithm = ""
         self._chain: tuple[Certificate, ...] = ()
         self._chain_of: tuple[object, ...] = ()

@@ -84,11 +84,11 @@ class Connection:
         outstanding: Outstanding,
         *,
         instance: str,
-        around: BackEndContext,
+        context: BackEndContext,
     ) -> None:
         self.session: Final = session
         self._timeout = config.timeout
-        self._clock = around.clock
+        self._clock = context.clock
         self._path = collection(config.namespace)
         self._own = f"{INSTANCE}={instance}"
         self._reflector = Reflector[Verdict](
@@ -97,18 +97,18 @@ class Connection:
             decode=outstanding.decode,
             label_selector=self._own,
             timeouts=timeouts(config),
-            clock=around.clock,
-            jitter=around.jitter,
+            clock=context.clock,
+            jitter=context.jitter,
             on_change=outstanding.changed,
         )
-        self._removals = Removals(session, self._path, clock=around.clock, jitter=around.jitter)
+        self._removals = Removals(session, self._path, clock=context.clock, jitter=context.jitter)
         self._sweep = Sweep(
             session,
             self._path,
             self._removals,
             awaited=lambda name: name in outstanding,
-            clock=around.clock,
-            jitter=around.jitter,
+            clock=context.clock,
+            jitter=context.jitter,
         )
         self._creations: set[Creation] = set()
         self._running = asyncio.create_task(self._run())
@@ -120,17 +120,17 @@ class Connection:
         outstanding: Outstanding,
         *,
         instance: str,
-        around: BackEndContext,
+        context: BackEndContext,
     ) -> Self:
         """Read the credentials and start to watch. Raises ConfigurationError or ClusterUnauthorized."""
         session = await ClusterSession.open(
             config.credentials,
             cluster=CLUSTER,
             timeouts=timeouts(config),
-            clock=around.clock,
+            clock=context.clock,
             connections=config.max_in_flight,
         )
-        return cls(session, config, outstanding, instance=instance, around=around)
+        return cls(session, config, outstanding, instance=instance, context=context)
 
     @property
     def ended(self) -> bool:

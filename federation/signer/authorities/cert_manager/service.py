@@ -190,11 +190,11 @@ _ID_BYTES: Final = 8
 class CertManager:
     """Implements CertificateService."""
 
-    def __init__(self, config: CertManagerAuthorityConfig, around: BackEndContext) -> None:
+    def __init__(self, config: CertManagerAuthorityConfig, context: BackEndContext) -> None:
         self._config = config
-        self._around = around
-        self._clock: Clock = around.clock
-        self._instance = around.random_bytes(_ID_BYTES).hex()
+        self._context = context
+        self._clock: Clock = context.clock
+        self._instance = context.random_bytes(_ID_BYTES).hex()
         self._outstanding = Outstanding()
         self._connection: Connection | None = None
         self._made_of = ""  # which kubeconfig
@@ -214,7 +214,7 @@ class CertManager:
 
     async def issue(self, order: LeafRequest) -> Answer:
         """One request, from its creation to its removal; see the package's table of reasons in the docs."""
-        name = f"federation-{self._instance}-{self._around.random_bytes(_ID_BYTES).hex()}"
+        name = f"federation-{self._instance}-{self._context.random_bytes(_ID_BYTES).hex()}"
         connection = await self._ready()
         waiting = self._outstanding.expect(name)
         creation = connection.create(name, self._body(order, name))
@@ -296,7 +296,7 @@ class CertManager:
 
     async def _open(self) -> Connection:
         return await Connection.open(
-            self._config, self._outstanding, instance=self._instance, around=self._around
+            self._config, self._outstanding, instance=self._instance, context=self._context
         )
 
     async def _connected(self) -> Connection:

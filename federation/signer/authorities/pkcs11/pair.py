@@ -42,7 +42,7 @@ def library_of_this_process() -> Library:
 
 
 class TokenPair:
-    """Implements PairSource and HasWarnings."""
+    """Implements PairSource."""
 
     def __init__(
         self, config: Pkcs11AuthorityConfig, credentials: OwnCredentials, library: Library | None = None

@@ -153,13 +153,13 @@ class VaultPki:
     """Implements CertificateService."""
 
     def __init__(
-        self, config: VaultAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
+        self, config: VaultAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
-        self._clock = around.clock
+        self._clock = context.clock
         self._place = PkiMount(config.mount.strip("/"), config.issuer)
         self._roles = {LeafProfile.WORKLOAD: config.role, LeafProfile.SERVING: config.serving_role}
         self._timeout = timedelta(seconds=config.timeout)
-        self._session = Session(config, config.server, credentials, around)
+        self._session = Session(config, config.server, credentials, context)
         self._issuer_path = api_path(config.mount, "issuer", config.issuer)
         self._chain: tuple[Certificate, ...] = ()
         self._parsed: tuple[tuple[str, ...], tuple[Certificate, ...]] = ((), ())

@@ -131,10 +131,10 @@ class Session:
         config: RemoteAuthorityConfig,
         server: VaultServer,
         credentials: OwnCredentials,
-        around: BackEndContext,
+        context: BackEndContext,
     ) -> None:
         self._credentials = credentials
-        self._clock = around.clock
+        self._clock = context.clock
         self._timeout = config.timeout
         self._prepared = False
         self._client = VaultClient(
@@ -142,15 +142,15 @@ class Session:
             credentials,
             where=config.name,
             timeout=config.timeout,
-            clock=around.clock,
-            jitter=around.jitter,
+            clock=context.clock,
+            jitter=context.jitter,
         )
         self._login = Login(
             self._client,
             server,
             credentials,
-            clock=around.clock,
-            jitter=around.jitter,
+            clock=context.clock,
+            jitter=context.jitter,
             look_every=config.poll_seconds,
         )
 

@@ -116,14 +116,14 @@ class TransitKey:
 
 
 class TransitPair:
-    """Implements PairSource and HasWarnings."""
+    """Implements PairSource."""
 
     def __init__(
-        self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, around: BackEndContext
+        self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._file = config.certificate_file
         self._place = _TransitMount(config.mount.strip("/"), config.key)
-        self._session = Session(config, config.server, credentials, around)
+        self._session = Session(config, config.server, credentials, context)
         self._chain_pem = b""
         self._key: _Key | None = None
         self._pair: KeyPair | None = None

@@ -217,7 +217,7 @@ async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
     [b"", b"[]", b'{"replica":"\xff"}', b'{"replica":' + b"[" * 100_000, b'{"replica":"a","rows":[[]]}'],
 )
 def test_whatever_bytes_are_no_document_are_told_as_damaged(data: bytes) -> None:
-    with pytest.raises(StateDamaged, match="is not a HorizonTable"):
+    with pytest.raises(StateDamaged, match=r"is not an? ExpiryBoundTable"):
         decode(data, ExpiryBoundTable, key="horizons/a")
 
 

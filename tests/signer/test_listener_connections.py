@@ -29,7 +29,7 @@ from federation.core.errors import FederationError
 from federation.core.istio.ca_protocol import METHOD
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
-from federation.signer.listeners import frame_limits, http2
+from federation.signer.listeners import calls, frame_limits, http2
 from federation.signer.listeners.grpc import Answered, Code
 from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
@@ -263,7 +263,7 @@ async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
     gate = await gates()
     gate.listener.prove = False
     connection = await gate.raw()
-    for number in range(http2.MOST_REFUSED):
+    for number in range(calls.MOST_REFUSED):
         connection.send(whole(1 + 2 * number))
         await eventually(partial(connection.ended.__contains__, 1 + 2 * number))
     await eventually(connection.closed.is_set)

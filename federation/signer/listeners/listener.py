@@ -15,7 +15,8 @@ from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.connections import Connections, FairQueue
 from federation.core.errors import NotReady, Overloaded, RequestRefused
-from federation.signer.listeners.http2 import CallHandler, Connection
+from federation.signer.listeners.calls import CallHandler
+from federation.signer.listeners.connection import Connection
 from federation.signer.listeners.tls import ServingCredentials
 
 _logger = logging.getLogger(__name__)

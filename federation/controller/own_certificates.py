@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clusters.permissions import create_account
@@ -22,6 +21,7 @@ from federation.core.errors import ClusterGarbage, ClusterNotFound, InvalidValue
 from federation.core.identity import ServiceAccountRef
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
+from federation.core.pki.requests import build_request
 from federation.kubernetes.session import SMALL_ANSWER_BYTES, ClusterSession
 
 TOKEN_SECONDS: Final = 600
@@ -32,6 +32,9 @@ CERT_CHAIN: Final = "cert_chain of the signer's listener"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,8192}")
 """What a bearer token may consist of (RFC 6750, 2.1), and as much as the listener reads of it. gRPC refuses to send
 anything else, by an error that callers do not expect."""
+
+_LIKE_ISTIOS_AGENT: Final = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "")])
+"""Istio's agents send an empty organization; the probe asks as they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,10 @@ class OwnAccount:
         """
         token = await self._token()
         elements = await self._listener.request(
-            csr=_csr(names, key), token=token, cluster_id=self._cluster.cluster_id, lifetime=lifetime
+            csr=build_request(key, names, subject=_LIKE_ISTIOS_AGENT),
+            token=token,
+            cluster_id=self._cluster.cluster_id,
+            lifetime=lifetime,
         )
         return read_reply(elements, key)
 
@@ -105,16 +111,6 @@ class OwnAccount:
         if not _TOKEN.fullmatch(token):
             raise ClusterGarbage("the answer to a token request holds no token", where=where)
         return token
-
-
-def _csr(names: x509.SubjectAlternativeName, key: ec.EllipticCurvePrivateKey) -> str:
-    """A CSR in the shape of Istio's agent: an empty organization and critical names."""
-    builder = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "")]))
-        .add_extension(names, critical=True)
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def read_reply(elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey) -> Reply:

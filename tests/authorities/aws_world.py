@@ -88,7 +88,7 @@ class Front:
 
     @asynccontextmanager
     async def cut_off(self) -> AsyncIterator[None]:
-        """Nobody listens any more while this lasts."""
+        """Its ports are not listened at while this lasts."""
         await self._stop()
         try:
             yield

@@ -123,12 +123,12 @@ class Controller:
         }
         with suppress(ClusterConflict):
             await self.session.request("POST", path, body=msgspec.json.encode(issuer))
-        told = (
+        outcome = (
             ("True", "KeyPairVerified", "Signing CA verified")
             if ready
             else ("False", "ErrGetKeyPair", NO_PAIR)
         )
-        status = {"status": {"conditions": [condition("Ready", *told)]}}
+        status = {"status": {"conditions": [condition("Ready", *outcome)]}}
         body, merge = msgspec.json.encode(status), "application/merge-patch+json"
         await self.session.request("PATCH", f"{path}/{name}/status", body=body, content_type=merge)
 
@@ -176,7 +176,7 @@ class Controller:
     async def _issue(self, request: Request) -> None:
         doing, ref = self.behaviour, request["spec"]["issuerRef"]
         if ref.get("group", GROUP) != GROUP:
-            return  # somebody else's
+            return  # of another issuer
         problem = await self._issuer_problem(ref, request["metadata"]["namespace"])
         if problem:
             await self._write(request, condition("Ready", "False", "Pending", problem))

@@ -117,7 +117,7 @@ class ConjurServer:
 
     @asynccontextmanager
     async def down(self) -> AsyncIterator[None]:
-        """Nobody listens at its address while the block runs."""
+        """Its address is not listened at while the block runs."""
         await self.stop()
         try:
             yield
@@ -201,8 +201,8 @@ class ConjurServer:
         return web.json_response(values, headers=headers)
 
     def _wants_base64(self, request: web.Request) -> bool:
-        wish = request.headers.get("Accept-Encoding", "").strip()
-        return self.base64_understood and wish.lower() == "base64"
+        wanted = request.headers.get("Accept-Encoding", "").strip()
+        return self.base64_understood and wanted.lower() == "base64"
 
     def _exists(self, resource: str) -> bool:
         return resource.removeprefix(f"{ACCOUNT}:variable:") in self.variables and resource.count(":") >= 2

@@ -1,4 +1,4 @@
-"""The system's clock, which a test can move ahead: leases run out at once, and nobody really sleeps."""
+"""The system's clock, which a test can move ahead: leases run out at once, and no test really sleeps."""
 
 from __future__ import annotations
 

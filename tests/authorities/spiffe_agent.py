@@ -117,7 +117,7 @@ class SpiffeAgent:
 
     @property
     def open_streams(self) -> int:
-        """How many calls of FetchX509SVID stand."""
+        """How many calls of FetchX509SVID are open."""
         return self._streams
 
     def rotate(self) -> None:
@@ -188,7 +188,7 @@ class SpiffeAgent:
 
     @asynccontextmanager
     async def down(self) -> AsyncIterator[None]:
-        """Nobody listens at its socket while the block runs."""
+        """Its socket is not listened at while the block runs."""
         await self.stop()
         try:
             yield

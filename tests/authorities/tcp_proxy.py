@@ -1,4 +1,4 @@
-"""A TCP proxy on the loopback between the hub and a real server, so that the way to it can be cut and mended."""
+"""A TCP proxy on the loopback between the hub and a real server, so that the way to it can be cut and restored."""
 
 from __future__ import annotations
 

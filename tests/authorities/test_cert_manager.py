@@ -322,7 +322,7 @@ async def test_leftovers_of_a_crash_are_removed_and_those_of_others_kept(hub: Ma
     kept_ones = {
         leave(hub, LEFTOVER_AGE - timedelta(minutes=1)),  # a replica may be waiting for it
         leave(hub, timedelta(days=1), labels={}),
-        leave(hub, timedelta(days=1), labels={MANAGED_BY: "somebody-else", INSTANCE: "0123456789abcdef"}),
+        leave(hub, timedelta(days=1), labels={MANAGED_BY: "another-hub", INSTANCE: "0123456789abcdef"}),
     }
     assert names(hub) == old | kept_ones
     async with authority_of(hub.back_end):
@@ -385,7 +385,7 @@ async def test_without_the_right_to_delete_leaves_are_issued_and_status_says_so(
         assert "manifests/cert-manager" in report.detail
 
 
-# Where the watch breaks while somebody waits ----------------------------------------------------------------------
+# Where the watch breaks while a caller waits ----------------------------------------------------------------------
 
 
 async def waiting_for(kept: ManagedAuthority, hub: Management) -> asyncio.Task[CheckedLeaf]:
@@ -660,7 +660,7 @@ async def test_garbage_is_an_alarm(hub: Management, certificate: bytes, ca: byte
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"private_key": pki.key("somebody else's")}, "wrong_key"),
+        ({"private_key": pki.key("another's")}, "wrong_key"),
         ({"identity": "spiffe://cluster.local/ns/foo/sa/admin"}, "wrong_names"),
         ({"ca": True}, "is_ca"),
         ({"usage": None}, "wrong_usages"),
@@ -688,8 +688,8 @@ async def test_an_unpinned_root_is_an_alarm_and_a_proposal_and_can_be_mended(hub
         assert [proposal.sha256 for proposal in report.proposals] == [stranger.root.sha256]
         hub.controller.behaviour.answer = None
         clock.skipped = CHAIN_MEMORY + 1
-        hub.cluster.end_watches()  # a watch that was not heard for so long would be listed anew
-        await kept.refresh()  # what was learned is too old to stand in the way
+        hub.cluster.end_watches()  # a watch that was silent for so long would be listed anew
+        await kept.refresh()  # what was learned is too old to matter
         assert (await checked(kept, hub)).issuers[-1] == hub.ca.root
         await kept.refresh()
         assert kept.issuers[-1] == hub.ca.root

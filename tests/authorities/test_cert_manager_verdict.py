@@ -1,4 +1,4 @@
-"""What a CertificateRequest's status says, and what its certificates are: bounded, whatever stands in them."""
+"""What a CertificateRequest's status says, and what its certificates are: bounded, whatever they contain."""
 
 from __future__ import annotations
 

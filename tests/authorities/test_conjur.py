@@ -431,7 +431,7 @@ async def test_the_ca_rotates_in_place(server: ConjurServer, conjur: Conjur, tmp
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not PEM"])
-async def test_a_ca_file_that_cannot_be_used_is_told(
+async def test_a_ca_file_that_cannot_be_used_is_reported(
     conjur: Conjur, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "conjur-ca.pem"
@@ -577,8 +577,8 @@ async def test_closed_it_holds_neither_key_nor_token(
     put(server, pki.intermediate())
     await source.read()
     await source.close()
-    held = {**vars(source), **vars(source._conjur)}
-    assert [held[name] for name in ("_read", "_pair", "_login")] == [None, None, None]
+    fields = {**vars(source), **vars(source._conjur)}
+    assert [fields[name] for name in ("_read", "_pair", "_login")] == [None, None, None]
 
 
 # The parsers, over anything at all

@@ -62,7 +62,7 @@ async def issue(authority: ManagedAuthority, wanted: LeafRequest, back_end: Back
 
 async def test_it_says_what_it_is(back_end: BackEnd) -> None:
     async with authority_of(back_end) as authority:
-        await issue(authority, order(), back_end)  # some only tell their chain with a leaf
+        await issue(authority, order(), back_end)  # some show their chain only with a leaf
         report = authority.describe()
         assert (report.state, report.detail) == ("ready", "")
         assert report.kind == back_end.settings.authority.kind
@@ -132,7 +132,7 @@ async def test_without_a_bundle_it_signs_nothing(back_end: BackEnd) -> None:
 
 async def test_a_back_end_that_is_gone_is_told_and_comes_back(back_end: BackEnd) -> None:
     if back_end.cut_off is None:
-        assert back_end.settings.authority.kind in {"local", "pkcs11"}, "whoever is remote can be cut off"
+        assert back_end.settings.authority.kind in {"local", "pkcs11"}, "a remote one can be cut off"
         return
     async with authority_of(back_end) as authority:
         await issue(authority, order(), back_end)

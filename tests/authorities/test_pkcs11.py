@@ -232,10 +232,10 @@ async def test_a_key_that_may_leave_its_token_is_warned_of_once(
         await pair.read()
         await hsm.initialise()
         await pair.read()
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(told) == 1
-    assert "CKA_EXTRACTABLE" in told[0]
-    assert "CKA_SENSITIVE" in told[0]
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(logged) == 1
+    assert "CKA_EXTRACTABLE" in logged[0]
+    assert "CKA_SENSITIVE" in logged[0]
 
 
 # -- finding token and key -------------------------------------------------------------------------
@@ -266,9 +266,9 @@ async def test_what_is_not_there_or_there_twice_is_told_apart(hsm: SoftHsm, tmp_
     no_module = tmp_path / "not a module.so"
     no_module.write_bytes(b"\x7fELF and nothing behind")
     cases: dict[str, dict[str, Any]] = {
-        "token_missing": {"token": "nobody's"},
+        "token_missing": {"token": "missing"},
         "token_ambiguous": {},
-        "key_missing": {"token": "", "serial": await serial_of(token), "key_label": "nobody's"},
+        "key_missing": {"token": "", "serial": await serial_of(token), "key_label": "missing"},
         "module_missing": {"module": tmp_path / "nowhere.so"},
         "module_invalid": {"module": no_module},
         "file_unreadable": {"certificate_file": tmp_path / "no chain"},
@@ -442,7 +442,7 @@ async def test_a_pin_that_is_wrong_when_the_session_is_lost_is_told_by_the_signa
     async with pair_of(token.config(CA)) as pair:
         read = await pair.read()
         token.pin_file.write_text("111111")
-        await signs(read)  # the login stands: nobody asks for a PIN
+        await signs(read)  # the login is still valid: no PIN is needed
         await hsm.initialise()
         with pytest.raises(AuthorityMisconfigured) as caught:
             await read.key.sign(MESSAGE)

@@ -1,4 +1,4 @@
-"""Files on a volume that hangs: told in time, by one thread for each, and read again once it answers."""
+"""Files on a volume that hangs: reported in time, by one thread for each, and read again once it answers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.support.patience import PATIENCE
 
 
 class HangingFile:
-    """A named pipe: opening it hangs until somebody writes."""
+    """A named pipe: opening it hangs until it is written to."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "hangs"
         os.mkfifo(self.path, 0o600)
 
     def answer(self, content: bytes) -> None:
-        """Let whoever opens it have that."""
+        """Give that to the one that opens it."""
         writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
         os.write(writer, content)
         os.close(writer)
@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Iterator[HangingFile]:
     pipe, before = HangingFile(tmp_path), threads()
     yield pipe
     while threads() > before:  # one may open it twice
-        with suppress(OSError):  # nobody waits for it at the moment
+        with suppress(OSError):  # it is not being opened at the moment
             pipe.answer(b"")
         time.sleep(0.001)
 
@@ -111,7 +111,7 @@ async def test_who_gives_up_earlier_leaves_no_second_thread_behind(file: Hanging
 
 
 async def test_a_read_that_was_given_up_is_no_hanging_one(tmp_path: Path) -> None:
-    """Whoever asks next waits until it has ended, and reads anew."""
+    """The next caller waits until it has ended, and reads anew."""
     own, going_on = Reading(timeout=PATIENCE), threading.Event()
 
     def slow() -> str:

@@ -1,6 +1,6 @@
 """An authority that issues from a request: what it says of itself is judged, and what it returns as well.
 
-The service stands behind its interface and issues with a real CA, rightly or wrongly, as it is told.
+The service is behind its interface and issues with a real CA, rightly or wrongly, as a test says.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def issued(wanted: LeafRequest, ca: pki.Authority = CA, **wrong: object) -> Cert
 
 
 class Service:
-    """Does as it is told."""
+    """Answers as a test says."""
 
     def __init__(self) -> None:
         self.view = ServiceView((CA.certificate, CA.root))
@@ -296,7 +296,7 @@ async def test_an_issuer_that_ends_within_the_minute_is_told() -> None:
 
 
 async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -> None:
-    """As with cert-manager: the next request finds out that somebody mended the issuer, and must not be refused."""
+    """As with cert-manager: the next request finds out that the issuer was repaired, and must not be refused."""
     old = pki.intermediate("ends tomorrow", not_after=pki.NOW + pki.DAY)
     service, clock = Service(), VirtualClock(pki.NOW)
     service.view = ServiceView()

@@ -1,4 +1,4 @@
-"""The way to one Vault: redirects, namespaces, and whatever may stand in an answer."""
+"""The way to one Vault: redirects, namespaces, and whatever an answer may contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
-from federation.signer.authorities.vault.client import VaultAnswer, retry_after
+from federation.signer.authorities.http import retry_after
+from federation.signer.authorities.vault.client import VaultAnswer
 from federation.signer.authorities.vault.session import api_path, judge_health
 from tests.authorities.back_end import order
 from tests.authorities.shifted_clock import ShiftedClock

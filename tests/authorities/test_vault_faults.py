@@ -1,4 +1,4 @@
-"""What becomes of everything that a Vault with a PKI engine can do wrong: each thing told apart, with its remedy."""
+"""What becomes of everything that a Vault with a PKI engine can do wrong: each with its reason and remedy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def refused(kept: ManagedAuthority, server: VaultServer, *args: Any, **opt
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "told"),
+    ("state", "reason", "words"),
     [
         ("dr", "dr_secondary", "disaster recovery"),
         ("uninitialised", "vault_uninitialised", "not initialised"),
@@ -75,13 +75,13 @@ async def refused(kept: ManagedAuthority, server: VaultServer, *args: Any, **opt
     ],
 )
 async def test_a_node_that_answers_no_requests(
-    server: VaultServer, tmp_path: Path, state: str, reason: str, told: str
+    server: VaultServer, tmp_path: Path, state: str, reason: str, words: str
 ) -> None:
     server.state = state
     async with hub(server, tmp_path) as kept:
         report = kept.describe()
         assert (report.state, report.reason) == ("unavailable", reason)
-        assert told in report.detail
+        assert words in report.detail
         assert report.remedy
         server.state = "active"
         await kept.refresh()
@@ -163,7 +163,7 @@ async def test_what_the_policy_lacks_is_named(server: VaultServer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("role", "args", "options", "told"),
+    ("role", "args", "options", "words"),
     [
         ("mesh-workload", (), {"identity": ELSEWHERE}, "not valid for this role"),
         ("mesh-door", (LeafProfile.SERVING,), {"hosts": ("elsewhere.svc",)}, "elsewhere.svc not allowed"),
@@ -172,7 +172,7 @@ async def test_what_the_policy_lacks_is_named(server: VaultServer, tmp_path: Pat
     ],
 )
 async def test_a_role_that_is_too_narrow(
-    server: VaultServer, tmp_path: Path, *, role: str, args: Any, options: Any, told: str
+    server: VaultServer, tmp_path: Path, *, role: str, args: Any, options: Any, words: str
 ) -> None:
     server.pki.roles["rsa-only"] = Role(allowed_uri_sans=("spiffe://*",), key_type="rsa")
     server.pki.roles["no-uris"] = Role()
@@ -181,7 +181,7 @@ async def test_a_role_that_is_too_narrow(
         problem = await refused(kept, server, *args, **options)
         assert isinstance(problem, AuthorityRefused)
         assert problem.reason == "role_too_narrow"
-        assert told in str(problem)
+        assert words in str(problem)
         assert role in str(problem)
         assert kept.can_sign, "it refuses one request, not all"
         if role != "rsa-only":
@@ -199,23 +199,23 @@ async def test_another_refusal_of_one_request(server: VaultServer, tmp_path: Pat
 
 
 async def test_a_role_that_is_not_there(server: VaultServer, tmp_path: Path) -> None:
-    async with hub(server, tmp_path, role="nobody") as kept:
+    async with hub(server, tmp_path, role="missing") as kept:
         problem = await refused(kept, server)
         assert isinstance(problem, AuthorityMisconfigured)
         assert problem.reason == "not_found"
-        assert "nobody" in str(problem)
+        assert "missing" in str(problem)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"mount": "nowhere"}, "no PKI engine"), ({"issuer": "nobody"}, "issuer nobody")]
+    ("options", "words"), [({"mount": "nowhere"}, "no PKI engine"), ({"issuer": "missing"}, "issuer missing")]
 )
 async def test_a_mount_or_issuer_that_is_not_there(
-    server: VaultServer, tmp_path: Path, options: Any, told: str
+    server: VaultServer, tmp_path: Path, options: Any, words: str
 ) -> None:
     async with hub(server, tmp_path, **options) as kept:
         report = kept.describe()
         assert (report.state, report.reason) == ("unavailable", "not_found")
-        assert told in report.detail
+        assert words in report.detail
         assert report.remedy
 
 

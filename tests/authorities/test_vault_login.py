@@ -17,7 +17,7 @@ from federation.core.errors import AuthorityError, AuthorityMisconfigured, Autho
 from federation.signer.authorities.authority import ManagedAuthority
 from federation.signer.authorities.credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.service import TOLERATED
-from federation.signer.authorities.vault.client import TransportSecurity, VaultClient
+from federation.signer.authorities.vault.client import VaultClient, transport_security
 from federation.signer.authorities.vault.login import Login, granted
 from tests.authorities.back_end import order, surroundings
 from tests.authorities.vault_hub import (
@@ -327,7 +327,7 @@ async def test_another_given_token_that_is_no_good_does_not_replace_one_that_is(
         assert await signs(kept, server)
 
 
-async def told(server: VaultServer, auth: VaultAuth, **options: Any) -> tuple[str, str, str]:
+async def outcome_of(server: VaultServer, auth: VaultAuth, **options: Any) -> tuple[str, str, str]:
     """Reason, detail and remedy of an authority that cannot log in."""
     async with hub(server, auth, **options) as kept:
         report = kept.describe()
@@ -346,7 +346,7 @@ async def test_a_refused_login_says_what_to_compare(
     server.auth.revoke_all()
     jwt, secret = server.auth.jwt, server.auth.secret_id
     server.auth.jwt = server.auth.secret_id = "something else"
-    reason, detail, remedy = await told(server, auth)
+    reason, detail, remedy = await outcome_of(server, auth)
     assert reason == "login_refused"
     assert method in detail
     assert remedy
@@ -355,14 +355,14 @@ async def test_a_refused_login_says_what_to_compare(
 
 
 async def test_a_role_that_the_method_does_not_know_is_named(server: VaultServer, tmp_path: Path) -> None:
-    reason, detail, _ = await told(server, replace(by_jwt(server, tmp_path), role="nobody"))
-    assert (reason, 'role "nobody" could not be found' in detail) == ("login_refused", True)
+    reason, detail, _ = await outcome_of(server, replace(by_jwt(server, tmp_path), role="missing"))
+    assert (reason, 'role "missing" could not be found' in detail) == ("login_refused", True)
 
 
 async def test_a_login_without_client_certificate_is_refused(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
-        reason, detail, _ = await told(server, by_certificate(tmp_path), ca_file=ca_file)
+        reason, detail, _ = await outcome_of(server, by_certificate(tmp_path), ca_file=ca_file)
         assert reason == "login_refused"
         assert "client certificate must be supplied" in detail
 
@@ -370,31 +370,31 @@ async def test_a_login_without_client_certificate_is_refused(tmp_path: Path) -> 
 async def test_a_client_certificate_needs_a_common_name(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path, clients=True)
     async with vault_server(context) as server:
-        reason, _, remedy = await told(server, by_certificate(tmp_path, ""), ca_file=ca_file)
+        reason, _, remedy = await outcome_of(server, by_certificate(tmp_path, ""), ca_file=ca_file)
         assert reason == "login_refused"
         assert "common name" in remedy
 
 
 async def test_a_method_that_is_not_enabled(server: VaultServer, tmp_path: Path) -> None:
     server.auth.methods = ()
-    reason, _, remedy = await told(server, by_jwt(server, tmp_path))
+    reason, _, remedy = await outcome_of(server, by_jwt(server, tmp_path))
     assert reason == "login_refused"
     assert "not enabled" in remedy
     server.fault(LOGIN, 404, "no handler for route")
-    reason, detail, _ = await told(server, by_jwt(server, tmp_path))
+    reason, detail, _ = await outcome_of(server, by_jwt(server, tmp_path))
     assert (reason, "auth/kubernetes" in detail) == ("not_found", True)
 
 
 async def test_a_second_factor_is_refused(server: VaultServer, tmp_path: Path) -> None:
     server.auth.answer = {"auth": {"client_token": "", "lease_duration": 0, "mfa_requirement": {}}}
-    reason, detail, _ = await told(server, approle(server, tmp_path))
+    reason, detail, _ = await outcome_of(server, approle(server, tmp_path))
     assert (reason, "second factor" in detail) == ("login_refused", True)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"auth": null}', b'{"auth": {"client_token": 1}}'])
 async def test_garbage_for_a_login(server: VaultServer, tmp_path: Path, body: bytes) -> None:
     server.fault(LOGIN, 200, body=body)
-    assert (await told(server, approle(server, tmp_path)))[0] == "garbage"
+    assert (await outcome_of(server, approle(server, tmp_path)))[0] == "garbage"
 
 
 @pytest.mark.parametrize(
@@ -405,14 +405,14 @@ async def test_a_credential_that_is_not_configured(
     server: VaultServer, tmp_path: Path, field: str, method: str
 ) -> None:
     auth = replace(auth_of(method, server, tmp_path), **{field: None})  # type: ignore[arg-type]
-    reason, detail, remedy = await told(server, auth)
+    reason, detail, remedy = await outcome_of(server, auth)
     assert (reason, field in detail, remedy) == ("credential_missing", True, f"set auth.{field}")
 
 
 async def test_a_credential_that_is_not_there(server: VaultServer, tmp_path: Path) -> None:
     auth = approle(server, tmp_path)
     (tmp_path / "secret-id").unlink()
-    assert (await told(server, auth))[0] == "credential_missing"
+    assert (await outcome_of(server, auth))[0] == "credential_missing"
 
 
 async def test_a_wrapped_secret_is_taken_out_once(server: VaultServer, tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ async def test_another_authority_of_the_process_finds_what_was_taken_out(
         async with hub(server, auth, timeout=4.0) as successor:
             assert await signs(successor, server)
     assert (server.auth.logins, server.count("sys/wrapping/unwrap")) == (2, 1)
-    reason, detail, _ = await told(server, replace(auth, role="another"))
+    reason, detail, _ = await outcome_of(server, replace(auth, role="another"))
     assert (reason, "not at" in detail) == ("secret_id_tampered", True), "it was not made for that role"
 
 
@@ -466,7 +466,7 @@ async def test_a_new_wrapping_token_is_opened_while_it_lasts(server: VaultServer
         (tmp_path / "secret-id").write_text("hvs.used-up")
         await kept.refresh()
         assert kept.describe().state == "degraded"
-        assert "somebody else holds" in kept.describe().detail
+        assert "another party has" in kept.describe().detail
         assert await signs(kept, server)
 
 
@@ -503,7 +503,7 @@ async def test_only_a_used_up_token_is_tampering(
 ) -> None:
     server.fault("sys/wrapping/lookup", status, *errors)
     auth = approle(server, tmp_path, wrapped=server.auth.wrap())
-    assert (await told(server, auth))[0] == reason
+    assert (await outcome_of(server, auth))[0] == reason
 
 
 @pytest.mark.parametrize(
@@ -522,11 +522,11 @@ async def test_a_secret_that_was_wrapped_elsewhere_is_left_alone(
     server: VaultServer, tmp_path: Path, made_at: str
 ) -> None:
     auth = approle(server, tmp_path, wrapped=server.auth.wrap(made_at), role="hub")
-    reason, detail, remedy = await told(server, auth)
+    reason, detail, remedy = await outcome_of(server, auth)
     assert reason == "secret_id_tampered"
     assert detail.isprintable()
     assert "accessor" in remedy
-    assert server.count("sys/wrapping/unwrap") == 0, "what somebody else wrapped is not even opened"
+    assert server.count("sys/wrapping/unwrap") == 0, "what another party wrapped is not even opened"
     assert server.auth.logins == 0
 
 
@@ -534,13 +534,15 @@ async def test_a_secret_that_somebody_took_out_before(server: VaultServer, tmp_p
     token = server.auth.wrap()
     auth = approle(server, tmp_path, wrapped=token)
     server.auth.unwrap(token)
-    reason, detail, _ = await told(server, auth)
+    reason, detail, _ = await outcome_of(server, auth)
     assert reason == "secret_id_tampered"
     assert token not in detail
     server.fault(
         "sys/wrapping/lookup", 200, body=b'{"data": {"creation_path": "auth/approle/role/hub/secret-id"}}'
     )
-    assert (await told(server, auth))[0] == "secret_id_tampered", "taken out between look-up and unwrapping"
+    assert (await outcome_of(server, auth))[0] == "secret_id_tampered", (
+        "taken out between look-up and unwrapping"
+    )
 
 
 async def test_a_rotated_client_certificate_is_taken_up(tmp_path: Path) -> None:
@@ -597,7 +599,7 @@ async def test_a_pair_that_is_being_exchanged_is_read_once_more(tmp_path: Path) 
                 pair = await super().client_certificate(ref)
                 return replace(pair, key_pem=other if reads == 1 else key)
 
-        security = TransportSecurity(config, Exchanged())
+        security = transport_security(config, Exchanged())
         assert await security.refresh() == ()
         assert reads == 2
         assert security.context is not None

@@ -89,7 +89,7 @@ async def refused(kept: ManagedAuthority, *args: Any, **options: Any) -> Federat
 
 
 @pytest.mark.parametrize(
-    ("role", "changes", "told"),
+    ("role", "changes", "words"),
     [
         ("mesh-workload", {"uri_sans": ["spiffe://elsewhere/ns/foo/sa/bar"]}, "not valid for this role"),
         ("mesh-workload", {"uri_sans": ["https://cluster.local/"]}, "not valid for this role"),
@@ -110,11 +110,11 @@ async def refused(kept: ManagedAuthority, *args: Any, **options: Any) -> Federat
     ],
 )
 async def test_each_restriction_of_the_recommended_roles_bites(
-    real: Real, role: str, changes: dict[str, Any], told: str
+    real: Real, role: str, changes: dict[str, Any], words: str
 ) -> None:
     assert (await real.sign(role))[0] == 200
     status, text = await real.sign(role, **changes)
-    assert (status, told in text) == (400, True), text
+    assert (status, words in text) == (400, True), text
 
 
 async def test_what_the_csr_says_beside_its_key_does_not_count(real: Real) -> None:
@@ -186,7 +186,7 @@ async def test_refusals_are_told_apart(real: Real) -> None:
         await real.operator.do("POST", f"{real.mesh}/issuer/default/revoke", {})
         problem = await refused(kept)
         assert (type(problem), problem.reason) == (AuthorityMisconfigured, "issuer_unusable")
-    async with real.hub(issuer="nobody") as kept:
+    async with real.hub(issuer="missing") as kept:
         assert kept.describe().reason == "not_found"
     async with real.hub(mount="nowhere") as kept:
         assert kept.describe().reason == "not_found"
@@ -271,7 +271,7 @@ async def test_a_wrapped_secret_id(real: Real) -> None:
     status, _ = await real.operator.ask("POST", "sys/wrapping/unwrap", token=taken)
     assert status == 200
     async with real.hub(by_approle(real, mount, role_id, taken)) as kept:
-        assert kept.describe().reason == "secret_id_tampered", "somebody else took it out before"
+        assert kept.describe().reason == "secret_id_tampered", "it was taken out before"
     _, answer = await real.operator.ask(
         "POST", "sys/wrapping/wrap", {"secret_id": "forged"}, headers={"X-Vault-Wrap-TTL": "60s"}
     )
@@ -369,7 +369,7 @@ async def test_a_service_account(real: Real) -> None:
         auth = VaultAuth(method="kubernetes", mount=mount, role="hub", jwt=JwtRef("file", str(file)))
         async with real.hub(auth) as kept:
             assert (await kept.issue(order())).der
-        cluster.create_service_account("federation-system", "somebody")
-        file.write_text(cluster.token("federation-system", "somebody", audiences=["vault"]))
+        cluster.create_service_account("federation-system", "another")
+        file.write_text(cluster.token("federation-system", "another", audiences=["vault"]))
         async with real.hub(auth) as kept:
             assert kept.describe().reason == "login_refused"

@@ -37,7 +37,7 @@ class Side:
     powerless: str
     wrap: Callable[[], Awaitable[str]]
 
-    async def told(self, method: str, path: str, body: object = None, **options: Any) -> tuple[int, str]:
+    async def answer_to(self, method: str, path: str, body: object = None, **options: Any) -> tuple[int, str]:
         """Status and the text of the refusal."""
         status, answer = await self.ask(method, path, body, **options)
         return status, " ".join(" ".join(answer.get("errors", ())).split()) if answer else ""
@@ -55,7 +55,7 @@ class Side:
             **changes,
         }
         path = f"{self.pki}/issuer/{issuer}/sign/{role}"
-        return await self.told("POST", path, body, token=self.token)
+        return await self.answer_to("POST", path, body, token=self.token)
 
 
 @pytest.fixture(params=["of these tests", "real"])
@@ -131,9 +131,9 @@ async def test_sign(side: Side) -> None:
     assert (status, "elsewhere.svc not allowed by this role" in text) == (400, True)
     status, text = await side.sign("rsa-only")
     assert (status, "role requires keys of type rsa" in text) == (400, True)
-    status, text = await side.sign("nobody")
+    status, text = await side.sign("missing")
     assert (status, "unknown role" in text) == (400, True)
-    status, text = await side.sign(issuer="nobody")
+    status, text = await side.sign(issuer="missing")
     assert (status, "unable to find PKI issuer" in text) == (500, True)
 
 
@@ -142,18 +142,18 @@ async def test_what_needs_no_token(side: Side) -> None:
     assert status == 200
     assert answer["data"]["certificate"].startswith("-----BEGIN CERTIFICATE-----")
     assert len(answer["data"]["ca_chain"]) == 2
-    status, text = await side.told("GET", f"{side.pki}/issuer/nobody/json", token="")
+    status, text = await side.answer_to("GET", f"{side.pki}/issuer/missing/json", token="")
     assert (status, "unable to find PKI issuer" in text) == (500, True)
-    status, text = await side.told("GET", "nowhere/issuer/default/json", token="")
+    status, text = await side.answer_to("GET", "nowhere/issuer/default/json", token="")
     assert (status, "permission denied" in text) == (403, True)
 
 
 async def test_what_is_not_allowed(side: Side) -> None:
     path = f"{side.pki}/issuer/default/sign/mesh-workload"
-    for token in (side.powerless, "hvs.nobodys", ""):
-        status, text = await side.told("POST", path, {}, token=token)
+    for token in (side.powerless, "hvs.unknown", ""):
+        status, text = await side.answer_to("POST", path, {}, token=token)
         assert (status, "permission denied" in text) == (403, True)
-    status, text = await side.told("POST", "nowhere/issuer/default/sign/x", {}, token=side.token)
+    status, text = await side.answer_to("POST", "nowhere/issuer/default/sign/x", {}, token=side.token)
     assert (status, "no handler for route" in text) == (404, True)
 
 
@@ -163,20 +163,20 @@ async def test_transit(side: Side) -> None:
     status, answer = await side.ask("POST", path, body, token=side.token)
     assert status == 200
     assert answer["data"]["signature"].startswith("vault:v1:")
-    status, text = await side.told("POST", path, {**body, "key_version": 9}, token=side.token)
+    status, text = await side.answer_to("POST", path, {**body, "key_version": 9}, token=side.token)
     assert (status, "requested version for signing" in text) == (500, True)
-    none = f"{side.transit}/sign/nobody/sha2-256"
-    status, text = await side.told("POST", none, body, token=side.token)
+    none = f"{side.transit}/sign/missing/sha2-256"
+    status, text = await side.answer_to("POST", none, body, token=side.token)
     assert (status, "signing key not found" in text) == (400, True)
     cipher = f"{side.transit}/sign/cipher/sha2-256"
-    status, text = await side.told("POST", cipher, body, token=side.token)
+    status, text = await side.answer_to("POST", cipher, body, token=side.token)
     assert (status, "does not support signing" in text) == (400, True)
     status, answer = await side.ask("GET", f"{side.transit}/keys/mesh", token=side.token)
     assert (status, answer["data"]["type"]) == (200, "ecdsa-p256")
     assert answer["data"]["keys"]["1"]["public_key"].startswith("-----BEGIN PUBLIC KEY-----")
     status, answer = await side.ask("GET", f"{side.transit}/keys/cipher", token=side.token)
     assert isinstance(answer["data"]["keys"]["1"], int)
-    assert (await side.told("GET", f"{side.transit}/keys/nobody", token=side.token))[0] == 404
+    assert (await side.answer_to("GET", f"{side.transit}/keys/missing", token=side.token))[0] == 404
 
 
 async def test_wrapping_and_login(side: Side) -> None:
@@ -190,7 +190,7 @@ async def test_wrapping_and_login(side: Side) -> None:
         ("sys/wrapping/unwrap", None, token),
         ("sys/wrapping/lookup", {"token": token}, ""),
     ):
-        status, text = await side.told("POST", path, body, token=own)
+        status, text = await side.answer_to("POST", path, body, token=own)
         assert (status, "wrapping token is not valid" in text) == (400, True)
     login = f"auth/{side.approle}/login"
     good = {"role_id": side.role_id, "secret_id": secret_id}
@@ -198,9 +198,9 @@ async def test_wrapping_and_login(side: Side) -> None:
     assert status == 200
     assert answer["auth"]["lease_duration"] > 0
     assert answer["auth"]["renewable"] is True
-    status, text = await side.told("POST", login, {**good, "secret_id": "another"}, token="")
+    status, text = await side.answer_to("POST", login, {**good, "secret_id": "another"}, token="")
     assert (status, "invalid role or secret ID" in text) == (400, True)
-    status, text = await side.told("POST", "auth/nowhere/login", good, token="")
+    status, text = await side.answer_to("POST", "auth/nowhere/login", good, token="")
     assert (status, "permission denied" in text) == (403, True)
 
 
@@ -217,7 +217,7 @@ async def test_the_token_itself(side: Side) -> None:
     status, answer = await side.ask("GET", "auth/token/lookup-self", token=side.token)
     assert status == 200
     assert {"ttl", "creation_ttl", "renewable"} <= set(answer["data"])
-    status, text = await side.told("GET", "auth/token/lookup-self", token="hvs.nobodys")
+    status, text = await side.answer_to("GET", "auth/token/lookup-self", token="hvs.unknown")
     assert (status, "permission denied" in text) == (403, True)
-    status, text = await side.told("POST", "auth/token/renew-self", {}, token="hvs.nobodys")
+    status, text = await side.answer_to("POST", "auth/token/renew-self", {}, token="hvs.unknown")
     assert (status, "permission denied" in text) == (403, True)

@@ -192,7 +192,7 @@ async def test_what_is_no_signature_is_an_alarm(
 
 async def test_a_signature_by_another_key_is_never_handed_out(server: VaultServer, tmp_path: Path) -> None:
     async with hub(server, tmp_path) as kept:
-        server.transit.keys["mesh"].versions[0] = pki.key("somebody else's")
+        server.transit.keys["mesh"].versions[0] = pki.key("another's")
         with pytest.raises(AuthorityViolation):
             await kept.issue(order())
 

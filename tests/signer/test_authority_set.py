@@ -225,8 +225,8 @@ async def test_alarms_outlive_the_authority_that_raised_them(tmp_path: Path) -> 
 
 
 async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
-    told: list[tuple[Certificate, ...]] = []
-    roots = PinnedRoots(trust_domain=TRUST_DOMAIN, clock=VirtualClock(pki.NOW), on_change=told.append)
+    given: list[tuple[Certificate, ...]] = []
+    roots = PinnedRoots(trust_domain=TRUST_DOMAIN, clock=VirtualClock(pki.NOW), on_change=given.append)
     file = tmp_path / "roots.pem"
     pins = [AnchorPin(file=file, sha256=ca.root.sha256, trust_domain=TRUST_DOMAIN) for ca in (A, B)]
     elsewhere = TrustDomain("elsewhere.example")
@@ -235,15 +235,15 @@ async def test_a_pinned_root_is_known_once_it_was_read(tmp_path: Path) -> None:
     await roots.read()
     file.write_bytes(b"garbage")
     await roots.read()
-    assert told == []
+    assert given == []
     file.write_bytes(A.root.pem)
     await roots.read()
-    assert told == [(A.root,)]
+    assert given == [(A.root,)]
     file.write_bytes(B.root.pem + pki.root("successor c").root.pem)
     await roots.read()
-    assert told[-1] == (A.root, B.root), "what a fingerprint names does not change, nor vanish with a file"
+    assert given[-1] == (A.root, B.root), "what a fingerprint names does not change, nor vanish with a file"
     roots.configure(pins[1:])
-    assert told.pop() == (B.root,), "and nothing is known that is not pinned"
+    assert given.pop() == (B.root,), "and nothing is known that is not pinned"
 
 
 async def test_an_old_side_that_is_configured_no_longer_is_kept_and_reported_as_such(tmp_path: Path) -> None:

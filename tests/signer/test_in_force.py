@@ -114,7 +114,7 @@ def test_what_may_sign_is_never_given_up_for_what_may_not(
 def test_what_a_back_end_returns_is_judged_before_it_is_handed_out(
     directives: SigningDirectives, signed: str, error: type[NotReady] | None, reason: str
 ) -> None:
-    """Some tell who signs with the leaf alone, and any of them may change it between a look and a request."""
+    """Some show who signs with the leaf alone, and any of them may change it between a poll and a request."""
     if error is None:
         require_directed(path(signed), directives, "west")
         return

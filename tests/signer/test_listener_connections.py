@@ -59,7 +59,7 @@ CALM, PROTOCOL_ERROR = 11, 1
 
 
 class Recorder:
-    """A listener that answers as a test says, and remembers what the transport told it."""
+    """A listener that answers as a test says, and remembers what the transport reported."""
 
     method = METHOD
 
@@ -122,9 +122,9 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def channel(self, **options: int) -> AsyncIterator[grpc.aio.Channel]:
-        told = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+        fixed = [("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
         credentials = grpc.ssl_channel_credentials(self.ca.root.pem)
-        arguments = [*told, *options.items()]
+        arguments = [*fixed, *options.items()]
         async with grpc.aio.secure_channel(str(self.address), credentials, options=arguments) as channel:
             yield channel
 
@@ -203,7 +203,7 @@ async def test_what_is_not_served_gets_a_status(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await channel.unary_unary(path)(message, timeout=PATIENCE, compression=compression)
         assert refused.value.code() is code
-        assert await channel.unary_unary(METHOD)(b"x", timeout=PATIENCE) == b"reply", "the connection stands"
+        assert await channel.unary_unary(METHOD)(b"x", timeout=PATIENCE) == b"reply", "the connection is open"
     assert gate.listener.turned == {reason: 1}
 
 
@@ -317,7 +317,7 @@ async def test_who_does_not_agree_on_http2_is_refused(
 
 
 async def test_a_client_that_has_a_certificate_is_let_in(gates: Callable[..., Any]) -> None:
-    """Whoever issued it: none is asked for."""
+    """By whichever CA: none is asked for."""
     gate = await gates()
     other = DevelopmentCa.create(
         gate.directory / "other", name="other", clock=SystemClock(), lifetime=timedelta(days=1)
@@ -531,7 +531,7 @@ async def test_a_call_past_those_allowed_at_once_is_refused_and_the_others_go_on
     gate = await gates()
     gate.listener.hold = asyncio.Event()
     connection = await gate.raw()
-    await eventually(connection.settled.is_set)  # it was told how many, so that it breaks a rule
+    await eventually(connection.settled.is_set)  # it has read how many, so that it breaks a rule
     for number in range(http2.MAX_STREAMS + 20):
         connection.send(whole(1 + 2 * number))
     await eventually(lambda: gate.listener.turned == {"too_many_streams": 20})

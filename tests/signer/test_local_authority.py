@@ -144,7 +144,7 @@ def wrong(name: str) -> pki.Authority:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "words"),
     [
         ("another key", "private key is not the one"),
         ("not a CA", "CA"),
@@ -154,11 +154,11 @@ def wrong(name: str) -> pki.Authority:
         ("not valid yet", "valid"),
     ],
 )
-async def test_refuses_what_may_not_sign(tmp_path: Path, name: str, told: str) -> None:
+async def test_refuses_what_may_not_sign(tmp_path: Path, name: str, words: str) -> None:
     authority = await loaded(tmp_path, wrong(name))
     report = authority.describe()
     assert report.state == "unavailable"
-    assert told in report.detail
+    assert words in report.detail
     assert report.remedy
     assert authority.issuers == ()
     with pytest.raises(AuthorityError):
@@ -191,7 +191,7 @@ async def test_one_that_may_not_name_the_door_does_not_take_the_place_of_one_tha
 
 
 async def test_another_name_of_the_door_stops_no_workload(tmp_path: Path) -> None:
-    """What the new name may not have is refused for itself: an edit must not stop anybody else."""
+    """What the new name may not have is refused by itself: an edit must stop no one else."""
     hosts = ("hub.corp.example",)
     authority = await loaded(tmp_path, CONFINED, hosts=lambda: hosts)
     assert authority.describe().state == "ready"
@@ -297,7 +297,7 @@ def test_a_group_may_read_only_a_mounted_secret(
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "words"),
     [
         ("ca-chain.pem", b"", "no certificate"),
         ("ca-chain.pem", b"garbage", "no certificate"),
@@ -312,14 +312,14 @@ def test_a_group_may_read_only_a_mounted_secret(
     ],
 )
 async def test_broken_files_leave_the_last_good_pair(
-    tmp_path: Path, file: str, content: bytes, told: str
+    tmp_path: Path, file: str, content: bytes, words: str
 ) -> None:
     authority = await loaded(tmp_path, CA)
     (tmp_path / file).write_bytes(content)
     await authority.refresh()
     report = authority.describe()
     assert report.state == "degraded"
-    assert told in report.detail
+    assert words in report.detail
     assert "still signing with" in report.detail
     secret = private_key_pem(CA.key).decode().splitlines()[1]
     assert secret not in report.detail

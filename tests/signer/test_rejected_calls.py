@@ -24,7 +24,7 @@ async def test_what_is_of_late_passes_and_what_is_counted_stays() -> None:
     assert (report.recent, report.addresses) == ({}, {})
     assert report.total == {"late_message": 2, "no_message": 1}
     counts.note("no_message", "ipv4:192.0.2.2:2")
-    await clock.advance(2 * PERIOD)  # and nobody has looked meanwhile
+    await clock.advance(2 * PERIOD)  # and nothing was read meanwhile
     report = counts.report()
     assert (report.recent, report.addresses) == ({}, {})
 

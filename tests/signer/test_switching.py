@@ -98,7 +98,7 @@ async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) ->
         async with server.stopped():
             hub.authority_table = vault_table(server, tmp_path, ca_file)
             await hub.reconfigure()
-            # Before the first attempt it cannot take over either, and there is nothing to mend yet.
+            # Before the first attempt it cannot take over either, and there is nothing to correct yet.
             await eventually(lambda: report_of(hub).remedy != "", describe=lambda: report_of(hub))
             report = report_of(hub)
             assert "cannot take over" in report.detail
@@ -233,7 +233,7 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
             asked = server.count("pki/issuer/default/sign/mesh-workload")
             assert (await hub.ask("east", token)).elements[1] == old.certificate.pem.decode()
             assert server.count("pki/issuer/default/sign/mesh-workload") == asked, (
-                "nobody asks it for callers"
+                "it is not asked for callers"
             )
             await hub.publish(old, new)
             await hub.order(

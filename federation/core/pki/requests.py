@@ -13,27 +13,38 @@ has its own criticality (agents send a critical name, other clients may not).
 
 A server that is known by host names asks in the same way, with DNS names in place of the identity. Which of them it
 may have is its caller's to say; the certificate holds all that were asked for, or there is none.
+
+:func:`build_request` makes the hub's own requests: of the listener, of canaries, and of the probe.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from federation.core.errors import InvalidValue, RequestRefused
 from federation.core.identity import SpiffeId
 from federation.core.pki import der
 from federation.core.pki.der import DNS, SubjectAltName
-from federation.core.pki.keys import RSA_EXPONENT, KeyKind, PublicKey, describe, kind_of
+from federation.core.pki.keys import (
+    RSA_EXPONENT,
+    KeyKind,
+    PrivateKey,
+    PublicKey,
+    describe,
+    kind_of,
+    signature_hash,
+)
 
 
 class Refusal(StrEnum):
@@ -534,3 +545,18 @@ def _shape(elements: list[der.Element], *tags: int) -> None:
     """Refuse where the elements are not exactly of these tags."""
     if [element[0] for element in elements] != list(tags):
         raise refused(Refusal.MALFORMED, "the DER is not of the structure of a certification request")
+
+
+def build_request(
+    key: PrivateKey, names: Iterable[x509.GeneralName], *, subject: x509.Name | None = None
+) -> str:
+    """A request in PEM for these names, which are critical, because the subject is empty (RFC 5280, 4.2.1.6).
+
+    Raises InvalidValue for a key of a kind that is not accepted.
+    """
+    kind = kind_of(key)
+    if kind is None:
+        raise InvalidValue(f"a key of this kind is not accepted: {describe(key)}")
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject or x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    return builder.sign(key, signature_hash(kind)).public_bytes(Encoding.PEM).decode("ascii")

@@ -37,6 +37,7 @@ from datetime import datetime
 from typing import ClassVar, Literal, Protocol
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from federation.core.clock import Clock
@@ -52,12 +53,13 @@ from federation.core.errors import (
     FederationError,
     InvalidValue,
 )
-from federation.core.identity import TrustDomain
+from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.der import SubjectAltName
-from federation.core.pki.keys import PublicKey
-from federation.core.pki.leaf import LEAST_USEFUL_LIFE, LeafProfile, Validity
+from federation.core.pki.keys import PrivateKey, PublicKey, spki
+from federation.core.pki.leaf import LEAST_USEFUL_LIFE, LeafProfile, Validity, draw_serial
 from federation.core.pki.pem import encode_certificates
+from federation.core.pki.requests import build_request
 from federation.core.pki.verification import check_intermediate, check_issued
 from federation.signer.authorities.limiter import Limiter
 
@@ -123,7 +125,7 @@ class SigningKey(Protocol):
         ...
 
     async def sign(self, message: bytes) -> bytes:
-        """The signature as it stands in a certificate: ECDSA in DER, or RSASSA-PKCS1-v1_5.
+        """The signature as certificates have it: ECDSA in DER, or RSASSA-PKCS1-v1_5.
 
         The hash goes by the kind of key (:func:`federation.core.pki.keys.digest`). Raises what the module's
         table says, and leaves the back end's session usable when it is cancelled.
@@ -133,7 +135,7 @@ class SigningKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A chain (intermediate first, then what stands between it and the root) and its key."""
+    """A chain (intermediate first, then those between it and the root) and its key."""
 
     chain: tuple[Certificate, ...]
     key: SigningKey
@@ -196,6 +198,29 @@ class CertificateService(Protocol):
     async def close(self) -> None:
         """Close sessions and connections."""
         ...
+
+
+def request_for_own_key(
+    key: PrivateKey,
+    name: SpiffeId | tuple[str, ...],
+    validity: Validity,
+    random_bytes: Callable[[int], bytes],
+) -> LeafRequest:
+    """A request for a key that this process has made: a workload's with an identity, a server's with host names."""
+    serving = not isinstance(name, SpiffeId)
+    names = (str(name),) if isinstance(name, SpiffeId) else name
+    return LeafRequest(
+        profile=LeafProfile.SERVING if serving else LeafProfile.WORKLOAD,
+        public_key=key.public_key(),
+        spki_der=spki(key.public_key()),
+        names=names,
+        san=SubjectAltName.of_identity(name) if isinstance(name, SpiffeId) else SubjectAltName.of_hosts(name),
+        serial=draw_serial(random_bytes),
+        validity=validity,
+        csr_pem=build_request(
+            key, [x509.DNSName(each) if serving else x509.UniformResourceIdentifier(each) for each in names]
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,6 @@ from functools import partial
 from typing import Final, Literal
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from federation.core.config.hub import HubConfig
 from federation.core.documents.signer import AuthorityReport
@@ -29,10 +27,9 @@ from federation.core.errors import AuthorityUnavailable, FederationError, Invali
 from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.istio.istiod import istiods_of
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.der import SubjectAltName
 from federation.core.pki.development import generate_key
-from federation.core.pki.keys import KeyKind, PrivateKey, signature_hash, spki
-from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
+from federation.core.pki.keys import KeyKind
+from federation.core.pki.leaf import LeafProfile, leaf_validity
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.files import read_bounded, read_in_time
 from federation.signer.authorities.authority import (
@@ -40,9 +37,9 @@ from federation.signer.authorities.authority import (
     AuthoritySettings,
     BackEndContext,
     CheckedLeaf,
-    LeafRequest,
     ManagedAuthority,
     issue_checked,
+    request_for_own_key,
 )
 from federation.signer.authorities.back_ends import make_authority
 
@@ -70,7 +67,7 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """The outcome as a word that stands out where it matters."""
+        """The outcome as a word that is easily seen where it matters."""
         return _MARKS[self.outcome]
 
 
@@ -181,19 +178,9 @@ async def probe_once(
     """One throw-away leaf, verified; ``hosts`` are a server's. Raises what the authority raises, or an alarm."""
     key = await asyncio.to_thread(generate_key, kind)
     now = context.clock.now()
-    serving = profile is LeafProfile.SERVING
-    identity = SpiffeId(context.trust_domain, PROBE)
-    names = hosts if serving else (str(identity),)
-    order = LeafRequest(
-        profile=profile,
-        public_key=key.public_key(),
-        spki_der=spki(key.public_key()),
-        names=names,
-        san=SubjectAltName.of_hosts(names) if serving else SubjectAltName.of_identity(identity),
-        serial=draw_serial(context.random_bytes),
-        validity=leaf_validity(now, LIFE, LIFE, authority.issuers, LIFE),
-        csr_pem=_request(key, kind, names, serving=serving),
-    )
+    name = hosts if profile is LeafProfile.SERVING else SpiffeId(context.trust_domain, PROBE)
+    validity = leaf_validity(now, LIFE, LIFE, authority.issuers, LIFE)
+    order = request_for_own_key(key, name, validity, context.random_bytes)
     try:
         async with asyncio.timeout(TIMEOUT):
             return await issue_checked(
@@ -201,14 +188,6 @@ async def probe_once(
             )
     except TimeoutError:
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
-
-
-def _request(key: PrivateKey, kind: KeyKind, names: tuple[str, ...], *, serving: bool) -> str:
-    general = [x509.DNSName(name) if serving else x509.UniformResourceIdentifier(name) for name in names]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=True)
-    signed = builder.sign(key, signature_hash(kind))
-    return signed.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _failed(check: str, error: FederationError) -> Finding:

@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -31,15 +29,12 @@ from federation.core.errors import (
     AuthorityMisconfigured,
     AuthorityThrottled,
     AuthorityUnavailable,
-    InvalidValue,
 )
-from federation.core.pki.pem import MAX_PEM_BYTES
-from federation.files import READ_TIMEOUT, read_bounded
-from federation.kubernetes.answers import harmless, parse_retry_after
-from federation.kubernetes.credentials import client_context
+from federation.files import READ_TIMEOUT
+from federation.kubernetes.answers import harmless
 from federation.signer.authorities.authority import KeyPair
-from federation.signer.authorities.credentials import OwnCredentials, read_in_time
-from federation.signer.authorities.http import HttpAnswer, Outward
+from federation.signer.authorities.credentials import OwnCredentials
+from federation.signer.authorities.http import HttpAnswer, Outward, TransportSecurity, retry_after
 from federation.signer.authorities.hub_built import pair_in_memory
 
 DEFAULT_LIFETIME: Final = 480.0
@@ -55,7 +50,7 @@ _SOMETHING_ELSE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """An access token as it stands in the ``Authorization`` header, and for how many seconds it is good."""
+    """An access token as it is sent in the ``Authorization`` header, and for how many seconds it is good."""
 
     encoded: str = field(repr=False)
     lifetime: float
@@ -91,7 +86,7 @@ _values = msgspec.json.Decoder(dict[str, str])
 def read_token(body: bytes, *, where: str) -> AccessToken:
     """The access token of a successful login.
 
-    It comes in base64, as was asked for, or bare where a gateway on the way took that wish out of the
+    It comes in base64, as was requested, or bare where a gateway on the way took that header out of the
     request. Raises AuthorityUnavailable (``garbage``).
     """
     try:
@@ -141,9 +136,9 @@ def _decode(text: str) -> bytes:
 
 
 def login_failure(
-    answer: HttpAnswer, *, where: str, authenticator: str, jwt: str
+    answer: HttpAnswer, *, where: str, authenticator: str, jwt: str, clock: Clock
 ) -> AuthorityError | AuthorityUnavailable:
-    """The error that an answer other than 200 to a login stands for; ``jwt`` is kept out of it."""
+    """What an answer other than 200 to a login means, as an error; ``jwt`` is kept out of it."""
     said = _said(answer.body, secret=jwt)
     match answer.status:
         case 400 | 401:
@@ -171,13 +166,13 @@ def login_failure(
                 remedy="check url, account and authenticator of [signer.conjur]",
             )
         case _:
-            return _other_failure(answer, "the login", said, where)
+            return _other_failure(answer, "the login", said, where, clock)
 
 
 def read_failure(
-    answer: HttpAnswer, names: Sequence[str], *, where: str, secret: str
+    answer: HttpAnswer, names: Sequence[str], *, where: str, secret: str, clock: Clock
 ) -> AuthorityError | AuthorityUnavailable:
-    """The error that an answer other than 200 to a read stands for; ``secret`` is kept out of it."""
+    """What an answer other than 200 to a read means, as an error; ``secret`` is kept out of it."""
     said = _said(answer.body, secret=secret)
     asked = ", ".join(names)
     match answer.status:
@@ -203,30 +198,29 @@ def read_failure(
                 where=where,
                 reason="conjur_not_found",
                 remedy="check the names and the account, set a value, and permit the host read and execute;"
-                " Conjur's audit log tells which it is",
+                " Conjur's audit log shows which it is",
             )
         case _:
-            return _other_failure(answer, f"reading {asked}", said, where)
+            return _other_failure(answer, f"reading {asked}", said, where, clock)
 
 
 def _other_failure(
-    answer: HttpAnswer, what: str, said: str, where: str
+    answer: HttpAnswer, what: str, said: str, where: str, clock: Clock
 ) -> AuthorityError | AuthorityUnavailable:
     status = answer.status
     if status == 429:
-        header = answer.headers.get("Retry-After", "")
         return AuthorityThrottled(
             f"it asks for fewer requests ({what})",
             where=where,
             remedy="raise signer.conjur.poll, or have the limit in front of Conjur raised",
-            retry_after=parse_retry_after(header) if header else 0.0,
+            retry_after=retry_after(answer.headers.get("Retry-After", ""), clock),
         )
     if 500 <= status <= 599:
         return AuthorityUnavailable(
             f"{what} failed there: {status}{said}",
             where=where,
             reason="server_error",
-            remedy="look at Conjur's health and log, and at what stands in front of it; the hub keeps trying",
+            remedy="look at Conjur's health and log, and at what is in front of it; the hub keeps trying",
         )
     if 400 <= status <= 499:
         return AuthorityMisconfigured(
@@ -278,11 +272,16 @@ class Conjur:
             config.url,
             where=self._where,
             timeout=config.timeout,
-            tls=lambda: self._tls,
+            tls=lambda: self._security.context,
             connections=_CONNECTIONS,
         )
-        self._tls: ssl.SSLContext | None = None
-        self._ca: bytes | None = None
+        self._security = TransportSecurity(
+            config.url,
+            config.ca_file,
+            reason="ca_file",
+            unreadable="ca_file",
+            remedy="put the CA of Conjur's own certificate at ca_file of [signer.conjur], as PEM",
+        )
         self._login: _Login | None = None
         self._logging_in = asyncio.Lock()
 
@@ -301,15 +300,22 @@ class Conjur:
         those of :meth:`Outward.call`; AuthorityThrottled.
         """
         self._check(names)
-        await self._load_ca()
+        await self._load_tls()
         login = await self._logged_in()
         answer = await self._fetch(names, login)
         if answer.status == 401:  # expired early, or the host's rights were changed: once more, not for ever
             login = await self._logged_in(refused=login)
             answer = await self._fetch(names, login)
         if answer.status != 200:
-            raise read_failure(answer, names, where=self._where, secret=login.encoded)
+            raise read_failure(answer, names, where=self._where, secret=login.encoded, clock=self._clock)
         return read_values(answer, [self._id(name) for name in names], where=self._where)
+
+    async def _load_tls(self) -> None:
+        try:
+            await self._security.load()
+        except (AuthorityError, AuthorityUnavailable) as error:
+            error.where = error.where or self._where
+            raise
 
     async def close(self) -> None:
         """Forget the access token, close every connection and the credentials."""
@@ -343,16 +349,16 @@ class Conjur:
     async def _logged_in(self, refused: _Login | None = None) -> _Login:
         """A login that is good for a while, but not the one that was refused; one at a time is made.
 
-        Bounded as a whole, so that nobody waits for the timeouts of others in a row.
+        Bounded as a whole, so that no caller waits for the timeouts of others in a row.
         """
         limit = self._config.timeout + READ_TIMEOUT
         try:
             async with asyncio.timeout(limit), self._logging_in:
-                held = self._login
-                if held is None or held is refused or self._clock.monotonic() >= held.until:
+                login = self._login
+                if login is None or login is refused or self._clock.monotonic() >= login.until:
                     self._login = None
-                    held = self._login = await self._log_in()
-                return held
+                    login = self._login = await self._log_in()
+                return login
         except TimeoutError:
             raise AuthorityUnavailable(
                 f"no login within {limit:g} s",
@@ -372,7 +378,9 @@ class Conjur:
             body=urlencode({"jwt": jwt}).encode("ascii"),
         )
         if answer.status != 200:
-            raise login_failure(answer, where=self._where, authenticator=config.authenticator, jwt=jwt)
+            raise login_failure(
+                answer, where=self._where, authenticator=config.authenticator, jwt=jwt, clock=self._clock
+            )
         token = read_token(answer.body, where=self._where)
         return _Login(token.encoded, asked + token.lifetime * USED_LIFE)
 
@@ -382,32 +390,6 @@ class Conjur:
         if config.host:  # authn-jwt knows hosts only, which it wants to be called so
             parts.append(config.host if config.host.startswith("host/") else f"host/{config.host}")
         return "".join(f"/{quote(part, safe='')}" for part in parts)
-
-    async def _load_ca(self) -> None:
-        """Make the TLS context of ``ca_file`` as it is now; the old one stays while the file is the same."""
-        if self._http.base.scheme != "https":
-            return
-        file = self._config.ca_file
-        try:
-            ca = None
-            if file is not None:
-                ca = await read_in_time(str(file), partial(read_bounded, file, MAX_PEM_BYTES))
-            if self._tls is None or ca != self._ca:
-                context = partial(client_context, authority=ca, where=str(file or ""))
-                self._tls = await read_in_time(str(file or "the system's CAs"), context)
-                self._ca = ca
-        except OSError as error:
-            raise self._bad_ca(f"cannot read {file}: {error.strerror}") from None
-        except InvalidValue as error:
-            raise self._bad_ca(str(error)) from None
-
-    def _bad_ca(self, what: str) -> AuthorityMisconfigured:
-        return AuthorityMisconfigured(
-            what,
-            where=self._where,
-            reason="ca_file",
-            remedy="put the CA of Conjur's own certificate at ca_file of [signer.conjur], as PEM",
-        )
 
 
 class PairOfVariables:

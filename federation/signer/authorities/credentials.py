@@ -1,8 +1,8 @@
 """What the hub proves itself with to a back end: secrets, JWTs, certificates and key files, read anew each time.
 
 Nothing is cached here beyond what a source caches for itself, so that everything rotates in place. No value is ever
-part of an error. Files that hang make the authority unavailable, for a reason of its own; PEM files that are no
-secret (a CA, a chain) are read without blocking the loop.
+part of an error. Files that hang make the authority unavailable, with a separate reason (``files_hang``); PEM files
+that are no secret (a CA, a chain) are read without blocking the loop.
 
 A private key's file is read only where its mode keeps others out. Readable by its owner alone is the rule. The one
 exception is how Kubernetes mounts a Secret for a pod with ``fsGroup``: owned by root, mode 0440, its group a
@@ -35,7 +35,7 @@ def read_key_file(path: Path) -> bytes:
     Raises OSError, or AuthorityMisconfigured where others may read or change the file.
     """
     with path.open("rb") as file:
-        status = os.fstat(file.fileno())  # of what was opened: nobody can swap it between check and reading
+        status = os.fstat(file.fileno())  # of what was opened: it cannot be swapped between check and reading
         if not stat.S_ISREG(status.st_mode):
             raise AuthorityMisconfigured(f"{path} is not a regular file", reason="key_file_mode")
         if not mode_is_private(
@@ -99,7 +99,7 @@ class SpiffeIdentity(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the Workload API."""
+        """Forget every SVID."""
         ...
 
 
@@ -111,7 +111,7 @@ class SecretStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close its connections, and forget the login."""
         ...
 
 
@@ -130,10 +130,10 @@ class OwnCredentials:
         self._environ = environ
 
     async def close(self) -> None:
-        """Let go of what is held open. Whoever was given the credentials closes them with itself."""
-        for held in (self._conjur, self._spiffe):
-            if held is not None:
-                await held.close()
+        """Close the sources. A back end that was given the credentials closes them with itself."""
+        for source in (self._conjur, self._spiffe):
+            if source is not None:
+                await source.close()
 
     async def secret(self, ref: SecretRef) -> str:
         """The secret as text, without white space around it.
@@ -186,10 +186,7 @@ async def _in_time(what: str, read: Callable[[], T]) -> T:
     try:
         return await read_in_time(what, read)
     except OSError as error:
-        raise _missing(
-            f"cannot read {error.filename or what}: {error.strerror}",
-            "mount it where the configuration says, readable by the signer",
-        ) from None
+        raise _missing(f"cannot read {error.filename or what}: {error.strerror}", MOUNT) from None
 
 
 def _contents(path: Path, *, private: bool) -> bytes:
@@ -213,24 +210,42 @@ def _missing(what: str, remedy: str) -> AuthorityMisconfigured:
     return AuthorityMisconfigured(what, reason="credential_missing", remedy=remedy)
 
 
-async def read_pem_file(path: Path) -> bytes:
+MOUNT: Final = "mount it where the configuration says, readable by the signer"
+
+
+async def read_pem_file(path: Path, *, reason: str = "file_unreadable", remedy: str = MOUNT) -> bytes:
     """At most one byte more than a PEM file may have, so that a parser can refuse it.
 
-    Raises AuthorityMisconfigured (``file_unreadable``) or AuthorityUnavailable (``files_hang``).
+    Raises AuthorityMisconfigured with that reason, or AuthorityUnavailable (``files_hang``).
     """
     try:
         return await read_in_time(str(path), partial(read_bounded, path, MAX_PEM_BYTES))
     except OSError as error:
         raise AuthorityMisconfigured(
             f"cannot read {path}: {error.strerror}",
-            reason="file_unreadable",
-            remedy="mount it where the configuration says, readable by the signer",
+            reason=reason,
+            remedy=remedy,
         ) from None
 
 
-def parse_chain(pem: bytes, path: Path) -> tuple[Certificate, ...]:
-    """The certificates of a chain's file, in its order. Raises AuthorityMisconfigured (``file_invalid``)."""
-    try:
-        return parse_certificates(pem, where=str(path))
-    except InvalidValue as error:
-        raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None
+class ChainFile:
+    """The chain of an intermediate whose key is elsewhere: a PEM file, the intermediate first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+        self._pem = b""
+        self._chain: tuple[Certificate, ...] = ()
+
+    async def read(self) -> tuple[Certificate, ...]:
+        """The chain of now; the same object while the file has not changed.
+
+        Raises AuthorityMisconfigured (``file_unreadable``, ``file_invalid``) or AuthorityUnavailable (``files_hang``).
+        """
+        pem = await read_pem_file(self.path)
+        if not self._chain or pem != self._pem:
+            try:
+                self._chain = parse_certificates(pem, where=str(self.path))
+            except InvalidValue as error:
+                raise AuthorityMisconfigured(str(error), remedy=error.remedy, reason="file_invalid") from None
+            self._pem = pem
+        return self._chain

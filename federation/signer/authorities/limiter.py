@@ -248,7 +248,7 @@ class _Waiting(QueueEntry):
 class Limiter:
     """Admits requests to one back end, and learns from what becomes of them.
 
-    ``quota`` is in requests a second for all signers together, of which this one takes :attr:`share`; 0 stands for no
+    ``quota`` is in requests a second for all signers together, of which this one takes :attr:`share`; 0 means no
     limit. ``patience`` is for how many seconds a request may wait at most. ``lifetime`` says how long leaves live at
     present, in seconds: how many workloads the quota can carry depends on it.
     """

@@ -4,15 +4,16 @@
 intermediate may sign. At rest the one in force signs wherever it is configured. Where it is not, or cannot, another
 intermediate under the same root does, if no rotation has left it (:meth:`SigningDirectives.permit`); that of
 ``[signer.successor]`` only after a rotation that ended with the new side, until it has become ``[signer.authority]``.
-Everything else that is configured is a wish: it signs nothing until a rotation leads to it. No one has made sure that
-every workload trusts what it signs, and an earlier one may be what was rotated away from because it was stolen.
+Everything else that is configured is a pending change: it signs nothing until a rotation leads to it. Nothing has made
+sure that every workload trusts what it signs, and an earlier one may be what was rotated away from because it was
+stolen.
 
 Before it is recorded what is in force, ``[signer.authority]`` signs. What an emergency named never signs again,
 whatever else is down. Nothing is signed under a root that the generation delivered with it lacks.
 
-What is configured, and what a file or a back end holds by now, is a wish as well. A running signer goes on with the
-authority that it has while that can sign, and says what it has not taken up, and what an operator does about it.
-One that has nothing else issues nothing.
+What a file or a back end holds by now is a pending change as well. A running signer goes on with the authority that it
+has while that can sign, and says what it has not taken up, and what an operator does about it. One that has nothing
+else issues nothing.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ def require_served(directives: SigningDirectives, cluster: str) -> None:
         )
     if cluster in directives.others:
         raise NotReady(
-            f"another hub publishes there, of the identity {directives.others[cluster]}: what this one signs would be "
-            "trusted by nobody there",
+            f"another hub publishes there, of the identity {directives.others[cluster]}: no workload there would "
+            "trust what this one signs",
             where=cluster,
             remedy="see what the controller says of this cluster: stop that hub there and adopt its identity, or "
             "remove the cluster here",

@@ -57,7 +57,7 @@ FETCH_X509: Final = f"/{SERVICE}/FetchX509SVID"
 FETCH_JWT: Final = f"/{SERVICE}/FetchJWTSVID"
 
 SECURITY_HEADER: Final = ("workload.spiffe.io", "true")
-"""Metadata that every call carries, so that nobody can be made to ask for another
+"""Metadata that every call carries, so that no server can make the hub ask for another
 (SPIFFE Workload Endpoint, 3)."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -207,7 +207,7 @@ def read_x509(svid: X509Svid, *, at: datetime) -> OwnX509:
 
 
 def read_jwt(svid: JwtSvid, audience: str, *, at: datetime) -> OwnJwt:
-    """The SVID and its end; the signature is for whoever receives it to verify.
+    """The SVID and its end; its signature is verified where the token is sent.
 
     Raises InvalidValue where it is no JWS in compact form, or its claims are not those of JWT-SVID, section 3:
     ``sub`` the SPIFFE ID, ``aud`` the audience, ``exp`` in the future.
@@ -263,7 +263,7 @@ def _check_id(spiffe_id: str) -> None:
 
 
 def _certificates(der: bytes, what: str) -> tuple[Certificate, ...]:
-    """Certificates that stand one after another."""
+    """Certificates in DER, one after another."""
     parts = elements(der, 0, len(der))
     if not 1 <= len(parts) <= MOST_CERTIFICATES:
         raise InvalidValue(f"{what} has {len(parts)} certificates; 1 to {MOST_CERTIFICATES} are read")
@@ -294,9 +294,9 @@ USED_LIFE: Final = 0.5
 """How much of an SVID's life is used before a newer one is wanted; SPIRE's agent renews by then, too."""
 
 LEAST_LEFT: Final = 5.0
-"""Seconds that an older SVID must still have, so that it does not end on its way to whoever wants it."""
+"""Seconds that an older SVID must still have, so that it does not end on its way to the back end."""
 
-_GRACE: Final = 1.0  # seconds beyond gRPC's own deadline, for whoever waits for another's call
+_GRACE: Final = 1.0  # seconds beyond gRPC's own deadline, for callers that wait for another's call
 _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
@@ -333,39 +333,39 @@ class WorkloadApi:
         ``spiffe_no_identity``, ``spiffe_bad_svid`` or ``spiffe_refused``.
         """
         async with self._turn():
-            held = self._x509
-            if held is None or self._clock.monotonic() >= held.fresh_until:
+            cached = self._x509
+            if cached is None or self._clock.monotonic() >= cached.fresh_until:
                 try:
-                    held = await self._ask_x509(held)
+                    cached = await self._ask_x509(cached)
                 except AuthorityUnavailable as error:
-                    held = self._still_good(held, error)
+                    cached = self._still_good(cached, error)
                 except AuthorityError:
                     self._x509 = None
                     raise
-                self._x509 = held
-            return held.svid.pair
+                self._x509 = cached
+            return cached.svid.pair
 
     async def jwt(self, audience: str) -> str:
         """A JWT-SVID for that audience that is valid now. Raises as :meth:`x509` does."""
         async with self._turn():
-            held = self._jwts.get(audience)
-            if held is None or self._clock.monotonic() >= held.fresh_until:
+            cached = self._jwts.get(audience)
+            if cached is None or self._clock.monotonic() >= cached.fresh_until:
                 try:
-                    held = await self._ask_jwt(audience)
+                    cached = await self._ask_jwt(audience)
                 except AuthorityUnavailable as error:
-                    held = self._still_good(held, error)
+                    cached = self._still_good(cached, error)
                 except AuthorityError:
                     self._jwts.pop(audience, None)
                     raise
-                self._jwts[audience] = held
-            return held.svid.token
+                self._jwts[audience] = cached
+            return cached.svid.token
 
     async def close(self) -> None:
         """Forget every SVID; no connection is open."""
         self._x509 = None
         self._jwts.clear()
 
-    async def _ask_x509(self, held: _CachedSvid[OwnX509] | None) -> _CachedSvid[OwnX509]:
+    async def _ask_x509(self, cached: _CachedSvid[OwnX509] | None) -> _CachedSvid[OwnX509]:
         asked, now = self._clock.monotonic(), self._clock.now()
         async with self._channel() as channel:
             call = channel.unary_stream(FETCH_X509)(
@@ -385,8 +385,8 @@ class WorkloadApi:
             svid = await asyncio.to_thread(read_x509, svids[0], at=now)  # checking an RSA key takes long
         except InvalidValue as error:
             raise self._bad(error) from None
-        if held is not None and held.svid == svid:
-            svid = held.svid
+        if cached is not None and cached.svid == svid:
+            svid = cached.svid
         left = (svid.not_after - now).total_seconds()
         return _CachedSvid(svid, asked + min(left * USED_LIFE, LOOK_AGAIN), asked + left - LEAST_LEFT)
 
@@ -411,7 +411,7 @@ class WorkloadApi:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """One call at a time; bounded as a whole, so that nobody waits for the timeouts of others in a row."""
+        """One call at a time; bounded as a whole, so that no caller waits for the timeouts of others in a row."""
         try:
             async with asyncio.timeout(self._config.timeout + _GRACE), self._asking:
                 yield
@@ -428,22 +428,24 @@ class WorkloadApi:
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
 
-    def _still_good(self, held: _CachedSvid[_Svid] | None, error: AuthorityUnavailable) -> _CachedSvid[_Svid]:
+    def _still_good(
+        self, cached: _CachedSvid[_Svid] | None, error: AuthorityUnavailable
+    ) -> _CachedSvid[_Svid]:
         """What the agent gave last, where that has not ended; else the error."""
         now = self._clock.monotonic()
-        if held is None or now >= held.good_until:
+        if cached is None or now >= cached.good_until:
             raise error
         _logger.warning(
             "the SVID that the agent gave last stays in use for at most %.0f s: %s",
-            held.good_until - now,
+            cached.good_until - now,
             error.diagnostics(),
             extra={"reason": error.reason},
         )
-        until = min(now + LOOK_AGAIN, held.good_until)
-        return _CachedSvid(held.svid, until, held.good_until)
+        until = min(now + LOOK_AGAIN, cached.good_until)
+        return _CachedSvid(cached.svid, until, cached.good_until)
 
     def _failure(self, error: grpc.aio.AioRpcError) -> AuthorityError | AuthorityUnavailable:
-        """The error that a status stands for (SPIFFE Workload Endpoint, 6)."""
+        """What a status means, as an error (SPIFFE Workload Endpoint, 6)."""
         said = f": {harmless(error.details())}" if error.details() else ""
         match error.code():
             case grpc.StatusCode.PERMISSION_DENIED:

@@ -57,7 +57,7 @@ class Connection:
         self._timer_at = math.inf
         self._accepted_at = now
         self._handshake_at = math.inf  # when the handshake began
-        self._ending = False  # the other end was told that an end is near
+        self._ending = False  # the end was announced
         self._goaway_at = self._grace_end = self._age_end = math.inf
         self._receiving = False  # what was received is being handled; what there is to send is sent after it
         self.peer: Final = peer

@@ -1,6 +1,6 @@
 """Limits on the frames of one HTTP/2 connection: how many, of which kinds, and how long one may stay incomplete. Pure.
 
-The protocol itself is nghttp2's business. It cannot know which frames are too many for a client that needs one
+The protocol itself is left to nghttp2. It cannot know which frames are too many for a client that needs one
 certificate now and then, nor for how long a frame or a block of headers has been half sent. So frames are counted
 here before nghttp2 reads them: each has a cost, and what a connection may spend grows with time and with the calls
 that are answered on it. That covers rapid resets (CVE-2023-44487), resets that the server is led to make, endless
@@ -69,7 +69,7 @@ class _Allowance:
 class RecordWatch:
     """Of one connection's TLS records, from its first byte on, before anything is decrypted (RFC 8446, 5.1).
 
-    A record that holds no data (KeyUpdate) costs as much to take as a frame and is seen by nobody behind OpenSSL.
+    A record that holds no data (KeyUpdate) costs as much to take as a frame and is not seen behind OpenSSL.
     """
 
     __slots__ = ("_head", "_left", "_records")

@@ -55,7 +55,7 @@ class Answered(Exception):
 
 
 def answer_to(error: BaseException) -> Answered:
-    """The answer an error stands for; its text is not part of it."""
+    """The answer that an error becomes; its text is not part of it."""
     match error:
         case Refused():
             return Answered(Code.UNAUTHENTICATED, NOT_AUTHENTICATED)
@@ -171,7 +171,7 @@ def _values(name: bytes, value: bytes) -> Iterable[tuple[str, str | bytes]]:
         text = name.decode("ascii")
         if not text.endswith("-bin"):
             return ((text, value.decode("ascii")),)
-        # Several values may stand in one field, and their padding is optional.
+        # One field may hold several values, and their padding is optional.
         parts = [part.strip() for part in value.split(b",")]
         return [(text, base64.b64decode(part + b"=" * (-len(part) % 4), validate=True)) for part in parts]
     except (UnicodeDecodeError, binascii.Error):

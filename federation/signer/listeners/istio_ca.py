@@ -76,12 +76,12 @@ class IstioCaService:
         self._connections_refused.note(error.reason, peer)
 
     def _encoded(self, tail: Tail) -> bytes:
-        held = self._tails.get(id(tail))
-        if held is None:  # what is held keeps its tail alive, so that no other one can have its identity
+        cached = self._tails.get(id(tail))
+        if cached is None:  # an entry keeps its tail alive, so that no other one can have its identity
             if len(self._tails) >= MOST_TAILS:
                 self._tails.clear()
-            held = self._tails[id(tail)] = (tail, encode_response(tail.elements))
-        return held[1]
+            cached = self._tails[id(tail)] = (tail, encode_response(tail.elements))
+        return cached[1]
 
 
 def _signing_request(message: bytes) -> SigningRequest:

@@ -191,7 +191,7 @@ class Listener:
         self._take_turns()
 
     def _pause(self, listening: socket.socket) -> None:
-        """Accept nothing for a moment: the loop would be told again at once."""
+        """Accept nothing for a moment: the loop would report the same connection again at once."""
         descriptor = listening.fileno()
         self.loop.remove_reader(descriptor)
 
@@ -233,7 +233,7 @@ def _peer(name: tuple[Any, ...]) -> str:
 
 def _too_many() -> Overloaded:
     return Overloaded(
-        "the listener is full, and others have fewer calls that no cluster vouches for",
+        "the listener is full, and others have fewer calls whose caller is not proven",
         reason="too_many_calls",
         remedy="status names the address with most of them; raise listener.max_concurrent or add signers for "
         "honest load",

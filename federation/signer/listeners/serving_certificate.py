@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.core.clock import Clock
@@ -22,12 +20,11 @@ from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.errors import FederationError, NotReady
 from federation.core.pki.certificate import Certificate
-from federation.core.pki.der import SubjectAltName
-from federation.core.pki.keys import private_key_pem, spki
-from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
+from federation.core.pki.keys import private_key_pem
+from federation.core.pki.leaf import leaf_validity
 from federation.core.pki.pem import encode_certificates
 from federation.core.rotation.effects import SigningDirectives
-from federation.signer.authorities.authority import LeafRequest, issue_checked
+from federation.signer.authorities.authority import issue_checked, request_for_own_key
 from federation.signer.issuance import Grounds, MakesGrounds, Signs, Terms
 from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.listener import Listener
@@ -64,7 +61,7 @@ class ServingCertificate:
         self.problem: FederationError | None = None
 
     async def ensure(self, config: ListenerConfig, grounds: MakesGrounds) -> None:
-        """Renew if it is due; what stands in the way is kept as :attr:`problem`."""
+        """Renew if it is due; what prevents it is kept as :attr:`problem`."""
         try:
             terms = grounds.terms(ITSELF)
             signer = grounds.signer(ITSELF, terms)
@@ -105,16 +102,7 @@ class ServingCertificate:
         )
         now = self._clock.now()
         validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
-        order = LeafRequest(
-            profile=LeafProfile.SERVING,
-            public_key=key.public_key(),
-            names=names,
-            spki_der=spki(key.public_key()),
-            san=SubjectAltName.of_hosts(names),
-            serial=draw_serial(self._random_bytes),
-            validity=validity,
-            csr_pem=_request(key, names),
-        )
+        order = request_for_own_key(key, names, validity, self._random_bytes)
         issued = await issue_checked(
             signer.current,
             order,
@@ -137,15 +125,6 @@ class ServingCertificate:
             f"{self._due:%Y-%m-%d %H:%M:%S} UTC",
             extra={"sha256": leaf.sha256, "not_after": leaf.not_after.isoformat()},
         )
-
-
-def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> str:
-    """A CSR for authorities that want one; the names in it count for nothing here."""
-    san = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-    builder = (
-        x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(san, critical=True)
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 class RunningListener:
@@ -186,7 +165,7 @@ class RunningListener:
             await server.stop(drain)
 
     def reasons(self) -> Iterator[str]:
-        """Why nobody can come in, in words; none where they can."""
+        """Why no caller can connect, in words; none where they can."""
         if not self.serving.valid:
             yield f"the listener has no certificate: {self.serving.problem or 'not issued yet'}"
         elif self.address is None:

@@ -67,7 +67,7 @@ def server_context(pair: ServingPair) -> ssl.SSLContext:
 def _in_file(data: bytes) -> Iterator[Path]:
     """A file for OpenSSL, which takes files alone; in memory where the system has such files."""
     if sys.platform == "linux":
-        descriptor = os.memfd_create("door", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("listener", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(data)
@@ -75,14 +75,14 @@ def _in_file(data: bytes) -> Iterator[Path]:
         finally:
             os.close(descriptor)
     else:
-        with tempfile.TemporaryDirectory(prefix="door-") as folder:  # only its owner may look into it
+        with tempfile.TemporaryDirectory(prefix="listener-") as folder:  # only its owner may look into it
             path = Path(folder) / "pair.pem"
             path.write_bytes(data)
             yield path
 
 
 def _no_password() -> str:
-    """Stands where OpenSSL would otherwise ask on the terminal."""
+    """For OpenSSL, which would otherwise ask on the terminal."""
     raise ValueError("the key is encrypted")
 
 

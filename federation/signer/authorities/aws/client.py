@@ -47,6 +47,7 @@ from federation.core.errors import (
 )
 from federation.kubernetes.answers import harmless
 from federation.signer.authorities.credentials import read_pem_file
+from federation.signer.authorities.http import AGENT, CONNECT_TIMEOUT
 
 MAX_QUOTED: Final = 200
 
@@ -66,7 +67,7 @@ class StillIssuing(AuthorityUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One API call, as its errors tell of it.
+    """One API call, as its errors name it.
 
     ``for_order``: what AWS refuses may be this one order's fault. ``may_issue``: where the answer is lost, a
     certificate may have been issued. ``secret`` was sent along and must not come back.
@@ -108,7 +109,7 @@ _THROTTLED: Final = _Meaning(AuthorityThrottled, "throttled", AuthorityThrottled
 _EXPIRED: Final = _Meaning(
     AuthorityMisconfigured,
     "credentials_expired",
-    "see that whatever gives the hub its credentials or token still renews them",
+    "see that what gives the hub its credentials or token still renews them",
 )
 _UNKNOWN_KEYS: Final = _Meaning(
     AuthorityMisconfigured,
@@ -229,8 +230,15 @@ _SAN_NOT_CRITICAL: Final = _Meaning(
 )
 
 
+def refusal_of(error: ClientError, call: Call) -> AuthorityError | AuthorityUnavailable:
+    """What an error answer means, as :func:`error_of` says."""
+    answer = error.response.get("Error", {})
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return error_of(str(answer.get("Code", "")), status, str(answer.get("Message", "")), call)
+
+
 def error_of(code: str, status: int, message: str, call: Call) -> AuthorityError | AuthorityUnavailable:
-    """The error that an error answer of AWS stands for."""
+    """What an error answer of AWS means, as an error."""
     meaning = _meaning(code, status, message, call)
     quoted = harmless(message, secret=call.secret)[:MAX_QUOTED]
     if call.secret and "webIdentityToken" in message:
@@ -247,7 +255,7 @@ def error_of(code: str, status: int, message: str, call: Call) -> AuthorityError
 
 
 def failure_of(error: BotoCoreError, call: Call) -> AuthorityError | AuthorityUnavailable:
-    """The error that no answer, or none that is whole, stands for; nothing was issued where nothing was sent."""
+    """What no answer, or none that is whole, means, as an error; nothing was issued where nothing was sent."""
     cause = error.kwargs.get("error")
     name = type(error).__name__
     if isinstance(error, SSLError) or isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
@@ -309,7 +317,7 @@ class Login(Protocol):
 
     @property
     def warning(self) -> str:
-        """Why the keys could not be renewed although those held are still good; empty where all is well."""
+        """Why the keys could not be renewed although those in use are still good; empty where all is well."""
         ...
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
@@ -324,13 +332,11 @@ class Login(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections, and forget the keys."""
+        """Close connections, and forget the keys."""
         ...
 
 
-CONNECT_TIMEOUT: Final = 3.0  # seconds; within every back end's own timeout
 OPEN_TIMEOUT: Final = 30.0  # seconds for reading botocore's own description of a service from disk
-_AGENT: Final = "federation-hub"
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What botocore's parsers raise for answers that are no JSON or XML of that service."""
 
@@ -391,9 +397,7 @@ class AwsClient:
         except TimeoutError:
             raise call.timed_out(self._timeout) from None
         except ClientError as error:
-            told = error.response.get("Error", {})
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            failure = error_of(str(told.get("Code", "")), int(status), str(told.get("Message", "")), call)
+            failure = refusal_of(error, call)
             if self._login is not None and failure.reason in CREDENTIAL_REASONS:
                 self._login.suspect()
             raise failure from None
@@ -457,7 +461,7 @@ class AwsClient:
                 defaults_mode="legacy",
                 ignore_configured_endpoint_urls=not is_sts,
                 signature_version=UNSIGNED if self._login is None else None,
-                user_agent_extra=_AGENT,
+                user_agent_extra=AGENT,
                 warm_up_loader_caches=True,  # in a thread: the files of a service are large
             ),
         )

@@ -2,8 +2,8 @@
 
 AWS's chain is botocore's: environment, web identity (IRSA), shared files, container (EKS Pod Identity, ECS)
 and instance metadata, each renewed by itself. A role is assumed with a token that is read anew every time, so
-that projected tokens and JWT-SVIDs rotate in place. Directives do not wait for that: it is done again while the
-authority is looked at, well before the keys expire.
+that projected tokens and JWT-SVIDs rotate in place. Requests do not wait for that: it is done again by health polls,
+well before the keys expire.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from federation.core.config.authorities.settings import AwsConfig, JwtRef
+from federation.core.config.authorities.settings import (
+    AwsConfig,
+    AwsKmsAuthorityConfig,
+    AwsPcaAuthorityConfig,
+    JwtRef,
+)
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.authority import BackEndContext
-from federation.signer.authorities.aws.client import AwsClient, Call, Login, error_of, quieten
+from federation.signer.authorities.aws.client import AwsClient, Call, Login, quieten, refusal_of
 from federation.signer.authorities.credentials import OwnCredentials
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +41,46 @@ RENEW_FROM, RENEW_UNTIL = 0.5, 0.75
 
 LAST_MOMENT: Final = timedelta(minutes=1)
 """Keys are not used any more so shortly before they expire: a request may be on its way as long, and clocks differ."""
+
+
+class AwsAccount:
+    """One service of AWS as an authority uses it: the login, and a client that signs with it.
+
+    Closes the credentials with itself.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        config: AwsKmsAuthorityConfig | AwsPcaAuthorityConfig,
+        credentials: OwnCredentials,
+        context: BackEndContext,
+    ) -> None:
+        self._credentials = credentials
+        self._login = login_of(config.aws, credentials, context, where=config.name)
+        self.client: Final = AwsClient(
+            service,
+            config.aws,
+            where=config.name,
+            timeout=config.timeout / 2,  # a hung first attempt leaves time for a second
+            login=self._login,
+            connections=config.max_in_flight + 2,
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A login that could not be renewed, while the keys of the last one are still valid."""
+        return (self._login.warning,) if self._login.warning else ()
+
+    async def renew(self) -> None:
+        """Renew the login where that is due. Raises AuthorityMisconfigured or AuthorityUnavailable."""
+        await self._login.keys(renew=True)
+
+    async def close(self) -> None:
+        """Close connections, login and credentials."""
+        await self.client.close()
+        await self._login.close()
+        await self._credentials.close()
 
 
 def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, where: str) -> Login:
@@ -54,7 +99,7 @@ class OwnChain:
         self._where = where
         self._reading = asyncio.Lock()
         self._found: Any = None
-        self._doubted = False
+        self._suspect = False
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
         """As in :class:`Login`; the reasons are ``credential_missing`` and ``credentials_unavailable``."""
@@ -64,9 +109,7 @@ class OwnChain:
         except TimeoutError:
             raise self._unavailable(f"AWS's chain gave no credentials within {CHAIN_TIMEOUT:g} s") from None
         except ClientError as error:
-            told = error.response.get("Error", {})
-            call = Call(f"sts:{error.operation_name}", self._where)
-            raise error_of(str(told.get("Code", "")), 400, str(told.get("Message", "")), call) from None
+            raise refusal_of(error, Call(f"sts:{error.operation_name}", self._where)) from None
         except (BotoCoreError, OSError, ValueError) as error:
             # the text may quote what a metadata service or a program answered: keys among it
             raise self._unavailable(f"AWS's chain gave no credentials ({_kind(error)})") from None
@@ -76,7 +119,7 @@ class OwnChain:
 
     def suspect(self) -> None:
         """As in :class:`Login`."""
-        self._doubted = True
+        self._suspect = True
 
     async def close(self) -> None:
         """Forget what was found."""
@@ -84,7 +127,7 @@ class OwnChain:
 
     async def _look_up(self, renew: bool) -> Any:
         async with self._reading:
-            if self._found is None or (renew and self._doubted):
+            if self._found is None or (renew and self._suspect):
                 quieten()
                 # a new session: each reads the environment and the files once
                 found = await AioSession().get_credentials()
@@ -95,7 +138,7 @@ class OwnChain:
                         reason="credential_missing",
                         remedy="give the pod an IAM role (IRSA, Pod Identity, instance profile) or role_arn and jwt",
                     )
-                self._found, self._doubted = found, False
+                self._found, self._suspect = found, False
             return self._found
 
     def _unavailable(self, what: str) -> AuthorityUnavailable:
@@ -128,44 +171,44 @@ class AssumedRole:
         self._where = where
         self._sts = AwsClient("sts", aws, where=where, timeout=STS_TIMEOUT)
         self._assuming = asyncio.Lock()
-        self._held: _CachedCredentials | None = None
-        self._doubted = False
+        self._cached: _CachedCredentials | None = None
+        self._suspect = False
         self.warning = ""
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
         """As in :class:`Login`. Keys that are still good outlive a renewal that fails."""
-        held = self._held
-        if held is not None and not self._is_due(held, renew):
-            return held.keys
+        cached = self._cached
+        if cached is not None and not self._is_due(cached, renew):
+            return cached.keys
         async with self._assuming:
-            held = self._held
-            if held is not None and not self._is_due(held, renew):
-                return held.keys
+            cached = self._cached
+            if cached is not None and not self._is_due(cached, renew):
+                return cached.keys
             try:
-                held = await self._assume()
+                cached = await self._assume()
             except (AuthorityError, AuthorityUnavailable) as error:
-                if held is None or self._doubted or self._clock.now() >= held.last_moment:
+                if cached is None or self._suspect or self._clock.now() >= cached.last_moment:
                     raise
                 warning = f"the role's credentials are not renewed: {error.diagnostics()}"
                 if warning != self.warning:
                     _logger.warning("%s", warning, extra={"authority": self._where, "reason": error.reason})
                 self.warning = warning
-                return held.keys
-            self._held, self._doubted, self.warning = held, False, ""
-            return held.keys
+                return cached.keys
+            self._cached, self._suspect, self.warning = cached, False, ""
+            return cached.keys
 
     def suspect(self) -> None:
         """As in :class:`Login`."""
-        self._doubted = True
+        self._suspect = True
 
     async def close(self) -> None:
         """As in :class:`Login`."""
-        self._held = None
+        self._cached = None
         await self._sts.close()
 
-    def _is_due(self, held: _CachedCredentials, renew: bool) -> bool:
+    def _is_due(self, cached: _CachedCredentials, renew: bool) -> bool:
         now = self._clock.now()
-        return now >= held.last_moment or (renew and (self._doubted or now >= held.renew_at))
+        return now >= cached.last_moment or (renew and (self._suspect or now >= cached.renew_at))
 
     async def _assume(self) -> _CachedCredentials:
         begun = self._clock.now()

@@ -24,8 +24,8 @@ from federation.core.errors import (
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
 from federation.signer.authorities.authority import BackEndContext, KeyPair
 from federation.signer.authorities.aws.client import AwsClient, Call
-from federation.signer.authorities.aws.credentials import login_of
-from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
+from federation.signer.authorities.aws.credentials import AwsAccount
+from federation.signer.authorities.credentials import ChainFile, OwnCredentials
 
 KEY_SECONDS: Final = 300.0  # how often the public key is fetched although nothing has failed
 MOST_ATTEMPTS: Final = 2  # KMS documents its own failures as to be asked again; a signature may be made twice
@@ -47,61 +47,49 @@ class KmsPair:
         self, config: AwsKmsAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._config = config
-        self._credentials = credentials
         self._clock = context.clock
         self._context = context
-        self._login = login_of(config.aws, credentials, context, where=config.name)
-        self._client = AwsClient(
-            "kms",
-            config.aws,
-            where=config.name,
-            timeout=config.timeout / 2,  # a hung first attempt leaves time for a second
-            login=self._login,
-            connections=config.max_in_flight + 2,
-        )
+        self._account = AwsAccount("kms", config, credentials, context)
+        self._chain = ChainFile(config.certificate_file)
         self._key: KmsKey | None = None
         self._key_at = 0.0
-        self._text = b""
         self._pair: KeyPair | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A login that could not be renewed, while the keys of the last one still serve."""
-        return (self._login.warning,) if self._login.warning else ()
+        """Those of the login."""
+        return self._account.warnings
 
     async def read(self) -> KeyPair:
         """The chain's file and the key as they are now."""
-        text = await read_pem_file(self._config.certificate_file)
-        await self._login.keys(renew=True)
+        chain = await self._chain.read()
+        await self._account.renew()
         key = await self._current_key()
-        if self._pair is None or text != self._text or self._pair.key is not key:
-            self._pair = KeyPair(parse_chain(text, self._config.certificate_file), key)
-            self._text = text
+        if self._pair is None or self._pair.chain is not chain or self._pair.key is not key:
+            self._pair = KeyPair(chain, key)
         return self._pair
 
     async def close(self) -> None:
         """Close connections and credentials."""
         self._key = self._pair = None
-        await self._client.close()
-        await self._login.close()
-        await self._credentials.close()
+        await self._account.close()
 
     async def _current_key(self) -> KmsKey:
-        now, held = self._clock.monotonic(), self._key
-        if held is not None and not held.failed and now - self._key_at < KEY_SECONDS:
-            return held
-        answer = await self._client.call("GetPublicKey", {"KeyId": self._config.key_id})
+        now, current, client = self._clock.monotonic(), self._key, self._account.client
+        if current is not None and not current.failed and now - self._key_at < KEY_SECONDS:
+            return current
+        answer = await client.call("GetPublicKey", {"KeyId": self._config.key_id})
         public_key, kind = _public_key(answer, self._config.name)
         arn = answer.get("KeyId")
         key_id = arn if isinstance(arn, str) and arn else self._config.key_id
-        if held is not None and (held.key_id, held.public_key) == (key_id, public_key):
-            held.failed = False
+        if current is not None and (current.key_id, current.public_key) == (key_id, public_key):
+            current.failed = False
         else:
-            held = self._key = KmsKey(
-                self._client, key_id, public_key, kind, context=self._context, where=self._config.name
+            current = self._key = KmsKey(
+                client, key_id, public_key, kind, context=self._context, where=self._config.name
             )
         self._key_at = now
-        return held
+        return current
 
 
 class KmsKey:
@@ -130,7 +118,7 @@ class KmsKey:
     async def sign(self, message: bytes) -> bytes:
         """The signature over the digest, asked for once more where KMS or the network failed.
 
-        A lost signature is lost whole: nobody else has what it belongs to.
+        A lost signature leaves no certificate anywhere: only this process has what it belongs to.
         """
         request = {
             "KeyId": self.key_id,
@@ -158,7 +146,7 @@ class KmsKey:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Worth asking again at once: not where KMS has just asked for fewer requests, or nobody is there."""
+    """Worth asking again at once: not where KMS has just asked for fewer requests, or cannot be reached."""
     return (
         isinstance(error, AuthorityUnavailable)
         and not isinstance(error, AuthorityThrottled)

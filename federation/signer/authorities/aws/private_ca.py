@@ -12,7 +12,7 @@ and the templates that it may issue by.
 
 **How long to wait** for a certificate that AWS issues in its own time: GetCertificate may be called 75 times a second
 and IssueCertificate 25 times (quotas of an account and region), so there are three looks for each certificate, for
-everyone together. The first wait therefore follows what issuing has lately taken, so that the first or second look
+everyone together. The first wait therefore follows what issuing has taken recently, so that the first or second look
 finds the certificate, and each further wait doubles.
 """
 
@@ -39,8 +39,8 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
 from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
-from federation.signer.authorities.aws.client import AwsClient, Call
-from federation.signer.authorities.aws.credentials import login_of
+from federation.signer.authorities.aws.client import Call
+from federation.signer.authorities.aws.credentials import AwsAccount
 from federation.signer.authorities.credentials import OwnCredentials
 
 SAFE_TEMPLATES: Final = frozenset(
@@ -72,7 +72,7 @@ _STATES: Final = {
         "ca_deleted",
         "restore it: `aws acm-pca restore-certificate-authority --certificate-authority-arn ARN`, then enable it",
     ),
-    "FAILED": ("ca_failed", "it cannot be mended: create another CA and name it in ca_arn"),
+    "FAILED": ("ca_failed", "it cannot be repaired: create another CA and name it in ca_arn"),
 }
 
 
@@ -132,22 +132,22 @@ _SLOWER: Final = 1.5  # at the third look, or later
 
 
 class Pace:
-    """What is learnt from one certificate for the next; one object for all directives of an authority."""
+    """What is learnt from one certificate for the next; one object for all requests of an authority."""
 
     def __init__(self, jitter: random.Random, *, timeout: float) -> None:
         self._jitter = jitter
         self._longest = min(LONGEST, timeout / 4)
         self._first = min(_START, self._longest)
 
-    def wait(self, health_polling: int) -> float:
-        """Seconds to wait before the next look, after ``health_polling`` of them."""
-        return self._first * 2.0**health_polling * self._jitter.uniform(0.9, 1.1)
+    def wait(self, looks: int) -> float:
+        """Seconds to wait before the next look, after so many."""
+        return self._first * 2.0**looks * self._jitter.uniform(0.9, 1.1)
 
-    def found(self, health_polling: int) -> None:
+    def found(self, looks: int) -> None:
         """The certificate was there at that look, 1 for the first."""
-        if health_polling < 2:
+        if looks < 2:
             self._first = max(SHORTEST, self._first * _FASTER)
-        elif health_polling >= POLLS_PER_CERTIFICATE:
+        elif looks >= POLLS_PER_CERTIFICATE:
             self._first = min(self._longest, self._first * _SLOWER)
 
 
@@ -166,19 +166,11 @@ class PrivateCa:
         self, config: AwsPcaAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._config = config
-        self._credentials = credentials
         self._clock = context.clock
         self._random_bytes = context.random_bytes
         self._jitter = context.jitter
-        self._login = login_of(config.aws, credentials, context, where=config.name)
-        self._client = AwsClient(
-            "acm-pca",
-            config.aws,
-            where=config.name,
-            timeout=config.timeout / 2,  # a hung first attempt leaves time for a second
-            login=self._login,
-            connections=config.max_in_flight + 2,
-        )
+        self._account = AwsAccount("acm-pca", config, credentials, context)
+        self._client = self._account.client
         self._pace = Pace(context.jitter, timeout=config.timeout)
         self._signing_algorithm = ""
         self._chain: tuple[Certificate, ...] = ()
@@ -189,7 +181,7 @@ class PrivateCa:
         """The CA's state each time; its chain when it has changed, and every few minutes."""
         for template in (self._config.template, self._config.serving_template):
             template_arn(self._config.ca_arn, template)
-        await self._login.keys(renew=True)
+        await self._account.renew()
         described = await self._describe()
         self._signing_algorithm = signing_algorithm(described)
         seen = tuple(described.get(key) for key in ("Serial", "NotAfter", "LastStateChangeAt"))
@@ -201,7 +193,7 @@ class PrivateCa:
             except InvalidValue:
                 raise Call(f"acm-pca:{GET_CHAIN}", self._config.name).garbage() from None
             self._chain_of, self._chain_at = seen, now
-        return ServiceView(self._chain, warnings=(self._login.warning,) if self._login.warning else ())
+        return ServiceView(self._chain, warnings=self._account.warnings)
 
     async def issue(self, order: LeafRequest) -> Answer:
         """Ask for the certificate and fetch it, within ``timeout``."""
@@ -218,9 +210,7 @@ class PrivateCa:
 
     async def close(self) -> None:
         """Close connections and credentials."""
-        await self._client.close()
-        await self._login.close()
-        await self._credentials.close()
+        await self._account.close()
 
     async def _ask(self, order: LeafRequest, deadline: float) -> str:
         """The ARN of the certificate that AWS is going to issue."""
@@ -256,7 +246,7 @@ class PrivateCa:
 
     def _request(self, order: LeafRequest) -> dict[str, object]:
         if not self._signing_algorithm:
-            raise AuthorityUnavailable("the CA was not looked at yet", where=self._config.name)
+            raise AuthorityUnavailable("the CA was not polled yet", where=self._config.name)
         serving = order.profile is LeafProfile.SERVING
         template = self._config.serving_template if serving else self._config.template
         validity = order.validity
@@ -273,7 +263,7 @@ class PrivateCa:
     async def _fetch(self, arn: str, deadline: float) -> Answer:
         """What was issued; every error but AWS's own refusal leaves it open whether that exists."""
         await self._clock.sleep(self._pace.wait(0))
-        health_polling = 0
+        looks = 0
         try:
             async for attempt in AsyncRetrying(
                 sleep=self._clock.sleep,
@@ -283,12 +273,12 @@ class PrivateCa:
                 reraise=True,
             ):
                 with attempt:
-                    health_polling += 1
+                    looks += 1
                     answer = await self._client.call(
                         "GetCertificate", {**self._named(), "CertificateArn": arn}, for_order=True
                     )
         except AuthorityUnavailable as error:
-            self._pace.found(health_polling)
+            self._pace.found(looks)
             raise AuthorityUncertain(
                 f"accepted, but not to be had within {self._config.timeout:g} s: {error.what}",
                 where=self._config.name,
@@ -303,7 +293,7 @@ class PrivateCa:
                 reason=error.reason,
                 remedy=error.remedy,
             ) from None
-        self._pace.found(health_polling)
+        self._pace.found(looks)
         try:
             leaf, *chain = _certificates(answer)
         except InvalidValue as error:

@@ -58,7 +58,7 @@ CLOSING: Final = 2.0
 
 SILENCE: Final = 30.0
 """Seconds until a watch that says nothing is listed anew. A list of our own requests costs little, and a watch
-that somebody holds back would let every request time out."""
+that is delayed on its way would let every request time out."""
 
 _POLL: Final = 0.05
 
@@ -159,11 +159,11 @@ class Connection:
         self._removals.remove(name, creation)
 
     async def synced(self) -> None:
-        """Return once the watch has begun. Raises what stands in the way as a ClusterError."""
+        """Return once the watch has begun. Raises what prevents it as a ClusterError."""
         await self._reflector.wait_synced(self._timeout)
 
     async def check(self) -> None:
-        """Ask the API server, then wait until the watch stands as well. Raises ClusterError."""
+        """Ask the API server, then wait until the watch is established as well. Raises ClusterError."""
         params = {"labelSelector": self._own, "limit": "1"}
         await self.session.get(self._path, params=params, accept=METADATA_ONLY_LIST)
         try:
@@ -171,7 +171,7 @@ class Connection:
                 while not self._reflector.fresh:
                     await self._clock.sleep(_POLL)
         except TimeoutError:
-            unknown = ClusterTimeout(f"watch {self._path}: it does not stand", where=str(CLUSTER))
+            unknown = ClusterTimeout(f"watch {self._path}: it is not established", where=str(CLUSTER))
             raise self._reflector.problem or unknown from None
 
     async def close(self) -> None:
@@ -190,7 +190,7 @@ class Connection:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._reflector.run())
                 tasks.create_task(self._sweep.run())
-        except ExceptionGroup:  # neither is to end; whoever looks next opens another connection
+        except ExceptionGroup:  # neither is to end; the next health poll opens another connection
             _logger.exception("watching CertificateRequests ended", extra={"cluster": str(CLUSTER)})
 
     async def _create(self, body: bytes) -> ClusterError | None:

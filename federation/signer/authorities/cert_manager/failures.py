@@ -1,4 +1,4 @@
-"""What the management cluster's API server answered, as what an authority raises (``interface.py``'s table)."""
+"""What the management cluster's API server answered, as what an authority raises (``authority.py``'s table)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def may_exist(error: ClusterError) -> bool:
 
 
 def answer_lost(error: ClusterError) -> bool:
-    """True where the object is likely there and only the answer is not: the watch will tell.
+    """True where the object is likely there and only the answer is not: the watch will show.
 
     A conflict is one of these: the names are random, so what is there already is our own first attempt.
     """
@@ -52,7 +52,7 @@ def answer_lost(error: ClusterError) -> bool:
 
 
 def authority_error(error: ClusterError, *, creating: bool = False) -> AuthorityError | AuthorityUnavailable:
-    """The error for whoever asked for a certificate, or looks at the authority's health."""
+    """The error for the caller of a request, or of a health poll."""
     what = f"the management cluster: {error.what}"
     if creating and may_exist(error):
         return AuthorityUncertain(f"{what}: the request may be there and may be issued")
@@ -70,7 +70,7 @@ def authority_error(error: ClusterError, *, creating: bool = False) -> Authority
 
 
 def _mistake(error: ClusterError, creating: bool) -> tuple[str, str] | None:
-    """Reason and remedy where somebody has to mend something; None for what may pass."""
+    """Reason and remedy where an operator has to correct something; None for what may pass."""
     match error:
         case ClusterForbidden():
             return "forbidden", GRANTS

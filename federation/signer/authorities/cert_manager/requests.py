@@ -64,7 +64,7 @@ API: Final = f"/apis/{GROUP}/v1"
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGER: Final = "federation-hub"
 INSTANCE: Final = "federation-hub/instance"
-"""The label that tells the requests of one process from those of its replicas."""
+"""The label that distinguishes the requests of one process from those of its replicas."""
 
 IDENTITY: Final = "federation-hub/identity"
 CLUSTER: Final = "federation-hub/cluster"
@@ -133,7 +133,7 @@ MOST_PENDING: Final = 1024
 """Removals under way; past it they are left to the sweep."""
 
 LEFTOVER_AGE: Final = timedelta(minutes=10)
-"""Nobody waits so long: a request lives while the authority's timeout, which is seconds."""
+"""No caller waits so long: a request lives while the authority's timeout, which is seconds."""
 
 SWEEP_SECONDS: Final = 300.0
 MOST_SWEPT: Final = 500
@@ -307,7 +307,7 @@ class NotCreated:
 
 @dataclass(slots=True)
 class Waiting:
-    """One request that somebody waits for. ``last`` is what was last seen of it, None before the first time."""
+    """One request that a caller waits for. ``last`` is what was last seen of it, None before the first time."""
 
     decided: asyncio.Future[Verdict | NotCreated] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -330,12 +330,12 @@ class Outstanding:
         return name in self._waiting
 
     def expect(self, name: str) -> Waiting:
-        """Somebody waits for this request from now on."""
+        """A caller waits for this request from now on."""
         waiting = self._waiting[name] = Waiting()
         return waiting
 
     def forget(self, name: str) -> None:
-        """Nobody waits for it any more."""
+        """No caller waits for it any more."""
         self._waiting.pop(name, None)
 
     def decode(self, payload: Payload) -> Item[Verdict]:
@@ -346,7 +346,7 @@ class Outstanding:
         return Item(key, request.metadata.resource_version, verdict)
 
     def changed(self, change: Change[Verdict]) -> None:
-        """Tell the one that waits; called for every change, however it was noticed."""
+        """Give the caller that waits its outcome; called for every change, however it was noticed."""
         waiting = self._waiting.get(change.key.name)
         if waiting is None:
             return

@@ -2,7 +2,7 @@
 
 What is learned of the issuer's chain comes with the leaves, so nothing is known of it before the first one, and it is
 forgotten when none has come for a while: an authority whose chain was judged bad asks for no leaf, and would never
-learn that the issuer was mended.
+learn that the issuer was repaired.
 
 **Answers.** Source: cert-manager's ``pkg/util/pki/parse_certificate_chain.go`` and its API document:
 ``status.certificate`` begins with the leaf and leaves a self-signed root out; ``status.ca``, set "on a best-effort
@@ -86,7 +86,7 @@ def chain_above(answer: Answer) -> tuple[Certificate, ...]:
     try:
         return single_chain((Certificate.from_der(answer.der), *answer.chain))[1:]
     except InvalidValue:
-        return ()  # whoever judges the answer says so
+        return ()  # the check of the answer says so
 
 
 def _continued(chain: Sequence[Certificate], offered: Sequence[Certificate]) -> tuple[Certificate, ...]:
@@ -123,7 +123,7 @@ def refusal(
     verdict: Pending | Blocked | Denied | Failed | Invalid | Unreadable | Deleted,
     config: CertManagerAuthorityConfig,
 ) -> AuthorityError | AuthorityUnavailable:
-    """The error that a verdict other than a certificate stands for."""
+    """What a verdict other than a certificate means, as an error."""
     match verdict:
         case Denied(message=message):
             return AuthorityRefused(
@@ -138,7 +138,7 @@ def refusal(
                 remedy=f"the issuer: {_COMPARE}",
             )
         case Failed(message=message):
-            # Any error of what stands behind an issuer ends so, an outage as well as a rule of its own.
+            # Any error of what is behind an issuer ends so, an outage as well as a rule of its own.
             return AuthorityUnavailable(
                 f"the issuer failed: {message}",
                 reason="failed",
@@ -167,7 +167,7 @@ def lateness(
     match waiting.last:
         case Pending(approved=False, message="") if watching:
             return AuthorityUnavailable(
-                f"nobody approved or denied the request {within}",
+                f"no approver approved or denied the request {within}",
                 reason="not_approved",
                 remedy="run cert-manager's own approver, or one whose policy covers the hub's requests",
             )
@@ -182,7 +182,7 @@ def lateness(
 
 
 CHAIN_MEMORY: Final = 60.0
-"""Seconds for which a chain is told after the last leaf that came with it."""
+"""Seconds for which a chain is reported after the last leaf that came with it."""
 
 _ID_BYTES: Final = 8
 
@@ -260,7 +260,7 @@ class CertManager:
         return connection
 
     async def _follow_credentials(self) -> tuple[str, ...]:
-        """Go over to a changed kubeconfig once it was seen to work; what stands in the way, as warnings."""
+        """Go over to a changed kubeconfig once it was seen to work; what prevents it, as warnings."""
         before = self._connection
         if before is None or before.ended:
             return ()
@@ -350,16 +350,16 @@ class CertManager:
 
 
 def _note(creation: Creation, waiting: Waiting) -> None:
-    """Whoever waits need not, where there is no request, or where nobody knows and asking anew is better."""
+    """A caller need not wait where there is no request, or where it is not known and asking anew is better."""
     error = None if creation.cancelled() else creation.result()
     if error is not None and not answer_lost(error):
         waiting.decide(NotCreated(authority_error(error, creating=True)))
 
 
 def _warnings(connection: Connection) -> tuple[str, ...]:
-    """What somebody has to mend though leaves are issued; an outage shows elsewhere, and passes."""
+    """What an operator has to correct though leaves are issued; an outage shows elsewhere, and passes."""
     problem = connection.unremovable
     if not isinstance(problem, ClusterForbidden | ClusterDenied | ClusterInvalid):
         return ()
-    told = authority_error(problem)
-    return (f"CertificateRequests are left behind: {told.diagnostics()}",)
+    error = authority_error(problem)
+    return (f"CertificateRequests are left behind: {error.diagnostics()}",)

@@ -1,4 +1,4 @@
-"""What the status of a CertificateRequest says, as one value; pure, and bounded whatever stands in it.
+"""What the status of a CertificateRequest says, as one value; pure, and bounded whatever it contains.
 
 Source: cert-manager's ``pkg/apis/certmanager/v1`` (types_certificaterequest.go) and its controllers
 (``pkg/controller/certificaterequests``): an approver sets ``Approved`` or ``Denied``, an issuer then ``Ready``,
@@ -28,7 +28,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Blocked(msgspec.Struct, frozen=True):
-    """Undecided, and it stays so until somebody mends the issuer."""
+    """Undecided, and it stays so until an operator repairs the issuer."""
 
     reason: Literal["issuer_not_found", "issuer_not_ready"]
     message: str
@@ -71,7 +71,7 @@ class Deleted(msgspec.Struct, frozen=True):
 
 Verdict: TypeAlias = Pending | Blocked | Issued | Denied | Failed | Invalid | Unreadable | Deleted
 
-# What cert-manager's own controllers write while they wait for somebody (sync.go, ca/ca.go, vault/vault.go).
+# What cert-manager's controllers write while they wait for an approver or issuer (sync.go, ca/ca.go, vault/vault.go).
 _BLOCKED: Final[tuple[tuple[str, str, Literal["issuer_not_found", "issuer_not_ready"]], ...]] = (
     ('Referenced "', "not found", "issuer_not_found"),
     ("Referenced issuer does not have a Ready", "", "issuer_not_ready"),

@@ -88,7 +88,7 @@ class TokenSigner:
         )
 
     def sign(self, kind: KeyKind, message: bytes) -> bytes:
-        """The signature as it stands in a certificate. ``kind`` says what key this is."""
+        """The signature as certificates have it. ``kind`` says what key this is."""
         if self.is_rsa:
             if self._digests:
                 return self._raw(Mechanism.RSA_PKCS, _SHA256_INFO + digest(kind, message))
@@ -106,7 +106,7 @@ class TokenSigner:
 
 
 def attribute(of: pkcs11.Object, name: Attribute) -> Any:
-    """The value of an attribute; None where the token does not tell."""
+    """The value of an attribute; None where the token does not give it."""
     try:
         return of[name]
     except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, NotImplementedError, ValueError):
@@ -276,7 +276,9 @@ class KeyOnToken:
                 reason="key_ambiguous",
                 remedy="name the key by its id, or by label and id",
             )
-        if not fresh:  # a session that somebody logged out stays open, and private keys are hidden from it
+        if (
+            not fresh
+        ):  # a session that another application logged out stays open, and private keys are hidden from it
             raise pkcs11.UserNotLoggedIn
         raise AuthorityMisconfigured(
             f"the token has no {self._name}, or does not show it to this user",

@@ -1,8 +1,8 @@
 """An intermediate whose key is in a PKCS#11 token and never leaves it. Its chain is a file.
 
 The event loop reads files and the PIN; everything that calls the module is handed to the library thread. A
-session that was lost (a device that restarted, a connection that broke, somebody's logout) is opened anew and
-the call made once more, so that a caller notices nothing.
+session that was lost (a device that restarted, a connection that broke, a logout by another application) is opened
+anew and the call made once more, so that a caller notices nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Final, TypeVar
 
 from federation.core.config.authorities.settings import Pkcs11AuthorityConfig
 from federation.core.errors import AuthorityUnavailable, InvalidValue
-from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, kind_of
 from federation.signer.authorities.authority import KeyPair
-from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
+from federation.signer.authorities.credentials import ChainFile, OwnCredentials
 from federation.signer.authorities.pkcs11.key import KeyOnToken
 from federation.signer.authorities.pkcs11.tokens import LibraryThread, SessionLost, Tokens
 
@@ -53,8 +52,7 @@ class TokenPair:
         self._thread: Final = library.thread
         self._key: Final = KeyOnToken(config, library.tokens)
         self._logging_in = asyncio.Lock()
-        self._chain_pem = b""
-        self._chain: tuple[Certificate, ...] = ()
+        self._chain = ChainFile(config.certificate_file)
         self._pair: KeyPair | None = None
 
     @property
@@ -64,7 +62,7 @@ class TokenPair:
 
     async def read(self) -> KeyPair:
         """The chain that the file holds now, and the key as the token shows it now."""
-        chain = await self._read_chain()
+        chain = await self._chain.read()
         public_key = await self.on_token(partial(self._key.look, chain[0].public_key))
         pair = self._pair
         if pair is None or pair.chain is not chain or pair.key.public_key != public_key:
@@ -101,23 +99,13 @@ class TokenPair:
 
     async def _log_in(self) -> None:
         with suppress(SessionLost):
-            await self._run(self._key.check)  # somebody who waited before us has logged in
+            await self._run(self._key.check)  # another caller that waited before has logged in
             return
         pin = await self._credentials.secret(self._config.pin)
         await self._run(partial(self._key.open, pin))
 
     async def _run(self, job: Callable[[], Result]) -> Result:
         return await self._thread.run(job, timeout=self._config.timeout)
-
-    async def _read_chain(self) -> tuple[Certificate, ...]:
-        """The chain; the same object while the file holds the same."""
-        path = self._config.certificate_file
-        text = await read_pem_file(path)
-        if text == self._chain_pem and self._chain:
-            return self._chain
-        self._chain = parse_chain(text, path)
-        self._chain_pem = text
-        return self._chain
 
 
 class TokenKey:

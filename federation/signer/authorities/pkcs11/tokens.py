@@ -73,7 +73,7 @@ class LibraryThread:
         """What the job returns or raises.
 
         A caller that gives up, or has waited for ``timeout`` seconds, takes its job back if it has not begun;
-        one that has begun runs to its end, for nobody. Raises AuthorityUnavailable with the reason
+        one that has begun runs to its end without a caller. Raises AuthorityUnavailable with the reason
         ``hsm_hangs`` then, and at once where too many jobs wait already.
         """
         if self._jobs.qsize() >= self._most_waiting:
@@ -125,7 +125,7 @@ def _run(job: _Job) -> _Outcome:
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, outcomes: list[_Outcome]) -> None:
-    with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+    with suppress(RuntimeError):  # the loop was closed: no caller waits any more
         loop.call_soon_threadsafe(_deliver, outcomes)
 
 
@@ -237,7 +237,7 @@ def refused(where: str) -> AuthorityMisconfigured:
         f"{where} refuses the user PIN; it is not tried again, for tokens lock after a few wrong ones",
         reason="pin_refused",
         remedy="write the right one where signer.authority.pin points; restart the signer if it was the"
-        " token's PIN that was wrong and is mended",
+        " token's PIN that was wrong and has been corrected",
     )
 
 
@@ -331,7 +331,7 @@ class Tokens:
             raise locked(where)
         before = self._refused.get(identity, {}).get(
             digest
-        )  # of a salted digest: its time tells nothing of a PIN
+        )  # of a salted digest: its time shows nothing of a PIN
         if before is not None:
             raise pin_refused(before, where) or failed(before, where)
         login = self._shared(identity, digest, where)
@@ -343,7 +343,7 @@ class Tokens:
     def _shared(self, identity: _TokenId, digest: bytes, where: str) -> Login | None:
         """The login there is, where it is of that PIN; None where there is none that is of use.
 
-        Nobody works with a PIN that was never shown to the token, and the token takes none while the process is
+        No authority works with a PIN that was never shown to the token, and the token takes none while the process is
         logged in. A login that others work with is not given up to try one that may be wrong.
         """
         login = self._logins.get(identity)
@@ -394,7 +394,7 @@ class Tokens:
             self.drop(login)
 
     def drop(self, login: Login) -> None:
-        """Close the session; whoever still uses it gets SessionLost and logs in anew."""
+        """Close the session; a key that still uses it gets SessionLost and logs in anew."""
         if not login.alive:
             return
         login.alive = False

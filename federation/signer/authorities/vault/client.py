@@ -14,12 +14,10 @@ other side: they are cut, freed of control characters and of every secret that w
 from __future__ import annotations
 
 import random
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -28,17 +26,14 @@ from yarl import URL
 from federation.core.clock import Clock
 from federation.core.config.authorities.settings import VaultServer
 from federation.core.errors import (
-    AuthorityError,
     AuthorityMisconfigured,
     AuthorityThrottled,
     AuthorityUnavailable,
     AuthorityUncertain,
-    InvalidValue,
 )
-from federation.kubernetes.answers import LONGEST_RETRY_AFTER
-from federation.kubernetes.credentials import client_context
-from federation.signer.authorities.credentials import OwnCredentials, read_in_time, read_pem_file
-from federation.signer.authorities.http import HttpAnswer, Outward
+from federation.kubernetes.answers import harmless
+from federation.signer.authorities.credentials import OwnCredentials
+from federation.signer.authorities.http import HttpAnswer, Outward, TransportSecurity, retry_after
 
 MAX_TEXT: Final = 200
 NOT_VAULT: Final = "something other than Vault answers at that address: check it, and proxies on the way"
@@ -77,7 +72,7 @@ class VaultAnswer:
         for secret in self.hidden:
             if secret:
                 text = text.replace(secret, "[redacted]")
-        return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
+        return harmless(text)[:MAX_TEXT]
 
     @property
     def why(self) -> str:
@@ -101,84 +96,16 @@ class VaultAnswer:
             ) from None
 
 
-def retry_after(value: str, clock: Clock) -> float:
-    """Seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3); 0 where there is none."""
-    if value.isascii() and value.isdigit() and len(value) <= 9:
-        return min(float(value), LONGEST_RETRY_AFTER)
-    try:
-        seconds = (parsedate_to_datetime(value) - clock.now()).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
-
-
-_Files: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
-
-
-class TransportSecurity:
-    """Keeps one context until what it was made of changes: connections are pooled by it."""
-
-    def __init__(self, server: VaultServer, credentials: OwnCredentials) -> None:
-        self._server = server
-        self._credentials = credentials
-        self._made_of: _Files | None = None
-        self._context: ssl.SSLContext | None = None
-
-    @property
-    def context(self) -> ssl.SSLContext | None:
-        """That of the last :meth:`refresh`; None before it, and where plain http is spoken."""
-        return self._context
-
-    async def refresh(self) -> tuple[str, ...]:
-        """Read the files anew; where they cannot be used, what served before goes on, and that is a warning.
-
-        Raises AuthorityMisconfigured (``tls_files``) and what reading raises, where nothing served before.
-        """
-        if not self._server.address.startswith("https:"):
-            return ()
-        try:
-            await self._take_up()
-        except (AuthorityError, AuthorityUnavailable) as error:
-            if self._context is None:
-                raise
-            return (
-                f"its TLS files cannot be taken up anew, and the last good ones serve: {error.diagnostics()}",
-            )
-        return ()
-
-    async def _take_up(self) -> None:
-        for attempt in (1, 2):
-            ca, certificate, key = made_of = await self._read()
-            if made_of == self._made_of:
-                return
-            try:
-                made = partial(
-                    client_context,
-                    authority=ca,
-                    certificate=certificate,
-                    key=key,
-                    where=str(self._server.ca_file or "client certificate"),
-                )
-                self._context = await read_in_time("the system's CAs", made) if ca is None else made()
-            except InvalidValue as error:
-                if attempt == 1:
-                    continue  # certificate and key may be of two generations, while they are being exchanged
-                raise AuthorityMisconfigured(
-                    str(error),
-                    reason="tls_files",
-                    remedy="put the CA of Vault's own certificate into ca_file; a client certificate needs its own key",
-                ) from None
-            self._made_of = made_of
-            return
-
-    async def _read(self) -> _Files:
-        """The CA, and the client certificate with its key."""
-        server = self._server
-        ca = await read_pem_file(server.ca_file) if server.ca_file is not None else None
-        if server.auth.method != "cert" or server.auth.certificate is None:
-            return ca, None, None
-        pair = await self._credentials.client_certificate(server.auth.certificate)
-        return ca, pair.chain_pem, pair.key_pem
+def transport_security(server: VaultServer, credentials: OwnCredentials) -> TransportSecurity:
+    """TLS to this server: by its CA file, and with the client certificate of now where the hub logs in by one."""
+    certificate = server.auth.certificate if server.auth.method == "cert" else None
+    return TransportSecurity(
+        server.address,
+        server.ca_file,
+        reason="tls_files",
+        remedy="put the CA of Vault's own certificate into ca_file; a client certificate needs its own key",
+        client=partial(credentials.client_certificate, certificate) if certificate is not None else None,
+    )
 
 
 ATTEMPTS: Final = 3
@@ -196,7 +123,7 @@ _PERMANENT: Final = (
     "requested version for signing",
     "missing name in alias",
 )
-"""Said with 500 though no repetition helps: somebody has to mend the engine or the credential."""
+"""Said with 500 though no repetition helps: an operator has to correct the engine or the credential."""
 
 _SEALED: Final = "unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed"
 _STANDBY: Final = (
@@ -222,7 +149,7 @@ class VaultClient:
         self._timeout = timeout
         self._clock = clock
         self._jitter = jitter
-        self._security = TransportSecurity(server, credentials)
+        self._security = transport_security(server, credentials)
         self._outward = Outward(
             server.address, where=where, timeout=timeout, tls=lambda: self._security.context
         )

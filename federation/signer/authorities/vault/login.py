@@ -54,7 +54,7 @@ JUST_LOGGED_IN: Final = 10.0  # seconds in which a refusal is not blamed on the 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A token. ``full`` is how many seconds the first lease had; 0 stands for a token without an end."""
+    """A token. ``full`` is how many seconds the first lease had; 0 means a token without an end."""
 
     token: str = field(repr=False)
     full: float
@@ -156,7 +156,7 @@ class Envelopes:
 
 @cache
 def envelopes_of_this_process() -> Envelopes:
-    """Those that authorities share: a wrapping token is good for one time, whoever of the process uses it."""
+    """Those that authorities share: a wrapping token can be used once, by whichever authority of the process."""
     return Envelopes()
 
 
@@ -192,7 +192,7 @@ class WrappedSecret:
     def _opened(self, task: asyncio.Task[str]) -> None:
         self._opening.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited has been told; where nobody does any more, the next one asks anew
+            task.exception()  # callers that waited have it; where none waits any more, the next one asks anew
 
     async def _open(self, token: str) -> str:
         envelope = self._envelopes.of(self._server, self._mount, token)
@@ -253,7 +253,7 @@ def _check(answer: VaultAnswer, path: str, envelope: Envelope) -> None:
     raise AuthorityMisconfigured(
         f"the wrapped secret_id cannot be taken out: POST {path}: {answer.why}",
         reason="login_refused",
-        remedy="see Vault's log, and what stands between the hub and it; the wrapping token was not used",
+        remedy="see Vault's log, and what is between the hub and it; the wrapping token was not used",
     )
 
 
@@ -262,7 +262,7 @@ def _tampered(what: str) -> AuthorityMisconfigured:
         f"the wrapped secret_id is refused: {what}",
         reason="secret_id_tampered",
         remedy="unless the hub used it up itself (before a restart, in another signer process or replica, in"
-        " `federation authority check`, for another address, or with an answer that was lost), somebody else holds"
+        " `federation authority check`, for another address, or with an answer that was lost), another party has"
         " the secret_id: destroy it by its accessor and find out who. Deliver a new wrapped one",
     )
 
@@ -427,7 +427,7 @@ class Login:
         task = self._under_way
         if task is None or task.done():
             task = self._under_way = asyncio.create_task(self._log_in(), name="log in to Vault")
-            task.add_done_callback(_told)
+            task.add_done_callback(_retrieved)
         return await asyncio.shield(task)
 
     async def _log_in(self) -> Lease:
@@ -509,7 +509,7 @@ class Login:
         )
 
 
-def _told(task: asyncio.Task[Lease]) -> None:
-    """Whoever waited has been told why it failed; where nobody waits any more, the next one asks anew."""
+def _retrieved(task: asyncio.Task[Lease]) -> None:
+    """Callers that waited have the reason why it failed; where none waits any more, the next one asks anew."""
     if not task.cancelled():
         task.exception()

@@ -57,7 +57,7 @@ class PkiMount:
 
 
 def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | AuthorityUnavailable:
-    """The error that an answer to ``sign`` with another status than 2xx and 403 stands for."""
+    """What an answer to ``sign`` with another status than 2xx and 403 means, as an error."""
     role = f"the role {place.role} of {place.mount}"
     if answer.status == 400:
         if answer.says("unknown role"):
@@ -85,7 +85,7 @@ def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | Autho
 def pki_refusal(
     answer: VaultAnswer, place: PkiMount, what: str
 ) -> AuthorityMisconfigured | AuthorityUnavailable:
-    """The error that any other answer of the engine stands for.
+    """What any other answer of the engine means, as an error.
 
     A GET that needs no token is answered with 403 where nothing is mounted.
     """
@@ -214,7 +214,7 @@ class VaultPki:
         return self._read(leaf)
 
     async def close(self) -> None:
-        """Let go of login, connections and credentials."""
+        """Close login, connections and credentials."""
         await self._session.close()
 
     def _lifetime(self, order: LeafRequest, place: PkiMount) -> int:

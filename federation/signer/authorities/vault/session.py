@@ -22,12 +22,12 @@ from federation.core.errors import AuthorityMisconfigured, AuthorityThrottled, A
 from federation.core.pki.verification import CLOCK_TOLERANCE
 from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.credentials import OwnCredentials
+from federation.signer.authorities.http import retry_after
 from federation.signer.authorities.vault.client import (
     LEAST_TIME,
     NOT_VAULT,
     VaultAnswer,
     VaultClient,
-    retry_after,
 )
 from federation.signer.authorities.vault.login import Lease, Login
 
@@ -113,7 +113,7 @@ def _read(answer: VaultAnswer, clock: Clock) -> _Health:
 
 
 def _ahead(server_time: int, clock: Clock) -> timedelta:
-    """How far its clock is ahead of ours, to about a second; nothing where it does not tell."""
+    """How far its clock is ahead of ours, to about a second; nothing where it does not say."""
     try:
         return datetime.fromtimestamp(server_time, UTC) - clock.now() if server_time > 0 else timedelta(0)
     except (OverflowError, OSError, ValueError):
@@ -210,7 +210,7 @@ class Session:
         return answer
 
     async def close(self) -> None:
-        """Let go of the login, every connection and the credentials."""
+        """Close the login, every connection and the credentials."""
         await self._login.close()
         await self._client.close()
         await self._credentials.close()

@@ -27,7 +27,7 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
 from federation.signer.authorities.authority import BackEndContext, KeyPair
-from federation.signer.authorities.credentials import OwnCredentials, parse_chain, read_pem_file
+from federation.signer.authorities.credentials import ChainFile, OwnCredentials
 from federation.signer.authorities.vault.client import VaultAnswer
 from federation.signer.authorities.vault.session import Session, api_path, unexpected
 
@@ -121,42 +121,37 @@ class TransitPair:
     def __init__(
         self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
-        self._file = config.certificate_file
+        self._chain = ChainFile(config.certificate_file)
         self._place = _TransitMount(config.mount.strip("/"), config.key)
         self._session = Session(config, config.server, credentials, context)
-        self._chain_pem = b""
-        self._key: _Key | None = None
+        self._matched: tuple[tuple[Certificate, ...], _Key] | None = None
         self._pair: KeyPair | None = None
         self.warnings: tuple[str, ...] = ()
 
     async def read(self) -> KeyPair:
         """The chain of the file, and the version of the key that its certificate belongs to."""
-        chain_pem = await read_pem_file(self._file)
+        chain = await self._chain.read()
         self.warnings = tuple(await self._session.look())
         answer = await self._session.ask("GET", self._place.path)
         if not answer.ok:
             raise _refusal(answer, self._place, "GET")
         key = answer.read(_KeyAnswer, what=f"GET {self._place.path}").data
         pair = self._pair
-        if pair is None or (chain_pem, key) != (self._chain_pem, self._key):
-            self._pair = pair = self._unless_new(self._match(chain_pem, key))
-            self._chain_pem, self._key = chain_pem, key
+        if pair is None or (chain, key) != self._matched:
+            self._pair = pair = self._same_or(self._match(chain, key))
+            self._matched = chain, key
         return pair
 
     async def close(self) -> None:
-        """Let go of login, connections and credentials."""
+        """Close login, connections and credentials."""
         self._pair = None
         await self._session.close()
 
-    def _unless_new(self, found: KeyPair) -> KeyPair:
-        """The pair in use where this one is the same: a new version of the key changes nothing by itself."""
-        held = self._pair
-        if held is None or held.chain != found.chain or held.key != found.key:
-            return found
-        return held
+    def _same_or(self, found: KeyPair) -> KeyPair:
+        """The pair in use where it is equal: a new version of the key changes nothing by itself."""
+        return self._pair if self._pair == found else found
 
-    def _match(self, chain_pem: bytes, key: _Key) -> KeyPair:
-        chain = parse_chain(chain_pem, self._file)
+    def _match(self, chain: tuple[Certificate, ...], key: _Key) -> KeyPair:
         own = chain[0]
         versions = _public_keys(key)
         if not versions:
@@ -174,7 +169,7 @@ class TransitPair:
 
     def _rotated(self, own: Certificate, what: str) -> AuthorityMisconfigured:
         return AuthorityMisconfigured(
-            f"{self._place.words}: {what} belongs to {own.subject} ({self._file})",
+            f"{self._place.words}: {what} belongs to {own.subject} ({self._chain.path})",
             reason="key_rotated",
             remedy="give the chain of the key's version of now, or lower the key's min_encryption_version and"
             " min_decryption_version to the version of this chain",

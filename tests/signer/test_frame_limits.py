@@ -1,4 +1,4 @@
-"""The watch over frames: pieces of any size, what is half sent, and every flood."""
+"""The limits on frames: pieces of any size, what is half sent, and every flood."""
 
 from __future__ import annotations
 

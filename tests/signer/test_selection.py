@@ -83,7 +83,7 @@ def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Signing
             (DOWN, NEW),
             (A, B),
             DOWN,
-        ),  # it says why it cannot; nobody has proved that B is trusted
+        ),  # it says why it cannot; nothing has proved that B is trusted
         (at_rest(State.STABLE, A1), (DOWN, NEW), (A, B), DOWN),
         (at_rest(State.RETIRED, B1), (GONE, NEW), (B,), NEW),
         (at_rest(State.RETIRED, B1), (OLD, NEW), (A, B), NEW),
@@ -94,7 +94,7 @@ def left(ca: pki.Authority, named: str, state: State = State.RETIRED) -> Signing
         (at_rest(State.RETIRED, B1), (OLD, NEW_DOWN), (A, B), NEW_DOWN),
         (at_rest(State.RETIRED, A2), (OLD,), (A,), OLD),  # an operator has taken the new one out
         (in_force(A1), (OLD, NEW), (A, B), OLD),
-        (in_force(A1), (DOWN, one(A2)), (A,), DOWN),  # nothing stands in for it
+        (in_force(A1), (DOWN, one(A2)), (A,), DOWN),  # nothing replaces it
         (in_force(A1), (one(A2), NEW), (A, B), one(A2)),  # another intermediate under the root in force
         (in_force(A1), (UNKNOWN,), (A, B), UNKNOWN),  # what it signs is judged
         (in_force(B1, State.RETIRED), (OLD, NEW_DOWN), (A, B), NEW_DOWN),
@@ -144,7 +144,7 @@ def test_the_choice(
             (NEW, one(A2)),
             (A, B),
             "authority_not_in_force",
-        ),  # the successor stands in for nothing
+        ),  # the successor replaces nothing
         (in_force(A2, State.RETIRED, left=[sha(A1)]), (OLD,), (A,), "authority_not_in_force"),
         (in_force(B1, State.RETIRED), (OLD,), (A, B), "authority_not_in_force"),
         (in_force(A2, State.RETIRED, left=[sha(A1)]), (NEW, OLD), (A, B), "authority_not_in_force"),
@@ -238,8 +238,8 @@ def test_never_what_is_not_allowed(
             "the one in force signs if it can"
         )
     elif retired and there:
-        assert chosen in there, "no other stands in for what was rotated to"
+        assert chosen in there, "no other replaces what was rotated to"
     elif chosen is not authorities[0]:
         prefers = bool(chosen.issuers) and chosen.issuers[0].sha256 == asked
         assert chosen.usable or directives.root
-        assert prefers or retired, "nobody has made sure that all trust it"
+        assert prefers or retired, "nothing has made sure that all trust it"

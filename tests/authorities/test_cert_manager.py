@@ -348,7 +348,7 @@ async def test_what_could_not_be_removed_is_swept_later(hub: Management) -> None
     fault = hub.cluster.faults.inject(Answer.server_error(), verb="delete")
     name = leave(hub, LEFTOVER_AGE + timedelta(minutes=1))
     service = CertManager(hub.config, surroundings(clock))
-    looking = asyncio.create_task(service.look())
+    polling = asyncio.create_task(service.poll())
     await eventually(lambda: fault.hits)
     fault.lift()
     assert names(hub) == {name}
@@ -356,8 +356,8 @@ async def test_what_could_not_be_removed_is_swept_later(hub: Management) -> None
         await clock.advance(30)
         await asyncio.sleep(0.01)
         assert clock.monotonic() < 1200
-    looking.cancel()
-    await asyncio.gather(looking, return_exceptions=True)
+    polling.cancel()
+    await asyncio.gather(polling, return_exceptions=True)
     await service.close()
 
 
@@ -572,10 +572,10 @@ async def test_a_token_that_rotated_costs_no_look(hub: Management) -> None:
     service = CertManager(hub.config, surroundings())
     try:
         with pytest.raises(AuthorityMisconfigured):
-            await service.look()
+            await service.poll()
         connection = await service._connected()
         file.write_text(good)
-        await service.look()
+        await service.poll()
         assert await service._connected() is not connection
     finally:
         await service.close()

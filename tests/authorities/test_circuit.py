@@ -39,7 +39,7 @@ class Scripted(ManagedAuthority):
         self.sick: FederationError | None = None
         self.blind = False
         self.asked = 0
-        self.looked = 0
+        self.polled = 0
 
     @property
     def issuers(self) -> tuple[Certificate, ...]:
@@ -67,11 +67,11 @@ class Scripted(ManagedAuthority):
         return IssuedLeaf(b"leaf", (), built_by_hub=True)
 
     async def _poll(self) -> bool:
-        self.looked += 1
+        self.polled += 1
         return self.sick is None and not self.blind
 
     async def close(self) -> None:
-        self.looked = -1
+        self.polled = -1
 
 
 def scripted(clock: VirtualClock, *, quota: float = 0.0) -> Scripted:
@@ -125,7 +125,7 @@ async def test_a_good_look_lets_one_request_try() -> None:
     authority = scripted(clock)
     await break_it(authority)
     await authority.refresh()
-    assert authority.looked == 0, "not before the probe is due"
+    assert authority.polled == 0, "not before the probe is due"
     await clock.advance(authority.pause)
     await authority.refresh()
     assert authority.describe().circuit == "half-open"
@@ -175,7 +175,7 @@ async def test_probes_back_off_with_jitter_up_to_a_bound() -> None:
     assert pauses[-1] > LONGEST_PROBE / 2
     assert max(pauses) <= LONGEST_PROBE
     assert len(set(pauses)) == len(pauses)
-    assert authority.looked == 12
+    assert authority.polled == 12
 
 
 async def test_a_refused_request_is_no_failure_of_the_back_end() -> None:

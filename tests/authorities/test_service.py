@@ -78,7 +78,7 @@ class Service:
         self.sick: FederationError | None = None
         self.answer: Callable[[LeafRequest], Answer] = lambda o: Answer(issued(o).der, (CA.certificate,))
 
-    async def look(self) -> ServiceView:
+    async def poll(self) -> ServiceView:
         if self.sick is not None:
             raise self.sick
         return self.view

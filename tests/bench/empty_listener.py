@@ -27,7 +27,7 @@ class EmptyDoor:
     method = METHOD
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
     ) -> bytes:
         return b"\x00"
 

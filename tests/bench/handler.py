@@ -216,15 +216,15 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
 
 
 async def measure(listener: IstioCaService, messages: list[bytes], tokens: list[str]) -> Samples:
-    places = CallSlots(1, lambda: Overloaded("full"))
+    slots = CallSlots(1, lambda: Overloaded("full"))
 
     async def issue(number: int) -> bytes:
         metadata = (("authorization", f"Bearer {tokens[number]}"), ("clusterid", "east"))
-        place = places.enter("bench", give_way=lambda: None)
+        slot = slots.enter("bench", give_way=lambda: None)
         try:
-            return await listener.handle(messages[number % len(messages)], metadata, place=place)
+            return await listener.handle(messages[number % len(messages)], metadata, slot=slot)
         finally:
-            place.leave()
+            slot.leave()
 
     assert len(decode_response(await issue(0))) == 3
     raw = RawCryptography()

@@ -47,10 +47,10 @@ class Service:
         self.blind: FederationError | None = None
         self.hanging: asyncio.Event | None = None
         self.asked = 0
-        self.looked = 0
+        self.polled = 0
 
-    async def look(self) -> ServiceView:
-        self.looked += 1
+    async def poll(self) -> ServiceView:
+        self.polled += 1
         if self.blind is not None:
             raise self.blind
         return ServiceView((CA.certificate, CA.root)) if self.shows_chain else ServiceView()
@@ -198,9 +198,9 @@ async def test_a_replacement_that_hangs_on_trial_delays_no_probe_of_the_one_in_u
         await scene.until(lambda: hanging.asked > 0)
         await break_it(scene, service)
         assert await scene.seconds_until_served() <= FIRST_PROBE + 0.2
-        looked = service.looked
+        polled = service.polled
         await scene.clock.advance(POLL + 1)
-        assert service.looked > looked
+        assert service.polled > polled
         hanging.hanging.set()
         await scene.until(lambda: slot.settings.authority.name == "second")
 

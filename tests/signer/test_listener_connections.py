@@ -74,11 +74,11 @@ class Recorder:
         self.peers: list[str] = []
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
     ) -> bytes:
         self.calls.append((message, dict(metadata)))
         if self.prove:
-            place.proved()
+            slot.proved()
         self.under_way += 1
         try:
             if self.hold is not None:
@@ -254,7 +254,7 @@ async def test_a_caller_that_goes_away_ends_its_call(gates: Callable[..., Any], 
         connection.send(frame(RST_STREAM, 0, 1, struct.pack(">I", 8)))
     else:
         connection._writer.transport.abort()
-    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.slots.taken == 0)
 
 
 async def test_a_connection_on_which_nobody_is_proven_is_ended_in_good_order(
@@ -479,7 +479,7 @@ async def test_rapid_resets_end_their_connection_and_leave_nothing_behind(gates:
     await eventually(connection.closed.is_set)
     assert gate.listener.refused == {"reset_flood": 1}
     assert len(gate.listener.calls) <= frame_limits.RESETS[0]
-    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.slots.taken == 0)
 
 
 async def test_resets_that_the_server_is_led_to_make_count_as_well(gates: Callable[..., Any]) -> None:
@@ -492,7 +492,7 @@ async def test_resets_that_the_server_is_led_to_make_count_as_well(gates: Callab
         connection.send(whole(stream) + frame(WINDOW_UPDATE, 0, stream, bytes(4)))
     await eventually(connection.closed.is_set)
     assert gate.listener.refused.total() == 1
-    await eventually(lambda: gate.listener.under_way == 0 and gate.server.places.taken == 0)
+    await eventually(lambda: gate.listener.under_way == 0 and gate.server.slots.taken == 0)
 
 
 async def test_endless_continuation_ends_its_connection(gates: Callable[..., Any]) -> None:
@@ -538,7 +538,7 @@ async def test_a_call_past_those_allowed_at_once_is_refused_and_the_others_go_on
     await eventually(lambda: len(gate.listener.calls) == http2.MAX_STREAMS)
     assert not gate.listener.refused
     gate.listener.hold.set()
-    await eventually(lambda: gate.server.places.taken == 0)
+    await eventually(lambda: gate.server.slots.taken == 0)
     gate.listener.hold = None
     connection.send(whole(1 + 2 * 100))
     await eventually(lambda: len(gate.listener.calls) == http2.MAX_STREAMS + 1)
@@ -558,7 +558,7 @@ async def test_calls_past_those_allowed_at_once_without_end_end_their_connection
     assert len(gate.listener.calls) <= http2.MAX_STREAMS
     gate.listener.hold.set()
     await eventually(connection.closed.is_set)
-    await eventually(lambda: gate.server.places.taken == 0)
+    await eventually(lambda: gate.server.slots.taken == 0)
 
 
 async def test_what_fails_unexpectedly_ends_its_connection_and_nothing_else(

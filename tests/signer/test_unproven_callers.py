@@ -97,12 +97,12 @@ async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
             await connection.settled.wait()
         for _ in range(16):
             connection.headers()
-        await eventually(lambda: hub.role._listener._server.places.taken == 16)  # type: ignore[union-attr]
+        await eventually(lambda: hub.role._listener._server.slots.taken == 16)  # type: ignore[union-attr]
         assert not connection.ended
         one_more = connection.headers()
         await eventually(lambda: one_more in connection.ended)
         assert connection.ended == {one_more: None}, "it is reset, and the others go on"
-        assert hub.role._listener._server.places.taken == 16  # type: ignore[union-attr]
+        assert hub.role._listener._server.slots.taken == 16  # type: ignore[union-attr]
         assert hub.role.report().connections_refused.total == {}
         assert hub.role.report().rejected_calls.total == {"too_many_streams": 1}
         for _ in range(64):

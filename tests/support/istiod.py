@@ -564,7 +564,7 @@ class _Service:
         self.method = method
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
     ) -> bytes:
         if not any(name == "authorization" for name, _ in metadata):
             raise Answered(Code.UNAUTHENTICATED, NOT_AUTHENTICATED)

@@ -184,7 +184,7 @@ class Answer:
 class CertificateService(Protocol):
     """A service that issues from a request."""
 
-    async def look(self) -> ServiceView:
+    async def poll(self) -> ServiceView:
         """Poll it: log in where that is due, check its health and fetch its chain; cheap where nothing is due.
 
         Bounded in time. Raises AuthorityMisconfigured, AuthorityUnavailable or AuthorityThrottled.

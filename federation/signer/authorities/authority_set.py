@@ -51,7 +51,7 @@ from federation.signer.authorities.selection import exchange, not_in_force
 _logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT: Final = 10.0  # seconds for one authority to close
-DRAIN_POLL: Final = 0.5  # seconds between looks whether one that is no longer used may be closed
+DRAIN_POLL: Final = 0.5  # seconds between checks whether one that is no longer used may be closed
 
 MakeAuthority = Callable[[AuthoritySettings, BackEndContext, Limiter | None], ManagedAuthority]
 

@@ -264,7 +264,7 @@ class ServiceAuthority(ManagedAuthority):
     async def _poll(self) -> bool:
         """Ask the service and judge what it says of itself."""
         try:
-            view = await self._service.look()
+            view = await self._service.poll()
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
             self._health_polling.failed(error)

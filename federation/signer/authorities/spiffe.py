@@ -2,7 +2,7 @@
 
 The agent is SPIRE's, or anything else that speaks it. **No stream is kept open,** although the specification suggests
 it (SPIFFE Workload API, 4.2) so that clients learn of changes. FetchX509SVID answers at once with all that is valid
-now (4.3), so the first message of a fresh call is taken whenever a caller asks and the last look is
+now (4.3), so the first message of a fresh call is taken whenever a caller asks and the last call is
 :data:`LOOK_AGAIN` seconds old: a change is seen that soon after the agent knows it, and nothing runs in the
 background that something would have to own, restart and watch. A call costs milliseconds on this machine. For the
 same reason each call has a channel of its own: an agent that comes back is found at once, without gRPC's backoff, and

@@ -49,9 +49,9 @@ class CallHandler(Protocol):
         ...
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
     ) -> bytes:
-        """The reply's bytes; raises Answered instead. Says at ``place`` when the caller is proven."""
+        """The reply's bytes; raises Answered instead. Says at ``slot`` when the caller is proven."""
         ...
 
     def reject(self, error: FederationError, *, peer: str) -> None:
@@ -68,7 +68,7 @@ class CallContext(Protocol):
 
     listener: CallHandler
     config: ListenerConfig
-    places: CallSlots
+    slots: CallSlots
     loop: asyncio.AbstractEventLoop
     method: bytes
 
@@ -205,7 +205,7 @@ class Calls:
         reader = MessageReader(context.config.max_message_bytes)
         try:
             call = _Call(stream, read_head(headers, context.method), reader, now)
-            call.slot = context.places.enter(self._peer, give_way=partial(self._give_way, call))
+            call.slot = context.slots.enter(self._peer, give_way=partial(self._give_way, call))
         except (CallRefused, Overloaded) as refused:
             error, answer = _explained(refused)
             self._reject(error)
@@ -317,7 +317,7 @@ class Calls:
                 call.allowed = allowed
                 if slot.gone is not None:
                     raise slot.gone
-                return await self._context.listener.handle(message, call.head.metadata, place=slot)
+                return await self._context.listener.handle(message, call.head.metadata, slot=slot)
         except TimeoutError:
             if slot.gone is not None:
                 raise slot.gone from None

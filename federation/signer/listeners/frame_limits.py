@@ -84,7 +84,7 @@ class RecordWatch:
         self._records.grow(RECORDS_FOR_AN_ANSWER)
 
     def feed(self, data: bytes, now: float) -> None:
-        """So many bytes have come. Raises Flood where they must not be looked at any further."""
+        """So many bytes have come. Raises Flood where they must not be read any further."""
         at, end = 0, len(data)
         while at < end:
             if self._left:
@@ -152,7 +152,7 @@ class FrameWatch:
         self._ping_at = float("-inf")
 
     def feed(self, data: bytes, now: float) -> None:
-        """So many bytes have come. Raises Flood where they must not be looked at any further."""
+        """So many bytes have come. Raises Flood where they must not be read any further."""
         at, end = 0, len(data)
         if self._preface:
             at = min(self._preface, end)

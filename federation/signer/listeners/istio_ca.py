@@ -45,27 +45,27 @@ class IstioCaService:
         self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
-        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, place: CallSlot
+        self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
     ) -> bytes:
         """The reply to this message. Raises Answered with the status and the sentence to give instead."""
         try:
             try:
                 evidence, request = _evidence(metadata), _signing_request(message)
             except FederationError as error:
-                self._rejected_calls.note(error.reason, place.peer)
+                self._rejected_calls.note(error.reason, slot.peer)
                 raise
-            reply = await self._issuance.issue(evidence, request, place)
+            reply = await self._issuance.issue(evidence, request, slot)
         except FederationError as error:
-            self._refusals.note(error, peer=place.peer)
+            self._refusals.note(error, peer=slot.peer)
             raise answer_to(error) from None
         except Exception as error:
-            _logger.exception("a certificate request failed unexpectedly", extra={"peer": place.peer})
+            _logger.exception("a certificate request failed unexpectedly", extra={"peer": slot.peer})
             raise answer_to(error) from None
         # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
         return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
 
     def reject(self, error: FederationError, *, peer: str) -> None:
-        """The transport has ended a call: it had no place, or did not come or end in time."""
+        """The transport has ended a call: it had no slot, or did not come or end in time."""
         self._refusals.note(error, peer=peer)
         if not isinstance(error, NotReady):  # that one came in, and is counted with its cluster
             self._rejected_calls.note(error.reason, peer)

@@ -46,7 +46,7 @@ class Listener:
         self.listener = listener
         self.method = listener.method.encode("ascii")
         self.config = config
-        self.places = CallSlots(config.max_concurrent, _too_many)
+        self.slots = CallSlots(config.max_concurrent, _too_many)
         self.loop = asyncio.get_running_loop()
         self._listen = listen
         self._credentials = credentials

@@ -34,7 +34,7 @@ from federation.signer.revalidation import require_directed
 _logger = logging.getLogger(__name__)
 
 RENEW_AT: Final = 2 / 3  # of its life, as istio-csr does
-POLL: Final = 1.0  # seconds between looks at whether it is due
+POLL: Final = 1.0  # seconds between checks whether it is due
 ITSELF: Final = (
     ""  # the directives for no cluster in particular, and the newest generation, hold for the hub itself
 )

@@ -11,8 +11,8 @@ validity is the order's own, to the second. What is known of a CA beforehand is 
 and the templates that it may issue by.
 
 **How long to wait** for a certificate that AWS issues in its own time: GetCertificate may be called 75 times a second
-and IssueCertificate 25 times (quotas of an account and region), so there are three looks for each certificate, for
-everyone together. The first wait therefore follows what issuing has taken recently, so that the first or second look
+and IssueCertificate 25 times (quotas of an account and region), so there are three polls for each certificate, for
+everyone together. The first wait therefore follows what issuing has taken recently, so that the first or second poll
 finds the certificate, and each further wait doubles.
 """
 
@@ -127,8 +127,8 @@ POLLS_PER_CERTIFICATE: Final = 3
 
 SHORTEST, LONGEST = 0.2, 2.0  # seconds of a first wait: AWS mostly issues within one
 _START: Final = 0.4
-_FASTER: Final = 0.95  # at the first look: perhaps it had been there for long
-_SLOWER: Final = 1.5  # at the third look, or later
+_FASTER: Final = 0.95  # at the first poll: perhaps it had been there for long
+_SLOWER: Final = 1.5  # at the third poll, or later
 
 
 class Pace:
@@ -139,15 +139,15 @@ class Pace:
         self._longest = min(LONGEST, timeout / 4)
         self._first = min(_START, self._longest)
 
-    def wait(self, looks: int) -> float:
-        """Seconds to wait before the next look, after so many."""
-        return self._first * 2.0**looks * self._jitter.uniform(0.9, 1.1)
+    def wait(self, polls: int) -> float:
+        """Seconds to wait before the next poll, after so many."""
+        return self._first * 2.0**polls * self._jitter.uniform(0.9, 1.1)
 
-    def found(self, looks: int) -> None:
-        """The certificate was there at that look, 1 for the first."""
-        if looks < 2:
+    def found(self, polls: int) -> None:
+        """The certificate was there at that poll, 1 for the first."""
+        if polls < 2:
             self._first = max(SHORTEST, self._first * _FASTER)
-        elif looks >= POLLS_PER_CERTIFICATE:
+        elif polls >= POLLS_PER_CERTIFICATE:
             self._first = min(self._longest, self._first * _SLOWER)
 
 
@@ -177,7 +177,7 @@ class PrivateCa:
         self._chain_of: tuple[object, ...] = ()
         self._chain_at = 0.0
 
-    async def look(self) -> ServiceView:
+    async def poll(self) -> ServiceView:
         """The CA's state each time; its chain when it has changed, and every few minutes."""
         for template in (self._config.template, self._config.serving_template):
             template_arn(self._config.ca_arn, template)
@@ -263,7 +263,7 @@ class PrivateCa:
     async def _fetch(self, arn: str, deadline: float) -> Answer:
         """What was issued; every error but AWS's own refusal leaves it open whether that exists."""
         await self._clock.sleep(self._pace.wait(0))
-        looks = 0
+        polls = 0
         try:
             async for attempt in AsyncRetrying(
                 sleep=self._clock.sleep,
@@ -273,12 +273,12 @@ class PrivateCa:
                 reraise=True,
             ):
                 with attempt:
-                    looks += 1
+                    polls += 1
                     answer = await self._client.call(
                         "GetCertificate", {**self._named(), "CertificateArn": arn}, for_order=True
                     )
         except AuthorityUnavailable as error:
-            self._pace.found(looks)
+            self._pace.found(polls)
             raise AuthorityUncertain(
                 f"accepted, but not to be had within {self._config.timeout:g} s: {error.what}",
                 where=self._config.name,
@@ -293,7 +293,7 @@ class PrivateCa:
                 reason=error.reason,
                 remedy=error.remedy,
             ) from None
-        self._pace.found(looks)
+        self._pace.found(polls)
         try:
             leaf, *chain = _certificates(answer)
         except InvalidValue as error:

@@ -204,7 +204,7 @@ class CertManager:
         self._chain: tuple[Certificate, ...] = ()
         self._learned = 0.0
 
-    async def look(self) -> ServiceView:
+    async def poll(self) -> ServiceView:
         """Whether the cluster answers, the requests can be watched, and the issuer is ready."""
         odd = await self._follow_credentials()
         connection = await self._checked()
@@ -243,7 +243,7 @@ class CertManager:
         await asyncio.gather(*self._left, return_exceptions=True)
 
     async def _checked(self) -> Connection:
-        """A connection that was looked at; made once more where its credentials are refused: they may have rotated."""
+        """A connection that was checked; made once more where its credentials are refused: they may have rotated."""
         for last in (False, True):
             connection = await self._connected()
             try:

@@ -181,7 +181,7 @@ class KeyOnToken:
             raise SessionLost("not logged in")
         self._login.check()
 
-    def look(self, certified: object) -> PublicKey:
+    def find(self, certified: object) -> PublicKey:
         """The public key of the one key that is configured, which was shown to sign.
 
         That is what the token's public key object holds. Tokens often have none, and PKCS#11 does not derive
@@ -209,7 +209,7 @@ class KeyOnToken:
         """
         if self._login is None or not self._login.alive:
             raise SessionLost("not logged in")
-        if self._proved != public_key and self.look(public_key) != public_key:
+        if self._proved != public_key and self.find(public_key) != public_key:
             raise AuthorityUnavailable(
                 f"{self._name} is another key than it was",
                 reason="key_changed",

@@ -63,7 +63,7 @@ class TokenPair:
     async def read(self) -> KeyPair:
         """The chain that the file holds now, and the key as the token shows it now."""
         chain = await self._chain.read()
-        public_key = await self.on_token(partial(self._key.look, chain[0].public_key))
+        public_key = await self.on_token(partial(self._key.find, chain[0].public_key))
         pair = self._pair
         if pair is None or pair.chain is not chain or pair.key.public_key != public_key:
             pair = self._pair = KeyPair(chain, TokenKey(public_key, self))

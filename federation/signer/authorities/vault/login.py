@@ -224,7 +224,7 @@ class WrappedSecret:
             raise AuthorityUnavailable(
                 "the answer to unwrapping the secret_id was lost",
                 reason="cut_off",
-                remedy="see whether the hub logs in at its next look; else deliver a new wrapped secret_id",
+                remedy="see whether the hub logs in at its next health poll; else deliver a new wrapped secret_id",
             ) from None
         if not answer.ok:
             envelope.suspect = suspect

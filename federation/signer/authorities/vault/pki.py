@@ -56,9 +56,9 @@ class PkiMount:
     role: str = ""
 
 
-def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | AuthorityUnavailable:
+def sign_refusal(answer: VaultAnswer, at: PkiMount) -> AuthorityError | AuthorityUnavailable:
     """What an answer to ``sign`` with another status than 2xx and 403 means, as an error."""
-    role = f"the role {place.role} of {place.mount}"
+    role = f"the role {at.role} of {at.mount}"
     if answer.status == 400:
         if answer.says("unknown role"):
             return AuthorityMisconfigured(
@@ -67,7 +67,7 @@ def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | Autho
                 remedy="create it as docs/authorities.md says, or name another one",
             )
         if answer.says("beyond the expiration of the ca"):
-            return issuer_ends(place, answer.why)
+            return issuer_ends(at, answer.why)
         if answer.says(*_OF_THE_ROLE):
             return AuthorityRefused(
                 f"{role} is narrower than the hub's policy: {answer.why}",
@@ -79,11 +79,11 @@ def sign_refusal(answer: VaultAnswer, place: PkiMount) -> AuthorityError | Autho
             reason="request_refused",
             remedy="see Vault's log and audit log for this request",
         )
-    return pki_refusal(answer, place, "POST sign")
+    return pki_refusal(answer, at, "POST sign")
 
 
 def pki_refusal(
-    answer: VaultAnswer, place: PkiMount, what: str
+    answer: VaultAnswer, at: PkiMount, what: str
 ) -> AuthorityMisconfigured | AuthorityUnavailable:
     """What any other answer of the engine means, as an error.
 
@@ -91,30 +91,30 @@ def pki_refusal(
     """
     if answer.says(_NO_ISSUER):
         return AuthorityMisconfigured(
-            f"the issuer {place.issuer} of {place.mount} is not there: {answer.why}",
+            f"the issuer {at.issuer} of {at.mount} is not there: {answer.why}",
             reason="not_found",
-            remedy=f"name one that `bao list {place.mount}/issuers` shows, or set the default issuer",
+            remedy=f"name one that `bao list {at.mount}/issuers` shows, or set the default issuer",
         )
     if answer.says(_NO_USAGE):
         return AuthorityMisconfigured(
-            f"the issuer {place.issuer} of {place.mount} may not issue: {answer.why}",
+            f"the issuer {at.issuer} of {at.mount} may not issue: {answer.why}",
             reason="issuer_unusable",
             remedy="it was revoked, or its usage was narrowed: give another issuer, or the usage"
             " issuing-certificates",
         )
     if answer.status in {403, 404, 405} and answer.refusal is not None:
         return AuthorityMisconfigured(
-            f"there is no PKI engine at {place.mount}: {answer.why}",
+            f"there is no PKI engine at {at.mount}: {answer.why}",
             reason="not_found",
             remedy="enable it there, and check the mount and the namespace in the configuration",
         )
-    return unexpected(what, f"of {place.mount}", answer)
+    return unexpected(what, f"of {at.mount}", answer)
 
 
-def issuer_ends(place: PkiMount, why: str) -> AuthorityMisconfigured:
+def issuer_ends(at: PkiMount, why: str) -> AuthorityMisconfigured:
     """The intermediate is at its end."""
     return AuthorityMisconfigured(
-        f"the issuer {place.issuer} of {place.mount} ends too soon: {why}",
+        f"the issuer {at.issuer} of {at.mount} ends too soon: {why}",
         reason="issuer_expired",
         remedy="make a new intermediate in the engine and set it as the issuer now; workloads cannot renew",
     )
@@ -156,7 +156,7 @@ class VaultPki:
         self, config: VaultAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._clock = context.clock
-        self._place = PkiMount(config.mount.strip("/"), config.issuer)
+        self._at = PkiMount(config.mount.strip("/"), config.issuer)
         self._roles = {LeafProfile.WORKLOAD: config.role, LeafProfile.SERVING: config.serving_role}
         self._timeout = timedelta(seconds=config.timeout)
         self._session = Session(config, config.server, credentials, context)
@@ -165,13 +165,13 @@ class VaultPki:
         self._parsed: tuple[tuple[str, ...], tuple[Certificate, ...]] = ((), ())
         self._capped: dict[str, str] = {}
 
-    async def look(self) -> ServiceView:
+    async def poll(self) -> ServiceView:
         """Health, login, and the chain and CRL of the issuer."""
-        warnings = list(await self._session.look())
+        warnings = list(await self._session.poll())
         path = f"{self._issuer_path}/json"
         answer = await self._session.public(path)
         if not answer.ok:
-            raise pki_refusal(answer, self._place, f"GET {path}")
+            raise pki_refusal(answer, self._at, f"GET {path}")
         issuer = answer.read(_IssuerAnswer, what=f"GET {path}").data
         try:
             self._chain = self._certificates(issuer.certificate, *(issuer.ca_chain or ()))
@@ -185,9 +185,9 @@ class VaultPki:
     async def issue(self, order: LeafRequest) -> Answer:
         """Have the role sign the order's CSR, with exactly its names and until exactly its end, at most."""
         role = self._roles[order.profile]
-        place = PkiMount(self._place.mount, self._place.issuer, role)
+        at = PkiMount(self._at.mount, self._at.issuer, role)
         serving = order.profile is LeafProfile.SERVING
-        seconds = self._lifetime(order, place)
+        seconds = self._lifetime(order, at)
         asked_at = self._clock.now()
         path = f"{self._issuer_path}{api_path('sign', role).removeprefix('/v1')}"
         answer = await self._session.ask(
@@ -204,7 +204,7 @@ class VaultPki:
             may_issue=True,
         )
         if not answer.ok:
-            raise sign_refusal(answer, place)
+            raise sign_refusal(answer, at)
         try:
             leaf = answer.read(_LeafAnswer, what=f"POST {path}").data
         except AuthorityUnavailable as error:
@@ -217,7 +217,7 @@ class VaultPki:
         """Close login, connections and credentials."""
         await self._session.close()
 
-    def _lifetime(self, order: LeafRequest, place: PkiMount) -> int:
+    def _lifetime(self, order: LeafRequest, at: PkiMount) -> int:
         """Seconds until the order's end; a little less near the end of an issuer, which fails otherwise.
 
         ``leaf_not_after_behavior`` is ``err`` by default: one second beyond the issuer's end is refused.
@@ -228,7 +228,7 @@ class VaultPki:
             ends = min(certificate.not_after for certificate in self._chain)
             life = min(life, ends - now - ON_THE_WAY - self._timeout)
         if life < _SECOND:
-            raise issuer_ends(place, f"nothing issued now would be valid for a second, by {now:%H:%M:%S} UTC")
+            raise issuer_ends(at, f"nothing issued now would be valid for a second, by {now:%H:%M:%S} UTC")
         return life // _SECOND
 
     def _note_end(self, role: str, asked: int, missing: float) -> None:

@@ -154,7 +154,7 @@ class Session:
             look_every=config.poll_seconds,
         )
 
-    async def look(self) -> tuple[str, ...]:
+    async def poll(self) -> tuple[str, ...]:
         """Take up changed TLS files, judge the node's health and keep the login: what is odd, as warnings.
 
         Raises what :func:`judge_health`, :class:`Login` and the client raise.

@@ -81,7 +81,7 @@ class TransitKey:
     """Implements SigningKey: one version of one key. Equal where it is the same version of the same key."""
 
     session: Session = field(repr=False)
-    place: _TransitMount
+    at: _TransitMount
     version: int
     public_key: PublicKey
     kind: KeyKind
@@ -92,7 +92,7 @@ class TransitKey:
 
         An answer that is lost leaves no certificate anywhere: only this process knows what was signed.
         """
-        path = self.place.sign_path(self.kind)
+        path = self.at.sign_path(self.kind)
         scheme = {"signature_algorithm": "pkcs1v15"} if self.kind.is_rsa else {"marshaling_algorithm": "asn1"}
         body = {
             "input": base64.b64encode(digest(self.kind, message)).decode("ascii"),
@@ -102,17 +102,17 @@ class TransitKey:
         }
         answer = await self.session.ask("POST", path, body)
         if not answer.ok:
-            raise _refusal(answer, self.place, "POST sign")
+            raise _refusal(answer, self.at, "POST sign")
         signature = answer.read(_SignatureAnswer, what=f"POST {path}").data.signature
         found = _SIGNATURE.fullmatch(signature)
         if found is None or int(found[1]) != self.version:
             raise AuthorityViolation(
-                f"{self.place.words} signed with another version than {self.version}", reason="wrong_key"
+                f"{self.at.words} signed with another version than {self.version}", reason="wrong_key"
             )
         try:
             return base64.b64decode(found[2], validate=True)
         except binascii.Error:
-            raise AuthorityViolation(f"{self.place.words} returned no signature", reason="garbage") from None
+            raise AuthorityViolation(f"{self.at.words} returned no signature", reason="garbage") from None
 
 
 class TransitPair:
@@ -122,7 +122,7 @@ class TransitPair:
         self, config: VaultTransitAuthorityConfig, credentials: OwnCredentials, context: BackEndContext
     ) -> None:
         self._chain = ChainFile(config.certificate_file)
-        self._place = _TransitMount(config.mount.strip("/"), config.key)
+        self._at = _TransitMount(config.mount.strip("/"), config.key)
         self._session = Session(config, config.server, credentials, context)
         self._matched: tuple[tuple[Certificate, ...], _Key] | None = None
         self._pair: KeyPair | None = None
@@ -131,11 +131,11 @@ class TransitPair:
     async def read(self) -> KeyPair:
         """The chain of the file, and the version of the key that its certificate belongs to."""
         chain = await self._chain.read()
-        self.warnings = tuple(await self._session.look())
-        answer = await self._session.ask("GET", self._place.path)
+        self.warnings = tuple(await self._session.poll())
+        answer = await self._session.ask("GET", self._at.path)
         if not answer.ok:
-            raise _refusal(answer, self._place, "GET")
-        key = answer.read(_KeyAnswer, what=f"GET {self._place.path}").data
+            raise _refusal(answer, self._at, "GET")
+        key = answer.read(_KeyAnswer, what=f"GET {self._at.path}").data
         pair = self._pair
         if pair is None or (chain, key) != self._matched:
             self._pair = pair = self._same_or(self._match(chain, key))
@@ -156,7 +156,7 @@ class TransitPair:
         versions = _public_keys(key)
         if not versions:
             raise AuthorityMisconfigured(
-                f"{self._place.words} cannot sign certificates: it is of the type {key.type[:40]!r}",
+                f"{self._at.words} cannot sign certificates: it is of the type {key.type[:40]!r}",
                 reason="weak_key",
                 remedy="make a key of the type ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096",
             )
@@ -165,11 +165,11 @@ class TransitPair:
             raise self._rotated(own, f"none of its versions ({', '.join(map(str, sorted(versions)))})")
         if version < key.min_encryption_version:
             raise self._rotated(own, f"only its version {version}, below min_encryption_version,")
-        return KeyPair(chain, TransitKey(self._session, self._place, version, *versions[version]))
+        return KeyPair(chain, TransitKey(self._session, self._at, version, *versions[version]))
 
     def _rotated(self, own: Certificate, what: str) -> AuthorityMisconfigured:
         return AuthorityMisconfigured(
-            f"{self._place.words}: {what} belongs to {own.subject} ({self._chain.path})",
+            f"{self._at.words}: {what} belongs to {own.subject} ({self._chain.path})",
             reason="key_rotated",
             remedy="give the chain of the key's version of now, or lower the key's min_encryption_version and"
             " min_decryption_version to the version of this chain",
@@ -192,24 +192,24 @@ def _public_keys(key: _Key) -> dict[int, tuple[PublicKey, KeyKind]]:
     return found
 
 
-def _refusal(answer: VaultAnswer, place: _TransitMount, what: str) -> AuthorityError | AuthorityUnavailable:
+def _refusal(answer: VaultAnswer, at: _TransitMount, what: str) -> AuthorityError | AuthorityUnavailable:
     if answer.says("requested version for signing"):
         return AuthorityMisconfigured(
-            f"{place.words} does not sign with this version any more: {answer.why}",
+            f"{at.words} does not sign with this version any more: {answer.why}",
             reason="key_rotated",
             remedy="give the chain of the key's version of now, or lower its min_encryption_version",
         )
     if answer.status in {404, 405} or answer.says("signing key not found"):
         return AuthorityMisconfigured(
-            f"{place.words} is not there: {answer.why}",
+            f"{at.words} is not there: {answer.why}",
             reason="not_found",
-            remedy=f"create it (`bao write -f {place.mount}/keys/{place.key} type=ecdsa-p256`), and check the mount"
+            remedy=f"create it (`bao write -f {at.mount}/keys/{at.key} type=ecdsa-p256`), and check the mount"
             " and the namespace in the configuration",
         )
     if answer.status == 400:
         return AuthorityMisconfigured(
-            f"{place.words} does not sign: {answer.why}",
+            f"{at.words} does not sign: {answer.why}",
             reason="key_unusable",
             remedy="make a key of the type ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096",
         )
-    return unexpected(what, f"of {place.mount}", answer)
+    return unexpected(what, f"of {at.mount}", answer)

@@ -16,7 +16,7 @@ from federation.signer.authorities.authority import AuthoritySettings
 from federation_sandbox.cluster import SandboxCluster, read_kustomization
 from tests.authorities.back_end import BackEnd
 from tests.authorities.cert_manager_controller import RESOURCES, Controller, running
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 NAMESPACE = "federation-requests"

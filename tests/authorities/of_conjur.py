@@ -10,7 +10,7 @@ from federation.core.config.authorities.settings import ConjurAuthorityConfig
 from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
 from tests.authorities.conjur_server import conjur_server
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 
 
 @asynccontextmanager

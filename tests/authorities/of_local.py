@@ -9,7 +9,7 @@ from pathlib import Path
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from federation.core.config.authorities.settings import Pkcs11AuthorityConfig, S
 from federation.core.pki.keys import PrivateKey, private_key_pem
 from federation.signer.authorities.authority import AuthoritySettings
 from tests.authorities.back_end import BackEnd
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 from tests.support.patience import PATIENCE
 

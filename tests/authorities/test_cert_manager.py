@@ -41,7 +41,7 @@ from federation_sandbox.apiserver.faults import Answer, Cut, Effect, Garbage, Go
 from tests.authorities.back_end import IDENTITY, authority_of, order, surroundings
 from tests.authorities.cert_manager_controller import wrong_answer
 from tests.authorities.of_cert_manager import ACCOUNT, ISSUER, NAMESPACE, USER, Management, management
-from tests.signer.house import authority, eventually
+from tests.signer.running_signer import authority, eventually
 from tests.support import pki
 from tests.support.clock import VirtualClock
 from tests.support.patience import PATIENCE

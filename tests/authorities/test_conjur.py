@@ -39,7 +39,7 @@ from federation.signer.authorities.http import HttpAnswer
 from federation_sandbox.apiserver.authentication import ClusterCa
 from tests.authorities.back_end import surroundings
 from tests.authorities.conjur_server import ACCOUNT, HOST, SERVICE, ConjurServer, conjur_server
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 from tests.support.clock import VirtualClock
 

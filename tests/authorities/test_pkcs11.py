@@ -29,7 +29,7 @@ from federation.signer.authorities.authority import AuthoritySettings, KeyPair
 from federation.signer.authorities.credentials import OwnCredentials
 from tests.authorities.back_end import BackEnd, authority_of, order
 from tests.authorities.of_pkcs11 import MODULE, SoftHsm, SoftToken, need_softhsm, soft_hsm
-from tests.signer.house import authority, eventually
+from tests.signer.running_signer import authority, eventually
 from tests.support import pki
 
 need_softhsm()

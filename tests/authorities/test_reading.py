@@ -21,7 +21,7 @@ from federation.core.errors import AuthorityUnavailable
 from federation.files import Reading, read_bounded
 from federation.signer.authorities.credentials import OwnCredentials, read_pem_file
 from federation.signer.authorities.local import PairOfFiles
-from tests.signer.house import eventually
+from tests.signer.running_signer import eventually
 from tests.support.patience import PATIENCE
 
 

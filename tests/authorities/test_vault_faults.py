@@ -32,7 +32,7 @@ from tests.authorities.shifted_clock import ShiftedClock
 from tests.authorities.vault_engines import Role
 from tests.authorities.vault_hub import ELSEWHERE, approle, hub_of, pki_config, server_context
 from tests.authorities.vault_server import VaultServer, vault_server
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 SIGN = "pki/issuer/default/sign/*"

@@ -32,7 +32,7 @@ from tests.authorities.real_vault import (
     way_to,
 )
 from tests.authorities.vault_hub import ELSEWHERE, by_certificate, secret_file
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 

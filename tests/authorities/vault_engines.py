@@ -21,7 +21,7 @@ from federation.core.pki.keys import KeyKind, PrivateKey
 from tests.authorities.back_end import ISTIOD_NAMES, SERVER_NAME
 from tests.authorities.shifted_clock import ShiftedClock
 from tests.authorities.vault_refusal import Refusal
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 

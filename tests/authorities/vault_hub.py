@@ -31,7 +31,7 @@ from tests.authorities.back_end import BackEnd, authority_of
 from tests.authorities.vault_auth import Token
 from tests.authorities.vault_keys import intermediate_for
 from tests.authorities.vault_server import VaultServer
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 ELSEWHERE = SpiffeId(TrustDomain("elsewhere"), ServiceAccountRef("foo", "bar"))

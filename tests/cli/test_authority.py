@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.cli.main import main
 from federation.runtime.clock import SystemClock
 from tests.core.config.texts import EAST
-from tests.signer.house import authority
+from tests.signer.running_signer import authority
 from tests.support import pki
 
 ONE_KIND = '\n[clusters.policy]\nkey_kinds = ["ecdsa-p256"]\n'

@@ -21,7 +21,7 @@ from federation.core.documents.signer import SignerClusterReport
 from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Delay, Garbage, Hang, Silence
 from federation_sandbox.cluster import DEFAULT_ISSUER, SandboxCluster
-from tests.signer.house import Answer, House, eventually, house, identity_of
+from tests.signer.running_signer import Answer, RunningSigner, eventually, identity_of, running_signer
 from tests.support.patience import PATIENCE
 
 KEYS_TYPE = "application/jwk-set+json"
@@ -32,7 +32,7 @@ OKP_ONLY = (
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
-def reported(hub: House, cluster: str = "east") -> SignerClusterReport:
+def reported(hub: RunningSigner, cluster: str = "east") -> SignerClusterReport:
     return hub.role.report().clusters[cluster]
 
 
@@ -55,19 +55,19 @@ def reviews(box: SandboxCluster) -> int:
 
 
 def mode(name: str, *, request_timeout: float = 5.0) -> Any:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options = dict.fromkeys(hub.clusters, f'attestation = "{name}"')
         hub.request_timeout = request_timeout
 
     return setup
 
 
-def method_of(hub: House, cluster: str = "east") -> str:
+def method_of(hub: RunningSigner, cluster: str = "east") -> str:
     return hub.role.report().clusters[cluster].attestation
 
 
 async def test_a_token_of_another_cluster_is_refused_whatever_clusterid_says(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         hub.pod("west")
         assert hub.clusters["east"].issuer == hub.clusters["west"].issuer
@@ -86,7 +86,7 @@ async def test_a_foreign_token_is_not_shown_to_an_api_server_that_reviews(
     if own_keys:
         fault.lift()
     boxes = {"east": SandboxCluster("east"), "west": west}
-    async with house(tmp_path, clusters=boxes, setup=mode("token-review")) as hub:
+    async with running_signer(tmp_path, clusters=boxes, setup=mode("token-review")) as hub:
         await eventually(lambda: hub.role.report().clusters["east"].keys)
         token = hub.pod("east")
         assert refused(await hub.ask("west", token))
@@ -97,7 +97,7 @@ async def test_a_foreign_token_is_not_shown_to_an_api_server_that_reviews(
 
 
 async def test_without_a_clusterid_the_key_decides(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         for name in hub.clusters:
             token = hub.pod(name)
             for cluster_id in (None, "Kubernetes"):
@@ -107,7 +107,7 @@ async def test_without_a_clusterid_the_key_decides(tmp_path: Path) -> None:
 
 
 async def test_more_than_one_clusterid_counts_as_none(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         answer = await hub.ask("west", hub.pod("east"), metadata=[("clusterid", "west")])
         assert answer.code is grpc.StatusCode.OK
         assert hub.role.report().clusters["east"].issued == 1
@@ -119,7 +119,7 @@ async def test_a_token_that_two_clusters_keys_have_signed_is_refused_where_nothi
     """A cloned control plane, or a broken cluster that publishes another's keys."""
     east, west = SandboxCluster("east"), SandboxCluster("west")
     west.keys.keys.append(east.keys.signing)
-    async with house(tmp_path, clusters={"east": east, "west": west}) as hub:
+    async with running_signer(tmp_path, clusters={"east": east, "west": west}) as hub:
         token = hub.pod("east")
         assert refused(await hub.ask(None, token))
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK, "the broken one must not disturb it"
@@ -127,7 +127,7 @@ async def test_a_token_that_two_clusters_keys_have_signed_is_refused_where_nothi
 
 
 async def test_an_unknown_cluster_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         assert refused(await hub.ask("north", hub.pod("east")))
         assert refused(await hub.ask("east-", hub.pod("east")))
         # HTTP/2 has no white space at a value's end (RFC 9113, 8.2.1): such a call does not even come in.
@@ -136,7 +136,7 @@ async def test_an_unknown_cluster_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_removed_cluster_is_refused_and_the_other_is_not_disturbed(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         tokens = {name: hub.pod(name) for name in hub.clusters}
         hub.registered.remove("west")
         await hub.reconfigure()
@@ -152,7 +152,7 @@ async def test_a_removed_cluster_is_refused_and_the_other_is_not_disturbed(tmp_p
 
 @pytest.mark.parametrize("attestation", ["auto", "token-keys", "token-review"])
 async def test_a_deleted_pod_takes_its_token_with_it(tmp_path: Path, attestation: str) -> None:
-    async with house(tmp_path, setup=mode(attestation)) as hub:
+    async with running_signer(tmp_path, setup=mode(attestation)) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         await eventually(lambda: hub.role.report().clusters["east"].state == "ready")
         if attestation == "token-keys":
@@ -171,7 +171,7 @@ async def test_a_deleted_pod_takes_its_token_with_it(tmp_path: Path, attestation
         assert await gone()
 
 
-async def known(hub: House, cluster: str = "east") -> None:
+async def known(hub: RunningSigner, cluster: str = "east") -> None:
     """Wait until the watch has seen every pod there is."""
     attestor = hub.role._members.current[next(n for n in hub.role._members.current if n.value == cluster)]
     pods = hub.clusters[cluster].objects("pods")
@@ -182,7 +182,7 @@ async def known(hub: House, cluster: str = "east") -> None:
 async def test_a_terminating_pod_counts_until_a_minute_after_its_end(
     tmp_path: Path, ago: int, accepted: bool
 ) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         box.skew = timedelta(seconds=-ago - 10)
         box.delete("pods", "foo", "bar-0", grace=10)
@@ -197,7 +197,7 @@ async def test_a_terminating_pod_counts_until_a_minute_after_its_end(
 
 
 async def test_uid_mismatch_of_the_pod(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, old = hub.clusters["east"], hub.pod("east")
         box.delete("pods", "foo", "bar-0")
         new = hub.pod("east")
@@ -206,7 +206,7 @@ async def test_uid_mismatch_of_the_pod(tmp_path: Path) -> None:
 
 
 async def test_uid_mismatch_of_the_service_account(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, old = hub.clusters["east"], hub.pod("east")
         box.delete("serviceaccounts", "foo", "bar")
         box.create_service_account("foo", "bar")
@@ -215,7 +215,7 @@ async def test_uid_mismatch_of_the_service_account(tmp_path: Path) -> None:
 
 
 async def test_service_account_mismatch_between_token_and_request(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         for identity in (identity_of("foo", "other"), identity_of("other", "bar")):
             assert refused(await hub.ask("east", token, identity=identity))
@@ -223,7 +223,7 @@ async def test_service_account_mismatch_between_token_and_request(tmp_path: Path
 
 
 async def test_a_token_for_another_audience_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.pod("east")
         box = hub.clusters["east"]
         for audiences in ((box.issuer,), ("vault",), ("istio-ca.example",)):
@@ -234,7 +234,7 @@ async def test_a_token_for_another_audience_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_expired_token_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.pod("east")
         box = hub.clusters["east"]
         box.skew = timedelta(hours=-2)
@@ -288,7 +288,7 @@ VERDICTS: list[tuple[dict[str, Any], str]] = [
 
 
 async def test_what_a_token_review_must_say(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review")) as hub:
+    async with running_signer(tmp_path, setup=mode("token-review")) as hub:
         box = hub.clusters["east"]
         for number, (wrong, reason) in enumerate(VERDICTS):
             changes, name = dict(wrong), f"bar-{number}"
@@ -331,7 +331,7 @@ async def test_what_a_token_review_must_say(tmp_path: Path) -> None:
     ids=lambda fault: type(fault).__name__ + str(getattr(fault, "code", "")),
 )
 async def test_a_token_review_outage_is_unavailable_and_not_a_refusal(tmp_path: Path, fault: Any) -> None:
-    async with house(tmp_path, setup=mode("token-review")) as hub:
+    async with running_signer(tmp_path, setup=mode("token-review")) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(fault, resource="tokenreviews"):
             assert unavailable(await hub.ask("east", token))
@@ -341,7 +341,7 @@ async def test_a_token_review_outage_is_unavailable_and_not_a_refusal(tmp_path: 
 
 
 async def test_a_pod_newer_than_the_watch_is_decided_by_token_review(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box = hub.clusters["east"]
         with box.faults.inject(Silence(), resource="pods"):
             token = hub.pod("east")
@@ -353,7 +353,7 @@ async def test_a_pod_newer_than_the_watch_is_decided_by_token_review(tmp_path: P
 async def test_where_the_watch_is_down_token_review_decides(tmp_path: Path) -> None:
     box = SandboxCluster("east")
     fault = box.faults.inject(Status.forbidden(), resource="pods")
-    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(lambda: hub.role.report().ready and hub.role.report().clusters["east"].keys)
@@ -369,7 +369,7 @@ async def test_where_the_watch_is_down_token_review_decides(tmp_path: Path) -> N
 
 
 async def test_where_reviews_decide_nothing_is_read_but_keys(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review")) as hub:
+    async with running_signer(tmp_path, setup=mode("token-review")) as hub:
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         paths = {entry.info.path for entry in hub.clusters["east"].requests.recent}
         assert REVIEWS in paths
@@ -377,7 +377,7 @@ async def test_where_reviews_decide_nothing_is_read_but_keys(tmp_path: Path) -> 
 
 
 async def test_where_keys_decide_no_review_is_asked_for(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-keys")) as hub:
+    async with running_signer(tmp_path, setup=mode("token-keys")) as hub:
         token = hub.pod("east")
         await known(hub)
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
@@ -399,7 +399,7 @@ async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_calle
     tmp_path: Path, trouble: str
 ) -> None:
     """A silent watch is taken up anew after a while, a broken one after a pause: callers come meanwhile."""
-    async with house(tmp_path, setup=mode("token-keys")) as hub:
+    async with running_signer(tmp_path, setup=mode("token-keys")) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         gone = hub.pod("east", account="other", name="gone-0")
         await known(hub)
@@ -424,7 +424,7 @@ async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_calle
 
 
 async def test_callers_of_one_pod_share_the_question_about_it(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-keys", request_timeout=20)) as hub:
+    async with running_signer(tmp_path, setup=mode("token-keys", request_timeout=20)) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         await known(hub)
         next(iter(hub.role._members.current.values())).objects._pods._up = False
@@ -436,7 +436,7 @@ async def test_callers_of_one_pod_share_the_question_about_it(tmp_path: Path) ->
 
 
 async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
+    async with running_signer(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Delay(3), resource="tokenreviews"):
             answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(8)))
@@ -446,7 +446,7 @@ async def test_callers_with_one_token_share_one_review(tmp_path: Path) -> None:
 
 
 async def test_a_caller_that_goes_away_takes_no_other_callers_review_with_it(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
+    async with running_signer(tmp_path, setup=mode("token-review", request_timeout=20)) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Delay(4), resource="tokenreviews"):
             first = asyncio.create_task(hub.ask("east", token, timeout=2))
@@ -459,12 +459,12 @@ async def test_a_caller_that_goes_away_takes_no_other_callers_review_with_it(tmp
 
 async def test_a_new_token_key_is_found_when_it_is_first_used(tmp_path: Path) -> None:
     def setup(
-        hub: House,
+        hub: RunningSigner,
     ) -> None:  # with a certificate: a token of the signer's own would end with the old key
         user, groups = "system:serviceaccount:federation-system:federation-signer", ["system:serviceaccounts"]
         hub.clusters["east"].write_kubeconfig(tmp_path / "east.kubeconfig", user, groups=groups)
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         box = hub.clusters["east"]
         old = hub.pod("east")
         box.keys.rotate("ES256")
@@ -477,7 +477,7 @@ async def test_a_new_token_key_is_found_when_it_is_first_used(tmp_path: Path) ->
 
 
 async def test_unknown_keys_do_not_become_load_on_the_cluster(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         box = hub.clusters["east"]
         before = box.requests.count(resource="/openid/v1/jwks")
         token = hub.pod("west")
@@ -487,7 +487,7 @@ async def test_unknown_keys_do_not_become_load_on_the_cluster(tmp_path: Path) ->
 
 
 async def test_keys_known_before_serve_while_they_cannot_be_fetched(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         with box.faults.inject(Status.server_error(), path="/openid/v1/jwks"):
             await next(iter(hub.role._members.current.values())).keys.refresh()
@@ -511,7 +511,7 @@ async def test_keys_that_are_garbage_leave_it_to_token_review(
 ) -> None:
     box = SandboxCluster("east")
     box.faults.inject(Garbage(code=200, body=body), path=path)
-    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(
@@ -523,7 +523,7 @@ async def test_keys_that_are_garbage_leave_it_to_token_review(
 async def test_keys_that_are_unreachable_at_start_leave_it_to_token_review(tmp_path: Path) -> None:
     box = SandboxCluster("east")
     box.faults.inject(Garbage(), path="/openid/v1/jwks")
-    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(
@@ -540,22 +540,22 @@ async def test_keys_are_never_fetched_from_elsewhere(tmp_path: Path) -> None:
         Garbage(code=200, content_type="application/json", body=elsewhere),
         path="/.well-known/openid-configuration",
     )
-    async with house(tmp_path, clusters={"east": box}) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}) as hub:
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         assert hub.role.report().clusters["east"].issuer == "https://issuer.elsewhere.example"
 
 
 async def test_the_configured_issuer_is_compared(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options = {"east": 'issuer = "https://another.example"'}
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         assert refused(await hub.ask("east", hub.pod("east")))
         assert hub.refused("east") == {"token_issuer": 1}
 
 
 async def test_tokens_of_an_issuer_that_was_changed_are_reviewed_while_they_live(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, old = hub.clusters["east"], hub.pod("east")
         box.change_issuer("https://new.example")
         await next(iter(hub.role._members.current.values())).keys.refresh()
@@ -575,11 +575,11 @@ async def test_tokens_of_an_issuer_that_was_changed_are_reviewed_while_they_live
 async def test_former_issuers_are_listed_where_the_issuer_is_configured_or_nothing_is_reviewed(
     tmp_path: Path, attestation: str, former: bool
 ) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         listed = f'\nformer_issuers = ["{DEFAULT_ISSUER}"]' if former else ""
         hub.options = {"east": f'attestation = "{attestation}"\nissuer = "https://new.example"{listed}'}
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         box, old = hub.clusters["east"], hub.pod("east")
         box.change_issuer("https://new.example")
         await eventually(lambda: hub.role.report().clusters["east"].state == "ready")
@@ -597,7 +597,7 @@ async def test_keys_that_cannot_be_used_leave_every_token_to_review_and_status_s
 ) -> None:
     box = SandboxCluster("east")
     box.faults.inject(Garbage(code=200, content_type=KEYS_TYPE, body=OKP_ONLY), path="/openid/v1/jwks")
-    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(lambda: hub.role.report().ready and "reviewed" in reported(hub).detail)
@@ -617,7 +617,7 @@ async def test_a_token_of_a_key_that_cannot_be_used_is_reviewed(tmp_path: Path, 
     unusable, usable = (key.jwk() for key in box.keys.keys)
     document = json.dumps({"keys": [unusable | {change: ""}, usable]}).encode()
     box.faults.inject(Garbage(code=200, content_type=KEYS_TYPE, body=document), path="/openid/v1/jwks")
-    async with house(tmp_path, clusters={"east": box}) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}) as hub:
         assert reported(hub).keys == 1
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         assert reviews(box) == 1
@@ -627,7 +627,7 @@ async def test_a_service_account_may_have_the_longest_name_that_kubernetes_takes
     name = f"{'a' * 100}.{'b' * 152}"
     assert len(name) == 253
     namespace = "n" * 63
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         for attestation in ("auto", "token-review"):
             token = hub.pod("east", namespace, name, "p" * 253)
             answer = await hub.ask("east", token, identity=identity_of(namespace, name))
@@ -637,7 +637,7 @@ async def test_a_service_account_may_have_the_longest_name_that_kubernetes_takes
 
 
 async def test_a_token_bound_to_no_pod_is_for_the_probe_alone(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.pod("east")
         box = hub.clusters["east"]
         assert refused(await hub.ask("east", box.token("foo", "bar")))
@@ -654,7 +654,7 @@ async def test_a_token_that_a_secret_has_to_be_there_for_is_reviewed_though_it_n
     tmp_path: Path,
 ) -> None:
     """The hub watches no Secrets. kube-apiserver binds to one object, and judges each that is named."""
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box = hub.clusters["east"]
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         assert reviews(box) == 0
@@ -665,10 +665,10 @@ async def test_a_token_that_a_secret_has_to_be_there_for_is_reviewed_though_it_n
 
 
 async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.policies = {"west": 'allow = ["shop/*"]\ndeny = ["shop/root", "federation-system/*"]'}
 
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
         assert refused(await hub.ask("west", hub.pod("west")))
         shop = hub.pod("west", "shop", "cart", "cart-0")
@@ -682,10 +682,10 @@ async def test_policy_of_one_cluster_binds_that_cluster_alone(tmp_path: Path) ->
 
 
 async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.request_timeout = 15.0  # long enough for all that is asked meanwhile
 
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         east, west = hub.pod("east"), hub.pod("west", name="unseen-0")
         with hub.clusters["west"].hung():
             hub.clusters["west"].create_pod("foo", "newer-0", "bar")
@@ -702,7 +702,7 @@ async def test_a_hung_cluster_delays_no_other(tmp_path: Path) -> None:
 
 async def test_no_token_is_ever_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         await hub.ask("west", token)
         await hub.ask("east", token + "x")

@@ -22,7 +22,7 @@ from federation.core.pki.certificate import Certificate
 from federation.signer.accounting import Accounting
 from federation.signer.authorities.authority import BackEndContext, IssuedLeaf, LeafRequest, ManagedAuthority
 from tests.authorities.back_end import surroundings
-from tests.signer.house import Answer, House, authority, house, identity_of
+from tests.signer.running_signer import Answer, RunningSigner, authority, identity_of, running_signer
 from tests.support import pki
 
 IDENTITY = identity_of("foo", "bar")
@@ -84,7 +84,7 @@ def leaf_of(order: LeafRequest, ca: pki.Authority, **wrong: object) -> Certifica
     return pki.certificate(ca, extensions, public_key=public, **options)  # type: ignore[arg-type]
 
 
-async def ask(hub: House, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
+async def ask(hub: RunningSigner, answer: Callable[[LeafRequest], IssuedLeaf]) -> Answer:
     hub.role._authorities.authority.current = BackEnd(answer, surroundings())
     return await hub.ask("east", hub.pod("east"))
 
@@ -94,7 +94,7 @@ def given(leaf: Certificate, *chain: Certificate) -> IssuedLeaf:
 
 
 async def test_request_signed(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         ca = hub.ca
         for chain in ([ca.certificate], [ca.certificate, ca.root], [ca.root, ca.certificate]):
             answer = await ask(hub, lambda order, chain=chain: given(leaf_of(order, ca), *chain))  # type: ignore[misc]
@@ -108,7 +108,7 @@ async def test_request_denied_or_no_issuer(tmp_path: Path) -> None:
     def denied(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityMisconfigured("the role does not allow this URI")
 
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         answer = await ask(hub, denied)
         assert (answer.code, answer.details) == SIGN_FAILED
         assert hub.refused("east") == {"authority_misconfigured": 1}
@@ -118,7 +118,7 @@ async def test_request_failed_for_now(tmp_path: Path) -> None:
     def down(_: LeafRequest) -> IssuedLeaf:
         raise AuthorityUnavailable("sealed")
 
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         answer = await ask(hub, down)
         assert (answer.code, answer.details) == UNAVAILABLE
 
@@ -127,7 +127,7 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
     def crash(_: LeafRequest) -> IssuedLeaf:
         raise ZeroDivisionError("a bug with the token in it: no")
 
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         good = hub.role._authorities.authority.current
         answer = await ask(hub, crash)
         assert (answer.code, answer.details) == SIGN_FAILED
@@ -189,7 +189,7 @@ CASES: dict[str, tuple[str, Callable[[LeafRequest, pki.Authority], IssuedLeaf]]]
 
 
 async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         for name, (reason, wrong) in CASES.items():
             before = hub.refused("east").get(reason, 0)
             answer = await ask(hub, lambda order, wrong=wrong: wrong(order, hub.ca))  # type: ignore[misc]
@@ -199,10 +199,10 @@ async def test_what_a_back_end_returns_is_checked_before_anybody_gets_it(tmp_pat
 
 
 async def test_one_root_of_several_is_enough(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.pins = [SECOND]
 
-    async with house(tmp_path, setup=setup, start=False) as hub:
+    async with running_signer(tmp_path, setup=setup, start=False) as hub:
         await hub.publish(hub.ca, SECOND)
         await hub.start()
         await hub.ready()
@@ -218,7 +218,7 @@ async def test_nothing_leaves_that_was_not_accounted_for(tmp_path: Path) -> None
 
             raise StateUnavailable("the disk is full", where="horizons")
 
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.role._issuance._accounting = Accounting(Failing())
         answer = await hub.ask("east", hub.pod("east"))
         assert (answer.code, answer.details) == UNAVAILABLE

@@ -19,7 +19,7 @@ from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Hang, Silence
 from federation_sandbox.cluster import SandboxCluster
 from federation_sandbox.hostile import publish_keys_of
-from tests.signer.house import Answer, House, eventually, house, identity_of
+from tests.signer.running_signer import Answer, RunningSigner, eventually, identity_of, running_signer
 
 KEYS_PATH = "/openid/v1/jwks"
 OK = grpc.StatusCode.OK
@@ -37,28 +37,28 @@ def unavailable(answer: Answer) -> bool:
     return answer.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def keys_read(hub: House, *names: str) -> None:
+async def keys_read(hub: RunningSigner, *names: str) -> None:
     """Have the signer read the keys of these clusters now."""
     for name in names:
         await hub.role._members.current[ClusterName(name)].keys.refresh()
 
 
-def keys(hub: House, name: str) -> int:
+def keys(hub: RunningSigner, name: str) -> int:
     """How many keys of that cluster the signer knows."""
     report = hub.role.report().clusters.get(name)
     return report.keys if report is not None else 0
 
 
-async def poison(hub: House, victim: str = "east", by: str = "west") -> None:
+async def poison(hub: RunningSigner, victim: str = "east", by: str = "west") -> None:
     publish_keys_of(hub.clusters[victim], on=hub.clusters[by])
     await keys_read(hub, by)
 
 
-def shared(hub: House) -> list[SharedTokenKey]:
+def shared(hub: RunningSigner) -> list[SharedTokenKey]:
     return hub.role.report().shared_keys
 
 
-async def prove(hub: House, name: str) -> None:
+async def prove(hub: RunningSigner, name: str) -> None:
     """What the controller's probe does all the time."""
     box = hub.clusters[name]
     token = box.token("federation-system", "federation-probe")
@@ -70,7 +70,7 @@ async def prove(hub: House, name: str) -> None:
 async def test_a_published_key_takes_nothing_from_the_one_that_published_it_first(
     tmp_path: Path, cluster_id: str | None
 ) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         await poison(hub)
         for name in ("bar-1", "bar-2", "bar-3"):  # new pods, some of which only a review can decide
@@ -88,10 +88,10 @@ async def test_while_the_victim_reconnects_its_tokens_go_nowhere_else(
 ) -> None:
     """Seen once: they were sent to the hostile member's TokenReview."""
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options = dict.fromkeys(hub.clusters, f'attestation = "{attestation}"')
 
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         await eventually(lambda: keys(hub, "east") and keys(hub, "west"))
         token = hub.pod("east")
         await poison(hub)
@@ -110,7 +110,7 @@ async def test_no_member_is_left_over(tmp_path: Path, cluster_id: str | None) ->
     """The keys of one are not known: a token that no other signed may be its own, and is shown to none."""
     boxes = {"east": SandboxCluster("east"), "west": SandboxCluster("west", issuer="https://west.example")}
     boxes["west"].faults.inject(Status.server_error(), path=KEYS_PATH)
-    async with house(tmp_path, clusters=boxes, start=False) as hub:
+    async with running_signer(tmp_path, clusters=boxes, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(lambda: hub.role.report().ready and keys(hub, "east"))
@@ -128,7 +128,7 @@ async def test_no_member_is_left_over(tmp_path: Path, cluster_id: str | None) ->
 
 async def test_who_can_sign_with_a_key_holds_it_even_if_another_published_it_first(tmp_path: Path) -> None:
     """A public key can be read by all, and so be published by a hostile member before the hub has seen it."""
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         east, west = hub.clusters["east"], hub.clusters["west"]
         await prove(hub, "east")
         await prove(hub, "west")
@@ -151,7 +151,7 @@ async def test_a_key_that_is_not_proved_is_reviewed_only_once_all_other_keys_are
     tmp_path: Path,
 ) -> None:
     """The hostile member publishes a key of the victim's that the hub has not seen there, and the victim is away."""
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         east, west = hub.clusters["east"], hub.clusters["west"]
         await prove(hub, "west")
         new = SigningKey.generate("RS256")
@@ -164,7 +164,7 @@ async def test_a_key_that_is_not_proved_is_reviewed_only_once_all_other_keys_are
 
 
 async def test_what_is_known_of_keys_outlives_the_process(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         await poison(hub)
         await eventually(lambda: shared(hub))
@@ -185,7 +185,7 @@ async def test_a_key_that_both_had_at_the_first_start_is_proved_by_the_probe(tmp
     """No order tells who was first. The finding names both, and the first token of the probe decides."""
     east, west = SandboxCluster("east"), SandboxCluster("west")
     publish_keys_of(east, on=west)
-    async with house(tmp_path, clusters={"east": east, "west": west}) as hub:
+    async with running_signer(tmp_path, clusters={"east": east, "west": west}) as hub:
         token = hub.pod("east")
         assert refused(await hub.ask(None, token))
         assert [(s.clusters, s.holder) for s in shared(hub)] == [(["east", "west"], "")]
@@ -197,7 +197,7 @@ async def test_a_key_that_both_had_at_the_first_start_is_proved_by_the_probe(tmp
 
 
 async def test_another_key_under_the_same_name_has_no_influence(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         east, west = hub.clusters["east"], hub.clusters["west"]
         other = SigningKey.generate("RS256")
         west.keys.keys.append(SigningKey(other.private, other.algorithm, east.keys.signing.key_id))
@@ -210,7 +210,7 @@ async def test_another_key_under_the_same_name_has_no_influence(tmp_path: Path) 
 
 
 async def test_a_hung_member_does_not_hold_up_callers_that_name_none(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         await eventually(lambda: hub.role.report().clusters["east"].state == "ready")
         with hub.clusters["west"].hung():
@@ -221,7 +221,7 @@ async def test_a_hung_member_does_not_hold_up_callers_that_name_none(tmp_path: P
 async def test_where_one_cluster_is_registered_its_tokens_need_no_name(tmp_path: Path) -> None:
     box = SandboxCluster("east")
     box.faults.inject(Status.forbidden(), path=KEYS_PATH)
-    async with house(tmp_path, clusters={"east": box}, start=False) as hub:
+    async with running_signer(tmp_path, clusters={"east": box}, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(lambda: hub.role.report().ready)
@@ -230,14 +230,14 @@ async def test_where_one_cluster_is_registered_its_tokens_need_no_name(tmp_path:
 
 
 async def test_one_that_reviews_is_not_shown_what_its_keys_did_not_sign(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options = {"east": 'attestation = "token-review"'}
 
     stranger = SandboxCluster("north")
     stranger.create_namespace("foo")
     stranger.create_service_account("foo", "bar")
     stranger.create_pod("foo", "bar-0", "bar")
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         await eventually(lambda: keys(hub, "east"))
         assert refused(await hub.ask(None, stranger.token("foo", "bar", pod="bar-0")))
         assert reviews(hub.clusters["east"]) == 0
@@ -247,13 +247,13 @@ async def test_one_that_reviews_is_not_shown_what_its_keys_did_not_sign(tmp_path
 async def test_the_cluster_that_is_registered_under_istios_default_name(tmp_path: Path) -> None:
     """That name is what every mesh sends that was given none, so the key decides; without keys it counts as a name."""
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.cluster_ids = {"west": "Kubernetes"}
 
     west = SandboxCluster("west")
     fault = west.faults.inject(Status.forbidden(), path=KEYS_PATH)
     boxes = {"east": SandboxCluster("east"), "west": west}
-    async with house(tmp_path, clusters=boxes, setup=setup, start=False) as hub:
+    async with running_signer(tmp_path, clusters=boxes, setup=setup, start=False) as hub:
         await hub.publish()
         await hub.start()
         await eventually(lambda: hub.role.report().ready and keys(hub, "east"))
@@ -272,7 +272,7 @@ async def test_the_cluster_that_is_registered_under_istios_default_name(tmp_path
 
 async def test_a_member_that_is_connected_anew_goes_on_with_what_it_has_used(tmp_path: Path) -> None:
     """A new budget's second was free each time, and that it had been over its budget was forgotten."""
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         members = hub.role._members
         await eventually(lambda: len(members.current) == 2)
         before = members.current[ClusterName("west")]

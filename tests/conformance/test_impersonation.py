@@ -26,7 +26,7 @@ from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Cut, Delay, Garbage, Hang
 from federation_sandbox.cluster import SandboxCluster
-from tests.signer.house import Answer, House, eventually, house, identity_of
+from tests.signer.running_signer import Answer, RunningSigner, eventually, identity_of, running_signer
 from tests.support import pki
 from tests.support.patience import PATIENCE
 from tests.support.ztunnel import Ztunnel
@@ -36,13 +36,13 @@ ZTUNNEL = identity_of("istio-system", "ztunnel")
 SHOP = identity_of("shop", "cart")
 MODES = pytest.mark.parametrize("attestation", ["token-keys", "token-review"])
 
-Setup = Callable[[House], None]
+Setup = Callable[[RunningSigner], None]
 
 
 def trusting(attestation: str = "auto", *, policy: str = "", **only: str) -> Setup:
-    """A house whose clusters trust ztunnel, or only those named, each with its line."""
+    """A signer whose clusters trust ztunnel, or only those named, each with its line."""
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.policies = dict(only) or dict.fromkeys(hub.clusters, f"{TRUSTED}\n{policy}")
         hub.options = dict.fromkeys(hub.clusters, f'attestation = "{attestation}"')
 
@@ -50,7 +50,14 @@ def trusting(attestation: str = "auto", *, policy: str = "", **only: str) -> Set
 
 
 def start_pod(
-    hub: House, cluster: str, namespace: str, account: str, name: str, *, node: str, phase: str = "Running"
+    hub: RunningSigner,
+    cluster: str,
+    namespace: str,
+    account: str,
+    name: str,
+    *,
+    node: str,
+    phase: str = "Running",
 ) -> str:
     """A pod on a node; returns its token."""
     box = hub.clusters[cluster]
@@ -62,12 +69,14 @@ def start_pod(
     return box.token(namespace, account, pod=name)
 
 
-def start_ztunnel(hub: House, cluster: str = "east", *, node: str = "node-1", name: str = "ztunnel-a") -> str:
+def start_ztunnel(
+    hub: RunningSigner, cluster: str = "east", *, node: str = "node-1", name: str = "ztunnel-a"
+) -> str:
     return start_pod(hub, cluster, "istio-system", "ztunnel", name, node=node)
 
 
 async def ask(
-    hub: House, cluster: str | None, token: str, identity: SpiffeId | str, **options: Any
+    hub: RunningSigner, cluster: str | None, token: str, identity: SpiffeId | str, **options: Any
 ) -> Answer:
     """As ztunnel asks: its own token, and the identity in the CSR and in the metadata."""
     csr = options.pop("csr", None) or pki.csr_pem(identity, san_critical=False)
@@ -89,7 +98,7 @@ def unavailable(answer: Answer) -> bool:
     )
 
 
-async def attested(hub: House, token: str, cluster: str = "east") -> None:
+async def attested(hub: RunningSigner, token: str, cluster: str = "east") -> None:
     """Wait until the cluster's watch knows what the token is bound to."""
     attestor = next(a for name, a in hub.role._members.current.items() if name.value == cluster)
     if attestor.config.attestation == "token-review":
@@ -111,10 +120,10 @@ def lists(box: SandboxCluster) -> list[str]:
 @asynccontextmanager
 async def ambient(
     directory: Path, attestation: str = "auto", *, policy: str = "", **boxes: SandboxCluster
-) -> AsyncIterator[tuple[House, str]]:
-    """A house whose clusters trust ztunnel, ztunnel on node-1 of east with its token, a pod of shop/cart beside it."""
+) -> AsyncIterator[tuple[RunningSigner, str]]:
+    """A signer whose clusters trust ztunnel, ztunnel on node-1 of east with its token, a pod of shop/cart beside it."""
     setup = trusting(attestation, policy=policy)
-    async with house(directory, clusters=boxes or None, setup=setup) as hub:
+    async with running_signer(directory, clusters=boxes or None, setup=setup) as hub:
         token = start_ztunnel(hub)
         start_pod(hub, "east", "shop", "cart", "cart-0", node="node-1")
         await attested(hub, token)
@@ -132,7 +141,7 @@ async def test_allowed_identities_on_node(tmp_path: Path, attestation: str) -> N
 @MODES
 async def test_empty_allowed_identities(tmp_path: Path, attestation: str) -> None:
     """No account is trusted by default, not even for its own identity."""
-    async with house(tmp_path, setup=trusting(attestation, east="")) as hub:
+    async with running_signer(tmp_path, setup=trusting(attestation, east="")) as hub:
         token = start_ztunnel(hub)
         start_pod(hub, "east", "shop", "cart", "cart-0", node="node-1")
         await attested(hub, token)
@@ -151,7 +160,7 @@ async def test_an_account_that_is_not_trusted(tmp_path: Path) -> None:
 
 
 async def test_trust_in_one_cluster_is_none_in_another(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west"), setup=trusting(east=TRUSTED, west="")) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=trusting(east=TRUSTED, west="")) as hub:
         for cluster in ("east", "west"):
             start_pod(hub, cluster, "shop", "cart", "cart-0", node="node-1")
         token = start_ztunnel(hub, "west")
@@ -182,7 +191,7 @@ async def test_a_pod_that_is_on_no_node_yet(tmp_path: Path) -> None:
 
 async def test_a_ztunnel_of_another_cluster(tmp_path: Path) -> None:
     """Both clusters trust ztunnel and have a node of one name; the pod is in one of them."""
-    async with house(tmp_path, ("east", "west"), setup=trusting()) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=trusting()) as hub:
         tokens = {name: start_ztunnel(hub, name) for name in hub.clusters}
         start_pod(hub, "west", "shop", "cart", "cart-0", node="node-1")
         assert refused(await ask(hub, "east", tokens["east"], SHOP))
@@ -193,7 +202,7 @@ async def test_a_ztunnel_of_another_cluster(tmp_path: Path) -> None:
 
 
 async def test_a_ztunnel_of_a_removed_cluster(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west"), setup=trusting()) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=trusting()) as hub:
         token = start_ztunnel(hub, "west")
         start_pod(hub, "west", "shop", "cart", "cart-0", node="node-1")
         assert (await ask(hub, "west", token, SHOP)).code is grpc.StatusCode.OK
@@ -241,7 +250,7 @@ async def test_unknown_caller(tmp_path: Path, attestation: str) -> None:
         assert not await _served(hub, token, ZTUNNEL)
 
 
-async def _served(hub: House, token: str, identity: SpiffeId) -> bool:
+async def _served(hub: RunningSigner, token: str, identity: SpiffeId) -> bool:
     return (await ask(hub, "east", token, identity)).code is grpc.StatusCode.OK
 
 
@@ -389,7 +398,7 @@ async def test_csr_not_of_the_impersonated_identity(tmp_path: Path) -> None:
 
 
 async def test_dedicated_mode_is_an_ordinary_workload(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         for fields in ({"CertSigner": ""}, {"ImpersonatedIdentity": ""}):
             answer = await hub.ask("east", token, fields=fields)

@@ -17,7 +17,15 @@ from federation.core.pki.path_rules import Purpose
 from federation.core.pki.pem import parse_certificates
 from federation.runtime.clock import SystemClock
 from federation_sandbox.apiserver.faults import Answer as Status
-from tests.signer.house import Answer, House, authority, bundle_of, eventually, house, identity_of
+from tests.signer.running_signer import (
+    Answer,
+    RunningSigner,
+    authority,
+    bundle_of,
+    eventually,
+    identity_of,
+    running_signer,
+)
 from tests.support import pki
 
 IDENTITY = identity_of("foo", "bar")
@@ -32,7 +40,7 @@ SHAPES = [
 
 
 async def test_the_shapes_that_istios_clients_send(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         for kind, subject in SHAPES:
             own = pki.key(f"workload {kind}", kind)
@@ -40,7 +48,7 @@ async def test_the_shapes_that_istios_clients_send(tmp_path: Path) -> None:
             check_leaf(hub, await hub.ask("east", token, csr), own)
 
 
-def check_leaf(hub: House, answer: Answer, own: PrivateKey) -> None:
+def check_leaf(hub: RunningSigner, answer: Answer, own: PrivateKey) -> None:
     """What Istio's clients need of a reply, and what the profile promises."""
     leaf = answer.leaf
     assert leaf.public_key == own.public_key()
@@ -102,7 +110,7 @@ async def test_requests_that_istio_csr_refuses(tmp_path: Path) -> None:
         ),
         "another trust domain": pki.csr_pem("spiffe://other.example/ns/foo/sa/bar"),
     }
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         for name, csr in cases.items():
             answer = await hub.ask("east", token, csr)
@@ -116,7 +124,7 @@ async def test_requests_that_istio_csr_refuses(tmp_path: Path) -> None:
 
 async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -> None:
     """The same answer whether the token, the cluster, the CSR or the policy is at fault."""
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         token = hub.pod("east")
         hub.policies["west"] = 'deny = ["*/*"]'
         await hub.reconfigure()
@@ -152,7 +160,7 @@ async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -
 
 async def test_other_authorization_headers_are_passed_over(tmp_path: Path) -> None:
     """Clients may add any header; CertSigner is sent by every sidecar, usually empty."""
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         answer = await hub.ask(
             "east",
@@ -183,10 +191,10 @@ DURATIONS = [
 
 
 async def test_duration_cap(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.policies = {"east": "longest_ttl = 3600\ndefault_ttl = 1800"}
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         for asked, expected in DURATIONS:
             leaf = (await hub.ask("east", token, seconds=asked)).leaf
@@ -201,7 +209,7 @@ async def test_a_leaf_never_outlives_its_issuers(tmp_path: Path) -> None:
     )
     ca = pki.intermediate("short 2", above, not_before=now - pki.DAY, not_after=now + timedelta(hours=5))
 
-    async with house(tmp_path, ca=ca) as hub:
+    async with running_signer(tmp_path, ca=ca) as hub:
         leaf = (await hub.ask("east", hub.pod("east"), seconds=86400)).leaf
         assert leaf.not_after == root.certificate.not_after
 
@@ -212,7 +220,7 @@ async def test_several_intermediates_give_one_element_each(tmp_path: Path) -> No
     root = pki.root("tall", **span)
     upper = pki.intermediate("tall 1", root, path_length=1, **span)
     ca = pki.intermediate("tall 2", upper, **span)
-    async with house(tmp_path, ca=ca) as hub:
+    async with running_signer(tmp_path, ca=ca) as hub:
         elements = (await hub.ask("east", hub.pod("east"))).elements
         assert len(elements) == 4
         assert elements[1:3] == (ca.certificate.pem.decode(), upper.certificate.pem.decode())
@@ -223,10 +231,10 @@ async def test_several_intermediates_give_one_element_each(tmp_path: Path) -> No
 async def test_several_roots_come_in_the_last_element(tmp_path: Path) -> None:
     second = authority("second")
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.pins = [second]
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         one = await hub.ask("east", token)
         await hub.publish(hub.ca, second)
@@ -239,7 +247,7 @@ async def test_several_roots_come_in_the_last_element(tmp_path: Path) -> None:
 
 async def test_authenticators_fall_back_from_keys_to_review(tmp_path: Path) -> None:
     """First that can decide wins: with keys gone the API server is asked, and the caller notices nothing."""
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box, token = hub.clusters["east"], hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         attestor = next(iter(hub.role._members.current.values()))

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.core.config.clusters import IstioConfig
 from federation.core.istio.istiod import istiod_names
-from tests.signer.house import Answer, House, house, identity_of
+from tests.signer.running_signer import Answer, RunningSigner, identity_of, running_signer
 from tests.support import pki
 
 NAMES = istiod_names(IstioConfig(), "istio-system", ["canary"])
@@ -24,7 +24,7 @@ def csr(*names: str, uris: tuple[str, ...] = ()) -> str:
     return pki.csr_pem(san=x509.SubjectAlternativeName(entries))
 
 
-def token(hub: House, cluster: str = "east") -> str:
+def token(hub: RunningSigner, cluster: str = "east") -> str:
     return hub.clusters[cluster].token(*ACCOUNT)
 
 
@@ -37,7 +37,7 @@ async def test_it_gets_a_server_s_certificate_for_these_names_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "federation.signer.audit")
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         answer = await hub.ask("east", token(hub), csr(*NAMES), seconds=0)
         leaf = answer.leaf
         assert leaf.uris == ()
@@ -53,7 +53,7 @@ async def test_it_gets_a_server_s_certificate_for_these_names_and_nothing_else(
 
 
 async def test_it_never_gets_an_identity_and_no_name_of_another_server(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         own = token(hub)
         assert refused(await hub.ask("east", own, identity=identity_of(*ACCOUNT)))
         assert refused(await hub.ask("east", own, csr(NAMES[0], uris=(str(identity_of(*ACCOUNT)),))))
@@ -64,7 +64,7 @@ async def test_it_never_gets_an_identity_and_no_name_of_another_server(tmp_path:
 
 
 async def test_no_other_account_gets_a_dns_name(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box = hub.clusters["east"]
         for caller in (
             hub.pod("east"),
@@ -76,16 +76,16 @@ async def test_no_other_account_gets_a_dns_name(tmp_path: Path) -> None:
 
 
 async def test_the_account_of_another_cluster_gets_nothing_here(tmp_path: Path) -> None:
-    async with house(tmp_path, ("east", "west")) as hub:
+    async with running_signer(tmp_path, ("east", "west")) as hub:
         assert refused(await hub.ask("east", token(hub, "west"), csr(*NAMES)))
         assert (await hub.ask("west", token(hub, "west"), csr(*NAMES))).code is grpc.StatusCode.OK
 
 
 async def test_policy_denies_it_and_the_operator_turns_it_off(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.policies = {"west": 'deny = ["federation-system/federation-istiod"]'}
 
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         assert refused(await hub.ask("west", token(hub, "west"), csr(*NAMES)))
         assert hub.refused("west") == {"account_not_allowed": 1}
         hub.policies["east"] = "\n[clusters.istio]\nprovide_certificate = false\n"
@@ -96,7 +96,7 @@ async def test_policy_denies_it_and_the_operator_turns_it_off(tmp_path: Path) ->
 
 
 async def test_the_names_follow_the_configuration(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.policies["east"] = (
             '\n[clusters.istio]\nnamespaces = ["istio-b"]\nrevisions = ["blue"]\n'
             'extra_names = ["istiod.east.example"]\n'

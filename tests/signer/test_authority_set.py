@@ -25,7 +25,7 @@ from federation.signer.authorities.back_ends import make_authority
 from federation.signer.authorities.limiter import Limiter
 from federation.signer.authorities.selection import choose
 from federation.signer.generations import PinnedRoots
-from tests.signer.house import SERVER_NAME, TRUST_DOMAIN
+from tests.signer.running_signer import SERVER_NAME, TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import grpc
 
-from tests.signer.house import bundle_of, house, identity_of
+from tests.signer.running_signer import bundle_of, identity_of, running_signer
 
 
 async def test_a_workload_gets_a_certificate(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         answer = await hub.ask("east", hub.pod("east"))
         assert answer.code is grpc.StatusCode.OK, (answer, hub.role.report())
         leaf = answer.leaf

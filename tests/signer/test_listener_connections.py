@@ -49,7 +49,7 @@ from tests.bench.callers import (
     header_block,
 )
 from tests.bench.signing import serving_pair_files
-from tests.signer.house import eventually
+from tests.signer.running_signer import eventually
 from tests.support.key_updates import key_updates
 from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection

@@ -26,7 +26,7 @@ from federation.signer.attestation.node_pods import MEMORY, PROBLEM_LASTS, NodeP
 from federation_sandbox.apiserver.faults import Answer as Status
 from federation_sandbox.apiserver.faults import Delay, Effect, Fault, Garbage, Hang
 from federation_sandbox.cluster import SandboxCluster
-from tests.signer.house import eventually
+from tests.signer.running_signer import eventually
 from tests.support.clock import VirtualClock
 
 CART = ServiceAccountRef("shop", "cart")

@@ -11,7 +11,7 @@ from federation.core.documents.signer import PinsTable
 from federation.signer.generations import PINS, PinHistory, TrustFollower
 from federation.state.kubernetes_store import Namespaces
 from tests.controller.test_rotation_driver import FailingStore
-from tests.signer.house import TRUST_DOMAIN
+from tests.signer.running_signer import TRUST_DOMAIN
 from tests.signer.test_trust import STRANGE, A, B, Controller
 from tests.support import pki
 from tests.support.clock import VirtualClock

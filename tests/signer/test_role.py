@@ -15,17 +15,25 @@ from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation_sandbox.apiserver.faults import Delay
-from tests.signer.house import TRUST_DOMAIN, House, authority, bundle_of, eventually, house, identity_of
+from tests.signer.running_signer import (
+    TRUST_DOMAIN,
+    RunningSigner,
+    authority,
+    bundle_of,
+    eventually,
+    identity_of,
+    running_signer,
+)
 from tests.support import pki
 from tests.support.patience import PATIENCE
 
 
-def reasons(hub: House) -> str:
+def reasons(hub: RunningSigner) -> str:
     return "; ".join(hub.role.report().reasons)
 
 
 async def test_not_ready_without_a_bundle_and_listening_only_with_a_certificate(tmp_path: Path) -> None:
-    async with house(tmp_path, start=False) as hub:
+    async with running_signer(tmp_path, start=False) as hub:
         await hub.start()
         await eventually(lambda: "controller has not written" in reasons(hub))
         assert not hub.role.report().ready
@@ -41,7 +49,7 @@ async def test_not_ready_without_a_bundle_and_listening_only_with_a_certificate(
 
 
 async def test_not_ready_without_an_authority(tmp_path: Path) -> None:
-    async with house(tmp_path, start=False) as hub:
+    async with running_signer(tmp_path, start=False) as hub:
         key = tmp_path / "authority" / "ca-key.pem"
         key.chmod(0o644)
         await hub.publish()
@@ -53,7 +61,7 @@ async def test_not_ready_without_an_authority(tmp_path: Path) -> None:
 
 
 async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         await hub.ask("east", hub.pod("east"))
 
         async def counted() -> SignerReport | None:
@@ -82,7 +90,7 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
 async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays(
     tmp_path: Path, wrong: dict[str, Any], told: str
 ) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         await hub.publish(**wrong)
@@ -102,7 +110,7 @@ async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays
 async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
     """A stolen controller cannot add a root; the operator's pin can."""
     second = authority("not pinned")
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         await hub.publish(hub.ca, second)
         await eventually(lambda: any(second.root.sha256 in found for found in hub.role.report().not_applied))
         assert hub.role.report().generation == 1
@@ -113,7 +121,7 @@ async def test_an_anchor_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
 
 
 async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         await hub.publish()
         await eventually(lambda: hub.role.report().generation == 2)
         hub.generation = 0
@@ -125,10 +133,10 @@ async def test_generations_do_not_run_backwards(tmp_path: Path) -> None:
 async def test_a_generation_that_was_rewritten_is_refused(tmp_path: Path) -> None:
     second = authority("second")
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.pins = [second]
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         hub.generation = 0
         await hub.publish(hub.ca, second)
         await eventually(lambda: any("was changed after" in found for found in hub.role.report().not_applied))
@@ -141,7 +149,7 @@ async def test_a_generation_that_was_rewritten_is_refused(tmp_path: Path) -> Non
 
 
 async def test_a_damaged_store_stops_no_certificate_that_is_accounted_for(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         for document in (tmp_path / "state" / "documents").iterdir():
@@ -154,10 +162,10 @@ async def test_a_damaged_store_stops_no_certificate_that_is_accounted_for(tmp_pa
 
 
 async def test_a_cluster_is_added_without_a_restart(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.registered.remove("west")
 
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         attestor = next(iter(hub.role._members.current.values()))
         hub.registered.append("west")
         await hub.reconfigure()
@@ -167,7 +175,7 @@ async def test_a_cluster_is_added_without_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_change_of_policy_takes_effect_and_costs_no_caches(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         attestor = next(iter(hub.role._members.current.values()))
         hub.policies["east"] = 'allow = ["shop/*"]'
@@ -182,7 +190,7 @@ async def test_a_change_of_policy_takes_effect_and_costs_no_caches(tmp_path: Pat
 
 
 async def test_a_bad_configuration_changes_nothing_and_is_reported(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         hub.config_file.write_text("nonsense = [")
         assert not await hub.config.reload()
         assert hub.role.report().config_problems
@@ -190,17 +198,17 @@ async def test_a_bad_configuration_changes_nothing_and_is_reported(tmp_path: Pat
 
 
 async def test_what_needs_a_restart_is_said(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
-        hub.door_options = "max_concurrent = 3"
+    async with running_signer(tmp_path) as hub:
+        hub.listener_options = "max_concurrent = 3"
         await hub.reconfigure()
         assert any("after a restart" in warning for warning in hub.role.report().warnings)
-        hub.door_options = ""
+        hub.listener_options = ""
         await hub.reconfigure()
         assert hub.role.report().warnings == []
 
 
 async def test_another_authority_takes_over_without_a_restart(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         root = pki.Authority(hub.ca.root, pki.key("root a of signer"), (), hub.ca.root)
         now = hub.clock.now().replace(microsecond=0)
@@ -225,10 +233,10 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
     """Swapped in mid-load, truncated, and under a root that is not published yet: the last good pair signs on."""
     second = authority("second chain")
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.pins = [second]
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token, old = hub.pod("east"), hub.ca.certificate
         chain, key = tmp_path / "authority" / "ca-chain.pem", tmp_path / "authority" / "ca-key.pem"
 
@@ -259,7 +267,7 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
         rotated = SigningDirectives(
             rotation=1, state="RETIRED", issuer=second.certificate.sha256, root=second.root.sha256
         )
-        await hub.order(rotated)
+        await hub.direct(rotated)
         await eventually(lambda: hub.role.report().authority.sha256 == second.certificate.sha256)  # type: ignore[union-attr]
         answer = await hub.ask("east", token, trust=bundle_of(hub.ca, second))
         assert answer.elements[1] == second.certificate.pem.decode()
@@ -270,10 +278,10 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
 
 
 async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options = {"east": 'attestation = "token-review"'}
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Delay(1.0), resource="tokenreviews"):
             under_way = asyncio.create_task(hub.ask("east", token))
@@ -287,10 +295,10 @@ async def test_draining_finishes_what_is_under_way(tmp_path: Path) -> None:
 
 
 async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
-        hub.door_options = "serving_lifetime = 60"
+    def setup(hub: RunningSigner) -> None:
+        hub.listener_options = "serving_lifetime = 60"
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         first = hub.role._listener.serving.certificate
         assert first is not None
@@ -305,7 +313,7 @@ async def test_the_doors_certificate_is_renewed_in_place(tmp_path: Path) -> None
         assert await shown_certificate(hub) == shown.der
 
 
-async def shown_certificate(hub: House) -> bytes:
+async def shown_certificate(hub: RunningSigner) -> bytes:
     """What the listener shows in a handshake now, over TLS 1.2 or later with ALPN h2."""
     import ssl
 
@@ -329,7 +337,7 @@ async def shown_certificate(hub: House) -> bytes:
 
 
 async def test_the_door_shows_its_intermediate_and_nothing_else(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         leaf = hub.role._listener.serving.certificate
         assert leaf is not None
         assert await shown_certificate(hub) == leaf.der

@@ -18,14 +18,22 @@ from federation.core.documents.signer import AuthorityReport, ExpiryBoundTable, 
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import State
 from federation.signer.authorities.authority import IssuedLeaf, LeafRequest
-from tests.signer.house import Answer, House, authority, bundle_of, eventually, house, local_table
+from tests.signer.running_signer import (
+    Answer,
+    RunningSigner,
+    authority,
+    bundle_of,
+    eventually,
+    local_table,
+    running_signer,
+)
 from tests.support import pki
 
 OK = grpc.StatusCode.OK
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
-def tables(hub: House, ca: pki.Authority, section: str, name: str) -> str:
+def tables(hub: RunningSigner, ca: pki.Authority, section: str, name: str) -> str:
     """``[signer.<section>]`` of files of that authority, which are written."""
     chain, key, _ = ca.write(hub.directory / f"files of {ca.certificate.sha256[:8]}")
     return local_table(section, name, chain, key)
@@ -33,9 +41,9 @@ def tables(hub: House, ca: pki.Authority, section: str, name: str) -> str:
 
 @dataclass
 class Rotating:
-    """A house with two clusters, an authority of the root A and a successor of the root B."""
+    """A signer with two clusters, an authority of the root A and a successor of the root B."""
 
-    hub: House
+    hub: RunningSigner
     a: pki.Authority
     b: pki.Authority
     tokens: dict[str, str]
@@ -56,7 +64,7 @@ class Rotating:
 
     async def enter(self, state: State, **more: object) -> None:
         directives = self.directives(state, **more)
-        await self.hub.order(directives)
+        await self.hub.direct(directives)
         await self.hub.follows(directives)
 
     async def publish(self, *roots: pki.Authority, **more: Any) -> None:
@@ -101,17 +109,17 @@ class Rotating:
 
 @asynccontextmanager
 async def rotating(
-    directory: Path, *, setup: Callable[[House, pki.Authority], None] | None = None
+    directory: Path, *, setup: Callable[[RunningSigner, pki.Authority], None] | None = None
 ) -> AsyncIterator[Rotating]:
     a, b = authority("a"), authority("b")
 
-    def both(hub: House) -> None:
+    def both(hub: RunningSigner) -> None:
         hub.pins = [b]
         hub.successor_table = tables(hub, b, "successor", "new")
         if setup is not None:
             setup(hub, b)
 
-    async with house(directory, ("east", "west"), ca=a, setup=both) as hub:
+    async with running_signer(directory, ("east", "west"), ca=a, setup=both) as hub:
         tokens = {name: hub.pod(name) for name in ("east", "west")}
         yield Rotating(hub, a, b, tokens)
 
@@ -124,7 +132,7 @@ async def test_a_successor_is_good_before_its_root_is_published_and_signs_for_no
         assert it.successor.not_after > it.hub.clock.now().timestamp()
         assert it.hub.role.report().ready
         assert await it.signers() == ("a", "a")
-        await it.hub.order(it.directives(State.ACTIVE))
+        await it.hub.direct(it.directives(State.ACTIVE))
         assert await it.signers() == ("UNAVAILABLE", "UNAVAILABLE"), "directives alone publish nothing"
         assert it.hub.refused("east") == {"unpublished_anchor": 1}
         assert it.cluster("east").reason == "unpublished_anchor"
@@ -132,7 +140,7 @@ async def test_a_successor_is_good_before_its_root_is_published_and_signs_for_no
 
 
 async def test_a_successor_whose_root_is_not_pinned_is_not_ready(tmp_path: Path) -> None:
-    def setup(hub: House, _: pki.Authority) -> None:
+    def setup(hub: RunningSigner, _: pki.Authority) -> None:
         hub.pins = []
 
     async with rotating(tmp_path, setup=setup) as it:
@@ -146,14 +154,14 @@ async def test_a_successor_whose_root_is_not_pinned_is_not_ready(tmp_path: Path)
 
 
 async def test_a_successor_that_does_not_sign_is_not_ready(tmp_path: Path) -> None:
-    def setup(hub: House, b: pki.Authority) -> None:
+    def setup(hub: RunningSigner, b: pki.Authority) -> None:
         (hub.directory / f"files of {b.certificate.sha256[:8]}" / "ca-key.pem").unlink()
 
     async with rotating(tmp_path, setup=setup) as it:
         await eventually(lambda: "cannot read" in it.successor.detail, describe=lambda: it.successor)
         assert it.hub.role.report().ready
         await it.publish(it.a, it.b)
-        await it.hub.order(it.directives(State.ACTIVE))
+        await it.hub.direct(it.directives(State.ACTIVE))
         await eventually(lambda: not it.hub.role.report().ready)
         reasons = "; ".join(it.hub.role.report().reasons)
         assert "no authority may sign" in reasons
@@ -214,7 +222,7 @@ async def test_a_whole_rotation_and_no_request_fails(tmp_path: Path) -> None:
             assert hub.role._authorities.authority is inherited, "the very same authority goes on"
             await settled("b", "b")
             it.number = 2
-            await it.hub.order(it.directives(State.STAGED, issuer=it.b.certificate.sha256))
+            await it.hub.direct(it.directives(State.STAGED, issuer=it.b.certificate.sha256))
             await settled("b", "b")
         assert Counter(answer.code for _, answer in answers) == {OK: len(answers)}
 
@@ -373,7 +381,7 @@ async def test_another_successor_takes_the_place_of_the_one_that_inherited(tmp_p
 async def test_a_quarantined_cluster_gets_nothing_and_others_all(tmp_path: Path) -> None:
     async with rotating(tmp_path) as it:
         assert await it.signers() == ("a", "a")
-        await it.hub.order(SigningDirectives(stopped={"west": "broken into"}))
+        await it.hub.direct(SigningDirectives(stopped={"west": "broken into"}))
         assert await it.signers() == ("a", "UNAVAILABLE")
         assert it.hub.refused("west") == {"quarantined": 1}
         report = it.cluster("west")
@@ -381,7 +389,7 @@ async def test_a_quarantined_cluster_gets_nothing_and_others_all(tmp_path: Path)
         assert "broken into" in report.detail
         assert it.cluster("east").state == "ready"
         assert it.hub.role.report().ready
-        await it.hub.order(SigningDirectives())
+        await it.hub.direct(SigningDirectives())
         assert await it.signers() == ("a", "a")
 
 
@@ -466,7 +474,7 @@ async def test_bounds_that_cannot_be_read_at_the_start_stop_issuing(tmp_path: Pa
         assert await it.signers() == ("a", "a")
 
 
-async def horizon_rows(hub: House) -> dict[tuple[str, str, int], float]:
+async def horizon_rows(hub: RunningSigner) -> dict[tuple[str, str, int], float]:
     stored = await hub.store.read("horizons/signer-0")
     assert stored is not None
     rows = decode(stored.data, ExpiryBoundTable, key="horizons/signer-0").rows
@@ -492,11 +500,11 @@ async def test_what_changes_behind_its_back_is_seen_before_a_leaf_leaves(
                 done.set()
                 match what:
                     case "orders":
-                        await hub.order(it.directives(State.ACTIVE))
+                        await hub.direct(it.directives(State.ACTIVE))
                     case "generation":
                         await hub.publish(it.a, it.b)
                     case _:
-                        await hub.order(it.directives(State.PUBLISHING, stopped={"east": "broken into"}))
+                        await hub.direct(it.directives(State.PUBLISHING, stopped={"east": "broken into"}))
             return version
 
         monkeypatch.setattr(hub.store, "write", and_then)
@@ -529,7 +537,7 @@ async def test_orders_that_change_while_a_leaf_is_signed(
             issued = await issue(order)
             signed.append(issued)
             if len(signed) == 1:
-                await hub.order(it.directives(State.ACTIVE))
+                await hub.direct(it.directives(State.ACTIVE))
             return issued
 
         monkeypatch.setattr(authority, "issue", slowly)
@@ -573,7 +581,7 @@ async def test_another_intermediate_under_the_root_in_force_signs_at_once(tmp_pa
         await eventually(lambda: hub.role.report().signs == renewed.certificate.sha256)
         assert (await it.ask("east")).elements[1] == renewed.certificate.pem.decode()
         left = [it.a.certificate.sha256]
-        await hub.order(it.directives(State.STABLE, issuer=renewed.certificate.sha256, left=left))
+        await hub.direct(it.directives(State.STABLE, issuer=renewed.certificate.sha256, left=left))
         it.a.write(hub.directory / "authority")
         report = await refused(it)
         assert report.sha256 == renewed.certificate.sha256
@@ -602,7 +610,7 @@ async def test_files_that_are_exchanged_for_another_root_sign_nothing(tmp_path: 
         await eventually(lambda: (hub.role.report().authority or it.successor).state == "ready")
 
 
-def beside(ca: pki.Authority, name: str, hub: House) -> pki.Authority:
+def beside(ca: pki.Authority, name: str, hub: RunningSigner) -> pki.Authority:
     """Another intermediate under the root of that one."""
     root = pki.Authority(ca.root, pki.key("root a of signer"), (), ca.root)
     now = hub.clock.now().replace(microsecond=0)

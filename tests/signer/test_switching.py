@@ -17,15 +17,15 @@ from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.canary import PROBE
 from tests.authorities.vault_hub import given_token, secret_file, server_context
 from tests.authorities.vault_server import VaultServer, vault_server
-from tests.signer.house import (
+from tests.signer.running_signer import (
     SERVER_NAME,
     Answer,
-    House,
+    RunningSigner,
     authority,
     bundle_of,
     eventually,
-    house,
     identity_of,
+    running_signer,
 )
 
 CALLER = str(identity_of("foo", "bar"))
@@ -47,14 +47,14 @@ def vault_table(
     )
 
 
-def report_of(hub: House) -> AuthorityReport:
+def report_of(hub: RunningSigner) -> AuthorityReport:
     report = hub.role.report().authority
     assert report is not None
     return report
 
 
 @asynccontextmanager
-async def asking(hub: House, token: str) -> AsyncIterator[list[Answer]]:
+async def asking(hub: RunningSigner, token: str) -> AsyncIterator[list[Answer]]:
     """Callers that ask again and again meanwhile."""
     answers: list[Answer] = []
 
@@ -71,7 +71,7 @@ async def asking(hub: House, token: str) -> AsyncIterator[list[Answer]]:
 
 async def test_another_kind_of_authority_takes_over_and_no_request_fails(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
-    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+    async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
         token = hub.pod("east")
         async with asking(hub, token) as answers:
             await eventually(lambda: len(answers) > 20)
@@ -94,7 +94,7 @@ async def test_another_kind_of_authority_takes_over_and_no_request_fails(tmp_pat
 
 async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
-    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+    async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
         async with server.stopped():
             hub.authority_table = vault_table(server, tmp_path, ca_file)
             await hub.reconfigure()
@@ -109,7 +109,7 @@ async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) ->
 
 async def test_a_role_that_is_missing_is_found_out_before_anybody_depends_on_it(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
-    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+    async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
         role = server.pki.roles.pop("mesh-door")
         hub.authority_table = vault_table(server, tmp_path, ca_file)
         await hub.reconfigure()
@@ -124,10 +124,10 @@ async def test_an_outage_opens_the_circuit_and_what_was_issued_stays_good(tmp_pa
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
 
-        def setup(hub: House) -> None:
+        def setup(hub: RunningSigner) -> None:
             hub.authority_table = vault_table(server, tmp_path, ca_file)
 
-        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+        async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
             token = hub.pod("east")
             leaf = (await hub.ask("east", token)).leaf
             async with server.stopped():
@@ -149,11 +149,11 @@ async def test_more_than_the_quota_is_refused_early_and_told(tmp_path: Path) -> 
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
 
-        def setup(hub: House) -> None:
+        def setup(hub: RunningSigner) -> None:
             hub.authority_table = vault_table(server, tmp_path, ca_file, more="quota = 4")
-            hub.door_options = 'deadline = "3s"'
+            hub.listener_options = 'deadline = "3s"'
 
-        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+        async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
             token = hub.pod("east")
             await eventually(lambda: report_of(hub).share == 4.0, describe=lambda: report_of(hub))
             answers = await asyncio.gather(*(hub.ask("east", token) for _ in range(30)))
@@ -171,10 +171,10 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server:
 
-        def setup(hub: House) -> None:
+        def setup(hub: RunningSigner) -> None:
             hub.authority_table = vault_table(server, tmp_path, ca_file)
 
-        async with house(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
+        async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
             shown = hub.role._listener.serving.certificate
             assert isinstance(shown, Certificate)
             assert server.count("pki/issuer/default/sign/mesh-door") == 1
@@ -183,7 +183,7 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
 
 async def test_a_violation_is_an_alarm_in_the_report(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
-    async with vault_server(context) as server, house(tmp_path / "hub", ca=server.pki.ca) as hub:
+    async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
         hub.authority_table = vault_table(server, tmp_path, ca_file)
         await hub.reconfigure()
         await eventually(lambda: report_of(hub).kind == "vault")
@@ -202,11 +202,11 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
     async with vault_server(context) as server:
         old, new = authority("a"), server.pki.ca
 
-        def setup(hub: House) -> None:
+        def setup(hub: RunningSigner) -> None:
             more = "quota = 50"
             hub.successor_table = vault_table(server, tmp_path, ca_file, more=more, section="successor")
 
-        async with house(tmp_path / "hub", ca=old, setup=setup) as hub:
+        async with running_signer(tmp_path / "hub", ca=old, setup=setup) as hub:
 
             def successor() -> AuthorityReport:
                 report = hub.role.report().successor
@@ -236,7 +236,7 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
                 "it is not asked for callers"
             )
             await hub.publish(old, new)
-            await hub.order(
+            await hub.direct(
                 SigningDirectives(rotation=1, state="ACTIVE", issuer=new.certificate.sha256, strict=True)
             )
             await eventually(lambda: hub.role.report().generation == 2)
@@ -253,14 +253,14 @@ async def test_a_back_end_whose_issuer_is_changed_on_its_own_side(tmp_path: Path
     async with vault_server(context) as server:
         first, other = server.pki.ca, authority("another root")
 
-        def setup(hub: House) -> None:
+        def setup(hub: RunningSigner) -> None:
             hub.authority_table = vault_table(server, tmp_path, ca_file)
             hub.pins = [other]
 
-        async with house(tmp_path / "hub", ca=first, setup=setup) as hub:
+        async with running_signer(tmp_path / "hub", ca=first, setup=setup) as hub:
             token, trust = hub.pod("east"), bundle_of(first, other)
             await hub.publish(first, other)
-            await hub.order(SigningDirectives(issuer=first.certificate.sha256, root=first.root.sha256))
+            await hub.direct(SigningDirectives(issuer=first.certificate.sha256, root=first.root.sha256))
             await eventually(lambda: hub.role.report().generation == 2)
             assert (await hub.ask("east", token, trust=trust)).elements[1] == first.certificate.pem.decode()
 

@@ -17,20 +17,20 @@ from federation.core.identity import ClusterName
 from federation.core.istio.ca_protocol import METHOD
 from federation.signer.attestation.token_review import TokenReviewer
 from federation_sandbox.apiserver.faults import Delay, Hang
-from tests.signer.house import Answer, House, eventually, house
+from tests.signer.running_signer import Answer, RunningSigner, eventually, running_signer
 
 
-def reviewing(*, request_timeout: float = 5.0, **listener: object) -> Callable[[House], None]:
-    def setup(hub: House) -> None:
+def reviewing(*, request_timeout: float = 5.0, **listener: object) -> Callable[[RunningSigner], None]:
+    def setup(hub: RunningSigner) -> None:
         hub.request_timeout = request_timeout
         hub.options = dict.fromkeys(hub.clusters, 'attestation = "token-review"')
-        hub.door_options = "\n".join(f"{name} = {value}" for name, value in listener.items())
+        hub.listener_options = "\n".join(f"{name} = {value}" for name, value in listener.items())
 
     return setup
 
 
 async def test_a_message_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         answer = await hub.ask("east", token, message=b"\x0a" + b"x" * 70_000)
         assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -39,7 +39,7 @@ async def test_a_message_that_is_too_large_is_refused_before_it_is_read(tmp_path
 
 
 async def test_metadata_that_is_too_large_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         answer = await hub.ask("east", "x" * 20_000)
         assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert hub.role.report().latency.count == 0
@@ -47,7 +47,7 @@ async def test_metadata_that_is_too_large_is_refused(tmp_path: Path) -> None:
 
 async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
     setup = reviewing(max_concurrent=4, max_concurrent_per_cluster=4, request_timeout=20)
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         tokens = [hub.pod("east", name=f"bar-{n}") for n in range(8)]
         with hub.clusters["east"].faults.inject(Delay(8), resource="tokenreviews"):
             codes = [
@@ -63,7 +63,7 @@ async def test_past_its_limit_the_door_answers_early(tmp_path: Path) -> None:
 
 async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> None:
     setup = reviewing(max_concurrent=16, max_concurrent_per_cluster=3, deadline=10, request_timeout=20)
-    async with house(tmp_path, ("east", "west"), setup=setup) as hub:
+    async with running_signer(tmp_path, ("east", "west"), setup=setup) as hub:
         storm = [hub.pod("west", name=f"bar-{n}") for n in range(8)]
         await eventually(
             lambda: hub.role.report().clusters["west"].keys
@@ -86,7 +86,7 @@ async def test_one_clusters_storm_leaves_room_for_the_others(tmp_path: Path) -> 
 
 async def test_a_review_that_ends_with_its_connection_is_told_as_an_outage(tmp_path: Path) -> None:
     """Agents retry that; a call that ends without any status would leave them waiting."""
-    async with house(tmp_path, setup=reviewing()) as hub:
+    async with running_signer(tmp_path, setup=reviewing()) as hub:
         token = hub.pod("east")
         await eventually(
             lambda: hub.role.report().clusters["east"].keys
@@ -108,13 +108,13 @@ async def test_something_else_that_is_cancelled_leaves_no_caller_without_a_statu
     async def ended(*_: object) -> None:
         raise asyncio.CancelledError
 
-    async with house(tmp_path, setup=reviewing()) as hub:
+    async with running_signer(tmp_path, setup=reviewing()) as hub:
         monkeypatch.setattr(TokenReviewer, "review", ended)
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=reviewing()) as hub:
+    async with running_signer(tmp_path, setup=reviewing()) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             answer = await hub.ask("east", token, timeout=0.3)
@@ -124,7 +124,7 @@ async def test_a_caller_that_goes_away_leaves_its_slot(tmp_path: Path) -> None:
 
 
 async def test_another_method_is_not_there(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub, hub.channel() as channel:
+    async with running_signer(tmp_path) as hub, hub.channel() as channel:
         for method in (f"{METHOD}s", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await channel.unary_unary(method)(b"", timeout=5)
@@ -132,7 +132,7 @@ async def test_another_method_is_not_there(tmp_path: Path) -> None:
 
 
 async def test_tls_is_1_2_or_later_and_speaks_h2_only(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         assert hub.role.address is not None
         for version, good in ((ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)):
             context = ssl.create_default_context(cadata=hub.ca.root.pem.decode())
@@ -162,7 +162,7 @@ async def handshakes(address: Address, context: ssl.SSLContext) -> bool:
 
 
 async def test_garbage_on_the_port_harms_nobody(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         assert hub.role.address is not None
         for data in (
             b"GET / HTTP/1.1\r\n\r\n",
@@ -181,7 +181,7 @@ async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        async with house(tmp_path, start=False) as hub:
+        async with running_signer(tmp_path, start=False) as hub:
             await hub.publish()
             await hub.start()
             hub.role._listener._listen = Address("127.0.0.1", taken.getsockname()[1])
@@ -194,10 +194,10 @@ async def test_a_taken_port_is_told_and_tried_again(tmp_path: Path) -> None:
 async def test_pings_of_idle_agents_are_answered(tmp_path: Path) -> None:
     """Agents ping every 30 s without a call under way; gRPC's own floor of five minutes would cut them off."""
 
-    def setup(hub: House) -> None:
-        hub.door_options = "min_keepalive_interval = 1"
+    def setup(hub: RunningSigner) -> None:
+        hub.listener_options = "min_keepalive_interval = 1"
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         assert hub.role.address is not None
         options = [
             ("grpc.ssl_target_name_override", "federation-hub.federation-system.svc"),

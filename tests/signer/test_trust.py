@@ -14,7 +14,7 @@ from federation.core.errors import NotReady, StateUnavailable
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.signer.generations import MOST_OLDER, TrustFollower, TrustInForce
 from federation.state.files import FileStore
-from tests.signer.house import TRUST_DOMAIN
+from tests.signer.running_signer import TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock
 

@@ -17,26 +17,28 @@ from federation.signer import registry
 from federation.signer.attestation.token_review import TokenReviewer
 from federation.signer.attestation.tokens import Token
 from federation_sandbox.apiserver.faults import Hang
-from tests.signer.house import SERVER_NAME, House, eventually, house
+from tests.signer.running_signer import SERVER_NAME, RunningSigner, eventually, running_signer
 from tests.signer.tokens import b64
 from tests.support.patience import PATIENCE
 from tests.support.raw_http2 import RawConnection
 
 
-def with_door(**options: object) -> Callable[[House], None]:
-    def setup(hub: House) -> None:
-        hub.door_options = "\n".join(f"{name} = {value}" for name, value in options.items())
+def with_listener(**options: object) -> Callable[[RunningSigner], None]:
+    def setup(hub: RunningSigner) -> None:
+        hub.listener_options = "\n".join(f"{name} = {value}" for name, value in options.items())
 
     return setup
 
 
-def raw(hub: House) -> RawConnection:
+def raw(hub: RunningSigner) -> RawConnection:
     assert hub.role.address is not None
     return RawConnection(hub.role.address, hub.ca.root.pem, SERVER_NAME)
 
 
 async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(max_concurrent=8, max_concurrent_per_cluster=8)) as hub:
+    async with running_signer(
+        tmp_path, setup=with_listener(max_concurrent=8, max_concurrent_per_cluster=8)
+    ) as hub:
         async with contextlib.AsyncExitStack() as stack:
             flood = [await stack.enter_async_context(raw(hub)) for _ in range(3)]
             for connection in flood:
@@ -51,7 +53,7 @@ async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None
 
 
 async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(receive_deadline=3.0)) as hub:
+    async with running_signer(tmp_path, setup=with_listener(receive_deadline=3.0)) as hub:
         async with raw(hub) as connection:
             silent, dripping = connection.headers(), connection.headers()
             connection.data(dripping, b"\x00\x00\x00\x10\x00")
@@ -65,7 +67,7 @@ async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path
 
 
 async def test_bare_connections_are_closed(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(receive_deadline=0.5)) as hub:
+    async with running_signer(tmp_path, setup=with_listener(receive_deadline=0.5)) as hub:
         assert hub.role.address is not None
         reader, writer = await asyncio.open_connection(hub.role.address.host, hub.role.address.port)
         async with asyncio.timeout(PATIENCE):
@@ -74,7 +76,7 @@ async def test_bare_connections_are_closed(tmp_path: Path) -> None:
 
 
 async def test_connections_are_bounded(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(max_connections=16, receive_deadline=60)) as hub:
+    async with running_signer(tmp_path, setup=with_listener(max_connections=16, receive_deadline=60)) as hub:
         address = hub.role.address
         assert address is not None
         held = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
@@ -91,8 +93,8 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
 
 async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
     """Or a single one could take every place of the listener before another is told from it."""
-    setup = with_door(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
-    async with house(tmp_path, setup=setup) as hub, raw(hub) as connection:
+    setup = with_listener(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
+    async with running_signer(tmp_path, setup=setup) as hub, raw(hub) as connection:
         async with asyncio.timeout(PATIENCE):
             await connection.settled.wait()
         for _ in range(16):
@@ -112,7 +114,10 @@ async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_connection_on_which_nothing_is_called_is_closed(tmp_path: Path) -> None:
-    async with house(tmp_path, setup=with_door(max_connection_idle=10)) as hub, raw(hub) as connection:
+    async with (
+        running_signer(tmp_path, setup=with_listener(max_connection_idle=10)) as hub,
+        raw(hub) as connection,
+    ):
         async with asyncio.timeout(PATIENCE):
             await connection.settled.wait()
             await connection.closed.wait()
@@ -121,11 +126,11 @@ async def test_a_connection_on_which_nothing_is_called_is_closed(tmp_path: Path)
 async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
     """The deadline for receiving ends with the message: what the hub does then may take longer."""
 
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options["east"] = 'attestation = "token-review"'
-        hub.door_options = "receive_deadline = 1.5\ndeadline = 4"
+        hub.listener_options = "receive_deadline = 1.5\ndeadline = 4"
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         token = hub.pod("east")
         with hub.clusters["east"].faults.inject(Hang(), resource="tokenreviews"):
             began = time.monotonic()
@@ -142,7 +147,7 @@ async def test_a_slow_review_has_its_own_time(tmp_path: Path) -> None:
     ],
 )
 async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: bytes, reason: str) -> None:
-    async with house(tmp_path) as hub, raw(hub) as connection:
+    async with running_signer(tmp_path) as hub, raw(hub) as connection:
         stream = connection.headers()
         connection.data(stream, data, end=True)
         await eventually(lambda: stream in connection.ended)
@@ -152,7 +157,7 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
 
 async def test_a_call_without_a_token_is_counted(tmp_path: Path) -> None:
     """Nobody is answerable for it: it is no cluster's refusal, and status names the address."""
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         assert (await hub.ask("east", None)).code is grpc.StatusCode.UNAUTHENTICATED
         told = hub.role.report().rejected_calls
         assert (told.total, told.addresses) == ({"token_missing": 1}, {"127.0.0.1": 1})
@@ -174,10 +179,10 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return given
 
 
-def reviewing(**options: object) -> Callable[[House], None]:
-    def setup(hub: House) -> None:
+def reviewing(**options: object) -> Callable[[RunningSigner], None]:
+    def setup(hub: RunningSigner) -> None:
         hub.options["east"] = 'attestation = "token-review"'
-        with_door(**options)(hub)
+        with_listener(**options)(hub)
 
     return setup
 
@@ -186,7 +191,9 @@ async def test_who_only_names_a_cluster_takes_none_of_its_slots(
     tmp_path: Path, answer: asyncio.Event
 ) -> None:
     """Garbage that waits for the API server's word keeps out nobody whose token one of its keys signed."""
-    async with house(tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=3)) as hub:
+    async with running_signer(
+        tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=3)
+    ) as hub:
         honest = hub.pod("east")
         waiting = [asyncio.create_task(hub.ask("east", garbage(honest, n))) for n in range(6)]
         await eventually(lambda: sum(task.done() for task in waiting) == 3)
@@ -204,7 +211,9 @@ async def test_an_api_server_is_asked_about_few_that_its_known_keys_did_not_sign
 ) -> None:
     """However many callers a cluster may have: what none of its keys signed must not become its API server's load."""
     monkeypatch.setattr(registry, "UNSIGNED_AT_ONCE", 2)
-    async with house(tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=32)) as hub:
+    async with running_signer(
+        tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=32)
+    ) as hub:
         await eventually(lambda: hub.role.report().clusters["east"].keys)
         honest = hub.pod("east")
         waiting = [asyncio.create_task(hub.ask("east", garbage(honest, n))) for n in range(6)]
@@ -217,10 +226,10 @@ async def test_an_api_server_is_asked_about_few_that_its_known_keys_did_not_sign
 
 
 async def test_an_api_server_is_not_asked_about_what_its_published_key_did_not_sign(tmp_path: Path) -> None:
-    def setup(hub: House) -> None:
+    def setup(hub: RunningSigner) -> None:
         hub.options["east"] = 'attestation = "token-review"'
 
-    async with house(tmp_path, setup=setup) as hub:
+    async with running_signer(tmp_path, setup=setup) as hub:
         await eventually(lambda: hub.role.report().clusters["east"].keys)
         token = hub.pod("east")
         forged = token[:-8] + ("AAAAAAAA" if not token.endswith("AAAAAAAA") else "BBBBBBBB")
@@ -232,7 +241,7 @@ async def test_an_api_server_is_not_asked_about_what_its_published_key_did_not_s
 
 async def test_who_only_names_a_cluster_is_no_finding_about_it(tmp_path: Path) -> None:
     """Refused callers count against a cluster only where its key signed their token."""
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         for number in range(3):
             answer = await hub.ask("east", garbage(token, number))

@@ -18,31 +18,31 @@ from federation.core.trust.liveness import SignsOfLife, Vitality, assess
 from federation.kubernetes.objects import decode_pod
 from federation.signer import callers
 from federation.state.liveness import refusals_of, signs_of_life
-from tests.signer.house import House, eventually, house, identity_of
+from tests.signer.running_signer import RunningSigner, eventually, identity_of, running_signer
 from tests.support import pki
 
 SIDECAR = {"sidecar.istio.io/status": '{"revision":"default"}'}
 AMBIENT = {"ambient.istio.io/redirection": "enabled"}
 
 
-def seen(hub: House, cluster: str = "east") -> WorkloadsReport:
+def seen(hub: RunningSigner, cluster: str = "east") -> WorkloadsReport:
     return hub.role.report().clusters[cluster].workloads
 
 
-def life(hub: House) -> SignsOfLife:
+def life(hub: RunningSigner) -> SignsOfLife:
     found = signs_of_life([hub.role.report()], "east")
     assert found is not None
     return found
 
 
-async def asks(hub: House, pod: str, **options: object) -> grpc.StatusCode:
+async def asks(hub: RunningSigner, pod: str, **options: object) -> grpc.StatusCode:
     """A workload with a sidecar asks."""
     box = hub.clusters["east"]
     token = box.token("foo", "bar", pod=pod)
     return (await hub.ask("east", token, **options)).code  # type: ignore[arg-type]
 
 
-def pods(hub: House, *names: str, **annotations: dict[str, str]) -> None:
+def pods(hub: RunningSigner, *names: str, **annotations: dict[str, str]) -> None:
     box = hub.clusters["east"]
     if box.get("namespaces", "", "foo") is None:
         box.create_namespace("foo")
@@ -67,7 +67,7 @@ def test_of_a_pod_s_annotations_two_are_looked_at_and_none_is_kept() -> None:
 async def test_sidecars_that_have_not_asked_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "moved", "old", "plain", "young", plain={})
         await eventually(lambda: seen(hub).sidecars == 3)
         assert (seen(hub).workloads, seen(hub).never_requested) == (0, []), "they may only just have started"
@@ -85,7 +85,7 @@ async def test_sidecars_that_have_not_asked_are_named(
 
 
 async def test_a_pod_that_ended_or_went_needs_no_certificate(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "job", "gone", "stays")
         for pod in ("job", "gone", "stays"):
             assert await asks(hub, pod) is grpc.StatusCode.OK
@@ -97,7 +97,7 @@ async def test_a_pod_that_ended_or_went_needs_no_certificate(tmp_path: Path) -> 
 
 
 async def test_a_certificate_that_ends_without_a_renewal_is_named(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         assert await asks(hub, "a", seconds=3) is grpc.StatusCode.OK
         await eventually(lambda: seen(hub).with_certificate == 1)
@@ -109,7 +109,7 @@ async def test_a_certificate_that_ends_without_a_renewal_is_named(tmp_path: Path
 
 
 async def test_the_hub_s_own_probe_is_no_sign_of_life(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         box = hub.clusters["east"]
         box.create_pod("federation-system", "probe-0", "federation-probe")
         token = box.token("federation-system", "federation-probe", pod="probe-0")
@@ -121,17 +121,17 @@ async def test_the_hub_s_own_probe_is_no_sign_of_life(tmp_path: Path) -> None:
 
 
 async def test_ambient_pods_are_counted_beside_the_workloads(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a", "b", a=AMBIENT, b=AMBIENT)
         await eventually(lambda: seen(hub).ambient == 2)
         assert assess(life(hub), hub.clock.now().timestamp()).vitality is Vitality.NEVER_REQUESTED
 
 
 async def test_where_pods_are_not_watched_only_certificates_are_counted(tmp_path: Path) -> None:
-    def review(hub: House) -> None:
+    def review(hub: RunningSigner) -> None:
         hub.options["east"] = 'attestation = "token-review"'
 
-    async with house(tmp_path, setup=review) as hub:
+    async with running_signer(tmp_path, setup=review) as hub:
         await eventually(lambda: "token-review" in seen(hub).detail)
         pods(hub, "a")
         assert not assess(life(hub), hub.clock.now().timestamp()).fine
@@ -142,7 +142,7 @@ async def test_where_pods_are_not_watched_only_certificates_are_counted(tmp_path
 
 
 async def test_a_restart_forgets_nobody(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         assert await asks(hub, "a") is grpc.StatusCode.OK
         await eventually(lambda: seen(hub).with_certificate == 1)
@@ -154,7 +154,7 @@ async def test_a_restart_forgets_nobody(tmp_path: Path) -> None:
 
 
 async def test_a_watch_that_is_down_makes_counts_unknown(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         await eventually(lambda: seen(hub).sidecars == 1)
         await hub.clusters["east"].down()
@@ -164,7 +164,7 @@ async def test_a_watch_that_is_down_makes_counts_unknown(tmp_path: Path) -> None
 
 
 async def test_why_callers_are_refused_is_told_until_one_is_served(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         other = pki.csr_pem(SpiffeId.parse("spiffe://other.example/ns/foo/sa/bar"))
         for _ in range(2):
@@ -182,7 +182,7 @@ async def test_why_callers_are_refused_is_told_until_one_is_served(tmp_path: Pat
 
 
 async def test_callers_of_no_registered_cluster_are_told_apart(tmp_path: Path) -> None:
-    async with house(tmp_path) as hub:
+    async with running_signer(tmp_path) as hub:
         pods(hub, "a")
         token = hub.clusters["east"].token("foo", "bar", pod="a")
         assert (await hub.ask("nowhere", token)).code is grpc.StatusCode.UNAUTHENTICATED

@@ -1,4 +1,4 @@
-"""A signer in a house of real parts: clusters in a box, a file store, a configuration file, and the listener over TLS.
+"""A signer of real parts: clusters in a box, a file store, a configuration file, and the listener over TLS.
 
 The signer holds no more rights in the clusters than ``manifests/member`` grants. The controller's part
 (writing generations) is done by hand.
@@ -88,8 +88,8 @@ class Answer:
 
 
 @dataclass
-class House:
-    """The signer and everything around it."""
+class RunningSigner:
+    """A signer in this process, with its clusters, configuration and state."""
 
     directory: Path
     clusters: dict[str, SandboxCluster]
@@ -100,7 +100,7 @@ class House:
     options: dict[str, str] = field(default_factory=dict)  # more TOML lines for a cluster
     policies: dict[str, str] = field(default_factory=dict)  # TOML lines of a cluster's policy
     reserved: str = ""  # a TOML line at the top
-    door_options: str = ""
+    listener_options: str = ""
     authority_table: str = ""  # instead of the files of ``ca``
     successor_table: str = ""
     request_timeout: float = 5.0  # seconds that a member may take for an answer
@@ -125,7 +125,7 @@ class House:
             file.write_bytes(pin.root.pem)
             tables.append(f'[[trust.anchors]]\nfile = "{file}"\nsha256 = "{pin.root.sha256}"')
         tables += [
-            f'[listener]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self._door_options()}',
+            f'[listener]\nlisten = "127.0.0.1:0"\nserver_names = ["{SERVER_NAME}"]\n{self._listener_options()}',
             self.authority_table or local_table("authority", "local", chain, key),
             self.successor_table,
             '[status]\nlisten = "127.0.0.1:0"',
@@ -146,12 +146,12 @@ class House:
         staged.write_text("\n\n".join(tables) + "\n", "utf-8")
         staged.rename(self.config_file)
 
-    def _door_options(self) -> str:
+    def _listener_options(self) -> str:
         """With deadlines that no call misses because the machine is busy, where the test sets none."""
-        set_here = {line.partition("=")[0].strip() for line in self.door_options.splitlines()}
+        set_here = {line.partition("=")[0].strip() for line in self.listener_options.splitlines()}
         patient = {"receive_deadline": 60, "deadline": 60}
         more = [f"{name} = {value}" for name, value in patient.items() if name not in set_here]
-        return "\n".join([self.door_options, *more])
+        return "\n".join([self.listener_options, *more])
 
     async def reconfigure(self) -> None:
         """Write the configuration and have it taken up."""
@@ -187,15 +187,15 @@ class House:
         current = Current(number=generation.number, sha256=generation.sha256, behind=dict(behind))
         await self.store.write("current", encode(current))
 
-    async def order(self, directives: SigningDirectives) -> None:
+    async def direct(self, directives: SigningDirectives) -> None:
         """Write directives as the controller does, and wait until they are taken up."""
         await self.store.write("orders", encode(directives))
         await eventually(lambda: self.role._directives.directives == directives)
 
     async def follows(self, directives: SigningDirectives) -> None:
         """Wait until the signer reports that it follows these directives, its listener included."""
-        told = directives.rotation, directives.state
-        await eventually(lambda: (self.role.report().rotation, self.role.report().directives) == told)
+        expected = directives.rotation, directives.state
+        await eventually(lambda: (self.role.report().rotation, self.role.report().directives) == expected)
 
     async def kill(self) -> None:
         """End the role at once, as a crash does: nothing is written any more."""
@@ -310,20 +310,20 @@ def local_table(section: str, name: str, chain: Path, key: Path) -> str:
 
 
 @asynccontextmanager
-async def house(
+async def running_signer(
     directory: Path,
     names: Iterable[str] = ("east",),
     *,
     ca: pki.Authority | None = None,
     clusters: Mapping[str, SandboxCluster] | None = None,
-    setup: Callable[[House], None] | None = None,
+    setup: Callable[[RunningSigner], None] | None = None,
     start: bool = True,
-) -> AsyncIterator[House]:
-    """A house that is ready: one signer, a bundle with its authority's root, these clusters connected."""
+) -> AsyncIterator[RunningSigner]:
+    """A signer that is ready: a bundle with its authority's root, these clusters connected."""
     clock = SystemClock()
     boxes = dict(clusters or {name: SandboxCluster(name, clock=clock) for name in names})
     directory.mkdir(parents=True, exist_ok=True)
-    built = House(
+    built = RunningSigner(
         directory=directory,
         clusters=boxes,
         clock=clock,

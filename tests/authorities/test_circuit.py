@@ -17,7 +17,13 @@ from federation.core.errors import (
     FederationError,
 )
 from federation.core.pki.certificate import Certificate
-from federation.signer.authorities.authority import BackEndContext, IssuedLeaf, LeafRequest, ManagedAuthority
+from federation.signer.authorities.authority import (
+    AuthorityBasics,
+    BackEndContext,
+    IssuedLeaf,
+    LeafRequest,
+    ManagedAuthority,
+)
 from federation.signer.authorities.limiter import (
     FAILURES,
     LONGEST_PROBE,
@@ -34,7 +40,9 @@ class Scripted(ManagedAuthority):
     """An authority that answers as a test scripts it."""
 
     def __init__(self, context: BackEndContext, limiter: Limiter) -> None:
-        super().__init__(name="inner", kind="test", poll_seconds=30.0, context=context, limiter=limiter)
+        super().__init__(
+            AuthorityBasics(name="inner", kind="test", poll_seconds=30.0, context=context, limiter=limiter)
+        )
         self.fails: FederationError | None = None
         self.sick: FederationError | None = None
         self.blind = False

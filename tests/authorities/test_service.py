@@ -26,7 +26,14 @@ from federation.core.errors import (
 )
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
-from federation.signer.authorities.authority import Alarms, Answer, LeafRequest, ServiceView, issue_checked
+from federation.signer.authorities.authority import (
+    Alarms,
+    Answer,
+    AuthorityBasics,
+    LeafRequest,
+    ServiceView,
+    issue_checked,
+)
 from federation.signer.authorities.service import SOON, TOLERATED, TOLERATED_THROTTLED, ServiceAuthority
 from tests.authorities.back_end import SERVER_NAME, order, surroundings
 from tests.support import pki
@@ -96,10 +103,12 @@ async def looked(
 ) -> AsyncIterator[ServiceAuthority]:
     authority = ServiceAuthority(
         service,
-        name="pki",
-        kind="test",
-        poll_seconds=30.0,
-        context=surroundings(clock or VirtualClock(pki.NOW)),
+        AuthorityBasics(
+            name="pki",
+            kind="test",
+            poll_seconds=30.0,
+            context=surroundings(clock or VirtualClock(pki.NOW)),
+        ),
     )
     authority.trust(anchors)
     await authority.refresh()

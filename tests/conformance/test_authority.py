@@ -20,7 +20,13 @@ from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
 from federation.signer.accounting import Accounting
-from federation.signer.authorities.authority import BackEndContext, IssuedLeaf, LeafRequest, ManagedAuthority
+from federation.signer.authorities.authority import (
+    AuthorityBasics,
+    BackEndContext,
+    IssuedLeaf,
+    LeafRequest,
+    ManagedAuthority,
+)
 from tests.authorities.back_end import surroundings
 from tests.signer.running_signer import Answer, RunningSigner, authority, identity_of, running_signer
 from tests.support import pki
@@ -35,7 +41,7 @@ class BackEnd(ManagedAuthority):
     """An authority of the second kind: it issues from the request, as it pleases."""
 
     def __init__(self, answer: Callable[[LeafRequest], IssuedLeaf], context: BackEndContext) -> None:
-        super().__init__(name="back end", kind="test", poll_seconds=3600.0, context=context)
+        super().__init__(AuthorityBasics(name="back end", kind="test", poll_seconds=3600.0, context=context))
         self._answer = answer
 
     @property

@@ -17,6 +17,7 @@ from federation.core.errors import AuthorityUnavailable, AuthorityUncertain, Fed
 from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.authority import (
     Answer,
+    AuthorityBasics,
     AuthoritySettings,
     BackEndContext,
     LeafRequest,
@@ -92,11 +93,13 @@ class Scene:
     ) -> ManagedAuthority:
         return ServiceAuthority(
             self.services[settings.authority.name],
-            name=settings.authority.name,
-            kind="test",
-            poll_seconds=POLL,
-            context=context,
-            limiter=limiter,
+            AuthorityBasics(
+                name=settings.authority.name,
+                kind="test",
+                poll_seconds=POLL,
+                context=context,
+                limiter=limiter,
+            ),
         )
 
     @asynccontextmanager

@@ -23,6 +23,7 @@ from federation.core.pki.keys import KeyKind, private_key_pem, spki
 from federation.core.pki.leaf import LeafProfile, Validity
 from federation.signer.authorities.authority import (
     Alarms,
+    AuthorityBasics,
     BackEndContext,
     IssuedLeaf,
     LeafRequest,
@@ -48,10 +49,14 @@ def made(
 ) -> HubBuiltAuthority:
     return HubBuiltAuthority(
         PairOfFiles(config),
-        name=config.name,
-        kind=config.kind,
-        poll_seconds=config.poll_seconds,
-        context=BackEndContext(TrustDomain(trust_domain), clock, os.urandom, random.Random(1), hosts=hosts),
+        AuthorityBasics(
+            name=config.name,
+            kind=config.kind,
+            poll_seconds=config.poll_seconds,
+            context=BackEndContext(
+                TrustDomain(trust_domain), clock, os.urandom, random.Random(1), hosts=hosts
+            ),
+        ),
     )
 
 

@@ -106,7 +106,7 @@ class Authority(Protocol):
         """What it is and how it fares now; never blocks."""
         ...
 
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def issue(self, wanted: LeafRequest) -> IssuedLeaf:
         """The leaf that was requested; raises what the module's table says."""
         ...
 
@@ -191,7 +191,7 @@ class CertificateService(Protocol):
         """
         ...
 
-    async def issue(self, order: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> Answer:
         """Have it issued; raises what the module's table says. Bounded in time."""
         ...
 
@@ -245,7 +245,7 @@ class Alarms:
     def absorb(self, others: Alarms | AuthorityReport) -> None:
         """Take over those of an authority that is no longer used, or those that were reported before a restart.
 
-        An alarm is shown until the process ends in good order: to be killed answers none.
+        An alarm is shown until the process ends in good wanted: to be killed answers none.
         """
         self.violations += others.violations
         self.uncertain += others.uncertain
@@ -266,7 +266,7 @@ class Alarms:
 
 async def issue_checked(
     authority: Authority,
-    order: LeafRequest,
+    wanted: LeafRequest,
     *,
     anchors: Iterable[Certificate],
     at: datetime,
@@ -283,10 +283,10 @@ async def issue_checked(
     moment it signs.
     """
     try:
-        issued = await authority.issue(order)
+        issued = await authority.issue(wanted)
         if issued.built_by_hub and not thorough:
-            return CheckedLeaf(issued.der, issued.issuers, order.validity.not_after)
-        return _judged(issued, order, anchors, max(at, alarms.clock.now()))
+            return CheckedLeaf(issued.der, issued.issuers, wanted.validity.not_after)
+        return _judged(issued, wanted, anchors, max(at, alarms.clock.now()))
     except AuthorityUncertain:
         alarms.uncertain += 1
         raise
@@ -296,7 +296,7 @@ async def issue_checked(
 
 
 def _judged(
-    issued: IssuedLeaf, order: LeafRequest, anchors: Iterable[Certificate], at: datetime
+    issued: IssuedLeaf, wanted: LeafRequest, anchors: Iterable[Certificate], at: datetime
 ) -> CheckedLeaf:
     try:
         leaf = Certificate.from_der(issued.der)
@@ -305,13 +305,13 @@ def _judged(
     path = check_issued(
         leaf,
         issued.issuers,
-        subject=", ".join(order.names),
-        public_key=order.public_key,
-        san=order.san,
-        validity=order.validity,
+        subject=", ".join(wanted.names),
+        public_key=wanted.public_key,
+        san=wanted.san,
+        validity=wanted.validity,
         anchors=anchors,
         at=at,
-        profile=order.profile,
+        profile=wanted.profile,
     )
     return CheckedLeaf(leaf.der, path[1:], leaf.not_after)
 
@@ -354,35 +354,42 @@ class BackEndContext:
     ztunnel: Callable[[], bool] = lambda: False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityBasics:
+    """What makes an authority beside its back end: its name and kind, how often it is polled, and its limiter.
+
+    ``limiter`` protects a back end that is reached by a network or a device; None where the key is in this process.
+    """
+
+    name: str
+    kind: str
+    poll_seconds: float
+    context: BackEndContext
+    limiter: Limiter | None = None
+
+
 class ManagedAuthority(ABC):
     """An authority as the authority set keeps it: what both kinds share, around what each does its own way.
 
     While nothing is known that prevents it, it signs under an intermediate that was checked against the anchors of the
-    bundle in force (:meth:`trust`). :meth:`refresh` polls the back end; what is wrong is kept for :meth:`describe`. A
-    ``limiter`` protects a back end that is reached by a network or a device: requests wait for their turn there, and
-    its circuit breaker decides what goes out at all.
+    bundle in force (:meth:`trust`). :meth:`refresh` polls the back end; what is wrong is kept for :meth:`describe`.
+    Where there is a limiter, requests wait for their turn in it, and its circuit breaker decides what goes out at all.
     """
 
     _outage: ClassVar = "the authority cannot sign"  # how the log introduces what is wrong
     _outage_level: ClassVar = logging.WARNING
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        kind: str,
-        poll_seconds: float,
-        context: BackEndContext,
-        limiter: Limiter | None = None,
-    ) -> None:
-        self._name = name
-        self._kind = kind
-        self._poll_seconds = poll_seconds
-        self._context = context
-        self._clock = context.clock
-        self._limiter = limiter
+    def __init__(self, basics: AuthorityBasics) -> None:
+        self._name = basics.name
+        self._kind = basics.kind
+        self._poll_seconds = basics.poll_seconds
+        self._context = basics.context
+        self._clock = basics.context.clock
+        self._limiter = basics.limiter
         self._anchors: tuple[Certificate, ...] = ()
-        self._problem: FederationError | None = AuthorityUnavailable("it was not polled yet", where=name)
+        self._problem: FederationError | None = AuthorityUnavailable(
+            "it was not polled yet", where=basics.name
+        )
 
     @property
     @abstractmethod
@@ -415,12 +422,12 @@ class ManagedAuthority(ABC):
         self._anchors = tuple(anchor for anchor in anchors if anchor.is_self_signed)
         self._judge_again()
 
-    async def issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def issue(self, wanted: LeafRequest) -> IssuedLeaf:
         """The leaf, when its turn has come; raises what the module's table says, and Overloaded."""
         if self._limiter is None:
-            return await self._issue(order)
-        async with self._limiter.admitted(order.cluster, order.replaces):
-            return await self._issue(order)
+            return await self._issue(wanted)
+        async with self._limiter.admitted(wanted.cluster, wanted.replaces):
+            return await self._issue(wanted)
 
     async def refresh(self) -> bool:
         """Poll the back end, unless its circuit is open and no probe is due.
@@ -455,7 +462,7 @@ class ManagedAuthority(ABC):
         return self._poll_seconds
 
     @abstractmethod
-    async def _issue(self, order: LeafRequest) -> IssuedLeaf: ...
+    async def _issue(self, wanted: LeafRequest) -> IssuedLeaf: ...
 
     @abstractmethod
     async def _poll(self) -> bool: ...

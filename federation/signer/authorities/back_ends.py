@@ -1,8 +1,7 @@
 """From a configuration to its authority: the one place that knows every kind of back end.
 
-A further back end is a settings class, a module that gives a :class:`PairSource` or a :class:`CertificateService`,
-and one more case here. Modules are imported when their kind is configured: what one back end needs is no other's
-business.
+A further back end is a settings class, a module that gives a ``PairSource`` or a ``CertificateService``, and one more
+case here. Modules are imported when their kind is configured, so that no other back end needs their packages.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from federation.core.config.authorities.settings import (
 )
 from federation.core.errors import AuthorityMisconfigured
 from federation.signer.authorities.authority import (
+    AuthorityBasics,
     AuthoritySettings,
     BackEndContext,
-    CertificateService,
     ManagedAuthority,
-    PairSource,
 )
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.hub_built import HubBuiltAuthority
@@ -59,67 +57,60 @@ def make_authority(
 
 
 def _make(settings: AuthoritySettings, context: BackEndContext, limiter: Limiter | None) -> ManagedAuthority:
-    config = settings.authority
-
-    def signs(source: PairSource, poll_seconds: float) -> ManagedAuthority:
-        return HubBuiltAuthority(
-            source,
-            name=config.name,
-            kind=config.kind,
-            poll_seconds=poll_seconds,
-            context=context,
-            limiter=limiter,
-        )
-
-    def issues(service: CertificateService, poll_seconds: float) -> ManagedAuthority:
-        return ServiceAuthority(
-            service,
-            name=config.name,
-            kind=config.kind,
-            poll_seconds=poll_seconds,
-            context=context,
-            limiter=limiter,
-        )
-
+    config, conjur = settings.authority, settings.conjur
+    basics = AuthorityBasics(
+        name=config.name,
+        kind=config.kind,
+        poll_seconds=_poll_seconds(settings),
+        context=context,
+        limiter=limiter,
+    )
     match config:
         case LocalAuthorityConfig():
             from federation.signer.authorities.local import PairOfFiles
 
-            return signs(PairOfFiles(config), config.poll_seconds)
+            return HubBuiltAuthority(PairOfFiles(config), basics)
         case ConjurAuthorityConfig():
             from federation.signer.authorities.conjur import PairOfVariables
 
-            conjur = settings.conjur
             if conjur is None:
                 raise AuthorityMisconfigured("no Conjur is configured", remedy="add [signer.conjur]")
             credentials = own_credentials(settings, context)
-            return signs(PairOfVariables(config, conjur, credentials, clock=context.clock), conjur.poll)
+            return HubBuiltAuthority(
+                PairOfVariables(config, conjur, credentials, clock=context.clock), basics
+            )
         case VaultAuthorityConfig():
             from federation.signer.authorities.vault.pki import VaultPki
 
-            return issues(VaultPki(config, own_credentials(settings, context), context), config.poll_seconds)
+            return ServiceAuthority(VaultPki(config, own_credentials(settings, context), context), basics)
         case VaultTransitAuthorityConfig():
             from federation.signer.authorities.vault.transit import TransitPair
 
-            return signs(
-                TransitPair(config, own_credentials(settings, context), context), config.poll_seconds
-            )
+            return HubBuiltAuthority(TransitPair(config, own_credentials(settings, context), context), basics)
         case Pkcs11AuthorityConfig():
             from federation.signer.authorities.pkcs11.pair import TokenPair
 
-            return signs(TokenPair(config, own_credentials(settings, context)), config.poll_seconds)
+            return HubBuiltAuthority(TokenPair(config, own_credentials(settings, context)), basics)
         case CertManagerAuthorityConfig():
             from federation.signer.authorities.cert_manager.service import CertManager
 
-            return issues(CertManager(config, context), config.poll_seconds)
+            return ServiceAuthority(CertManager(config, context), basics)
         case AwsPcaAuthorityConfig():
             from federation.signer.authorities.aws.private_ca import PrivateCa
 
-            return issues(PrivateCa(config, own_credentials(settings, context), context), config.poll_seconds)
+            return ServiceAuthority(PrivateCa(config, own_credentials(settings, context), context), basics)
         case AwsKmsAuthorityConfig():
             from federation.signer.authorities.aws.kms import KmsPair
 
-            return signs(KmsPair(config, own_credentials(settings, context), context), config.poll_seconds)
+            return HubBuiltAuthority(KmsPair(config, own_credentials(settings, context), context), basics)
+
+
+def _poll_seconds(settings: AuthoritySettings) -> float:
+    """How often the back end is polled: Conjur's variables by Conjur's own table."""
+    config = settings.authority
+    if not isinstance(config, ConjurAuthorityConfig):
+        return config.poll_seconds
+    return settings.conjur.poll if settings.conjur is not None else 0.0
 
 
 def own_credentials(settings: AuthoritySettings, context: BackEndContext) -> OwnCredentials:

@@ -180,11 +180,11 @@ async def probe_once(
     now = context.clock.now()
     name = hosts if profile is LeafProfile.SERVING else SpiffeId(context.trust_domain, PROBE)
     validity = leaf_validity(now, LIFE, LIFE, authority.issuers, LIFE)
-    order = request_for_own_key(key, name, validity, context.random_bytes)
+    wanted = request_for_own_key(key, name, validity, context.random_bytes)
     try:
         async with asyncio.timeout(TIMEOUT):
             return await issue_checked(
-                authority, order, anchors=anchors, at=now, alarms=Alarms(context.clock), thorough=True
+                authority, wanted, anchors=anchors, at=now, alarms=Alarms(context.clock), thorough=True
             )
     except TimeoutError:
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None

@@ -36,7 +36,7 @@ from federation.core.pki.keys import PrivateKey, PublicKey, load_private_key, si
 from federation.core.pki.leaf import LeafProfile, LeafTemplate
 from federation.core.pki.pem import parse_certificates
 from federation.signer.authorities.authority import (
-    BackEndContext,
+    AuthorityBasics,
     IssuedLeaf,
     KeyPair,
     LeafRequest,
@@ -45,7 +45,6 @@ from federation.signer.authorities.authority import (
     with_problem,
     with_warnings,
 )
-from federation.signer.authorities.limiter import Limiter
 from federation.signer.revalidation import Superseded
 
 _logger = logging.getLogger(__name__)
@@ -81,14 +80,9 @@ class HubBuiltAuthority(ManagedAuthority):
     def __init__(
         self,
         source: PairSource,
-        *,
-        name: str,
-        kind: str,
-        poll_seconds: float,
-        context: BackEndContext,
-        limiter: Limiter | None = None,
+        basics: AuthorityBasics,
     ) -> None:
-        super().__init__(name=name, kind=kind, poll_seconds=poll_seconds, context=context, limiter=limiter)
+        super().__init__(basics)
         self._source = source
         self._candidate: KeyPair | None = None
         self._signing: _Signing | None = None
@@ -106,23 +100,25 @@ class HubBuiltAuthority(ManagedAuthority):
     def _has_what_it_needs(self) -> bool:
         return self._signing is not None
 
-    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def _issue(self, wanted: LeafRequest) -> IssuedLeaf:
         signing = self._signing
         if signing is None:
             self._raise_problem()
             raise AuthorityUnavailable("there is no intermediate", where=self._name)
-        if order.validity.not_after > signing.not_after:
+        if wanted.validity.not_after > signing.not_after:
             raise Superseded(
-                f"it was to live until {order.validity.not_after:%Y-%m-%d %H:%M:%S} UTC, and an issuer taken up"
+                f"it was to live until {wanted.validity.not_after:%Y-%m-%d %H:%M:%S} UTC, and an issuer taken up"
                 f" meanwhile ends at {signing.not_after:%Y-%m-%d %H:%M:%S} UTC",
                 where=self._name,
             )
-        words = path_rules.not_permitted(signing.confining, order.names) if signing.confining else ""
+        words = path_rules.not_permitted(signing.confining, wanted.names) if signing.confining else ""
         if words:
             raise AuthorityRefused(words, where=self._name, reason="name_constraints", remedy=CONFINED)
-        template = signing.templates[order.profile]
-        validity = order.validity
-        tbs = template.tbs(order.spki_der, order.san, order.serial, validity.not_before, validity.not_after)
+        template = signing.templates[wanted.profile]
+        validity = wanted.validity
+        tbs = template.tbs(
+            wanted.spki_der, wanted.san, wanted.serial, validity.not_before, validity.not_after
+        )
         signature = await signing.pair.key.sign(tbs)
         if not signing.pair.key.has_local_key:
             template.check_signature(tbs, signature)

@@ -1,6 +1,6 @@
 """Which authority signs for a cluster, by the directives of the rotation, and which ones are not in force. Pure.
 
-``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the ordered
+``[signer.authority]`` comes first, ``[signer.successor]`` second. While a rotation is under way only the directed
 intermediate may sign. At rest the one in force signs wherever it is configured. Where it is not, or cannot, another
 intermediate under the same root does, if no rotation has left it (:meth:`SigningDirectives.permit`); that of
 ``[signer.successor]`` only after a rotation that ended with the new side, until it has become ``[signer.authority]``.
@@ -145,14 +145,14 @@ def choose(
     ``unpublished_anchor``.
     """
     require_served(directives, cluster)
-    ordered = directives.issuer_for(cluster)
-    found = _signing_with(ordered, authorities) if ordered else None
+    directed = directives.issuer_for(cluster)
+    found = _signing_with(directed, authorities) if directed else None
     binding = directives.strict or (directives.state == _AFTER and not directives.root)
     if found is not None and (binding or (found.usable and _published(found, anchors))):
         return _require_published(found, anchors, cluster)
-    if directives.strict and ordered:
+    if directives.strict and directed:
         raise NotReady(
-            f"the directives name the intermediate {ordered[:16]}, which this signer has not got ready",
+            f"the directives name the intermediate {directed[:16]}, which this signer has not got ready",
             where=cluster,
             remedy="look at [signer.authority] and [signer.successor] in this signer's report",
             reason="directed_authority_missing",

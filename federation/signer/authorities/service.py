@@ -39,7 +39,7 @@ from federation.core.pki.certificate import Certificate
 from federation.kubernetes.backoff import Backoff
 from federation.signer.authorities.authority import (
     Answer,
-    BackEndContext,
+    AuthorityBasics,
     CertificateService,
     IssuedLeaf,
     LeafRequest,
@@ -48,7 +48,6 @@ from federation.signer.authorities.authority import (
     with_problem,
     with_warnings,
 )
-from federation.signer.authorities.limiter import Limiter
 
 _logger = logging.getLogger(__name__)
 
@@ -181,20 +180,15 @@ class ServiceAuthority(ManagedAuthority):
     def __init__(
         self,
         service: CertificateService,
-        *,
-        name: str,
-        kind: str,
-        poll_seconds: float,
-        context: BackEndContext,
-        limiter: Limiter | None = None,
+        basics: AuthorityBasics,
     ) -> None:
-        super().__init__(name=name, kind=kind, poll_seconds=poll_seconds, context=context, limiter=limiter)
+        super().__init__(basics)
         self._service = service
-        self._health_polling = HealthPolling(poll_seconds=poll_seconds, jitter=context.jitter)
+        self._health_polling = HealthPolling(poll_seconds=basics.poll_seconds, jitter=basics.context.jitter)
         self._view: ServiceView | None = None
         self._issuers: tuple[Certificate, ...] = ()
         self._crl: RevocationList | None = None
-        self._proposals = Proposals(name, self._clock)
+        self._proposals = Proposals(basics.name, self._clock)
         self._refused: AuthorityRefused | None = None
 
     @property
@@ -220,11 +214,11 @@ class ServiceAuthority(ManagedAuthority):
     def _regular_pause(self) -> float:
         return self._health_polling.pause  # shorter after a poll that failed
 
-    async def _issue(self, order: LeafRequest) -> IssuedLeaf:
+    async def _issue(self, wanted: LeafRequest) -> IssuedLeaf:
         """What the service returned for the request; :func:`issue_checked` judges it."""
         self._raise_problem()
         try:
-            answer = await self._service.issue(order)
+            answer = await self._service.issue(wanted)
         except (AuthorityError, AuthorityUnavailable) as error:
             error.where = error.where or self._name
             if isinstance(error, AuthorityRefused):

@@ -102,10 +102,10 @@ class ServingCertificate:
         )
         now = self._clock.now()
         validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
-        order = request_for_own_key(key, names, validity, self._random_bytes)
+        wanted = request_for_own_key(key, names, validity, self._random_bytes)
         issued = await issue_checked(
             signer.current,
-            order,
+            wanted,
             anchors=terms.trust.anchors,
             at=now,
             alarms=signer.alarms,

@@ -69,13 +69,13 @@ class StillIssuing(AuthorityUnavailable):
 class Call:
     """One API call, as its errors name it.
 
-    ``for_order``: what AWS refuses may be this one order's fault. ``may_issue``: where the answer is lost, a
+    ``for_leaf``: what AWS refuses may be this one leaf's fault. ``may_issue``: where the answer is lost, a
     certificate may have been issued. ``secret`` was sent along and must not come back.
     """
 
     action: str  # in IAM's spelling, such as acm-pca:IssueCertificate
     where: str
-    for_order: bool = False
+    for_leaf: bool = False
     may_issue: bool = False
     secret: str = ""
 
@@ -248,7 +248,7 @@ def error_of(code: str, status: int, message: str, call: Call) -> AuthorityError
     if meaning.kind is AuthorityUnavailable:
         return call.lost(what, meaning.reason, meaning.remedy)
     kind = meaning.kind
-    if kind is AuthorityRefused and not call.for_order:
+    if kind is AuthorityRefused and not call.for_leaf:
         kind = AuthorityMisconfigured
     remedy = meaning.remedy.format(action=call.action)
     return kind(what, where=call.where, reason=meaning.reason, remedy=remedy)
@@ -380,12 +380,12 @@ class AwsClient:
         operation: str,
         parameters: Mapping[str, object],
         *,
-        for_order: bool = False,
+        for_leaf: bool = False,
         may_issue: bool = False,
         secret: str = "",
     ) -> Mapping[str, Any]:
         """The answer to one call. The flags are those of :class:`Call`, as are the errors."""
-        call = Call(f"{self._service}:{operation}", self._where, for_order, may_issue, secret)
+        call = Call(f"{self._service}:{operation}", self._where, for_leaf, may_issue, secret)
         client = await self._open()
         if self._login is not None:
             now = await self._login.keys()

@@ -1,13 +1,13 @@
 """AWS Private CA: it holds the key and issues from the workload's own request, by a template.
 
-IssueCertificate accepts, GetCertificate fetches what has been issued some moments later. An order has one idempotency
+IssueCertificate accepts, GetCertificate fetches what has been issued some moments later. Each leaf has one idempotency
 token, by which AWS distinguishes a repeated request from a further one, so a lost answer is asked for again and never
 issues twice. From the moment at which a request may have reached AWS, whatever keeps the certificate away is
 AuthorityUncertain.
 
 Of the request only key, subject and subject alternative name count: the templates that may be used pass no other
 extension on and say themselves that the leaf is no CA (AWS Private CA User Guide, "template definitions"). The
-validity is the order's own, to the second. What is known of a CA beforehand is here as well: its states, its keys,
+validity is the requested one, to the second. What is known of a CA beforehand is here as well: its states, its keys,
 and the templates that it may issue by.
 
 **How long to wait** for a certificate that AWS issues in its own time: GetCertificate may be called 75 times a second
@@ -195,13 +195,13 @@ class PrivateCa:
             self._chain_of, self._chain_at = seen, now
         return ServiceView(self._chain, warnings=self._account.warnings)
 
-    async def issue(self, order: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> Answer:
         """Ask for the certificate and fetch it, within ``timeout``."""
         timeout = self._config.timeout
         deadline = self._clock.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                arn = await self._ask(order, deadline)
+                arn = await self._ask(wanted, deadline)
                 return await self._fetch(arn, deadline)
         except TimeoutError:
             raise AuthorityUncertain(
@@ -212,9 +212,9 @@ class PrivateCa:
         """Close connections and credentials."""
         await self._account.close()
 
-    async def _ask(self, order: LeafRequest, deadline: float) -> str:
+    async def _ask(self, wanted: LeafRequest, deadline: float) -> str:
         """The ARN of the certificate that AWS is going to issue."""
-        request = self._request(order)
+        request = self._request(wanted)
         lost: AuthorityUncertain | None = None
         async for attempt in AsyncRetrying(
             sleep=self._clock.sleep,
@@ -226,7 +226,7 @@ class PrivateCa:
             with attempt:
                 try:
                     answer = await self._client.call(
-                        "IssueCertificate", request, for_order=True, may_issue=True
+                        "IssueCertificate", request, for_leaf=True, may_issue=True
                     )
                 except AuthorityUncertain as error:
                     lost = error
@@ -244,15 +244,15 @@ class PrivateCa:
             )
         return arn
 
-    def _request(self, order: LeafRequest) -> dict[str, object]:
+    def _request(self, wanted: LeafRequest) -> dict[str, object]:
         if not self._signing_algorithm:
             raise AuthorityUnavailable("the CA was not polled yet", where=self._config.name)
-        serving = order.profile is LeafProfile.SERVING
+        serving = wanted.profile is LeafProfile.SERVING
         template = self._config.serving_template if serving else self._config.template
-        validity = order.validity
+        validity = wanted.validity
         return {
             **self._named(),
-            "Csr": order.csr_pem.encode("ascii"),
+            "Csr": wanted.csr_pem.encode("ascii"),
             "SigningAlgorithm": self._signing_algorithm,
             "TemplateArn": template_arn(self._config.ca_arn, template),
             "Validity": {"Type": "ABSOLUTE", "Value": int(validity.not_after.timestamp())},
@@ -275,7 +275,7 @@ class PrivateCa:
                 with attempt:
                     polls += 1
                     answer = await self._client.call(
-                        "GetCertificate", {**self._named(), "CertificateArn": arn}, for_order=True
+                        "GetCertificate", {**self._named(), "CertificateArn": arn}, for_leaf=True
                     )
         except AuthorityUnavailable as error:
             self._pace.found(polls)

@@ -1,4 +1,4 @@
-"""CertificateRequests: made for one order, awaited, and removed.
+"""CertificateRequests: made for one leaf, awaited, and removed.
 
 Source of their form: cert-manager's ``pkg/apis/certmanager/v1`` (types_certificaterequest.go) and the checks of its
 webhook (``internal/apis/certmanager/validation``). The webhook sets no least ``duration`` here: the hour of
@@ -85,21 +85,21 @@ def duration(not_after: datetime, now: datetime, margin: float) -> int:
     """For how many whole seconds to ask, at least one.
 
     An issuer counts from when it signs (its CA issuer: ``NotBefore`` now, ``NotAfter`` now plus duration), and
-    that may be ``margin`` seconds from now. So much is left out: a leaf must not outlive what was ordered, nor
-    the issuer that the order was cut to.
+    that may be ``margin`` seconds from now. So much is left out: a leaf must not outlive what was requested, nor
+    the issuer that the request was cut to.
     """
     return max(1, int((not_after - now - timedelta(seconds=margin)).total_seconds()))
 
 
 def certificate_request(
-    config: CertManagerAuthorityConfig, order: LeafRequest, *, name: str, instance: str, seconds: int
+    config: CertManagerAuthorityConfig, wanted: LeafRequest, *, name: str, instance: str, seconds: int
 ) -> bytes:
     """The object to create, as JSON.
 
     Its name is drawn here and not by the server (``generateName``): where the answer to the creation is lost,
     the request can still be awaited and removed, and sending it twice makes one request.
     """
-    annotations = {IDENTITY: ", ".join(order.names)} | ({CLUSTER: order.cluster} if order.cluster else {})
+    annotations = {IDENTITY: ", ".join(wanted.names)} | ({CLUSTER: wanted.cluster} if wanted.cluster else {})
     return msgspec.json.encode(
         {
             "apiVersion": f"{GROUP}/v1",
@@ -111,9 +111,9 @@ def certificate_request(
                 "annotations": annotations,
             },
             "spec": {
-                "request": base64.b64encode(order.csr_pem.encode("ascii")).decode("ascii"),
+                "request": base64.b64encode(wanted.csr_pem.encode("ascii")).decode("ascii"),
                 "isCA": False,
-                "usages": _USAGES[order.profile],
+                "usages": _USAGES[wanted.profile],
                 "duration": f"{seconds}s",
                 "issuerRef": {
                     "name": config.issuer_name,

@@ -212,12 +212,12 @@ class CertManager:
             self._chain = ()
         return ServiceView(chain=self._chain, warnings=odd + _warnings(connection))
 
-    async def issue(self, order: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> Answer:
         """One request, from its creation to its removal; see the package's table of reasons in the docs."""
         name = f"federation-{self._instance}-{self._context.random_bytes(_ID_BYTES).hex()}"
         connection = await self._ready()
         waiting = self._outstanding.expect(name)
-        creation = connection.create(name, self._body(order, name))
+        creation = connection.create(name, self._body(wanted, name))
         creation.add_done_callback(lambda done: _note(done, waiting))
         try:
             async with asyncio.timeout(self._config.timeout):
@@ -334,9 +334,9 @@ class CertManager:
             raise authority_error(error) from None
         return connection
 
-    def _body(self, order: LeafRequest, name: str) -> bytes:
-        seconds = duration(order.validity.not_after, self._clock.now(), self._config.timeout)
-        return certificate_request(self._config, order, name=name, instance=self._instance, seconds=seconds)
+    def _body(self, wanted: LeafRequest, name: str) -> bytes:
+        seconds = duration(wanted.validity.not_after, self._clock.now(), self._config.timeout)
+        return certificate_request(self._config, wanted, name=name, instance=self._instance, seconds=seconds)
 
     def _answer(self, verdict: Verdict) -> Answer:
         if not isinstance(verdict, Issued):

@@ -17,7 +17,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -39,6 +39,10 @@ MAX_TEXT: Final = 200
 NOT_VAULT: Final = "something other than Vault answers at that address: check it, and proxies on the way"
 
 T = TypeVar("T")
+
+
+class _Data(msgspec.Struct, Generic[T], frozen=True):
+    data: T
 
 
 class _Errors(msgspec.Struct, frozen=True):
@@ -83,6 +87,12 @@ class VaultAnswer:
         """True where the refusal holds one of these, in lower case."""
         refusal = (self.refusal or "").lower()
         return any(text in refusal for text in texts)
+
+    def data(self, shape: type[T], *, what: str) -> T:
+        """What the body has under ``data``, in this shape. Raises as :meth:`read` does."""
+        wrapped: Any = _Data
+        found: _Data[T] = self.read(wrapped[shape], what=what)
+        return found.data
 
     def read(self, shape: type[T], *, what: str) -> T:
         """The body in this shape. Raises AuthorityUnavailable with the reason ``garbage``."""

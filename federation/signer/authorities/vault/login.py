@@ -116,16 +116,8 @@ class _Origin(msgspec.Struct, frozen=True):
     creation_path: str
 
 
-class _Lookup(msgspec.Struct, frozen=True):
-    data: _Origin
-
-
 class _Secret(msgspec.Struct, frozen=True):
     secret_id: str
-
-
-class _Unwrapped(msgspec.Struct, frozen=True):
-    data: _Secret
 
 
 @dataclass(slots=True)
@@ -207,7 +199,7 @@ class WrappedSecret:
     async def _look_up(self, token: str, envelope: Envelope) -> str:
         answer = await self._client.call("POST", _LOOKUP, body={"token": token}, hidden=(token,))
         _check(answer, _LOOKUP, envelope)
-        return answer.read(_Lookup, what=f"POST {_LOOKUP}").data.creation_path
+        return answer.data(_Origin, what=f"POST {_LOOKUP}").creation_path
 
     def _check_origin(self, made_at: str) -> None:
         role, _, end = made_at.removeprefix(self._below).partition("/")
@@ -229,7 +221,7 @@ class WrappedSecret:
         if not answer.ok:
             envelope.suspect = suspect
         _check(answer, _UNWRAP, envelope)
-        return answer.read(_Unwrapped, what=f"POST {_UNWRAP}").data.secret_id
+        return answer.data(_Secret, what=f"POST {_UNWRAP}").secret_id
 
 
 def _check(answer: VaultAnswer, path: str, envelope: Envelope) -> None:
@@ -326,10 +318,6 @@ class _Self(msgspec.Struct, frozen=True):
     ttl: int
     creation_ttl: int = 0
     renewable: bool = False
-
-
-class _LookedUp(msgspec.Struct, frozen=True):
-    data: _Self
 
 
 class Login:
@@ -450,7 +438,7 @@ class Login:
         """A token that was given: what is left of it."""
         answer = await self._client.call("GET", LOOKUP_SELF, token=token)
         self._accepted(answer)
-        own = answer.read(_LookedUp, what=f"GET {LOOKUP_SELF}").data
+        own = answer.data(_Self, what=f"GET {LOOKUP_SELF}")
         lease = granted(
             token,
             own.ttl,

@@ -134,19 +134,11 @@ class _Issuer(msgspec.Struct, frozen=True):
     ca_chain: tuple[str, ...] | None = None
 
 
-class _IssuerAnswer(msgspec.Struct, frozen=True):
-    data: _Issuer
-
-
 class _Leaf(msgspec.Struct, frozen=True):
     certificate: str
     issuing_ca: str = ""
     ca_chain: tuple[str, ...] | None = None
     expiration: int = 0
-
-
-class _LeafAnswer(msgspec.Struct, frozen=True):
-    data: _Leaf
 
 
 class VaultPki:
@@ -172,7 +164,7 @@ class VaultPki:
         answer = await self._session.public(path)
         if not answer.ok:
             raise pki_refusal(answer, self._at, f"GET {path}")
-        issuer = answer.read(_IssuerAnswer, what=f"GET {path}").data
+        issuer = answer.data(_Issuer, what=f"GET {path}")
         try:
             self._chain = self._certificates(issuer.certificate, *(issuer.ca_chain or ()))
         except InvalidValue as error:
@@ -182,31 +174,31 @@ class VaultPki:
         crl = await self._crl(warnings)
         return ServiceView(self._chain, crl, (*warnings, *self._capped.values()))
 
-    async def issue(self, order: LeafRequest) -> Answer:
-        """Have the role sign the order's CSR, with exactly its names and until exactly its end, at most."""
-        role = self._roles[order.profile]
+    async def issue(self, wanted: LeafRequest) -> Answer:
+        """Have the role sign the CSR, with exactly its names and until exactly its end, at most."""
+        role = self._roles[wanted.profile]
         at = PkiMount(self._at.mount, self._at.issuer, role)
-        serving = order.profile is LeafProfile.SERVING
-        seconds = self._lifetime(order, at)
+        serving = wanted.profile is LeafProfile.SERVING
+        seconds = self._lifetime(wanted, at)
         asked_at = self._clock.now()
         path = f"{self._issuer_path}{api_path('sign', role).removeprefix('/v1')}"
         answer = await self._session.ask(
             "POST",
             path,
             {
-                "csr": order.csr_pem,
+                "csr": wanted.csr_pem,
                 "ttl": seconds,
                 "format": "pem",
                 "exclude_cn_from_sans": True,
-                "alt_names": ",".join(order.names) if serving else "",
-                "uri_sans": [] if serving else list(order.names),
+                "alt_names": ",".join(wanted.names) if serving else "",
+                "uri_sans": [] if serving else list(wanted.names),
             },
             may_issue=True,
         )
         if not answer.ok:
             raise sign_refusal(answer, at)
         try:
-            leaf = answer.read(_LeafAnswer, what=f"POST {path}").data
+            leaf = answer.data(_Leaf, what=f"POST {path}")
         except AuthorityUnavailable as error:
             raise AuthorityUncertain(f"{error.what}: it may have issued", remedy=NOT_VAULT) from None
         wanted_end = asked_at.timestamp() + seconds
@@ -217,13 +209,13 @@ class VaultPki:
         """Close login, connections and credentials."""
         await self._session.close()
 
-    def _lifetime(self, order: LeafRequest, at: PkiMount) -> int:
-        """Seconds until the order's end; a little less near the end of an issuer, which fails otherwise.
+    def _lifetime(self, wanted: LeafRequest, at: PkiMount) -> int:
+        """Seconds until the leaf's end; a little less near the end of an issuer, which fails otherwise.
 
         ``leaf_not_after_behavior`` is ``err`` by default: one second beyond the issuer's end is refused.
         """
         now = self._clock.now()
-        life = order.validity.not_after - now - ON_THE_WAY
+        life = wanted.validity.not_after - now - ON_THE_WAY
         if self._chain:
             ends = min(certificate.not_after for certificate in self._chain)
             life = min(life, ends - now - ON_THE_WAY - self._timeout)

@@ -45,16 +45,8 @@ class _Key(msgspec.Struct, frozen=True):
     min_encryption_version: int = 0
 
 
-class _KeyAnswer(msgspec.Struct, frozen=True):
-    data: _Key
-
-
 class _Signature(msgspec.Struct, frozen=True):
     signature: str
-
-
-class _SignatureAnswer(msgspec.Struct, frozen=True):
-    data: _Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ class TransitKey:
         answer = await self.session.ask("POST", path, body)
         if not answer.ok:
             raise _refusal(answer, self.at, "POST sign")
-        signature = answer.read(_SignatureAnswer, what=f"POST {path}").data.signature
+        signature = answer.data(_Signature, what=f"POST {path}").signature
         found = _SIGNATURE.fullmatch(signature)
         if found is None or int(found[1]) != self.version:
             raise AuthorityViolation(
@@ -135,7 +127,7 @@ class TransitPair:
         answer = await self._session.ask("GET", self._at.path)
         if not answer.ok:
             raise _refusal(answer, self._at, "GET")
-        key = answer.read(_KeyAnswer, what=f"GET {self._at.path}").data
+        key = answer.data(_Key, what=f"GET {self._at.path}")
         pair = self._pair
         if pair is None or (chain, key) != self._matched:
             self._pair = pair = self._same_or(self._match(chain, key))

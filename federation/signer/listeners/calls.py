@@ -14,8 +14,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Final, Protocol
 
-import ngh2
-
 from federation.core.call_slots import CallSlot, CallSlots
 from federation.core.config.hub import ListenerConfig
 from federation.core.connections import Seat
@@ -33,7 +31,7 @@ from federation.signer.listeners.grpc import (
     read_head,
     refused_headers,
 )
-from federation.signer.listeners.http2 import MAX_STREAMS, Session
+from federation.signer.listeners.http2 import MAX_STREAMS, Began, Continued, Event, Gone, Malformed, Session
 
 _logger = logging.getLogger(__name__)
 
@@ -145,24 +143,18 @@ class Calls:
         """When the first of the messages that are still awaited has to be there."""
         return min((call.deadline for call in self._open.values() if call.task is None), default=math.inf)
 
-    def see(self, events: Iterable[ngh2.Event]) -> None:
+    def see(self, events: Iterable[Event]) -> None:
         """What the session has received."""
         for event in events:
             match event:
-                case ngh2.RequestReceived():
-                    self._begin(event.stream_id, event.headers, ended=event.end_stream)
-                case ngh2.DataReceived():
-                    self._more(event.stream_id, event.data, ended=event.end_stream)
-                case ngh2.TrailersReceived():
-                    self._more(event.stream_id, b"", ended=True)
-                case ngh2.StreamReset():
-                    self._gone(event.stream_id)
-                case ngh2.StreamClosed():
-                    if event.stream_id > self._session.last_stream:
-                        self._never_was(event.stream_id)
-                    self._gone(event.stream_id)
-                case _:
-                    pass
+                case Began(stream, headers, ended):
+                    self._begin(stream, headers, ended=ended)
+                case Continued(stream, data, ended):
+                    self._more(stream, data, ended=ended)
+                case Gone(stream):
+                    self._gone(stream)
+                case Malformed():
+                    self._reject_malformed()
 
     def expire(self, now: float) -> None:
         """Refuse those whose message is late."""
@@ -191,7 +183,6 @@ class Calls:
         if self._closed:
             return
         session, context = self._session, self._context
-        session.last_stream = max(session.last_stream, stream)
         if len(self._open) >= MAX_STREAMS:
             session.refuse_stream(stream)
             self._reject(RequestRefused(f"it has {MAX_STREAMS} calls already", reason="too_many_streams"))
@@ -238,9 +229,8 @@ class Calls:
             self._seat.works()
         call.task = self._context.run(self._serve(call, call.slot, message))
 
-    def _never_was(self, stream: int) -> None:
-        """Its headers were refused by nghttp2, which has reset it."""
-        self._session.last_stream = max(self._session.last_stream, stream)
+    def _reject_malformed(self) -> None:
+        """Count a call whose stream was reset for its headers."""
         what = "its headers break a rule of HTTP (RFC 9113, 8.2: white space around a value, a forbidden character)"
         self._reject(RequestRefused(what, reason="headers_malformed"))
         self._count_unproven()

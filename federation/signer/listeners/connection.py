@@ -16,8 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-import ngh2
-
 from federation.core.connections import Seat
 from federation.core.errors import RequestRefused
 from federation.signer.listeners.calls import MOST_REFUSED, CallContext, Calls
@@ -259,7 +257,7 @@ class Connection:
         """It has to make room for another connection."""
         self._refuse(reason, "others have fewer connections, or have proved who they are")
 
-    def _refuse(self, reason: str, what: str, code: ngh2.ErrorCode = NO_ERROR) -> None:
+    def _refuse(self, reason: str, what: str, code: int = NO_ERROR) -> None:
         """Count it and close it, with a word to the other end where it could read one."""
         if self.closed:
             return

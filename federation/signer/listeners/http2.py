@@ -1,7 +1,8 @@
 """HTTP/2 of one connection, as bytes in and events out: nghttp2, and a budget of frames before it. No I/O, no clock.
 
-What a session cannot go on with is raised as :class:`Broken`, with the reason that is counted. Streams may go in the
-very moment in which they are answered, so an answer to one that has gone is dropped silently.
+This is the one module that knows the binding of nghttp2 (docs/transport.md). What a session cannot go on with is raised
+as :class:`Broken`, with the reason that is counted. Streams may go in the very moment in which they are answered, so an
+answer to one that has gone is dropped silently.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 import ngh2
 
@@ -36,15 +37,46 @@ _SETTINGS: Final = {
     ngh2.Setting.MAX_CONCURRENT_STREAMS: STREAMS_BEFORE_THE_END,  # announced as MAX_STREAMS, see _announced
     ngh2.Setting.MAX_HEADER_LIST_SIZE: MAX_METADATA_BYTES,
 }
-NO_ERROR: Final = ngh2.ErrorCode.NO_ERROR
-CALM: Final = ngh2.ErrorCode.ENHANCE_YOUR_CALM
-BROKEN: Final = ngh2.ErrorCode.PROTOCOL_ERROR
+NO_ERROR: Final[int] = ngh2.ErrorCode.NO_ERROR
+CALM: Final[int] = ngh2.ErrorCode.ENHANCE_YOUR_CALM
+BROKEN: Final[int] = ngh2.ErrorCode.PROTOCOL_ERROR
+
+
+class Began(NamedTuple):
+    """A stream with its headers; ``ended`` where nothing follows."""
+
+    stream: int
+    headers: tuple[Header, ...]
+    ended: bool
+
+
+class Continued(NamedTuple):
+    """A piece of a stream's body, or its end."""
+
+    stream: int
+    data: bytes
+    ended: bool
+
+
+class Gone(NamedTuple):
+    """A stream has ended, by either side."""
+
+    stream: int
+
+
+class Malformed(NamedTuple):
+    """A stream whose headers nghttp2 has refused, and has reset."""
+
+    stream: int
+
+
+Event: TypeAlias = Began | Continued | Gone | Malformed
 
 
 class Broken(Exception):
     """The connection has to end: ``reason`` is a stable token, ``code`` what the other end is sent."""
 
-    def __init__(self, reason: str, what: str, code: ngh2.ErrorCode) -> None:
+    def __init__(self, reason: str, what: str, code: int) -> None:
         super().__init__(what)
         self.reason: Final = reason
         self.what: Final = what
@@ -64,7 +96,7 @@ class Session:
         self._nghttp2.initiate_connection(_SETTINGS)
         self._failed = False
         self.unsent = bytearray(_announced(self._nghttp2.data_to_send()))
-        self.last_stream = 0
+        self._last_stream = 0
         self.greeted = False
         """Whether the client's first settings were read."""
         self.left = False
@@ -90,12 +122,12 @@ class Session:
         """The reason of an end that breaks the protocol."""
         return "protocol_error" if self.greeted else "bad_preface"
 
-    def receive(self, data: bytes, now: float) -> tuple[ngh2.Event, ...]:
+    def receive(self, data: bytes, now: float) -> list[Event]:
         """What these bytes mean. Raises Broken."""
         try:
             self._watch.feed(data, now)
             self._nghttp2.receive_data(data)
-            return self._noted(self._nghttp2.events())
+            return self._read(self._nghttp2.events())
         except Flood as flood:
             raise Broken(flood.reason, "it sends more frames than any caller has use for", CALM) from None
         except ngh2.DenialOfServiceError as error:
@@ -104,27 +136,41 @@ class Session:
         except ngh2.NGH2Error as error:
             raise Broken(self.broken, f"it does not speak HTTP/2: {error}", BROKEN) from None
 
-    def collect(self) -> tuple[ngh2.Event, ...]:
+    def collect(self) -> list[Event]:
         """Add to ``unsent`` what there is to send; the events of streams that ended by being answered."""
         try:
             self.unsent += self._nghttp2.data_to_send()
-            return self._noted(self._nghttp2.events())
+            return self._read(self._nghttp2.events())
         except ngh2.NGH2Error:
             self._failed = True
-            return ()
+            return []
 
-    def _noted(self, events: Iterable[ngh2.Event]) -> tuple[ngh2.Event, ...]:
-        """The events; what they say of the session as a whole is kept."""
-        noted = tuple(events)
-        for event in noted:
+    def _read(self, events: Iterable[ngh2.Event]) -> list[Event]:
+        """What happened to streams; what is said of the session as a whole is kept."""
+        found: list[Event] = []
+        for event in events:
             match event:
+                case ngh2.RequestReceived():
+                    self._last_stream = max(self._last_stream, event.stream_id)
+                    found.append(Began(event.stream_id, event.headers, event.end_stream))
+                case ngh2.DataReceived():
+                    found.append(Continued(event.stream_id, event.data, event.end_stream))
+                case ngh2.TrailersReceived():
+                    found.append(Continued(event.stream_id, b"", ended=True))
+                case ngh2.StreamReset():
+                    found.append(Gone(event.stream_id))
+                case ngh2.StreamClosed():
+                    if event.stream_id > self._last_stream:
+                        self._last_stream = event.stream_id
+                        found.append(Malformed(event.stream_id))
+                    found.append(Gone(event.stream_id))
                 case ngh2.SettingsReceived():
                     self.greeted = True
                 case ngh2.GoAwayReceived():
                     self.left = True
                 case _:
                     pass
-        return noted
+        return found
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -163,9 +209,9 @@ class Session:
         with contextlib.suppress(ngh2.NGH2Error):
             self._nghttp2.send_goaway(NO_ERROR)
 
-    def end(self, code: ngh2.ErrorCode, words: bytes) -> None:
+    def end(self, code: int, words: bytes) -> None:
         """Add the last frame, for a session that can say nothing more."""
-        self.unsent += goaway(self.last_stream, code, words)
+        self.unsent += goaway(self._last_stream, code, words)
 
 
 def goaway(last_stream: int, code: int, words: bytes) -> bytes:

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 from cryptography import x509
@@ -531,22 +531,3 @@ class ManagedAuthority(ABC):
                 extra={"authority": self._name, "reason": problem.reason},
             )
         self._problem = problem
-
-
-def with_problem(
-    report: AuthorityReport,
-    state: Literal["degraded", "unavailable"],
-    problem: FederationError,
-    detail: str = "",
-) -> AuthorityReport:
-    """The report of an authority with this problem; ``detail`` is the problem's text where it is not given."""
-    return msgspec.structs.replace(
-        report, state=state, reason=problem.reason, detail=detail or str(problem), remedy=problem.remedy
-    )
-
-
-def with_warnings(report: AuthorityReport, warnings: Sequence[str]) -> AuthorityReport:
-    """The report of an authority that signs although its back end warns of something."""
-    if not warnings:
-        return report
-    return msgspec.structs.replace(report, state="degraded", reason="warning", detail="; ".join(warnings))

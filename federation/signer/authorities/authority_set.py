@@ -44,8 +44,9 @@ from federation.signer.authorities.authority import (
     ManagedAuthority,
 )
 from federation.signer.authorities.back_ends import make_authority
-from federation.signer.authorities.canary import CanarySigning, awaits_canary, withheld
+from federation.signer.authorities.canary import CanarySigning
 from federation.signer.authorities.limiter import Limiter
+from federation.signer.authorities.reports import awaits_canary, with_problem, withheld
 from federation.signer.authorities.selection import exchange, not_in_force
 
 _logger = logging.getLogger(__name__)
@@ -481,9 +482,7 @@ class AuthoritySet:
         problem = not_in_force(self.authority.issuers, directives)
         if problem is None or self._successor_signs(directives):
             return report
-        return msgspec.structs.replace(
-            report, state="unavailable", reason=problem.reason, detail=problem.what, remedy=problem.remedy
-        )
+        return with_problem(report, "unavailable", problem, problem.what)
 
     def describe_successor(self) -> AuthorityReport | None:
         """What the successor is and how it fares; None where none is configured."""
@@ -492,13 +491,9 @@ class AuthoritySet:
         if self._not_made is None:
             return None
         settings, error = self._not_made
-        return AuthorityReport(
-            name=settings.authority.name,
-            kind=settings.authority.kind,
-            state="unavailable",
-            reason=error.reason,
-            detail=str(error),
-            remedy=error.remedy,
+        config = settings.authority
+        return with_problem(
+            AuthorityReport(name=config.name, kind=config.kind, state="ready"), "unavailable", error
         )
 
     def _describe(self, slot: AuthoritySlot) -> AuthorityReport:

@@ -5,8 +5,7 @@ that need not exist, lives for ten minutes, and is of no use to anyone: its key 
 process. What goes wrong is no alarm, because no caller was given anything.
 
 Authority slots use :class:`CanarySigning`; ``federation authority check`` uses :func:`probe_authority`, which looks at
-everything else as well. :func:`awaits_canary` and :func:`withheld` say how a report names an authority that has not
-signed yet.
+everything else as well.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, Literal
 
-import msgspec
-
 from federation.core.config.hub import HubConfig
-from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityUnavailable, FederationError, InvalidValue
 from federation.core.identity import ServiceAccountRef, SpiffeId
 from federation.core.istio.istiod import istiods_of
@@ -224,29 +220,3 @@ class CanarySigning:
             )
         self._logged = ""
         return None
-
-
-def awaits_canary(report: AuthorityReport, failed: FederationError | None) -> AuthorityReport:
-    """The report of an authority that counts for nothing before it has signed; ``failed`` is its last problem."""
-    if report.state == "unavailable":
-        return report  # that it cannot sign at all says more
-    return msgspec.structs.replace(
-        report,
-        state="unavailable",
-        reason=failed.reason if failed is not None else "on_trial",
-        detail=f"on trial: {failed or 'it has not signed yet'}",
-        remedy=failed.remedy if failed is not None else "",
-    )
-
-
-def withheld(
-    report: AuthorityReport, name: str, why: str, remedy: str, *, reason: str = ""
-) -> AuthorityReport:
-    """The report of an authority that goes on although the one of that name is configured, with why."""
-    return msgspec.structs.replace(
-        report,
-        state="degraded" if report.state == "ready" else report.state,
-        reason=reason or report.reason or "cannot_take_over",
-        detail="; ".join(filter(None, (report.detail, f"{name} cannot take over: {why}"))),
-        remedy=remedy or report.remedy,
-    )

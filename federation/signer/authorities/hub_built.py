@@ -42,9 +42,8 @@ from federation.signer.authorities.authority import (
     LeafRequest,
     ManagedAuthority,
     PairSource,
-    with_problem,
-    with_warnings,
 )
+from federation.signer.authorities.reports import with_problem, with_warnings
 from federation.signer.revalidation import Superseded
 
 _logger = logging.getLogger(__name__)

@@ -50,6 +50,7 @@ from federation.core.errors import (
     StateUnavailable,
 )
 from federation.kubernetes.backoff import Backoff
+from federation.signer.authorities.reports import with_problem
 from federation.state.liveness import is_live
 from federation.state.store import StateStore
 
@@ -382,26 +383,16 @@ class Limiter:
         )
         cause, throttled = circuit.cause, self._throttled
         if self.open and report.state != "unavailable" and cause is not None:
-            return msgspec.structs.replace(
-                report,
-                state="unavailable",
-                reason=cause.reason,
-                detail=f"left alone after repeated failures, the last: {cause}",
-                remedy=cause.remedy,
-            )
+            detail = f"left alone after repeated failures, the last: {cause}"
+            return with_problem(report, "unavailable", cause, detail)
         if report.state != "ready":
             return report
         if circuit.state == "half-open":
             detail = "it answers again; the next request shows whether it signs"
             return msgspec.structs.replace(report, state="degraded", reason="recovering", detail=detail)
         if throttled is not None:
-            return msgspec.structs.replace(
-                report,
-                state="degraded",
-                reason=throttled.reason,
-                detail=f"the last request was throttled: {throttled}",
-                remedy=throttled.remedy,
-            )
+            detail = f"the last request was throttled: {throttled}"
+            return with_problem(report, "degraded", throttled, detail)
         return report
 
     # --- admission -------------------------------------------------------------------------------------------------
@@ -582,7 +573,7 @@ class Limiter:
 
 
 SIGNERS: Final = "signers/"
-MOST: Final = 512
+MOST_SIGNERS: Final = 512  # whose reports are read
 
 
 class ReplicaShare:
@@ -604,7 +595,7 @@ class ReplicaShare:
         now = self._clock.now().timestamp()
         counts = Counter(authorities)
         try:
-            for key in (await self._store.keys(SIGNERS))[:MOST]:
+            for key in (await self._store.keys(SIGNERS))[:MOST_SIGNERS]:
                 if key != f"{SIGNERS}{self._replica}":
                     used = await self._used(key, now)
                     counts.update(name for name in authorities if used is None or name in used)

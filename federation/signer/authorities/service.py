@@ -45,9 +45,8 @@ from federation.signer.authorities.authority import (
     LeafRequest,
     ManagedAuthority,
     ServiceView,
-    with_problem,
-    with_warnings,
 )
+from federation.signer.authorities.reports import with_problem, with_warnings
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class HealthPolling:
             self.suspect = error
 
 
-MOST: Final = 8  # proposals of one authority
+MOST_PROPOSALS: Final = 8
 
 
 class Proposals:
@@ -115,7 +114,7 @@ class Proposals:
         for found in chain:
             if not (found.is_self_signed and found.is_ca) or found.sha256 in pinned | set(self._found):
                 continue
-            if len(self._found) < MOST:
+            if len(self._found) < MOST_PROPOSALS:
                 _logger.warning(
                     "the authority names a root that is not pinned: %s (%s)",
                     found.subject,

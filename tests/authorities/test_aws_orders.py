@@ -23,7 +23,7 @@ from federation.core.errors import (
 )
 from federation.runtime.clock import SystemClock
 from federation.signer.authorities.authority import Alarms
-from federation.signer.authorities.aws.client import MAX_QUOTED, Call, error_of
+from federation.signer.authorities.aws.client import MAX_QUOTED, AwsCall, error_of
 from federation.signer.authorities.aws.private_ca import POLLS_PER_CERTIFICATE, SHORTEST, Pace
 from tests.authorities.aws_cases import (
     LOST,
@@ -142,7 +142,7 @@ async def test_a_request_without_a_subject_needs_a_critical_san(world: World) ->
 def test_whatever_it_answers_becomes_a_bounded_printable_error(
     code: str, message: str, status: int, may_issue: bool, at: int
 ) -> None:
-    call = Call("sts:AssumeRoleWithWebIdentity", "pca", may_issue=may_issue, secret=JWT)
+    call = AwsCall("sts:AssumeRoleWithWebIdentity", "pca", may_issue=may_issue, secret=JWT)
     error = error_of(code, status, message[:at] + JWT + message[at:], call)
     assert isinstance(error, AuthorityError | AuthorityUnavailable)
     assert error.reason.replace("_", "").isalpha()
@@ -152,7 +152,7 @@ def test_whatever_it_answers_becomes_a_bounded_printable_error(
 
 
 def test_a_validation_error_that_repeats_the_token_is_not_quoted() -> None:
-    call = Call("sts:AssumeRoleWithWebIdentity", "pca", secret=JWT)
+    call = AwsCall("sts:AssumeRoleWithWebIdentity", "pca", secret=JWT)
     error = error_of("ValidationError", 400, f"Value '{JWT[:20]}' at 'webIdentityToken' failed", call)
     assert JWT[:20] not in str(error)
 

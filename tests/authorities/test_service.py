@@ -28,9 +28,9 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.signer.authorities.authority import (
     Alarms,
-    Answer,
     AuthorityBasics,
     LeafRequest,
+    ServiceAnswer,
     ServiceView,
     issue_checked,
 )
@@ -83,14 +83,16 @@ class Service:
     def __init__(self) -> None:
         self.view = ServiceView((CA.certificate, CA.root))
         self.sick: FederationError | None = None
-        self.answer: Callable[[LeafRequest], Answer] = lambda o: Answer(issued(o).der, (CA.certificate,))
+        self.answer: Callable[[LeafRequest], ServiceAnswer] = lambda o: ServiceAnswer(
+            issued(o).der, (CA.certificate,)
+        )
 
     async def poll(self) -> ServiceView:
         if self.sick is not None:
             raise self.sick
         return self.view
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         return self.answer(wanted)
 
     async def close(self) -> None:
@@ -234,7 +236,7 @@ async def test_looks_that_fail_again_and_again_stop_requests(error: FederationEr
 
 
 async def test_a_request_that_fails_after_a_look_did_says_enough() -> None:
-    def lose(_: LeafRequest) -> Answer:
+    def lose(_: LeafRequest) -> ServiceAnswer:
         raise AuthorityUncertain("cut off")
 
     service = Service()
@@ -281,7 +283,7 @@ async def test_a_request_that_is_refused_degrades_until_one_passes() -> None:
     service = Service()
     good = service.answer
 
-    def refuse(_: LeafRequest) -> Answer:
+    def refuse(_: LeafRequest) -> ServiceAnswer:
         raise AuthorityRefused("not by this role", reason="role_too_narrow", remedy="widen it")
 
     async with looked(service) as authority:
@@ -309,13 +311,13 @@ async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -
     old = pki.intermediate("ends tomorrow", not_after=pki.NOW + pki.DAY)
     service, clock = Service(), VirtualClock(pki.NOW)
     service.view = ServiceView()
-    service.answer = lambda o: Answer(issued(o, old).der, (old.certificate,))
+    service.answer = lambda o: ServiceAnswer(issued(o, old).der, (old.certificate,))
     async with looked(service, clock=clock) as authority:
         await authority.issue(order(now=pki.NOW))
         assert authority.issuers == (old.certificate, old.root)
         clock.step(pki.DAY.total_seconds() - 30)
         assert authority.describe().reason == "issuer_expired"
-        service.answer = lambda o: Answer(issued(o).der, (CA.certificate,))
+        service.answer = lambda o: ServiceAnswer(issued(o).der, (CA.certificate,))
         await authority.refresh()
         assert authority.can_sign
         assert list(authority.issuers) == []
@@ -326,20 +328,20 @@ async def test_where_only_a_leaf_tells_the_chain_one_that_ended_is_forgotten() -
 
 OTHER = pki.key("another").public_key()
 HOUR = timedelta(hours=1)
-WRONG: dict[str, Callable[[LeafRequest], Answer]] = {
-    "garbage": lambda o: Answer(b"garbage", (CA.certificate,)),
-    "wrong_key": lambda o: Answer(issued(o, public_key=OTHER).der, (CA.certificate,)),
-    "wrong_names": lambda o: Answer(
+WRONG: dict[str, Callable[[LeafRequest], ServiceAnswer]] = {
+    "garbage": lambda o: ServiceAnswer(b"garbage", (CA.certificate,)),
+    "wrong_key": lambda o: ServiceAnswer(issued(o, public_key=OTHER).der, (CA.certificate,)),
+    "wrong_names": lambda o: ServiceAnswer(
         issued(o, san=pki.spiffe_san("spiffe://cluster.local/ns/foo/sa/admin")).der, (CA.certificate,)
     ),
-    "is_ca": lambda o: Answer(issued(o, is_ca=True).der, (CA.certificate,)),
-    "wrong_usages": lambda o: Answer(issued(o, usage=SERVER_ONLY).der, (CA.certificate,)),
-    "no_anchor": lambda o: Answer(issued(o, STRANGER).der, (STRANGER.certificate, STRANGER.root)),
-    "outlives_request": lambda o: Answer(
+    "is_ca": lambda o: ServiceAnswer(issued(o, is_ca=True).der, (CA.certificate,)),
+    "wrong_usages": lambda o: ServiceAnswer(issued(o, usage=SERVER_ONLY).der, (CA.certificate,)),
+    "no_anchor": lambda o: ServiceAnswer(issued(o, STRANGER).der, (STRANGER.certificate, STRANGER.root)),
+    "outlives_request": lambda o: ServiceAnswer(
         issued(o, not_after=o.validity.not_after + HOUR).der, (CA.certificate,)
     ),
-    "clock_skew": lambda o: Answer(issued(o, not_before=pki.NOW + HOUR / 2).der, (CA.certificate,)),
-    "broken_chain": lambda o: Answer(issued(o).der, (CA.certificate, STRANGER.certificate)),
+    "clock_skew": lambda o: ServiceAnswer(issued(o, not_before=pki.NOW + HOUR / 2).der, (CA.certificate,)),
+    "broken_chain": lambda o: ServiceAnswer(issued(o).der, (CA.certificate, STRANGER.certificate)),
 }
 
 
@@ -367,14 +369,14 @@ async def test_the_doors_certificate_is_a_server_and_nothing_else(usage: x509.Ex
         names = Certificate.from_der(leaf.der).extension(x509.SubjectAlternativeName)
         assert names is not None
         assert names.get_values_for_type(x509.DNSName) == [SERVER_NAME]
-        service.answer = lambda o: Answer(issued(o, usage=usage).der, (CA.certificate,))
+        service.answer = lambda o: ServiceAnswer(issued(o, usage=usage).der, (CA.certificate,))
         with pytest.raises(AuthorityViolation) as caught:
             await issue_checked(authority, wanted, anchors=(CA.root,), at=pki.NOW, alarms=Alarms(clock))
         assert caught.value.reason == "wrong_usages"
 
 
 async def test_an_answer_that_was_lost_is_counted() -> None:
-    def lose(_: LeafRequest) -> Answer:
+    def lose(_: LeafRequest) -> ServiceAnswer:
         raise AuthorityUncertain("no answer")
 
     service = Service()

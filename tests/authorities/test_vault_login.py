@@ -18,7 +18,7 @@ from federation.signer.authorities.authority import ManagedAuthority
 from federation.signer.authorities.credentials import ClientPair, OwnCredentials
 from federation.signer.authorities.service import TOLERATED
 from federation.signer.authorities.vault.client import VaultClient, transport_security
-from federation.signer.authorities.vault.login import Login, granted
+from federation.signer.authorities.vault.login import VaultLogin, granted
 from tests.authorities.back_end import order, surroundings
 from tests.authorities.vault_hub import (
     approle,
@@ -179,7 +179,7 @@ async def test_a_late_refusal_of_the_old_login_does_not_cost_another(
         clock=server.clock,
         jitter=around.jitter,
     )
-    login = Login(
+    login = VaultLogin(
         client, server_config, OwnCredentials(), clock=server.clock, jitter=around.jitter, look_every=30.0
     )
     try:

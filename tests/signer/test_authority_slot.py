@@ -16,12 +16,12 @@ from federation.core.config.clusters import Credentials
 from federation.core.errors import AuthorityUnavailable, AuthorityUncertain, FederationError, NotReady
 from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.authority import (
-    Answer,
     AuthorityBasics,
     AuthoritySettings,
     BackEndContext,
     LeafRequest,
     ManagedAuthority,
+    ServiceAnswer,
     ServiceView,
 )
 from federation.signer.authorities.authority_set import AuthoritySlot, SlotContext
@@ -56,13 +56,13 @@ class Service:
             raise self.blind
         return ServiceView((CA.certificate, CA.root)) if self.shows_chain else ServiceView()
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         self.asked += 1
         if self.hanging is not None:
             await self.hanging.wait()
         if self.failing is not None:
             raise self.failing
-        return Answer(issued(wanted, self.ca).der, (self.ca.certificate,))
+        return ServiceAnswer(issued(wanted, self.ca).der, (self.ca.certificate,))
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -174,7 +174,7 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServiceAnswer:
     """What a service returned: the leaf's bytes, and the certificates that came with it in any order."""
 
     der: bytes
@@ -191,7 +191,7 @@ class CertificateService(Protocol):
         """
         ...
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         """Have it issued; raises what the module's table says. Bounded in time."""
         ...
 

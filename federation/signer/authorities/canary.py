@@ -52,7 +52,7 @@ _MARKS: Final[dict[str, str]] = {"ok": "ok", "warning": "WARNING", "failed": "FA
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What one check found, and what to do about it."""
 
     check: str
@@ -67,7 +67,7 @@ class Finding:
         return _MARKS[self.outcome]
 
 
-async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Finding]:
+async def probe_authority(config: HubConfig, context: BackEndContext) -> list[CheckResult]:
     """Everything that was found, in the order of the checks; raises nothing of the authority's."""
     anchors, findings = await _pinned(config)
     if not anchors:
@@ -85,7 +85,7 @@ async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Fi
             findings += await _signed(authority, config, anchors, context)
     except TimeoutError:
         findings.append(
-            Finding(
+            CheckResult(
                 "back end", "failed", f"no answer within {TIMEOUT:g} s", "timeout", "check the path to it"
             )
         )
@@ -94,10 +94,10 @@ async def probe_authority(config: HubConfig, context: BackEndContext) -> list[Fi
     return findings
 
 
-async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Finding]]:
+async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[CheckResult]]:
     """The pinned roots, as the bundle of a running hub would hold them."""
     found: dict[str, Certificate] = {}
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for pin in config.trust.anchors:
         try:
             data = await read_in_time(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
@@ -105,7 +105,7 @@ async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Find
         except (OSError, InvalidValue) as error:
             why = getattr(error, "strerror", None) or str(error)
             findings.append(
-                Finding(
+                CheckResult(
                     "pinned roots",
                     "warning" if found or len(config.trust.anchors) > 1 else "failed",
                     f"{pin.file}: {why}",
@@ -114,23 +114,23 @@ async def _pinned(config: HubConfig) -> tuple[tuple[Certificate, ...], list[Find
                 )
             )
     if not found and not any(finding.outcome == "failed" for finding in findings):
-        findings.append(Finding("pinned roots", "failed", "none of them can be read", "no_anchor"))
+        findings.append(CheckResult("pinned roots", "failed", "none of them can be read", "no_anchor"))
     return tuple(found.values()), findings
 
 
-def _described(authority: ManagedAuthority) -> Iterator[Finding]:
+def _described(authority: ManagedAuthority) -> Iterator[CheckResult]:
     report = authority.describe()
     outcome: Outcome = {"ready": "ok", "degraded": "warning"}.get(report.state, "failed")  # type: ignore[assignment]
     detail = report.detail or "it answers, and is ready"
-    yield Finding("back end", outcome, detail, report.reason, report.remedy)
+    yield CheckResult("back end", outcome, detail, report.reason, report.remedy)
     if report.subject:
         ends = min(issuer.not_after for issuer in authority.issuers)
         path = " < ".join(issuer.subject for issuer in authority.issuers)
-        yield Finding("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
+        yield CheckResult("chain", "ok", f"{path}; the first of them ends at {ends:%Y-%m-%d %H:%M} UTC")
     if authority.issuers and authority.issuers[-1].odd_serial:
-        yield Finding("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
+        yield CheckResult("serial", "warning", authority.issuers[-1].odd_serial, "serial", NEW_ROOT)
     for proposal in report.proposals:
-        yield Finding(
+        yield CheckResult(
             "chain",
             "warning",
             f"it names a root that is not pinned: {proposal.subject} ({proposal.sha256})",
@@ -141,8 +141,8 @@ def _described(authority: ManagedAuthority) -> Iterator[Finding]:
 
 async def _signed(
     authority: ManagedAuthority, config: HubConfig, anchors: tuple[Certificate, ...], context: BackEndContext
-) -> list[Finding]:
-    findings: list[Finding] = []
+) -> list[CheckResult]:
+    findings: list[CheckResult] = []
     kinds = sorted(
         {kind for cluster in config.clusters for kind in cluster.policy.key_kinds} or {KeyKind.EC_P256},
         key=lambda kind: kind.value,
@@ -158,7 +158,9 @@ async def _signed(
         except FederationError as error:
             findings.append(_failed(check, error))
         else:
-            findings.append(Finding(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC"))
+            findings.append(
+                CheckResult(check, "ok", f"signed and verified, until {leaf.not_after:%H:%M:%S} UTC")
+            )
     return findings
 
 
@@ -186,8 +188,8 @@ async def probe_once(
         raise AuthorityUnavailable(f"no answer within {TIMEOUT:g} s", reason="timeout") from None
 
 
-def _failed(check: str, error: FederationError) -> Finding:
-    return Finding(check, "failed", str(error), error.reason, error.remedy)
+def _failed(check: str, error: FederationError) -> CheckResult:
+    return CheckResult(check, "failed", str(error), error.reason, error.remedy)
 
 
 class CanarySigning:

@@ -38,12 +38,12 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.kubernetes.backoff import Backoff
 from federation.signer.authorities.authority import (
-    Answer,
     AuthorityBasics,
     CertificateService,
     IssuedLeaf,
     LeafRequest,
     ManagedAuthority,
+    ServiceAnswer,
     ServiceView,
 )
 from federation.signer.authorities.reports import with_problem, with_warnings
@@ -93,7 +93,7 @@ class HealthPolling:
 MOST_PROPOSALS: Final = 8
 
 
-class Proposals:
+class ProposedRoots:
     """Roots that the authority of that name names and that are not pinned."""
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -187,7 +187,7 @@ class ServiceAuthority(ManagedAuthority):
         self._view: ServiceView | None = None
         self._issuers: tuple[Certificate, ...] = ()
         self._crl: RevocationList | None = None
-        self._proposals = Proposals(basics.name, self._clock)
+        self._proposals = ProposedRoots(basics.name, self._clock)
         self._refused: AuthorityRefused | None = None
 
     @property
@@ -317,7 +317,7 @@ class ServiceAuthority(ManagedAuthority):
         if self._issuers and (self._issuers[-1] not in self._anchors or self._ends_too_soon(self._issuers)):
             self._issuers = ()
 
-    def _signed_with_another(self, answer: Answer) -> bool:
+    def _signed_with_another(self, answer: ServiceAnswer) -> bool:
         """Whether a service that gives its chain only with a leaf signs below another intermediate by now."""
         known_beforehand = self._view is not None and bool(self._view.chain)
         return not known_beforehand and self._issuers[0] not in answer.chain

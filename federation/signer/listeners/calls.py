@@ -31,7 +31,15 @@ from federation.signer.listeners.grpc import (
     read_head,
     refused_headers,
 )
-from federation.signer.listeners.http2 import MAX_STREAMS, Began, Continued, Event, Gone, Malformed, Session
+from federation.signer.listeners.http2 import (
+    MAX_STREAMS,
+    Began,
+    Continued,
+    Event,
+    Gone,
+    Http2Session,
+    Malformed,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -110,7 +118,7 @@ class Calls:
     def __init__(
         self,
         context: CallContext,
-        session: Session,
+        session: Http2Session,
         seat: Seat | None,
         *,
         peer: str,

@@ -20,7 +20,7 @@ from federation.core.connections import Seat
 from federation.core.errors import RequestRefused
 from federation.signer.listeners.calls import MOST_REFUSED, CallContext, Calls
 from federation.signer.listeners.frame_limits import Flood
-from federation.signer.listeners.http2 import CALM, NO_ERROR, Broken, Session
+from federation.signer.listeners.http2 import CALM, NO_ERROR, Broken, Http2Session
 from federation.signer.listeners.tls import ALPN, TlsSocket
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Connection:
         self._socket = sock
         self._descriptor = sock.fileno()
         self._tls: TlsSocket | None = None
-        self._session: Session | None = None  # both of these two since the end of the handshake
+        self._session: Http2Session | None = None  # both of these two since the end of the handshake
         self._calls: Calls | None = None
         self._unsent_since: float | None = None
         self._reads = self._writes = False  # what the loop watches the descriptor for
@@ -131,7 +131,7 @@ class Connection:
             self._refuse("no_http2", "it did not agree on HTTP/2 in its TLS handshake (ALPN)")
             return False
         interval = self._context.config.min_keepalive_interval
-        self._session = Session(self._context.loop.time(), ping_interval=interval)
+        self._session = Http2Session(self._context.loop.time(), ping_interval=interval)
         self._calls = Calls(
             self._context,
             self._session,
@@ -219,7 +219,7 @@ class Connection:
         if not self._receiving:
             self._context.loop.call_soon(self._guard, self._send)
 
-    def _write(self, tls: TlsSocket, session: Session) -> bool:
+    def _write(self, tls: TlsSocket, session: Http2Session) -> bool:
         """As much as the other end takes; False where the connection is closed."""
         try:
             everything = tls.write(session.unsent)

@@ -83,7 +83,7 @@ class Broken(Exception):
         self.code: Final = code
 
 
-class Session:
+class Http2Session:
     """The server's session on one connection, from the end of the TLS handshake on. Times are monotonic seconds.
 
     ``unsent`` are bytes that the connection has not written yet; it takes them out as it writes.

@@ -66,7 +66,7 @@ class StillIssuing(AuthorityUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AwsCall:
     """One API call, as its errors name it.
 
     ``for_leaf``: what AWS refuses may be this one leaf's fault. ``may_issue``: where the answer is lost, a
@@ -230,14 +230,14 @@ _SAN_NOT_CRITICAL: Final = _Meaning(
 )
 
 
-def refusal_of(error: ClientError, call: Call) -> AuthorityError | AuthorityUnavailable:
+def refusal_of(error: ClientError, call: AwsCall) -> AuthorityError | AuthorityUnavailable:
     """What an error answer means, as :func:`error_of` says."""
     answer = error.response.get("Error", {})
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     return error_of(str(answer.get("Code", "")), status, str(answer.get("Message", "")), call)
 
 
-def error_of(code: str, status: int, message: str, call: Call) -> AuthorityError | AuthorityUnavailable:
+def error_of(code: str, status: int, message: str, call: AwsCall) -> AuthorityError | AuthorityUnavailable:
     """What an error answer of AWS means, as an error."""
     meaning = _meaning(code, status, message, call)
     quoted = harmless(message, secret=call.secret)[:MAX_QUOTED]
@@ -254,7 +254,7 @@ def error_of(code: str, status: int, message: str, call: Call) -> AuthorityError
     return kind(what, where=call.where, reason=meaning.reason, remedy=remedy)
 
 
-def failure_of(error: BotoCoreError, call: Call) -> AuthorityError | AuthorityUnavailable:
+def failure_of(error: BotoCoreError, call: AwsCall) -> AuthorityError | AuthorityUnavailable:
     """What no answer, or none that is whole, means, as an error; nothing was issued where nothing was sent."""
     cause = error.kwargs.get("error")
     name = type(error).__name__
@@ -284,7 +284,7 @@ def failure_of(error: BotoCoreError, call: Call) -> AuthorityError | AuthorityUn
     )
 
 
-def _meaning(code: str, status: int, message: str, call: Call) -> _Meaning:
+def _meaning(code: str, status: int, message: str, call: AwsCall) -> _Meaning:
     short = code.removesuffix("Exception")
     found = _MEANINGS.get(short)
     if found is _FORBIDDEN and call.action.startswith("sts:"):
@@ -312,7 +312,7 @@ def _words(cause: object) -> str:
     return harmless(str(text))[:MAX_QUOTED]
 
 
-class Login(Protocol):
+class AwsLogin(Protocol):
     """Gives the keys that requests are signed with."""
 
     @property
@@ -361,7 +361,7 @@ class AwsClient:
         *,
         where: str,
         timeout: float,
-        login: Login | None = None,
+        login: AwsLogin | None = None,
         connections: int = 10,
     ) -> None:
         self._service = service
@@ -384,8 +384,8 @@ class AwsClient:
         may_issue: bool = False,
         secret: str = "",
     ) -> Mapping[str, Any]:
-        """The answer to one call. The flags are those of :class:`Call`, as are the errors."""
-        call = Call(f"{self._service}:{operation}", self._where, for_leaf, may_issue, secret)
+        """The answer to one call. The flags are those of :class:`AwsCall`, as are the errors."""
+        call = AwsCall(f"{self._service}:{operation}", self._where, for_leaf, may_issue, secret)
         client = await self._open()
         if self._login is not None:
             now = await self._login.keys()

@@ -26,7 +26,7 @@ from federation.core.config.authorities.settings import (
 )
 from federation.core.errors import AuthorityError, AuthorityMisconfigured, AuthorityUnavailable
 from federation.signer.authorities.authority import BackEndContext
-from federation.signer.authorities.aws.client import AwsClient, Call, Login, quieten, refusal_of
+from federation.signer.authorities.aws.client import AwsCall, AwsClient, AwsLogin, quieten, refusal_of
 from federation.signer.authorities.credentials import OwnCredentials
 
 _logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class AwsAccount:
         await self._credentials.close()
 
 
-def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, where: str) -> Login:
+def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, where: str) -> AwsLogin:
     """The way that the configuration names."""
     if aws.jwt is None or not aws.role_arn:
         return OwnChain(where)
@@ -91,7 +91,7 @@ def login_of(aws: AwsConfig, own: OwnCredentials, context: BackEndContext, *, wh
 
 
 class OwnChain:
-    """Implements Login by AWS's own chain. Files and environment are read anew when AWS refuses the keys."""
+    """Implements AwsLogin by AWS's own chain. Files and environment are read anew when AWS refuses the keys."""
 
     warning = ""
 
@@ -102,14 +102,14 @@ class OwnChain:
         self._suspect = False
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
-        """As in :class:`Login`; the reasons are ``credential_missing`` and ``credentials_unavailable``."""
+        """As in :class:`AwsLogin`; the reasons are ``credential_missing`` and ``credentials_unavailable``."""
         try:
             async with asyncio.timeout(CHAIN_TIMEOUT):
                 keys = await (await self._look_up(renew)).get_frozen_credentials()
         except TimeoutError:
             raise self._unavailable(f"AWS's chain gave no credentials within {CHAIN_TIMEOUT:g} s") from None
         except ClientError as error:
-            raise refusal_of(error, Call(f"sts:{error.operation_name}", self._where)) from None
+            raise refusal_of(error, AwsCall(f"sts:{error.operation_name}", self._where)) from None
         except (BotoCoreError, OSError, ValueError) as error:
             # the text may quote what a metadata service or a program answered: keys among it
             raise self._unavailable(f"AWS's chain gave no credentials ({_kind(error)})") from None
@@ -118,7 +118,7 @@ class OwnChain:
         return keys
 
     def suspect(self) -> None:
-        """As in :class:`Login`."""
+        """As in :class:`AwsLogin`."""
         self._suspect = True
 
     async def close(self) -> None:
@@ -158,7 +158,7 @@ class _CachedCredentials:
 
 
 class AssumedRole:
-    """Implements Login by assuming ``role_arn`` with a JWT (AssumeRoleWithWebIdentity)."""
+    """Implements AwsLogin by assuming ``role_arn`` with a JWT (AssumeRoleWithWebIdentity)."""
 
     def __init__(
         self, aws: AwsConfig, jwt: JwtRef, own: OwnCredentials, context: BackEndContext, *, where: str
@@ -176,7 +176,7 @@ class AssumedRole:
         self.warning = ""
 
     async def keys(self, *, renew: bool = False) -> ReadOnlyCredentials:
-        """As in :class:`Login`. Keys that are still good outlive a renewal that fails."""
+        """As in :class:`AwsLogin`. Keys that are still good outlive a renewal that fails."""
         cached = self._cached
         if cached is not None and not self._is_due(cached, renew):
             return cached.keys
@@ -198,11 +198,11 @@ class AssumedRole:
             return cached.keys
 
     def suspect(self) -> None:
-        """As in :class:`Login`."""
+        """As in :class:`AwsLogin`."""
         self._suspect = True
 
     async def close(self) -> None:
-        """As in :class:`Login`."""
+        """As in :class:`AwsLogin`."""
         self._cached = None
         await self._sts.close()
 
@@ -222,7 +222,7 @@ class AssumedRole:
         ends = given.get("Expiration")
         texts = [given.get(name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
         if not isinstance(ends, datetime) or not all(isinstance(text, str) and text for text in texts):
-            raise Call(f"sts:{ASSUME}", self._where).garbage()
+            raise AwsCall(f"sts:{ASSUME}", self._where).garbage()
         life = ends - begun
         renew_at = begun + life * self._jitter.uniform(RENEW_FROM, RENEW_UNTIL)
         return _CachedCredentials(ReadOnlyCredentials(*texts), renew_at, ends - LAST_MOMENT)

@@ -23,7 +23,7 @@ from federation.core.errors import (
 )
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of
 from federation.signer.authorities.authority import BackEndContext, KeyPair
-from federation.signer.authorities.aws.client import AwsClient, Call
+from federation.signer.authorities.aws.client import AwsCall, AwsClient
 from federation.signer.authorities.aws.credentials import AwsAccount
 from federation.signer.authorities.credentials import ChainFile, OwnCredentials
 
@@ -141,7 +141,7 @@ class KmsKey:
             raise
         signature = answer.get("Signature")
         if not isinstance(signature, bytes):
-            raise Call("kms:Sign", self._where).garbage()
+            raise AwsCall("kms:Sign", self._where).garbage()
         return signature
 
 
@@ -158,7 +158,7 @@ def _public_key(answer: Mapping[str, Any], where: str) -> tuple[PublicKey, KeyKi
     try:
         key = load_der_public_key(bytes(answer["PublicKey"]))
     except (KeyError, TypeError, ValueError, UnsupportedAlgorithm):
-        raise Call("kms:GetPublicKey", where).garbage() from None
+        raise AwsCall("kms:GetPublicKey", where).garbage() from None
     if answer.get("KeyUsage") != "SIGN_VERIFY":
         raise AuthorityMisconfigured(
             f"the key is not for signing but for {str(answer.get('KeyUsage'))[:40]}",

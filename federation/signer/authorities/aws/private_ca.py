@@ -38,8 +38,8 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
-from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
-from federation.signer.authorities.aws.client import Call
+from federation.signer.authorities.authority import BackEndContext, LeafRequest, ServiceAnswer, ServiceView
+from federation.signer.authorities.aws.client import AwsCall
 from federation.signer.authorities.aws.credentials import AwsAccount
 from federation.signer.authorities.credentials import OwnCredentials
 
@@ -191,11 +191,11 @@ class PrivateCa:
             try:
                 self._chain = _certificates(answer)
             except InvalidValue:
-                raise Call(f"acm-pca:{GET_CHAIN}", self._config.name).garbage() from None
+                raise AwsCall(f"acm-pca:{GET_CHAIN}", self._config.name).garbage() from None
             self._chain_of, self._chain_at = seen, now
         return ServiceView(self._chain, warnings=self._account.warnings)
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         """Ask for the certificate and fetch it, within ``timeout``."""
         timeout = self._config.timeout
         deadline = self._clock.monotonic() + timeout
@@ -260,7 +260,7 @@ class PrivateCa:
             "IdempotencyToken": self._random_bytes(TOKEN_BYTES).hex(),
         }
 
-    async def _fetch(self, arn: str, deadline: float) -> Answer:
+    async def _fetch(self, arn: str, deadline: float) -> ServiceAnswer:
         """What was issued; every error but AWS's own refusal leaves it open whether that exists."""
         await self._clock.sleep(self._pace.wait(0))
         polls = 0
@@ -300,14 +300,14 @@ class PrivateCa:
             raise AuthorityViolation(
                 f"what it returned cannot be read: {error}", where=self._config.name, reason="garbage"
             ) from None
-        return Answer(leaf.der, tuple(chain))
+        return ServiceAnswer(leaf.der, tuple(chain))
 
     async def _describe(self) -> Mapping[str, Any]:
         """What AWS says of the CA; raises AuthorityMisconfigured with its state where it is not active."""
         answer = await self._client.call(DESCRIBE, self._named())
         described = answer.get("CertificateAuthority")
         if not isinstance(described, dict) or "Status" not in described:
-            raise Call(f"acm-pca:{DESCRIBE}", self._config.name).garbage()
+            raise AwsCall(f"acm-pca:{DESCRIBE}", self._config.name).garbage()
         check_state(described)
         return described
 

@@ -38,7 +38,7 @@ from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import MAX_PATH, single_chain
 from federation.core.pki.pem import parse_certificates
 from federation.kubernetes.credentials import fingerprint
-from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
+from federation.signer.authorities.authority import BackEndContext, LeafRequest, ServiceAnswer, ServiceView
 from federation.signer.authorities.cert_manager.connection import (
     NOT_FOUND,
     Connection,
@@ -70,7 +70,7 @@ MOST_IN_CA: Final = 32
 """Some issuers put a whole bundle there, though it is meant to be one certificate."""
 
 
-def read_answer(issued: Issued) -> Answer:
+def read_answer(issued: Issued) -> ServiceAnswer:
     """The leaf and what is above it.
 
     Of ``ca`` only what continues the chain upwards is taken; the rest of a bundle would be no part of one
@@ -78,10 +78,10 @@ def read_answer(issued: Issued) -> Answer:
     """
     leaf, *above = _certificates(issued.certificate, "status.certificate", MAX_PATH)
     offered = _certificates(issued.ca, "status.ca", MOST_IN_CA) if issued.ca else ()
-    return Answer(leaf.der, _continued((leaf, *above), offered)[1:])
+    return ServiceAnswer(leaf.der, _continued((leaf, *above), offered)[1:])
 
 
-def chain_above(answer: Answer) -> tuple[Certificate, ...]:
+def chain_above(answer: ServiceAnswer) -> tuple[Certificate, ...]:
     """The certificates above the leaf in their order, its issuer first; empty where they form no chain."""
     try:
         return single_chain((Certificate.from_der(answer.der), *answer.chain))[1:]
@@ -212,7 +212,7 @@ class CertManager:
             self._chain = ()
         return ServiceView(chain=self._chain, warnings=odd + _warnings(connection))
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         """One request, from its creation to its removal; see the package's table of reasons in the docs."""
         name = f"federation-{self._instance}-{self._context.random_bytes(_ID_BYTES).hex()}"
         connection = await self._ready()
@@ -338,7 +338,7 @@ class CertManager:
         seconds = duration(wanted.validity.not_after, self._clock.now(), self._config.timeout)
         return certificate_request(self._config, wanted, name=name, instance=self._instance, seconds=seconds)
 
-    def _answer(self, verdict: Verdict) -> Answer:
+    def _answer(self, verdict: Verdict) -> ServiceAnswer:
         if not isinstance(verdict, Issued):
             raise refusal(verdict, self._config)
         answer = read_answer(verdict)

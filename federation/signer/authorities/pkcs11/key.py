@@ -19,7 +19,14 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass
 from federation.core.config.authorities.settings import Pkcs11AuthorityConfig
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.keys import KeyKind, PublicKey, describe, digest, kind_of, verify
-from federation.signer.authorities.pkcs11.tokens import LOST, Login, SessionLost, Tokens, failed, in_words
+from federation.signer.authorities.pkcs11.tokens import (
+    LOST,
+    SessionLost,
+    TokenLogin,
+    Tokens,
+    failed,
+    in_words,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -155,7 +162,7 @@ class KeyOnToken:
     def __init__(self, config: Pkcs11AuthorityConfig, tokens: Tokens) -> None:
         self._config = config
         self._tokens = tokens
-        self._login: Login | None = None
+        self._login: TokenLogin | None = None
         self._signer: TokenSigner | None = None
         self._proved: PublicKey | None = None
         self._fresh = False

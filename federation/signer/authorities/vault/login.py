@@ -320,7 +320,7 @@ class _Self(msgspec.Struct, frozen=True):
     renewable: bool = False
 
 
-class Login:
+class VaultLogin:
     """Keeps the token. ``look_every`` is the pause in seconds between two calls of :meth:`keep`."""
 
     def __init__(

@@ -28,10 +28,10 @@ from federation.core.errors import (
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.leaf import LeafProfile
 from federation.core.pki.pem import parse_certificates
-from federation.signer.authorities.authority import Answer, BackEndContext, LeafRequest, ServiceView
+from federation.signer.authorities.authority import BackEndContext, LeafRequest, ServiceAnswer, ServiceView
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.vault.client import NOT_VAULT, VaultAnswer
-from federation.signer.authorities.vault.session import Session, api_path, unexpected
+from federation.signer.authorities.vault.session import VaultSession, api_path, unexpected
 
 _OF_THE_ROLE: Final = (
     "this role",
@@ -151,7 +151,7 @@ class VaultPki:
         self._at = PkiMount(config.mount.strip("/"), config.issuer)
         self._roles = {LeafProfile.WORKLOAD: config.role, LeafProfile.SERVING: config.serving_role}
         self._timeout = timedelta(seconds=config.timeout)
-        self._session = Session(config, config.server, credentials, context)
+        self._session = VaultSession(config, config.server, credentials, context)
         self._issuer_path = api_path(config.mount, "issuer", config.issuer)
         self._chain: tuple[Certificate, ...] = ()
         self._parsed: tuple[tuple[str, ...], tuple[Certificate, ...]] = ((), ())
@@ -174,7 +174,7 @@ class VaultPki:
         crl = await self._crl(warnings)
         return ServiceView(self._chain, crl, (*warnings, *self._capped.values()))
 
-    async def issue(self, wanted: LeafRequest) -> Answer:
+    async def issue(self, wanted: LeafRequest) -> ServiceAnswer:
         """Have the role sign the CSR, with exactly its names and until exactly its end, at most."""
         role = self._roles[wanted.profile]
         at = PkiMount(self._at.mount, self._at.issuer, role)
@@ -232,7 +232,7 @@ class VaultPki:
             f" {asked - missing:.0f} s given; raise max_ttl, or lower the clusters' longest TTL"
         )
 
-    def _read(self, leaf: _Leaf) -> Answer:
+    def _read(self, leaf: _Leaf) -> ServiceAnswer:
         try:
             own = parse_certificates(leaf.certificate.encode(), where="certificate")
             chain = self._certificates(*filter(None, (leaf.issuing_ca, *(leaf.ca_chain or ()))))
@@ -246,7 +246,7 @@ class VaultPki:
             # The path above this issuer has been judged. What the engine lists above it may be more than
             # one way up, where issuers are cross-signed, which is right there and wrong in a chain.
             chain = ()
-        return Answer(own[0].der, chain)
+        return ServiceAnswer(own[0].der, chain)
 
     def _certificates(self, *pems: str) -> tuple[Certificate, ...]:
         """The certificates of these texts, each once; parsed only when they are not those of the last time."""

@@ -29,7 +29,7 @@ from federation.signer.authorities.vault.client import (
     VaultAnswer,
     VaultClient,
 )
-from federation.signer.authorities.vault.login import Lease, Login
+from federation.signer.authorities.vault.login import Lease, VaultLogin
 
 _SYNCHRONISE: Final = "synchronise the clocks of Vault's machines and of the hub's"
 
@@ -123,7 +123,7 @@ def _ahead(server_time: int, clock: Clock) -> timedelta:
 _CAPABILITIES: Final = {"GET": "read", "POST": "update"}
 
 
-class Session:
+class VaultSession:
     """One Vault for one authority. Closes the credentials with itself."""
 
     def __init__(
@@ -145,7 +145,7 @@ class Session:
             clock=context.clock,
             jitter=context.jitter,
         )
-        self._login = Login(
+        self._login = VaultLogin(
             self._client,
             server,
             credentials,
@@ -157,7 +157,7 @@ class Session:
     async def poll(self) -> tuple[str, ...]:
         """Take up changed TLS files, judge the node's health and keep the login: what is odd, as warnings.
 
-        Raises what :func:`judge_health`, :class:`Login` and the client raise.
+        Raises what :func:`judge_health`, :class:`VaultLogin` and the client raise.
         """
         files = await self._prepare()
         standing = judge_health(await self._client.health(), clock=self._clock)
@@ -173,7 +173,7 @@ class Session:
         """The answer to a request with the token, within the timeout, a new login included.
 
         A 403 is answered by one new login and one more attempt. Raises AuthorityMisconfigured with the
-        reason ``forbidden``, and what :class:`Login` and the client raise.
+        reason ``forbidden``, and what :class:`VaultLogin` and the client raise.
         """
         until = self._clock.monotonic() + self._timeout
         if not self._prepared:

@@ -29,7 +29,7 @@ from federation.core.pki.keys import KeyKind, PublicKey, digest, kind_of
 from federation.signer.authorities.authority import BackEndContext, KeyPair
 from federation.signer.authorities.credentials import ChainFile, OwnCredentials
 from federation.signer.authorities.vault.client import VaultAnswer
-from federation.signer.authorities.vault.session import Session, api_path, unexpected
+from federation.signer.authorities.vault.session import VaultSession, api_path, unexpected
 
 _SIGNATURE: Final = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+=*)")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -72,7 +72,7 @@ class _TransitMount:
 class TransitKey:
     """Implements SigningKey: one version of one key. Equal where it is the same version of the same key."""
 
-    session: Session = field(repr=False)
+    session: VaultSession = field(repr=False)
     at: _TransitMount
     version: int
     public_key: PublicKey
@@ -115,7 +115,7 @@ class TransitPair:
     ) -> None:
         self._chain = ChainFile(config.certificate_file)
         self._at = _TransitMount(config.mount.strip("/"), config.key)
-        self._session = Session(config, config.server, credentials, context)
+        self._session = VaultSession(config, config.server, credentials, context)
         self._matched: tuple[tuple[Certificate, ...], _Key] | None = None
         self._pair: KeyPair | None = None
         self.warnings: tuple[str, ...] = ()

@@ -20,11 +20,20 @@ from federation.signer.listeners.grpc import (
     read_timeout,
     refused_headers,
     write_message,
-    write_timeout,
 )
 
 METHOD = b"/a.B/C"
+UNITS = {b"u": 1e-6, b"m": 1e-3, b"S": 1.0, b"M": 60.0}  # gRPC over HTTP2, "TimeoutUnit"
 HEAD = ((b":method", b"POST"), (b":path", METHOD), (b"content-type", b"application/grpc"))
+
+
+def write_timeout(seconds: float) -> bytes:
+    """As clients write it: to the microsecond where it is short enough."""
+    for unit, length in UNITS.items():
+        count = max(0, round(seconds / length))
+        if count < 10**8:
+            return b"%d%s" % (count, unit)
+    return b"99999999H"
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(1, 20), max_size=30))

@@ -142,8 +142,8 @@ class Calls:
         self.idle_since = context.loop.time()
 
     @property
-    def none(self) -> bool:
-        """Whether there is none at present."""
+    def idle(self) -> bool:
+        """Whether there is no call at present."""
         return not self._open
 
     @property

@@ -323,7 +323,7 @@ class Connection:
             return self._accepted_at + self._context.config.max_connection_idle
         return (
             self._calls.idle_since + self._context.config.max_connection_idle
-            if self._calls.none
+            if self._calls.idle
             else math.inf
         )
 

@@ -157,15 +157,6 @@ def read_timeout(value: bytes) -> float:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def write_timeout(seconds: float) -> bytes:
-    """The same in the other direction, to the microsecond where it is short enough; for clients."""
-    for unit in (b"u", b"m", b"S", b"M"):
-        count = max(0, round(seconds / _UNITS[unit]))
-        if count < 10**8:
-            return b"%d%s" % (count, unit)
-    return b"99999999H"
-
-
 def _values(name: bytes, value: bytes) -> Iterable[tuple[str, str | bytes]]:
     try:
         text = name.decode("ascii")

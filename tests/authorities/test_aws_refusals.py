@@ -1,4 +1,4 @@
-"""An order to AWS Private CA: every refusal that its documentation lists, and every way to lose an answer."""
+"""A request to AWS Private CA: every refusal that its documentation lists, and every way to lose an answer."""
 
 from __future__ import annotations
 

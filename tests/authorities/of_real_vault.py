@@ -24,6 +24,6 @@ async def open_back_end(directory: Path) -> AsyncIterator[BackEnd]:
             server=token_server(operator, proxy, directory, token),
             mount=mesh,
             role="mesh-workload",
-            serving_role="mesh-door",
+            serving_role="mesh-listener",
         )
         yield BackEnd(settings=AuthoritySettings(config), root=root, cut_off=proxy.cut, secrets=(token,))

@@ -50,7 +50,7 @@ WORKLOAD_ROLE: dict[str, Any] = {
     "not_before_bound": "forbid",
     "not_after_bound": "forbid",
 }
-DOOR_ROLE: dict[str, Any] = {
+LISTENER_ROLE: dict[str, Any] = {
     **WORKLOAD_ROLE,
     "allowed_uri_sans": [],
     "allowed_domains": [SERVER_NAME, *ISTIOD_NAMES],
@@ -68,7 +68,7 @@ def pki_policy(mount: str, issuer: str = "default") -> str:
     """All that the hub may do with the PKI engine."""
     return "".join(
         f'path "{mount}/issuer/{issuer}/sign/{role}" {{ capabilities = ["update"] }}\n'
-        for role in ("mesh-workload", "mesh-door")
+        for role in ("mesh-workload", "mesh-listener")
     )
 
 
@@ -170,7 +170,7 @@ class Admin:
 
     async def recommended_roles(self, mesh: str) -> None:
         await self.do("POST", f"{mesh}/roles/mesh-workload", WORKLOAD_ROLE)
-        await self.do("POST", f"{mesh}/roles/mesh-door", DOOR_ROLE)
+        await self.do("POST", f"{mesh}/roles/mesh-listener", LISTENER_ROLE)
 
     async def clean_up(self) -> None:
         for what, target in reversed(self._undo):

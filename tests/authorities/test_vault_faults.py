@@ -166,7 +166,7 @@ async def test_what_the_policy_lacks_is_named(server: VaultServer, tmp_path: Pat
     ("role", "args", "options", "words"),
     [
         ("mesh-workload", (), {"identity": ELSEWHERE}, "not valid for this role"),
-        ("mesh-door", (LeafProfile.SERVING,), {"hosts": ("elsewhere.svc",)}, "elsewhere.svc not allowed"),
+        ("mesh-listener", (LeafProfile.SERVING,), {"hosts": ("elsewhere.svc",)}, "elsewhere.svc not allowed"),
         ("rsa-only", (), {}, "role requires keys of type rsa"),
         ("no-uris", (), {}, "not allowed in this role"),
     ],

@@ -76,7 +76,7 @@ async def real(tmp_path: Path) -> AsyncIterator[Real]:
             server=token_server(operator, proxy, tmp_path, token),
             mount=mesh,
             role="mesh-workload",
-            serving_role="mesh-door",
+            serving_role="mesh-listener",
         )
         yield Real(operator, mesh, root, config, token, tmp_path)
 
@@ -102,11 +102,15 @@ async def refused(kept: ManagedAuthority, *args: Any, **options: Any) -> Federat
         ("mesh-workload", {"user_ids": ["admin"]}, "not allowed by this role"),
         ("mesh-workload", {"not_after": "2099-01-01T00:00:00Z"}, "not_after_bound"),
         ("mesh-workload", {"not_before": "2020-01-01T00:00:00Z"}, "not_before_bound"),
-        ("mesh-door", {"uri_sans": ["spiffe://cluster.local/ns/foo/sa/bar"]}, "not allowed in this role"),
-        ("mesh-door", {"alt_names": "other.federation-system.svc"}, "not allowed by this role"),
-        ("mesh-door", {"alt_names": "sub.federation-hub.federation-system.svc"}, "not allowed by this role"),
-        ("mesh-door", {"alt_names": "*.federation-system.svc"}, "not allowed by this role"),
-        ("mesh-door", {"ip_sans": ["127.0.0.1"]}, "not allowed in this role"),
+        ("mesh-listener", {"uri_sans": ["spiffe://cluster.local/ns/foo/sa/bar"]}, "not allowed in this role"),
+        ("mesh-listener", {"alt_names": "other.federation-system.svc"}, "not allowed by this role"),
+        (
+            "mesh-listener",
+            {"alt_names": "sub.federation-hub.federation-system.svc"},
+            "not allowed by this role",
+        ),
+        ("mesh-listener", {"alt_names": "*.federation-system.svc"}, "not allowed by this role"),
+        ("mesh-listener", {"ip_sans": ["127.0.0.1"]}, "not allowed in this role"),
     ],
 )
 async def test_each_restriction_of_the_recommended_roles_bites(

@@ -125,7 +125,7 @@ async def test_sign(side: Side) -> None:
     assert await side.sign() == (200, "")
     status, text = await side.sign(uri_sans=["spiffe://elsewhere/ns/foo/sa/bar"])
     assert (status, "not valid for this role" in text) == (400, True)
-    status, text = await side.sign("mesh-door")
+    status, text = await side.sign("mesh-listener")
     assert (status, "not allowed in this role" in text) == (400, True)
     status, text = await side.sign(alt_names="elsewhere.svc")
     assert (status, "elsewhere.svc not allowed by this role" in text) == (400, True)

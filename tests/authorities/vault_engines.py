@@ -40,7 +40,7 @@ class Role:
 def recommended_roles() -> dict[str, Role]:
     return {
         "mesh-workload": Role(allowed_uri_sans=("spiffe://cluster.local/*",)),
-        "mesh-door": Role(allowed_domains=(SERVER_NAME, *ISTIOD_NAMES), client_flag=False),
+        "mesh-listener": Role(allowed_domains=(SERVER_NAME, *ISTIOD_NAMES), client_flag=False),
     }
 
 

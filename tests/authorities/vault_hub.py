@@ -137,7 +137,7 @@ def pki_config(
                 ca_file=ca_file,
             ),
             "role": "mesh-workload",
-            "serving_role": "mesh-door",
+            "serving_role": "mesh-listener",
             **options,
         }
     )

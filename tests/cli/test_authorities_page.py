@@ -15,7 +15,7 @@ import yaml
 
 from federation.core.config.authorities.section import KINDS
 from federation.core.config.load import parse_config
-from tests.authorities.real_vault import DOOR_ROLE, OWN_TOKEN, WORKLOAD_ROLE, pki_policy
+from tests.authorities.real_vault import LISTENER_ROLE, OWN_TOKEN, WORKLOAD_ROLE, pki_policy
 from tests.core.config.example import AUTHORITY, CONJUR, PLAIN, SPIFFE
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,10 @@ def as_written(role: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("page", ["authorities.md", "compatibility.md"])
 def test_roles_and_policy_are_those_that_a_real_vault_was_tested_with(page: str) -> None:
     text = (ROOT / "docs" / page).read_text("utf-8")
-    assert roles_of(text) == {"mesh-workload": as_written(WORKLOAD_ROLE), "mesh-door": as_written(DOOR_ROLE)}
+    assert roles_of(text) == {
+        "mesh-workload": as_written(WORKLOAD_ROLE),
+        "mesh-listener": as_written(LISTENER_ROLE),
+    }
     policy = text[text.index("bao policy write federation-hub - <<'EOF'\n") :].split("EOF")[1]
     assert policy.removeprefix("'").split() == (pki_policy("mesh") + OWN_TOKEN).split()
 

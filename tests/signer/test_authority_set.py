@@ -29,7 +29,10 @@ from tests.signer.running_signer import SERVER_NAME, TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
-A, B = pki.intermediate("heir a1", pki.root("heir a")), pki.intermediate("heir b1", pki.root("heir b"))
+A, B = (
+    pki.intermediate("authority a1", pki.root("authority a")),
+    pki.intermediate("authority b1", pki.root("authority b")),
+)
 
 
 class Packages:
@@ -125,7 +128,7 @@ async def test_a_new_intermediate_of_the_successor_is_on_trial_again(tmp_path: P
     assert successor is not None
     await successor.refresh()
     assert is_usable(successor)
-    renewed = pki.intermediate("heir b2", pki.root("heir b"))
+    renewed = pki.intermediate("authority b2", pki.root("authority b"))
     renewed.write(tmp_path / "second")
     await successor.current.refresh()
     assert not is_usable(successor)
@@ -171,7 +174,7 @@ async def test_a_typo_in_what_was_moved_takes_nothing_from_the_one_that_signs(
 
 
 async def test_a_successor_that_was_taken_out_goes_once_the_authority_can_sign(tmp_path: Path) -> None:
-    renewed = pki.intermediate("heir b2", pki.root("heir b"))
+    renewed = pki.intermediate("authority b2", pki.root("authority b"))
     first = settings_of(renewed, tmp_path, "first")
     assert isinstance(first.authority, LocalAuthorityConfig)
     key = first.authority.key_file.rename(tmp_path / "not-there-yet.pem")

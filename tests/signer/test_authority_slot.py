@@ -68,7 +68,7 @@ class Service:
         """Nothing is open."""
 
 
-class Scene:
+class Setup:
     """A slot with such services, by their names."""
 
     def __init__(self, **services: Service) -> None:
@@ -143,83 +143,83 @@ def settings_of(name: str, quota: float = 0.0) -> AuthoritySettings:
     )
 
 
-async def break_it(scene: Scene, service: Service) -> None:
+async def break_it(setup: Setup, service: Service) -> None:
     """Open the circuit; the back end is well again at once."""
     service.failing = AuthorityUncertain("cut off")
     for _ in range(FAILURES):
         with pytest.raises(AuthorityUncertain):
-            await scene.ask()
+            await setup.ask()
     service.failing = None
     with pytest.raises(AuthorityUnavailable, match="left alone"):
-        await scene.ask()
+        await setup.ask()
 
 
 async def test_a_circuit_that_opens_between_two_polls_is_probed_soon() -> None:
     service = Service()
-    scene = Scene(first=service)
-    async with scene.running():
-        await scene.clock.advance(POLL / 10)  # the next regular poll is far away
-        await break_it(scene, service)
-        assert await scene.seconds_until_served() <= FIRST_PROBE + 0.2
+    setup = Setup(first=service)
+    async with setup.running():
+        await setup.clock.advance(POLL / 10)  # the next regular poll is far away
+        await break_it(setup, service)
+        assert await setup.seconds_until_served() <= FIRST_PROBE + 0.2
 
 
 async def test_one_poll_that_fails_stops_no_caller() -> None:
     service = Service()
-    scene = Scene(first=service)
-    async with scene.running() as slot:
+    setup = Setup(first=service)
+    async with setup.running() as slot:
         service.blind = AuthorityUnavailable("no answer", reason="timeout")
-        await scene.clock.advance(POLL + 0.1)
+        await setup.clock.advance(POLL + 0.1)
         assert slot.describe().state == "degraded"
-        assert await scene.seconds_until_served() == 0.0
+        assert await setup.seconds_until_served() == 0.0
         service.blind = None
-        await scene.clock.advance(SOON)
+        await setup.clock.advance(SOON)
         assert slot.describe().state == "ready"
 
 
 async def test_a_replacement_that_crashes_on_trial_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     service, broken = Service(), Service()
     broken.failing = ZeroDivisionError("a mistake of ours")
-    scene = Scene(first=service, second=broken)
-    async with scene.running() as slot:
+    setup = Setup(first=service, second=broken)
+    async with setup.running() as slot:
         slot.configure(settings_of("second"))
-        await scene.until(lambda: broken.asked > 0)
-        await scene.until(lambda: "unexpectedly" in slot.describe().detail)
+        await setup.until(lambda: broken.asked > 0)
+        await setup.until(lambda: "unexpectedly" in slot.describe().detail)
         assert "a mistake of ours" not in slot.describe().detail
         assert "unexpectedly" in caplog.text
-        await scene.ask()
+        await setup.ask()
         broken.failing = None
-        await scene.clock.advance(POLL + 0.1)
-        await scene.until(lambda: slot.settings.authority.name == "second")
+        await setup.clock.advance(POLL + 0.1)
+        await setup.until(lambda: slot.settings.authority.name == "second")
 
 
 async def test_a_replacement_that_hangs_on_trial_delays_no_probe_of_the_one_in_use() -> None:
     service, hanging = Service(), Service()
     hanging.hanging = asyncio.Event()
-    scene = Scene(first=service, second=hanging)
-    async with scene.running() as slot:
+    setup = Setup(first=service, second=hanging)
+    async with setup.running() as slot:
         slot.configure(settings_of("second"))
-        await scene.until(lambda: hanging.asked > 0)
-        await break_it(scene, service)
-        assert await scene.seconds_until_served() <= FIRST_PROBE + 0.2
+        await setup.until(lambda: hanging.asked > 0)
+        await break_it(setup, service)
+        assert await setup.seconds_until_served() <= FIRST_PROBE + 0.2
         polled = service.polled
-        await scene.clock.advance(POLL + 1)
+        await setup.clock.advance(POLL + 1)
         assert service.polled > polled
         hanging.hanging.set()
-        await scene.until(lambda: slot.settings.authority.name == "second")
+        await setup.until(lambda: slot.settings.authority.name == "second")
 
 
 async def test_a_replacement_that_is_given_up_while_it_hangs_is_closed_later() -> None:
     hanging = Service()
     hanging.hanging = asyncio.Event()
-    scene = Scene(first=Service(), second=hanging)
-    async with scene.running() as slot:
+    setup = Setup(first=Service(), second=hanging)
+    async with setup.running() as slot:
         slot.configure(settings_of("second"))
-        await scene.until(lambda: hanging.asked > 0)
+        await setup.until(lambda: hanging.asked > 0)
         slot.configure(settings_of("first", quota=QUOTA))
-        await scene.clock.advance(POLL + 1)
+        await setup.clock.advance(POLL + 1)
         hanging.hanging.set()
-        await scene.until(lambda: hanging.asked == 2)  # the canary that was under way ends
-        await scene.clock.advance(POLL + 1)
+        await setup.until(lambda: hanging.asked == 2)  # the canary that was under way ends
+        await setup.clock.advance(POLL + 1)
         assert slot.settings.authority.name == "first"
         assert slot.describe().state == "ready"
 
@@ -227,36 +227,36 @@ async def test_a_replacement_that_is_given_up_while_it_hangs_is_closed_later() -
 async def test_an_authority_that_only_a_leaf_shows_is_known_before_directives_name_it() -> None:
     """A signer that starts in the middle of a rotation, with cert-manager."""
     service = Service(shows_chain=False)
-    scene = Scene(first=service)
+    setup = Setup(first=service)
     directives = SigningDirectives(rotation=1, state="PUBLISHING", issuer=CA.certificate.sha256, strict=True)
-    async with scene.running() as slot:
-        await scene.until(lambda: bool(slot.issuers))
+    async with setup.running() as slot:
+        await setup.until(lambda: bool(slot.issuers))
         assert choose(directives, "east", [slot], (CA.root,)) is slot
         asked = service.asked
-        await scene.clock.advance(3 * POLL)
+        await setup.clock.advance(3 * POLL)
         assert service.asked == asked, "once it is known, nothing is issued that no caller needs"
 
 
 async def test_a_back_end_that_only_a_leaf_shows_is_changed_on_its_own_side_and_put_back() -> None:
     """It is not asked for callers while it signs under another root, and found to be good again by itself."""
     service, other = Service(shows_chain=False), pki.intermediate("another", pki.root("another"))
-    scene = Scene(first=service)
-    scene.directives = SigningDirectives(issuer=CA.certificate.sha256, root=CA.root.sha256)
+    setup = Setup(first=service)
+    setup.directives = SigningDirectives(issuer=CA.certificate.sha256, root=CA.root.sha256)
     anchors = (CA.root, other.root)
-    async with scene.running() as slot:
+    async with setup.running() as slot:
         slot.trust(anchors)
-        await scene.until(lambda: bool(slot.issuers))
-        assert choose(scene.directives, "east", [slot], anchors) is slot
+        await setup.until(lambda: bool(slot.issuers))
+        assert choose(setup.directives, "east", [slot], anchors) is slot
         service.ca = other
-        await scene.ask()  # what it returns is judged by who asked
+        await setup.ask()  # what it returns is judged by who asked
         assert slot.issuers[0] == other.certificate
         with pytest.raises(NotReady) as refused:
-            choose(scene.directives, "east", [slot], anchors)
+            choose(setup.directives, "east", [slot], anchors)
         assert refused.value.reason == "authority_not_in_force"
         service.ca = CA
-        await scene.clock.advance(POLL)
-        await scene.until(lambda: slot.issuers[:1] == (CA.certificate,))
-        assert choose(scene.directives, "east", [slot], anchors) is slot
+        await setup.clock.advance(POLL)
+        await setup.until(lambda: slot.issuers[:1] == (CA.certificate,))
+        assert choose(setup.directives, "east", [slot], anchors) is slot
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["alive", "ended"])
@@ -266,34 +266,34 @@ async def test_what_has_ended_gives_way_to_a_renewal_in_the_middle_of_a_rotation
     ending = pki.intermediate("ending", not_after=ends) if ended else CA
     first, second = Service(shows_chain=False), Service(shows_chain=False)
     first.ca, second.ca = ending, pki.intermediate("renewed")
-    scene = Scene(first=first, second=second)
-    scene.directives = SigningDirectives(
+    setup = Setup(first=first, second=second)
+    setup.directives = SigningDirectives(
         rotation=1, state="PUBLISHING", strict=True, issuer=ending.certificate.sha256, root=ending.root.sha256
     )
-    async with scene.running() as slot:
-        await scene.ask()
+    async with setup.running() as slot:
+        await setup.ask()
         assert slot.issuers[:1] == (ending.certificate,)
         slot.configure(settings_of("second"))
         for _ in range(4):
-            await scene.clock.advance(POLL)
+            await setup.clock.advance(POLL)
             await asyncio.sleep(0.05)
         if ended:
-            await scene.until(lambda: slot.settings.authority.name == "second")
+            await setup.until(lambda: slot.settings.authority.name == "second")
         assert slot.settings.authority.name == ("second" if ended else "first")
 
 
 async def test_while_a_switch_is_pending_the_quota_of_the_one_in_use_is_shared_as_before() -> None:
     hanging = Service()
     hanging.hanging = asyncio.Event()
-    scene = Scene(first=Service(), second=hanging)
-    async with scene.running() as slot:
+    setup = Setup(first=Service(), second=hanging)
+    async with setup.running() as slot:
         assert slot.quotas == {"first"}
         slot.configure(settings_of("second", quota=8.0))
-        await scene.until(lambda: hanging.asked > 0)
+        await setup.until(lambda: hanging.asked > 0)
         assert slot.quotas == {"first", "second"}
         slot.take_share({"first": 0.5, "second": 1.0}.__getitem__)
         assert slot.describe().share == QUOTA / 2
         hanging.hanging.set()
-        await scene.until(lambda: slot.settings.authority.name == "second")
+        await setup.until(lambda: slot.settings.authority.name == "second")
         assert slot.describe().share == 8.0
         assert slot.quotas == {"second"}

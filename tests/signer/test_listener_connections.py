@@ -141,7 +141,7 @@ async def gates(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
         async def opened(**options: Any) -> Gate:
             ca = DevelopmentCa.create(
-                tmp_path / "ca", name="door", clock=SystemClock(), lifetime=timedelta(days=1)
+                tmp_path / "ca", name="listener", clock=SystemClock(), lifetime=timedelta(days=1)
             )
             credentials = ServingCredentials(pair_of(ca, tmp_path))
             listen = Address("127.0.0.1", 0)
@@ -745,7 +745,7 @@ async def test_a_look_at_the_certificate_is_no_handshake_that_failed(gates: Call
     """The controller's proof makes new connections all the time, only to see what they are shown."""
     gate = await gates()
     aim = Aim(gate.address, SERVER_NAME, (gate.ca.root,), 1)
-    (leaf, *_) = parse_certificates(gate.credentials.pair.chain_pem, where="door")
+    (leaf, *_) = parse_certificates(gate.credentials.pair.chain_pem, where="listener")
     for _ in range(20):
         assert await _greeting(aim)() == leaf.sha256
     await eventually(lambda: not gate.server._connections)

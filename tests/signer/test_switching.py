@@ -41,7 +41,7 @@ def vault_table(
     file = secret_file(directory, "vault-token", token.secret)
     return (
         f'[signer.{section}]\nkind = "vault"\nname = "vault"\naddress = "{server.address}"\n'
-        f'ca_file = "{ca_file}"\nrole = "mesh-workload"\nserving_role = "mesh-door"\n'
+        f'ca_file = "{ca_file}"\nrole = "mesh-workload"\nserving_role = "mesh-listener"\n'
         f'poll_seconds = "1s"\ntimeout = "2s"\n{more}\n'
         f'[signer.{section}.auth]\nmethod = "token"\ntoken = "file:{file}"\n'
     )
@@ -110,13 +110,13 @@ async def test_a_back_end_that_cannot_sign_does_not_take_over(tmp_path: Path) ->
 async def test_a_role_that_is_missing_is_found_out_before_anybody_depends_on_it(tmp_path: Path) -> None:
     context, ca_file = server_context(tmp_path)
     async with vault_server(context) as server, running_signer(tmp_path / "hub", ca=server.pki.ca) as hub:
-        role = server.pki.roles.pop("mesh-door")
+        role = server.pki.roles.pop("mesh-listener")
         hub.authority_table = vault_table(server, tmp_path, ca_file)
         await hub.reconfigure()
         await eventually(lambda: "on trial" in report_of(hub).detail, describe=lambda: report_of(hub))
         assert report_of(hub).kind == "local"
-        assert "mesh-door" in report_of(hub).detail
-        server.pki.roles["mesh-door"] = role
+        assert "mesh-listener" in report_of(hub).detail
+        server.pki.roles["mesh-listener"] = role
         await eventually(lambda: report_of(hub).kind == "vault", describe=lambda: report_of(hub))
 
 
@@ -177,7 +177,7 @@ async def test_the_doors_own_certificate_comes_from_the_back_end_as_well(tmp_pat
         async with running_signer(tmp_path / "hub", ca=server.pki.ca, setup=setup) as hub:
             shown = hub.role._listener.serving.certificate
             assert isinstance(shown, Certificate)
-            assert server.count("pki/issuer/default/sign/mesh-door") == 1
+            assert server.count("pki/issuer/default/sign/mesh-listener") == 1
             assert SERVER_NAME in str(shown.extensions)
 
 
@@ -219,12 +219,12 @@ async def test_a_successor_of_another_kind_and_another_root(tmp_path: Path) -> N
             assert successor().state == "unavailable"
             assert server.count("pki/issuer/default/sign/mesh-workload") == 0
             hub.pins = [new]
-            role = server.pki.roles.pop("mesh-door")
+            role = server.pki.roles.pop("mesh-listener")
             await hub.reconfigure()
             await eventually(lambda: "on trial" in successor().detail, describe=successor)
             assert successor().state == "unavailable"
             assert successor().chain_pem == new.chain_pem.decode(), "a controller can judge it all the same"
-            server.pki.roles["mesh-door"] = role
+            server.pki.roles["mesh-listener"] = role
             await eventually(lambda: successor().state == "ready", describe=successor)
             assert successor().proposals == []
             await eventually(lambda: successor().share == 50.0, describe=successor)

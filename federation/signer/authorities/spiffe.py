@@ -10,7 +10,7 @@ nothing is left open. While the agent is away, what it gave last is used until i
 identity for us any more, that holds at once.
 
 **SVIDs** are judged by their specifications before they are used (SPIFFE X509-SVID and JWT-SVID), pure. The agent is
-trusted: its socket is this machine's, and its word is what the hub is. What is checked is that the SVID is one that a
+trusted: its socket is this machine's, and it decides what the hub is. What is checked is that the SVID is one that a
 peer can accept, so that a mistake is reported here and not by a failed login.
 
 **Messages** (``SpiffeWorkloadAPI``, ``workload.proto``), as far as the hub uses them, are described here at run time

@@ -258,12 +258,12 @@ class Connection:
         self._refuse(reason, "others have fewer connections, or have proved who they are")
 
     def _refuse(self, reason: str, what: str, code: int = NO_ERROR) -> None:
-        """Count it and close it, with a word to the other end where it could read one."""
+        """Count it and close it; the other end is sent the reason where it could read one."""
         if self.closed:
             return
         self._count(reason, what)
         if self._session is not None and self._tls is not None:
-            # the word that gRPC's clients know
+            # the text that gRPC's clients know
             self._session.end(code, b"too_many_pings" if reason == "ping_flood" else b"")
             with contextlib.suppress(OSError, ValueError):
                 self._tls.write(self._session.unsent)

@@ -286,7 +286,7 @@ class PrivateCa:
             ) from None
         except AuthorityError as error:
             if error.reason == "issuing_failed":
-                raise  # AWS's own word that there is none
+                raise  # AWS itself says that there is none
             raise AuthorityUncertain(
                 f"accepted, but not to be had: {error.what}",
                 where=self._config.name,

@@ -225,7 +225,7 @@ class WrappedSecret:
 
 
 def _check(answer: VaultAnswer, path: str, envelope: Envelope) -> None:
-    """Raise where the token was not taken; only Vault's own word for it means that it is used up."""
+    """Raise where the token was not taken; only where Vault says so is it used up."""
     if answer.ok:
         return
     if answer.status == 400 and answer.says("wrapping token is not valid"):

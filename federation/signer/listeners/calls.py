@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -69,22 +70,20 @@ class CallHandler(Protocol):
         ...
 
 
-class CallContext(Protocol):
-    """What the calls of one listener share."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerContext:
+    """What the connections of one listener share, and their calls.
 
-    listener: CallHandler
+    ``run`` makes a task that is ended with the listener. ``receive_deadline`` gives the seconds for a message after its
+    headers: not the same for all, so that what begins together does not end together.
+    """
+
+    handler: CallHandler
     config: ListenerConfig
     slots: CallSlots
     loop: asyncio.AbstractEventLoop
-    method: bytes
-
-    def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """A task that is ended with the listener."""
-        ...
-
-    def receive_deadline(self) -> float:
-        """Seconds for a message after its headers."""
-        ...
+    run: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+    receive_deadline: Callable[[], float]
 
 
 class _Call:
@@ -117,7 +116,7 @@ class Calls:
 
     def __init__(
         self,
-        context: CallContext,
+        context: ListenerContext,
         session: Http2Session,
         seat: Seat | None,
         *,
@@ -128,6 +127,7 @@ class Calls:
         unproven: Callable[[], None],
     ) -> None:
         self._context = context
+        self._method = context.handler.method.encode("ascii")
         self._session = session
         self._seat = seat
         self._peer = peer
@@ -203,7 +203,7 @@ class Calls:
         now = context.loop.time()
         reader = MessageReader(context.config.max_message_bytes)
         try:
-            call = _Call(stream, read_head(headers, context.method), reader, now)
+            call = _Call(stream, read_head(headers, self._method), reader, now)
             call.slot = context.slots.enter(self._peer, give_way=partial(self._give_way, call))
         except (CallRefused, Overloaded) as refused:
             error, answer = _explained(refused)
@@ -315,7 +315,7 @@ class Calls:
                 call.allowed = allowed
                 if slot.gone is not None:
                     raise slot.gone
-                return await self._context.listener.handle(message, call.head.metadata, slot=slot)
+                return await self._context.handler.handle(message, call.head.metadata, slot=slot)
         except TimeoutError:
             if slot.gone is not None:
                 raise slot.gone from None
@@ -354,7 +354,7 @@ class Calls:
             self._session.respond(stream, refused_headers(answer.code.value, answer.sentence), ended=ended)
 
     def _reject(self, error: FederationError) -> None:
-        self._context.listener.reject(error, peer=self._peer)
+        self._context.handler.reject(error, peer=self._peer)
 
     def _count_unproven(self) -> None:
         self._refused += 1

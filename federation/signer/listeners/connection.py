@@ -14,11 +14,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from federation.core.connections import Seat
 from federation.core.errors import RequestRefused
-from federation.signer.listeners.calls import MOST_REFUSED, CallContext, Calls
+from federation.signer.listeners.calls import MOST_REFUSED, Calls, ListenerContext
 from federation.signer.listeners.frame_limits import Flood
 from federation.signer.listeners.http2 import CALM, NO_ERROR, Broken, Http2Session
 from federation.signer.listeners.tls import ALPN, TlsSocket
@@ -31,19 +31,20 @@ NOTICE: Final = 0.5
 CONNECTION_GRACE: Final = 30.0  # seconds for calls under way on a connection that has reached its age
 
 
-class ConnectionContext(CallContext, Protocol):
-    """What the connections of one listener share."""
-
-    def ended(self, connection: Connection) -> None:
-        """It is closed."""
-        ...
-
-
 class Connection:
     """One connection, from its acceptance on. Its seat is taken and left by the listener."""
 
-    def __init__(self, context: ConnectionContext, sock: socket.socket, peer: str, now: float) -> None:
+    def __init__(
+        self,
+        context: ListenerContext,
+        sock: socket.socket,
+        peer: str,
+        *,
+        ended: Callable[[Connection], None],
+    ) -> None:
+        """``ended`` is called once, when it is closed."""
         self._context = context
+        self._ended = ended
         self._socket = sock
         self._descriptor = sock.fileno()
         self._tls: TlsSocket | None = None
@@ -53,7 +54,7 @@ class Connection:
         self._reads = self._writes = False  # what the loop watches the descriptor for
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._accepted_at = now
+        self._accepted_at = context.loop.time()
         self._handshake_at = math.inf  # when the handshake began
         self._ending = False  # the end was announced
         self._goaway_at = self._grace_end = self._age_end = math.inf
@@ -272,7 +273,7 @@ class Connection:
     def _count(self, reason: str, what: str) -> None:
         if self._calls is not None:
             self._calls.reject_unproven(reason, what)
-        self._context.listener.connection_refused(RequestRefused(what, reason=reason), peer=self.peer)
+        self._context.handler.connection_refused(RequestRefused(what, reason=reason), peer=self.peer)
 
     def close(self, *, orderly: bool = False) -> None:
         """End it now, and every call on it."""
@@ -293,7 +294,7 @@ class Connection:
                     self._tls.flush()  # why a handshake failed
         self._socket.close()
         self._session = self._calls = None
-        self._context.ended(self)
+        self._ended(self)
 
     # --- deadlines -------------------------------------------------------------------------------------------------
 

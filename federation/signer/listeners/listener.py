@@ -15,7 +15,7 @@ from federation.core.config.hub import ListenerConfig
 from federation.core.config.types import Address
 from federation.core.connections import Connections, FairQueue
 from federation.core.errors import NotReady, Overloaded, RequestRefused
-from federation.signer.listeners.calls import CallHandler
+from federation.signer.listeners.calls import CallHandler, ListenerContext
 from federation.signer.listeners.connection import Connection
 from federation.signer.listeners.tls import ServingCredentials
 
@@ -33,21 +33,27 @@ PATIENCE: Final = 5.0  # seconds for a name to be resolved, and for what was can
 
 
 class Listener:
-    """One listening port with one listener behind it."""
+    """One listening port with one protocol behind it."""
 
     def __init__(
         self,
-        listener: CallHandler,
+        handler: CallHandler,
         *,
         config: ListenerConfig,
         listen: Address,
         credentials: ServingCredentials,
     ) -> None:
-        self.listener = listener
-        self.method = listener.method.encode("ascii")
-        self.config = config
-        self.slots = CallSlots(config.max_concurrent, _too_many)
-        self.loop = asyncio.get_running_loop()
+        self.slots: Final = CallSlots(config.max_concurrent, _too_many)
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._context = ListenerContext(
+            handler=handler,
+            config=config,
+            slots=self.slots,
+            loop=self._loop,
+            run=self._run,
+            receive_deadline=self._receive_deadline,
+        )
         self._listen = listen
         self._credentials = credentials
         self._seats = Connections(config.max_connections)
@@ -62,10 +68,9 @@ class Listener:
 
     async def start(self) -> Address:
         """Bind and serve at the address returned, with the port really bound; NotReady where it is taken."""
-        self.loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(PATIENCE):
-                found = await self.loop.getaddrinfo(
+                found = await self._loop.getaddrinfo(
                     self._listen.host,
                     int(self._listen.port),
                     type=socket.SOCK_STREAM,
@@ -89,7 +94,7 @@ class Listener:
                 remedy="see who listens there, or change listener.listen",
             ) from None
         for listening in self._listening:
-            self.loop.add_reader(listening.fileno(), self._accept, listening)
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
         return Address(self._listen.host, port)
 
     async def stop(self, drain: float) -> None:
@@ -114,18 +119,18 @@ class Listener:
 
     # --- what connections ask for -----------------------------------------------------------------------------------
 
-    def receive_deadline(self) -> float:
+    def _receive_deadline(self) -> float:
         """Seconds, from half of what is configured to all of it: what begins together must not end in one burst."""
-        return self.config.receive_deadline * (1.0 - self._spreading() / 2)
+        return self._config.receive_deadline * (1.0 - self._spreading() / 2)
 
     def _spreading(self) -> float:
         """From 0 to 1, evenly."""
         self._spread = (self._spread + GOLDEN_RATIO) % 1.0
         return self._spread
 
-    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is ended with the listener."""
-        task = self.loop.create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
@@ -135,7 +140,7 @@ class Listener:
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error("a call failed unexpectedly", exc_info=error)
 
-    def ended(self, connection: Connection) -> None:
+    def _connection_ended(self, connection: Connection) -> None:
         """It is closed: its seat is free."""
         if connection.seat is not None:
             connection.seat.leave()
@@ -155,7 +160,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in NO_DESCRIPTORS:
                     continue  # that one has gone before it was accepted
-                self.listener.connection_refused(
+                self._context.handler.connection_refused(
                     RequestRefused(f"it cannot be accepted: {error.strerror}", reason="no_descriptors"),
                     peer="",
                 )
@@ -168,7 +173,7 @@ class Listener:
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(self, sock, peer, self.loop.time())
+        connection = Connection(self._context, sock, peer, ended=self._connection_ended)
         self._connections[connection] = None
         seat = self._seats.enter(address_of(peer), connection.refuse)
         connection.seat = seat
@@ -177,14 +182,14 @@ class Listener:
 
     def _take_turns(self) -> None:
         """Begin the handshakes whose turn it is, and come back for the others."""
-        now = self.loop.time()
+        now = self._loop.time()
         while (connection := self._queue.next(now)) is not None:
             if not connection.closed:
-                age = self.config.max_connection_age * (1.0 + AGE_SPREAD * (2.0 * self._spreading() - 1.0))
+                age = self._config.max_connection_age * (1.0 + AGE_SPREAD * (2.0 * self._spreading() - 1.0))
                 connection.shake_hands(self._credentials.context, age=age)
         pause = self._queue.pause(now)
         if pause is not None and self._next_entry is None and not self._stopped:
-            self._next_entry = self.loop.call_later(max(pause, 0.001), self._turn)
+            self._next_entry = self._loop.call_later(max(pause, 0.001), self._turn)
 
     def _turn(self) -> None:
         self._next_entry = None
@@ -193,17 +198,17 @@ class Listener:
     def _pause(self, listening: socket.socket) -> None:
         """Accept nothing for a moment: the loop would report the same connection again at once."""
         descriptor = listening.fileno()
-        self.loop.remove_reader(descriptor)
+        self._loop.remove_reader(descriptor)
 
         def resume() -> None:
             if not self._stopped:
-                self.loop.add_reader(descriptor, self._accept, listening)
+                self._loop.add_reader(descriptor, self._accept, listening)
 
-        self.loop.call_later(PAUSE, resume)
+        self._loop.call_later(PAUSE, resume)
 
     def _close_listeners(self) -> None:
         for listening in self._listening:
-            self.loop.remove_reader(listening.fileno())
+            self._loop.remove_reader(listening.fileno())
             listening.close()
         self._listening.clear()
 

@@ -26,6 +26,8 @@ from federation.core.pki.certificate import Certificate
 from federation.core.rotation.effects import NOT_IN_FORCE, SigningDirectives
 from federation.core.rotation.record import State
 
+_AFTER: Final = State.RETIRED.value  # a rotation that ended with the new side
+
 CHANGE_OVER: Final = (
     "put the former authority back; to change over, keep that one as [signer.authority], configure the new one as"
     " [signer.successor], pin its root with staged = true, and run `federation rotate start`"
@@ -113,9 +115,6 @@ def _under_way(own: Certificate, directives: SigningDirectives) -> AuthorityMisc
 
 def _problem(what: str, remedy: str) -> AuthorityMisconfigured:
     return AuthorityMisconfigured(what, remedy=remedy, reason=NOT_IN_FORCE)
-
-
-_AFTER: Final = State.RETIRED.value
 
 
 class Available(Protocol):

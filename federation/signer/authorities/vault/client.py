@@ -17,7 +17,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -135,10 +135,45 @@ _PERMANENT: Final = (
 )
 """Said with 500 though no repetition helps: an operator has to correct the engine or the credential."""
 
-_SEALED: Final = "unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed"
 _STANDBY: Final = (
     "see whether it has an active node, and whether the address reaches that or a node that forwards"
 )
+
+
+class NodeState(NamedTuple):
+    """Why a node answers no requests, as its status says (API documentation, "/sys/health")."""
+
+    reason: str
+    what: str
+    remedy: str
+
+    def error(self, request: str = "", *, where: str = "") -> AuthorityUnavailable:
+        """The error for a caller; ``request`` is what was asked."""
+        what = f"{self.what} ({request})" if request else self.what
+        return AuthorityUnavailable(what, where=where, reason=self.reason, remedy=self.remedy)
+
+
+SEALED: Final = NodeState(
+    "vault_sealed",
+    "it is sealed",
+    "unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed",
+)
+UNINITIALISED: Final = NodeState(
+    "vault_uninitialised",
+    "it is not initialised",
+    "initialise it (`bao operator init`), or point the address at the right one",
+)
+DR_SECONDARY: Final = NodeState(
+    "dr_secondary",
+    "it is a disaster recovery secondary, which answers no requests",
+    "point the address at the primary, or promote this one",
+)
+_ALWAYS: Final[Mapping[int, NodeState]] = {
+    472: DR_SECONDARY,
+    473: NodeState("vault_standby", "it is a performance standby that cannot answer", _STANDBY),
+    501: UNINITIALISED,
+}
+"""Statuses that mean the same for every request."""
 
 
 class VaultClient:
@@ -312,9 +347,8 @@ class VaultClient:
                 where=self._where,
                 retry_after=retry_after(answer.headers.get("Retry-After", ""), self._clock),
             )
-        if status in _STANDING:
-            reason, words, remedy = _STANDING[status]
-            raise AuthorityUnavailable(f"{words} ({what})", where=self._where, reason=reason, remedy=remedy)
+        if status in _ALWAYS:
+            raise _ALWAYS[status].error(what, where=self._where)
         if status == 412:
             raise _TryAgain(
                 why,
@@ -327,9 +361,7 @@ class VaultClient:
         if may_issue and answer.refusal is None and status in _FROM_GATEWAYS:
             raise AuthorityUncertain(f"{why} from a gateway: it may have issued", where=self._where)
         if answer.says("sealed"):
-            raise AuthorityUnavailable(
-                f"it is sealed ({what})", where=self._where, reason="vault_sealed", remedy=_SEALED
-            )
+            raise SEALED.error(what, where=self._where)
         if answer.says(*_NO_LEADER):
             raise _TryAgain(why, where=self._where, reason="vault_standby", remedy=_STANDBY)
         raise _TryAgain(
@@ -339,18 +371,3 @@ class VaultClient:
 
 class _TryAgain(AuthorityUnavailable):
     """Nothing was done, and another attempt may go better."""
-
-
-_STANDING: Final[Mapping[int, tuple[str, str, str]]] = {
-    472: (
-        "dr_secondary",
-        "it is a disaster recovery secondary, which answers no requests",
-        "point the address at the primary, or promote this one",
-    ),
-    473: ("vault_standby", "it is a performance standby that cannot answer", _STANDBY),
-    501: (
-        "vault_uninitialised",
-        "it is not initialised",
-        "initialise it (`bao operator init`), or point the address at the right one",
-    ),
-}

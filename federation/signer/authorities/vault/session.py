@@ -24,14 +24,30 @@ from federation.signer.authorities.authority import BackEndContext
 from federation.signer.authorities.credentials import OwnCredentials
 from federation.signer.authorities.http import retry_after
 from federation.signer.authorities.vault.client import (
+    DR_SECONDARY,
     LEAST_TIME,
     NOT_VAULT,
+    SEALED,
+    UNINITIALISED,
+    NodeState,
     VaultAnswer,
     VaultClient,
 )
 from federation.signer.authorities.vault.login import Lease, VaultLogin
 
 _SYNCHRONISE: Final = "synchronise the clocks of Vault's machines and of the hub's"
+
+
+_REMOVED: Final = NodeState(
+    "vault_removed",
+    "this node was removed from its cluster",
+    "point the address at nodes that are members, or have this one join anew with empty storage",
+)
+_CUT_OFF: Final = NodeState(
+    "vault_standby",
+    "it is a standby that cannot reach the active node",
+    "see whether the cluster has an active node, and whether its nodes reach each other's cluster_addr",
+)
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -49,38 +65,10 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
     ``vault_removed``, ``dr_secondary``, ``server_error`` or ``garbage``, AuthorityThrottled, and
     AuthorityMisconfigured (``clock_skew``) where leaves would end later than they were asked for.
     """
-    status = answer.status
     health = _read(answer, clock)
-    if status == 472:
-        raise AuthorityUnavailable(
-            "it is a disaster recovery secondary, which answers no requests",
-            reason="dr_secondary",
-            remedy="point the address at the primary, or promote this one",
-        )
-    if status == 530:
-        raise AuthorityUnavailable(
-            "this node was removed from its cluster",
-            reason="vault_removed",
-            remedy="point the address at nodes that are members, or have this one join anew with empty storage",
-        )
-    if status == 501 or not health.initialized:
-        raise AuthorityUnavailable(
-            "it is not initialised",
-            reason="vault_uninitialised",
-            remedy="initialise it (`bao operator init`), or point the address at the right one",
-        )
-    if status == 503 or health.sealed:
-        raise AuthorityUnavailable(
-            "it is sealed",
-            reason="vault_sealed",
-            remedy="unseal it (`bao operator unseal`, `vault operator unseal`), and see why it was sealed",
-        )
-    if status == 474:
-        raise AuthorityUnavailable(
-            "it is a standby that cannot reach the active node",
-            reason="vault_standby",
-            remedy="see whether the cluster has an active node, and whether its nodes reach each other's cluster_addr",
-        )
+    state = _unusable(answer.status, health)
+    if state is not None:
+        raise state.error()
     warnings = []
     if health.standby:
         warnings.append("the address reaches a standby node, which may lag behind the active one")
@@ -94,6 +82,19 @@ def judge_health(answer: VaultAnswer, *, clock: Clock) -> tuple[str, ...]:
     if skew < -CLOCK_TOLERANCE:
         warnings.append(f"its clock is {-skew.total_seconds():.0f} s behind: {_SYNCHRONISE}")
     return tuple(warnings)
+
+
+def _unusable(status: int, health: _Health) -> NodeState | None:
+    """Why this node can do nothing for us; None where it, or the one that it forwards to, can."""
+    if status == 472:
+        return DR_SECONDARY
+    if status == 530:
+        return _REMOVED
+    if status == 501 or not health.initialized:
+        return UNINITIALISED
+    if status == 503 or health.sealed:
+        return SEALED
+    return _CUT_OFF if status == 474 else None
 
 
 def _read(answer: VaultAnswer, clock: Clock) -> _Health:

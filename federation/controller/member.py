@@ -179,6 +179,8 @@ class Member:
             allowed=around.allowed,
             stays=self._joining.stays,
             joins=lambda: self._joining.under_way,
+            must_claim=self._joining.must_claim,
+            on_claim_lost=self._joining.claim_lost,
         )
         self._bundle = TrustBundlePublisher(
             session,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,20 @@ from federation.controller.in_force import TrustState
 from federation.controller.publication.cluster_trust_bundle import BundleDecoder, BundleTarget
 from federation.controller.publication.config_map import ConfigMapDecoder, Contents, ObservedConfigMap, Target
 from federation.controller.publication.joining import CLAIM, CLAIM_LIMIT, Joining, JoiningMemory
-from federation.controller.publication.publisher import QUIET, RIVAL_WAIT, Contention
+from federation.controller.publication.publisher import CLAIM_AGAIN, QUIET, RIVAL_WAIT, Contention, Publisher
+from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.config.hub import PublicationConfig
 from federation.core.documents.controller import HubRecord
 from federation.core.documents.encoding import encode
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue, StateUnavailable
-from federation.core.identity import ANNOTATION, NUMBER, HubIdentity, check_id, mark_in, new_id
-from federation.kubernetes.objects import FIELD_MANAGER
+from federation.core.identity import ANNOTATION, NUMBER, ClusterName, HubIdentity, check_id, mark_in, new_id
+from federation.kubernetes.objects import FIELD_MANAGER, ObjectKey, ObjectMeta
+from federation.kubernetes.session import ClusterSession
+from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from federation.state.hub_identity import own_identity, read_identity
+from tests.controller.world import World, eventually
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -145,9 +152,62 @@ async def test_a_namespace_that_refuses_the_first_write_holds_up_no_other_for_lo
     assert case.joining.stays("shop", None)
     await case.clock.advance(CLAIM_LIMIT)
     assert not case.joining.stays("shop", None)
+    assert case.joining.must_claim(FIRST, None), "the mark has to be won there all the same"
+    case.joining.claim_lost()
+    assert case.joining.stays("shop", None), "another hub has won it, and the watch has not shown it yet"
     assert not Case(exists=lambda _: False).joining.stays("shop", None), "there is no such namespace"
     assert not Case(joined=True).joining.stays("shop", None)
     assert not Case(hub=HubIdentity()).joining.stays("shop", None)
+
+
+class NothingSeen:
+    """What a hub sees whose watch is behind: namespaces, and nothing in them."""
+
+    synced = True
+    namespaces: Mapping[ObjectKey, ObjectMeta] = {ObjectKey("", FIRST): ObjectMeta("", FIRST, "", "1")}
+
+    def observed_in(self, namespace: str) -> None:
+        return None
+
+
+async def test_of_two_that_see_no_mark_one_alone_writes(one: World) -> None:
+    """However late the watch of one is: the API server decides, not the time."""
+    view: Any = NothingSeen()
+    credentials = Credentials(kubeconfig=one.directory / "east.kubeconfig")
+    timeouts, clock = ClusterTimeouts(), SystemClock()
+    publishers = []
+    async with AsyncExitStack() as stack:
+        for number, (hub, authority) in enumerate(((HUB, MINE), (HubIdentity(OTHER), THEIRS))):
+            session = await ClusterSession.open(
+                credentials, cluster=ClusterName("east"), timeouts=timeouts, clock=clock, connections=2
+            )
+            stack.push_async_callback(session.close)
+            publisher = Publisher(
+                session,
+                view,
+                excluded=(),
+                concurrency=2,
+                timeouts=timeouts,
+                clock=clock,
+                jitter=random.Random(number),
+                allowed=lambda: True,
+                stays=lambda _namespace, _held: False,
+                joins=lambda: False,
+                must_claim=lambda namespace, _: namespace == FIRST,
+            )
+            publisher.aim(Target.of(generation(authority.pem.decode()), PublicationConfig(), hub))
+            publishers.append(publisher)
+        tasks = [asyncio.create_task(publisher.run()) for publisher in publishers]
+        await eventually(lambda: any(publisher.tally.writes for publisher in publishers))
+        await asyncio.sleep(2 * CLAIM_AGAIN)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert sorted(bool(publisher.tally.writes) for publisher in publishers) == [False, True]
+    assert not any(publisher.tally.failed for publisher in publishers)
+    (writer,) = (each for each in publishers if each.tally.writes)
+    assert writer.target is not None
+    assert one.held("east", FIRST) == (MINE if writer.target.hub == HUB else THEIRS).pem.decode()
 
 
 def test_a_rival_is_answered_once_and_then_ever_more_slowly() -> None:

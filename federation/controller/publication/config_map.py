@@ -56,6 +56,7 @@ class Target:
     sha256: str
     body: bytes = field(repr=False)
     hub: HubIdentity = NO_HUB
+    claim: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, generation: Generation, config: PublicationConfig, hub: HubIdentity = NO_HUB) -> Target:
@@ -83,7 +84,19 @@ class Target:
             sha256=generation.sha256,
             body=msgspec.json.encode(body),
             hub=hub,
+            claim=msgspec.json.encode(
+                body | {"metadata": {"name": config.config_map, "annotations": hub.annotations}, "data": {}}
+            ),
         )
+
+    @property
+    def claimant(self) -> str:
+        """The field manager of the claim: of this hub alone, so that the API server refuses a second hub's.
+
+        All hubs write the content under one manager's name, and by force; two that did so with the mark would take
+        it from one another (Kubernetes, "Server-Side Apply", Conflicts).
+        """
+        return f"{FIELD_MANAGER}-claim-{self.hub.id}"
 
     def is_met_by(self, held: ObservedConfigMap | None) -> bool:
         """True where nothing would have to be written.

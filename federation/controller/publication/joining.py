@@ -329,6 +329,19 @@ class Joining:
             return True
         return namespace != self._first and self.claims
 
+    def must_claim(self, namespace: str, held: ObservedConfigMap | None) -> bool:
+        """Whether the mark has to be won before anything is written: in the first namespace, where there is none."""
+        return (
+            namespace == self._first
+            and bool(self._hub.id)
+            and not self._defends
+            and not (held is not None and held.hub)
+        )
+
+    def claim_lost(self) -> None:
+        """Another hub has won the mark: the other namespaces go on waiting until the watch shows whose it is."""
+        self._claiming_since = self._clock.monotonic()
+
     @property
     def under_way(self) -> bool:
         """Whether it has a CA of its own that is not accepted, or issues still."""

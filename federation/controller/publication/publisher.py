@@ -161,7 +161,14 @@ PATIENCE: Final = 5.0
 MOST_ATTEMPTS: Final = 10.0
 """Attempts a second at namespaces that refuse the bundle: of 1,000 each is tried every 100 s."""
 
+CLAIM_AGAIN: Final = 1.0
+"""Seconds after which a mark that another hub has won is tried again, unless the watch has shown it by then."""
+
 _APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
+
+
+class _ClaimLost(Exception):
+    """Another hub's mark is there already."""
 
 
 @dataclass(slots=True)
@@ -193,6 +200,7 @@ class Publisher:
 
     ``joins`` says whether other writers are as it should be: a cluster with a CA of its own joins.
     ``stays`` says whether what a namespace holds is to stay for now; after a change of it all have to be judged anew.
+    ``must_claim`` says whether the hub's mark has to be won there before anything is written.
     """
 
     def __init__(
@@ -208,6 +216,8 @@ class Publisher:
         allowed: Callable[[], bool],
         stays: Callable[[str, ObservedConfigMap | None], bool],
         joins: Callable[[], bool],
+        must_claim: Callable[[str, ObservedConfigMap | None], bool] = lambda _namespace, _held: False,
+        on_claim_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
         self._watch = watch
@@ -218,6 +228,8 @@ class Publisher:
         self._allowed = allowed
         self._stays = stays
         self._joins = joins
+        self._must_claim = must_claim
+        self._on_claim_lost = on_claim_lost
         self._timeouts = timeouts
         self._where = {"cluster": str(session.name)}
         self._target: Target | None = None
@@ -365,11 +377,17 @@ class Publisher:
         held = self._watch.observed_in(namespace)
         path = target.path(namespace)
         try:
+            if self._must_claim(namespace, held):
+                await self._claim(path, target)
             await self._patch(path, target.body, APPLY, _APPLY_PARAMS)
             self.tally.writes += 1
             if held is not None and held.extra:
                 await self._patch(path, wipe_body(held.extra), MERGE, {"fieldManager": FIELD_MANAGER})
                 self.tally.writes += 1
+        except _ClaimLost:
+            self._on_claim_lost()
+            self._postpone(namespace, CLAIM_AGAIN)  # the watch will show whose it is
+            return
         except ClusterError as error:
             self._failed(namespace, error)
             return
@@ -385,6 +403,13 @@ class Publisher:
         self.tally.failed.pop(namespace, None)
         self.tally.remedies.pop(namespace, None)
         self._postpone(namespace, CONFIRM)
+
+    async def _claim(self, path: str, target: Target) -> None:
+        """Win the mark: of two hubs that see none at the same time, the API server takes the first one's alone."""
+        try:
+            await self._patch(path, target.claim, APPLY, {"fieldManager": target.claimant})
+        except ClusterConflict as error:
+            raise _ClaimLost from error
 
     async def _patch(self, path: str, body: bytes, content_type: str, params: dict[str, str]) -> None:
         await self._session.request(

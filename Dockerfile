@@ -1,8 +1,8 @@
 # One image for both roles: `federation signer ...`, `federation controller ...`.
 #
-# The tag follows Python's and Debian's security fixes, so a build today is not the build of tomorrow. For a build that is,
-# pin what you have reviewed by digest: --build-arg BASE=python:3.13-slim-bookworm@sha256:... No digest stands here, because
-# one that nobody renews is a promise to run old holes. Everything above the base is pinned by requirements.lock, with hashes.
+# The tag follows Python's and Debian's security fixes, so a build today is not the build of tomorrow. For a reproducible
+# one, pin what you have reviewed by digest: --build-arg BASE=python:3.13-slim-bookworm@sha256:... There is no digest here, because
+# one that is not renewed keeps old vulnerabilities. Everything above the base is pinned by requirements.lock, with hashes.
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -17,7 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY federation ./federation
 RUN ["/opt/federation/bin/python", "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check", \
      "--no-build-isolation", "--no-deps", "--no-index", "."]
-# What only installs has no place where a key is mounted.
+# Installers do not belong where a key is mounted.
 RUN ["/opt/federation/bin/python", "-m", "pip", "uninstall", "--yes", "setuptools", "pip"]
 
 FROM ${BASE}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -85,6 +88,54 @@ def ignored(path: str) -> bool:
         ):
             verdict = not rule.startswith("!")
     return verdict
+
+
+BUILD_LIMIT = 300.0  # seconds for an installation on a loaded machine
+
+
+def copied(directory: Path) -> None:
+    """The build stage's COPY instructions carried out into ``directory``, with what .dockerignore lets through."""
+    for instruction in stages()[0]:
+        if instruction.name != "COPY":
+            continue
+        *names, to = instruction.value.split()
+        for source in map(ROOT.joinpath, names):
+            files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+            for file in files:
+                if ignored(str(file.relative_to(ROOT))):
+                    continue
+                # Docker copies the contents of a directory, and a file under its own name.
+                target = directory / to / (file.relative_to(source) if source.is_dir() else file.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+
+
+def test_the_image_gets_the_hubs_files_and_none_of_the_sandbox(tmp_path: Path) -> None:
+    """The steps that bring the hub's own files, carried out with this interpreter into a directory."""
+    source, root = tmp_path / "src", tmp_path / "root"
+    copied(source)
+    own = next(run.words for run in every("RUN") if "--no-deps" in run.words)
+    assert own[0] == "/opt/federation/bin/python"
+
+    command = [sys.executable, *own[1:], f"--target={root}", "--quiet"]
+    subprocess.run(command, cwd=source, check=True, timeout=BUILD_LIMIT, capture_output=True)
+
+    installed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    code = {name for name in installed if not re.match(r"federation_hub-[^/]+\.dist-info/|bin/", name)}
+    expected = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "federation").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in code if "__pycache__" not in name} == expected
+    assert not [name for name in installed if "sandbox" in name]
+
+
+def test_the_images_lock_does_not_bring_the_sandbox() -> None:
+    locked = next(run.words for run in every("RUN") if "--require-hashes" in run.words)
+
+    assert "--requirement=requirements.lock" in locked
+    assert "sandbox" not in (ROOT / "requirements.lock").read_text()
 
 
 def test_only_instructions_that_are_looked_at_here() -> None:
@@ -184,6 +235,9 @@ def test_the_builder_sees_what_it_copies() -> None:
         "federation/key.pem",
         "federation/signer/tls.key",
         "federation/core/__pycache__/errors.cpython-311.pyc",
+        "federation_sandbox/pyproject.toml",
+        "federation_sandbox/apiserver/server.py",
+        "manifests/member/signer.yaml",
     ],
 )
 def test_the_builder_sees_nothing_else(path: str) -> None:

@@ -1,4 +1,4 @@
-"""What an operator installs holds nothing of the sandbox, and the demo's own wheel is whole."""
+"""What an operator installs contains nothing of the sandbox, and the sandbox's wheel is complete."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def sources(package: str) -> set[str]:
 
 
 def test_the_hubs_wheel_is_the_hub_and_nothing_of_the_sandbox(wheels: dict[str, Path]) -> None:
-    held = files(wheels["federation_hub"])
+    packed = files(wheels["federation_hub"])
 
-    assert set(held) == sources("federation")
-    assert not [name for name in held if "sandbox" in name]
+    assert set(packed) == sources("federation")
+    assert not [name for name in packed if "sandbox" in name]
 
 
 def test_the_sandboxs_wheel_is_the_sandbox_with_the_manifests_it_applies(wheels: dict[str, Path]) -> None:
-    held = files(wheels["federation_hub_sandbox"])
+    packed = files(wheels["federation_hub_sandbox"])
     room = "federation_sandbox/manifests/member"
     manifests = {f"{room}/{path.relative_to(MEMBER)}": path.read_bytes() for path in MEMBER.rglob("*.yaml")}
 
     assert manifests
-    assert set(held) == sources("federation_sandbox") | set(manifests)
-    assert {name: held[name] for name in manifests} == manifests
+    assert set(packed) == sources("federation_sandbox") | set(manifests)
+    assert {name: packed[name] for name in manifests} == manifests
 
 
 def test_without_the_extra_the_verb_says_what_to_install(wheels: dict[str, Path], tmp_path: Path) -> None:

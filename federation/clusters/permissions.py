@@ -10,13 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-import msgspec
-
 from federation.clusters.trust_bundles import GROUP, RESOURCE, SIGNER
 from federation.core.config.clusters import IstioConfig
 from federation.core.identity import ServiceAccountRef
-
-REVIEW_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 OF_MANIFESTS: Final = frozenset(
     ServiceAccountRef("federation-system", name) for name in ("federation-probe", "federation-istiod")
@@ -34,12 +30,12 @@ def create_account(account: ServiceAccountRef) -> str:
 
 
 OTHER_WRITER: Final = "kube-system"
-"""A namespace whose accounts are nobody's business here: what is allowed there is allowed too widely."""
+"""A namespace whose accounts the hub never uses: a right that extends to it is too wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One verb on one resource, or on a URL; ``why`` completes "may ..., which is needed to / and could"."""
+    """One verb on one resource; ``why`` completes "may ..., which is needed to / and could"."""
 
     verb: str
     resource: str = ""
@@ -47,31 +43,12 @@ class Permission:
     group: str = ""
     namespace: str = ""
     name: str = ""
-    url: str = ""
 
     def __str__(self) -> str:
-        thing = self.url or (f"{self.resource}.{self.group}" if self.group else self.resource)
+        thing = f"{self.resource}.{self.group}" if self.group else self.resource
         named = f" {self.name}" if self.name else ""
         place = f" in {self.namespace}" if self.namespace else ""
         return f"{self.verb} {thing}{named}{place}"
-
-    def review(self) -> bytes:
-        """The body of the SelfSubjectAccessReview that asks for it."""
-        if self.url:
-            spec: dict[str, object] = {"nonResourceAttributes": {"verb": self.verb, "path": self.url}}
-        else:
-            resource, _, subresource = self.resource.partition("/")
-            attributes = {
-                "verb": self.verb,
-                "group": self.group,
-                "resource": resource,
-                "subresource": subresource,
-                "namespace": self.namespace,
-                "name": self.name,
-            }
-            spec = {"resourceAttributes": {k: v for k, v in attributes.items() if v}}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
-        return msgspec.json.encode(review)
 
 
 def signer_needs() -> tuple[Permission, ...]:
@@ -171,7 +148,7 @@ EXCESSIVE: Final = (
     Permission("list", "secrets", "read every key and token there"),
     Permission("create", "pods", "run as any service account there"),
     Permission("create", "serviceaccounts/token", "become any account there", namespace=OTHER_WRITER),
-    Permission("impersonate", "users", "act as anybody there"),
+    Permission("impersonate", "users", "act as any user there"),
     Permission(
         "create", "clusterrolebindings", "grant itself anything there", group="rbac.authorization.k8s.io"
     ),

@@ -1,6 +1,6 @@
 """``federation clusters check``: whether the hub can do its job in a cluster, and no more than its job.
 
-Every finding stands alone with its remedy; what cannot be asked because something before it failed is left
+Every finding is complete by itself, with its remedy; what cannot be checked because something before it failed is left
 out. Nothing is changed in the cluster: reviews and a token request store no object.
 """
 
@@ -11,16 +11,27 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
+from kubernetes_asyncio.client import (
+    ApiClient,
+    AuthenticationV1TokenRequest,
+    AuthorizationV1Api,
+    CoreV1Api,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    V1SubjectAccessReviewStatus,
+    V1TokenRequestSpec,
+)
 
 from federation.clusters.health import CLOCK_SKEW_LIMIT, CLOCK_SKEW_WARNING
 from federation.clusters.istio_findings import compare_istio
 from federation.clusters.istio_inventory import read_istio
 from federation.clusters.permissions import (
     CONTROLLER_EXCESSIVE,
-    REVIEW_PATH,
     SIGNER_EXCESSIVE,
     CheckResult,
     Outcome,
@@ -48,6 +59,7 @@ from federation.core.errors import (
 from federation.core.identity import NO_HUB, HubIdentity
 from federation.core.jwks import parse_key_set
 from federation.kubernetes.answers import harmless
+from federation.kubernetes.generated_api import generated_api
 from federation.kubernetes.objects import METADATA_ONLY_LIST, Writers, decode_page, find_writers, stop_writers
 from federation.kubernetes.session import ClusterSession
 
@@ -69,14 +81,6 @@ class _Discovery(msgspec.Struct):
     jwks_uri: str = ""
 
 
-class _ReviewStatus(msgspec.Struct):
-    allowed: bool
-
-
-class _Review(msgspec.Struct):
-    status: _ReviewStatus
-
-
 async def check_cluster(
     config: ClusterConfig, hub: HubConfig, *, clock: Clock, identity: HubIdentity | None = None
 ) -> tuple[CheckResult, ...]:
@@ -89,13 +93,13 @@ async def check_cluster(
     _check_registry(registry, hub)
     signer, controller = _Checks(config, "signer"), _Checks(config, "controller")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_check_role(signer, config.signer, clock, lambda s: _check_signer(signer, s)))
+        tasks.create_task(_check_role(signer, config.signer, clock, partial(_check_signer, signer)))
         tasks.create_task(
             _check_role(
                 controller,
                 config.controller,
                 clock,
-                lambda s: _check_controller(controller, s, hub, identity),
+                partial(_check_controller, controller, hub=hub, identity=identity),
             )
         )
     return (*registry.results, *signer.results, *controller.results)
@@ -146,7 +150,7 @@ def _check_registry(checks: _Checks, hub: HubConfig) -> None:
         checks.add(
             "separate_credentials",
             "warning",
-            "both roles use the same credentials: whoever steals one can sign and publish",
+            "both roles use the same credentials: a thief of one can sign and publish",
             "give each role its own service account (manifests/member) and kubeconfig",
         )
     else:
@@ -157,7 +161,7 @@ async def _check_role(
     checks: _Checks,
     credentials: Credentials,
     clock: Clock,
-    further: Callable[[ClusterSession], Awaitable[None]],
+    further: Callable[[ClusterSession, ApiClient], Awaitable[None]],
 ) -> None:
     config = checks.config
     try:
@@ -186,7 +190,8 @@ async def _check_role(
         async with checks.guarded("version"):
             _check_version(checks, msgspec.json.decode(answer, type=_Version).git_version)
         _check_clock(checks, session.clock_skew)
-        await further(session)
+        async with generated_api(session) as api:
+            await further(session, api)
 
 
 def _check_version(checks: _Checks, text: str) -> None:
@@ -216,12 +221,12 @@ def _check_clock(checks: _Checks, skew: float) -> None:
     if size >= CLOCK_SKEW_WARNING:
         outcome = "warning" if size < CLOCK_SKEW_LIMIT else "failed"
     side = "behind" if skew > 0 else "ahead of"
-    remedy = "" if outcome == "ok" else "mend NTP on the side that is wrong"
+    remedy = "" if outcome == "ok" else "repair NTP on the side that is wrong"
     checks.add("clock", outcome, f"its clock is {size:.0f} s {side} this machine's", remedy)
 
 
-async def _check_signer(checks: _Checks, session: ClusterSession) -> None:
-    await _check_permissions(checks, session, signer_needs(), SIGNER_EXCESSIVE)
+async def _check_signer(checks: _Checks, session: ClusterSession, api: ApiClient) -> None:
+    await _check_permissions(checks, api, signer_needs(), SIGNER_EXCESSIVE)
     config = checks.config
     needs_keys = config.attestation == "token-keys"
     otherwise: Outcome = "failed" if needs_keys else "warning"
@@ -263,13 +268,18 @@ def _judge_keys(document: bytes, *, needs_keys: bool) -> tuple[Outcome, str, str
 
 
 async def _check_controller(
-    checks: _Checks, session: ClusterSession, hub: HubConfig, identity: HubIdentity | None
+    checks: _Checks,
+    session: ClusterSession,
+    api: ApiClient,
+    *,
+    hub: HubConfig,
+    identity: HubIdentity | None,
 ) -> None:
     publication = hub.controller.publication
     needs = controller_needs(config_map=publication.config_map, probe=checks.config.probe)
-    await _check_permissions(checks, session, needs, CONTROLLER_EXCESSIVE)
-    await _check_probe(checks, session)
-    trust_bundle = await _check_trust_bundle(checks, session, trust_bundle_name(publication.config_map))
+    await _check_permissions(checks, api, needs, CONTROLLER_EXCESSIVE)
+    await _check_probe(checks, api)
+    trust_bundle = await _check_trust_bundle(checks, session, api, trust_bundle_name(publication.config_map))
     async with checks.guarded("bundle_writers"):
         writers = await find_writers(session, config_map=publication.config_map, key=publication.key)
         _check_hubs(checks, writers, identity)
@@ -283,7 +293,7 @@ async def _check_controller(
             )
         else:
             checks.add("bundle_writers", "ok", f"no writer but hubs is recorded for {publication.config_map}")
-    await _check_istiod_certificate(checks, session)
+    await _check_istiod_certificate(checks, session, api)
     found = await read_istio(session, checks.config)
     checks.results += compare_istio(found, checks.config, hub, trust_bundle=trust_bundle)
 
@@ -326,26 +336,23 @@ def _counted(names: Counter[str]) -> str:
     return ", ".join(f"{harmless(name) or 'none'} ({count})" for name, count in sorted(names.items())[:5])
 
 
-async def _check_probe(checks: _Checks, session: ClusterSession) -> None:
+async def _check_probe(checks: _Checks, api: ApiClient) -> None:
     probe = checks.config.probe
-    body = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"audiences": [checks.config.audience], "expirationSeconds": 600},
-    }
+    request = AuthenticationV1TokenRequest(
+        spec=V1TokenRequestSpec(audiences=[checks.config.audience], expiration_seconds=600)
+    )
     async with checks.guarded("probe", remedy=create_account(probe)):
-        path = f"/api/v1/namespaces/{probe.namespace}/serviceaccounts/{probe.name}/token"
-        await session.request("POST", path, body=msgspec.json.encode(body))
+        await CoreV1Api(api).create_namespaced_service_account_token(probe.name, probe.namespace, request)
         checks.add("probe", "ok", f"tokens of {probe} are given")
 
 
-async def _check_istiod_certificate(checks: _Checks, session: ClusterSession) -> None:
+async def _check_istiod_certificate(checks: _Checks, session: ClusterSession, api: ApiClient) -> None:
     """Whether the hub can keep istiod's certificate, and whether it is there: by the Secret's metadata alone."""
     istio, check = checks.config.istio, "istio_certificate"
     if not istio.provide_certificate:
         return
     async with checks.guarded(check):
-        missing = [p for p in istiod_needs(istio) if not await _allowed(session, p)]
+        missing = [p for p in istiod_needs(istio) if not await _allowed(api, p)]
         if missing:
             checks.add(
                 check,
@@ -376,7 +383,9 @@ async def _has_secret(session: ClusterSession, namespace: str, name: str) -> boo
     return bool(decode_page(answer).items)
 
 
-async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: str) -> bool | None:
+async def _check_trust_bundle(
+    checks: _Checks, session: ClusterSession, api: ApiClient, name: str
+) -> bool | None:
     """Whether one can be published; None where that is not known.
 
     It is optional: asked only where the cluster serves the API and the operator has not said "off".
@@ -392,7 +401,7 @@ async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: st
         "itself",
     ):
         version = await served_version(session)
-        missing = [p for p in trust_bundle_needs(name) if version and not await _allowed(session, p)]
+        missing = [p for p in trust_bundle_needs(name) if version and not await _allowed(api, p)]
         can = bool(version) and not missing
         if not version:
             checks.add(check, "ok", "the cluster serves no ClusterTrustBundles")
@@ -410,10 +419,10 @@ async def _check_trust_bundle(checks: _Checks, session: ClusterSession, name: st
 
 
 async def _check_permissions(
-    checks: _Checks, session: ClusterSession, needed: Iterable[Permission], excessive: Iterable[Permission]
+    checks: _Checks, api: ApiClient, needed: Iterable[Permission], excessive: Iterable[Permission]
 ) -> None:
     async with checks.guarded("permissions"):
-        missing = [p for p in needed if not await _allowed(session, p)]
+        missing = [p for p in needed if not await _allowed(api, p)]
         if missing:
             checks.add(
                 "permissions",
@@ -424,7 +433,7 @@ async def _check_permissions(
         else:
             checks.add("permissions", "ok", "everything this role needs")
     async with checks.guarded("excess_permissions"):
-        too_much = [p for p in excessive if await _allowed(session, p)]
+        too_much = [p for p in excessive if await _allowed(api, p)]
         if too_much:
             checks.add(
                 "excess_permissions",
@@ -436,6 +445,19 @@ async def _check_permissions(
             checks.add("excess_permissions", "ok", "nothing beyond its part")
 
 
-async def _allowed(session: ClusterSession, permission: Permission) -> bool:
-    answer = await session.request("POST", REVIEW_PATH, body=permission.review())
-    return msgspec.json.decode(answer, type=_Review).status.allowed
+async def _allowed(api: ApiClient, permission: Permission) -> bool:
+    """What the API server says of the hub's own right. Raises ClusterErrors."""
+    resource, _, subresource = permission.resource.partition("/")
+    attributes = V1ResourceAttributes(
+        verb=permission.verb,
+        group=permission.group or None,
+        resource=resource,
+        subresource=subresource or None,
+        namespace=permission.namespace or None,
+        name=permission.name or None,
+    )
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+    answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
+    if not isinstance(answer.status, V1SubjectAccessReviewStatus):
+        raise ClusterGarbage("the answer to an access review has no status")
+    return bool(answer.status.allowed)

@@ -1,14 +1,14 @@
 """How the hub proves itself to one API server and recognises it: by a kubeconfig or the pod's own account.
 
-A kubeconfig is read by our own typed gate (``kubeconfig.py``) and not by kubernetes_asyncio's loader, because that
-one leaves inline keys in temporary files, runs exec plugins without a limit, reads ``tokenFile`` once, and follows
-``insecure-skip-tls-verify``. In-cluster discovery is the library's: there it does none of that. TLS verifies by the
-CA that the kubeconfig names; a client certificate never rests on disk.
+A kubeconfig is read by the hub's own typed reader (``kubeconfig.py``) and not by kubernetes_asyncio's loader, because
+that one reads many files otherwise than kubectl, leaves inline keys in temporary files, runs exec plugins without a
+limit, reads ``tokenFile`` once, and follows ``insecure-skip-tls-verify`` (docs/dependencies.md has the counts). TLS
+verifies by the CA that the kubeconfig names; a client certificate is never written to a disk.
 
-Files are read again every few seconds: tokens, certificates and CAs rotate in place. What they held last stays in
-force where reading fails. Only the kubeconfig itself is not followed here: another server may stand behind it, so
-whatever was learned has to be learned anew, and :func:`fingerprint` tells ``clusters/members.py`` to restart that one
-cluster, or to open the state's session anew.
+Files are read again every few seconds: tokens, certificates and CAs rotate in place. Their last content stays in
+force where reading fails. Only the kubeconfig itself is not followed here: it may name another server, so whatever
+was learned has to be learned anew. By :func:`fingerprint` ``clusters/members.py`` sees that, and restarts that one
+cluster; the state's session is opened anew.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def client_context(
 ) -> ssl.SSLContext:
     """A context that verifies chain and name, TLS 1.2 or later.
 
-    ``authority`` is PEM, read and trusted as Go does it: what stands around its certificates is passed over, and
+    ``authority`` is PEM, read and trusted as Go does it: what is around its certificates is passed over, and
     each of them is an anchor, be it a root, an intermediate or the server's own (``crypto/x509``, ``CertPool``).
-    None stands for the system's CAs, which is what a kubeconfig without a certificate-authority means.
+    None means the system's CAs, as a kubeconfig without a certificate-authority does.
     ``certificate`` (a PEM chain) and ``key`` come together. Raises :class:`InvalidValue`; its text holds nothing
     of the key.
     """
@@ -91,7 +91,7 @@ def _trust(context: ssl.SSLContext, authority: bytes) -> int:
 
 
 def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes, *, where: str) -> None:
-    """Python's ssl takes only files, so the two live for an instant in one that nobody else can open."""
+    """Python's ssl takes only files, so the two are for a moment in one that no other user can open."""
     try:
         with private_file(certificate.rstrip() + b"\n" + key) as path:
             context.load_cert_chain(path, password=_refuse_password)
@@ -282,7 +282,7 @@ class LoadedCredentials:
         """TLS contexts are costly, so one is made only when its bytes have changed."""
         certificate, key, token = now.certificate, now.key, now.token
         if plugin is not None:
-            # For client-go too, what stands in the kubeconfig goes before what a plugin hands out.
+            # As in client-go, the kubeconfig takes precedence over what a plugin prints.
             if certificate is None:
                 certificate, key = plugin.certificate, plugin.key
             token = token or plugin.token
@@ -359,27 +359,19 @@ async def fingerprint(credentials: Credentials) -> str:
 
 
 def _in_cluster(environ: Mapping[str, str], directory: Path) -> Entry:
-    # The library brings every model of the API with it, about 40 MB: only where it is needed.
-    from kubernetes_asyncio.client import Configuration
-    from kubernetes_asyncio.config import ConfigException
-    from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
-
-    configuration = type.__call__(Configuration)  # past the class's own copy of a process-wide default
-    loader = InClusterConfigLoader(
-        token_filename=str(directory / "token"),
-        cert_filename=str(directory / "ca.crt"),
-        try_refresh_token=False,
-        environ=dict(environ),
-    )
-    try:
-        loader.load_and_set(configuration)
-    except (ConfigException, OSError, ValueError) as error:
-        what = str(error) if isinstance(error, ConfigException) else type(error).__name__
+    """The API server that Kubernetes names to each pod, and the files of its service account (client-go, ``rest``)."""
+    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
+    missing = [str(path) for path in (directory / "token", directory / "ca.crt") if not path.is_file()]
+    if not host or not port:
+        missing.append("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")
+    if missing:
+        what = f"in-cluster credentials are incomplete: {', '.join(missing)} missing"
         remedy = "run in a pod whose service account token is mounted, or name a kubeconfig instead"
-        raise _refused(str(directory), "", f"in-cluster credentials are incomplete: {what}", remedy) from None
+        raise _refused(str(directory), "", what, remedy)
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
     return Entry(
         context="in-cluster",
-        server=configuration.host,
+        server=server,
         authority=Material(file="ca.crt"),
         tls_server_name="",
         proxy_url="",
@@ -388,14 +380,14 @@ def _in_cluster(environ: Mapping[str, str], directory: Path) -> Entry:
         token="",
         token_file="token",  # noqa: S106  a file name
         plugin=None,
-        info=ClusterInfo(server=configuration.host),
+        info=ClusterInfo(server=server),
     )
 
 
 def _read(entry: Entry, directory: Path, source: str) -> _Bytes:
     token = entry.token
     if entry.token_file:
-        # client-go reads the file even where a token stands beside it.
+        # client-go reads the file even where the kubeconfig has a token as well.
         path = directory / entry.token_file
         raw = _read_file(path, source, "tokenFile", MAX_FILE_BYTES)
         token = raw.decode("ascii", "replace").strip()

@@ -4,8 +4,8 @@ A disk that hangs costs one thread for each file, and an error, never the loop. 
 executor serves here: their threads are joined when the process ends, so a disk that hangs would keep a role from ever
 stopping. They are for computing, which ends by itself.
 
-Each read has a daemon thread of its own, and none is begun for a file whose last read still hangs: the kernel would
-hold that one as well. One whose caller merely gave up is waited for. A file that hangs is an OSError like any other
+Each read has a separate daemon thread, and none is begun for a file whose last read still hangs: the next one would
+hang as well. One whose caller merely gave up is waited for. A file that hangs is an OSError like any other
 that cannot be read.
 """
 
@@ -28,7 +28,7 @@ MAX_THREADS: Final = 16
 
 
 class Abandoned:
-    """Tells the thread of a call that nobody waits for it any more. Looked at before anything is changed."""
+    """Whether the caller has stopped waiting for the thread of its call. Checked before anything is changed."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()
@@ -37,12 +37,12 @@ class Abandoned:
         return self._flag.is_set()
 
     def abandon(self) -> None:
-        """Nobody waits any more."""
+        """The caller does not wait any more."""
         self._flag.set()
 
 
 class BlockingCalls:
-    """Runs functions in daemon threads of their own, each with a time limit in seconds; ``name`` is theirs."""
+    """Runs functions in separate daemon threads, each with a time limit in seconds; ``name`` is theirs."""
 
     def __init__(self, *, timeout: float, name: str) -> None:
         self._name = name
@@ -84,9 +84,9 @@ class BlockingCalls:
             give: Callable[[], None]
             try:
                 give = partial(done.set_result, function(abandoned))
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits, whatever it is
+            except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
                 give = partial(done.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
                 loop.call_soon_threadsafe(settle, give)
 
         try:
@@ -103,7 +103,7 @@ THREADS: Final = "file-read"
 
 
 class _UnderWay:
-    """A read whose thread may still be in the kernel. Made on the loop of who asked."""
+    """A read whose thread may still be in the kernel. Made on the loop of the caller."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -113,9 +113,9 @@ class _UnderWay:
         self._woken = asyncio.Event()
 
     def end(self) -> None:
-        """Told by its thread."""
+        """Called by its thread."""
         self.ended.set()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed: no caller waits
             self._loop.call_soon_threadsafe(self._woken.set)
 
     async def ends_within(self, seconds: float) -> bool:
@@ -138,13 +138,13 @@ class Reading:
     async def read(self, what: str, read: Callable[[], T]) -> T:
         """What ``read`` returns or raises; ``what`` names the files, for this.
 
-        Raises TimeoutError, an OSError whose ``strerror`` tells the limit, where they hang.
+        Raises TimeoutError, an OSError whose ``strerror`` names the limit, where they hang.
         """
         before = self._left.get(what)
         if before is not None and not await before.ends_within(self._timeout):
             raise TimeoutError(
                 errno.ETIMEDOUT,
-                f"no answer within {self._timeout:g} s, and it still hangs since an earlier look",
+                f"no answer within {self._timeout:g} s, and an earlier read of it still hangs",
             )
         if self._left.get(what) is before:
             self._left.pop(what, None)
@@ -163,7 +163,7 @@ class Reading:
             own.late = not own.ended.is_set()
             raise
         finally:
-            if own.begun.is_set() and not own.ended.is_set():  # out of time, or given up by who asked
+            if own.begun.is_set() and not own.ended.is_set():  # out of time, or given up by the caller
                 self._left[what] = own
 
 
@@ -187,7 +187,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 def read_now(path: Path, limit: int) -> bytes:
     """As :func:`read_bounded`, for a command that has nothing else to do: it waits, but not for a file that hangs.
 
-    Raises OSError, of which TimeoutError tells the limit.
+    Raises OSError, of which TimeoutError names the limit.
     """
     read: list[bytes] = []
     failed: list[OSError] = []

@@ -347,9 +347,9 @@ class Box:
                 while True:
                     self._check_alive()
                     with contextlib.suppress(ClusterNotFound):
-                        held = await self.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
-                        if held is not None and held.get("data", {}).get("root-cert.pem"):
-                            return str(held["data"]["root-cert.pem"]).encode("ascii")
+                        found = await self.members[name].world.config_map(namespace, ROOT_CONFIG_MAP)
+                        if found is not None and found.get("data", {}).get("root-cert.pem"):
+                            return str(found["data"]["root-cert.pem"]).encode("ascii")
                     await asyncio.sleep(POLL)
         except TimeoutError:
             raise NotReady(

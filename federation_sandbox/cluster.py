@@ -78,7 +78,7 @@ class NamespaceControllers:
     """The service account, root CA and namespace controllers, acting at once.
 
     ``enabled`` turns all of it off, as in a cluster whose controller manager is down: namespaces stay empty
-    when they are made and Terminating when they are deleted, until somebody finalizes them.
+    when they are made and Terminating when they are deleted, until they are finalized.
     """
 
     def __init__(self, store: Store, table: ResourceTable, writes: Writes, ca_pem: bytes) -> None:
@@ -248,8 +248,8 @@ class MemberWorld:
             answer = await self._session.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
         except ClusterNotFound:
             return None
-        held: dict[str, Any] = msgspec.json.decode(answer)
-        return held
+        found: dict[str, Any] = msgspec.json.decode(answer)
+        return found
 
     async def delete(self, path: str) -> None:
         """Delete the object at that API path, at once."""
@@ -305,7 +305,7 @@ def kubeconfig(
     }
 
 
-# kubeadm's default, the same in every cluster it makes: issuers do not tell clusters apart, keys do.
+# kubeadm's default, the same in every cluster it makes: clusters are distinguished by their keys, not by their issuers.
 DEFAULT_ISSUER = "https://kubernetes.default.svc.cluster.local"
 _FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _MANAGER = "sandbox"

@@ -5,7 +5,7 @@ with the rights of ``manifests/member``, and workloads call its gRPC listener ov
 issued.
 
 A whole root rotation runs while every workload keeps shaking hands with every other. Workloads renew at half the life
-of their certificates, as Istio's agents do, and nothing tells them of the rotation. Every handshake is a new one:
+of their certificates, as Istio's agents do, and nothing informs them of the rotation. Every handshake is a new one:
 nothing is resumed. Every one that fails is counted.
 """
 
@@ -36,7 +36,7 @@ RENEW_TICK: Final = 0.5
 REST: Final = 0.2
 """Seconds between two rounds of handshakes. What fails in a rotation fails until a certificate is renewed, for seconds;
 without a rest handshakes alone would fill a core, and take it from the hub that they are to judge."""
-MOST_FAILURES: Final = 20  # told one by one
+MOST_FAILURES: Final = 20  # printed one by one
 
 ROTATION: Final = 'soak = "3s"\nskew = "2s"\nfresh = "30s"\nwaves = 2'
 TIMEOUTS: Final = 'watch_silence = "5s"'
@@ -73,7 +73,7 @@ class Traffic:
         for client_cluster, server_cluster in permutations(self.workloads, 2):
             for client in self.workloads[client_cluster]:
                 for server in self.workloads[server_cluster]:
-                    if client.held is None or server.held is None:
+                    if client.current is None or server.current is None:
                         continue
                     self.tried += 1
                     try:
@@ -85,10 +85,12 @@ class Traffic:
 
 
 def _credential(workload: Workload) -> Credential:
-    held = workload.held
-    if held is None:
+    current = workload.current
+    if current is None:
         raise AssertionError(f"{workload.identity} holds no certificate yet")
-    return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
+    return Credential(
+        chain=current.chain, key_pem=current.key_pem, trust=current.trust, identity=workload.identity
+    )
 
 
 async def keep_renewing(
@@ -215,7 +217,7 @@ class Demo:
             workloads.append(workload)
 
     async def renew_due(self) -> None:
-        """Renew every workload that is past half of its certificate's life; a refusal is told, not raised."""
+        """Renew every workload that is past half of its certificate's life; a refusal is printed, not raised."""
         now = self.box.clock.now()
         for workload in (w for each in self.workloads.values() for w in each if w.due(now)):
             try:
@@ -225,10 +227,10 @@ class Demo:
 
     async def outcome(self) -> Outcome:
         """The document: what the status API says, and what the workloads' own handshakes showed."""
-        held = sum(map(len, self.workloads.values()))
+        workloads = sum(map(len, self.workloads.values()))
         status = await self.box.wait_for(
             "/api/v1/status",
-            lambda answer: answer["certificates_issued"] >= held,  # signers report every few seconds
+            lambda answer: answer["certificates_issued"] >= workloads,  # signers report every few seconds
             limit=READY_LIMIT,
             what="every certificate in the signers' reports",
         )

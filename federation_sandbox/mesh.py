@@ -106,13 +106,13 @@ class Workload:
             sleep=sleep,
             reraise=True,
         )
-        self.held: Identity | None = None
+        self.current: Identity | None = None
 
     async def renew(self, *, lifetime: timedelta = timedelta(0)) -> Identity:
         """Ask for a certificate; zero lifetime leaves it to the policy.
 
         Raises :class:`grpc.aio.AioRpcError` where the listener refuses or stays away, and
-        :class:`~federation.core.errors.InvalidValue` where the reply is not what an agent accepts. What was held
+        :class:`~federation.core.errors.InvalidValue` where the reply is not what an agent accepts. What it had
         before stays in either case.
         """
         key = ec.generate_private_key(ec.SECP256R1())
@@ -124,13 +124,13 @@ class Workload:
             )
         )
         elements = decode_response(await self._call(request))
-        self.held = self._accept(elements, key)
-        return self.held
+        self.current = self._accept(elements, key)
+        return self.current
 
     async def _call(self, request: bytes) -> bytes:
         credentials = grpc.ssl_channel_credentials(
             # A pod's mounted ConfigMap follows the bundle; the newest reply holds the same bytes.
-            root_certificates=self.held.trust_pem if self.held else self._listener_trust()
+            root_certificates=self.current.trust_pem if self.current else self._listener_trust()
         )
         options = [("grpc.ssl_target_name_override", self._server_name)]
         metadata = (("authorization", f"Bearer {self._token()}"), ("clusterid", str(self.cluster_id)))
@@ -164,7 +164,7 @@ class Workload:
 
     def due(self, now: datetime, *, share: float = 0.5) -> bool:
         """True once that share of the time between NotBefore and NotAfter is over: half of it, as ztunnel renews."""
-        if self.held is None:
+        if self.current is None:
             return True
-        leaf = self.held.leaf
+        leaf = self.current.leaf
         return now >= leaf.not_before + (leaf.not_after - leaf.not_before) * share

@@ -20,11 +20,11 @@ _OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class ReservedPort(int):
-    """A port number that is nobody else's for as long as it is referenced.
+    """A port number that is given to no other caller while it is referenced.
 
     A port that was only free a moment ago can be gone when the server begins to listen, or again while the server is
     being restarted: to another test, or to an outgoing connection. So it lies below the range that the kernel numbers
-    outgoing connections from, and its UDP twin, which nobody needs, is bound as the mark that it is taken.
+    outgoing connections from, and its UDP twin, which no server here needs, is bound as the mark that it is taken.
     """
 
     _mark: int
@@ -40,7 +40,7 @@ class ReservedPort(int):
             os.close(self._mark)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int(self),)  # a copy is a number: the mark cannot be held twice
+        return int, (int(self),)  # a copy is a number: the mark cannot be bound twice
 
 
 def free_port() -> ReservedPort:

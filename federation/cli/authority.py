@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "key, names, "
         "lifetime, usages and chain to a pinned root; then the same of the successor, where one is configured. Keys "
         "are made for it and thrown away; the certificates live for ten minutes at most. Run it with the signer's own "
-        "credentials. Exit codes: 0 all sign as they should (warnings may stand); 1 one does not, and what to do is "
+        "credentials. Exit codes: 0 all sign as they should (there may be warnings); 1 one does not, and what to do is "
         "said; 2 the configuration cannot be used.",
     )
     add_config(checking)

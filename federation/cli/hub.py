@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Supervise until told to stop; 0 if every process drained in time, 2 if one could not use what is configured."""
+    """Supervise until stopped; 0 if every process drained in time, 2 if one could not use what is configured."""
     from federation.cli.process import run_process
 
     replica = args.replica or host_replica()

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()  # the interpreter would complain about the same pipe once more
         return EXIT_FAILED
     except (FederationError, BaseExceptionGroup) as error:

@@ -52,16 +52,16 @@ def operations(
         leads=leads,
     )
 
-    async def verify_operations(asked: Sequence[Operation]) -> Sequence[bool | None]:
-        """Without an operate token what another process has sealed cannot be determined from what nobody has."""
+    async def verify_operations(requested: Sequence[Operation]) -> Sequence[bool | None]:
+        """Whether each MAC verifies; None where there is no operate token: another process may have made it."""
         token = config.current.status.operate_token_file is not None
-        return [True if sealed else False if token else None for sealed in await mac.are_on(asked)]
+        return [True if verified else False if token else None for verified in await mac.are_on(requested)]
 
-    told = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
+    described = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
     return Mounted(
         routes=[web.post(PATH, api.post)],
         methods={PATH: frozenset({"POST"})},
-        operations={PATH: {"post": told}},
+        operations={PATH: {"post": described}},
         schemas=[OperationRequest, OperationView],
         accepts=api.accepts,
         with_token=api.takes_token,

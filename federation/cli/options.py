@@ -48,7 +48,7 @@ def add_probes(parser: argparse.ArgumentParser) -> None:
         "--probes",
         type=address,
         metavar="HOST:PORT",
-        help="where /healthz and /readyz alone are served, for a kubelet's probes: open this port to nobody else "
+        help="where /healthz and /readyz alone are served, for a kubelet's probes: open this port to no other client "
         "(default: nowhere)",
     )
 

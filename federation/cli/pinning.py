@@ -99,27 +99,27 @@ def write_new(path: Path, content: bytes) -> bool:
 def replace_text(path: Path, text: str, *, digest: str) -> None:
     """Put ``text`` in the place of the text of that SHA-256, atomically; mode and owner stay.
 
-    A symbolic link stays one: what it leads to is replaced. Raises FederationError; FileChanged where somebody
-    else has written it, or is doing so.
+    A symbolic link stays one: what it leads to is replaced. Raises FederationError; FileChanged where another
+    process has written it, or is doing so.
     """
     with _reported(path):
         target = path.resolve(strict=True)
-        with _held(target) as current:
+        with _locked(target) as current:
             _check(path, current.read(MAX_BYTES + 1), digest)
             _replace(target, text.encode("utf-8"), os.fstat(current.fileno()))
 
 
 @contextlib.contextmanager
-def _held(target: Path) -> Iterator[BinaryIO]:
-    """The file, locked against others who accept an anchor at the same moment."""
+def _locked(target: Path) -> Iterator[BinaryIO]:
+    """The file, locked against other processes that accept an anchor at the same moment."""
     found = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is there at once, and empty
     with os.fdopen(found, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FileChanged("somebody else is writing it at this moment", where=str(target)) from None
+            raise FileChanged("another process is writing it at this moment", where=str(target)) from None
         if not os.path.samestat(os.fstat(file.fileno()), target.stat()):  # replaced before it was locked
-            raise FileChanged("was replaced by somebody else", where=str(target))
+            raise FileChanged("was replaced by another process", where=str(target))
         yield file
 
 
@@ -157,7 +157,7 @@ def _sync_directory(path: Path) -> None:
 
 def _check(path: Path, data: bytes, digest: str) -> None:
     if sha256(data).hexdigest() != digest:
-        raise FileChanged("was changed by somebody else meanwhile; nothing was written", where=str(path))
+        raise FileChanged("was changed by another process meanwhile; nothing was written", where=str(path))
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def _reported(path: Path) -> Iterator[None]:
 
 MOST_SHOWN: Final = 300
 """Characters of what another machine says."""
-OF_NONE: Final = "the own CA of none: rotations wait for no cluster but those that are found to hold it"
+OF_NONE: Final = "the member CA of none: rotations wait for no cluster but those that are found to have it"
 
 
 class ProposedAnchor(ProposalView, frozen=True, kw_only=True):
@@ -195,7 +195,7 @@ class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A self-signed CA of the fingerprint that was given. ``clusters`` are those whose own CA it is, if any."""
+    """A self-signed CA of the fingerprint that was given. ``clusters`` are those whose member CA it is, if any."""
 
     certificate: Certificate
     origin: str
@@ -217,14 +217,14 @@ class Candidate:
 def from_file(path: Path, sha256: str, *, clusters: Sequence[str], shared: bool, now: datetime) -> Candidate:
     """The certificate of that fingerprint in a file; raises FederationError.
 
-    A file does not tell whose own CA it is, so a person has to: of these clusters, or ``shared``, of none.
+    A file does not say whose member CA it is, so the operator has to: of these clusters, or ``shared``, of none.
     """
     if not clusters and not shared:
         raise FederationError(
-            "nobody said whose own CA it is, and rotations have to wait for what that goes on to issue",
+            "it is not stated which clusters issue with it, and rotations have to wait for what they go on to issue",
             where=str(path),
             remedy="add --cluster NAME for every cluster that issues with it today, or --shared-root for a root "
-            "that is no cluster's own",
+            "that is no cluster's member CA",
         )
     certificate = read_certificate(path, sha256)
     return _checked(Candidate(certificate, f"the file {path}", tuple(clusters)), now)
@@ -314,7 +314,7 @@ _BY_HAND: Final = "nothing was written; add the pin by hand"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPin:
-    """What the new table says; ``file`` as it stands there, the rest only where it is given."""
+    """What the new table says; ``file`` as it is written there, the rest only where it is given."""
 
     file: str
     sha256: str

@@ -64,7 +64,7 @@ def add_actions(
         actions,
         "status",
         runs["status"],
-        "show where the rotation stands, what it waits for, and until when",
+        "show the rotation's state, what it waits for, and until when",
         "Shows the states with the present one, the conditions of its gate with their evidence, when it opens at the "
         "earliest, quarantined clusters and the history. Exits 0 at rest or when the gate is open, 1 when it is "
         "closed or not known, 2 when the API cannot be asked.",
@@ -294,7 +294,9 @@ def _emergency(args: argparse.Namespace) -> int:
         lines = loss_lines(rotation.losses, side=side, removed_at=status.generated + length)
         print("\n".join(lines), file=sys.stderr)
         if rotation.gate is None or not rotation.gate.known:
-            print("THIS LIST IS NOT KNOWN TO BE COMPLETE: no controller that leads tells it", file=sys.stderr)
+            print(
+                "THIS LIST IS NOT KNOWN TO BE COMPLETE: no controller that leads reports it", file=sys.stderr
+            )
     if not args.yes and (code := _confirmed(args.compromised)):
         return code
     given = {"compromised": args.compromised, "reason": args.reason}
@@ -309,7 +311,7 @@ def _confirmed(sha256: str) -> int:
     """0 where a person types the first digits; else the exit code, having said why."""
     if not sys.stdin.isatty():
         print(
-            "federation rotate: nobody can be asked here, so it needs --yes; nothing was done",
+            "federation rotate: there is no terminal to ask at, so it needs --yes; nothing was done",
             file=sys.stderr,
         )
         return EXIT_UNKNOWN

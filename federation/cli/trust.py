@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "list",
         help="show every pin with its state, and every open proposal",
         description="Shows the pins of the configuration with their state, and the anchors that clusters or an "
-        "authority hold and nobody has pinned. Exits 2 when the status API cannot be asked.",
+        "authority have and that are not pinned. Exits 2 when the status API cannot be asked.",
     )
     add_config(listing)
     add_client_arguments(listing)
@@ -252,9 +252,9 @@ def _dismiss(args: argparse.Namespace) -> int:
     from federation.status.text import operation_text
 
     given = {"anchor": args.sha256, "cluster": args.cluster, "reason": args.reason}
-    wish = {name: value for name, value in given.items() if value}
+    request = {name: value for name, value in given.items() if value}
     try:
-        decided = asyncio.run(StatusClient.from_arguments(args).operate("dismiss", wish))
+        decided = asyncio.run(StatusClient.from_arguments(args).operate("dismiss", request))
     except StatusUnavailable as error:
         print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
@@ -280,8 +280,10 @@ def _remove(args: argparse.Namespace) -> int:
             return EXIT_REFUSED
         if not args.yes and (code := _confirmed(args.sha256, what="remove it", unchanged="removed")):
             return code
-        wish = {"anchor": args.sha256, "reason": args.reason}
-        decided = asyncio.run(client.operate("remove", {name: text for name, text in wish.items() if text}))
+        request = {"anchor": args.sha256, "reason": args.reason}
+        decided = asyncio.run(
+            client.operate("remove", {name: text for name, text in request.items() if text})
+        )
     except StatusUnavailable as error:
         print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
@@ -383,7 +385,7 @@ def _confirmed(sha256: str, *, what: str = "pin it", unchanged: str = "written")
     """0 where a person types the first digits; else the exit code, having said why."""
     if not sys.stdin.isatty():
         print(
-            f"federation trust: nobody can be asked here, so it needs --yes; nothing was {unchanged}",
+            f"federation trust: there is no terminal to ask at, so it needs --yes; nothing was {unchanged}",
             file=sys.stderr,
         )
         return EXIT_USAGE
@@ -445,24 +447,24 @@ class PinRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pin_rows(
-    trust: TrustConfig, held: Mapping[str, Certificate | str], status: TrustAnswer | None
+    trust: TrustConfig, found: Mapping[str, Certificate | str], status: TrustAnswer | None
 ) -> list[PinRow]:
     """Every pin in the configuration's order, then what is published without one.
 
-    ``held`` is what each pin's file gives here, by fingerprint: the certificate, or why it does not.
+    ``found`` is what each pin's file gives here, by fingerprint: the certificate, or why it does not.
     """
     bundle = status.bundle if status else None
     published = {anchor.sha256: anchor for anchor in bundle.anchors} if bundle else {}
-    rows = [_pinned(pin, held[pin.sha256], published.get(pin.sha256), status) for pin in trust.anchors]
+    rows = [_pinned(pin, found[pin.sha256], published.get(pin.sha256), status) for pin in trust.anchors]
     others = [a for a in published.values() if a.kind != "intermediate" and a.sha256 not in trust.pins]
     gone = {view.sha256: view for view in status.unpinned} if status else {}
     return rows + [_unpinned(anchor, gone.get(anchor.sha256)) for anchor in others]
 
 
 def _pinned(
-    pin: AnchorPin, held: Certificate | str, published: AnchorView | None, status: TrustAnswer | None
+    pin: AnchorPin, found: Certificate | str, published: AnchorView | None, status: TrustAnswer | None
 ) -> PinRow:
-    certificate = held if isinstance(held, Certificate) else None
+    certificate = found if isinstance(found, Certificate) else None
     state: PinState = "published" if published else "staged" if pin.staged else "not published"
     return PinRow(
         sha256=pin.sha256,
@@ -473,11 +475,11 @@ def _pinned(
         trust_domain=str(pin.trust_domain),
         foreign_override=pin.allow_foreign_trust_domain,
         file=str(pin.file),
-        problem=held if isinstance(held, str) else _told_by_leader(pin, status),
+        problem=found if isinstance(found, str) else _leaders_problem(pin, status),
     )
 
 
-def _told_by_leader(pin: AnchorPin, status: TrustAnswer | None) -> str:
+def _leaders_problem(pin: AnchorPin, status: TrustAnswer | None) -> str:
     """What the leader says of the same file; empty where it is good or not seen."""
     names = (str(pin.file), f"{pin.file} ({pin.sha256[:12]})")
     leaders = [controller for controller in status.controllers if controller.leader] if status else []
@@ -504,7 +506,7 @@ def _why_it_stays(view: UnpinnedView) -> str:
     """Until when an anchor without a pin stays, and why."""
     until = f" until {instant_text(view.leaves_at)} at the earliest" if view.leaves_at else ""
     if not view.known:
-        return "it stays in the bundle until nothing needs it; no controller that leads tells what does"
+        return "it stays in the bundle until nothing needs it; no controller that leads reports what does"
     waits = "; ".join(f"{c.cluster}: {c.detail}" if c.cluster else c.detail for c in view.waits_for)
     return f"it stays in the bundle{until}: {waits}" if waits else "it leaves the bundle now"
 
@@ -520,7 +522,7 @@ def removal_lines(view: UnpinnedView | None, sha256: str) -> list[str]:
         for lost in loss.clusters
     ]
     if not view.known:
-        return [*lines, "WHAT WILL FAIL IS NOT KNOWN: no controller that leads tells it"]
+        return [*lines, "WHAT WILL FAIL IS NOT KNOWN: no controller that leads reports it"]
     if not rows:
         return [*lines, "nothing is known to fail if it is removed now"]
     return [

@@ -55,13 +55,13 @@ class ClusterHealth:
 
     @classmethod
     def of_error(cls, error: FederationError) -> ClusterHealth:
-        """The health that one failure stands for."""
+        """The health that follows from one failure."""
         state: State = "degraded" if isinstance(error, _ANSWERS) else "unavailable"
         return cls(state, error.reason, error.what, error.remedy)
 
     @classmethod
     def of_clock(cls, skew: float) -> ClusterHealth:
-        """The health that a clock skew in seconds (ours ahead is positive) stands for."""
+        """The health that follows from a clock skew in seconds (ours ahead is positive)."""
         if abs(skew) < CLOCK_SKEW_WARNING:
             return READY
         side = "behind" if skew > 0 else "ahead of"
@@ -69,12 +69,12 @@ class ClusterHealth:
             "degraded",
             "clock_skew",
             f"its clock is {abs(skew):.0f} s {side} the hub's",
-            "mend NTP on the side that is wrong: certificates and tokens are judged by the clock",
+            "repair NTP on the side that is wrong: certificates and tokens are judged by the clock",
         )
 
     @classmethod
     def derive(cls, problems: Iterable[FederationError | None], *, clock_skew: float = 0.0) -> ClusterHealth:
-        """The worst of what is wrong now; ready where nothing is. The first of equals is told."""
+        """The worst of what is wrong now; ready where nothing is. Of equals, the first."""
         found = [cls.of_error(problem) for problem in problems if problem is not None]
         return max((READY, *found, cls.of_clock(clock_skew)), key=lambda health: _RANK[health.state])
 

@@ -7,7 +7,7 @@ or kubeconfig changes is restarted alone; a kubeconfig that cannot be used is re
 good one stays in force.
 
 The session of the state is different, since it stays with one API server. A member is restarted for another
-kubeconfig, since another cluster may stand behind it. The state must not move under a running role, which has learned
+kubeconfig, since that may be another cluster. The state must not move under a running role, which has learned
 versions and leads by a Lease there: only the credentials are followed, in a session that is opened anew, and a
 kubeconfig that names another server is not taken up before a restart.
 """
@@ -34,7 +34,7 @@ from federation.kubernetes.session import ClusterSession
 _logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS: Final = 10.0
-"""How often a kubeconfig is looked at; mounted Secrets take a minute or two to change anyway."""
+"""How often a kubeconfig is checked for changes; mounted Secrets take a minute or two to change anyway."""
 
 STAGGER_SECONDS: Final = 0.02
 """Between the starts of clusters that begin together: TLS handshakes and lists of hundreds come one by one."""
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class MemberCrashedError(FederationError):
-    """The work for one cluster ended by an error that nobody foresaw; it is started again."""
+    """The work for one cluster ended by an unforeseen error; it is started again."""
 
     default_reason = "crashed"
     default_remedy = "the log has the traceback: report it; the cluster is tried again by itself"
@@ -113,7 +113,7 @@ class Members(Generic[T]):
     async def apply(self, configs: Iterable[ClusterConfig]) -> None:
         """Start what is new, stop what is gone, restart what changed; the others are not touched.
 
-        Returns at once: a cluster that takes long to end or to start holds up nobody. Within one cluster
+        Returns at once: a cluster that takes long to end or to start delays no other. Within one cluster
         the old member has ended before the new one starts.
         """
         wanted = {config.name: config for config in configs}
@@ -154,7 +154,7 @@ class Members(Generic[T]):
                 await self._run(config)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  a bug in one stops no other
                 if task is not None and task.cancelling():
-                    return  # it was told to end, and whatever its end met on the way is over with it
+                    return  # it was cancelled: an error on the way to its end changes nothing
                 self._note(config.name, _foreseen(error) or MemberCrashedError(repr(error)[:200]), error)
             else:
                 continue  # its kubeconfig changed

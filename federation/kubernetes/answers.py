@@ -76,9 +76,9 @@ WEBHOOK: Final = "webhook"
 """The reason of a ClusterServerError that comes from an admission webhook which cannot be called."""
 
 _UNCALLED: Final = "failed calling webhook"
-_MEND_WEBHOOK: Final = (
-    "mend the admission webhook that is named, or narrow what it is called for (namespaceSelector, failurePolicy): the "
-    "API server itself works"
+_REPAIR_WEBHOOK: Final = (
+    "repair the admission webhook that is named, or narrow what it is called for (namespaceSelector, failurePolicy); "
+    "the API server itself works"
 )
 _IMMUTABLE: Final = re.compile(r"\bimmutable\b")
 _DELETE_IT: Final = (
@@ -109,7 +109,7 @@ _status = msgspec.json.Decoder(Status)
 def error_for(
     code: int, body: bytes, *, what: str, where: str, retry_after: str = "", secret: str = ""
 ) -> ClusterError:
-    """The error an answer with a status other than 2xx stands for.
+    """The error that an answer with a status other than 2xx means.
 
     ``what`` is the request in words, ``secret`` a token that must not come back in the text.
     """
@@ -126,7 +126,7 @@ def error_for(
     if code == 504:
         return ClusterTimeout(text, where=where)
     if 500 <= code <= 599 and _UNCALLED in explanation:
-        return ClusterServerError(text, where=where, reason=WEBHOOK, remedy=_MEND_WEBHOOK)
+        return ClusterServerError(text, where=where, reason=WEBHOOK, remedy=_REPAIR_WEBHOOK)
     if 500 <= code <= 599:
         return ClusterServerError(text, where=where)
     if 400 <= code <= 499:
@@ -153,7 +153,7 @@ def _denied(explanation: str, text: str, where: str) -> ClusterDenied | None:
 
 
 def error_in_watch(status: bytes | msgspec.Raw, *, what: str, where: str, secret: str = "") -> ClusterError:
-    """The error that the object of an ERROR event stands for (a ``Status``)."""
+    """The error that the object of an ERROR event (a ``Status``) means."""
     try:
         code = _status.decode(status).code
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

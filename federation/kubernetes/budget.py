@@ -1,7 +1,7 @@
 """How much of this process one member cluster may cost: processor time, as a share that fills up again.
 
 Whatever a member sends is taken apart in slices of a few milliseconds, and each is charged to that member. One that
-has used up its share waits, and so does nobody else: what it changes is then seen later, and status says so.
+has used up its share waits, and no other member does: its changes are then seen later, and status says so.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BURST: Final = 1.0
 SLICE: Final = 0.002
 """Seconds of processor time after which others get their turn."""
 
-TOLD: Final = 60.0
+REPORTED_FOR: Final = 60.0
 """Seconds for which it is reported that a member was over its budget."""
 
-WORTH_TELLING: Final = 1.0
-"""Seconds of waiting within :data:`TOLD` from which on anything is seen later than it should be."""
+WORTH_REPORTING: Final = 1.0
+"""Seconds of waiting within :data:`REPORTED_FOR` from which on anything is seen later than it should be."""
 
 
 class CpuBudget:
@@ -53,7 +53,7 @@ class CpuBudget:
         self._filled_at = clock.monotonic()
         self._slice = 0.0
         self._waited = 0.0
-        self._told_from = float("-inf")
+        self._over_since = float("-inf")
 
     @contextmanager
     def charged(self) -> Iterator[None]:
@@ -86,8 +86,8 @@ class CpuBudget:
         if self._left >= 0:
             return 0.0
         wait = -self._left / self._share
-        if now - self._told_from > TOLD:
-            self._told_from, self._waited = now, 0.0
+        if now - self._over_since > REPORTED_FOR:
+            self._over_since, self._waited = now, 0.0
         self._waited += wait
         return wait
 
@@ -97,8 +97,8 @@ class CpuBudget:
 
     @property
     def problem(self) -> ClusterOverBudget | None:
-        """That it was made to wait lately; None where it was not, or for a moment only."""
-        if self._clock.monotonic() - self._told_from > TOLD or self._waited < WORTH_TELLING:
+        """That it had to wait within :data:`REPORTED_FOR`; None where it did not, or only for a moment."""
+        if self._clock.monotonic() - self._over_since > REPORTED_FOR or self._waited < WORTH_REPORTING:
             return None
         return ClusterOverBudget(
             f"what it sends takes more than {self._share:.0%} of a core to read, which is what one cluster may "
@@ -108,7 +108,7 @@ class CpuBudget:
 
 
 class Budgets:
-    """Each member's, for as long as this process runs: who is connected anew does not get its burst anew."""
+    """Each member's, while this process runs: a member that connects anew does not get its burst anew."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -2,8 +2,7 @@
 
 Pure: files are named, not opened. What kubectl reads is read as kubectl reads it; the format is ``v1.Config`` of
 client-go (Kubernetes documentation, "kubeconfig (v1)"), decoded by the rules of Go's encoding/json: null leaves a
-field
-alone, a number is no string, base64 may be wrapped in lines. What would weaken or replace the checks that the hub
+field alone, a number is no string, base64 may be wrapped in lines. What would weaken or replace the checks that the hub
 relies on is refused, not ignored: ``insecure-skip-tls-verify``, plain HTTP, auth-provider, passwords, impersonation,
 and exec plugins that the operator's own configuration does not allow. docs/security.md lists each difference from
 kubectl.
@@ -86,7 +85,7 @@ class ClusterInfo:
     """What an exec plugin with ``provideClusterInfo`` is given beside the certificate authority."""
 
     server: str
-    """As it stands in the kubeconfig."""
+    """As the kubeconfig has it."""
     tls_server_name: str = ""
     proxy_url: str = ""
     disable_compression: bool = False
@@ -159,7 +158,7 @@ class _Kubeconfig(_Strict, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Bytes that stand in the kubeconfig, or the name of the file that holds them; neither: absent."""
+    """Bytes from the kubeconfig itself, or the name of the file that holds them; neither: absent."""
 
     data: bytes | None = None
     file: str = ""
@@ -234,7 +233,7 @@ def parse_kubeconfig(
         key=find.material(user.client_key, user.client_key_data, f"users[{names.user}].user", "client-key"),
         token=user.token,
         token_file=user.token_file,
-        # client-go runs no plugin where a token stands beside it.
+        # client-go runs no plugin where there is a token as well.
         plugin=None if user.token or user.token_file else user.exec_,
         info=ClusterInfo(
             server=cluster.server,
@@ -287,7 +286,7 @@ def _decode(text: bytes, file: str) -> _Kubeconfig:
 
 
 def without_nulls(value: Any) -> Any:
-    """The JSON ``value`` as Go's encoding/json decodes it into a struct: a field for which null stands is left alone.
+    """The JSON ``value`` as Go's encoding/json decodes it into a struct: a field whose value is null is left alone.
 
     An extension is kept as it is: client-go passes it on unread.
     """

@@ -73,7 +73,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels that the decoder was told to keep."""
+        """The labels that the decoder was made to keep."""
         return dict(self.label_pairs)
 
 
@@ -258,7 +258,7 @@ def decode_version(payload: Payload) -> str:
 
 
 FIELD_MANAGER: Final = "federation-hub"
-"""The name our server-side applies carry; a field that another name owns is somebody else's."""
+"""The field manager of the hub's server-side applies; a field that another manager owns is not the hub's."""
 
 MAX_PAGES: Final = 100
 MAX_NAME: Final = 128  # Kubernetes allows no longer field manager

@@ -1,12 +1,12 @@
 """A local copy of one collection of one cluster, kept by list and watch.
 
 The protocol is the one of Kubernetes API concepts, "Efficient detection of changes". Three nested
-generators, each with one worry: ``_endless`` survives every failure and waits between attempts;
+generators, each with one task: ``_endless`` survives every failure and waits between attempts;
 ``_continuous`` lists, then watches again and again from the last resourceVersion seen, until that is too
 old or something breaks; ``_watch`` is one request. What they yield is applied in one place, ``run``.
 
-The copy is honest about itself: ``fresh`` is true only while a watch stands that was heard within
-``watch_silence``, and a cluster that fails keeps its last items, marked by ``problem``.
+The copy is honest about itself: ``fresh`` is true only while a watch is open whose last line is at most
+``watch_silence`` old, and a cluster that fails keeps its last items, marked by ``problem``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Reflector(Generic[T]):
         self._synced = asyncio.Event()
         self._version = ""
         self._up = False
-        self._heard = clock.monotonic()
+        self._last_seen = clock.monotonic()
         self._problem: ClusterError | None = None
         self._backoff = Backoff(first=timeouts.backoff_first, longest=timeouts.backoff_longest, jitter=jitter)
         self._budget = session.budget
@@ -152,7 +152,7 @@ class Reflector(Generic[T]):
 
     @property
     def items(self) -> Mapping[ObjectKey, T]:
-        """What the collection held when last seen; a live view."""
+        """What was in the collection when last seen; a live view."""
         return MappingProxyType(self._items)
 
     @property
@@ -163,12 +163,12 @@ class Reflector(Generic[T]):
     @property
     def last_seen(self) -> float:
         """When the cluster last said anything here, by the clock's ``monotonic``."""
-        return self._heard
+        return self._last_seen
 
     @property
     def fresh(self) -> bool:
-        """True while a watch stands that was heard within ``watch_silence``."""
-        return self._up and self._clock.monotonic() - self._heard <= self._timeouts.watch_silence
+        """True while a watch is open whose last line is at most ``watch_silence`` old."""
+        return self._up and self._clock.monotonic() - self._last_seen <= self._timeouts.watch_silence
 
     @property
     def problem(self) -> ClusterError | None:
@@ -284,7 +284,7 @@ class Reflector(Generic[T]):
         ) as lines:
             self._established()
             async for line in lines:
-                self._heard = self._clock.monotonic()
+                self._last_seen = self._clock.monotonic()
                 with self._budget.charged():
                     step = self._take(line)
                 if step is not None:
@@ -363,7 +363,7 @@ class Reflector(Generic[T]):
                 self._budget.charge(PAGE_SECONDS)
                 await self._budget.turn()
                 continue
-            self._heard = self._clock.monotonic()
+            self._last_seen = self._clock.monotonic()
             self._budget.charge(PAGE_SECONDS)
             try:
                 with self._budget.charged():
@@ -386,10 +386,10 @@ class Reflector(Generic[T]):
 
     @property
     def _is_silent(self) -> bool:
-        return self._clock.monotonic() - self._heard > self._timeouts.watch_silence
+        return self._clock.monotonic() - self._last_seen > self._timeouts.watch_silence
 
     def _established(self) -> None:
-        self._heard = self._clock.monotonic()
+        self._last_seen = self._clock.monotonic()
         self._up = True
         if self._problem is not None:
             self._problem = None
@@ -398,7 +398,7 @@ class Reflector(Generic[T]):
     def _failed(self, error: ClusterError) -> None:
         before, self._problem = self._problem, error
         if before is None or before.reason != error.reason:
-            # A version too old is part of a watch's life; anything else somebody may have to mend.
+            # A version too old is part of a watch's life; anything else an operator may have to repair.
             level = logging.INFO if isinstance(error, ClusterGone) else logging.WARNING
             fields = {"cluster": self._where, "reason": error.reason}
             _logger.log(level, "watching %s failed: %s", self._path, error.diagnostics(), extra=fields)

@@ -1,11 +1,9 @@
 """YAML that others wrote, read as kubectl and istiod read it, with a bound on its size, depth and expansion.
 
-Both use sigs.k8s.io/yaml over go-yaml v2, and PyYAML's loaders differ from those in what a plain scalar means: ``y``
-is
+Both use sigs.k8s.io/yaml over go-yaml v2, and PyYAML's loaders differ from those in what a plain scalar means: ``y`` is
 a boolean there, ``1:30`` and ``2026-01-01`` are strings, a tag that is not known is ignored. So libyaml's events are
-read here and scalars are resolved by go-yaml's rules (go-yaml v2, ``resolve.go`` and ``decode.go``). As there, only
-the
-first document counts, the last of two equal keys wins, and a merge key (``<<``) takes effect where it stands.
+read here and scalars are resolved by go-yaml's rules (go-yaml v2, ``resolve.go`` and ``decode.go``). As there, only the
+first document counts, the last of two equal keys wins, and a merge key (``<<``) takes effect at its position.
 
 What differs is for safety: nesting and what aliases expand to are bounded.
 """
@@ -27,7 +25,7 @@ MAX_DEPTH: Final = 100
 recurses, so there has to be an end."""
 
 MAX_NODES: Final = 200_000
-"""Keys and values, each alias counted as all that it stands for. Two hundred clusters are about 10,000; a few lines of
+"""Keys and values, each alias counted as everything it refers to. Two hundred clusters are about 10,000; a few lines of
 nested aliases would be any number."""
 
 _LOADER: Final = getattr(
@@ -150,7 +148,7 @@ def _is_merge(event: Any) -> bool:
 
 
 def _merge(found: dict[str, Any], value: Any, *, from_alias: bool) -> None:
-    """go-yaml v2 overwrites what stands before the merge key, and takes no alias of a sequence.
+    """go-yaml v2 overwrites what comes before the merge key, and takes no alias of a sequence.
 
     Of a sequence of mappings, those that come first win.
     """

@@ -57,11 +57,11 @@ TOO_LARGE: Final = "answer_too_large"
 """The reason of the ClusterOverBudget for an answer beyond its limit: asked for less, it may be within."""
 
 SILENCE: Final = "silence"
-"""The reason of the ClusterTimeout for a stream that stands but says nothing, which may be no failure."""
+"""The reason of the ClusterTimeout for a stream that is open but silent, which may be no failure."""
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 _SKEW_SECONDS: Final = (
-    10.0  # the Date header has a resolution of a second, so reading it more often tells nothing
+    10.0  # the Date header has a resolution of a second, so reading it more often gains nothing
 )
 _IDLE_SECONDS: Final = 30.0  # below the idle limits of common load balancers, so that they do not cut first
 _PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,;=-]+)+")
@@ -98,7 +98,7 @@ class ClusterSession:
         self._skew_read_at = -_SKEW_SECONDS
         self._where = str(cluster)
         self._http = aiohttp.ClientSession(
-            # Watches stand for minutes and must not starve requests: slots bound requests alone.
+            # Watches are open for minutes and must not starve requests: slots bound requests alone.
             connector=member_connector(self.budget, keepalive=_IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
@@ -271,7 +271,7 @@ class ClusterSession:
         *,
         renew: bool = False,
     ) -> aiohttp.ClientResponse:
-        """The response once its status is known to be 2xx; otherwise the error it stands for."""
+        """The response once its status is known to be 2xx; otherwise raises the error that it means."""
         if self._http.closed:
             raise ClusterUnreachable(f"{what}: this session was closed", where=self._where)
         access = await self._access(what, renew=renew)
@@ -324,7 +324,9 @@ class ClusterSession:
                     f"{what}: the answer is larger than {limit} bytes", where=self._where, reason=TOO_LARGE
                 )
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise ClusterGarbage(f"{what}: the answer is compressed though nobody asked", where=self._where)
+            raise ClusterGarbage(
+                f"{what}: the answer is compressed though that was not requested", where=self._where
+            )
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _translated(self, lines: _Lines, what: str, silence: float) -> AsyncGenerator[bytes, None]:
@@ -350,7 +352,7 @@ class ClusterSession:
         return ClusterTimeout(f"{what}: silent for {silence:g} s", where=self._where, reason=SILENCE)
 
     def _failure(self, error: Exception, what: str, limit: float) -> ClusterError:
-        """Which typed error an exception of aiohttp, the socket or the timeout stands for."""
+        """The typed error for an exception of aiohttp, the socket or the timeout."""
         said = harmless(str(error), secret=self.token_sent)
         text = f"{what}: {said or type(error).__name__}"
         match error:
@@ -413,13 +415,13 @@ class _Lines:
         self._budget = budget
         self._clock = clock
         self._silence = silence
-        self._heard = clock.monotonic()
+        self._last_line_at = clock.monotonic()
         self.silent = False
         self.cut = False
 
     async def guard(self) -> None:
         """Close the response once it was silent for too long; the reader then fails and sees why."""
-        while (left := self._heard + self._silence - self._clock.monotonic()) > 0:
+        while (left := self._last_line_at + self._silence - self._clock.monotonic()) > 0:
             await self._clock.sleep(left)
         self.silent = True
         self._response.close()
@@ -443,7 +445,7 @@ class _Lines:
                 else:
                     lines = []
             for line in lines:
-                self._heard = self._clock.monotonic()
+                self._last_line_at = self._clock.monotonic()
                 yield line
             if size > MAX_LINE_BYTES:
                 raise _LineTooLongError

@@ -1,6 +1,6 @@
 """What a member sends, from its first byte: HTTP is taken apart in slices, and each is charged to that member.
 
-A body is bounded by whoever reads it. What never becomes a body is not: endless chunk extensions and interim
+A body is bounded where it is read. What never becomes a body is not: endless chunk extensions and interim
 answers, or a body in pieces of one byte, each of which costs a hundred times its bytes. So a member is read no faster
 than its budget allows.
 """
@@ -131,7 +131,7 @@ class MemberConnection(ResponseHandler):
 
 
 def member_connector(budget: CpuBudget, *, keepalive: float) -> aiohttp.TCPConnector:
-    """A connector whose connections are charged; no limit to their number, for watches stand and must starve nobody."""
+    """A connector whose connections are charged. Their number is not limited: open watches must starve no request."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive)
     connector._factory = partial(MemberConnection, asyncio.get_running_loop(), budget)  # type: ignore[assignment]  # noqa: SLF001
     return connector

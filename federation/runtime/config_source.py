@@ -56,7 +56,7 @@ class ConfigSource:
             config = parse_config(text, file=str(self.path))
             self._accept(text, config)
         for warning in config.warnings:
-            _logger.warning("the configuration holds an insecure or doubtful option: %s", warning)
+            _logger.warning("the configuration contains an insecure or questionable option: %s", warning)
         for notice in config.notices:
             _logger.warning("the configuration: %s", notice)
         if config.open_policies:
@@ -156,7 +156,7 @@ class ConfigSource:
         if before is not None:
             _logger.info("a new configuration is in force", extra={"digest": config.digest})
         self._newer.set()  # wakes who waits now
-        self._newer = asyncio.Event()  # and whoever comes later waits for the next
+        self._newer = asyncio.Event()  # and later callers wait for the next
         return True
 
     def _refuse(self, error: ConfigurationError) -> None:

@@ -39,7 +39,7 @@ from federation.core.errors import NotReady
 _logger = logging.getLogger(__name__)
 
 VARIABLE: Final = "FEDERATION_SUPERVISED"
-"""Set in a child's environment by the supervisor; without it standard input is nobody's lifeline."""
+"""Set in a child's environment by the supervisor; without it the end of standard input means nothing."""
 
 
 def hold(*, grace: float) -> None:
@@ -74,7 +74,7 @@ HEALTHY: Final = 30.0
 """Seconds a child must have run for its next failure to count as the first."""
 
 UNUSABLE: Final = 2
-"""The exit code of a child that says why what is configured cannot be used: starting it again mends nothing."""
+"""The exit code of a child that says why what is configured cannot be used: starting it again would not help."""
 
 KILL_LIMIT: Final = 5.0
 """Seconds until the kernel must have taken a killed process away."""
@@ -101,7 +101,7 @@ class ChildState:
 
 
 class Supervisor:
-    """Runs children until told to stop. ``drain`` is how many seconds they get after SIGTERM."""
+    """Runs children until it is stopped. ``drain`` is how many seconds they get after SIGTERM."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class Supervisor:
         return False
 
     async def _pause(self, seconds: float, stop: asyncio.Event) -> None:
-        """Sleep, unless told to stop."""
+        """Sleep until the time is over or ``stop`` is set."""
         tasks = {asyncio.create_task(self._clock.sleep(seconds)), asyncio.create_task(stop.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -270,7 +270,7 @@ def describe_exit(code: int | None) -> str:
 def reserved(listen: Address) -> Iterator[Address]:
     """Keep the port of ``listen`` (any free one for port 0) for children of the same user.
 
-    The socket is bound and never listens, so the kernel gives it no connection. Nobody else can bind the port, not
+    The socket is bound and never listens, so the kernel gives it no connection. No other user can bind the port, not
     even between the end of one child and the start of the next. Raises NotReady where it is taken.
     """
     try:

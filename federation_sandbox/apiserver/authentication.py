@@ -196,7 +196,7 @@ _BY_HAND: Final[Options] = {
 
 
 class TokenRejectedError(Exception):
-    """The token does not authenticate anybody; the text is what a TokenReview's ``status.error`` says."""
+    """The token authenticates no user; the text is what a TokenReview's ``status.error`` says."""
 
 
 class NotOursError(TokenRejectedError):

@@ -57,7 +57,7 @@ class Answer:
 
     @classmethod
     def server_error(cls) -> Self:
-        """500, as when etcd is in trouble."""
+        """500, as when etcd fails."""
         return cls(500, "InternalError", "Internal error occurred: etcdserver: request timed out")
 
 
@@ -83,7 +83,7 @@ class Cut:
 class Gone:
     """410: every continue token and every resource version to watch from is too old.
 
-    ``as_event`` chooses how a watch is told: by an ERROR event in a stream that begins with 200, or by HTTP
+    ``as_event`` chooses how a watch learns of it: by an ERROR event in a stream that begins with 200, or by HTTP
     410.
     """
 

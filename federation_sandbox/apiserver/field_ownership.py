@@ -125,7 +125,7 @@ def _names(path: str) -> str:
 
 
 def without_ignored(fields: Iterable[Path], skip: str = "") -> FieldSet:
-    """Leave out what nobody owns: identity, server-set metadata, and the top-level field ``skip``."""
+    """Leave out what no manager owns: identity, server-set metadata, and the top-level field ``skip``."""
     prefix = f"f:{skip}"
     return frozenset(
         path for path in fields if path not in _IGNORED and path[:2] not in _IGNORED and path[0] != prefix
@@ -314,7 +314,7 @@ def give(managers: Managers, manager: Manager, fields: FieldSet, now: str) -> No
 
 
 def take_from_others(managers: Managers, manager: Manager, fields: FieldSet) -> None:
-    """Nobody but ``manager`` owns these any more."""
+    """Remove every other manager's ownership of these."""
     for other, owned in list(managers.items()):
         if other != manager and owned.fields & fields:
             managers[other] = replace(owned, fields=owned.fields - fields)
@@ -438,7 +438,7 @@ def _clean(value: Any) -> Any:
 
 
 def _prune(obj: Obj, path: Path, kept: FieldSet) -> None:
-    """Remove a field nobody names or owns any more, and the containers it leaves empty."""
+    """Remove a field that no manager names or owns any more, and the containers it leaves empty."""
     trail: list[tuple[Any, str]] = []
     node: Any = obj
     names = ""

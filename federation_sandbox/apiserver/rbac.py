@@ -1,8 +1,8 @@
 """Role-based access control, evaluated from the ClusterRoles, Roles and bindings in the store.
 
 Source: k8s.io/kubernetes ``pkg/apis/rbac/v1/evaluation_helpers.go`` and ``plugin/pkg/auth/authorizer/rbac``.
-There is no other authorizer: an admin is whoever the bootstrap binding of ``cluster-admin`` names (group
-``system:masters``). Escalation checks on writing roles are not made: whoever may write roles here is an admin
+There is no other authorizer: the admins are those whom the bootstrap binding of ``cluster-admin`` names (group
+``system:masters``). Escalation checks on writing roles are not made: who may write roles here is an admin
 of the test's world.
 """
 
@@ -40,7 +40,7 @@ Rule = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """One thing somebody wants to do: to a resource, or to a path outside the resource API."""
+    """One attempted action: on a resource, or on a path outside the resource API."""
 
     verb: str
     group: str = ""

@@ -32,7 +32,7 @@ class Reviews:
         self._rbac = rbac
         self._tokens = tokens
         self.shown: deque[str] = deque(maxlen=MOST_TOKENS)
-        """The tokens that it was asked about, whoever made them: what a hostile member would keep."""
+        """The tokens in the reviews that it got, valid or not: what a hostile member would collect."""
         self.kinds: dict[tuple[str, str], tuple[str, Callable[[Obj, User, str], Obj]]] = {
             (AUTHENTICATION, "tokenreviews"): ("TokenReview", self._token),
             (AUTHENTICATION, "selfsubjectreviews"): ("SelfSubjectReview", self._who),

@@ -123,7 +123,7 @@ def already_exists(resource: Resource, name: str) -> ApiError:
 
 
 def conflict(resource: Resource, name: str, why: str = "") -> ApiError:
-    """409: somebody else wrote first, or a precondition does not hold."""
+    """409: another client wrote first, or a precondition does not hold."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
     message = f'Operation cannot be fulfilled on {resource.group_resource} "{name}": {why}'
     return ApiError(409, "Conflict", message, details=_details(resource, name))

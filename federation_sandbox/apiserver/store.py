@@ -43,7 +43,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def new_uid() -> str:
-    """A random UUID; it tells an object from a later one of the same name."""
+    """A random UUID; it distinguishes an object from a later one of the same name."""
     return str(uuid.uuid4())
 
 
@@ -291,7 +291,7 @@ class Store:
         return [stored.in_version(resource) for stored in _sorted(objects, namespace)]
 
     def put(self, resource: Resource, value: Obj) -> Stored:
-        """Create or replace an object and tell every watch."""
+        """Create or replace an object, and send it to every watch."""
         shelf = self._shelf(resource)
         self.revision += 1
         stored = Stored(value, self.revision)

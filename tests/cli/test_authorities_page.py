@@ -1,4 +1,4 @@
-"""``docs/authorities.md`` is true where that can be told: its settings parse, and its reasons are those of the code."""
+"""``docs/authorities.md`` is true where a test can check it: its settings parse, its reasons are those of the code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parts(block: str) -> dict[str, str]:
 
 
 def defaults(block: str) -> dict[str, str]:
-    """What else stands in a configuration with that block; the last Vault of the page, for a way to log in."""
+    """What else a configuration with that block contains; the last Vault of the page, for a way to log in."""
     vault = next(other for other in TOML if 'kind = "vault"' in other)
     head = {AUTHORITY: parts(vault)[AUTHORITY]} if AUTHORITY not in parts(block) else {}
     if "signer.authority.auth" not in parts(block) and head:
@@ -67,7 +67,7 @@ def test_the_page_has_every_kind() -> None:
 
 
 def reasons_of_the_page() -> set[str]:
-    """What stands in the first column of the tables of reasons."""
+    """The first column of the tables of reasons."""
     found: set[str] = set()
     inside = False
     for line in PAGE.splitlines():

@@ -1,4 +1,4 @@
-"""``federation clusters join``: says where a cluster stands, writes the present step's files, and guesses nothing.
+"""``federation clusters join``: says how far a cluster has joined, writes the next files, and guesses nothing.
 
 That it leads a mesh to the hub, and that its files do what they say, is shown in ``tests/e2e/test_brownfield.py``.
 """

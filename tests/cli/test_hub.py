@@ -1,4 +1,4 @@
-"""``federation hub`` as an operator runs it: comes up, mends itself, reloads, drains, leaves nothing behind."""
+"""``federation hub`` as an operator runs it: comes up, recovers, reloads, drains, leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_a_hubs_life(hub: Running, file: Path) -> None:
 
 
 async def test_credentials_that_cannot_be_used_end_the_hub_with_2(file: Path) -> None:
-    """The controller was started again 96 times; nothing that it could meet there mends a kubeconfig."""
+    """The controller was started again 96 times; no restart repairs a kubeconfig."""
     text = file.read_text()
     state = 'kind = "kubernetes"\nkubeconfig = "nowhere"\nnamespace = "federation-system"'
     file.write_text(text.replace('directory = "state"', state))

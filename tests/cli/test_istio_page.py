@@ -1,4 +1,4 @@
-"""``docs/istio.md`` is true where a test can tell: its commands parse, its files are written, its checks are made."""
+"""``docs/istio.md`` is true where a test can check it: commands parse, files are written, checks are made."""
 
 from __future__ import annotations
 

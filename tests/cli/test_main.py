@@ -134,9 +134,9 @@ def test_errors_inside_a_task_group_are_told_like_any_other(capsys: pytest.Captu
     group = BaseExceptionGroup("unhandled errors", [ExceptionGroup("inner", [inner])])
     assert explain(group) == 1
     assert capsys.readouterr().err == "federation: listener: cannot listen (free the port)\n"
-    findings = ConfigurationError([Finding("f", "a", "is wrong", "mend it"), Finding("f", "b", "too", "")])
+    findings = ConfigurationError([Finding("f", "a", "is wrong", "repair it"), Finding("f", "b", "too", "")])
     assert explain(ExceptionGroup("group", [inner, findings])) == 2
-    assert capsys.readouterr().err.splitlines()[1:] == ["federation: f: a: is wrong. mend it", "f: b: too."]
+    assert capsys.readouterr().err.splitlines()[1:] == ["federation: f: a: is wrong. repair it", "f: b: too."]
 
 
 def test_an_error_of_the_program_is_not_dressed_up() -> None:

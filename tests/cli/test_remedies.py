@@ -1,6 +1,6 @@
-"""What messages tell a reader to do can be done: verbs, options, configuration keys and files that they name exist.
+"""What messages ask of a reader can be done: verbs, options, configuration keys and files that they name exist.
 
-Every text of the package is looked at, wherever it stands; only docstrings and the sandbox are left out.
+Every text of the package is checked, wherever it is; only docstrings and the sandbox are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.core.config.example import TEXT
 PACKAGE = Path(__file__).parents[2] / "federation"
 ROOT = PACKAGE.parent
 ANY = "WORD"
-"""Stands for what is put in when the message is made."""
+"""In the place of what is put in when the message is made."""
 
 COMMAND = re.compile(rf"`(federation [^`]*)`|\bfederation ((?:{'|'.join(VERBS)}) [^`,;:()]*)")
 KUBECTL = re.compile(
@@ -103,7 +103,7 @@ def command_problem(command: str) -> str:
 
 
 def kubectl_problem(command: str) -> str:
-    """What is missing from a command that is to be run as it stands; names in capitals are the reader's to fill in."""
+    """What is missing from a command to be run as it is written; names in capitals are for the reader to fill in."""
     words = [word for word in re.sub(r"^-n \S+ | -o \S+", "", command).split() if word]
     verb, options = words[0], {word.partition("=")[0] for word in words if word.startswith("-")}
     if verb == "apply":

@@ -114,7 +114,7 @@ async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_wa
         assert await run("status") == 1
         out = capsys.readouterr().out
         assert await run("status", "--json") == 1
-        told = msgspec.json.decode(capsys.readouterr().out, type=RotationView)
+        view = msgspec.json.decode(capsys.readouterr().out, type=RotationView)
     assert "\x1b" not in out
     for line in (
         "rotation 3 of the root: PUBLISHING for 6",
@@ -130,8 +130,8 @@ async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_wa
         "STAGED -> PUBLISHING",
     ):
         assert line in out
-    assert told.gate is not None
-    assert [c.name for c in told.gate.conditions if not c.met] == ["leaves"]
+    assert view.gate is not None
+    assert [c.name for c in view.gate.conditions if not c.met] == ["leaves"]
 
 
 async def test_status_exits_0_where_the_gate_is_open(
@@ -168,7 +168,7 @@ async def test_plan_shows_sides_capacity_waves_and_the_estimate(
         assert await run("plan") == 0
         out = capsys.readouterr().out
         assert await run("plan", "--json") == 0
-        told = msgspec.json.decode(capsys.readouterr().out, type=PlanView)
+        view = msgspec.json.decode(capsys.readouterr().out, type=PlanView)
     for words in (
         "a rotation of the root",
         "CN=Mesh M4",
@@ -179,15 +179,15 @@ async def test_plan_shows_sides_capacity_waves_and_the_estimate(
         "takes:    5 h at least",
     ):
         assert words in out
-    assert told.ready
+    assert view.ready
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         (
-            {"problem": "it has the key of M3", "remedy": "mend that"},
-            "REFUSED: it has the key of M3\ndo: mend that",
+            {"problem": "it has the key of M3", "remedy": "repair that"},
+            "REFUSED: it has the key of M3\ndo: repair that",
         ),
         ({"conditions": [unmet("capacity", detail="40 are asked for, 20 are allowed")]}, "NO   capacity"),
     ],
@@ -389,7 +389,7 @@ def test_a_command_line_that_cannot_be_used_is_refused(
 
 
 async def test_an_answer_that_is_lost_is_not_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
-    """What was sent may be done; what found nobody there cannot be."""
+    """A request that was sent may be done; one that found no listener cannot be."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}}")

@@ -231,7 +231,7 @@ async def test_a_person_can_say_that_a_root_is_no_clusters_own(
 ) -> None:
     assert await ask(world(proposal()), file, "accept", SHA, "--yes", "--shared-root") == 0
     assert read(file).trust.anchors[1].clusters == ()
-    assert "the own CA of none: rotations wait for no cluster but" in capsys.readouterr().out
+    assert "the member CA of none: rotations wait for no cluster but" in capsys.readouterr().out
 
 
 def test_a_file_does_not_tell_whose_ca_it_is_so_somebody_has_to(
@@ -293,7 +293,7 @@ REFUSED: dict[str, tuple[Callable[[], World], tuple[str, ...], int, str]] = {
         "is there already and holds something else",
     ),
     "a file that cannot be": (lambda: world(proposal()), ("--file", "root.pem/x"), 1, "cannot be read or"),
-    "nobody to ask": (lambda: world(proposal()), (), 2, "needs --yes"),
+    "no terminal": (lambda: world(proposal()), (), 2, "needs --yes"),
 }
 
 
@@ -303,7 +303,7 @@ async def test_what_is_refused_writes_nothing(
 ) -> None:
     make, arguments, code, words = REFUSED[case]
     before = tree(file)
-    yes = () if case == "nobody to ask" else ("--yes",)
+    yes = () if case == "no terminal" else ("--yes",)
     assert await ask(make(), file, "accept", SHA, *yes, *arguments) == code
     error = capsys.readouterr().err
     assert words in error
@@ -411,10 +411,10 @@ def test_a_configuration_that_somebody_is_writing_leaves_all_as_it_was(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(file)
-    with file.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with file.open("rb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
         assert accepted_from_file(file) == 1
-    assert "somebody else is writing it" in capsys.readouterr().err
+    assert "another process is writing it" in capsys.readouterr().err
     assert tree(file) == before
     assert accepted_from_file(file) == 0
 
@@ -471,7 +471,7 @@ def test_a_link_to_the_configuration_stays_one(file: Path, tmp_path: Path) -> No
 
 def test_what_changed_meanwhile_is_not_overwritten(file: Path) -> None:
     digest = sha256(file.read_bytes()).hexdigest()
-    edited = file.read_text("utf-8") + "# somebody else's\n"
+    edited = file.read_text("utf-8") + "# another hand's\n"
     file.write_text(edited, "utf-8")
     with pytest.raises(pinning.FileChanged):
         pinning.replace_text(file, "mine", digest=digest)
@@ -613,7 +613,7 @@ def test_every_option_says_what_it_does(action: str, capsys: pytest.CaptureFixtu
 def test_a_file_that_hangs_is_said_in_time(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A named pipe that nobody writes hangs whoever opens it, as a volume does that is gone."""
+    """A named pipe without a writer hangs every reader, as a volume does that is gone."""
     monkeypatch.setattr("federation.files.READ_TIMEOUT", 0.2)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

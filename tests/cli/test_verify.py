@@ -88,7 +88,7 @@ async def test_two_dead_clusters_of_forty_are_two_lines_and_json_loses_no_pair(
 async def test_namespaces_that_refuse_the_bundle_exit_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every pair validates by the probes, and pods of those namespaces trust what they held before."""
+    """Every pair validates by the probes, and pods of those namespaces trust what they had before."""
     world = World(NAMES, time.time())
     world.edit_publication("west", current=43, forbidden=5, problems=["team-1: 403"])
     async with asked(verify, world, tmp_path) as (run, _):
@@ -106,7 +106,7 @@ async def test_an_istiod_without_a_certificate_is_named(
         secret="istiod-tls",
         state="failed",
         detail="it has expired",
-        remedy="mend the listener",
+        remedy="repair the listener",
         attention=True,
     )
     world.edit_seen("west", control_planes=[failed])
@@ -114,7 +114,7 @@ async def test_an_istiod_without_a_certificate_is_named(
         assert await run("verify") == 1
     out = capsys.readouterr().out
     assert (
-        "FAIL  west: istiod's certificate istio-system/istiod-tls: it has expired (do: mend the listener)"
+        "FAIL  west: istiod's certificate istio-system/istiod-tls: it has expired (do: repair the listener)"
         in out
     )
     assert out.endswith("NOT PROVEN\n")

@@ -1,4 +1,4 @@
-"""What a refusal means: the code does not tell RBAC, a quota, a policy and a webhook from one another."""
+"""What a refusal means: the code alone does not distinguish RBAC, a quota, a policy and a webhook."""
 
 from __future__ import annotations
 
@@ -150,6 +150,6 @@ def test_whatever_a_policy_says_after_it_the_quota_refused(text: str) -> None:
 
 @given(st.text(max_size=200), st.sampled_from([400, 401, 404, 409, 410, 422, 429, 500, 503]))
 def test_only_the_api_server_says_that_admission_refused(text: str, code: int) -> None:
-    """What others write stands behind the API server's own words."""
+    """What others write comes after the API server's own words."""
     message = f'configmaps "x" is invalid: data: Invalid value: "{text}": {WEBHOOK}'
     assert type(answered(message, "Invalid", code)) is not ClusterDenied

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from federation.core.config.clusters import ClusterTimeouts, Credentials
 from federation.core.errors import ClusterOverBudget, FederationError
 from federation.core.identity import ClusterName
-from federation.kubernetes.budget import BURST, SHARE, TOLD, CpuBudget
+from federation.kubernetes.budget import BURST, REPORTED_FOR, SHARE, CpuBudget
 from federation.kubernetes.objects import METADATA_ONLY, decode_metadata, decode_pod
 from federation.kubernetes.reflector import MAX_PAGE_BYTES, Reflector
 from federation.kubernetes.session import ClusterSession
@@ -90,7 +90,7 @@ async def test_who_had_to_wait_is_told_for_a_while_and_no_other_is() -> None:
     assert west.problem is None
     await clock.advance(1.0 / SHARE)
     await waiting
-    await clock.advance(TOLD)
+    await clock.advance(REPORTED_FOR)
     assert problem_of(east) is None
 
 

@@ -247,7 +247,7 @@ async def test_files_that_cannot_be_used_are_refused_with_their_names(
             case "not pem":
                 document["clusters"][0]["cluster"]["certificate-authority-data"] = "aGVsbG8="
             case _:
-                other = cluster.kubeconfig("somebody")["users"][0]["user"]["client-key-data"]
+                other = cluster.kubeconfig("another")["users"][0]["user"]["client-key-data"]
                 document["users"][0]["user"]["client-key-data"] = other
         if case not in {"missing", "directory", "pipe"}:
             write(kubeconfig, document)
@@ -266,7 +266,7 @@ def reading_threads() -> set[int | None]:
 
 
 def opened(pipe: Path) -> bool:
-    """Whether somebody waited for this end: on a busy machine the reader may give up before its thread has begun."""
+    """Whether a caller waited for this end: on a busy machine the reader may give up before its thread has begun."""
     try:
         os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
@@ -311,7 +311,7 @@ CREDENTIAL = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.i
 
 
 class Plugin:
-    """A real command beside the kubeconfig that counts its runs and prints what it is told to."""
+    """A real command beside the kubeconfig that counts its runs and prints what it is given."""
 
     def __init__(self, directory: Path, cluster: SandboxCluster) -> None:
         self.directory = directory
@@ -507,11 +507,11 @@ async def test_a_plugin_that_misbehaves_is_named_and_its_output_is_not(
         plugin.output.write_text(output)
         with pytest.raises(ClusterUnauthorized, match=problem) as caught:
             await load(plugin.kubeconfig, allowed_exec=("./plugin",))
-    told = caught.value.diagnostics() + caplog.text
-    assert "./plugin" in told
-    assert "never-log-me" not in told
-    assert "secret-key" not in told
-    assert not output or output not in told
+    reported = caught.value.diagnostics() + caplog.text
+    assert "./plugin" in reported
+    assert "never-log-me" not in reported
+    assert "secret-key" not in reported
+    assert not output or output not in reported
 
 
 async def test_a_plugin_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ async def test_requests_under_way_end_with_the_session_that_they_began_with(
             return session._session is not before
 
         await until(replaced, clock)
-        await before.get(PATH)  # it stands for as long as a request may take
+        await before.get(PATH)  # it stays open for as long as a request may take
         await clock.advance(ClusterTimeouts().request + 1)
         with pytest.raises(ClusterUnreachable, match="closed"):
             await before.get(PATH)

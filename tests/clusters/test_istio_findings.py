@@ -124,7 +124,7 @@ CASES: list[tuple[str, list[dict[str, Any]], str, str, str]] = [
     ("CA on", [charts.istiod(**ON)], "istio_ca_server", "warning", "is on"),
     ("CA by default", [charts.istiod(ENABLE_CA_SERVER=None)], "istio_ca_server", "warning", "is on"),
     (
-        "nobody signs",
+        "unsigned",
         [charts.istiod(), charts.injection(ca_address="")],
         "istio_ca_address",
         "failed",

@@ -177,7 +177,7 @@ async def test_a_crash_is_contained_told_and_tried_again_ever_more_rarely(
         assert members.problems == {}
         assert story.events.count("good begins") == 1
     tracebacks = [record for record in caplog.records if record.exc_info]
-    assert len(tracebacks) == 1  # the same crash again is not told again
+    assert len(tracebacks) == 1  # the same crash again is not logged again
     assert getattr(tracebacks[0], "cluster", "") == "bad"
 
 
@@ -324,7 +324,7 @@ async def test_a_hundred_clusters_do_not_begin_in_one_instant(tmp_path: Path) ->
 
 
 async def test_a_real_cluster_moves_to_another_address(tmp_path: Path) -> None:
-    """The kubeconfig is rewritten for another API server: the session follows, whoever uses it notices nothing."""
+    """The kubeconfig is rewritten for another API server: the session follows, and its users notice nothing."""
 
     @asynccontextmanager
     async def start(config: ClusterConfig) -> AsyncIterator[ClusterSession]:

@@ -1,6 +1,6 @@
 """The local copy: complete, honest about its freshness, and back by itself after whatever a cluster does."""
 
-# ruff: noqa: SIM117  the server, the session and what is expected of them each stand on a line of their own
+# ruff: noqa: SIM117  the server, the session and what is expected of them are each on a separate line
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CONFIG_MAPS = "/api/v1/configmaps"
 
 
 class Watched:
-    """A reflector with everything it told."""
+    """A reflector with every change that it reported."""
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ async def test_a_silent_watch_of_a_server_that_does_not_answer_is_never_fresh(tm
 
 
 async def test_freshness_ends_by_the_clock_even_where_nothing_else_runs(tmp_path: Path) -> None:
-    """The loop may be busy: whoever asks in that very moment must be told the truth."""
+    """The loop may be busy: a caller that reads at that very moment must get the truth."""
     clock = VirtualClock()
     async with SandboxCluster("east") as cluster:
         async with watched(cluster, tmp_path, timeouts=ClusterTimeouts(), clock=clock) as watch:
@@ -444,7 +444,7 @@ async def test_waiting_for_a_list_that_does_not_come_tells_why(tmp_path: Path) -
         async with running(watch.reflector.run()):
             await watch.reflector.wait_synced(5.0)
         assert watch.reflector.synced
-        assert not watch.reflector.fresh  # nobody runs it any more
+        assert not watch.reflector.fresh  # nothing runs it any more
 
 
 async def test_a_consumer_that_fails_ends_the_run(tmp_path: Path) -> None:
@@ -604,7 +604,7 @@ async def test_no_line_crashes_the_watch_or_keeps_it_from_recovering(
 async def test_whatever_happens_the_copy_ends_up_like_the_cluster(
     tmp_path: Path, steps: list[tuple[str, str]]
 ) -> None:
-    """A model: replaying the told changes gives the copy, and the copy is the cluster."""
+    """A model: replaying the reported changes gives the copy, and the copy is the cluster."""
     timeouts = ClusterTimeouts(backoff_first=0.001, backoff_longest=0.002)
     async with SandboxCluster("east", controllers=False) as cluster:
         async with watched(cluster, tmp_path, timeouts=timeouts) as watch:

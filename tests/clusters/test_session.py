@@ -1,6 +1,6 @@
 """One session: every failure is one typed error, everything is bounded, and nothing leaks."""
 
-# ruff: noqa: SIM117  the server, the session and what is expected of them each stand on a line of their own
+# ruff: noqa: SIM117  the server, the session and what is expected of them are each on a separate line
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def test_each_status_is_its_own_error(tmp_path: Path, code: int, kind: typ
         SandboxCluster("east") as cluster,
         connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,
     ):
-        with cluster.faults.inject(Answer(code, "Because", "told by the server")):
-            with pytest.raises(kind, match="told by the server") as caught:
+        with cluster.faults.inject(Answer(code, "Because", "said by the server")):
+            with pytest.raises(kind, match="said by the server") as caught:
                 await session.get(NAMESPACES)
         assert type(caught.value) is kind
         assert caught.value.where == "east"

@@ -53,8 +53,8 @@ async def test_of_those_that_are_served_the_most_stable_is_used(
 
 
 async def test_a_caller_without_any_right_learns_it_too(cluster: SandboxCluster, tmp_path: Path) -> None:
-    """An API that is not there answers 403 to whoever may not use it: discovery tells the two apart."""
-    token = cluster.user_token("nobody")
+    """An API that is not there answers 403 to those who may not use it: discovery distinguishes the two."""
+    token = cluster.user_token("powerless")
     async with opened(cluster, tmp_path, token) as session:
         assert await served_version(session) == ""
         with pytest.raises(ClusterForbidden):

@@ -406,7 +406,7 @@ async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_calle
         pods = next(iter(hub.role._members.current.values())).objects._pods
         match trouble:
             case "silent":
-                pods._heard -= 3600.0
+                pods._last_seen -= 3600.0
             case "broken":
                 pods._up = False
             case _:

@@ -1,4 +1,4 @@
-"""A tiny raw client: no code of the hub's stands between these tests and the server."""
+"""A tiny raw client: no code of the hub's is between these tests and the server."""
 
 from __future__ import annotations
 

@@ -180,9 +180,9 @@ async def test_preconditions_that_hold_let_the_deletion_pass(api: Api, maps: str
 
 async def test_finalizers_hold_a_deleted_object_until_they_are_gone(api: Api, maps: str) -> None:
     await api.make(maps, config_map("one", {"k": "v"}, finalizers=["example.org/hold"]))
-    held = await api.delete(f"{maps}/one")
-    assert held.status == 200
-    assert "deletionTimestamp" in held.meta
+    deleting = await api.delete(f"{maps}/one")
+    assert deleting.status == 200
+    assert "deletionTimestamp" in deleting.meta
     assert "deletionTimestamp" in (await api.get(f"{maps}/one")).meta
     freed = await api.patch(f"{maps}/one", {"metadata": {"finalizers": None}})
     assert freed.status == 200

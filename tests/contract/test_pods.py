@@ -16,9 +16,9 @@ async def test_a_pod_starts_pending_with_its_account(api: Api, namespace: str) -
 
 
 async def test_a_pod_needs_its_service_account(api: Api, namespace: str) -> None:
-    refused = await api.post(f"/api/v1/namespaces/{namespace}/pods", pod("p", "nobody"))
+    refused = await api.post(f"/api/v1/namespaces/{namespace}/pods", pod("p", "absent"))
     assert (refused.status, refused.reason) == (403, "Forbidden")
-    assert 'serviceaccount "nobody" not found' in refused.json["message"]
+    assert 'serviceaccount "absent" not found' in refused.json["message"]
 
 
 async def test_status_is_written_through_its_subresource_only(api: Api, namespace: str) -> None:
@@ -88,7 +88,7 @@ async def test_pods_of_an_account_on_a_node_that_have_not_ended(api: Api, namesp
     assert listed["kind"] == "PartialObjectMetadataList"
     assert [item["metadata"]["name"] for item in listed["items"]] == ["pending", "running", "unknown"]
     assert not any({"spec", "status"} & set(item) for item in listed["items"])
-    for nothing in (selector.replace("=app", "=nobody"), selector.replace("=here", "=nowhere")):
+    for nothing in (selector.replace("=app", "=absent"), selector.replace("=here", "=nowhere")):
         answer = await api.get(path, accept=PARTIAL_LIST, fieldSelector=nothing, limit=64)
         assert (answer.status, answer.json["items"] or []) == (200, [])
     one = await api.get(path, fieldSelector=f"metadata.name=failed,{live}")

@@ -149,9 +149,9 @@ async def test_watches_are_ended_in_good_order(cluster: SandboxCluster, api: Api
 async def test_a_storm_of_410(cluster: SandboxCluster, api: Api, as_event: bool) -> None:
     query = {"watch": "true", "resourceVersion": cluster.store.revision, "timeoutSeconds": 1}
     with cluster.faults.inject(Gone(as_event=as_event), resource="configmaps") as fault:
-        told = await api.get(MAPS, **query)
-        assert told.status == (200 if as_event else 410)
-        assert told.json["object"]["code"] == 410 if as_event else told.reason == "Expired"
+        answer = await api.get(MAPS, **query)
+        assert answer.status == (200 if as_event else 410)
+        assert answer.json["object"]["code"] == 410 if as_event else answer.reason == "Expired"
         assert (await api.get(MAPS)).status == 200
         assert fault.hits == 1
     assert (await api.get(MAPS, **query)).raw == b""

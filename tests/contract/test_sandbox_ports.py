@@ -1,4 +1,4 @@
-"""The ports of servers that come and go: nobody else's while they are referenced, anybody's afterwards."""
+"""The ports of servers that come and go: exclusive while they are referenced, free afterwards."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BUNDLE = "istio-ca-root-cert"
 
 
 class FixedClock:
-    """A clock that stands still."""
+    """A clock that does not move."""
 
     def now(self) -> datetime:
         return datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -97,8 +97,8 @@ async def test_absurd_lifetimes_are_invalid(api: Api, namespace: str, seconds: i
 
 async def test_a_token_needs_its_account_and_its_bound_object(api: Api, namespace: str) -> None:
     accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-    nobody = await api.post(f"{accounts}/nobody/token", {"spec": {}})
-    assert (nobody.status, nobody.json["details"]["kind"]) == (404, "serviceaccounts")
+    absent = await api.post(f"{accounts}/absent/token", {"spec": {}})
+    assert (absent.status, absent.json["details"]["kind"]) == (404, "serviceaccounts")
     reference = {"apiVersion": "v1", "kind": "Pod", "name": "none"}
     unbound = await api.post(f"{accounts}/app/token", {"spec": {"boundObjectRef": reference}})
     assert (unbound.status, unbound.json["details"]["kind"]) == (404, "pods")

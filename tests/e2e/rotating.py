@@ -49,7 +49,7 @@ class Mesh:
     states: list[dict[str, Any]] = field(default_factory=list)
 
     async def renew(self, name: str) -> None:
-        before = self.workloads[name].held
+        before = self.workloads[name].current
         held = await self.workloads[name].renew()
         if before is not None and before.leaf.not_after <= SystemClock().now():
             self.renewed_late[name] = SystemClock().now()
@@ -76,7 +76,7 @@ class Mesh:
 
     def ends(self, name: str) -> datetime:
         """Until when the certificate of that workload is valid."""
-        held = self.workloads[name].held
+        held = self.workloads[name].current
         assert held is not None
         return held.leaf.not_after
 

@@ -163,16 +163,16 @@ class Agent:
         above = parse_certificates(ca.chain_pem, where="chain")[:1] if ca.chain_pem else ()
         chain = (leaf, *(c for c in above if not c.is_self_signed))
         trust = parse_certificates(ca.roots_pem, where="roots")
-        self.workload.held = Identity(chain=chain, key_pem=private_key_pem(key), trust=tuple(trust))
+        self.workload.current = Identity(chain=chain, key_pem=private_key_pem(key), trust=tuple(trust))
 
     @property
     def trusts(self) -> frozenset[str]:
-        held = self.workload.held
+        held = self.workload.current
         return frozenset(c.sha256 for c in held.trust) if held is not None else frozenset()
 
     @property
     def credential(self) -> Credential:
-        held = self.workload.held
+        held = self.workload.current
         assert held is not None
         return Credential(held.chain, held.key_pem, held.trust, self.workload.identity)
 

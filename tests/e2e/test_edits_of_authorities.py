@@ -110,7 +110,7 @@ class Mesh:
 
 
 def credential(workload: Workload) -> Credential:
-    held = workload.held
+    held = workload.current
     assert held is not None
     return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
 
@@ -191,7 +191,9 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
             )
             assert status["verdict"] != "healthy"
             new = [await mesh.add(name) for name in NAMES]
-            assert {w.held.chain[1].sha256 for w in new if w.held is not None} == {first.intermediate.sha256}
+            assert {w.current.chain[1].sha256 for w in new if w.current is not None} == {
+                first.intermediate.sha256
+            }
             code, output = await verify(box)
             assert code == 1, output
             assert "federation rotate start" in output
@@ -214,7 +216,10 @@ async def test_another_authority_signs_only_after_a_rotation(tmp_path: Path) -> 
                     await mesh.renew(workload)
             status = await box.get("/api/v1/status")
         held = {
-            w.held.chain[1].sha256 for each in mesh.workloads.values() for w in each if w.held is not None
+            w.current.chain[1].sha256
+            for each in mesh.workloads.values()
+            for w in each
+            if w.current is not None
         }
     print(
         f"\n{rotated}; {mesh.tried} handshakes, {len(mesh.failures)} failed; {mesh.refused} renewals refused"
@@ -242,7 +247,7 @@ async def test_an_intermediate_that_is_renewed_during_a_rotation_signs_after_a_r
             await kill_hub(box)
             await box.start_hub()
             new = [await mesh.add(name) for name in NAMES[:2]]
-            assert {w.held.chain[1].sha256 for w in new if w.held is not None} == {
+            assert {w.current.chain[1].sha256 for w in new if w.current is not None} == {
                 renewed.intermediate.sha256
             }
             rotated = await box.get("/api/v1/rotation")

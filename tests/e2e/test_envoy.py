@@ -35,7 +35,7 @@ async def wait_serial(caller: Envoy, target: str, serial: int) -> None:
 def alien(ca: DevelopmentCa, workload: Workload, trust: bytes) -> Identity:
     """A workload of another CA that claims an identity of this mesh."""
     chain, key = issue_leaf(ca, str(workload.identity), clock=SystemClock())
-    return Identity(chain=chain, key_pem=key, trust=workload.held.trust if workload.held else ())
+    return Identity(chain=chain, key_pem=key, trust=workload.current.trust if workload.current else ())
 
 
 async def refused(caller: Envoy, target: str) -> bool:

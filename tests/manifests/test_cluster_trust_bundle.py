@@ -1,7 +1,7 @@
 """The optional rights to one ClusterTrustBundle: which they are, and what each of them is for.
 
 By default kube-apiserver lets every service account read ClusterTrustBundles and discover APIs. Both are taken away
-here, so that the manifests stand alone.
+here, so that the manifests are enough by themselves.
 """
 
 from __future__ import annotations

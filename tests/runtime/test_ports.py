@@ -63,7 +63,7 @@ def test_a_taken_port_is_named_with_a_remedy() -> None:
 
 def test_a_host_that_is_not_ours_is_named() -> None:
     with pytest.raises(NotReady), reserved(Address("192.0.2.1", 0)):
-        pytest.fail("TEST-NET-1 is nobody's address")
+        pytest.fail("TEST-NET-1 is an address of no machine")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "show",
         help="print the bundle in force",
         description="Prints the generation in force and its anchors with provenance and expiry. Exits 1 when no bundle "
-        "is in force, 2 when the status API cannot be asked.",
+        "is in force, 2 when the status API cannot be reached.",
     )
     add_client_arguments(show)
     form = show.add_mutually_exclusive_group()

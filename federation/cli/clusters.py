@@ -231,7 +231,7 @@ def _step(args: argparse.Namespace, config: HubConfig, cluster: ClusterConfig, s
     if view.joining is None:
         return _without_steps(view, said)
     joins = view.joining
-    doing = _Look(args, config, cluster, client, status, view, JoinStep(joins.step)).do()
+    doing = _Attempt(args, config, cluster, client, status, view, JoinStep(joins.step)).do()
     text = "\n".join([*_lines(view.name, joins), *doing])
     return _say(text, said), EXIT_WAITS
 
@@ -266,8 +266,8 @@ def _evidence(name: str, cluster: str, detail: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What was seen at one look, and what can be done about it."""
+class _Attempt:
+    """What one call of ``join`` found, and what can be done about it."""
 
     args: argparse.Namespace
     config: HubConfig
@@ -298,7 +298,7 @@ class _Look:
                 "wait: it leaves the bundle by itself. The key of its former CA is needed no more:",
                 *written,
             ]
-        return ["apply there, with rights of your own, then look again:", *written] if written else []
+        return ["apply there, with your own rights, then run this again:", *written] if written else []
 
     def _accept(self) -> list[str]:
         from federation.cli.trust import accept_found

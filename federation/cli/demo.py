@@ -1,4 +1,4 @@
-"""``federation demo``: a whole federation on this machine, to look at or to check in a pipeline."""
+"""``federation demo``: a whole federation on this machine, to try out or to check in a pipeline."""
 
 from __future__ import annotations
 

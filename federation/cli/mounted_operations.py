@@ -23,7 +23,7 @@ from federation.status.view import ConfigView
 
 
 def operation_mac(config: ConfigView) -> OperationMac:
-    """The seal of this controller: by the operate token, else by a key of this process alone."""
+    """The MAC of this controller: by the operate token, else by a key of this process alone."""
     drawn = os.urandom(32)
 
     async def secret() -> bytes:

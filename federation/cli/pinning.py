@@ -46,7 +46,7 @@ class FileChanged(FederationError):
     """The configuration is not what it was when it was read; nothing was written."""
 
     default_reason = "file_changed"
-    default_remedy = "run this again: it looks at the file as it is now"
+    default_remedy = "run this again: it reads the file as it is now"
 
 
 def read_bounded(path: Path, limit: int = MAX_PEM_BYTES) -> bytes:
@@ -203,7 +203,7 @@ class Candidate:
 
     @property
     def lines(self) -> list[str]:
-        """What a person looks at before accepting it."""
+        """What a person checks before accepting it."""
         certificate = self.certificate
         return [
             f"subject  {certificate.subject}",

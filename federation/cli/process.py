@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 COLLECT_AFTER: Final = 10_000
-"""Objects that are new before garbage is looked for. By Python's 700 a tenth of a role's start goes to looking through
-modules as they are made, where there is none."""
+"""New objects before garbage is collected. With Python's 700 a tenth of a role's start is spent on modules that are
+being made, where there is no garbage."""
 
 ORPHAN_GRACE: Final = 60.0
 """Seconds a role whose supervisor died may drain, before it ends for good."""
@@ -146,7 +146,7 @@ CONNECTIONS: Final = 16
 
 @contextlib.asynccontextmanager
 async def open_store(state: StateConfig, clock: Clock) -> AsyncIterator[StateStore]:
-    """The store, for as long as the block runs; nothing is sent before it is used.
+    """The store, while the block runs; nothing is sent before it is used.
 
     Raises ConfigurationError for credentials that cannot be used.
     """

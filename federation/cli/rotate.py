@@ -43,9 +43,9 @@ def add_actions(
         "plan",
         runs["plan"],
         "say what a start would do now",
-        "Shows both sides, what speaks against the new one, its capacity, the canary, the waves and what it takes at "
+        "Shows both sides, what is wrong with the new one, its capacity, the canary, the waves and what it takes at "
         "least. Exits 0 when a start would be accepted and would not wait at once, 1 when not, 2 when the API cannot "
-        "be asked. Changes nothing.",
+        "be reached. Changes nothing.",
     )
     start = _action(
         actions,
@@ -67,7 +67,7 @@ def add_actions(
         "show the rotation's state, what it waits for, and until when",
         "Shows the states with the present one, the conditions of its gate with their evidence, when it opens at the "
         "earliest, quarantined clusters and the history. Exits 0 at rest or when the gate is open, 1 when it is "
-        "closed or not known, 2 when the API cannot be asked.",
+        "closed or not known, 2 when the API cannot be reached.",
     )
     status.add_argument(
         "--watch", action="store_true", help="print it again every two seconds until interrupted"
@@ -86,9 +86,9 @@ def add_actions(
         "quarantine",
         runs["quarantine"],
         "take a cluster out: nothing is issued there, and no gate waits until it is reached",
-        "Takes a cluster out. Its workloads get no certificates from then on, and what it holds may stop working. "
-        "The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out there have "
-        "expired: where it had a CA of its own, only once its takeover is declared.",
+        "Takes a cluster out. Its workloads get no certificates from then on, and the ones that they have may stop "
+        "working. The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out there have "
+        "expired: where it had its own CA, only once its takeover is declared.",
     )
     out.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     out.add_argument("--reason", required=True, help="why; status shows it")
@@ -96,22 +96,22 @@ def add_actions(
         actions,
         "release",
         runs["release"],
-        "let a quarantined cluster return once it is caught up",
-        "Lets a cluster return: it gets certificates again once it holds what is in force and no certificate alive "
-        "there lacks a root that is signed under.",
+        "let a quarantined cluster return once it has caught up",
+        "Lets a cluster return: it gets certificates again once the bundle in force was read back there, and every "
+        "certificate alive there came with each root that is signed under.",
     )
     back.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     over = _action(
         actions,
         "takeover",
         runs["takeover"],
-        "declare that only the hub issues certificates in a cluster that had a CA of its own",
-        "Declares that from now on nothing but the hub issues certificates in the cluster. Say it once its workloads "
-        "have moved to the hub and its own CA is switched off, no sooner: certificates of that CA are reckoned with "
+        "declare that only the hub issues certificates in a cluster that had its own CA",
+        "Declares that from now on nothing but the hub issues certificates in the cluster. Declare it once its "
+        "workloads have moved to the hub and its own CA is switched off, no sooner: certificates of that CA count as alive "
         "for earlier_longest_ttl from then on, and then its accepted anchor leaves the bundle by itself. Until it is "
-        "said, rotations wait and the anchor stays. Said again, it counts from then on: do so if that CA has issued "
-        "after all. Exits 1 while the cluster keeps a CA that is not accepted, while what it holds is not known (but "
-        "for one that is quarantined), or where none has that name.",
+        "declared, rotations wait and the anchor stays. Declared again, the time starts anew: do so if that CA "
+        "has issued after all. Exits 1 while the cluster keeps a CA that is not accepted, while its content is not known (unless "
+        "it is quarantined), or where no cluster has that name.",
     )
     over.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     emergency = _action(
@@ -157,7 +157,7 @@ def _action(
 
     parser = actions.add_parser(name, help=does, description=description)
     add_client_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print what the API says as JSON")
+    parser.add_argument("--json", action="store_true", help="print the API's answer as JSON")
     parser.set_defaults(run=run)
     return parser
 
@@ -184,7 +184,7 @@ def _seconds(text: str) -> float:
 
 WATCH_EVERY: Final = 2.0
 CONFIRMED_BY: Final = 8
-"""Hex digits that a person types: enough to have looked, few enough to type."""
+"""Hex digits that a person types: enough to have compared, few enough to type."""
 
 EXIT_REFUSED: Final = 1
 EXIT_UNKNOWN: Final = 2
@@ -328,7 +328,7 @@ def _confirmed(sha256: str) -> int:
 
 
 def _ask(args: argparse.Namespace) -> FederationStatus | None:
-    """The status; None where the API cannot be asked, which is said."""
+    """The status; None where the API cannot be reached, which is said."""
     from federation.status.client import StatusUnavailable
     from federation.status.model import FederationStatus
 

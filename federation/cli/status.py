@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="show what is going on, and what needs attention",
         description="Asks the status API and prints the verdict, what needs attention with its remedy, the clusters, "
         "the matrix, the bundle and the signers. Exits 0 when healthy or degraded, 1 when failing, 2 when the API "
-        "cannot be asked. For a pipeline that must know whether every cluster can talk to every other, use verify.",
+        "cannot be reached. For a pipeline that must know whether every cluster can talk to every other, use verify.",
     )
     add_client_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the API's answer as JSON")

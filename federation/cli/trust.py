@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from federation.core.config.hub import HubConfig
 
 CONFIRMED_BY: Final = 8
-"""Hex digits that a person types: enough to have looked, few enough to type."""
+"""Hex digits that a person types: enough to have compared, few enough to type."""
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNKNOWN: Final = 2
@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "list",
         help="show every pin with its state, and every open proposal",
         description="Shows the pins of the configuration with their state, and the anchors that clusters or an "
-        "authority have and that are not pinned. Exits 2 when the status API cannot be asked.",
+        "authority have and that are not pinned. Exits 2 when the status API cannot be reached.",
     )
     add_config(listing)
     add_client_arguments(listing)
@@ -62,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Takes the one proposal with this fingerprint from the status API, or a certificate from a file, "
         "checks that it is the self-signed CA of that fingerprint, and pins it: its PEM goes into a new file beside "
         "the configuration, a table [[trust.anchors]] to the configuration's end. Compare the fingerprint with the "
-        "CA's owner first. Exits 1 when it is not accepted, 2 when the status API cannot be asked.",
+        "CA's owner first. Exits 1 when it is not accepted, 2 when the status API cannot be reached.",
     )
     accept.add_argument(
         "sha256",
@@ -76,12 +76,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="NAME",
-        help="whose own CA it is; may be repeated (default: every cluster that it was found in)",
+        help="whose member CA it is; may be repeated (default: every cluster that it was found in)",
     )
     whose.add_argument(
         "--shared-root",
         action="store_true",
-        help="it is no cluster's own CA: rotations wait for no takeover but of clusters that are found to hold it",
+        help="it is no member CA: rotations wait for no takeover but those of clusters in which it is found",
     )
     accept.add_argument(
         "--trust-domain", default="", metavar="NAME", help="of the anchor (default: the hub's own)"
@@ -101,7 +101,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--from-file",
         type=Path,
         metavar="PEM",
-        help="take the certificate from this file and ask no hub; needs --cluster or --shared-root",
+        help="take the certificate from this file, without a hub; needs --cluster or --shared-root",
     )
     accept.add_argument("--yes", action="store_true", help="do not ask for the fingerprint's first digits")
     add_config(accept)
@@ -109,10 +109,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     accept.set_defaults(run=_accept)
     dismiss = actions.add_parser(
         "dismiss",
-        help="list an anchor that was found no longer; it stays untrusted",
-        description="Asks the leading controller to list that proposal no longer; the audit keeps who did. Find out "
-        "first who put it there: dismissing it changes nothing in a cluster. It is listed again where it is found "
-        "after it was away. Exits 1 when it is refused, 2 when the API cannot be asked.",
+        help="stop listing an anchor that was found; it stays untrusted",
+        description="Asks the leading controller to stop listing that proposal; the audit records by whom. Find out "
+        "first what put it there: dismissing it changes nothing in a cluster. It is listed again where it is found "
+        "after it was away. Exits 1 when it is refused, 2 when the API cannot be reached.",
     )
     dismiss.add_argument(
         "sha256",
@@ -129,7 +129,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     dismiss.set_defaults(run=_dismiss)
     guard = actions.add_parser(
         "guard",
-        help="print what a member's administrator lets its bundle objects hold",
+        help="print which certificates a member's administrator allows in its bundle objects",
         description="Prints the ConfigMap that the admission policies of manifests/member/guard compare with: every "
         "certificate that the configuration pins, staged ones included, and what --certificates adds. Apply it with "
         "the administrator's own rights, before anything new is published. Exits 1 when it cannot be made.",
@@ -154,7 +154,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="An anchor whose pin was taken out of the configuration stays in the bundle until nothing needs "
         "it, and then leaves by itself. This shows what it waits for and what fails if it is removed now, and with "
         "--now asks for the fingerprint's first digits and removes it. An anchor that is pinned is removed by a "
-        "rotation or an emergency. Exits 1 when nothing is removed, 2 when the API cannot be asked.",
+        "rotation or an emergency. Exits 1 when nothing is removed, 2 when the API cannot be reached.",
     )
     remove.add_argument(
         "sha256",
@@ -334,7 +334,7 @@ def _accept(args: argparse.Namespace) -> int:
 
 
 def accept_found(args: argparse.Namespace, sha256: str, *, cluster: str) -> int:
-    """Pin the proposal of that fingerprint as the own CA of that cluster; the exit code.
+    """Pin the proposal of that fingerprint as the member CA of that cluster; the exit code.
 
     ``args`` has the options of ``--config``, of the status API, and ``--yes``. Raises FederationError.
     """
@@ -354,7 +354,7 @@ def accept_found(args: argparse.Namespace, sha256: str, *, cluster: str) -> int:
 
 
 def _candidate(args: argparse.Namespace, config: HubConfig) -> Candidate:
-    """What is to be accepted, checked. Raises FederationError, StatusUnavailable where the hub cannot be asked."""
+    """What is to be accepted, checked. Raises FederationError, StatusUnavailable where the hub cannot be reached."""
     from federation.cli.pinning import from_file, from_proposals
     from federation.runtime.clock import SystemClock
 
@@ -562,7 +562,7 @@ def proposal_lines(status: TrustAnswer | None) -> list[str]:
     ]
     return [
         "",
-        "found and not trusted; accept with `federation trust accept SHA256`, which pins it as the own CA",
+        "found and not trusted; accept with `federation trust accept SHA256`, which pins it as the member CA",
         "of every cluster that it was found in, or dismiss with `federation trust dismiss SHA256`:",
         *table(heads, cells),
     ]

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Exits 0 only if every ordered pair of clusters validates, the workloads of each hold "
         "certificates, no namespace refuses the bundle, no istiod lacks the certificate that the hub provides, the "
         "configuration asks for nothing that is not followed, and nothing is unknown; 1 otherwise, with a line for "
-        "each cause; 2 when the status API cannot be asked.",
+        "each cause; 2 when the status API cannot be reached.",
     )
     add_client_arguments(parser)
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="ask again until every pair validates, for so many seconds at most (default: ask once)",
+        help="repeat until every pair validates, for so many seconds at most (default: ask once)",
     )
     parser.set_defaults(run=run)
 

@@ -1,9 +1,7 @@
 """What was found of Istio, compared with what the hub needs: findings with remedies. Pure.
 
-Nothing is concluded from what could not be read: a check whose objects are not known is left out, and the right that
-is
-missing is a finding of its own. A mesh that still has another CA is shown with warnings, since joining takes its
-time;
+Nothing is concluded from what could not be read: a check whose objects are not known is left out, and the missing
+right is a separate finding. A mesh that still has another CA is shown with warnings, since joining takes time;
 what would make the hub refuse callers, or leave a workload without a certificate, is a failure.
 """
 

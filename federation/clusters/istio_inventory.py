@@ -2,8 +2,7 @@
 
 Only objects of fixed names are read, in whatever namespace they are: Deployments ``istiod[-<revision>]``, the
 ConfigMaps ``istio`` and ``istio-sidecar-injector`` of each revision, DaemonSets of ztunnel, and the webhook
-configurations that call an istiod, by which revisions are found (istio/istio, manifests/charts). They are listed with
-a
+configurations that call an istiod, by which revisions are found (istio/istio, manifests/charts). They are listed with a
 field selector on the name, as ``resourceNames`` of RBAC requires. Each of these rights is optional: what could not
 be read is listed in ``unread`` with the reason, and nothing is concluded from its absence.
 
@@ -90,7 +89,7 @@ def parse_go_bool(text: str | None, default: bool) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The variables of one container that are looked at: ``literal`` with their values, ``indirect`` without."""
+    """The variables of one container that are read: ``literal`` with their values, ``indirect`` without."""
 
     literal: tuple[tuple[str, str], ...] = ()
     indirect: frozenset[str] = frozenset()  # taken from elsewhere (valueFrom), so the value is not known

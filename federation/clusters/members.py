@@ -262,7 +262,7 @@ class FollowedSession:
         await self._session.close()
 
     async def follow(self) -> None:
-        """Look at the kubeconfig again and again until cancelled. In-cluster credentials follow their own files."""
+        """Check the kubeconfig for changes until cancelled. In-cluster credentials follow their own files."""
         while self._begun_with:
             await self._clock.sleep(RECHECK_SECONDS)
             try:
@@ -311,7 +311,7 @@ async def followed(
     clock: Clock,
     connections: int,
 ) -> AsyncIterator[FollowedSession]:
-    """A session for as long as the block runs; the arguments are those of :meth:`ClusterSession.open`."""
+    """A session while the block runs; the arguments are those of :meth:`ClusterSession.open`."""
 
     async def open_session() -> ClusterSession:
         return await ClusterSession.open(

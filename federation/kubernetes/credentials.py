@@ -134,7 +134,7 @@ REREAD_SECONDS: Final = 10.0
 """The kubelet replaces a token at four fifths of its life and a Secret within minutes: soon enough."""
 
 RENEW_SECONDS: Final = 1.0
-"""A refused token is looked for again at most this often: one file read for a storm of 401s."""
+"""A refused token is read again at most this often: one file read for a storm of 401s."""
 
 EXPIRY_MARGIN: Final = 60.0
 """Seconds before its expiry at which an exec plugin's credential is renewed."""

@@ -71,7 +71,7 @@ def load_yaml(text: bytes, *, longest: int) -> Any:
 
 
 class _Document:
-    """One pass over the events of the first document. What is left of the stream is never looked at."""
+    """One pass over the events of the first document. The rest of the stream is never read."""
 
     def __init__(self, events: Iterator[Any]) -> None:
         self._events = events

@@ -18,7 +18,7 @@ from federation.files import READ_TIMEOUT, read_bounded, read_in_time
 _logger = logging.getLogger(__name__)
 
 POLL: Final = 1.0
-"""Seconds between looks at the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
+"""Seconds between reads of the file. A mounted ConfigMap changes by a symlink swap, which inotify on the file
 does not see; reading a few hundred KiB once a second costs nothing."""
 
 

@@ -22,7 +22,7 @@ _JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{2,}(?:\.[A-Za-z
 
 
 def redact(text: str) -> str:
-    """The text without secrets: each is replaced by a word that says what stood there."""
+    """The text without secrets: each is replaced by a word that says what was there."""
     if "PRIVATE KEY-----" in text:
         text = _PRIVATE_KEY.sub("[private key removed]", text)
     # Nearly every text holds none of these words, and looking for a word costs a tenth of looking for a pattern.

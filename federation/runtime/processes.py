@@ -11,7 +11,7 @@ depends on Linux, unlike ``PR_SET_PDEATHSIG``, which besides is lost where the s
 
 **The port** is one that several processes share by SO_REUSEPORT, kept by their supervisor while they come and go.
 
-**Signals:** SIGTERM and SIGINT end a role in good order, SIGHUP makes it read its configuration again.
+**Signals:** SIGTERM and SIGINT end a role gracefully, SIGHUP makes it read its configuration again.
 """
 
 from __future__ import annotations

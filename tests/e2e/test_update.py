@@ -170,7 +170,7 @@ async def updated(directory: Path, moment: str) -> AsyncIterator[Update]:
         write(before, directory / "state")
         quarantined = workloads.pop(mesh.QUARANTINED)
         for name, workload in workloads.items():
-            workload.held = last_issued(before, name, workload.identity)
+            workload.current = last_issued(before, name, workload.identity)
         roles = mesh.Roles(box)
         try:
             async with busy(workloads) as traffic:
@@ -199,7 +199,7 @@ async def test_a_rotation_that_the_last_version_began_is_finished(tmp_path: Path
         assert await update.follow("RETIRED") == ["ACTIVE", "UNPUBLISHING", "RETIRED"]
         with pytest.raises(grpc.aio.AioRpcError):
             await update.quarantined.renew()
-        held = [workload.held for workload in update.workloads.values()]
+        held = [workload.current for workload in update.workloads.values()]
         assert {each.chain[1].sha256 for each in held if each is not None} == {record["new"]["intermediate"]}
         assert await update.anchors() == {record["new"]["root"]}
         status = await update.box.get("/api/v1/status")

@@ -86,9 +86,9 @@ def add_actions(
         "quarantine",
         runs["quarantine"],
         "take a cluster out: nothing is issued there, and no gate waits until it is reached",
-        "Takes a cluster out. Its workloads get no certificates from then on, and the ones that they have may stop "
-        "working. The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out there have "
-        "expired: where it had its own CA, only once its takeover is declared.",
+        "Takes a cluster out. Its workloads get no certificates from then on, and the ones that they have may stop"
+        " working. The gates out of ACTIVE, ABORTING and EMERGENCY still wait until the certificates that are out "
+        "there have expired: where it had its own CA, only once its takeover is declared.",
     )
     out.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     out.add_argument("--reason", required=True, help="why; status shows it")
@@ -107,11 +107,11 @@ def add_actions(
         runs["takeover"],
         "declare that only the hub issues certificates in a cluster that had its own CA",
         "Declares that from now on nothing but the hub issues certificates in the cluster. Declare it once its "
-        "workloads have moved to the hub and its own CA is switched off, no sooner: certificates of that CA count as alive "
-        "for earlier_longest_ttl from then on, and then its accepted anchor leaves the bundle by itself. Until it is "
-        "declared, rotations wait and the anchor stays. Declared again, the time starts anew: do so if that CA "
-        "has issued after all. Exits 1 while the cluster keeps a CA that is not accepted, while its content is not known (unless "
-        "it is quarantined), or where no cluster has that name.",
+        "workloads have moved to the hub and its own CA is switched off, no sooner: certificates of that CA count "
+        "as alive for earlier_longest_ttl from then on, and then its accepted anchor leaves the bundle by itself. "
+        "Until it is declared, rotations wait and the anchor stays. Declared again, the time starts anew: do so if"
+        " that CA has issued after all. Exits 1 while the cluster keeps a CA that is not accepted, while its "
+        "content is not known (unless it is quarantined), or where no cluster has that name.",
     )
     over.add_argument("cluster", metavar="CLUSTER", help="the registered name of the cluster")
     emergency = _action(

@@ -103,20 +103,20 @@ def odd(kind: str) -> pki.Authority:
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason", "told"),
+    ("kind", "reason", "stated"),
     [
         ("name constraints", "name_constraints", ["CN=confined", "'hub.example'", "'corp.example'"]),
         ("brainpool", "weak_key", ["CN=Root on brainpoolP256r1", "Go", "BoringSSL"]),
     ],
 )
 def test_what_clients_would_refuse_is_refused_before_anything_is_signed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, reason: str, told: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, reason: str, stated: list[str]
 ) -> None:
     code, checks = check(configuration(tmp_path, odd(kind)), capsys)
     assert code == 1
     assert list(checks) == ["back end"], "nothing is asked of an authority that is of no use"
     assert checks["back end"]["reason"] == reason
-    assert [part for part in told if part not in checks["back end"]["detail"]] == []
+    assert [part for part in stated if part not in checks["back end"]["detail"]] == []
     assert checks["back end"]["remedy"]
 
 

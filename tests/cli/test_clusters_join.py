@@ -169,15 +169,15 @@ async def test_the_takeover_is_declared_only_with_a_persons_word(
     app = create_app(store=store, config=fixed, clock=clock, mounted=operations(store, fixed, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
-        deciding(store, lambda _: None) as heard,
+        deciding(store, lambda _: None) as received,
     ):
         words = ("clusters", "join", "west", "--config", str(config), "--url", f"http://{address}")
         assert await asyncio.to_thread(run_verb, clusters, *words) == 1
         assert "was not declared" in capsys.readouterr().out
-        assert heard == []
+        assert received == []
         assert await asyncio.to_thread(run_verb, clusters, *words, "--yes") == 1
     assert "the takeover is done" in capsys.readouterr().out
-    assert [(operation.verb, operation.arguments) for operation in heard] == [
+    assert [(operation.verb, operation.arguments) for operation in received] == [
         ("takeover", {"cluster": "west"})
     ]
 

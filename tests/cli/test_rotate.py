@@ -67,7 +67,7 @@ async def hub(
     app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
-        deciding(store, decide) as heard,
+        deciding(store, decide) as received,
     ):
 
         async def run(*arguments: str) -> int:
@@ -75,7 +75,7 @@ async def hub(
                 run_verb, rotate, "rotate", *arguments, "--url", f"http://{address}"
             )
 
-        yield run, heard
+        yield run, received
 
 
 async def test_status_at_rest_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,9 +228,9 @@ async def test_each_action_asks_for_its_operation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     arguments, verb, given = ASKED[name]
-    async with hub(world(), tmp_path) as (run, heard):
+    async with hub(world(), tmp_path) as (run, received):
         assert await run(*arguments) == 0
-    assert [(operation.verb, operation.arguments) for operation in heard] == [(verb, given)]
+    assert [(operation.verb, operation.arguments) for operation in received] == [(verb, given)]
     assert capsys.readouterr().out == f"{verb}: done\n"
 
 
@@ -258,12 +258,12 @@ async def test_a_takeover_that_comes_too_early_exits_1_with_what_to_do_first(
             taken_over(operation, seen)
         return refused.value
 
-    async with hub(world(), tmp_path, refuse) as (run, heard):
+    async with hub(world(), tmp_path, refuse) as (run, received):
         assert await run("takeover", "west") == 1
         early = capsys.readouterr().out
         assert await run("takeover", "wset") == 1
         unknown = capsys.readouterr().out
-    assert [operation.arguments["cluster"] for operation in heard] == ["west", "wset"]
+    assert [operation.arguments["cluster"] for operation in received] == ["west", "wset"]
     assert "takeover: REFUSED: west still keeps a CA that is not accepted" in early
     assert "do: accept it first: `federation trust list` names it" in early
     assert "no cluster is registered as 'wset'\ndo: did you mean west?" in unknown
@@ -282,9 +282,9 @@ def test_the_help_of_a_takeover_says_what_it_declares_and_when(capsys: pytest.Ca
 async def test_an_operation_that_is_none_exits_2_in_the_hub_s_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with hub(world(), tmp_path) as (run, heard):
+    async with hub(world(), tmp_path) as (run, received):
         assert await run("abort", "--reason", "a\x07b") == 2
-        assert heard == []
+        assert received == []
     assert "control characters (write plain text on one line)" in capsys.readouterr().err
 
 
@@ -303,13 +303,13 @@ async def test_an_emergency_shows_what_fails_and_goes_on_with_yes(
     tell(shown, msgspec.structs.replace(shown.leader.rotation, losses=LOSSES))
     colons = ":".join(ROOT[i : i + 2] for i in range(0, len(ROOT), 2)).upper()
     arguments = ("emergency", "--compromised", colons, "--deadline", "30m", "--ttl-cap", "900", "--yes")
-    async with hub(shown, tmp_path) as (run, heard):
+    async with hub(shown, tmp_path) as (run, received):
         assert await run(*arguments) == 0
     captured = capsys.readouterr()
     assert "west     at the removal" in captured.err
     assert "east     at once" in captured.err
     assert "north" not in captured.err, "that is of the other side"
-    assert heard[0].arguments == {"compromised": ROOT, "deadline": "1800.0", "ttl_cap": "900.0"}
+    assert received[0].arguments == {"compromised": ROOT, "deadline": "1800.0", "ttl_cap": "900.0"}
 
 
 async def test_what_ends_before_the_deadline_does_not_fail(
@@ -345,9 +345,9 @@ async def test_an_emergency_wants_the_fingerprint_typed(
     monkeypatch.setattr(sys, "stdin", Terminal(typed + "\n"))
     shown = world()
     have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
-    async with hub(shown, tmp_path) as (run, heard):
+    async with hub(shown, tmp_path) as (run, received):
         assert await run("emergency", "--compromised", ROOT) == code
-    assert len(heard) == (code == 0)
+    assert len(received) == (code == 0)
     assert ("nothing was done" in capsys.readouterr().err) == bool(code)
 
 
@@ -358,9 +358,9 @@ async def test_an_emergency_without_anybody_to_ask_needs_yes(
     shown = world()
     have_rotate(shown, State.ACTIVE, unmet("drained", "west"))
     shown.edit_leader(updated=shown.now - 300)
-    async with hub(shown, tmp_path) as (run, heard):
+    async with hub(shown, tmp_path) as (run, received):
         assert await run("emergency", "--compromised", ROOT) == 2
-        assert heard == []
+        assert received == []
     err = capsys.readouterr().err
     assert "needs --yes" in err
     assert "NOT KNOWN TO BE COMPLETE" in err

@@ -139,10 +139,10 @@ async def hub(found: World, directory: Path) -> AsyncIterator[str]:
 async def ask(found: World, file: Path, *arguments: str) -> int:
     """Run ``federation trust`` against a hub that says what ``found`` holds."""
     async with hub(found, file.parent.parent) as url:
-        return await asyncio.to_thread(told, "trust", *arguments, "--config", str(file), "--url", url)
+        return await asyncio.to_thread(exit_code_of, "trust", *arguments, "--config", str(file), "--url", url)
 
 
-def told(*arguments: str) -> int:
+def exit_code_of(*arguments: str) -> int:
     """The exit code of the command, errors explained as the command line does."""
     return main(arguments)
 
@@ -328,7 +328,7 @@ def test_a_part_of_a_fingerprint_is_refused(
     given: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
-        told("trust", "accept", given, "--config", str(file), "--yes")
+        exit_code_of("trust", "accept", given, "--config", str(file), "--yes")
     assert refused.value.code == 2
     assert "never enough" in capsys.readouterr().err
 
@@ -338,7 +338,7 @@ def test_openssls_form_of_a_fingerprint_is_the_same(tmp_path: Path, file: Path) 
     source.write_bytes(OWN.pem + STRANGER.pem)
     colons = ":".join(SHA.upper()[i : i + 2] for i in range(0, 64, 2))
     arguments = ("--shared-root", "--from-file", str(source), colons, "--config", str(file), "--yes")
-    assert told("trust", "accept", *arguments) == 0
+    assert exit_code_of("trust", "accept", *arguments) == 0
     pin = read(file).trust.anchors[1]
     assert (pin.sha256, pin.clusters) == (SHA, ())
     assert pin.file.read_bytes() == STRANGER.pem
@@ -365,21 +365,23 @@ def test_only_a_living_self_signed_authority_can_be_an_anchor(
     source.write_bytes(certificate.pem)
     before = tree(file)
     given = ("accept", certificate.sha256, "--from-file", str(source), "--shared-root")
-    assert told("trust", *given, "--config", str(file), "--yes") == 1
+    assert exit_code_of("trust", *given, "--config", str(file), "--yes") == 1
     assert words in capsys.readouterr().err
     assert tree(file) == before
 
 
 def test_a_file_that_is_not_there_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("accept", SHA, "--from-file", "/nowhere/x.pem", "--shared-root", "--config", str(file), "--yes")
-    assert told("trust", *given) == 1
+    assert exit_code_of("trust", *given) == 1
     assert "/nowhere/x.pem: cannot be read or written: No such file" in capsys.readouterr().err
 
 
 def accepted_from_file(file: Path, whose: tuple[str, ...] = ("--shared-root",)) -> int:
     source = file.parent.parent / "source.pem"
     source.write_bytes(STRANGER.pem)
-    return told("trust", "accept", SHA, "--from-file", str(source), "--config", str(file), "--yes", *whose)
+    return exit_code_of(
+        "trust", "accept", SHA, "--from-file", str(source), "--config", str(file), "--yes", *whose
+    )
 
 
 def test_twice_is_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -462,7 +464,7 @@ def test_a_link_to_the_configuration_stays_one(file: Path, tmp_path: Path) -> No
     source = tmp_path / "source.pem"
     source.write_bytes(STRANGER.pem)
     given = ("accept", SHA, "--from-file", str(source), "--shared-root", "--config", str(link), "--yes")
-    assert told("trust", *given) == 0
+    assert exit_code_of("trust", *given) == 0
     assert link.is_symlink()
     assert read(file).trust.pins == {OWN.sha256, SHA}
     assert read(link).trust.anchors[1].file == link.parent / f"anchors/{SHA[:16]}.pem"
@@ -595,7 +597,7 @@ def test_without_a_hub_the_pins_are_shown_and_it_exits_2(
 
 
 def test_no_configuration_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told("trust", "list", "--config", str(tmp_path / "none.toml")) == 2
+    assert exit_code_of("trust", "list", "--config", str(tmp_path / "none.toml")) == 2
     assert "cannot be read" in capsys.readouterr().err
     with pytest.raises(ConfigurationError):
         run_verb(trust, "trust", "accept", SHA, "--config", str(tmp_path / "none.toml"))

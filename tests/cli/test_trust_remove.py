@@ -69,7 +69,7 @@ async def hub(
     app = create_app(store=store, config=config, clock=clock, mounted=operations(store, config, clock, SEAL))
     async with (
         serve(app, listen=Address("127.0.0.1", 0), clock=clock) as address,
-        deciding(store, lambda _: answer) as heard,
+        deciding(store, lambda _: answer) as received,
     ):
 
         async def run(*arguments: str) -> int:
@@ -77,32 +77,32 @@ async def hub(
                 run_verb, trust, "trust", "remove", *arguments, "--url", f"http://{address}"
             )
 
-        yield run, heard
+        yield run, received
 
 
 async def test_what_breaks_is_said_and_nothing_is_done_without_now(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with hub(world(), tmp_path) as (run, heard):
+    async with hub(world(), tmp_path) as (run, received):
         assert await run(ROOT) == 1
         said = capsys.readouterr().err
         assert "its leaves below it are refused by others" in said
         assert "west" in said
         assert "the last of its leaves ends at noon" in said
         assert "nothing was removed" in said
-        assert heard == []
+        assert received == []
 
 
 async def test_with_now_it_asks_or_takes_yes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with hub(world(), tmp_path) as (run, heard):
+    async with hub(world(), tmp_path) as (run, received):
         monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
         assert await run(ROOT, "--now") == 2
         assert "needs --yes" in capsys.readouterr().err
-        assert heard == []
+        assert received == []
         assert await run(ROOT, "--now", "--yes", "--reason", "its key was stolen") == 0
-        (asked,) = heard
+        (asked,) = received
         assert (asked.verb, asked.arguments["anchor"]) == ("remove", ROOT)
         assert "refused by others" in capsys.readouterr().err
 

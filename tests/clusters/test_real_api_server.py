@@ -132,10 +132,10 @@ async def test_of_pods_only_those_that_have_not_ended_are_watched_with_what_isti
             await create("job", {"ambient.istio.io/redirection": "enabled"})
             keys = {name: ObjectKey(namespace, name) for name in ("proxied", "job")}
             await eventually(lambda: set(keys.values()) <= set(reflector.items))
-            held = {name: reflector.items[key] for name, key in keys.items()}
-            assert (held["proxied"].sidecar, held["proxied"].ambient) == (True, False)
-            assert (held["job"].sidecar, held["job"].ambient) == (False, True)
-            assert held["job"].created > 1.7e9
+            found = {name: reflector.items[key] for name, key in keys.items()}
+            assert (found["proxied"].sidecar, found["proxied"].ambient) == (True, False)
+            assert (found["job"].sidecar, found["job"].ambient) == (False, True)
+            assert found["job"].created > 1.7e9
             await session.request(
                 "PATCH",
                 f"{pods}/job/status",

@@ -83,11 +83,8 @@ class Members(Generic[T]):
         self._ending: dict[ClusterName, frozenset[asyncio.Task[None]]] = {}
         self._current: dict[ClusterName, T] = {}
         self._problems: dict[ClusterName, FederationError] = {}
-
-    @property
-    def current(self) -> Mapping[ClusterName, T]:
+        self.current: Mapping[ClusterName, T] = MappingProxyType(self._current)
         """What ``start`` yielded for each cluster that runs now; a live view."""
-        return MappingProxyType(self._current)
 
     @property
     def problems(self) -> Mapping[ClusterName, FederationError]:

@@ -16,21 +16,21 @@ another's callers be forgotten, or have all leaves seem to live as its own do.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Self
 
-import msgspec
 from msgspec.structs import replace
 
+from federation.core.clock import Clock
 from federation.core.documents.signer import Histogram, RefusalsReport
 from federation.core.errors import FederationError
-from federation.core.identity import ClusterName
-from federation.core.rotation.effects import SigningDirectives
 
 NO_CLUSTER: Final = "-"
 """Stands for callers whose cluster is not known; no cluster can bear that name."""
@@ -39,27 +39,6 @@ MOST_TEXT: Final = 400  # characters of a reason in words
 
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds: a lean handler takes a fifth of the first, a listener's deadline is the last."""
-
-
-class Delivery(msgspec.Struct, frozen=True):
-    """A leaf about to be handed out: signed by whom, with which trust, usable until when, on which directives."""
-
-    cluster: ClusterName
-    authority: str  # SHA-256 of the issuer's certificate; empty while it is not known
-    generation: int
-    not_after: datetime
-    directives: SigningDirectives
-
-
-class ExpiryBounds(Protocol):
-    """Remembers how far leaves reach; may wait for the state store where one reaches farther."""
-
-    async def cover(self, delivery: Delivery) -> None:
-        """Return once the delivery is covered by what is persisted.
-
-        Raises StateUnavailable, or Superseded where what it was made by no longer holds: it must not leave.
-        """
-        ...
 
 
 @dataclass(slots=True)
@@ -77,43 +56,37 @@ class _Cluster:
 class Accounting:
     """Counters of one signer process."""
 
-    def __init__(self, expiry_bounds: ExpiryBounds | None = None) -> None:
-        self._expiry_bounds = expiry_bounds
+    def __init__(self) -> None:
         self._clusters: dict[str, _Cluster] = {}
         self._latency = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
         self.issued = 0
-
-    async def deliver(self, delivery: Delivery) -> None:
-        """Called before a reply leaves; raises StateUnavailable or Superseded where it must not leave."""
-        if self._expiry_bounds is not None:
-            await self._expiry_bounds.cover(delivery)
 
     def count_issued(self, cluster: str, *, seconds: float, now: float, own: bool = False) -> None:
         """A certificate was issued at ``now`` (seconds since the epoch) and took ``seconds``.
 
         ``own`` says that it is for one of the hub's own accounts.
         """
-        held = self._of(cluster)
-        held.issued += 1
-        held.last_issued = now
+        counts = self._of(cluster)
+        counts.issued += 1
+        counts.last_issued = now
         if own:
-            held.own_issued += 1
+            counts.own_issued += 1
         else:
-            held.workload_issued_at = now
-            if held.refusals.count:
-                held.refusals = replace(held.refusals, count=0, since=0.0)
-            if held.unproven.count:
-                held.unproven = replace(held.unproven, count=0, since=0.0)
+            counts.workload_issued_at = now
+            if counts.refusals.count:
+                counts.refusals = replace(counts.refusals, count=0, since=0.0)
+            if counts.unproven.count:
+                counts.unproven = replace(counts.unproven, count=0, since=0.0)
         self.issued += 1
         self._time(seconds)
 
     def count_refused(self, cluster: str, reason: str, *, seconds: float, own: bool = False) -> None:
         """A request ended without a certificate. ``own`` is only for a caller that was attested."""
-        held = self._of(cluster)
-        held.refused[reason] += 1
+        counts = self._of(cluster)
+        counts.refused[reason] += 1
         if own:
-            held.own_refused[reason] += 1
+            counts.own_refused[reason] += 1
         self._time(seconds)
 
     def note_refusal(self, cluster: str, error: FederationError, *, now: float, proven: bool = True) -> None:
@@ -122,8 +95,8 @@ class Accounting:
         ``proven`` says that the cluster is answerable for the caller: its key signed the token, or its API server
         vouched for it. Who only names a cluster must not be able to make that cluster look ill.
         """
-        held = self._of(cluster)
-        before = held.refusals if proven else held.unproven
+        counts = self._of(cluster)
+        before = counts.refusals if proven else counts.unproven
         noted = RefusalsReport(
             count=before.count + 1,
             since=before.since or now,
@@ -133,47 +106,47 @@ class Accounting:
             remedy=error.remedy[:MOST_TEXT],
         )
         if proven:
-            held.refusals = noted
+            counts.refusals = noted
         else:
-            held.unproven = noted
+            counts.unproven = noted
 
     def recall(self, cluster: str, *, refusals: RefusalsReport, unproven: RefusalsReport) -> None:
         """Take over who had got nothing by the time that this signer was killed."""
-        held = self._of(cluster)
-        if not held.refusals.last:
-            held.refusals = refusals
-        if not held.unproven.last:
-            held.unproven = unproven
+        counts = self._of(cluster)
+        if not counts.refusals.last:
+            counts.refusals = refusals
+        if not counts.unproven.last:
+            counts.unproven = unproven
 
     def refusals(self, cluster: str) -> RefusalsReport:
         """Callers of the cluster that got nothing; the hub's own accounts are not among them."""
-        held = self._clusters.get(cluster)
-        return held.refusals if held is not None else RefusalsReport()
+        counts = self._clusters.get(cluster)
+        return counts.refusals if counts is not None else RefusalsReport()
 
     def unproven(self, cluster: str) -> RefusalsReport:
         """Callers that named the cluster, got nothing, and for whom nothing shows that they are of it."""
-        held = self._clusters.get(cluster)
-        return held.unproven if held is not None else RefusalsReport()
+        counts = self._clusters.get(cluster)
+        return counts.unproven if counts is not None else RefusalsReport()
 
     def keep(self, clusters: Iterable[str]) -> None:
         """Forget every cluster but these: what is no longer registered is no longer reported."""
         kept = {*clusters, NO_CLUSTER}
-        self._clusters = {name: held for name, held in self._clusters.items() if name in kept}
+        self._clusters = {name: counts for name, counts in self._clusters.items() if name in kept}
 
     def of(self, cluster: str) -> tuple[int, Mapping[str, int], float]:
         """Issued, refused by reason, and when something was issued last (0: never)."""
-        held = self._clusters.get(cluster) or _Cluster()
-        return held.issued, dict(held.refused), held.last_issued
+        counts = self._clusters.get(cluster) or _Cluster()
+        return counts.issued, dict(counts.refused), counts.last_issued
 
     def own(self, cluster: str) -> tuple[int, Mapping[str, int]]:
         """What of that was issued to, and refused to, the hub's own accounts."""
-        held = self._clusters.get(cluster) or _Cluster()
-        return held.own_issued, dict(held.own_refused)
+        counts = self._clusters.get(cluster) or _Cluster()
+        return counts.own_issued, dict(counts.own_refused)
 
     def workload_issued_at(self, cluster: str) -> float:
         """When a caller that is none of the hub's own accounts was last issued a certificate (0: never)."""
-        held = self._clusters.get(cluster) or _Cluster()
-        return held.workload_issued_at
+        counts = self._clusters.get(cluster) or _Cluster()
+        return counts.workload_issued_at
 
     @property
     def latency(self) -> Histogram:
@@ -189,6 +162,45 @@ class Accounting:
         self._seconds += seconds
 
 
+class CountedCall:
+    """A context manager around one call: however it ends, it is counted, under what is known of its caller by then.
+
+    ``cluster`` is the named one until one is proved. ``claims_own`` says that the token claims to be of one of the
+    hub's own accounts, ``own`` that it was proved; ``proven`` says that the cluster is answerable for the caller.
+    """
+
+    __slots__ = ("_accounting", "_began", "_clock", "claims_own", "cluster", "own", "proven")
+
+    def __init__(self, accounting: Accounting, clock: Clock) -> None:
+        self._accounting = accounting
+        self._clock = clock
+        self.cluster = NO_CLUSTER
+        self.claims_own = self.own = self.proven = False
+
+    def __enter__(self) -> Self:
+        self._began = self._clock.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        seconds = self._clock.monotonic() - self._began
+        if error is None:
+            now = self._clock.now().timestamp()
+            self._accounting.count_issued(self.cluster, seconds=seconds, now=now, own=self.own)
+            return
+        reason = "internal"
+        if isinstance(error, FederationError):
+            reason = error.reason
+            error.where = error.where or self.cluster
+            if not self.claims_own:
+                now = self._clock.now().timestamp()
+                self._accounting.note_refusal(self.cluster, error, now=now, proven=self.proven)
+        elif isinstance(error, CancelledError):
+            reason = "cancelled"  # the listener's deadline has passed, or the caller has gone
+        self._accounting.count_refused(self.cluster, reason, seconds=seconds, own=self.own)
+
+
 MOST: Final = 65_536
 """Callers remembered: some 10 MiB, and more than renew within an hour at the quotas of cloud CAs."""
 
@@ -199,11 +211,11 @@ SMOOTHING: Final = 64
 @dataclass(slots=True)
 class _Member:
     lifetime: float
-    held: OrderedDict[tuple[str, str, str], datetime] = field(default_factory=OrderedDict)
+    ends: OrderedDict[tuple[str, str, str], datetime] = field(default_factory=OrderedDict)
 
 
 class Renewals:
-    """What was issued to whom, by any key that tells callers apart and begins with the member's name.
+    """When the certificate of each caller ends, by any key of a caller that begins with its member's name.
 
     ``usual`` is a lifetime to begin with. Of ``most`` callers in all each member has at least its equal part: where
     they are used up, the member with the most forgets the one that it has known longest.
@@ -224,19 +236,19 @@ class Renewals:
         each = [member.lifetime for member in self._members.values()]
         return sum(each) / len(each) if each else self._usual
 
-    def held(self, caller: tuple[str, str, str]) -> datetime | None:
-        """When what this caller holds ends; None where nothing is known."""
+    def end_of(self, caller: tuple[str, str, str]) -> datetime | None:
+        """When the caller's certificate ends; None where none is known."""
         member = self._members.get(caller[0])
-        return member.held.get(caller) if member is not None else None
+        return member.ends.get(caller) if member is not None else None
 
     def issued(self, caller: tuple[str, str, str], *, at: datetime, not_after: datetime) -> None:
         """It has a new one."""
         member = self._members.setdefault(caller[0], _Member(self._usual))
-        self._count += caller not in member.held
-        member.held[caller] = not_after
-        member.held.move_to_end(caller)
+        self._count += caller not in member.ends
+        member.ends[caller] = not_after
+        member.ends.move_to_end(caller)
         if self._count > self._most:
-            largest = max(self._members.values(), key=lambda one: len(one.held))
-            largest.held.popitem(last=False)
+            largest = max(self._members.values(), key=lambda one: len(one.ends))
+            largest.ends.popitem(last=False)
             self._count -= 1
         member.lifetime += ((not_after - at).total_seconds() - member.lifetime) / SMOOTHING

@@ -29,8 +29,7 @@ from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, merged, step_for
-from federation.signer.accounting import Delivery
-from federation.signer.revalidation import revalidate
+from federation.signer.revalidation import Delivery, revalidate
 from federation.state.store import StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)

@@ -33,6 +33,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Final, TypeAlias
 
+import msgspec
+
 from federation.core.clock import Clock
 from federation.core.config.hub import AnchorPin
 from federation.core.documents.encoding import decode, encode
@@ -46,6 +48,7 @@ from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import TrustBundle
 from federation.files import Reading, read_bounded
+from federation.signer.authorities.selection import require_served
 from federation.state.store import StateStore, read_many
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ UNPINNED: Final = "generation_unpinned"
 
 @dataclass(frozen=True, slots=True)
 class AcceptedTrust:
-    """A generation that was believed."""
+    """A generation that was verified."""
 
     number: int
     sha256: str
@@ -66,7 +69,7 @@ class AcceptedTrust:
 def verify_generation(
     generation: Generation, *, number: int, digest: str, trust_domain: TrustDomain, pins: frozenset[str]
 ) -> AcceptedTrust:
-    """The generation of that number (and, unless it is empty, of that SHA-256), believed.
+    """The generation of that number (and, unless it is empty, of that SHA-256), verified.
 
     Raises InvalidValue with the reason ``generation_digest``, ``generation_trust_domain``,
     ``generation_invalid`` or ``generation_unpinned``.
@@ -118,43 +121,27 @@ READ_TIMEOUT: Final = 5.0
 DIRECTIVES: Final = "orders"
 
 
-class DirectivesFollower:
-    """Follows the directives; ``directives`` is None until it was read whether there are any."""
+class Directives:
+    """The signing directives; ``in_force`` is None until it was read whether there are any."""
 
-    def __init__(
-        self, store: StateStore, *, clock: Clock, on_change: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, store: StateStore, *, on_change: Callable[[], None] = lambda: None) -> None:
         self._store = store
-        self._clock = clock
         self._on_change = on_change
-        self._looking = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._version = ""
-        self.directives: SigningDirectives | None = None
+        self.in_force: SigningDirectives | None = None
         self.problem: StateUnavailable | None = None
 
-    async def run(self) -> None:
-        """Look every :data:`POLL` seconds until cancelled."""
-        while True:
-            await self.poll()
-            await self._clock.sleep(POLL)
-
-    async def poll(self) -> None:
-        """Look once; what is wrong is kept as :attr:`problem`."""
-        try:
-            await self.catch_up()
-        except StateUnavailable as error:
-            self._fail(error)
-
     async def catch_up(self) -> SigningDirectives:
-        """The directives that hold at some instant after the call, taken up. Raises StateUnavailable."""
+        """The directives that are in force at some instant after the call, taken up. Raises StateUnavailable."""
         try:
-            async with asyncio.timeout(READ_TIMEOUT), self._looking:  # an older answer never comes later
+            async with asyncio.timeout(READ_TIMEOUT), self._reading:  # an older answer never comes later
                 directives = await self._read()
         except TimeoutError:
             raise StateUnavailable(f"no answer in {READ_TIMEOUT:g} s", where=DIRECTIVES) from None
         self.problem = None
-        if directives != self.directives:
-            self.directives = directives
+        if directives != self.in_force:
+            self.in_force = directives
             if directives.rotation:
                 _logger.info(
                     "rotation %d is in %s",
@@ -167,7 +154,7 @@ class DirectivesFollower:
 
     async def _read(self) -> SigningDirectives:
         stored = await self._store.read(DIRECTIVES)
-        held = self.directives
+        known = self.in_force
         if stored is None:
             if self._version:
                 raise StateUnavailable(
@@ -177,23 +164,23 @@ class DirectivesFollower:
                     reason="directives_missing",
                 )
             return SigningDirectives()
-        if held is not None and stored.version == self._version:
-            return held
+        if known is not None and stored.version == self._version:
+            return known
         directives = decode(stored.data, SigningDirectives, key=DIRECTIVES)
-        if held is not None and directives.rotation < held.rotation:
+        if known is not None and directives.rotation < known.rotation:
             raise _directives_backwards(
-                f"these are of rotation {directives.rotation}, and rotation {held.rotation} has begun"
+                f"these are of rotation {directives.rotation}, and rotation {known.rotation} has begun"
             )
-        if (
-            held is not None and 0 < directives.revision < held.revision
-        ):  # 0: of a controller that counts none
+        # A revision of 0 is of a controller that counts none.
+        if known is not None and 0 < directives.revision < known.revision:
             raise _directives_backwards(
-                f"these are of revision {directives.revision} of the record, and revision {held.revision} was followed"
+                f"these are of revision {directives.revision} of the record, and revision {known.revision} was followed"
             )
         self._version = stored.version
         return directives
 
-    def _fail(self, problem: StateUnavailable) -> None:
+    def fail(self, problem: StateUnavailable) -> None:
+        """Keep why they could not be read; logged where it is another reason than before."""
         if str(problem) != str(self.problem):
             _logger.error(
                 "the directives are not taken up: %s", problem.diagnostics(), extra={"reason": problem.reason}
@@ -219,7 +206,7 @@ TIMEOUT: Final = 5.0
 
 
 class PinHistory:
-    """Implements that memory. ``known`` are the anchors (SHA-256) in it."""
+    """The anchors that this signer's configuration pinned while a bundle had them; ``known`` are their SHA-256."""
 
     def __init__(self, store: StateStore, *, replica: str) -> None:
         self._store = store
@@ -230,7 +217,7 @@ class PinHistory:
         self._loaded = False
         self.known: frozenset[str] = frozenset()
 
-    def look_again(self) -> None:
+    def read_again(self) -> None:
         """Have the next :meth:`load` read it all anew: another signer may know a pin that was here too short a time."""
         self._loaded = False
 
@@ -267,8 +254,8 @@ class PinHistory:
 
         What cannot be persisted is logged and tried again at the next call.
         """
-        held = {anchor.sha256 for anchor in verified if anchor.is_self_signed}
-        self.known = frozenset(held & (pins | self.known))
+        anchors = {anchor.sha256 for anchor in verified if anchor.is_self_signed}
+        self.known = frozenset(anchors & (pins | self.known))
         if self.known == self._written:
             return
         table = PinsTable(replica=self._replica, anchors=sorted(self.known))
@@ -289,32 +276,32 @@ MOST_OLDER: Final = 8
 
 CURRENT: Final = "current"
 
-_Held: TypeAlias = AcceptedTrust | FederationError
+_Given: TypeAlias = AcceptedTrust | FederationError
 
 
 @dataclass(frozen=True, slots=True)
 class TrustInForce:
-    """The newest generation, and the older one of each cluster behind it, or why that cannot be believed."""
+    """The newest generation, and the older one of each cluster behind it, or why that is not accepted."""
 
     newest: AcceptedTrust
-    behind: Mapping[str, _Held] = field(default_factory=dict)
+    behind: Mapping[str, _Given] = field(default_factory=dict)
 
     def for_cluster(self, cluster: str) -> AcceptedTrust:
-        """What that cluster is given. Raises NotReady where that cannot be believed."""
-        held = self.behind.get(cluster, self.newest)
-        if isinstance(held, FederationError):
+        """What that cluster is given. Raises NotReady where that was not accepted."""
+        given = self.behind.get(cluster, self.newest)
+        if isinstance(given, FederationError):
             raise NotReady(
-                f"the generation that it is to get is not believed: {held}",
+                f"the generation that it is to get is not accepted: {given}",
                 where=cluster,
-                remedy=held.remedy,
-                reason=held.reason,
+                remedy=given.remedy,
+                reason=given.reason,
             )
-        return held
+        return given
 
     @property
     def generations(self) -> Iterator[AcceptedTrust]:
         """Every generation that some cluster is given."""
-        older = {held.number: held for held in self.behind.values() if isinstance(held, AcceptedTrust)}
+        older = {given.number: given for given in self.behind.values() if isinstance(given, AcceptedTrust)}
         return iter({self.newest.number: self.newest, **older}.values())
 
     @property
@@ -325,7 +312,7 @@ class TrustInForce:
     @property
     def resolved(self) -> bool:
         """True where every cluster has a generation."""
-        return not any(isinstance(held, FederationError) for held in self.behind.values())
+        return not any(isinstance(given, FederationError) for given in self.behind.values())
 
     def differs_from(self, other: TrustInForce | None) -> bool:
         """True where some cluster is given something else."""
@@ -335,70 +322,55 @@ class TrustInForce:
     def content(self) -> tuple[AcceptedTrust, dict[str, object]]:
         """What tells it from another one."""
         behind: dict[str, object] = {
-            name: str(held) if isinstance(held, FederationError) else held
-            for name, held in self.behind.items()
+            name: str(given) if isinstance(given, FederationError) else given
+            for name, given in self.behind.items()
         }
         return self.newest, behind
 
 
-class TrustFollower:
-    """Follows the generations in force; ``in_force`` is None until one was believed."""
+class Generations:
+    """The generations in force, verified; ``in_force`` is None until one was accepted."""
 
     def __init__(
         self,
         store: StateStore,
         *,
-        clock: Clock,
         trust_domain: TrustDomain,
         pins: frozenset[str],
-        on_change: Callable[[TrustInForce], None],
-        remembered: PinHistory | None = None,
+        on_change: Callable[[TrustInForce], None] = lambda _: None,
+        history: PinHistory | None = None,
     ) -> None:
-        """``remembered`` are pins that this signer's configuration had, and that the bundle may still hold."""
+        """``history`` are pins that this signer's configuration had, and that the bundle may still contain."""
         self._store = store
-        self._clock = clock
         self._trust_domain = trust_domain
         self._pins = pins
         self._on_change = on_change
-        self._looking = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._seen: Current | None = None
-        self._remembered = remembered
+        self._history = history
         self._judged_by = pins
         self._floors: dict[str, int] = {}
         self.in_force: TrustInForce | None = None
         self.problem: FederationError | None = None
 
     @property
-    def accepted(self) -> AcceptedTrust | None:
-        """The newest generation; None until one was believed."""
+    def newest(self) -> AcceptedTrust | None:
+        """The newest generation; None until one was accepted."""
         return self.in_force.newest if self.in_force is not None else None
 
     def configure(self, *, pins: frozenset[str]) -> None:
-        """Believe by these pins from now on; what was accepted stays until the next generation."""
+        """Verify by these pins from now on; what was accepted stays until the next generation."""
         if pins != self._pins:
             self._pins = pins
-            self._seen = None  # looked at again: it may be believed now, or no longer
-
-    async def run(self) -> None:
-        """Look every :data:`POLL` seconds until cancelled."""
-        while True:
-            await self.poll()
-            await self._clock.sleep(POLL)
-
-    async def poll(self) -> None:
-        """Look once; what is wrong is kept as :attr:`problem`."""
-        try:
-            await self.catch_up()
-        except StateUnavailable as error:
-            self._fail(error)
+            self._seen = None  # verified again: it may be accepted now, or no longer
 
     async def catch_up(self) -> Current | None:
-        """What is in force by the state store at some instant after the call, taken up if it is believed.
+        """What is in force by the state store at some instant after the call, taken up if it is accepted.
 
         Raises StateUnavailable where that cannot be read.
         """
         try:
-            async with asyncio.timeout(READ_TIMEOUT), self._looking:  # an older answer never comes later
+            async with asyncio.timeout(READ_TIMEOUT), self._reading:  # an older answer never comes later
                 stored = await self._store.read(CURRENT)
                 current = decode(stored.data, Current, key=CURRENT) if stored is not None else None
                 await self._take_up(current)
@@ -409,66 +381,66 @@ class TrustFollower:
 
     async def _remember(self) -> None:
         """Persist which anchors in force are pinned here, before any of these pins can go."""
-        if self._remembered is not None and self.in_force is not None:
-            await self._remembered.keep(self.in_force.anchors, self._pins)
+        if self._history is not None and self.in_force is not None:
+            await self._history.keep(self.in_force.anchors, self._pins)
 
     async def _take_up(self, current: Current | None) -> None:
         try:
-            in_force = await self._look(current)
+            in_force = await self._verify(current)
         except (StateUnavailable, InvalidValue) as error:
-            self._fail(error)
-            if self._remembered is not None and error.reason == UNPINNED:
-                self._remembered.look_again()
+            self.fail(error)
+            if self._history is not None and error.reason == UNPINNED:
+                self._history.read_again()
             return
         if in_force is None:
             return
         before, self.in_force = self.in_force, in_force
         self._floors = {
-            cluster: held.number if isinstance(held, AcceptedTrust) else self._floor(cluster, before)
-            for cluster, held in in_force.behind.items()
+            cluster: given.number if isinstance(given, AcceptedTrust) else self._floor(cluster, before)
+            for cluster, given in in_force.behind.items()
         }
         if not in_force.differs_from(before):
             return
         if before is None or before.newest.number != in_force.newest.number:
             number = in_force.newest.number
             _logger.info("generation %d of the bundle is in force", number, extra={"generation": number})
-        for cluster, held in sorted(in_force.behind.items()):
-            if isinstance(held, FederationError):
+        for cluster, given in sorted(in_force.behind.items()):
+            if isinstance(given, FederationError):
                 _logger.error(
                     "nothing can be issued there: %s",
-                    held.diagnostics(),
-                    extra={"cluster": cluster, "reason": held.reason},
+                    given.diagnostics(),
+                    extra={"cluster": cluster, "reason": given.reason},
                 )
         self._on_change(in_force)
 
-    async def _look(self, current: Current | None) -> TrustInForce | None:
+    async def _verify(self, current: Current | None) -> TrustInForce | None:
         """What to use, or None where there is nothing new to decide."""
-        held = self.in_force
-        if self._remembered is not None:
-            await self._remembered.load()
+        known = self.in_force
+        if self._history is not None:
+            await self._history.load()
         if current is None:
-            if held is not None:
+            if known is not None:
                 raise InvalidValue(
                     "the state store names no generation any more", where=CURRENT, reason="generation_missing"
                 )
             return None
-        anew = current != self._seen or held is None
-        if not anew and held is not None and held.resolved:
+        anew = current != self._seen or known is None
+        if not anew and known is not None and known.resolved:
             if isinstance(self.problem, StateUnavailable):
                 self.problem = None
             return None
-        if held is not None and current.number < held.newest.number:
-            raise _generation_backwards(current.number, held.newest.number)
+        if known is not None and current.number < known.newest.number:
+            raise _generation_backwards(current.number, known.newest.number)
         newest = (
-            await self._read(current.number, digest=current.sha256) if anew or held is None else held.newest
+            await self._read(current.number, digest=current.sha256) if anew or known is None else known.newest
         )
         problem: FederationError | None = None
-        behind: dict[str, _Held] = {}
+        behind: dict[str, _Given] = {}
         for cluster, number in sorted(current.behind.items()):
             if number == current.number:
                 continue
-            floor = self._floor(cluster, held)
-            before = held.behind.get(cluster, held.newest) if held is not None else None
+            floor = self._floor(cluster, known)
+            before = known.behind.get(cluster, known.newest) if known is not None else None
             if number < floor and before is not None:
                 problem = _generation_backwards(number, floor)
                 behind[cluster] = before
@@ -477,14 +449,14 @@ class TrustFollower:
         self._seen, self._judged_by = current, self._pins
         self.problem = None
         if problem is not None:
-            self._fail(problem)
+            self.fail(problem)
         return TrustInForce(newest, behind)
 
-    def _floor(self, cluster: str, held: TrustInForce | None) -> int:
+    def _floor(self, cluster: str, known: TrustInForce | None) -> int:
         """The newest generation that this cluster was ever given here."""
-        return self._floors.get(cluster, held.newest.number if held is not None else 0)
+        return self._floors.get(cluster, known.newest.number if known is not None else 0)
 
-    async def _older(self, number: int, newest: AcceptedTrust, found: Mapping[str, _Held]) -> _Held:
+    async def _older(self, number: int, newest: AcceptedTrust, found: Mapping[str, _Given]) -> _Given:
         if not 0 < number < newest.number:
             return InvalidValue(
                 f"generation {number} is not one before {newest.number}",
@@ -492,12 +464,12 @@ class TrustFollower:
                 remedy="restore `current` from a backup of the state, and find out who wrote that",
                 reason="generation_ahead",
             )
-        known = {held.number: held for held in found.values() if isinstance(held, AcceptedTrust)}
+        known = {given.number: given for given in found.values() if isinstance(given, AcceptedTrust)}
         if self.in_force is not None and self._judged_by == self._pins:
             known |= {trust.number: trust for trust in self.in_force.generations}
         if number in known:
             return known[number]
-        if len({held.number for held in found.values() if isinstance(held, AcceptedTrust)}) >= MOST_OLDER:
+        if len({given.number for given in found.values() if isinstance(given, AcceptedTrust)}) >= MOST_OLDER:
             return InvalidValue(
                 f"more than {MOST_OLDER} older generations would be in force",
                 where=CURRENT,
@@ -521,14 +493,15 @@ class TrustFollower:
             number=number,
             digest=digest,
             trust_domain=self._trust_domain,
-            pins=self._pins | (self._remembered.known if self._remembered is not None else frozenset()),
+            pins=self._pins | (self._history.known if self._history is not None else frozenset()),
         )
         known = self.in_force.generations if self.in_force is not None else ()
-        if any(held.number == number and held.sha256 != trust.sha256 for held in known):
+        if any(one.number == number and one.sha256 != trust.sha256 for one in known):
             raise InvalidValue("it was changed after it was written", where=key, reason="generation_changed")
         return trust
 
-    def _fail(self, problem: FederationError) -> None:
+    def fail(self, problem: FederationError) -> None:
+        """Keep why it is not taken up; logged where it is another reason than before."""
         if str(problem) != str(self.problem):
             _logger.error(
                 "the generation in force is not taken up: %s",
@@ -538,13 +511,85 @@ class TrustFollower:
         self.problem = problem
 
 
-def _generation_backwards(number: int, held: int) -> InvalidValue:
+def _generation_backwards(number: int, known: int) -> InvalidValue:
     return InvalidValue(
-        f"generation {number} is older than {held}, which is in force here",
+        f"generation {number} is older than {known}, which is in force here",
         where=CURRENT,
         remedy="nothing, where the controller makes a newer one; otherwise restore the newest backup of the state",
         reason="generation_backwards",
     )
+
+
+class IssuanceContext(msgspec.Struct, frozen=True):
+    """What a leaf for one cluster is made by: the generation that it is delivered with, and the directives."""
+
+    trust: AcceptedTrust
+    directives: SigningDirectives
+
+
+class TrustPoller:
+    """Reads from the state store what is in force, again and again, and gives each request its context.
+
+    It is the only reader of the directives, of the generations and of the pins that were. Both documents are read
+    every :data:`POLL` seconds, and one that cannot be read keeps the other from nothing. Requests read memory alone.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        *,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        pins: frozenset[str],
+        history: PinHistory | None = None,
+        on_trust: Callable[[TrustInForce], None] = lambda _: None,
+        on_directives: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_trust`` and ``on_directives`` are called after a change was taken up."""
+        self._clock = clock
+        self.directives = Directives(store, on_change=on_directives)
+        self.generations = Generations(
+            store, trust_domain=trust_domain, pins=pins, on_change=on_trust, history=history
+        )
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await self.poll()
+            await self._clock.sleep(POLL)
+
+    async def poll(self) -> None:
+        """Read both once; what is wrong is kept as the ``problem`` of each."""
+        for document in (self.directives, self.generations):
+            try:
+                await document.catch_up()
+            except StateUnavailable as error:
+                document.fail(error)
+
+    async def catch_up(self) -> tuple[Current | None, SigningDirectives]:
+        """What is in force by the store, both read after the call, and taken up. Raises StateUnavailable.
+
+        A signer calls it after it has written an expiry bound: docs/decisions/0023 rests on that order.
+        """
+        directives = await self.directives.catch_up()
+        return await self.generations.catch_up(), directives
+
+    def context(self, cluster: str) -> IssuanceContext:
+        """The generation and the directives for that cluster, as they are now; empty for the hub itself.
+
+        Raises NotReady where there is no bundle or there are no directives yet, where the cluster's generation is not
+        accepted, and where the cluster gets nothing.
+        """
+        trust, directives = self.generations.in_force, self.directives.in_force
+        if trust is None:
+            raise NotReady("there is no bundle yet", reason="no_bundle")
+        if directives is None:
+            raise NotReady(
+                f"the directives of the controller were not read yet: {self.directives.problem or 'starting'}",
+                reason="no_directives",
+            )
+        require_served(directives, cluster)
+        return IssuanceContext(trust.for_cluster(cluster), directives)
 
 
 FILE_RETRY: Final = 2.0  # seconds between attempts at files that could not be read
@@ -562,7 +607,7 @@ class PinnedRoots:
         self._reading = Reading()
         self._pins: tuple[AnchorPin, ...] = ()
         self._known: dict[str, Certificate] = {}
-        self._told: tuple[Certificate, ...] = ()
+        self._reported: tuple[Certificate, ...] = ()
         self._problems: dict[str, str] = {}
 
     def configure(self, pins: Iterable[AnchorPin]) -> None:
@@ -570,7 +615,7 @@ class PinnedRoots:
         self._pins = tuple(pin for pin in pins if pin.trust_domain == self._trust_domain)
         pinned = {pin.sha256 for pin in self._pins}
         self._known = {sha256: root for sha256, root in self._known.items() if sha256 in pinned}
-        self._tell()
+        self._report()
 
     async def run(self) -> None:
         """Keep reading what is not known yet, until cancelled."""
@@ -594,14 +639,14 @@ class PinnedRoots:
             if pin in self._pins:  # the configuration may have changed meanwhile
                 self._problems.pop(pin.sha256, None)
                 self._known[pin.sha256] = root
-        self._tell()
+        self._report()
 
     async def _one(self, pin: AnchorPin) -> Certificate:
         data = await self._reading.read(str(pin.file), partial(read_bounded, pin.file, MAX_PEM_BYTES))
         return find_certificate(data, pin.sha256, where=str(pin.file))
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         roots = tuple(self._known.values())
-        if roots != self._told:
-            self._told = roots
+        if roots != self._reported:
+            self._reported = roots
             self._on_change(roots)

@@ -1,97 +1,53 @@
-"""The one pipeline that every listener calls: attest, policy, request gate, clamp, sign, check, reply, account.
+"""How a certificate is issued: the one page that says what every caller of every listener goes through, in order.
 
-Between attestation and policy a node proxy becomes the pod that it asks for, if it may (``policy.py``). A certificate
-for a cluster is made on three things: the generation that it is delivered with, the directives, and the authority.
+:meth:`Issuance.issue` proves who the caller is and what it may have (steps 1 to 3), and ``_attempt`` makes the leaf
+(steps 4 to 11). The order is what the promises in docs/architecture.md rest on:
 
-Nothing here knows how the request came in. What is handed out was asked for by a caller that its own cluster vouches
-for, lies within that cluster's policy, outlives none of its issuers, chains to an anchor of the bundle that is
-delivered with it, and is of the issuer that the directives name. Where trust or directives change meanwhile it is made
-anew by those that hold then, and the caller learns nothing of it.
+- Nothing but the caller's own cluster says who it is, and nothing but that cluster's policy what it may have.
+- A leaf is made by one value, the :class:`IssuanceContext`: the generation that is delivered with it, and directives.
+- Until when it may live is persisted before any authority is asked, so that no leaf escapes a gate of a rotation.
+- What comes back is verified, and handed out only where it is what the generation and the directives of that moment ask
+  for. Where they changed meanwhile it is made anew by those, and the caller does not notice.
+
+How the request came in is a listener's matter. What is refused is counted under the cluster that the caller names
+until one is proved (``accounting.py``).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from federation.core.call_slots import CallSlot
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
-from federation.core.documents.trust import Current
-from federation.core.errors import AuthorityViolation, FederationError, NotReady
+from federation.core.errors import AuthorityViolation, NotReady
 from federation.core.identity import SpiffeId, TrustDomain
 from federation.core.istio.istiod import is_istiod_name
-from federation.core.pki.certificate import Certificate, pem_encode
+from federation.core.pki.certificate import Certificate
 from federation.core.pki.chain import cert_chain_elements
 from federation.core.pki.leaf import LeafProfile, draw_serial, leaf_validity
 from federation.core.pki.requests import CertificateRequest, check_request, check_server_request
-from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER
-from federation.signer.accounting import NO_CLUSTER, Accounting, Delivery, Renewals
-from federation.signer.attestation.attestor import Caller, TokenEvidence
+from federation.signer.accounting import Accounting, CountedCall, Renewals
+from federation.signer.attestation.attestor import Caller, ClusterAttestor, TokenEvidence
 from federation.signer.attestation.tokens import TokenReader
-from federation.signer.authorities.authority import Alarms, Authority, LeafRequest, issue_checked
-from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
-from federation.signer.authorities.selection import choose, require_served
+from federation.signer.authorities.authority import CheckedLeaf, LeafRequest, issue_checked
+from federation.signer.authorities.authority_set import AuthoritySet
+from federation.signer.authorities.selection import choose
 from federation.signer.callers import Callers
-from federation.signer.generations import AcceptedTrust, DirectivesFollower, TrustFollower
+from federation.signer.expiry_bounds import PersistedExpiryBounds
+from federation.signer.generations import AcceptedTrust, IssuanceContext, TrustPoller
 from federation.signer.policy import check_policy, check_reserved, impersonate
-from federation.signer.registry import Registry, Routing
-from federation.signer.revalidation import Superseded, require_directed
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """What holds for a cluster now. Any of it may change between two requests."""
-
-    trust: AcceptedTrust
-    directives: SigningDirectives
-
-
-class Grounds:
-    """Looks it up, for every request, in what is kept up to date beside the requests."""
-
-    def __init__(
-        self, trust: TrustFollower, directives: DirectivesFollower, authorities: AuthoritySet
-    ) -> None:
-        self._trust = trust
-        self._directives = directives
-        self._authorities = authorities
-
-    def terms(self, cluster: str) -> Terms:
-        """The terms for that cluster; empty for the hub itself.
-
-        Raises NotReady where there is no bundle or there are no directives yet, where its generation is not
-        believed, and where it is quarantined.
-        """
-        in_force, directives = self._trust.in_force, self._directives.directives
-        if in_force is None:
-            raise NotReady("there is no bundle yet", reason="no_bundle")
-        if directives is None:
-            raise NotReady(
-                f"the directives of the controller were not read yet: {self._directives.problem or 'starting'}",
-                reason="no_directives",
-            )
-        require_served(directives, cluster)
-        return Terms(in_force.for_cluster(cluster), directives)
-
-    def signer(self, cluster: str, terms: Terms) -> AuthoritySlot:
-        """Who signs on these terms; raises NotReady as :func:`choose` does."""
-        return choose(terms.directives, cluster, self._authorities.in_order, terms.trust.anchors)
-
-    async def look(self) -> tuple[Current | None, SigningDirectives]:
-        """What is to hold by the state store, read after the call and taken up. Raises StateUnavailable."""
-        directives = await self._directives.catch_up()
-        return await self._trust.catch_up(), directives
-
+from federation.signer.registry import Registered, Registry, Routing
+from federation.signer.revalidation import Delivery, Superseded, require_directed
 
 ATTEMPTS: Final = 3
 """At a leaf that is superseded while it is made: one for directives that change, one for a generation beside them."""
@@ -99,15 +55,13 @@ ATTEMPTS: Final = 3
 ISTIOD_PROFILE: Final = LeafProfile.SERVING
 """istiod serves XDS and webhooks with it and is no one's client: its key must not open a workload's connection."""
 
-MOST_TAILS: Final = 32  # a few issuers times a few generations
-
 _audit = logging.getLogger("federation.signer.audit")
 
 
 class SigningRequest(msgspec.Struct, frozen=True):
-    """What a caller wants: a CSR in PEM, and for how many seconds (0 or less: what policy gives).
+    """What a caller asks for: a CSR in PEM, and for how many seconds (0 or less: what policy gives).
 
-    ``impersonated`` is the identity that it wants instead of its own, unchecked; empty where it wants its own.
+    ``impersonated`` is the identity that it asks for instead of its own, unchecked; empty where it is its own.
     """
 
     csr_pem: str
@@ -115,76 +69,29 @@ class SigningRequest(msgspec.Struct, frozen=True):
     impersonated: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """What follows the leaf in a reply: the intermediates one by one, then the whole bundle."""
-
-    elements: tuple[str, ...] = field(repr=False)
-    issuers: tuple[Certificate, ...]
-    trust: AcceptedTrust
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """A certificate as istio-csr hands it out."""
-
-    leaf_pem: str
-    tail: Tail
-
-
-class Signs(Protocol):
-    """Who signs: an authority, its issuers as far as they are known, and where its alarms go."""
-
-    @property
-    def current(self) -> Authority:
-        """The authority to ask."""
-        ...
-
-    @property
-    def issuers(self) -> tuple[Certificate, ...]:
-        """Issuer first, root last; empty while they are not known."""
-        ...
-
-    @property
-    def alarms(self) -> Alarms:
-        """Where to note what it did that it must never do."""
-        ...
-
-
-class MakesGrounds(Protocol):
-    """As :class:`federation.signer.issuance.Grounds`; asked anew for every attempt."""
-
-    def terms(self, cluster: str) -> Terms:
-        """The trust and the directives for that cluster; raises NotReady."""
-        ...
-
-    def signer(self, cluster: str, terms: Terms) -> Signs:
-        """Who signs on these terms; raises NotReady."""
-        ...
-
-
-class _VerifiedRequest(msgspec.Struct, frozen=True):
-    """A request that is found good."""
+class VerifiedRequest(msgspec.Struct, frozen=True):
+    """A request that its caller may make: whom the leaf is for, and what it holds."""
 
     caller: Caller
     config: ClusterConfig
     request: SigningRequest
     profile: LeafProfile
     checked: CertificateRequest
-
-    @property
-    def holder(self) -> tuple[str, str, str]:
-        """Whom it is for: of a node proxy's identities, each is one."""
-        return self.config.name.value, str(self.caller.account), self.caller.pod
+    subject: tuple[str, str, str]
+    """Cluster, account and pod: of the identities that a node proxy asks for, each is one."""
 
 
 class Issuance:
-    """Issues leaves; authority, directives and what is trusted may be exchanged between two requests."""
+    """Issues leaves. Made once for a signer; every listener calls it."""
 
     def __init__(
         self,
         *,
         registry: Registry,
-        grounds: MakesGrounds,
+        routing: Routing,
+        poller: TrustPoller,
+        authorities: AuthoritySet,
+        expiry_bounds: PersistedExpiryBounds,
         trust_domain: TrustDomain,
         accounting: Accounting,
         renewals: Renewals,
@@ -192,9 +99,12 @@ class Issuance:
         clock: Clock,
         random_bytes: Callable[[int], bytes],
     ) -> None:
+        """``random_bytes`` must be fit for serial numbers."""
         self._registry = registry
-        self._routing = Routing(registry)
-        self._grounds = grounds
+        self._routing = routing
+        self._poller = poller
+        self._authorities = authorities
+        self._expiry_bounds = expiry_bounds
         self._trust_domain = trust_domain
         self._accounting = accounting
         self._renewals = renewals
@@ -202,196 +112,190 @@ class Issuance:
         self._clock = clock
         self._random_bytes = random_bytes
         self._reader = TokenReader()
-        self._tails: dict[tuple[str, int], Tail] = {}
 
-    @property
-    def routing(self) -> Routing:
-        """What decides which member judges a token."""
-        return self._routing
+    async def issue(
+        self, evidence: TokenEvidence, request: SigningRequest, call_slot: CallSlot
+    ) -> list[bytes]:
+        """The certificate that this caller may have, with what follows it: the ``cert_chain`` of Istio's reply.
 
-    async def issue(self, evidence: TokenEvidence, request: SigningRequest, place: CallSlot) -> Reply:
-        """The certificate that this caller may have; ``place`` is told once its cluster has vouched for it.
+        Args:
+            evidence: what the caller shows.
+            request: what it asks for.
+            call_slot: its place among the calls under way, which gives way to others until its cluster is proved.
 
-        Raises a Refused where the caller is at fault, an Unavailable where asking again may help, an
-        AuthorityError where the authority must be mended.
+        Raises:
+            Refused: the caller is at fault.
+            Unavailable: asking again may help.
+            AuthorityError: an operator must repair the authority.
+
         """
-        began = self._clock.monotonic()
-        cluster, reason, own, claims_own, signed = NO_CLUSTER, "internal", False, False, False
-        try:
-            token = self._reader.read(evidence.token)
-            named = self._routing.named(evidence.cluster_id)
-            if named is not None:  # for what is counted where it is refused
-                cluster, claims_own = named.name, named.config.is_own(token.account)
-            registered, permit = await self._routing.place(token, evidence.cluster_id)
-            cluster, claims_own = registered.name, registered.config.is_own(token.account)
-            attestor = self._registry.attestor(registered)
-            signed = attestor.signing_key(token) is not None
-            with ExitStack() as held:
-                if signed:
-                    held.enter_context(registered.slots)
-                    place.proved()
-                    caller = await attestor.attest(token, permit)
-                else:  # it only names the cluster, and may wait until that is asked about it
-                    with place.beside(registered.unproven(attestor)):
-                        caller = await attestor.attest(token, permit)
-                    held.enter_context(registered.slots)
-                    place.proved()
-                    signed = True
-                own = registered.config.is_own(caller.account)
-                if own:
-                    self._routing.proved(registered, token)
-                if request.impersonated:
-                    caller = await impersonate(
-                        caller,
-                        request.impersonated,
-                        config=registered.config,
-                        trust_domain=self._trust_domain,
-                        pods=attestor.node_pods,
-                    )
-                else:
-                    check_policy(caller, registered.config)
-                reply = await self._sign(caller, registered.config, request)
-            reason = ""
-        except FederationError as error:
-            reason = error.reason
-            error.where = error.where or cluster
-            if not claims_own:
-                now = self._clock.now().timestamp()
-                self._accounting.note_refusal(cluster, error, now=now, proven=signed)
-            raise
-        except asyncio.CancelledError:
-            reason = "cancelled"  # the listener's deadline has passed, or the caller has gone
-            raise
-        finally:
-            seconds = self._clock.monotonic() - began
-            if reason:
-                self._accounting.count_refused(cluster, reason, seconds=seconds, own=own)
+        with CountedCall(self._accounting, self._clock) as call, ExitStack() as slots:
+            # 1. Attest: the caller's own cluster proves its token; nothing else decides who it is.
+            member, attestor, caller = await self._attest(evidence, call_slot, call, slots)
+            config = member.config
+            # 2. Policy: what that cluster lets the caller have, as itself or as a node proxy for a pod beside it.
+            if request.impersonated:
+                domain, pods = self._trust_domain, attestor.node_pods
+                caller = await impersonate(
+                    caller, request.impersonated, config=config, trust_domain=domain, pods=pods
+                )
             else:
-                now = self._clock.now().timestamp()
-                self._accounting.count_issued(cluster, seconds=seconds, now=now, own=own)
-        return reply
+                check_policy(caller, config)
+            # 3. Request: the CSR holds the identity that was proved, and nothing more; no reserved one.
+            verified = self._verify_request(caller, config, request)
+            check_reserved(caller, config, self._registry.reserved)
+            for _ in range(ATTEMPTS - 1):
+                try:
+                    return await self._attempt(verified)
+                except (
+                    Superseded
+                ):  # the generation or the directives changed meanwhile: make it by those of now
+                    continue
+            return await self._attempt(verified)
 
-    async def _sign(self, caller: Caller, config: ClusterConfig, request: SigningRequest) -> Reply:
-        profile, checked = self._check(caller, config, request)
-        check_reserved(caller, config, self._registry.reserved)
-        asked = _VerifiedRequest(caller, config, request, profile, checked)
-        attempts = ATTEMPTS
-        while True:
-            try:
-                return await self._make(asked)
-            except Superseded:
-                attempts -= 1
-                if not attempts:
-                    raise
-
-    def _check(
-        self, caller: Caller, config: ClusterConfig, request: SigningRequest
-    ) -> tuple[LeafProfile, CertificateRequest]:
-        """What the caller asks for, and as which kind of leaf it gets it. Raises RequestRefused."""
-        accepted = config.policy.key_kinds
-        if caller.account == config.istio.account:
-            permitted = partial(is_istiod_name, config.istio)
-            return ISTIOD_PROFILE, check_server_request(
-                request.csr_pem, permitted=permitted, accepted_keys=accepted
-            )
-        identity = SpiffeId(self._trust_domain, caller.account)
-        return LeafProfile.WORKLOAD, check_request(request.csr_pem, identity=identity, accepted_keys=accepted)
-
-    async def _make(self, asked: _VerifiedRequest) -> Reply:
-        """One attempt. Raises Superseded where what it was made by no longer holds at its end."""
-        config, cluster = asked.config, asked.config.name.value
-        if not self._callers.open:
+    async def _attempt(self, verified: VerifiedRequest) -> list[bytes]:
+        """One leaf and its chain. Raises Superseded where what it was made by is not in force any more at its end."""
+        config, cluster = verified.config, verified.config.name.value
+        if (
+            not self._callers.open
+        ):  # a table that does not say so yet would take pods with a certificate for others
             raise NotReady("which pods hold certificates was not read yet", reason="callers_not_read")
-        terms = self._grounds.terms(cluster)
-        signer = self._grounds.signer(cluster, terms)
-        now = self._clock.now()
-        above = signer.issuers
-        order = self._order(asked, terms.directives, above, now)
-        # Accounted for before anybody is asked: an answer that is lost on its way may be a leaf all the same.
-        known, ends = above[0].sha256 if above else UNKNOWN_ISSUER, order.validity.not_after
-        covered = Delivery(config.name, known, terms.trust.number, ends, terms.directives)
-        await self._accounting.deliver(covered)
-        issued = await issue_checked(
-            signer.current, order, anchors=terms.trust.anchors, at=now, alarms=signer.alarms
+        # 4. Context: the generation that this cluster gets and the directives, one value, read at once.
+        context = self._poller.context(cluster)
+        # 5. Authority: selected by the directives alone, under an anchor of that generation.
+        authority = choose(context.directives, cluster, self._authorities.in_order, context.trust.anchors)
+        # 6. Bounds: within policy, the directives and the life of every issuer.
+        now, issuers = self._clock.now(), authority.issuers
+        order = self._bounded(verified, context, issuers, now)
+        # 7. Record: until when it may live is persisted before the authority is asked; a lost answer may be a leaf too.
+        issuer, ends = issuers[0].sha256 if issuers else UNKNOWN_ISSUER, order.validity.not_after
+        recorded = Delivery(config.name, issuer, context.trust.number, ends, context.directives)
+        await self._expiry_bounds.cover(recorded)
+        # 8. and 9. Sign and verify: what was ordered, under an anchor of that generation, or an alarm.
+        leaf = await issue_checked(
+            authority.current, order, anchors=context.trust.anchors, at=now, alarms=authority.alarms
         )
-        latest = self._grounds.terms(cluster)
-        tail = self._tail_for(issued.issuers, latest.trust)
-        issuer = issued.issuers[0].sha256
-        require_directed(issued.issuers, latest.directives, cluster)
-        if (issuer, latest.trust.number, issued.not_after) != (known, terms.trust.number, ends):
-            await self._accounting.deliver(
-                Delivery(config.name, issuer, latest.trust.number, issued.not_after, latest.directives)
+        # 10. Revalidate: by the generation and the directives of now, and recorded anew where the leaf is another one.
+        context = self._poller.context(cluster)
+        require_published(leaf.issuers, context.trust)
+        require_directed(leaf.issuers, context.directives, cluster)
+        signer = leaf.issuers[0].sha256
+        if (signer, context.trust.number, leaf.not_after) != (issuer, recorded.generation, ends):
+            await self._expiry_bounds.cover(
+                Delivery(config.name, signer, context.trust.number, leaf.not_after, context.directives)
             )
-        self._renewals.issued(asked.holder, at=now, not_after=issued.not_after)
-        if not config.is_own(asked.caller.account):
-            self._callers.issued(cluster, asked.caller.pod_uid, at=now, not_after=issued.not_after)
-        if _audit.isEnabledFor(logging.INFO):
-            _audit.info(
-                "issued %s",
-                ", ".join(asked.checked.names),
-                extra={
-                    "cluster": cluster,
-                    "pod": asked.caller.pod,
-                    **_impersonation(asked.caller),
-                    "proved_by": asked.caller.proved_by,
-                    "serial": f"{order.serial:032x}",
-                    "not_after": issued.not_after.isoformat(),
-                    "authority": issuer,
-                    "generation": latest.trust.number,
-                },
-            )
-        return Reply(pem_encode(issued.der, "CERTIFICATE"), tail)
+        # 11. Reply: the leaf, its intermediates, and the whole bundle of that generation.
+        self._note_issued(verified, leaf, order, context, now)
+        return cert_chain_elements(leaf.der, leaf.issuers, context.trust.bundle_pem)
 
-    def _order(
+    async def _attest(
+        self, evidence: TokenEvidence, call_slot: CallSlot, call: CountedCall, slots: ExitStack
+    ) -> tuple[Registered, ClusterAttestor, Caller]:
+        """The member that the token is of, and whom it proves. ``slots`` holds one of the member's from then on.
+
+        A call that only names a cluster waits beside those that are proved, and takes none of the member's slots.
+        Proved is what a key of the cluster has signed, or what its API server confirms.
+        """
+        token = self._reader.read(evidence.token)
+        named = self._routing.named(evidence.cluster_id)
+        if named is not None:  # for what is counted where it is refused
+            call.cluster, call.claims_own = named.name, named.config.is_own(token.account)
+        member, permit = await self._routing.attribute(token, named, evidence.cluster_id)
+        if member is not named:
+            call.cluster, call.claims_own = member.name, member.config.is_own(token.account)
+        attestor = self._registry.attestor(member)
+        call.proven = attestor.signing_key(token) is not None
+        if call.proven:
+            slots.enter_context(member.slots)
+            call_slot.proved()
+            caller = await attestor.attest(token, permit)
+        else:
+            with call_slot.beside(member.unproven(attestor)):
+                caller = await attestor.attest(token, permit)
+            slots.enter_context(member.slots)
+            call_slot.proved()
+            call.proven = True
+        call.own = member.config.is_own(caller.account)
+        if call.own:
+            self._routing.proved(member, token)
+        return member, attestor, caller
+
+    def _verify_request(
+        self, caller: Caller, config: ClusterConfig, request: SigningRequest
+    ) -> VerifiedRequest:
+        """What the caller asks for, and as which kind of leaf it gets it. Raises RequestRefused."""
+        accepted, account = config.policy.key_kinds, caller.account
+        if account == config.istio.account:
+            profile, permitted = ISTIOD_PROFILE, partial(is_istiod_name, config.istio)
+            checked = check_server_request(request.csr_pem, permitted=permitted, accepted_keys=accepted)
+        else:
+            profile, identity = LeafProfile.WORKLOAD, SpiffeId(self._trust_domain, account)
+            checked = check_request(request.csr_pem, identity=identity, accepted_keys=accepted)
+        subject = config.name.value, str(account), caller.pod
+        return VerifiedRequest(caller, config, request, profile, checked, subject)
+
+    def _bounded(
         self,
-        asked: _VerifiedRequest,
-        directives: SigningDirectives,
-        above: tuple[Certificate, ...],
+        verified: VerifiedRequest,
+        context: IssuanceContext,
+        issuers: tuple[Certificate, ...],
         now: datetime,
     ) -> LeafRequest:
-        """The leaf as it is to be, within policy, directives and issuers."""
-        policy, cap = asked.config.policy, directives.ttl_cap or math.inf
-        validity = leaf_validity(
-            now,
-            asked.request.validity_seconds,
-            timedelta(seconds=max(1.0, min(policy.longest_ttl, cap))),
-            above,
-            timedelta(seconds=policy.default_ttl),
-        )
+        """The leaf as it is to be: no longer than policy, a rotation's cap and every issuer allow."""
+        policy, cap = verified.config.policy, context.directives.ttl_cap or math.inf
+        longest = timedelta(seconds=max(1.0, min(policy.longest_ttl, cap)))
+        usual = timedelta(seconds=policy.default_ttl)
         return LeafRequest(
-            profile=asked.profile,
-            public_key=asked.checked.public_key,
-            spki_der=asked.checked.spki_der,
-            names=asked.checked.names,
-            san=asked.checked.san,
+            profile=verified.profile,
+            public_key=verified.checked.public_key,
+            spki_der=verified.checked.spki_der,
+            names=verified.checked.names,
+            san=verified.checked.san,
             serial=draw_serial(self._random_bytes),
-            validity=validity,
-            csr_pem=asked.request.csr_pem,
-            cluster=asked.config.name.value,
-            replaces=self._renewals.held(asked.holder),
+            validity=leaf_validity(now, verified.request.validity_seconds, longest, issuers, usual),
+            csr_pem=verified.request.csr_pem,
+            cluster=verified.config.name.value,
+            replaces=self._renewals.end_of(verified.subject),
         )
 
-    def _tail_for(self, issuers: tuple[Certificate, ...], trust: AcceptedTrust) -> Tail:
-        """The rest of the reply, made anew only where issuers or trust have changed."""
-        if not issuers or issuers[-1] not in trust.anchors:
-            raise AuthorityViolation(
-                "its leaves do not chain to an anchor of the bundle in force",
-                reason="unpublished_anchor",
-                remedy="publish the root first: an authority signs only under anchors that all hold",
-            )
-        key = issuers[0].sha256, trust.number
-        tail = self._tails.get(key)
-        if tail is not None and tail.trust is trust and tail.issuers == issuers:
-            return tail
-        elements = tuple(cert_chain_elements(b"", issuers, trust.bundle_pem)[1:])
-        if len(self._tails) >= MOST_TAILS:
-            self._tails.clear()
-        tail = self._tails[key] = Tail(elements, issuers, trust)
-        return tail
+    def _note_issued(
+        self,
+        verified: VerifiedRequest,
+        leaf: CheckedLeaf,
+        order: LeafRequest,
+        context: IssuanceContext,
+        now: datetime,
+    ) -> None:
+        """Remember who has a certificate and until when, and write it to the audit log."""
+        caller, cluster = verified.caller, verified.config.name.value
+        self._renewals.issued(verified.subject, at=now, not_after=leaf.not_after)
+        if not verified.config.is_own(caller.account):
+            self._callers.issued(cluster, caller.pod_uid, at=now, not_after=leaf.not_after)
+        if not _audit.isEnabledFor(logging.INFO):
+            return
+        proxy = caller.impersonator
+        by = {"impersonator": str(proxy), "node": caller.node} if proxy is not None else {}
+        _audit.info(
+            "issued %s",
+            ", ".join(verified.checked.names),
+            extra={
+                "cluster": cluster,
+                "pod": caller.pod,
+                **by,
+                "proved_by": caller.proved_by,
+                "serial": f"{order.serial:032x}",
+                "not_after": leaf.not_after.isoformat(),
+                "authority": leaf.issuers[0].sha256,
+                "generation": context.trust.number,
+            },
+        )
 
 
-def _impersonation(caller: Caller) -> dict[str, str]:
-    """Who asked, for the audit, where that is another than the one whom the certificate is for."""
-    if caller.impersonator is None:
-        return {}
-    return {"impersonator": str(caller.impersonator), "node": caller.node}
+def require_published(issuers: tuple[Certificate, ...], trust: AcceptedTrust) -> None:
+    """Raise AuthorityViolation where a leaf below these issuers chains to no anchor of that generation."""
+    if not issuers or issuers[-1] not in trust.anchors:
+        raise AuthorityViolation(
+            "its leaves do not chain to an anchor of the bundle in force",
+            reason="unpublished_anchor",
+            remedy="publish the root first: an authority signs only under anchors that all hold",
+        )

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -106,15 +106,13 @@ class Registered:
 
 
 class Registry:
-    """Every registered cluster. ``attestors`` are those that are connected at present."""
+    """Every registered cluster."""
 
     def __init__(
-        self,
-        attestors: Callable[[], Mapping[ClusterName, ClusterAttestor]],
-        claims: KeyClaims | None = None,
+        self, attestors: Mapping[ClusterName, ClusterAttestor], claims: KeyClaims | None = None
     ) -> None:
-        """``claims`` says which of them each token key belongs to."""
-        self._attestors = attestors
+        """``attestors`` are a live view of those that are connected, ``claims`` says whose each token key is."""
+        self.attestors: Final = attestors
         self._clusters: dict[ClusterName, Registered] = {}
         self._by_id: dict[str, tuple[Registered, ...]] = {}
         self.claims = claims or KeyClaims()
@@ -140,11 +138,6 @@ class Registry:
         """Every registered cluster."""
         return tuple(self._clusters.values())
 
-    @property
-    def attestors(self) -> Mapping[ClusterName, ClusterAttestor]:
-        """Who attests for each that is connected at present."""
-        return self._attestors()
-
     def find(self, cluster_id: str) -> Registered | None:
         """The one that is registered with this ID; None where none is, or more than one."""
         found = self._by_id.get(cluster_id, ())
@@ -157,7 +150,7 @@ class Registry:
 
     def attestor(self, registered: Registered) -> ClusterAttestor:
         """Who attests for that cluster. Raises NotReady while it is not connected."""
-        attestor = self._attestors().get(registered.config.name)
+        attestor = self.attestors.get(registered.config.name)
         if attestor is None:
             raise NotReady(
                 "the cluster is registered but not connected",
@@ -249,13 +242,12 @@ class Routing:
             look.cancel()
         await asyncio.gather(*self._health_polling, return_exceptions=True)
 
-    async def place(self, token: Token, cluster_id: str) -> Attributed:
-        """The member to judge this token.
+    async def attribute(self, token: Token, named: Registered | None, cluster_id: str) -> Attributed:
+        """The member to judge this token. ``named`` is the one that the caller names, by :meth:`named`.
 
         Raises AttestationRefused with the reason ``unknown_cluster``, ``ambiguous_cluster``, ``token_key`` or
         ``token_of_another_cluster``, and NotReady where that cannot be determined yet.
         """
-        named = self.named(cluster_id)
         if named is not None:
             await self._keep_from(named, token)
             return Attributed(named)

@@ -1,26 +1,40 @@
-"""The fence between what a signer delivers and what the controller decides on. Pure.
+"""Whether a leaf may still be delivered, by what is read to be in force once its expiry bound is written. Pure.
 
-The controller writes what is to hold (``current``, ``directives``) and then reads how far leaves reach. A signer
-writes how far its leaves reach and then reads what is to hold. So one of the two always sees the other: either
-the controller reckons with the leaf, or the leaf is not delivered.
+The controller writes what is in force (``current``, ``directives``) and then reads until when leaves may live. A signer
+writes until when its leaves may live and then reads what is in force. So one of the two always sees the other: either
+the controller counts the leaf, or the leaf is not delivered. ``expiry_bounds.py`` calls :func:`revalidate` with what it
+read after it wrote; ``issuance.py`` and the listener's certificate call :func:`require_directed` once there is a leaf.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
 
 from federation.core.documents.trust import Current
 from federation.core.errors import NotReady
+from federation.core.identity import ClusterName
 from federation.core.pki.certificate import Certificate
 from federation.core.rotation.effects import SigningDirectives
-from federation.signer.accounting import Delivery
 from federation.signer.authorities.selection import not_in_force
 
 
 class Superseded(NotReady):
-    """The trust or the directives that a leaf was made by no longer hold: make it anew by those that do."""
+    """The generation or the directives that a leaf was made by are not in force any more: it has to be made anew."""
 
     default_reason = "superseded"
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A leaf about to be handed out: signed by whom, with which trust, usable until when, on which directives."""
+
+    cluster: ClusterName
+    authority: str  # SHA-256 of the issuer's certificate; empty while it is not known
+    generation: int
+    not_after: datetime
+    directives: SigningDirectives
 
 
 def revalidate(delivery: Delivery, current: Current | None, directives: SigningDirectives) -> None:

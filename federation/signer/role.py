@@ -42,22 +42,22 @@ from federation.signer.accounting import NO_CLUSTER, Accounting, Renewals
 from federation.signer.attestation.attestor import AUTO, REVIEW, ClusterAttestor
 from federation.signer.attestation.token_keys import KeyClaims
 from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
-from federation.signer.authorities.authority_set import AuthoritySet, SlotContext
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot, SlotContext
 from federation.signer.authorities.limiter import ReplicaShare
+from federation.signer.authorities.selection import choose
 from federation.signer.callers import Callers, SharedCallers, Workloads
 from federation.signer.expiry_bounds import PersistedExpiryBounds
 from federation.signer.generations import (
-    DirectivesFollower,
     PinHistory,
     PinnedRoots,
-    TrustFollower,
     TrustInForce,
+    TrustPoller,
 )
-from federation.signer.issuance import Grounds, Issuance
+from federation.signer.issuance import Issuance
 from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 from federation.signer.listeners.serving_certificate import ITSELF, RunningListener
-from federation.signer.registry import Registry, connect
+from federation.signer.registry import Registry, Routing, connect
 from federation.state.store import StateStore
 
 _logger = logging.getLogger(__name__)
@@ -250,16 +250,17 @@ class SignerRole:
             clock=clock,
             jitter=jitter,
         )
-        self._registry = Registry(lambda: self._members.current, self._claims)
-        self._trust = TrustFollower(
+        self._registry = Registry(self._members.current, self._claims)
+        self._routing = Routing(self._registry)
+        self._poller = TrustPoller(
             store,
             clock=clock,
             trust_domain=running.trust_domain,
             pins=running.trust.pins,
-            on_change=self._take_up_trust,
-            remembered=PinHistory(store, replica=replica),
+            history=PinHistory(store, replica=replica),
+            on_trust=self._take_up_trust,
+            on_directives=self._take_up_directives,
         )
-        self._directives = DirectivesFollower(store, clock=clock, on_change=self._apply_directives)
         self._renewals = Renewals(timedelta(seconds=_usual_ttl(running)))
         back_ends = BackEndContext(
             running.trust_domain,
@@ -274,18 +275,17 @@ class SignerRole:
                 back_ends=back_ends,
                 deadline=running.listener.deadline,
                 lifetime=lambda: self._renewals.lifetime,
-                directives=lambda: self._directives.directives,
+                directives=lambda: self._poller.directives.in_force,
             ),
             *_settings(running.signer),
         )
         self._roots = PinnedRoots(
             trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin
         )
-        self._grounds = Grounds(self._trust, self._directives, self._authorities)
         self._expiry_bounds = PersistedExpiryBounds(
-            store, replica=replica, clock=clock, look=self._grounds.look
+            store, replica=replica, clock=clock, look=self._poller.catch_up
         )
-        self._accounting = Accounting(self._expiry_bounds)
+        self._accounting = Accounting()
         self._callers = Callers()
         self._shared = SharedCallers(
             store,
@@ -304,7 +304,10 @@ class SignerRole:
         )
         self._issuance = Issuance(
             registry=self._registry,
-            grounds=self._grounds,
+            routing=self._routing,
+            poller=self._poller,
+            authorities=self._authorities,
+            expiry_bounds=self._expiry_bounds,
             trust_domain=running.trust_domain,
             accounting=self._accounting,
             renewals=self._renewals,
@@ -319,7 +322,8 @@ class SignerRole:
                 self._issuance, RefusalLog(clock), self._rejected_calls, self._connections_refused
             ),
             listen=listen or running.listener.listen,
-            grounds=self._grounds,
+            poller=self._poller,
+            authorities=self._authorities,
             clock=clock,
             random_bytes=random_bytes,
             config=lambda: self._running.listener,
@@ -339,8 +343,7 @@ class SignerRole:
                     group.create_task(work, name=name)
                     for name, work in (
                         ("configuration", self._follow_configuration()),
-                        ("trust", self._trust.run()),
-                        ("directives", self._directives.run()),
+                        ("trust", self._poller.run()),
                         ("horizons", self._expiry_bounds.run()),
                         ("callers", self._shared.run()),
                         ("workloads", self._workloads.run()),
@@ -357,7 +360,7 @@ class SignerRole:
                     for task in tasks:
                         task.cancel()
                     await self._listener.close(0)
-                    await self._issuance.routing.close()
+                    await self._routing.close()
         await self._shared.close()
         await self._heartbeat.withdraw()
 
@@ -376,7 +379,7 @@ class SignerRole:
 
     def report(self) -> SignerReport:
         """What this signer uses and how it fares, now."""
-        accepted = self._trust.accepted
+        accepted = self._poller.generations.newest
         reasons = list(self._reasons())
         serving, follows = self._listener.serving, self._listener.follows
         warnings = [*self._running.warnings, *self._warnings]
@@ -417,7 +420,7 @@ class SignerRole:
                 for config in self._registry.clusters
             },
             unattributed=self._accounting.unproven(NO_CLUSTER),
-            shared_keys=self._issuance.routing.shared_keys(),
+            shared_keys=self._routing.shared_keys(),
             rejected_calls=self._rejected_calls.report(),
             connections_refused=self._connections_refused.report(),
             latency=self._accounting.latency,
@@ -425,26 +428,38 @@ class SignerRole:
 
     def _not_applied(self) -> Iterator[str]:
         """What the state holds by now and is not followed here, with the reason; what was read before goes on."""
-        accepted, of_trust, of_orders = self._trust.accepted, self._trust.problem, self._directives.problem
-        if accepted is not None and of_trust is not None:
-            yield f"generation {accepted.number} stays in force here: {of_trust.diagnostics()}"
-        if self._directives.directives is not None and of_orders is not None:
-            yield f"the directives that were read last stay in force here: {of_orders.diagnostics()}"
+        generations, directives = self._poller.generations, self._poller.directives
+        if generations.newest is not None and generations.problem is not None:
+            number, why = generations.newest.number, generations.problem.diagnostics()
+            yield f"generation {number} stays in force here: {why}"
+        if directives.in_force is not None and directives.problem is not None:
+            why = directives.problem.diagnostics()
+            yield f"the directives that were read last stay in force here: {why}"
 
     def _signs(self) -> str:
         """The intermediate (SHA-256) that is signed with where no cluster is an exception; empty where none is."""
         try:
-            signer = self._grounds.signer(ITSELF, self._grounds.terms(ITSELF))
+            authority = self._authority_for(ITSELF)
         except NotReady:
             return ""
-        return signer.issuers[0].sha256 if signer.usable and signer.issuers else ""
+        return authority.issuers[0].sha256 if authority.usable and authority.issuers else ""
+
+    def _authority_for(self, cluster: str) -> AuthoritySlot:
+        """Which authority signs there now; raises NotReady where nothing is issued there."""
+        context = self._poller.context(cluster)
+        return choose(context.directives, cluster, self._authorities.in_order, context.trust.anchors)
+
+    @property
+    def _has_context(self) -> bool:
+        """True once a generation was accepted and the directives were read."""
+        return self._poller.generations.in_force is not None and self._poller.directives.in_force is not None
 
     def _stopped(self, cluster: str) -> NotReady | None:
         """Why that cluster gets nothing whoever asks; None also where nobody gets anything yet."""
-        if self._trust.in_force is None or self._directives.directives is None:
+        if not self._has_context:
             return None
         try:
-            self._grounds.signer(cluster, self._grounds.terms(cluster))
+            self._authority_for(cluster)
         except NotReady as problem:
             return problem
         return None
@@ -453,11 +468,12 @@ class SignerRole:
         """Why this signer is not ready, in words; none where it is."""
         if self._draining:
             yield "it is draining before it ends"
-        if self._trust.accepted is None:
-            why = self._trust.problem or "the controller has not written a generation yet"
+        generations, directives = self._poller.generations, self._poller.directives
+        if generations.newest is None:
+            why = generations.problem or "the controller has not written a generation yet"
             yield f"there is no bundle: {why}"
-        if self._directives.directives is None:
-            yield f"the directives were not read yet: {self._directives.problem or 'starting'}"
+        if directives.in_force is None:
+            yield f"the directives were not read yet: {directives.problem or 'starting'}"
         if self._expiry_bounds.problem is not None:
             yield f"how far leaves reach cannot be persisted: {self._expiry_bounds.problem}"
         if not self._callers.open:
@@ -467,20 +483,20 @@ class SignerRole:
 
     def _cannot_sign(self) -> Iterator[str]:
         """Why the authority that signs where no cluster is an exception cannot."""
-        if self._trust.in_force is None or self._directives.directives is None:
+        if not self._has_context:
             return  # that is said already
         try:
-            signer = self._grounds.signer(ITSELF, self._grounds.terms(ITSELF))
+            authority = self._authority_for(ITSELF)
         except NotReady as problem:
             reports = [slot.describe() for slot in self._authorities.in_order]
             why = [f"{report.name}: {report.detail}" for report in reports if report.state == "unavailable"]
             yield "; ".join([f"no authority may sign: {problem}", *why])
             return
-        report = signer.describe()
+        report = authority.describe()
         if report.state == "unavailable":
             yield f"the authority {report.name} cannot sign: {report.detail}"
 
-    def _apply_directives(self) -> None:
+    def _take_up_directives(self) -> None:
         self._authorities.arrange()
 
     def _take_up_trust(self, in_force: TrustInForce) -> None:
@@ -493,7 +509,7 @@ class SignerRole:
     async def _configure(self, config: HubConfig) -> None:
         """Take up what can be taken up while running, and say what cannot."""
         self._warnings = tuple(_needs_restart(self._begun, config))
-        self._trust.configure(pins=config.trust.pins)
+        self._poller.generations.configure(pins=config.trust.pins)
         self._roots.configure(config.trust.anchors if config.signer.successor is not None else ())
         self._authorities.configure(*_settings(config.signer))
         self._registry.configure(config.clusters, concurrent=config.listener.max_concurrent_per_cluster)

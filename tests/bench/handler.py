@@ -1,7 +1,8 @@
 """The signing handler by itself: its CPU over that of the cryptography it cannot do without.
 
 The handler is the hub's own listener, from the message's bytes to the reply's: token by published keys, the
-pod and service account in watched caches, CSR, policy, leaf, chain, accounting. Left out are the transport
+pod and service account in watched caches, CSR, policy, the generation and the directives, the authority, the expiry
+bound, leaf, chain, accounting. Left out are the transport
 and TLS, which ``signing`` measures. The raw limit is the same library in a tight loop: one RS256 verification
 (the token), one P-256 verification (the CSR proves its key) and one P-256 signature (the leaf).
 """
@@ -12,7 +13,8 @@ import asyncio
 import os
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,11 +25,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from federation.core.call_slots import CallSlots
 from federation.core.config.authorities.settings import LocalAuthorityConfig
 from federation.core.config.clusters import ClusterConfig, Credentials
+from federation.core.documents.encoding import encode
+from federation.core.documents.keys import generation_key
+from federation.core.documents.trust import Current, Generation
 from federation.core.errors import Overloaded
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.istio.ca_protocol import IstioCertificateRequest, decode_response, encode_request
-from federation.core.pki.certificate import Certificate
-from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.bundle import Anchor, TrustBundle
 from federation.kubernetes.session import ClusterSession
 from federation.runtime.clock import SystemClock
@@ -37,19 +40,16 @@ from federation.signer.attestation.bound_objects import BoundObjects
 from federation.signer.attestation.node_pods import NodePods
 from federation.signer.attestation.token_keys import TokenKeys
 from federation.signer.attestation.token_review import TokenReviewer
-from federation.signer.authorities.authority import (
-    Alarms,
-    AuthoritySettings,
-    BackEndContext,
-    ManagedAuthority,
-)
-from federation.signer.authorities.back_ends import make_authority
+from federation.signer.authorities.authority import AuthoritySettings, BackEndContext
+from federation.signer.authorities.authority_set import AuthoritySet, SlotContext
 from federation.signer.callers import Callers
-from federation.signer.generations import AcceptedTrust
-from federation.signer.issuance import Issuance, Terms
+from federation.signer.expiry_bounds import PersistedExpiryBounds
+from federation.signer.generations import TrustPoller
+from federation.signer.issuance import Issuance
 from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
-from federation.signer.registry import Registry
+from federation.signer.registry import Registry, Routing
+from federation.state.files import FileStore
 from federation_sandbox.box import DevelopmentCa
 from federation_sandbox.cluster import SandboxCluster
 from federation_sandbox.mesh import make_request
@@ -61,32 +61,6 @@ TRUST_DOMAIN = TrustDomain("mesh.example")
 
 
 BATCH = 25
-
-
-@dataclass(frozen=True)
-class StandingSigner:
-    """An authority that is never exchanged."""
-
-    current: ManagedAuthority
-    alarms: Alarms
-
-    @property
-    def issuers(self) -> tuple[Certificate, ...]:
-        return self.current.issuers
-
-
-@dataclass(frozen=True)
-class StandingGrounds:
-    """Grounds that never change."""
-
-    standing: Terms
-    authority: StandingSigner
-
-    def terms(self, cluster: str) -> Terms:
-        return self.standing
-
-    def signer(self, cluster: str, terms: Terms) -> StandingSigner:
-        return self.authority
 
 
 class RawCryptography:
@@ -171,8 +145,8 @@ async def sample(directory: Path, count: int) -> Samples:
                 async with asyncio.timeout(10):
                     while not objects.fresh:
                         await asyncio.sleep(0.01)
-                listener = await make_door(directory, attestor, clock)
-                return await measure(listener, messages, tokens)
+                async with handler(directory, attestor, clock) as listener:
+                    return await measure(listener, messages, tokens)
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
@@ -184,27 +158,45 @@ def requests(identity: SpiffeId, count: int) -> list[bytes]:
     return [encode_request(IstioCertificateRequest(csr=make_request(identity, key))) for key in keys]
 
 
-async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClock) -> IstioCaService:
+@asynccontextmanager
+async def handler(
+    directory: Path, attestor: ClusterAttestor, clock: SystemClock
+) -> AsyncIterator[IstioCaService]:
+    """The handler as the signer's role puts it together, with state in files and nothing left out."""
     ca = DevelopmentCa.create(directory / "handler-ca", name="bench", clock=clock)
     bundle = TrustBundle.merge(
         [Anchor(certificate=ca.root, origin="bench", kind="root", trust_domain=TRUST_DOMAIN)]
     )
-    trust = AcceptedTrust(1, bundle.sha256, bundle.pem, (ca.root,))
+    store = FileStore(directory / "handler-state", clock)
+    await store.write(generation_key(1), encode(first_generation(bundle)))
+    await store.write("current", encode(Current(number=1, sha256=bundle.sha256)))
+    poller = TrustPoller(store, clock=clock, trust_domain=TRUST_DOMAIN, pins=frozenset({ca.root.sha256}))
+    await poller.poll()
+    expiry_bounds = PersistedExpiryBounds(store, replica="bench", clock=clock, look=poller.catch_up)
     files = LocalAuthorityConfig(
         name="bench", certificate_file=ca.directory / "chain.pem", key_file=ca.directory / "key.pem"
     )
-    authority = make_authority(
-        AuthoritySettings(files), BackEndContext(TRUST_DOMAIN, clock, os.urandom, random.Random(1))
+    authorities = AuthoritySet(
+        SlotContext(
+            back_ends=BackEndContext(TRUST_DOMAIN, clock, os.urandom, random.Random(1)),
+            deadline=10.0,
+            lifetime=lambda: 3600.0,
+        ),
+        AuthoritySettings(files),
+        None,
     )
-    authority.trust(trust.anchors)
-    await authority.refresh()
-    registry = Registry(lambda: {attestor.config.name: attestor})
+    authorities.trust([ca.root])
+    await authorities.authority.refresh()
+    registry = Registry({attestor.config.name: attestor})
     registry.configure([attestor.config], concurrent=256)
     callers = Callers()
     callers.open = True
     issuance = Issuance(
         registry=registry,
-        grounds=StandingGrounds(Terms(trust, SigningDirectives()), StandingSigner(authority, Alarms(clock))),
+        routing=Routing(registry),
+        poller=poller,
+        authorities=authorities,
+        expiry_bounds=expiry_bounds,
         trust_domain=TRUST_DOMAIN,
         accounting=Accounting(),
         renewals=Renewals(timedelta(hours=1)),
@@ -212,7 +204,25 @@ async def make_door(directory: Path, attestor: ClusterAttestor, clock: SystemClo
         clock=clock,
         random_bytes=os.urandom,
     )
-    return IstioCaService(issuance, RefusalLog(clock), RejectedCalls(clock), RejectedCalls(clock))
+    async with asyncio.TaskGroup() as group:
+        recording = group.create_task(expiry_bounds.run())
+        while expiry_bounds.problem is not None:
+            await asyncio.sleep(0.01)
+        yield IstioCaService(issuance, RefusalLog(clock), RejectedCalls(clock), RejectedCalls(clock))
+        recording.cancel()
+
+
+def first_generation(bundle: TrustBundle) -> Generation:
+    return Generation(
+        number=1,
+        created=0.0,
+        reason="bench",
+        author="bench",
+        trust_domain=str(TRUST_DOMAIN),
+        sha256=bundle.sha256,
+        bundle_pem=bundle.pem.decode(),
+        anchors=[],
+    )
 
 
 async def measure(listener: IstioCaService, messages: list[bytes], tokens: list[str]) -> Samples:

@@ -19,7 +19,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import AuthorityMisconfigured, AuthorityUnavailable
 from federation.core.pki.certificate import Certificate
-from federation.signer.accounting import Accounting
 from federation.signer.authorities.authority import (
     AuthorityBasics,
     BackEndContext,
@@ -218,14 +217,10 @@ async def test_one_root_of_several_is_enough(tmp_path: Path) -> None:
 
 
 async def test_nothing_leaves_that_was_not_accounted_for(tmp_path: Path) -> None:
-    class Failing:
-        async def cover(self, delivery: object) -> None:
-            from federation.core.errors import StateUnavailable
-
-            raise StateUnavailable("the disk is full", where="horizons")
-
     async with running_signer(tmp_path) as hub:
-        hub.role._issuance._accounting = Accounting(Failing())
+        # A directory where the document of its expiry bounds belongs: every write of that document fails.
+        (hub.directory / "state" / "documents" / "horizons@signer-0").mkdir()
         answer = await hub.ask("east", hub.pod("east"))
         assert (answer.code, answer.details) == UNAVAILABLE
         assert answer.elements == ()
+        assert hub.refused("east") == {"state_unavailable": 1}

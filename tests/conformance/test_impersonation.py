@@ -554,7 +554,7 @@ async def test_a_ztunnel_gets_what_its_node_needs_and_nothing_else(tmp_path: Pat
         assert set(ztunnel.held) == {ZTUNNEL, SHOP, *mine}
         assert set(ztunnel.refusals) == {(away, grpc.StatusCode.UNAUTHENTICATED)}
         assert ztunnel.most_under_way == 8
-        known = hub.role._renewals.held
+        known = hub.role._renewals.end_of
         assert all(
             known(("east", str(identity.service_account), "ztunnel-a")) for identity in ztunnel.held
         ), "whose certificate ends first is known for each identity"

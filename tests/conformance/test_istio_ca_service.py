@@ -149,8 +149,8 @@ async def test_status_codes_tell_nothing_but_whose_fault_it_is(tmp_path: Path) -
         new = hub.pod("east", name="new-0")
         # Without it a look at the state, which is never far away, finds nothing to put in force again.
         (hub.directory / "state" / "documents" / "current").unlink()
-        await hub.role._trust.poll()
-        hub.role._trust.in_force = None
+        await hub.role._poller.poll()
+        hub.role._poller.generations.in_force = None
         outage = await hub.ask("east", new)
         assert (outage.code, outage.details) == (
             grpc.StatusCode.UNAVAILABLE,

@@ -21,8 +21,8 @@ from federation.core.identity import ClusterName
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import Delivered
 from federation.signer import expiry_bounds as signer_horizons
-from federation.signer.accounting import Delivery
 from federation.signer.expiry_bounds import PersistedExpiryBounds
+from federation.signer.revalidation import Delivery
 from federation.state.files import FileStore
 from tests.status.worlds import ROOT, hub_config
 from tests.support.clock import VirtualClock

@@ -13,6 +13,7 @@ from federation.core.istio.ca_protocol import (
     MAX_RESPONSE_BYTES,
     METHOD,
     SERVICE,
+    CertificateResponseMessage,
     IstioCertificateRequest,
     decode_request,
     decode_response,
@@ -54,6 +55,14 @@ def test_a_request_survives_the_wire(csr: str, seconds: int, metadata: dict[str,
 @given(st.lists(_texts, max_size=6))
 def test_a_reply_survives_the_wire(elements: list[str]) -> None:
     assert decode_response(encode_response(elements)) == tuple(elements)
+
+
+@given(st.lists(_texts, max_size=6), st.sampled_from([0, 1, 127, 128, 16_383, 16_384, 2_097_152]))
+def test_a_reply_is_what_the_library_writes(elements: list[str], length: int) -> None:
+    elements.append("x" * length)
+    written: bytes = CertificateResponseMessage(cert_chain=elements).SerializeToString()
+    assert encode_response(elements) == written
+    assert encode_response(element.encode() for element in elements) == written
 
 
 @given(st.binary(max_size=200))

@@ -190,7 +190,7 @@ class RunningSigner:
     async def direct(self, directives: SigningDirectives) -> None:
         """Write directives as the controller does, and wait until they are taken up."""
         await self.store.write("orders", encode(directives))
-        await eventually(lambda: self.role._directives.directives == directives)
+        await eventually(lambda: self.role._poller.directives.in_force == directives)
 
     async def follows(self, directives: SigningDirectives) -> None:
         """Wait until the signer reports that it follows these directives, its listener included."""

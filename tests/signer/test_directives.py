@@ -9,8 +9,9 @@ import pytest
 from federation.core.documents.encoding import encode
 from federation.core.errors import StateUnavailable
 from federation.core.rotation.effects import SigningDirectives
-from federation.signer.generations import DirectivesFollower
+from federation.signer.generations import TrustPoller
 from federation.state.files import FileStore
+from tests.signer.running_signer import TRUST_DOMAIN
 from tests.support import pki
 from tests.support.clock import VirtualClock
 
@@ -23,40 +24,40 @@ def store(tmp_path: Path) -> FileStore:
 
 
 @pytest.fixture
-def follower(store: FileStore) -> DirectivesFollower:
-    return DirectivesFollower(store, clock=VirtualClock(pki.NOW))
+def poller(store: FileStore) -> TrustPoller:
+    return TrustPoller(store, clock=VirtualClock(pki.NOW), trust_domain=TRUST_DOMAIN, pins=frozenset())
 
 
-def signing_directives(follower: DirectivesFollower) -> SigningDirectives | None:
-    return follower.directives
+def in_force(poller: TrustPoller) -> SigningDirectives | None:
+    return poller.directives.in_force
 
 
-async def test_no_document_means_that_there_was_never_a_rotation(follower: DirectivesFollower) -> None:
-    assert signing_directives(follower) is None, "nothing is assumed before the store was read"
-    await follower.poll()
-    assert signing_directives(follower) == SigningDirectives()
-    assert follower.problem is None
+async def test_no_document_means_that_there_was_never_a_rotation(poller: TrustPoller) -> None:
+    assert in_force(poller) is None, "nothing is assumed before the store was read"
+    await poller.poll()
+    assert in_force(poller) == SigningDirectives()
+    assert poller.directives.problem is None
 
 
-async def test_what_is_written_is_followed(follower: DirectivesFollower, store: FileStore) -> None:
+async def test_what_is_written_is_followed(poller: TrustPoller, store: FileStore) -> None:
     await store.write("orders", encode(SECOND))
-    assert await follower.catch_up() == SECOND
-    held = follower.directives
-    assert await follower.catch_up() is held, "what has not changed is not read anew"
+    assert await poller.directives.catch_up() == SECOND
+    held = poller.directives.in_force
+    assert await poller.directives.catch_up() is held, "what has not changed is not read anew"
     third = SigningDirectives(rotation=3, state="STAGED", issuer="b" * 64, strict=True)
     await store.write("orders", encode(third))
-    assert await follower.catch_up() == third
-    assert follower.directives == third
+    assert await poller.directives.catch_up() == third
+    assert poller.directives.in_force == third
 
 
 async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
-    follower: DirectivesFollower, store: FileStore
+    poller: TrustPoller, store: FileStore
 ) -> None:
     await store.write("orders", encode(SECOND))
-    await follower.poll()
+    await poller.poll()
     uncounted = SigningDirectives(rotation=2, state="UNPUBLISHING", issuer="b" * 64, strict=True)
     await store.write("orders", encode(uncounted))
-    assert await follower.catch_up() == uncounted
+    assert await poller.directives.catch_up() == uncounted
 
 
 @pytest.mark.parametrize(
@@ -74,30 +75,30 @@ async def test_orders_of_a_controller_that_counts_no_revisions_are_followed(
     ],
 )
 async def test_what_is_wrong_changes_nothing_and_passes_no_fence(
-    follower: DirectivesFollower, store: FileStore, data: bytes | None, reason: str
+    poller: TrustPoller, store: FileStore, data: bytes | None, reason: str
 ) -> None:
     await store.write("orders", encode(SECOND))
-    await follower.poll()
+    await poller.poll()
     if data is None:
         await store.delete("orders")
     else:
         await store.write("orders", data)
-    await follower.poll()
-    assert follower.directives == SECOND
-    assert follower.problem is not None
-    assert follower.problem.reason == reason
+    await poller.poll()
+    assert poller.directives.in_force == SECOND
+    assert poller.directives.problem is not None
+    assert poller.directives.problem.reason == reason
     with pytest.raises(StateUnavailable):
-        await follower.catch_up()
+        await poller.catch_up()
     await store.write("orders", encode(SECOND))
-    await follower.poll()
-    assert follower.problem is None
+    await poller.poll()
+    assert poller.directives.problem is None
 
 
 async def test_damaged_at_the_start_means_no_orders_at_all(
-    follower: DirectivesFollower, store: FileStore, tmp_path: Path
+    poller: TrustPoller, store: FileStore, tmp_path: Path
 ) -> None:
     await store.write("orders", encode(SECOND))
     (tmp_path / "documents" / "orders").write_bytes(b"damaged")
-    await follower.poll()
-    assert follower.directives is None
-    assert follower.problem is not None
+    await poller.poll()
+    assert poller.directives.in_force is None
+    assert poller.directives.problem is not None

@@ -17,7 +17,6 @@ from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, step_for
-from federation.signer.accounting import Delivery
 from federation.signer.expiry_bounds import (
     KEPT,
     LOOK_AGAIN,
@@ -27,7 +26,7 @@ from federation.signer.expiry_bounds import (
     PersistedExpiryBounds,
     bounded,
 )
-from federation.signer.revalidation import Superseded
+from federation.signer.revalidation import Delivery, Superseded
 from federation.state.files import FileStore
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -21,9 +21,8 @@ from federation.core.errors import StateUnavailable
 from federation.core.identity import ClusterName
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import Delivered
-from federation.signer.accounting import Delivery
 from federation.signer.expiry_bounds import RETRY, PersistedExpiryBounds
-from federation.signer.revalidation import Superseded
+from federation.signer.revalidation import Delivery, Superseded
 from federation.state.store import StateConflict, Stored
 from tests.support import pki
 from tests.support.clock import VirtualClock

@@ -8,7 +8,7 @@ import pytest
 
 from federation.core.documents.encoding import decode, encode
 from federation.core.documents.signer import PinsTable
-from federation.signer.generations import PINS, PinHistory, TrustFollower
+from federation.signer.generations import PINS, PinHistory, TrustPoller
 from federation.state.kubernetes_store import Namespaces
 from tests.controller.test_rotation_driver import FailingStore
 from tests.signer.running_signer import TRUST_DOMAIN
@@ -26,22 +26,22 @@ class Remembering(Controller):
     replica = "one"
     pins = BOTH
 
-    def make(self) -> TrustFollower:
-        self.follower = TrustFollower(
+    def make(self) -> TrustPoller:
+        self.poller = TrustPoller(
             self.store,
             clock=VirtualClock(pki.NOW),
             trust_domain=TRUST_DOMAIN,
             pins=self.pins,
-            on_change=self.changes.append,
-            remembered=PinHistory(self.store, replica=self.replica),
+            on_trust=self.changes.append,
+            history=PinHistory(self.store, replica=self.replica),
         )
-        return self.follower
+        return self.poller
 
     async def start(self, replica: str = "one", pins: frozenset[str] = ONLY_B) -> int:
         """A signer is started; the generation that it believes, 0 for none."""
         self.replica, self.pins = replica, pins
         await self.make().poll()
-        return self.follower.accepted.number if self.follower.accepted is not None else 0
+        return self.poller.generations.newest.number if self.poller.generations.newest is not None else 0
 
     async def remembered(self, replica: str = "one") -> set[str]:
         stored = await self.store.read(f"{PINS}{replica}")
@@ -56,7 +56,7 @@ def hub(tmp_path: Path) -> Remembering:
 
 async def test_a_pin_that_was_taken_out_is_believed_as_long_as_it_is_in_force(hub: Remembering) -> None:
     await hub.put(await hub.write(1, A, B))
-    hub.follower.configure(pins=ONLY_B)
+    hub.poller.generations.configure(pins=ONLY_B)
     await hub.put(await hub.write(2, A, B))
     assert hub.given("east") == 2
     assert await hub.start() == 2
@@ -73,13 +73,13 @@ async def test_a_pin_that_was_there_too_short_a_time_is_known_by_another_signer(
     """It was read and published, and taken out before this signer looked at its configuration."""
     await hub.put(await hub.write(1, B))
     assert await hub.start() == 1
-    late = hub.follower
+    late = hub.poller
     await hub.start("another", BOTH)
     await hub.put(await hub.write(2, A, B))
     await late.poll()
     await late.poll()
-    assert late.accepted is not None
-    assert late.accepted.number == 2
+    assert late.generations.newest is not None
+    assert late.generations.newest.number == 2
 
 
 async def test_it_is_remembered_while_a_wave_still_gets_it(hub: Remembering) -> None:
@@ -95,8 +95,8 @@ async def test_what_was_never_pinned_is_never_remembered(hub: Remembering) -> No
     await hub.put(await hub.write(1, A, B))
     await hub.put(await hub.write(2, A, B, STRANGE))
     assert hub.given("east") == 1
-    assert hub.follower.problem is not None
-    assert hub.follower.problem.reason == "generation_unpinned"
+    assert hub.poller.generations.problem is not None
+    assert hub.poller.generations.problem.reason == "generation_unpinned"
     assert await hub.remembered() == BOTH
     assert await hub.start(pins=BOTH) == 0, "nor after a restart"
 

@@ -80,13 +80,13 @@ async def test_a_damaged_report_counts_and_a_store_that_fails_changes_nothing(tm
 def test_what_a_caller_holds_is_known_until_it_is_forgotten() -> None:
     memory = Renewals(timedelta(hours=24))
     first = ("east", "shop/cart", "cart-0")
-    assert memory.held(first) is None
+    assert memory.end_of(first) is None
     memory.issued(first, at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
-    assert memory.held(first) == pki.NOW + timedelta(hours=1)
-    assert memory.held(("west", "shop/cart", "cart-0")) is None
+    assert memory.end_of(first) == pki.NOW + timedelta(hours=1)
+    assert memory.end_of(("west", "shop/cart", "cart-0")) is None
     for number in range(accounting.MOST):
         memory.issued(("east", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(hours=1))
-    assert memory.held(first) is None
+    assert memory.end_of(first) is None
     assert abs(memory.lifetime - 3600) < 1
 
 
@@ -98,6 +98,6 @@ def test_no_member_makes_another_s_callers_be_forgotten_or_their_leaves_seem_sho
         memory.issued(caller, at=pki.NOW, not_after=pki.NOW + timedelta(hours=24))
     for number in range(2_000):
         memory.issued(("west", "x", str(number)), at=pki.NOW, not_after=pki.NOW + timedelta(seconds=60))
-    assert all(memory.held(caller) is not None for caller in honest)
-    assert sum(memory.held(("west", "x", str(number))) is not None for number in range(2_000)) == 50
+    assert all(memory.end_of(caller) is not None for caller in honest)
+    assert sum(memory.end_of(("west", "x", str(number))) is not None for number in range(2_000)) == 50
     assert memory.lifetime > timedelta(hours=12).total_seconds(), "each member counts once"

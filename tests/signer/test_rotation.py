@@ -561,7 +561,7 @@ async def test_files_that_are_exchanged_in_the_middle_of_a_rotation(tmp_path: Pa
         await hub.start()
         await eventually(lambda: hub.role._authorities.authority.issuers[:1] == (other.certificate,))
         await eventually(
-            lambda: hub.role._directives.directives is not None and hub.role.report().generation == 1
+            lambda: hub.role._poller.directives.in_force is not None and hub.role.report().generation == 1
         )
         assert any(it.a.certificate.sha256[:16] in reason for reason in hub.role.report().reasons)
         assert hub.role.address is None, "nothing may sign for the listener either"

@@ -12,7 +12,7 @@ from federation.core.documents.keys import generation_key
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import NotReady, StateUnavailable
 from federation.core.trust.bundle import Anchor, TrustBundle
-from federation.signer.generations import MOST_OLDER, TrustFollower, TrustInForce
+from federation.signer.generations import MOST_OLDER, TrustInForce, TrustPoller
 from federation.state.files import FileStore
 from tests.signer.running_signer import TRUST_DOMAIN
 from tests.support import pki
@@ -30,17 +30,17 @@ class Controller:
         self.directory = directory
         self.store = FileStore(directory, clock)
         self.changes: list[TrustInForce] = []
-        self.follower = self.make()
+        self.poller = self.make()
 
-    def make(self) -> TrustFollower:
-        self.follower = TrustFollower(
+    def make(self) -> TrustPoller:
+        self.poller = TrustPoller(
             self.store,
             clock=VirtualClock(pki.NOW),
             trust_domain=TRUST_DOMAIN,
             pins=PINS,
-            on_change=self.changes.append,
+            on_trust=self.changes.append,
         )
-        return self.follower
+        return self.poller
 
     async def write(self, number: int, /, *roots: pki.Authority, **wrong: object) -> Generation:
         bundle = TrustBundle.merge(
@@ -63,16 +63,16 @@ class Controller:
     async def put(self, generation: Generation, behind: Mapping[str, int] | None = None) -> None:
         current = Current(number=generation.number, sha256=generation.sha256, behind=dict(behind or {}))
         await self.store.write("current", encode(current))
-        await self.follower.poll()
+        await self.poller.poll()
 
     def given(self, cluster: str) -> int:
-        assert self.follower.in_force is not None
-        return self.follower.in_force.for_cluster(cluster).number
+        assert self.poller.generations.in_force is not None
+        return self.poller.generations.in_force.for_cluster(cluster).number
 
     def refused(self, cluster: str) -> str:
-        assert self.follower.in_force is not None
+        assert self.poller.generations.in_force is not None
         with pytest.raises(NotReady) as refused:
-            self.follower.in_force.for_cluster(cluster)
+            self.poller.generations.in_force.for_cluster(cluster)
         assert refused.value.where == cluster
         return refused.value.reason
 
@@ -87,7 +87,7 @@ async def test_a_cluster_behind_is_given_the_older_generation(controller: Contro
     await controller.put(both)
     await controller.put(one, {"west": 1, "north": 1})
     assert [controller.given(name) for name in ("east", "west", "north")] == [2, 1, 1]
-    in_force = controller.follower.in_force
+    in_force = controller.poller.generations.in_force
     assert in_force is not None
     assert set(in_force.anchors) == {A.root, B.root}, (
         "an authority is judged by all that some cluster is given"
@@ -98,14 +98,14 @@ async def test_a_cluster_behind_is_given_the_older_generation(controller: Contro
     await controller.put(one)
     assert controller.given("north") == 2
     assert len(controller.changes) == 4
-    assert controller.follower.problem is None
+    assert controller.poller.generations.problem is None
 
 
 async def test_after_a_restart_it_is_the_same(controller: Controller) -> None:
     await controller.write(1, A, B)
     await controller.put(await controller.write(2, B), {"west": 1})
     controller.make()
-    await controller.follower.poll()
+    await controller.poller.poll()
     assert (controller.given("east"), controller.given("west")) == (2, 1)
 
 
@@ -127,10 +127,10 @@ async def test_an_older_one_that_is_not_believed_stops_those_clusters_alone(
     assert controller.given("east") == 2
     assert controller.refused("west") == reason
     changes = len(controller.changes)
-    await controller.follower.poll()
+    await controller.poller.poll()
     assert len(controller.changes) == changes, "the same as before is no change"
     await controller.write(1, A, B)
-    await controller.follower.poll()
+    await controller.poller.poll()
     assert controller.given("west") == 1, "it is looked at again"
 
 
@@ -163,13 +163,13 @@ async def test_no_cluster_goes_back(controller: Controller) -> None:
     await controller.put(two)
     await controller.put(three, {"west": 1, "north": 2})
     assert (controller.given("west"), controller.given("north")) == (2, 2), "the last good one stays"
-    problem = controller.follower.problem
+    problem = controller.poller.generations.problem
     assert problem is not None
     assert problem.reason == "generation_backwards"
-    await controller.follower.poll()
+    await controller.poller.poll()
     assert controller.given("west") == 2
     await controller.put(three, {"west": 2})
-    assert controller.follower.problem is None
+    assert controller.poller.generations.problem is None
     await controller.put(three)
     await controller.put(three, {"west": 2})
     assert controller.given("west") == 3
@@ -191,8 +191,8 @@ async def test_no_cluster_goes_back_by_way_of_one_that_is_not_believed(controlle
 async def test_pins_are_looked_at_again_for_older_ones_as_well(controller: Controller) -> None:
     await controller.write(1, A, B)
     await controller.put(await controller.write(2, B), {"west": 1})
-    controller.follower.configure(pins=frozenset({B.root.sha256}))
-    await controller.follower.poll()
+    controller.poller.generations.configure(pins=frozenset({B.root.sha256}))
+    await controller.poller.poll()
     assert controller.given("east") == 2
     assert controller.refused("west") == "generation_unpinned"
 
@@ -209,14 +209,14 @@ async def test_more_generations_than_fit_into_memory_are_refused(controller: Con
 async def test_catching_up_says_what_the_store_says_even_where_it_is_not_believed(
     controller: Controller,
 ) -> None:
-    assert await controller.follower.catch_up() is None
+    assert await controller.poller.generations.catch_up() is None
     await controller.put(await controller.write(1, A))
     bad = await controller.write(2, A, STRANGE)
     await controller.store.write("current", encode(Current(number=2, sha256=bad.sha256)))
-    current = await controller.follower.catch_up()
+    current = await controller.poller.generations.catch_up()
     assert current is not None
     assert (current.number, controller.given("east")) == (2, 1)
     (controller.directory / "documents" / "current").write_bytes(b"damaged")
     with pytest.raises(StateUnavailable):
-        await controller.follower.catch_up()
+        await controller.poller.generations.catch_up()
     assert controller.given("east") == 1

@@ -27,6 +27,7 @@ MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 MAX_METADATA_FIELDS: Final = 64
 """Istio sends at most two (``ImpersonatedIdentity``, ``CertSigner``)."""
 
+_CERT_CHAIN: Final = b"\x0a"  # field 1, whose value has a length (Protocol Buffers, "Encoding")
 _PACKAGE: Final = "istio.v1.auth"
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -122,9 +123,17 @@ def encode_request(request: IstioCertificateRequest) -> bytes:
         raise InvalidValue(f"this cannot be sent as an IstioCertificateRequest: {error}") from None
 
 
-def encode_response(elements: Iterable[str]) -> bytes:
-    """The bytes of a reply with these ``cert_chain`` elements, in their order."""
-    return _serialize(CertificateResponseMessage(cert_chain=elements))
+def encode_response(elements: Iterable[str | bytes]) -> bytes:
+    """The bytes of a reply with these ``cert_chain`` elements (text, or its UTF-8), in their order.
+
+    Written by hand, because the message is one repeated field and each reply ends with the whole bundle: the library
+    copies that three times (200 us for a bundle of 900 KB), this once (45 us). Tests compare the two.
+    """
+    parts: list[bytes] = []
+    for element in elements:
+        text = element.encode() if isinstance(element, str) else element
+        parts += _CERT_CHAIN, _varint(len(text)), text
+    return b"".join(parts)
 
 
 def decode_response(data: bytes) -> tuple[str, ...]:
@@ -135,6 +144,16 @@ def decode_response(data: bytes) -> tuple[str, ...]:
         return tuple(CertificateResponseMessage.FromString(data).cert_chain)
     except (DecodeError, ValueError):
         raise InvalidValue("the reply is not an IstioCertificateResponse") from None
+
+
+def _varint(value: int) -> bytes:
+    """A length as Protocol Buffers write it: seven bits in each byte, the lowest first."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
 
 
 def _serialize(message: Message) -> bytes:

@@ -102,15 +102,15 @@ def single_chain(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]
 
 def cert_chain_elements(
     leaf_der: bytes, intermediates: Iterable[Certificate], bundle_pem: bytes
-) -> list[str]:
+) -> list[bytes]:
     """The ``cert_chain`` of a reply, in exactly the shape of istio-csr.
 
     The leaf, then one intermediate per element, self-signed ones left out, then the whole bundle as the last
     element: sidecars take their roots from the last element only, and ztunnel reads one certificate from each
     other.
     """
-    below_root = [c.pem.decode("ascii") for c in intermediates if not c.is_self_signed]
-    return [pem_encode(leaf_der, "CERTIFICATE"), *below_root, bundle_pem.decode("ascii")]
+    below_root = [c.pem for c in intermediates if not c.is_self_signed]
+    return [pem_encode(leaf_der, "CERTIFICATE").encode("ascii"), *below_root, bundle_pem]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from federation.core.errors import AttestationRefused, FederationError, NotReady
 from federation.core.identity import MAX_SPIFFE_ID_BYTES
 from federation.core.istio.ca_protocol import METHOD, decode_request, encode_response
 from federation.signer.attestation.attestor import TokenEvidence
-from federation.signer.issuance import MOST_TAILS, Issuance, SigningRequest, Tail
+from federation.signer.issuance import Issuance, SigningRequest
 from federation.signer.listeners.grpc import answer_to
 from federation.signer.listeners.rejected_calls import RefusalLog, RejectedCalls
 
@@ -42,7 +42,6 @@ class IstioCaService:
         self._refusals = refusals
         self._rejected_calls = reject
         self._connections_refused = connections_refused
-        self._tails: dict[int, tuple[Tail, bytes]] = {}
 
     async def handle(
         self, message: bytes, metadata: Iterable[tuple[str, str | bytes]], *, slot: CallSlot
@@ -54,15 +53,13 @@ class IstioCaService:
             except FederationError as error:
                 self._rejected_calls.note(error.reason, slot.peer)
                 raise
-            reply = await self._issuance.issue(evidence, request, slot)
+            return encode_response(await self._issuance.issue(evidence, request, slot))
         except FederationError as error:
             self._refusals.note(error, peer=slot.peer)
             raise answer_to(error) from None
         except Exception as error:
             _logger.exception("a certificate request failed unexpectedly", extra={"peer": slot.peer})
             raise answer_to(error) from None
-        # A repeated field may come in pieces (Protocol Buffers, "Encoding"): the shared part is encoded once.
-        return encode_response((reply.leaf_pem,)) + self._encoded(reply.tail)
 
     def reject(self, error: FederationError, *, peer: str) -> None:
         """The transport has ended a call: it had no slot, or did not come or end in time."""
@@ -74,14 +71,6 @@ class IstioCaService:
         """The transport has ended a connection, or did not take it."""
         self._refusals.note(error, peer=peer)
         self._connections_refused.note(error.reason, peer)
-
-    def _encoded(self, tail: Tail) -> bytes:
-        cached = self._tails.get(id(tail))
-        if cached is None:  # an entry keeps its tail alive, so that no other one can have its identity
-            if len(self._tails) >= MOST_TAILS:
-                self._tails.clear()
-            cached = self._tails[id(tail)] = (tail, encode_response(tail.elements))
-        return cached[1]
 
 
 def _signing_request(message: bytes) -> SigningRequest:

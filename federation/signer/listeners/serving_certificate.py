@@ -25,7 +25,9 @@ from federation.core.pki.leaf import leaf_validity
 from federation.core.pki.pem import encode_certificates
 from federation.core.rotation.effects import SigningDirectives
 from federation.signer.authorities.authority import issue_checked, request_for_own_key
-from federation.signer.issuance import Grounds, MakesGrounds, Signs, Terms
+from federation.signer.authorities.authority_set import AuthoritySet, AuthoritySlot
+from federation.signer.authorities.selection import choose
+from federation.signer.generations import IssuanceContext, TrustPoller
 from federation.signer.listeners.istio_ca import IstioCaService
 from federation.signer.listeners.listener import Listener
 from federation.signer.listeners.tls import ServingCredentials, ServingPair
@@ -46,10 +48,14 @@ class ServingCertificate:
     def __init__(
         self,
         *,
+        poller: TrustPoller,
+        authorities: AuthoritySet,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
         on_renewal: Callable[[ServingPair], None],
     ) -> None:
+        self._poller = poller
+        self._authorities = authorities
         self._clock = clock
         self._random_bytes = random_bytes
         self._on_renewal = on_renewal
@@ -60,13 +66,13 @@ class ServingCertificate:
         self.chain_pem = ""
         self.problem: FederationError | None = None
 
-    async def ensure(self, config: ListenerConfig, grounds: MakesGrounds) -> None:
+    async def ensure(self, config: ListenerConfig) -> None:
         """Renew if it is due; what prevents it is kept as :attr:`problem`."""
         try:
-            terms = grounds.terms(ITSELF)
-            signer = grounds.signer(ITSELF, terms)
-            if self.certificate is None or self._is_due(config, signer):
-                await self._renew(config, signer, terms)
+            context = self._poller.context(ITSELF)
+            authority = choose(context.directives, ITSELF, self._authorities.in_order, context.trust.anchors)
+            if self.certificate is None or self._is_due(config, authority):
+                await self._renew(config, authority, context)
         except FederationError as error:
             if str(error) != str(self.problem):
                 _logger.log(
@@ -89,29 +95,31 @@ class ServingCertificate:
         """True while there is one that has not ended."""
         return self.certificate is not None and self._clock.now() < self.certificate.not_after
 
-    def _is_due(self, config: ListenerConfig, signer: Signs) -> bool:
-        known = signer.issuers
+    def _is_due(self, config: ListenerConfig, authority: AuthoritySlot) -> bool:
+        known = authority.issuers
         changed = config.server_names != self._names or (bool(known) and known != self._issuers)
         return changed or self._due is None or self._clock.now() >= self._due
 
-    async def _renew(self, config: ListenerConfig, signer: Signs, terms: Terms) -> None:
+    async def _renew(
+        self, config: ListenerConfig, authority: AuthoritySlot, context: IssuanceContext
+    ) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         names = config.server_names
         lifetime = timedelta(
-            seconds=max(1.0, min(config.serving_lifetime, terms.directives.ttl_cap or math.inf))
+            seconds=max(1.0, min(config.serving_lifetime, context.directives.ttl_cap or math.inf))
         )
         now = self._clock.now()
-        validity = leaf_validity(now, lifetime, lifetime, signer.issuers, lifetime)
+        validity = leaf_validity(now, lifetime, lifetime, authority.issuers, lifetime)
         wanted = request_for_own_key(key, names, validity, self._random_bytes)
         issued = await issue_checked(
-            signer.current,
+            authority.current,
             wanted,
-            anchors=terms.trust.anchors,
+            anchors=context.trust.anchors,
             at=now,
-            alarms=signer.alarms,
+            alarms=authority.alarms,
             thorough=True,
         )
-        require_directed(issued.issuers, terms.directives, ITSELF)
+        require_directed(issued.issuers, context.directives, ITSELF)
         leaf = Certificate.from_der(issued.der)
         below_root = [issuer for issuer in issued.issuers if not issuer.is_self_signed]
         chain = encode_certificates([leaf, *below_root])
@@ -135,20 +143,27 @@ class RunningListener:
         listener: IstioCaService,
         *,
         listen: Address,
-        grounds: Grounds,
+        poller: TrustPoller,
+        authorities: AuthoritySet,
         clock: Clock,
         random_bytes: Callable[[int], bytes],
         config: Callable[[], ListenerConfig],
     ) -> None:
         self._listener = listener
         self._listen = listen
-        self._grounds = grounds
+        self._poller = poller
         self._clock = clock
         self._config = config
         self._credentials: ServingCredentials | None = None
         self._server: Listener | None = None
         self._problem: FederationError | None = None
-        self.serving = ServingCertificate(clock=clock, random_bytes=random_bytes, on_renewal=self._show)
+        self.serving = ServingCertificate(
+            poller=poller,
+            authorities=authorities,
+            clock=clock,
+            random_bytes=random_bytes,
+            on_renewal=self._show,
+        )
         self.follows = SigningDirectives()
         self.address: Address | None = None
 
@@ -173,10 +188,10 @@ class RunningListener:
 
     async def _look(self) -> None:
         try:
-            directives = self._grounds.terms(ITSELF).directives
+            directives = self._poller.context(ITSELF).directives
         except NotReady:
             directives = None
-        await self.serving.ensure(self._config(), self._grounds)
+        await self.serving.ensure(self._config())
         if directives is not None and (not directives.strict or self.serving.issuer == directives.issuer):
             self.follows = directives
         if self.address is None and self._credentials is not None:

@@ -484,10 +484,10 @@ def test_the_reply_has_istios_shape() -> None:
     made = leaf(lower)
     elements = cert_chain_elements(made.der, (*lower.chain, ROOT.certificate), bundle)
     assert elements == [
-        made.pem.decode(),
-        lower.pem.decode(),
-        upper.pem.decode(),
-        bundle.decode(),
+        made.pem,
+        lower.pem,
+        upper.pem,
+        bundle,
     ]
-    assert [element.count("BEGIN CERTIFICATE") for element in elements] == [1, 1, 1, 2]
-    assert all(element.endswith("-----END CERTIFICATE-----\n") for element in elements)
+    assert [element.count(b"BEGIN CERTIFICATE") for element in elements] == [1, 1, 1, 2]
+    assert all(element.endswith(b"-----END CERTIFICATE-----\n") for element in elements)

@@ -10,12 +10,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.core.errors import RequestRefused
+from federation.core.errors import InvalidValue, RequestRefused
 from federation.core.identity import SpiffeId
 from federation.core.pki import der
 from federation.core.pki.der import SubjectAltName
 from federation.core.pki.keys import KeyKind, PrivateKey, spki
-from federation.core.pki.requests import MAX_CSR_CHARACTERS, CertificateRequest, Refusal, check_request
+from federation.core.pki.requests import (
+    MAX_CSR_CHARACTERS,
+    CertificateRequest,
+    Refusal,
+    build_request,
+    check_request,
+    check_server_request,
+)
 from tests.core.pki.strategies import identities
 from tests.support import csr as craft
 from tests.support.pki import (
@@ -573,3 +580,21 @@ def test_object_identifiers_in_messages_are_readable() -> None:
     absurd = der.encode(der.OBJECT_IDENTIFIER, b"\xff" * 5)
     with pytest.raises(RequestRefused, match="hex 0605ffffffffff"):
         check(craft.as_pem(craft.csr_der(attributes=[craft.attribute(absurd, b"")])))
+
+
+@pytest.mark.parametrize("organization", [True, False])
+@pytest.mark.parametrize("kind", KeyKind)
+def test_the_hubs_own_requests_pass_its_gate(kind: KeyKind, organization: bool) -> None:
+    own, subject = key("workload", kind), EMPTY_ORGANIZATION if organization else x509.Name([])
+    uri, hosts = x509.UniformResourceIdentifier(str(IDENTITY)), ("a.example", "b.example")
+    checked = check(build_request(own, [uri], subject=subject))
+    assert (checked.names, checked.spki_der) == ((str(IDENTITY),), spki(own.public_key()))
+    text = build_request(own, [x509.DNSName(host) for host in hosts], subject=subject)
+    served = check_server_request(text, permitted=hosts.__contains__, accepted_keys=ALL_KINDS)
+    assert (served.names, served.key_kind) == (hosts, kind)
+    assert x509.load_pem_x509_csr(text.encode()).subject == subject
+
+
+def test_no_request_is_built_with_a_key_that_no_leaf_may_have() -> None:
+    with pytest.raises(InvalidValue, match="RSA of 1024 bits"):
+        build_request(rsa.generate_private_key(65537, 1024), [x509.DNSName("a.example")])

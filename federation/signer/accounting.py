@@ -33,7 +33,7 @@ from federation.core.documents.signer import Histogram, RefusalsReport
 from federation.core.errors import FederationError
 
 NO_CLUSTER: Final = "-"
-"""Stands for callers whose cluster is not known; no cluster can bear that name."""
+"""In place of a cluster, for callers whose cluster is not known; no cluster can have that name."""
 
 MOST_TEXT: Final = 400  # characters of a reason in words
 
@@ -93,7 +93,7 @@ class Accounting:
         """Why a caller that is none of the hub's own accounts got nothing at ``now`` (seconds since the epoch).
 
         ``proven`` says that the cluster is answerable for the caller: its key signed the token, or its API server
-        vouched for it. Who only names a cluster must not be able to make that cluster look ill.
+        confirmed it. A caller that only names a cluster must not be able to make that cluster look unhealthy.
         """
         counts = self._of(cluster)
         before = counts.refusals if proven else counts.unproven

@@ -4,7 +4,7 @@ Kept is a digest of a pod's UID and an end for each, so that a mesh of 65,536 po
 store. A pod asks whichever signer it reaches, so one signer knows little: each writes its own under
 ``callers/<replica>`` and reads the others', and a pod counts with the latest end that any of them knows.
 
-What is not known is reported, and never guessed: a cluster's ``known_from`` is the time before which pods may hold
+What is not known is reported, and never guessed: a cluster's ``known_from`` is the time before which pods may have
 certificates that no table has, because a signer was killed between two writes or a table was full.
 
 **Sharing.** A signer writes what it knows when that has changed, and reads what the others wrote, often enough for
@@ -61,7 +61,7 @@ DIGEST: Final = 5
 """Bytes of a digest: of 65,536 pods one in ten million is taken for another one."""
 
 RECENT: Final = 60.0
-"""Seconds for which a pod that is not seen is kept: a watch may lag, and TokenReview has vouched for the pod."""
+"""Seconds for which a pod that is not seen is kept: a watch may lag, and TokenReview has confirmed the pod."""
 
 KEPT: Final = (
     86400.0  # seconds for which an ended certificate is remembered where it is not known which pods live
@@ -84,9 +84,7 @@ def digest_of(uid: str) -> int:
 @dataclass(slots=True)
 class _Cluster:
     pods: dict[int, int] = field(default_factory=dict)
-    recent: set[int] = field(
-        default_factory=set
-    )  # noted lately, since ``turned``: newer than the watch, perhaps
+    recent: set[int] = field(default_factory=set)  # noted since ``turned``: newer than the watch, perhaps
     before: set[int] = field(default_factory=set)  # noted in the time before that
     turned: float = 0.0
     known_from: float = 0.0
@@ -110,28 +108,28 @@ class Callers:
 
     def issued(self, cluster: str, uid: str, *, at: datetime, not_after: datetime) -> None:
         """A pod of the cluster (its UID; empty where the token names none) got a certificate."""
-        held = self._clusters.setdefault(cluster, _Cluster())
+        record = self._clusters.setdefault(cluster, _Cluster())
         life = (not_after - at).total_seconds()
-        held.lifetime = held.lifetime + (life - held.lifetime) / SMOOTHING if held.lifetime else life
+        record.lifetime = record.lifetime + (life - record.lifetime) / SMOOTHING if record.lifetime else life
         if uid:
-            self._note(held, digest_of(uid), not_after.timestamp())
+            self._note(record, digest_of(uid), not_after.timestamp())
 
-    def _note(self, held: _Cluster, pod: int, ends: float) -> None:
+    def _note(self, record: _Cluster, pod: int, ends: float) -> None:
         second = min(ceil(ends), _LATEST)
-        if pod not in held.pods:
-            if self._count >= MOST_PODS and not self._make_room(held):
-                held.known_from = max(held.known_from, ends)
+        if pod not in record.pods:
+            if self._count >= MOST_PODS and not self._make_room(record):
+                record.known_from = max(record.known_from, ends)
                 self.changed = True
                 return
             self._count += 1
-        held.recent.add(pod)
-        if second > held.pods.get(pod, 0):
-            held.pods[pod] = second
+        record.recent.add(pod)
+        if second > record.pods.get(pod, 0):
+            record.pods[pod] = second
             self.changed = True
 
     def _make_room(self, wanting: _Cluster) -> bool:
         """Forget some of the cluster that has the most, if that is another one and has more."""
-        largest = max(self._clusters.values(), key=lambda held: len(held.pods))
+        largest = max(self._clusters.values(), key=lambda record: len(record.pods))
         lost = _taken(largest.pods, len(wanting.pods))
         if not lost:
             return False
@@ -140,62 +138,65 @@ class Callers:
         return True
 
     def ends(self, cluster: str) -> tuple[Ends, Ends]:
-        """When what each pod holds ends: by this signer, and by the others. The later one counts."""
-        held = self._clusters.get(cluster)
-        return held.pods if held is not None else {}, self._others.get(cluster, {})
+        """When each pod's certificate ends: by this signer, and by the others. The later one counts."""
+        record = self._clusters.get(cluster)
+        return record.pods if record is not None else {}, self._others.get(cluster, {})
 
     def known_from(self, cluster: str) -> float:
-        """Before when (seconds since the epoch) pods may hold certificates that nothing is known of."""
-        held = self._clusters.get(cluster)
-        own = held.known_from if held is not None else 0.0
+        """Before when (seconds since the epoch) pods may have certificates that nothing is known of."""
+        record = self._clusters.get(cluster)
+        own = record.known_from if record is not None else 0.0
         return max(own, self._others_from.get(cluster, 0.0), self._everywhere)
 
     def lifetime(self, cluster: str) -> float:
         """How long certificates for its workloads live, on average, in seconds; 0 where none was issued here."""
-        held = self._clusters.get(cluster)
-        return held.lifetime if held is not None else 0.0
+        record = self._clusters.get(cluster)
+        return record.lifetime if record is not None else 0.0
 
     @property
     def shortest_lifetime(self) -> float:
         """The least of all clusters, in seconds; 0 where nothing was issued."""
-        return min((held.lifetime for held in self._clusters.values() if held.lifetime), default=0.0)
+        return min((record.lifetime for record in self._clusters.values() if record.lifetime), default=0.0)
 
     def suspect(self, cluster: str, until: float) -> None:
-        """Pods may hold certificates until then (seconds since the epoch) that nothing is known of."""
-        held = self._clusters.setdefault(cluster, _Cluster())
-        if until > held.known_from:
-            held.known_from = until
+        """Pods may have certificates until then (seconds since the epoch) that nothing is known of."""
+        record = self._clusters.setdefault(cluster, _Cluster())
+        if until > record.known_from:
+            record.known_from = until
             self.changed = True
 
     def adopt(self, persisted: Known) -> None:
         """Take over what a signer has persisted that is gone, or an earlier process of this name."""
         for name, (pods, known_from) in persisted.items():
-            held = self._clusters.setdefault(name, _Cluster())
+            record = self._clusters.setdefault(name, _Cluster())
             for pod, ends in pods.items():
-                self._note(held, pod, ends)
+                self._note(record, pod, ends)
             self.suspect(name, known_from)
 
-    def learn(self, tables: Iterable[Known], doubts: Mapping[str, float], *, everywhere: float = 0.0) -> None:
-        """What the others persist now, instead of what they did before, and until when each cluster is in doubt.
+    def learn(
+        self, tables: Iterable[Known], unknown_until: Mapping[str, float], *, everywhere: float = 0.0
+    ) -> None:
+        """What the others persist now, instead of what they did before.
 
-        ``everywhere`` is until when all of them are, whichever there are.
+        ``unknown_until`` says of clusters until when pods may have certificates that no table has, ``everywhere`` says
+        it of all clusters.
         """
         self._everywhere = everywhere
         others: dict[str, dict[int, int]] = {}
-        known_from, count, full = dict(doubts), 0, set[str]()
+        known_from, count, full = dict(unknown_until), 0, set[str]()
         for table in tables:
             for name, (pods, suspect) in table.items():
-                held = others.setdefault(name, {})
+                pods_of = others.setdefault(name, {})
                 known_from[name] = max(suspect, known_from.get(name, 0.0))
                 for pod, ends in pods.items():
-                    if pod not in held:
+                    if pod not in pods_of:
                         if count >= MOST_PODS:
                             largest = (
                                 max(others, key=lambda other: len(others[other]))
                                 if name not in full
                                 else name
                             )
-                            lost = _taken(others[largest], len(held))
+                            lost = _taken(others[largest], len(pods_of))
                             if not lost:
                                 full.add(name)
                                 known_from[name] = max(ends, known_from[name])
@@ -203,7 +204,7 @@ class Callers:
                             count -= len(lost)
                             known_from[largest] = max(known_from[largest], *lost)
                         count += 1
-                    held[pod] = max(ends, held.get(pod, 0))
+                    pods_of[pod] = max(ends, pods_of.get(pod, 0))
         self._others, self._others_from = others, known_from
 
     def prune(self, cluster: str, live: frozenset[int] | None, now: float) -> None:
@@ -211,21 +212,21 @@ class Callers:
 
         ``live`` are the pods that are there; None: not known, then what has ended long ago is forgotten.
         """
-        held = self._clusters.get(cluster)
-        if held is None:
+        record = self._clusters.get(cluster)
+        if record is None:
             return
-        others, recent = self._others.get(cluster, {}), held.recent | held.before
-        if now - held.turned > RECENT:
-            held.recent, held.before, held.turned = set(), held.recent, now
+        others, recent = self._others.get(cluster, {}), record.recent | record.before
+        if now - record.turned > RECENT:
+            record.recent, record.before, record.turned = set(), record.recent, now
         kept = {
             pod: ends
-            for pod, ends in held.pods.items()
+            for pod, ends in record.pods.items()
             if (pod in recent or (pod in live if live is not None else ends + KEPT > now))
             and others.get(pod, 0) <= ends
         }
-        self._count -= len(held.pods) - len(kept)
-        self.changed = self.changed or len(kept) < len(held.pods)
-        held.pods = kept
+        self._count -= len(record.pods) - len(kept)
+        self.changed = self.changed or len(kept) < len(record.pods)
+        record.pods = kept
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -239,9 +240,9 @@ class Callers:
             replica=replica,
             closed=closed,
             clusters={
-                name: packed(held.pods, held.known_from)
-                for name, held in sorted(self._clusters.items())
-                if held.pods or held.known_from
+                name: packed(record.pods, record.known_from)
+                for name, record in sorted(self._clusters.items())
+                if record.pods or record.known_from
             },
         )
 
@@ -276,7 +277,7 @@ def unpacked(table: CallersTable, *, key: str) -> Known:
         if len(cluster.pods) != DIGEST * rows or len(cluster.ends) != 4 * rows or count > MOST_PODS:
             raise damaged("its pods and their ends do not agree, or are too many", key=key, where=key)
         if not (isfinite(cluster.known_from) and 0 <= cluster.known_from <= _LATEST):
-            raise damaged("it is in doubt until a time that there is not", key=key, where=key)
+            raise damaged("its known_from is no time", key=key, where=key)
         found[name] = (
             {
                 int.from_bytes(cluster.pods[DIGEST * row : DIGEST * (row + 1)]): int.from_bytes(
@@ -304,7 +305,7 @@ _Documents = Mapping[str, Stored | StateDamaged | None]
 
 
 class _Beat(msgspec.Struct, frozen=True):
-    """What tells of a signer's report whether its writer is alive."""
+    """The part of a signer's report that shows whether its writer is alive."""
 
     updated: float
     heartbeat: float
@@ -406,24 +407,24 @@ class SharedCallers:
         replicas = sorted({key.partition("/")[2] for key in keys} - {self._replica})[:MOST_SIGNERS]
         now = self._clock.now().timestamp()
         reports = await read_many(self._store, [f"{SIGNERS}{replica}" for replica in replicas])
-        heard = {replica: _is_live(reports[f"{SIGNERS}{replica}"], now) for replica in replicas}
+        alive = {replica: _is_live(reports[f"{SIGNERS}{replica}"], now) for replica in replicas}
         documents = await read_many(self._store, [f"{CALLERS}{replica}" for replica in replicas])
         tables: list[Known] = []
         suspect: list[str] = []
         for replica in replicas:
             key = f"{CALLERS}{replica}"
             table = _table(key, documents[key])
-            if table is None or not (table.closed or heard[replica]):
+            if table is None or not (table.closed or alive[replica]):
                 suspect.append(f"{EXPIRY_BOUNDS}{replica}")
             if table is None:
                 continue
             tables.append(table.known)
             self._claims.adopt(table.claims)
-            if not heard[replica] and self._adopted.get(key) != table.version:
+            if not alive[replica] and self._adopted.get(key) != table.version:
                 self._callers.adopt(table.known)  # its document is not kept for ever
                 self._adopted[key] = table.version
             await asyncio.sleep(0)
-        doubts: dict[str, float] = {}
+        unknown_until: dict[str, float] = {}
         everywhere, unread = 0.0, ""
         expiry_bounds = await read_many(self._store, suspect)
         for key in suspect:
@@ -433,13 +434,14 @@ class SharedCallers:
                 everywhere, unread = now + LONGEST_TTL, error.diagnostics()
                 continue
             for cluster, until in reach.items():
-                doubts[cluster] = max(until, doubts.get(cluster, 0.0))
+                unknown_until[cluster] = max(until, unknown_until.get(cluster, 0.0))
         if unread and unread != self._unread:
             _logger.error(
-                "every cluster is in doubt, for how far a signer's leaves reach is not known: %s", unread
+                "pods of any cluster may have certificates that are not known: a signer's expiry bounds are not: %s",
+                unread,
             )
         self._unread = unread
-        self._callers.learn(tables, doubts, everywhere=everywhere)
+        self._callers.learn(tables, unknown_until, everywhere=everywhere)
         self._adopted = {key: version for key, version in self._adopted.items() if key in documents}
 
     async def _write(self, *, closed: bool) -> None:

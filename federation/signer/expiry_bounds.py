@@ -1,18 +1,16 @@
-"""How far this signer's leaves reach, persisted ahead of them under ``horizons/<replica>``.
+"""Until when this signer's leaves may live, persisted ahead of them under ``horizons/<replica>``.
 
-What a request needs to know is in memory: a delivery within a bound that was persisted, and that passed the
-fence since, costs a look-up. A delivery beyond it has the bound written ahead by a step, and then what is to
-hold read again (``revalidation.py``). Deliveries that ask meanwhile share the next write. What is to hold is also
-read
-again, once for all who ask, where it was read last some seconds ago: a signer that is cut off from the store
-learns of no quarantine, and must not go on for as long as its longest leaf lives. A bound is never lowered,
-whoever else writes the document: it is swapped against the version that was read, and merged where that has
-changed.
+What a request needs to know is in memory: a delivery within a bound that was persisted, and revalidated since, costs
+a look-up. For a delivery beyond it the bound is written a step ahead, and then what is in force is read again
+(``revalidation.py``). Deliveries that come meanwhile share the next write. What is in force is also read again, once
+for all of them, where it was read last some seconds ago: a signer that is cut off from the store learns of no
+quarantine, and must not go on for as long as its longest leaf lives. A bound is never lowered, even where another
+process writes the document: it is swapped against the version that was read, and merged where that has changed.
 
 Rows are dropped a day after their end. The gates count a leaf for at most an hour of clock skew longer, so
-that a day also covers a clock of this machine that is wrong by most of one. A table that would become too
-large has the rows that end first put together, for each cluster, as of an issuer and a generation that nobody
-knows, which every gate counts as the worst.
+that a day also covers a clock of this machine that is wrong by most of one. In a table that would become too
+large, the rows that end first are put together for each cluster as one of an unknown issuer and generation, which
+every gate counts as the worst case.
 """
 
 from __future__ import annotations
@@ -41,10 +39,10 @@ twenty rows each: three issuers in each of six generations that leaves are alive
 
 UNKNOWN_GENERATION: Final = 0
 ATTEMPTS: Final = 3  # at swapping the document, where another process of this name writes it as well
-LOOK_AGAIN: Final = 30.0
-"""Seconds after a look until a delivery needs another one: how long a signer goes on at most that is cut off."""
+REVALIDATE_AFTER: Final = 30.0
+"""Seconds after which a delivery has what is in force read again: how long a signer that is cut off goes on at most."""
 
-TIMEOUT: Final = 8.0  # seconds for one write and the look after it
+TIMEOUT: Final = 8.0  # seconds for one write and the read after it
 RETRY: Final = 1.0  # seconds between attempts to be able again
 
 _Key = tuple[str, str, int]
@@ -61,7 +59,7 @@ class _Round:
 
 
 class PersistedExpiryBounds:
-    """Implements Expiry bounds. ``look`` reads from the store what is to hold now; it raises StateUnavailable.
+    """The bounds of one signer. ``read_in_force`` reads the store anew, or raises StateUnavailable.
 
     Nothing is covered before :meth:`run` has read the table of an earlier process of this name, nor while the
     store fails.
@@ -73,19 +71,19 @@ class PersistedExpiryBounds:
         *,
         replica: str,
         clock: Clock,
-        look: Callable[[], Awaitable[tuple[Current | None, SigningDirectives]]],
+        read_in_force: Callable[[], Awaitable[tuple[Current | None, SigningDirectives]]],
     ) -> None:
         self._store = store
         self._replica = replica
         self._key = f"horizons/{replica}"
         self._clock = clock
-        self._look = look
+        self._read_in_force = read_in_force
         self._asked = asyncio.Event()
         self._gathering = _Round()
         self._version: str | None = None
         self._persisted: dict[Delivered, float] = {}
-        self._cleared: dict[_Key, float] = {}  # what was persisted and has passed the fence since
-        self._looked: float | None = None  # when the last look that was answered had begun
+        self._cleared: dict[_Key, float] = {}  # what was persisted and revalidated since
+        self._read_at: float | None = None  # when the last read that was answered had begun
         self._loaded = False
         self.problem: StateUnavailable | None = StateUnavailable(
             "how far earlier leaves reach was not read yet", where=self._key
@@ -100,7 +98,7 @@ class PersistedExpiryBounds:
         if self.problem is not None:
             raise _again(self.problem)
         shared, row = self._gathering, Delivered(*key)
-        reach = self._persisted.get(row, 0.0)  # by an earlier process, or one that did not pass the fence
+        reach = self._persisted.get(row, 0.0)  # by an earlier process, or not revalidated since
         if reach < until:
             reach = until + step_for(until - self._clock.now().timestamp())
         shared.wanted[row] = max(reach, shared.wanted.get(row, 0.0))
@@ -113,8 +111,8 @@ class PersistedExpiryBounds:
 
     @property
     def _sees(self) -> bool:
-        """True while what is to hold was read a moment ago."""
-        return self._looked is not None and self._clock.monotonic() - self._looked < LOOK_AGAIN
+        """True while what is in force was read a moment ago."""
+        return self._read_at is not None and self._clock.monotonic() - self._read_at < REVALIDATE_AFTER
 
     async def run(self) -> None:
         """Serve deliveries, and become able again after a failure, until cancelled."""
@@ -153,14 +151,14 @@ class PersistedExpiryBounds:
             self._loaded, self.problem = True, None
 
     async def _settle(self, shared: _Round, *, anew: bool = False) -> None:
-        """Persist what a round wants and look what holds then; ``anew`` writes what is persisted as well."""
+        """Persist what a round wants, then read what is in force; ``anew`` writes what is persisted as well."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 if anew or any(until > self._persisted.get(row, 0.0) for row, until in shared.wanted.items()):
                     await self._persist(shared.wanted)
                 began = self._clock.monotonic()
-                shared.seen = await self._look()
-            self._looked, self.problem = began, None
+                shared.seen = await self._read_in_force()
+            self._read_at, self.problem = began, None
         except TimeoutError:
             self._fail(StateUnavailable(f"no answer in {TIMEOUT:g} s", where=self._key), shared)
         except StateUnavailable as error:
@@ -203,7 +201,7 @@ class PersistedExpiryBounds:
                 extra={"reason": problem.reason},
             )
         self.problem = problem
-        for failed in (shared, self._next_round()):  # nobody waits for the next attempt
+        for failed in (shared, self._next_round()):  # no delivery waits for the next attempt
             if failed is not None:
                 failed.error = problem
                 failed.settled.set()

@@ -11,13 +11,16 @@ is in force. Directives that were read stay until others are read: what is damag
 an earlier revision of the record changes nothing, and ``revalidation.py`` keeps a signer that cannot read them from
 going on for long.
 
-**Pins that are gone.** A pin that is taken out of the configuration is a wish: the anchor stays in the bundle until
-nothing needs it, and the pin counts while that. The signer would refuse that bundle after its next start, so it
-persists which anchors of a bundle that it has verified its own configuration pinned, under ``pins/<replica>``, ahead
-of any removal. Nothing gets in there but by the signer's own configuration, and it is forgotten once no generation in
-force holds it. What signers of the same hub remember counts as well: a replica that was started later reads what the
-others knew. Where the store keeps what signers write apart from what controllers write (Kubernetes objects), no other
-process can put an anchor there; for files see ``docs/security.md``.
+**Pins that are gone.** A pin that is taken out of the configuration is a pending change: the anchor stays in the
+bundle until nothing needs it, and the pin counts until then. The signer would refuse that bundle after its next start,
+so it persists which anchors of a verified bundle its own configuration pinned, under ``pins/<replica>``, ahead of any
+removal. Nothing gets in there but by the signer's own configuration, and it is forgotten once no generation in force
+has it. What signers of the same hub remember counts as well: a replica that was started later reads what the others
+knew. Where the store keeps what signers write apart from what controllers write (Kubernetes objects), no other process
+can put an anchor there; for files see ``docs/security.md``.
+
+**One poller** reads all of it (:class:`TrustPoller`): again and again for requests, which read memory alone, and once
+more when an expiry bound was written (``expiry_bounds.py``), so that what is read then is at least as new as the bound.
 
 **Pinned roots** are read from their files, for judging a successor before its root is published. A fingerprint names
 one certificate exactly, so what was read once is never read again, and a file that vanishes takes nothing away.
@@ -320,7 +323,7 @@ class TrustInForce:
 
     @property
     def content(self) -> tuple[AcceptedTrust, dict[str, object]]:
-        """What tells it from another one."""
+        """What makes it another one where it differs."""
         behind: dict[str, object] = {
             name: str(given) if isinstance(given, FederationError) else given
             for name, given in self.behind.items()

@@ -3,14 +3,14 @@
 Kept are a configuration and how much of it is under way, a session, token keys, pods and service accounts.
 
 A token is judged by the member that the caller names, or by the one whose key signed it. ``clusterid`` only says
-where to look; that member's own keys or API server then have to vouch for the token. A token of one member must never
+where to look; that member's own keys or API server then have to confirm the token. A token of one member must never
 be shown to another one, which could use it in its place, and no member may change by what it publishes where
 another's tokens go. So:
 
 - **A caller that names a member is judged by that member,** whichever others publish the key that signed its token.
   It is refused unseen where the token is known to be another's: another has proved that it signs with that key
   (``attestation/token_keys.py``), or its own keys could be read and are not that key, and another's are.
-- **A caller that names none,** or ``Kubernetes``, which every Istio sends that was not told its name, **is judged by
+- **A caller that names none,** or ``Kubernetes``, which Istio sends where no name is set, **is judged by
   the member that the key belongs to,** and never because no other one is left. Where no known key signed the token
   while the keys of a member are not known, the answer is that it may work later.
 - **TokenReview is asked for such a token** only where the key's holder has proved it, or where every other member's
@@ -99,7 +99,7 @@ class Registered:
         return Registered(config, self.slots, self._unproven)
 
     def unproven(self, attestor: ClusterAttestor) -> CallSlots:
-        """Places for callers that only name it. They may wait for an answer about their token, and take no slots."""
+        """Call slots of callers that only name it: those wait for an answer about their token, and take no others."""
         few = attestor.keys.usable
         self._unproven.limit = min(self.slots.limit, UNSIGNED_AT_ONCE) if few else self.slots.limit
         return self._unproven
@@ -124,12 +124,12 @@ class Registry:
         old, self._clusters = self._clusters, {}
         by_id: dict[str, tuple[Registered, ...]] = {}
         for config in clusters:
-            held = old.get(config.name) or Registered(
+            before = old.get(config.name) or Registered(
                 config,
                 Slots(config.name, concurrent),
                 CallSlots(concurrent, partial(_crowded, config.name)),
             )
-            registered = self._clusters[config.name] = held.configured(config, concurrent)
+            registered = self._clusters[config.name] = before.configured(config, concurrent)
             by_id[str(config.cluster_id)] = (*by_id.get(str(config.cluster_id), ()), registered)
         self._by_id = by_id
 
@@ -167,7 +167,7 @@ async def connect(
     """The attestor of that cluster, kept up to date while the context is open.
 
     Where TokenReview always decides, nothing is watched, so that no more than TokenReview need be granted;
-    keys are looked for all the same, because they tell whose a token is: ``claims`` learns them. Raises
+    keys are read all the same, because they show whose a token is: ``claims`` learns them. Raises
     ConfigurationError for credentials that cannot be used.
     """
     session = await ClusterSession.open(
@@ -210,10 +210,10 @@ async def connect(
 
 
 DEFAULT_CLUSTER_ID: Final = "Kubernetes"
-"""What every Istio sends that was not told its cluster's name: says nothing unless one is registered so."""
+"""What Istio sends where no name of the cluster is set: says nothing unless a cluster is registered so."""
 
-LOOK: Final = 3.0
-"""Seconds that a caller waits until members' keys were looked at again: one that hangs must not hold up the rest."""
+READ_WAIT: Final = 3.0
+"""Seconds that a caller waits until members' keys were read again: one that hangs must not hold up the rest."""
 
 NAME_IT: Final = (
     "give that mesh a global.multiCluster.clusterName of its own and register that as cluster_id: "
@@ -234,13 +234,13 @@ class Routing:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._claims = registry.claims
-        self._health_polling: set[asyncio.Task[None]] = set()
+        self._key_reads: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End looks under way."""
-        for look in self._health_polling:
-            look.cancel()
-        await asyncio.gather(*self._health_polling, return_exceptions=True)
+        """End reads of keys that are under way."""
+        for read in self._key_reads:
+            read.cancel()
+        await asyncio.gather(*self._key_reads, return_exceptions=True)
 
     async def attribute(self, token: Token, named: Registered | None, cluster_id: str) -> Attributed:
         """The member to judge this token. ``named`` is the one that the caller names, by :meth:`named`.
@@ -443,20 +443,20 @@ class Routing:
         ]
 
     async def _look_again(self, members: Iterable[Registered]) -> None:
-        """Have these members' keys looked at, where that was not just done; waits :data:`LOOK` seconds at most.
+        """Have these members' keys read, where that was not just done; waits :data:`READ_WAIT` seconds at most.
 
-        A look goes on when its callers have gone: the next ones profit from it.
+        A read goes on when its callers have gone: the next ones profit from it.
         """
-        health_polling: set[asyncio.Task[None]] = set()
+        reads: set[asyncio.Task[None]] = set()
         for member in members:
             attestor = self._attestor(member)
             if attestor is not None and attestor.keys.may_look:
-                health_polling.add(asyncio.create_task(attestor.keys.look_again()))
-        self._health_polling |= health_polling
-        for look in health_polling:
-            look.add_done_callback(self._health_polling.discard)
-        if health_polling:
-            await asyncio.wait(health_polling, timeout=LOOK)
+                reads.add(asyncio.create_task(attestor.keys.look_again()))
+        self._key_reads |= reads
+        for read in reads:
+            read.add_done_callback(self._key_reads.discard)
+        if reads:
+            await asyncio.wait(reads, timeout=READ_WAIT)
 
 
 def _of_another(named: str, other: str) -> AttestationRefused:

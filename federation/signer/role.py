@@ -1,7 +1,7 @@
 """The signer role: a certificate's way put together, kept running, and reported on.
 
 Everything slow (clusters, files, the state store) is kept up to date beside the requests, so that a request only
-looks up. The role is ready when it has a bundle that it believes, directives, an authority that can sign by them, a
+looks up. The role is ready when it has a bundle that it accepts, directives, an authority that can sign by them, a
 store that takes how far its leaves reach, and a certificate for its listener; it says which of these is missing. It
 listens only once it has shown a certificate, and drains before it ends.
 
@@ -75,7 +75,7 @@ def cluster_report(
     """The cluster's part of the report.
 
     ``attestor`` is None while it is not connected, ``problem`` says why, or that older credentials are in
-    use. ``stopped`` says why nothing is issued there whoever asks.
+    use. ``stopped`` says why nothing is issued there to any caller.
     """
     issued, refused, last_issued = accounting.of(str(config.name))
     own_issued, own_refused = accounting.own(str(config.name))
@@ -105,8 +105,8 @@ def cluster_report(
 def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -> ClusterHealth:
     """Ready while callers can be attested as configured, degraded while only in another way, else unavailable."""
     if attestor is None:
-        held = ClusterHealth.of_error(problem) if problem is not None else _STARTING
-        return replace(held, state="unavailable")
+        failure = ClusterHealth.of_error(problem) if problem is not None else _STARTING
+        return replace(failure, state="unavailable")
     keys, objects, review = attestor.keys, attestor.objects, attestor.reviewer.problem
     nodes, over = attestor.node_pods.problem, attestor.over_budget
     if attestor.config.attestation == REVIEW:
@@ -117,8 +117,8 @@ def _health(attestor: ClusterAttestor | None, problem: FederationError | None) -
     if attestor.config.attestation == AUTO and not keys.usable and keys.problem is not None and keys.withheld:
         health = ClusterHealth.derive((objects.problem, review, nodes, problem), clock_skew=keys.clock_skew)
         if health.state != "unavailable":
-            held = ClusterHealth.of_error(keys.problem)
-            return replace(held, state="degraded", detail=f"{held.detail}, so every token is reviewed")
+            failure = ClusterHealth.of_error(keys.problem)
+            return replace(failure, state="degraded", detail=f"{failure.detail}, so every token is reviewed")
     health = ClusterHealth.derive(
         (objects.problem, keys.problem, nodes, problem, over), clock_skew=keys.clock_skew
     )
@@ -283,7 +283,7 @@ class SignerRole:
             trust_domain=running.trust_domain, clock=clock, on_change=self._authorities.pin
         )
         self._expiry_bounds = PersistedExpiryBounds(
-            store, replica=replica, clock=clock, look=self._poller.catch_up
+            store, replica=replica, clock=clock, read_in_force=self._poller.catch_up
         )
         self._accounting = Accounting()
         self._callers = Callers()
@@ -455,7 +455,7 @@ class SignerRole:
         return self._poller.generations.in_force is not None and self._poller.directives.in_force is not None
 
     def _stopped(self, cluster: str) -> NotReady | None:
-        """Why that cluster gets nothing whoever asks; None also where nobody gets anything yet."""
+        """Why no caller of that cluster gets anything; None also where no caller of any cluster does yet."""
         if not self._has_context:
             return None
         try:

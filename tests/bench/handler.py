@@ -172,7 +172,7 @@ async def handler(
     await store.write("current", encode(Current(number=1, sha256=bundle.sha256)))
     poller = TrustPoller(store, clock=clock, trust_domain=TRUST_DOMAIN, pins=frozenset({ca.root.sha256}))
     await poller.poll()
-    expiry_bounds = PersistedExpiryBounds(store, replica="bench", clock=clock, look=poller.catch_up)
+    expiry_bounds = PersistedExpiryBounds(store, replica="bench", clock=clock, read_in_force=poller.catch_up)
     files = LocalAuthorityConfig(
         name="bench", certificate_file=ca.directory / "chain.pem", key_file=ca.directory / "key.pem"
     )

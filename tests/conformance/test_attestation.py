@@ -394,9 +394,9 @@ async def test_where_keys_decide_no_review_is_asked_for(tmp_path: Path) -> None:
         assert reviews(box) == 0
 
 
-@pytest.mark.parametrize("trouble", ["silent", "broken", "not listed yet"])
+@pytest.mark.parametrize("fault", ["silent", "broken", "not listed yet"])
 async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_caller_away(
-    tmp_path: Path, trouble: str
+    tmp_path: Path, fault: str
 ) -> None:
     """A silent watch is taken up anew after a while, a broken one after a pause: callers come meanwhile."""
     async with running_signer(tmp_path, setup=mode("token-keys")) as hub:
@@ -404,7 +404,7 @@ async def test_where_keys_decide_a_watch_that_is_not_fresh_turns_no_honest_calle
         gone = hub.pod("east", account="other", name="gone-0")
         await known(hub)
         pods = next(iter(hub.role._members.current.values())).objects._pods
-        match trouble:
+        match fault:
             case "silent":
                 pods._last_seen -= 3600.0
             case "broken":

@@ -1,6 +1,6 @@
 """istio-csr's tests of its signer, by name: what an issuing back end may answer, and what callers then get.
 
-The back end stands behind the authority's interface and issues with a real CA, rightly or wrongly, as a PKI service
+The back end is behind the authority's interface and issues with a real CA, rightly or wrongly, as a PKI service
 would.
 """
 
@@ -141,7 +141,7 @@ async def test_a_back_end_that_crashes_is_contained(tmp_path: Path, caplog: pyte
         assert (await hub.ask("east", hub.pod("east"))).code is grpc.StatusCode.OK
 
 
-WRONG_ROOT = authority("a root nobody pinned")
+WRONG_ROOT = authority("a root without a pin")
 SECOND = authority("second chain")
 
 

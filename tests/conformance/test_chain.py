@@ -64,7 +64,7 @@ class TestIstioCsrChains:
     @pytest.mark.parametrize("text", [b"garbage", b"\n\0\xff\n", b"# next\r\n", b"subject=CN=a\n"])
     @pytest.mark.parametrize("where", ["before", "between", "behind"])
     def test_text_around_a_good_chain(self, text: bytes, where: str) -> None:
-        """It is no error, as for Go (RFC 7468, section 2), and is handed to nobody: istio-csr refuses it."""
+        """It is no error, as for Go (RFC 7468, section 2), and is handed to no caller: istio-csr refuses it."""
         own, above = leaf().pem, intermediate().pem
         line = text if text.endswith(b"\n") else text + b"\n"
         returned = {"before": line + own + above, "between": own + line + above, "behind": own + above + text}

@@ -1,6 +1,6 @@
 """istio-csr's ConfigMap cases, by name, against the controller and a cluster's real answers.
 
-Each case begins with an object as somebody left it, runs the controller until it has read everything back as
+Each case begins with an object as another writer left it, runs the controller until it has read everything back as
 current, and looks at what the cluster really holds.
 """
 
@@ -27,7 +27,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def put(world: World, data: dict[str, str] | None, labels: dict[str, str] | None = None) -> str:
-    """Somebody else's object, and its resource version."""
+    """Another writer's object, and its resource version."""
     obj: dict[str, Any] = {"metadata": {"name": NAME, "labels": LABELS if labels is None else labels}}
     if data is not None:
         obj["data"] = data

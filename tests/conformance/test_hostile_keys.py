@@ -100,7 +100,7 @@ async def test_while_the_victim_reconnects_its_tokens_go_nowhere_else(
             await hub.start()
             await eventually(lambda: hub.role.report().ready and keys(hub, "west") == 2)
             answer = await hub.ask(cluster_id, token)
-            assert answer.code is OK, "its own API server vouches for it, though its keys were not read"
+            assert answer.code is OK, "its own API server confirms it, though its keys were not read"
         assert reviews(hub.clusters["west"]) == 0
         assert reviews(hub.clusters["east"]) > 0
 
@@ -182,7 +182,7 @@ async def test_what_is_known_of_keys_outlives_the_process(tmp_path: Path) -> Non
 
 
 async def test_a_key_that_both_had_at_the_first_start_is_proved_by_the_probe(tmp_path: Path) -> None:
-    """No order tells who was first. The finding names both, and the first token of the probe decides."""
+    """No order shows which was first. The finding names both, and the first token of the probe decides."""
     east, west = SandboxCluster("east"), SandboxCluster("west")
     publish_keys_of(east, on=west)
     async with running_signer(tmp_path, clusters={"east": east, "west": west}) as hub:

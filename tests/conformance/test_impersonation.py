@@ -255,7 +255,7 @@ async def _served(hub: RunningSigner, token: str, identity: SpiffeId) -> bool:
 
 
 async def test_a_caller_whose_pod_has_failed(tmp_path: Path) -> None:
-    """Its object stands, so its token is good; its node has another ztunnel by now."""
+    """Its object is there, so its token is good; its node has another ztunnel by now."""
     async with ambient(tmp_path) as (hub, token):
         hub.clusters["east"].set_pod_phase("istio-system", "ztunnel-a", "Failed")
         successor = start_ztunnel(hub, name="ztunnel-b")
@@ -514,8 +514,8 @@ async def test_the_log_and_the_audit_name_caller_and_identity(
         await ask(hub, "east", token, away)
         audit = next(r for r in caplog.records if r.name == "federation.signer.audit")
         assert audit.getMessage() == f"issued {SHOP}"
-        told = {name: getattr(audit, name) for name in ("cluster", "impersonator", "pod", "node")}
-        assert told == {
+        logged = {name: getattr(audit, name) for name in ("cluster", "impersonator", "pod", "node")}
+        assert logged == {
             "cluster": "east",
             "impersonator": "istio-system/ztunnel",
             "pod": "ztunnel-a",

@@ -83,14 +83,14 @@ async def test_three_by_three_namespaces_talk_under_strict_mutual_tls(tmp_path: 
     for client, server in product(workloads, repeat=2):
         version = handshake(client=credential(client, held[client]), server=credential(server, held[server]))
         assert version == "TLSv1.3"
-    nobody = Credential(
+    mismatched = Credential(
         chain=held[workloads[0]].chain,
         key_pem=held[workloads[1]].key_pem,
         trust=held[workloads[0]].trust,
         identity=workloads[0].identity,
     )
     with pytest.raises(HandshakeError):
-        handshake(client=nobody, server=credential(workloads[2], held[workloads[2]]))
+        handshake(client=mismatched, server=credential(workloads[2], held[workloads[2]]))
 
 
 async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
 
 
 async def test_another_ca_that_is_configured_without_a_rotation(tmp_path: Path) -> None:
-    """istio-csr takes it at once. Here it is a wish, and nothing about who signs changes by it."""
+    """istio-csr takes it at once. Here it is a pending change, and nothing about who signs changes by it."""
     async with running(tmp_path) as box:
         workload = await box.workload("east", "shop", "frontend")
         before = await workload.renew()

@@ -202,7 +202,7 @@ async def test_a_signer_that_is_alive_after_all_accounts_anew_for_what_it_delive
         not_after = hub.clock.now() + timedelta(seconds=life)
         return Delivery(ClusterName("east"), "a" * 64, 1, not_after, SigningDirectives())
 
-    expiry_bounds = PersistedExpiryBounds(hub.store, replica="signer-0", clock=hub.clock, look=look)
+    expiry_bounds = PersistedExpiryBounds(hub.store, replica="signer-0", clock=hub.clock, read_in_force=look)
     running = asyncio.create_task(expiry_bounds.run())
     try:
         async with asyncio.timeout(PATIENCE):

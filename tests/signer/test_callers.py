@@ -91,7 +91,7 @@ class Signer:
         own, others = self.callers.ends(EAST)
         return max(own.get(digest_of(pod), 0), others.get(digest_of(pod), 0))
 
-    def doubts(self) -> bool:
+    def may_miss_pods(self) -> bool:
         return self.callers.known_from(EAST) > self.clock.now().timestamp()
 
 
@@ -110,12 +110,12 @@ async def test_what_one_has_issued_the_other_knows(signers: dict[str, Signer]) -
     await two.share()
     assert two.knows("a") == pytest.approx(ends, abs=1)
     assert two.knows("b") == 0
-    assert not two.doubts()
+    assert not two.may_miss_pods()
 
 
 async def test_a_new_hub_knows_everything_from_its_first_moment(signers: dict[str, Signer]) -> None:
     await signers["one"].share()
-    assert not signers["one"].doubts()
+    assert not signers["one"].may_miss_pods()
 
 
 async def test_one_that_ended_in_good_order_leaves_no_doubt(signers: dict[str, Signer]) -> None:
@@ -128,7 +128,7 @@ async def test_one_that_ended_in_good_order_leaves_no_doubt(signers: dict[str, S
     await two.share()
     for signer in (again, two):
         assert signer.knows("a")
-        assert not signer.doubts()
+        assert not signer.may_miss_pods()
 
 
 async def test_after_a_kill_it_is_in_doubt_who_holds_one_for_as_long_as_any_may(
@@ -138,24 +138,24 @@ async def test_after_a_kill_it_is_in_doubt_who_holds_one_for_as_long_as_any_may(
     await one.share()
     await one.issue("a")  # and killed before it was written
     await two.share()
-    assert not two.doubts(), "it is alive as far as anybody can tell, and writes soon"
+    assert not two.may_miss_pods(), "its report is new, so it counts as alive, and writes soon"
     await one.clock.advance(60)
     await two.share()
     again = Signer(one.store, one.clock, "one")
     await again.share()
-    assert two.doubts()
-    assert again.doubts()
+    assert two.may_miss_pods()
+    assert again.may_miss_pods()
     await one.clock.advance(LIFE + 60)
     for signer in (two, again):
         await signer.share()
-        assert not signer.doubts()
+        assert not signer.may_miss_pods()
 
 
 async def test_a_signer_of_a_release_without_tables_leaves_it_in_doubt(signers: dict[str, Signer]) -> None:
     one, two = signers["one"], signers["two"]
     await one.issue("a")
     await two.share()
-    assert two.doubts()
+    assert two.may_miss_pods()
 
 
 async def test_what_a_signer_that_is_gone_knew_outlives_its_document(signers: dict[str, Signer]) -> None:
@@ -180,13 +180,13 @@ async def test_a_damaged_table_leaves_it_in_doubt_and_stops_nothing(signers: dic
     await one.share()
     await one.store.write("callers/one", b"garbage")
     await two.share()
-    assert two.doubts()
+    assert two.may_miss_pods()
 
 
 async def test_bounds_of_another_that_are_damaged_leave_all_in_doubt_and_stop_nothing(
     signers: dict[str, Signer],
 ) -> None:
-    """Promise 5: whoever starts goes on to share what it knows and to learn whose token keys are whose."""
+    """Promise 5: a signer that starts goes on to share what it knows and to learn whose token keys are whose."""
     one, two = signers["one"], signers["two"]
     await one.share()
     await one.issue("a")
@@ -202,13 +202,13 @@ async def test_bounds_of_another_that_are_damaged_leave_all_in_doubt_and_stop_no
     for _ in range(2):
         await two.share()
         assert two.knows("a")
-        assert two.doubts()
-        assert two.callers.known_from("a cluster nobody has told of") > two.clock.now().timestamp()
+        assert two.may_miss_pods()
+        assert two.callers.known_from("a cluster of no table") > two.clock.now().timestamp()
         assert claims.open
     await one.store.write("horizons/one", reach.data)
     await two.clock.advance(LIFE + 120)
     await two.share()
-    assert not two.doubts()
+    assert not two.may_miss_pods()
 
 
 async def test_a_pod_is_forgotten_once_it_is_gone_or_another_signer_knows_better(
@@ -335,7 +335,7 @@ EVENTS = st.lists(
 def test_no_pod_that_holds_a_certificate_is_taken_for_one_that_holds_none(
     events: list[tuple[str, int, int]],
 ) -> None:
-    """Whatever is killed and whenever: once a signer has looked, it knows of each certificate or of its doubt."""
+    """Whatever is killed and whenever: once a signer has read, it knows each certificate, or that it may miss one."""
 
     async def run(directory: Path) -> None:
         clock = VirtualClock()

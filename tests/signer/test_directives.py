@@ -42,8 +42,8 @@ async def test_no_document_means_that_there_was_never_a_rotation(poller: TrustPo
 async def test_what_is_written_is_followed(poller: TrustPoller, store: FileStore) -> None:
     await store.write("orders", encode(SECOND))
     assert await poller.directives.catch_up() == SECOND
-    held = poller.directives.in_force
-    assert await poller.directives.catch_up() is held, "what has not changed is not read anew"
+    known = poller.directives.in_force
+    assert await poller.directives.catch_up() is known, "what has not changed is not read anew"
     third = SigningDirectives(rotation=3, state="STAGED", issuer="b" * 64, strict=True)
     await store.write("orders", encode(third))
     assert await poller.directives.catch_up() == third

@@ -19,9 +19,9 @@ from federation.core.rotation.effects import SigningDirectives
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered, step_for
 from federation.signer.expiry_bounds import (
     KEPT,
-    LOOK_AGAIN,
     MOST_ROWS,
     RETRY,
+    REVALIDATE_AFTER,
     UNKNOWN_GENERATION,
     PersistedExpiryBounds,
     bounded,
@@ -46,12 +46,12 @@ class Store(FileStore):
         super().__init__(directory, clock)
         self.written = 0
         self.failing = False
-        self.held: asyncio.Event | None = None
+        self.blocked: asyncio.Event | None = None
         self.after: Callable[[], object] = lambda: None
 
     async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
-        if self.held is not None:
-            await self.held.wait()
+        if self.blocked is not None:
+            await self.blocked.wait()
         if self.failing:
             raise StateUnavailable("the disk is full", where=key, remedy="make room")
         version = await super().write(key, data, expected=expected, create=create)
@@ -73,7 +73,9 @@ class World:
         self.expiry_bounds = self.make()
 
     def make(self) -> PersistedExpiryBounds:
-        return PersistedExpiryBounds(self.store, replica="signer-0", clock=self.clock, look=self.look)
+        return PersistedExpiryBounds(
+            self.store, replica="signer-0", clock=self.clock, read_in_force=self.look
+        )
 
     async def look(self) -> tuple[Current | None, SigningDirectives]:
         self.looked += 1
@@ -127,7 +129,7 @@ async def test_a_bound_is_persisted_ahead_before_a_leaf_leaves(tmp_path: Path) -
         ends = leaf.not_after.timestamp()
         assert await world.persisted() == {Delivered("east", "a" * 64, 1): ends + step_for(HOUR)}
         await expiry_bounds.cover(world.leaf())
-        assert (world.store.written, world.looked) == (1, 1), "what is covered asks nobody"
+        assert (world.store.written, world.looked) == (1, 1), "what is covered reads nothing"
         await world.clock.advance(step_for(HOUR))
         await expiry_bounds.cover(world.leaf())
         assert (world.store.written, world.looked) == (1, 2), "but what holds, when that was asked long ago"
@@ -143,7 +145,7 @@ async def test_deliveries_at_once_share_a_write(tmp_path: Path) -> None:
     async with world.running() as expiry_bounds:
         await world.ready()
         leaves = [world.leaf(HOUR + n, cluster=f"c{n % 7}", issuer=f"{n % 3}" * 64) for n in range(60)]
-        world.store.held = asyncio.Event()
+        world.store.blocked = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             first = group.create_task(expiry_bounds.cover(leaves[0]))
             await asyncio.sleep(0.01)
@@ -151,7 +153,7 @@ async def test_deliveries_at_once_share_a_write(tmp_path: Path) -> None:
                 group.create_task(expiry_bounds.cover(leaf))
             await asyncio.sleep(0.01)
             assert not first.done()
-            world.store.held.set()
+            world.store.blocked.set()
         assert world.store.written == 2, "the first, and all that came meanwhile"
         persisted = await world.persisted()
         for leaf in leaves:
@@ -164,14 +166,14 @@ async def test_a_write_that_fails_stops_everybody_who_waits_for_it(tmp_path: Pat
     async with world.running() as expiry_bounds:
         await world.ready()
         await expiry_bounds.cover(world.leaf())
-        world.store.failing, world.store.held = True, asyncio.Event()
+        world.store.failing, world.store.blocked = True, asyncio.Event()
         waiting = [
             asyncio.create_task(expiry_bounds.cover(world.leaf(2 * HOUR, cluster=f"c{n}"))) for n in range(9)
         ]
         await asyncio.sleep(0.01)
         waiting += [asyncio.create_task(expiry_bounds.cover(world.leaf(3 * HOUR)))]
         await asyncio.sleep(0.01)
-        world.store.held.set()
+        world.store.blocked.set()
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(result) for result in results} == {StateUnavailable}
         assert len({id(result) for result in results}) == len(results), "each gets an error of its own"
@@ -189,13 +191,13 @@ async def test_a_caller_that_is_gone_takes_nothing_with_it(tmp_path: Path) -> No
     world = World(tmp_path)
     async with world.running() as expiry_bounds:
         await world.ready()
-        world.store.held = asyncio.Event()
+        world.store.blocked = asyncio.Event()
         gone = asyncio.create_task(expiry_bounds.cover(world.leaf()))
         await asyncio.sleep(0.01)
         stays = asyncio.create_task(expiry_bounds.cover(world.leaf(2 * HOUR)))
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-        world.store.held.set()
+        world.store.blocked.set()
         await stays
         assert max((await world.persisted()).values()) >= world.leaf(2 * HOUR).not_after.timestamp()
 
@@ -248,7 +250,7 @@ async def test_two_processes_of_one_name_lose_nothing_of_each_other(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (lambda world: setattr(world, "current", Current(number=2, sha256="")), "and 2 is in force"),
         (
@@ -276,7 +278,7 @@ async def test_two_processes_of_one_name_lose_nothing_of_each_other(tmp_path: Pa
     ],
 )
 async def test_what_changes_while_a_bound_is_written_is_seen(
-    tmp_path: Path, change: Callable[[World], None], told: str
+    tmp_path: Path, change: Callable[[World], None], reason: str
 ) -> None:
     """The controller may have read the expiry bounds just before: it knows nothing of this leaf."""
     world = World(tmp_path)
@@ -284,9 +286,9 @@ async def test_what_changes_while_a_bound_is_written_is_seen(
         await world.ready()
         world.store.after = lambda: change(world)
         for _ in range(3):
-            with pytest.raises(Superseded, match=told):
+            with pytest.raises(Superseded, match=reason):
                 await expiry_bounds.cover(world.leaf())
-        with pytest.raises(Superseded, match=told):
+        with pytest.raises(Superseded, match=reason):
             await expiry_bounds.cover(world.leaf(60))
 
 
@@ -331,7 +333,7 @@ async def test_a_signer_that_is_cut_off_does_not_go_on_for_as_long_as_its_longes
         await world.ready()
         await expiry_bounds.cover(world.leaf(24 * HOUR))
         world.blind = True
-        await world.clock.advance(LOOK_AGAIN - 1)
+        await world.clock.advance(REVALIDATE_AFTER - 1)
         await expiry_bounds.cover(world.leaf())
         await world.clock.advance(1)
         with pytest.raises(StateUnavailable, match="no answer"):
@@ -347,7 +349,7 @@ async def test_one_look_serves_all_who_ask_meanwhile(tmp_path: Path) -> None:
     async with world.running() as expiry_bounds:
         await world.ready()
         await expiry_bounds.cover(world.leaf(24 * HOUR))
-        await world.clock.advance(LOOK_AGAIN)
+        await world.clock.advance(REVALIDATE_AFTER)
         looked = world.looked
         await asyncio.gather(*(expiry_bounds.cover(world.leaf()) for _ in range(50)))
         assert world.looked == looked + 1

@@ -59,7 +59,7 @@ class Memory:
 
     data: bytes | None = None
     version: int = 0
-    trouble: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     between: list[tuple[str, str]] = field(default_factory=list)
     world: World | None = None
 
@@ -71,20 +71,20 @@ class Memory:
 
     async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
         await asyncio.sleep(0)
-        trouble = self._next()
-        if trouble == "write fails":
+        fault = self._next()
+        if fault == "write fails":
             raise StateUnavailable("the disk is full", where=key)
         if (expected or (None if create else "")) != (str(self.version) if self.data is not None else None):
             raise StateConflict("it was written since", where=key)
         self.data, self.version = data, self.version + 1
-        if trouble == "write lands and seems to fail":
+        if fault == "write lands and seems to fail":
             raise StateUnavailable("no answer in time", where=key)
         if self.between and self.world is not None:
             self.world.change(*self.between.pop())
         return str(self.version)
 
     def _next(self) -> str:
-        return self.trouble.pop() if self.trouble else ""
+        return self.faults.pop() if self.faults else ""
 
     def table(self) -> dict[Delivered, float]:
         if self.data is None:
@@ -106,7 +106,8 @@ class World:
         self.task: asyncio.Task[None] | None = None
 
     def _make(self) -> PersistedExpiryBounds:
-        return PersistedExpiryBounds(self.store, replica="signer-0", clock=self.clock, look=self.look)  # type: ignore[arg-type]
+        look = self.look
+        return PersistedExpiryBounds(self.store, replica="signer-0", clock=self.clock, read_in_force=look)  # type: ignore[arg-type]
 
     async def look(self) -> tuple[Current, SigningDirectives]:
         await asyncio.sleep(0)
@@ -177,7 +178,7 @@ class World:
 
 CLUSTER = st.sampled_from(CLUSTERS)
 WHAT = st.sampled_from(("generation", "generation for others", "issuer", "canary", "stop"))
-TROUBLE = st.sampled_from(("read fails", "write fails", "write lands and seems to fail"))
+FAULTS = st.sampled_from(("read fails", "write fails", "write lands and seems to fail"))
 STEP = st.one_of(
     st.tuples(
         st.just("deliver"),
@@ -186,7 +187,7 @@ STEP = st.one_of(
     st.tuples(st.just("see"), st.none()),
     st.tuples(st.just("change"), st.tuples(WHAT, CLUSTER)),
     st.tuples(st.just("change during the next write"), st.tuples(WHAT, CLUSTER)),
-    st.tuples(st.just("trouble"), TROUBLE),
+    st.tuples(st.just("faults"), FAULTS),
     st.tuples(st.just("pass"), st.sampled_from((1.0, 30.0, 300.0))),
     st.tuples(st.just("kill"), st.integers(0, 6)),
 )
@@ -206,8 +207,8 @@ async def live(steps: list[tuple[str, object]]) -> World:
                 world.change(*how)  # type: ignore[misc]
             case "change during the next write":
                 world.store.between = [how]  # type: ignore[list-item]
-            case "trouble":
-                world.store.trouble.append(how)  # type: ignore[arg-type]
+            case "faults":
+                world.store.faults.append(how)  # type: ignore[arg-type]
             case "pass":
                 await world.clock.advance(how)  # type: ignore[arg-type]
             case _:

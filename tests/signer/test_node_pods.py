@@ -34,7 +34,7 @@ NODE = NodeName("node-1")
 
 
 class _Now(VirtualClock):
-    """Stands still, at the time of the cluster that dates the pods."""
+    """Does not advance: it stays at the time of the cluster that dates the pods."""
 
     def __init__(self) -> None:
         super().__init__(SystemClock().now())
@@ -176,7 +176,7 @@ async def test_a_failure_is_the_problem_until_it_is_mended_or_long_ago(tmp_path:
             await pods.runs(NODE, CART)
         assert _problem(pods) == "server_error"
         await clock.advance(PROBLEM_LASTS + 1)
-        assert _problem(pods) == "", "nobody asks any more: ambient was turned off"
+        assert _problem(pods) == "", "no call needs it any more: ambient was turned off"
 
 
 def _problem(pods: NodePods) -> str:

@@ -74,10 +74,8 @@ async def test_keys_that_cannot_be_looked_at_again_grow_old(tmp_path: Path) -> N
 
 
 def config(policy: ClusterPolicy) -> ClusterConfig:
-    nobody = Credentials(kubeconfig=None)
-    return ClusterConfig(
-        name=EAST, cluster_id=ClusterId("east"), signer=nobody, controller=nobody, policy=policy
-    )
+    none = Credentials(kubeconfig=None)
+    return ClusterConfig(name=EAST, cluster_id=ClusterId("east"), signer=none, controller=none, policy=policy)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "reason"),
     [
         ({"bundle_pem": "garbage"}, "not what its digest says"),
         ({"sha256": "0" * 64}, "not what its digest says"),
@@ -88,13 +88,13 @@ async def test_the_report_is_in_the_store_and_withdrawn_at_the_end(tmp_path: Pat
     ],
 )
 async def test_a_generation_that_is_wrong_is_refused_and_the_last_good_one_stays(
-    tmp_path: Path, wrong: dict[str, Any], told: str
+    tmp_path: Path, wrong: dict[str, Any], reason: str
 ) -> None:
     async with running_signer(tmp_path) as hub:
         token = hub.pod("east")
         assert (await hub.ask("east", token)).code is grpc.StatusCode.OK
         await hub.publish(**wrong)
-        await eventually(lambda: any(told in found for found in hub.role.report().not_applied))
+        await eventually(lambda: any(reason in found for found in hub.role.report().not_applied))
         assert hub.role.report().generation == 1
         assert hub.role.report().ready
         assert (await hub.ask("east", token)).elements[-1] == bundle_of(hub.ca).decode()
@@ -171,7 +171,7 @@ async def test_a_cluster_is_added_without_a_restart(tmp_path: Path) -> None:
         await hub.reconfigure()
         await hub.ready()
         assert (await hub.ask("west", hub.pod("west"))).code is grpc.StatusCode.OK
-        assert any(held is attestor for held in hub.role._members.current.values()), "east was disturbed"
+        assert any(one is attestor for one in hub.role._members.current.values()), "east was disturbed"
 
 
 async def test_a_change_of_policy_takes_effect_and_costs_no_caches(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ async def test_the_files_of_the_authority_are_taken_up_together(tmp_path: Path) 
         key.touch(mode=0o600)
         key.write_bytes(second.key_pem)
         await hub.publish(hub.ca, second)
-        await degraded("is under the root")  # published, and nobody has made sure that all trust it
+        await degraded("is under the root")  # published, and it was not made sure that all trust it
         rotated = SigningDirectives(
             rotation=1, state="RETIRED", issuer=second.certificate.sha256, root=second.root.sha256
         )

@@ -250,14 +250,14 @@ async def test_settings_that_are_moved_under_another_name_take_over_first(tmp_pa
 
 
 async def refused(it: Rotating) -> AuthorityReport:
-    """The report of ``[signer.authority]`` once a wish for another one is refused."""
+    """The report of ``[signer.authority]`` once a change to another one is refused."""
 
-    def told() -> AuthorityReport | None:
+    def withheld() -> AuthorityReport | None:
         report = it.hub.role.report().authority
         return report if report is not None and report.reason == "authority_not_in_force" else None
 
-    await eventually(lambda: told() is not None, describe=lambda: it.hub.role.report().authority)
-    report = told()
+    await eventually(lambda: withheld() is not None, describe=lambda: it.hub.role.report().authority)
+    report = withheld()
     assert report is not None
     return report
 

@@ -24,7 +24,7 @@ ORACLE = {kid: key.public_key for kid, key in KEYS.items()}
 
 
 def verify(text: str, *, now: float = t.NOW, issuer: str = t.ISSUER, audience: str = t.AUDIENCE) -> Token:
-    """Everything that is decided without asking anybody."""
+    """Everything that is decided without asking a cluster."""
     token = TokenReader().read(text)
     key = KEYS.get(token.header.kid)
     if key is None or not key.signed(token.header.alg, token.signed, token.signature):
@@ -55,7 +55,7 @@ def oracle_accepts(text: str, *, now: float = t.NOW) -> bool:
         return False
     times = decoded["iat"], decoded.get("nbf", decoded["iat"]), decoded["exp"]
     if not all(isinstance(time, int) for time in times):
-        return False  # PyJWT was told to leave the times alone
+        return False  # PyJWT was set to leave the times alone
     return bool(max(times[:2]) - 60 <= now < times[2] + 60)
 
 
@@ -284,7 +284,7 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 
 
 def _same_signature(one: str, other: str) -> bool:
-    """The last character of unpadded base64 has bits that stand for nothing."""
+    """The last character of unpadded base64 has bits that mean nothing."""
     try:
         return TokenReader().read(one).signature == TokenReader().read(other).signature
     except AttestationRefused:

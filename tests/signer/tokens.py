@@ -1,4 +1,4 @@
-"""Tokens as a cluster signs them, and as nobody should."""
+"""Tokens as a cluster signs them, and as none should."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rsa_key(name: str) -> rsa.RSAPrivateKey:
 RSA_KEY = rsa_key("token signer")
 EC_KEY = pki.key("token signer EC", KeyKind.EC_P256)
 P384_KEY = pki.key("token signer P-384", KeyKind.EC_P384)
-STRANGER = rsa_key("somebody else's token signer")
+STRANGER = rsa_key("a stranger's token signer")
 SIGNERS: dict[str, Any] = {
     "RS256": RSA_KEY,
     "RS384": RSA_KEY,
@@ -74,7 +74,7 @@ def signed(
     key: Any = None,
     headers: Mapping[str, Any] | None = None,
 ) -> str:
-    """A token by PyJWT, with kube-apiserver's header unless told otherwise."""
+    """A token by PyJWT, with kube-apiserver's header unless set otherwise."""
     return jwt.encode(
         dict(claims() if payload is None else payload),
         SIGNERS[algorithm] if key is None else key,

@@ -4,7 +4,7 @@
 ``auto``         keys and fresh caches decide; where they cannot (no usable keys, a key among them that the hub cannot
                  use, an issuer that the cluster had before, a cache that is not fresh, an object that the watch has
                  not seen), TokenReview does; a token that names a key which was read has to be signed by it first
-``token-keys``   TokenReview is never asked; where the caches cannot vouch for what a token is bound to, that pod and
+``token-keys``   TokenReview is never asked; where the caches cannot confirm what a token is bound to, that pod and
                  account are read; what cannot be decided so is refused or unavailable
 ``token-review`` TokenReview always decides, unless a published key of the token's name did not sign it
 ===============  ======================================================================================================
@@ -51,7 +51,7 @@ class TokenEvidence(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A service account that its own cluster vouches for, and how that was found out.
+    """A service account that its own cluster attests, and how that was found out.
 
     With an ``impersonator`` the certificate is for ``account`` and the token was the impersonator's: ``pod`` and
     ``node`` are those of the caller, not of a pod of ``account``.
@@ -120,7 +120,7 @@ class ClusterAttestor:
         return self.keys.issuer
 
     def signing_key(self, token: Token) -> TokenKey | None:
-        """The key of this cluster, as known now, that has signed the token; None where none has. Asks nobody."""
+        """The key of this cluster, as known now, that has signed the token; None where none has. Sends nothing."""
         key = self.keys.keys.get(token.header.kid) if self.keys.usable else None
         return key if key is not None and self._has_signed(key, token) else None
 
@@ -136,11 +136,11 @@ class ClusterAttestor:
         return True
 
     async def attest(self, token: Token, permit: ReviewPermit | None = None) -> Caller:
-        """The caller that this cluster vouches for.
+        """The caller that this cluster attests.
 
-        ``permit`` is asked before the token is shown to its API server, and raises where it must not be. Raises
-        AttestationRefused where the cluster does not vouch for it, ClusterError or NotReady where that cannot be
-        found out now.
+        ``permit`` is called before the token is shown to its API server, and raises where it must not be. Raises
+        AttestationRefused where the cluster does not attest it, ClusterError or NotReady where that cannot be found out
+        now.
         """
         mode = self.config.attestation
         if mode == REVIEW or not self.keys.usable:
@@ -172,7 +172,7 @@ class ClusterAttestor:
         return await self._judge_bound(token, now, permit)
 
     async def _judge_bound(self, token: Token, now: float, permit: ReviewPermit | None) -> Caller:
-        """Vouch for a token that this cluster's key has signed where what it is bound to is there."""
+        """Attest a token that this cluster's key has signed where what it is bound to is there."""
         existence = self.objects.look_up(token, now=now)
         if existence is Existence.DELETED:
             raise AttestationRefused("what it is bound to was deleted", reason="object_deleted")
@@ -197,7 +197,7 @@ class ClusterAttestor:
         return now
 
     async def _review_of_unread(self, token: Token, permit: ReviewPermit | None) -> Caller:
-        """Let the API server judge what its published keys and issuer do not tell of.
+        """Let the API server judge what its published keys and issuer do not cover.
 
         It goes on taking tokens of an issuer that it had before (``--service-account-issuer``, given more than once),
         and it may publish keys that the hub cannot use.

@@ -2,12 +2,10 @@
 
 The rule is kube-apiserver's own (``pkg/serviceaccount/claims.go``): an object counts until sixty seconds
 after its deletionTimestamp, and one of the same name with another UID is another object. A cache can be
-behind: what it does not hold may be new, so only a fresh cache may vouch for an object and none may deny
-one, except for an object whose deletion it has seen. What the caches cannot tell, :meth:`BoundObjects.ask` learns
-from
-the API server: a watch that breaks, or that was silent for so long that everything is listed anew, is no reason to
-turn
-a caller away.
+behind: what is not in it may be new, so only a fresh cache may confirm an object and none may deny one, except for an
+object whose deletion it has seen. What the caches cannot determine, :meth:`BoundObjects.ask` learns from the API
+server: a watch that breaks, or that was silent for so long that everything is listed anew, is no reason to refuse a
+caller.
 
 Pods that have ended (Succeeded, Failed) are not watched: they ask for nothing, and a token of one that asks all the
 same is for the API server to judge.
@@ -103,7 +101,7 @@ class BoundObjects:
 
     @property
     def fresh(self) -> bool:
-        """True while both watches are up and were heard from lately."""
+        """True while both watches are up and something came from each within the time that it may be silent."""
         return self._pods.fresh and self._accounts.fresh
 
     @property
@@ -126,8 +124,8 @@ class BoundObjects:
         account = _state(self._accounts.items.get(key), bound.serviceaccount, now)
         if bound.pod is None or account is not Existence.PRESENT:
             return account
-        held = self._pods.items.get(ObjectKey(bound.namespace, bound.pod.name))
-        return _state(held, bound.pod, now)
+        seen = self._pods.items.get(ObjectKey(bound.namespace, bound.pod.name))
+        return _state(seen, bound.pod, now)
 
     async def ask(self, token: Token, *, now: float) -> Existence:
         """As :meth:`look_up`, by consistent reads of the API server: what is not seen then is not there.
@@ -188,9 +186,9 @@ def _is_bound_to_unwatched(bound: KubernetesClaim) -> bool:
     return bound.secret is not None or (bound.pod is None and bound.node is not None)
 
 
-def _state(held: ObjectMeta | None, wanted: BoundObject, now: float) -> Existence:
-    if held is None or held.uid != wanted.uid:
+def _state(seen: ObjectMeta | None, wanted: BoundObject, now: float) -> Existence:
+    if seen is None or seen.uid != wanted.uid:
         return Existence.NOT_SEEN
-    if held.deletion is not None and held.deletion + LEEWAY < now:
+    if seen.deletion is not None and seen.deletion + LEEWAY < now:
         return Existence.DELETED
     return Existence.PRESENT

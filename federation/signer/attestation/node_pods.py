@@ -178,7 +178,7 @@ class NodePods:
             self._known.pop(key, None)
             return
         if len(self._known) >= MOST_REMEMBERED:
-            self._known = {k: held for k, held in self._known.items() if held[0] > now}
+            self._known = {key: entry for key, entry in self._known.items() if entry[0] > now}
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
         self._known[key] = (now + MEMORY, found)

@@ -108,7 +108,7 @@ class TokenKeys:
 
     @property
     def usable(self) -> bool:
-        """True while there are keys that were looked at recently enough to be believed."""
+        """True while there are keys that were read recently enough to be relied on."""
         return self._fetched is not None and self._clock.monotonic() - self._fetched < LONGEST_USE
 
     @property
@@ -235,16 +235,16 @@ class KeyClaims:
 
     def published(self, cluster: str, keys: Iterable[str], *, at: float) -> None:
         """The member's published keys, as of ``at``."""
-        held = self._claims.setdefault(cluster, {})
+        claims = self._claims.setdefault(cluster, {})
         for key in keys:
-            claim = held.get(key)
+            claim = claims.get(key)
             if claim is None:
-                held[key] = Claim(at, at)
+                claims[key] = Claim(at, at)
                 self.news.set()
             elif at - claim.seen > SEEN_AGAIN:
-                held[key] = replace(claim, seen=at)
+                claims[key] = replace(claim, seen=at)
                 self.news.set()
-        self._bound(held, at)
+        self._bound(claims, at)
 
     def prove(self, cluster: str, key: str) -> None:
         """The member has shown a token of the hub's own account there that this key signed."""
@@ -256,25 +256,25 @@ class KeyClaims:
     def adopt(self, others: Claims) -> None:
         """What a signer has persisted: the earliest sight of a key counts, and every proof."""
         for cluster, keys in others.items():
-            held = self._claims.setdefault(cluster, {})
+            claims = self._claims.setdefault(cluster, {})
             for key, theirs in keys.items():
-                own = held.get(key, theirs)
+                own = claims.get(key, theirs)
                 merged = Claim(
                     min(own.first, theirs.first), max(own.seen, theirs.seen), own.proved or theirs.proved
                 )
-                if held.get(key) != merged:
-                    held[key] = merged
+                if claims.get(key) != merged:
+                    claims[key] = merged
                     self.news.set()
-            self._bound(held, 0.0)
+            self._bound(claims, 0.0)
 
     @staticmethod
-    def _bound(held: dict[str, Claim], now: float) -> None:
+    def _bound(claims: dict[str, Claim], now: float) -> None:
         """Forget what is older than :data:`KEPT`, and of more than :data:`MOST_CLAIMS` those that say least."""
-        for key in [key for key, claim in held.items() if claim.seen + KEPT < now]:
-            del held[key]
-        if len(held) > MOST_CLAIMS:
-            for key in _ranked(held)[MOST_CLAIMS:]:
-                del held[key]
+        for key in [key for key, claim in claims.items() if claim.seen + KEPT < now]:
+            del claims[key]
+        if len(claims) > MOST_CLAIMS:
+            for key in _ranked(claims)[MOST_CLAIMS:]:
+                del claims[key]
 
     def of(self, cluster: str, key: str) -> Claim | None:
         """The member's claim to the key, None where it has none."""
@@ -282,8 +282,8 @@ class KeyClaims:
 
     def signs_with_another(self, cluster: str, key: str) -> bool:
         """True where the member has proved other keys and not this one: then it is hardly its own."""
-        held = self._claims.get(cluster, {})
-        return any(claim.proved for claim in held.values()) and not (key in held and held[key].proved)
+        claims = self._claims.get(cluster, {})
+        return any(claim.proved for claim in claims.values()) and not (key in claims and claims[key].proved)
 
     def holder(self, keys: Collection[str], among: Iterable[str]) -> Holder | None:
         """Which of these members has the best claim to one of ``keys``; None where none has a better one.
@@ -324,17 +324,17 @@ class KeyClaims:
         return {
             cluster: [
                 KeyClaim(key=key, first=claim.first, seen=claim.seen, proved=claim.proved)
-                for key in _ranked(held)[:MOST_PERSISTED]
-                for claim in (held[key],)
+                for key in _ranked(claims)[:MOST_PERSISTED]
+                for claim in (claims[key],)
             ]
-            for cluster, held in sorted(self._claims.items())
-            if held
+            for cluster, claims in sorted(self._claims.items())
+            if claims
         }
 
 
-def _ranked(held: Mapping[str, Claim]) -> list[str]:
+def _ranked(claims: Mapping[str, Claim]) -> list[str]:
     """The keys of one member, those first that are kept longest."""
-    return sorted(held, key=lambda key: (not held[key].proved, held[key].first, key))
+    return sorted(claims, key=lambda key: (not claims[key].proved, claims[key].first, key))
 
 
 def claims_in(table: CallersTable, *, key: str) -> Claims:

@@ -142,7 +142,7 @@ class TokenReviewer:
         """Why the last review could not be had; None where it could."""
 
     async def review(self, token: Token) -> str:
-        """The node of the token's pod, where the API server vouches for the token and what the hub reads from it.
+        """The node of the token's pod, where the API server confirms the token and what the hub reads from it.
 
         Empty where the API server names no node.
 

@@ -1,9 +1,9 @@
-"""A Kubernetes service account token (KEP-1205, RFC 7519) read strictly, before anything in it is believed.
+"""A Kubernetes service account token (KEP-1205, RFC 7519) read strictly, before anything in it is verified.
 
-Reading proves nothing: a :class:`Token` is what somebody sent, until a key of the cluster (``jwks``) or its
-API server (``token_review``) has vouched for it. What kube-apiserver never writes is refused here: header
+Reading proves nothing: a :class:`Token` is what a caller sent, until a key of the cluster (``jwks``) or its
+API server (``token_review``) has confirmed it. What kube-apiserver never writes is refused here: header
 fields other than ``alg``, ``kid`` and ``typ`` (so no ``crit``, ``b64``, ``jwk`` or ``x5u``), names that
-stand twice, claims of other types, times that are no integers.
+are repeated, claims of other types, times that are no integers.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody sent, read but not believed; ``digest`` stands for it where it must be remembered."""
+    """What a caller sent, read but not verified; ``digest`` is what is remembered of it."""
 
     header: Header
     claims: Claims
@@ -240,11 +240,11 @@ def _base64url(data: bytes) -> bytes:
 
 
 def _refuse_repeated_names(raw: bytes) -> None:
-    """Two readers may take different ones of two equal names, so none may stand twice (RFC 7519, 4).
+    """Two readers may take different ones of two equal names, so none may be repeated (RFC 7519, 4).
 
     Every name of JSON without white space ends in a quote and a colon. Without escapes, nothing else does
     but a string that begins with a colon. So where no more of these are found than there are different
-    names, none stands twice; for anything else the slow reader decides.
+    names, none is repeated; for anything else the slow reader decides.
     """
     try:
         compact = b"\\" not in raw and len(raw.split()) == 1
@@ -269,7 +269,7 @@ def _count_names(value: object) -> int:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is repeated")
     return names
 
 

@@ -147,18 +147,14 @@ class Issuance:
             for _ in range(ATTEMPTS - 1):
                 try:
                     return await self._attempt(verified)
-                except (
-                    Superseded
-                ):  # the generation or the directives changed meanwhile: make it by those of now
+                except Superseded:  # what it was made by changed meanwhile: make it by what is in force now
                     continue
             return await self._attempt(verified)
 
     async def _attempt(self, verified: VerifiedRequest) -> list[bytes]:
         """One leaf and its chain. Raises Superseded where what it was made by is not in force any more at its end."""
         config, cluster = verified.config, verified.config.name.value
-        if (
-            not self._callers.open
-        ):  # a table that does not say so yet would take pods with a certificate for others
+        if not self._callers.open:  # or a restart would take pods with a certificate for pods without one
             raise NotReady("which pods hold certificates was not read yet", reason="callers_not_read")
         # 4. Context: the generation that this cluster gets and the directives, one value, read at once.
         context = self._poller.context(cluster)

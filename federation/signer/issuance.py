@@ -162,14 +162,14 @@ class Issuance:
         authority = choose(context.directives, cluster, self._authorities.in_order, context.trust.anchors)
         # 6. Bounds: within policy, the directives and the life of every issuer.
         now, issuers = self._clock.now(), authority.issuers
-        order = self._bounded(verified, context, issuers, now)
+        wanted = self._bounded(verified, context, issuers, now)
         # 7. Record: until when it may live is persisted before the authority is asked; a lost answer may be a leaf too.
-        issuer, ends = issuers[0].sha256 if issuers else UNKNOWN_ISSUER, order.validity.not_after
+        issuer, ends = issuers[0].sha256 if issuers else UNKNOWN_ISSUER, wanted.validity.not_after
         recorded = Delivery(config.name, issuer, context.trust.number, ends, context.directives)
         await self._expiry_bounds.cover(recorded)
-        # 8. and 9. Sign and verify: what was ordered, under an anchor of that generation, or an alarm.
+        # 8. and 9. Sign and verify: what was wanted, under an anchor of that generation, or an alarm.
         leaf = await issue_checked(
-            authority.current, order, anchors=context.trust.anchors, at=now, alarms=authority.alarms
+            authority.current, wanted, anchors=context.trust.anchors, at=now, alarms=authority.alarms
         )
         # 10. Revalidate: by the generation and the directives of now, and recorded anew where the leaf is another one.
         context = self._poller.context(cluster)
@@ -181,7 +181,7 @@ class Issuance:
                 Delivery(config.name, signer, context.trust.number, leaf.not_after, context.directives)
             )
         # 11. Reply: the leaf, its intermediates, and the whole bundle of that generation.
-        self._note_issued(verified, leaf, order, context, now)
+        self._note_issued(verified, leaf, wanted, context, now)
         return cert_chain_elements(leaf.der, leaf.issuers, context.trust.bundle_pem)
 
     async def _attest(
@@ -258,7 +258,7 @@ class Issuance:
         self,
         verified: VerifiedRequest,
         leaf: CheckedLeaf,
-        order: LeafRequest,
+        wanted: LeafRequest,
         context: IssuanceContext,
         now: datetime,
     ) -> None:
@@ -279,7 +279,7 @@ class Issuance:
                 "pod": caller.pod,
                 **by,
                 "proved_by": caller.proved_by,
-                "serial": f"{order.serial:032x}",
+                "serial": f"{wanted.serial:032x}",
                 "not_after": leaf.not_after.isoformat(),
                 "authority": leaf.issuers[0].sha256,
                 "generation": context.trust.number,

@@ -68,7 +68,7 @@ class DevelopmentCa:
         return cls._under(root, root_key, directory, name=name, kind=kind)
 
     def another(self, directory: Path, *, name: str, kind: KeyKind = KeyKind.EC_P256) -> DevelopmentCa:
-        """One more intermediate under the same root, with a key of its own."""
+        """One more intermediate under the same root, with its own key."""
         return self._under(self.root, self.root_key, directory, name=name, kind=kind)
 
     @classmethod
@@ -226,7 +226,7 @@ class Box:
         return "\n".join(lines)
 
     async def start_hub(self) -> None:
-        """Start ``federation hub`` as a process of its own."""
+        """Start ``federation hub`` as a separate process."""
         with (self.directory / "hub.log").open("ab") as log:
             self._hub = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "federation", "hub", "--config", str(self.config_file)),

@@ -169,7 +169,7 @@ async def sandbox_members(
 
 
 class Demo:
-    """One run of the demo in a directory of its own; ``say`` gets a line for people at each step."""
+    """One run of the demo in its own directory; ``say`` gets a line for people at each step."""
 
     def __init__(self, box: Box, say: Callable[[str], None], *, rotates: bool = False) -> None:
         self.box = box

@@ -52,7 +52,7 @@ def giant_page(kind: str, items: int, *, padding: int = 0) -> Garbage:
 
 
 def roots_pem(count: int, *, at: datetime, prefix: str = "rogue") -> str:
-    """So many self-signed roots, each with a key of its own, in one PEM text."""
+    """So many self-signed roots, each with its own key, in one PEM text."""
     made: list[str] = []
     for number in range(count):
         root = create_root(

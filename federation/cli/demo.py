@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from federation_sandbox.demo import Demo
 
 RENEW_EVERY = 5.0
-EXTRA = "demo"  # of federation-hub: it brings federation_sandbox, a distribution of its own
+EXTRA = "demo"  # of federation-hub: it brings federation_sandbox, a separate distribution
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,4 +1,4 @@
-"""``federation hub``: both roles on one machine, as processes of their own."""
+"""``federation hub``: both roles on one machine, as separate processes."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def from_proposals(
         )
     where = "the hub's answer"
     certificate = _of(pem.encode("ascii", "replace"), sha256, where)
-    origins = sorted({_told(proposal) for proposal in matches})
+    origins = sorted({_described(proposal) for proposal in matches})
     whose = () if shared else tuple(found_in or clusters)
     return _checked(Candidate(certificate, "; ".join(origins)[:MOST_SHOWN], whose), now)
 
@@ -300,7 +300,7 @@ def _checked(candidate: Candidate, now: datetime) -> Candidate:
     return candidate
 
 
-def _told(proposal: ProposedAnchor) -> str:
+def _described(proposal: ProposedAnchor) -> str:
     place = f"cluster {proposal.cluster}: " if proposal.cluster else ""
     return printable(f"{place}{proposal.origin}")
 

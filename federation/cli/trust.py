@@ -196,7 +196,7 @@ async def _show(args: argparse.Namespace) -> int:
         status = await _ask(args, config)
     except StatusUnavailable as error:
         unavailable = error.diagnostics()
-    rows = pin_rows(config.trust, {pin.sha256: _held(pin) for pin in config.trust.anchors}, status)
+    rows = pin_rows(config.trust, {pin.sha256: _read_pin(pin) for pin in config.trust.anchors}, status)
     if args.json:
         proposals = status.proposals if status else None
         print(msgspec.json.encode({"pins": rows, "proposals": proposals}).decode())
@@ -208,7 +208,7 @@ async def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _held(pin: AnchorPin) -> Certificate | str:
+def _read_pin(pin: AnchorPin) -> Certificate | str:
     """The certificate that a pin names, out of its file, or why that does not give it."""
     from federation.cli.pinning import read_certificate
 

@@ -1,7 +1,7 @@
 """One supervised task for each registered cluster; what happens in one touches no other.
 
 A role says with ``start`` what it does for a cluster: an async context manager that opens its session, runs its tasks
-in a TaskGroup of its own and yields what the role uses. It is entered in the cluster's own task. Where it fails or
+in a separate TaskGroup and yields what the role uses. It is entered in the cluster's own task. Where it fails or
 crashes it is logged, kept under ``problems`` and entered again after a jittered delay. A cluster whose configuration
 or kubeconfig changes is restarted alone; a kubeconfig that cannot be used is reported and changes nothing, the last
 good one stays in force.
@@ -265,7 +265,7 @@ class FollowedSession:
             try:
                 await self._look()
             except (ConfigurationError, ClusterUnauthorized) as error:
-                self._tell(error)
+                self._report(error)
             except Exception:
                 _logger.exception(
                     "a kubeconfig cannot be followed", extra={"cluster": str(self._session.name)}
@@ -291,7 +291,7 @@ class FollowedSession:
         finally:
             await before.close()
 
-    def _tell(self, error: FederationError) -> None:
+    def _report(self, error: FederationError) -> None:
         problem = error.diagnostics()
         if problem != self._problem:
             fields = {"cluster": str(self._session.name), "reason": error.reason}

@@ -157,7 +157,7 @@ async def _read_bounded(process: asyncio.subprocess.Process) -> bytes | None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the plugin with everything it started (it leads a session of its own)."""
+    """End the plugin with everything it started (it leads a separate session)."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):

@@ -70,7 +70,7 @@ ANONYMOUS = User(ANONYMOUS_NAME, (UNAUTHENTICATED,))
 
 
 def authenticated(name: str, groups: tuple[str, ...] = ()) -> User:
-    """A user with a credential of its own; ``system:authenticated`` comes with it."""
+    """A user with a separate credential; ``system:authenticated`` comes with it."""
     return User(name, (*groups, AUTHENTICATED) if AUTHENTICATED not in groups else groups)
 
 

@@ -134,7 +134,7 @@ def test_a_pinned_root_is_found_with_text_around_it_and_an_odd_certificate_besid
     assert (code, {row["outcome"] for row in checks.values()}) == (0, {"ok"})
 
 
-def test_constraints_on_uris_are_told_where_a_ztunnel_is_trusted(
+def test_constraints_on_uris_are_reported_where_a_ztunnel_is_trusted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = SystemClock().now().replace(microsecond=0)
@@ -167,7 +167,7 @@ def test_an_authority_under_another_root_is_refused(
     assert checks["back end"]["reason"] == "no_anchor"
 
 
-def test_a_pinned_root_that_cannot_be_read_is_told(
+def test_a_pinned_root_that_cannot_be_read_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = configuration(tmp_path, authority("checked"))

@@ -83,7 +83,7 @@ async def test_a_cluster_that_answers_and_one_that_does_not(
     assert all(result["remedy"] for result in document["results"] if result["outcome"] == "failed")
 
 
-async def test_a_named_cluster_alone_is_asked_and_told_with_remedies(
+async def test_a_named_cluster_alone_is_checked_and_printed_with_remedies(
     file: Path, east: SandboxCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for role in ("signer", "controller"):

@@ -120,7 +120,7 @@ def test_where_no_hub_answers_or_no_cluster_has_that_name_it_exits_2(
     assert "no cluster is named north; there are: east, west" in capsys.readouterr().err
 
 
-async def test_it_says_where_the_cluster_stands_and_writes_the_files_of_the_present_step(
+async def test_it_says_how_far_the_cluster_is_and_writes_the_files_of_the_present_step(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with joining(world(JoinStep.SERVE, "pilot\x1b[2J lacks it"), config) as run:

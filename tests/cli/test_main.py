@@ -129,7 +129,7 @@ async def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'nothing.toml'}: cannot be read: No such file or directory" in err
 
 
-def test_errors_inside_a_task_group_are_told_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_inside_a_task_group_are_printed_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     inner = NotReady("cannot listen", where="listener", remedy="free the port")
     group = BaseExceptionGroup("unhandled errors", [ExceptionGroup("inner", [inner])])
     assert explain(group) == 1

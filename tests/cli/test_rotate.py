@@ -146,7 +146,7 @@ async def test_status_exits_0_where_the_gate_is_open(
     assert "PAUSED: the canary failed" in out
 
 
-async def test_a_gate_that_nobody_vouches_for_exits_1(
+async def test_a_gate_that_no_leader_attests_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = world()
@@ -351,7 +351,7 @@ async def test_an_emergency_wants_the_fingerprint_typed(
     assert ("nothing was done" in capsys.readouterr().err) == bool(code)
 
 
-async def test_an_emergency_without_anybody_to_ask_needs_yes(
+async def test_an_emergency_without_a_terminal_needs_yes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))

@@ -217,7 +217,7 @@ async def test_an_anchor_of_several_clusters_is_pinned_for_each_of_them(
     assert own_of(read(file), seen) == {"east": {SHA}, "west": {SHA}}
 
 
-async def test_what_no_cluster_holds_is_of_none_unless_somebody_says_so(file: Path) -> None:
+async def test_an_anchor_of_no_cluster_has_none_unless_one_is_named(file: Path) -> None:
     before = file.read_bytes()
     assert await ask(world(proposal(cluster="")), file, "accept", SHA, "--yes") == 0
     assert read(file).trust.anchors[1].clusters == ()
@@ -234,7 +234,7 @@ async def test_a_person_can_say_that_a_root_is_no_clusters_own(
     assert "the member CA of none: rotations wait for no cluster but" in capsys.readouterr().out
 
 
-def test_a_file_does_not_tell_whose_ca_it_is_so_somebody_has_to(
+def test_a_file_does_not_say_whose_ca_it_is_so_the_operator_has_to(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(file)
@@ -409,7 +409,7 @@ def test_a_configuration_that_cannot_be_used_is_not_written_to(
     assert tree(file) == before
 
 
-def test_a_configuration_that_somebody_is_writing_leaves_all_as_it_was(
+def test_a_configuration_that_is_being_written_leaves_all_as_it_was(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tree(file)

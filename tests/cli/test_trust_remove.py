@@ -107,7 +107,7 @@ async def test_with_now_it_asks_or_takes_yes(
         assert "refused by others" in capsys.readouterr().err
 
 
-async def test_a_refusal_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_refusal_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = OperationRefused("it is pinned", remedy="take its pin out first")
     async with hub(World(["east"], time.time()), tmp_path, refused) as (run, _):
         assert await run(ROOT, "--now", "--yes") == 1
@@ -116,7 +116,7 @@ async def test_a_refusal_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "take its pin out first" in said.out
 
 
-async def test_what_no_leader_tells_is_not_called_harmless(
+async def test_what_no_leader_reports_is_not_called_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = world()

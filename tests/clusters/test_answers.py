@@ -69,7 +69,7 @@ MEANINGS: dict[str, tuple[type[ClusterError], str]] = {
 
 
 @pytest.mark.parametrize("name", MEANINGS)
-def test_what_kube_apiserver_really_answers_is_told_as_what_it_is(name: str) -> None:
+def test_what_kube_apiserver_really_answers_is_the_right_error(name: str) -> None:
     status = RECORDED[name]
     error = error_for(status["code"], msgspec.json.encode(status), what="PATCH", where="east")
     assert (type(error), error.reason) == MEANINGS[name]
@@ -110,7 +110,7 @@ def answered(message: str, reason: str = "Forbidden", code: int = 403) -> Cluste
         ("forbidden: injected", ClusterForbidden, "forbidden", "federation clusters check"),
     ],
 )
-def test_who_refused_is_told_by_the_message(
+def test_who_refused_follows_from_the_message(
     message: str, kind: type[ClusterError], reason: str, words: str
 ) -> None:
     error = answered(message)
@@ -120,7 +120,7 @@ def test_who_refused_is_told_by_the_message(
         assert "manifests" not in error.remedy
 
 
-def test_a_webhook_that_cannot_be_called_is_not_the_api_servers_trouble() -> None:
+def test_a_webhook_that_cannot_be_called_is_not_the_api_servers_failure() -> None:
     message = 'Internal error occurred: failed calling webhook "deny.example.org": failed to call webhook: no endpoints'
     error = answered(message, "InternalError", 500)
     assert (type(error), error.reason) == (ClusterServerError, "webhook")

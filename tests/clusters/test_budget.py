@@ -74,7 +74,7 @@ def problem_of(budget: CpuBudget) -> FederationError | None:
     return budget.problem
 
 
-async def test_who_had_to_wait_is_told_for_a_while_and_no_other_is() -> None:
+async def test_who_had_to_wait_is_reported_for_a_while_and_no_other_is() -> None:
     clock = VirtualClock()
     (east, processor), (west, _) = budget_of(clock), budget_of(clock)
     assert problem_of(east) is None

@@ -432,7 +432,7 @@ async def test_a_plugin_is_given_what_kubectl_gives_it(
         assert json.loads((tmp_path / "info").read_text()) == given
 
 
-async def test_what_stands_in_the_kubeconfig_goes_before_a_plugin(tmp_path: Path) -> None:
+async def test_the_kubeconfig_takes_precedence_over_a_plugin(tmp_path: Path) -> None:
     async with SandboxCluster("east") as cluster:
         plugin = Plugin(tmp_path, cluster)
         plugin.prints(token="from the plugin")

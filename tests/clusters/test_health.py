@@ -45,7 +45,7 @@ def test_nothing_wrong_is_ready() -> None:
     assert ClusterHealth.derive([]).state == "ready"
 
 
-def test_the_worst_is_told_and_of_equals_the_first() -> None:
+def test_the_worst_is_reported_and_of_equals_the_first() -> None:
     forbidden, timeout, garbage = ClusterForbidden("a"), ClusterTimeout("b"), ClusterGarbage("c")
     assert ClusterHealth.derive([forbidden, timeout, garbage], clock_skew=500).reason == "timeout"
     assert ClusterHealth.derive([forbidden], clock_skew=500).reason == "forbidden"

@@ -265,7 +265,7 @@ def test_a_variable_that_comes_from_elsewhere_is_not_known() -> None:
     assert istiod.cluster_name is None
 
 
-def test_of_a_variable_that_stands_twice_the_last_counts() -> None:
+def test_of_a_variable_that_is_there_twice_the_last_counts() -> None:
     item = charts.istiod()
     item["spec"]["template"]["spec"]["containers"][0]["env"] += [
         {"name": "ENABLE_CA_SERVER", "value": "true"}

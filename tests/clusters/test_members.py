@@ -149,7 +149,7 @@ async def test_a_successor_waits_for_every_predecessor_of_its_cluster(tmp_path: 
         assert story.events == ["east begins", "east ends", "east begins"]
 
 
-async def test_a_crash_is_contained_told_and_tried_again_ever_more_rarely(
+async def test_a_crash_is_contained_logged_and_tried_again_ever_more_rarely(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     story = Story()
@@ -260,7 +260,7 @@ async def test_a_changed_kubeconfig_restarts_that_cluster_alone(tmp_path: Path) 
         await eventually(lambda: names(members) == {"east", "west"})
 
 
-async def test_a_kubeconfig_that_cannot_be_used_changes_nothing_and_is_told(
+async def test_a_kubeconfig_that_cannot_be_used_changes_nothing_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="federation")

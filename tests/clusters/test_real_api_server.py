@@ -85,7 +85,7 @@ async def test_a_quiet_collection_is_silent_and_still_fresh(session: ClusterSess
         assert copy.problem is None
 
 
-async def test_what_is_not_there_is_told_so(session: ClusterSession) -> None:
+async def test_what_is_not_there_is_not_found(session: ClusterSession) -> None:
     with pytest.raises(ClusterNotFound, match=r"federation-nowhere.* not found"):
         await session.get(f"{NAMESPACES}/federation-nowhere")
     assert abs(session.clock_skew) < 5

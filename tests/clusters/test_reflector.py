@@ -217,7 +217,7 @@ DEEP = b"[" * 5000 + b"]" * 5000
         (Cut(after=0), "unreachable"),
     ],
 )
-async def test_each_trouble_is_told_by_its_name_and_made_good(
+async def test_each_failure_is_reported_by_its_name_and_recovered_from(
     tmp_path: Path, fault: Any, reason: str
 ) -> None:
     timeouts = ClusterTimeouts(
@@ -373,7 +373,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_a_thousand_ti
     assert 2 <= watches <= 8
 
 
-async def test_a_throttled_watch_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
+async def test_a_throttled_watch_waits_as_long_as_it_has_to(tmp_path: Path) -> None:
     clock = VirtualClock()
     async with SandboxCluster("east") as cluster:
         async with watched(cluster, tmp_path, timeouts=ClusterTimeouts(), clock=clock) as watch:
@@ -428,7 +428,7 @@ async def test_the_server_is_asked_for_bookmarks_and_a_jittered_end(tmp_path: Pa
     assert len(set(ends)) > 3
 
 
-async def test_waiting_for_a_list_that_does_not_come_tells_why(tmp_path: Path) -> None:
+async def test_waiting_for_a_list_that_does_not_come_says_why(tmp_path: Path) -> None:
     async with (
         SandboxCluster("east") as cluster,
         connected(cluster.write_kubeconfig(tmp_path / "kc")) as session,

@@ -112,7 +112,7 @@ async def test_a_flood_that_holds_nothing_is_read_within_the_budget(tmp_path: Pa
 @pytest.mark.parametrize(
     "more", [INTERIM, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], ids=["interim", "unasked"]
 )
-async def test_what_nobody_asked_for_is_not_read_for_ever(tmp_path: Path, begin: bytes, more: bytes) -> None:
+async def test_what_was_not_requested_is_not_read_for_ever(tmp_path: Path, begin: bytes, more: bytes) -> None:
     """On a connection that is kept for the next request they would be kept as well, without a bound."""
     budget = CpuBudget("west", clock=SystemClock())
     many = more * 320

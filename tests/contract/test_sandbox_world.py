@@ -63,7 +63,7 @@ async def test_a_namespace_is_emptied_and_gone_when_deleted(cluster: SandboxClus
     assert cluster.config_map("shop", "one") is None
 
 
-async def test_a_namespace_can_be_held_terminating(cluster: SandboxCluster, api: Api) -> None:
+async def test_a_namespace_can_be_kept_terminating(cluster: SandboxCluster, api: Api) -> None:
     cluster.create_namespace("shop")
     cluster.controllers.enabled = False
     cluster.delete("namespaces", "", "shop")

@@ -120,7 +120,7 @@ async def test_the_bound_pod_must_be_the_right_one(
     assert (foreign.status, foreign.reason) == (400, "BadRequest")
 
 
-async def test_a_review_tells_who_the_token_is(api: Api, namespace: str, bound_pod: dict[str, Any]) -> None:
+async def test_a_review_says_whose_the_token_is(api: Api, namespace: str, bound_pod: dict[str, Any]) -> None:
     token = await api.token(namespace, "app", audiences=[AUDIENCE, "other"], boundObjectRef=bound_pod)
     claims = claims_of(token)
     status = await api.review(token, AUDIENCE, "unasked")

@@ -96,7 +96,7 @@ async def test_the_server_ends_a_watch_after_its_timeout(api: Api, maps: str) ->
     assert 0.9 <= time.monotonic() - began < 25
 
 
-async def test_a_bookmark_tells_of_versions_the_selection_hides(api: Api, maps: str) -> None:
+async def test_a_bookmark_reports_versions_that_the_selection_hides(api: Api, maps: str) -> None:
     start = await version(api, maps)
     async with api.watch(
         maps,
@@ -189,7 +189,7 @@ async def test_many_watches_hear_the_same(api: Api, maps: str) -> None:
     assert {task.result() for task in tasks} == {made["metadata"]["uid"]}
 
 
-async def test_a_deleted_namespace_is_heard_of_twice(api: Api) -> None:
+async def test_a_deleted_namespace_is_reported_twice(api: Api) -> None:
     name = unique("contract")
     await api.make("/api/v1/namespaces", {"metadata": {"name": name}})
     start = await version(api, "/api/v1/namespaces")

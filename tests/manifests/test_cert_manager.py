@@ -41,7 +41,7 @@ def test_the_signer_may_make_watch_and_remove_requests_and_nothing_else(manageme
     assert management.all("ClusterRole") == []
 
 
-def test_no_status_can_be_written_so_that_nobody_approves_what_they_ask_for(management: Tree) -> None:
+def test_no_status_can_be_written_so_that_no_requester_approves_its_own_requests(management: Tree) -> None:
     (role,) = management.all("Role")
 
     assert all("/" not in grant[1] and "*" not in grant[1] for grant in grants(role))

@@ -41,7 +41,7 @@ def test_every_rule_names_ports_that_exist(hub: Tree, role: str) -> None:
     assert all(ports(rule) <= {53, 443, 6443, "listener"} for rule in rules(hub, role, "egress"))
 
 
-def test_everyone_may_come_to_the_door_and_nobody_to_anything_else_unless_labelled(hub: Tree) -> None:
+def test_the_listener_is_open_to_all_and_the_rest_to_labelled_namespaces(hub: Tree) -> None:
     anywhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" not in rule]
     somewhere = [rule for role in ROLES for rule in rules(hub, role, "ingress") if "from" in rule]
 

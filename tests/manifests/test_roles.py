@@ -79,7 +79,7 @@ def test_all_but_a_small_scratch_space_is_read_only(hub: Tree) -> None:
         assert hub.mounts(role)["/tmp"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Mi"}
 
 
-def test_mounted_secrets_can_be_read_by_the_pod_s_group_and_by_nobody_else(hub: Tree) -> None:
+def test_mounted_secrets_can_be_read_by_the_pod_s_group_alone(hub: Tree) -> None:
     for role in ROLES:
         modes = [
             volume["secret"]["defaultMode"] for volume in hub.volumes(role).values() if "secret" in volume

@@ -65,7 +65,7 @@ def test_the_hub_has_no_other_right_in_the_cluster_it_runs_in(hub: Tree) -> None
     }
 
 
-def test_nobody_may_write_where_the_configuration_and_the_pins_are(hub: Tree) -> None:
+def test_no_role_may_write_where_the_configuration_and_the_pins_are(hub: Tree) -> None:
     places = {item["metadata"]["namespace"] for item in [*hub.all("Role"), *hub.all("RoleBinding")]}
     assert "federation-system" not in places
     assert hub.one("ConfigMap", "federation-config")["metadata"]["namespace"] == "federation-system"

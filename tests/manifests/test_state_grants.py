@@ -230,7 +230,7 @@ FORBIDDEN: dict[str, list[tuple[str, Callable[[KubernetesStore], Awaitable[objec
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_what_the_other_role_writes_nobody_else_may(hub_state: Hub, role: str) -> None:
+async def test_only_the_other_role_may_write_its_documents(hub_state: Hub, role: str) -> None:
     await ready(hub_state)
     await hub_state.stores["signer"].write(f"horizons/{HERE}-signer", b"x")
     for what, attempt in FORBIDDEN[role]:

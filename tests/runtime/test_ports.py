@@ -40,7 +40,7 @@ def test_children_share_the_reserved_port_and_get_every_connection() -> None:
             assert accepted == 20
 
 
-def test_nobody_else_can_take_it() -> None:
+def test_no_other_process_can_take_it() -> None:
     with reserved(Address("127.0.0.1", 0)) as address:
         with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
             stranger.bind((address.host, address.port))

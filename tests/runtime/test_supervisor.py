@@ -81,7 +81,7 @@ async def test_children_run_and_drain() -> None:
     ]
 
 
-async def test_a_child_that_does_not_drain_is_killed_and_told_of() -> None:
+async def test_a_child_that_does_not_drain_is_killed_and_logged() -> None:
     hub = Watched(STUBBORN, "a", drain=0.2)
     async with hub.running() as task:
         await hub.until(lambda: bool(hub.lines))

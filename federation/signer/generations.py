@@ -556,18 +556,26 @@ class TrustPoller:
         )
 
     async def run(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await self.poll()
-            await self._clock.sleep(POLL)
+        """Poll until cancelled. While a read of the generation hangs, a quarantine in the directives is still seen."""
+        async with asyncio.TaskGroup() as group:
+            for document in (self.directives, self.generations):
+                group.create_task(self._repeat(document))
 
     async def poll(self) -> None:
         """Read both once; what is wrong is kept as the ``problem`` of each."""
         for document in (self.directives, self.generations):
-            try:
-                await document.catch_up()
-            except StateUnavailable as error:
-                document.fail(error)
+            await self._poll(document)
+
+    async def _repeat(self, document: Directives | Generations) -> None:
+        while True:
+            await self._poll(document)
+            await self._clock.sleep(POLL)
+
+    async def _poll(self, document: Directives | Generations) -> None:
+        try:
+            await document.catch_up()
+        except StateUnavailable as error:
+            document.fail(error)
 
     async def catch_up(self) -> tuple[Current | None, SigningDirectives]:
         """What is in force by the store, both read after the call, and taken up. Raises StateUnavailable.

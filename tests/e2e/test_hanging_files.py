@@ -223,13 +223,20 @@ CASES = [
 ]
 
 
+FORMS = {  # of the file, which become the values beside them
+    *("AnchorTable", "CredentialsTable", "ClusterTable", "FilesTable", "ObjectsTable", "CertManagerTable"),
+    *("AwsPcaTable", "AwsKmsTable", "_AwsTable", "VaultTable", "VaultTransitTable", "_ServerTable", "Pkcs11Table"),
+    "CertificateLogin",
+}
+
+
 def keys_that_name_files() -> set[str]:
     """Every field of the configuration's model that is a path, and the references that may be one."""
     found = {"SecretRef.name", "JwtRef.name"}
     package = federation.core.config
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and dataclasses.is_dataclass(value):
+            if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__name__ not in FORMS:
                 hints = typing.get_type_hints(value)
                 found |= {
                     f"{value.__name__}.{each.name}"
@@ -240,7 +247,7 @@ def keys_that_name_files() -> set[str]:
 
 
 def test_every_key_that_names_a_file_has_a_case() -> None:
-    helpers = {"AuthorityContext.directory"}  # where the configuration file is, and no key
+    helpers = {"ReadingContext.directory"}  # where the configuration file is, and no key
     assert {name for case in CASES for name in case.covers} == keys_that_name_files() - helpers
 
 

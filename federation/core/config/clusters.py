@@ -1,19 +1,23 @@
 """``[[clusters]]``: how a role reaches a member cluster, its policy, its Istio, and what must hold between members.
 
-To reach an API server is to know with which credentials, and how long to wait; a member's table and cert-manager's
-share those keys. ``[clusters.istio]`` says what the hub does for Istio's control plane in that cluster.
+To reach an API server is to know with which credentials, and how long to wait; a member's table, cert-manager's and
+that of the state share those keys. ``[clusters.istio]`` says what the hub does for Istio's control plane there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from federation.core.config.mistakes import Findings, Table
+from federation.core.config.mistakes import Place, Unread
+from federation.core.config.tables import Needed, Section
 from federation.core.config.types import (
+    Array,
+    ArraySet,
     account_pattern,
     boolean,
     check_label_selector,
@@ -26,10 +30,10 @@ from federation.core.config.types import (
     nonempty,
     object_name,
     one_of,
-    relative_to,
+    or_empty,
+    path,
     seconds,
     service_account,
-    string,
 )
 from federation.core.identity import ClusterId, ClusterName, ServiceAccountRef, SpiffeId, TrustDomain
 from federation.core.pki.keys import KeyKind
@@ -45,16 +49,60 @@ class Credentials:
     allowed_exec: tuple[str, ...] = ()  # commands an exec plugin may run; empty: none
 
 
+@dataclass(frozen=True, kw_only=True)
+class CredentialsTable(Section):
+    """The keys that say how one cluster is reached: a kubeconfig, or the service account of the hub's own pod."""
+
+    kubeconfig: Annotated[Path | None, path] = None
+    """The kubeconfig. Required where in_cluster is not set."""
+    context: Annotated[str | None, nonempty] = None
+    """The context in it. Unset: the current one."""
+    in_cluster: Annotated[bool, boolean] = False
+    """Use the service account of the pod that the hub runs in, instead of a kubeconfig."""
+    allowed_exec: Annotated[tuple[str, ...], Array(nonempty)] = ()
+    """Commands that an exec plugin in the kubeconfig may run, as they are written there; nothing else is run."""
+
+    @property
+    def credentials(self) -> Credentials:
+        """What the keys say; without a kubeconfig only where they are wrong."""
+        if self.in_cluster:
+            return Credentials(kubeconfig=None, in_cluster=True)
+        return Credentials(kubeconfig=self.kubeconfig, context=self.context, allowed_exec=self.allowed_exec)
+
+
+CREDENTIAL_KEYS: Final = ("kubeconfig", "context", "in_cluster", "allowed_exec")
+
+
+def check_credentials(place: Place, table: CredentialsTable, where_to_say: str) -> None:
+    """One way to connect and no more; ``where_to_say`` is the remedy for a table that names none."""
+
+    def names_a_kubeconfig(place: Place, table: CredentialsTable) -> None:
+        if not table.in_cluster and not place.has("kubeconfig"):
+            place.mistake("kubeconfig", "is missing: the hub cannot connect", where_to_say)
+
+    def names_one(place: Place, table: CredentialsTable) -> None:
+        for name in place.set_among(("kubeconfig", "context", "allowed_exec")) if table.in_cluster else ():
+            place.mistake(name, "contradicts in_cluster = true", "keep one of the two")
+
+    place.check(table, names_a_kubeconfig, names_one)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterTimeouts:
+class ClusterTimeouts(Section):
     """Every wait for one cluster's API server."""
 
-    connect: float = 5.0
-    request: float = 15.0
-    watch: float = 270.0  # what the server is asked for; real ones pick 5 to 10 minutes when not asked
-    watch_silence: float = 90.0  # bookmarks come about once a minute: past this the watch is taken for dead
-    backoff_first: float = 0.5
-    backoff_longest: float = 60.0
+    connect: Annotated[float, seconds(0.1, 120)] = 5.0
+    """For a TCP and TLS connection."""
+    request: Annotated[float, seconds(0.1, 600)] = 15.0
+    """For a request with its answer."""
+    watch: Annotated[float, seconds(1, 3600)] = 270.0
+    """How long a watch is asked to last; API servers pick 5 to 10 minutes when they are not asked."""
+    watch_silence: Annotated[float, seconds(1, 3600)] = 90.0
+    """After how long without an event a watch is taken for dead; bookmarks come about once a minute."""
+    backoff_first: Annotated[float, seconds(0.01, 60)] = 0.5
+    """The first pause after a failure; it grows, with jitter."""
+    backoff_longest: Annotated[float, seconds(0.1, 3600)] = 60.0
+    """The longest pause after failures."""
 
 
 DEFAULT_KEY_KINDS: Final = frozenset(
@@ -73,25 +121,47 @@ asks for one), and of the hub's own roles. An identity does not say which cluste
 
 _EVERYTHING: Final = frozenset({"*", "*/*", "**"})
 
+LONGEST_TTL: Final = 90 * 86400.0
+"""Seconds; the most istiod's own CA gives a workload."""
+EARLIER_LONGEST_TTL: Final = 365 * 86400.0
+"""Seconds; a CA from before the hub may have been set to give more than istiod does by default."""
+LONGEST_TOKEN_LIFE: Final = 366 * 86400.0
+"""Seconds; kube-apiserver makes none longer: it extends the tokens of pods that name no audience to a year."""
+LONG_TOKEN_LIFE: Final = 7 * 86400.0  # seconds beyond which it is warned about
+
+_NAME_ONE: Final = ("allows nothing", "name at least one, or remove the cluster")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterPolicy:
+class ClusterPolicy(Section):
     """What callers of one cluster may have from the shared CA.
 
     Patterns are ``namespace/name`` of service accounts: ``*`` stands for any characters, ``?`` for one. ``reserved``
     are those of the hub's reserved identities that this cluster may have, where ``allow`` matches them too.
     """
 
-    allow: tuple[str, ...] = ("*/*",)
-    deny: tuple[str, ...] = ()
-    longest_ttl: float = 86400.0  # Istio's SECRET_TTL
-    default_ttl: float = 86400.0  # what a request without a duration gets
-    key_kinds: frozenset[KeyKind] = DEFAULT_KEY_KINDS
-    require_pod: bool = True  # a token bound to no pod cannot be revoked by deleting the pod
-    trusted_node_accounts: tuple[
-        ServiceAccountRef, ...
-    ] = ()  # of ztunnel: may ask for pods of their own node
-    reserved: tuple[str, ...] = ()
+    allow: Annotated[tuple[str, ...], Array(account_pattern, empty=_NAME_ONE)] = ("*/*",)
+    """Service accounts whose identities callers of this cluster may have. The default is open: every one that is not
+    reserved, those of other clusters included, since an identity does not say which cluster it is of.
+    """
+    deny: Annotated[tuple[str, ...], Array(account_pattern)] = ()
+    """What this matches is refused even where allow matches too."""
+    longest_ttl: Annotated[float, seconds(1, LONGEST_TTL)] = 86400.0
+    """The longest life of a certificate; the default is Istio's SECRET_TTL."""
+    default_ttl: Annotated[float, seconds(1, LONGEST_TTL)] = 86400.0
+    """What a request without a duration gets; unset it follows longest_ttl down where that is shorter."""
+    key_kinds: Annotated[frozenset[KeyKind], ArraySet(member_of(KeyKind), empty=_NAME_ONE)] = (
+        DEFAULT_KEY_KINDS
+    )
+    """Kinds of keys that callers may have."""
+    require_pod: Annotated[bool, boolean] = True
+    """Refuse tokens that are bound to no pod: those cannot be revoked by deleting the pod."""
+    trusted_node_accounts: Annotated[tuple[ServiceAccountRef, ...], Array(service_account)] = ()
+    """Service accounts of ztunnel (ambient): each may request the identities of pods on its own node. allow and deny
+    apply to these as to any other.
+    """
+    reserved: Annotated[tuple[str, ...], Array(account_pattern)] = ()
+    """Which of the reserved identities callers of this cluster may have, where allow matches them too."""
 
     def allows(self, account: ServiceAccountRef) -> bool:
         """True where a pattern of ``allow`` matches and none of ``deny`` does."""
@@ -111,20 +181,43 @@ def _matches(account: ServiceAccountRef, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(str(account), pattern) for pattern in patterns)
 
 
+CLUSTER_TRUST_BUNDLE: Final = ("auto", "off")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IstioConfig:
+class IstioConfig(Section):
     """What the hub does for Istio's control plane in one cluster."""
 
-    provide_certificate: bool = True  # keep the Secret with istiod's certificate in each of ``namespaces``
-    namespaces: tuple[str, ...] = ("istio-system",)
-    revisions: tuple[str, ...] = ()  # empty: those whose webhooks are found
-    extra_names: tuple[str, ...] = ()  # further DNS names that istiod is reached by
-    secret: str = "istiod-tls"  # noqa: S105 - the name of an object
-    account: ServiceAccountRef = field(
+    provide_certificate: Annotated[bool, boolean] = True
+    """Keep a Secret with istiod's certificate, its key and the bundle in each of these namespaces: with
+    ENABLE_CA_SERVER=false istiod has no certificate of its own.
+    """
+    namespaces: Annotated[
+        tuple[str, ...],
+        Array(
+            label("a namespace name"),
+            empty=("names no namespace of istiod", "name at least one, or set provide_certificate = false"),
+        ),
+    ] = ("istio-system",)
+    """The namespaces that istiod runs in."""
+    revisions: Annotated[tuple[str, ...], Array(label("a revision of Istio"))] = ()
+    """The revisions of Istio whose istiod is served; "default" is the one without a revision's name. Empty: those
+    whose webhooks are found.
+    """
+    extra_names: Annotated[tuple[str, ...], Array(dns_name)] = ()
+    """Further DNS names by which istiod is reached, such as that of an east-west gateway."""
+    secret: Annotated[str, object_name] = "istiod-tls"  # noqa: S105 - an object's name
+    """The name of that Secret."""
+    account: Annotated[ServiceAccountRef, service_account] = field(
         default_factory=lambda: ServiceAccountRef("federation-system", "federation-istiod")
     )
-    mesh_id: str = ""  # Istio's global.meshID; empty: the trust domain
-    cluster_trust_bundle: str = "auto"  # auto | off: published where it is served and permitted, or never
+    """The service account whose token the controller uses to have that certificate signed."""
+    mesh_id: Annotated[str, made_by(check_label_value, "label value")] = ""
+    """Istio's mesh ID (global.meshID), the same in all clusters of one mesh; empty takes the trust domain."""
+    cluster_trust_bundle: Annotated[str, one_of(CLUSTER_TRUST_BUNDLE)] = "auto"
+    """ClusterTrustBundle istio.io:istiod-ca:root-cert, the bundle once more, for pods that mount it: "auto"
+    publishes it where the cluster serves the API and the hub may, "off" neither writes nor reads it.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,247 +253,209 @@ class ClusterConfig:
         return SpiffeId(trust_domain, self.probe)
 
 
-CREDENTIAL_KEYS: Final = ("kubeconfig", "context", "in_cluster", "allowed_exec")
-_NO_CREDENTIALS: Final = Credentials(kubeconfig=None)  # for its defaults
-
-
-def read_credentials(table: Table, directory: Path, where_to_say: str) -> Credentials | None:
-    """A kubeconfig or the pod's own service account; None, with findings, where neither can be used.
-
-    ``where_to_say`` is the remedy for a table that names neither.
-    """
-    in_cluster = table.get("in_cluster", boolean, _NO_CREDENTIALS.in_cluster)
-    context = table.get("context", nonempty, _NO_CREDENTIALS.context)
-    commands = table.list_of("allowed_exec", nonempty, _NO_CREDENTIALS.allowed_exec)
-    kubeconfig = table.get("kubeconfig", relative_to(directory), None)
-    if not in_cluster:
-        if not table.has("kubeconfig"):
-            table.mistake("kubeconfig", "is missing: the hub cannot connect", where_to_say)
-        return (
-            None
-            if kubeconfig is None
-            else Credentials(kubeconfig=kubeconfig, context=context, allowed_exec=commands)
-        )
-    for name in ("kubeconfig", "context", "allowed_exec"):
-        if table.has(name):
-            table.mistake(name, "contradicts in_cluster = true", "keep one of the two")
-    return Credentials(kubeconfig=None, in_cluster=True)
-
-
-CLUSTER_TRUST_BUNDLE: Final = ("auto", "off")
-_ISTIO: Final = IstioConfig()  # for its defaults
-
-
-def read_istio(table: Table) -> IstioConfig:
-    """The section; every key has a default, so that a cluster without it gets a control plane's certificate."""
-    with table:
-        namespaces = table.list_of("namespaces", label("a namespace name"), _ISTIO.namespaces)
-        if table.is_empty("namespaces"):
-            table.mistake(
-                "namespaces",
-                "names no namespace of istiod",
-                "name at least one, or set provide_certificate = false",
-            )
-        return IstioConfig(
-            provide_certificate=table.get("provide_certificate", boolean, _ISTIO.provide_certificate),
-            namespaces=namespaces,
-            revisions=table.list_of("revisions", label("a revision of Istio"), _ISTIO.revisions),
-            extra_names=table.list_of("extra_names", dns_name, _ISTIO.extra_names),
-            secret=table.get("secret", object_name, _ISTIO.secret),
-            account=table.get("account", service_account, _ISTIO.account),
-            mesh_id=table.get("mesh_id", made_by(check_label_value), _ISTIO.mesh_id),
-            cluster_trust_bundle=table.get(
-                "cluster_trust_bundle", one_of(CLUSTER_TRUST_BUNDLE), _ISTIO.cluster_trust_bundle
-            ),
-        )
-
-
 ATTESTATIONS: Final = ("auto", "token-keys", "token-review")
-OWN_ANCHORS: Final = ("hold", "replace")
-LONGEST_TTL: Final = 90 * 86400.0
-"""Seconds; the most istiod's own CA gives a workload."""
-EARLIER_LONGEST_TTL: Final = 365 * 86400.0
-"""Seconds; a CA from before the hub may have been set to give more than istiod does by default."""
-LONGEST_TOKEN_LIFE: Final = 366 * 86400.0
-"""Seconds; kube-apiserver makes none longer: it extends the tokens of pods that name no audience to a year."""
-LONG_TOKEN_LIFE: Final = 7 * 86400.0  # seconds beyond which it is warned about
-
-_POLICY: Final = ClusterPolicy()
-_TIMEOUTS: Final = ClusterTimeouts()
-_CLUSTER: Final = ClusterConfig(  # for its defaults
-    name=ClusterName("x"), cluster_id=ClusterId("x"), signer=_NO_CREDENTIALS, controller=_NO_CREDENTIALS
-)
+MEMBER_CAS: Final = ("hold", "replace")
 _NO_KUBECONFIG: Final = "name a kubeconfig, here or for each role, or set in_cluster = true in the hub's own"
 
 
-def read_cluster(table: Table, directory: Path) -> ClusterConfig | None:
-    """One member; None, with findings, where it cannot be used."""
-    with table:
-        name = table.require("name", made_by(ClusterName), "give the cluster a name of your own")
-        cluster_id = table.require(
-            "cluster_id", made_by(ClusterId), "use the value of global.multiCluster.clusterName of its mesh"
-        )
-        signer, controller = _both_credentials(table, directory)
-        policy = _policy(table.table("policy"))
-        istio = read_istio(table.table("istio"))
-        timeouts = _timeouts(table.table("timeouts"))
-        network = table.get("network", made_by(check_label_value), _CLUSTER.network)
-        selector = table.get("namespace_selector", made_by(check_label_selector), _CLUSTER.namespace_selector)
-        attestation = table.get("attestation", one_of(ATTESTATIONS), _CLUSTER.attestation)
-        issuer = table.get("issuer", _issuer, _CLUSTER.issuer)
-        former = table.list_of("former_issuers", filled, _CLUSTER.former_issuers)
-        audience = table.get("audience", filled, _CLUSTER.audience)
-        token_life = table.get(
-            "longest_token_life", seconds(600, LONGEST_TOKEN_LIFE), _CLUSTER.longest_token_life
-        )
-        if token_life > LONG_TOKEN_LIFE:
-            table.warning(
-                "longest_token_life",
-                f"a token that is stolen here is worth certificates for up to {token_life / 86400:.0f} days, "
-                "unless its pod ends before",
-            )
-        probe = table.get("probe", service_account, _CLUSTER.probe)
-        if probe == istio.account:
-            table.mistake(
-                "istio.account",
-                f"is the probe's account as well ({probe})",
-                "give istiod's certificate an account of its own: what an account may have is decided by its name",
-            )
-        earlier = table.get("earlier_longest_ttl", seconds(0, EARLIER_LONGEST_TTL), None)
-        member_cas = table.get("member_cas", one_of(OWN_ANCHORS), _CLUSTER.member_cas)
-    if name is None or cluster_id is None or signer is None or controller is None:
-        return None
-    return ClusterConfig(
-        name=name,
-        cluster_id=cluster_id,
-        signer=signer,
-        controller=controller,
-        network=network,
-        policy=policy,
-        namespace_selector=selector,
-        attestation=attestation,
-        issuer=issuer,
-        former_issuers=former,
-        audience=audience,
-        longest_token_life=token_life,
-        probe=probe,
-        timeouts=timeouts,
-        earlier_longest_ttl=earlier,
-        member_cas=member_cas,
-        istio=istio,
+@dataclass(frozen=True, kw_only=True)
+class ClusterTable(CredentialsTable):
+    """``[[clusters]]``. Its own credentials count for each role that has no table of its own."""
+
+    name: Annotated[
+        ClusterName, made_by(ClusterName, "name of a cluster"), Needed("give the cluster a name of your own")
+    ]
+    """A name of yours: lower-case letters, digits and '-'."""
+    cluster_id: Annotated[
+        ClusterId,
+        made_by(ClusterId, "ID of a cluster"),
+        Needed("use the value of global.multiCluster.clusterName of its mesh"),
+    ]
+    """global.multiCluster.clusterName of its mesh; different in every cluster."""
+    network: Annotated[str, made_by(check_label_value, "label value")] = ""
+    """Istio's network, shown in status."""
+    namespace_selector: Annotated[str, made_by(check_label_selector, "label selector")] = ""
+    """Which namespaces get the bundle, such as "mesh=on,env in (prod, stage)"; empty selects all."""
+    attestation: Annotated[str, one_of(ATTESTATIONS)] = "auto"
+    """How callers prove who they are: "token-keys" checks tokens by the cluster's published keys and a watched
+    cache, "token-review" asks its API server for each; "auto" uses keys and cache, and asks where these cannot
+    decide.
+    """
+    issuer: Annotated[str, or_empty(filled)] = ""
+    """The `iss` its tokens must carry; empty takes what its discovery document says."""
+    former_issuers: Annotated[tuple[str, ...], Array(filled)] = ()
+    """Issuers that it had before, while tokens of theirs still live."""
+    audience: Annotated[str, filled] = "istio-ca"
+    """The audience its tokens must carry."""
+    longest_token_life: Annotated[float, seconds(600, LONGEST_TOKEN_LIFE)] = 172800.0
+    """How long its tokens may live, from iat to exp. Istio's projected ones have 12 hours."""
+    probe: Annotated[ServiceAccountRef, service_account] = field(
+        default_factory=lambda: ServiceAccountRef("federation-system", "federation-probe")
     )
+    """The service account whose token the proof uses."""
+    earlier_longest_ttl: Annotated[float | None, seconds(0, EARLIER_LONGEST_TTL)] = None
+    """The longest life of certificates that workloads here got before the hub: a rotation waits until none of them
+    can be alive. Unset: longest_ttl of the policy.
+    """
+    member_cas: Annotated[str, one_of(MEMBER_CAS)] = "hold"
+    """What becomes of a CA of its own that its namespaces hold when it joins: "hold" publishes there only once that
+    CA is accepted, "replace" overwrites it at once, and workloads that still need it fail.
+    """
+    signer: CredentialsTable | None = None
+    """How the signer connects. Unset: the keys of the cluster's own table."""
+    controller: CredentialsTable | None = None
+    """How the controller connects. Unset: the keys of the cluster's own table."""
+    policy: ClusterPolicy = field(default_factory=ClusterPolicy)
+    """What callers of this cluster may have from the shared CA."""
+    istio: IstioConfig = field(default_factory=IstioConfig)
+    """Istio's control plane in this cluster."""
+    timeouts: ClusterTimeouts = field(default_factory=ClusterTimeouts)
+    """Every wait for this cluster's API server."""
+
+    def credentials_of(self, role: CredentialsTable | None) -> Credentials:
+        """A role's own credentials, or those of the cluster's table."""
+        return (self if role is None else role).credentials
+
+    def build(self, place: Place) -> ClusterConfig:
+        """The member, once nothing in the file is wrong."""
+        policy = self.policy
+        if not place.below("policy").has("default_ttl"):
+            policy = replace(policy, default_ttl=min(policy.default_ttl, policy.longest_ttl))
+        return ClusterConfig(
+            name=self.name,
+            cluster_id=self.cluster_id,
+            signer=self.credentials_of(self.signer),
+            controller=self.credentials_of(self.controller),
+            network=self.network,
+            policy=policy,
+            namespace_selector=self.namespace_selector,
+            attestation=self.attestation,
+            issuer=self.issuer,
+            former_issuers=self.former_issuers,
+            audience=self.audience,
+            longest_token_life=self.longest_token_life,
+            probe=self.probe,
+            timeouts=self.timeouts,
+            earlier_longest_ttl=self.earlier_longest_ttl,
+            member_cas=self.member_cas,
+            istio=self.istio,
+        )
 
 
-def _issuer(value: object) -> str:
-    return filled(value) if string(value) else ""
+def check_cluster(place: Place, table: ClusterTable) -> None:
+    """What must hold between the keys of one member."""
+    place.check(table, _credentials, _roles_apart, _accounts_apart, _tokens_short, _policy, _timeouts)
 
 
-def _both_credentials(table: Table, directory: Path) -> tuple[Credentials | None, Credentials | None]:
-    """The roles' own tables, with the cluster's own keys standing in for a table that is not there."""
-    own = {role: table.table(role) for role in ("signer", "controller") if table.has(role)}
-    shared = [key for key in CREDENTIAL_KEYS if table.has(key)]
+def _credentials(place: Place, table: ClusterTable) -> None:
+    own = place.set_among(("signer", "controller"))
+    shared = place.set_among(CREDENTIAL_KEYS)
     if len(own) == 2 and shared:
-        table.mistake(
+        place.mistake(
             shared[0],
             "is never used: both roles have credentials of their own",
-            f"remove it, or one of {table.path('signer')} and {table.path('controller')}",
+            f"remove it, or one of {place.path('signer')} and {place.path('controller')}",
         )
-    simple = read_credentials(table, directory, _NO_KUBECONFIG) if len(own) < 2 else None
-    found: dict[str, Credentials | None] = {}
-    for role in ("signer", "controller"):
-        if role in own:
-            with own[role] as role_table:
-                found[role] = read_credentials(role_table, directory, _NO_KUBECONFIG)
-        else:
-            found[role] = simple
-    signer, controller = found["signer"], found["controller"]
-    if signer is not None and signer == controller and not signer.in_cluster:
-        table.warning(
+    if len(own) < 2:
+        check_credentials(place, table, _NO_KUBECONFIG)
+    for role in own:
+        with suppress(Unread):
+            check_credentials(place.below(role), getattr(table, role), _NO_KUBECONFIG)
+
+
+def _roles_apart(place: Place, table: ClusterTable) -> None:
+    signer = table.credentials_of(table.signer)
+    if signer == table.credentials_of(table.controller) and signer.kubeconfig is not None:
+        place.warning(
             "kubeconfig",
             "both roles share one credential here, so it is not true that who can sign cannot publish: "
             "give the signer and the controller a kubeconfig each",
         )
-    return signer, controller
 
 
-def _policy(table: Table) -> ClusterPolicy:
-    with table:
-        longest = table.get("longest_ttl", seconds(1, LONGEST_TTL), _POLICY.longest_ttl)
-        default = table.get("default_ttl", seconds(1, LONGEST_TTL), min(_POLICY.default_ttl, longest))
-        if default > longest:
-            table.mistake(
-                "default_ttl",
-                f"is longer than longest_ttl ({longest:g} s)",
-                "lower it to longest_ttl or below, or leave it out",
-            )
-        kinds = table.list_of("key_kinds", member_of(KeyKind), tuple(DEFAULT_KEY_KINDS))
-        allow = table.list_of("allow", account_pattern, _POLICY.allow)
-        for name in ("key_kinds", "allow"):
-            if table.is_empty(name):
-                table.mistake(name, "allows nothing", "name at least one, or remove the cluster")
-        return ClusterPolicy(
-            allow=allow,
-            deny=table.list_of("deny", account_pattern, _POLICY.deny),
-            reserved=table.list_of("reserved", account_pattern, _POLICY.reserved),
-            longest_ttl=longest,
-            default_ttl=default,
-            key_kinds=frozenset(kinds),
-            require_pod=table.get("require_pod", boolean, _POLICY.require_pod),
-            trusted_node_accounts=table.list_of(
-                "trusted_node_accounts", service_account, _POLICY.trusted_node_accounts
-            ),
+def _accounts_apart(place: Place, table: ClusterTable) -> None:
+    if table.probe == table.istio.account:
+        place.mistake(
+            "istio.account",
+            f"is the probe's account as well ({table.probe})",
+            "give istiod's certificate an account of its own: what an account may have is decided by its name",
         )
 
 
-def _timeouts(table: Table) -> ClusterTimeouts:
-    with table:
-        found = ClusterTimeouts(
-            connect=table.get("connect", seconds(0.1, 120), _TIMEOUTS.connect),
-            request=table.get("request", seconds(0.1, 600), _TIMEOUTS.request),
-            watch=table.get("watch", seconds(1, 3600), _TIMEOUTS.watch),
-            watch_silence=table.get("watch_silence", seconds(1, 3600), _TIMEOUTS.watch_silence),
-            backoff_first=table.get("backoff_first", seconds(0.01, 60), _TIMEOUTS.backoff_first),
-            backoff_longest=table.get("backoff_longest", seconds(0.1, 3600), _TIMEOUTS.backoff_longest),
+def _tokens_short(place: Place, table: ClusterTable) -> None:
+    if table.longest_token_life > LONG_TOKEN_LIFE:
+        place.warning(
+            "longest_token_life",
+            f"a token that is stolen here is worth certificates for up to {table.longest_token_life / 86400:.0f} days, "
+            "unless its pod ends before",
         )
-        for shorter, low, longer, high in (
-            ("connect", found.connect, "request", found.request),
-            ("backoff_first", found.backoff_first, "backoff_longest", found.backoff_longest),
-        ):
-            if low > high:
-                table.mistake(
+
+
+def _policy(place: Place, table: ClusterTable) -> None:
+    place, policy = place.below("policy"), table.policy
+    if place.has("default_ttl") and policy.default_ttl > policy.longest_ttl:
+        place.mistake(
+            "default_ttl",
+            f"is longer than longest_ttl ({policy.longest_ttl:g} s)",
+            "lower it to longest_ttl or below, or leave it out",
+        )
+
+
+def _timeouts(place: Place, table: ClusterTable) -> None:
+    def in_order(shorter: str, longer: str) -> Callable[[Place, ClusterTimeouts], None]:
+        def rule(place: Place, timeouts: ClusterTimeouts) -> None:
+            high: float = getattr(timeouts, longer)
+            if getattr(timeouts, shorter) > high:
+                place.mistake(
                     shorter, f"is longer than {longer} ({high:g} s)", f"lower it, or raise {longer}"
                 )
-        return found
+
+        return rule
+
+    place.below("timeouts").check(
+        table.timeouts, in_order("connect", "request"), in_order("backoff_first", "backoff_longest")
+    )
 
 
-def check_members(places: Sequence[tuple[str, ClusterConfig]], findings: Findings) -> None:
-    """What must differ between members; ``places`` gives each with its dotted key."""
-    _distinct(places, findings, "name", lambda c: c.name, "give each cluster a name of its own")
+def check_members(members: Sequence[tuple[Place, ClusterTable]]) -> None:
+    """What must differ between members."""
+    once = "a cluster can be registered once: name another kubeconfig or context"
+    _distinct(members, "name", lambda c: c.name, "give each cluster a name of its own")
     _distinct(
-        places,
-        findings,
+        members,
         "cluster_id",
         lambda c: c.cluster_id,
         "set a unique global.multiCluster.clusterName in each mesh and use it here; it is 'Kubernetes' in "
         "every mesh where it was not set",
     )
-    once = "a cluster can be registered once: name another kubeconfig or context"
-    _distinct(places, findings, "signer", lambda c: c.signer, once)
-    split = [(place, cluster) for place, cluster in places if cluster.controller != cluster.signer]
-    _distinct(split, findings, "controller", lambda c: c.controller, once)
+    _distinct(members, "signer", lambda c: _connects(c, c.signer), once)
+    _distinct(members, "controller", _controller_apart, once)
+
+
+def _connects(cluster: ClusterTable, role: CredentialsTable | None) -> Credentials | None:
+    found = cluster.credentials_of(role)
+    return found if found.in_cluster or found.kubeconfig else None
+
+
+def _controller_apart(cluster: ClusterTable) -> Credentials | None:
+    """The controller's credentials where they are not the signer's, which are compared already."""
+    found = _connects(cluster, cluster.controller)
+    return None if found == _connects(cluster, cluster.signer) else found
 
 
 def _distinct(
-    places: Sequence[tuple[str, ClusterConfig]],
-    findings: Findings,
+    members: Sequence[tuple[Place, ClusterTable]],
     key: str,
-    value_of: Callable[[ClusterConfig], Hashable],
+    value_of: Callable[[ClusterTable], Hashable],
     remedy: str,
 ) -> None:
     first: dict[Hashable, str] = {}
-    for place, cluster in places:
-        value = value_of(cluster)
-        if value in first:
-            findings.mistake(f"{place}.{key}", f"is the same as that of {first[value]}", remedy)
-        else:
-            first[value] = place
+    for place, cluster in members:
+        with suppress(Unread):
+            value = value_of(cluster)
+            if value is None:
+                continue
+            if value in first:
+                place.mistake(key, f"is the same as that of {first[value]}", remedy)
+            else:
+                first[value] = place.key

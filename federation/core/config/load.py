@@ -8,27 +8,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from federation.core.config.clusters import DEFAULT_RESERVED, check_members, read_cluster
-from federation.core.config.hub import (
-    HubConfig,
-    check_freshness,
-    read_controller,
-    read_listener,
-    read_signer,
-    read_state,
-    read_status,
-    read_trust,
-)
-from federation.core.config.mistakes import Findings, Table
-from federation.core.config.types import account_pattern, made_by
+from federation.core.config.hub import HubConfig, HubTable
+from federation.core.config.mistakes import Findings, Place
+from federation.core.config.rules import check_hub
+from federation.core.config.tables import read_tables
+from federation.core.config.types import ReadingContext
 from federation.core.errors import ConfigurationError, Finding
-from federation.core.identity import TrustDomain
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 """Far above what a thousand clusters need; a bigger file is something else."""
+REQUIRED_TABLES: Final = ("trust", "listener", "signer", "state")
+"""Where one of them is not there, its keys are what is missing."""
 FORMER_TABLES: Final = {"door": "listener"}
 FORMER_CLUSTER_KEYS: Final = {"own_anchors": "member_cas"}
 """Keys that had other names before 0.2: read, with a notice."""
+FORMER_TOKEN: Final = "token_file"  # noqa: S105 - the name of a key
+"""Of ``[status]``, where one token did what two do now: read, with a warning."""
 
 
 def parse_config(text: str, *, file: str) -> HubConfig:
@@ -36,47 +31,24 @@ def parse_config(text: str, *, file: str) -> HubConfig:
 
     Pure: no file is opened. Raises :class:`~federation.core.errors.ConfigurationError` with every finding.
     """
-    values, digest = _load(text, file)
+    document, digest = _load(text, file)
     findings = Findings(file)
-    directory = Path(file).parent
-    values = _under_new_names(values, findings)
-    with Table(values, key="", findings=findings) as top:
-        trust_domain = top.require(
-            "trust_domain", made_by(TrustDomain), "use the meshes' own, for example mesh.example.org"
-        )
-        reserved = top.list_of("reserved", account_pattern, DEFAULT_RESERVED)
-        listener = read_listener(top.table("listener"))
-        signer = read_signer(top.table("signer"), directory, listener)
-        controller = read_controller(top.table("controller"), listener)
-        status = read_status(top.table("status"), directory)
-        state = read_state(top.table("state"), directory)
-        read = [(table.key, read_cluster(table, directory)) for table in top.tables("clusters")]
-        members = [(key, cluster) for key, cluster in read if cluster is not None]
-        check_members(members, findings)
-        check_freshness(controller, [cluster for _, cluster in members], findings)
-        clusters = tuple(cluster for _, cluster in members)
-        names = frozenset(cluster.name for cluster in clusters) if len(members) == len(read) else None
-        trust = read_trust(top.table("trust"), directory, trust_domain, names)
-    if findings.mistakes or trust_domain is None or signer is None or state is None:
-        raise ConfigurationError(findings.mistakes)
-    return HubConfig(
-        file=file,
-        digest=digest,
-        trust_domain=trust_domain,
-        trust=trust,
-        listener=listener,
-        signer=signer,
-        status=status,
-        state=state,
-        controller=controller,
-        clusters=clusters,
-        reserved=reserved,
-        warnings=tuple(findings.warnings),
-        notices=tuple(findings.notices),
+    document = under_new_names(document, findings)
+    for name in REQUIRED_TABLES:
+        document.setdefault(name, {})
+    signer = Place(document["signer"], key="signer", findings=findings)
+    context = ReadingContext(
+        Path(file).parent, has_conjur=signer.has("conjur"), has_spiffe=signer.has("spiffe")
     )
+    hub = read_tables(HubTable, document, context, findings)
+    place = Place(document, key="", findings=findings)
+    check_hub(place, hub)
+    if findings.mistakes:
+        raise ConfigurationError(findings.mistakes)
+    return hub.build(place, file=file, digest=digest)
 
 
-def _under_new_names(values: dict[str, object], findings: Findings) -> dict[str, object]:
+def under_new_names(values: dict[str, object], findings: Findings) -> dict[str, object]:
     """The document with its former keys under the names of today."""
     document = _renamed(values, FORMER_TABLES, "", findings)
     clusters = document.get("clusters")
@@ -87,7 +59,28 @@ def _under_new_names(values: dict[str, object], findings: Findings) -> dict[str,
             else table
             for place, table in enumerate(clusters)
         ]
+    status = document.get("status")
+    if isinstance(status, dict) and FORMER_TOKEN in status:
+        document["status"] = _with_read_token(status, findings)
     return document
+
+
+def _with_read_token(status: Mapping[str, object], findings: Findings) -> dict[str, object]:
+    """``[status]`` with ``read_token_file`` for ``token_file``, as it was called when one token did both."""
+    renamed = {key: value for key, value in status.items() if key != FORMER_TOKEN}
+    if "read_token_file" in status:
+        findings.mistake(
+            f"status.{FORMER_TOKEN}", "is the former name of read_token_file, which is there too", "remove it"
+        )
+    else:
+        renamed["read_token_file"] = status[FORMER_TOKEN]
+        findings.former["status.read_token_file"] = f"status.{FORMER_TOKEN}"
+        findings.warning(
+            f"status.{FORMER_TOKEN}",
+            "it is called read_token_file now, and grants reading only: operations need a token of their own in "
+            "operate_token_file",
+        )
+    return renamed
 
 
 def _renamed(
@@ -107,6 +100,7 @@ def _renamed(
             findings.notice(
                 f"{where}{old}", f"is called {where}{new} now; it is read under its former name too"
             )
+            findings.former[f"{where}{new}"] = f"{where}{old}"
             renamed[new] = value
     return renamed
 

@@ -1,5 +1,9 @@
 """What single values of ``clusters.toml`` may look like: from what TOML holds to a value, or InvalidValue.
 
+Each is a :class:`Value`: the check with its remedy, and what an editor's schema says of it. They are written into the
+annotations of the tables' fields; ``tables.py`` has pydantic read a file by these. Nothing is converted silently:
+TOML's own types decide.
+
 Numbers, durations, names, addresses, https URLs of services that the hub calls, the socket of an agent on this
 machine, and label selectors, which are checked here so that a wrong one is found before an API server refuses it.
 Source of their syntax: "Labels and Selectors" of the Kubernetes documentation and ``labels.Parse`` of apimachinery:
@@ -11,13 +15,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
+
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from federation.core.config.mistakes import Convert, describe, printable, suggestion
 from federation.core.errors import InvalidValue
@@ -43,8 +49,140 @@ class Address:
             return self.host == "localhost"
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingContext:
+    """What else of the file decides how a value is read."""
+
+    directory: Path  # of the configuration file: relative paths start there
+    has_conjur: bool = False  # [signer.conjur] is there
+    has_spiffe: bool = False  # [signer.spiffe] is there
+
+
 T = TypeVar("T")
+U = TypeVar("U")
 E = TypeVar("E", bound=Enum)
+MISTAKE: Final = "federation"
+"""The type of pydantic's errors that carry one of our own mistakes."""
+
+
+def mistake(problem: str, remedy: str) -> PydanticCustomError:
+    """A mistake as pydantic passes it on; ``tables.py`` turns it into a finding with its place."""
+    return PydanticCustomError(MISTAKE, "{problem}", {"problem": problem, "remedy": remedy})
+
+
+def mistakes_at(found: Iterable[tuple[tuple[int | str, ...], PydanticCustomError]]) -> ValidationError:
+    """Several mistakes with their places below the one that is read."""
+    return ValidationError.from_exception_data(
+        MISTAKE,
+        [InitErrorDetails(type=error, loc=place, input=None) for place, error in found],
+        hide_input=True,
+    )
+
+
+class Value(Generic[T]):
+    """One kind of value: how it is read, what it is called, and what JSON Schema says of it.
+
+    It is called with what TOML holds, and raises InvalidValue. In an annotation it is what pydantic reads the field by.
+    """
+
+    def __init__(
+        self, convert: Callable[[object, ReadingContext], T], what: str, form: Mapping[str, Any]
+    ) -> None:
+        self.convert = convert
+        self.what = what
+        self.form = form
+
+    def __call__(self, value: object) -> T:
+        """The value, where nothing else of a file decides what it means."""
+        return self.convert(value, NOWHERE)
+
+    def read(self, value: object, info: core_schema.ValidationInfo[ReadingContext]) -> T:
+        """As pydantic calls it."""
+        try:
+            return self.convert(value, info.context)
+        except InvalidValue as error:
+            raise mistake(error.what, error.remedy) from None
+
+    def then(self, make: Callable[[T], U]) -> Value[U]:
+        """What ``make`` makes of that value."""
+        return Value(lambda value, context: make(self.convert(value, context)), self.what, self.form)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: object, handler: object) -> dict[str, Any]:
+        return dict(self.form)
+
+
+NOWHERE: Final = ReadingContext(Path())
+
+
+def read_as(what: str, **form: object) -> Callable[[Convert[T]], Value[T]]:
+    """Make a function that checks a value a :class:`Value`; ``what`` is what the reference calls it."""
+
+    def made(convert: Convert[T]) -> Value[T]:
+        return Value(lambda given, _: convert(given), what, form or {"type": "string"})
+
+    return made
+
+
+class Array(Generic[T]):
+    """An array of values, none of them twice; ``empty`` is problem and remedy where it has to hold one.
+
+    With ``or_one`` a single value may stand for an array of one.
+    """
+
+    def __init__(self, item: Value[T], *, empty: tuple[str, str] | None = None, or_one: bool = False) -> None:
+        self.item = item
+        self.empty = empty
+        self.or_one = or_one
+
+    @property
+    def what(self) -> str:
+        """What the reference calls it."""
+        return f"{self.item.what}, or an array of them" if self.or_one else f"array: {self.item.what}"
+
+    def read(self, given: object, info: core_schema.ValidationInfo[ReadingContext]) -> tuple[T, ...]:
+        """As pydantic calls it: every element is checked, and each mistake has its index."""
+        if self.or_one and not isinstance(given, list):
+            return (self.item.read(given, info),)
+        if not isinstance(given, list):
+            raise mistake(f"must be an array, not {describe(given)}", 'write it as ["...", "..."]')
+        if not given and self.empty:
+            raise mistake(*self.empty)
+        found: list[T] = []
+        wrong: list[tuple[tuple[int | str, ...], PydanticCustomError]] = []
+        for index, element in enumerate(given):
+            try:
+                read = self.item.read(element, info)
+            except PydanticCustomError as error:
+                wrong.append(((index,), error))
+                continue
+            if read in found:
+                wrong.append(((index,), mistake("is there twice", "keep it once")))
+            found.append(read)
+        if wrong:
+            raise mistakes_at(wrong)
+        return tuple(found)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: object, handler: object) -> dict[str, Any]:
+        array = {"type": "array", "items": dict(self.item.form), "uniqueItems": True}
+        if self.empty:
+            array["minItems"] = 1
+        return {"anyOf": [dict(self.item.form), array]} if self.or_one else array
+
+
+class ArraySet(Array[T]):
+    """An array whose order means nothing."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            frozenset, core_schema.with_info_plain_validator_function(self.read)
+        )
+
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|[smhd]))+", re.ASCII)
@@ -67,6 +205,7 @@ def string(value: object) -> str:
     return value
 
 
+@read_as("text", type="string", minLength=1)
 def nonempty(value: object) -> str:
     """A string that is not empty; spaces may be part of it."""
     text = string(value)
@@ -75,6 +214,7 @@ def nonempty(value: object) -> str:
     return text
 
 
+@read_as("text without spaces", type="string", pattern="^[^ ]+$")
 def filled(value: object) -> str:
     """A string that is neither empty nor holds a space."""
     text = string(value)
@@ -83,6 +223,7 @@ def filled(value: object) -> str:
     return text
 
 
+@read_as("true or false", type="boolean")
 def boolean(value: object) -> bool:
     """``true`` or ``false``; nothing is guessed from a number or a string."""
     if not isinstance(value, bool):
@@ -90,9 +231,10 @@ def boolean(value: object) -> bool:
     return value
 
 
-def integer(low: int, high: int) -> Convert[int]:
+def integer(low: int, high: int) -> Value[int]:
     """A whole number between ``low`` and ``high``, both included."""
 
+    @read_as(f"whole number, {low} to {high}", type="integer", minimum=low, maximum=high)
     def convert(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidValue(f"must be a whole number, not {describe(value)}", remedy="write it plain")
@@ -103,9 +245,10 @@ def integer(low: int, high: int) -> Convert[int]:
     return convert
 
 
-def number(low: float, high: float) -> Convert[float]:
+def number(low: float, high: float) -> Value[float]:
     """A number, whole or not, between ``low`` and ``high``, both included."""
 
+    @read_as(f"number, {low:g} to {high:g}", type="number", minimum=low, maximum=high)
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidValue(f"must be a number, not {describe(value)}", remedy="write it plain")
@@ -116,9 +259,14 @@ def number(low: float, high: float) -> Convert[float]:
     return convert
 
 
-def seconds(low: float, high: float) -> Convert[float]:
+def seconds(low: float, high: float) -> Value[float]:
     """A duration: a number of seconds, or a string such as ``"90s"``, ``"15m"``, ``"1h30m"``."""
+    forms = [
+        {"type": "number", "minimum": low, "maximum": high},
+        {"type": "string", "pattern": _ecma(_DURATION)},
+    ]
 
+    @read_as(f"duration, {in_units(low)} to {in_units(high)}", anyOf=forms)
     def convert(value: object) -> float:
         length = _duration(value)
         if not low <= length <= high:
@@ -128,10 +276,24 @@ def seconds(low: float, high: float) -> Convert[float]:
     return convert
 
 
+def in_units(length: float) -> str:
+    """A duration as it is written in the file, in the largest unit that leaves no fraction."""
+    if length == 0:
+        return "0"
+    whole = round(length * 1000)
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if whole % round(_UNITS[unit] * 1000) == 0)
+    return f"{round(whole / (_UNITS[unit] * 1000))}{unit}"
+
+
+def _ecma(pattern: re.Pattern[str]) -> str:
+    """A pattern as JSON Schema has it, which asks for no match of the whole by itself."""
+    return f"^(?:{pattern.pattern})$".replace(r"\d", "[0-9]")
+
+
 def _duration(value: object) -> float:
     how = 'write a number of seconds, or a string such as "90s", "15m" or "24h"'
     if isinstance(value, str):
-        if not _DURATION.fullmatch(value[:100]):
+        if len(value) > 100 or not _DURATION.fullmatch(value):
             raise InvalidValue(f"{printable(value)!r} is not a duration", remedy=how)
         return math.fsum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -140,6 +302,7 @@ def _duration(value: object) -> float:
     return float(value) if abs(value) < 1e15 else math.copysign(1e15, value)
 
 
+@read_as("host:port", type="string", pattern="^.+:[0-9]{1,5}$")
 def address(value: object) -> Address:
     """``host:port``, with an IPv6 address in brackets. Port 0 lets the system choose."""
     text = string(value)
@@ -184,6 +347,15 @@ def relative_to(directory: Path) -> Convert[Path]:
     return convert
 
 
+path: Final = Value(
+    lambda value, context: relative_to(context.directory)(value),
+    "path",
+    {"type": "string", "pattern": "^[^~]"},
+)
+"""A path in the file."""
+
+
+@read_as("DNS name")
 def dns_name(value: object) -> str:
     """A DNS name in lower case, without a wildcard (RFC 1123)."""
     text = string(value)
@@ -195,11 +367,7 @@ def dns_name(value: object) -> str:
     return text
 
 
-def dns_name_or_empty(value: object) -> str:
-    """A DNS name, or nothing."""
-    return dns_name(value) if string(value) else ""
-
-
+@read_as("name of a Kubernetes object")
 def object_name(value: object) -> str:
     """The name of a ConfigMap: an RFC 1123 subdomain."""
     text = string(value)
@@ -208,9 +376,10 @@ def object_name(value: object) -> str:
     return text
 
 
-def label(what: str) -> Convert[str]:
+def label(what: str) -> Value[str]:
     """A name that is an RFC 1123 label; ``what`` says of what in the finding."""
 
+    @read_as(what.partition(" ")[2], type="string", pattern=_ecma(_LABEL))
     def convert(value: object) -> str:
         text = string(value)
         if not _LABEL.fullmatch(text):
@@ -223,6 +392,7 @@ def label(what: str) -> Convert[str]:
     return convert
 
 
+@read_as("key of a ConfigMap", type="string", pattern=_ecma(_CONFIG_MAP_KEY))
 def config_map_key(value: object) -> str:
     """A data key of a ConfigMap (Kubernetes' IsConfigMapKey)."""
     text = string(value)
@@ -233,6 +403,7 @@ def config_map_key(value: object) -> str:
     return text
 
 
+@read_as("SHA-256 fingerprint", type="string", pattern="^([0-9a-fA-F]{2}:?){32}$")
 def fingerprint(value: object) -> str:
     """A SHA-256 fingerprint: 64 hex digits of either case, with or without colons; returned in lower case."""
     text = string(value)
@@ -247,6 +418,7 @@ def fingerprint(value: object) -> str:
     return plain
 
 
+@read_as("namespace/name, with * and ?", type="string", pattern=_ecma(_PATTERN))
 def account_pattern(value: object) -> str:
     """``namespace/name`` with ``*`` and ``?``. Brackets are refused: an unclosed one would match nothing."""
     text = string(value)
@@ -258,6 +430,7 @@ def account_pattern(value: object) -> str:
     return text
 
 
+@read_as("namespace/name", type="string", pattern="^[^/]+/[^/]+$")
 def service_account(value: object) -> ServiceAccountRef:
     """``namespace/name`` of one service account."""
     place, slash, name = string(value).partition("/")
@@ -269,10 +442,11 @@ def service_account(value: object) -> ServiceAccountRef:
         raise InvalidValue(error.what, remedy="write namespace/name, in lower case") from error
 
 
-def one_of(words: Iterable[str]) -> Convert[str]:
+def one_of(words: Iterable[str]) -> Value[str]:
     """One of a few words."""
     known = tuple(words)
 
+    @read_as(" or ".join(f'"{word}"' for word in known), enum=list(known))
     def convert(value: object) -> str:
         text = string(value)
         if text not in known:
@@ -282,16 +456,24 @@ def one_of(words: Iterable[str]) -> Convert[str]:
     return convert
 
 
-def member_of(kind: type[E]) -> Convert[E]:
+def member_of(kind: type[E]) -> Value[E]:
     """A member of an enumeration by its value."""
     by_value = {str(member.value): member for member in kind}
-    word = one_of(by_value)
-    return lambda value: by_value[word(value)]
+    return one_of(by_value).then(by_value.__getitem__)
 
 
-def made_by(make: Callable[[str], T]) -> Convert[T]:
-    """A value of the core, made from a string by its own constructor."""
-    return lambda value: make(string(value))
+def made_by(make: Callable[[str], T], what: str) -> Value[T]:
+    """A value of the core, made from a string by its own constructor; ``what`` is what the reference calls it."""
+    return Value(lambda value, _: make(string(value)), what, {"type": "string"})
+
+
+def or_empty(other: Value[str]) -> Value[str]:
+    """That, or an empty string, which is as good as no value."""
+    return Value(
+        lambda value, context: other.convert(value, context) if string(value) else "",
+        f"{other.what}, or empty",
+        {"anyOf": [{"const": ""}, dict(other.form)]},
+    )
 
 
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9_.~-]+)*/?", re.ASCII)
@@ -300,6 +482,7 @@ _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path in Linux (unix(7): ``sun_path`` has 108, with the zero at its end)."""
 
 
+@read_as("https URL", type="string", pattern="^[hH][tT][tT][pP][sS]?://")
 def service_url(value: object) -> str:
     """The base URL of a service: https, or http where it is on a loopback address of this machine.
 
@@ -343,6 +526,7 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or (is_ip(host) and ip_address(host).is_loopback)
 
 
+@read_as("path of a Unix socket", type="string", pattern="^(unix:(//)?)?/")
 def unix_socket(value: object) -> Path:
     """The path of a Unix socket: absolute, plain or as ``unix:///path`` (SPIFFE Workload Endpoint, section 4)."""
     how = 'write "/run/.../api.sock" or "unix:///run/.../api.sock"'

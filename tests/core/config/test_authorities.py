@@ -435,7 +435,7 @@ MISTAKES = [
     (PKCS11, "slot = 3", "slot", "names the token a second time, beside token"),
     (PKCS11, 'serial = "1"', "serial", "a second time"),
     (PKCS11, 'key_id = "0g"', "key_id", "not a key's ID in hex"),
-    (PKCS11, 'pin = "1234"', "pin", "never stands here"),
+    (PKCS11, 'pin = "1234"', "pin", "is never written here"),
     (CERT_MANAGER, 'namespace = "A"', "namespace", "not a namespace name"),
     (CERT_MANAGER, 'issuer_name = "a/b"', "issuer_name", "not an object name"),
     (CERT_MANAGER, 'issuer_kind = "clusterissuer"', "issuer_kind", "not a kind"),
@@ -485,7 +485,7 @@ def test_a_single_mistake_is_named_with_its_key_and_remedy(
     ("auth", "key", "says"),
     [
         (login("kerberos"), "method", "kubernetes"),
-        (login("token", 'token = "hvs.abcdef"'), "token", "never stands here"),
+        (login("token", 'token = "hvs.abcdef"'), "token", "is never written here"),
         (login("token", 'token = "env:1X"'), "token", "no environment variable"),
         (login("token", 'token = "file:"'), "token", "file:PATH"),
         (login("token", 'token = "file:~/.vault-token"'), "token", "'~' is not expanded"),
@@ -494,7 +494,7 @@ def test_a_single_mistake_is_named_with_its_key_and_remedy(
         (login("token", "token = 7"), "token", "must be a string"),
         (login("jwt", 'role = "r"', 'jwt = "env:TOKEN"'), "jwt", "nothing renews it"),
         (login("jwt", 'role = "r"', 'jwt = "conjur:token"'), "jwt", "nothing renews it"),
-        (login("jwt", 'role = "r"', 'jwt = "eyJhbGciOi"'), "jwt", "never stands here"),
+        (login("jwt", 'role = "r"', 'jwt = "eyJhbGciOi"'), "jwt", "is never written here"),
         (login("jwt", 'role = "r"', 'jwt = "file:j"', 'mount = "auth/jwt"'), "mount", 'leave "auth/" out'),
         (login("approle", 'role_id = "file:a"', 'secret_id = "file:a"'), "secret_id", "keep them apart"),
         (

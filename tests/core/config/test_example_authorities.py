@@ -9,19 +9,17 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from federation.core.config.authorities.common import CLIENT_CERTIFICATE_KEYS
-from federation.core.config.authorities.section import KINDS as READERS
+from federation.core.config.authorities.section import KINDS as TABLES
 from federation.core.config.authorities.settings import (
     AuthorityConfig,
-    AwsConfig,
     ConjurConfig,
     SpiffeConfig,
     VaultAuth,
-    VaultServer,
 )
-from federation.core.config.clusters import Credentials
+from federation.core.config.authorities.vault import VaultTable
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
+from federation.core.config.tables import Section, keys_of
 from federation.core.errors import ConfigurationError
 from tests.core.config.example import (
     AUTH,
@@ -43,15 +41,7 @@ MODELS = {
     next(field.default for field in fields(model) if field.name == "kind"): model
     for model in get_args(AuthorityConfig)
 }
-SERVER = {field.name for field in fields(VaultServer)} - {"auth"}
-FLAT = {  # a field of a model that stands in TOML as keys of the same table
-    "server": SERVER,
-    "aws": {field.name for field in fields(AwsConfig)},
-    "credentials": {field.name for field in fields(Credentials)},
-    "certificate": set(CLIENT_CERTIFICATE_KEYS),
-}
-MORE_KEYS = {"pkcs11": {"uri"}}
-NESTED = {"server", "auth", "aws", "credentials"}
+NESTED = {"server", "auth", "aws", "credentials"}  # values of a model that are keys of its one table
 
 WHOLE = {str(form): form for form in FORMS}
 STATED = [(form, key) for form in FORMS for key in form.keys if key.is_default]
@@ -66,16 +56,8 @@ def parse(text: str) -> HubConfig:
     return replace(parse_config(text, file="/x/clusters.toml"), digest="")
 
 
-def keys_of(model: type) -> set[str]:
-    """The keys that hold a model's fields in TOML."""
-    found: set[str] = set()
-    for field in fields(model):
-        found |= FLAT.get(field.name, {field.name})
-    return found
-
-
 def test_every_kind_and_every_way_to_log_in_has_a_block() -> None:
-    assert set(KINDS) | {"local"} == set(READERS) == set(MODELS)
+    assert set(KINDS) | {"local"} == set(TABLES) == set(MODELS)
     methods = get_args(get_type_hints(VaultAuth)["method"])
     assert {*METHODS, "kubernetes"} == set(methods)
     assert len(KINDS) + len(METHODS) + len((CONJUR, SPIFFE, SUCCESSOR, STATE)) == len(BLOCKS)
@@ -96,19 +78,21 @@ def test_each_parses_in_the_place_of_the_one_in_use(form: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_of_a_kind_is_in_its_block(kind: str) -> None:
     documented = {key.name for key in KINDS[kind].keys if key.table == AUTHORITY}
-    assert documented == keys_of(MODELS[kind]) | MORE_KEYS.get(kind, set())
+    assert documented == set(keys_of(TABLES[kind])) - {"auth"}
 
 
 def test_every_key_of_the_ways_to_log_in_is_in_one_of_their_blocks() -> None:
     blocks = [KINDS["vault"], *METHODS.values()]
-    assert {key.name for block in blocks for key in block.keys if key.table == AUTH} == keys_of(VaultAuth)
+    logins = keys_of(VaultTable)["auth"].forms
+    assert logins is not None
+    assert {key.name for block in blocks for key in block.keys if key.table == AUTH} == set(logins.keys)
 
 
 @pytest.mark.parametrize(
     ("block", "model"), [(CONJUR, ConjurConfig), (SPIFFE, SpiffeConfig)], ids=["conjur", "spiffe"]
 )
-def test_every_key_of_a_source_of_credentials_is_in_its_block(block: Block, model: type) -> None:
-    assert {key.name for key in block.keys} == keys_of(model)
+def test_every_key_of_a_source_of_credentials_is_in_its_block(block: Block, model: type[Section]) -> None:
+    assert {key.name for key in block.keys} == set(keys_of(model))
 
 
 @pytest.mark.parametrize(("form", "key"), STATED, ids=label)

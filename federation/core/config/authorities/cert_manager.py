@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
-from federation.core.config.authorities.common import AuthorityContext, read_name, read_remote
-from federation.core.config.authorities.settings import CertManagerAuthorityConfig
-from federation.core.config.clusters import Credentials, read_credentials
-from federation.core.config.mistakes import Table, printable
-from federation.core.config.types import dns_name, label, object_name, string
+from federation.core.config.authorities.common import limits_of
+from federation.core.config.authorities.settings import CertManagerAuthorityConfig, RemoteAuthorityConfig
+from federation.core.config.clusters import CredentialsTable, check_credentials
+from federation.core.config.mistakes import Place, printable
+from federation.core.config.tables import Needed
+from federation.core.config.types import dns_name, label, number, object_name, read_as, seconds, string
 from federation.core.errors import InvalidValue
 
-_CERT_MANAGER: Final = CertManagerAuthorityConfig(  # for its defaults
-    name="", credentials=Credentials(kubeconfig=None), namespace="", issuer_name=""
-)
 _KIND: Final = re.compile(r"[A-Z][A-Za-z0-9]{0,62}", re.ASCII)
 
 
-def read_cert_manager(table: Table, context: AuthorityContext) -> CertManagerAuthorityConfig | None:
-    """An issuer of cert-manager in the management cluster."""
-    name = read_name(table)
-    remote = read_remote(table, _CERT_MANAGER, context)
-    credentials = read_credentials(
-        table,
-        context.directory,
-        "name a kubeconfig of the management cluster, or set in_cluster = true where the hub runs in it",
-    )
-    namespace = table.require(
-        "namespace",
-        label("a namespace name"),
-        "name the namespace of the requests: one of their own, where only the hub may create them",
-    )
-    issuer = table.require("issuer_name", object_name, "name the Issuer or ClusterIssuer of the intermediate")
-    kind = table.get("issuer_kind", _kind, _CERT_MANAGER.issuer_kind)
-    group = table.get("issuer_group", dns_name, _CERT_MANAGER.issuer_group)
-    if name is None or credentials is None or namespace is None or issuer is None:
-        return None
-    return CertManagerAuthorityConfig(
-        name=name,
-        credentials=credentials,
-        namespace=namespace,
-        issuer_name=issuer,
-        issuer_kind=kind,
-        issuer_group=group,
-        **remote,
-    )
-
-
+@read_as("kind of a Kubernetes object")
 def _kind(value: object) -> str:
     text = string(value)
     if not _KIND.fullmatch(text):
@@ -56,3 +26,48 @@ def _kind(value: object) -> str:
             remedy='write it as Kubernetes does, for example "ClusterIssuer"',
         )
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertManagerTable(RemoteAuthorityConfig, CredentialsTable):
+    """cert-manager in one management cluster, with any Issuer or ClusterIssuer."""
+
+    kind: Literal["cert-manager"] = "cert-manager"
+    """CertificateRequests in one management cluster."""
+    namespace: Annotated[
+        str,
+        label("a namespace name"),
+        Needed("name the namespace of the requests: one of their own, where only the hub may create them"),
+    ]
+    """The namespace of the requests: one of their own, where only the hub may create them."""
+    issuer_name: Annotated[str, object_name, Needed("name the Issuer or ClusterIssuer of the intermediate")]
+    """The issuer."""
+    issuer_kind: Annotated[str, _kind] = "ClusterIssuer"
+    """Issuer (of that namespace), ClusterIssuer, or the kind of an external one."""
+    issuer_group: Annotated[str, dns_name] = "cert-manager.io"
+    """The issuer's API group."""
+    quota: Annotated[float, number(0, 100_000)] = 20.0
+    """Certificates per second for all signers together; cert-manager's own client is limited to 20 requests a second
+    by default.
+    """
+    timeout: Annotated[float, seconds(0.1, 120)] = 8.0
+    """How long one request may take: less than listener.deadline. An issuer may have to ask a service of its own."""
+
+    def check(self, place: Place) -> None:
+        """What must hold between its keys."""
+        check_credentials(
+            place,
+            self,
+            "name a kubeconfig of the management cluster, or set in_cluster = true where the hub runs in it",
+        )
+
+    def build(self) -> CertManagerAuthorityConfig:
+        """The authority's settings, once nothing in the file is wrong."""
+        return CertManagerAuthorityConfig(
+            **limits_of(self),
+            credentials=self.credentials,
+            namespace=self.namespace,
+            issuer_name=self.issuer_name,
+            issuer_kind=self.issuer_kind,
+            issuer_group=self.issuer_group,
+        )

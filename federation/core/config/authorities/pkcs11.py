@@ -13,13 +13,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote_to_bytes
 
-from federation.core.config.authorities.common import AuthorityContext, read_name, read_remote
-from federation.core.config.authorities.settings import Pkcs11AuthorityConfig, SecretRef
-from federation.core.config.mistakes import Convert, Table
-from federation.core.config.types import integer, nonempty, string
+from federation.core.config.authorities.common import limits_of
+from federation.core.config.authorities.settings import (
+    NAME_A_CHAIN,
+    Pkcs11AuthorityConfig,
+    RemoteAuthorityConfig,
+    SecretRef,
+    secret_place,
+)
+from federation.core.config.mistakes import Place
+from federation.core.config.tables import Needed
+from federation.core.config.types import Value, integer, nonempty, path, read_as, seconds, string
 from federation.core.errors import InvalidValue
 
 MAX_URI_LENGTH: Final = 2048
@@ -155,111 +162,20 @@ def _invalid(
     return InvalidValue(f"this PKCS#11 URI cannot be used: {what}", remedy=remedy)
 
 
-_PKCS11: Final = Pkcs11AuthorityConfig(  # for its defaults
-    name="", module=Path(), pin=SecretRef("file", ""), certificate_file=Path()
-)
 _TOKEN_KEYS: Final = ("token", "slot", "serial")
 _OBJECT_KEYS: Final = ("key_label", "key_id")
 _KEY_ID: Final = re.compile(r"(?:[0-9a-f]{2}){1,256}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """Where the key is: a token, and an object in it."""
-
-    token: str
-    slot: int | None
-    serial: str
-    key_label: str
-    key_id: str
-
-
-def read_pkcs11(table: Table, context: AuthorityContext) -> Pkcs11AuthorityConfig | None:
-    """A key in a PKCS#11 token."""
-    name = read_name(table)
-    remote = read_remote(table, _PKCS11, context)
-    uri = table.get("uri", _uri, None)
-    module = _module(table, uri, context)
-    key = _by_uri(table, uri) if table.has("uri") else _by_keys(table)
-    pin = table.require(
-        "pin", context.secret, 'write where the user PIN is: "file:PATH", "env:NAME" or "conjur:VARIABLE"'
-    )
-    certificate = table.require(
-        "certificate_file",
-        context.path,
-        "name the PEM file of the intermediate and what stands between it and the root",
-    )
-    if name is None or module is None or key is None or pin is None or certificate is None:
-        return None
-    return Pkcs11AuthorityConfig(
-        name=name,
-        module=module,
-        pin=pin,
-        certificate_file=certificate,
-        token=key.token,
-        slot=key.slot,
-        serial=key.serial,
-        key_label=key.key_label,
-        key_id=key.key_id,
-        **remote,
-    )
-
-
-def _module(table: Table, uri: Pkcs11Uri | None, context: AuthorityContext) -> Path | None:
-    """``module``, or the URI's ``module-path``; where both name one, the same."""
-    named = Path(uri.module_path) if uri is not None and uri.module_path else None
-    if named is not None and not table.has("module"):
-        return named
-    module = table.require(
-        "module",
-        context.path,
-        "name the library of the HSM's maker, for example /usr/lib/softhsm/libsofthsm2.so",
-    )
-    if module is not None and named is not None and module != named:
-        table.mistake("module", "is not the module-path of uri", "keep one of the two")
-    return module
-
-
-def _by_uri(table: Table, uri: Pkcs11Uri | None) -> _Key | None:
-    for key in (*_TOKEN_KEYS, *_OBJECT_KEYS):
-        if table.has(key):
-            table.mistake(key, "contradicts uri", "keep one of the two")
-    if uri is None:
-        return None
-    if not uri.token and not uri.serial and uri.slot_id is None:
-        table.mistake("uri", "names no token", "add token=, serial= or slot-id= to it")
-    if not uri.object and not uri.id:
-        table.mistake("uri", "names no key", "add object= or id= to it")
-    return _Key(uri.token, uri.slot_id, uri.serial, uri.object, uri.id)
-
-
-def _by_keys(table: Table) -> _Key:
-    found = _Key(
-        token=table.get("token", _text(32), _PKCS11.token),
-        slot=table.get("slot", integer(0, 2**63 - 1), _PKCS11.slot),
-        serial=table.get("serial", _text(16), _PKCS11.serial),
-        key_label=table.get("key_label", _text(255), _PKCS11.key_label),
-        key_id=table.get("key_id", _key_id, _PKCS11.key_id),
-    )
-    named = [key for key in _TOKEN_KEYS if table.has(key)]
-    if not named:
-        table.mistake("token", "is missing", "name the token by token (its label), serial or slot, or by uri")
-    for more in named[1:]:
-        table.mistake(
-            more, f"names the token a second time, beside {named[0]}", "keep one; a label or serial lasts"
-        )
-    if not any(table.has(key) for key in _OBJECT_KEYS):
-        table.mistake("key_label", "is missing", "name the key by key_label or key_id (hex), or by uri")
-    return found
-
-
+@read_as("PKCS#11 URI (RFC 7512)", type="string", pattern="^[pP][kK][cC][sS]11:")
 def _uri(value: object) -> Pkcs11Uri:
     return parse_uri(string(value))
 
 
-def _text(longest: int) -> Convert[str]:
+def _text(longest: int) -> Value[str]:
     """Text of at most that many bytes, as PKCS#11's own structures hold it."""
 
+    @read_as(f"text, at most {longest} bytes", type="string", minLength=1, maxLength=longest)
     def convert(value: object) -> str:
         text = nonempty(value)
         if len(text.encode("utf-8", "surrogatepass")) > longest:
@@ -272,8 +188,105 @@ def _text(longest: int) -> Convert[str]:
     return convert
 
 
+@read_as("bytes in hex")
 def _key_id(value: object) -> str:
     text = string(value).lower().replace(":", "")
     if not _KEY_ID.fullmatch(text):
         raise InvalidValue("is not a key's ID in hex", remedy='write its bytes, for example "01" or "a1:b2"')
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pkcs11Table(RemoteAuthorityConfig):
+    """A key in a PKCS#11 token. Needs the package extra ``pkcs11``."""
+
+    kind: Literal["pkcs11"] = "pkcs11"
+    """A key in an HSM or another PKCS#11 token."""
+    module: Annotated[Path | None, path] = None
+    """The library of the token's maker. Required where uri has no module-path."""
+    token: Annotated[str, _text(32)] = ""
+    """The token by its label; this, serial, slot or uri is required."""
+    serial: Annotated[str, _text(16)] = ""
+    """The token by its serial number."""
+    slot: Annotated[int | None, integer(0, 2**63 - 1)] = None
+    """The token by the slot it is in, which may change with a restart."""
+    pin: Annotated[
+        SecretRef,
+        secret_place,
+        Needed('write where the user PIN is: "file:PATH", "env:NAME" or "conjur:VARIABLE"'),
+    ]
+    """The user PIN."""
+    key_label: Annotated[str, _text(255)] = ""
+    """The key by its label (CKA_LABEL); this, key_id, both or uri is required."""
+    key_id: Annotated[str, _key_id] = ""
+    """The key by its ID (CKA_ID)."""
+    uri: Annotated[Pkcs11Uri | None, _uri] = None
+    """Token and key by one URI, with module-path instead of module if you like. No PIN in it."""
+    certificate_file: Annotated[Path, path, Needed(NAME_A_CHAIN)]
+    """The intermediate first, then what is between it and the root, as PEM."""
+    max_in_flight: Annotated[int, integer(1, 10_000)] = 64
+    """Requests under way in one process; one thread of it asks the token."""
+    poll_seconds: Annotated[float, seconds(0.1, 3600)] = 10.0
+    """How often health and chain are checked."""
+
+    def check(self, place: Place) -> None:
+        """What must hold between its keys."""
+        place.check(self, _one_module, _uri_alone, _uri_whole, _one_token, _some_key)
+
+    def build(self) -> Pkcs11AuthorityConfig:
+        """The authority's settings, once nothing in the file is wrong."""
+        uri = self.uri
+        return Pkcs11AuthorityConfig(
+            **limits_of(self),
+            module=self.module or Path(uri.module_path if uri else ""),
+            pin=self.pin,
+            certificate_file=self.certificate_file,
+            token=uri.token if uri else self.token,
+            slot=uri.slot_id if uri else self.slot,
+            serial=uri.serial if uri else self.serial,
+            key_label=uri.object if uri else self.key_label,
+            key_id=uri.id if uri else self.key_id,
+        )
+
+
+def _one_module(place: Place, table: Pkcs11Table) -> None:
+    named = table.uri is not None and table.uri.module_path
+    if not named and not place.has("module"):
+        place.mistake(
+            "module",
+            "is missing",
+            "name the library of the HSM's maker, for example /usr/lib/softhsm/libsofthsm2.so",
+        )
+    elif named and table.module is not None and table.module != Path(named):
+        place.mistake("module", "is not the module-path of uri", "keep one of the two")
+
+
+def _uri_alone(place: Place, _: Pkcs11Table) -> None:
+    for key in place.set_among((*_TOKEN_KEYS, *_OBJECT_KEYS)) if place.has("uri") else ():
+        place.mistake(key, "contradicts uri", "keep one of the two")
+
+
+def _uri_whole(place: Place, table: Pkcs11Table) -> None:
+    if table.uri is None:
+        return
+    if not table.uri.token and not table.uri.serial and table.uri.slot_id is None:
+        place.mistake("uri", "names no token", "add token=, serial= or slot-id= to it")
+    if not table.uri.object and not table.uri.id:
+        place.mistake("uri", "names no key", "add object= or id= to it")
+
+
+def _one_token(place: Place, _: Pkcs11Table) -> None:
+    named = place.set_among(_TOKEN_KEYS)
+    if place.has("uri"):
+        return
+    if not named:
+        place.mistake("token", "is missing", "name the token by token (its label), serial or slot, or by uri")
+    for more in named[1:]:
+        place.mistake(
+            more, f"names the token a second time, beside {named[0]}", "keep one; a label or serial lasts"
+        )
+
+
+def _some_key(place: Place, _: Pkcs11Table) -> None:
+    if not place.has("uri") and not place.set_among(_OBJECT_KEYS):
+        place.mistake("key_label", "is missing", "name the key by key_label or key_id (hex), or by uri")

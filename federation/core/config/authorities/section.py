@@ -1,62 +1,104 @@
-"""``[signer.authority]`` and ``[signer.successor]``: where signatures come from, one reader for each ``kind``.
+"""``[signer.authority]`` and ``[signer.successor]``: where signatures come from, one table for each ``kind``.
 
-A further kind is a settings class in ``settings.py``, a reader, and one more entry in :data:`KINDS`.
+A further kind is a settings class in ``settings.py``, a table with its rules and ``build``, and one more entry in
+:data:`KINDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from federation.core.config.authorities.aws import read_aws_kms, read_aws_pca
-from federation.core.config.authorities.cert_manager import read_cert_manager
-from federation.core.config.authorities.common import AuthorityContext, conjur_variable, read_name
-from federation.core.config.authorities.pkcs11 import read_pkcs11
+from federation.core.config.authorities.aws import AwsKmsTable, AwsPcaTable
+from federation.core.config.authorities.cert_manager import CertManagerTable
+from federation.core.config.authorities.pkcs11 import Pkcs11Table
 from federation.core.config.authorities.settings import (
     AuthorityConfig,
     ConjurAuthorityConfig,
     LocalAuthorityConfig,
     RemoteAuthorityConfig,
-    certificate_file,
 )
-from federation.core.config.authorities.vault import read_vault, read_vault_transit
-from federation.core.config.mistakes import Table
-from federation.core.config.types import one_of, seconds
+from federation.core.config.authorities.vault import VaultTable, VaultTransitTable
+from federation.core.config.mistakes import Place
+from federation.core.config.tables import Forms, Section
+
+RemoteTable: TypeAlias = (
+    VaultTable | VaultTransitTable | Pkcs11Table | CertManagerTable | AwsPcaTable | AwsKmsTable
+)
+AuthorityTable: TypeAlias = LocalAuthorityConfig | ConjurAuthorityConfig | RemoteTable
+
+KINDS: Final[Mapping[str, type[Section]]] = {
+    "local": LocalAuthorityConfig,
+    "conjur": ConjurAuthorityConfig,
+    "vault": VaultTable,
+    "vault-transit": VaultTransitTable,
+    "pkcs11": Pkcs11Table,
+    "cert-manager": CertManagerTable,
+    "aws-pca": AwsPcaTable,
+    "aws-kms": AwsKmsTable,
+}
+"""Every kind of authority and its table."""
+
+AUTHORITIES: Final = Forms("kind", KINDS, default="local")
 
 _ASIDE: Final = frozenset(field.name for field in fields(RemoteAuthorityConfig))
-_LOCAL: Final = LocalAuthorityConfig(name="", certificate_file=Path(), key_file=Path())  # for its defaults
 
 
-def read_authority(table: Table, context: AuthorityContext) -> AuthorityConfig | None:
-    """The authority's settings; None, with findings, where they cannot be used."""
-    kind: str | None = _LOCAL.kind
-    if table.has("kind"):
-        kind = table.require("kind", one_of(KINDS), "")
-    if kind is None:
-        return None  # its other keys are not judged: nobody knows whose they are
-    with table:
-        return KINDS[kind](table, context)
+def build_authority(table: AuthorityTable) -> AuthorityConfig:
+    """The authority's settings, once nothing in the file is wrong."""
+    return table if isinstance(table, LocalAuthorityConfig | ConjurAuthorityConfig) else table.build()
 
 
-def check_successor(signer: Table, authority: AuthorityConfig, successor: AuthorityConfig) -> None:
+def check_authority(signer: Place, name: str, table: AuthorityTable) -> None:
+    """What must hold between the keys of the table ``name`` of ``[signer]``."""
+    place = signer.below(name)
+    match table:
+        case LocalAuthorityConfig():
+            place.check(table, _local)
+        case ConjurAuthorityConfig():
+            if not signer.has("conjur"):
+                place.mistake("kind", "needs Conjur", "add [signer.conjur]")
+            place.check(table, _variables)
+        case _:
+            table.check(place)
+
+
+def _local(place: Place, table: LocalAuthorityConfig) -> None:
+    if table.certificate_file == table.key_file:
+        place.mistake("key_file", "is the certificate's file", "keep the key in a file of its own, mode 0600")
+
+
+def _variables(place: Place, table: ConjurAuthorityConfig) -> None:
+    if table.chain_variable == table.key_variable:
+        place.mistake("key_variable", "is the chain's variable", "keep the key in a variable of its own")
+
+
+def check_successor(signer: Place, authority: AuthorityTable, successor: AuthorityTable) -> None:
     """What must differ between the two of ``[signer]``: a rotation leads from one intermediate to another."""
-    table = signer.table("successor")
-    if successor.name == authority.name:
-        table.mistake(
-            "name",
+    signer.check((authority, successor), _names_differ, _intermediates_differ)
+
+
+def _names_differ(signer: Place, both: tuple[AuthorityTable, AuthorityTable]) -> None:
+    if both[0].name == both[1].name:
+        signer.mistake(
+            "successor.name",
             "is the name of [signer.authority] as well",
-            "give each a name of its own: status and the accounting of leaves tell them apart by it",
+            "give each a name of its own: status and the accounting of leaves distinguish them by it",
         )
-    chain = certificate_file(successor)
-    if chain is not None and chain == certificate_file(authority):
-        table.mistake(
-            "certificate_file",
+
+
+def _intermediates_differ(signer: Place, both: tuple[AuthorityTable, AuthorityTable]) -> None:
+    authority, successor = both
+    chain = _certificate_file(successor)
+    if chain is not None and chain == _certificate_file(authority):
+        signer.mistake(
+            "successor.certificate_file",
             "is the one of [signer.authority], so both would be the same intermediate",
             "name the file of the new intermediate",
         )
-    elif _what_signs(successor) == _what_signs(authority):
+    elif _what_signs(build_authority(successor)) == _what_signs(build_authority(authority)):
         signer.mistake(
             "successor",
             "signs with what [signer.authority] signs with, so there is nothing to rotate to",
@@ -64,55 +106,16 @@ def check_successor(signer: Table, authority: AuthorityConfig, successor: Author
         )
 
 
+def _certificate_file(table: AuthorityTable) -> Path | None:
+    """The file of the authority's chain; None where the authority itself is asked for it."""
+    match table:
+        case LocalAuthorityConfig() | VaultTransitTable() | Pkcs11Table() | AwsKmsTable():
+            return table.certificate_file
+        case _:
+            return None
+
+
 def _what_signs(config: AuthorityConfig) -> dict[str, object]:
     """The settings that say which intermediate it is: neither its name nor how much it may be asked."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     return {name: value for name, value in values.items() if name not in _ASIDE}
-
-
-def _local(table: Table, context: AuthorityContext) -> LocalAuthorityConfig | None:
-    name = read_name(table)
-    certificate = table.require(
-        "certificate_file",
-        context.path,
-        "name the PEM file of the intermediate and what stands between it and the root",
-    )
-    key = table.require("key_file", context.path, "name the PEM file of the intermediate's key")
-    poll = table.get("poll_seconds", seconds(0.1, 3600), _LOCAL.poll_seconds)
-    if certificate is not None and certificate == key:
-        table.mistake("key_file", "is the certificate's file", "keep the key in a file of its own, mode 0600")
-    if name is None or certificate is None or key is None:
-        return None
-    return LocalAuthorityConfig(name=name, certificate_file=certificate, key_file=key, poll_seconds=poll)
-
-
-def _conjur(table: Table, context: AuthorityContext) -> ConjurAuthorityConfig | None:
-    name = read_name(table)
-    if not context.has_conjur:
-        table.mistake("kind", "needs Conjur", "add [signer.conjur]")
-    chain = table.require(
-        "chain_variable",
-        conjur_variable,
-        "name the variable with the intermediate and what stands between it and the root, as PEM",
-    )
-    key = table.require(
-        "key_variable", conjur_variable, "name the variable with the intermediate's key, as PEM"
-    )
-    if key is not None and chain == key:
-        table.mistake("key_variable", "is the chain's variable", "keep the key in a variable of its own")
-    if name is None or chain is None or key is None:
-        return None
-    return ConjurAuthorityConfig(name=name, chain_variable=chain, key_variable=key)
-
-
-KINDS: Final[Mapping[str, Callable[[Table, AuthorityContext], AuthorityConfig | None]]] = {
-    "local": _local,
-    "conjur": _conjur,
-    "vault": read_vault,
-    "vault-transit": read_vault_transit,
-    "pkcs11": read_pkcs11,
-    "cert-manager": read_cert_manager,
-    "aws-pca": read_aws_pca,
-    "aws-kms": read_aws_kms,
-}
-"""Every kind of authority and its reader."""

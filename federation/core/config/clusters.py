@@ -136,7 +136,7 @@ _NAME_ONE: Final = ("allows nothing", "name at least one, or remove the cluster"
 class ClusterPolicy(Section):
     """What callers of one cluster may have from the shared CA.
 
-    Patterns are ``namespace/name`` of service accounts: ``*`` stands for any characters, ``?`` for one. ``reserved``
+    Patterns are ``namespace/name`` of service accounts: ``*`` is any characters, ``?`` is one. ``reserved``
     are those of the hub's reserved identities that this cluster may have, where ``allow`` matches them too.
     """
 

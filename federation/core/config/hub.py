@@ -170,7 +170,7 @@ class StatusConfig(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
-    """Where the roles tell each other things: a directory that both can write, or objects in the hub's cluster.
+    """Where the roles leave each other messages: a directory that both can write, or objects in the hub's cluster.
 
     With ``kind`` "kubernetes" the objects are in ``namespace``, reached by ``credentials``.
     """

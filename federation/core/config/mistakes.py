@@ -51,7 +51,7 @@ class Unread(Exception):
 
 
 class Place:
-    """One table as it stands in the file, under its dotted key: which keys it sets, and where rules report mistakes."""
+    """One table as it is in the file, under its dotted key: which keys it sets, and where rules report mistakes."""
 
     def __init__(self, values: object, *, key: str, findings: Findings) -> None:
         self.key = key

@@ -18,25 +18,37 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, TypeVar, cast, get_args, get_origin, get_type_hints
-
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter
-from pydantic_core import ErrorDetails, ValidationError, core_schema
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from federation.core.config.mistakes import Findings, Unread, describe, nearest, printable, suggestion
 from federation.core.config.types import MISTAKE, Array, ReadingContext, Value, mistake, mistakes_at, one_of
 from federation.core.errors import InvalidValue
 
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, TypeAdapter
+    from pydantic_core import ErrorDetails, core_schema
+
 _INDEX: Final = re.compile(r"\[\d+\]")
 _OF_THE_TAG: Final = ""
-"""Stands in the place of a mistake where pydantic puts the form of a table that has several: it is of no form yet."""
+"""In the place of a mistake, where pydantic puts the form of a table that has several: it has no form yet."""
 
 
 class Section:
     """Base of every table: a key that is none of its fields is a mistake."""
 
     __slots__ = ()
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "hide_input_in_errors": True}
 
 
 S = TypeVar("S", bound=Section)
@@ -65,6 +77,8 @@ class Tables:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
+        from pydantic_core import core_schema
+
         return core_schema.no_info_before_validator_function(self.check, handler(source))
 
 
@@ -113,6 +127,7 @@ class Forms:
 
     def schema(self, forms: Mapping[str, core_schema.CoreSchema]) -> core_schema.CoreSchema:
         """The table in one of its forms, each of which is read by the schema under its name."""
+        from pydantic_core import core_schema
 
         def form_of(value: object) -> str:
             return str(value.get(self.tag, self.default)) if isinstance(value, dict) else next(iter(forms))
@@ -193,6 +208,8 @@ def _key(name: str, annotation: Any, default: Any) -> Key:
 
 @cache
 def _adapter(section: Hashable) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter  # 0.2 s, which only who reads a file pays
+
     adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", section))
     adapter.rebuild(raise_errors=True)  # a name that an annotation has and its module has not
     return adapter
@@ -202,6 +219,8 @@ def read_tables(
     section: type[S], document: Mapping[str, object], context: ReadingContext, findings: Findings
 ) -> S:
     """The table and all below it. Where there are findings, what cannot be used raises Unread when it is asked for."""
+    from pydantic_core import ValidationError
+
     try:
         return cast("S", _adapter(cast("Hashable", section)).validate_python(document, context=context))
     except ValidationError as error:
@@ -317,6 +336,8 @@ class _Partial:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
+        from pydantic_core import core_schema
+
         found = {
             key.name: core_schema.typed_dict_field(
                 core_schema.with_default_schema(self._schema(key, handler), on_error="omit"), required=False
@@ -329,6 +350,8 @@ class _Partial:
 
     @staticmethod
     def _schema(key: Key, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        from pydantic_core import core_schema
+
         def partial(section: type[Section]) -> core_schema.CoreSchema:
             return handler.generate_schema(Annotated[section, _Partial(section)])
 

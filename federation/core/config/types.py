@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
-
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from federation.core.config.mistakes import Convert, describe, printable, suggestion
 from federation.core.errors import InvalidValue
 from federation.core.identity import ServiceAccountRef
+
+if TYPE_CHECKING:  # only who reads a file imports pydantic: it takes longer than all else that a verb needs
+    from pydantic_core import PydanticCustomError, ValidationError, core_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,28 @@ MISTAKE: Final = "federation"
 
 def mistake(problem: str, remedy: str) -> PydanticCustomError:
     """A mistake as pydantic passes it on; ``tables.py`` turns it into a finding with its place."""
+    from pydantic_core import PydanticCustomError
+
     return PydanticCustomError(MISTAKE, "{problem}", {"problem": problem, "remedy": remedy})
 
 
 def mistakes_at(found: Iterable[tuple[tuple[int | str, ...], PydanticCustomError]]) -> ValidationError:
     """Several mistakes with their places below the one that is read."""
+    from pydantic_core import InitErrorDetails, ValidationError
+
     return ValidationError.from_exception_data(
         MISTAKE,
         [InitErrorDetails(type=error, loc=place, input=None) for place, error in found],
         hide_input=True,
     )
+
+
+def _read_by(
+    read: Callable[[object, core_schema.ValidationInfo[ReadingContext]], object],
+) -> core_schema.CoreSchema:
+    from pydantic_core import core_schema
+
+    return core_schema.with_info_plain_validator_function(read)
 
 
 class Value(Generic[T]):
@@ -108,7 +121,7 @@ class Value(Generic[T]):
         return Value(lambda value, context: make(self.convert(value, context)), self.what, self.form)
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.read)
+        return _read_by(self.read)
 
     def __get_pydantic_json_schema__(self, schema: object, handler: object) -> dict[str, Any]:
         return dict(self.form)
@@ -129,7 +142,7 @@ def read_as(what: str, **form: object) -> Callable[[Convert[T]], Value[T]]:
 class Array(Generic[T]):
     """An array of values, none of them twice; ``empty`` is problem and remedy where it has to hold one.
 
-    With ``or_one`` a single value may stand for an array of one.
+    With ``or_one`` a single value may be written for an array of one.
     """
 
     def __init__(self, item: Value[T], *, empty: tuple[str, str] | None = None, or_one: bool = False) -> None:
@@ -154,9 +167,9 @@ class Array(Generic[T]):
         wrong: list[tuple[tuple[int | str, ...], PydanticCustomError]] = []
         for index, element in enumerate(given):
             try:
-                read = self.item.read(element, info)
-            except PydanticCustomError as error:
-                wrong.append(((index,), error))
+                read = self.item.convert(element, info.context)
+            except InvalidValue as error:
+                wrong.append(((index,), mistake(error.what, error.remedy)))
                 continue
             if read in found:
                 wrong.append(((index,), mistake("is there twice", "keep it once")))
@@ -166,7 +179,7 @@ class Array(Generic[T]):
         return tuple(found)
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.read)
+        return _read_by(self.read)
 
     def __get_pydantic_json_schema__(self, schema: object, handler: object) -> dict[str, Any]:
         array = {"type": "array", "items": dict(self.item.form), "uniqueItems": True}
@@ -179,9 +192,7 @@ class ArraySet(Array[T]):
     """An array whose order means nothing."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            frozenset, core_schema.with_info_plain_validator_function(self.read)
-        )
+        return _read_by(lambda given, info: frozenset(self.read(given, info)))
 
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -497,7 +508,7 @@ def service_url(value: object) -> str:
         raise InvalidValue("is not a URL", remedy=how) from None
     if "@" in parts.netloc:
         raise InvalidValue(
-            "holds a user or a password", remedy="remove it: a credential never stands in this file"
+            "holds a user or a password", remedy="remove it: a credential is never written in this file"
         )
     if not _is_plain(text, parts) or not is_host(host) or port == 0:
         raise InvalidValue("is not an http(s) URL of a service", remedy=how)

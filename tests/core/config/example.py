@@ -1,4 +1,4 @@
-"""``clusters.example.toml`` taken apart: what is in use, and the blocks that stand there to be uncommented."""
+"""``clusters.example.toml`` taken apart: what is in use, and the blocks that are there to be uncommented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUTH = "signer.authority.auth"
 
 @dataclass(frozen=True)
 class Key:
-    """One line of a block that sets a key, with the table it stands in and the remark at its end."""
+    """One line of a block that sets a key, with the table it is in and the remark at its end."""
 
     number: int
     table: str

@@ -21,6 +21,7 @@ from federation.core.config.hub import HubTable
 from federation.core.config.tables import Key, Section, keys_of
 from federation.core.config.types import Array, Value, in_units
 from federation.core.errors import InvalidValue
+from federation.core.pki.keys import KeyKind
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "configuration.md"
@@ -89,10 +90,8 @@ def written(key: Key, value: Any) -> Any:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, frozenset):
-        order = (
-            list(type(next(iter(value)))) if value and isinstance(next(iter(value)), Enum) else sorted(value)
-        )
-        return [written(key, each) for each in order if each in value]
+        order = {kind: place for place, kind in enumerate(KeyKind)}
+        return [written(key, each) for each in sorted(value, key=lambda each: order.get(each, 0))]
     if isinstance(value, tuple):
         return [written(key, each) for each in value]
     return str(value)

@@ -108,8 +108,8 @@ def test_a_stated_default_of_a_source_of_credentials_is_the_real_one(block: Bloc
     enabled: dict[str, Any] = {place: block.with_lines(*stated)}
     config = parse(in_use(FORMS[0]))
     assert parse(in_use(FORMS[0], **enabled)) == config
-    held = getattr(config.signer, place)
-    assert check_defaults(held, {key.name for key in block.keys if key.is_set}) >= len(stated)
+    found = getattr(config.signer, place)
+    assert check_defaults(found, {key.name for key in block.keys if key.is_set}) >= len(stated)
 
 
 @pytest.mark.parametrize("form", WHOLE)
@@ -123,11 +123,11 @@ def test_what_a_block_does_not_set_is_the_models_default(form: str) -> None:
 def check_defaults(value: Any, is_set: set[str]) -> int:
     checked = 0
     for field in fields(value):
-        held = getattr(value, field.name)
-        if is_dataclass(held) and field.name in NESTED:
-            checked += check_defaults(held, is_set)
+        found = getattr(value, field.name)
+        if is_dataclass(found) and field.name in NESTED:
+            checked += check_defaults(found, is_set)
         elif field.default is not MISSING and field.name not in is_set | {"certificate"}:
-            assert held == field.default, field.name
+            assert found == field.default, field.name
             checked += 1
     return checked
 

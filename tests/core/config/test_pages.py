@@ -60,13 +60,13 @@ def test_the_example_names_the_schema_where_editors_look_for_it() -> None:
     assert (ROOT / match[1]).resolve() == pages.SCHEMA.resolve()
 
 
-@pytest.mark.parametrize("section", pages.sections(), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", list(pages.sections()), ids=lambda section: section.__name__)
 def test_every_key_has_a_meaning(section: Any) -> None:
     assert set(keys_of(section)) == set(pages.meanings(section))
     assert all(len(meaning) > 8 and meaning.endswith(".") for meaning in pages.meanings(section).values())
 
 
-@pytest.mark.parametrize("section", pages.sections(), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", list(pages.sections()), ids=lambda section: section.__name__)
 def test_a_default_is_a_value_of_its_key(section: Any) -> None:
     table = SCHEMA if section is HubTable else SCHEMA["$defs"][section.__name__]
     for name, entry in table["properties"].items():

@@ -367,12 +367,12 @@ def test_status_beyond_loopback_needs_a_token_or_an_insistence() -> None:
     assert set(mistakes(with_line(both, in_table="status"))) == {"status.insecure_allow_unauthenticated"}
 
 
-def test_the_one_token_of_earlier_releases_reads_and_its_new_name_is_told() -> None:
+def test_the_one_token_of_earlier_releases_reads_with_a_warning_of_its_new_name() -> None:
     config = good(with_line('token_file = "token"', in_table="status"))
     assert config.status.read_token_file is not None
     assert config.status.operate_token_file is None
-    (told,) = config.warnings
-    assert "grants reading only" in told
+    (warning,) = config.warnings
+    assert "grants reading only" in warning
     both = 'token_file = "token"\nread_token_file = "token"'
     assert set(mistakes(with_line(both, in_table="status"))) == {"status.token_file"}
 

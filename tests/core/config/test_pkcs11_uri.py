@@ -68,7 +68,7 @@ def test_reads_what_the_rfc_shows(text: str, expected: Pkcs11Uri) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "says"),
     [
         ("", "begin with"),
         ("token=a", "begin with"),
@@ -103,10 +103,10 @@ def test_reads_what_the_rfc_shows(text: str, expected: Pkcs11Uri) -> None:
         (f"pkcs11:token={'a' * MAX_URI_LENGTH}", "characters"),
     ],
 )
-def test_refuses_what_names_no_private_key_or_is_not_understood(text: str, told: str) -> None:
+def test_refuses_what_names_no_private_key_or_is_not_understood(text: str, says: str) -> None:
     with pytest.raises(InvalidValue) as caught:
         parse_uri(text)
-    assert told in str(caught.value)
+    assert says in str(caught.value)
     assert caught.value.remedy
 
 

@@ -350,7 +350,7 @@ class CertManagerAuthorityConfig(RemoteAuthorityConfig):
     issuer_name: str
     issuer_kind: str = "ClusterIssuer"
     issuer_group: str = "cert-manager.io"
-    quota: float = 20.0  # cert-manager's own client is limited to 20 requests a second unless told otherwise
+    quota: float = 20.0  # cert-manager's own client is limited to 20 requests a second by default
     timeout: float = 8.0  # an issuer may have to ask a service of its own
     kind: str = "cert-manager"
 
@@ -400,7 +400,7 @@ AuthorityConfig: TypeAlias = (
     | AwsPcaAuthorityConfig
     | AwsKmsAuthorityConfig
 )
-"""Any authority's settings, told apart by ``kind``; ``section.py`` reads them."""
+"""Any authority's settings, distinguished by ``kind``; ``section.py`` reads them."""
 
 
 def certificate_file(config: AuthorityConfig) -> Path | None:

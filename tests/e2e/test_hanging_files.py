@@ -225,7 +225,15 @@ CASES = [
 
 FORMS = {  # of the file, which become the values beside them
     *("AnchorTable", "CredentialsTable", "ClusterTable", "FilesTable", "ObjectsTable", "CertManagerTable"),
-    *("AwsPcaTable", "AwsKmsTable", "_AwsTable", "VaultTable", "VaultTransitTable", "_ServerTable", "Pkcs11Table"),
+    *(
+        "AwsPcaTable",
+        "AwsKmsTable",
+        "_AwsTable",
+        "VaultTable",
+        "VaultTransitTable",
+        "_ServerTable",
+        "Pkcs11Table",
+    ),
     "CertificateLogin",
 }
 

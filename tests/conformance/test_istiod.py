@@ -50,7 +50,7 @@ def publish(cluster: SandboxCluster, roots_pem: bytes, namespace: str = "shop") 
     cluster.patch("configmaps", namespace, ROOTS, {"data": {ROOTS_KEY: roots_pem.decode()}})
 
 
-def held(cluster: SandboxCluster, namespace: str = "shop") -> str:
+def roots_in(cluster: SandboxCluster, namespace: str = "shop") -> str:
     found = cluster.config_map(namespace, ROOTS)
     return "" if found is None else str(found["data"][ROOTS_KEY])
 
@@ -140,7 +140,7 @@ async def test_with_its_ca_on_it_writes_the_roots_and_restores_them(
             namespace="istio-system",
         )
     async with Istiod(east, ca=True) as istiod:
-        await eventually(lambda: held(east))
+        await eventually(lambda: roots_in(east))
         own = istiod.own_ca.roots_pem.decode()
         assert (own == OLD.root.pem.decode()) is plugged_in
         await eventually(lambda: istiod.patched == 2)
@@ -150,19 +150,19 @@ async def test_with_its_ca_on_it_writes_the_roots_and_restores_them(
         await asyncio.sleep(0.1)
         assert istiod.writes["shop"] == before, "equal bytes are not written again"
         publish(east, NEW.root.pem)
-        await eventually(lambda: held(east) == own)
+        await eventually(lambda: roots_in(east) == own)
         found = east.config_map("shop", ROOTS)
         assert found is not None
         assert MANAGER in {entry["manager"] for entry in found["metadata"]["managedFields"]}
         assert await istiod.problems("shop") == []
-        assert held(east, "kube-public") == ""
+        assert roots_in(east, "kube-public") == ""
 
 
 async def test_with_its_ca_on_and_its_files_there_it_distributes_their_roots(east: SandboxCluster) -> None:
     async with Istiod(east, ca=True) as istiod:
         istiod.provide(istiod.files_of(BOTH[1]))
         await istiod.restart()
-        await eventually(lambda: held(east) == BOTH[1].roots_pem.decode())
+        await eventually(lambda: roots_in(east) == BOTH[1].roots_pem.decode())
         await eventually(lambda: istiod.patched >= 2)
         assert await istiod.problems("shop") == []
 
@@ -193,7 +193,7 @@ async def test_cacerts_made_of_its_own_key_with_merged_roots_are_taken_at_a_rest
     east: SandboxCluster,
 ) -> None:
     async with Istiod(east, ca=True) as istiod:
-        await eventually(lambda: held(east))
+        await eventually(lambda: roots_in(east))
         own = east.get("secrets", "istio-system", "istio-ca-secret")
         assert own is not None
         merged = istiod.own_ca.roots_pem + NEW.root.pem
@@ -201,26 +201,26 @@ async def test_cacerts_made_of_its_own_key_with_merged_roots_are_taken_at_a_rest
         data |= {"cert-chain.pem": own["data"]["ca-cert.pem"]} | encoded({"root-cert.pem": merged})
         east.create("secrets", {"metadata": {"name": "cacerts"}, "data": data}, namespace="istio-system")
         await asyncio.sleep(0.1)
-        assert held(east) != merged.decode()
+        assert roots_in(east) != merged.decode()
         await istiod.restart()
-        await eventually(lambda: held(east) == merged.decode())
+        await eventually(lambda: roots_in(east) == merged.decode())
         await eventually(lambda: istiod.patched >= 4)
         assert await istiod.problems("shop") == []
         east.patch("secrets", "istio-system", "cacerts", {"data": encoded({"root-cert.pem": NEW.root.pem})})
         await asyncio.sleep(0.1)
-        assert held(east) == merged.decode(), "another root is taken up at a restart only"
+        assert roots_in(east) == merged.decode(), "another root is taken up at a restart only"
 
 
 async def test_its_ca_answers_until_it_is_switched_off(east: SandboxCluster) -> None:
     async with Istiod(east, ca=True) as istiod:
-        await eventually(lambda: held(east))
+        await eventually(lambda: roots_in(east))
         workload = Workload(
             cluster_id=ClusterId("east"),
             identity=SpiffeId(TrustDomain("mesh.example"), ServiceAccountRef("shop", "cart")),
             listener=istiod.xds_address,
             server_name=istiod.host,
             token=lambda: "token",
-            listener_trust=lambda: held(east).encode(),
+            listener_trust=lambda: roots_in(east).encode(),
         )
         given = await workload.renew()
         assert given.leaf.is_signed_by(istiod.own_ca.certificate)
@@ -234,4 +234,4 @@ async def test_its_ca_answers_until_it_is_switched_off(east: SandboxCluster) -> 
         assert istiod.issued == 1
         publish(east, NEW.root.pem)
         await asyncio.sleep(0.1)
-        assert held(east) == NEW.root.pem.decode(), "it writes no roots any more"
+        assert roots_in(east) == NEW.root.pem.decode(), "it writes no roots any more"

@@ -57,8 +57,10 @@ def with_short_leaves(box: Box) -> None:
     box.rotation_lines = 'soak = "1s"\nskew = "1s"\nfresh = "30s"\nwaves = 1'
 
 
-def credential(workload: Workload, held: Identity) -> Credential:
-    return Credential(chain=held.chain, key_pem=held.key_pem, trust=held.trust, identity=workload.identity)
+def credential(workload: Workload, identity: Identity) -> Credential:
+    return Credential(
+        chain=identity.chain, key_pem=identity.key_pem, trust=identity.trust, identity=workload.identity
+    )
 
 
 def of_the_old_ca(ca: DevelopmentCa, workload: Workload, *, trust: tuple[Certificate, ...]) -> Credential:
@@ -79,18 +81,20 @@ def of_the_old_ca(ca: DevelopmentCa, workload: Workload, *, trust: tuple[Certifi
 async def test_three_by_three_namespaces_talk_under_strict_mutual_tls(tmp_path: Path) -> None:
     async with running(tmp_path) as box:
         workloads = [await box.workload("east", f"team-{number}", "app") for number in range(3)]
-        held = {workload: await workload.renew() for workload in workloads}
+        identities = {workload: await workload.renew() for workload in workloads}
     for client, server in product(workloads, repeat=2):
-        version = handshake(client=credential(client, held[client]), server=credential(server, held[server]))
+        version = handshake(
+            client=credential(client, identities[client]), server=credential(server, identities[server])
+        )
         assert version == "TLSv1.3"
     mismatched = Credential(
-        chain=held[workloads[0]].chain,
-        key_pem=held[workloads[1]].key_pem,
-        trust=held[workloads[0]].trust,
+        chain=identities[workloads[0]].chain,
+        key_pem=identities[workloads[1]].key_pem,
+        trust=identities[workloads[0]].trust,
         identity=workloads[0].identity,
     )
     with pytest.raises(HandshakeError):
-        handshake(client=mismatched, server=credential(workloads[2], held[workloads[2]]))
+        handshake(client=mismatched, server=credential(workloads[2], identities[workloads[2]]))
 
 
 async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
         before = await workload.renew()
         assert before.trust == (first.root,), "what is staged is published by the rotation"
         await box.operate("start", reason="the next CA")
-        both = await renewed_until(workload, lambda held: len(held.trust) == 2)
+        both = await renewed_until(workload, lambda identity: len(identity.trust) == 2)
         assert both.chain[1] == first.intermediate
         assert set(both.trust) == {first.root, second.root}
         assert handshake(client=credential(workload, before), server=credential(workload, both))
@@ -125,7 +129,7 @@ async def test_ca_rotation_with_a_two_root_bundle(tmp_path: Path) -> None:
         assert handshake(client=late, server=credential(workload, new))
         assert handshake(client=credential(workload, new), server=late)
 
-        last = await renewed_until(workload, lambda held: len(held.trust) == 1)
+        last = await renewed_until(workload, lambda identity: len(identity.trust) == 1)
         assert last.trust == (second.root,)
         assert last.chain[1] == second.intermediate
         for client, server in ((late, credential(workload, last)), (credential(workload, last), late)):
@@ -145,7 +149,7 @@ async def test_another_ca_that_is_configured_without_a_rotation(tmp_path: Path) 
         first = box.ca
         box.extra_anchors.append(second.directory / "root.pem")
         box.write_config()
-        both = await renewed_until(workload, lambda held: len(held.trust) == 2)
+        both = await renewed_until(workload, lambda identity: len(identity.trust) == 2)
         assert both.chain[1] == first.intermediate
         assert set(both.trust) == {first.root, second.root}
         assert handshake(client=credential(workload, before), server=credential(workload, both))
@@ -165,8 +169,8 @@ async def test_another_ca_that_is_configured_without_a_rotation(tmp_path: Path) 
 async def test_other_kinds_of_ca_keys(tmp_path: Path, kind: KeyKind) -> None:
     async with running(tmp_path, kind) as box:
         workload = await box.workload("east", "shop", "frontend")
-        held = await workload.renew()
-    mine = credential(workload, held)
+        identity = await workload.renew()
+    mine = credential(workload, identity)
     assert handshake(client=mine, server=mine)
 
 
@@ -174,7 +178,7 @@ async def renewed_until(workload: Workload, wanted) -> Identity:  # type: ignore
     """Renew until the certificate is as wanted; every single renewal has to succeed."""
     async with asyncio.timeout(LIMIT):
         while True:
-            held = await workload.renew(lifetime=timedelta(hours=1))
-            if wanted(held):
-                return held
+            identity = await workload.renew(lifetime=timedelta(hours=1))
+            if wanted(identity):
+                return identity
             await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Callers who have proved nothing yet: they wait no longer than they may, and keep out nobody else."""
+"""Callers who have proved nothing yet: they wait no longer than they may, and keep out no other caller."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ async def test_headers_without_a_message_keep_nobody_out(tmp_path: Path) -> None
             await eventually(lambda: sum(len(each.ended) for each in flood) >= 3 * 15 - 8)
             answers = [await hub.ask("east", hub.pod("east")) for _ in range(5)]
         assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
-        told = hub.role.report().rejected_calls
-        assert told.total["too_many_calls"] >= 3 * 15 - 8
-        assert told.addresses["127.0.0.1"] >= 3 * 15 - 8
+        rejected = hub.role.report().rejected_calls
+        assert rejected.total["too_many_calls"] >= 3 * 15 - 8
+        assert rejected.addresses["127.0.0.1"] >= 3 * 15 - 8
 
 
 async def test_a_message_that_does_not_come_in_time_ends_the_call(tmp_path: Path) -> None:
@@ -79,20 +79,20 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
     async with running_signer(tmp_path, setup=with_listener(max_connections=16, receive_deadline=60)) as hub:
         address = hub.role.address
         assert address is not None
-        held = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
-        closed = [asyncio.create_task(reader.read()) for reader, _ in held]
+        connections = [await asyncio.open_connection(address.host, address.port) for _ in range(17)]
+        closed = [asyncio.create_task(reader.read()) for reader, _ in connections]
         async with asyncio.timeout(50):  # before their handshakes' deadline
             await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
         assert sum(task.done() for task in closed) < 10
         for task in closed:
             task.cancel()
         await asyncio.gather(*closed, return_exceptions=True)
-        for _, writer in held:
+        for _, writer in connections:
             writer.close()
 
 
 async def test_one_connection_has_sixteen_calls_at_once(tmp_path: Path) -> None:
-    """Or a single one could take every place of the listener before another is told from it."""
+    """Or a single one could take every place of the listener before another one can be distinguished from it."""
     setup = with_listener(max_concurrent=100, max_concurrent_per_cluster=100, receive_deadline=60)
     async with running_signer(tmp_path, setup=setup) as hub, raw(hub) as connection:
         async with asyncio.timeout(PATIENCE):
@@ -156,11 +156,11 @@ async def test_a_call_without_a_whole_message_is_ended(tmp_path: Path, data: byt
 
 
 async def test_a_call_without_a_token_is_counted(tmp_path: Path) -> None:
-    """Nobody is answerable for it: it is no cluster's refusal, and status names the address."""
+    """No cluster is answerable for it: it is no cluster's refusal, and status names the address."""
     async with running_signer(tmp_path) as hub:
         assert (await hub.ask("east", None)).code is grpc.StatusCode.UNAUTHENTICATED
-        told = hub.role.report().rejected_calls
-        assert (told.total, told.addresses) == ({"token_missing": 1}, {"127.0.0.1": 1})
+        rejected = hub.role.report().rejected_calls
+        assert (rejected.total, rejected.addresses) == ({"token_missing": 1}, {"127.0.0.1": 1})
         assert hub.refused("east") == {}
 
 
@@ -190,7 +190,7 @@ def reviewing(**options: object) -> Callable[[RunningSigner], None]:
 async def test_who_only_names_a_cluster_takes_none_of_its_slots(
     tmp_path: Path, answer: asyncio.Event
 ) -> None:
-    """Garbage that waits for the API server's word keeps out nobody whose token one of its keys signed."""
+    """Garbage that waits for the API server's word keeps out no caller whose token one of its keys signed."""
     async with running_signer(
         tmp_path, setup=reviewing(max_concurrent=32, max_concurrent_per_cluster=3)
     ) as hub:

@@ -296,11 +296,13 @@ class _Step:
         return _Step(key.section if key else None, below, self.joined(part), key.forms if key else None)
 
     def unknown(self, name: str) -> tuple[str, str]:
-        takers = self.forms.keys.get(name, []) if self.forms else []
-        if takers and self.forms and self.forms.of_others:
-            return self.forms.of_others(self.form, takers)
+        known: Iterable[str] = self.keys
+        if self.forms is not None and self.forms.of_others is not None:
+            known = self.forms.keys
+            if takers := self.forms.keys.get(name):
+                return self.forms.of_others(self.form, takers)
         value = self.value.get(name) if isinstance(self.value, dict) else None
-        return _unknown(name, self.keys, self.path, value)
+        return _unknown(name, known, self.path, value)
 
 
 def _unknown(name: str, known: Iterable[str], path: str, value: object = None) -> tuple[str, str]:

@@ -197,6 +197,7 @@ def test_state_in_kubernetes(lines: str, credentials: Credentials) -> None:
         ('kind = "etcd"\nnamespace = "hub"', {"kind": "known here: files, kubernetes"}),
         ('kind = "kubernets"', {"kind": "did you mean kubernetes?"}),
         ('directory = "state"\nquota = 1', {"quota": "not a key the hub knows"}),
+        ('directory = "state"\nnamespac = "hub"', {"namespac": "did you mean namespace?"}),
     ],
 )
 def test_mistakes_in_state(table: str, found: dict[str, str]) -> None:

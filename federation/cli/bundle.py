@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    import msgspec
-
     from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.encoding import encode_answer
     from federation.status.model import FederationStatus
     from federation.status.text import bundle_lines
 
@@ -59,7 +58,7 @@ async def _run(args: argparse.Namespace) -> int:
     if args.pem:
         sys.stdout.write(pem.decode("ascii", errors="replace"))
     elif args.json:
-        print(msgspec.json.encode(status.bundle).decode())
+        print(encode_answer(status.bundle).decode())
     else:
         print("\n".join(bundle_lines(status.bundle, status.generated)))
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-import msgspec
 from aiohttp import web
 
 from federation.controller.operations_api import PATH, OperationRequest, OperationsApi, openapi
@@ -16,7 +15,8 @@ from federation.state.store import StateStore
 from federation.status.answers import problem
 from federation.status.app import TEMPLATE, Mounted
 from federation.status.authorization import may_operate, usable_token
-from federation.status.model import Problem
+from federation.status.encoding import encode_answer
+from federation.status.model import ProblemDetails
 from federation.status.rotation import operation_view
 from federation.status.rotation_model import OperationView
 from federation.status.view import ConfigView
@@ -57,7 +57,9 @@ def operations(
         token = config.current.status.operate_token_file is not None
         return [True if verified else False if token else None for verified in await mac.are_on(requested)]
 
-    described = openapi(TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=Problem.__name__))
+    described = openapi(
+        TEMPLATE.format(name=OperationView.__name__), TEMPLATE.format(name=ProblemDetails.__name__)
+    )
     return Mounted(
         routes=[web.post(PATH, api.post)],
         methods={PATH: frozenset({"POST"})},
@@ -70,4 +72,4 @@ def operations(
 
 
 def _encoded(operation: Operation) -> bytes:
-    return msgspec.json.encode(operation_view(operation))
+    return encode_answer(operation_view(operation))

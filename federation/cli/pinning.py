@@ -25,11 +25,12 @@ import msgspec
 
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import MAX_BYTES, parse_config
+from federation.core.documents.trust import Proposal
 from federation.core.errors import ConfigurationError, FederationError, Finding, InvalidValue
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import MAX_PEM_BYTES, find_certificate
 from federation.files import read_now
-from federation.status.model import BundleView, ControllerView, ProposalView
+from federation.status.model import BundleView, ControllerView
 from federation.status.rotation_model import UnpinnedView
 from federation.status.text import printable
 
@@ -177,19 +178,13 @@ MOST_SHOWN: Final = 300
 OF_NONE: Final = "the member CA of none: rotations wait for no cluster but those that are found to have it"
 
 
-class ProposedAnchor(ProposalView, frozen=True, kw_only=True):
-    """A proposal with the certificate itself; empty where an earlier version of the hub answers."""
-
-    pem: str = ""
-
-
 class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What of the status API's answer concerns anchors."""
 
     trust_domain: str
     bundle: BundleView | None
     controllers: list[ControllerView]
-    proposals: list[ProposedAnchor]
+    proposals: list[Proposal]
     unpinned: list[UnpinnedView] = []
 
 
@@ -231,7 +226,7 @@ def from_file(path: Path, sha256: str, *, clusters: Sequence[str], shared: bool,
 
 
 def from_proposals(
-    proposals: Sequence[ProposedAnchor], sha256: str, *, clusters: Sequence[str], shared: bool, now: datetime
+    proposals: Sequence[Proposal], sha256: str, *, clusters: Sequence[str], shared: bool, now: datetime
 ) -> Candidate:
     """The one that the hub proposes under that fingerprint; raises FederationError.
 
@@ -300,7 +295,7 @@ def _checked(candidate: Candidate, now: datetime) -> Candidate:
     return candidate
 
 
-def _described(proposal: ProposedAnchor) -> str:
+def _described(proposal: Proposal) -> str:
     place = f"cluster {proposal.cluster}: " if proposal.cluster else ""
     return printable(f"{place}{proposal.origin}")
 

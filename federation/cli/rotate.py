@@ -360,6 +360,7 @@ def _client(args: argparse.Namespace) -> StatusClient:
 
 
 def _print(args: argparse.Namespace, document: object, text: str) -> None:
-    import msgspec
 
-    print(msgspec.json.encode(document).decode() if args.json else text)
+    from federation.status.encoding import encode_answer
+
+    print(encode_answer(document).decode() if args.json else text)

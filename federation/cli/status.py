@@ -55,9 +55,8 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 async def _show(client: StatusClient, *, as_json: bool) -> int:
-    import msgspec
-
     from federation.status.client import StatusUnavailable
+    from federation.status.encoding import encode_answer
     from federation.status.model import FederationStatus
     from federation.status.text import status_text
 
@@ -66,5 +65,5 @@ async def _show(client: StatusClient, *, as_json: bool) -> int:
     except StatusUnavailable as error:
         print(f"federation status: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return 2
-    print(msgspec.json.encode(status).decode() if as_json else status_text(status))
+    print(encode_answer(status).decode() if as_json else status_text(status))
     return 1 if status.verdict == "failing" else 0

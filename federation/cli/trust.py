@@ -21,9 +21,11 @@ from federation.core.config.hub import AnchorPin, TrustConfig
 from federation.core.config.types import fingerprint
 from federation.core.errors import FederationError, InvalidValue
 from federation.core.pki.certificate import Certificate
+from federation.status.encoding import instant
 from federation.status.model import AnchorView
 from federation.status.rotation_model import UnpinnedView
-from federation.status.text import instant_text, printable, table
+from federation.status.snapshot import instant_text
+from federation.status.text import printable, table
 
 if TYPE_CHECKING:
     from federation.cli.pinning import Candidate
@@ -185,9 +187,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 async def _show(args: argparse.Namespace) -> int:
-    import msgspec
-
     from federation.status.client import StatusUnavailable
+    from federation.status.encoding import encode_answer
 
     config = await _load(args.config)
     status: TrustAnswer | None = None
@@ -199,7 +200,7 @@ async def _show(args: argparse.Namespace) -> int:
     rows = pin_rows(config.trust, {pin.sha256: _read_pin(pin) for pin in config.trust.anchors}, status)
     if args.json:
         proposals = status.proposals if status else None
-        print(msgspec.json.encode({"pins": rows, "proposals": proposals}).decode())
+        print(encode_answer({"pins": rows, "proposals": proposals}).decode())
     else:
         print("\n".join([*pin_lines(rows), *proposal_lines(status)]))
     if unavailable:
@@ -246,9 +247,8 @@ def _guard(args: argparse.Namespace) -> int:
 
 
 def _dismiss(args: argparse.Namespace) -> int:
-    import msgspec
-
     from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.encoding import encode_answer
     from federation.status.text import operation_text
 
     given = {"anchor": args.sha256, "cluster": args.cluster, "reason": args.reason}
@@ -258,16 +258,15 @@ def _dismiss(args: argparse.Namespace) -> int:
     except StatusUnavailable as error:
         print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
-    print(msgspec.json.encode(decided).decode() if args.json else operation_text(decided))
+    print(encode_answer(decided).decode() if args.json else operation_text(decided))
     return 0 if decided.outcome == "done" else EXIT_REFUSED
 
 
 def _remove(args: argparse.Namespace) -> int:
     """Show what will fail, be sure, ask."""
-    import msgspec
-
     from federation.cli.pinning import TrustAnswer
     from federation.status.client import StatusClient, StatusUnavailable
+    from federation.status.encoding import encode_answer
     from federation.status.text import operation_text
 
     client = StatusClient.from_arguments(args)
@@ -287,7 +286,7 @@ def _remove(args: argparse.Namespace) -> int:
     except StatusUnavailable as error:
         print(f"federation trust: UNKNOWN: {error.diagnostics()}", file=sys.stderr)
         return EXIT_UNKNOWN
-    print(msgspec.json.encode(decided).decode() if args.json else operation_text(decided))
+    print(encode_answer(decided).decode() if args.json else operation_text(decided))
     return 0 if decided.outcome == "done" else EXIT_REFUSED
 
 
@@ -470,7 +469,11 @@ def _pinned(
         sha256=pin.sha256,
         state=state if status is not None and status.bundle is not None else "unknown",
         subject=certificate.subject if certificate else published.subject if published else "",
-        not_after=certificate.not_after if certificate else published.not_after if published else None,
+        not_after=certificate.not_after
+        if certificate
+        else instant(published.not_after)
+        if published
+        else None,
         cluster=", ".join(map(str, pin.clusters)),
         trust_domain=str(pin.trust_domain),
         foreign_override=pin.allow_foreign_trust_domain,
@@ -493,7 +496,7 @@ def _unpinned(anchor: AnchorView, gone: UnpinnedView | None) -> PinRow:
         sha256=anchor.sha256,
         state="pin gone" if gone is not None else "not pinned here",
         subject=anchor.subject,
-        not_after=anchor.not_after,
+        not_after=instant(anchor.not_after),
         cluster=anchor.cluster,
         trust_domain=anchor.trust_domain,
         foreign_override=anchor.foreign_override,
@@ -558,7 +561,8 @@ def proposal_lines(status: TrustAnswer | None) -> list[str]:
         return ["", "no open proposal: nothing was found that is not pinned"]
     heads = ("SUBJECT", "EXPIRES", "CLUSTER", "FOUND IN", "SHA256")
     cells = [
-        (p.subject or "?", _day(p.not_after), p.cluster or "-", p.origin, p.sha256) for p in status.proposals
+        (p.subject or "?", _day(instant(p.not_after)), p.cluster or "-", p.origin, p.sha256)
+        for p in status.proposals
     ]
     return [
         "",
@@ -568,5 +572,5 @@ def proposal_lines(status: TrustAnswer | None) -> list[str]:
     ]
 
 
-def _day(instant: datetime | None) -> str:
-    return f"{instant:%Y-%m-%d}" if instant else "?"
+def _day(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d}" if at else "?"

@@ -132,12 +132,13 @@ def is_proven(matrix: MatrixView) -> bool:
 def _print(found: _Found, *, as_json: bool) -> None:
     import msgspec
 
+    from federation.status.encoding import encode_answer
     from federation.status.text import cause_lines, fault_lines, matrix_lines
 
     if as_json:
-        matrix = msgspec.to_builtins(found.matrix)
+        matrix = msgspec.json.decode(encode_answer(found.matrix))
         document = matrix | {"good": found.good, "unserved": found.unserved, "causes": found.causes}
-        print(msgspec.json.encode(document).decode())
+        print(encode_answer(document).decode())
         return
     for line in matrix_lines(found.matrix):
         print(line)

@@ -8,7 +8,6 @@ that is down, slow, hung, forbidden or returning garbage is reported as exactly 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from federation.core.errors import (
@@ -22,6 +21,7 @@ from federation.core.errors import (
     ClusterThrottled,
     FederationError,
 )
+from federation.core.problem import Health
 
 State: TypeAlias = Literal["ready", "degraded", "unavailable"]
 
@@ -44,14 +44,10 @@ _ANSWERS: Final = (
 _RANK: Final[dict[State, int]] = {"ready": 0, "degraded": 1, "unavailable": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterHealth:
-    """A state with its reason (stable, snake_case), the story, and what to do."""
+class ClusterHealth(Health, frozen=True):
+    """The health of a member cluster."""
 
     state: State = "ready"
-    reason: str = ""
-    detail: str = ""
-    remedy: str = ""
 
     @classmethod
     def of_error(cls, error: FederationError) -> ClusterHealth:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
+from typing import Annotated, Final, Protocol, TypeAlias
+
+import msgspec
+
+DATE_TIME: Final = "date-time"
+
+Instant: TypeAlias = Annotated[float, msgspec.Meta(extra_json_schema={"format": DATE_TIME})]
+"""Seconds since the epoch (UTC) in a document; 0: not known. The status API says RFC 3339, and null for 0."""
 
 
 class Clock(Protocol):

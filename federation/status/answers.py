@@ -1,6 +1,6 @@
 """How the status servers answer: security headers on everything, RFC 9457 problems, conditional requests.
 
-No answer names the server's software, and no error says more than its class: what happened stands in the log.
+No answer names the server's software, and no error says more than its class: the log says what happened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import ETag, web
 from aiohttp.typedefs import Middleware
 
 from federation.core.errors import StateUnavailable
-from federation.status.model import Problem
+from federation.status.model import ProblemDetails
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def problem(
     status: int, title: str, detail: str = "", *, remedy: str = "", headers: dict[str, str] | None = None
 ) -> web.Response:
     """An error answer."""
-    body = msgspec.json.encode(Problem(title=title, status=status, detail=detail, remedy=remedy))
+    body = msgspec.json.encode(ProblemDetails(title=title, status=status, detail=detail, remedy=remedy))
     return web.Response(status=status, body=body, content_type="application/problem+json", headers=headers)
 
 
@@ -86,8 +86,8 @@ def errors_into_problems(more_methods: Mapping[str, frozenset[str]]) -> Middlewa
         allowed = {"GET", "HEAD"} | more_methods.get(request.path, frozenset())
         if request.method in allowed:
             return await turn_errors_into_problems(request, handler)
-        told = ", ".join(sorted(allowed))
-        refusal = problem(405, TITLES[405], f"only {told} are answered here", headers={"Allow": told})
+        methods = ", ".join(sorted(allowed))
+        refusal = problem(405, TITLES[405], f"only {methods} are answered here", headers={"Allow": methods})
         refusal.force_close()  # nothing reads a body that was not asked for
         return refusal
 
@@ -95,7 +95,7 @@ def errors_into_problems(more_methods: Mapping[str, frozenset[str]]) -> Middlewa
 
 
 async def turn_errors_into_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure as a problem document that tells nothing of the inside."""
+    """Every failure as a problem document that says nothing of the inside."""
     try:
         return await handler(request)
     except StateUnavailable:

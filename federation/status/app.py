@@ -22,6 +22,7 @@ from federation.state.store import StateStore
 from federation.status import model, rotation_model
 from federation.status.answers import PAGE_POLICY, Handler, add_headers, answer, errors_into_problems, problem
 from federation.status.authorization import Guard
+from federation.status.encoding import answer_schemas, encode_answer, instant
 from federation.status.metrics import CONTENT_TYPE, hub_metrics
 from federation.status.model import Clusters, FederationStatus, Generations, Readiness
 from federation.status.rotation import operation_view, rotation_view
@@ -38,7 +39,7 @@ async def _no_proof(operations: Sequence[Operation]) -> Sequence[bool | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """What is mounted: its routes, and how OpenAPI tells them.
+    """What is mounted: its routes, and how OpenAPI describes them.
 
     ``methods`` are those that a path answers besides GET and HEAD, by path. ``operations`` are OpenAPI operation
     objects by path and method in lower case; they may refer to ``schemas`` and to what the status API answers.
@@ -83,9 +84,7 @@ TEMPLATE: Final = "#/components/schemas/{name}"
 def document(version: str, mounted: Mounted = NOTHING) -> dict[str, Any]:
     """The whole document as plain JSON values, with what is mounted."""
     structs = [answer for _, answer in PATHS.values() if not isinstance(answer, str)]
-    _, components = msgspec.json.schema_components(
-        [*structs, model.Problem, *mounted.schemas], ref_template=TEMPLATE
-    )
+    components = answer_schemas([*structs, model.ProblemDetails, *mounted.schemas], TEMPLATE)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -94,8 +93,8 @@ def document(version: str, mounted: Mounted = NOTHING) -> dict[str, Any]:
             "summary": "Whether every cluster can talk to every other, and if not, why.",
         },
         "paths": {
-            path: {"get": _operation(path, *told), **mounted.operations.get(path, {})}
-            for path, told in PATHS.items()
+            path: {"get": _operation(path, *described), **mounted.operations.get(path, {})}
+            for path, described in PATHS.items()
         },
         "components": {
             "schemas": components,
@@ -114,7 +113,11 @@ def _operation(path: str, summary: str, answer: type[msgspec.Struct] | str) -> d
         content = {"application/json": {"schema": schema}}
     problem = {
         "description": "What went wrong (RFC 9457).",
-        "content": {"application/problem+json": {"schema": {"$ref": TEMPLATE.format(name="Problem")}}},
+        "content": {
+            "application/problem+json": {
+                "schema": {"$ref": TEMPLATE.format(name=model.ProblemDetails.__name__)}
+            }
+        },
     }
     responses: dict[str, Any] = {"200": {"description": summary, "content": content}, "default": problem}
     if path == "/readyz":
@@ -152,7 +155,7 @@ def create_app(
     """The application over a state store; ``report`` is that of the controller in whose process it runs.
 
     It changes nothing itself and needs no leadership, so every replica may serve it. What is ``mounted``
-    stands behind the same guard.
+    is behind the same guard.
     """
     source = StatusSource(SnapshotReader(store, clock), config, clock)
     api = _Api(source, clock, report, mounted)
@@ -185,12 +188,12 @@ def create_app(
 
 async def healthz(request: web.Request) -> web.StreamResponse:
     """The process answers; nothing else is said."""
-    return answer(request, msgspec.json.encode(Readiness(ready=True)))
+    return answer(request, encode_answer(Readiness(ready=True)))
 
 
 def readiness(reasons: list[str]) -> web.Response:
     """200 where there is no reason against it, else 503."""
-    body = msgspec.json.encode(Readiness(ready=not reasons, reasons=reasons))
+    body = encode_answer(Readiness(ready=not reasons, reasons=reasons))
     return web.Response(status=503 if reasons else 200, body=body, content_type="application/json")
 
 
@@ -218,7 +221,7 @@ class _Api:
         return answers[path]
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
-        """One sentence for each fault: whoever asks without a token learns no path and no address."""
+        """One sentence for each fault: a caller without a token learns no path and no address."""
         reasons: list[str] = []
         if self._report is not None and not self._report().ready:
             reasons.append("the controller is not ready: its log and /api/v1/status say why")
@@ -238,48 +241,48 @@ class _Api:
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, self._once(status, "status", lambda: msgspec.json.encode(status)))
+        return answer(request, self._once(status, "status", lambda: encode_answer(status)))
 
     async def clusters(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, msgspec.json.encode(Clusters(clusters=status.clusters)))
+        return answer(request, encode_answer(Clusters(clusters=status.clusters)))
 
     async def cluster(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
         for cluster in status.clusters:
             if cluster.name == request.match_info["name"]:
-                return answer(request, msgspec.json.encode(cluster))
+                return answer(request, encode_answer(cluster))
         return problem(404, "Not found", "no cluster of that name is registered")
 
     async def matrix(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, msgspec.json.encode(status.matrix))
+        return answer(request, encode_answer(status.matrix))
 
     async def bundle(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
         if status.bundle is None:
             return _no_bundle()
-        return answer(request, msgspec.json.encode(status.bundle), modified=status.bundle.created)
+        return answer(request, encode_answer(status.bundle), modified=instant(status.bundle.created))
 
     async def bundle_pem(self, request: web.Request) -> web.StreamResponse:
         documents, status = await self._source.read()
         if status.bundle is None:
             return _no_bundle()
         pem = documents.generations[status.bundle.generation].bundle_pem.encode()
-        return answer(request, pem, content_type="application/x-pem-file", modified=status.bundle.created)
+        return answer(
+            request, pem, content_type="application/x-pem-file", modified=instant(status.bundle.created)
+        )
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
         _, status = await self._source.read()
-        return answer(request, msgspec.json.encode(Generations(generations=status.generations)))
+        return answer(request, encode_answer(Generations(generations=status.generations)))
 
     async def rotation(self, request: web.Request) -> web.StreamResponse:
         """The whole record of the rotation; ``null`` where none ever was, 503 where that is not known."""
         snapshot, status = await self._source.snapshot()
         if status.rotation_problem:
             return problem(503, "Not known", status.rotation_problem)
-        body = self._once(
-            status, "rotation", lambda: msgspec.json.encode(rotation_view(snapshot, whole=True))
-        )
+        body = self._once(status, "rotation", lambda: encode_answer(rotation_view(snapshot, whole=True)))
         return answer(request, body)
 
     async def operations(self, request: web.Request) -> web.StreamResponse:
@@ -294,15 +297,15 @@ class _Api:
             with_token=self._mounted.with_token(),
             operations=operations,
         )
-        return answer(request, msgspec.json.encode(view))
+        return answer(request, encode_answer(view))
 
 
 def _no_bundle() -> web.Response:
-    return problem(503, "No bundle", "no generation of trust that can be vouched for is in force")
+    return problem(503, "No bundle", "no generation of trust that can be verified is in force")
 
 
 def _openapi(mounted: Mounted) -> bytes:
-    return msgspec.json.encode(document(importlib.metadata.version("federation-hub"), mounted))
+    return encode_answer(document(importlib.metadata.version("federation-hub"), mounted))
 
 
 def _page(name: str, kind: str) -> Handler:

@@ -149,7 +149,7 @@ async def check_tokens(status: StatusConfig) -> None:
         except OSError as error:
             why = error.strerror or type(error).__name__
             _logger.warning(
-                "%s: the token in %s cannot be read, so nobody is let in by it until it can be: %s",
+                "%s: the token in %s cannot be read, so it lets no caller in until it can be: %s",
                 key,
                 file,
                 why,
@@ -177,7 +177,7 @@ def _files(status: StatusConfig) -> Iterator[tuple[str, Path]]:
 
 
 MOST_READS: Final = 8
-"""At once: each is a thread, which anybody can cause, and which a volume that hangs does not give back."""
+"""At once: each is a thread, which any caller can cause, and which a volume that hangs does not give back."""
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 RIGHT: Final = web.RequestKey("federation.right", Right)
 """The key of a request under which the guard says what its caller may do."""

@@ -1,4 +1,4 @@
-"""Asks a hub's status API: what the CLI's verbs stand on. Answers are typed, and bounded in time and size."""
+"""Asks a hub's status API: what the CLI's verbs are made of. Answers are typed, and bounded in time and size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import msgspec
 from federation.core.config.hub import StatusConfig
 from federation.core.errors import FederationError, Unavailable
 from federation.files import read_in_time
-from federation.status.model import Problem
+from federation.status.encoding import decode_answer
+from federation.status.model import ProblemDetails
 from federation.status.rotation_model import OperationView
 
 DEFAULT_URL: Final = f"http://{StatusConfig().listen}"
@@ -60,7 +61,7 @@ class StatusClient:
         """The answer of ``path``; raises StatusUnavailable."""
         body = await self.get_bytes(path)
         try:
-            return msgspec.json.decode(body, type=kind)
+            return decode_answer(body, kind)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise StatusUnavailable(
                 f"what answers is not the status API of a hub: {error}",
@@ -75,13 +76,13 @@ class StatusClient:
     async def operate(self, verb: str, arguments: Mapping[str, str]) -> OperationView:
         """Ask for an operation; the decided one, done or refused. Raises StatusUnavailable.
 
-        It is asked for once: whether one whose answer was lost was done, the audit tells.
+        It is asked for once: the audit shows whether one whose answer was lost was done.
         """
-        wish = msgspec.json.encode({"verb": verb, "arguments": dict(arguments)})
+        request = msgspec.json.encode({"verb": verb, "arguments": dict(arguments)})
         accepted = frozenset({200, 409})
-        body = await self._ask("POST", OPERATIONS, accepted=accepted, timeout=DECISION_TIMEOUT, body=wish)
+        body = await self._ask("POST", OPERATIONS, accepted=accepted, timeout=DECISION_TIMEOUT, body=request)
         try:
-            return msgspec.json.decode(body, type=OperationView)
+            return decode_answer(body, OperationView)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise StatusUnavailable(
                 f"what answers is not a hub that takes operations: {error}",
@@ -110,10 +111,10 @@ class StatusClient:
                     raise self._refused(path, response.status, answer)
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            told = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+            why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             maybe_done = sent and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
             raise StatusUnavailable(
-                told or type(error).__name__,
+                why or type(error).__name__,
                 where=self.url + path,
                 remedy=MAYBE_DONE if maybe_done else UNREACHED,
             ) from error
@@ -128,10 +129,10 @@ class StatusClient:
 
     def _refused(self, path: str, status: int, body: bytes) -> FederationError:
         try:
-            told = msgspec.json.decode(body, type=Problem)
+            details = msgspec.json.decode(body, type=ProblemDetails)
         except (msgspec.MsgspecError, UnicodeError):
-            told = Problem(title="", status=status)
-        said = told.detail
+            details = ProblemDetails(title="", status=status)
+        said = details.detail
         remedy = {
             401: "give the status token with --token-file",
             403: "give the operate token with --token-file; without tokens, ask on the hub's machine",
@@ -139,7 +140,7 @@ class StatusClient:
         return StatusUnavailable(
             f"the hub answered {status}" + (f": {said}" if said else ""),
             where=self.url + path,
-            remedy=told.remedy or remedy.get(status, ""),
+            remedy=details.remedy or remedy.get(status, ""),
         )
 
     def _headers(self) -> dict[str, str]:

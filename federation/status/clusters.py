@@ -20,15 +20,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from msgspec.structs import replace
+
 from federation.core.config.clusters import ClusterConfig
 from federation.core.documents.controller import (
     ControllerClusterReport,
     ControlPlaneReport,
+    ControlPlaneState,
     PublicationReport,
+    TrustBundleReport,
+    TrustBundleState,
     WebhookReport,
 )
 from federation.core.documents.signer import RefusalsReport, WorkloadsReport
 from federation.core.documents.trust import Generation
+from federation.core.problem import Problem
 from federation.core.trust.joining import JoinStep
 from federation.core.trust.liveness import Vitality, assess
 from federation.state.liveness import refusals_of, signs_of_life, together, unproven_of, workloads_of
@@ -36,11 +42,9 @@ from federation.status.findings.proof import names
 from federation.status.matrix import proof_view
 from federation.status.model import (
     Attention,
+    ClusterVerdict,
     ClusterView,
     ConnectionView,
-    ControlPlaneState,
-    ControlPlaneView,
-    Health,
     JoiningView,
     JoinStepView,
     MatrixView,
@@ -49,20 +53,17 @@ from federation.status.model import (
     RefusedView,
     Severity,
     SigningView,
-    TrustBundleState,
-    TrustBundleView,
     WebhooksState,
     WebhooksView,
     WorkloadsView,
 )
 from federation.status.rotation import (
-    condition_views,
-    gate_stale_reason,
     quarantine_summary,
     quarantine_views,
+    rotation_report,
 )
 from federation.status.signing import known_state, signing_view
-from federation.status.snapshot import Snapshot, finite, instant
+from federation.status.snapshot import Snapshot, finite
 from federation.status.trust import undeclared
 
 WEBHOOK_STATES: Final[tuple[WebhooksState, ...]] = get_args(WebhooksState)
@@ -73,10 +74,12 @@ NOT_VERIFIED: Final[tuple[tuple[str, WebhooksState, str], ...]] = (
 
 
 def webhooks_view(snapshot: Snapshot, cluster: ClusterConfig) -> WebhooksView:
-    """What was read lately; unknown where nothing was."""
+    """What was read recently; unknown where nothing was."""
     seen, unread = snapshot.seen(cluster.name.value), snapshot.not_read_back(cluster)
-    if seen is None or unread:
-        return WebhooksView(state="unknown", detail=unread or "the controller does not report them")
+    if seen is None or unread is not None:
+        return WebhooksView(
+            state="unknown", detail=unread.detail if unread else "the controller does not report them"
+        )
     if seen.webhooks_detail:
         return WebhooksView(state="unknown", detail=seen.webhooks_detail)
     if not seen.webhooks:
@@ -113,45 +116,38 @@ ABSENT: Final = frozenset({"off", "not_served"})
 """Where there is nothing to say: it is not wanted, or the cluster has no such API."""
 
 
-def trust_bundle_view(snapshot: Snapshot, cluster: ClusterConfig) -> TrustBundleView:
-    """What the leader reports, unknown where nothing was read back lately."""
+def trust_bundle_view(snapshot: Snapshot, cluster: ClusterConfig) -> TrustBundleReport:
+    """What the leader reports, unknown where nothing was read back recently."""
     if cluster.istio.cluster_trust_bundle == "off":
-        return TrustBundleView(state="off")
+        return TrustBundleReport(state="off")
     seen, unread = snapshot.seen(cluster.name.value), snapshot.not_read_back(cluster)
-    if seen is None or unread:
-        return TrustBundleView(state="unknown", detail=unread)
+    if seen is None or unread is not None:
+        return TrustBundleReport(state="unknown", detail=unread.detail if unread else "")
     report = seen.trust_bundle
-    known = {state: state for state in TRUST_BUNDLE_STATES}
-    if report.state not in known:
-        return TrustBundleView(state="unknown", detail="the controller does not report it")
-    return TrustBundleView(
-        state=known[report.state],
-        counted=report.counted,
-        name=report.name,
-        version=report.version,
-        detail=report.detail,
-        remedy=report.remedy,
-        writes=report.writes,
-        restored=report.restored,
+    if report.state not in TRUST_BUNDLE_STATES:
+        return TrustBundleReport(state="unknown", detail="the controller does not report it")
+    return report
+
+
+def trust_bundle_problem(bundle: TrustBundleReport) -> Problem | None:
+    """Why a cluster is not in order for it: pods may trust something else. None where none of them can."""
+    return Problem.unless(
+        not bundle.counted or bundle.state == "current",
+        code=f"cluster_trust_bundle_{bundle.state}",
+        detail=f"ClusterTrustBundle {bundle.name}: {bundle.detail or bundle.state}",
+        remedy=bundle.remedy,
     )
-
-
-def trust_bundle_problem(bundle: TrustBundleView) -> str:
-    """Why a cluster is not in order for it: pods may trust something else. Empty where none of them can."""
-    if not bundle.counted or bundle.state == "current":
-        return ""
-    return f"ClusterTrustBundle {bundle.name}: {bundle.detail or bundle.state}"
 
 
 def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
     """A warning where pods may trust something else than the bundle, a notice where it is only not published."""
     bundle = view.cluster_trust_bundle
-    trouble = trust_bundle_problem(bundle)
-    if trouble and view.connection.reason != "joining":  # that one is its connection's
+    problem = trust_bundle_problem(bundle)
+    if problem is not None and view.connection.reason != "joining":  # that one is its connection's
         yield Attention(
             severity="warning",
             code=f"cluster_trust_bundle_{bundle.state}",
-            what=trouble,
+            detail=f"ClusterTrustBundle {bundle.name}: {bundle.detail or bundle.state}",
             where=view.name,
             remedy=bundle.remedy
             or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
@@ -160,7 +156,7 @@ def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
         yield Attention(
             severity="notice",
             code="cluster_trust_bundle_forbidden",
-            what=f"ClusterTrustBundle {bundle.name} is not published: {bundle.detail}",
+            detail=f"ClusterTrustBundle {bundle.name} is not published: {bundle.detail}",
             where=view.name,
             remedy=bundle.remedy,
         )
@@ -168,7 +164,7 @@ def trust_bundle_attention(view: ClusterView) -> Iterator[Attention]:
 
 def trust_bundle_line(clusters: Iterable[ClusterView]) -> str:
     """One line for a terminal: which clusters are in which state; empty where no cluster serves the API."""
-    found: dict[TrustBundleState, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for view in clusters:
         if view.cluster_trust_bundle.state not in ABSENT:
             found.setdefault(view.cluster_trust_bundle.state, []).append(view.name)
@@ -185,51 +181,41 @@ CONTROL_PLANE_STATES: Final[tuple[ControlPlaneState, ...]] = get_args(ControlPla
 _KNOWN: Final[dict[str, ControlPlaneState]] = {state: state for state in CONTROL_PLANE_STATES}
 
 
-def control_plane_views(snapshot: Snapshot, cluster: ClusterConfig) -> list[ControlPlaneView]:
-    """Each Secret that the configuration wants, unknown where nothing was read back lately."""
+def control_plane_views(snapshot: Snapshot, cluster: ClusterConfig) -> list[ControlPlaneReport]:
+    """Each Secret that the configuration wants, unknown where nothing was read back recently."""
     istio, name = cluster.istio, cluster.name.value
     if not istio.provide_certificate:
-        return [ControlPlaneView(namespace=n, secret=istio.secret, state="off") for n in istio.namespaces]
+        return [ControlPlaneReport(namespace=n, secret=istio.secret, state="off") for n in istio.namespaces]
     seen, unread = snapshot.seen(name), snapshot.not_read_back(cluster)
-    reports = {} if seen is None or unread else {r.namespace: r for r in seen.control_planes}
-    missing = unread or "the controller does not report it"
+    reports = {} if seen is None or unread is not None else {r.namespace: r for r in seen.control_planes}
+    missing = unread.detail if unread is not None else "the controller does not report it"
     return [
         _view(reports[namespace], snapshot.now)
         if namespace in reports
-        else ControlPlaneView(
-            namespace=namespace, secret=istio.secret, state="unknown", detail=missing, attention=not unread
+        else ControlPlaneReport(
+            namespace=namespace,
+            secret=istio.secret,
+            state="unknown",
+            detail=missing,
+            attention=unread is None,
         )
         for namespace in istio.namespaces
     ]
 
 
-def _view(report: ControlPlaneReport, now: float) -> ControlPlaneView:
+def _view(report: ControlPlaneReport, now: float) -> ControlPlaneReport:
     state, detail, attention = _KNOWN.get(report.state, "unknown"), report.detail, report.attention
     if state == "provided" and report.not_after <= now:
         state, detail, attention = "failed", "the certificate has expired", True
-    return ControlPlaneView(
-        namespace=report.namespace,
-        secret=report.secret,
-        state=state,
-        detail=detail,
-        remedy=report.remedy,
-        attention=attention or state == "unknown",
-        names=report.names,
-        issuer=report.issuer,
-        not_after=instant(report.not_after),
-        renew_at=instant(report.renew_at),
-        current=report.current,
-        read_back=instant(report.read_back),
-        restored=report.restored,
-    )
+    return replace(report, state=state, detail=detail, attention=attention or state == "unknown")
 
 
-def control_plane_problem(planes: Iterable[ControlPlaneView]) -> ControlPlaneView | None:
+def control_plane_problem(planes: Iterable[ControlPlaneReport]) -> ControlPlaneReport | None:
     """The worst of those that need attention; None where there is none."""
     return min((p for p in planes if p.attention), key=lambda p: p.state != "failed", default=None)
 
 
-def described(plane: ControlPlaneView) -> str:
+def described(plane: ControlPlaneReport) -> str:
     """What is wrong with it, in a sentence."""
     return f"istiod's certificate {plane.namespace}/{plane.secret}: {plane.detail or plane.state}"
 
@@ -243,7 +229,7 @@ def control_plane_attention(view: ClusterView) -> Iterator[Attention]:
         yield Attention(
             severity=severity,
             code=f"control_plane_{plane.state}",
-            what=described(plane),
+            detail=described(plane),
             where=view.name,
             remedy=plane.remedy
             or "nothing, if it just changed; otherwise run `federation clusters check` for this cluster",
@@ -252,7 +238,7 @@ def control_plane_attention(view: ClusterView) -> Iterator[Attention]:
 
 def control_plane_line(clusters: Iterable[ClusterView]) -> str:
     """One line for a terminal: in which clusters istiod's certificate is in which state; empty without clusters."""
-    found: dict[ControlPlaneState, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for view in clusters:
         for state in dict.fromkeys(plane.state for plane in view.control_planes):
             found.setdefault(state, []).append(view.name)
@@ -292,9 +278,8 @@ def _remedy(step: str, name: str) -> str:
 
 def joining_view(snapshot: Snapshot, name: str) -> JoiningView | None:
     """Which step the cluster is at; None where it has no CA of its own, or no leader reports it now."""
-    if snapshot.leader is None or gate_stale_reason(snapshot):
-        return None
-    steps = snapshot.leader.rotation.joining.get(name)
+    report = rotation_report(snapshot)
+    steps = report.joining.get(name) if report is not None else None
     if not steps:
         return None
     present = next((step for step in steps if not step.done), None)
@@ -311,13 +296,13 @@ def joining_view(snapshot: Snapshot, name: str) -> JoiningView | None:
             f"{c.cluster}: {c.detail}" if c.cluster not in {"", name} else c.detail for c in waits[:3]
         ),
         remedy=_remedy(present.step, name),
-        until=instant(until) if timed else None,
+        until=until if timed else 0.0,
         steps=[
             JoinStepView(
                 step=step.step,
                 what=_DOES.get(step.step, step.step),
                 done=step.done,
-                conditions=condition_views(step.conditions),
+                conditions=step.conditions,
             )
             for step in steps
         ],
@@ -340,11 +325,11 @@ def joining_attention(views: list[ClusterView]) -> Iterator[Attention]:
         joins = view.joining
         if joins is None or view.quarantine is not None:
             continue
-        waits = joins.until is not None or joins.step in {"renew", "drop"}
+        waits = joins.until > 0 or joins.step in {"renew", "drop"}
         yield Attention(
             severity="notice" if waits else "warning",
             code="cluster_joins",
-            what=f"it joins, step {joins.number} of {joins.of} ({joins.step}): {joins.detail}",
+            detail=f"it joins, step {joins.number} of {joins.of} ({joins.step}): {joins.detail}",
             where=view.name,
             remedy=_PATIENCE if waits else joins.remedy,
         )
@@ -354,7 +339,7 @@ RECENT: Final = 900.0
 """Seconds for which a refusal is shown: ztunnel waits up to 150 s between its attempts."""
 
 SHORTEST_RUN: Final = 60.0  # seconds for which all have to be refused before that counts
-UNKNOWN_LIFE: Final = 86400.0  # where nothing was issued lately: Istio's SECRET_TTL
+UNKNOWN_LIFE: Final = 86400.0  # where nothing was issued recently: Istio's SECRET_TTL
 
 
 def workloads_view(snapshot: Snapshot, name: str) -> WorkloadsView:
@@ -370,7 +355,7 @@ def workloads_view(snapshot: Snapshot, name: str) -> WorkloadsView:
         fine=moving or (found.fine and not refused.all),
         detail=found.detail,
         remedy=found.remedy,
-        until=instant(found.until),
+        until=found.until,
         workloads=report.workloads,
         with_certificate=report.with_certificate,
         ended=report.lapsed,
@@ -380,8 +365,8 @@ def workloads_view(snapshot: Snapshot, name: str) -> WorkloadsView:
         never_requested=report.never_requested,
         ended_pods=report.ended,
         lifetime=finite(report.lifetime),
-        first_end=instant(finite(report.first_end)),
-        last_end=instant(finite(report.last_end)),
+        first_end=finite(report.first_end),
+        last_end=finite(report.last_end),
         refused=refused,
     )
 
@@ -400,7 +385,7 @@ def unproven_view(snapshot: Snapshot, name: str) -> RefusedView:
 
 
 def refused_view(snapshot: Snapshot, refused: RefusalsReport, report: WorkloadsReport) -> RefusedView:
-    """Refusals of late. All are refused where none has a valid certificate, or after half a lifetime of it."""
+    """Recent refusals. All are refused where none has a valid certificate, or after half a lifetime of it."""
     recent = refused.last > 0 and -RECENT < snapshot.now - refused.last < RECENT
     run = max(SHORTEST_RUN, (report.lifetime or UNKNOWN_LIFE) / 2)
     long_enough = report.with_certificate == 0 or snapshot.now - refused.since > run
@@ -408,8 +393,8 @@ def refused_view(snapshot: Snapshot, refused: RefusalsReport, report: WorkloadsR
         recent=recent,
         all=recent and refused.count > 0 and long_enough,
         count=refused.count,
-        since=instant(refused.since),
-        last=instant(refused.last),
+        since=refused.since,
+        last=refused.last,
         reason=refused.reason,
         detail=refused.detail,
         remedy=refused.remedy,
@@ -420,17 +405,18 @@ JOINING_REMEDY: Final = "`federation trust list` names the CA: accept it, or set
 
 
 def connection_view(snapshot: Snapshot, name: str) -> ConnectionView:
-    """How the controller reaches the cluster; unknown where no leader tells."""
+    """How the controller reaches the cluster; unknown where no leader reports it."""
     seen = snapshot.seen(name)
     if seen is None:
-        detail = snapshot.no_leader or "the controller does not report this cluster yet"
+        absent = snapshot.no_leader
+        detail = absent.detail if absent is not None else "the controller does not report this cluster yet"
         return ConnectionView(state="unknown", reason="not_reported", detail=detail)
     return ConnectionView(
         state=known_state(seen.state),
         reason=seen.reason,
         detail=seen.detail,
         remedy=seen.remedy,
-        since=instant(seen.since),
+        since=seen.since,
         version=seen.version,
         clock_skew=finite(seen.clock_skew),
     )
@@ -438,40 +424,39 @@ def connection_view(snapshot: Snapshot, name: str) -> ConnectionView:
 
 def publication_state(snapshot: Snapshot, cluster: ClusterConfig) -> tuple[PublicationState, str]:
     """Whether every selected namespace was read back with the bundle meant for it, and if not, why not."""
-    unread = snapshot.not_read_back(cluster)
-    seen = snapshot.seen(cluster.name.value)
-    if unread or seen is None:
-        return "unknown", unread
-    if snapshot.in_force is None:
-        return "unknown", snapshot.nothing_in_force
-    held = seen.publication
-    meant = snapshot.meant_for(cluster.name.value)
+    name = cluster.name.value
+    seen, in_force = snapshot.seen(name), snapshot.in_force
+    unknown = snapshot.not_read_back(cluster) or snapshot.nothing_in_force
+    if unknown is not None or seen is None or in_force is None:
+        return "unknown", unknown.detail if unknown is not None else ""
+    report = seen.publication
+    meant = snapshot.meant_for(name)
     if meant is None:
         return "unknown", "the document of the generation that it is to hold cannot be read"
-    if refused := max(0, held.failed) + max(0, held.forbidden):
-        first = f": {held.problems[0]}" if held.problems else ""
-        return "failed", f"{refused} of {held.selected} namespaces refuse the bundle{first}"
-    if held.joining > 0:
+    if refused := max(0, report.failed) + max(0, report.forbidden):
+        first = f": {report.problems[0]}" if report.problems else ""
+        return "failed", f"{refused} of {report.selected} namespaces refuse the bundle{first}"
+    if report.joining > 0:
         return (
             "joining",
-            f"{held.joining} of {held.selected} namespaces keep a CA of the cluster's own for now",
+            f"{report.joining} of {report.selected} namespaces keep a CA of the cluster's own for now",
         )
-    pending = _pending(snapshot, held, meant, snapshot.in_force.number)
-    return ("pending", pending) if pending else ("current", "")
+    waits = _waits_for(snapshot, report, meant, in_force.number)
+    return ("pending", waits) if waits is not None else ("current", "")
 
 
-def _pending(snapshot: Snapshot, held: PublicationReport, meant: Generation, in_force: int) -> str:
-    """What publication still waits for; empty where every selected namespace holds what is meant for it."""
-    if held.selected <= 0:
+def _waits_for(snapshot: Snapshot, report: PublicationReport, meant: Generation, in_force: int) -> str | None:
+    """What publication still waits for; None where every selected namespace holds what is meant for it."""
+    if report.selected <= 0:
         return "the selector selects no namespace"
     if not snapshot.leader_follows:
         return f"the controller does not work with generation {in_force} yet"
-    with_certificate = min(held.current, held.contents.get(meant.sha256, 0))
-    if with_certificate < held.selected or held.pending > 0:
-        return f"{max(with_certificate, 0)} of {held.selected} namespaces hold generation {meant.number}"
-    if held.generation != meant.number:
+    current = min(report.current, report.contents.get(meant.sha256, 0))
+    if current < report.selected or report.pending > 0:
+        return f"{max(current, 0)} of {report.selected} namespaces hold generation {meant.number}"
+    if report.generation != meant.number:
         return f"generation {meant.number} is not confirmed in every namespace"
-    return ""
+    return None
 
 
 def publication_view(snapshot: Snapshot, cluster: ClusterConfig) -> PublicationView:
@@ -481,27 +466,27 @@ def publication_view(snapshot: Snapshot, cluster: ClusterConfig) -> PublicationV
     seen = snapshot.seen(name)
     if seen is None and snapshot.last_leader is not None:
         seen = snapshot.last_leader.clusters.get(name)
-    held = (seen or ControllerClusterReport(state="unknown")).publication
+    report = (seen or ControllerClusterReport(state="unknown")).publication
     joins = seen is not None and seen.reason == "joining"
     return PublicationView(
         state=state,
         detail=detail,
-        remedy="" if held.joining <= 0 else seen.remedy if seen and joins else JOINING_REMEDY,
-        selected=held.selected,
-        current=held.current,
-        pending=held.pending,
-        failed=held.failed,
-        terminating=held.terminating,
-        forbidden=held.forbidden,
-        excluded=held.excluded,
-        joining=held.joining,
-        writes=held.writes,
-        restored=held.restored,
-        generation=held.generation,
-        lag=finite(held.lag),
-        read_back=instant(held.read_back),
-        problems=held.problems,
-        other_writers=held.other_writers,
+        remedy="" if report.joining <= 0 else seen.remedy if seen and joins else JOINING_REMEDY,
+        selected=report.selected,
+        current=report.current,
+        pending=report.pending,
+        failed=report.failed,
+        terminating=report.terminating,
+        forbidden=report.forbidden,
+        excluded=report.excluded,
+        joining=report.joining,
+        writes=report.writes,
+        restored=report.restored,
+        generation=report.generation,
+        lag=finite(report.lag),
+        read_back=report.read_back,
+        problems=report.problems,
+        other_writers=report.other_writers,
     )
 
 
@@ -555,7 +540,7 @@ class Blame:
 
     pairs: int
     failed: int
-    unknown: int  # without those whose peer is not read back: these are told where that peer is
+    unknown: int  # without those whose peer is not read back: these are reported with that peer
     waiting: tuple[str, ...]  # peers that are not read back
     culprit: bool  # most pairs of one direction fail: the cause is here, not at the peers
 
@@ -581,20 +566,20 @@ def _health(
     connection: ConnectionView,
     signing: SigningView,
     publication: PublicationView,
-    bundle: TrustBundleView,
+    bundle: TrustBundleReport,
     workloads: WorkloadsView,
-    plane: ControlPlaneView | None,
+    plane: ControlPlaneReport | None,
     joins: JoiningView | None,
     pairs: Blame,
-) -> tuple[Health, str]:
+) -> tuple[ClusterVerdict, str]:
     """The worst of them with the sentence that explains it; green only where each is in order."""
     reached = connection.detail or connection.reason or "the controller's view of it is not clear"
     signed = signing.detail or signing.reason or "the signers' view of it is not clear"
-    trouble = trust_bundle_problem(bundle)
+    behind = trust_bundle_problem(bundle)
     refused = workloads.refused.detail or workloads.refused.reason
     served = described(plane) if plane is not None else ""
     fail = f"{pairs.failed} of {pairs.pairs} pairs fail"
-    rules: tuple[tuple[bool, Health, str], ...] = (
+    rules: tuple[tuple[bool, ClusterVerdict, str], ...] = (
         (connection.state == "unavailable", "failing", f"not reachable: {reached}"),
         (signing.state == "unavailable", "failing", f"no certificates: {signed}"),
         (pairs.culprit, "failing", fail),
@@ -611,7 +596,7 @@ def _health(
         (joins is not None and joins.step != "drop", "degraded", joining_text("it", joins) if joins else ""),
         (publication.state == "joining", "degraded", f"it joins: {publication.detail}"),
         (publication.state == "pending", "degraded", publication.detail),
-        (bool(trouble), "degraded", trouble),
+        (behind is not None, "degraded", behind.detail if behind is not None else ""),
         (plane is not None, "degraded", served),
         (pairs.unknown > 0, "degraded", f"pairs with {pairs.unknown} clusters are not proved"),
         (signing.state == "degraded", "degraded", f"signing: {signed}"),

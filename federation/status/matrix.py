@@ -2,7 +2,7 @@
 
 The leader's matrix says what its handshakes gave. Here each ``v`` is kept only where the leader is live
 and works with the generation in force, the proof is no older than that generation and than three intervals,
-and both clusters were read back lately. A failure is kept for as long as nothing newer says otherwise. A pair
+and both clusters were read back recently. A failure is kept for as long as nothing newer says otherwise. A pair
 with a quarantined cluster is shown as that, whatever was proved of it: nothing is issued there.
 """
 
@@ -12,30 +12,32 @@ from collections.abc import Mapping
 from typing import Final
 
 from federation.core.documents.controller import ControllerClusterReport, Matrix
+from federation.core.problem import Problem
 from federation.status.model import MatrixView, PairReason, ProofView
-from federation.status.snapshot import Snapshot, elapsed, instant
+from federation.status.snapshot import Snapshot, elapsed
 
 MOST_REASONS: Final = 1000  # the first are enough to act on; 200 clusters have 39,800 pairs
 SHORTEST_LIFE: Final = 30.0
 INTERVALS: Final = 3
 
 
-def stale_reason(snapshot: Snapshot, matrix: Matrix) -> str:
-    """Why no cell of this matrix may be shown as valid; empty where they may."""
+def not_proved(snapshot: Snapshot, matrix: Matrix) -> Problem | None:
+    """Why no cell of this matrix may be shown as valid; None where they may."""
     if snapshot.leader is None:
         return snapshot.no_leader
     if snapshot.in_force is None:
         return snapshot.nothing_in_force
-    if not snapshot.leader_follows:
-        return f"the controller does not work with generation {snapshot.in_force.number} yet"
-    if matrix.computed <= 0:
-        return "nothing has been proved yet"
-    if matrix.computed < snapshot.in_force.created:
-        return f"not proved again since generation {snapshot.in_force.number} was put in force"
+    number, detail = snapshot.in_force.number, ""
     longest = max(INTERVALS * snapshot.config.controller.proof.interval, SHORTEST_LIFE)
-    if abs(snapshot.now - matrix.computed) > longest:
-        return f"last proved {elapsed(snapshot.now - matrix.computed)} ago"
-    return ""
+    if not snapshot.leader_follows:
+        detail = f"the controller does not work with generation {number} yet"
+    elif matrix.computed <= 0:
+        detail = "nothing has been proved yet"
+    elif matrix.computed < snapshot.in_force.created:
+        detail = f"not proved again since generation {number} was put in force"
+    elif abs(snapshot.now - matrix.computed) > longest:
+        detail = f"last proved {elapsed(snapshot.now - matrix.computed)} ago"
+    return Problem.unless(not detail, code="not_proved", detail=detail, since=matrix.computed)
 
 
 def matrix_view(snapshot: Snapshot) -> MatrixView:
@@ -44,7 +46,7 @@ def matrix_view(snapshot: Snapshot) -> MatrixView:
     source = snapshot.leader or snapshot.last_leader
     matrix = source.matrix if source else Matrix()
     index = {name: i for i, name in enumerate(matrix.clusters)}
-    general = stale_reason(snapshot, matrix)
+    general = not_proved(snapshot, matrix)
     unread = {c.name.value: snapshot.not_read_back(c) for c in snapshot.config.clusters}
     rows: list[str] = []
     failed: list[PairReason] = []
@@ -63,28 +65,28 @@ def matrix_view(snapshot: Snapshot) -> MatrixView:
                 out.append(PairReason(client=client, server=server, result="quarantined", reason=reason))
                 continue
             cell = _cell(matrix, index, client, server)
-            why = general or _unread(client, server, unread)
-            told = matrix.reasons.get(f"{client}>{server}", "")
-            if cell == "v" and not why:
+            why = general.detail if general else _unread(unread[client], unread[server])
+            given = matrix.reasons.get(f"{client}>{server}", "")
+            if cell == "v" and why is None:
                 valid += 1
                 row.append("v")
             elif cell == "x":
                 row.append("x")
                 failed.append(
                     PairReason(
-                        client=client, server=server, result="failed", reason=told or "the handshake failed"
+                        client=client, server=server, result="failed", reason=given or "the handshake failed"
                     )
                 )
             else:
                 row.append("?")
-                reason = why or told or "this pair has not been proved yet"
+                reason = why or given or "this pair has not been proved yet"
                 unknown.append(PairReason(client=client, server=server, result="unknown", reason=reason))
         rows.append("".join(row))
     reasons = failed + unknown + out
     pairs = len(names) * (len(names) - 1)
     return MatrixView(
         proven=bool(names) and not general and valid == pairs,
-        computed=instant(matrix.computed),
+        computed=matrix.computed,
         generation=source.generation if source else 0,
         clusters=names,
         rows=rows,
@@ -107,11 +109,9 @@ def _cell(matrix: Matrix, index: Mapping[str, int], client: str, server: str) ->
     return matrix.rows[row][column]
 
 
-def _unread(client: str, server: str, unread: Mapping[str, str]) -> str:
-    for name in (client, server):
-        if unread[name]:
-            return f"{name}: {unread[name]}"
-    return ""
+def _unread(*problems: Problem | None) -> str | None:
+    """Why a pair of these clusters is not known, by the first that was not read back; None where both were."""
+    return next((problem.sentence for problem in problems if problem is not None), None)
 
 
 def proof_view(view: MatrixView, name: str, seen: ControllerClusterReport | None) -> ProofView:
@@ -124,7 +124,7 @@ def proof_view(view: MatrixView, name: str, seen: ControllerClusterReport | None
         failed=cells.count("x"),
         unknown=cells.count("?"),
         quarantined=cells.count("q"),
-        probe_not_after=instant(seen.probe_not_after if seen else 0.0),
+        probe_not_after=seen.probe_not_after if seen else 0.0,
         probe_detail=seen.probe_detail if seen else "",
         probe_reason=seen.probe_reason if seen else "",
         probe_remedy=seen.probe_remedy if seen else "",

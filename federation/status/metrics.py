@@ -77,7 +77,7 @@ def histogram(
 
 
 def role_metrics(report: SignerReport | ControllerReport, now: float) -> bytes:
-    """What a role's own endpoint tells of itself."""
+    """What a role's own endpoint says of that role."""
     if isinstance(report, SignerReport):
         return render(signer_families({report.replica: report}, now))
     return render(controller_families({report.replica: report}, now))
@@ -181,7 +181,7 @@ def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Met
         ),
         gauge(
             "federation_authority_rate",
-            "Certificates per second asked of the back end lately.",
+            "Certificates per second asked of the back end recently.",
             labels,
             [((r, a.name), a.rate) for r, a in remote],
         ),
@@ -193,7 +193,7 @@ def _authority_families(each: Sequence[tuple[str, AuthorityReport]]) -> list[Met
         ),
         gauge(
             "federation_authority_capacity_workloads",
-            "Workloads that the quota can carry at the lifetime issued lately; 0: no limit known.",
+            "Workloads that the quota can carry at the lifetime issued recently; 0: no limit known.",
             labels,
             [((r, a.name), a.capacity) for r, a in remote],
         ),
@@ -260,7 +260,7 @@ def controller_families(controllers: Mapping[str, ControllerReport], now: float)
         ),
         counter(
             "federation_write_refusals",
-            "Writes that were held back to protect what is published.",
+            "Writes that were withheld to protect what is published.",
             ("replica",),
             [((r,), c.write_refusals) for r, c in each],
         ),
@@ -268,7 +268,7 @@ def controller_families(controllers: Mapping[str, ControllerReport], now: float)
 
 
 def rotation_families(status: FederationStatus) -> list[Metric]:
-    """Where the rotation stands, its gate, who is left out, and what can sign next."""
+    """The state of the rotation, its gate, who is left out, and what can sign next."""
     return [*_successors(status), *([] if status.rotation_problem else _recorded(status))]
 
 
@@ -290,7 +290,7 @@ def _successors(status: FederationStatus) -> list[Metric]:
 
 
 def _recorded(status: FederationStatus) -> list[Metric]:
-    """What the record tells."""
+    """What follows from the record."""
     rotation = status.rotation
     here = rotation.state if rotation else State.STABLE.value
     quarantined = {view.cluster for view in status.quarantined}
@@ -315,13 +315,13 @@ def _recorded(status: FederationStatus) -> list[Metric]:
         ),
     ]
     gate = rotation.gate if rotation else None
-    if rotation is not None and rotation.since is not None:
+    if rotation is not None and rotation.since > 0:
         families.append(
             gauge(
                 "federation_rotation_since_timestamp_seconds",
                 "Since when the rotation has been in its state.",
                 (),
-                [((), rotation.since.timestamp())],
+                [((), rotation.since)],
             )
         )
     families.append(
@@ -332,13 +332,13 @@ def _recorded(status: FederationStatus) -> list[Metric]:
             [((), gate is not None and gate.open)],
         )
     )
-    if gate is not None and gate.opens_at is not None:
+    if gate is not None and gate.opens_at > 0:
         families.append(
             gauge(
                 "federation_rotation_gate_opens_timestamp_seconds",
-                "When the gate opens at the earliest, where that can be told.",
+                "When the gate opens at the earliest, where that can be determined.",
                 (),
-                [((), gate.opens_at.timestamp())],
+                [((), gate.opens_at)],
             )
         )
     if gate is not None and gate.known:
@@ -359,7 +359,7 @@ PUBLICATION: Final = ("selected", "current", "pending", "failed", "terminating",
 
 
 def hub_metrics(status: FederationStatus, documents: DocumentSet, now: float) -> bytes:
-    """What the hub's endpoint tells: the merged status and each process' own counters."""
+    """What the hub's endpoint says: the merged status and each process' own counters."""
     return render(
         [
             *_overall(status),
@@ -436,13 +436,13 @@ def _matrix(status: FederationStatus) -> list[Metric]:
             ],
         ),
     ]
-    if matrix.computed is not None:
+    if matrix.computed > 0:
         families.append(
             gauge(
                 "federation_matrix_computed_timestamp_seconds",
                 "When the matrix was last computed.",
                 (),
-                [((), matrix.computed.timestamp())],
+                [((), matrix.computed)],
             )
         )
     return families
@@ -510,7 +510,7 @@ def _control_planes(status: FederationStatus) -> list[Metric]:
             "federation_control_plane_certificate_not_after_timestamp_seconds",
             "When istiod's certificate in that namespace expires.",
             ("cluster", "namespace"),
-            [((c, p.namespace), p.not_after.timestamp()) for c, p in planes if p.not_after],
+            [((c, p.namespace), p.not_after) for c, p in planes if p.not_after > 0],
         ),
     ]
 
@@ -568,7 +568,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
         ),
         gauge(
             "federation_publication_lag_seconds",
-            "From that generation's creation until the last namespace held it.",
+            "From that generation's creation until the last namespace had it.",
             ("cluster",),
             [((c.name,), c.publication.lag) for c in clusters],
         ),
@@ -576,7 +576,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
             "federation_publication_read_back_timestamp_seconds",
             "When the cluster was last seen.",
             ("cluster",),
-            [((c.name,), c.publication.read_back.timestamp()) for c in clusters if c.publication.read_back],
+            [((c.name,), c.publication.read_back) for c in clusters if c.publication.read_back],
         ),
         counter(
             "federation_publication_writes",
@@ -586,7 +586,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
         ),
         counter(
             "federation_publication_restored",
-            "Bundles put back after somebody's edit or deletion.",
+            "Bundles put back after an edit or a deletion.",
             ("cluster",),
             [((c.name,), c.publication.restored) for c in clusters],
         ),
@@ -594,7 +594,7 @@ def _clusters(status: FederationStatus) -> list[Metric]:
             "federation_probe_not_after_timestamp_seconds",
             "When the probe's leaf expires.",
             ("cluster",),
-            [((c.name,), c.proof.probe_not_after.timestamp()) for c in clusters if c.proof.probe_not_after],
+            [((c.name,), c.proof.probe_not_after) for c in clusters if c.proof.probe_not_after],
         ),
     ]
 
@@ -610,7 +610,7 @@ def _trust(status: FederationStatus) -> list[Metric]:
                 "When an anchor of the bundle in force expires.",
                 ("sha256", "kind", "subject", "cluster"),
                 [
-                    ((a.sha256, a.kind, a.subject, a.cluster), a.not_after.timestamp())
+                    ((a.sha256, a.kind, a.subject, a.cluster), a.not_after)
                     for a in bundle.anchors
                     if a.not_after
                 ],
@@ -622,7 +622,7 @@ def _trust(status: FederationStatus) -> list[Metric]:
                     "federation_generation_created_timestamp_seconds",
                     "When the generation in force was created.",
                     (),
-                    [((), bundle.created.timestamp())],
+                    [((), bundle.created)],
                 )
             )
     families += [

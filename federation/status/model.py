@@ -11,26 +11,26 @@ from typing import Literal
 
 import msgspec
 
+from federation.core.clock import Instant
+from federation.core.documents.controller import ControlPlaneReport, TrustBundleReport
+from federation.core.documents.trust import Proposal
+from federation.core.problem import Health, Problem
+from federation.core.rotation.record import Condition, Departure, Setback
 from federation.status.rotation_model import (
-    ConditionView,
-    DepartureView,
+    ClusterUntil,
     DirectivesView,
     MemberCaView,
     PlanView,
     QuarantineView,
-    RemovedClusterView,
     RotationView,
-    SetbackView,
     UnpinnedView,
 )
 
 Verdict = Literal["healthy", "degraded", "failing"]
-Health = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
+ClusterVerdict = Literal["healthy", "degraded", "failing", "unknown", "quarantined"]
 Severity = Literal["critical", "warning", "notice"]
 State = Literal["ready", "degraded", "unavailable", "unknown"]
 PublicationState = Literal["current", "pending", "joining", "failed", "unknown"]
-ControlPlaneState = Literal["provided", "waiting", "foreign", "forbidden", "failed", "unknown", "off"]
-TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
 WebhooksState = Literal["none", "verified", "not_served", "other_ca", "unknown"]
 WorkloadsState = Literal["alive", "no_workloads", "stopped", "never_requested", "unknown"]
 PairResult = Literal["failed", "unknown", "quarantined"]
@@ -38,76 +38,58 @@ AuthorityUse = Literal["authority", "successor"]
 Expiry = Literal["ok", "notice", "warning", "critical", "expired", "unknown"]
 
 
-class Consequence(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that follows from a cause, and ends with it: ``count`` of that kind, ``what`` is of the first.
+class Consequence(Problem, frozen=True, kw_only=True):
+    """Something that follows from a cause, and ends with it: ``count`` of that kind, ``detail`` is of the first.
 
-    ``remedy`` is what can be done about it while the cause lasts; empty where mending the cause is all.
+    ``remedy`` is what can be done about it while the cause lasts; empty where ending the cause is all.
     """
 
     severity: Severity
-    code: str
-    what: str
-    where: str
-    remedy: str = ""
     count: int = 1
-    clusters: list[str] = []
+    clusters: list[str] = msgspec.field(default_factory=list)
 
 
-class Attention(msgspec.Struct, frozen=True, kw_only=True):
+class Attention(Problem, frozen=True, kw_only=True):
     """One cause that needs attention. A notice alone does not make the federation less than healthy.
 
-    ``what`` is the whole story; ``fact`` is its first sentence where that says enough by itself, and names the place.
+    ``detail`` is the whole story; ``fact`` is its first sentence where that says enough by itself, and names the place.
     ``consequences`` follow from it and are listed nowhere else: it is as severe as the severest of them. ``clusters``
     are those that it is about; none where it is about the hub.
     """
 
     severity: Severity
-    code: str
-    what: str
-    where: str
-    remedy: str = ""
-    since: datetime | None = None
     fact: str = ""
-    clusters: list[str] = []
-    consequences: list[Consequence] = []
+    clusters: list[str] = msgspec.field(default_factory=list)
+    consequences: list[Consequence] = msgspec.field(default_factory=list)
 
 
-class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionView(Health, frozen=True, kw_only=True):
     """How the controller reaches a member cluster."""
 
     state: State
-    reason: str = ""
-    detail: str = ""
-    remedy: str = ""
-    since: datetime | None = None
+    since: Instant = 0.0
     version: str = ""
     clock_skew: float = 0.0
 
 
-class SignerOnCluster(msgspec.Struct, frozen=True, kw_only=True):
+class SignerOnCluster(Health, frozen=True, kw_only=True):
     """How one signer that is live sees a member cluster."""
 
-    replica: str
     state: State
-    reason: str = ""
-    detail: str = ""
-    remedy: str = ""
+    replica: str
     attestation: str = ""
 
 
-class SigningView(msgspec.Struct, frozen=True, kw_only=True):
+class SigningView(Health, frozen=True, kw_only=True):
     """Whether workloads of a cluster get certificates, over all signers: ready takes all of them."""
 
     state: State
-    reason: str = ""
-    detail: str = ""
-    remedy: str = ""
-    attestation: list[str] = []
-    issuers: list[str] = []
+    attestation: list[str] = msgspec.field(default_factory=list)
+    issuers: list[str] = msgspec.field(default_factory=list)
     issued: int = 0
-    refused: dict[str, int] = {}
-    last_issued: datetime | None = None
-    signers: list[SignerOnCluster] = []
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
+    last_issued: Instant = 0.0
+    signers: list[SignerOnCluster] = msgspec.field(default_factory=list)
 
 
 class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,26 +113,9 @@ class PublicationView(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0
     generation: int = 0
     lag: float = 0.0
-    read_back: datetime | None = None
+    read_back: Instant = 0.0
     problems: list[str] = []
     other_writers: list[str] = []
-
-
-class TrustBundleView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster's ClusterTrustBundle, as read back.
-
-    ``counted`` where it is there, or was: pods may trust what it holds, so rotations wait for it. ``version`` is the
-    one of the API that the cluster serves.
-    """
-
-    state: TrustBundleState
-    counted: bool = False
-    name: str = ""
-    version: str = ""
-    detail: str = ""
-    remedy: str = ""
-    writes: int = 0
-    restored: int = 0
 
 
 class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,8 +128,8 @@ class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
     recent: bool = False
     all: bool = False
     count: int = 0
-    since: datetime | None = None
-    last: datetime | None = None
+    since: Instant = 0.0
+    last: Instant = 0.0
     reason: str = ""
     detail: str = ""
     remedy: str = ""
@@ -185,7 +150,7 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     fine: bool = False
     detail: str = ""
     remedy: str = ""
-    until: datetime | None = None
+    until: Instant = 0.0
     workloads: int | None = None
     with_certificate: int = 0
     ended: int = 0
@@ -195,32 +160,9 @@ class WorkloadsView(msgspec.Struct, frozen=True, kw_only=True):
     never_requested: list[str] = []
     ended_pods: list[str] = []
     lifetime: float = 0.0
-    first_end: datetime | None = None
-    last_end: datetime | None = None
+    first_end: Instant = 0.0
+    last_end: Instant = 0.0
     refused: RefusedView = RefusedView()
-
-
-class ControlPlaneView(msgspec.Struct, frozen=True, kw_only=True):
-    """istiod's certificate in one namespace, as its Secret was read back.
-
-    ``issuer`` is the SHA-256 of the intermediate that issued it, ``current`` says that its ``ca.crt`` is the bundle,
-    ``attention`` that it is not as it should be. It is ``waiting`` without ``attention`` where there is no such
-    namespace, and so no istiod.
-    """
-
-    namespace: str
-    secret: str
-    state: ControlPlaneState
-    detail: str = ""
-    remedy: str = ""
-    attention: bool = False
-    names: list[str] = []
-    issuer: str = ""
-    not_after: datetime | None = None
-    renew_at: datetime | None = None
-    current: bool = False
-    read_back: datetime | None = None
-    restored: int = 0
 
 
 class WebhooksView(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +186,7 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     unknown: int = 0
     quarantined: int = 0
-    probe_not_after: datetime | None = None
+    probe_not_after: Instant = 0.0
     probe_detail: str = ""
     probe_reason: str = ""
     probe_remedy: str = ""
@@ -256,7 +198,7 @@ class JoinStepView(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     what: str
     done: bool
-    conditions: list[ConditionView]
+    conditions: list[Condition]
 
 
 class JoiningView(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,7 +212,7 @@ class JoiningView(msgspec.Struct, frozen=True, kw_only=True):
     of: int
     detail: str
     remedy: str
-    until: datetime | None
+    until: Instant
     steps: list[JoinStepView]
 
 
@@ -283,7 +225,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     cluster_id: str
     network: str
-    health: Health
+    health: ClusterVerdict
     summary: str
     connection: ConnectionView
     signing: SigningView
@@ -291,8 +233,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     proof: ProofView
     workloads: WorkloadsView = WorkloadsView()
     quarantine: QuarantineView | None = None
-    cluster_trust_bundle: TrustBundleView = TrustBundleView(state="unknown")
-    control_planes: list[ControlPlaneView] = []
+    cluster_trust_bundle: TrustBundleReport = TrustBundleReport(state="unknown")
+    control_planes: list[ControlPlaneReport] = []
     webhooks: WebhooksView = WebhooksView(state="unknown")
     trusted_node_accounts: list[str] = []  # of ztunnel: may ask for the identities of pods on their node
     joining: JoiningView | None = None
@@ -307,8 +249,8 @@ class AnchorView(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     trust_domain: str
     cluster: str
-    not_before: datetime | None
-    not_after: datetime | None
+    not_before: Instant
+    not_after: Instant
     days_left: float
     expiry: Expiry
     foreign_override: bool
@@ -319,7 +261,7 @@ class BundleView(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     sha256: str
-    created: datetime | None
+    created: Instant
     reason: str
     author: str
     trust_domain: str
@@ -332,7 +274,7 @@ class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     sha256: str
-    created: datetime | None
+    created: Instant
     reason: str
     author: str
     in_force: bool
@@ -340,14 +282,14 @@ class GenerationView(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, str]
 
 
-class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
+class AuthorityView(Health, frozen=True, kw_only=True):
     """An intermediate that signers can sign with, and which of them have it.
 
     ``use`` says which table of the configuration it is: ``[signer.authority]`` or ``[signer.successor]``;
     ``signs`` whether it signs at present, in some cluster at least.
     ``quota`` is what its back end allows all of them together and ``rate`` what they ask of it, in
     certificates per second; ``capacity`` is how many workloads that quota can carry at the lifetime issued
-    lately (0: no limit known). ``refused_early`` counts requests whose turn would have come too late,
+    recently (0: no limit known). ``refused_early`` counts requests whose turn would have come too late,
     ``uncertain`` those whose answer was lost, ``violations`` answers that were not what was asked for.
     """
 
@@ -358,12 +300,9 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     subject: str
     sha256: str
-    not_after: datetime | None
+    not_after: Instant
     days_left: float
     expiry: Expiry
-    reason: str
-    detail: str
-    remedy: str
     signers: list[str]
     quota: float
     rate: float
@@ -371,12 +310,12 @@ class AuthorityView(msgspec.Struct, frozen=True, kw_only=True):
     refused_early: int
     capacity: int
     circuit: str
-    retry_at: datetime | None
+    retry_at: Instant
     uncertain: int
     violations: int
     last_violation: str
-    last_violation_at: datetime | None
-    crl_next_update: datetime | None
+    last_violation_at: Instant
+    crl_next_update: Instant
     crl_revoked: int
 
 
@@ -392,8 +331,8 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool
     reasons: list[str]
     address: str
-    started: datetime | None
-    updated: datetime | None
+    started: Instant
+    updated: Instant
     age: float
     generation: int
     generations_behind: int
@@ -405,18 +344,18 @@ class SignerView(msgspec.Struct, frozen=True, kw_only=True):
     rotation: int = 0
     directives: str = ""
     follows_directives: bool = True
-    serving_not_after: datetime | None
+    serving_not_after: Instant
     issued: int
     refused: int
     listener: str = ""  # proved | refused | not_met by new connections; empty where none was tried yet
     listener_detail: str = ""
-    listener_proved_at: datetime | None = None
+    listener_proved_at: Instant = 0.0
 
 
 class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
     """One controller process. ``leader`` is false for one that is stale.
 
-    ``hub`` is the identity that is written on every object in a member cluster; it is told by the leader.
+    ``hub`` is the identity that is written on every object in a member cluster; the leader reports it.
     """
 
     replica: str
@@ -424,8 +363,8 @@ class ControllerView(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     stale: bool
     reasons: list[str]
-    started: datetime | None
-    updated: datetime | None
+    started: Instant
+    updated: Instant
     age: float
     generation: int
     runs_current_configuration: bool
@@ -452,7 +391,7 @@ class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     proven: bool
-    computed: datetime | None
+    computed: Instant
     generation: int
     clusters: list[str]
     rows: list[str]
@@ -466,23 +405,11 @@ class MatrixView(msgspec.Struct, frozen=True, kw_only=True):
     reasons_omitted: int = 0
 
 
-class ProposalView(msgspec.Struct, frozen=True, kw_only=True):
-    """An anchor that was found but is not pinned: a person accepts it, or nobody does. ``pem`` is for that person."""
-
-    sha256: str
-    subject: str
-    cluster: str
-    origin: str
-    not_after: datetime | None
-    first_seen: datetime | None
-    pem: str = ""
-
-
 class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer: a verdict, what needs attention, and everything that both rest on.
 
-    ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or nobody tells. With a
-    ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
+    ``rotation`` is null where none ever was, ``rotation_plan`` while one is under way or where no leader reports it.
+    With a ``rotation_problem`` neither the rotation nor quarantines are known, which is not that there are none.
     ``member_cas`` are the accepted CAs of clusters that joined, while they are in the bundle. ``unpinned`` are
     anchors that are published although their pin is gone, ``removed_clusters`` those that are registered no more and
     whose certificates live on, ``departures`` anchors that left without a rotation, newest first. ``setbacks`` are the
@@ -501,7 +428,7 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     authorities: list[AuthorityView]
     signers: list[SignerView]
     controllers: list[ControllerView]
-    proposals: list[ProposalView]
+    proposals: list[Proposal]
     rotation: RotationView | None = None
     rotation_problem: str = ""
     rotation_plan: PlanView | None = None
@@ -509,9 +436,9 @@ class FederationStatus(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: list[QuarantineView] = []
     member_cas: list[MemberCaView] = []
     unpinned: list[UnpinnedView] = []
-    removed_clusters: list[RemovedClusterView] = []
-    departures: list[DepartureView] = []
-    setbacks: list[SetbackView] = []
+    removed_clusters: list[ClusterUntil] = []
+    departures: list[Departure] = []
+    setbacks: list[Setback] = []
     insecure_options: list[str]
     open_policies: list[str] = []  # clusters that may have every identity that is not reserved
     config_problems: list[str]
@@ -538,8 +465,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str] = []
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as RFC 9457 (application/problem+json): what a caller may know, nothing of the inside."""
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as RFC 9457 (application/problem+json) has it: what a caller may know, nothing of the inside."""
 
     type: str = "about:blank"
     title: str

@@ -1,7 +1,7 @@
 """The rotation as status shows it: from its record, and its gate as the leader that was last seen reports it. Pure.
 
-The record says where the rotation stands, whichever controller leads. Whether the gate is open is only said where a
-leader has looked lately, at this very state: anything else is not known, and never open.
+The record says which state the rotation is in, whichever controller leads. Whether the gate is open is only said where
+a leader has looked recently, at this very state: anything else is not known, and never open.
 
 With what a start of a rotation would do now, as the leader reports it; quarantined clusters: since when, why, by
 whom, and what a return still needs; and what operators asked for, and what signers are to sign with.
@@ -12,57 +12,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from federation.core.documents.controller import (
-    ConditionReport,
-    LossReport,
-    Operation,
-    RotationReport,
-    SideReport,
-)
+from federation.core.documents.controller import LossReport, Operation, RotationReport
+from federation.core.problem import Problem
 from federation.core.rotation.effects import SigningDirectives
-from federation.core.rotation.record import AT_REST, Condition, Rotation, Side, State, Transition
+from federation.core.rotation.record import AT_REST, Condition, Rotation, State, Transition
 from federation.status.rotation_model import (
-    ConditionView,
-    DependentView,
+    ClusterUntil,
     DirectivesView,
     GateView,
     LossView,
-    LostCluster,
     OperationView,
     PlanView,
     QuarantineView,
     RotationView,
-    SideView,
     StepMark,
     StepView,
     TransitionView,
     WaveState,
     WaveView,
 )
-from federation.status.snapshot import Snapshot, elapsed, finite, instant
-
-
-def condition_views(conditions: Iterable[ConditionReport]) -> list[ConditionView]:
-    """Conditions with their evidence."""
-    return [
-        ConditionView(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=instant(c.until))
-        for c in conditions
-    ]
+from federation.status.snapshot import Snapshot, elapsed, finite
 
 
 def quarantine_views(snapshot: Snapshot) -> list[QuarantineView]:
-    """Every cluster that a person took out, by name; what it waits for only where a leader tells it now."""
+    """Every cluster that a person took out, by name; what it waits for only where a leader reports it now."""
     waiting = snapshot.leader.rotation.returning if snapshot.leader is not None else {}
     return [
         QuarantineView(
             cluster=name,
-            reason=held.reason,
-            author=held.author,
-            since=instant(held.since),
-            returning=held.returning,
-            waits_for=condition_views(waiting.get(name, [])) if held.returning else [],
+            reason=quarantine.reason,
+            author=quarantine.author,
+            since=quarantine.since,
+            returning=quarantine.returning,
+            waits_for=waiting.get(name, []) if quarantine.returning else [],
         )
-        for name, held in sorted(snapshot.quarantined.items())
+        for name, quarantine in sorted(snapshot.quarantined.items())
     ]
 
 
@@ -93,24 +77,22 @@ _OF_ROOTS: Final = frozenset({State.PUBLISHING, State.UNPUBLISHING})
 def rotation_view(snapshot: Snapshot, *, whole: bool = False) -> RotationView | None:
     """The rotation under way or the last one, ``whole`` with all evidence of its history.
 
-    None where none ever was, and where that is not known (``snapshot.rotation_stale_reason``).
+    None where none ever was, and where that is not known (``snapshot.rotation_unknown``).
     """
     rotation = snapshot.documents.record.rotation if snapshot.documents.record else None
     if rotation is None:
         return None
     under_way = rotation.state not in AT_REST
-    told = (
-        snapshot.leader.rotation if snapshot.leader is not None and not gate_stale_reason(snapshot) else None
-    )
+    report = rotation_report(snapshot)
     return RotationView(
         number=rotation.number,
         kind="root" if rotation.changes_root else "intermediate",
         state=rotation.state.value,
         under_way=under_way,
-        since=instant(rotation.since),
+        since=rotation.since,
         expected=expected(snapshot, rotation),
-        old=side_view(rotation.old),
-        new=side_view(rotation.new),
+        old=rotation.old,
+        new=rotation.new,
         author=rotation.author,
         reason=rotation.reason,
         automatic=rotation.automatic,
@@ -119,57 +101,67 @@ def rotation_view(snapshot: Snapshot, *, whole: bool = False) -> RotationView | 
         canary=rotation.canary,
         canary_failures=rotation.canary_failures,
         waves=_waves(rotation),
-        deadline=instant(rotation.deadline) if under_way else None,
+        deadline=rotation.deadline if under_way else 0.0,
         ttl_cap=finite(rotation.ttl_cap) if under_way else 0.0,
         steps=_steps(rotation),
         gate=gate_view(snapshot) if under_way else None,
-        losses=[loss_view(loss) for loss in told.losses] if told and under_way else [],
+        losses=[loss_view(loss) for loss in report.losses] if report and under_way else [],
         history=[_transition(step, whole=whole) for step in reversed(rotation.history)],
     )
 
 
-def gate_stale_reason(snapshot: Snapshot) -> str:
-    """Why nothing that is said of the gate can be relied on; empty where it can."""
-    if snapshot.rotation_stale_reason:
-        return snapshot.rotation_stale_reason
+def gate_unknown(snapshot: Snapshot) -> Problem | None:
+    """Why nothing that is said of the gate can be relied on; None where it can."""
+    if snapshot.rotation_unknown is not None:
+        return snapshot.rotation_unknown
     if snapshot.leader is None:
         return snapshot.no_leader
-    told = snapshot.leader.rotation
-    if told.problem:
-        return f"the rotation cannot be worked on: {told.problem}"
-    if told.computed <= 0:
-        return "the leading controller has not looked at it yet"
-    if abs(snapshot.now - told.computed) > LONGEST_LOOK:
-        return f"the leading controller last looked at it {elapsed(snapshot.now - told.computed)} ago"
+    report = snapshot.leader.rotation
     rotation = snapshot.documents.record.rotation if snapshot.documents.record else None
-    if rotation is not None and (told.number, told.state) != (rotation.number, rotation.state.value):
-        return f"the leading controller has not looked at {rotation.state.value} yet"
-    return ""
+    detail = ""
+    if report.problem:
+        detail = f"the rotation cannot be worked on: {report.problem}"
+    elif report.computed <= 0:
+        detail = "the leading controller has not looked at it yet"
+    elif abs(snapshot.now - report.computed) > LONGEST_LOOK:
+        detail = f"the leading controller last looked at it {elapsed(snapshot.now - report.computed)} ago"
+    elif rotation is not None and (report.number, report.state) != (rotation.number, rotation.state.value):
+        detail = f"the leading controller has not looked at {rotation.state.value} yet"
+    return Problem.unless(
+        not detail, code="gate_unknown", detail=detail, where=snapshot.leader.replica, since=report.computed
+    )
+
+
+def rotation_report(snapshot: Snapshot) -> RotationReport | None:
+    """What a leader that has just looked reports of the rotation; None where nothing that was said can be relied on."""
+    return (
+        snapshot.leader.rotation if snapshot.leader is not None and gate_unknown(snapshot) is None else None
+    )
 
 
 def gate_view(snapshot: Snapshot) -> GateView:
     """The gate out of the present state. Where it is not known, what was last said of it is left out."""
-    stale_reason = gate_stale_reason(snapshot)
-    told = snapshot.leader.rotation if snapshot.leader is not None else RotationReport()
-    if stale_reason:
+    unknown = gate_unknown(snapshot)
+    report = snapshot.leader.rotation if snapshot.leader is not None else RotationReport()
+    if unknown is not None:
         return GateView(
             known=False,
             open=False,
-            opens_at=None,
-            computed=instant(told.computed),
-            detail=stale_reason,
+            opens_at=0.0,
+            computed=report.computed,
+            detail=unknown.detail,
             conditions=[],
             waits_for=[],
         )
-    unmet = [condition for condition in told.conditions if not condition.met]
-    is_open = told.open and not unmet
+    unmet = [condition for condition in report.conditions if not condition.met]
+    is_open = report.open and not unmet
     return GateView(
         known=True,
         open=is_open,
-        opens_at=None if is_open else instant(told.opens_at),
-        computed=instant(told.computed),
+        opens_at=0.0 if is_open else report.opens_at,
+        computed=report.computed,
         detail="every condition is met" if is_open else unmet[0].detail if unmet else "it is not open",
-        conditions=condition_views(told.conditions),
+        conditions=report.conditions,
         waits_for=sorted({condition.cluster for condition in unmet} - {""}),
     )
 
@@ -194,16 +186,6 @@ def expected(snapshot: Snapshot, rotation: Rotation) -> float:
     if rotation.state is State.PUBLISHING:
         return longest + settings.skew + finite(rotation.soak) + settling
     return longest + settings.skew + settling if drains else settling
-
-
-def side_view(side: Side | SideReport) -> SideView:
-    """One authority of a rotation."""
-    return SideView(
-        root=side.root,
-        intermediate=side.intermediate,
-        subject=side.subject,
-        root_subject=side.root_subject,
-    )
 
 
 def _waves(rotation: Rotation) -> list[WaveView]:
@@ -247,7 +229,7 @@ def _steps(rotation: Rotation) -> list[StepView]:
         StepView(
             state=state.value,
             mark=mark(number),
-            since=instant(entered[state]) if state in entered and number <= at else None,
+            since=entered[state] if state in entered and number <= at else 0.0,
         )
         for number, state in enumerate(way)
     ]
@@ -255,7 +237,7 @@ def _steps(rotation: Rotation) -> list[StepView]:
 
 def loss_view(loss: LossReport) -> LossView:
     """What fails, with its clusters in order."""
-    clusters = [LostCluster(cluster=name, until=instant(until)) for name, until in loss.clusters.items()]
+    clusters = [ClusterUntil(cluster=name, until=until) for name, until in loss.clusters.items()]
     return LossView(
         side=loss.side,
         what=loss.what,
@@ -270,10 +252,10 @@ def _transition(step: Transition, *, whole: bool) -> TransitionView:
     return TransitionView(
         before=step.before.value,
         after=step.after.value,
-        at=instant(step.at),
+        at=step.at,
         author=step.author,
         reason=step.reason,
-        evidence=_recorded(shown),
+        evidence=shown,
         evidence_omitted=len(evidence) - len(shown),
     )
 
@@ -286,20 +268,10 @@ def _one_of_each(evidence: Iterable[Condition]) -> list[Condition]:
     return list(first.values())
 
 
-def _recorded(evidence: Iterable[Condition]) -> list[ConditionView]:
-    return condition_views(
-        ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
-        for c in evidence
-    )
-
-
 def plan_view(snapshot: Snapshot) -> PlanView | None:
-    """What a start would do now; None while a rotation is under way, or where nobody tells."""
-    plan = (
-        snapshot.leader.rotation.plan
-        if snapshot.leader is not None and not gate_stale_reason(snapshot)
-        else None
-    )
+    """What a start would do now; None while a rotation is under way, or where no leader reports it."""
+    report = rotation_report(snapshot)
+    plan = report.plan if report is not None else None
     if plan is None:
         return None
     changes_root = plan.old is not None and plan.new is not None and plan.old.root != plan.new.root
@@ -307,8 +279,8 @@ def plan_view(snapshot: Snapshot) -> PlanView | None:
     return PlanView(
         ready=not plan.problem and all(condition.met for condition in plan.conditions),
         kind=None if plan.old is None or plan.new is None else "root" if changes_root else "intermediate",
-        old=side_view(plan.old) if plan.old is not None else None,
-        new=side_view(plan.new) if plan.new is not None else None,
+        old=plan.old,
+        new=plan.new,
         problem=plan.problem,
         remedy=plan.remedy,
         canary=plan.canary,
@@ -319,13 +291,8 @@ def plan_view(snapshot: Snapshot) -> PlanView | None:
         takes=2 * longest + soak if changes_root else longest,
         rate=finite(plan.rate),
         quota=finite(plan.quota),
-        conditions=condition_views(plan.conditions),
-        dependents=[
-            DependentView(
-                cluster=h.cluster, what=h.what, detail=h.detail, anchors=h.anchors, obstacle=h.obstacle
-            )
-            for h in plan.dependents
-        ],
+        conditions=plan.conditions,
+        dependents=plan.dependents,
     )
 
 
@@ -352,9 +319,9 @@ def operation_view(operation: Operation, *, sealed: bool | None = None) -> Opera
         id=operation.id,
         verb=operation.verb,
         author=operation.author,
-        asked=instant(operation.asked),
+        asked=operation.asked,
         arguments=operation.arguments,
-        decided=instant(operation.decided),
+        decided=operation.decided,
         outcome=operation.outcome,
         detail=operation.detail,
         remedy=operation.remedy,

@@ -5,33 +5,17 @@ Times are RFC 3339 in UTC, ``null`` where an instant is not known; durations are
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 import msgspec
 
+from federation.core.clock import Instant
+from federation.core.documents.controller import Dependent
+from federation.core.rotation.record import Condition, Side
+
 RotationKind = Literal["root", "intermediate"]
 StepMark = Literal["done", "current", "ahead"]
 WaveState = Literal["removed", "removing", "waiting"]
-
-
-class SideView(msgspec.Struct, frozen=True, kw_only=True):
-    """One authority of a rotation; ``root`` and ``intermediate`` are SHA-256 of the certificates."""
-
-    root: str
-    intermediate: str
-    subject: str
-    root_subject: str
-
-
-class ConditionView(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of a gate with its evidence. ``until``: when it is met, where only time has to pass."""
-
-    name: str
-    met: bool
-    detail: str
-    cluster: str
-    until: datetime | None
 
 
 class GateView(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,10 +27,10 @@ class GateView(msgspec.Struct, frozen=True, kw_only=True):
 
     known: bool
     open: bool
-    opens_at: datetime | None
-    computed: datetime | None
+    opens_at: Instant
+    computed: Instant
     detail: str
-    conditions: list[ConditionView]
+    conditions: list[Condition]
     waits_for: list[str]
 
 
@@ -55,7 +39,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     mark: StepMark
-    since: datetime | None
+    since: Instant
 
 
 class WaveView(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +54,18 @@ class TransitionView(msgspec.Struct, frozen=True, kw_only=True):
 
     before: str
     after: str
-    at: datetime | None
+    at: Instant
     author: str
     reason: str
-    evidence: list[ConditionView]
+    evidence: list[Condition]
     evidence_omitted: int = 0
 
 
-class LostCluster(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster that something fails in; ``until`` is null where the end cannot be determined."""
+class ClusterUntil(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster and until when something lasts there: a loss, or certificates of a cluster that was removed."""
 
     cluster: str
-    until: datetime | None
+    until: Instant = 0.0
 
 
 class LossView(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +77,7 @@ class LossView(msgspec.Struct, frozen=True, kw_only=True):
     side: str
     what: str
     at_removal: bool
-    clusters: list[LostCluster]
+    clusters: list[ClusterUntil]
 
 
 class RotationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,10 +90,10 @@ class RotationView(msgspec.Struct, frozen=True, kw_only=True):
     kind: RotationKind
     state: str
     under_way: bool
-    since: datetime | None
+    since: Instant
     expected: float
-    old: SideView
-    new: SideView
+    old: Side
+    new: Side
     author: str
     reason: str
     automatic: bool
@@ -118,7 +102,7 @@ class RotationView(msgspec.Struct, frozen=True, kw_only=True):
     canary: list[str]
     canary_failures: int
     waves: list[WaveView]
-    deadline: datetime | None
+    deadline: Instant
     ttl_cap: float
     steps: list[StepView]
     gate: GateView | None
@@ -132,9 +116,9 @@ class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     reason: str
     author: str
-    since: datetime | None
+    since: Instant
     returning: bool
-    waits_for: list[ConditionView]
+    waits_for: list[Condition]
 
 
 class MemberCaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,63 +130,24 @@ class MemberCaView(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     subject: str
     undeclared: list[str]
-    waits_for: list[ConditionView]
+    waits_for: list[Condition]
 
 
 class UnpinnedView(msgspec.Struct, frozen=True, kw_only=True):
     """An anchor that is published although its pin is gone: since when, what it waits for, what fails without it.
 
     ``clusters`` are those whose own CA it was; none: a root of the hub's. ``leaves_at`` is when it leaves at the
-    earliest, null where that cannot be determined. Where it is not ``known``, no leader tells what it waits for.
+    earliest, null where that cannot be determined. Where it is not ``known``, no leader reports what it waits for.
     """
 
     sha256: str
     subject: str
     clusters: list[str]
-    since: datetime | None
+    since: Instant
     known: bool
-    leaves_at: datetime | None
-    waits_for: list[ConditionView]
+    leaves_at: Instant
+    waits_for: list[Condition]
     losses: list[LossView]
-
-
-class RemovedClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster that is registered no more. ``until``: when the last of its certificates has expired."""
-
-    cluster: str
-    until: datetime | None
-
-
-class DepartureView(msgspec.Struct, frozen=True, kw_only=True):
-    """An anchor that left the bundle without a rotation: when, by whom, and on which evidence."""
-
-    sha256: str
-    subject: str
-    at: datetime | None
-    author: str
-    reason: str
-    evidence: list[ConditionView]
-
-
-class SetbackView(msgspec.Struct, frozen=True, kw_only=True):
-    """State that was found to be older than what had been in force: when, what was found, and what the hub did."""
-
-    at: datetime | None
-    what: str
-    done: str
-
-
-class DependentView(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256).
-
-    ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
-    """
-
-    cluster: str
-    what: str
-    detail: str
-    anchors: list[str]
-    obstacle: str = ""
 
 
 class PlanView(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,8 +160,8 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
 
     ready: bool
     kind: RotationKind | None
-    old: SideView | None
-    new: SideView | None
+    old: Side | None
+    new: Side | None
     problem: str
     remedy: str
     canary: list[str]
@@ -227,8 +172,8 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True):
     takes: float
     rate: float
     quota: float
-    conditions: list[ConditionView]
-    dependents: list[DependentView] = []
+    conditions: list[Condition]
+    dependents: list[Dependent] = []
 
 
 class DirectivesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,9 +206,9 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     verb: str
     author: str
-    asked: datetime | None
+    asked: Instant
     arguments: dict[str, str]
-    decided: datetime | None
+    decided: Instant
     outcome: str
     detail: str
     remedy: str

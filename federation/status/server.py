@@ -235,16 +235,16 @@ class ReloadedTls:
 
     async def watch(self) -> None:
         """Take up changed files until cancelled; a pair that does not fit keeps the one before it."""
-        told = ""
+        logged = ""
         while True:
             try:
                 if await self._in_time(_mark) != self._mark:
                     self._mark, self._inner = await self._in_time(_load)
                     _logger.info("the status certificate was replaced")
-                    told = ""
+                    logged = ""
             except (OSError, ValueError) as error:
-                if str(error) != told:
-                    told = str(error)
+                if str(error) != logged:
+                    logged = str(error)
                     _logger.warning("the status certificate was not taken up: %s", error)
             await self._clock.sleep(POLL)
 
@@ -265,7 +265,7 @@ def _context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Stands where OpenSSL would otherwise ask on the terminal for the password of an encrypted key."""
+    """Called where OpenSSL would otherwise ask on the terminal for the password of an encrypted key."""
     raise ValueError("the key is encrypted")
 
 
@@ -281,7 +281,7 @@ def _mark(files: tuple[Path, ...]) -> _Mark:
 
 
 def create_probes_app(ready: Callable[[], Awaitable[bool]]) -> web.Application:
-    """``/healthz`` and ``/readyz`` alone, for a listener that nobody but a kubelet has to reach.
+    """``/healthz`` and ``/readyz`` alone, for a listener that only a kubelet has to reach.
 
     It needs no token and says no more than what a probe asks.
     """

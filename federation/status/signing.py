@@ -18,7 +18,7 @@ from federation.status.model import (
     SigningView,
     State,
 )
-from federation.status.snapshot import Snapshot, days_left, elapsed, expiry, finite, instant
+from federation.status.snapshot import Snapshot, days_left, elapsed, expiry, finite
 
 WORST_FIRST: Final[tuple[State, ...]] = ("unavailable", "unknown", "degraded", "ready")
 
@@ -112,7 +112,7 @@ def signing_view(snapshot: Snapshot, name: str) -> SigningView:
         ),
         issued=sum(report.issued for report in every),
         refused=refusals(every),
-        last_issued=instant(max((finite(report.last_issued) for report in every), default=0.0)),
+        last_issued=max((finite(report.last_issued) for report in every), default=0.0),
         signers=views,
     )
 
@@ -123,8 +123,8 @@ def _merged(views: list[SignerOnCluster]) -> tuple[State, SignerOnCluster]:
     Callers reach any of them: one that serves makes it degraded at worst, and ready takes all of them.
     """
     if not views:
-        nobody = SignerOnCluster(replica="", state="unknown", reason="no_signer", detail="no signer is live")
-        return "unknown", nobody
+        missing = SignerOnCluster(replica="", state="unknown", reason="no_signer", detail="no signer is live")
+        return "unknown", missing
     worst = min(views, key=lambda view: WORST_FIRST.index(view.state))
     serving = [view for view in views if view.state in {"ready", "degraded"}]
     if serving and len(serving) < len(views):
@@ -172,8 +172,8 @@ def signer_view(snapshot: Snapshot, replica: str, report: SignerReport) -> Signe
         stale=not fresh,
         reasons=reasons,
         address=report.address,
-        started=instant(report.started),
-        updated=instant(report.updated),
+        started=report.started,
+        updated=report.updated,
         age=age,
         generation=report.generation,
         generations_behind=max(0, newest - report.generation),
@@ -185,12 +185,12 @@ def signer_view(snapshot: Snapshot, replica: str, report: SignerReport) -> Signe
         rotation=report.rotation,
         directives=report.directives,
         follows_directives=follows_directives(snapshot, report),
-        serving_not_after=instant(report.serving_not_after),
+        serving_not_after=report.serving_not_after,
         issued=report.issued,
         refused=sum(sum(cluster.refused.values()) for cluster in report.clusters.values()),
         listener=listener.state,
         listener_detail=listener.detail,
-        listener_proved_at=instant(listener.proved_at),
+        listener_proved_at=listener.proved_at,
     )
 
 
@@ -221,7 +221,7 @@ def _left_alarms(snapshot: Snapshot) -> dict[str, list[AuthorityReport]]:
     """By name, the authorities of signers that were killed in the last day, where these had raised an alarm.
 
     One that ends in good order takes its report back, and one that is started again under its name goes on with it. In
-    a cluster a pod that takes the place of a killed one has a name of its own, and nobody has answered the alarm.
+    a cluster a pod that takes the place of a killed one has a name of its own, and no operator has answered the alarm.
     """
     found: dict[str, list[AuthorityReport]] = {}
     for replica, signer in sorted(snapshot.documents.signers.items()):
@@ -241,8 +241,10 @@ def signs_now(snapshot: Snapshot, use: AuthorityUse, sha256: str) -> bool:
     """
     directives = snapshot.documents.directives
     ordered = {directives.issuer, *directives.clusters.values()} - {""} if directives else set()
-    held = {a.sha256 for s in snapshot.signers.values() for a in (s.authority, s.successor) if a is not None}
-    if ordered and (ordered & held or (directives is not None and directives.strict)):
+    loaded = {
+        a.sha256 for s in snapshot.signers.values() for a in (s.authority, s.successor) if a is not None
+    }
+    if ordered and (ordered & loaded or (directives is not None and directives.strict)):
         return sha256 in ordered
     return use == "authority"
 
@@ -266,7 +268,7 @@ def _view(
         state=known_state(worst.state),
         subject=worst.subject,
         sha256=worst.sha256,
-        not_after=instant(worst.not_after),
+        not_after=worst.not_after,
         days_left=days_left(worst.not_after, snapshot.now),
         expiry=expiry(worst.not_after, snapshot.now),
         reason=worst.reason,
@@ -279,11 +281,11 @@ def _view(
         refused_early=sum(report.refused_early for report in each),
         capacity=min((report.capacity for report in each if report.capacity > 0), default=0),
         circuit=next((r.circuit for r in (worst, *each) if r.circuit not in {"", "closed"}), worst.circuit),
-        retry_at=instant(min((r.retry_at for r in each if finite(r.retry_at) > 0), default=0.0)),
+        retry_at=min((r.retry_at for r in each if finite(r.retry_at) > 0), default=0.0),
         uncertain=sum(report.uncertain for report in each),
         violations=sum(report.violations for report in alarmed),
         last_violation=latest.last_violation,
-        last_violation_at=instant(latest.last_violation_at),
-        crl_next_update=instant(max(finite(report.crl_next_update) for report in each)),
+        last_violation_at=latest.last_violation_at,
+        crl_next_update=max(finite(report.crl_next_update) for report in each),
         crl_revoked=max(report.crl_revoked for report in each),
     )

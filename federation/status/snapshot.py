@@ -17,10 +17,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
@@ -31,25 +31,21 @@ from federation.core.documents.keys import generation_key
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import StateUnavailable
+from federation.core.problem import Problem
 from federation.core.rotation.effects import SigningDirectives
 from federation.core.rotation.record import Quarantine, RotationRecord
 from federation.state.liveness import HEARTBEATS, LONGEST_HEARTBEAT, is_live
 from federation.state.store import StateStore
+from federation.status.encoding import instant
 from federation.status.model import Expiry
 
 _logger = logging.getLogger(__name__)
 
 DAY: Final = 86400.0
-_LAST_INSTANT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 NOTICE_DAYS: Final = 90.0  # an offline root needs a ceremony: a quarter is what planning one takes
 WARNING_DAYS: Final = 30.0
 CRITICAL_DAYS: Final = 7.0
-
-
-def instant(seconds: float) -> datetime | None:
-    """Seconds since the epoch as an aware datetime; None for 0 (not known) and for what no calendar holds."""
-    return datetime.fromtimestamp(seconds, UTC) if 0 < seconds <= _LAST_INSTANT else None
 
 
 def days_left(not_after: float, now: float) -> float:
@@ -90,10 +86,19 @@ def elapsed(seconds: float) -> str:
     return f"{min(seconds / DAY, 1e6):.0f} days"
 
 
-def clock_time(at: datetime, now: float) -> str:
+def instant_text(seconds: float) -> str:
+    """Seconds since the epoch as a person reads them: ``2026-11-30 03:12:00 UTC``."""
+    at = instant(seconds)
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at is not None else "at a time that is not known"
+
+
+def clock_time(seconds: float, now: float) -> str:
     """An instant as a sentence has it: ``03:12 UTC``, and with the date where that is another day than today."""
-    today = datetime.fromtimestamp(now, UTC).date()
-    return f"{at:%H:%M} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M} UTC"
+    at, today = instant(seconds), instant(now)
+    if at is None:
+        return "a time that is not known"
+    same_day = today is not None and at.date() == today.date()
+    return f"{at:%H:%M} UTC" if same_day else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def finite(seconds: float) -> float:
@@ -103,7 +108,7 @@ def finite(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DocumentSet:
-    """What the store held at one moment. ``damaged`` maps unusable keys to the reason, in words."""
+    """What was in the store at one moment. ``damaged`` maps unusable keys to the reason, in words."""
 
     current: Current | None = None
     generations: Mapping[int, Generation] = field(default_factory=dict)
@@ -126,7 +131,7 @@ class Snapshot:
     signers: Mapping[str, SignerReport]  # those that are live
     leaders: Mapping[str, ControllerReport]  # those that are live and claim to lead
     leader: ControllerReport | None
-    last_leader: ControllerReport | None  # to tell what was known last, never as if it still were
+    last_leader: ControllerReport | None  # to show what was known last, never as if it still were
     in_force: Generation | None
 
     @classmethod
@@ -158,16 +163,18 @@ class Snapshot:
         )
 
     @property
-    def rotation_stale_reason(self) -> str:
-        """Why neither the rotation nor quarantines are known; empty where they are, and where none ever was."""
+    def rotation_unknown(self) -> Problem | None:
+        """Why neither the rotation nor quarantines are known; None where they are, and where none ever was."""
         damaged = self.documents.damaged
         if "rotation" in damaged:
-            return f"the record of rotations cannot be used: {damaged['rotation']}"
+            return _rotation_unknown(f"the record of rotations cannot be used: {damaged['rotation']}")
         directives = self.documents.directives
-        ordered = "orders" in damaged or (directives is not None and directives != SigningDirectives())
-        if self.documents.record is None and ordered:
-            return "the record of rotations is not there, though signers were given directives that followed from it"
-        return ""
+        given = "orders" in damaged or (directives is not None and directives != SigningDirectives())
+        if self.documents.record is None and given:
+            return _rotation_unknown(
+                "the record of rotations is not there, though signers were given directives that followed from it"
+            )
+        return None
 
     @property
     def quarantined(self) -> Mapping[str, Quarantine]:
@@ -187,45 +194,83 @@ class Snapshot:
         """The leader's report on a cluster; None without a leader, or where it does not know the cluster."""
         return self.leader.clusters.get(name) if self.leader else None
 
-    def not_read_back(self, cluster: ClusterConfig) -> str:
-        """Why nothing that is said of this cluster's trust was read back lately; empty where it was."""
+    def not_read_back(self, cluster: ClusterConfig) -> Problem | None:
+        """Why nothing that is said of this cluster's trust was read back recently; None where it was."""
         if self.leader is None:
             return self.no_leader
-        seen = self.seen(cluster.name.value)
+        name = cluster.name.value
+        seen = self.seen(name)
         if seen is None:
-            return "the controller does not report this cluster yet"
-        if seen.state not in {"ready", "degraded"}:
-            return f"the controller cannot reach it: {seen.detail or seen.reason or seen.state}"
+            return Problem(
+                code="not_reported", detail="the controller does not report this cluster yet", where=name
+            )
+        if (problem := seen.problem) is not None and seen.state != "degraded":
+            detail = f"the controller cannot reach it: {problem.detail}"
+            return replace(problem, detail=detail, where=name, since=seen.since)
         # The server is live at least once within watch_silence or the reflector takes the watch for dead;
         # twice that leaves room for the reconnection.
         longest = 2 * cluster.timeouts.watch_silence + HEARTBEATS * LONGEST_HEARTBEAT
         read_back = seen.publication.read_back
         if not 0 < read_back <= self.now + HEARTBEATS * LONGEST_HEARTBEAT:
-            return "nothing has been read back from it yet"
+            return Problem(
+                code="never_read_back", detail="nothing has been read back from it yet", where=name
+            )
         if self.now - read_back > longest:
-            return f"it was last read back {elapsed(self.now - read_back)} ago"
-        return ""
+            ago = elapsed(self.now - read_back)
+            return Problem(
+                code="read_back_old", detail=f"it was last read back {ago} ago", where=name, since=read_back
+            )
+        return None
 
     @property
-    def no_leader(self) -> str:
-        """Why no leader counts; empty where one does."""
+    def no_leader(self) -> Problem | None:
+        """Why no leader counts; None where one does."""
         if self.leader is not None:
-            return ""
-        if self.last_leader is None:
-            return "no controller has reported as leader yet"
-        return f"the leading controller was last seen {elapsed(self.now - self.last_leader.updated)} ago"
+            return None
+        last = self.last_leader
+        return Problem(
+            code="no_leader",
+            detail="no controller has reported as leader yet"
+            if last is None
+            else f"the leading controller was last seen {elapsed(self.now - last.updated)} ago",
+            where="controller",
+            remedy=LEAD,
+            since=last.updated if last is not None else 0.0,
+        )
 
     @property
-    def nothing_in_force(self) -> str:
-        """Why no generation is in force; empty where one is."""
+    def nothing_in_force(self) -> Problem | None:
+        """Why no generation is in force; None where one is."""
         if self.in_force is not None:
-            return ""
+            return None
         current = self.documents.current
         if current is None:
-            return "no generation of trust has been put in force"
-        if current.number not in self.documents.generations:
-            return f"generation {current.number} is in force, but its document cannot be read"
-        return f"generation {current.number} does not have the digest that was put in force"
+            detail = "no generation of trust has been put in force"
+        elif current.number not in self.documents.generations:
+            detail = f"generation {current.number} is in force, but its document cannot be read"
+        else:
+            detail = f"generation {current.number} does not have the digest that was put in force"
+        remedy = "start a controller" if self.leader is None else MAKE_ONE
+        return Problem(code="no_generation", detail=detail, where="current", remedy=remedy)
+
+
+LEAD: Final = "start a controller, or look in its log for why it does not lead"
+RESTORE_RECORD: Final = (
+    "restore this document of the state store from a backup; publication and signing go on as they were"
+)
+MAKE_ONE: Final = (
+    "correct what keeps the controller from making one: the anchors that [[trust.anchors]] pins, or what the state "
+    "store has lost, which a backup brings back"
+)
+
+
+def _rotation_unknown(detail: str) -> Problem:
+    return Problem(
+        code="rotation_unknown",
+        detail=detail,
+        where="rotation",
+        remedy=RESTORE_RECORD,
+    )
 
 
 def _in_force(documents: DocumentSet) -> Generation | None:
@@ -236,7 +281,7 @@ def _in_force(documents: DocumentSet) -> Generation | None:
     return generation if generation.sha256 == current.sha256 else None
 
 
-CACHED: Final = 0.5  # a scrape storm costs two reads a second; nobody sees a difference of half a second
+CACHED: Final = 0.5  # a scrape storm costs two reads a second; half a second makes no visible difference
 TIMEOUT: Final = 5.0
 MOST_GENERATIONS: Final = 20
 MOST_OPERATIONS: Final = 50

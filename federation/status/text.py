@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+from federation.core.rotation.record import Condition, Side
 from federation.status.clusters import (
     control_plane_line,
     described,
@@ -16,7 +17,8 @@ from federation.status.clusters import (
     trust_bundle_line,
     webhooks_line,
 )
-from federation.status.findings.causes import affected_pairs, consequences_text, placed
+from federation.status.encoding import instant
+from federation.status.findings.causes import affected_pairs, consequences_text
 from federation.status.model import (
     Attention,
     BundleView,
@@ -28,17 +30,15 @@ from federation.status.model import (
     WorkloadsView,
 )
 from federation.status.rotation_model import (
-    ConditionView,
     GateView,
     LossView,
     OperationView,
     PlanView,
     QuarantineView,
     RotationView,
-    SideView,
     StepView,
 )
-from federation.status.snapshot import elapsed
+from federation.status.snapshot import elapsed, instant_text
 
 MOST_LABELLED: Final = 16
 WORDS: Final = {"v": "ok", "x": "FAIL", "?": "?", "q": "out", "-": "-"}
@@ -64,7 +64,7 @@ def status_text(status: FederationStatus) -> str:
     """Everything a person asks first: verdict, what needs attention, clusters, matrix, bundle, signers."""
     lines = [f"{status.verdict.upper()}: {printable(status.summary)}", ""]
     for item in status.attention:
-        lines.append(f"{item.severity.upper():<8}  {printable(placed(item.where, item.what))}")
+        lines.append(f"{item.severity.upper():<8}  {printable(item.sentence)}")
         lines += [f"          do: {printable(item.remedy)}"] if item.remedy else []
         follows = consequences_text(item)
         lines += [f"          so: {printable(follows)}"] if follows else []
@@ -92,7 +92,7 @@ def status_text(status: FederationStatus) -> str:
             lines += ["", printable(f"{controller.replica} leads{identity}")]
     lines += [""]
     lines += table(
-        ("SIGNER", "STATE", "GENERATION", "CERTIFICATES", "HEARD OF"), [_signer(s) for s in status.signers]
+        ("SIGNER", "STATE", "GENERATION", "CERTIFICATES", "LAST SEEN"), [_signer(s) for s in status.signers]
     )
     return "\n".join(lines)
 
@@ -111,19 +111,16 @@ def rotation_line(rotation: RotationView) -> str:
     return printable(f"rotation {rotation.number} ({rotation.kind}) is in {rotation.state}{where}")
 
 
-def instant_text(at: datetime | None) -> str:
-    """An instant as a person reads it."""
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at is not None else "at a time that is not known"
-
-
 def _cluster(cluster: ClusterView) -> tuple[str, ...]:
-    held, proof = cluster.publication, cluster.proof
+    publication, proof = cluster.publication, cluster.proof
     return (
         cluster.name,
         cluster.health,
         cluster.connection.state,
         cluster.signing.state,
-        held.state if held.state == "unknown" else f"{held.current}/{held.selected} {held.state}",
+        publication.state
+        if publication.state == "unknown"
+        else f"{publication.current}/{publication.selected} {publication.state}",
         f"{proof.valid}/{proof.pairs}",
         str(cluster.signing.issued),
         workloads_text(cluster.workloads),
@@ -133,14 +130,14 @@ def _cluster(cluster: ClusterView) -> tuple[str, ...]:
 def workloads_text(view: WorkloadsView) -> str:
     """How many hold a certificate, and how many sidecars have asked the hub."""
     if view.workloads is None:
-        held = (
+        certified = (
             f"{view.with_certificate} hold one, of an unknown number" if view.with_certificate else "unknown"
         )
     else:
-        held = f"{view.with_certificate}/{view.workloads} hold one"
+        certified = f"{view.with_certificate}/{view.workloads} hold one"
     if view.sidecars is None:
-        return held
-    return f"{held}; {view.sidecars} sidecars, {view.asked} have asked the hub"
+        return certified
+    return f"{certified}; {view.sidecars} sidecars, {view.asked} have asked the hub"
 
 
 def _signer(signer: SignerView) -> tuple[str, ...]:
@@ -188,7 +185,7 @@ def cause_lines(causes: Sequence[Attention]) -> list[str]:
     """One line for each cause: the plain fact with its reason, how many pairs it affects, what to do."""
     return [
         printable(
-            f"{CAUSE_WORDS[cause.severity]}  {placed(cause.where, cause.what)}"
+            f"{CAUSE_WORDS[cause.severity]}  {cause.sentence}"
             + (f" (affects {count:,} pairs)" if (count := affected_pairs(cause)) else "")
             + (f" (do: {cause.remedy})" if cause.remedy else "")
         )
@@ -198,7 +195,7 @@ def cause_lines(causes: Sequence[Attention]) -> list[str]:
 
 def unserved_lines(cluster: ClusterView) -> list[str]:
     """Why a cluster is not served though its pairs may validate: workloads, istiods, namespaces that refuse."""
-    view, held = cluster.workloads, cluster.publication
+    view, publication = cluster.workloads, cluster.publication
     lines: list[str] = []
     if not view.fine:
         refused = (
@@ -210,21 +207,19 @@ def unserved_lines(cluster: ClusterView) -> list[str]:
     lines += [
         f"{cluster.name}: {described(plane)}" for plane in cluster.control_planes if plane.state == "failed"
     ]
-    if held.failed or held.forbidden:
-        lines.append(f"{cluster.name}: {held.detail}")
+    if publication.failed or publication.forbidden:
+        lines.append(f"{cluster.name}: {publication.detail}")
     return [printable(line) for line in lines]
 
 
 def bundle_lines(bundle: BundleView, now: datetime | None = None) -> list[str]:
     """The bundle's generation and its anchors with what they have left."""
-    age = (
-        f", in force for {elapsed((now - bundle.created).total_seconds())}" if now and bundle.created else ""
-    )
+    age = f", in force for {elapsed(now.timestamp() - bundle.created)}" if now and bundle.created else ""
     rows = [
         (
             anchor.kind,
             anchor.subject,
-            f"{anchor.not_after:%Y-%m-%d}" if anchor.not_after else "?",
+            f"{at:%Y-%m-%d}" if (at := instant(anchor.not_after)) else "?",
             "expired" if anchor.days_left < 0 else f"{anchor.days_left:.0f} days",
             anchor.expiry,
             anchor.origin,
@@ -249,12 +244,12 @@ LEFT_TO_DO: Final = frozenset({"successor_signs", "pin_retired", "pin_admitted"}
 """What attention says of a configuration that a finished rotation has outlived."""
 NOT_KNOWN: Final = (
     "do: restore the document `rotation` of the state store from a backup; whether a rotation is under way, and which\n"
-    "clusters are quarantined, nobody can tell before"
+    "clusters are quarantined, cannot be determined before"
 )
 
 
 def rotation_text(status: FederationStatus) -> str:
-    """Where the rotation stands, what it waits for and until when, who is left out, and what has been."""
+    """The state of the rotation, what it waits for and until when, who is left out, and what has been."""
     rotation = status.rotation
     if status.rotation_problem:
         return f"NOT KNOWN: {printable(status.rotation_problem)}\n{NOT_KNOWN}"
@@ -269,7 +264,7 @@ def rotation_text(status: FederationStatus) -> str:
 
 
 def _rotation(rotation: RotationView, now: datetime) -> list[str]:
-    lasted = f" for {elapsed((now - rotation.since).total_seconds())}" if rotation.since else ""
+    lasted = f" for {elapsed(now.timestamp() - rotation.since)}" if rotation.since else ""
     how = "by itself" if rotation.automatic else "step by step"
     lines = [
         f"rotation {rotation.number} of the {rotation.kind}: {rotation.state}{lasted}"
@@ -279,7 +274,7 @@ def _rotation(rotation: RotationView, now: datetime) -> list[str]:
     ]
     if rotation.paused:
         lines.append(f"PAUSED: {printable(rotation.paused)}")
-    if rotation.deadline is not None:
+    if rotation.deadline > 0:
         cap = f", certificates live {elapsed(rotation.ttl_cap)} at most" if rotation.ttl_cap else ""
         lines.append(f"EMERGENCY: the compromised side is left by {instant_text(rotation.deadline)}{cap}")
     lines += ["", *(_step(step) for step in rotation.steps)]
@@ -289,7 +284,7 @@ def _rotation(rotation: RotationView, now: datetime) -> list[str]:
     lines += [f"wave {n}: {wave.state}: {_names(wave.clusters)}" for n, wave in enumerate(rotation.waves, 1)]
     if rotation.gate is not None:
         lines += ["", *_gate(rotation.state, rotation.gate)]
-    if rotation.deadline is not None and rotation.losses:
+    if rotation.deadline > 0 and rotation.losses:
         lines += ["", *loss_lines(rotation.losses, side="new" if rotation.state == "ABORTING" else "old")]
     lines += ["", "history, newest first:"]
     lines += [
@@ -306,7 +301,7 @@ def _step(step: StepView) -> str:
     )
 
 
-def _sides(old: SideView | None, new: SideView | None) -> list[str]:
+def _sides(old: Side | None, new: Side | None) -> list[str]:
     rows: list[tuple[str, ...]] = []
     for name, side in (("old", old), ("new", new)):
         if side is not None:
@@ -320,14 +315,14 @@ def _gate(state: str, gate: GateView) -> list[str]:
         return [f"gate out of {state}: NOT KNOWN: {printable(gate.detail)}"]
     if gate.open:
         head = f"gate out of {state}: OPEN"
-    elif gate.opens_at is not None:
+    elif gate.opens_at > 0:
         head = f"gate out of {state}: closed, opens at {instant_text(gate.opens_at)} at the earliest"
     else:
         head = f"gate out of {state}: closed; when it opens cannot be determined"
     return [head, *condition_lines(gate.conditions)]
 
 
-def condition_lines(conditions: Sequence[ConditionView]) -> list[str]:
+def condition_lines(conditions: Sequence[Condition]) -> list[str]:
     """Conditions as a table, unmet ones first; of many the first."""
     unmet = [c for c in conditions if not c.met]
     met = [c for c in conditions if c.met]
@@ -344,7 +339,7 @@ def condition_lines(conditions: Sequence[ConditionView]) -> list[str]:
     )
 
 
-def _evidence(condition: ConditionView) -> str:
+def _evidence(condition: Condition) -> str:
     until = instant_text(condition.until) if condition.until and not condition.met else ""
     return condition.detail + (f" (until {until})" if until and until not in condition.detail else "")
 
@@ -361,7 +356,7 @@ def loss_lines(losses: Iterable[LossView], *, side: str, removed_at: datetime | 
         )
         for loss in chosen
         for lost in loss.clusters
-        if not (loss.at_removal and removed_at is not None and lost.until and lost.until <= removed_at)
+        if not (loss.at_removal and removed_at is not None and 0 < lost.until <= removed_at.timestamp())
     ]
     if not rows:
         return [f"nothing is known to fail if the {side} side is left"]
@@ -394,7 +389,7 @@ def _edits(status: FederationStatus) -> list[str]:
     return lines
 
 
-def in_place(condition: ConditionView) -> str:
+def in_place(condition: Condition) -> str:
     """A condition with the cluster that it is about, if any."""
     return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
 
@@ -433,7 +428,7 @@ def plan_text(status: FederationStatus) -> str:
         rotation = status.rotation
         if rotation is not None and rotation.under_way:
             return f"rotation {rotation.number} is under way, in {rotation.state}: see `federation rotate status`"
-        why = status.rotation_problem or "no controller that leads tells it"
+        why = status.rotation_problem or "no leading controller reports it"
         return printable(f"what a start would do is not known: {why}")
     lines = [f"a rotation of the {plan.kind}" if plan.kind else "a rotation", *_sides(plan.old, plan.new)]
     left = _left_to_do(status)
@@ -455,7 +450,11 @@ def plan_text(status: FederationStatus) -> str:
         f"takes:    {elapsed(plan.takes)} at least: " + _why(plan),
     ]
     if plan.dependents:
-        lines += ["", "besides namespaces and certificates, trust is held by:", *_dependents(plan)]
+        lines += [
+            "",
+            "besides namespaces and certificates, these depend on the two roots:",
+            *_dependents(plan),
+        ]
     return "\n".join(lines)
 
 

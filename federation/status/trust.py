@@ -1,10 +1,10 @@
 """The bundle, its anchors and the generations before it, as status shows them. Pure.
 
 With anchors that are published although their pin is gone, clusters that were removed, and what left; the accepted
-CAs of clusters that joined, and what each waits for before it leaves the bundle; and wishes: what the configuration
-asks for, or a file or back end holds, and the hub does not follow without a rotation. An edit is a wish. While one is
-open everything may validate, and all the same the next restart may change it: so nothing is called well, and
-``federation verify`` fails.
+CAs of clusters that joined, and what each waits for before it leaves the bundle; and pending changes: what the
+configuration asks for, or a file or back end holds, and the hub does not follow without a rotation. An edit changes
+nothing by itself. While one is pending everything may validate, and the next restart may still change that: so nothing
+is called well, and ``federation verify`` fails.
 """
 
 from __future__ import annotations
@@ -12,24 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from federation.core.documents.controller import ConditionReport
 from federation.core.documents.trust import AnchorRecord, Generation, Proposal
 from federation.core.rotation.effects import NOT_IN_FORCE
+from federation.core.rotation.record import Condition, Departure, Setback
 from federation.status.findings.causes import Finding, Need, damage_facts, finding
 from federation.status.findings.proof import names
-from federation.status.model import AnchorView, Attention, BundleView, GenerationView, ProposalView
-from federation.status.rotation import condition_views, gate_stale_reason, loss_view
-from federation.status.rotation_model import (
-    ConditionView,
-    DepartureView,
-    LossView,
-    MemberCaView,
-    RemovedClusterView,
-    SetbackView,
-    UnpinnedView,
-)
+from federation.status.model import AnchorView, Attention, BundleView, GenerationView
+from federation.status.rotation import loss_view, rotation_report
+from federation.status.rotation_model import ClusterUntil, LossView, MemberCaView, UnpinnedView
 from federation.status.signing import authority_views
-from federation.status.snapshot import Snapshot, days_left, expiry, instant
+from federation.status.snapshot import Snapshot, days_left, expiry, instant_text
 
 ORDER: Final = {"root": 0, "accepted": 1, "intermediate": 2}
 
@@ -43,8 +35,8 @@ def anchor_view(anchor: AnchorRecord, now: float) -> AnchorView:
         origin=anchor.origin,
         trust_domain=anchor.trust_domain,
         cluster=anchor.cluster,
-        not_before=instant(anchor.not_before),
-        not_after=instant(anchor.not_after),
+        not_before=anchor.not_before,
+        not_after=anchor.not_after,
         days_left=days_left(anchor.not_after, now),
         expiry=expiry(anchor.not_after, now, not_before=anchor.not_before),
         foreign_override=anchor.foreign_override,
@@ -52,7 +44,7 @@ def anchor_view(anchor: AnchorRecord, now: float) -> AnchorView:
 
 
 def bundle_view(snapshot: Snapshot) -> BundleView | None:
-    """The bundle in force; None where none can be vouched for."""
+    """The bundle in force; None where none can be verified."""
     generation = snapshot.in_force
     if generation is None:
         return None
@@ -60,7 +52,7 @@ def bundle_view(snapshot: Snapshot) -> BundleView | None:
     return BundleView(
         generation=generation.number,
         sha256=generation.sha256,
-        created=instant(generation.created),
+        created=generation.created,
         reason=generation.reason,
         author=generation.author,
         trust_domain=generation.trust_domain,
@@ -74,7 +66,7 @@ def generation_view(generation: Generation, *, in_force: bool) -> GenerationView
     return GenerationView(
         number=generation.number,
         sha256=generation.sha256,
-        created=instant(generation.created),
+        created=generation.created,
         reason=generation.reason,
         author=generation.author,
         in_force=in_force,
@@ -90,7 +82,7 @@ def generation_views(snapshot: Snapshot) -> list[GenerationView]:
 
 
 def open_proposals(snapshot: Snapshot) -> list[Proposal]:
-    """Anchors that the leader found in clusters or an authority names, and nobody pinned; each once."""
+    """Anchors that the leader found in clusters or an authority names, and that are not pinned; each once."""
     found = list(snapshot.leader.proposals) if snapshot.leader else []
     dismissed = frozenset(snapshot.leader.dismissed if snapshot.leader else ())
     for _, signer in sorted(snapshot.signers.items()):
@@ -101,48 +93,28 @@ def open_proposals(snapshot: Snapshot) -> list[Proposal]:
     return [proposal for proposal in reversed(each.values()) if proposal.sha256 not in pins]
 
 
-def proposal_views(snapshot: Snapshot) -> list[ProposalView]:
-    """Anchors that were found and that nobody pinned."""
-    return [
-        ProposalView(
-            sha256=p.sha256,
-            subject=p.subject,
-            cluster=p.cluster,
-            origin=p.origin,
-            not_after=instant(p.not_after),
-            first_seen=instant(p.first_seen),
-            pem=p.pem,
-        )
-        for p in open_proposals(snapshot)
-    ]
-
-
-TOLD_FOR: Final = 86400.0  # seconds that a setback needs attention; the list keeps it
+SETBACK_SHOWN_FOR: Final = 86400.0  # seconds that a setback needs attention; the list keeps it longer
 
 
 def unpinned_views(snapshot: Snapshot) -> list[UnpinnedView]:
-    """Each by the record; what it waits for, and what fails without it, where a leader that has just looked tells."""
+    """Each by the record; what it waits for, and what fails without it, where a leader has just looked."""
     record = snapshot.documents.record
     if record is None:
         return []
-    told = (
-        snapshot.leader.rotation.unpinned
-        if snapshot.leader is not None and not gate_stale_reason(snapshot)
-        else {}
-    )
+    now = rotation_report(snapshot)
     found: list[UnpinnedView] = []
     for sha256, known in sorted(record.unpinned.items()):
-        report = told.get(sha256)
-        waits: list[ConditionView] = condition_views(report.conditions) if report else []
+        report = now.unpinned.get(sha256) if now is not None else None
+        waits: list[Condition] = report.conditions if report else []
         losses: list[LossView] = [loss_view(loss) for loss in report.losses] if report else []
         found.append(
             UnpinnedView(
                 sha256=sha256,
                 subject=known.subject,
                 clusters=known.clusters,
-                since=instant(known.since),
+                since=known.since,
                 known=report is not None,
-                leaves_at=instant(report.opens_at) if report else None,
+                leaves_at=report.opens_at if report else 0.0,
                 waits_for=waits,
                 losses=losses,
             )
@@ -150,93 +122,78 @@ def unpinned_views(snapshot: Snapshot) -> list[UnpinnedView]:
     return found
 
 
-def removed_cluster_views(snapshot: Snapshot) -> list[RemovedClusterView]:
-    """Clusters that are registered no more and whose certificates live on, where a leader that looked lately tells."""
-    if snapshot.leader is None or gate_stale_reason(snapshot):
+def removed_cluster_views(snapshot: Snapshot) -> list[ClusterUntil]:
+    """Clusters that are registered no more and whose certificates live on, where a leader has just looked."""
+    report = rotation_report(snapshot)
+    if report is None:
         return []
     registered = {str(cluster.name) for cluster in snapshot.config.clusters}
     return [
-        RemovedClusterView(cluster=name, until=instant(until))
-        for name, until in sorted(snapshot.leader.rotation.removed.items())
+        ClusterUntil(cluster=name, until=until)
+        for name, until in sorted(report.removed.items())
         if name not in registered
     ]
 
 
-def departure_views(snapshot: Snapshot) -> list[DepartureView]:
+def departures(snapshot: Snapshot) -> list[Departure]:
     """Anchors that left without a rotation, newest first."""
     record = snapshot.documents.record
-    return [
-        DepartureView(
-            sha256=left.sha256,
-            subject=left.subject,
-            at=instant(left.at),
-            author=left.author,
-            reason=left.reason,
-            evidence=[
-                ConditionView(
-                    name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=instant(c.until)
-                )
-                for c in left.evidence
-            ],
-        )
-        for left in reversed(record.departures if record is not None else [])
-    ]
+    return record.departures[::-1] if record is not None else []
 
 
-def setback_views(snapshot: Snapshot) -> list[SetbackView]:
+def setbacks(snapshot: Snapshot) -> list[Setback]:
     """The times that state was found to be set back, newest first."""
     record = snapshot.documents.record
-    return [
-        SetbackView(at=instant(found.at), what=found.what, done=found.done)
-        for found in reversed(record.setbacks if record is not None else [])
-    ]
+    return record.setbacks[::-1] if record is not None else []
 
 
 def edit_attention(snapshot: Snapshot) -> Iterator[Attention]:
     """What an edit of the configuration asked for and is not done yet."""
     for view in unpinned_views(snapshot):
-        until = f", until {view.leaves_at:%Y-%m-%d %H:%M:%S} UTC at the earliest" if view.leaves_at else ""
+        until = f", until {instant_text(view.leaves_at)} at the earliest" if view.leaves_at else ""
         why = f": {_in_words(view.waits_for[0])}" if view.waits_for else ""
         if not view.known:
-            why = ": no controller that leads tells what needs it"
+            why = ": no leading controller reports what needs it"
         yield Attention(
             severity="notice" if view.leaves_at else "warning",  # time alone brings it
             code="pin_gone",
-            what=f"the configuration no longer pins {view.subject or view.sha256[:16]}, and it stays in the bundle"
+            detail=f"the configuration no longer pins {view.subject or view.sha256[:16]}, and it stays in the bundle"
             f"{until}{why}",
             where=f"bundle: {view.sha256[:16]}",
             remedy="nothing, where it is to go: it leaves by itself. Pin it again where it is to stay. "
             f"`federation trust remove {view.sha256} --now` removes it at once, and says beforehand what breaks",
             since=view.since,
         )
-    for found in setback_views(snapshot):
-        if found.at is not None and snapshot.now - found.at.timestamp() < TOLD_FOR:
+    for found in setbacks(snapshot):
+        if snapshot.now - found.at < SETBACK_SHOWN_FOR:
             yield Attention(
                 severity="warning",
                 code="state_set_back",
-                what=f"{found.what}; {found.done}",
+                detail=f"{found.what}; {found.done}",
                 where="the state store",
                 remedy="find out who restored or rolled back the state; what was done in between is not in it",
                 since=found.at,
             )
     for removed in removed_cluster_views(snapshot):
-        until = f"{removed.until:%Y-%m-%d %H:%M:%S} UTC" if removed.until else "a time that is not known"
+        until = instant_text(removed.until) if removed.until else "a time that is not known"
         yield Attention(
             severity="notice",
             code="cluster_removed",
-            what=f"it is not registered any more; its certificates may live until {until}, and rotations wait for them",
+            detail=f"it is not registered any more; its certificates may live until {until}, and rotations wait for "
+            "them",
             where=removed.cluster,
             remedy="nothing; register it again where it was removed by mistake",
         )
 
 
-def _in_words(condition: ConditionView) -> str:
+def _in_words(condition: Condition) -> str:
     return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
 
 
 def member_ca_views(snapshot: Snapshot) -> list[MemberCaView]:
-    """Those of the bundle in force; what they wait for only where a leader that has just looked tells it."""
-    if snapshot.leader is None or snapshot.in_force is None or gate_stale_reason(snapshot):
+    """Those of the bundle in force; what they wait for only where a leader that has just looked reports it."""
+    report = rotation_report(snapshot)
+    if report is None or snapshot.in_force is None:
         return []
     subjects = {anchor.sha256: anchor.subject for anchor in snapshot.in_force.anchors}
     return [
@@ -244,9 +201,9 @@ def member_ca_views(snapshot: Snapshot) -> list[MemberCaView]:
             sha256=sha256,
             subject=subjects[sha256],
             undeclared=sorted({c.cluster for c in waits if _is_undeclared(snapshot, c)}),
-            waits_for=condition_views(waits),
+            waits_for=waits,
         )
-        for sha256, waits in sorted(snapshot.leader.rotation.dropping.items())
+        for sha256, waits in sorted(report.dropping.items())
         if sha256 in subjects
     ]
 
@@ -254,14 +211,13 @@ def member_ca_views(snapshot: Snapshot) -> list[MemberCaView]:
 def undeclared(snapshot: Snapshot) -> set[str]:
     """Clusters whose takeover a person has yet to declare, whichever root their own CA issues under.
 
-    Empty where no leader that has just looked tells it; a quarantined one has to be let back first.
+    Empty where no leader that has just looked reports it; a quarantined one has to be let back first.
     """
-    if snapshot.leader is None or gate_stale_reason(snapshot):
-        return set()
-    return set(snapshot.leader.rotation.undeclared) - set(snapshot.quarantined)
+    report = rotation_report(snapshot)
+    return set(report.undeclared) - set(snapshot.quarantined) if report is not None else set()
 
 
-def _is_undeclared(snapshot: Snapshot, condition: ConditionReport) -> bool:
+def _is_undeclared(snapshot: Snapshot, condition: Condition) -> bool:
     """Time alone does not bring it, and it is no quarantine: a person has to speak."""
     return (
         condition.name == "own_earlier"
@@ -283,7 +239,7 @@ def is_pending_change(item: Attention) -> bool:
 
 
 def pending_change_attention(snapshot: Snapshot) -> Iterator[Finding]:
-    """Each open wish with what was done instead and what to do."""
+    """Each pending change with what was done instead and what to do."""
     for view in authority_views(snapshot):
         if view.reason != NOT_IN_FORCE:
             continue
@@ -292,7 +248,7 @@ def pending_change_attention(snapshot: Snapshot) -> Iterator[Finding]:
         item = Attention(
             severity="critical" if stopped else "warning",
             code=NOT_IN_FORCE,
-            what=view.detail if goes_on else f"nothing is signed there: {view.detail}",
+            detail=view.detail if goes_on else f"nothing is signed there: {view.detail}",
             where=f"{view.name} on {names(view.signers)}",
             remedy=view.remedy,
         )
@@ -303,9 +259,9 @@ def pending_change_attention(snapshot: Snapshot) -> Iterator[Finding]:
                 Attention(
                     severity="warning",
                     code=NOT_APPLIED,
-                    what=f"it goes on by what it read before: {found}",
+                    detail=f"it goes on by what it read before: {found}",
                     where=replica,
-                    remedy="mend the state store or the document that is named; where the state was restored or set"
+                    remedy="repair the state store or the document that is named; where the state was restored or set"
                     " back, find out by whom, and restore the newest",
                 ),
                 rests_on=damage_facts(sorted(snapshot.documents.damaged), found),
@@ -316,7 +272,7 @@ def pending_change_attention(snapshot: Snapshot) -> Iterator[Finding]:
             Attention(
                 severity="warning",
                 code=UNSETTLED,
-                what=f"it is not recorded which authority is in force: {unsettled}",
+                detail=f"it is not recorded which authority is in force: {unsettled}",
                 where="signers",
                 remedy="give every signer the same [signer.authority]; it is recorded as soon as all sign with one, and"
                 " no certificate of another is valid any more",

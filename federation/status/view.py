@@ -20,7 +20,6 @@ from federation.core.config.hub import HubConfig
 from federation.core.errors import StateUnavailable
 from federation.state.liveness import is_live
 from federation.status.clusters import cluster_view
-from federation.status.findings.causes import placed
 from federation.status.findings.roles import attention, config_problems, insecure_options
 from federation.status.matrix import matrix_view
 from federation.status.model import (
@@ -33,15 +32,15 @@ from federation.status.model import (
 )
 from federation.status.rotation import directives_view, plan_view, quarantine_views, rotation_view
 from federation.status.signing import authority_views, refusals, signer_view
-from federation.status.snapshot import DocumentSet, Snapshot, SnapshotReader, finite, instant
+from federation.status.snapshot import DocumentSet, Snapshot, SnapshotReader, finite
 from federation.status.trust import (
     bundle_view,
-    departure_views,
+    departures,
     generation_views,
     member_ca_views,
-    proposal_views,
+    open_proposals,
     removed_cluster_views,
-    setback_views,
+    setbacks,
     unpinned_views,
 )
 
@@ -73,17 +72,17 @@ def compose(
             signer_view(snapshot, replica, report) for replica, report in sorted(documents.signers.items())
         ],
         controllers=_controllers(snapshot),
-        proposals=proposal_views(snapshot),
+        proposals=open_proposals(snapshot),
         rotation=rotation_view(snapshot),
-        rotation_problem=snapshot.rotation_stale_reason,
+        rotation_problem=unknown.detail if (unknown := snapshot.rotation_unknown) else "",
         rotation_plan=plan_view(snapshot),
         directives=directives_view(documents.directives),
         quarantined=quarantine_views(snapshot),
         member_cas=member_ca_views(snapshot),
         unpinned=unpinned_views(snapshot),
         removed_clusters=removed_cluster_views(snapshot),
-        departures=departure_views(snapshot),
-        setbacks=setback_views(snapshot),
+        departures=departures(snapshot),
+        setbacks=setbacks(snapshot),
         insecure_options=insecure_options(snapshot),
         open_policies=list(config.open_policies),
         config_problems=config_problems(snapshot),
@@ -130,7 +129,7 @@ def _headline(items: list[Attention]) -> str:
     causes = [item for item in items if item.severity != "notice"]
     if not causes:
         return ""
-    fact = causes[0].fact or placed(causes[0].where, causes[0].what)
+    fact = causes[0].fact or causes[0].sentence
     others = len(causes) - 1
     more = f" ({others} more {'cause needs' if others == 1 else 'causes need'} attention)" if others else ""
     return f"{fact[:1].upper()}{fact[1:]}{more}. "
@@ -148,8 +147,8 @@ def _controllers(snapshot: Snapshot) -> list[ControllerView]:
                 ready=fresh and report.ready,
                 stale=not fresh,
                 reasons=report.reasons,
-                started=instant(report.started),
-                updated=instant(report.updated),
+                started=report.started,
+                updated=report.updated,
                 age=finite(age),
                 generation=report.generation,
                 runs_current_configuration=fresh and report.config_digest == snapshot.config.digest,
@@ -184,7 +183,7 @@ class StatusSource:
         self._reader = reader
         self._config = config
         self._clock = clock
-        self._first_seen: dict[tuple[str, str], datetime] = {}
+        self._first_seen: dict[tuple[str, str], float] = {}
         self._composed: tuple[DocumentSet, HubConfig, FederationStatus] | None = None
         self._readable = True
 
@@ -212,7 +211,9 @@ class StatusSource:
 
     def _dated(self, status: FederationStatus) -> FederationStatus:
         seen = {
-            (item.code, item.where): self._first_seen.get((item.code, item.where), status.generated)
+            (item.code, item.where): self._first_seen.get(
+                (item.code, item.where), status.generated.timestamp()
+            )
             for item in status.attention
         }
         self._first_seen = seen

@@ -113,7 +113,7 @@ class Field:
             status = await self.box.get("/api/v1/status")
         except (aiohttp.ClientError, TimeoutError):
             return set()
-        return {(item["code"], item["what"]) for item in status["attention"]}
+        return {(item["code"], item["detail"]) for item in status["attention"]}
 
     async def told(self, attack: Attack, before: set[tuple[str, str]]) -> bool:
         """Whether status shows it, now or within :data:`TOLD_WITHIN` seconds."""

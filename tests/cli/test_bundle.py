@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from federation.cli import bundle
+from federation.status.encoding import decode_answer
 from federation.status.model import BundleView
 from tests.cli.asking import asked, run_verb
 from tests.status.worlds import PEM, ROOT, SHA, World
@@ -34,7 +34,7 @@ async def test_pem_is_the_very_bytes(tmp_path: Path, capsys: pytest.CaptureFixtu
 async def test_json_is_the_answer_of_the_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with asked(bundle, World(["east"], time.time()), tmp_path) as (run, _):
         assert await run("bundle", "show", "--json") == 0
-    assert msgspec.json.decode(capsys.readouterr().out, type=BundleView).sha256 == SHA
+    assert decode_answer(capsys.readouterr().out, BundleView).sha256 == SHA
 
 
 async def test_no_bundle_in_force_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

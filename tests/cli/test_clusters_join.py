@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from federation.cli import clusters
 from federation.cli.mounted_operations import operations
 from federation.core.config.types import Address
-from federation.core.documents.controller import ConditionReport, JoinStepReport, RotationReport
+from federation.core.documents.controller import JoinStepReport, RotationReport
+from federation.core.rotation.record import Condition
 from federation.core.trust.joining import JoinStep
 from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
@@ -35,7 +36,7 @@ Run = Callable[..., Awaitable[int]]
 
 def steps(present: JoinStep, detail: str, *, until: float = 0.0) -> list[JoinStepReport]:
     order = list(JoinStep)
-    waits = ConditionReport(name="x", met=False, detail=detail, cluster="west", until=until)
+    waits = Condition(name="x", met=False, detail=detail, cluster="west", until=until)
     return [
         JoinStepReport(
             step=step.value,

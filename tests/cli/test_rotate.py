@@ -25,6 +25,7 @@ from federation.core.rotation.world import World as TrustWorld
 from federation.runtime.clock import SystemClock
 from federation.state.files import FileStore
 from federation.status.app import create_app
+from federation.status.encoding import decode_answer
 from federation.status.rotation_model import OperationView, PlanView, RotationView
 from federation.status.server import serve
 from tests.cli.asking import run_verb
@@ -114,7 +115,7 @@ async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_wa
         assert await run("status") == 1
         out = capsys.readouterr().out
         assert await run("status", "--json") == 1
-        view = msgspec.json.decode(capsys.readouterr().out, type=RotationView)
+        view = decode_answer(capsys.readouterr().out, RotationView)
     assert "\x1b" not in out
     for line in (
         "rotation 3 of the root: PUBLISHING for 6",
@@ -168,7 +169,7 @@ async def test_plan_shows_sides_capacity_waves_and_the_estimate(
         assert await run("plan") == 0
         out = capsys.readouterr().out
         assert await run("plan", "--json") == 0
-        view = msgspec.json.decode(capsys.readouterr().out, type=PlanView)
+        view = decode_answer(capsys.readouterr().out, PlanView)
     for words in (
         "a rotation of the root",
         "CN=Mesh M4",
@@ -244,7 +245,7 @@ async def test_a_refused_operation_exits_1_with_what_to_do(
         assert await run("advance") == 1
         assert capsys.readouterr().out == "advance: REFUSED: no rotation is under way\ndo: start one\n"
         assert await run("advance", "--json") == 1
-        decided = msgspec.json.decode(capsys.readouterr().out, type=OperationView)
+        decided = decode_answer(capsys.readouterr().out, OperationView)
     assert (decided.outcome, decided.remedy) == ("refused", "start one")
 
 

@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from federation.cli import status
+from federation.status.encoding import decode_answer
 from federation.status.model import FederationStatus
 from tests.cli.asking import asked, run_verb
 from tests.status.worlds import World
@@ -40,13 +40,13 @@ async def test_a_failing_one_exits_1_with_what_to_do(
         assert await run("status") == 1
     out = capsys.readouterr().out
     assert "CRITICAL  east to west: mutual TLS fails: the anchor is missing?[2J??HEALTHY" in out
-    assert "do: mend what the reason names" in out
+    assert "do: correct what the reason names" in out
 
 
 async def test_json_is_the_answer_of_the_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with asked(status, World(NAMES, time.time()), tmp_path) as (run, _):
         assert await run("status", "--json") == 0
-    answer = msgspec.json.decode(capsys.readouterr().out, type=FederationStatus)
+    answer = decode_answer(capsys.readouterr().out, FederationStatus)
     assert (answer.verdict, len(answer.clusters)) == ("healthy", 3)
 
 

@@ -14,15 +14,9 @@ from msgspec.structs import replace
 from federation.cli import trust
 from federation.cli.mounted_operations import operations
 from federation.core.config.types import Address
-from federation.core.documents.controller import (
-    ConditionReport,
-    LossReport,
-    Operation,
-    RotationReport,
-    UnpinnedReport,
-)
+from federation.core.documents.controller import LossReport, Operation, RotationReport, UnpinnedReport
 from federation.core.errors import FederationError
-from federation.core.rotation.record import OperationRefused, RotationRecord, Unpinned
+from federation.core.rotation.record import Condition, OperationRefused, RotationRecord, Unpinned
 from federation.runtime.clock import SystemClock
 from federation.status.app import create_app
 from federation.status.server import serve
@@ -31,7 +25,7 @@ from tests.status.rotations import deciding, hold, tell
 from tests.status.worlds import ROOT, CountingStore, FixedConfig, World
 from tests.support.seals import SEAL
 
-WAITS = ConditionReport(
+WAITS = Condition(
     name="own_issuers",
     met=False,
     detail="the last of its leaves ends at noon",

@@ -274,7 +274,7 @@ async def test_another_trust_domain_is_refused_while_running_and_by_a_start(tmp_
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
         assert status["trust_domain"] == str(box.trust_domain)
         told = next(item for item in status["attention"] if item["code"] == "config_problem")
-        assert "another mesh" in told["what"]
+        assert "another mesh" in told["detail"]
         (workload,) = mesh.workloads["east"]
         await workload.renew()
         code, output = await verify(box)
@@ -302,7 +302,7 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         assert SERVER_NAME in good
         edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
-        assert any(SERVER_NAME in item["what"] for item in status["attention"])
+        assert any(SERVER_NAME in item["detail"] for item in status["attention"])
         code, output = await verify(box)
         assert code == 1, output
         await workload.renew()
@@ -315,7 +315,7 @@ async def test_a_name_that_agents_call_the_door_by_is_not_taken_away(tmp_path: P
         edit(box, good.replace(f'"{SERVER_NAME}"', '"another.example"'))
         await box.start_hub()
         status = await box.wait_for("/api/v1/status", finding("listener_name_gone", severity="warning"))
-        assert any(SERVER_NAME in item["what"] for item in status["attention"])
+        assert any(SERVER_NAME in item["detail"] for item in status["attention"])
         assert status["verdict"] != "healthy"
         with pytest.raises((grpc.aio.AioRpcError, FederationError)):
             await workload.renew()
@@ -387,7 +387,7 @@ async def test_a_hub_that_has_lost_its_state_publishes_and_issues_nothing_where_
         assert elsewhere != alone
         edit(box, elsewhere)
         status = await box.wait_for("/api/v1/status", finding("config_problem"))
-        assert any("another state" in item["what"] for item in status["attention"])
+        assert any("another state" in item["detail"] for item in status["attention"])
         code, output = await verify(box)
         assert code == 1, output
         await workload.renew()

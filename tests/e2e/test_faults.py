@@ -165,7 +165,7 @@ async def test_a_vanished_anchor_file_never_shrinks_the_bundle(box: Box) -> None
     root.rename(hidden)
     status = await box.wait_for(
         "/api/v1/status",
-        lambda answer: any("root.pem" in a["what"] + a["where"] for a in answer["attention"]),
+        lambda answer: any("root.pem" in a["detail"] + a["where"] for a in answer["attention"]),
     )
     assert status["bundle"]["sha256"] == before["sha256"]
     workload = await box.workload("east", "shop", "frontend")
@@ -173,6 +173,6 @@ async def test_a_vanished_anchor_file_never_shrinks_the_bundle(box: Box) -> None
     hidden.rename(root)
     after = await box.wait_for(
         "/api/v1/status",
-        lambda answer: not any("root.pem" in a["what"] + a["where"] for a in answer["attention"]),
+        lambda answer: not any("root.pem" in a["detail"] + a["where"] for a in answer["attention"]),
     )
     assert after["bundle"]["generation"] == before["generation"]

@@ -56,7 +56,7 @@ async def test_a_killed_controller_forgets_no_anchor_that_was_found(box: Box, na
         await box.wait_for("/api/v1/status", waits_to_lead)
     after = await box.wait_for("/api/v1/status", leads_anew)
     assert lists(after)
-    assert any(item["code"] == CODE and rogue in item["what"] for item in after["attention"])
+    assert any(item["code"] == CODE and rogue in item["detail"] for item in after["attention"])
 
     output = await federation(box, "trust", "dismiss", rogue, "--reason", "an attempt, reported")
     assert output.strip() == "dismiss: done"

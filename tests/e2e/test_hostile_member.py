@@ -85,7 +85,7 @@ async def test_the_tokens_of_a_member_that_reconnects_are_not_sent_to_one_that_p
     )
     (finding,) = [item for item in status["attention"] if item["code"] == "token_key_shared"]
     assert (finding["severity"], finding["where"]) == ("critical", "east, west")
-    assert "key of east" in finding["what"]
+    assert "key of east" in finding["detail"]
 
 
 def used_by_roles(box: Box) -> float:

@@ -89,7 +89,7 @@ async def test_one_dead_cluster_of_three_is_one_critical_entry(three: Box) -> No
     (cause,) = [item for item in status["attention"] if item["severity"] != "notice"]
     assert cause["severity"] == "critical"
     said = rf"west is unreachable since {TIME}; certificates there last until {TIME}"
-    assert re.match(said, cause["what"])
+    assert re.match(said, cause["detail"])
     assert re.match(said, status["summary"][:1].lower() + status["summary"][1:])
     assert "network path" in cause["remedy"]
     assert len(status["matrix"]["reasons"]) == 4
@@ -125,8 +125,8 @@ async def test_a_quota_that_refuses_the_bundle_is_told_as_that_and_a_freed_names
     assert held["selected"] == held["current"] + 5  # the refused ones are counted
     (cause,) = [item for item in status["attention"] if item["severity"] != "notice"]
     assert (cause["code"], cause["where"]) == ("publication_failed", "east")
-    assert f"5 of {held['selected']} namespaces refuse the bundle" in cause["what"]
-    assert "exceeded quota: team" in cause["what"]
+    assert f"5 of {held['selected']} namespaces refuse the bundle" in cause["detail"]
+    assert "exceeded quota: team" in cause["detail"]
     assert "ResourceQuota" in cause["remedy"]
     assert "manifests" not in cause["remedy"]
     code, lines = await command(three, "verify")

@@ -66,8 +66,8 @@ async def test_a_mesh_of_another_trust_domain_is_critical_and_fails_verify(box: 
     status = await box.wait_for("/api/v1/status", lambda s: finding(s, "callers_refused"))
     item = finding(status, "callers_refused")
     assert (status["verdict"], item["severity"], item["where"]) == ("failing", "critical", "east")
-    assert "csr_trust_domain" in item["what"]
-    assert "spiffe://other.example/ns/shop/sa/frontend" in item["what"]
+    assert "csr_trust_domain" in item["detail"]
+    assert "spiffe://other.example/ns/shop/sa/frontend" in item["detail"]
     assert f"set meshConfig.trustDomain to {box.trust_domain}" in item["remedy"]
     await box.wait_proved()
     code, output = await verify(box)
@@ -104,7 +104,7 @@ async def test_a_mesh_whose_workloads_stop_renewing_is_not_green(box: Box) -> No
             await renewing
     status = await box.wait_for("/api/v1/status", lambda s: finding(s, "renewals_stopped"))
     assert status["verdict"] == "failing"
-    assert "shop/frontend-0" in finding(status, "renewals_stopped")["what"]
+    assert "shop/frontend-0" in finding(status, "renewals_stopped")["detail"]
     matrix = await box.wait_proved()
     assert matrix["proven"], "the hub's own probes are as green as before"
     code, output = await verify(box)

@@ -75,7 +75,7 @@ async def test_calls_that_prove_nothing_keep_nobody_out_and_say_nothing_about_a_
             what="findings about the callers",
         )
     (flooded,) = [item for item in status["attention"] if item["code"] == "calls_rejected"]
-    assert "127.0.0.1" in flooded["what"]
+    assert "127.0.0.1" in flooded["detail"]
     # West has no workloads: whoever names it must not be able to make it look as if all of them were refused.
     assert "callers_refused" not in codes(status)
     (west,) = [cluster for cluster in status["clusters"] if cluster["name"] == "west"]

@@ -106,7 +106,7 @@ async def test_a_hub_whose_authority_clients_would_refuse_signs_nothing_and_says
 
     def told(status: Any) -> bool:
         return any(
-            item["severity"] == "critical" and "Root on brainpoolP256r1" in item["what"] and item["remedy"]
+            item["severity"] == "critical" and "Root on brainpoolP256r1" in item["detail"] and item["remedy"]
             for item in status["attention"]
         )
 
@@ -163,7 +163,7 @@ async def test_a_door_that_new_callers_refuse_is_found_although_connected_ones_n
         )
         item = finding(status, "listener_refused")
         assert (item["severity"], status["verdict"]) == ("critical", "failing")
-        assert "a new connection refuses it" in item["what"]
+        assert "a new connection refuses it" in item["detail"]
         assert await answered(before), "a connection that stands notices nothing"
         async with connected(way.own_port, trust) as after:
             assert not await answered(after), "gRPC's BoringSSL refuses it"

@@ -30,6 +30,8 @@ RENAMED_FIELDS: dict[str, str] = {
     "holding": "with_certificate",
     "never_asked": "never_requested",
     "lately": "recent",
+    "attention[].what": "attention[].detail",
+    "consequences[].what": "consequences[].detail",
 }
 """Of the status API: a part of a path of the last version, or several such as ``door.detail``, and what it is now."""
 

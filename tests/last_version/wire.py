@@ -31,6 +31,8 @@ def _walk(kind: inspect.Type, path: str) -> Iterator[tuple[str, str]]:
                         (at, f"{name} or null") if at == path else (at, name)
                         for at, name in _walk(each, path)
                     )
+        case inspect.Metadata(type=bare):  # says how the status API shows it, and nothing of what is written
+            yield from _walk(bare, path)
         case inspect.EnumType(cls=cls):
             yield path, _words(cls)
         case _:

@@ -107,7 +107,7 @@ def _of_function(function: ast.FunctionDef, of: ModuleType) -> Iterator[Entry]:
             yield Entry(
                 codes=tuple(dict.fromkeys(_codes(given["code"], module))),
                 severity=" or ".join(_severities(given["severity"])),
-                says=_words(given["code"], module) or _cell(given["what"], module),
+                says=_words(given["code"], module) or _cell(given["detail"], module),
                 do=_cell(given["remedy"], module) if "remedy" in given else "",
             )
 

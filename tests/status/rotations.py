@@ -9,14 +9,7 @@ from contextlib import asynccontextmanager
 from msgspec.structs import replace
 
 from federation.controller.rotation.operations import OperationQueue
-from federation.core.documents.controller import (
-    ConditionReport,
-    LossReport,
-    Operation,
-    PlanReport,
-    RotationReport,
-    SideReport,
-)
+from federation.core.documents.controller import LossReport, Operation, PlanReport, RotationReport
 from federation.core.documents.signer import AuthorityReport
 from federation.core.errors import FederationError
 from federation.core.rotation.effects import signing_directives
@@ -85,18 +78,18 @@ def rotation(state: State, now: float, **changes: object) -> Rotation:
     return replace(made, **changes)
 
 
-def met(name: str, detail: str = "it is so") -> ConditionReport:
+def met(name: str, detail: str = "it is so") -> Condition:
     """A condition that holds."""
-    return ConditionReport(name=name, met=True, detail=detail)
+    return Condition(name=name, met=True, detail=detail)
 
 
-def unmet(name: str, cluster: str = "", until: float = 0.0, detail: str = "not yet") -> ConditionReport:
+def unmet(name: str, cluster: str = "", until: float = 0.0, detail: str = "not yet") -> Condition:
     """A condition that does not."""
-    return ConditionReport(name=name, met=False, detail=detail, cluster=cluster, until=until)
+    return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
 
 
 def rotate(
-    world: World, state: State, *conditions: ConditionReport, opens_at: float = 0.0, **changes: object
+    world: World, state: State, *conditions: Condition, opens_at: float = 0.0, **changes: object
 ) -> None:
     """Have the world rotate: its record, the directives, the leader's gate, and signers that follow."""
     quarantined = world.record.quarantined if world.record else {}
@@ -157,8 +150,8 @@ def quarantine(world: World, *names: str, returning: bool = False) -> None:
 def plan(now: float, **changes: object) -> RotationReport:
     """What a leader says at rest, where a rotation could be started."""
     told = PlanReport(
-        old=SideReport(root=ROOT, intermediate=INTERMEDIATE, subject="CN=Mesh M3", root_subject="CN=Root R1"),
-        new=SideReport(
+        old=Side(root=ROOT, intermediate=INTERMEDIATE, subject="CN=Mesh M3", root_subject="CN=Root R1"),
+        new=Side(
             root=NEW_ROOT, intermediate=NEW_INTERMEDIATE, subject="CN=Mesh M4", root_subject="CN=Root R2"
         ),
         canary=["east"],

@@ -65,7 +65,7 @@ def test_one_dead_cluster_of_three_is_one_critical_entry() -> None:
     ]
     (cause,) = status.attention
     fact = "west is unreachable since 03:12 UTC; certificates there last until 15:10 UTC, the first ends at 13:00 UTC"
-    assert cause.what == f"{fact}: {REFUSED}"
+    assert cause.detail == f"{fact}: {REFUSED}"
     assert (cause.fact, cause.remedy, cause.clusters) == (fact, "check the network", ["west"])
     assert status.summary.startswith(
         "West is unreachable since 03:12 UTC; certificates there last until 15:10 UTC"
@@ -156,7 +156,9 @@ def test_a_name_that_the_door_has_no_more_is_told_for_as_long_as_a_certificate_m
     for at, told in ((T - longest + 60, True), (T - longest - 60, False)):
         world.edit_leader(rotation=replace(world.leader.rotation, names_gone={"old.example": at}))
         found = [item for item in seen(world).attention if item.code == "listener_name_gone"]
-        assert [("old.example" in item.what, item.severity) for item in found] == ([(True, "warning")] * told)
+        assert [("old.example" in item.detail, item.severity) for item in found] == (
+            [(True, "warning")] * told
+        )
 
 
 def test_two_dead_clusters_of_forty_are_two_entries() -> None:
@@ -178,10 +180,10 @@ def test_more_dead_clusters_than_are_read_one_by_one_are_one_entry_with_each_pai
         world.edit_seen(name, state="unavailable", reason="unreachable", detail=REFUSED)
     (cause,) = seen(world).attention
     assert cause.where == ", ".join(dead)
-    assert "(and 5 more of this kind)" in cause.what
+    assert "(and 5 more of this kind)" in cause.detail
     assert "federation clusters check NAME" in cause.remedy
     (follows,) = cause.consequences
-    assert (follows.count, follows.what) == (438, "438 of 1,560 ordered pairs cannot be proved")
+    assert (follows.count, follows.detail) == (438, "438 of 1,560 ordered pairs cannot be proved")
 
 
 def test_a_missing_root_file_is_the_cause_of_all_that_follows() -> None:
@@ -205,7 +207,7 @@ def test_a_missing_root_file_is_the_cause_of_all_that_follows() -> None:
     assert [(item.severity, item.code, item.where) for item in status.attention] == [
         ("critical", "source_unread", "root.pem")
     ]
-    assert "last known good" not in status.attention[0].what
+    assert "last known good" not in status.attention[0].detail
     assert {each.code for each in status.attention[0].consequences} >= {"no_generation", "no_signer"}
 
 
@@ -250,7 +252,7 @@ def test_a_probe_that_is_refused_is_told_with_the_signers_reason() -> None:
         world.edit_on_signer(replica, "west", own_refused={"policy": 3})
     (item,) = seen(world).attention
     assert (item.code, item.remedy) == ("probe_failed", "see the log")
-    assert "policy" in item.what
+    assert "policy" in item.detail
 
 
 def test_failing_pairs_are_told_by_the_cluster_that_they_share() -> None:
@@ -270,7 +272,9 @@ def findings(draw: st.DrawFn) -> list[Finding]:
     some = st.lists(st.sampled_from(facts), max_size=3)
     return [
         Finding(
-            Attention(severity=draw(st.sampled_from(SEVERITIES)), code=f"code_{i}", what="w", where=f"p{i}"),
+            Attention(
+                severity=draw(st.sampled_from(SEVERITIES)), code=f"code_{i}", detail="w", where=f"p{i}"
+            ),
             frozenset(draw(some)),
             tuple(draw(some)),
         )
@@ -306,7 +310,7 @@ def test_the_causes_of_a_large_federation_cost_little_more_than_the_rest_of_stat
 
 
 def test_a_code_that_declares_nothing_stands_by_itself() -> None:
-    item = Attention(severity="warning", code="new_code", what="w", where="here")
+    item = Attention(severity="warning", code="new_code", detail="w", where="here")
     ((_, only),) = Causes([finding(item)]).items()
     assert only == item
 

@@ -39,7 +39,7 @@ def test_a_cluster_whose_istiod_is_not_served_is_not_healthy(state: str, health:
     assert east.summary == "istiod's certificate istio-system/istiod-tls: why"
     (item,) = status.attention
     assert (item.severity, item.where, item.remedy) == (severity, "east", "do this")
-    assert item.what == east.summary
+    assert item.detail == east.summary
 
 
 def test_what_is_provided_is_healthy_until_it_ends_by_the_clock_alone() -> None:

@@ -39,7 +39,7 @@ def test_a_key_that_two_publish_is_critical_and_names_both(holder: str, proved: 
     status = seen(world)
     (item,) = [item for item in status.attention if item.code == "token_key_shared"]
     assert (item.severity, item.where, status.verdict) == ("critical", "east, west", "failing")
-    assert told in item.what
+    assert told in item.detail
     assert ("those of west (" if holder else "those of east, west (") in item.remedy
 
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from federation.core.documents.controller import ConditionReport, JoinStepReport, RotationReport
+from federation.core.documents.controller import JoinStepReport, RotationReport
+from federation.core.rotation.record import Condition
 from federation.core.trust.joining import JoinStep
 from federation.status.model import FederationStatus
 from federation.status.text import status_text
@@ -15,7 +16,7 @@ from tests.status.rotations import quarantine, tell
 from tests.status.worlds import World
 
 
-def joins(present: JoinStep, *waits: ConditionReport) -> World:
+def joins(present: JoinStep, *waits: Condition) -> World:
     world = World(["east", "west"], datetime.now(UTC).timestamp())
     order = list(JoinStep)
     steps = [
@@ -34,8 +35,8 @@ def seen(world: World) -> FederationStatus:
     return compose(world.document_set(), world.config, datetime.fromtimestamp(world.now, UTC), ())
 
 
-def wait(detail: str, *, until: float = 0.0, cluster: str = "west") -> ConditionReport:
-    return ConditionReport(name="x", met=False, detail=detail, cluster=cluster, until=until)
+def wait(detail: str, *, until: float = 0.0, cluster: str = "west") -> Condition:
+    return Condition(name="x", met=False, detail=detail, cluster=cluster, until=until)
 
 
 def test_the_present_step_is_shown_with_what_it_waits_for_and_what_to_do() -> None:
@@ -48,7 +49,7 @@ def test_the_present_step_is_shown_with_what_it_waits_for_and_what_to_do() -> No
     health = {cluster.name: (cluster.health, cluster.summary) for cluster in status.clusters}
     assert health["east"][0] == "healthy"
     assert health["west"] == ("degraded", f"it joins, step 5 of 8, move: {west.detail}")
-    assert (west.step, west.number, west.of, west.until) == ("move", 5, 8, None)
+    assert (west.step, west.number, west.of, west.until) == ("move", 5, 8, 0.0)
     assert west.detail == "2 of 3 pods; east: unreachable"
     assert "federation clusters join west" in west.remedy
     assert [step.done for step in west.steps] == [True] * 4 + [False] * 4
@@ -65,7 +66,7 @@ def test_where_time_alone_has_to_pass_it_is_a_notice_with_the_time() -> None:
     assert (item.severity, item.remedy) == ("notice", "nothing: time has to pass")
     view = next(cluster.joining for cluster in status.clusters if cluster.name == "west")
     assert view is not None
-    assert view.until is not None
+    assert view.until > 0
 
 
 def test_what_is_as_it_should_be_while_it_joins_is_not_to_be_mended() -> None:

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from federation.core.config.hub import AnchorPin
-from federation.core.documents.controller import ConditionReport, RotationReport
+from federation.core.documents.controller import RotationReport
 from federation.core.documents.trust import Current, Proposal
-from federation.core.rotation.record import RotationRecord, State
+from federation.core.rotation.record import Condition, RotationRecord, State
 from federation.status.metrics import hub_metrics
 from federation.status.model import Attention, FederationStatus
 from federation.status.rotation import rotation_view
@@ -53,15 +53,15 @@ def told(status: FederationStatus, code: str) -> Attention:
     entries = [
         *status.attention,
         *(
-            replace(item, severity=each.severity, code=each.code, what=each.what, where=each.where)
+            replace(item, severity=each.severity, code=each.code, detail=each.detail, where=each.where)
             if not each.remedy
-            else replace(item, code=each.code, what=each.what, where=each.where, remedy=each.remedy)
+            else replace(item, code=each.code, detail=each.detail, where=each.where, remedy=each.remedy)
             for item in status.attention
             for each in item.consequences
         ),
     ]
     (item,) = [item for item in entries if item.code == code]
-    assert item.what
+    assert item.detail
     assert item.where
     assert item.remedy
     return item
@@ -101,7 +101,7 @@ def test_a_rotation_that_goes_well_is_told_with_its_gate_and_degrades_nothing() 
     assert rotation.gate is not None
     assert (rotation.kind, rotation.state, rotation.under_way) == ("root", "PUBLISHING", True)
     assert (rotation.gate.known, rotation.gate.open, rotation.gate.waits_for) == (True, False, ["west"])
-    assert rotation.gate.opens_at == NOW + timedelta(seconds=1800)
+    assert rotation.gate.opens_at == (NOW + timedelta(seconds=1800)).timestamp()
     assert [(s.state, s.mark) for s in rotation.steps] == [
         ("STAGED", "done"),
         ("PUBLISHING", "current"),
@@ -304,7 +304,7 @@ ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
 def test_what_needs_attention_is_told_with_a_remedy(name: str) -> None:
     make, code, verdict, words = ATTENTION[name]
     status = seen(make())
-    assert words in told(status, code).what
+    assert words in told(status, code).detail
     assert status.verdict == verdict
 
 
@@ -325,7 +325,7 @@ def test_an_emergency_tells_what_fails_where() -> None:
     assert world.leader is not None
     tell(world, replace(world.leader.rotation, losses=LOSSES))
     status = seen(world)
-    assert "east, west" in told(status, "rotation_emergency").what
+    assert "east, west" in told(status, "rotation_emergency").detail
     assert status.rotation is not None
     assert [
         (loss.side, loss.at_removal, [c.cluster for c in loss.clusters]) for loss in status.rotation.losses
@@ -461,7 +461,7 @@ def test_a_cluster_that_returns_says_what_it_waits_for() -> None:
     status = seen(world)
     (view,) = status.quarantined
     assert (view.returning, [c.name for c in view.waits_for]) == (True, ["return_leaves"])
-    assert "leaves lack the new root" in told(status, "quarantined").what
+    assert "leaves lack the new root" in told(status, "quarantined").detail
 
 
 def test_a_quarantine_of_a_cluster_that_is_not_registered_any_more_only_informs() -> None:
@@ -609,7 +609,7 @@ OWN = "ab" * 32
 UNDECLARED = unmet("own_earlier", "west", detail="its own CA issues there until somebody says otherwise")
 
 
-def own_anchor(world: World, *waits: ConditionReport) -> None:
+def own_anchor(world: World, *waits: Condition) -> None:
     """West came with a CA of its own, which is accepted and published."""
     made = world.generations[7].anchors
     own = replace(made[0], sha256=OWN, subject="CN=West", cluster="west")
@@ -638,7 +638,7 @@ def test_a_takeover_is_asked_for_under_the_hubs_own_root_as_well() -> None:
     item = told(status, "takeover_undeclared")
     assert (item.severity, item.where) == ("warning", "west")
     assert "federation rotate takeover west" in item.remedy
-    assert "anchor" not in item.what
+    assert "anchor" not in item.detail
     quarantine(world, "west")
     assert "takeover_undeclared" not in codes(seen(world)), "it has to be let back first"
 
@@ -648,7 +648,7 @@ def test_an_own_anchor_that_waits_for_time_alone_is_a_notice() -> None:
     own_anchor(world, unmet("own_earlier", "west", T + 60, "leaves from before the hub may live"))
     status = seen(world)
     assert status.verdict == "healthy"
-    assert "leaves from before the hub may live" in told(status, "member_ca_waits").what
+    assert "leaves from before the hub may live" in told(status, "member_ca_waits").detail
     assert "takeover_undeclared" not in codes(status)
 
 
@@ -725,7 +725,7 @@ def test_a_quarantine_is_not_advised_where_it_would_not_help() -> None:
         assert "rotation_waits_for_cluster" not in codes(seen(world))
     world = world_in(State.ACTIVE, unmet("drained", "west", T + 60), unmet("held", "west"))
     world.edit_seen("west", state="unavailable", reason="timeout")
-    assert "west" in told(seen(world), "rotation_waits_for_cluster").what
+    assert "west" in told(seen(world), "rotation_waits_for_cluster").detail
 
 
 @pytest.mark.parametrize(

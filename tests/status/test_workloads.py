@@ -68,8 +68,8 @@ def test_renewals_that_stopped_are_critical_and_named() -> None:
     assert (status.verdict, east(status).health) == ("failing", "failing")
     assert codes(status) == {"renewals_stopped": "critical"}
     (item,) = status.attention
-    assert "2 of 12 workloads hold a certificate (of 10 it has ended)" in item.what
-    assert "shop/cart-0" in item.what
+    assert "2 of 12 workloads hold a certificate (of 10 it has ended)" in item.detail
+    assert "shop/cart-0" in item.detail
 
 
 def test_a_mesh_of_another_trust_domain_is_critical_with_reason_and_remedy() -> None:
@@ -80,8 +80,8 @@ def test_a_mesh_of_another_trust_domain_is_critical_with_reason_and_remedy() -> 
     assert (status.verdict, east(status).health) == ("failing", "failing")
     (item,) = status.attention
     assert (item.severity, item.code, item.where) == ("critical", "callers_refused", "east")
-    assert "csr_trust_domain" in item.what
-    assert "spiffe://other/ns/a/sa/b" in item.what
+    assert "csr_trust_domain" in item.detail
+    assert "spiffe://other/ns/a/sa/b" in item.detail
     assert item.remedy == REFUSED.remedy
     assert not east(status).workloads.fine
 
@@ -135,9 +135,9 @@ def test_calls_that_are_turned_away_in_number_are_told_with_the_address_they_com
     status = seen(world)
     assert codes(status) == {"calls_rejected": "warning"}
     (item,) = status.attention
-    assert "608 calls" in item.what
-    assert "late_message 600, too_many_calls 8" in item.what
-    assert "192.0.2.1 (602)" in item.what
+    assert "608 calls" in item.detail
+    assert "late_message 600, too_many_calls 8" in item.detail
+    assert "192.0.2.1 (602)" in item.detail
     text = hub_metrics(status, world.document_set(), T).decode()
     counts = [line for line in text.splitlines() if line.startswith("federation_calls_rejected_total{")]
     assert sum('reason="late_message"' in line and line.endswith(" 900.0") for line in counts) == 2
@@ -159,9 +159,9 @@ def test_connections_that_are_refused_in_number_are_told_beside_the_calls() -> N
     status = seen(world)
     assert codes(status) == {"connections_refused": "warning"}
     (item,) = status.attention
-    assert "608 connections" in item.what
-    assert "handshake_failed 600, reset_flood 8" in item.what
-    assert "192.0.2.1 (602)" in item.what
+    assert "608 connections" in item.detail
+    assert "handshake_failed 600, reset_flood 8" in item.detail
+    assert "192.0.2.1 (602)" in item.detail
     text = hub_metrics(status, world.document_set(), T).decode()
     counts = [line for line in text.splitlines() if line.startswith("federation_connections_refused_total{")]
     assert sum('reason="handshake_failed"' in line and line.endswith(" 900.0") for line in counts) == 2
@@ -179,7 +179,7 @@ def test_pods_that_have_to_be_restarted_are_a_notice_with_their_names() -> None:
     status = seen(world)
     assert (status.verdict, codes(status)) == ("healthy", {"sidecars_never_requested": "notice"})
     (item,) = status.attention
-    assert item.what == "3 of 13 pods with a sidecar have not asked the hub: old/a, old/b, old/c"
+    assert item.detail == "3 of 13 pods with a sidecar have not asked the hub: old/a, old/b, old/c"
     assert "rollout restart" in item.remedy
     assert "13 sidecars, 10 have asked the hub" in status_text(status)
 
@@ -218,7 +218,7 @@ def test_what_is_not_known_is_not_green(workloads: WorkloadsReport, words: str) 
     status = seen(world)
     assert (status.verdict, east(status).health) == ("degraded", "unknown")
     assert codes(status) == {"workloads_unknown": "warning"}
-    assert any(words.split(maxsplit=1)[0] in item.what for item in status.attention)
+    assert any(words.split(maxsplit=1)[0] in item.detail for item in status.attention)
     assert not east(status).workloads.fine
 
 
@@ -238,7 +238,7 @@ def test_callers_of_no_registered_cluster_are_a_warning() -> None:
     )
     status = seen(world)
     assert (status.verdict, codes(status)) == ("degraded", {"callers_of_no_cluster": "warning"})
-    assert "unknown_cluster: no cluster has the ID 'x'" in status.attention[0].what
+    assert "unknown_cluster: no cluster has the ID 'x'" in status.attention[0].detail
     assert "clusterName" in status.attention[0].remedy
 
 

@@ -22,13 +22,7 @@ from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.store import Arrivals
 from federation.core.config.clusters import LONGEST_TTL
 from federation.core.config.hub import HubConfig
-from federation.core.documents.controller import (
-    ConditionReport,
-    JoinStepReport,
-    ListenerReport,
-    Matrix,
-    SignerListenerReport,
-)
+from federation.core.documents.controller import JoinStepReport, ListenerReport, Matrix, SignerListenerReport
 from federation.core.documents.encoding import decode
 from federation.core.documents.keys import StateDamaged, damaged
 from federation.core.documents.signer import AuthorityReport, ExpiryBound, ExpiryBoundTable, SignerReport
@@ -38,7 +32,7 @@ from federation.core.identity import ClusterName
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.gates import MemberCa, Verdict
-from federation.core.rotation.record import RotationRecord
+from federation.core.rotation.record import Condition, RotationRecord
 from federation.core.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, LONGEST_STEP, UNKNOWN_ISSUER, Delivered, merged
 from federation.core.trust.joining import (
@@ -608,7 +602,7 @@ def step_reports(found: Position) -> list[JoinStepReport]:
             step=seen.step.value,
             done=seen.done,
             conditions=[
-                ConditionReport(
+                Condition(
                     name=c.name,
                     met=c.met,
                     detail=c.detail[:MOST_JOINING_TEXT],

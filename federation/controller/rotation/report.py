@@ -15,13 +15,11 @@ from federation.controller.rotation.observer import step_reports
 from federation.controller.rotation.operations import Commands
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import (
-    ConditionReport,
-    DependentReport,
+    Dependent,
     LossReport,
     Operation,
     PlanReport,
     RotationReport,
-    SideReport,
     UnpinnedReport,
 )
 from federation.core.rotation.conditions import obstacles
@@ -122,21 +120,21 @@ def _removed(world: World) -> dict[str, float]:
     return {name: until for name, until in sorted(ends.items()) if name and name not in world.clusters}
 
 
-def _conditions(verdict: Verdict) -> list[ConditionReport]:
+def _conditions(verdict: Verdict) -> list[Condition]:
     """Unmet ones first; of many clusters the first."""
     ranked = sorted(verdict.conditions, key=lambda condition: (condition.met, condition.name))
     return _condition_reports(ranked[:MOST_CONDITIONS])
 
 
-def _own_conditions(verdict: Verdict) -> list[ConditionReport]:
+def _own_conditions(verdict: Verdict) -> list[Condition]:
     """Unmet ones; what a person has to say or time has to bring first, for the others often follow from it."""
     ranked = sorted(verdict.unmet, key=lambda condition: condition.name != "own_earlier")
     return _condition_reports(ranked[:MOST_OF_ONE])
 
 
-def _condition_reports(conditions: Iterable[Condition]) -> list[ConditionReport]:
+def _condition_reports(conditions: Iterable[Condition]) -> list[Condition]:
     return [
-        ConditionReport(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
+        Condition(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
         for c in conditions
     ]
 
@@ -196,12 +194,12 @@ def _plan(record: RotationRecord, world: World, commands: Commands, config: HubC
     )
 
 
-def _dependents(world: World, rotation: Rotation | None) -> list[DependentReport]:
+def _dependents(world: World, rotation: Rotation | None) -> list[Dependent]:
     """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known.
 
     Those in the way of the rotation that would be started come first.
     """
-    found: list[DependentReport] = []
+    found: list[Dependent] = []
     for name, facts in sorted(world.clusters.items()):
         in_the_way = obstacles(facts, rotation.old, rotation.new) if rotation is not None else {}
         for plane in facts.control_planes:
@@ -211,7 +209,7 @@ def _dependents(world: World, rotation: Rotation | None) -> list[DependentReport
             detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
             anchors = _named_of(plane.held or frozenset(), world)
             found.append(
-                DependentReport(
+                Dependent(
                     cluster=name,
                     what=f"Secret {plane.name}",
                     detail=detail,
@@ -222,12 +220,12 @@ def _dependents(world: World, rotation: Rotation | None) -> list[DependentReport
         if facts.webhooks is None:
             detail = f"cannot be read: {facts.webhooks_detail}"
             found.append(
-                DependentReport(
+                Dependent(
                     cluster=name, what="webhooks of Istio", detail=detail, obstacle=f"webhooks: {detail}"
                 )
             )
         found += [
-            DependentReport(
+            Dependent(
                 cluster=name,
                 what=f"webhook {hook.name}",
                 detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
@@ -238,7 +236,7 @@ def _dependents(world: World, rotation: Rotation | None) -> list[DependentReport
         ]
         if isinstance(facts, MemberFacts) and facts.trust_bundle:
             detail = "pods that mount it trust what it holds"
-            found.append(DependentReport(cluster=name, what="ClusterTrustBundle", detail=detail))
+            found.append(Dependent(cluster=name, what="ClusterTrustBundle", detail=detail))
     return sorted(found, key=lambda holder: not holder.obstacle)
 
 
@@ -247,10 +245,10 @@ def _named_of(held: frozenset[str], world: World) -> list[str]:
     return sorted(held & world.pins) + sorted(held - world.pins)[:MOST_STRANGE]
 
 
-def _side(side: Side | str) -> SideReport | None:
+def _side(side: Side | str) -> Side | None:
     if isinstance(side, str):
         return None
-    return SideReport(
+    return Side(
         root=side.root,
         intermediate=side.intermediate,
         subject=side.subject,

@@ -1,4 +1,4 @@
-"""What the roles tell one another, as typed documents. One writer each; readers tolerate unknown fields.
+"""What the roles write for one another, as typed documents. One writer each; readers tolerate unknown fields.
 
 ===========================  ==================  =====================================================================
 key                          written by          holds
@@ -24,5 +24,6 @@ controller writes, ``encoding.py`` their bytes, ``keys.py`` what a damaged one m
 record of a rotation and the directives are ``core/rotation``'s.
 
 What processes that are gone have left is removed by the controller that leads, once nothing depends on it. Times are
-seconds since the epoch (UTC) as floats, so that documents compare without parsing.
+seconds since the epoch (UTC) as floats, so that documents compare without parsing; the status API, which shows some of
+these structs as they are, writes those of type ``Instant`` in RFC 3339.
 """

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal, get_args
+
 import msgspec
 
+from federation.core.clock import Instant
 from federation.core.documents.trust import Proposal
+from federation.core.problem import Health
+from federation.core.rotation.record import Condition, Side
 
 
 class Takeovers(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,16 +52,28 @@ class PublicationReport(msgspec.Struct, frozen=True, kw_only=True):
     forbidden: int = 0
     excluded: int = 0
     writes: int = 0
-    restored: int = 0  # put back after somebody's edit or deletion
+    restored: int = 0  # put back after an edit or a deletion
     generation: int = 0  # the newest generation that every selected namespace holds; 0: none
-    lag: float = 0.0  # seconds from that generation's creation until the last namespace held it
+    lag: float = 0.0  # seconds from that generation's creation until the last namespace had it
     read_back: float = 0.0  # when the cluster was last seen
     joining: int = 0  # pending ones that keep a CA of their own until it is accepted
     problems: list[str] = []  # bounded: the first few, in words
-    contents: dict[str, int] = {}  # SHA-256 of what is held -> number of namespaces
+    contents: dict[str, int] = {}  # SHA-256 of the content -> number of namespaces
     other_writers: list[str] = []  # field managers, other than ours, that write the same key
     contested: list[str] = []  # namespaces, the first few, that others keep changing
     rival: str = ""  # the identity of another hub that wrote over this one's objects
+
+
+ControlPlaneState = Literal["provided", "waiting", "foreign", "forbidden", "failed", "unknown", "off"]
+TrustBundleState = Literal["current", "pending", "contested", "forbidden", "unknown", "not_served", "off"]
+
+# A report of another version may hold a state that this one does not know: the documents take any, status shows these.
+_ControlPlaneState = Annotated[
+    str, msgspec.Meta(extra_json_schema={"enum": sorted(get_args(ControlPlaneState))})
+]
+_TrustBundleState = Annotated[
+    str, msgspec.Meta(extra_json_schema={"enum": sorted(get_args(TrustBundleState))})
+]
 
 
 class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,16 +81,16 @@ class ControlPlaneReport(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str
     secret: str
-    state: str  # provided | waiting | foreign | forbidden | failed | off
+    state: _ControlPlaneState
     detail: str = ""
     remedy: str = ""
     attention: bool = False  # an operator has to act
     names: list[str] = []
     issuer: str = ""
-    not_after: float = 0.0
-    renew_at: float = 0.0
+    not_after: Instant = 0.0
+    renew_at: Instant = 0.0
     current: bool = False  # its ca.crt is the bundle meant for the cluster, to the byte
-    read_back: float = 0.0  # 0 while it is not
+    read_back: Instant = 0.0  # 0 while it is not
     restored: int = 0  # put back after an edit or a deletion
     contested: bool = False  # others keep changing it
     writers: list[str] = []  # of them
@@ -92,9 +109,7 @@ class WebhookReport(msgspec.Struct, frozen=True, kw_only=True):
 class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a member cluster's ClusterTrustBundle, as read back."""
 
-    state: str = (
-        ""  # off | not_served | forbidden | pending | current | contested | unknown; empty: not reported
-    )
+    state: _TrustBundleState = ""  # empty: not reported
     counted: bool = False  # the gates of a rotation count it: it is there, or was
     name: str = ""
     version: str = ""  # of the API, as the cluster serves it
@@ -104,13 +119,9 @@ class TrustBundleReport(msgspec.Struct, frozen=True, kw_only=True):
     restored: int = 0  # put back after an edit or a deletion
 
 
-class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How the controller sees one member cluster."""
+class ControllerClusterReport(Health, frozen=True, kw_only=True):
+    """How the controller sees one member cluster; ``reason`` is unreachable, timeout, forbidden, garbage, ..."""
 
-    state: str  # ready | degraded | unavailable
-    reason: str = ""  # unreachable | timeout | forbidden | garbage | ...
-    detail: str = ""
-    remedy: str = ""
     since: float = 0.0
     version: str = ""
     clock_skew: float = 0.0
@@ -119,10 +130,10 @@ class ControllerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
     probe_detail: str = ""  # why there is no probe leaf
     probe_reason: str = ""
     probe_remedy: str = ""
-    probe_chain: list[str] = []  # fingerprints, leaf first
+    probe_chain: list[str] = msgspec.field(default_factory=list)  # fingerprints, leaf first
     trust_bundle: TrustBundleReport = TrustBundleReport()
-    control_planes: list[ControlPlaneReport] = []
-    webhooks: list[WebhookReport] = []
+    control_planes: list[ControlPlaneReport] = msgspec.field(default_factory=list)
+    webhooks: list[WebhookReport] = msgspec.field(default_factory=list)
     webhooks_detail: str = ""  # why Istio's webhooks are not known
 
 
@@ -138,26 +149,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     handshakes: int = 0  # really computed; equal cases once
 
 
-class ConditionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of the gate that a rotation stands before. ``until``: when it is met at the earliest."""
-
-    name: str
-    met: bool
-    detail: str
-    cluster: str = ""
-    until: float = 0.0
-
-
-class SideReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One side of a rotation that could be started: SHA-256 of its certificates, and their subjects."""
-
-    root: str
-    intermediate: str
-    subject: str = ""
-    root_subject: str = ""
-
-
-class DependentReport(msgspec.Struct, frozen=True, kw_only=True):
+class Dependent(msgspec.Struct, frozen=True, kw_only=True):
     """What holds trust in a cluster besides its workloads and namespaces, and which anchors (SHA-256), as found.
 
     ``obstacle`` is the condition of a rotation that it does not meet as it is, with the reason.
@@ -177,8 +169,8 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True, rename={"dependents"
     have to be reckoned with; ``rate`` and ``quota`` are certificates per second, 0 for no limit known.
     """
 
-    old: SideReport | None = None
-    new: SideReport | None = None
+    old: Side | None = None
+    new: Side | None = None
     problem: str = ""
     remedy: str = ""
     canary: list[str] = []
@@ -188,8 +180,8 @@ class PlanReport(msgspec.Struct, frozen=True, kw_only=True, rename={"dependents"
     longest_leaf: float = 0.0
     rate: float = 0.0
     quota: float = 0.0
-    conditions: list[ConditionReport] = []
-    dependents: list[DependentReport] = []
+    conditions: list[Condition] = []
+    dependents: list[Dependent] = []
 
 
 class LossReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +201,7 @@ class JoinStepReport(msgspec.Struct, frozen=True, kw_only=True):
 
     step: str  # accept | serve | renew | control_plane | move | switch_off | takeover | drop
     done: bool
-    conditions: list[ConditionReport] = []
+    conditions: list[Condition] = []
 
 
 class UnpinnedReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,16 +215,16 @@ class UnpinnedReport(msgspec.Struct, frozen=True, kw_only=True):
     subject: str = ""
     clusters: list[str] = []
     opens_at: float = 0.0
-    conditions: list[ConditionReport] = []
+    conditions: list[Condition] = []
     losses: list[LossReport] = []
 
 
 class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The gate that the rotation under way stands before, as the leader sees it now.
+    """The gate out of the state that the rotation is in, as the leader sees it now.
 
     ``returning`` is what clusters that are to leave their quarantine wait for, ``dropping`` what each accepted
     CA of a cluster's own (SHA-256) waits for before it leaves the bundle. ``undeclared`` names the clusters where
-    another CA counts as issuing still, until a person says otherwise. ``losses`` is told while a rotation is
+    another CA counts as issuing still, until a person says otherwise. ``losses`` is given while a rotation is
     under way, ``plan`` while none is. ``joining`` are the steps of each cluster that has a CA of its own. ``unpinned``
     are anchors (SHA-256) that are published although their pin is gone, ``removed`` clusters that are registered no
     more with the end of the certificates that live on there. ``unsettled`` is why it is not recorded which authority
@@ -245,9 +237,9 @@ class RotationReport(msgspec.Struct, frozen=True, kw_only=True):
     state: str = ""
     open: bool = False
     opens_at: float = 0.0
-    conditions: list[ConditionReport] = []
-    returning: dict[str, list[ConditionReport]] = {}
-    dropping: dict[str, list[ConditionReport]] = {}
+    conditions: list[Condition] = []
+    returning: dict[str, list[Condition]] = {}
+    dropping: dict[str, list[Condition]] = {}
     undeclared: list[str] = []
     joining: dict[str, list[JoinStepReport]] = {}
     unpinned: dict[str, UnpinnedReport] = {}

@@ -10,7 +10,7 @@ from typing import Final
 from federation.core.errors import StateUnavailable
 
 DAMAGED: Final = "the document is damaged"
-"""How every process tells it."""
+"""How every process says it."""
 
 RESTORE: Final = "restore it from a backup"
 
@@ -28,7 +28,7 @@ CALLERS: Final = (
     "runs writes it anew"
 )
 FOUND: Final = (
-    "restore it from a backup, or remove it: what is still held is found again, what was written over is not"
+    "restore it from a backup, or remove it: what is still there is found again, what was written over is not"
 )
 PINS: Final = (
     "remove it: a signer that runs writes it anew, and one that is started refuses a bundle with an anchor that its "

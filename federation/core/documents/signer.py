@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from federation.core.documents.trust import Proposal
+from federation.core.problem import Health
 
 
 class ExpiryBound(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -71,31 +72,27 @@ class PinsTable(msgspec.Struct, frozen=True, kw_only=True):
     anchors: list[str] = []
 
 
-class AuthorityReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a signer signs with."""
+class AuthorityReport(Health, frozen=True, kw_only=True):
+    """What a signer signs with; ``reason`` is vault_sealed, forbidden, throttled, ..."""
 
     name: str
     kind: str
-    state: str  # ready | degraded | unavailable
     subject: str = ""
     sha256: str = ""
     not_after: float = 0.0
-    reason: str = (
-        ""  # a stable token where the state is not ready: vault_sealed | forbidden | throttled | ...
-    )
-    detail: str = ""
-    remedy: str = ""
     chain_pem: str = ""  # the intermediates, issuer first: public, and what the controller may publish
-    proposals: list[Proposal] = []  # roots that the back end names and nobody has pinned
+    proposals: list[Proposal] = msgspec.field(
+        default_factory=list
+    )  # roots that the back end names and are not pinned
     quota: float = 0.0  # certificates a second that the back end allows all signers together; 0: none known
     share: float = 0.0  # how much of that this signer takes
-    rate: float = 0.0  # certificates a second asked of it lately by this signer
+    rate: float = 0.0  # certificates a second asked of it recently by this signer
     queued: int = 0
     refused_early: int = 0  # requests that were refused because their turn would have come too late
     capacity: int = (
-        0  # workloads that the whole quota can carry at the lifetime issued lately; 0: no limit known
+        0  # workloads that the whole quota can carry at the lifetime issued recently; 0: no limit known
     )
-    circuit: str = ""  # closed | open | half-open; empty where the key is held here
+    circuit: str = ""  # closed | open | half-open; empty where the key is in this process
     retry_at: float = 0.0  # when an open circuit is tried next
     uncertain: int = 0  # requests whose answer was lost, and which may have issued
     violations: int = 0  # answers that were something other than what was asked for
@@ -148,21 +145,17 @@ class RefusalsReport(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-class SignerClusterReport(msgspec.Struct, frozen=True, kw_only=True):
+class SignerClusterReport(Health, frozen=True, kw_only=True):
     """How one signer sees one member cluster."""
 
-    state: str  # ready | degraded | unavailable, with the reason below
-    reason: str = ""
-    detail: str = ""
-    remedy: str = ""
     issuer: str = ""
     keys: int = 0
     attestation: str = ""  # token-keys | token-review: what a request would be checked with now
     issued: int = 0
-    refused: dict[str, int] = {}
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
     last_issued: float = 0.0
     own_issued: int = 0  # of issued: to the hub's own accounts (the probe, istiod's certificate)
-    own_refused: dict[str, int] = {}  # of refused: likewise
+    own_refused: dict[str, int] = msgspec.field(default_factory=dict)  # of refused: likewise
     workload_issued_at: float = 0.0  # when another caller than those was last issued one
     refusals: RefusalsReport = RefusalsReport()  # of callers other than those, which are of the cluster
     unproven: RefusalsReport = (

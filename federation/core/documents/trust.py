@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from federation.core.clock import Instant
+
 
 class AnchorRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One certificate of a bundle, with where it came from."""
@@ -54,14 +56,14 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     cluster: str
     origin: str
-    not_after: float
-    first_seen: float = 0.0
-    pem: str = ""  # the certificate itself, for whoever accepts it
+    not_after: Instant
+    first_seen: Instant = 0.0
+    pem: str = ""  # the certificate itself, for the person who accepts it
     places: list[str] = []  # namespaces that it was seen in, the first few; "" for what is in none
 
 
 class Dismissal(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's word that an anchor which was found needs no attention. It ends when it is not held any more."""
+    """An operator's word that an anchor which was found needs no attention. It ends with the anchor there."""
 
     sha256: str
     author: str

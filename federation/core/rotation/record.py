@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from federation.core.clock import Instant
 from federation.core.errors import Refused
 
 
@@ -63,7 +64,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     met: bool
     detail: str
     cluster: str = ""
-    until: float = 0.0
+    until: Instant = 0.0
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +131,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     """An anchor that was removed without a rotation: when, by whom, and on which evidence."""
 
     sha256: str
-    at: float
+    at: Instant
     author: str
     reason: str
     subject: str = ""
@@ -140,7 +141,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 class Setback(msgspec.Struct, frozen=True, kw_only=True):
     """State that was found to be older than what had been in force: when it was found, what, and what was done."""
 
-    at: float
+    at: Instant
     what: str
     done: str
 

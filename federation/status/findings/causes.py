@@ -289,7 +289,7 @@ def _consequence(item: Attention) -> Consequence:
     return Consequence(
         severity=item.severity,
         code=item.code,
-        what=item.fact or item.what,
+        detail=item.fact or item.detail,
         where=item.where,
         remedy=item.remedy if item.code in _HAS_ANOTHER_WAY else "",
         clusters=item.clusters,
@@ -302,15 +302,10 @@ def _of_pairs(counts: Mapping[str, int], pairs: int) -> Iterable[Consequence]:
         yield Consequence(
             severity="warning",
             code=f"pairs_{result}",
-            what=f"{count:,} of {pairs:,} ordered pairs {words[result]}",
+            detail=f"{count:,} of {pairs:,} ordered pairs {words[result]}",
             where=MATRIX,
             count=count,
         )
-
-
-def placed(where: str, what: str) -> str:
-    """The sentence with its place before it, unless it begins with that."""
-    return what if what.startswith(f"{where} ") else f"{where}: {what}"
 
 
 def affected_pairs(item: Attention) -> int:
@@ -321,7 +316,7 @@ def affected_pairs(item: Attention) -> int:
 def consequences_text(item: Attention) -> str:
     """What follows from a cause, in a sentence; empty where nothing does."""
     return "; ".join(
-        f"{placed(each.where, each.what) if each.where != MATRIX else each.what}{_more(each)}{_or(each)}"
+        f"{each.sentence if each.where != MATRIX else each.detail}{_more(each)}{_or(each)}"
         for each in item.consequences
     )
 

@@ -13,7 +13,7 @@ from typing import Final
 from federation.core.documents.controller import SignerListenerReport
 from federation.status.findings.causes import PAIR_FAILED, PAIR_UNKNOWN, Causes
 from federation.status.model import Attention, MatrixView
-from federation.status.snapshot import Snapshot, elapsed, finite, instant
+from federation.status.snapshot import Snapshot, elapsed, finite
 
 MOST_NAMES: Final = 8
 MOST_ENTRIES: Final = 8
@@ -46,7 +46,7 @@ def pair_attention(matrix: MatrixView, causes: Causes) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="pairs_unknown",
-            what=f"{len(unknown):,} of {matrix.pairs:,} pairs are not proved: {first}",
+            detail=f"{len(unknown):,} of {matrix.pairs:,} pairs are not proved: {first}",
             where=names(among),
             remedy="nothing, if trust was just changed: proof follows publication; else read the leading controller's "
             "log",
@@ -102,15 +102,15 @@ def _clusters(every: list[str]) -> str:
 
 
 def _pair(where: str, pairs: list[Pair], reasons: dict[Pair, str]) -> Attention:
-    told = {reasons[pair]: pair for pair in reversed(pairs) if pair in reasons}
-    reason, (client, server) = next(reversed(told.items()), ("the handshake failed", pairs[0]))
+    by_reason = {reasons[pair]: pair for pair in reversed(pairs) if pair in reasons}
+    reason, (client, server) = next(reversed(by_reason.items()), ("the handshake failed", pairs[0]))
     more = f" ({arrow((client, server))}, and {len(pairs) - 1:,} more pairs)" if len(pairs) > 1 else ""
     return Attention(
         severity="critical",
         code="pair_failed",
-        what=f"mutual TLS fails: {reason}{more}",
+        detail=f"mutual TLS fails: {reason}{more}",
         where=where,
-        remedy="mend what the reason names; `federation verify` exits 0 once it validates",
+        remedy="correct what the reason names; `federation verify` exits 0 once it validates",
         fact=f"mutual TLS fails {where if where.startswith('between') else f'from {where}'}",
         clusters=list(dict.fromkeys(name for pair in pairs for name in pair)),
     )
@@ -127,7 +127,7 @@ def arrival_attention(snapshot: Snapshot) -> Iterator[Attention]:
     refused: dict[str, list[SignerListenerReport]] = {}
     for listener in found:
         if listener.replica not in snapshot.signers:
-            continue  # that it is gone is told already
+            continue  # that it is gone is reported already
         if listener.state == "refused":
             refused.setdefault(listener.detail, []).append(listener)
         elif (
@@ -136,21 +136,21 @@ def arrival_attention(snapshot: Snapshot) -> Iterator[Attention]:
             yield Attention(
                 severity="warning",
                 code="listener_unproved",
-                what=f"no new connection reached this signer's listener, so it is not proved: {listener.detail}",
+                detail=f"no new connection reached this signer's listener, so it is not proved: {listener.detail}",
                 where=listener.replica,
                 remedy="see that controller.proof.signer_address leads to every signer, and that nothing on the way"
                 " keeps the controller from them",
-                since=instant(max(listener.since, listener.proved_at)),
+                since=max(listener.since, listener.proved_at),
             )
     yield from _names_gone(snapshot)
     for detail, listeners in refused.items():
         yield Attention(
             severity="critical",
             code="listener_refused",
-            what=f"workloads that start or reconnect refuse the listener's certificate: {detail}",
+            detail=f"workloads that start or reconnect refuse the listener's certificate: {detail}",
             where=names([listener.replica for listener in listeners]),
             remedy=_remedy(detail),
-            since=instant(min(listener.since for listener in listeners)),
+            since=min(listener.since for listener in listeners),
         )
 
 
@@ -163,12 +163,12 @@ def _names_gone(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="listener_name_gone",
-            what=f"its certificate is for {names(sorted(recent))} no more: pods that were injected with that address"
+            detail=f"its certificate is for {names(sorted(recent))} no more: pods that were injected with that address"
             f" get no certificate, and the last that they hold ends within {elapsed(longest)}",
             where="listener",
             remedy="put it back into listener.server_names until every pod was restarted with another address; "
             "nothing, if all were",
-            since=instant(min(recent.values())),
+            since=min(recent.values()),
         )
 
 

@@ -1,7 +1,7 @@
-"""What somebody should look at, each with its remedy. Pure.
+"""What needs an operator's attention, each with its remedy. Pure.
 
 Critical: workloads get no certificates, a pair does not validate, trust runs out within days, or the hub
-cannot tell. Warning: something is not as configured, and workloads do not suffer from it yet. Notice: for
+cannot determine it. Warning: something is not as configured, and workloads do not suffer from it yet. Notice: for
 information. A cause is reported once, with what follows from it (:mod:`federation.status.findings.causes`), and of a
 quarantined cluster nothing is reported but that.
 """
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.keys import remedy_for
 from federation.core.documents.signer import SignerReport
+from federation.core.problem import Problem
 from federation.kubernetes.objects import stop_writers
 from federation.status.clusters import REASON as CONTROL_PLANE
 from federation.status.clusters import control_plane_attention, joining_attention, trust_bundle_attention
@@ -41,7 +42,7 @@ from federation.status.findings.workloads import (
 )
 from federation.status.model import Attention, ClusterView, ConnectionView, MatrixView, Severity
 from federation.status.signing import connection_words
-from federation.status.snapshot import Snapshot, clock_time, elapsed, instant
+from federation.status.snapshot import LEAD, Snapshot, clock_time, elapsed
 from federation.status.trust import edit_attention, open_proposals, pending_change_attention
 
 FORGOTTEN: Final = 600.0  # a signer gone this long was scaled down or replaced, if others serve
@@ -54,11 +55,11 @@ LISTENER: Final[Mapping[str, Severity]] = {
 }
 """Reasons for which a probe gets no certificate that lie with the listener itself, and so concern every cluster."""
 
-TOLD_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
+REPORTED_BY_ITSELF: Final = frozenset({CONTROL_PLANE, "publication", "forbidden_writes"})
 """Reasons of a degraded cluster that are reported with their own counts below."""
 
 WRITE_REMEDY: Final = (
-    "mend what the API server's answer names: a right, a quota, an admission policy or webhook"
+    "correct what the API server's answer names: a right, a quota, an admission policy or webhook"
 )
 
 UNEXPLAINED: Final = "the log of the process that reports it says more"
@@ -132,8 +133,8 @@ def attention(snapshot: Snapshot, clusters: Iterable[ClusterView], matrix: Matri
     pairs = list(pair_attention(matrix, causes))
     items = [(frozenset({index}), item) for index, item in causes.items()]
     items += [(frozenset[int](), item) for item in pairs]
-    told = [causes.with_pairs(item, of, pairs=matrix.pairs) for of, item in _condensed(items)]
-    return sorted(told, key=lambda item: ORDER[item.severity])
+    items_with_pairs = [causes.with_pairs(item, of, pairs=matrix.pairs) for of, item in _condensed(items)]
+    return sorted(items_with_pairs, key=lambda item: ORDER[item.severity])
 
 
 def _as_finding(each: Finding | Attention, registered: Collection[str]) -> Finding:
@@ -152,7 +153,7 @@ def _state(snapshot: Snapshot) -> Iterator[Finding]:
         item = Attention(
             severity="critical",
             code="state_damaged",
-            what=f"a state document cannot be used: {problem}",
+            detail=f"a state document cannot be used: {problem}",
             where=key,
             remedy=remedy_for(key),
         )
@@ -160,20 +161,22 @@ def _state(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _controllers(snapshot: Snapshot) -> Iterator[Finding | Attention]:
-    if snapshot.leader is None:
+    absent = snapshot.no_leader
+    if absent is not None:
         yield Attention(
             severity="critical",
             code="no_leader",
-            what=f"trust is neither published nor proved: {snapshot.no_leader}; what every cluster holds is not known",
-            where="controller",
-            remedy="start a controller, or look in its log for why it does not lead",
-            since=instant(snapshot.last_leader.updated) if snapshot.last_leader else None,
+            detail=f"trust is neither published nor proved: {absent.detail}; what every cluster holds is not "
+            "known",
+            where=absent.where,
+            remedy=LEAD,
+            since=absent.since,
         )
     elif len(snapshot.leaders) > 1:
         yield Attention(
             severity="warning",
             code="two_leaders",
-            what=f"{len(snapshot.leaders)} controllers say that they lead",
+            detail=f"{len(snapshot.leaders)} controllers say that they lead",
             where=", ".join(sorted(snapshot.leaders)),
             remedy="passes after a change of leader; otherwise check that they share one state store",
         )
@@ -181,9 +184,9 @@ def _controllers(snapshot: Snapshot) -> Iterator[Finding | Attention]:
         item = Attention(
             severity="warning",
             code="controller_not_ready",
-            what="; ".join(snapshot.leader.reasons) or "the leading controller is not ready",
+            detail="; ".join(snapshot.leader.reasons) or "the leading controller is not ready",
             where=snapshot.leader.replica,
-            remedy="mend what is named there; its log says more",
+            remedy="correct what is named there; its log says more",
         )
         rests_on = damage_facts(sorted(snapshot.documents.damaged), *snapshot.leader.reasons)
         if snapshot.leader.generation == 0:
@@ -202,11 +205,11 @@ def _sources(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity="warning",
                 code="bundle_withheld",
-                what=f"the bundle in force is not changed: {said}"
+                detail=f"the bundle in force is not changed: {said}"
                 if snapshot.in_force
                 else f"no bundle is made: {said}",
                 where="bundle",
-                remedy="mend what is named there; the controller makes the bundle by itself then",
+                remedy="correct what is named there; the controller makes the bundle by itself then",
             )
             yield finding(item)
         elif source.endswith(INTERMEDIATES) and left_behind(snapshot) is not None:
@@ -215,7 +218,7 @@ def _sources(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity="warning",
                 code="source_unread",
-                what=f"a pinned anchor is not in the bundle: {said}",
+                detail=f"a pinned anchor is not in the bundle: {said}",
                 where=source,
                 remedy="put the certificate that is pinned into this file where the controller runs, or take its pin "
                 "out of the configuration; the file is read again by itself",
@@ -226,7 +229,7 @@ def _sources(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="warning",
                 code="source_degraded",
-                what=f"it gives nothing new: {said}",
+                detail=f"it gives nothing new: {said}",
                 where=source,
                 remedy="put back what is named there, where the controller runs; the bundle does not shrink meanwhile",
             )
@@ -238,9 +241,9 @@ def _signers(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="critical",
             code="no_signer",
-            what="no signer is ready: workloads get no certificates",
+            detail="no signer is ready: workloads get no certificates",
             where="signer",
-            remedy="mend what those that run give as reason" if snapshot.signers else "start a signer",
+            remedy="correct what those that run give as reason" if snapshot.signers else "start a signer",
         )
     for replica, signer in sorted(snapshot.documents.signers.items()):
         if replica not in snapshot.signers:
@@ -248,31 +251,28 @@ def _signers(snapshot: Snapshot) -> Iterator[Attention]:
             yield Attention(
                 severity="notice" if gone > FORGOTTEN and serving else "warning",
                 code="signer_stale",
-                what=f"the signer was last seen {elapsed(gone)} ago",
+                detail=f"the signer was last seen {elapsed(gone)} ago",
                 where=replica,
                 remedy="look whether it still runs; nothing is to be done if it was scaled down",
-                since=instant(signer.updated),
+                since=signer.updated,
             )
         elif not signer.ready:
             yield Attention(
                 severity="warning",
                 code="signer_not_ready",
-                what="; ".join(signer.reasons) or "the signer is not ready",
+                detail="; ".join(signer.reasons) or "the signer is not ready",
                 where=replica,
-                remedy="mend what it gives as reason; its log says more",
+                remedy="correct what it gives as reason; its log says more",
             )
 
 
 def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attention]:
     connection, signing, publication = view.connection, view.signing, view.publication
-    if (
-        snapshot.leader is not None
-        and connection.state != "ready"
-        and connection.reason not in TOLD_BY_ITSELF
-    ):
-        yield _connection(snapshot, view)
-    if signing.state != "ready" and snapshot.signers:
-        yield _signing(view)
+    unreached, unsigned = connection.problem, signing.problem
+    if snapshot.leader is not None and unreached is not None and connection.reason not in REPORTED_BY_ITSELF:
+        yield _connection(snapshot, view, unreached)
+    if unsigned is not None and snapshot.signers:
+        yield _signing(view, unsigned)
     if snapshot.leader is None:
         return
     yield from control_plane_attention(view)
@@ -282,8 +282,8 @@ def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attent
         yield Attention(
             severity="warning",
             code="publication_joining",
-            what=f"it joins: {publication.joining} of {publication.selected} namespaces keep a CA of the cluster's own "
-            "for now",
+            detail=f"it joins: {publication.joining} of {publication.selected} namespaces keep a CA of the cluster's "
+            "own for now",
             where=view.name,
             remedy=publication.remedy,
         )
@@ -292,7 +292,7 @@ def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attent
         yield Attention(
             severity="warning",
             code="publication_forbidden" if publication.forbidden else f"publication_{publication.state}",
-            what=f"{publication.detail}; pods there trust what their namespace held before, or nothing"
+            detail=f"{publication.detail}; pods there trust what their namespace had before, or nothing"
             if refused
             else f"publication of the bundle: {publication.detail}",
             where=view.name,
@@ -308,7 +308,7 @@ def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attent
         yield Attention(
             severity="warning",
             code="other_writers",
-            what=f"others write the bundle's ConfigMap, too: {names(publication.other_writers)}",
+            detail=f"others write the bundle's ConfigMap, too: {names(publication.other_writers)}",
             where=view.name,
             remedy=stop_writers(publication.other_writers),
         )
@@ -317,7 +317,7 @@ def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attent
         yield Attention(
             severity="warning",
             code="probe_failed",
-            what=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(snapshot, view.name)}",
+            detail=f"its probe got no certificate: {view.proof.probe_detail}{_own_refused(snapshot, view.name)}",
             where=view.name,
             remedy=view.proof.probe_remedy or "the leading controller's log says at which step it failed",
         )
@@ -325,13 +325,13 @@ def _cluster(snapshot: Snapshot, view: ClusterView) -> Iterator[Finding | Attent
         yield Attention(
             severity="warning",
             code="clock_skew",
-            what=f"its clock and the hub's differ by {elapsed(connection.clock_skew)}",
+            detail=f"its clock and the hub's differ by {elapsed(connection.clock_skew)}",
             where=view.name,
             remedy="synchronise both clocks: certificates start two minutes back, there is no more room",
         )
 
 
-def _connection(snapshot: Snapshot, view: ClusterView) -> Finding:
+def _connection(snapshot: Snapshot, view: ClusterView, problem: Problem) -> Finding:
     """How the controller reaches it: the cause of most that is wrong there."""
     connection, name = view.connection, view.name
     words = connection_words(connection.reason, connection.state)
@@ -339,13 +339,12 @@ def _connection(snapshot: Snapshot, view: ClusterView) -> Finding:
     fact = f"{name} {words}{since}"
     if connection.state != "degraded":
         fact = f"{fact}; {_certificates(view, snapshot.now)}"
-    detail = connection.detail or connection.reason or connection.state
     item = Attention(
         severity="critical" if _withholds(view) else "warning",
         code=f"cluster_{connection.state}",
-        what=f"{fact}: {detail}",
+        detail=f"{fact}: {problem.detail}",
         where=name,
-        remedy=connection.remedy or _CONNECTION_REMEDIES.get(connection.reason, _CHECK.format(name=name)),
+        remedy=problem.remedy or _CONNECTION_REMEDIES.get(connection.reason, _CHECK.format(name=name)),
         since=connection.since,
         fact=fact,
         clusters=[name],
@@ -370,7 +369,7 @@ def _publication_remedy(view: ClusterView) -> str:
     """What to do where not every selected namespace holds the bundle."""
     if view.publication.state == "failed":
         return view.connection.remedy or WRITE_REMEDY
-    if view.publication.selected <= 0 and view.publication.read_back is not None:
+    if view.publication.selected <= 0 and view.publication.read_back > 0:
         return (
             "correct namespace_selector of this cluster, or give its namespaces the labels that it asks for"
         )
@@ -391,15 +390,15 @@ def _certificates(view: ClusterView, now: float) -> str:
     workloads = view.workloads
     if view.signing.state in {"ready", "degraded"}:
         return "workloads there still get certificates"
-    if workloads.last_end is None:
+    if workloads.last_end <= 0:
         return "it is not known until when certificates there last"
     first = workloads.first_end
     sooner = f", the first ends at {clock_time(first, now)}" if first and first < workloads.last_end else ""
     return f"certificates there last until {clock_time(workloads.last_end, now)}{sooner}"
 
 
-def _signing(view: ClusterView) -> Finding:
-    """Why its workloads get no certificates; the same trouble of its API server is not a cause of its own."""
+def _signing(view: ClusterView, problem: Problem) -> Finding:
+    """Why its workloads get no certificates; the same problem of its API server is not a cause of its own."""
     signing, name = view.signing, view.name
     fact = {
         "unavailable": f"no certificates are issued for {name}",
@@ -408,9 +407,9 @@ def _signing(view: ClusterView) -> Finding:
     item = Attention(
         severity="critical" if signing.state == "unavailable" and signing.reason != UNREAD else "warning",
         code=f"signing_{signing.state}",
-        what=f"{fact}: {signing.detail or signing.reason or signing.state}",
+        detail=f"{fact}: {problem.detail}",
         where=name,
-        remedy=signing.remedy or f"run `federation clusters check {name}` where the signer's kubeconfig is",
+        remedy=problem.remedy or f"run `federation clusters check {name}` where the signer's kubeconfig is",
         fact=fact,
         clusters=[name],
     )
@@ -425,7 +424,7 @@ def _signing(view: ClusterView) -> Finding:
 
 
 def _own_refused(snapshot: Snapshot, name: str) -> str:
-    """What signers gave as reason for refusing the hub's own accounts; the listener tells a caller nothing."""
+    """What signers gave as reason for refusing the hub's own accounts; a caller learns nothing from the listener."""
     reasons = {
         reason
         for signer in snapshot.signers.values()
@@ -449,7 +448,7 @@ def _listener(clusters: list[ClusterView]) -> Iterator[Finding]:
             item = Attention(
                 severity=severity,
                 code=reason,
-                what=f"{first.proof.probe_detail}; so asked for {names([view.name for view in stopped])}",
+                detail=f"{first.proof.probe_detail}; so asked for {names([view.name for view in stopped])}",
                 where="listener",
                 remedy=first.proof.probe_remedy,
                 fact=first.proof.probe_detail,
@@ -464,7 +463,7 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="no_clusters",
-            what="no cluster is registered",
+            detail="no cluster is registered",
             where=config.file,
             remedy="add a [[clusters]] table to it",
         )
@@ -472,9 +471,9 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="config_problem",
-            what=f"the configuration was refused and the last good one is running: {problem}",
+            detail=f"the configuration was refused and the last good one is running: {problem}",
             where=config.file,
-            remedy="mend it; it is read again by itself",
+            remedy="correct it; it is read again by itself",
         )
     others = [r for r, s in sorted(snapshot.signers.items()) if s.config_digest != config.digest]
     if snapshot.leader is not None and snapshot.leader.config_digest != config.digest:
@@ -483,7 +482,7 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="config_differs",
-            what="does not run the configuration that this process runs",
+            detail="does not run the configuration that this process runs",
             where=names(others),
             remedy="right after a change this passes; otherwise see that every process reads the same file",
         )
@@ -491,7 +490,7 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="notice",
             code="insecure_option",
-            what=option,
+            detail=option,
             where=config.file,
             remedy="remove the option where it is not needed",
         )
@@ -499,32 +498,32 @@ def _configuration(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="notice",
             code="anchor_proposed",
-            what=f"an anchor that is not pinned was found: {proposal.subject} ({proposal.sha256})",
+            detail=f"an anchor that is not pinned was found: {proposal.subject} ({proposal.sha256})",
             where=proposal.cluster or proposal.origin,
             remedy="`federation trust accept` its fingerprint if it is yours, which pins it as the own CA of every "
             "cluster that it was found in; if it is not, find out who put it there, then `federation trust dismiss` it",
-            since=instant(proposal.first_seen),
+            since=proposal.first_seen,
         )
     unsealed = [operation for operation in snapshot.documents.operations if operation.reason == "unsealed"]
     if unsealed:
         yield Attention(
             severity="critical",
             code="operation_unsealed",
-            what=f"{len(unsealed)} operations that no controller has taken in were put into the state store, the last "
-            f"one {unsealed[0].verb} as {unsealed[0].author[:80]!r}: nothing was done",
+            detail=f"{len(unsealed)} operations that no controller has taken in were put into the state store, the "
+            f"last one {unsealed[0].verb} as {unsealed[0].author[:80]!r}: nothing was done",
             where="operations",
             remedy="if a controller was restarted or its operate token exchanged while an operator waited, ask again; "
             "if not, find out who can write the state store. It is shown until newer operations take its place",
-            since=instant(unsealed[-1].asked),
+            since=unsealed[-1].asked,
         )
     for problem in snapshot.leader.proposals_problems if snapshot.leader is not None else ():
         yield Attention(
             severity="warning",
             code="anchors_unlisted",
-            what=problem,
+            detail=problem,
             where="proposals",
             remedy="accept or dismiss those that are listed (`federation trust list`); where the state store is named, "
-            "mend that first",
+            "correct that first",
         )
 
 
@@ -552,15 +551,15 @@ def _reports(snapshot: Snapshot) -> list[SignerReport | ControllerReport]:
 
 
 _Told = tuple[frozenset[int], Attention]
-"""An entry with the causes that it tells."""
+"""An entry with the causes that it reports."""
 
 
 def _condensed(items: list[_Told]) -> Iterator[_Told]:
     """Many items of one kind become one that names the places, so that 200 clusters stay readable."""
     kinds: dict[tuple[str, str, str], list[_Told]] = {}
-    for told in items:
-        item = told[1]
-        kinds.setdefault((item.severity, item.code, _anywhere(item)), []).append(told)
+    for entry in items:
+        item = entry[1]
+        kinds.setdefault((item.severity, item.code, _anywhere(item)), []).append(entry)
     for every in kinds.values():
         if len(every) <= MOST_ALIKE:
             yield from every
@@ -570,10 +569,10 @@ def _condensed(items: list[_Told]) -> Iterator[_Told]:
         known = [item.since for item in alike if item.since]
         merged = replace(
             first,
-            what=f"{first.what} (and {len(alike) - 1} more of this kind)",
+            detail=f"{first.detail} (and {len(alike) - 1} more of this kind)",
             fact=f"{first.fact} (and {len(alike) - 1} more of this kind)" if first.fact else "",
             where=names(list(dict.fromkeys(item.where for item in alike))),
-            since=min(known, default=None),
+            since=min(known, default=0.0),
             clusters=list(dict.fromkeys(name for item in alike for name in item.clusters)),
             remedy=first.remedy if all(item.remedy == first.remedy for item in alike) else _anywhere(first),
             consequences=[],

@@ -11,7 +11,7 @@ from federation.status.model import Attention
 from federation.status.rotation import quarantine_summary, quarantine_views, rotation_view
 from federation.status.rotation_model import GateView, RotationView
 from federation.status.signing import authority_views
-from federation.status.snapshot import Snapshot, elapsed
+from federation.status.snapshot import RESTORE_RECORD, Snapshot, elapsed, instant_text
 
 OF_LEAVES: Final = frozenset({"drained", "new_drained", "earlier"})
 """Conditions that wait for the end of leaves which are out there: a quarantine does not shorten that."""
@@ -28,19 +28,20 @@ def rotation_attention(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="rotation_problem",
-            what=f"rotations and operations cannot be worked on: {snapshot.leader.rotation.problem}",
+            detail=f"rotations and operations cannot be worked on: {snapshot.leader.rotation.problem}",
             where=snapshot.leader.replica,
-            remedy="mend the document that is named, or what keeps the state store from answering",
+            remedy="repair the document that is named, or what keeps the state store from answering",
         )
     view = rotation_view(snapshot)
     yield from _successors(snapshot, view)
-    if snapshot.rotation_stale_reason:
+    unknown = snapshot.rotation_unknown
+    if unknown is not None:
         yield Attention(
             severity="critical",
             code="rotation_unknown",
-            what=f"neither the rotation nor quarantines are known: {snapshot.rotation_stale_reason}",
-            where="rotation",
-            remedy="restore this document of the state store from a backup; publication and signing go on as they were",
+            detail=f"neither the rotation nor quarantines are known: {unknown.detail}",
+            where=unknown.where,
+            remedy=RESTORE_RECORD,
         )
         return
     if view is not None and view.under_way:
@@ -52,13 +53,13 @@ def rotation_attention(snapshot: Snapshot) -> Iterator[Attention]:
 
 def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
     where = f"rotation {view.number}"
-    if view.state == "EMERGENCY" or view.deadline is not None:
+    if view.state == "EMERGENCY" or view.deadline > 0:
         yield _emergency(view, where)
     elif view.state == "ABORTING":
         yield Attention(
             severity="warning",
             code="rotation_aborting",
-            what=f"it is being aborted: {_last_reason(view)}",
+            detail=f"it is being aborted: {_last_reason(view)}",
             where=where,
             remedy="let it end; another rotation can be started then",
             since=view.since,
@@ -67,9 +68,9 @@ def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="rotation_paused",
-            what=f"it does not go on by itself from {view.state}: {view.paused}",
+            detail=f"it does not go on by itself from {view.state}: {view.paused}",
             where=where,
-            remedy=f"mend that, then `federation rotate advance`{_INSTEAD_OF_ADVANCING.get(view.state, '')}",
+            remedy=f"correct that, then `federation rotate advance`{_INSTEAD_OF_ADVANCING.get(view.state, '')}",
             since=view.since,
         )
     if view.gate is None or not view.gate.known:
@@ -79,7 +80,7 @@ def _under_way(snapshot: Snapshot, view: RotationView) -> Iterator[Attention]:
             yield Attention(
                 severity="notice",
                 code="rotation_advance_due",
-                what=f"its gate out of {view.state} is open, and it goes on step by step",
+                detail=f"its gate out of {view.state} is open, and it goes on step by step",
                 where=where,
                 remedy="`federation rotate advance`",
             )
@@ -99,17 +100,17 @@ def _waiting(snapshot: Snapshot, view: RotationView, gate: GateView, where: str)
         yield Attention(
             severity="warning",
             code="rotation_waits_for_cluster",
-            what=f"in {view.state} it waits for clusters that the controller cannot reach: {names(unreachable)}",
+            detail=f"in {view.state} it waits for clusters that the controller cannot reach: {names(unreachable)}",
             where=where,
-            remedy="mend their connection, or take them out: `federation rotate quarantine NAME --reason ...`",
+            remedy="restore their connection, or take them out: `federation rotate quarantine NAME --reason ...`",
             clusters=unreachable,
         )
-    stood = snapshot.now - view.since.timestamp() if view.since else 0.0
+    stood = snapshot.now - view.since if view.since else 0.0
     if view.expected and stood > PATIENCE * view.expected:
         yield Attention(
             severity="warning",
             code="rotation_stuck",
-            what=f"it has stood in {view.state} for {elapsed(stood)}, which takes {elapsed(view.expected)} as a rule:"
+            detail=f"it has stood in {view.state} for {elapsed(stood)}, which takes {elapsed(view.expected)} as a rule:"
             f" {gate.detail}",
             where=where,
             remedy="`federation rotate status` names everything that it waits for",
@@ -119,7 +120,7 @@ def _waiting(snapshot: Snapshot, view: RotationView, gate: GateView, where: str)
 
 
 def _emergency(view: RotationView, where: str) -> Attention:
-    at = f"{view.deadline:%Y-%m-%d %H:%M:%S} UTC" if view.deadline else "a time that is not set"
+    at = instant_text(view.deadline) if view.deadline else "a time that is not set"
     side = "new" if view.state == "ABORTING" else "old"
     lost = {c.cluster for loss in view.losses if loss.side == side for c in loss.clusters}
     suffers = f", with what still needs it in {names(sorted(lost))}" if lost else ""
@@ -128,7 +129,7 @@ def _emergency(view: RotationView, where: str) -> Attention:
     return Attention(
         severity="critical",
         code="rotation_emergency",
-        what="the compromised side is being removed" if done else f"EMERGENCY: {left}",
+        detail="the compromised side is being removed" if done else f"EMERGENCY: {left}",
         where=where,
         remedy="`federation rotate status` shows what will fail and the progress; restart workloads that hold"
         " old certificates",
@@ -147,7 +148,7 @@ def _quarantines(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning" if view.cluster in registered else "notice",
             code="quarantined",
-            what=quarantine_summary(view),
+            detail=quarantine_summary(view),
             where=view.cluster,
             remedy="nothing: it returns by itself once it is caught up"
             if view.returning
@@ -160,22 +161,22 @@ def _successors(snapshot: Snapshot, rotation: RotationView | None) -> Iterator[A
     """An authority that is to sign next: worth mending before it is needed."""
     for view in authority_views(snapshot):
         if view.use != "successor" or view.signs:
-            continue  # one that signs is told like any other
-        if view.state != "ready":
+            continue  # one that signs is reported like any other
+        if (problem := view.problem) is not None:
             yield Attention(
                 severity="warning",
                 code="successor_not_ready",
-                what=f"the authority to rotate to cannot sign: {view.detail or view.reason or view.state}",
+                detail=f"the authority to rotate to cannot sign: {problem.detail}",
                 where=view.name,
-                remedy=view.remedy or "look in the signers' logs; no rotation to it begins meanwhile",
+                remedy=problem.remedy or "look in the signers' logs; no rotation to it begins meanwhile",
             )
-    at_rest = not snapshot.rotation_stale_reason and (rotation is None or not rotation.under_way)
+    at_rest = snapshot.rotation_unknown is None and (rotation is None or not rotation.under_way)
     signing = [v for v in authority_views(snapshot) if v.use == "successor" and v.signs]
     if at_rest and signing:
         yield Attention(
             severity="notice",
             code="successor_signs",
-            what="[signer.successor] signs since the last rotation",
+            detail="[signer.successor] signs since the last rotation",
             where=signing[0].name,
             remedy="make it [signer.authority], and remove [signer.successor] or name the next one there",
         )
@@ -193,7 +194,7 @@ def _successors(snapshot: Snapshot, rotation: RotationView | None) -> Iterator[A
             yield Attention(
                 severity="warning",
                 code="signer_directives",
-                what=f"it follows the directives of {signer.directives or 'no rotation'},"
+                detail=f"it follows the directives of {signer.directives or 'no rotation'},"
                 f" {directives.state or 'none'} is directed",
                 where=replica,
                 remedy="passes after a change; otherwise its log says why it cannot read the directives",
@@ -206,7 +207,7 @@ def _pins(snapshot: Snapshot, record: RotationRecord, rotation: RotationView | N
         yield Attention(
             severity="notice",
             code="pin_retired",
-            what=f"the root {_subject(rotation, sha256)} is retired: nothing depends on it any more",
+            detail=f"the root {_subject(rotation, sha256)} is retired: nothing depends on it any more",
             where=f"pin {sha256[:16]}",
             remedy="take its pin out of the configuration of every replica",
         )
@@ -215,7 +216,7 @@ def _pins(snapshot: Snapshot, record: RotationRecord, rotation: RotationView | N
             yield Attention(
                 severity="notice",
                 code="pin_admitted",
-                what=f"the root {_subject(rotation, sha256)} is pinned as staged and is published by now",
+                detail=f"the root {_subject(rotation, sha256)} is pinned as staged and is published by now",
                 where=f"pin {sha256[:16]}",
                 remedy="remove `staged = true` from its pin",
             )
@@ -223,7 +224,7 @@ def _pins(snapshot: Snapshot, record: RotationRecord, rotation: RotationView | N
             yield Attention(
                 severity="notice",
                 code="pin_staged",
-                what=f"the root {_subject(rotation, sha256)} is pinned as staged, and no rotation brings it",
+                detail=f"the root {_subject(rotation, sha256)} is pinned as staged, and no rotation brings it",
                 where=f"pin {sha256[:16]}",
                 remedy="`federation rotate plan` says what a rotation to it needs; otherwise take the pin out",
             )

@@ -11,7 +11,7 @@ from federation.core.rotation.record import State
 from federation.status.findings.causes import Fact, Finding, Need, finding
 from federation.status.model import Attention, AuthorityView, Expiry, Severity
 from federation.status.signing import authority_views
-from federation.status.snapshot import Snapshot, days_left, expiry, instant
+from federation.status.snapshot import MAKE_ONE, Snapshot, days_left, expiry
 from federation.status.trust import member_ca_views, undeclared
 
 QUOTA_NEARLY_USED: Final = 0.9
@@ -33,28 +33,23 @@ def trust_attention(snapshot: Snapshot) -> Iterator[Finding | Attention]:
     yield from _serving(snapshot)
 
 
-_MAKE_ONE: Final = (
-    "mend what keeps the controller from making one: the anchors that [[trust.anchors]] pins, or what the state store "
-    "has lost, which a backup brings back"
-)
-
-
 def _generation(snapshot: Snapshot) -> Iterator[Attention]:
-    generation = snapshot.in_force
-    if generation is None:
+    generation, missing = snapshot.in_force, snapshot.nothing_in_force
+    if missing is not None:
         yield Attention(
             severity="critical",
             code="no_generation",
-            what=snapshot.nothing_in_force,
-            where="current",
-            remedy="start a controller" if snapshot.leader is None else _MAKE_ONE,
+            detail=missing.detail,
+            where=missing.where,
+            remedy="start a controller" if snapshot.leader is None else MAKE_ONE,
         )
+    if generation is None:
         return
     if generation.trust_domain != str(snapshot.config.trust_domain):
         yield Attention(
             severity="critical",
             code="another_mesh",
-            what=f"the state was made for the trust domain {generation.trust_domain}, and the configuration names"
+            detail=f"the state was made for the trust domain {generation.trust_domain}, and the configuration names"
             f" {snapshot.config.trust_domain}: nothing is issued, and nothing is published or changed",
             where=f"generation {generation.number}",
             remedy=another_mesh(generation.trust_domain),
@@ -63,7 +58,7 @@ def _generation(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="critical",
             code="no_anchor",
-            what=f"generation {generation.number} holds no anchor: nothing validates",
+            detail=f"generation {generation.number} holds no anchor: nothing validates",
             where=f"generation {generation.number}",
             remedy="pin at least one root in [[trust.anchors]]",
         )
@@ -75,16 +70,16 @@ def _generation(snapshot: Snapshot) -> Iterator[Attention]:
             yield Attention(
                 severity="warning",
                 code="signer_behind",
-                what=f"it hands out generation {signer.generation}, {generation.number} is in force",
+                detail=f"it hands out generation {signer.generation}, {generation.number} is in force",
                 where=replica,
                 remedy="passes after a change; otherwise its log says why it refuses the generation",
-                since=instant(generation.created),
+                since=generation.created,
             )
     if snapshot.leader is not None and snapshot.leader.generation != generation.number:
         yield Attention(
             severity="warning",
             code="controller_behind",
-            what=f"it publishes generation {snapshot.leader.generation}, {generation.number} is in force",
+            detail=f"it publishes generation {snapshot.leader.generation}, {generation.number} is in force",
             where=snapshot.leader.replica,
             remedy="right after a change this passes; otherwise its log says why",
         )
@@ -104,7 +99,7 @@ def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity=SEVERITY[state],
                 code=f"anchor_expiry_{state}",
-                what=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, snapshot.now)}",
+                detail=f"the {anchor.kind} {anchor.subject} {_when(anchor.not_after, snapshot.now)}",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy=_ANCHOR_REMEDIES.get(anchor.kind, _ANCHOR_REMEDIES["root"]),
             )
@@ -113,7 +108,7 @@ def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="notice",
                 code="anchor_odd",
-                what=f"it is an anchor like any other, but {anchor.odd}",
+                detail=f"it is an anchor like any other, but {anchor.odd}",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy="nothing has to be done now; have the next root made with a positive serial number",
             )
@@ -121,7 +116,7 @@ def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="warning",
                 code="anchor_refused",
-                what=f"{anchor.subject} is published, and not all verifiers of a mesh trust what is signed below it:"
+                detail=f"{anchor.subject} is published, and not all verifiers of a mesh trust what is signed below it:"
                 f" {anchor.refused}",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy="take its pin out once nothing is signed below it; give the hub an authority under a root of"
@@ -131,10 +126,9 @@ def _anchors(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="warning",
                 code="anchor_not_yet_valid",
-                what=f"the {anchor.kind} {anchor.subject} is not valid yet",
+                detail=f"the {anchor.kind} {anchor.subject} is not valid yet",
                 where=f"bundle: {anchor.sha256[:16]}",
                 remedy="check the hub's clock, or wait",
-                since=None,
             )
 
 
@@ -149,17 +143,18 @@ def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
     views = [
         view
         for view in authority_views(snapshot)
-        if (view.signs or view.use == "authority") and view.reason != NOT_IN_FORCE  # a wish, told as such
+        if (view.signs or view.use == "authority")
+        and view.reason != NOT_IN_FORCE  # a pending change, reported as such
     ]
     left = left_behind(snapshot)
     if left is not None and any(view.signs for view in views):
-        # What [signer.authority] says of a root that leaves is no trouble, and its remedy would undo the rotation.
+        # What [signer.authority] says of a root that leaves needs no attention, and its remedy would undo the rotation.
         for view in (view for view in views if not view.signs and view.state == "unavailable"):
             done = left is State.RETIRED
             yield Attention(
                 severity="notice",
                 code="authority_retired" if done else "authority_leaves",
-                what="a rotation has retired its root: it signs nothing any more"
+                detail="a rotation has retired its root: it signs nothing any more"
                 if done
                 else "a rotation is removing its root: it signs nothing any more",
                 where=view.name,
@@ -174,7 +169,7 @@ def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             item = Attention(
                 severity="critical" if alone else "warning",
                 code=f"authority_{view.state}",
-                what=f"the authority: {view.detail.removeprefix(f'{view.name}: ') or view.state}",
+                detail=f"the authority: {view.detail.removeprefix(f'{view.name}: ') or view.state}",
                 where=view.name,
                 remedy=view.remedy or "the signers' logs say more",
             )
@@ -186,7 +181,7 @@ def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="critical",
                 code="authority_violation",
-                what=f"ALARM: it returned {view.violations} times something else than was asked for,"
+                detail=f"ALARM: it returned {view.violations} times something else than was asked for,"
                 f" last: {view.last_violation}",
                 where=view.name,
                 remedy="treat the back end as compromised until its answer is explained; restart the signers then",
@@ -195,11 +190,11 @@ def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
         if view.queued or view.refused_early:
             yield from _quota(view)
         if view.expiry != "ok" and view.signs:
-            not_after = view.not_after.timestamp() if view.not_after else 0.0
+            not_after = view.not_after
             item = Attention(
                 severity=SEVERITY[view.expiry],
                 code=f"authority_expiry_{view.expiry}",
-                what=f"the intermediate {view.subject or view.name} {_when(not_after, snapshot.now)}",
+                detail=f"the intermediate {view.subject or view.name} {_when(not_after, snapshot.now)}",
                 where=view.name,
                 remedy="see in the signers' logs why the chain of this authority is not known"
                 if view.expiry == "unknown"
@@ -216,7 +211,7 @@ def _authorities(snapshot: Snapshot) -> Iterator[Finding | Attention]:
             yield Attention(
                 severity="warning",
                 code="authority_unknown",
-                what="the signer does not say what it signs with",
+                detail="the signer does not say what it signs with",
                 where=replica,
                 remedy="nothing, if it has just started; otherwise its log says more",
             )
@@ -237,7 +232,7 @@ def _quota(view: AuthorityView) -> Iterator[Attention]:
     yield Attention(
         severity="warning",
         code="authority_quota",
-        what=f"{view.rate:g} certificates a second are asked of it, {view.quota:g} are allowed;"
+        detail=f"{view.rate:g} certificates a second are asked of it, {view.quota:g} are allowed;"
         f" {view.queued} requests wait, {view.refused_early} were refused early",
         where=view.name,
         remedy=f"the quota carries {view.capacity:,} workloads at the present lifetime: raise it, or let"
@@ -257,7 +252,7 @@ def _serving(snapshot: Snapshot) -> Iterator[Attention]:
             yield Attention(
                 severity="critical" if left <= 0 else "warning",
                 code="serving_expiry",
-                what="the listener's serving certificate "
+                detail="the listener's serving certificate "
                 + ("has expired" if left <= 0 else f"has {left / 60:.0f} min left and was not replaced"),
                 where=replica,
                 remedy="look in its log for why the authority does not issue it",
@@ -285,7 +280,7 @@ def member_ca_attention(snapshot: Snapshot, *, joining: Collection[str] = ()) ->
         yield Attention(
             severity="warning",
             code="takeover_undeclared",
-            what=f"a CA other than the hub's counts as issuing there still: rotations wait for it{stays}",
+            detail=f"a CA other than the hub's counts as issuing there still: rotations wait for it{stays}",
             where=name,
             remedy="once nothing but the hub issues there, declare the takeover: "
             f"`federation rotate takeover {name}`",
@@ -295,7 +290,7 @@ def member_ca_attention(snapshot: Snapshot, *, joining: Collection[str] = ()) ->
             yield Attention(
                 severity="notice",
                 code="member_ca_waits",
-                what=f"the CA {view.subject}, which a cluster came with, leaves the bundle by itself; "
+                detail=f"the CA {view.subject}, which a cluster came with, leaves the bundle by itself; "
                 f"it waits: {view.waits_for[0].detail}",
                 where=f"bundle: {view.sha256[:16]}",
                 remedy="nothing; take its pin out of the configuration once it is gone",

@@ -14,7 +14,7 @@ from federation.core.documents.signer import RejectedCallsReport, SharedTokenKey
 from federation.status.clusters import is_moving, unattributed_view, unproven_view
 from federation.status.findings.proof import names
 from federation.status.model import Attention, ClusterView, RefusedView
-from federation.status.snapshot import Snapshot, elapsed
+from federation.status.snapshot import Snapshot, clock_time, elapsed
 from federation.status.trust import undeclared
 
 MANY: Final = 100
@@ -30,7 +30,7 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="critical",
             code="renewals_stopped",
-            what=f"its workloads do not renew their certificates: {of.detail}{_named(of.ended_pods)}",
+            detail=f"its workloads do not renew their certificates: {of.detail}{_named(of.ended_pods)}",
             where=view.name,
             remedy=refused.remedy if refused.all and refused.remedy else of.remedy,
         )
@@ -38,16 +38,16 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="notice" if view.name in undeclared(snapshot) else "warning",
             code="workloads_without_certificate",
-            what=f"most of its workloads have no certificate of the hub: {of.detail}",
+            detail=f"most of its workloads have no certificate of the hub: {of.detail}",
             where=view.name,
             remedy=of.remedy,
         )
     elif of.state == "unknown":
-        until = f", until {of.until:%Y-%m-%d %H:%M} UTC" if of.until else ""
+        until = f", until {clock_time(of.until, snapshot.now)}" if of.until else ""
         yield Attention(
             severity="warning",
             code="workloads_unknown",
-            what=f"whether its workloads hold certificates is not known{until}: {of.detail}",
+            detail=f"whether its workloads hold certificates is not known{until}: {of.detail}",
             where=view.name,
             remedy=of.remedy or "check its watch of pods: `federation clusters check` names a missing right",
         )
@@ -55,7 +55,7 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="warning",
             code="certificates_ended",
-            what=f"{of.ended} pods did not renew their certificates{_named(of.ended_pods)}",
+            detail=f"{of.ended} pods did not renew their certificates{_named(of.ended_pods)}",
             where=view.name,
             remedy=f"read their proxies' logs; restart what owns them, in {view.name}: "
             "`kubectl -n NAMESPACE rollout restart deployment NAME`, or daemonset, or statefulset",
@@ -64,7 +64,7 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="critical",
             code="callers_refused",
-            what=f"every caller is refused, {refused.count} since the last certificate: {_why(refused)}",
+            detail=f"every caller is refused, {refused.count} since the last certificate: {_why(refused)}",
             where=view.name,
             remedy=refused.remedy or "the signer's log names the callers",
             since=refused.since,
@@ -73,7 +73,7 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="notice",
             code="some_callers_refused",
-            what=f"a caller was refused {_ago(snapshot, refused)}: {_why(refused)}",
+            detail=f"a caller was refused {_ago(snapshot, refused)}: {_why(refused)}",
             where=view.name,
             remedy=refused.remedy or "the signer's log names the caller",
         )
@@ -83,7 +83,7 @@ def workload_attention(snapshot: Snapshot, view: ClusterView) -> Iterator[Attent
         yield Attention(
             severity="notice",
             code="sidecars_never_requested",
-            what=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_requested)}",
+            detail=f"{count} of {of.sidecars} pods with a sidecar have not asked the hub{_named(of.never_requested)}",
             where=view.name,
             remedy="the CA's address is written into a pod at injection: restart what owns them, "
             f"in {view.name}: `kubectl -n NAMESPACE rollout restart deployment NAME`, or daemonset, or statefulset",
@@ -97,7 +97,7 @@ def _unproven(snapshot: Snapshot, view: ClusterView) -> Iterator[Attention]:
         yield Attention(
             severity="warning" if callers.all else "notice",
             code="unproven_callers_refused",
-            what=f"callers that name {view.name} and are not known to be of it were refused, the last one "
+            detail=f"callers that name {view.name} and are not known to be of it were refused, the last one "
             f"{_ago(snapshot, callers)}: {_why(callers)}",
             where="signer",
             remedy=f"if they are its workloads, see that its kubeconfig is the one of {view.name}; else find who "
@@ -113,7 +113,7 @@ def unattributed_attention(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="callers_of_no_cluster",
-            what=f"callers of no registered cluster are refused, the last one {_ago(snapshot, refused)}: "
+            detail=f"callers of no registered cluster are refused, the last one {_ago(snapshot, refused)}: "
             f"{_why(refused)}",
             where="signer",
             remedy=refused.remedy or "set global.multiCluster.clusterName to the registered cluster_id",
@@ -127,7 +127,7 @@ def listener_attention(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="calls_rejected",
-            what=f"{count} calls were turned away in the last ten minutes before their caller was known: {why}",
+            detail=f"{count} calls were turned away in the last ten minutes before their caller was known: {why}",
             where="signer",
             remedy="keep that address from the listener where it is none of your meshes'; if these are honest callers, "
             "raise listener.max_concurrent and listener.receive_deadline, or add signers",
@@ -137,7 +137,7 @@ def listener_attention(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="warning",
             code="connections_refused",
-            what=f"{count} connections to the listener were refused or ended by it in the last ten minutes: {why}",
+            detail=f"{count} connections to the listener were refused or ended by it in the last ten minutes: {why}",
             where="signer",
             remedy="keep that address from the listener where it is none of your meshes'; if these are honest callers: "
             "for handshake_failed see that they trust the bundle and ask for a name in listener.server_names, for "
@@ -164,7 +164,7 @@ def _why(refused: RefusedView) -> str:
 
 
 def _ago(snapshot: Snapshot, refused: RefusedView) -> str:
-    return f"{elapsed(snapshot.now - refused.last.timestamp())} ago" if refused.last else "lately"
+    return f"{elapsed(snapshot.now - refused.last)} ago" if refused.last else "recently"
 
 
 def _named(pods: list[str]) -> str:
@@ -185,7 +185,7 @@ def shared_key_attention(snapshot: Snapshot) -> Iterator[Attention]:
         yield Attention(
             severity="critical",
             code="token_key_shared",
-            what=f"{names(list(members))} publish the same token key (SHA-256 {shared.key[:16]}…): {_whose(shared)}",
+            detail=f"{names(list(members))} publish the same token key (SHA-256 {shared.key[:16]}…): {_whose(shared)}",
             where=", ".join(members),
             remedy=_remedy(shared, members),
         )

@@ -1,4 +1,4 @@
-// Asks the API every two seconds and shows what it says. What is old is never shown as if it still held: without an
+// Asks the API every two seconds and shows what it says. What is old is never shown as if it were still so: without an
 // answer for five seconds, or with an error, the verdict is "Unknown" and all colour of health is taken away.
 
 import { $, duration, plural } from "./dom.js";
@@ -13,7 +13,7 @@ const STALE = 5000;
 const TOKEN = "federation-status-token";
 const VERDICT = { healthy: "Healthy", degraded: "Degraded", failing: "Failing" };
 
-const state = { status: null, operations: null, heard: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
+const state = { status: null, operations: null, answered: 0, since: 0, error: "", asking: false, shown: new Map(), find: "", onlyTroubled: false };
 const matrix = new Matrix($("matrix").querySelector(".body"), $("pair"), $("faults"));
 
 function stored(value) {
@@ -39,7 +39,7 @@ async function ask() {
     if (!answer.ok) throw new Error(body.detail || body.title || `status ${answer.status}`);
     state.status = body;
     state.operations = operations?.ok ? await operations.json() : null;
-    state.heard = performance.now();
+    state.answered = performance.now();
     state.error = "";
     render();
   } catch (error) {
@@ -74,7 +74,7 @@ $("token-form").addEventListener("submit", (event) => {
 });
 
 // The hub's own time: the instant of the answer plus what has passed here since.
-const hubNow = () => Date.parse(state.status.generated) + (performance.now() - state.heard);
+const hubNow = () => Date.parse(state.status.generated) + (performance.now() - state.answered);
 
 function show(id, part, nodes) {
   const key = JSON.stringify(part);
@@ -109,7 +109,7 @@ function render() {
 
 function tick() {
   const asked = !$("token-form").hidden;
-  const silent = performance.now() - state.heard;
+  const silent = performance.now() - state.answered;
   const stale = !asked && (state.error !== "" && silent > EVERY || silent > STALE || !state.status);
   document.body.toggleAttribute("data-stale", stale);
   const live = $("live");
@@ -127,8 +127,8 @@ function tick() {
   } else if (s) {
     delete $("content").dataset.empty;
     if (stale) {
-      const heard = new Date(Date.now() - silent).toLocaleTimeString();
-      say("Unknown", `${sentence(state.error || "the hub does not answer")} What follows is what it last said, at ${heard}; it may no longer hold.`);
+      const answered = new Date(Date.now() - silent).toLocaleTimeString();
+      say("Unknown", `${sentence(state.error || "the hub does not answer")} What follows is its last answer, of ${answered}; it may no longer be so.`);
     } else {
       verdict = s.verdict;
       say(VERDICT[verdict] ?? "Unknown", s.summary);

@@ -1,5 +1,5 @@
 // The matrix: a labelled table while it can be read, a canvas with a cross-hair beyond that.
-// Both are one focus stop; arrow keys move, and the pair under the pointer or the cross-hair is told in words.
+// Both are one focus stop; arrow keys move, and the pair under the pointer or the cross-hair is described in words.
 
 import { el, number } from "./dom.js";
 
@@ -9,9 +9,9 @@ const WORD = { v: "validated", x: "failed", "?": "unknown", q: "quarantined", "-
 const CLASS = { v: "v", x: "x", "?": "q", q: "out", "-": "self" };
 
 export class Matrix {
-  constructor(body, told, faults) {
+  constructor(body, description, faults) {
     this.body = body;
-    this.told = told;
+    this.description = description;
     this.beside = faults;
     this.at = { row: 0, column: 0 };
     this.matrix = null;
@@ -21,7 +21,7 @@ export class Matrix {
   }
 
   show(matrix) {
-    const held = this.body.contains(document.activeElement);
+    const focused = this.body.contains(document.activeElement);
     this.matrix = matrix;
     this.reasons = new Map(matrix.reasons.map((r) => [`${r.client}>${r.server}`, r.reason]));
     this.at.row = Math.min(this.at.row, Math.max(0, matrix.clusters.length - 1));
@@ -36,7 +36,7 @@ export class Matrix {
     this.body.replaceChildren(...(labelled ? this.grid() : this.dense()));
     this.beside.replaceChildren(this.faults());
     this.paint();
-    if (held) this.focus();
+    if (focused) this.focus();
   }
 
   focus() {
@@ -44,15 +44,15 @@ export class Matrix {
     cell?.focus({ preventScroll: true });
   }
 
-  tell(row, column) {
+  describe(row, column) {
     const { clusters, rows } = this.matrix;
     const [client, server, cell] = [clusters[row], clusters[column], rows[row][column]];
-    if (cell === "-") this.told.textContent = `${client}: the cluster itself`;
+    if (cell === "-") this.description.textContent = `${client}: the cluster itself`;
     else {
       const why = this.reasons.get(`${client}>${server}`);
-      this.told.textContent = `${client} → ${server}: ${WORD[cell]}${why ? `. ${why}` : ""}`;
+      this.description.textContent = `${client} → ${server}: ${WORD[cell]}${why ? `. ${why}` : ""}`;
     }
-    this.told.dataset.cell = CLASS[cell];
+    this.description.dataset.cell = CLASS[cell];
   }
 
   move(event) {
@@ -62,7 +62,7 @@ export class Matrix {
     const last = this.matrix.clusters.length - 1;
     const clamp = (n) => Math.min(last, Math.max(0, n));
     this.at = { row: clamp(this.at.row + step[0]), column: clamp(this.at.column + step[1]) };
-    this.tell(this.at.row, this.at.column);
+    this.describe(this.at.row, this.at.column);
     return true;
   }
 
@@ -80,9 +80,9 @@ export class Matrix {
     const grid = el("table", { class: "grid", role: "grid", "aria-label": "Ordered pairs of clusters: rows call, columns answer" },
       el("thead", {}, head), el("tbody", {}, lines));
     const place = (event) => event.target.closest("td.cell");
-    const tell = (event) => { const cell = place(event); if (cell) this.tell(+cell.dataset.row, +cell.dataset.column); };
-    grid.addEventListener("mouseover", tell);
-    grid.addEventListener("focusin", tell);
+    const describe = (event) => { const cell = place(event); if (cell) this.describe(+cell.dataset.row, +cell.dataset.column); };
+    grid.addEventListener("mouseover", describe);
+    grid.addEventListener("focusin", describe);
     grid.addEventListener("keydown", (event) => {
       const from = place(event);
       if (from && this.move(event)) {
@@ -105,14 +105,14 @@ export class Matrix {
       const clamp = (x) => Math.min(n - 1, Math.max(0, Math.floor(x)));
       return { row: clamp((event.clientY - box.top) / box.height * n), column: clamp((event.clientX - box.left) / box.width * n) };
     };
-    this.canvas.addEventListener("mousemove", (event) => { this.at = place(event); this.tell(this.at.row, this.at.column); this.paint(true); });
+    this.canvas.addEventListener("mousemove", (event) => { this.at = place(event); this.describe(this.at.row, this.at.column); this.paint(true); });
     this.canvas.addEventListener("mouseleave", () => this.paint());
     this.canvas.addEventListener("keydown", (event) => { if (this.move(event)) this.paint(true); });
     this.canvas.addEventListener("blur", () => this.paint());
     return [el("div", { class: "dense" }, this.canvas)];
   }
 
-  // Repaints the canvas; with the cross-hair where the pair told is to be seen.
+  // Repaints the canvas; with the cross-hair where the described pair is.
   paint(cross = document.activeElement === this.canvas) {
     const canvas = this.canvas;
     if (!canvas || !this.matrix) return;

@@ -1,5 +1,5 @@
-// Asks for an operation: says what it does, has its subject typed, sends it once, and tells what became of it.
-// The form stands beside what is drawn anew with every poll, so that nothing typed is lost.
+// Asks for an operation: says what it does, has its subject typed, sends it once, and shows what became of it.
+// The form is beside what is drawn anew with every poll, so that nothing typed is lost.
 
 import { $ } from "./dom.js";
 
@@ -35,9 +35,9 @@ function check() {
 async function send(headers) {
   const operation = wanted;
   const reason = $("operate-reason").value.trim();
-  const told = $("operate-outcome");
+  const outcome = $("operate-outcome");
   $("operate-go").disabled = true;
-  told.textContent = "asked; the leading controller decides …";
+  outcome.textContent = "asked; the leading controller decides …";
   try {
     const answer = await fetch("api/v1/operations", {
       method: "POST", headers: { ...headers, "Content-Type": "application/json" }, cache: "no-store", credentials: "omit", redirect: "error",
@@ -45,10 +45,10 @@ async function send(headers) {
       signal: AbortSignal.timeout(PATIENCE),
     });
     const body = await answer.json();
-    if (answer.ok) told.textContent = `${operation.verb}: done`;
-    else told.textContent = `${operation.verb}: ${answer.status === 409 ? "refused: " : ""}${body.detail || body.title || answer.status}${body.remedy ? ` (${body.remedy})` : ""}`;
+    if (answer.ok) outcome.textContent = `${operation.verb}: done`;
+    else outcome.textContent = `${operation.verb}: ${answer.status === 409 ? "refused: " : ""}${body.detail || body.title || answer.status}${body.remedy ? ` (${body.remedy})` : ""}`;
   } catch {
-    told.textContent = "no answer: whether it was done, the list of operations tells";
+    outcome.textContent = "no answer: whether it was done, the list of operations shows";
   }
   wanted = null;
 }

@@ -1,5 +1,5 @@
 // The rotation: its steps, the gate with its evidence, who is left out, what has been, what was asked for.
-// Nodes out, nothing kept; `ask` is called with the operation that a button stands for, `identify` by a reader who
+// Nodes out, nothing kept; `ask` is called with the operation of a button, `identify` by a reader who
 // wants to operate.
 
 import { ago, badge, duration, el, number, plural, short, table } from "./dom.js";
@@ -18,7 +18,7 @@ export function rotation(status, operations, now, ask, identify) {
   const { rotation: r, quarantined } = status;
   const may = Boolean(operations?.accepted);
   return [
-    status.rotation_problem ? el("p", { class: "note bad" }, el("b", {}, "Not known: "), `${status.rotation_problem}. Neither the rotation nor quarantines can be told before that is mended.`) : r ? heading(r, now) : el("p", { class: "calm" }, "No rotation was ever started."),
+    status.rotation_problem ? el("p", { class: "note bad" }, el("b", {}, "Not known: "), `${status.rotation_problem}. Neither the rotation nor quarantines can be determined before that is mended.`) : r ? heading(r, now) : el("p", { class: "calm" }, "No rotation was ever started."),
     r ? steps(r) : "",
     r?.paused ? el("p", { class: "note warn" }, el("b", {}, "It does not go on by itself: "), r.paused) : "",
     r?.deadline ? el("p", { class: "note bad" }, el("b", {}, "Emergency: "), `the compromised side is left by ${at(r.deadline)}`, r.ttl_cap ? `; certificates live ${duration(r.ttl_cap)} at most` : "", ".") : "",

@@ -20,7 +20,7 @@ export function figures(status) {
     : matrix.pairs ? "every pair validates" : "no pair to prove";
   return [
     figure("Ordered pairs valid", number(matrix.valid), number(matrix.pairs), pairNote, matrix.proven ? "good" : matrix.failed ? "bad" : "warn"),
-    figure("Clusters healthy", number(well), number(clusters.length), trouble(clusters), well === clusters.length ? "good" : "warn"),
+    figure("Clusters healthy", number(well), number(clusters.length), unwell(clusters), well === clusters.length ? "good" : "warn"),
     figure("Generation of trust", bundle ? number(bundle.generation) : "none", "", bundle ? `since ${day(bundle.created)}` : "nothing is in force", bundle ? "plain" : "bad"),
     figure("Next expiry", next ? days(next[0]) : "—", "", next ? next[2] : "", next ? tone(next[1]) : "bad"),
     figure("Signers ready", number(ready), number(signers.filter((s) => !s.stale).length), `${number(status.certificates_issued)} certificates`, ready ? "good" : "bad"),
@@ -30,7 +30,7 @@ export function figures(status) {
 const tone = (expiry) => ({ ok: "plain", notice: "plain", warning: "warn" })[expiry] ?? "bad";
 const days = (left) => (left < 0 ? "expired" : left < 2 ? `${Math.round(left * 24)} h` : `${number(Math.floor(left))} days`);
 
-function trouble(clusters) {
+function unwell(clusters) {
   const count = (health) => clusters.filter((c) => c.health === health).length;
   return ["failing", "degraded", "unknown", "quarantined"].map((h) => [count(h), h]).filter(([n]) => n).map(([n, h]) => `${n} ${h}`).join(", ") || "all of them";
 }
@@ -41,15 +41,15 @@ export function attention(status, now) {
     el("li", { class: item.severity },
       badge(item.severity, SEVERITY[item.severity]),
       el("div", {},
-        el("p", { class: "what" }, item.what.startsWith(`${item.where} `) ? "" : [el("b", {}, item.where), " "], item.what),
+        el("p", { class: "what" }, item.detail.startsWith(`${item.where} `) ? "" : [el("b", {}, item.where), " "], item.detail),
         item.remedy ? el("p", { class: "remedy" }, el("span", {}, "What to do: "), item.remedy) : "",
         item.consequences.length ? el("p", { class: "remedy" }, el("span", {}, "What follows: "), item.consequences.map(follows).join("; ")) : ""),
       item.since ? el("time", { datetime: item.since, title: item.since }, `for ${duration((now - Date.parse(item.since)) / 1000)}`) : "")))];
 }
 
 function follows(c) {
-  if (c.where === "matrix") return c.what;
-  const what = c.what.startsWith(`${c.where} `) ? c.what : `${c.where}: ${c.what}`;
+  if (c.where === "matrix") return c.detail;
+  const what = c.detail.startsWith(`${c.where} `) ? c.detail : `${c.where}: ${c.detail}`;
   return `${what}${c.count > 1 ? ` (and ${number(c.count - 1)} more)` : ""}${c.remedy ? ` (${c.remedy})` : ""}`;
 }
 
@@ -81,8 +81,8 @@ export function clusters(status, now, { find, onlyTroubled }) {
 
 function workloads(w) {
   const state = w.state === "stopped" ? "failed" : w.state === "unknown" ? "unknown" : w.fine ? "ok" : "degraded";
-  const held = w.workloads === null ? (w.with_certificate ? `${number(w.with_certificate)} hold one` : "unknown") : `${number(w.with_certificate)} of ${number(w.workloads)}`;
-  return [badge(state, held, w.detail),
+  const shown = w.workloads === null ? (w.with_certificate ? `${number(w.with_certificate)} hold one` : "unknown") : `${number(w.with_certificate)} of ${number(w.workloads)}`;
+  return [badge(state, shown, w.detail),
     w.sidecars === null ? "" : el("small", {}, `${number(w.sidecars)} sidecars, ${number(w.asked)} have asked the hub`)];
 }
 
@@ -109,7 +109,7 @@ function proof(p) {
 
 export function bundle(status) {
   const b = status.bundle;
-  if (!b) return [el("p", { class: "calm" }, "No generation of trust that can be vouched for is in force.")];
+  if (!b) return [el("p", { class: "calm" }, "No generation of trust that can be verified is in force.")];
   const expiry = (a) => badge(a.expiry, a.expiry === "expired" ? "expired" : `${days(a.days_left)} left`);
   const anchors = b.anchors.map((a) => el("tr", {},
     el("th", { scope: "row" }, a.subject, el("small", { class: "mono", title: a.sha256 }, `sha256 ${short(a.sha256)}`)),
@@ -119,7 +119,7 @@ export function bundle(status) {
   const authorities = status.authorities.map((a) => el("tr", {},
     el("th", { scope: "row" }, a.name, el("small", {}, a.subject)),
     el("td", {}, a.kind, el("small", {}, [a.use === "successor" ? "successor" : "", a.signs ? "signs" : "does not sign"].filter(Boolean).join(", "))),
-    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `held by ${plural(a.signers.length, "signer")}`),
+    el("td", {}, badge(a.state, a.state, a.detail), el("small", {}, `${plural(a.signers.length, "signer")}`),
       a.violations ? el("small", { class: "why" }, `ALARM: ${a.last_violation}`) : ""),
     el("td", {}, a.quota ? `${number(a.rate)} of ${number(a.quota)} a second` : a.circuit ? `${number(a.rate)} a second` : "—",
       el("small", {}, [a.capacity ? `carries ${number(a.capacity)} workloads` : "", a.queued ? `${number(a.queued)} wait` : "",
@@ -152,7 +152,7 @@ function leaving(o) {
 function unpinned(u) {
   const waits = u.waits_for.map((c) => (c.cluster ? `${c.cluster}: ${c.detail}` : c.detail)).join("; ");
   return el("li", { class: "wrap" }, el("b", {}, u.subject || short(u.sha256)), " stays in the bundle until nothing needs it. ",
-    !u.known ? "No controller that leads tells what does." : waits ? `It waits: ${waits}.` : "Nothing keeps it.");
+    !u.known ? "No leading controller reports what needs it." : waits ? `It waits: ${waits}.` : "Nothing keeps it.");
 }
 
 const scroll = (child) => el("div", { class: "scroll" }, child);
@@ -174,14 +174,14 @@ export function roles(status, now) {
   const controllers = status.controllers.map((c) => el("tr", {},
     el("th", { scope: "row" }, c.replica),
     el("td", {}, report(c), why(c)),
-    el("td", {}, c.leader ? "leads" : "stands by"),
+    el("td", {}, c.leader ? "leads" : "on standby"),
     el("td", {}, `generation ${number(c.generation)}`),
     el("td", {}, ago(c.updated, now))));
   const facts = (title, lines) => (lines.length ? [el("h3", {}, title), el("ul", { class: "plain" }, lines.map((l) => el("li", {}, l)))] : []);
   return [
-    scroll(table("Signers", ["Signer", "State", "Hands out", "Serving certificate", { text: "Certificates", class: "num" }, "Heard of"], signers)),
+    scroll(table("Signers", ["Signer", "State", "Hands out", "Serving certificate", { text: "Certificates", class: "num" }, "Last seen"], signers)),
     el("h3", {}, "Controllers"),
-    scroll(table("Controllers", ["Controller", "State", "Role", "Publishes", "Heard of"], controllers)),
+    scroll(table("Controllers", ["Controller", "State", "Role", "Publishes", "Last seen"], controllers)),
     ...facts("Configuration refused", status.config_problems),
     ...facts("Insecure options in force", status.insecure_options),
     ...facts("Clusters that may have any identity which is not reserved", status.open_policies),

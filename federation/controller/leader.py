@@ -222,7 +222,7 @@ class Leader:
             problem = self._members.problems.get(cluster.name)
             why = problem.diagnostics() if problem else "its connection is being set up"
             clusters[str(cluster.name)] = (
-                member.facts() if member is not None else ClusterFacts(held=None, detail=why)
+                member.facts() if member is not None else ClusterFacts(anchors=None, detail=why)
             )
         return Seen(
             clusters=clusters,

@@ -597,14 +597,14 @@ class Member:
         if not self._watch.fresh:
             why = self._derive_health()
             detail = why.detail or why.reason or "its watches are silent"
-            return MemberFacts(held=None, detail=detail, own=own)
+            return MemberFacts(anchors=None, detail=detail, own=own)
         if self._keeps_something(counted):
             detail = self._joining_health(counted).detail
-            return MemberFacts(held=None, detail=detail, own=own, joining=not self._joining.left)
+            return MemberFacts(anchors=None, detail=detail, own=own, joining=not self._joining.left)
         if counted.forbidden:
             names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
             detail = f"{counted.forbidden} namespaces refuse the hub, such as {names}"
-            return MemberFacts(held=None, detail=detail, own=own)
+            return MemberFacts(anchors=None, detail=detail, own=own)
         held = None
         for digest in counted.contents:
             content = self._content(digest, counted)
@@ -614,7 +614,7 @@ class Member:
             held = frozenset()
         return MemberFacts(
             own=own,
-            held=frozenset() if held is None else held,
+            anchors=frozenset() if held is None else held,
             current=counted.selected == counted.current,
             read_back_at=now - (self._clock.monotonic() - self._watch.last_seen),
             detail=f"{counted.current} of {counted.selected} namespaces hold what is meant for them{counted.others}",

@@ -109,7 +109,9 @@ async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_wa
     shown = world()
     until = shown.now + 1800
     waits = unmet("leaves", "west", until, "leaves delivered with generation 6\x1b[2J may live on")
-    have_rotate(shown, State.PUBLISHING, met("held", "every namespace holds both"), waits, opens_at=until)
+    have_rotate(
+        shown, State.PUBLISHING, met("read_back", "every namespace holds both"), waits, opens_at=until
+    )
     quarantine(shown, "north")
     async with hub(shown, tmp_path) as (run, _):
         assert await run("status") == 1
@@ -253,7 +255,7 @@ async def test_a_takeover_that_comes_too_early_exits_1_with_what_to_do_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(operation: Operation) -> FederationError | None:
-        facts = MemberFacts(held=None, joining=True)
+        facts = MemberFacts(anchors=None, joining=True)
         seen = TrustWorld(now=1.0, clusters={"west": facts}, expiry_bounds={}, generations={}, in_force=1)
         with pytest.raises(OperationRefused) as refused:
             taken_over(operation, seen)

@@ -213,7 +213,7 @@ async def test_an_anchor_of_several_clusters_is_pinned_for_each_of_them(
     names = {str(name) for name in read(file).trust.anchors[1].clusters}
     assert names == {"east", "west"}
     assert "cluster  east, west" in capsys.readouterr().out
-    seen = {name: ClusterFacts(held=None) for name in names}
+    seen = {name: ClusterFacts(anchors=None) for name in names}
     assert own_of(read(file), seen) == {"east": {SHA}, "west": {SHA}}
 
 

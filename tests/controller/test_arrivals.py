@@ -68,7 +68,7 @@ def config() -> HubConfig:
 
 
 def facts(**changes: object) -> MemberFacts:
-    return MemberFacts(**({"held": frozenset({ROOT}), "current": True} | changes))  # type: ignore[arg-type]
+    return MemberFacts(**({"anchors": frozenset({ROOT}), "current": True} | changes))  # type: ignore[arg-type]
 
 
 async def test_what_is_seen_of_a_cluster_is_remembered(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ async def test_a_takeover_counts_from_when_it_was_declared_last(tmp_path: Path) 
 def test_a_cluster_has_joined_once_it_holds_what_is_meant_for_it() -> None:
     seen = {
         "east": facts(),
-        "west": facts(held=None, joining=True),
+        "west": facts(anchors=None, joining=True),
         "north": facts(current=False),
-        "empty": facts(held=frozenset()),
+        "empty": facts(anchors=frozenset()),
     }
     assert joined(seen) == {"east"}
 
@@ -155,7 +155,7 @@ def test_whose_own_an_accepted_anchor_is(config: HubConfig) -> None:
     assert own == {"east": frozenset(), "west": {OWN}, "north": {OWN, ROOT}}, (
         "an intermediate under it issued there"
     )
-    assert own_of(config, {"west": ClusterFacts(held=None)}) == {"west": {OWN}}
+    assert own_of(config, {"west": ClusterFacts(anchors=None)}) == {"west": {OWN}}
     assert member_cas(config, own) == [MemberCa(sha256=OWN, clusters=frozenset({"west", "north"}))]
     assert member_cas(config, {}) == [MemberCa(sha256=OWN, clusters=frozenset({"west"}))]
 
@@ -233,9 +233,9 @@ def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
     world = World(
         now=0.0,
         clusters={
-            "west": facts(held=None, joining=True),
+            "west": facts(anchors=None, joining=True),
             "east": facts(),
-            "north": ClusterFacts(held=None, detail="its watches are silent"),
+            "north": ClusterFacts(anchors=None, detail="its watches are silent"),
         },
         expiry_bounds={},
         generations={},

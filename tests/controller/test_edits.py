@@ -60,7 +60,7 @@ def test_a_ca_whose_pin_is_gone_is_still_one_that_issues(config: HubConfig) -> N
     clusters = tuple(replace(cluster, earlier_longest_ttl=0.0) for cluster in config.clusters)
     config = replace(config, clusters=clusters)
     name = str(clusters[0].name)
-    facts = {name: ClusterFacts(held=frozenset({OWN}))}
+    facts = {name: ClusterFacts(anchors=frozenset({OWN}))}
     arrivals = Arrivals(since={name: 1000.0}, own={name: [OWN]})
     assert not with_unknown(config, facts, arrivals, 2000.0)[name].own_issues
     kept = with_unknown(config, facts, arrivals, 2000.0, kept=frozenset({OWN}))[name]

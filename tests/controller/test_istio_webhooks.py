@@ -60,7 +60,7 @@ async def test_an_istiod_that_has_not_served_is_named(one: World) -> None:
         assert "it looks for its certificate only at its start" in report.remedy
         assert "delete the webhook configuration" in report.remedy  # of an istiod that was uninstalled
         (hook,) = facts(role).webhooks or ()
-        assert (hook.istiod, hook.held) == ("istio-system/istiod", frozenset())
+        assert (hook.istiod, hook.anchors) == ("istio-system/istiod", frozenset())
 
 
 async def test_an_istiod_that_is_served_by_another_ca_is_named(one: World) -> None:
@@ -71,7 +71,7 @@ async def test_an_istiod_that_is_served_by_another_ca_is_named(one: World) -> No
         assert report.webhooks[0].state == "other_ca"
         assert report.webhooks[0].anchors == [other.certificate.sha256]
         (hook,) = facts(role).webhooks or ()
-        assert hook.held == {other.certificate.sha256}
+        assert hook.anchors == {other.certificate.sha256}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_bundle_that_cannot_be_read_trusts_nothing(one: World, garbage: 
     async with one.controller() as role:
         await east(one, lambda r: r.reason == "istiod_not_served")
         (hook,) = facts(role).webhooks or ()
-        assert hook.held == frozenset()
+        assert hook.anchors == frozenset()
 
 
 async def test_something_odd_in_a_bundle_hides_nothing_that_is_trusted_by_it(one: World) -> None:
@@ -91,7 +91,7 @@ async def test_something_odd_in_a_bundle_hides_nothing_that_is_trusted_by_it(one
     async with one.controller() as role:
         await east(one, lambda r: r.reason == "istiod_other_ca")
         (hook,) = facts(role).webhooks or ()
-        assert hook.held == {other.sha256}
+        assert hook.anchors == {other.sha256}
 
 
 async def test_what_every_webhook_of_a_configuration_trusts_counts(one: World) -> None:
@@ -121,7 +121,7 @@ async def test_a_real_start_is_followed_by_what_it_wrote(one: World) -> None:
         async with Istiod(one.clusters["east"], revision="canary"):
             report = await east(one, lambda r: r.state == "ready" and bool(r.webhooks))
             assert {hook.state for hook in report.webhooks} == {"verifies"}
-            held = {hook.held for hook in facts(role).webhooks or ()}
+            held = {hook.anchors for hook in facts(role).webhooks or ()}
             assert held == {frozenset({root().certificate.sha256})}
             report = await east(one, lambda r: "istiod-canary.istio-system.svc" in r.control_planes[0].names)
             assert {*NAMES} < {*report.control_planes[0].names}
@@ -177,7 +177,7 @@ async def test_a_ca_bundle_needs_the_root_of_the_certificate_and_no_other(one: W
         report = await east(one, lambda r: r.reason == "istiod_other_ca")
         assert report.webhooks[0].state == "other_ca"
         (plane,) = facts(role).control_planes
-        assert two.certificate.sha256 in (plane.held or ())
+        assert two.certificate.sha256 in (plane.anchors or ())
         assert plane.root == root().certificate.sha256
 
 
@@ -273,7 +273,7 @@ async def test_a_report_has_room_for_what_every_cluster_holds(one: World) -> Non
         report = await east(one, lambda r: bool(r.webhooks))
         assert len(report.webhooks[0].anchors) == istio_webhooks.MOST_ANCHORS
         (hook,) = facts(role).webhooks or ()
-        assert len(hook.held) == 20  # the gates see all of them
+        assert len(hook.anchors) == 20  # the gates see all of them
 
 
 async def test_the_same_bundle_is_read_once_however_many_have_it(

@@ -134,7 +134,7 @@ async def test_it_is_there_and_verifies_and_is_told(one: World) -> None:
         (fact,) = facts(role)
         assert fact.name == "istio-system/istiod-tls"
         assert fact.issuer == intermediate().certificate.sha256
-        assert fact.held == frozenset({root().certificate.sha256})
+        assert fact.anchors == frozenset({root().certificate.sha256})
         assert fact.current
         assert fact.not_after == report.not_after
         assert abs(fact.read_back_at - datetime.now(UTC).timestamp()) < 30
@@ -159,7 +159,7 @@ async def test_a_namespace_that_is_not_there_holds_no_istiod_and_is_no_error(one
         assert "manifests/member" in report.remedy
         assert "provide_certificate = false" in report.remedy
         (fact,) = facts(role)
-        assert (fact.issuer, fact.held) == ("", None), "it counts, as something of which nothing is known"
+        assert (fact.issuer, fact.anchors) == ("", None), "it counts, as something of which nothing is known"
         for kind, obj in zip(("roles", "rolebindings"), grants, strict=True):
             obj["metadata"] = {"name": "federation-istiod-tls"}
             east.create(kind, obj, namespace=ISTIO_SYSTEM)
@@ -466,7 +466,7 @@ async def test_a_rotation_re_signs_it_and_changes_its_bundle(one: World) -> None
         assert new["tls.crt"] != old["tls.crt"]
         assert new["ca.crt"] == one.successor.root.pem
         wanted = (one.successor.certificate.sha256, frozenset({one.successor.root.sha256}))
-        await eventually(lambda: [(fact.issuer, fact.held) for fact in facts(role)] == [wanted])
+        await eventually(lambda: [(fact.issuer, fact.anchors) for fact in facts(role)] == [wanted])
 
 
 # Each right that it takes

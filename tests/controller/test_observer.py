@@ -177,7 +177,7 @@ def test_unknown_bounds_count_for_clusters_that_are_registered_no_more(config: H
     taken_out = {name: Quarantine(reason="burnt", author="test", since=NOW) for name in ("east", "west")}
     record = RotationRecord(rotation=rotation, quarantined=taken_out)
     world = World(
-        now=NOW, clusters={name: ClusterFacts(held=None) for name in taken_out}, expiry_bounds=counted, in_force=1,
+        now=NOW, clusters={name: ClusterFacts(anchors=None) for name in taken_out}, expiry_bounds=counted, in_force=1,
         generations={1: frozenset({"a" * 64, "b" * 64})},
     )  # fmt: skip
     for verdict in (gate(record, world), trusts(record, world, frozenset({"a" * 64}))):
@@ -252,7 +252,7 @@ async def test_operators_are_heard_where_bounds_are_damaged_and_no_gate_opens(
     driver = RotationDriver(store, clock, lambda: True, SEAL)
 
     def see() -> Seen:
-        clusters = {name: ClusterFacts(held=None, detail="gone") for name in ("east", "west")}
+        clusters = {name: ClusterFacts(anchors=None, detail="gone") for name in ("east", "west")}
         return Seen(
             clusters=clusters, proved=Proved(Matrix(), {}), roots=(), current=Current(number=1, sha256="x")
         )

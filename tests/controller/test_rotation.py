@@ -521,7 +521,7 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
         await until_state(two, State.PUBLISHING)
 
         def blocked_by_west_alone(report: ControllerReport) -> bool:
-            lacking = {c.cluster for c in report.rotation.conditions if not c.met and c.name == "held"}
+            lacking = {c.cluster for c in report.rotation.conditions if not c.met and c.name == "read_back"}
             return report.rotation.state == "PUBLISHING" and lacking == {"west"}
 
         await two.until(blocked_by_west_alone)

@@ -56,7 +56,7 @@ class Leading:
         self.store, self.clock, self.config = store, clock, config
         self.driver = RotationDriver(store, clock, lambda: True, SEAL)
         self.seen = Seen(
-            clusters=dict.fromkeys(["east", "west", "north"], ClusterFacts(held=frozenset())),
+            clusters=dict.fromkeys(["east", "west", "north"], ClusterFacts(anchors=frozenset())),
             proved=Proved(Matrix(), {}),
             roots=(),
             current=Current(number=0, sha256=""),

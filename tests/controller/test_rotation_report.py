@@ -25,7 +25,7 @@ CONFIG = hub_config(NAMES)
 
 def world(**changes: object) -> World:
     """Every cluster holds the old root, every leaf was delivered with it and lives for another hour."""
-    facts = ClusterFacts(held=frozenset({ROOT}), current=True, read_back_at=T - 1)
+    facts = ClusterFacts(anchors=frozenset({ROOT}), current=True, read_back_at=T - 1)
     made = World(
         now=T,
         clusters=dict.fromkeys(NAMES, facts),
@@ -119,13 +119,13 @@ def test_a_cluster_that_returns_is_told_with_what_it_waits_for() -> None:
     )
     report = tell(record, world())
     assert set(report.returning) == {"east"}
-    assert "return_held" in {c.name for c in report.returning["east"]}
+    assert "return_read_back" in {c.name for c in report.returning["east"]}
     assert all(not c.met for c in report.returning["east"])
 
 
 def test_two_hundred_clusters_stay_a_small_document() -> None:
     names = [f"edge-{number:03d}" for number in range(200)]
-    facts = ClusterFacts(held=frozenset({ROOT}), read_back_at=T - 1, unknown_until=T + 86400)
+    facts = ClusterFacts(anchors=frozenset({ROOT}), read_back_at=T - 1, unknown_until=T + 86400)
     seen = world(
         clusters=dict.fromkeys(names, facts),
         expiry_bounds={Delivered(name, INTERMEDIATE, 1): T + 3600 for name in names},
@@ -140,7 +140,7 @@ def test_two_hundred_clusters_stay_a_small_document() -> None:
 def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
     conditions = (
         Condition(name="own_matrix", met=False, detail="a pair", cluster="east"),
-        Condition(name="own_held", met=True, detail="held", cluster="west"),
+        Condition(name="own_read_back", met=True, detail="held", cluster="west"),
         Condition(name="own_earlier", met=False, detail="say it", cluster="west"),
     )
     dropping = {"ab" * 32: Verdict(conditions), "cd" * 32: Verdict(())}
@@ -154,9 +154,9 @@ def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
     strange = frozenset(f"{number:064x}" for number in range(500))
     held = frozenset({ROOT, NEW_ROOT}) | strange
     facts = ClusterFacts(
-        held=frozenset({ROOT}),
-        control_planes=(ControlPlane(name="istio-system/istiod-tls", held=held),),
-        webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", held=held),),
+        anchors=frozenset({ROOT}),
+        control_planes=(ControlPlane(name="istio-system/istiod-tls", anchors=held),),
+        webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", anchors=held),),
     )
     seen = world(clusters=dict.fromkeys(NAMES, facts), pins=frozenset({ROOT, NEW_ROOT}))
     plan = tell(RotationRecord(), seen).plan

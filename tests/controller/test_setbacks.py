@@ -435,10 +435,10 @@ async def test_nothing_is_issued_in_such_a_cluster_and_a_restart_does_not_forget
     await again.load()
     assert again.ahead == {"west": 3}
 
-    unknown, healed = MemberFacts(held=None, ahead=None), MemberFacts(held=frozenset(), ahead=0)
+    unknown, healed = MemberFacts(anchors=None, ahead=None), MemberFacts(anchors=frozenset(), ahead=0)
     assert ahead_of({"west": unknown}, again.ahead) == {"west": 3}
-    assert ahead_of({"west": ClusterFacts(held=None)}, again.ahead) == {"west": 3}
-    assert ahead_of({"west": healed, "east": MemberFacts(held=None, ahead=4)}, again.ahead) == {"east": 4}
+    assert ahead_of({"west": ClusterFacts(anchors=None)}, again.ahead) == {"west": 3}
+    assert ahead_of({"west": healed, "east": MemberFacts(anchors=None, ahead=4)}, again.ahead) == {"east": 4}
     again.ahead = {}
     assert await again.issue_directives() == SigningDirectives()
 
@@ -459,10 +459,10 @@ async def test_nothing_is_issued_where_another_hub_publishes_and_a_restart_does_
     await again.load()
     assert again.others == rotation_store.others
 
-    unknown, own = MemberFacts(held=None, other=None), MemberFacts(held=frozenset(), other="")
+    unknown, own = MemberFacts(anchors=None, other=None), MemberFacts(anchors=frozenset(), other="")
     assert others_of({"west": unknown}, again.others) == again.others
-    assert others_of({"west": ClusterFacts(held=None)}, again.others) == again.others
-    assert others_of({"west": own, "east": MemberFacts(held=None, other="e" * 32)}, again.others) == {
+    assert others_of({"west": ClusterFacts(anchors=None)}, again.others) == again.others
+    assert others_of({"west": own, "east": MemberFacts(anchors=None, other="e" * 32)}, again.others) == {
         "east": "e" * 32
     }
     again.others = {}
@@ -484,9 +484,9 @@ async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_r
         assert refused.value.reason == "cluster_unread"
     require_served(await ordered(store), "")  # the hub's own listener
 
-    read = MemberFacts(held=frozenset(), ahead=0, other="")
+    read = MemberFacts(anchors=frozenset(), ahead=0, other="")
     leading.seen = replace(
-        leading.seen, clusters={"east": read, "west": ClusterFacts(held=None, detail="is unreachable")}
+        leading.seen, clusters={"east": read, "west": ClusterFacts(anchors=None, detail="is unreachable")}
     )
     await leading.step()
     require_served(await ordered(store), "east")
@@ -495,7 +495,7 @@ async def test_with_a_fresh_state_nothing_is_issued_in_a_cluster_before_it_was_r
 
     again = Leading(store, clock, config)  # a restart: what was read before need not be read again
     await again.driver.withhold(names)
-    again.seen = replace(leading.seen, clusters=dict.fromkeys(["east", "west"], ClusterFacts(held=None)))
+    again.seen = replace(leading.seen, clusters=dict.fromkeys(["east", "west"], ClusterFacts(anchors=None)))
     await again.step()
     require_served(await ordered(store), "east")
     with pytest.raises(NotReady):

@@ -183,7 +183,7 @@ async def test_another_writer_gets_fewer_answers_and_is_named(one: World) -> Non
         report = await reported(one, "contested")
         assert "pilot-discovery" in report.detail
         assert "ENABLE_CA_SERVER=false" in report.remedy
-        assert root().certificate.sha256 not in (facts(role)["east"].held or ())
+        assert root().certificate.sha256 not in (facts(role)["east"].anchors or ())
         await eventually(lambda: held(one) == bundle)
 
 
@@ -214,7 +214,7 @@ async def test_what_was_published_and_cannot_be_read_any_more_is_unknown_to_the_
     async with two.controller() as role:
         await reported(two, "current")
         await two.until(lambda r: r.matrix.valid == 2)
-        await eventually(lambda: facts(role)["east"].held == frozenset({root().certificate.sha256}))
+        await eventually(lambda: facts(role)["east"].anchors == frozenset({root().certificate.sha256}))
         await eventually(lambda: remembered(role, "east"))
         take_away(two, "east")
         report = await two.until(lambda r: "403" in r.clusters["east"].trust_bundle.detail)
@@ -222,12 +222,12 @@ async def test_what_was_published_and_cannot_be_read_any_more_is_unknown_to_the_
         assert (east.state, east.counted) == ("unknown", True)
         assert "manifests/member/cluster-trust-bundle" in east.remedy
         await eventually(lambda: OBJECT in facts(role)["east"].detail)
-        assert facts(role)["east"].held is None
+        assert facts(role)["east"].anchors is None
         await two.until(lambda r: OBJECT in r.matrix.reasons.get("east>west", ""))
     async with two.controller("two") as role:
         await two.until(lambda r: "403" in r.clusters["east"].trust_bundle.detail, replica="two")
         await reported(two, "unknown", replica="two")
-        assert facts(role)["east"].held is None, "an earlier controller has seen it"
+        assert facts(role)["east"].anchors is None, "an earlier controller has seen it"
         two.clusters["east"].serve_cluster_trust_bundles()
         await two.until(lambda r: "serve the API" in r.clusters["east"].trust_bundle.remedy, replica="two")
         two.extra["east"] = {"istio": {"cluster_trust_bundle": "off"}}
@@ -260,7 +260,7 @@ async def test_what_another_bundle_holds_counts_though_the_hub_may_not_write_it(
         report = await reported(two, "forbidden")
         assert report.counted
         await eventually(lambda: f"ClusterTrustBundle {OBJECT} does not" in facts(role)["east"].detail)
-        assert (facts(role)["east"].held, facts(role)["east"].current) == (frozenset(), False)
+        assert (facts(role)["east"].anchors, facts(role)["east"].current) == (frozenset(), False)
         report_now = await two.until(lambda r: "x" in "".join(r.matrix.rows))
         assert any(OBJECT in reason for reason in report_now.matrix.reasons.values())
 
@@ -290,7 +290,7 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
         await two.until(
             lambda r: 0 < r.clusters["west"].publication.selected == r.clusters["west"].publication.current
         )
-        assert facts(role)["west"].held is None
+        assert facts(role)["west"].anchors is None
         await asyncio.sleep(1.5)
         assert held(two, "west") == own.pem.decode()
     async with two.controller("two"):
@@ -321,7 +321,7 @@ async def test_a_rotation_waits_for_it_like_for_a_namespace(two: World) -> None:
         assert (await operate(two, "start")).outcome == "done"
 
         def waits_for_west(report: ControllerReport) -> bool:
-            waits = [c for c in report.rotation.conditions if c.name == "held" and not c.met]
+            waits = [c for c in report.rotation.conditions if c.name == "read_back" and not c.met]
             return [c.cluster for c in waits] == ["west"] and OBJECT in waits[0].detail
 
         await two.until(waits_for_west)

@@ -205,20 +205,20 @@ def test_the_object_never_adds_trust_and_what_is_unknown_holds_nothing(
         anchors=anchors if seen.held is not None else None,
         read_back_at=at,
     )
-    if not status.counted or facts.held is None:
+    if not status.counted or facts.anchors is None:
         assert after == facts
         return
     assert NAME in after.detail
     if status.state == "unknown":
-        assert (after.held, after.current) == (None, False)
+        assert (after.anchors, after.current) == (None, False)
         return
-    assert after.held == (facts.held & anchors if seen.held is not None else frozenset())
+    assert after.anchors == (facts.anchors & anchors if seen.held is not None else frozenset())
     assert after.current is (facts.current and seen.met)
     assert after.read_back_at == min(facts.read_back_at, at)
 
 
 def test_a_cluster_has_not_joined_before_its_bundle_is_the_hubs() -> None:
-    facts = MemberFacts(held=frozenset("a"), current=True, detail="x")
+    facts = MemberFacts(anchors=frozenset("a"), current=True, detail="x")
     pending = BundleStatus(state="pending", counted=True, detail="y")
     behind = with_bundle(facts, NAME, pending, met=False, anchors=frozenset("a"), read_back_at=0)
     current = BundleStatus(state="current", counted=True)
@@ -231,7 +231,7 @@ async def test_it_is_remembered_until_the_operator_switches_it_off(tmp_path: Any
 
     async def arrive(**seen: bool | None) -> list[str]:
         clusters: dict[str, ClusterFacts] = {
-            name: MemberFacts(held=None, trust_bundle=bundle) for name, bundle in seen.items()
+            name: MemberFacts(anchors=None, trust_bundle=bundle) for name, bundle in seen.items()
         }
         arrivals = await rotation_store.arrive(clusters, 1.0, trust_bundles=trust_bundles(clusters))
         return arrivals.trust_bundles

@@ -18,7 +18,7 @@ STEPS = st.lists(
 )
 
 
-class Held:
+class OpenConnection:
     """One connection of the test, and what a listener without any bookkeeping would know of it."""
 
     def __init__(self, seats: Connections, address: str) -> None:
@@ -36,14 +36,14 @@ class Held:
 def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
     steps: list[tuple[str, int]],
 ) -> None:
-    seats, held = Connections(LIMIT), list[Held]()
+    seats, open_ = Connections(LIMIT), list[OpenConnection]()
     for step, number in steps:
         if step == "enter":
-            unknown_callers = Counter(each.address for each in held if not each.proven)
-            proven = Counter(each.address for each in held if each.proven)
-            new = Held(seats, f"192.0.2.{number}")
-            closed = [each for each in [*held, new] if each.closed]
-            assert len(closed) == (len(held) == LIMIT), "one makes room for one"
+            unknown_callers = Counter(each.address for each in open_ if not each.proven)
+            proven = Counter(each.address for each in open_ if each.proven)
+            new = OpenConnection(seats, f"192.0.2.{number}")
+            closed = [each for each in [*open_, new] if each.closed]
+            assert len(closed) == (len(open_) == LIMIT), "one makes room for one"
             unknown_callers[new.address] += 1
             for victim in closed:
                 assert victim.seat.gone
@@ -58,17 +58,19 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
                 else:
                     assert unknown_callers.total() > LIMIT // NEWCOMERS or not proven
                 resting = [
-                    e for e in [*held, new] if e.address == victim.address and e.proven is victim.proven
+                    e for e in [*open_, new] if e.address == victim.address and e.proven is victim.proven
                 ]
                 if victim.seat.busy:
                     assert all(each.seat.busy for each in resting), (
                         "one on which nothing is called goes first"
                     )
                 if victim is new:
-                    assert several, "who has one connection is not kept out by those who have no more"
-            held = [each for each in [*held, new] if not each.closed]
-        elif held:
-            one = held[number % len(held)]
+                    assert several, (
+                        "an address with one connection is not displaced by those that have no more"
+                    )
+            open_ = [each for each in [*open_, new] if not each.closed]
+        elif open_:
+            one = open_[number % len(open_)]
             if step == "works":
                 one.seat.works()
             elif step == "rests":
@@ -79,27 +81,27 @@ def test_who_gives_way_is_of_the_address_with_most_and_strangers_go_first(
             else:
                 one.seat.leave()
                 one.seat.leave()
-                held.remove(one)
-        assert seats.taken == len(held) <= LIMIT
+                open_.remove(one)
+        assert seats.taken == len(open_) <= LIMIT
 
 
 def test_one_address_has_every_seat_that_no_other_asks_for_and_no_more() -> None:
     seats = Connections(LIMIT)
-    crowd = [Held(seats, "192.0.2.1") for _ in range(LIMIT)]
+    crowd = [OpenConnection(seats, "192.0.2.1") for _ in range(LIMIT)]
     assert not any(each.closed for each in crowd)
-    late = Held(seats, "192.0.2.1")
+    late = OpenConnection(seats, "192.0.2.1")
     assert crowd[0].closed, "the one that has been silent longest"
-    others = [Held(seats, f"192.0.2.{number}") for number in range(2, 10)]
+    others = [OpenConnection(seats, f"192.0.2.{number}") for number in range(2, 10)]
     assert not any(each.closed for each in [late, *others])
     assert sum(each.closed for each in crowd) == 9
 
 
-def test_idle_strangers_push_out_no_workload_and_workloads_keep_out_nobody_new() -> None:
+def test_idle_strangers_push_out_no_workload_and_workloads_displace_no_newcomer() -> None:
     seats = Connections(LIMIT)
-    pods = [Held(seats, "192.0.2.1") for _ in range(LIMIT)]
+    pods = [OpenConnection(seats, "192.0.2.1") for _ in range(LIMIT)]
     for each in pods:
         each.seat.proved()
-    unknown_callers = [Held(seats, f"198.51.100.{number}") for number in range(100)]
+    unknown_callers = [OpenConnection(seats, f"198.51.100.{number}") for number in range(100)]
     assert sum(each.closed for each in pods) == LIMIT // NEWCOMERS
     assert not unknown_callers[-1].closed
     assert seats.taken == LIMIT

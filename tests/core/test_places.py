@@ -27,12 +27,12 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tuple[str, int]]) -> None:
-    places, held = CallSlots(LIMIT, full), list[CallSlot]()
+    places, taken = CallSlots(LIMIT, full), list[CallSlot]()
     for step, number in steps:
         if step == "enter":
             lost: list[CallSlot | None] = []
             mine: list[CallSlot] = []
-            before = Counter(place.address for place in held if not place.proven)
+            before = Counter(place.address for place in taken if not place.proven)
 
             def give_way(lost: list[CallSlot | None] = lost) -> None:
                 lost.append(None)
@@ -42,27 +42,27 @@ def test_only_what_is_not_proven_gives_way_and_of_those_with_most(steps: list[tu
             except Overloaded:
                 lost.append(None)
             address = address_of(PEERS[number])
-            gone = [place for place in held if place.gone is not None]
+            gone = [place for place in taken if place.gone is not None]
             assert not any(place.proven for place in gone)
             assert len(gone) + (not mine) <= 1, "one call gives way to one"
             if gone or not mine:
-                assert len(held) == LIMIT
+                assert len(taken) == LIMIT
                 loser = gone[0].address if gone else address
                 counted = before + Counter([address])
                 assert counted[loser] == max(counted.values())
-            held = [place for place in held if place.gone is None] + mine
-        elif held:
-            place = held[number % len(held)]
+            taken = [place for place in taken if place.gone is None] + mine
+        elif taken:
+            place = taken[number % len(taken)]
             if step == "receive":
                 place.received()
             elif step == "prove":
                 place.proved()
             else:
                 place.leave()
-                held.remove(place)
-        assert places.taken == len(held) <= LIMIT
-        assert places.unproven == sum(not place.proven for place in held)
-    for place in held:
+                taken.remove(place)
+        assert places.taken == len(taken) <= LIMIT
+        assert places.unproven == sum(not place.proven for place in taken)
+    for place in taken:
         place.leave()
         place.leave()  # twice is once
     assert places.taken == places.unproven == 0
@@ -97,7 +97,7 @@ def test_where_all_are_proven_the_newcomer_is_refused() -> None:
         ("ipv6:[2001:db8:1:2:9::4]:4711", "2001:db8:1:2::/64"),
         ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::/64"),
         ("ipv6:%5B::ffff:192.0.2.1%5D:4711", "192.0.2.1"),
-        ("unix:/run/door", "unix:/run/door"),
+        ("unix:/run/listener", "unix:/run/listener"),
         ("", ""),
     ],
 )

@@ -15,14 +15,14 @@ RANDOM = st.binary(min_size=16, max_size=64).filter(lambda data: len({*data.hex(
 
 @given(RANDOM, st.sampled_from(["hex", "base64", "base64url", "base32"]))
 def test_random_bytes_are_strong_in_every_form(data: bytes, form: str) -> None:
-    told = {
+    parts = {
         "hex": data.hex().encode(),
         "base64": base64.b64encode(data),
         "base64url": base64.urlsafe_b64encode(data).rstrip(b"="),
         "base32": base64.b32encode(data).rstrip(b"="),
     }[form]
-    if len(set(told)) >= 10 and told not in (told + told)[1:-1]:
-        assert weakness(told) == ""
+    if len(set(parts)) >= 10 and parts not in (parts + parts)[1:-1]:
+        assert weakness(parts) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "federation"
 ENOUGH = {"UnicodeError", "ValueError"}
 
 
-def test_whoever_foresees_a_decoder_foresees_text_that_is_not_utf_8() -> None:
+def test_a_handler_of_decoding_errors_also_covers_text_that_is_not_utf_8() -> None:
     short = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in sorted(PACKAGE.rglob("*.py"))

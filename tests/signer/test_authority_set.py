@@ -276,6 +276,6 @@ async def test_an_old_side_that_is_configured_no_longer_is_kept_and_reported_as_
     )
     facts = signer_facts(report, SignerListenerReport(replica="signer-0"))
     assert facts.ready_with == {A.certificate.sha256, B.certificate.sha256}
-    assert facts.kept == {A.certificate.sha256}
+    assert facts.until_restart == {A.certificate.sha256}
     both.configure(second, first)
     assert not any(kept().values())

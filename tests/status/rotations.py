@@ -53,7 +53,7 @@ def rotation(state: State, now: float, **changes: object) -> Rotation:
             author="the controller" if number else "status token, from 127.0.0.1",
             reason="its gate is open" if number else "yearly",
             evidence=[
-                Condition(name="held", met=True, detail="every namespace holds both", cluster=name)
+                Condition(name="read_back", met=True, detail="every namespace holds both", cluster=name)
                 for name in ("east", "west")
             ],
         )
@@ -97,7 +97,7 @@ def rotate(
     if state is State.RETIRED:
         record = replace(record, retired=[ROOT], admitted=[NEW_ROOT])
     hold(world, record)
-    told = conditions or (met("held"),)
+    told = conditions or (met("read_back"),)
     tell(
         world,
         RotationReport(

@@ -52,7 +52,7 @@ def check(document: dict[str, Any], content: dict[str, Any], body: object) -> No
 @pytest.mark.parametrize("state", list(State))
 async def test_a_rotation_in_any_state_is_what_the_openapi_document_says(start: Start, state: State) -> None:
     async with start(operates=True) as hub:
-        rotate(hub.world, state, met("held"), unmet("leaves", "west", 2e9), deadline=2e9, paused="told")
+        rotate(hub.world, state, met("read_back"), unmet("leaves", "west", 2e9), deadline=2e9, paused="told")
         assert hub.world.leader is not None
         leader = hub.world.leader.rotation
         tell(hub.world, replace(leader, losses=LOSSES, plan=plan(hub.world.now).plan))

@@ -78,7 +78,7 @@ def test_one_dead_cluster_of_three_is_one_critical_entry() -> None:
 
 def test_a_rotation_that_waits_for_a_dead_cluster_is_told_with_it_and_with_the_way_out() -> None:
     world = World(NAMES, T)
-    rotate(world, State.PUBLISHING, unmet("held", "west"))
+    rotate(world, State.PUBLISHING, unmet("read_back", "west"))
     kill(world, "west")
     status = seen(world)
     (cause,) = [item for item in status.attention if item.severity != "notice"]

@@ -166,7 +166,7 @@ async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: 
             hub.world,
             State.PUBLISHING,
             unmet("leaves", "west", until, evidence),
-            met("held", "every namespace of east holds both"),
+            met("read_back", "every namespace of east holds both"),
             opens_at=until,
         )
         quarantine(hub.world, "north")
@@ -185,7 +185,7 @@ async def test_a_rotation_is_a_row_of_steps_with_its_gate_and_who_is_out(start: 
 
 async def test_a_rotation_that_cannot_be_told_is_not_shown_as_none(start: Start, page: Any) -> None:
     async with start() as hub:
-        rotate(hub.world, State.ACTIVE, met("held"))
+        rotate(hub.world, State.ACTIVE, met("read_back"))
         await hub.settle()
         await hub.store.write("rotation", b"{")
         await hub.clock.advance(0.6)

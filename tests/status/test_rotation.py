@@ -92,7 +92,10 @@ def test_where_none_ever_was_there_is_none() -> None:
 def test_a_rotation_that_goes_well_is_told_with_its_gate_and_degrades_nothing() -> None:
     until = T + 1800
     world = world_in(
-        State.PUBLISHING, met("held"), unmet("leaves", "west", until, "leaves may live on"), opens_at=until
+        State.PUBLISHING,
+        met("read_back"),
+        unmet("leaves", "west", until, "leaves may live on"),
+        opens_at=until,
     )
     status = seen(world)
     assert (status.verdict, codes(status)) == ("healthy", set())
@@ -171,7 +174,7 @@ UNKNOWN: dict[str, Callable[[World], None]] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_gate_that_nobody_vouches_for_is_not_known_and_never_open(name: str) -> None:
-    world = world_in(State.PUBLISHING, met("held"))
+    world = world_in(State.PUBLISHING, met("read_back"))
     before = seen(world).rotation
     assert before is not None
     assert before.gate is not None
@@ -188,7 +191,7 @@ def test_a_gate_that_nobody_vouches_for_is_not_known_and_never_open(name: str) -
 
 
 def test_a_leader_that_says_open_beside_an_unmet_condition_is_not_believed() -> None:
-    world = world_in(State.PUBLISHING, met("held"))
+    world = world_in(State.PUBLISHING, met("read_back"))
     assert world.leader is not None
     world.edit_leader(rotation=replace(world.leader.rotation, open=True, conditions=[unmet("leaves")]))
     rotation = seen(world).rotation
@@ -206,7 +209,7 @@ def long_since(state: State, *conditions: object, **changes: object) -> World:
 
 
 def cut_off(state: State) -> World:
-    world = world_in(state, unmet("held", "west", detail="it was not read back"))
+    world = world_in(state, unmet("read_back", "west", detail="it was not read back"))
     world.edit_seen("west", state="unavailable", reason="timeout")
     return world
 
@@ -240,14 +243,14 @@ def with_problem(problem: str) -> World:
 
 ATTENTION: dict[str, tuple[Callable[[], World], str, str, str]] = {
     "paused": (
-        lambda: world_in(State.SOAKED, met("held"), paused="the canary failed"),
+        lambda: world_in(State.SOAKED, met("read_back"), paused="the canary failed"),
         "rotation_paused",
         "degraded",
         "the canary failed",
     ),
     "unreachable": (lambda: cut_off(State.PUBLISHING), "rotation_waits_for_cluster", "degraded", "west"),
     "stuck": (
-        lambda: long_since(State.PUBLISHING, unmet("held", "west", detail="some namespace lacks it")),
+        lambda: long_since(State.PUBLISHING, unmet("read_back", "west", detail="some namespace lacks it")),
         "rotation_stuck",
         "degraded",
         "some namespace lacks it",
@@ -571,7 +574,7 @@ def samples(world: World) -> dict[tuple[str, ...], float]:
 def test_metrics_name_the_state_the_gate_and_who_is_out() -> None:
     world = world_in(
         State.PUBLISHING,
-        met("held"),
+        met("read_back"),
         unmet("leaves", "west", T + 60),
         unmet("leaves", "east", T + 50),
         opens_at=T + 60,
@@ -583,7 +586,7 @@ def test_metrics_name_the_state_the_gate_and_who_is_out() -> None:
     assert found["federation_rotation_gate_open",] == 0
     assert found["federation_rotation_gate_opens_timestamp_seconds",] == T + 60
     assert found["federation_rotation_unmet_conditions", "leaves"] == 2
-    assert found["federation_rotation_unmet_conditions", "held"] == 0
+    assert found["federation_rotation_unmet_conditions", "read_back"] == 0
     assert found["federation_cluster_quarantined", "north"] == 1
     assert found["federation_cluster_quarantined", "east"] == 0
     assert found["federation_successor_ready", NEW_INTERMEDIATE, "next"] == 1
@@ -723,7 +726,7 @@ def test_a_quarantine_is_not_advised_where_it_would_not_help() -> None:
         world = world_in(State.ACTIVE, condition)
         world.edit_seen("west", state="unavailable", reason="timeout")
         assert "rotation_waits_for_cluster" not in codes(seen(world))
-    world = world_in(State.ACTIVE, unmet("drained", "west", T + 60), unmet("held", "west"))
+    world = world_in(State.ACTIVE, unmet("drained", "west", T + 60), unmet("read_back", "west"))
     world.edit_seen("west", state="unavailable", reason="timeout")
     assert "west" in told(seen(world), "rotation_waits_for_cluster").detail
 

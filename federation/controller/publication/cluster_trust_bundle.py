@@ -329,18 +329,18 @@ def with_bundle(
 
     ``anchors`` are those in the object, None where it is not there; ``met`` is as in :class:`Observed`.
     """
-    if not status.counted or facts.held is None:
+    if not status.counted or facts.anchors is None:
         return facts
     if status.state == "unknown":
         detail = f"ClusterTrustBundle {name}: {status.detail}"
-        return replace(facts, held=None, current=False, detail=detail)
+        return replace(facts, anchors=None, current=False, detail=detail)
     if met:
         detail = f"{facts.detail}; so does ClusterTrustBundle {name}"
     else:
         detail = f"{facts.detail}; ClusterTrustBundle {name} does not: {status.detail}"
     return replace(
         facts,
-        held=facts.held & (anchors or frozenset()),
+        anchors=facts.anchors & (anchors or frozenset()),
         current=facts.current and met,
         read_back_at=min(facts.read_back_at, read_back_at),
         detail=detail,

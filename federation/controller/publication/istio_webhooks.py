@@ -232,7 +232,7 @@ class IstioWebhooks:
                 istiod=hook.istiod,
                 revision=hook.revision,
                 state=_state(hook, served),
-                anchors=sorted(hook.held)[:MOST_ANCHORS],
+                anchors=sorted(hook.anchors)[:MOST_ANCHORS],
             )
             for hook in self.found or ()
         ]
@@ -252,7 +252,7 @@ class IstioWebhooks:
             # No namespace is called "https:", so a remote istiod is never taken for one that the hub provides.
             istiod=f"{found.namespace or 'https:/'}/{found.service}"[:MOST_TEXT],
             revision=found.revision[:MOST_TEXT],
-            held=self._anchors.common(found.ca_bundles),
+            anchors=self._anchors.common(found.ca_bundles),
         )
 
 
@@ -261,9 +261,9 @@ def _state(hook: Webhook, served: Mapping[str, ControlPlane]) -> str:
     plane = served.get(hook.istiod.partition("/")[0])
     if plane is None:
         return "not_provided"
-    if not hook.held:
+    if not hook.anchors:
         return "empty"
-    return "verifies" if not plane.root or plane.root in hook.held else "other_ca"
+    return "verifies" if not plane.root or plane.root in hook.anchors else "other_ca"
 
 
 def webhook_health(reports: Iterable[WebhookReport], unread: str = "") -> ClusterHealth | None:

@@ -584,7 +584,7 @@ class _SecretPublisher:
             name=name,
             issuer=examined.issuer,
             root=examined.root,
-            held=examined.held,
+            anchors=examined.held,
             current=examined.current,
             not_after=examined.not_after,
             read_back_at=read_back_at,

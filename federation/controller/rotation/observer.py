@@ -251,8 +251,8 @@ class Proved:
                         computed=self.matrix.computed,
                         client_issuer=self.issuers.get(client, ""),
                         server_issuer=self.issuers.get(server, ""),
-                        client_held=self.held.get(client, 0),
-                        server_held=self.held.get(server, 0),
+                        client_generation=self.held.get(client, 0),
+                        server_generation=self.held.get(server, 0),
                         reason=self.matrix.reasons.get(f"{client}>{server}", ""),
                     )
         return found
@@ -272,7 +272,8 @@ def signer_facts(report: SignerReport, listener: SignerListenerReport) -> Signer
     successor = report.successor
     return SignerFacts(
         ready_with=frozenset(a.sha256 for a in both if a.sha256 and a.state != "unavailable"),
-        kept=frozenset(a.sha256 for a in both if a.kept) - frozenset(a.sha256 for a in both if not a.kept),
+        until_restart=frozenset(a.sha256 for a in both if a.kept)
+        - frozenset(a.sha256 for a in both if not a.kept),
         generation=report.generation,
         rotation=report.rotation,
         state=report.directives,
@@ -309,7 +310,7 @@ def _is_proof(report: SignerReport, listener: SignerListenerReport) -> bool:
 
 def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
     """Those whose every namespace holds what is meant for it: they have joined."""
-    return frozenset(name for name, facts in clusters.items() if facts.current and facts.held)
+    return frozenset(name for name, facts in clusters.items() if facts.current and facts.anchors)
 
 
 def ahead_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, int]) -> dict[str, int]:
@@ -549,7 +550,9 @@ def sidecars_of(signers: Collection[SignerReport], clusters: Iterable[str]) -> d
         report = workloads_of(signers, name)
         if report is not None and report.sidecars is not None and report.watched:
             found[name] = SidecarsSeen(
-                pods=report.sidecars, asked=report.asked, never_requested=tuple(report.never_requested)
+                pods=report.sidecars,
+                with_certificate=report.asked,
+                never_requested=tuple(report.never_requested),
             )
     return found
 

@@ -165,7 +165,7 @@ def taken_over(operation: Operation, world: World, *, quarantined: Collection[st
             f"{cluster} still keeps a CA that is not accepted, so its workloads cannot have left it",
             remedy="accept it first: `federation trust list` names it",
         )
-    if facts.held is None and cluster not in quarantined:
+    if facts.anchors is None and cluster not in quarantined:
         raise OperationRefused(
             f"what {cluster} holds is not known now, so it may keep a CA that is not accepted: {facts.detail}",
             remedy="ask again once it is read back (`federation status`); quarantine it first if it is lost",

@@ -207,7 +207,7 @@ def _dependents(world: World, rotation: Rotation | None) -> list[Dependent]:
                 f"a certificate of {plane.issuer[:12]}" if plane.issuer else "no certificate that is known"
             )
             detail = f"{issuer}; its ca.crt is what agents and kube-apiserver are to verify it by"
-            anchors = _named_of(plane.held or frozenset(), world)
+            anchors = _named_of(plane.anchors or frozenset(), world)
             found.append(
                 Dependent(
                     cluster=name,
@@ -229,7 +229,7 @@ def _dependents(world: World, rotation: Rotation | None) -> list[Dependent]:
                 cluster=name,
                 what=f"webhook {hook.name}",
                 detail=f"kube-apiserver verifies {hook.istiod} by its caBundle",
-                anchors=_named_of(hook.held, world),
+                anchors=_named_of(hook.anchors, world),
                 obstacle=in_the_way.get(hook.name, ""),
             )
             for hook in facts.webhooks or ()

@@ -14,7 +14,7 @@
 An intermediate under the same root goes from STAGED to SOAKED, from ACTIVE and EMERGENCY to RETIRED, and from
 ABORTING to STABLE: no bundle changes.
 
-The rules, each held by a gate (``gates.py``) or by what is computed from the record (``effects.py``):
+The rules, each enforced by a gate (``gates.py``) or by what is computed from the record (``effects.py``):
 
 1.  The new authority is validated, and a signature of it verified, before anything is published.
 2.  Publish before use: nothing is signed under the new root until every consumer is known to trust it: what
@@ -23,17 +23,16 @@ The rules, each held by a gate (``gates.py``) or by what is computed from the re
 4.  Successive bundles differ by one step: each is a subset of the one before it or the other way round.
 5.  Unreachable is not converged: such a cluster blocks, or a person quarantines it, and then nothing is
     issued there.
-6.  What is not known counts as the worst: leaves from before the hub, an issuer that was not known
+6.  Anything unknown counts as the worst case: leaves from before the hub, an issuer that was not known
     beforehand, a report that is old.
-7.  Istio's control plane counts: those that verify istiod (agents, kube-apiserver by a webhook's caBundle) are known
-    to
-    trust the new root before its certificate is re-signed under it, and that certificate is of the side that stays
-    before a root is removed.
-8.  Every transition carries the evidence that it was taken on; the record is all the memory there is, so a
-    restart goes on where it was.
+7.  Istio's control plane counts: those that verify istiod (agents, kube-apiserver by a webhook's caBundle) are
+    known to trust the new root before its certificate is re-signed under it, and that certificate is of the side
+    that stays before a root is removed.
+8.  Every transition carries the evidence that it was taken on. The record is the only memory, so a restart
+    continues where it was.
 
-What the rules rest on is kept by others, and shown with them in the tests: the controller observes the world only
-after everything that follows from the record is persisted; a signer persists a bound before it delivers, and then
+The rules rest on two more, which other rooms follow and the tests show with them: the controller observes the world
+only after everything that follows from the record is persisted; a signer persists a bound before it delivers, and then
 reads the directives and what is in force once more before anything is delivered by that bound.
 
 ``record.py`` holds the values and how a transition is recorded, ``world.py`` what is observed, ``conditions.py`` the

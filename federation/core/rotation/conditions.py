@@ -1,8 +1,9 @@
 """The single conditions between the states of a rotation, each with its evidence and its estimate. Pure.
 
-What they are for stands in ``gates.py``; a name is the condition's name there. A condition that holds says what it
-was seen by; one that does not says which cluster is in the way and, where only time has to pass, until when. They are
-of four kinds:
+``gates.py`` says which gate has which of them; a name is the condition's name there. A condition that is met says what
+shows it; one that is not says which cluster is in the way and, where only time has to pass, until when. They are of
+four kinds; the first three are written for one cluster each, and the rules that gates name (all with the same
+signature) follow in the order of the states that first have them:
 
 **Consumers of trust:** what they are known to trust. G1 and the way back from a quarantine share these.
 
@@ -14,12 +15,11 @@ hold also shows what istiod has loaded. Before anything is signed under a new ro
 caBundle holds both roots: istiod's certificate is re-signed as soon as the issuer changes. Before a root is removed,
 every certificate is of the side that stays.
 
-**The side that is to sign:** what must be true of an authority before it signs, whichever way a rotation then goes.
+**Workloads alive:** whether those of each cluster still get certificates. A drain waits until every leaf that needs a
+side has ended. In a mesh that gets no certificates all of them have, and an abort or a removal would seem safe: it
+would make permanent what is broken, and a later proof with the hub's own probes would call it green.
 
-**Workloads alive:** whether those of each cluster still get certificates: nothing depends on an anchor where they do
-not. A drain waits until every leaf that needs a side has ended. In a mesh that gets no certificates all of them have,
-and an abort or a removal would seem safe: it would seal what is broken, and a later proof with the hub's own probes
-would call it green.
+**The side that is to sign:** what must be true of an authority before it signs, whichever way a rotation then goes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,43 @@ from federation.core.trust.liveness import assess
 
 NOT_REGISTERED: Final = "it is not registered any more, and others still talk to its workloads"
 NOT_KNOWN: Final = "a table that cannot be read may hold some, and others still talk to their workloads"
+NOT_READ: Final = "Istio's webhooks could not be read"
+
+RESTART: Final = (
+    "restart istiod where that stays so: it reads its files only at its start; where there is no such istiod any"
+    " more, delete the webhook configuration"
+)
+
+MOST_NAMED: Final = 10  # webhooks of one cluster that are named one by one
+MOST_REFUSED: Final = 10  # processes that are named one by one
+
+
+def met(name: str, detail: str, cluster: str = "") -> Condition:
+    """A condition that holds."""
+    return Condition(name=name, met=True, detail=detail, cluster=cluster)
+
+
+def unmet(name: str, detail: str, cluster: str = "", until: float = 0.0) -> Condition:
+    """A condition that does not hold, and may from ``until`` on (0: that cannot be determined)."""
+    return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
+
+
+def in_words(condition: Condition) -> str:
+    """A condition in a sentence: with its cluster, where it is about one."""
+    return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
+
+
+def shas(roots: Iterable[str]) -> str:
+    """Fingerprints as a person reads them."""
+    return " and ".join(sorted(root[:12] for root in roots)) or "nothing"
+
+
+def time_of(seconds: float) -> str:
+    """An instant as a person reads it, whatever the number is."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "a time that no calendar holds"
 
 
 def consumers(record: RotationRecord, world: World) -> Iterator[tuple[str, ClusterFacts]]:
@@ -47,24 +84,28 @@ def consumers(record: RotationRecord, world: World) -> Iterator[tuple[str, Clust
             yield name, facts
 
 
-def held(name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *, since: float) -> Condition:
-    """Every place that the cluster's trust comes from was read back to hold the roots, lately and after ``since``.
+def read_back(
+    name: str, facts: ClusterFacts, roots: frozenset[str], world: World, *, since: float
+) -> Condition:
+    """Every source of the cluster's trust was read back to hold the roots, not long ago and after ``since``.
 
-    What was read before the present state began, or at that very instant, may have been replaced by what the
-    state before it published.
+    What was read before the present state began, or at that very instant, may have been replaced by what the state
+    before it published.
     """
-    if facts.held is None:
-        return unmet("held", f"what it holds is not known: {facts.detail or 'it was not read back'}", name)
+    if facts.anchors is None:
+        return unmet(
+            "read_back", f"what it trusts is not known: {facts.detail or 'it was not read back'}", name
+        )
     age = world.now - facts.read_back_at
     if age > world.fresh:
-        return unmet("held", f"it was last read back {age:.0f} s ago", name)
+        return unmet("read_back", f"it was last read back {age:.0f} s ago", name)
     if facts.read_back_at <= since:
-        return unmet("held", f"it was not read back since {time_of(since)}", name)
-    missing = roots - facts.held
+        return unmet("read_back", f"it was not read back since {time_of(since)}", name)
+    missing = roots - facts.anchors
     if missing:
         where = f": {facts.detail}" if facts.detail and not facts.current else ""
-        return unmet("held", f"{shas(missing)} is not held everywhere{where}", name)
-    return met("held", f"{shas(roots)} was read back everywhere", name)
+        return unmet("read_back", f"{shas(missing)} is not everywhere yet{where}", name)
+    return met("read_back", f"{shas(roots)} was read back everywhere", name)
 
 
 def leaves_without(roots: frozenset[str], world: World) -> Mapping[str, Mapping[int, float]]:
@@ -123,7 +164,7 @@ def earlier(name: str, facts: ClusterFacts, world: World) -> Condition:
     if facts.own_issues:
         return unmet(
             "earlier",
-            f"its own CA issues there until somebody says that it does not: federation rotate takeover {name}",
+            f"its own CA issues there until the takeover is declared: federation rotate takeover {name}",
             name,
         )
     until = facts.unknown_until + world.skew if facts.unknown_until else 0.0
@@ -139,42 +180,6 @@ def earlier_in_removed(world: World, *, without: frozenset[str] = frozenset()) -
         if until > world.now and name not in without:
             detail = f"{NOT_REGISTERED}; leaves from before the hub may live until {time_of(until)}"
             yield unmet("earlier", detail, name, until)
-
-
-def met(name: str, detail: str, cluster: str = "") -> Condition:
-    """A condition that holds."""
-    return Condition(name=name, met=True, detail=detail, cluster=cluster)
-
-
-def unmet(name: str, detail: str, cluster: str = "", until: float = 0.0) -> Condition:
-    """A condition that does not hold, and may from ``until`` on (0: that cannot be determined)."""
-    return Condition(name=name, met=False, detail=detail, cluster=cluster, until=until)
-
-
-def in_words(condition: Condition) -> str:
-    """A condition in a sentence: with its cluster, where it is about one."""
-    return f"{condition.cluster}: {condition.detail}" if condition.cluster else condition.detail
-
-
-def shas(roots: Iterable[str]) -> str:
-    """Fingerprints as a person reads them."""
-    return " and ".join(sorted(root[:12] for root in roots)) or "nothing"
-
-
-def time_of(seconds: float) -> str:
-    """An instant as a person reads it, whatever the number is."""
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return "a time that no calendar holds"
-
-
-MOST_NAMED: Final = 10  # webhooks of one cluster that are named one by one
-RESTART: Final = (
-    "restart istiod where that stays so: it looks for its files only at its start; where there is no such istiod any"
-    " more, delete the webhook configuration"
-)
-NOT_READ: Final = "Istio's webhooks could not be read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,10 +217,10 @@ class Wanted:
 
 
 def istiod_trust(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> Iterator[Condition]:
-    """The ``ca.crt`` beside each istiod's certificate was lately read back to hold the roots."""
+    """The ``ca.crt`` beside each istiod's certificate was read back, not long ago, to hold the roots."""
     for plane in facts.control_planes:
         problem = _not_read(plane, world, wanted.since)
-        missing = wanted.roots - (plane.held or frozenset())
+        missing = wanted.roots - (plane.anchors or frozenset())
         if not problem and missing:
             problem = f"its ca.crt lacks {shas(missing)}" + (f": {plane.detail}" if plane.detail else "")
         if problem:
@@ -229,7 +234,7 @@ def istiod_trust(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -
 def istiod_issuer(
     name: str, facts: ClusterFacts, staying: Side, world: World, *, since: float
 ) -> Iterator[Condition]:
-    """Each istiod's certificate was lately read back to be valid, and of the intermediate that stays."""
+    """Each istiod's certificate was read back, not long ago, to be valid and of the intermediate that stays."""
     for plane in facts.control_planes:
         problem = _not_read(plane, world, since)
         if not problem and plane.issuer != staying.intermediate:
@@ -252,7 +257,7 @@ def istiod_issuer(
 
 
 def webhooks(name: str, facts: ClusterFacts, wanted: Wanted, world: World) -> Iterator[Condition]:
-    """Every webhook's caBundle was lately read to verify the istiod that it calls, before and after."""
+    """Every webhook's caBundle was read, not long ago, to verify the istiod that it calls, before and after."""
     problem = _unread_webhooks(facts, world, wanted.since)
     if problem:
         yield unmet("webhooks", problem, name)
@@ -282,15 +287,16 @@ def webhooks_settled(name: str, facts: ClusterFacts, world: World, *, since: flo
         yield met("webhooks_settled", f"what istiod had before {time_of(since)} is patched", name)
 
 
-def _unread_webhooks(facts: ClusterFacts, world: World, since: float) -> str:
-    if facts.webhooks is None:
-        return f"{NOT_READ}: {facts.webhooks_detail or 'they were not read yet'}"
-    if not facts.webhooks:
-        return ""
-    age = world.now - facts.webhooks_read_at
-    if age > world.fresh:
-        return f"Istio's webhooks were last read {age:.0f} s ago"
-    return "" if facts.webhooks_read_at > since else f"Istio's webhooks were not read since {time_of(since)}"
+def removal_observed(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
+    """The ``ca.crt`` of each istiod was read back to be the bundle that is meant for the cluster now."""
+    for plane in facts.control_planes:
+        problem = _not_read(plane, world, since)
+        if not problem and not plane.current:
+            problem = f"its ca.crt is not what is meant for it: {plane.detail or 'it was not written yet'}"
+        if problem:
+            yield unmet("observed", f"{plane.name}: {problem}", name)
+        else:
+            yield met("observed", f"{plane.name}: its ca.crt is what is meant for it", name)
 
 
 def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> str:
@@ -300,12 +306,12 @@ def webhook_problem(webhook: Webhook, facts: ClusterFacts, wanted: Wanted) -> st
     left must not be all that verifies it.
     """
     if provided(webhook, facts):
-        missing = wanted.roots - webhook.held
+        missing = wanted.roots - webhook.anchors
         if not missing:
             return ""
         lacks = f"its caBundle lacks {shas(missing)}, so {webhook.istiod} has not loaded ca.crt"
         return f"{webhook.name}: {lacks}; {RESTART}"
-    if wanted.leaving in webhook.held and wanted.staying not in webhook.held:
+    if wanted.leaving in webhook.anchors and wanted.staying not in webhook.anchors:
         return (
             f"{webhook.name}: it verifies {webhook.istiod} by {wanted.leaving[:12]}, which is to be left, and the hub"
             " does not provide that istiod's certificate; give it one of the other authority, or let the hub provide it"
@@ -320,20 +326,38 @@ def provided(webhook: Webhook, facts: ClusterFacts) -> bool:
 
 
 def serving(facts: ClusterFacts, world: World) -> ClusterFacts:
-    """The cluster without control planes that were lately read back to serve nothing.
+    """The cluster without control planes that were read back, not long ago, to serve nothing.
 
     Where nothing is issued while a cluster is quarantined, they get a certificate only once it has returned.
     """
     planes = facts.control_planes
-    idle = {p.name for p in planes if p.held is None and world.now - p.read_back_at <= world.fresh}
+    idle = {p.name for p in planes if p.anchors is None and world.now - p.read_back_at <= world.fresh}
     if not idle:
         return facts
     hooks = facts.webhooks
     if hooks is not None:
         places = {name.partition("/")[0] for name in idle}
         hooks = tuple(hook for hook in hooks if hook.istiod.partition("/")[0] not in places)
-    kept = tuple(plane for plane in planes if plane.name not in idle)
-    return replace(facts, control_planes=kept, webhooks=hooks)
+    remaining = tuple(plane for plane in planes if plane.name not in idle)
+    return replace(facts, control_planes=remaining, webhooks=hooks)
+
+
+def obstacles(facts: ClusterFacts, old: Side, new: Side) -> dict[str, str]:
+    """What of a cluster's control planes a rotation between these sides would wait for as things are, by its name.
+
+    Each with the condition that is not met. What a rotation itself brings about is none.
+    """
+    found: dict[str, str] = {}
+    for plane in facts.control_planes:
+        if plane.anchors is None:
+            found[plane.name] = f"istiod_trust: {plane.detail or 'it was not read back'}"
+        elif old.root not in plane.anchors:
+            found[plane.name] = f"istiod_trust: its ca.crt lacks {shas({old.root})}"
+    wanted = Wanted(roots=frozenset({old.root}), staying=new.root, leaving=old.root)
+    for webhook in facts.webhooks or ():
+        if problem := webhook_problem(webhook, facts, wanted):
+            found[webhook.name] = f"webhooks: {problem.removeprefix(f'{webhook.name}: ')}"
+    return found
 
 
 def _verified(found: Iterable[Webhook], facts: ClusterFacts, wanted: Wanted) -> str:
@@ -344,47 +368,35 @@ def _verified(found: Iterable[Webhook], facts: ClusterFacts, wanted: Wanted) -> 
     return " and ".join(said) or "no webhook of Istio was found"
 
 
-def obstacles(facts: ClusterFacts, old: Side, new: Side) -> dict[str, str]:
-    """What of a cluster's control planes a rotation between these sides would wait for as things are, by its name.
-
-    Each with the condition that is not met. What a rotation itself brings about is none.
-    """
-    found: dict[str, str] = {}
-    for plane in facts.control_planes:
-        if plane.held is None:
-            found[plane.name] = f"istiod_trust: {plane.detail or 'it was not read back'}"
-        elif old.root not in plane.held:
-            found[plane.name] = f"istiod_trust: its ca.crt lacks {shas({old.root})}"
-    wanted = Wanted(roots=frozenset({old.root}), staying=new.root, leaving=old.root)
-    for webhook in facts.webhooks or ():
-        if problem := webhook_problem(webhook, facts, wanted):
-            found[webhook.name] = f"webhooks: {problem.removeprefix(f'{webhook.name}: ')}"
-    return found
-
-
-def removal_observed(name: str, facts: ClusterFacts, world: World, *, since: float) -> Iterator[Condition]:
-    """The ``ca.crt`` of each istiod was read back to be the bundle that is meant for the cluster now."""
-    for plane in facts.control_planes:
-        problem = _not_read(plane, world, since)
-        if not problem and not plane.current:
-            problem = f"its ca.crt is not what is meant for it: {plane.detail or 'it was not written yet'}"
-        if problem:
-            yield unmet("observed", f"{plane.name}: {problem}", name)
-        else:
-            yield met("observed", f"{plane.name}: its ca.crt is what is meant for it", name)
+def _unread_webhooks(facts: ClusterFacts, world: World, since: float) -> str:
+    if facts.webhooks is None:
+        return f"{NOT_READ}: {facts.webhooks_detail or 'they were not read yet'}"
+    if not facts.webhooks:
+        return ""
+    age = world.now - facts.webhooks_read_at
+    if age > world.fresh:
+        return f"Istio's webhooks were last read {age:.0f} s ago"
+    return "" if facts.webhooks_read_at > since else f"Istio's webhooks were not read since {time_of(since)}"
 
 
 def _not_read(plane: ControlPlane, world: World, since: float) -> str:
     """Why what is known of it does not count; empty where it does."""
-    if plane.held is None:
-        return f"what it holds is not known: {plane.detail or 'it was not read back'}"
+    if plane.anchors is None:
+        return f"what it trusts is not known: {plane.detail or 'it was not read back'}"
     age = world.now - plane.read_back_at
     if age > world.fresh:
         return f"it was last read back {age:.0f} s ago"
     return "" if plane.read_back_at > since else f"it was not read back since {time_of(since)}"
 
 
-MOST_REFUSED: Final = 10  # processes that are named one by one
+def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
+    """Whether one cluster's workloads get certificates, as a condition of that name."""
+    found = assess(facts.life, world.now)
+    if found.fine:
+        return met(condition, found.detail, name)
+    until = f"; more is known at {time_of(found.until)}" if found.until else ""
+    remedy = f"; {found.remedy}" if found.remedy else ""
+    return unmet(condition, f"{found.detail}{until}{remedy}", name, found.until)
 
 
 def configuration(_: RotationRecord, __: Rotation, world: World) -> Iterator[Condition]:
@@ -419,19 +431,19 @@ def validated(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[C
 
 def capacity(_: RotationRecord, __: Rotation, world: World) -> Iterator[Condition]:
     """The back end of the new authority can carry the renewals that the rotation will ask of it."""
-    asked, quota = world.capacity.rate, world.capacity.quota
+    rate, quota = world.capacity.rate, world.capacity.quota
     known_from = world.capacity.known_from
     if quota and known_from > world.now:
         yield unmet(
             "capacity", f"what renewals ask for is measured until {time_of(known_from)}", until=known_from
         )
-    elif quota and asked > quota:
+    elif quota and rate > quota:
         yield unmet(
-            "capacity", f"renewals would ask for {asked:.1f} certificates a second, {quota:.1f} are allowed"
+            "capacity", f"renewals would ask for {rate:.1f} certificates a second, {quota:.1f} are allowed"
         )
     else:
         allowed = f"of {quota:.1f} that are allowed" if quota else "with no limit known"
-        yield met("capacity", f"renewals ask for {asked:.1f} certificates a second {allowed}")
+        yield met("capacity", f"renewals ask for {rate:.1f} certificates a second {allowed}")
 
 
 def in_force_both(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -443,7 +455,7 @@ def both_roots_published(record: RotationRecord, rotation: Rotation, world: Worl
     """Every namespace was read back to hold both roots."""
     roots = frozenset({rotation.old.root, rotation.new.root})
     for name, facts in consumers(record, world):
-        yield held(name, facts, roots, world, since=rotation.since)
+        yield read_back(name, facts, roots, world, since=rotation.since)
 
 
 def leaves_with_both(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -474,49 +486,16 @@ def webhooks_with_both(record: RotationRecord, rotation: Rotation, world: World)
         yield from webhooks(name, facts, Wanted.both(rotation), world)
 
 
-def istiods_trust_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Every istiod's ca.crt holds the root that stays, before the other is removed."""
-    for name, facts in _before_removal(record, rotation, world):
-        yield from istiod_trust(name, facts, _staying(rotation), world)
-
-
-def istiods_of_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Every istiod's certificate is of the side that stays, before the other is removed."""
-    side = rotation.old if rotation.state is State.ABORTING else rotation.new
-    for name, facts in _before_removal(record, rotation, world):
-        yield from istiod_issuer(name, facts, side, world, since=rotation.since)
-
-
-def webhooks_with_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """kube-apiserver verifies every istiod by the root that stays, before the other is removed."""
-    for name, facts in _before_removal(record, rotation, world):
-        yield from webhooks(name, facts, _staying(rotation), world)
-
-
-def _before_removal(
-    record: RotationRecord, rotation: Rotation, world: World
-) -> Iterator[tuple[str, ClusterFacts]]:
-    """The clusters to wait for; none once an abort has removed its root, which is then only observed."""
-    if not (rotation.state is State.ABORTING and rotation.wave):
-        yield from consumers(record, world)
-
-
-def _staying(rotation: Rotation) -> Wanted:
-    if rotation.state is State.ABORTING:
-        return Wanted.only(rotation.old, rotation.new, since=rotation.since)
-    return Wanted.only(rotation.new, rotation.old, since=rotation.since)
-
-
 def soaked(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """Everything else has held for the soak time without a break."""
+    """Every other condition was met for the soak time without a break."""
     if not rotation.conditions_met_since:
         yield unmet("soak", f"everything else has to hold for {rotation.soak:.0f} s without a break")
         return
     until = rotation.conditions_met_since + rotation.soak
     if until > world.now:
-        yield unmet("soak", f"it has held since {time_of(rotation.conditions_met_since)}", until=until)
+        yield unmet("soak", f"all others are met since {time_of(rotation.conditions_met_since)}", until=until)
     else:
-        yield met("soak", f"it has held since {time_of(rotation.conditions_met_since)}")
+        yield met("soak", f"all others are met since {time_of(rotation.conditions_met_since)}")
 
 
 def signers_ready(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -546,7 +525,7 @@ def listeners_open(_: RotationRecord, rotation: Rotation, world: World) -> Itera
     """New connections to every signer's listener were accepted since this state began, by the anchors in force.
 
     The certificate of the listener is of the side that signs. Callers that are connected do not notice one that new
-    ones refuse; whoever starts or reconnects would get nothing.
+    ones refuse; a workload that starts or reconnects would get nothing.
     """
     if not world.signers:
         yield unmet("listener", "no signer is live")
@@ -592,8 +571,8 @@ def _pair_problem(client: str, server: str, rotation: Rotation, world: World) ->
     if world.now - pair.computed > world.fresh:
         return f"{client} to {server} was proved {world.now - pair.computed:.0f} s ago"
     meant = (world.behind.get(client, world.in_force), world.behind.get(server, world.in_force))
-    if rotation.state is State.UNPUBLISHING and (pair.client_held, pair.server_held) != meant:
-        return f"{client} to {server} was proved before both held what is meant for them now"
+    if rotation.state is State.UNPUBLISHING and (pair.client_generation, pair.server_generation) != meant:
+        return f"{client} to {server} was proved before both had what is meant for them now"
     return "" if pair.valid else f"{client} to {server} does not validate: {pair.reason}"
 
 
@@ -624,6 +603,11 @@ def drained(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Con
     yield from _no_leaf(world, lambda issuer: needs_old(rotation, issuer), "drained")
 
 
+def new_drained(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """No unexpired leaf needs the new side: the gate out of ABORTING."""
+    yield from _no_leaf(world, lambda issuer: needs_new(rotation, issuer), "new_drained")
+
+
 def needs_old(rotation: Rotation, issuer: str) -> bool:
     """Whether a leaf of that issuer may need the old side: any but the new one, as the old one may be a renewal."""
     return issuer != rotation.new.intermediate
@@ -634,11 +618,6 @@ def needs_new(rotation: Rotation, issuer: str) -> bool:
     if rotation.changes_root:
         return issuer != rotation.old.intermediate
     return issuer in {rotation.new.intermediate, UNKNOWN_ISSUER}
-
-
-def new_drained(_: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """No unexpired leaf needs the new side: the gate out of ABORTING."""
-    yield from _no_leaf(world, lambda issuer: needs_new(rotation, issuer), "new_drained")
 
 
 def _no_leaf(world: World, needs: Callable[[str], bool], name: str) -> Iterator[Condition]:
@@ -665,6 +644,39 @@ def none_earlier_before_removal(_: RotationRecord, rotation: Rotation, world: Wo
         yield from none_earlier_anywhere(_, rotation, world)
 
 
+def istiods_trust_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's ca.crt holds the root that stays, before the other is removed."""
+    for name, facts in _before_removal(record, rotation, world):
+        yield from istiod_trust(name, facts, _staying(rotation), world)
+
+
+def istiods_of_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """Every istiod's certificate is of the side that stays, before the other is removed."""
+    side = rotation.old if rotation.state is State.ABORTING else rotation.new
+    for name, facts in _before_removal(record, rotation, world):
+        yield from istiod_issuer(name, facts, side, world, since=rotation.since)
+
+
+def webhooks_with_staying(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
+    """kube-apiserver verifies every istiod by the root that stays, before the other is removed."""
+    for name, facts in _before_removal(record, rotation, world):
+        yield from webhooks(name, facts, _staying(rotation), world)
+
+
+def _before_removal(
+    record: RotationRecord, rotation: Rotation, world: World
+) -> Iterator[tuple[str, ClusterFacts]]:
+    """The clusters to wait for; none once an abort has removed its root, which is then only observed."""
+    if not (rotation.state is State.ABORTING and rotation.wave):
+        yield from consumers(record, world)
+
+
+def _staying(rotation: Rotation) -> Wanted:
+    if rotation.state is State.ABORTING:
+        return Wanted.only(rotation.old, rotation.new, since=rotation.since)
+    return Wanted.only(rotation.new, rotation.old, since=rotation.since)
+
+
 def observed(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
     """What was meant for each cluster so far was read back there."""
     if rotation.state is State.ABORTING and not rotation.wave:
@@ -674,7 +686,7 @@ def observed(record: RotationRecord, rotation: Rotation, world: World) -> Iterat
         if name in waiting:
             continue
         fresh = world.now - facts.read_back_at <= world.fresh and facts.read_back_at > rotation.since
-        if facts.current and fresh and facts.held is not None:
+        if facts.current and fresh and facts.anchors is not None:
             yield met("observed", "every namespace was read back to hold what is meant for it", name)
         else:
             yield unmet("observed", facts.detail or "it does not hold what is meant for it yet", name)
@@ -686,48 +698,6 @@ def waits_for_its_wave(rotation: Rotation) -> frozenset[str]:
     if rotation.state is not State.UNPUBLISHING:
         return frozenset()
     return frozenset(name for wave in rotation.waves[rotation.wave :] for name in wave)
-
-
-def left_for_good(record: RotationRecord, side: Side) -> bool:
-    """Whether an emergency was declared against its root or its intermediate."""
-    return not {side.root, side.intermediate}.isdisjoint(record.compromised)
-
-
-def require_able(side: Side, which: str, world: World, *, lasting: bool = False) -> list[Condition]:
-    """The evidence that every signer seen can sign with that side; ``which`` is its name in the rotation.
-
-    One that cannot would issue nothing from then on: directives forbid it every other. ``lasting`` asks as well that it
-    still could once it is restarted. Raises OperationRefused.
-    """
-    found = [
-        _kept(replica, which)
-        if lasting and side.intermediate in facts.kept
-        else _able(replica, facts.ready_with, side, which)
-        for replica, facts in sorted(world.signers.items())
-    ]
-    for condition in found or [unmet("signers", "no signer is live")]:
-        if not condition.met:
-            raise OperationRefused(
-                f"nothing would be issued any more where the {which} authority is to sign: {condition.detail}",
-                remedy="put it back into that signer's configuration beside what signs now, [signer.authority] or "
-                "[signer.successor], and ask again"
-                if lasting and any(side.intermediate in facts.kept for facts in world.signers.values())
-                else f"mend the {which} authority in that signer's configuration or back end, or end that signer",
-            )
-    return found
-
-
-def _kept(replica: str, which: str) -> Condition:
-    return unmet(
-        "signers",
-        f"the {which} authority is configured no longer on {replica}, which has it only until it is restarted",
-    )
-
-
-def _able(replica: str, ready_with: frozenset[str], side: Side, which: str) -> Condition:
-    if side.intermediate in ready_with:
-        return met("signers", f"{replica} is ready to sign with the {which} intermediate")
-    return unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")
 
 
 def renewing(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
@@ -742,11 +712,44 @@ def renewing(record: RotationRecord, rotation: Rotation, world: World) -> Iterat
         yield alive_in(name, facts, world, condition="alive")
 
 
-def alive_in(name: str, facts: ClusterFacts, world: World, *, condition: str) -> Condition:
-    """Whether one cluster's workloads get certificates, as a condition of that name."""
-    found = assess(facts.life, world.now)
-    if found.fine:
-        return met(condition, found.detail, name)
-    until = f"; more is known at {time_of(found.until)}" if found.until else ""
-    remedy = f"; {found.remedy}" if found.remedy else ""
-    return unmet(condition, f"{found.detail}{until}{remedy}", name, found.until)
+def left_for_good(record: RotationRecord, side: Side) -> bool:
+    """Whether an emergency was declared against its root or its intermediate."""
+    return not {side.root, side.intermediate}.isdisjoint(record.compromised)
+
+
+def require_able(side: Side, which: str, world: World, *, lasting: bool = False) -> list[Condition]:
+    """The evidence that every signer seen can sign with that side; ``which`` is its name in the rotation.
+
+    One that cannot would issue nothing from then on: directives forbid it every other. ``lasting`` asks as well that it
+    still could once it is restarted. Raises OperationRefused.
+    """
+    found = [
+        _only_until_restart(replica, which)
+        if lasting and side.intermediate in facts.until_restart
+        else _able(replica, facts.ready_with, side, which)
+        for replica, facts in sorted(world.signers.items())
+    ]
+    for condition in found or [unmet("signers", "no signer is live")]:
+        if not condition.met:
+            raise OperationRefused(
+                f"nothing would be issued any more where the {which} authority is to sign: {condition.detail}",
+                remedy="put it back into that signer's configuration beside what signs now, [signer.authority] or "
+                "[signer.successor], and ask again"
+                if lasting
+                and any(side.intermediate in facts.until_restart for facts in world.signers.values())
+                else f"correct the {which} authority in that signer's configuration or back end, or end that signer",
+            )
+    return found
+
+
+def _only_until_restart(replica: str, which: str) -> Condition:
+    return unmet(
+        "signers",
+        f"the {which} authority is configured no longer on {replica}, which has it only until it is restarted",
+    )
+
+
+def _able(replica: str, ready_with: frozenset[str], side: Side, which: str) -> Condition:
+    if side.intermediate in ready_with:
+        return met("signers", f"{replica} is ready to sign with the {which} intermediate")
+    return unmet("signers", f"{replica} is not ready to sign with the {which} intermediate")

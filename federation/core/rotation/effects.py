@@ -2,7 +2,7 @@
 
 It is the same after every restart.
 
-While no rotation is under way, the record says which authority is in force: signers are held to that, whatever is
+While no rotation is under way, the record says which authority is in force: signers use that one, whatever is
 configured. It is recorded when signers are first seen to sign, and changes by a rotation. The one thing that changes
 it without a rotation is another intermediate under the very same root: everything that verifies the leaves of now
 trusts that root, and an intermediate's certificate comes with each leaf (RFC 8446, section 4.4.2). So nothing has to
@@ -37,128 +37,28 @@ NOT_IN_FORCE: Final = "authority_not_in_force"
 MOST_LEFT: Final = 200
 """Intermediates remembered as left; the latest. Each took a rotation, so that this is decades."""
 
+MOST_NAMED: Final = 3
 
-def signing_side(record: RotationRecord) -> Side | None:
-    """The authority in force at rest; while a rotation is under way, the one that it leaves.
+WEBHOOKS_REFUSE: Final = (
+    "kube-apiserver may refuse istiod's next certificate, so that pods are not injected, until istiod has patched"
+    " its webhooks"
+)
 
-    None where none is recorded: before signers were first seen to sign, or by a release that recorded none.
-    """
-    rotation = record.under_way
-    return record.signing if rotation is None else rotation.old
+ISTIOD_REFUSES: Final = (
+    "istiod may refuse clients by their next certificates until its ca.crt is published and loaded"
+)
 
+ISTIOD_OF_LEFT: Final = (
+    "istiod's certificate is of the authority that is left: where it is not re-signed by then, restarted agents do"
+    " not reach istiod and pods are not injected, until it is"
+)
 
-def preferred_side(record: RotationRecord) -> Side | None:
-    """What is to sign at rest where it can: the authority in force, else the one that the last rotation ended with."""
-    return record.signing or _outcome(record)
+ISTIOD_OF_ANOTHER: Final = (
+    "an istiod whose certificate the hub does not provide is refused by restarted agents until it has another"
+)
 
-
-def left_behind(record: RotationRecord) -> list[str]:
-    """The intermediates (SHA-256) that rotations have led away from, but for the one in force."""
-    rotation, side = record.rotation, preferred_side(record)
-    last = {rotation.old.intermediate, rotation.new.intermediate} if rotation is not None else set[str]()
-    found = [*record.left, *sorted(last - {*record.left})]
-    return [sha256 for sha256 in found if side is None or sha256 != side.intermediate][-MOST_LEFT:]
-
-
-def settled(record: RotationRecord) -> RotationRecord:
-    """The book of a rotation that has just ended: the side that it ended with is in force, the other is left."""
-    side = _outcome(record)
-    if side is None:
-        return record
-    record = replace(record, signing=side)
-    return replace(record, left=left_behind(record))
-
-
-def note_signing(
-    record: RotationRecord, signing: Mapping[str, Side], alive: Collection[str]
-) -> tuple[RotationRecord, str]:
-    """The book with what signers were seen to sign with at rest, and why that could not be noted (empty: it could).
-
-    ``signing`` is the side that each signer which is live signs with; ``alive`` are the issuers (SHA-256) of
-    leaves that may be alive. What is in force is recorded once, when all agree. Where that is not what the last
-    rotation ended with, no leaf of another issuer may be alive: else an authority that was exchanged while nobody
-    looked would become the one in force. After that only another intermediate under the same root is noted.
-    """
-    sides = {side.intermediate: side for side in signing.values()}
-    if record.under_way is not None or not sides:
-        return record, ""
-    if len(sides) > 1:
-        named = ", ".join(sorted(f"{side.subject or side.intermediate[:16]}" for side in sides.values()))
-        return record, f"signers sign with different authorities: {named}"
-    (side,) = sides.values()
-    held = record.signing
-    if held is None:
-        ended_with = _outcome(record)
-        others = sorted({*alive} - {side.intermediate, UNKNOWN_ISSUER})
-        expected = ended_with is not None and side.intermediate == ended_with.intermediate
-        if others and not expected:
-            return record, (
-                f"leaves of {others[0][:16]} are alive, and signers sign with {side.subject or side.intermediate[:16]}"
-            )
-        record = replace(record, signing=side)
-        return replace(record, left=left_behind(record)), ""
-    barred = side.intermediate in record.left or side.intermediate in record.compromised
-    if side.intermediate == held.intermediate or side.root != held.root or barred:
-        return record, ""
-    return replace(record, signing=side), ""
-
-
-def note_renewal(
-    record: RotationRecord, offered: Mapping[str, Collection[Side]], ready_with: Collection[str]
-) -> RotationRecord:
-    """The book where the intermediate that a rotation has sign was renewed, and no signer has the former one any more.
-
-    ``offered`` are the sides that each signer which is live could sign with, ``ready_with`` the intermediates
-    (SHA-256) of all of them. A running signer keeps what it has, so this is for signers that were restarted, or whose
-    intermediate has ended: where none has the one that is ordered, and all have the same other one under the same root,
-    nothing would be issued any more until the rotation has ended. As at rest the root is what every consumer trusts.
-    What may sign changes after it is recorded, so the gates reckon with its leaves; the former one is left.
-
-    Where both sides are under one root it has to bear the name of the side, or it could not be determined which it
-    renews.
-    """
-    rotation = record.under_way
-    if rotation is None or not offered or UNKNOWN_ISSUER in ready_with:
-        return record
-    for place in ("new", "old"):
-        side: Side = getattr(rotation, place)
-        if not _is_directed(rotation, place) or side.intermediate in ready_with:
-            continue
-        renewed = [
-            {other for other in sides if _renews(other, side, rotation, record)} for sides in offered.values()
-        ]
-        agreed = set.intersection(*renewed)
-        if len(agreed) != 1:
-            continue
-        left = [*record.left, *([side.intermediate] if side.intermediate not in record.left else [])]
-        changed = replace(rotation, **{place: agreed.pop()})
-        record = replace(record, rotation=changed, left=left[-MOST_LEFT:])
-        return replace(record, signing=changed.old) if record.signing == rotation.old else record
-    return record
-
-
-def _is_directed(rotation: Rotation, place: str) -> bool:
-    """Whether that side signs somewhere in the present state."""
-    if rotation.state in SIGNS_WITH_NEW:
-        return place == "new"
-    return place == "old" or rotation.state is State.CANARY
-
-
-def _renews(other: Side, side: Side, rotation: Rotation, record: RotationRecord) -> bool:
-    """Whether it is another intermediate in the place of that side, and may be."""
-    sides = {rotation.old.intermediate, rotation.new.intermediate}
-    barred = sides | {*record.left, *record.compromised}
-    if other.root != side.root or other.root in record.compromised or other.intermediate in barred:
-        return False
-    return rotation.changes_root or (bool(side.subject) and other.subject == side.subject)
-
-
-def _outcome(record: RotationRecord) -> Side | None:
-    """The side that signs after the last rotation; None where none has ended."""
-    rotation = record.rotation
-    if rotation is None or rotation.state not in AT_REST:
-        return None
-    return rotation.new if rotation.state is State.RETIRED else rotation.old
+CONTROL_PLANE_LOSSES: Final = frozenset({WEBHOOKS_REFUSE, ISTIOD_REFUSES, ISTIOD_OF_LEFT, ISTIOD_OF_ANOTHER})
+"""What is lost of control planes, and not of workloads."""
 
 
 class SigningDirectives(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +71,7 @@ class SigningDirectives(msgspec.Struct, frozen=True, kw_only=True):
     never signed under, whatever else may be. ``stopped`` are clusters that get nothing, with the reason. ``ttl_cap``
     is in seconds, 0 for none. ``revision`` is that of the record that they follow from. ``ahead`` are clusters that
     hold a later generation (its number) than the state knows: it is not known what they trust, and they get nothing.
-    ``others`` are clusters that another hub publishes to (its identity): nobody there trusts what this one signs.
+    ``others`` are clusters that another hub publishes to (its identity): nothing there trusts what this one signs.
     ``met`` are the clusters that some controller has looked into since they were registered: before that, it is not
     known whether one is another hub's. None is of an earlier release, where that did not count.
     """
@@ -200,8 +100,8 @@ class SigningDirectives(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an authority with that intermediate and that root (SHA-256) may sign for some cluster.
 
         At rest another intermediate under the root in force may: whatever verifies what is signed now verifies what
-        it signs, since its certificate is delivered with each leaf. Under another root it may not, whoever configured
-        it and wherever that root is published: only a rotation makes sure that every consumer trusts it.
+        it signs, since its certificate is delivered with each leaf. Under another root it may not, however configured
+        and wherever that root is published: only a rotation makes sure that every consumer trusts it.
         """
         if not {intermediate, root}.isdisjoint(self.forbidden):
             return False
@@ -285,7 +185,7 @@ def published(
 
 
 def removed(record: RotationRecord) -> frozenset[str]:
-    """The roots that the record has taken out of the bundle, though they may be pinned or still be held somewhere."""
+    """The roots that the record has taken out of the bundle, which may be pinned, or present in some cluster, still."""
     return frozenset(record.retired) | frozenset(record.withdrawn)
 
 
@@ -295,31 +195,134 @@ def clusters_behind(record: RotationRecord) -> frozenset[str]:
     return waits_for_its_wave(rotation) if rotation is not None else frozenset()
 
 
-MOST_NAMED: Final = 3
+def signing_side(record: RotationRecord) -> Side | None:
+    """The authority in force at rest; while a rotation is under way, the one that it leaves.
 
-WEBHOOKS_REFUSE: Final = (
-    "kube-apiserver may refuse istiod's next certificate, so that pods are not injected, until istiod has patched"
-    " its webhooks"
-)
-ISTIOD_REFUSES: Final = (
-    "istiod may refuse clients by their next certificates until its ca.crt is published and loaded"
-)
-ISTIOD_OF_LEFT: Final = (
-    "istiod's certificate is of the authority that is left: where it is not re-signed by then, restarted agents do"
-    " not reach istiod and pods are not injected, until it is"
-)
-ISTIOD_OF_ANOTHER: Final = (
-    "an istiod whose certificate the hub does not provide is refused by restarted agents until it has another"
-)
-CONTROL_PLANE_LOSSES: Final = frozenset({WEBHOOKS_REFUSE, ISTIOD_REFUSES, ISTIOD_OF_LEFT, ISTIOD_OF_ANOTHER})
-"""What is lost of control planes, and not of workloads."""
+    None where none is recorded: before signers were first seen to sign, or by a release that recorded none.
+    """
+    rotation = record.under_way
+    return record.signing if rotation is None else rotation.old
+
+
+def preferred_side(record: RotationRecord) -> Side | None:
+    """What is to sign at rest where it can: the authority in force, else the one that the last rotation ended with."""
+    return record.signing or _outcome(record)
+
+
+def left_behind(record: RotationRecord) -> list[str]:
+    """The intermediates (SHA-256) that rotations have led away from, but for the one in force."""
+    rotation, side = record.rotation, preferred_side(record)
+    last = {rotation.old.intermediate, rotation.new.intermediate} if rotation is not None else set[str]()
+    found = [*record.left, *sorted(last - {*record.left})]
+    return [sha256 for sha256 in found if side is None or sha256 != side.intermediate][-MOST_LEFT:]
+
+
+def settled(record: RotationRecord) -> RotationRecord:
+    """The record of a rotation that has just ended: the side that it ended with is in force, the other is left."""
+    side = _outcome(record)
+    if side is None:
+        return record
+    record = replace(record, signing=side)
+    return replace(record, left=left_behind(record))
+
+
+def note_signing(
+    record: RotationRecord, signing: Mapping[str, Side], alive: Collection[str]
+) -> tuple[RotationRecord, str]:
+    """The record with what signers were seen to sign with at rest, and why that could not be noted (empty: it could).
+
+    ``signing`` is the side that each signer which is live signs with; ``alive`` are the issuers (SHA-256) of
+    leaves that may be alive. What is in force is recorded once, when all agree. Where that is not what the last
+    rotation ended with, no leaf of another issuer may be alive: else an authority that was exchanged unobserved
+    would become the one in force. After that only another intermediate under the same root is noted.
+    """
+    sides = {side.intermediate: side for side in signing.values()}
+    if record.under_way is not None or not sides:
+        return record, ""
+    if len(sides) > 1:
+        named = ", ".join(sorted(f"{side.subject or side.intermediate[:16]}" for side in sides.values()))
+        return record, f"signers sign with different authorities: {named}"
+    (side,) = sides.values()
+    recorded = record.signing
+    if recorded is None:
+        ended_with = _outcome(record)
+        others = sorted({*alive} - {side.intermediate, UNKNOWN_ISSUER})
+        expected = ended_with is not None and side.intermediate == ended_with.intermediate
+        if others and not expected:
+            return record, (
+                f"leaves of {others[0][:16]} are alive, and signers sign with {side.subject or side.intermediate[:16]}"
+            )
+        record = replace(record, signing=side)
+        return replace(record, left=left_behind(record)), ""
+    barred = side.intermediate in record.left or side.intermediate in record.compromised
+    if side.intermediate == recorded.intermediate or side.root != recorded.root or barred:
+        return record, ""
+    return replace(record, signing=side), ""
+
+
+def note_renewal(
+    record: RotationRecord, offered: Mapping[str, Collection[Side]], ready_with: Collection[str]
+) -> RotationRecord:
+    """The record where the intermediate that a rotation has sign was renewed and no signer has the former one.
+
+    ``offered`` are the sides that each signer which is live could sign with, ``ready_with`` the intermediates
+    (SHA-256) of all of them. A running signer keeps what it has, so this is for signers that were restarted, or whose
+    intermediate has ended: where none has the one that is ordered, and all have the same other one under the same root,
+    nothing would be issued any more until the rotation has ended. As at rest the root is what every consumer trusts.
+    What may sign changes after it is recorded, so the gates reckon with its leaves; the former one is left.
+
+    Where both sides are under one root it has to bear the name of the side, or it could not be determined which it
+    renews.
+    """
+    rotation = record.under_way
+    if rotation is None or not offered or UNKNOWN_ISSUER in ready_with:
+        return record
+    for place in ("new", "old"):
+        side: Side = getattr(rotation, place)
+        if not _is_directed(rotation, place) or side.intermediate in ready_with:
+            continue
+        renewed = [
+            {other for other in sides if _renews(other, side, rotation, record)} for sides in offered.values()
+        ]
+        agreed = set.intersection(*renewed)
+        if len(agreed) != 1:
+            continue
+        left = [*record.left, *([side.intermediate] if side.intermediate not in record.left else [])]
+        changed = replace(rotation, **{place: agreed.pop()})
+        record = replace(record, rotation=changed, left=left[-MOST_LEFT:])
+        return replace(record, signing=changed.old) if record.signing == rotation.old else record
+    return record
+
+
+def _is_directed(rotation: Rotation, place: str) -> bool:
+    """Whether that side signs somewhere in the present state."""
+    if rotation.state in SIGNS_WITH_NEW:
+        return place == "new"
+    return place == "old" or rotation.state is State.CANARY
+
+
+def _renews(other: Side, side: Side, rotation: Rotation, record: RotationRecord) -> bool:
+    """Whether it is another intermediate in the place of that side, and may be."""
+    sides = {rotation.old.intermediate, rotation.new.intermediate}
+    barred = sides | {*record.left, *record.compromised}
+    if other.root != side.root or other.root in record.compromised or other.intermediate in barred:
+        return False
+    return rotation.changes_root or (bool(side.subject) and other.subject == side.subject)
+
+
+def _outcome(record: RotationRecord) -> Side | None:
+    """The side that signs after the last rotation; None where none has ended."""
+    rotation = record.rotation
+    if rotation is None or rotation.state not in AT_REST:
+        return None
+    return rotation.new if rotation.state is State.RETIRED else rotation.old
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """Leaves of one cluster that stop validating, or stop trusting, from ``begins`` until they are renewed.
 
     Both in seconds since the epoch; ``ends`` is when the last such leaf has expired by the slowest clock, 0
-    where that cannot be foretold: it ends with a publication, with a signer that is mended, or with the takeover
+    where that cannot be predicted: it ends with a publication, with a signer that works again, or with the takeover
     from a CA of the cluster's own that goes on issuing.
     """
 
@@ -412,7 +415,7 @@ def losses_without(
         if (name in clusters or not clusters) and (facts.own_issues or ends > world.now):
             what = "its leaves from before the hub may be refused by others"
             note(name, what, 0.0 if facts.own_issues else ends)
-        if any(plane.held is None or below(plane.issuer) for plane in facts.control_planes):
+        if any(plane.anchors is None or below(plane.issuer) for plane in facts.control_planes):
             note(name, ISTIOD_OF_LEFT, 0.0)
     for name, end in sorted(world.gone.items()):
         if (name in clusters or not clusters) and end + world.skew > world.now:
@@ -431,7 +434,7 @@ def _of_cluster(
     if own or ends > world.now:
         what = "its workloads from before the hub may refuse the other authority"
         yield what, world.now, 0.0 if own else ends
-    if facts.held is None or rotation.new.root not in facts.held:
+    if facts.anchors is None or rotation.new.root not in facts.anchors:
         yield "some namespace may refuse the other authority until it is published there", world.now, 0.0
     for what in _of_control_planes(rotation, facts, removed=isfinite(at)):
         yield what, at if what in {ISTIOD_OF_LEFT, ISTIOD_OF_ANOTHER} else world.now, 0.0
@@ -445,7 +448,7 @@ def _of_control_planes(rotation: Rotation, facts: ClusterFacts, *, removed: bool
     failing = [hook for hook in hooks if webhook_problem(hook, facts, wanted)]
     if planes and (facts.webhooks is None or any(provided(hook, facts) for hook in failing)):
         yield WEBHOOKS_REFUSE
-    if any(plane.held is None or new.root not in plane.held for plane in planes):
+    if any(plane.anchors is None or new.root not in plane.anchors for plane in planes):
         yield ISTIOD_REFUSES
     if removed and any(plane.issuer != new.intermediate for plane in planes):
         yield ISTIOD_OF_LEFT

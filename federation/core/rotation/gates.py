@@ -1,10 +1,10 @@
 """The gates between the states of a rotation: which conditions each has, and when it will open. Pure.
 
-A condition that holds says what it was seen by; one that does not says which cluster or signer is in the way and,
-where only time has to pass, until when. Conditions are named, so that tests can take each of them away in turn and
-show what breaks.
+A condition that is met says what shows it; one that is not says which cluster or signer is in the way and, where only
+time has to pass, until when. Conditions are named, so that tests can take each of them away in turn and show what
+breaks.
 
-**What is in force.** What the record only decided has not happened yet. A bundle may be held back (a pin that cannot
+**What is in force.** What the record only decided has not happened yet. A bundle may be withheld (a pin that cannot
 be read or was taken out, a store that cannot be written) while the record goes on. Read-backs do not show that: the
 clusters then hold what is meant for them, which is the old one.
 
@@ -39,12 +39,12 @@ from federation.core.rotation.conditions import (
     delivered_with,
     earlier,
     earlier_in_removed,
-    held,
     in_force,
     istiod_trust,
     leaves_without,
     met,
     provided,
+    read_back,
     renewing,
     serving,
     shas,
@@ -68,9 +68,39 @@ from federation.core.rotation.record import (
 from federation.core.rotation.world import World
 from federation.core.trust.expiry_bounds import alive
 
+MOST_PAIRS: Final = 10  # named one by one
+MOST_DEPARTURES: Final = 20
+NOTHING_NEEDS_IT: Final = "its pin is gone, and nothing depends on it any more"
+
+
+_Rule = Callable[[RotationRecord, Rotation, World], Iterator[Condition]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate says: open where every condition is met."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def open(self) -> bool:
+        """True where every condition is met."""
+        return all(condition.met for condition in self.conditions)
+
+    @property
+    def opens_at(self) -> float:
+        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be determined."""
+        unmet = [condition.until for condition in self.conditions if not condition.met]
+        return max(unmet) if unmet and all(unmet) else 0.0
+
+    @property
+    def unmet(self) -> tuple[Condition, ...]:
+        """The conditions that are not met."""
+        return tuple(condition for condition in self.conditions if not condition.met)
+
 
 def enacted(record: RotationRecord, rotation: Rotation, world: World) -> Iterator[Condition]:
-    """What is in force holds of both roots what it is to hold, and no cluster is kept behind without need."""
+    """What is in force has of both roots what it is to have, and no cluster stays behind without need."""
     found = list(_problems(record, rotation, world))
     why = f": {world.unwritten}" if world.unwritten else ""
     for problem, cluster in found:
@@ -91,42 +121,115 @@ def _problems(record: RotationRecord, rotation: Rotation, world: World) -> Itera
     if holds is None:
         yield f"what generation {world.in_force} holds, which is in force, is not known", ""
         return
-    asked = published(record, world.pins, world.staged, holds) & both
-    if asked - holds:
-        yield f"generation {world.in_force}, which is in force, lacks {shas(asked - holds)}", ""
-    if (holds & both) - asked:
+    wanted = published(record, world.pins, world.staged, holds) & both
+    if wanted - holds:
+        yield f"generation {world.in_force}, which is in force, lacks {shas(wanted - holds)}", ""
+    if (holds & both) - wanted:
         yield (
-            f"generation {world.in_force}, which is in force, holds {shas((holds & both) - asked)} still",
+            f"generation {world.in_force}, which is in force, holds {shas((holds & both) - wanted)} still",
             "",
         )
     for name in sorted(world.behind.keys() - clusters_behind(record)):
         yield f"it still gets generation {world.behind[name]}, and its wave has come", name
 
 
-_Rule = Callable[[RotationRecord, Rotation, World], Iterator[Condition]]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a gate says: open where every condition is met."""
-
-    conditions: tuple[Condition, ...]
-
-    @property
-    def open(self) -> bool:
-        """True where nothing stands in the way."""
-        return all(condition.met for condition in self.conditions)
-
-    @property
-    def opens_at(self) -> float:
-        """When it opens at the earliest (seconds since the epoch); 0 where that cannot be determined."""
-        unmet = [condition.until for condition in self.conditions if not condition.met]
-        return max(unmet) if unmet and all(unmet) else 0.0
-
-    @property
-    def unmet(self) -> tuple[Condition, ...]:
-        """Only what stands in the way."""
-        return tuple(condition for condition in self.conditions if not condition.met)
+GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
+    State.STAGED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "validated": conditions.validated,
+        "capacity": conditions.capacity,
+    },
+    State.PUBLISHING: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "read_back": conditions.both_roots_published,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "soak": conditions.soaked,
+    },
+    State.SOAKED: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "read_back": conditions.both_roots_published,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "matrix": conditions.green,
+        "signers": conditions.signers_ready,
+        "alive": renewing,
+    },
+    State.CANARY: {
+        "configuration": conditions.configuration,
+        "pinned": conditions.pinned,
+        "in_force": conditions.in_force_both,
+        "read_back": conditions.both_roots_published,
+        "leaves": conditions.leaves_with_both,
+        "earlier": conditions.none_earlier,
+        "istiod_trust": conditions.istiods_trust_both,
+        "webhooks": conditions.webhooks_with_both,
+        "signers": conditions.signers_ready,
+        "directives": conditions.directives_followed,
+        "matrix": conditions.green,
+        "new_in_use": conditions.new_in_use,
+        "alive": renewing,
+    },
+    State.ACTIVE: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "directives": conditions.directives_followed,
+        "read_back": conditions.both_roots_published,
+        "leaves": conditions.leaves_with_both,
+        "matrix": conditions.green,
+        "listener": conditions.listeners_open,
+        "new_in_use": conditions.new_in_use,
+        "alive": renewing,
+    },
+    State.UNPUBLISHING: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "observed": conditions.observed,
+        "matrix": conditions.green,
+        "listener": conditions.listeners_open,
+        "alive": renewing,
+    },
+    State.ABORTING: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "new_drained": conditions.new_drained,
+        "earlier": conditions.none_earlier_before_removal,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "directives": conditions.directives_followed,
+        "observed": conditions.observed,
+        "listener": conditions.listeners_open,
+        "alive": renewing,
+    },
+    State.EMERGENCY: {
+        "configuration": conditions.configuration,
+        "enacted": enacted,
+        "drained": conditions.drained,
+        "earlier": conditions.none_earlier_anywhere,
+        "istiod_issuer": conditions.istiods_of_staying,
+        "istiod_trust": conditions.istiods_trust_staying,
+        "webhooks": conditions.webhooks_with_staying,
+        "leaves": conditions.leaves_with_both,
+        "read_back": conditions.both_roots_published,
+        "alive": renewing,
+    },
+}
+"""The gate out of each state: its conditions by name."""
 
 
 def gate(record: RotationRecord, world: World, *, without: frozenset[str] = frozenset()) -> Verdict:
@@ -140,27 +243,12 @@ def gate(record: RotationRecord, world: World, *, without: frozenset[str] = froz
 
 
 def _with_soak_behind(found: list[Condition], rotation: Rotation) -> list[Condition]:
-    """The soak begins when everything else holds: where that can be told, its end can be too."""
+    """The soak begins once every other condition is met: where that instant is known, so is its end."""
     others = [condition.until for condition in found if not condition.met and condition.name != "soak"]
     if not others or not all(others):
         return found
     ends = max(others) + rotation.soak
     return [replace(c, until=ends) if c.name == "soak" and not c.met else c for c in found]
-
-
-def return_gate(
-    record: RotationRecord, cluster: str, world: World, *, without: frozenset[str] = frozenset()
-) -> Verdict:
-    """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
-    rules: dict[str, Callable[[RotationRecord, str, World], Iterator[Condition]]] = {
-        "return_held": _return_held,
-        "return_istiod_trust": _return_istiod_trust,
-        "return_webhooks": _return_webhooks,
-        "return_leaves": _return_leaves,
-        "return_earlier": _return_earlier,
-    }
-    kept = [rule for name, rule in rules.items() if name not in without]
-    return Verdict(tuple(condition for rule in kept for condition in rule(record, cluster, world)))
 
 
 def trusts(
@@ -175,7 +263,7 @@ def trusts(
     late = leaves_without(roots, world)
     found = [] if "in_force" in without else [in_force(roots, world)]
     for name, facts in consumers(record, world):
-        found += [] if "held" in without else [held(name, facts, roots, world, since=since)]
+        found += [] if "read_back" in without else [read_back(name, facts, roots, world, since=since)]
         wanted = Wanted.signed_under(record.rotation, roots, since=since)
         found += [] if "istiod_trust" in without else istiod_trust(name, facts, wanted, world)
         found += [] if "webhooks" in without else webhooks(name, facts, wanted, world)
@@ -187,16 +275,31 @@ def trusts(
     return Verdict(tuple(found))
 
 
-def _return_held(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
+def return_gate(
+    record: RotationRecord, cluster: str, world: World, *, without: frozenset[str] = frozenset()
+) -> Verdict:
+    """The gate out of a quarantine: caught up, and no leaf alive that lacks an anchor that is signed under."""
+    rules: dict[str, Callable[[RotationRecord, str, World], Iterator[Condition]]] = {
+        "return_read_back": _return_read_back,
+        "return_istiod_trust": _return_istiod_trust,
+        "return_webhooks": _return_webhooks,
+        "return_leaves": _return_leaves,
+        "return_earlier": _return_earlier,
+    }
+    applied = [rule for name, rule in rules.items() if name not in without]
+    return Verdict(tuple(condition for rule in applied for condition in rule(record, cluster, world)))
+
+
+def _return_read_back(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
     facts = world.clusters.get(cluster)
     roots = signed_under(record)
     if facts is None:
-        yield unmet("return_held", "it is not registered any more", cluster)
+        yield unmet("return_read_back", "it is not registered any more", cluster)
     else:
-        condition = held(cluster, facts, roots, world, since=0.0)
+        condition = read_back(cluster, facts, roots, world, since=0.0)
         current = facts.current or not condition.met
         detail = condition.detail if current else "it does not hold the generation in force yet"
-        yield replace(condition, name="return_held", met=condition.met and current, detail=detail)
+        yield replace(condition, name="return_read_back", met=condition.met and current, detail=detail)
 
 
 def _return_istiod_trust(record: RotationRecord, cluster: str, world: World) -> Iterator[Condition]:
@@ -244,108 +347,6 @@ def signed_under(record: RotationRecord) -> frozenset[str]:
             return frozenset({rotation.old.root, rotation.new.root})
 
 
-GATES: Final[Mapping[State, Mapping[str, _Rule]]] = {
-    State.STAGED: {
-        "configuration": conditions.configuration,
-        "pinned": conditions.pinned,
-        "validated": conditions.validated,
-        "capacity": conditions.capacity,
-    },
-    State.PUBLISHING: {
-        "configuration": conditions.configuration,
-        "pinned": conditions.pinned,
-        "in_force": conditions.in_force_both,
-        "held": conditions.both_roots_published,
-        "leaves": conditions.leaves_with_both,
-        "earlier": conditions.none_earlier,
-        "istiod_trust": conditions.istiods_trust_both,
-        "webhooks": conditions.webhooks_with_both,
-        "soak": conditions.soaked,
-    },
-    State.SOAKED: {
-        "configuration": conditions.configuration,
-        "pinned": conditions.pinned,
-        "in_force": conditions.in_force_both,
-        "held": conditions.both_roots_published,
-        "leaves": conditions.leaves_with_both,
-        "earlier": conditions.none_earlier,
-        "istiod_trust": conditions.istiods_trust_both,
-        "webhooks": conditions.webhooks_with_both,
-        "matrix": conditions.green,
-        "signers": conditions.signers_ready,
-        "alive": renewing,
-    },
-    State.CANARY: {
-        "configuration": conditions.configuration,
-        "pinned": conditions.pinned,
-        "in_force": conditions.in_force_both,
-        "held": conditions.both_roots_published,
-        "leaves": conditions.leaves_with_both,
-        "earlier": conditions.none_earlier,
-        "istiod_trust": conditions.istiods_trust_both,
-        "webhooks": conditions.webhooks_with_both,
-        "signers": conditions.signers_ready,
-        "directives": conditions.directives_followed,
-        "matrix": conditions.green,
-        "new_in_use": conditions.new_in_use,
-        "alive": renewing,
-    },
-    State.ACTIVE: {
-        "configuration": conditions.configuration,
-        "enacted": enacted,
-        "drained": conditions.drained,
-        "earlier": conditions.none_earlier_anywhere,
-        "istiod_issuer": conditions.istiods_of_staying,
-        "istiod_trust": conditions.istiods_trust_staying,
-        "webhooks": conditions.webhooks_with_staying,
-        "directives": conditions.directives_followed,
-        "held": conditions.both_roots_published,
-        "leaves": conditions.leaves_with_both,
-        "matrix": conditions.green,
-        "listener": conditions.listeners_open,
-        "new_in_use": conditions.new_in_use,
-        "alive": renewing,
-    },
-    State.UNPUBLISHING: {
-        "configuration": conditions.configuration,
-        "enacted": enacted,
-        "observed": conditions.observed,
-        "matrix": conditions.green,
-        "listener": conditions.listeners_open,
-        "alive": renewing,
-    },
-    State.ABORTING: {
-        "configuration": conditions.configuration,
-        "enacted": enacted,
-        "new_drained": conditions.new_drained,
-        "earlier": conditions.none_earlier_before_removal,
-        "istiod_issuer": conditions.istiods_of_staying,
-        "istiod_trust": conditions.istiods_trust_staying,
-        "webhooks": conditions.webhooks_with_staying,
-        "directives": conditions.directives_followed,
-        "observed": conditions.observed,
-        "listener": conditions.listeners_open,
-        "alive": renewing,
-    },
-    State.EMERGENCY: {
-        "configuration": conditions.configuration,
-        "enacted": enacted,
-        "drained": conditions.drained,
-        "earlier": conditions.none_earlier_anywhere,
-        "istiod_issuer": conditions.istiods_of_staying,
-        "istiod_trust": conditions.istiods_trust_staying,
-        "webhooks": conditions.webhooks_with_staying,
-        "leaves": conditions.leaves_with_both,
-        "held": conditions.both_roots_published,
-        "alive": renewing,
-    },
-}
-"""The gate out of each state: its conditions by name."""
-
-
-MOST_PAIRS: Final = 10  # told one by one
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberCa:
     """An anchor (SHA-256) that is the own CA of clusters: of those it is pinned for, and of others.
@@ -391,25 +392,26 @@ def drop_gates(
     )
     shared = [c for name, found in of_all.items() if name not in without for c in found]
     return {
-        anchor.sha256: Verdict((*shared, *_of(anchor, record, world, roots, without))) for anchor in waiting
+        anchor.sha256: Verdict((*shared, *_rules_of(anchor, record, world, roots, without)))
+        for anchor in waiting
     }
 
 
 def drop(record: RotationRecord, verdicts: Mapping[str, Verdict]) -> RotationRecord:
-    """The book with those anchors retired whose gate is open."""
+    """The record with those anchors retired whose gate is open."""
     gone = [sha256 for sha256, verdict in verdicts.items() if verdict.open]
     return replace(record, retired=sorted({*record.retired, *gone})) if gone else record
 
 
-def _of(
+def _rules_of(
     anchor: MemberCa, record: RotationRecord, world: World, roots: Mapping[str, str], without: frozenset[str]
 ) -> Iterator[Condition]:
     rules = {
         "own_in_force": _in_force(anchor, world),
         "own_issuers": _issuers(anchor, record, world, roots),
-        "own_door": _listener(anchor, world, roots),
+        "own_listener": _listener(anchor, world, roots),
         "own_earlier": _earlier(anchor, record, world),
-        "own_held": _held(anchor, record, world),
+        "own_read_back": _read_back(anchor, record, world),
         "own_alive": _alive(anchor, record, world),
         "own_istiod": _istiod(anchor, record, world, roots),
         "own_webhooks": _webhooks(anchor, record, world),
@@ -425,6 +427,28 @@ def _at_rest(record: RotationRecord) -> Iterator[Condition]:
         yield unmet("at_rest", f"rotation {record.under_way.number} is under way")
     else:
         yield met("at_rest", "no rotation is under way")
+
+
+def _matrix(record: RotationRecord, world: World) -> Iterator[Condition]:
+    """Every ordered pair of clusters that are not quarantined validates by leaves of the hub, proved not long ago."""
+    names = [name for name, _ in consumers(record, world)]
+    pairs = [(client, server) for client in names for server in names if client != server]
+    bad = [pair for pair in pairs if not _validates(*pair, world)]
+    for client, server in bad[:MOST_PAIRS]:
+        pair = world.pairs.get((client, server))
+        why = (
+            f"was not proved in the last {world.fresh:.0f} s"
+            if pair is None or pair.valid
+            else f"does not validate: {pair.reason}"
+        )
+        yield unmet("own_matrix", f"{client} to {server} {why}", client)
+    if not bad:
+        yield met("own_matrix", f"all {len(pairs)} ordered pairs validate")
+
+
+def _validates(client: str, server: str, world: World) -> bool:
+    pair = world.pairs.get((client, server))
+    return pair is not None and pair.valid and world.now - pair.computed <= world.fresh
 
 
 def _in_force(anchor: MemberCa, world: World) -> Iterator[Condition]:
@@ -467,12 +491,23 @@ def _issuers(
         yield met("own_issuers", "nothing that the hub signs with, and no leaf of it alive, is below it")
 
 
+def _listener(anchor: MemberCa, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
+    """No signer's listener shows a certificate below it: clients of the listener verify it by their ConfigMap."""
+    bad = 0
+    for replica, facts in sorted(world.signers.items()):
+        if facts.listener and roots.get(facts.listener, anchor.sha256) == anchor.sha256:
+            bad += 1
+            yield unmet("own_listener", f"{replica}: the certificate of its listener is below it, or may be")
+    if not bad:
+        yield met("own_listener", "no signer's listener shows a certificate below it")
+
+
 def _earlier(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
     """No leaf of the CA can be alive where it has issued."""
     for name in sorted(world.clusters if anchor.everywhere else anchor.clusters & world.clusters.keys()):
         facts = world.clusters[name]
         if name in record.quarantined and not anchor.everywhere:
-            yield unmet("own_earlier", "it is quarantined, and nobody knows what issues there", name)
+            yield unmet("own_earlier", "it is quarantined, and it is not known what issues there", name)
         else:
             condition = earlier(name, facts, world)
             yield replace(condition, name="own_earlier")
@@ -481,27 +516,18 @@ def _earlier(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator
             yield replace(condition, name="own_earlier")
 
 
-def _listener(anchor: MemberCa, world: World, roots: Mapping[str, str]) -> Iterator[Condition]:
-    """No signer's listener shows a certificate below it: clients of the listener verify it by their ConfigMap."""
-    bad = 0
-    for replica, facts in sorted(world.signers.items()):
-        if facts.listener and roots.get(facts.listener, anchor.sha256) == anchor.sha256:
-            bad += 1
-            yield unmet("own_door", f"{replica}: the certificate of its listener is below it, or may be")
-    if not bad:
-        yield met("own_door", "no signer's listener shows a certificate below it")
-
-
-def _held(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
-    """Where it has issued, every namespace was lately read back to hold what is in force."""
+def _read_back(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
+    """Where it has issued, every namespace was read back, not long ago, to hold what is in force."""
     for name in anchor.where(record, world):
         facts = world.clusters[name]
-        if facts.held is None or not facts.current:
-            yield unmet("own_held", facts.detail or "it does not hold the generation in force", name)
+        if facts.anchors is None or not facts.current:
+            yield unmet("own_read_back", facts.detail or "it does not hold the generation in force", name)
         elif world.now - facts.read_back_at > world.fresh:
-            yield unmet("own_held", f"it was last read back {world.now - facts.read_back_at:.0f} s ago", name)
+            yield unmet(
+                "own_read_back", f"it was last read back {world.now - facts.read_back_at:.0f} s ago", name
+            )
         else:
-            yield met("own_held", "every namespace was read back to hold the generation in force", name)
+            yield met("own_read_back", "every namespace was read back to hold the generation in force", name)
 
 
 def _alive(anchor: MemberCa, record: RotationRecord, world: World) -> Iterator[Condition]:
@@ -519,8 +545,8 @@ def _istiod(
     for name in anchor.where(record, world):
         bad = 0
         for plane in world.clusters[name].control_planes:
-            if plane.held is None:
-                problem = f"what it holds is not known: {plane.detail or 'it was not read back'}"
+            if plane.anchors is None:
+                problem = f"what it trusts is not known: {plane.detail or 'it was not read back'}"
             elif roots.get(plane.issuer, anchor.sha256) == anchor.sha256:
                 problem = "its certificate is below it, or below a root that is not known"
             else:
@@ -545,7 +571,8 @@ def _webhooks(anchor: MemberCa, record: RotationRecord, world: World) -> Iterato
         needing = [
             webhook
             for webhook in facts.webhooks
-            if anchor.sha256 in webhook.held and not (provided(webhook, facts) and others & webhook.held)
+            if anchor.sha256 in webhook.anchors
+            and not (provided(webhook, facts) and others & webhook.anchors)
         ]
         for webhook in needing[:MOST_NAMED]:
             detail = f"{webhook.name} verifies {webhook.istiod} by it, and by no certificate of the hub's"
@@ -554,32 +581,10 @@ def _webhooks(anchor: MemberCa, record: RotationRecord, world: World) -> Iterato
             yield met("own_webhooks", "no webhook of Istio depends on it", name)
 
 
-def _matrix(record: RotationRecord, world: World) -> Iterator[Condition]:
-    """Every ordered pair of clusters that are not quarantined validates by leaves of the hub, lately proved."""
-    names = [name for name, _ in consumers(record, world)]
-    pairs = [(client, server) for client in names for server in names if client != server]
-    bad = [pair for pair in pairs if not _validates(*pair, world)]
-    for client, server in bad[:MOST_PAIRS]:
-        pair = world.pairs.get((client, server))
-        why = "was not proved lately" if pair is None or pair.valid else f"does not validate: {pair.reason}"
-        yield unmet("own_matrix", f"{client} to {server} {why}", client)
-    if not bad:
-        yield met("own_matrix", f"all {len(pairs)} ordered pairs validate")
-
-
-def _validates(client: str, server: str, world: World) -> bool:
-    pair = world.pairs.get((client, server))
-    return pair is not None and pair.valid and world.now - pair.computed <= world.fresh
-
-
-MOST_DEPARTURES: Final = 20
-NOTHING_NEEDS_IT: Final = "its pin is gone, and nothing depends on it any more"
-
-
 def settle(
     record: RotationRecord, *, pins: frozenset[str], staged: frozenset[str], found: Mapping[str, Unpinned]
 ) -> RotationRecord:
-    """The book by these pins, ``staged`` ones among them; ``found`` are the roots of all generations in force.
+    """The record by these pins, ``staged`` ones among them; ``found`` are the roots of all generations in force.
 
     Noted are roots that are published and not pinned, and those pinned as staged after they were published: both
     stay. What was withdrawn may come back where a pin is not staged.
@@ -601,7 +606,7 @@ def settle(
 
 
 def unpinned_anchors(record: RotationRecord, own: Mapping[str, Iterable[str]]) -> list[MemberCa]:
-    """Those of the book, for the gate that they leave by.
+    """Those of the record, for the gate that they leave by.
 
     ``own`` are the CAs (SHA-256) that each cluster came with: one may have joined after the pin was gone.
     """
@@ -650,7 +655,7 @@ def remove_now(
 
 
 def drop_unpinned(record: RotationRecord, verdicts: Mapping[str, Verdict], *, at: float) -> RotationRecord:
-    """The book without those anchors whose gate is open; each with its evidence among the departures."""
+    """The record without those anchors whose gate is open; each with its evidence among the departures."""
     going = {
         sha256: verdicts[sha256].conditions
         for sha256 in record.unpinned
@@ -669,7 +674,7 @@ def depart(
     author: str,
     reason: str,
 ) -> RotationRecord:
-    """The book with these unpinned anchors removed, each on its evidence."""
+    """The record with these unpinned anchors removed, each on its evidence."""
     left = [
         Departure(
             sha256=sha256,

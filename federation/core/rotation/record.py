@@ -18,7 +18,7 @@ from federation.core.errors import Refused
 
 
 class State(StrEnum):
-    """Where a rotation stands; the rules are in the package's docstring."""
+    """The state that a rotation is in; the rules are in the package's docstring."""
 
     STABLE = "STABLE"
     STAGED = "STAGED"
@@ -37,6 +37,16 @@ AT_REST = frozenset({State.STABLE, State.RETIRED})
 
 ABORTABLE = frozenset({State.STAGED, State.PUBLISHING, State.SOAKED, State.CANARY, State.ACTIVE})
 SIGNS_WITH_NEW = frozenset({State.ACTIVE, State.UNPUBLISHING, State.RETIRED, State.EMERGENCY})
+MOST_HISTORY: Final = 100
+
+WHOLE_HISTORY: Final = 12
+"""The last transitions keep all their evidence; of earlier ones one condition of each name stays."""
+
+MOST_EVIDENCE: Final = 64
+"""Conditions recorded with a transition: unmet ones and one of each name come first, so that 200 clusters fit."""
+
+MOST_TEXT: Final = 300
+"""Characters of a condition's detail and of a reason: the record is one object of bounded size."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +92,10 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, rename={"conditions_me
     """One rotation of a trust domain.
 
     ``soak`` is in seconds, ``deadline`` and ``conditions_met_since`` are in seconds since the epoch.
-    ``conditions_met_since`` is kept in PUBLISHING alone: since when all of its gate but the soak time has held without
-    a break (0: it does not). ``wave`` counts the waves that may lose the old root by now, the last of which may not
-    have been observed yet; in ABORTING, and in STABLE after it, it is 1 once the new root is removed.
+    ``conditions_met_since`` is written in PUBLISHING alone: since when every condition of its gate but the soak time
+    has been met without a break (0: one is not met). ``wave`` counts the waves that may lose the old root by now, the
+    last of which may not have been observed yet; in ABORTING, and in STABLE after it, it is 1 once the new root is
+    removed.
     """
 
     number: int
@@ -152,7 +163,7 @@ class RotationRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"applied
     ``retired`` are roots that a rotation has removed: pinned still, and not published any more. ``admitted``
     are roots that are pinned as staged and that a rotation has published. ``compromised`` are the roots and
     intermediates (SHA-256) that emergencies were declared against: nothing is signed with them for good.
-    ``applied_ids`` are the operations (ids) that were applied lately: none is applied twice.
+    ``applied_ids`` are the operations (ids) that were applied last, so that none is applied twice.
 
     ``unpinned`` are anchors (SHA-256) that are published although their pin is gone. ``withdrawn`` are those that were
     removed and may come back: a rotation brings them again, or a pin that is not staged. ``departures`` are the last
@@ -184,17 +195,6 @@ class RotationRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"applied
         return rotation if rotation is not None and rotation.state not in AT_REST else None
 
 
-MOST_HISTORY: Final = 100
-WHOLE_HISTORY: Final = 12
-"""The last transitions keep all their evidence; of earlier ones one condition of each name stays."""
-
-MOST_EVIDENCE: Final = 64
-"""Conditions kept with a transition: unmet ones and one of each name come first, so that 200 clusters fit."""
-
-MOST_TEXT: Final = 300
-"""Characters of a condition's detail and of a reason: the record is one object of bounded size."""
-
-
 class OperationRefused(Refused):
     """An operator asked for what the present state does not allow; the text says why and what to do."""
 
@@ -217,7 +217,7 @@ class Step:
 
 
 def enter(record: RotationRecord, state: State, step: Step, **changes: object) -> RotationRecord:
-    """The book with its rotation in that state, and the transition in its history."""
+    """The record with its rotation in that state, and the transition in its history."""
     rotation = record.rotation
     if rotation is None:
         return record
@@ -235,7 +235,7 @@ def enter(record: RotationRecord, state: State, step: Step, **changes: object) -
 
 
 def admit(record: RotationRecord, root: str) -> RotationRecord:
-    """The book with that root published by a rotation from now on."""
+    """The record with that root published by a rotation from now on."""
     return replace(
         record,
         admitted=sorted({*record.admitted, root}),

@@ -1,7 +1,7 @@
 """The transitions of a rotation: what its gates allow, what an operator may ask for, and the emergency. Pure.
 
-A book comes in and a book goes out. Each call makes at most one transition. The caller persists the result before
-anything follows from it, and observes the world only once everything that follows from the book is persisted: the
+A record comes in and a record goes out. Each call makes at most one transition. The caller persists the result before
+anything follows from it, and observes the world only once everything that follows from the record is persisted: the
 gates then see every leaf that was delivered by earlier directives, because a signer reads the directives again whenever
 it persists a bound.
 
@@ -44,6 +44,12 @@ from federation.core.rotation.world import World
 _NONE: frozenset[str] = frozenset()
 NO_CANARY: Final = "no canary is left: each is quarantined or not registered any more"
 
+_INSTEAD_OF_ABORTING: Final = {
+    State.UNPUBLISHING: "publish the old root again first (federation rotate restore), then abort",
+    State.EMERGENCY: "from EMERGENCY there is no way back: let it end, then rotate to a third authority",
+    State.ABORTING: "it is being aborted already: `federation rotate status` says what it waits for",
+}
+
 
 def advance(
     record: RotationRecord,
@@ -53,11 +59,11 @@ def advance(
     by_hand: bool = False,
     without: frozenset[str] = _NONE,
 ) -> RotationRecord:
-    """The book after what the gates allow now. ``by_hand`` takes a step that automatic advance would not.
+    """The record after what the gates allow now. ``by_hand`` takes a step that automatic advance would not.
 
     ``without`` names conditions to leave out: for tests alone, which show that each is needed.
     """
-    record = _let_return(record, world, without)
+    record = _return_caught_up(record, world, without)
     rotation = record.under_way
     if rotation is None:
         return record
@@ -65,7 +71,7 @@ def advance(
     failed = _failed_canary(record, rotation, world) if "canary_fallback" not in without else ""
     if failed:
         return _fall_back(record, rotation, world, failed)
-    record, rotation = _note_hold(record, rotation, verdict, world)
+    record, rotation = _note_conditions_met(record, rotation, verdict, world)
     if "soak" not in without and rotation.state is State.PUBLISHING:
         verdict = gate(record, world, without=without)
     overdue = _overdue(rotation, world)
@@ -78,6 +84,32 @@ def advance(
     if not may or not (verdict.open or overdue):
         return record
     return _step(record, rotation, world, author, verdict)
+
+
+def _return_caught_up(record: RotationRecord, world: World, without: frozenset[str]) -> RotationRecord:
+    """Release clusters that were to return and are caught up."""
+    back = {
+        name
+        for name, quarantine in record.quarantined.items()
+        if quarantine.returning and return_gate(record, name, world, without=without).open
+    }
+    if not back:
+        return record
+    return replace(record, quarantined={n: q for n, q in record.quarantined.items() if n not in back})
+
+
+def _note_conditions_met(
+    record: RotationRecord, rotation: Rotation, verdict: Verdict, world: World
+) -> tuple[RotationRecord, Rotation]:
+    """Record since when every condition but the soak time itself is met."""
+    if rotation.state is not State.PUBLISHING:
+        return record, rotation
+    holds = all(condition.met for condition in verdict.conditions if condition.name != "soak")
+    since = (rotation.conditions_met_since or world.now) if holds else 0.0
+    if since == rotation.conditions_met_since:
+        return record, rotation
+    rotation = replace(rotation, conditions_met_since=since)
+    return replace(record, rotation=rotation), rotation
 
 
 def _overdue(rotation: Rotation, world: World) -> bool:
@@ -152,27 +184,6 @@ def _changes(rotation: Rotation, after: State, world: World) -> dict[str, object
     return {"wave": 1} if after is State.ABORTING else {}
 
 
-def _note_hold(
-    record: RotationRecord, rotation: Rotation, verdict: Verdict, world: World
-) -> tuple[RotationRecord, Rotation]:
-    """Remember since when everything but the time itself has held."""
-    if rotation.state is not State.PUBLISHING:
-        return record, rotation
-    holds = all(condition.met for condition in verdict.conditions if condition.name != "soak")
-    since = (rotation.conditions_met_since or world.now) if holds else 0.0
-    if since == rotation.conditions_met_since:
-        return record, rotation
-    rotation = replace(rotation, conditions_met_since=since)
-    return replace(record, rotation=rotation), rotation
-
-
-def interrupted(record: RotationRecord) -> RotationRecord:
-    """The book after nobody has watched for a while: what held without a break may have had one."""
-    if record.rotation is None or not record.rotation.conditions_met_since:
-        return record
-    return replace(record, rotation=replace(record.rotation, conditions_met_since=0.0))
-
-
 def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> str:
     """Why a pair with a canary's new leaf does not validate, or none can be tried; empty where neither is known."""
     if rotation.state is not State.CANARY:
@@ -190,7 +201,7 @@ def _failed_canary(record: RotationRecord, rotation: Rotation, world: World) -> 
 
 
 def _lacks_canary(record: RotationRecord, rotation: Rotation, world: World) -> bool:
-    """Whether canaries were asked for and none can show anything: registered still, and not quarantined."""
+    """Whether canaries were named and none can show anything: registered still, and not quarantined."""
     left = [name for name in rotation.canary if name in world.clusters and name not in record.quarantined]
     return bool(rotation.canary) and not left
 
@@ -203,23 +214,11 @@ def _fall_back(record: RotationRecord, rotation: Rotation, world: World, failed:
     return enter(record, State.SOAKED, step, canary_failures=failures, paused=why)
 
 
-def _let_return(record: RotationRecord, world: World, without: frozenset[str]) -> RotationRecord:
-    """Release clusters that were to return and are caught up."""
-    back = {
-        name
-        for name, quarantine in record.quarantined.items()
-        if quarantine.returning and return_gate(record, name, world, without=without).open
-    }
-    if not back:
+def interrupted(record: RotationRecord) -> RotationRecord:
+    """The record after an interval that was not observed: conditions that were met without a break may have had one."""
+    if record.rotation is None or not record.rotation.conditions_met_since:
         return record
-    return replace(record, quarantined={n: q for n, q in record.quarantined.items() if n not in back})
-
-
-_INSTEAD_OF_ABORTING: Final = {
-    State.UNPUBLISHING: "publish the old root again first (federation rotate restore), then abort",
-    State.EMERGENCY: "from EMERGENCY there is no way back: let it end, then rotate to a third authority",
-    State.ABORTING: "it is being aborted already: `federation rotate status` says what it waits for",
-}
+    return replace(record, rotation=replace(record.rotation, conditions_met_since=0.0))
 
 
 def propose(
@@ -246,7 +245,7 @@ def propose(
     if world.refused:
         raise OperationRefused(
             f"the newest configuration is refused, so it is not known what is wanted: {world.refused[0]}",
-            remedy="mend the configuration; the running one stays until then",
+            remedy="correct the configuration; the running one stays until then",
         )
     if old.intermediate == new.intermediate:
         raise OperationRefused(
@@ -379,18 +378,18 @@ def quarantine(
         raise OperationRefused(
             f"no cluster is registered as {cluster[:80]!r}", remedy=suggested_cluster(cluster, world.clusters)
         )
-    held = Quarantine(reason=cut(reason), author=cut(author), since=world.now)
-    return replace(record, quarantined=record.quarantined | {cluster: held})
+    entry = Quarantine(reason=cut(reason), author=cut(author), since=world.now)
+    return replace(record, quarantined=record.quarantined | {cluster: entry})
 
 
 def release(record: RotationRecord, cluster: str) -> RotationRecord:
     """Let a cluster return once it is caught up; until then nothing is issued there."""
-    held = record.quarantined.get(cluster)
-    if held is None:
+    entry = record.quarantined.get(cluster)
+    if entry is None:
         raise OperationRefused(
             f"{cluster[:80]!r} is not quarantined", remedy="see `federation rotate status`"
         )
-    return replace(record, quarantined=record.quarantined | {cluster: replace(held, returning=True)})
+    return replace(record, quarantined=record.quarantined | {cluster: replace(entry, returning=True)})
 
 
 def emergency(
@@ -423,16 +422,20 @@ def emergency(
     step = Step(author, world.now, reason)
     changes: dict[str, object] = {"deadline": deadline, "ttl_cap": ttl_cap, "automatic": True}
     if compromised in {rotation.old.root, rotation.old.intermediate}:
-        return _leave_old(_noted(record, compromised, rotation.old), rotation, world, step, changes)
+        return _leave_old(
+            _with_compromised(record, compromised, rotation.old), rotation, world, step, changes
+        )
     if compromised in {rotation.new.root, rotation.new.intermediate}:
-        return _leave_new(_noted(record, compromised, rotation.new), rotation, world, step, changes)
+        return _leave_new(
+            _with_compromised(record, compromised, rotation.new), rotation, world, step, changes
+        )
     raise OperationRefused(
         "that fingerprint is of neither side of the rotation",
         remedy="give the whole SHA-256 of the compromised root or intermediate",
     )
 
 
-def _noted(record: RotationRecord, compromised: str, side: Side) -> RotationRecord:
+def _with_compromised(record: RotationRecord, compromised: str, side: Side) -> RotationRecord:
     """With what was named, and the intermediate of that side, which is under it or is it."""
     return replace(record, compromised=sorted({*record.compromised, compromised, side.intermediate}))
 
@@ -460,7 +463,7 @@ def _leave_old(
 def _leave_new(
     record: RotationRecord, rotation: Rotation, world: World, step: Step, changes: dict[str, object]
 ) -> RotationRecord:
-    """The old side signs again, whoever can: to ask every signer first would leave the new one signing."""
+    """The old side signs again where a signer can: to require it of all first would leave the new one signing."""
     if left_for_good(record, rotation.old) or rotation.state is State.EMERGENCY:
         raise OperationRefused(
             "the old side is compromised as well: from an emergency there is no way back",

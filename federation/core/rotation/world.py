@@ -14,7 +14,7 @@ class ControlPlane:
     """A certificate of istiod's that the hub provides, as its Secret was read back.
 
     ``issuer`` is the SHA-256 of the intermediate that issued it and ``root`` that of the anchor that verifies it
-    (empty: not known), ``held`` the anchors in its ``ca.crt``; None where that is not known, or where it was read
+    (empty: not known), ``anchors`` are those in its ``ca.crt``; None where that is not known, or where it was read
     back at ``read_back_at`` to hold nothing that serves. ``current`` says that this file is the bundle meant for the
     cluster to the byte.
     """
@@ -22,7 +22,7 @@ class ControlPlane:
     name: str  # namespace/secret
     issuer: str = ""
     root: str = ""
-    held: frozenset[str] | None = None
+    anchors: frozenset[str] | None = None
     current: bool = False
     not_after: float = 0.0
     read_back_at: float = 0.0
@@ -31,20 +31,20 @@ class ControlPlane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """A webhook configuration that calls an istiod: ``held`` are the anchors that each of its caBundles has."""
+    """A webhook configuration that calls an istiod: ``anchors`` are those that each of its caBundles has."""
 
     name: str  # kind/name
     istiod: str  # namespace/service that it calls, or https://HOST of one in another cluster
     revision: str = ""
-    held: frozenset[str] = frozenset()
+    anchors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """One registered cluster.
 
-    ``held`` are the anchors that every publication target was read back to hold (the intersection), None
-    where that is not known; ``current`` says that all of them held the generation that is meant for them by
+    ``anchors`` are those that every publication target was read back to hold (the intersection), None
+    where that is not known; ``current`` says that all of them had the generation that is meant for them by
     now, which may be a later one than was meant when they were read.
     ``control_planes`` are the certificates of istiods that the hub provides; ``webhooks`` those of Istio that were
     found, None where they could not be read, with ``webhooks_detail`` as the reason and what to do, and
@@ -55,7 +55,7 @@ class ClusterFacts:
     it is at this moment.
     """
 
-    held: frozenset[str] | None
+    anchors: frozenset[str] | None
     current: bool = False
     read_back_at: float = 0.0
     unknown_until: float = 0.0
@@ -72,7 +72,7 @@ class ClusterFacts:
 class SignerFacts:
     """One signer that is live: which intermediates it has ready, and which directives it follows.
 
-    ``kept`` are those that are configured no longer, so that it has them only until it is restarted.
+    ``until_restart`` are those that its configuration no longer names, so that it has them only until then.
     ``listener`` is the intermediate that issued the certificate of its listener; empty while that is not known.
     ``listener_proved_at`` is when a new connection last accepted the very certificate that its listener shows now, by
     the anchors of ``listener_generation``; 0 where none has, with ``listener_detail`` as the reason.
@@ -82,7 +82,7 @@ class SignerFacts:
     generation: int
     rotation: int = 0
     state: str = ""
-    kept: frozenset[str] = frozenset()
+    until_restart: frozenset[str] = frozenset()
     detail: str = ""
     listener: str = ""
     listener_proved_at: float = 0.0
@@ -94,16 +94,16 @@ class SignerFacts:
 class PairFacts:
     """One ordered pair of clusters: whether it validated, when, and who had issued both leaves.
 
-    ``client_held`` and ``server_held`` are the generation that every namespace of that side held when it was
-    tried, 0 where they held different ones or another one than was meant for them.
+    ``client_generation`` and ``server_generation`` are the one that every namespace of that side had when it was
+    tried, 0 where they had different ones or another one than was meant for them.
     """
 
     valid: bool
     computed: float
     client_issuer: str = ""
     server_issuer: str = ""
-    client_held: int = 0
-    server_held: int = 0
+    client_generation: int = 0
+    server_generation: int = 0
     reason: str = ""
 
 
@@ -111,7 +111,7 @@ class PairFacts:
 class Capacity:
     """Whether the new authority's back end can carry the renewals of all workloads.
 
-    ``rate`` is asked of it at the peak and ``quota`` what it allows, in certificates per second; 0: no limit.
+    ``rate`` is requested of it at the peak and ``quota`` what it allows, in certificates per second; 0: no limit.
     Before ``known_from`` (seconds since the epoch) the rate was not measured for long enough to say anything.
     """
 
@@ -124,7 +124,7 @@ class Capacity:
 class World:
     """Everything the gates look at, at ``now`` (seconds since the epoch).
 
-    ``generations`` are the anchors of each generation that may still be delivered or held. ``fresh`` is how
+    ``generations`` are the anchors of each generation that may still be delivered or be in use. ``fresh`` is how
     old a read-back or a proof may be, ``skew`` how far clocks may differ, both in seconds. ``validated`` is
     why the new authority must not be used; empty where it was found good.
 
@@ -134,7 +134,7 @@ class World:
     ``behind`` are clusters that get an older generation than the one in force. ``pins`` are the pinned roots,
     ``staged`` those of them that only a rotation publishes. ``unwritten`` is why what the record asks for could
     not be written at the last attempt; empty where it could. ``refused`` says of each process that refuses its newest
-    configuration why, in words: until that is mended it is not known what the operators want.
+    configuration why, in words: until it is corrected it is not known what the operators want.
 
     What is in force is read before the expiry bounds, and both after everything that follows from the record was
     persisted: a leaf that the expiry bounds do not cover yet is then delivered by what is in force now, or later.

@@ -154,7 +154,7 @@ class BundleDifference:
 
     added: tuple[Anchor, ...]
     removed: tuple[Anchor, ...]
-    kept: tuple[Anchor, ...]
+    unchanged: tuple[Anchor, ...]
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed)
@@ -167,12 +167,12 @@ def diff(old: TrustBundle | None, new: TrustBundle) -> BundleDifference:
     return BundleDifference(
         added=tuple(a for a in new.anchors if a.certificate.sha256 not in before),
         removed=tuple(a for a in old.anchors if a.certificate.sha256 not in after) if old else (),
-        kept=tuple(a for a in new.anchors if a.certificate.sha256 in before),
+        unchanged=tuple(a for a in new.anchors if a.certificate.sha256 in before),
     )
 
 
 def _strongest(same: list[Anchor]) -> Anchor:
-    """The one anchor that stands for several mentions of the same certificate, whatever their order."""
+    """The one anchor that replaces several mentions of the same certificate, whatever their order."""
     domains = sorted({str(anchor.trust_domain) for anchor in same})
     if len(domains) > 1:
         raise InvalidValue(

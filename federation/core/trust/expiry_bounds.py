@@ -1,6 +1,6 @@
 """How far leaves reach: for each cluster, issuer and generation, until when one delivered so can be valid.
 
-Rows of single leaves are never kept. What is kept is an upper bound, written ahead of issuing in coarse
+Single leaves are not recorded. What is recorded is an upper bound, written ahead of issuing in coarse
 steps: a crash, a lost answer or a signer that is gone can only make it too late, never too early. All that a
 rotation waits for is computed from these bounds.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 UNKNOWN_ISSUER: Final = ""
-"""Stands for a leaf whose issuer could not be known before it was issued; every gate counts it as the worst."""
+"""The issuer of a leaf whose issuer could not be known before it was issued; every gate counts it as the worst case."""
 
 ANY_REMOVED: Final = "(any removed cluster)"
-"""Stands for clusters that are registered no more and whose names a table held that cannot be read; no name is so."""
+"""The name of clusters that were removed and whose own names cannot be read any more; no cluster can have this name."""
 
 SHORTEST_STEP: Final = 5.0
 LONGEST_STEP: Final = 900.0  # seconds: with leaves of a day a bound is written four times an hour
@@ -49,5 +49,5 @@ def merged(tables: Iterable[Mapping[Delivered, float]]) -> dict[Delivered, float
 
 
 def alive(table: Mapping[Delivered, float], now: float, *, skew: float) -> dict[Delivered, float]:
-    """The bounds that some leaf may still be within, by the slowest clock that is reckoned with."""
+    """The bounds that some leaf may still be within, by the slowest clock that is allowed for."""
     return {delivered: until for delivered, until in table.items() if until + skew > now}

@@ -1,7 +1,6 @@
 """The steps by which a mesh that ran on another CA joins, and which one a cluster is at, by evidence. Pure.
 
-The order is one in which no proxy, agent or webhook ever meets a certificate that it cannot verify; it was carried
-out
+The order is one in which no proxy, agent or webhook ever meets a certificate that it cannot verify. It was carried out
 on istiod 1.32-dev, and the sources named are of istio/istio:
 
 1. ``accept``: a person compares the fingerprint of the cluster's own root, and pins it. The bundle then holds it.
@@ -11,11 +10,11 @@ on istiod 1.32-dev, and the sources named are of istio/istio:
 3. ``renew``: every certificate that was delivered without that bundle has ended, in this cluster and in the others.
 4. ``control_plane``: istiod has its own certificate from the hub, and was restarted since. A mounted ``istiod-tls``
    takes precedence over the certificate of its own CA, which goes on issuing (initIstiodCerts of
-   pilot/pkg/bootstrap/server.go); it looks for the files at its start only. Not before 3: agents and kube-apiserver
+   pilot/pkg/bootstrap/server.go); it reads the files at its start only. Not before 3: agents and kube-apiserver
    verify it by what was published and patched then.
-5. ``move``: proxies are configured to ask the hub, and every pod with a sidecar has asked. ``CA_ADDR`` is written
-   into
-   a pod when it is injected, so each has to be restarted; in any order, since all trust both sides.
+5. ``move``: proxies are configured to request certificates from the hub, and every pod with a sidecar has done so.
+   ``CA_ADDR`` is written into a pod when it is injected, so each has to be restarted; in any order, since all trust
+   both sides.
 6. ``switch_off``: istiod's CA is off in its settings, and that version runs.
 7. ``takeover``: it is declared that nothing but the hub issues there. Only time after it counts.
 8. ``drop``: the own root has left the bundle, once nothing depends on it.
@@ -40,7 +39,7 @@ ISTIOD: Final = "pilot-discovery"
 
 MOST_NAMED: Final = 5
 WHOLE_SECOND: Final = 1.0
-"""Times of Kubernetes have no fractions (meta/v1.Time): one is up to a second earlier than what it stands for."""
+"""Times of Kubernetes have no fractions (meta/v1.Time): one is up to a second earlier than the instant itself."""
 
 NOT_WANTED: Final = (
     "it is to provide none there, or [clusters.istio] namespaces names none in which istiod runs; set these, or, where"
@@ -92,7 +91,7 @@ class SidecarsSeen:
     """Pods with a sidecar: how many there are, how many have a certificate of the hub, and some that have none."""
 
     pods: int
-    asked: int
+    with_certificate: int
     never_requested: tuple[str, ...] = ()
 
 
@@ -175,9 +174,9 @@ def serves(facts: ClusterFacts, roots: frozenset[str]) -> bool | None:
     it has. It ends where some namespace lacks one of the ``roots`` that the hub signs under; a bundle that has merely
     become an older one lacks none of them.
     """
-    if facts.held is None:
+    if facts.anchors is None:
         return None
-    if roots - facts.held:
+    if roots - facts.anchors:
         return False
     return True if facts.current else None
 
@@ -238,10 +237,12 @@ def _serve(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterator[Condit
         yield met("served", f"its own CA delivers {shas(roots)} since {time_of(since)}", arrival.name)
         return
     writers = ", ".join(arrival.distributors) or "another writer"
-    if facts.held is None:
-        yield unmet("served", f"what it holds is not known: {facts.detail}", arrival.name)
-    elif roots - facts.held:
-        yield unmet("served", f"{writers} distributes roots without {shas(roots - facts.held)}", arrival.name)
+    if facts.anchors is None:
+        yield unmet("served", f"what it trusts is not known: {facts.detail}", arrival.name)
+    elif roots - facts.anchors:
+        yield unmet(
+            "served", f"{writers} distributes roots without {shas(roots - facts.anchors)}", arrival.name
+        )
     else:
         yield unmet(
             "served", f"{writers} distributes other bytes than the hub's bundle: {facts.detail}", arrival.name
@@ -266,10 +267,10 @@ def _renew(arrival: Arrival, world: World, _: frozenset[str]) -> Iterator[Condit
         detail = f"certificates of the hub without {shas(own)} may live until {time_of(until)}"
         yield unmet("renewed", detail, cluster, until)
     for cluster, facts in sorted(world.clusters.items()):
-        if cluster == arrival.name or (facts.held is not None and own <= facts.held):
+        if cluster == arrival.name or (facts.anchors is not None and own <= facts.anchors):
             continue
-        why = facts.detail if facts.held is None else f"some namespace lacks {shas(own - facts.held)}"
-        yield unmet("held", why or "it is not read back", cluster)
+        why = facts.detail if facts.anchors is None else f"some namespace lacks {shas(own - facts.anchors)}"
+        yield unmet("read_back", why or "it is not read back", cluster)
 
 
 def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterator[Condition]:
@@ -281,9 +282,11 @@ def _control_plane(arrival: Arrival, _: World, roots: frozenset[str]) -> Iterato
         detail = f"webhooks cannot be read: {arrival.facts.webhooks_detail}; {GRANT}"
         yield unmet("webhooks", detail, arrival.name)
     for webhook in arrival.facts.webhooks or ():
-        if roots - webhook.held:
+        if roots - webhook.anchors:
             yield unmet(
-                "webhooks", f"{webhook.name} does not verify {shas(roots - webhook.held)} yet", arrival.name
+                "webhooks",
+                f"{webhook.name} does not verify {shas(roots - webhook.anchors)} yet",
+                arrival.name,
             )
     if not found.istiods:
         yield met("control_plane", "no istiod runs there", arrival.name)
@@ -319,19 +322,23 @@ def _move(arrival: Arrival, _: World, __: frozenset[str]) -> Iterator[Condition]
                 yield unmet("address", f"{name} sends proxies to {address or 'istiod'}", arrival.name)
     seen = arrival.sidecars
     if seen is None:
-        yield unmet("asked", "it is not known which pods have asked the hub", arrival.name)
-    elif seen.asked < seen.pods:
+        yield unmet(
+            "requested", "it is not known which pods have requested certificates from the hub", arrival.name
+        )
+    elif seen.with_certificate < seen.pods:
         named = ", ".join(seen.never_requested[:MOST_NAMED])
-        more = seen.pods - seen.asked - min(len(seen.never_requested), MOST_NAMED)
+        more = seen.pods - seen.with_certificate - min(len(seen.never_requested), MOST_NAMED)
         rest = f" and {more} more" if named and more > 0 else ""
         yield unmet(
-            "asked",
-            f"{seen.pods - seen.asked} of {seen.pods} pods with a sidecar have no certificate of the hub yet"
+            "requested",
+            f"{seen.pods - seen.with_certificate} of {seen.pods} pods with a sidecar have no certificate of the hub yet"
             f"{f': {named}{rest}' if named else ''}",
             arrival.name,
         )
     else:
-        yield met("asked", f"all {seen.pods} pods with a sidecar have a certificate of the hub", arrival.name)
+        yield met(
+            "requested", f"all {seen.pods} pods with a sidecar have a certificate of the hub", arrival.name
+        )
 
 
 def _switch_off(arrival: Arrival, _: World, __: frozenset[str]) -> Iterator[Condition]:

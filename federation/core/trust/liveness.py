@@ -4,8 +4,8 @@
 counts are of pods that are there, and of what each of them holds: a pod renews before its certificate ends (Istio's
 agents and ztunnel at half of its life), and one that has not is cut off, however many certificates others get.
 
-A pod needs a certificate of the hub where it has a sidecar or has asked before. One that has just been created is
-not counted until it had time to ask.
+A pod needs a certificate of the hub where it has a sidecar or has requested one before. One that has just been created
+is not counted until it had time to request one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class SignsOfLife:
     """The workloads of one cluster and their certificates; the hub's own accounts do not count.
 
     ``workloads`` are live pods that need certificates (None: not known, and ``detail`` says why). Of these
-    ``with_certificate`` hold one that has not ended, and ``lapsed`` held one that has ended and was not renewed; the
-    others have never asked. ``ambient`` are pods whose certificates the ztunnel of their node asks for: only the
+    ``with_certificate`` hold one that has not ended, and ``lapsed`` had one that has ended and was not renewed; the
+    others never requested one. ``ambient`` are pods whose certificates the ztunnel of their node requests: only the
     ztunnels are among the workloads.
 
-    Before ``known_from`` (seconds since the epoch) certificates may be held that are not accounted for.
+    Before ``known_from`` (seconds since the epoch) there may be certificates that are not accounted for.
     ``watched`` is False where the configuration allows no watch of pods: ``with_certificate`` then counts those that
     were issued and have not ended, of pods that may be gone. ``refusal`` says why callers were refused since the last
     certificate; empty where none was.
@@ -51,14 +51,14 @@ class Vitality(StrEnum):
     ALIVE = "alive"  # at least half of the workloads hold a certificate
     EMPTY = "no_workloads"
     STOPPED = "stopped"  # most of those without one had one, and did not renew it
-    NEVER_REQUESTED = "never_requested"  # most of those without one have never asked the hub
+    NEVER_REQUESTED = "never_requested"  # most of those without one never requested one
     UNKNOWN = "unknown"
 
 
 FINE: Final = frozenset({Vitality.ALIVE, Vitality.EMPTY})
 
 RESTART: Final = (
-    "restart the pods that `federation status` names, or mend what their callers are refused for; quarantine the"
+    "restart the pods that `federation status` names, or correct what their callers are refused for; quarantine the"
     " cluster where that cannot be done now"
 )
 WAIT: Final = "nothing: it is known by then; of pods that are restarted it is known at once"
@@ -84,7 +84,7 @@ class LivenessVerdict:
 
 
 def assess(life: SignsOfLife | None, now: float) -> LivenessVerdict:
-    """What is to be made of these counts at ``now`` (seconds since the epoch). What is not known is not fine."""
+    """What is to be made of these counts at ``now`` (seconds since the epoch). Anything unknown is not fine."""
     if life is None:
         return LivenessVerdict(Vitality.UNKNOWN, "no signer reports the certificates of its workloads")
     refused = f"; callers are refused: {life.refusal}" if life.refusal else ""
@@ -99,7 +99,7 @@ def assess(life: SignsOfLife | None, now: float) -> LivenessVerdict:
         if not life.ambient:
             return LivenessVerdict(Vitality.EMPTY, "no workload there needs a certificate")
         detail = (
-            f"{life.ambient} pods are in ambient mode, and no ztunnel has asked for a certificate{refused}"
+            f"{life.ambient} pods are in ambient mode, and no ztunnel has requested a certificate{refused}"
         )
         return LivenessVerdict(Vitality.NEVER_REQUESTED, detail, RESTART)
     vitality = Vitality.STOPPED if life.lapsed >= life.never_requested else Vitality.NEVER_REQUESTED
@@ -107,7 +107,7 @@ def assess(life: SignsOfLife | None, now: float) -> LivenessVerdict:
 
 
 def _assess_uncounted(life: SignsOfLife, refused: str) -> LivenessVerdict:
-    """Of a cluster whose pods are not known, certificates that were issued can say only that some are."""
+    """The verdict where its pods are not known: certificates that were issued show only that some pods are alive."""
     if life.watched:
         why = life.detail or "its pods were not listed yet"
         return LivenessVerdict(Vitality.UNKNOWN, f"how many workloads it has is not known: {why}{refused}")
@@ -128,5 +128,5 @@ def _share(life: SignsOfLife) -> str:
 
 def _rest(life: SignsOfLife) -> str:
     parts = [f"of {life.lapsed} it has ended"] if life.lapsed else []
-    parts += [f"{life.never_requested} have never asked"] if life.never_requested else []
+    parts += [f"{life.never_requested} never requested one"] if life.never_requested else []
     return f" ({', '.join(parts)})" if parts else ""

@@ -1,4 +1,4 @@
-"""The hub's verifier over the ``limbo.json`` of x509-limbo (https://x509-limbo.com), which is not kept here."""
+"""The hub's verifier over the ``limbo.json`` of x509-limbo (https://x509-limbo.com), not part of this repository."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ACCEPTED = ""
 def verdict(case: dict[str, Any]) -> str:
     """Why the hub refuses the peer's certificate of a case; empty where it accepts it.
 
-    Anchors that cannot be read are left out, as they are where pins are read. The hub only looks for names of servers
-    that it knows; as an agent does, a wildcard may stand for the first label.
+    Anchors that cannot be read are left out, as they are where pins are read. The hub only looks up names of servers
+    that it knows; as an agent does, a wildcard may replace the first label.
     """
     anchors = [c for pem in case["trusted_certs"] for c in readable_certificates(pem.encode())]
     try:

@@ -163,7 +163,7 @@ EC = ("-newkey", "ec", "-pkeyopt", "ec_param_enc:named_curve", "-pkeyopt")
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reason"),
     [
         ((*EC, "ec_paramgen_curve:brainpoolP256r1"), "EC on brainpoolP256r1"),
         ((*EC, "ec_paramgen_curve:secp256k1"), "EC on secp256k1"),
@@ -181,7 +181,7 @@ EC = ("-newkey", "ec", "-pkeyopt", "ec_param_enc:named_curve", "-pkeyopt")
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_root_whose_key_some_verifier_does_not_take(
-    tmp_path: Path, options: tuple[str, ...], told: str
+    tmp_path: Path, options: tuple[str, ...], reason: str
 ) -> None:
     odd_root = made_by_openssl(tmp_path, *options)
     key_of_root = load_pem_private_key((tmp_path / "key.pem").read_bytes(), password=None)
@@ -201,7 +201,7 @@ def test_a_root_whose_key_some_verifier_does_not_take(
     with pytest.raises(AuthorityMisconfigured) as error:
         check_intermediate((own,), ODD_KEY.public_key(), [odd_root], odd_root.not_before + DAY)
     assert (error.value.reason, "CN=odd root" in error.value.what) == ("weak_key", True)
-    assert told in error.value.what
+    assert reason in error.value.what
     assert error.value.remedy
 
 

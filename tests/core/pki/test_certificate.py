@@ -95,7 +95,7 @@ def test_a_signature_of_odd_bits_would_be_a_second_fingerprint() -> None:
 
 @pytest.mark.parametrize("serial", [b"\x00", b"\x80", b"\xff"], ids=["zero", "-128", "-1"])
 def test_a_certificate_whose_serial_number_is_not_positive_can_be_read(serial: bytes) -> None:
-    """Whether it may stand where it stands is the path's question: real roots have the number 0."""
+    """Whether it may be at its place in a path is the path's question: real roots have the number 0."""
     made = renumbered(root(), serial)
     assert made.serial == int.from_bytes(serial, "big", signed=True)
     assert made.is_self_signed
@@ -112,13 +112,13 @@ def test_openssl_reads_the_same_number(tmp_path: Path) -> None:
     for serial in (b"\x00", b"\x80", b"\x85\x01"):
         made = renumbered(root(), serial)
         (tmp_path / "root.pem").write_bytes(made.pem)
-        told = run(
+        printed = run(
             ["openssl", "x509", "-in", tmp_path / "root.pem", "-noout", "-serial"],
             check=True,
             capture_output=True,
             text=True,
         )
-        assert int(told.stdout.strip().removeprefix("serial="), 16) == made.serial
+        assert int(printed.stdout.strip().removeprefix("serial="), 16) == made.serial
 
 
 @settings(max_examples=1000, deadline=None)

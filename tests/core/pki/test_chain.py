@@ -211,10 +211,10 @@ def test_a_name_in_another_string_type_is_told_as_that() -> None:
         verify_chain((below_it.certificate,), ROOTS, NOW, purpose=Purpose.AUTHORITY)
     assert refused.value.reason == "name_encoding"
     assert "string type" in refused.value.what
-    with pytest.raises(AuthorityMisconfigured) as told:
+    with pytest.raises(AuthorityMisconfigured) as error:
         check_intermediate((below_it.certificate,), below_it.key.public_key(), ROOTS, NOW)
-    assert "byte for byte" in told.value.remedy
-    assert "two CAs" not in told.value.remedy
+    assert "byte for byte" in error.value.remedy
+    assert "two CAs" not in error.value.remedy
 
 
 def test_a_forged_leaf() -> None:

@@ -230,7 +230,7 @@ def test_a_root_that_go_leaves_out_of_its_pool_is_refused(old: bytes, new: bytes
 
 @pytest.mark.parametrize("kind", [KeyKind.RSA_2048, KeyKind.EC_P256])
 def test_an_old_root_that_signed_itself_with_sha1_is_an_anchor(kind: KeyKind) -> None:
-    """No verifier looks at the signature of an anchor, and many a corporate root is that old."""
+    """No verifier checks the signature of an anchor, and many a corporate root is that old."""
     good = root("signed with sha1", kind)
     own = good.key
     by_rsa = isinstance(own, rsa.RSAPrivateKey)
@@ -256,7 +256,7 @@ def test_a_serial_number_that_is_not_in_its_shortest_form_is_not_read(number: by
 
 
 def test_an_issuer_without_a_key_identifier_is_found_by_its_name() -> None:
-    """No verifier computes one for it, and how the CA computed what it writes below nobody knows."""
+    """No verifier computes one for it, and how the CA computed what it writes below is not known."""
     bare = resigned(ROOT.certificate, ROOT.key, *_without_key_identifier())
     identifier = x509.AuthorityKeyIdentifier(b"by another method", None, None)
     own = below((identifier, False), authority_key_id=False)
@@ -283,7 +283,7 @@ def confined_to(other_than: x509.GeneralName) -> Authority:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(DNS("a.b."), "name_constraints"), (MAIL("nobody"), "name_constraints"), (DNS("a.b"), "")],
+    [(DNS("a.b."), "name_constraints"), (MAIL("no-at-sign"), "name_constraints"), (DNS("a.b"), "")],
 )
 def test_a_name_that_go_cannot_compare_is_refused_below_any_constraint(
     name: x509.GeneralName, expected: str

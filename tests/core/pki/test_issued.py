@@ -1,4 +1,4 @@
-"""What a back end returned: exactly what was asked for passes, everything else is an alarm."""
+"""What a back end returned: exactly what was requested passes, everything else is an alarm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.pki import (
 
 HOUR = timedelta(hours=1)
 REQUEST = check_request(csr_pem(), identity=IDENTITY, accepted_keys=frozenset(KeyKind))
-ASKED = Validity(NOW - timedelta(minutes=2), NOW + HOUR)
+REQUESTED = Validity(NOW - timedelta(minutes=2), NOW + HOUR)
 ANCHORS = (root("a").certificate, root("b").certificate)
 CHAIN = (intermediate().certificate,)
 OTHER = "spiffe://cluster.local/ns/foo/sa/other"
@@ -44,7 +44,7 @@ def check(returned: Certificate, chain: Sequence[Certificate] = CHAIN) -> tuple[
         subject=str(IDENTITY),
         public_key=REQUEST.public_key,
         san=REQUEST.san,
-        validity=ASKED,
+        validity=REQUESTED,
         anchors=ANCHORS,
         at=NOW,
     )
@@ -67,9 +67,10 @@ def test_with_the_root_and_in_any_order() -> None:
 
 
 def test_a_little_later_than_asked_by_the_back_ends_own_clock() -> None:
-    assert check(leaf(not_after=ASKED.not_after + CLOCK_TOLERANCE))
+    assert check(leaf(not_after=REQUESTED.not_after + CLOCK_TOLERANCE))
     assert (
-        reason(leaf(not_after=ASKED.not_after + CLOCK_TOLERANCE + timedelta(seconds=1))) == "outlives_request"
+        reason(leaf(not_after=REQUESTED.not_after + CLOCK_TOLERANCE + timedelta(seconds=1)))
+        == "outlives_request"
     )
 
 
@@ -84,8 +85,8 @@ def ca_leaf() -> Certificate:
 @pytest.mark.parametrize(
     ("returned", "expected"),
     [
-        (lambda: leaf(private_key=key("somebody")), "wrong_key"),
-        (lambda: leaf(private_key=key("somebody", KeyKind.RSA_2048)), "wrong_key"),
+        (lambda: leaf(private_key=key("stranger")), "wrong_key"),
+        (lambda: leaf(private_key=key("stranger", KeyKind.RSA_2048)), "wrong_key"),
         (lambda: leaf(identity=OTHER), "wrong_names"),
         (lambda: leaf(san=spiffe_san(IDENTITY, OTHER)), "wrong_names"),
         (
@@ -144,7 +145,7 @@ def test_an_intermediate_is_no_pinned_root_even_where_it_is_published() -> None:
             subject=str(IDENTITY),
             public_key=REQUEST.public_key,
             san=REQUEST.san,
-            validity=ASKED,
+            validity=REQUESTED,
             anchors=(*ANCHORS, middle.certificate),
             at=NOW,
         )

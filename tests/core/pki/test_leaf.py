@@ -132,7 +132,7 @@ def test_a_workloads_leaf_is_the_builders_byte_for_byte(
 def test_a_serving_certificate_is_the_builders_byte_for_byte(hosts: list[str], serial: int) -> None:
     issuer = issuer_with(KeyKind.EC_P256)
     template = LeafTemplate(issuer.certificate, LeafProfile.SERVING)
-    own = key("door").public_key()
+    own = key("listener").public_key()
     san = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
     expected = oracle(
         issuer=issuer,
@@ -176,7 +176,7 @@ def test_a_back_end_that_signs_digests_fits(kind: KeyKind) -> None:
 def test_a_signature_of_another_key_is_an_alarm() -> None:
     template = LeafTemplate(issuer_with(KeyKind.EC_P256).certificate)
     with pytest.raises(AuthorityViolation) as error:
-        template.check_signature(b"tbs", signer(key("somebody"))(b"tbs"))
+        template.check_signature(b"tbs", signer(key("stranger"))(b"tbs"))
     assert error.value.reason == "signature_invalid"
 
 

@@ -1,7 +1,7 @@
 """x509-limbo, a suite of certificate chains and what verifiers should make of them, as a comparison.
 
 Its cases are not part of this repository. ``FEDERATION_LIMBO`` names a ``limbo.json``; every case in which the hub
-decides otherwise has to be covered by a reason here, and every reason by a case. docs/security.md tells the same.
+decides otherwise has to be covered by a reason here, and every reason by a case. docs/security.md says the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LAXER: Final = {
     "rfc5280::root-non-critical-basic-constraints": "old roots are like that; all verifiers of a mesh take them",
     "rfc5280::nc::permitted-dns-match-noncritical": "name constraints hold whether they are critical or not",
     "rfc5280::nc::invalid-dnsname-leading-period": "a leading dot means subdomains only, as all verifiers read it",
-    "rfc5280::nc::not-allowed-in-ee-*": "constraints in a leaf bind nobody; the hub issues none",
+    "rfc5280::nc::not-allowed-in-ee-*": "constraints in a leaf bind no other certificate; the hub issues none",
     "rfc5280::san::noncritical-with-empty-subject": "the hub's own are critical; no verifier of a mesh asks for it",
     "rfc5280::san::underscore-dns": "Kubernetes has names with underscores, and Go and webpki take them",
     "webpki::cn::*": "the common name of a leaf is not looked at, by no verifier of a mesh either",

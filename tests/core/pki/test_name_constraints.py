@@ -108,7 +108,7 @@ def test_dns_names(name: str, base: str, allowed: bool) -> None:
 
 @pytest.mark.parametrize("name", ["*.example", "a..example", ".example", "example.", "", "a b.example"])
 def test_a_wildcard_beyond_a_constraint_and_what_is_no_name_are_permitted_by_none(name: str) -> None:
-    """The first is CVE-2025-61727: it stands for names inside and outside of the subtree."""
+    """The first is CVE-2025-61727: it covers names inside and outside of the subtree."""
     subtree = x509.DNSName("b.example")
     assert violation(confined([subtree]).certificate, named(x509.DNSName(name)))
     assert violation(confined(None, [subtree]).certificate, named(x509.DNSName(name)))

@@ -156,13 +156,13 @@ def test_text_around_certificates_is_no_error_and_goes_nowhere(
 
 def test_what_openssl_prints_is_taken(tmp_path: Path) -> None:
     (tmp_path / "root.pem").write_bytes(A.pem)
-    told = run(
+    printed = run(
         ["openssl", "x509", "-in", tmp_path / "root.pem", "-text", "-issuer", "-fingerprint"],
         check=True,
         capture_output=True,
     ).stdout
-    assert b"Certificate:" in told
-    assert parse_certificates(told + B.pem + told, where="") == (A, B, A)
+    assert b"Certificate:" in printed
+    assert parse_certificates(printed + B.pem + printed, where="") == (A, B, A)
 
 
 ODD = A.pem.replace(b"M", b"N", 3)
@@ -248,7 +248,7 @@ def test_sizes_and_numbers_are_bounded() -> None:
     ],
 )
 def test_no_text_takes_the_square_of_its_length_to_read(piece: bytes) -> None:
-    """Whoever may write one ConfigMap chooses what is read here: a megabyte of this took minutes."""
+    """What may write one ConfigMap chooses what is read here: a megabyte of this took minutes."""
 
     def seconds(size: int) -> float:
         text = (piece * (size // len(piece) + 1))[:size]

@@ -24,7 +24,7 @@ IDENTITY = SpiffeId.parse("spiffe://cluster.local/ns/foo/sa/bar")
 
 @pytest.mark.parametrize("life", [30, 60, 120, 600, 3600, 86400])
 async def test_a_ztunnel_renews_about_twice_in_a_life(life: int) -> None:
-    """With leaves of 60 s that began two minutes back, one identity asked 162 times in 14 s."""
+    """With leaves of 60 s that began two minutes back, one identity requested 162 certificates in 14 s."""
     clock = VirtualClock(NOW)
 
     async def call(message: bytes) -> bytes:

@@ -117,10 +117,10 @@ def test_every_identity_passes_as_itself(identity: SpiffeId, own: PrivateKey, cr
 
 
 @settings(deadline=None)
-@given(asked=identities, proven=identities)
-def test_no_identity_passes_as_another(asked: SpiffeId, proven: SpiffeId) -> None:
-    text = craft.as_pem(craft.csr_der(attributes=[craft.extension_request(craft.san(craft.uri(asked)))]))
-    if asked == proven:
+@given(requested=identities, proven=identities)
+def test_no_identity_passes_as_another(requested: SpiffeId, proven: SpiffeId) -> None:
+    text = craft.as_pem(craft.csr_der(attributes=[craft.extension_request(craft.san(craft.uri(requested)))]))
+    if requested == proven:
         assert check(text, proven).names == (str(proven),)
     else:
         with pytest.raises(RequestRefused):

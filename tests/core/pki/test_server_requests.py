@@ -104,7 +104,7 @@ def test_the_names_are_read_once_and_from_one_place() -> None:
 
 
 def test_an_address_that_is_permitted_as_text_is_not_turned_into_one() -> None:
-    """``10.0.0.1`` as a DNS name is not an IP address, and the certificate holds exactly what was asked for."""
+    """``10.0.0.1`` as a DNS name is not an IP address, and the certificate holds exactly what was requested."""
     with pytest.raises(RequestRefused) as refused:
         check_server_request(request(dns("10.0.0.1")), permitted=lambda _: True, accepted_keys=ALL_KINDS)
     assert refused.value.reason == Refusal.DNS_NAME
@@ -152,9 +152,9 @@ def test_no_request_obtains_a_name_that_is_not_istiod_s(names: list[bytes], flip
         return
     seen = x509.load_pem_x509_csr(text.encode())
     assert seen.is_signature_valid
-    asked = list(seen.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    assert asked == [x509.DNSName(name) for name in checked.names]
-    assert asked, "an empty one is no certificate for a server"
+    requested = list(seen.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    assert requested == [x509.DNSName(name) for name in checked.names]
+    assert requested, "an empty one is no certificate for a server"
     assert all(is_istiod_name(ISTIO, name) for name in checked.names)
     template = LeafTemplate(intermediate().certificate, LeafProfile.SERVING)
     tbs = template.tbs(checked.spki_der, checked.san, 1, NOW, NOW + DAY)

@@ -1,4 +1,4 @@
-"""How long a leaf lives: as asked, within policy, within every issuer; however absurd the question."""
+"""How long a leaf lives: as requested, within policy, within every issuer; however absurd the question."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_an_intermediate_needs_its_issuer_inside() -> None:
 
 
 def test_a_root_given_as_intermediate_has_itself_as_issuer() -> None:
-    """It is self-signed and pinned by nobody, so it must not ride in as an intermediate."""
+    """It is self-signed and has no pin, so it must not ride in as an intermediate."""
     with pytest.raises(InvalidValue):
         TrustBundle.merge([A, anchor(root("b").certificate, "intermediate")])
 
@@ -150,8 +150,8 @@ def test_the_strongest_mention_of_a_certificate_stays() -> None:
     accepted = anchor(root("a").certificate, "accepted", origin="cluster east", cluster="east")
     later = anchor(root("a").certificate, origin="z.pem")
     for order in ([accepted, later, A], [A, accepted, later], [later, A, accepted]):
-        (kept,) = TrustBundle.merge(order).anchors
-        assert kept == A
+        (merged,) = TrustBundle.merge(order).anchors
+        assert merged == A
 
 
 def test_one_certificate_for_two_trust_domains_is_no_quiet_choice() -> None:
@@ -193,7 +193,7 @@ def test_read_from_bytes_roots_are_roots_and_the_rest_is_below_them() -> None:
 def test_differences() -> None:
     old, new = TrustBundle.merge([A, B]), TrustBundle.merge([B, C])
     difference = diff(old, new)
-    assert (difference.added, difference.removed, difference.kept) == ((C,), (A,), (B,))
+    assert (difference.added, difference.removed, difference.unchanged) == ((C,), (A,), (B,))
     assert difference
     assert not diff(old, TrustBundle.merge([B, A, A]))
     assert diff(None, new).added == new.anchors

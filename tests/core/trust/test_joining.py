@@ -1,4 +1,4 @@
-"""Where a cluster that joins stands: each step by its evidence, none skipped, and unknown never counts as done."""
+"""Which step a joining cluster is at: each by its evidence, none skipped, and unknown never counts as done."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOTH = frozenset({HUB, OWN})
 
 
 def facts(**changes: Any) -> ClusterFacts:
-    return replace(ClusterFacts(held=BOTH, current=True, own_issues=True), **changes)
+    return replace(ClusterFacts(anchors=BOTH, current=True, own_issues=True), **changes)
 
 
 def world(**changes: Any) -> World:
@@ -58,7 +58,7 @@ JOINED = Arrival(
     name="west",
     facts=facts(
         control_planes=(ControlPlane(name="istio-system/istiod-tls", issuer="i", current=True),),
-        webhooks=(Webhook(name="injector", istiod="istio-system/istiod", held=BOTH),),
+        webhooks=(Webhook(name="injector", istiod="istio-system/istiod", anchors=BOTH),),
     ),
     own=frozenset({OWN}),
     accepted=frozenset({OWN}),
@@ -69,7 +69,7 @@ JOINED = Arrival(
     listeners=frozenset({"hub.example"}),
     trust_domain="mesh.example",
     istio=replace(SETTINGS, istiods=(replace(SETTINGS.istiods[0], ca_server=False),)),
-    sidecars=SidecarsSeen(pods=3, asked=3),
+    sidecars=SidecarsSeen(pods=3, with_certificate=3),
     dropping=(unmet("own_earlier", "leaves of its own CA may live", "west", NOW + LIFE),),
 )
 """Everything is done but that the takeover is declared."""
@@ -88,7 +88,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "changes", "told"),
+    ("step", "changes", "expected"),
     [
         (
             JoinStep.ACCEPT,
@@ -97,9 +97,9 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         ),
         (JoinStep.ACCEPT, {"unaccepted": ("CN=own (SHA-256 abc)",)}, "CN=own"),
         (JoinStep.ACCEPT, {"own": frozenset()}, "not written down"),
-        (JoinStep.SERVE, {"served_since": None, "facts": facts(held=frozenset({OWN}))}, "without hub"),
+        (JoinStep.SERVE, {"served_since": None, "facts": facts(anchors=frozenset({OWN}))}, "without hub"),
         (JoinStep.SERVE, {"served_since": None, "facts": facts(current=False)}, "other bytes"),
-        (JoinStep.SERVE, {"served_since": None, "facts": facts(held=None, detail="timeout")}, "timeout"),
+        (JoinStep.SERVE, {"served_since": None, "facts": facts(anchors=None, detail="timeout")}, "timeout"),
         (JoinStep.RENEW, {"served_since": NOW - LIFE + 1}, "may live until"),
         (JoinStep.CONTROL_PLANE, {"istio": None}, "not read yet"),
         (JoinStep.CONTROL_PLANE, {"istio": replace(SETTINGS, unread=("list x: forbidden",))}, "forbidden"),
@@ -108,7 +108,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.CONTROL_PLANE, {"provided_since": 960.0}, "was not restarted"),
         (
             JoinStep.CONTROL_PLANE,
-            {"facts": facts(webhooks=(Webhook(name="injector", istiod="i", held=frozenset({OWN})),))},
+            {"facts": facts(webhooks=(Webhook(name="injector", istiod="i", anchors=frozenset({OWN})),))},
             "injector does not verify hub",
         ),
         (
@@ -119,7 +119,7 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.MOVE, {"sidecars": None}, "not known which pods"),
         (
             JoinStep.MOVE,
-            {"sidecars": SidecarsSeen(pods=3, asked=2, never_requested=("shop/a",))},
+            {"sidecars": SidecarsSeen(pods=3, with_certificate=2, never_requested=("shop/a",))},
             "1 of 3 pods with a sidecar have no certificate of the hub yet: shop/a",
         ),
         (JoinStep.MOVE, {"istio": replace(SETTINGS, addresses={"injector": ""})}, "to istiod"),
@@ -135,10 +135,12 @@ def test_the_takeover_is_next_once_everything_was_seen() -> None:
         (JoinStep.DROP, {"issuing": False, "dropping": ()}, "in the bundle still"),
     ],
 )
-def test_what_was_not_seen_is_the_present_step(step: JoinStep, changes: dict[str, Any], told: str) -> None:
+def test_what_was_not_seen_is_the_present_step(
+    step: JoinStep, changes: dict[str, Any], expected: str
+) -> None:
     found = at(replace(JOINED, **changes))
     assert found.current is step
-    assert told in "; ".join(condition.detail for condition in found.waits_for)
+    assert expected in "; ".join(condition.detail for condition in found.waits_for)
 
 
 def test_the_root_has_to_be_in_the_bundle_before_it_can_be_served() -> None:
@@ -149,9 +151,9 @@ def test_certificates_of_the_hub_and_other_clusters_are_waited_for_as_well() -> 
     late = world(expiry_bounds={Delivered("east", "i", 1): NOW + 50})
     (waits,) = at(JOINED, late).waits_for
     assert (waits.cluster, waits.until) == ("east", NOW + 50)
-    unread = world(clusters={"east": facts(held=None, detail="unreachable"), "west": facts()})
+    unread = world(clusters={"east": facts(anchors=None, detail="unreachable"), "west": facts()})
     assert [c.detail for c in at(JOINED, unread).waits_for] == ["unreachable"]
-    lacking = world(clusters={"east": facts(held=frozenset({HUB})), "west": facts()})
+    lacking = world(clusters={"east": facts(anchors=frozenset({HUB})), "west": facts()})
     assert [c.detail for c in at(JOINED, lacking).waits_for] == ["some namespace lacks own"]
 
 
@@ -174,9 +176,9 @@ def test_serving_begins_with_the_same_bytes_and_ends_with_a_root_that_is_lacking
     roots = frozenset({HUB})
     assert serves(facts(), roots) is True
     assert serves(facts(current=False), roots) is None, "the same roots: another writer puts its bytes back"
-    assert serves(facts(held=None), roots) is None
-    assert serves(facts(held=frozenset({OWN})), roots) is False
-    assert serves(facts(held=frozenset({OWN}), current=True), roots) is False
+    assert serves(facts(anchors=None), roots) is None
+    assert serves(facts(anchors=frozenset({OWN})), roots) is False
+    assert serves(facts(anchors=frozenset({OWN}), current=True), roots) is False
 
 
 @given(
@@ -185,7 +187,9 @@ def test_serving_begins_with_the_same_bytes_and_ends_with_a_root_that_is_lacking
             "served_since": st.sampled_from([None, NOW - LIFE - 1, NOW]),
             "provided_since": st.sampled_from([None, 940.0, 960.0]),
             "istio": st.sampled_from([None, SETTINGS, JOINED.istio, replace(SETTINGS, addresses={"i": ""})]),
-            "sidecars": st.sampled_from([None, SidecarsSeen(pods=2, asked=1), SidecarsSeen(pods=2, asked=2)]),
+            "sidecars": st.sampled_from(
+                [None, SidecarsSeen(pods=2, with_certificate=1), SidecarsSeen(pods=2, with_certificate=2)]
+            ),
             "issuing": st.booleans(),
             "unaccepted": st.sampled_from([(), ("x",)]),
         }
@@ -217,7 +221,7 @@ def test_a_later_restart_of_istiod_leads_back_to_no_step_before() -> None:
 def test_a_restart_counts_from_the_moment_that_the_certificate_is_provided(
     provided: float, after: float
 ) -> None:
-    """Kubernetes keeps whole seconds: a restart in the same second looks earlier, and a join waited for ever."""
+    """Kubernetes records whole seconds: a restart in the same second appears earlier, and a join waited for ever."""
     assert JOINED.istio is not None
     (istiod,) = JOINED.istio.istiods
     restarted = replace(istiod, rolled_out=float(math.floor(provided + after)))

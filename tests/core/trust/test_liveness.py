@@ -27,7 +27,7 @@ def signs(draw: st.DrawFn) -> SignsOfLife:
 
 
 @given(signs())
-def test_a_mesh_in_which_nobody_holds_a_certificate_is_never_alive(life: SignsOfLife) -> None:
+def test_a_mesh_in_which_no_workload_has_a_certificate_is_never_alive(life: SignsOfLife) -> None:
     found = assess(life, NOW)
     assert (found.vitality in FINE) == found.fine
     if not life.with_certificate:
@@ -59,7 +59,7 @@ def test_what_ended_and_what_never_asked_are_told_apart() -> None:
     stopped = assess(SignsOfLife(workloads=10, with_certificate=2, lapsed=7, refusal="csr_identity"), NOW)
     assert stopped.vitality is Vitality.STOPPED
     assert stopped.detail == (
-        "2 of 10 workloads hold a certificate (of 7 it has ended, 1 have never asked);"
+        "2 of 10 workloads hold a certificate (of 7 it has ended, 1 never requested one);"
         " callers are refused: csr_identity"
     )
     moving = assess(SignsOfLife(workloads=10, with_certificate=2, lapsed=1), NOW)

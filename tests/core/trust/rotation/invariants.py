@@ -4,7 +4,7 @@ The numbers are those of the ten invariants: (1) every unexpired leaf validates 
 hold, by real path validation; (2) publish before use; (3) drain before remove; (4) successive bundles are in
 subset relation; (5) only a rotation takes a root away, never a source that fails; (6) unreachable is not
 converged, and nothing is issued where a cluster is quarantined; (7) generations only grow; (8) the control
-plane stays alive: whoever starts an agent, calls a webhook or restarts istiod succeeds as before; (9) no leaf
+plane stays alive: agents that start, calls of a webhook and restarts of istiod succeed as before; (9) no leaf
 outlives its issuer; (10) a transition keeps its evidence, and a restart resumes. Besides, (s) nothing is signed under
 a root that no rotation has led to, whatever is configured.
 """
@@ -143,22 +143,22 @@ class Invariants:
                 self._lost(member, f"istiod would be refused by {refused} after a restart")
 
     def _refused(self, member: Member, issuer: str) -> str:
-        held = [self.sim.store.generations[g] for g in member.targets if g is not None]
-        return "" if all(validates(issuer, roots) for roots in held) else "a started agent"
+        bundles = [self.sim.store.generations[g] for g in member.targets if g is not None]
+        return "" if all(validates(issuer, roots) for roots in bundles) else "a started agent"
 
     def _lost(self, member: Member, what: str) -> None:
-        """Forgiven only where it was foretold."""
+        """Forgiven only where it was predicted."""
         named = self.sim.named
         if named is None or member.name not in {loss.cluster for loss in named}:
             raise Violation(f"8: {what} in {member.name}, in {self.sim.state}")
 
     def _failed(self, member: Member, issuer: str) -> None:
-        """Leaves of that issuer do not validate everywhere in that cluster: forgiven only where it was foretold."""
+        """Leaves of that issuer do not validate everywhere in that cluster: forgiven only where it was predicted."""
         sim = self.sim
         if sim.named is None:
             raise Violation(f"1: a leaf of {issuer[:8]} fails in {member.name}, in {sim.state}")
-        foretold = {loss.cluster for loss in sim.named if loss.what not in CONTROL_PLANE_LOSSES}
-        if member.name in foretold:
+        predicted = {loss.cluster for loss in sim.named if loss.what not in CONTROL_PLANE_LOSSES}
+        if member.name in predicted:
             return
         trusted = {sim.store.generations[g] for g in member.targets if g is not None}
         trusted |= {
@@ -168,13 +168,13 @@ class Invariants:
             return
         for leaf in sim.leaves:
             mine = leaf.issuer == issuer and not (leaf.after_emergency or leaf in sim.unknown_callers)
-            if mine and leaf.cluster not in foretold:
+            if mine and leaf.cluster not in predicted:
                 raise Violation(f"losses: leaves of {leaf.cluster} fail in {member.name}, unforetold")
 
     def _bundles(self) -> None:
         sim, store = self.sim, self.sim.store
         if store.set_back or store.in_force == self.in_force:
-            return  # that it was set back is nobody's step; the next generation is judged by the one before that
+            return  # a set back is no step of the machine; the next generation is judged by the one before that
         if store.in_force < self.in_force or store.in_force != max(store.generations):
             raise Violation(f"7: generation {store.in_force} after {self.in_force}")
         if any(store.generations[number] != roots for number, roots in self.generations.items()):
@@ -215,7 +215,7 @@ class Invariants:
             return
         last = rotation.history[-1]
         if last.after is not rotation.state or last.at != rotation.since:
-            raise Violation("10: the last transition does not lead to where the rotation stands")
+            raise Violation("10: the last transition does not lead to the state of the rotation")
         seen = known.history if known is not None and rotation.number == known.number else []
         if [_steps(step) for step in rotation.history[: len(seen)]] != [_steps(step) for step in seen]:
             raise Violation("10: history was rewritten")
@@ -230,5 +230,5 @@ def _issuers(directives: SigningDirectives) -> set[str]:
 
 
 def _steps(step: Transition) -> tuple[State, State, float, str, str]:
-    """A transition without its evidence, of which only a part is kept in the long run."""
+    """A transition without its evidence, of which only a part is recorded in the long run."""
     return step.before, step.after, step.at, step.author, step.reason

@@ -56,7 +56,7 @@ class Istiod:
         self._changed(now)
 
     def take_up(self, now: float) -> None:
-        """What has changed since; where there was nothing at its start it looks no more."""
+        """What has changed since; where there was nothing at its start it does not read again."""
         if self.runs_with is not None:
             self.runs_with = self.secret
             self._changed(now)

@@ -94,7 +94,7 @@ def by_hand(sim: Simulation) -> None:
 
 
 def emergency(sim: Simulation, choice: int) -> None:
-    """One side is compromised; what is named beforehand is kept, to be held against what then fails."""
+    """One side is compromised; what is predicted is recorded, to be compared with what then fails."""
     rotation = sim.record.under_way
     if rotation is None or not sim.watching:
         return
@@ -116,23 +116,23 @@ def emergency(sim: Simulation, choice: int) -> None:
     )
     if sim.record is not before:
         # A signer that cannot sign breaks no handshake: it would forgive what nothing foretells.
-        told = losses(rotation, replace(world, signers={}), at=deadline, leaving_new=new)
-        sim.named = [*(sim.named or []), *told]
+        found = losses(rotation, replace(world, signers={}), at=deadline, leaving_new=new)
+        sim.named = [*(sim.named or []), *found]
         sim.tick()
 
 
 def remove_now(sim: Simulation, choice: int) -> None:
-    """An anchor whose pin is gone is removed whatever needs it; what is named beforehand is kept, as above."""
+    """An anchor whose pin is gone is removed whatever needs it; what is predicted is recorded, as above."""
     gone = [root for _, root in sorted(ROOT.items()) if root in sim.record.unpinned]
     if not gone or not sim.watching:
         return
     world, anchor = sim.observe(), gone[choice % len(gone)]
     clusters = frozenset(sim.record.unpinned[anchor].clusters)
-    told = losses_without(anchor, world, ROOT_OF, clusters=clusters)
+    found = losses_without(anchor, world, ROOT_OF, clusters=clusters)
     before = sim.record
     _try(sim, lambda record: remove_unpinned(record, world, anchor, author="operator", reason="stolen"))
     if sim.record is not before:
-        sim.named = [*(sim.named or []), *told]
+        sim.named = [*(sim.named or []), *found]
         sim.tick()
 
 
@@ -201,8 +201,8 @@ def refuse(sim: Simulation, which: int) -> None:
     sim.refused[who] = "no such key"
 
 
-def mend(sim: Simulation) -> None:
-    """The configuration is mended everywhere."""
+def correct(sim: Simulation) -> None:
+    """The configuration is corrected everywhere."""
     sim.refused.clear()
 
 
@@ -261,7 +261,7 @@ def round_of(sim: Simulation, seconds: float = 5.0) -> None:
 
 
 def _istiod_runs(sim: Simulation, member: int) -> None:
-    """It takes up what is mounted, and patches its webhooks; where it has none yet somebody starts it."""
+    """It takes up what is mounted, and patches its webhooks; where it has none yet it is started."""
     istiod = sim.member(member).istiod
     if istiod.runs_with is None:
         istiod.start(sim.now)
@@ -270,9 +270,9 @@ def _istiod_runs(sim: Simulation, member: int) -> None:
 
 
 def heal(sim: Simulation) -> None:
-    """Whatever was broken is repaired, and whoever was taken out may return."""
+    """Whatever was broken is repaired, and every cluster that was taken out may return."""
     sim.validated, sim.bundle_fails = "", False
-    mend(sim)
+    correct(sim)
     sim.restart_controller()
     for member in sim.members.values():
         member.reachable, member.refuses = True, False
@@ -280,7 +280,7 @@ def heal(sim: Simulation) -> None:
     for signer in sim.signers:
         signer.connected = True
         signer.ready = set(OF_THE_HUB)
-        signer.wished = signer.authority = ISSUER[signing_side(sim)]
+        signer.pending = signer.authority = ISSUER[signing_side(sim)]
         signer.pins = sim.pins
         signer.restart(sim.store)
     take_out_authorities(sim)
@@ -292,7 +292,7 @@ def heal(sim: Simulation) -> None:
     signs_under = SIDES[signing_side(sim)].root
     if (
         signs_under not in sim.roots()
-    ):  # somebody insisted on its removal: nothing is issued until it is pinned again
+    ):  # an operator insisted on its removal: nothing is issued until it is pinned again
         pin(sim, [ROOT[name] for name in "abcw"].index(signs_under), 1)
     for name in list(sim.record.quarantined):
         _try(sim, lambda record, name=name: transitions.release(record, name))  # type: ignore[misc]
@@ -314,7 +314,7 @@ def rounds(sim: Simulation, count: int) -> None:
 
 
 def healthy(sim: Simulation, count: int) -> None:
-    """All is well for a while, and somebody goes on by hand where the machine waits for it."""
+    """All is well for a while, and an operator goes on by hand where the machine waits for it."""
     heal(sim)
     for _ in range(count):
         round_of(sim, 8.0)

@@ -73,7 +73,7 @@ def verdict(sim: Simulation) -> Verdict:
 
 
 def unmet(sim: Simulation) -> set[str]:
-    """The names of what stands in the way."""
+    """The names of the conditions that are not met."""
     return {condition.name for condition in verdict(sim).unmet}
 
 

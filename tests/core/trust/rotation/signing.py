@@ -69,7 +69,7 @@ class Signer:
 
     ``pins`` are those of its own configuration as it runs it.
 
-    ``wished`` is the authority that is configured, or that its files hold by now; ``authority`` the one that this
+    ``pending`` is the authority that is configured, or that its files hold by now; ``authority`` the one that this
     process has, as the signer's own rules decide (``signer/authorities/selection.py``).
     """
 
@@ -86,7 +86,7 @@ class Signer:
     begun: _Begun | None = None
     pins: frozenset[str] = frozenset(ROOT.values())
     listener_refused: bool = False  # by new connections
-    wished: str = CONFIGURED
+    pending: str = CONFIGURED
     authority: str = CONFIGURED
 
     def poll(self, store: Store) -> None:
@@ -104,10 +104,10 @@ class Signer:
         if store.in_force < self.generation or not store.generations[store.in_force] <= self.pins | memory:
             return
         self.generation = store.in_force
-        held = frozenset[str]().union(
+        known = frozenset[str]().union(
             *(store.generations[number] for number in (store.in_force, *store.behind.values()))
         )
-        store.remembered[self.name] = held & (self.pins | memory)
+        store.remembered[self.name] = known & (self.pins | memory)
 
     def crash(self) -> None:
         self.up, self.begun, self.covered = False, None, {}
@@ -116,7 +116,7 @@ class Signer:
         """Nothing is issued until the store was read once; one that cannot be read leaves it down."""
         if not self.up and self.connected and not store.set_back:  # it would know no better
             self.up, self.generation = True, NONE
-            self._have(self.wished)  # the former one was in the memory of the process alone
+            self._have(self.pending)  # the former one was in the memory of the process alone
             self.poll(store)
 
     def begin(self, store: Store, cluster: str, now: float) -> tuple[Delivered, float] | None:
@@ -160,17 +160,17 @@ class Signer:
 
     def configure(self, issuer: str) -> None:
         """Another authority is configured, or its files are exchanged in place."""
-        self.wished = issuer
+        self.pending = issuer
         if self.up:
             self._take_up()
 
     def _take_up(self) -> None:
-        old, new = issuers_of(self.authority), issuers_of(self.wished)
+        old, new = issuers_of(self.authority), issuers_of(self.pending)
         withheld = (
             self.authority in self.ready and exchange(old, new, self.directives, reserve=False) is not None
         )
-        if self.wished != self.authority and ("wishes" in self.without or not withheld):
-            self._have(self.wished)
+        if self.pending != self.authority and ("pending_changes" in self.without or not withheld):
+            self._have(self.pending)
 
     def _have(self, issuer: str) -> None:
         if issuer != self.authority:
@@ -188,6 +188,6 @@ class Signer:
         if named in self.ready or self.directives.strict:
             return named if named in self.ready and named not in self.directives.forbidden else ""
         first = self.authority
-        permitted = self.directives.permit(first, ROOT_OF[first]) or "wishes" in self.without
+        permitted = self.directives.permit(first, ROOT_OF[first]) or "pending_changes" in self.without
         barred = first in self.directives.forbidden or ROOT_OF[first] in self.directives.forbidden
         return first if first in self.ready and permitted and not barred else ""

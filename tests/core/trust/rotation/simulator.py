@@ -1,6 +1,6 @@
 """A mesh in memory: member clusters, signers, a controller and its operators, with everything that goes wrong.
 
-One call is one event. What really happens (which leaf is alive, what each namespace holds) is kept apart from
+One call is one event. What really happens (which leaf is alive, what each namespace holds) is separate from
 what is observed of it, and only the latter reaches the core. Clocks are as bad as the declared skew allows:
 the controller's runs ahead by half of it and the slowest workload's behind by half of it.
 """
@@ -31,7 +31,7 @@ from tests.core.trust.rotation.istiods import Files, Istiod, Seen
 from tests.core.trust.rotation.signing import CONFIGURED, LIFETIME, Leaf, Signer, Store
 
 FRESH: Final = 30.0
-SKEW: Final = 12.0  # more than a bound is written ahead, or nobody would notice that it was forgotten
+SKEW: Final = 12.0  # more than a bound is written ahead, or a forgotten one would go unnoticed
 SOAK: Final = 10.0
 NAMES: Final = ("one", "two", "three", "four")
 BY_HAND: Final = 5 * LIFETIME  # of a certificate of istiod that a person has made
@@ -131,7 +131,7 @@ class Simulation:
         """The generation that the controller gives that cluster."""
         return self.behind.get(cluster, self.in_force)
 
-    def held_roots(self) -> frozenset[str]:
+    def roots_in_force(self) -> frozenset[str]:
         """Those of every generation in force, and of the one that the controller knows to be."""
         numbers = (self.store.in_force, *self.store.behind.values(), self.in_force)
         return frozenset[str]().union(*(self.store.generations[number] for number in numbers))
@@ -140,7 +140,7 @@ class Simulation:
         """What the record says is published."""
         if "kept" in self.without:
             return published(msgspec.structs.replace(self.record, unpinned={}), self.pins, self.staged_roots)
-        return published(self.record, self.pins, self.staged_roots, self.held_roots())
+        return published(self.record, self.pins, self.staged_roots, self.roots_in_force())
 
     @property
     def clock(self) -> float:
@@ -199,13 +199,13 @@ class Simulation:
 
     def provide(self, signer: int, cluster: int) -> None:
         """istiod's certificate where another is to be signed with, or it is due; and its ca.crt, as it is meant now."""
-        member, asked = self.member(cluster), self.signer(signer)
-        if not self._provides(member) or asked.begun is not None:
+        member, chosen = self.member(cluster), self.signer(signer)
+        if not self._provides(member) or chosen.begun is not None:
             return
-        held = member.istiod.secret
+        present = member.istiod.secret
         wanted = self.store.directives.issuer_for(member.name) or CONFIGURED
-        if held is None or held.issuer != wanted or held.not_after - self.now < LIFETIME / 3:
-            delivery = asked.begin(self.store, member.name, self.now) or asked.finish(self.store)
+        if present is None or present.issuer != wanted or present.not_after - self.now < LIFETIME / 3:
+            delivery = chosen.begin(self.store, member.name, self.now) or chosen.finish(self.store)
             if delivery is not None:
                 delivered, not_after = self._issued(delivery)
                 self._write(member, delivered.issuer, not_after)
@@ -215,9 +215,9 @@ class Simulation:
     def write_ca(self, cluster: int) -> None:
         """Its ca.crt alone, as it is meant now."""
         member = self.member(cluster)
-        held = member.istiod.secret
-        if self._provides(member) and held is not None:
-            self._write(member, held.issuer, held.not_after)
+        present = member.istiod.secret
+        if self._provides(member) and present is not None:
+            self._write(member, present.issuer, present.not_after)
 
     def certify_by_hand(self, cluster: int) -> None:
         """A person has put a certificate there that lives long and that no signer has accounted for."""
@@ -269,11 +269,11 @@ class Simulation:
                     computed=self.clock,
                     client_issuer=mine.issuer,
                     server_issuer=other.issuer,
-                    client_held=self.held_everywhere(client),
-                    server_held=self.held_everywhere(server),
+                    client_generation=self.generation_everywhere(client),
+                    server_generation=self.generation_everywhere(server),
                 )
 
-    def held_everywhere(self, cluster: str) -> int:
+    def generation_everywhere(self, cluster: str) -> int:
         """The generation that every namespace holds, 0 where it is not the one that is meant for them."""
         meant = self.meant_for(cluster)
         return meant if all(target == meant for target in self.members[cluster].targets) else 0
@@ -294,11 +294,11 @@ class Simulation:
         """
         generations, found = self.store.generations, dict[str, set[frozenset[str]]]()
         for name, member in self.members.items():
-            held = {generations[number] for number in member.targets if number is not None}
+            present = {generations[number] for number in member.targets if number is not None}
             for files in (member.istiod.secret, member.istiod.runs_with):
                 if files is not None and files.not_after > self.now:
-                    held.add(files.roots)
-            found[name] = held
+                    present.add(files.roots)
+            found[name] = present
         for leaf in self.leaves:
             if leaf.cluster in found:
                 found[leaf.cluster].add(leaf.trusts)
@@ -337,16 +337,16 @@ class Simulation:
         life = SignsOfLife(workloads=1, with_certificate=int(self.is_alive(member.name, self.clock)))
         if member.read is None:
             return ClusterFacts(
-                held=None,
+                anchors=None,
                 unknown_until=member.unknown_until,
                 control_planes=(ControlPlane(name=CONTROL_PLANE),),
                 webhooks=None,
                 life=life,
             )
-        held = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
+        present = [self.store.generations[g] if g is not None else frozenset() for g in member.read]
         meant = self.meant_for(member.name)
         return ClusterFacts(
-            held=frozenset.intersection(*held),
+            anchors=frozenset.intersection(*present),
             current=all(g == meant for g in member.read),
             read_back_at=member.read_at,
             unknown_until=member.unknown_until,
@@ -354,7 +354,7 @@ class Simulation:
             control_planes=(self._control_plane(member),),
             webhooks=None
             if member.istiod.seen is None
-            else (Webhook(name="injector", istiod="istio-system/istiod", held=member.istiod.seen.bundle),),
+            else (Webhook(name="injector", istiod="istio-system/istiod", anchors=member.istiod.seen.bundle),),
             webhooks_read_at=member.istiod.seen.at if member.istiod.seen is not None else 0.0,
         )
 
@@ -372,7 +372,7 @@ class Simulation:
         return ControlPlane(
             name=CONTROL_PLANE,
             issuer=seen.secret.issuer,
-            held=seen.secret.roots,
+            anchors=seen.secret.roots,
             current=seen.generation == self.meant_for(member.name),
             not_after=seen.secret.not_after,
             read_back_at=seen.at,
@@ -392,23 +392,23 @@ class Simulation:
         """What the record says is published, as a generation; and who keeps the one before it."""
         if not self.watching or self.bundle_fails:
             return
-        roots, kept, store = (
+        roots, behind, store = (
             self.roots(),
             clusters_behind(self.record),
             self.store,
         )
-        held = store.generations[store.in_force]
-        if roots - held and held - roots:
-            roots = roots | held  # what adds and removes at once is done in two, the larger one first
-        if roots != held or store.in_force < self.in_force:
+        present = store.generations[store.in_force]
+        if roots - present and present - roots:
+            roots = roots | present  # what adds and removes at once is done in two, the larger one first
+        if roots != present or store.in_force < self.in_force:
             newest = max(store.generations) + 1
             by_store = "known" in self.without
             before, given = (store.in_force, store.behind) if by_store else (self.in_force, self.behind)
-            store.behind = {name: given.get(name, before) for name in kept}
+            store.behind = {name: given.get(name, before) for name in behind}
             store.generations[newest] = roots
             store.in_force = newest
         else:
-            store.behind = {name: held for name, held in store.behind.items() if name in kept}
+            store.behind = {name: present for name, present in store.behind.items() if name in behind}
         self.adopted, self.adopted_behind = store.in_force, dict(store.behind)
         self.ensured = None
 
@@ -444,7 +444,7 @@ class Simulation:
                 generation=self.in_force,
                 clusters=sorted(name for name, roots in self.own.items() if root in roots),
             )
-            for root in self.held_roots()
+            for root in self.roots_in_force()
         }
         record = settle(self.record, pins=self.pins, staged=self.staged_roots, found=found)
         if record != self.record:
@@ -483,7 +483,7 @@ class Simulation:
         self.check()
 
     def _judge(self, before: RotationRecord) -> None:
-        """Invariant 6: whoever was passed by is reachable or quarantined; nothing is called done unseen."""
+        """Invariant 6: what was passed over is reachable or quarantined; nothing is called done unseen."""
         was, rotation = before.rotation, self.record.rotation
         if was is None or rotation is None or len(rotation.history) == len(was.history):
             return
@@ -506,8 +506,8 @@ class Simulation:
                 self.faults.append(f"6: {was.state} was left while {member.name} was out of reach")
             self._judge_control_plane(was, member)
             gone = {State.RETIRED: rotation.old.root, State.STABLE: rotation.new.root}.get(rotation.state)
-            held = [self.store.generations[g] for g in member.targets if g is not None]
-            if gone not in self.roots() and any(gone in roots for roots in held):
+            present = [self.store.generations[g] for g in member.targets if g is not None]
+            if gone not in self.roots() and any(gone in roots for roots in present):
                 self.faults.append(f"6: {rotation.state} though {member.name} holds the root still")
 
     def _judge_control_plane(self, was: Rotation, member: Member) -> None:
@@ -531,7 +531,7 @@ class Simulation:
     def crash_controller(self) -> None:
         """Its memory is gone: facts and proofs. The record survives as bytes.
 
-        Not between a set back and its next look: one that begins then knows of it by what signers say alone
+        Not between a set back and its next check: one that begins then knows of it only by what signers report
         (``controller/test_setbacks.py``).
         """
         if self.store.set_back:

@@ -22,7 +22,7 @@ from federation.core.rotation.world import ClusterFacts, ControlPlane, Webhook, 
 from tests.core.trust.rotation.certificates import ISSUER, ROOT, SIDES
 from tests.core.trust.rotation.test_gates import (
     BOTH,
-    HELD,
+    HEALTHY,
     NOW,
     OLD,
     REMOVED,
@@ -35,16 +35,16 @@ NEW = frozenset({ROOT["b"]})
 PLANE = ControlPlane(
     name="istio-system/istiod-tls",
     issuer=ISSUER["b1"],
-    held=BOTH,
+    anchors=BOTH,
     current=True,
     not_after=NOW + 600.0,
     read_back_at=NOW,
 )
 HOOK = Webhook(
-    name="MutatingWebhookConfiguration/istio-sidecar-injector", istiod="istio-system/istiod", held=BOTH
+    name="MutatingWebhookConfiguration/istio-sidecar-injector", istiod="istio-system/istiod", anchors=BOTH
 )
 OTHER = replace(HOOK, name="MutatingWebhookConfiguration/other", istiod="other-system/istiod")
-SERVED = replace(HELD, control_planes=(PLANE,), webhooks=(HOOK,), webhooks_read_at=NOW)
+SERVED = replace(HEALTHY, control_planes=(PLANE,), webhooks=(HOOK,), webhooks_read_at=NOW)
 BEFORE_SIGNING = (State.PUBLISHING, State.SOAKED, State.CANARY)
 BEFORE_REMOVAL = (State.ACTIVE, State.EMERGENCY, State.ABORTING)
 NAMES = frozenset({"istiod_trust", "istiod_issuer", "webhooks"})
@@ -52,7 +52,7 @@ NAMES = frozenset({"istiod_trust", "istiod_issuer", "webhooks"})
 
 def one(facts: ClusterFacts, state: State = State.ACTIVE) -> World:
     base = REMOVED if state is State.UNPUBLISHING else WORLD
-    return followed(state, replace(base, clusters={"one": facts, "two": HELD}))
+    return followed(state, replace(base, clusters={"one": facts, "two": HEALTHY}))
 
 
 def of_side(state: State) -> ControlPlane:
@@ -75,14 +75,14 @@ def with_plane(plane: ControlPlane, **more: object) -> ClusterFacts:
 def test_a_control_plane_in_order_is_in_no_ones_way(state: State) -> None:
     facts = with_plane(of_side(state))
     assert unmet(state, facts) == []
-    assert unmet(state, HELD) == [], "a cluster without Istio has none"
+    assert unmet(state, HEALTHY) == [], "a cluster without Istio has none"
     met = {
         c.name
         for c in gate(rotation_record(state), one(facts, state)).conditions
         if c.met and c.cluster == "one"
     }
-    asked = {"observed"} if state is State.UNPUBLISHING else {"istiod_trust", "webhooks"}
-    assert asked <= met
+    required = {"observed"} if state is State.UNPUBLISHING else {"istiod_trust", "webhooks"}
+    assert required <= met
     assert ("istiod_issuer" in met) == (state in BEFORE_REMOVAL)
 
 
@@ -90,7 +90,7 @@ def test_a_control_plane_in_order_is_in_no_ones_way(state: State) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"held": None, "detail": "forbidden; grant it"}, "is not known: forbidden; grant it"),
+        ({"anchors": None, "detail": "forbidden; grant it"}, "is not known: forbidden; grant it"),
         ({"read_back_at": NOW - 61.0}, "61 s ago"),
         ({"read_back_at": NOW - 10.0}, "not read back since"),
     ],
@@ -110,7 +110,7 @@ def test_webhooks_that_could_not_be_read_shut_every_gate(state: State) -> None:
     ((name, detail),) = unmet(state, with_plane(of_side(state), webhooks=None, webhooks_detail=why))
     assert name == "webhooks"
     assert why in detail
-    ((name, detail),) = unmet(state, replace(HELD, webhooks=None))
+    ((name, detail),) = unmet(state, replace(HEALTHY, webhooks=None))
     assert (name, "were not read yet" in detail) == ("webhooks", True)
     ((_, detail),) = unmet(state, with_plane(of_side(state), webhooks_read_at=NOW - 61.0))
     assert "61 s ago" in detail
@@ -119,14 +119,16 @@ def test_webhooks_that_could_not_be_read_shut_every_gate(state: State) -> None:
     assert unmet(state, with_plane(of_side(state), webhooks=(), webhooks_read_at=0.0)) == []
 
 
-@pytest.mark.parametrize("held", [OLD, NEW, frozenset[str]()])
-def test_both_roots_are_trusted_before_anything_is_signed_under_the_new_one(held: frozenset[str]) -> None:
+@pytest.mark.parametrize("anchors", [OLD, NEW, frozenset[str]()])
+def test_both_roots_are_trusted_before_anything_is_signed_under_the_new_one(anchors: frozenset[str]) -> None:
     for state in BEFORE_SIGNING:
-        ((name, detail),) = unmet(state, with_plane(replace(PLANE, held=held, detail="not written yet")))
+        ((name, detail),) = unmet(
+            state, with_plane(replace(PLANE, anchors=anchors, detail="not written yet"))
+        )
         assert name == "istiod_trust"
         assert "lacks" in detail
         assert detail.endswith(": not written yet")
-        ((name, detail),) = unmet(state, replace(SERVED, webhooks=(replace(HOOK, held=held),)))
+        ((name, detail),) = unmet(state, replace(SERVED, webhooks=(replace(HOOK, anchors=anchors),)))
         assert name == "webhooks"
         assert "istio-sidecar-injector" in detail
         assert "restart istiod" in detail
@@ -144,8 +146,13 @@ def test_the_side_that_stays_is_trusted_before_the_other_is_removed(
     state: State, stays: frozenset[str], leaves: frozenset[str]
 ) -> None:
     plane = of_side(state)
-    assert unmet(state, with_plane(replace(plane, held=stays), webhooks=(replace(HOOK, held=stays),))) == []
-    found = unmet(state, with_plane(replace(plane, held=leaves), webhooks=(replace(HOOK, held=leaves),)))
+    assert (
+        unmet(state, with_plane(replace(plane, anchors=stays), webhooks=(replace(HOOK, anchors=stays),)))
+        == []
+    )
+    found = unmet(
+        state, with_plane(replace(plane, anchors=leaves), webhooks=(replace(HOOK, anchors=leaves),))
+    )
     assert [name for name, _ in found] == ["istiod_trust", "webhooks"]
 
 
@@ -186,12 +193,12 @@ def test_a_removal_ends_once_each_ca_file_is_what_is_meant(wave: int) -> None:
     aborted = replace(late, issuer=ISSUER["a1"])
     found = [name for name, _ in unmet(State.ABORTING, with_plane(aborted), wave=wave)]
     assert found == (["observed"] if wave else [])
-    gone = replace(aborted, issuer=ISSUER["b1"], held=NEW)
+    gone = replace(aborted, issuer=ISSUER["b1"], anchors=NEW)
     assert [name for name, _ in unmet(State.ABORTING, with_plane(gone), wave=1)] == ["observed"]
 
 
 @pytest.mark.parametrize(
-    ("held", "state", "met"),
+    ("anchors", "state", "met"),
     [
         (frozenset({"c" * 64}), State.SOAKED, True),
         (frozenset({"c" * 64}), State.ACTIVE, True),
@@ -205,10 +212,10 @@ def test_a_removal_ends_once_each_ca_file_is_what_is_meant(wave: int) -> None:
     ],
 )
 def test_an_istiod_whose_certificate_the_hub_does_not_provide(
-    held: frozenset[str], state: State, met: bool
+    anchors: frozenset[str], state: State, met: bool
 ) -> None:
     """No rotation re-signs it: it is in the way only where the side that is left is all that verifies it."""
-    facts = with_plane(of_side(state), webhooks=(HOOK, replace(OTHER, held=held)))
+    facts = with_plane(of_side(state), webhooks=(HOOK, replace(OTHER, anchors=anchors)))
     found = unmet(state, facts)
     assert [name for name, _ in found] == ([] if met else ["webhooks"])
     if met:
@@ -223,16 +230,16 @@ def test_an_istiod_whose_certificate_the_hub_does_not_provide(
 
 
 def test_many_webhooks_are_named_by_a_few() -> None:
-    hooks = tuple(replace(HOOK, name=f"hook {number}", held=OLD) for number in range(40))
+    hooks = tuple(replace(HOOK, name=f"hook {number}", anchors=OLD) for number in range(40))
     assert len(unmet(State.ACTIVE, replace(SERVED, webhooks=hooks))) == MOST_NAMED
 
 
 def test_a_quarantined_cluster_is_not_waited_for_and_an_emergencys_deadline_overrides() -> None:
-    bad = with_plane(replace(PLANE, issuer=ISSUER["a1"], held=OLD), webhooks=None)
-    held = Quarantine(reason="lost", author="operator", since=NOW)
+    bad = with_plane(replace(PLANE, issuer=ISSUER["a1"], anchors=OLD), webhooks=None)
+    quarantine = Quarantine(reason="lost", author="operator", since=NOW)
     for state in (*BEFORE_SIGNING, *BEFORE_REMOVAL):
         assert unmet(state, bad)
-        quarantined = changed(rotation_record(state), quarantined={"one": held})
+        quarantined = changed(rotation_record(state), quarantined={"one": quarantine})
         found = {c.name for c in gate(quarantined, one(bad, state)).unmet}
         assert not found & (NAMES | {"observed"})
     declared = rotation_record(State.EMERGENCY)
@@ -246,8 +253,8 @@ def test_a_quarantined_cluster_is_not_waited_for_and_an_emergencys_deadline_over
 
 def test_the_way_back_from_a_quarantine() -> None:
     for facts, name in (
-        (with_plane(replace(PLANE, held=OLD)), "return_istiod_trust"),
-        (with_plane(PLANE, webhooks=(replace(HOOK, held=OLD),)), "return_webhooks"),
+        (with_plane(replace(PLANE, anchors=OLD)), "return_istiod_trust"),
+        (with_plane(PLANE, webhooks=(replace(HOOK, anchors=OLD),)), "return_webhooks"),
         (with_plane(PLANE, webhooks=None), "return_webhooks"),
     ):
         verdict = return_gate(rotation_record(State.ACTIVE), "one", one(facts))
@@ -255,16 +262,16 @@ def test_the_way_back_from_a_quarantine() -> None:
         assert [c.name for c in return_gate(rotation_record(State.RETIRED), "one", one(facts)).unmet] == [
             name
         ]
-    old_alone = with_plane(replace(PLANE, held=OLD), webhooks=(replace(HOOK, held=OLD),))
+    old_alone = with_plane(replace(PLANE, anchors=OLD), webhooks=(replace(HOOK, anchors=OLD),))
     assert return_gate(rotation_record(State.STAGED), "one", one(old_alone)).open
-    idle = replace(PLANE, held=None)
+    idle = replace(PLANE, anchors=None)
     for state in (State.ACTIVE, State.RETIRED):  # it gets a certificate only once it has returned
-        served_nothing = with_plane(idle, webhooks=(replace(HOOK, held=OLD),))
+        served_nothing = with_plane(idle, webhooks=(replace(HOOK, anchors=OLD),))
         assert return_gate(rotation_record(state), "one", one(served_nothing)).open
         unread = with_plane(replace(idle, read_back_at=0.0), webhooks=(HOOK,))
         found = return_gate(rotation_record(state), "one", one(unread)).unmet
         assert [c.name for c in found] == ["return_istiod_trust"]
-    nothing_signed = with_plane(replace(PLANE, held=None), webhooks=None)
+    nothing_signed = with_plane(replace(PLANE, anchors=None), webhooks=None)
     assert return_gate(changed(rotation_record(State.ACTIVE), rotation=None), "one", one(nothing_signed)).open
 
 
@@ -274,12 +281,12 @@ def test_an_abort_after_a_removal_waits_until_webhooks_have_settled() -> None:
     assert (condition.name, condition.until) == ("webhooks_settled", NOW - 10.0 + WORLD.fresh)
     later = replace(one(SERVED), now=condition.until)
     assert trusts(restored, later, OLD).open
-    assert trusts(restored, one(HELD), OLD).open, "there is no istiod"
+    assert trusts(restored, one(HEALTHY), OLD).open, "there is no istiod"
     for facts, name in (
-        (with_plane(replace(PLANE, held=NEW)), "istiod_trust"),
-        (with_plane(PLANE, webhooks=(replace(HOOK, held=NEW),)), "webhooks"),
+        (with_plane(replace(PLANE, anchors=NEW)), "istiod_trust"),
+        (with_plane(PLANE, webhooks=(replace(HOOK, anchors=NEW),)), "webhooks"),
     ):
-        late = replace(later, clusters={"one": facts, "two": HELD})
+        late = replace(later, clusters={"one": facts, "two": HEALTHY})
         assert [c.name for c in trusts(restored, late, OLD).unmet] == [name]
 
 
@@ -287,14 +294,14 @@ def test_an_abort_after_a_removal_waits_until_webhooks_have_settled() -> None:
     ("facts", "lost"),
     [
         (SERVED, {}),
-        (HELD, {}),
+        (HEALTHY, {}),
         (with_plane(replace(PLANE, issuer=ISSUER["a1"])), {ISTIOD_OF_LEFT: NOW + 20.0}),
-        (with_plane(replace(PLANE, held=OLD)), {ISTIOD_REFUSES: NOW}),
-        (with_plane(replace(PLANE, held=None)), {ISTIOD_REFUSES: NOW}),
-        (with_plane(PLANE, webhooks=(replace(HOOK, held=OLD),)), {WEBHOOKS_REFUSE: NOW}),
+        (with_plane(replace(PLANE, anchors=OLD)), {ISTIOD_REFUSES: NOW}),
+        (with_plane(replace(PLANE, anchors=None)), {ISTIOD_REFUSES: NOW}),
+        (with_plane(PLANE, webhooks=(replace(HOOK, anchors=OLD),)), {WEBHOOKS_REFUSE: NOW}),
         (with_plane(PLANE, webhooks=None), {WEBHOOKS_REFUSE: NOW}),
-        (with_plane(PLANE, webhooks=(HOOK, replace(OTHER, held=OLD))), {ISTIOD_OF_ANOTHER: NOW + 20.0}),
-        (with_plane(PLANE, webhooks=(HOOK, replace(OTHER, held=frozenset()))), {}),
+        (with_plane(PLANE, webhooks=(HOOK, replace(OTHER, anchors=OLD))), {ISTIOD_OF_ANOTHER: NOW + 20.0}),
+        (with_plane(PLANE, webhooks=(HOOK, replace(OTHER, anchors=frozenset()))), {}),
     ],
 )
 def test_what_an_emergency_costs_the_control_plane(facts: ClusterFacts, lost: dict[str, float]) -> None:
@@ -308,7 +315,7 @@ def test_what_an_emergency_costs_the_control_plane(facts: ClusterFacts, lost: di
     assert {loss.what for loss in at_once} == {what for what, begins in lost.items() if begins == NOW}
     mirrored = losses(
         rotation,
-        one(with_plane(replace(PLANE, held=NEW), webhooks=(replace(HOOK, held=NEW),))),
+        one(with_plane(replace(PLANE, anchors=NEW), webhooks=(replace(HOOK, anchors=NEW),))),
         at=NOW + 20.0,
         leaving_new=True,
     )
@@ -318,22 +325,25 @@ def test_what_an_emergency_costs_the_control_plane(facts: ClusterFacts, lost: di
 @pytest.mark.parametrize(
     ("facts", "found"),
     [
-        (HELD, {}),
-        (with_plane(replace(PLANE, held=OLD), webhooks=(replace(HOOK, held=OLD),)), {}),
-        (with_plane(replace(PLANE, held=None, detail="forbidden")), {PLANE.name: "istiod_trust: forbidden"}),
-        (with_plane(replace(PLANE, held=NEW)), {PLANE.name: "istiod_trust: its ca.crt lacks"}),
+        (HEALTHY, {}),
+        (with_plane(replace(PLANE, anchors=OLD), webhooks=(replace(HOOK, anchors=OLD),)), {}),
         (
-            with_plane(PLANE, webhooks=(replace(HOOK, held=frozenset()),)),
+            with_plane(replace(PLANE, anchors=None, detail="forbidden")),
+            {PLANE.name: "istiod_trust: forbidden"},
+        ),
+        (with_plane(replace(PLANE, anchors=NEW)), {PLANE.name: "istiod_trust: its ca.crt lacks"}),
+        (
+            with_plane(PLANE, webhooks=(replace(HOOK, anchors=frozenset()),)),
             {HOOK.name: "webhooks: its caBundle"},
         ),
-        (with_plane(PLANE, webhooks=(replace(OTHER, held=OLD),)), {OTHER.name: "webhooks: it verifies"}),
-        (with_plane(PLANE, webhooks=(replace(OTHER, held=frozenset({"c" * 64})),)), {}),
+        (with_plane(PLANE, webhooks=(replace(OTHER, anchors=OLD),)), {OTHER.name: "webhooks: it verifies"}),
+        (with_plane(PLANE, webhooks=(replace(OTHER, anchors=frozenset({"c" * 64})),)), {}),
     ],
 )
 def test_a_plan_names_what_a_rotation_would_wait_for_as_things_are(
     facts: ClusterFacts, found: dict[str, str]
 ) -> None:
-    """And nothing that the rotation itself brings about: nobody holds the new root yet."""
-    told = obstacles(facts, SIDES["a1"], SIDES["b1"])
-    assert told.keys() == found.keys()
-    assert all(told[name].startswith(start) for name, start in found.items())
+    """And nothing that the rotation itself brings about: nothing has the new root yet."""
+    obstacles_found = obstacles(facts, SIDES["a1"], SIDES["b1"])
+    assert obstacles_found.keys() == found.keys()
+    assert all(obstacles_found[name].startswith(start) for name, start in found.items())

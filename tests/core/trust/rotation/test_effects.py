@@ -35,8 +35,8 @@ def names(roots: frozenset[str]) -> str:
     ],
 )
 def test_what_is_published(state: State, wave: int, admitted: bool, expected: str) -> None:
-    held = replace(rotation_record(state, wave=wave), admitted=[ROOT["b"]] if admitted else [])
-    assert names(published(held, PINS, STAGED)) == expected
+    record = replace(rotation_record(state, wave=wave), admitted=[ROOT["b"]] if admitted else [])
+    assert names(published(record, PINS, STAGED)) == expected
 
 
 @pytest.mark.parametrize("state", [s for s in State if s not in {State.UNPUBLISHING, State.RETIRED}])
@@ -71,23 +71,23 @@ def test_the_orders(state: State) -> None:
 
 
 def test_without_a_rotation_only_quarantines_are_ordered() -> None:
-    held = RotationRecord(quarantined={"two": Quarantine(reason="lost", author="operator", since=1.0)})
-    directives = signing_directives(held)
+    record = RotationRecord(quarantined={"two": Quarantine(reason="lost", author="operator", since=1.0)})
+    directives = signing_directives(record)
     assert (directives.issuer_for("one"), directives.strict, directives.stopped) == (
         "",
         False,
         {"two": "lost"},
     )
-    assert published(held, PINS, STAGED) == PINS - STAGED
-    assert signing_directives(replace(held, compromised=[ISSUER["a1"]])).forbidden == [ISSUER["a1"]]
-    assert clusters_behind(held) == frozenset()
+    assert published(record, PINS, STAGED) == PINS - STAGED
+    assert signing_directives(replace(record, compromised=[ISSUER["a1"]])).forbidden == [ISSUER["a1"]]
+    assert clusters_behind(record) == frozenset()
 
 
 def test_waves() -> None:
-    held = rotation_record(State.UNPUBLISHING)
-    assert held.rotation is not None
+    record = rotation_record(State.UNPUBLISHING)
+    assert record.rotation is not None
     for wave, behind in enumerate(({"one", "two"}, {"two"}, set[str]())):
-        waiting = replace(held.rotation, waves=[["one"], ["two"]], wave=wave)
-        assert clusters_behind(replace(held, rotation=waiting)) == behind
+        waiting = replace(record.rotation, waves=[["one"], ["two"]], wave=wave)
+        assert clusters_behind(replace(record, rotation=waiting)) == behind
         elsewhere = replace(waiting, state=State.ACTIVE)
-        assert clusters_behind(replace(held, rotation=elsewhere)) == frozenset()
+        assert clusters_behind(replace(record, rotation=elsewhere)) == frozenset()

@@ -19,11 +19,11 @@ NOW = 1_000_000.0
 BOTH = frozenset({ROOT["a"], ROOT["b"]})
 OLD = frozenset({ROOT["a"]})
 ALIVE = SignsOfLife(workloads=3, with_certificate=3)
-HELD = ClusterFacts(held=BOTH, current=True, read_back_at=NOW, life=ALIVE)
+HEALTHY = ClusterFacts(anchors=BOTH, current=True, read_back_at=NOW, life=ALIVE)
 GREEN = PairFacts(valid=True, computed=NOW, client_issuer=ISSUER["b1"], server_issuer=ISSUER["b1"])
 WORLD = World(
     now=NOW,
-    clusters={"one": HELD, "two": HELD},
+    clusters={"one": HEALTHY, "two": HEALTHY},
     expiry_bounds={},
     generations={1: OLD, 2: BOTH},
     in_force=2,
@@ -34,7 +34,7 @@ WORLD = World(
     skew=5.0,
 )
 
-ANEW = replace(GREEN, client_held=3, server_held=3)
+ANEW = replace(GREEN, client_generation=3, server_generation=3)
 REMOVED = replace(
     WORLD,
     generations={**WORLD.generations, 3: frozenset({ROOT["b"]})},
@@ -195,20 +195,20 @@ def test_a_root_that_is_pinned_for_other_reasons_stays_after_an_abort() -> None:
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        (ClusterFacts(held=None, detail="the API server does not answer"), "does not answer"),
-        (ClusterFacts(held=BOTH, read_back_at=NOW - 61.0), "61 s ago"),
-        (ClusterFacts(held=BOTH, read_back_at=NOW - 11.0), "not read back since"),
-        pytest.param(ClusterFacts(held=OLD, read_back_at=NOW), ROOT["b"][:12], id="lacks one"),
+        (ClusterFacts(anchors=None, detail="the API server does not answer"), "does not answer"),
+        (ClusterFacts(anchors=BOTH, read_back_at=NOW - 61.0), "61 s ago"),
+        (ClusterFacts(anchors=BOTH, read_back_at=NOW - 11.0), "not read back since"),
+        pytest.param(ClusterFacts(anchors=OLD, read_back_at=NOW), ROOT["b"][:12], id="lacks one"),
         pytest.param(
-            ClusterFacts(held=OLD, read_back_at=NOW, detail="1 of 2 namespaces hold it, not shop"),
+            ClusterFacts(anchors=OLD, read_back_at=NOW, detail="1 of 2 namespaces hold it, not shop"),
             ": 1 of 2 namespaces hold it, not shop",
             id="which namespace",
         ),
     ],
 )
 def test_a_cluster_that_is_not_known_to_hold_both(facts: ClusterFacts, words: str) -> None:
-    (condition,) = unmet(State.SOAKED, replace(WORLD, clusters={"one": HELD, "two": facts}))
-    assert (condition.name, condition.cluster, condition.until) == ("held", "two", 0.0)
+    (condition,) = unmet(State.SOAKED, replace(WORLD, clusters={"one": HEALTHY, "two": facts}))
+    assert (condition.name, condition.cluster, condition.until) == ("read_back", "two", 0.0)
     assert words in condition.detail
 
 
@@ -216,7 +216,7 @@ def test_leaves_that_lack_a_root_say_until_when() -> None:
     expiry_bounds = {
         Delivered("two", ISSUER["a1"], 1): NOW + 40.0,
         Delivered("two", ISSUER["b1"], 1): NOW + 50.0,
-        Delivered("two", ISSUER["a1"], 7): NOW + 20.0,  # of a generation that nobody knows any more
+        Delivered("two", ISSUER["a1"], 7): NOW + 20.0,  # of a generation that is not known any more
         Delivered("one", ISSUER["a1"], 1): NOW - 5.0,  # dead by every clock
     }
     verdict = gate(
@@ -230,12 +230,12 @@ def test_a_soak_begins_when_the_last_leaf_that_lacks_a_root_is_gone() -> None:
     expiry_bounds = {Delivered("two", ISSUER["a1"], 1): NOW + 40.0}
     verdict = gate(rotation_record(State.PUBLISHING), replace(WORLD, expiry_bounds=expiry_bounds))
     assert verdict.opens_at == NOW + 45.0 + 30.0
-    facts = ClusterFacts(held=None)
+    facts = ClusterFacts(anchors=None)
     assert gate(rotation_record(State.PUBLISHING), replace(WORLD, clusters={"one": facts})).opens_at == 0.0
 
 
 def test_leaves_from_before_the_hub() -> None:
-    world = replace(WORLD, clusters={"one": HELD, "two": replace(HELD, unknown_until=NOW + 100.0)})
+    world = replace(WORLD, clusters={"one": HEALTHY, "two": replace(HEALTHY, unknown_until=NOW + 100.0)})
     for state in (
         State.PUBLISHING,
         State.SOAKED,
@@ -300,9 +300,11 @@ def test_every_ordered_pair_counts(pair: PairFacts | None, words: str) -> None:
     assert words in condition.detail
 
 
-@pytest.mark.parametrize("held", [(2, 2), (3, 2), (2, 3), (0, 3), (3, 0)])
-def test_a_proof_from_before_the_removal_reached_both_says_nothing_of_it(held: tuple[int, int]) -> None:
-    pair = replace(ANEW, client_held=held[0], server_held=held[1])
+@pytest.mark.parametrize("generations", [(2, 2), (3, 2), (2, 3), (0, 3), (3, 0)])
+def test_a_proof_from_before_the_removal_reached_both_says_nothing_of_it(
+    generations: tuple[int, int],
+) -> None:
+    pair = replace(ANEW, client_generation=generations[0], server_generation=generations[1])
     world = followed(State.UNPUBLISHING, replace(REMOVED, pairs={**REMOVED.pairs, ("one", "two"): pair}))
     assert [(c.name, c.cluster) for c in gate(rotation_record(State.UNPUBLISHING), world).unmet] == [
         ("matrix", "one")
@@ -314,12 +316,12 @@ def test_a_cluster_whose_wave_has_not_come_is_proved_with_what_it_keeps() -> Non
     assert first.rotation is not None
     first = changed(first, rotation=changed(first.rotation, waves=[["one"], ["two"]]))
     pairs = {
-        ("one", "two"): replace(ANEW, client_held=3, server_held=2),
-        ("two", "one"): replace(ANEW, client_held=2, server_held=3),
+        ("one", "two"): replace(ANEW, client_generation=3, server_generation=2),
+        ("two", "one"): replace(ANEW, client_generation=2, server_generation=3),
     }
-    kept = replace(REMOVED, behind={"two": 2}, pairs=pairs)
-    assert gate(first, followed(State.UNPUBLISHING, kept)).open
-    assert not gate(first, followed(State.UNPUBLISHING, replace(kept, pairs=REMOVED.pairs))).open
+    behind = replace(REMOVED, behind={"two": 2}, pairs=pairs)
+    assert gate(first, followed(State.UNPUBLISHING, behind)).open
+    assert not gate(first, followed(State.UNPUBLISHING, replace(behind, pairs=REMOVED.pairs))).open
 
 
 def test_an_old_proof_is_none() -> None:
@@ -340,8 +342,8 @@ def test_a_rate_that_was_not_measured_yet_fits_into_no_quota() -> None:
 
 
 def test_a_canary_that_is_quarantined_shows_nothing() -> None:
-    held = Quarantine(reason="lost", author="operator", since=NOW)
-    quarantined = changed(rotation_record(State.CANARY), quarantined={"one": held})
+    quarantine = Quarantine(reason="lost", author="operator", since=NOW)
+    quarantined = changed(rotation_record(State.CANARY), quarantined={"one": quarantine})
     verdict = gate(quarantined, followed(State.CANARY))
     assert [c.name for c in verdict.unmet] == ["new_in_use"]
 
@@ -353,16 +355,16 @@ def test_no_signer_at_all_is_not_ready(state: State) -> None:
 
 
 def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_side() -> None:
-    world = replace(WORLD, clusters={"one": HELD, "two": ClusterFacts(held=None)})
-    held = Quarantine(reason="lost", author="operator", since=NOW)
+    world = replace(WORLD, clusters={"one": HEALTHY, "two": ClusterFacts(anchors=None)})
+    quarantine = Quarantine(reason="lost", author="operator", since=NOW)
     for state in (State.SOAKED, State.CANARY, State.ACTIVE, State.UNPUBLISHING):
-        quarantined = changed(rotation_record(state), quarantined={"two": held})
+        quarantined = changed(rotation_record(state), quarantined={"two": quarantine})
         in_force = replace(
             world, generations=REMOVED.generations, in_force=3 if state is State.UNPUBLISHING else 2
         )
         assert gate(quarantined, followed(state, in_force)).open, state
     leaf = {Delivered("two", ISSUER["a1"], 2): NOW + 40.0}
-    active = changed(rotation_record(State.ACTIVE), quarantined={"two": held})
+    active = changed(rotation_record(State.ACTIVE), quarantined={"two": quarantine})
     verdict = gate(active, followed(State.ACTIVE, replace(world, expiry_bounds=leaf)))
     assert [(c.name, c.cluster) for c in verdict.unmet] == [("drained", "two")]
 
@@ -370,11 +372,11 @@ def test_a_quarantined_cluster_is_waited_for_only_where_its_leaves_need_the_old_
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
-        (None, "return_held"),
-        (ClusterFacts(held=None), "return_held"),
-        (ClusterFacts(held=OLD, current=True, read_back_at=NOW), "return_held"),
-        (replace(HELD, current=False), "return_held"),
-        (replace(HELD, unknown_until=NOW + 1.0), "return_earlier"),
+        (None, "return_read_back"),
+        (ClusterFacts(anchors=None), "return_read_back"),
+        (ClusterFacts(anchors=OLD, current=True, read_back_at=NOW), "return_read_back"),
+        (replace(HEALTHY, current=False), "return_read_back"),
+        (replace(HEALTHY, unknown_until=NOW + 1.0), "return_earlier"),
     ],
 )
 def test_the_way_back(facts: ClusterFacts | None, name: str) -> None:
@@ -400,7 +402,7 @@ DEAD = SignsOfLife(workloads=4, lapsed=4, refusal="csr_trust_domain")
 def test_a_cluster_whose_workloads_stopped_renewing_shuts_the_gate(state: State) -> None:
     """No leaf needs the old root, and every namespace holds what is meant: a dead mesh looks just so."""
     world = REMOVED if state is State.UNPUBLISHING else WORLD
-    dead = replace(world, clusters={**world.clusters, "two": replace(HELD, life=DEAD)})
+    dead = replace(world, clusters={**world.clusters, "two": replace(HEALTHY, life=DEAD)})
     (condition,) = unmet(state, dead)
     assert (condition.name, condition.cluster) == ("alive", "two")
     assert "0 of 4 workloads hold a certificate (of 4 it has ended)" in condition.detail
@@ -409,10 +411,12 @@ def test_a_cluster_whose_workloads_stopped_renewing_shuts_the_gate(state: State)
 
 
 def test_a_quarantined_cluster_and_one_without_workloads_shut_no_gate() -> None:
-    empty = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=SignsOfLife(workloads=0))})
+    empty = replace(
+        WORLD, clusters={**WORLD.clusters, "two": replace(HEALTHY, life=SignsOfLife(workloads=0))}
+    )
     assert unmet(State.ACTIVE, empty) == []
     dead = followed(
-        State.ACTIVE, replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
+        State.ACTIVE, replace(WORLD, clusters={**WORLD.clusters, "two": replace(HEALTHY, life=DEAD)})
     )
     out = changed(
         rotation_record(State.ACTIVE),
@@ -421,20 +425,20 @@ def test_a_quarantined_cluster_and_one_without_workloads_shut_no_gate() -> None:
     assert gate(out, dead).open
 
 
-def test_a_mesh_that_nobody_reports_shuts_the_gate() -> None:
-    silent = replace(followed(State.ACTIVE), clusters={"one": HELD, "two": replace(HELD, life=None)})
+def test_a_mesh_that_no_signer_reports_shuts_the_gate() -> None:
+    silent = replace(followed(State.ACTIVE), clusters={"one": HEALTHY, "two": replace(HEALTHY, life=None)})
     (condition,) = gate(rotation_record(State.ACTIVE), silent).unmet
     assert "no signer reports" in condition.detail
 
 
 def test_what_is_not_accounted_for_yet_says_until_when() -> None:
     blind = SignsOfLife(workloads=4, with_certificate=1, known_from=NOW + 60)
-    world = replace(WORLD, clusters={"one": HELD, "two": replace(HELD, life=blind)})
+    world = replace(WORLD, clusters={"one": HEALTHY, "two": replace(HEALTHY, life=blind)})
     (condition,) = unmet(State.ACTIVE, world)
     assert condition.until == NOW + 60
 
 
 def test_an_abort_that_has_removed_its_root_waits_for_no_workload() -> None:
-    dead = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HELD, life=DEAD)})
+    dead = replace(WORLD, clusters={**WORLD.clusters, "two": replace(HEALTHY, life=DEAD)})
     aborting = followed(State.ABORTING, dead)
     assert "alive" not in {c.name for c in gate(rotation_record(State.ABORTING, wave=1), aborting).conditions}

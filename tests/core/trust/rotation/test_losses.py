@@ -1,4 +1,4 @@
-"""What an emergency will cost, told before it is declared."""
+"""What an emergency will cost, predicted before it is declared."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from federation.core.rotation.record import Rotation, State
 from federation.core.rotation.world import ClusterFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import UNKNOWN_ISSUER, Delivered
 from tests.core.trust.rotation.certificates import ISSUER
-from tests.core.trust.rotation.test_gates import HELD, NOW, OLD, WORLD, rotation_record
+from tests.core.trust.rotation.test_gates import HEALTHY, NOW, OLD, WORLD, rotation_record
 
 SOON = NOW + 20.0
 
 
 def rotation(new: str = "b1") -> Rotation:
-    held = rotation_record(State.ACTIVE, new=new).rotation
-    assert held is not None
-    return held
+    anchors = rotation_record(State.ACTIVE, new=new).rotation
+    assert anchors is not None
+    return anchors
 
 
 def found(world: World, *, at: float = SOON, new: str = "b1", leaving_new: bool = False) -> list[Loss]:
@@ -47,14 +47,16 @@ def test_workloads_that_do_not_trust_the_new_root_refuse_it_at_once() -> None:
     assert (loss.begins, loss.ends) == (NOW, NOW + 65.0)
 
 
-@pytest.mark.parametrize("held", [None, OLD])
-def test_namespaces_that_do_not_hold_the_new_root(held: frozenset[str] | None) -> None:
-    (loss,) = found(replace(WORLD, clusters={"one": ClusterFacts(held=held, read_back_at=NOW), "two": HELD}))
+@pytest.mark.parametrize("anchors", [None, OLD])
+def test_namespaces_that_do_not_hold_the_new_root(anchors: frozenset[str] | None) -> None:
+    (loss,) = found(
+        replace(WORLD, clusters={"one": ClusterFacts(anchors=anchors, read_back_at=NOW), "two": HEALTHY})
+    )
     assert (loss.cluster, loss.begins, loss.ends) == ("one", NOW, 0.0)
 
 
 def test_leaves_from_before_the_hub_may_do_both() -> None:
-    world = replace(WORLD, clusters={"one": replace(HELD, unknown_until=NOW + 60.0)})
+    world = replace(WORLD, clusters={"one": replace(HEALTHY, unknown_until=NOW + 60.0)})
     assert [loss.begins for loss in found(world)] == [SOON, NOW]
     assert [loss.begins for loss in found(world, at=NOW + 66.0)] == [NOW]
 
@@ -89,7 +91,7 @@ def test_many_signers_are_one_loss_of_a_cluster() -> None:
 
 
 def test_a_ca_that_goes_on_issuing_has_no_end_that_could_be_told() -> None:
-    own = replace(HELD, unknown_until=NOW + 60.0, own_issues=True)
+    own = replace(HEALTHY, unknown_until=NOW + 60.0, own_issues=True)
     world = replace(WORLD, clusters={"one": own})
     assert [(loss.begins, loss.ends) for loss in found(world)] == [(SOON, 0.0), (NOW, 0.0)]
     later = found(world, at=NOW + 3600.0)

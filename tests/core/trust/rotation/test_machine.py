@@ -178,7 +178,11 @@ def test_what_cannot_be_aborted() -> None:
     assert rotation(sim).state is State.ACTIVE
     going_back = aborted(sim).rotation
     assert going_back is not None
-    assert {condition.name for condition in going_back.history[-1].evidence} >= {"held", "leaves", "in_force"}
+    assert {condition.name for condition in going_back.history[-1].evidence} >= {
+        "read_back",
+        "leaves",
+        "in_force",
+    }
 
 
 @pytest.mark.parametrize("state", [State.CANARY, State.ACTIVE])
@@ -200,18 +204,18 @@ def test_an_abort_to_what_the_configuration_names_no_more_would_end_all_issuing_
 ) -> None:
     sim = scenes.manual(at(state, canary=("one",)))
     seen = sim.observe()
-    kept = replace(seen.signers["signer-1"], kept=frozenset({ISSUER["a1"]}))
+    until_restart = replace(seen.signers["signer-1"], until_restart=frozenset({ISSUER["a1"]}))
 
     def abort(world: World) -> RotationRecord:
         return transitions.abort(sim.record, world, author="operator", reason="second thoughts")
 
-    without = replace(seen, signers={**seen.signers, "signer-1": kept})
-    with pytest.raises(OperationRefused, match="configured no longer on signer-1") as told:
+    without = replace(seen, signers={**seen.signers, "signer-1": until_restart})
+    with pytest.raises(OperationRefused, match="configured no longer on signer-1") as error:
         abort(without)
-    assert "put it back" in told.value.remedy
-    with pytest.raises(OperationRefused, match="no longer pins the old root") as told:
+    assert "put it back" in error.value.remedy
+    with pytest.raises(OperationRefused, match="no longer pins the old root") as error:
         abort(replace(seen, pins=seen.pins - {rotation(sim).old.root}))
-    assert told.value.remedy == "pin it again, then abort"
+    assert error.value.remedy == "pin it again, then abort"
     assert rotation_of(abort(seen)).state is State.ABORTING
 
 
@@ -260,8 +264,8 @@ def test_without_the_canary_that_was_asked_for_a_person_has_to_go_on(state: Stat
     else:
         operators.unregister(sim, 0)
     operators.rounds(sim, 20)
-    held = rotation(sim)
-    assert (held.state, "no canary is left" in held.paused) == (State.SOAKED, True)
+    fallen_back = rotation(sim)
+    assert (fallen_back.state, "no canary is left" in fallen_back.paused) == (State.SOAKED, True)
     operators.by_hand(sim)
     assert rotation(sim).state is State.ACTIVE
     assert "no canary is left" in rotation(sim).history[-1].reason
@@ -270,7 +274,7 @@ def test_without_the_canary_that_was_asked_for_a_person_has_to_go_on(state: Stat
 def test_what_cannot_be_proposed() -> None:
     sim = Simulation(clusters=2)
     refused(proposal(sim, new="a1"), "signs already")
-    refused(proposal(sim, canary=("nobody",)), "no cluster is registered as nobody")
+    refused(proposal(sim, canary=("missing",)), "no cluster is registered as missing")
     refused(proposal(started(Simulation())), "under way")
     after = at(State.RETIRED)
     refused(proposal(after, old="b1", new="a2"), "was retired")
@@ -282,7 +286,7 @@ def test_a_start_that_would_stop_a_signer() -> None:
     sim = Simulation(clusters=2)
     sim.signers[1].ready = {ISSUER["a2"], ISSUER["b1"]}
     refused(proposal(sim), "signer-1 is ready with another intermediate")
-    sim.signers[1].ready = {ISSUER["b1"]}  # it issues nothing as it is: what was stolen may be sealed already
+    sim.signers[1].ready = {ISSUER["b1"]}  # it issues nothing as it is: what was stolen may be locked already
     assert proposal(sim)().under_way is not None
 
 
@@ -291,7 +295,7 @@ def test_a_quarantine_lets_the_others_go_on_and_ends_when_the_cluster_has_caught
     sim.member(2).reachable = False
     operators.rounds(sim, 30)
     assert rotation(sim).state is State.PUBLISHING
-    assert {c.cluster for c in scenes.verdict(sim).unmet if c.name == "held"} == {"three"}
+    assert {c.cluster for c in scenes.verdict(sim).unmet if c.name == "read_back"} == {"three"}
     operators.quarantine(sim, 2)
     assert signing_directives(sim.record).stopped == {"three": "lost"}
     until(sim, State.ACTIVE)
@@ -308,8 +312,8 @@ def test_a_long_reason_is_cut_wherever_it_is_kept() -> None:
     record = transitions.quarantine(
         sim.record, "one", author="a" * 999, reason="r" * 999, world=sim.observe()
     )
-    held = record.quarantined["one"]
-    assert (len(held.author), len(held.reason)) == (MOST_TEXT, MOST_TEXT)
+    quarantine = record.quarantined["one"]
+    assert (len(quarantine.author), len(quarantine.reason)) == (MOST_TEXT, MOST_TEXT)
     proposed = rotation_of(proposal(sim, reason="r" * 999)())
     assert len(proposed.reason) == len(proposed.history[0].reason) == MOST_TEXT
 
@@ -504,18 +508,18 @@ def test_the_record_stays_within_what_one_object_holds() -> None:
     sim = started(Simulation())
     evidence = [
         Condition(name=name, met=number % 50 > 0, detail="x" * 5000, cluster=f"cluster-{number}")
-        for name in ("held", "leaves", "matrix")
+        for name in ("read_back", "leaves", "matrix")
         for number in range(200)
     ]
     record = sim.record
     for _ in range(300):
         record = enter(record, State.PUBLISHING, Step("operator", 1.0, "y" * 5000, evidence))
-    kept: Rotation | None = record.rotation
-    assert kept is not None
-    assert len(kept.history) == MOST_HISTORY
-    assert all(len(step.evidence) == MOST_EVIDENCE for step in kept.history[-WHOLE_HISTORY:])
-    assert {len(step.evidence) for step in kept.history[:-WHOLE_HISTORY]} == {3}
-    unmet = [c for c in kept.history[-1].evidence if not c.met]
+    ended: Rotation | None = record.rotation
+    assert ended is not None
+    assert len(ended.history) == MOST_HISTORY
+    assert all(len(step.evidence) == MOST_EVIDENCE for step in ended.history[-WHOLE_HISTORY:])
+    assert {len(step.evidence) for step in ended.history[:-WHOLE_HISTORY]} == {3}
+    unmet = [c for c in ended.history[-1].evidence if not c.met]
     assert len(unmet) == 12
-    assert {c.name for c in kept.history[-1].evidence} == {"held", "leaves", "matrix"}
+    assert {c.name for c in ended.history[-1].evidence} == {"read_back", "leaves", "matrix"}
     assert len(msgspec.json.encode(record)) < 900 * 1024

@@ -28,7 +28,7 @@ NAMES = ("east", "west", "north")
 def facts(**changes: Any) -> ClusterFacts:
     return replace(
         ClusterFacts(
-            held=frozenset({HUB, OWN}),
+            anchors=frozenset({HUB, OWN}),
             current=True,
             read_back_at=NOW - 1,
             unknown_until=NOW - SKEW,
@@ -65,16 +65,16 @@ def without_pair(**changes: Any) -> World:
     return replace(good, pairs={**good.pairs, ("north", "east"): pair})
 
 
-HOOK = Webhook(name="injector", istiod="istio-system/istiod", held=frozenset({HUB, OWN}))
+HOOK = Webhook(name="injector", istiod="istio-system/istiod", anchors=frozenset({HUB, OWN}))
 
 
 def with_istiod(
-    issuer: str = SIGNS, held: Collection[str] | None = (HUB, OWN), bundle: Collection[str] = (HUB, OWN)
+    issuer: str = SIGNS, anchors: Collection[str] | None = (HUB, OWN), bundle: Collection[str] = (HUB, OWN)
 ) -> World:
     plane = ControlPlane(
-        name="istio-system/istiod-tls", issuer=issuer, held=None if held is None else frozenset(held)
+        name="istio-system/istiod-tls", issuer=issuer, anchors=None if anchors is None else frozenset(anchors)
     )
-    hook = replace(HOOK, held=frozenset(bundle))
+    hook = replace(HOOK, anchors=frozenset(bundle))
     return with_cluster("west", facts(control_planes=(plane,), webhooks=(hook,)))
 
 
@@ -101,7 +101,7 @@ def quarantined(name: str) -> RotationRecord:
 
 
 REST = RotationRecord()
-KEPT: dict[str, tuple[str, RotationRecord, World]] = {
+STAYS: dict[str, tuple[str, RotationRecord, World]] = {
     "a rotation is under way": ("at_rest", under_way(), world()),
     "it is not in force": ("own_in_force", REST, world(generations={1: frozenset({HUB})})),
     "what is in force is not known": ("own_in_force", REST, world(in_force=2)),
@@ -117,7 +117,7 @@ KEPT: dict[str, tuple[str, RotationRecord, World]] = {
     ),
     "no signer is live": ("own_issuers", REST, world(signers={})),
     "the listener of a signer is below it": (
-        "own_door",
+        "own_listener",
         REST,
         world(signers={"one": SignerFacts(ready_with=frozenset({SIGNS}), generation=1, listener=ELSE)}),
     ),
@@ -127,7 +127,7 @@ KEPT: dict[str, tuple[str, RotationRecord, World]] = {
         REST,
         world(clusters={name: facts() for name in NAMES if name != "west"}, gone={"west": NOW - SKEW + 1}),
     ),
-    "a leaf of somebody unknown is alive": (
+    "a leaf of an unknown issuer is alive": (
         "own_issuers",
         REST,
         world(expiry_bounds={Delivered("east", UNKNOWN_ISSUER, 1): NOW - SKEW + 1}),
@@ -138,10 +138,10 @@ KEPT: dict[str, tuple[str, RotationRecord, World]] = {
         with_cluster("west", facts(unknown_until=NOW - SKEW + 1)),
     ),
     "it is quarantined": ("own_earlier", quarantined("west"), world()),
-    "it is not read back": ("own_held", REST, with_cluster("west", facts(held=None))),
-    "it holds something else": ("own_held", REST, with_cluster("west", facts(current=False))),
+    "it is not read back": ("own_read_back", REST, with_cluster("west", facts(anchors=None))),
+    "it holds something else": ("own_read_back", REST, with_cluster("west", facts(current=False))),
     "it was read back long ago": (
-        "own_held",
+        "own_read_back",
         REST,
         with_cluster("west", facts(read_back_at=NOW - FRESH - 1)),
     ),
@@ -150,14 +150,14 @@ KEPT: dict[str, tuple[str, RotationRecord, World]] = {
         REST,
         with_cluster("west", facts(life=SignsOfLife(workloads=9, with_certificate=1))),
     ),
-    "nobody reports its workloads": ("own_alive", REST, with_cluster("west", facts(life=None))),
+    "no signer reports its workloads": ("own_alive", REST, with_cluster("west", facts(life=None))),
     "the certificate of istiod is below it": ("own_istiod", REST, with_istiod(issuer=ELSE)),
     "the certificate of istiod is of an issuer that is not known": (
         "own_istiod",
         REST,
         with_istiod(issuer=""),
     ),
-    "the certificate of istiod is not read back": ("own_istiod", REST, with_istiod(held=None)),
+    "the certificate of istiod is not read back": ("own_istiod", REST, with_istiod(anchors=None)),
     "webhooks are not read": (
         "own_webhooks",
         REST,
@@ -177,10 +177,10 @@ CONDITIONS = (
     "at_rest",
     "own_in_force",
     "own_issuers",
-    "own_door",
+    "own_listener",
     "configuration",
     "own_earlier",
-    "own_held",
+    "own_read_back",
     "own_istiod",
     "own_webhooks",
     "own_alive",
@@ -202,13 +202,13 @@ def test_it_goes_once_nothing_depends_on_it() -> None:
     assert dropped(REST, world(expiry_bounds={}))
     assert dropped(REST, with_istiod())
     assert dropped(REST, with_istiod(bundle={HUB}))
-    assert dropped(REST, with_cluster("west", facts(webhooks=(replace(HOOK, held=frozenset({HUB})),))))
+    assert dropped(REST, with_cluster("west", facts(webhooks=(replace(HOOK, anchors=frozenset({HUB})),))))
     assert dropped(REST, with_cluster("north", facts(webhooks=None))), "it did not come with it"
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", STAYS)
 def test_it_stays_as_long_as_something_may_depend_on_it(name: str) -> None:
-    condition, record, seen = KEPT[name]
+    condition, record, seen = STAYS[name]
     unmet = drop_gates([ANCHOR], record, seen, roots=ROOTS)[OWN].unmet
     assert {found.name for found in unmet} == {condition}
     assert all(found.detail for found in unmet)
@@ -217,7 +217,7 @@ def test_it_stays_as_long_as_something_may_depend_on_it(name: str) -> None:
 
 
 def test_every_condition_is_shown_to_be_needed() -> None:
-    assert {condition for condition, _, _ in KEPT.values()} == set(CONDITIONS)
+    assert {condition for condition, _, _ in STAYS.values()} == set(CONDITIONS)
 
 
 def test_one_that_the_hub_itself_signs_under_never_goes() -> None:

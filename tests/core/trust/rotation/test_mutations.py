@@ -40,7 +40,7 @@ class Broken:
 
 
 BY_THE_MACHINE: Final = {
-    "held": Broken("16", "refuse_bundle round", 72),
+    "read_back": Broken("16", "refuse_bundle round", 72),
     "leaves": Broken("1"),
     "earlier": Broken("13", "register", 63),
     "drained": Broken("3"),
@@ -48,7 +48,7 @@ BY_THE_MACHINE: Final = {
     "observed": Broken("6"),
     "alive": Broken("d", since=277),
     "enacted": Broken("6", "fail_bundle", 96),
-    "return_held": Broken("1", "quarantine release refuse_bundle round", 89),
+    "return_read_back": Broken("1", "quarantine release refuse_bundle round", 89),
     "return_leaves": Broken("1", "quarantine release", 1411),
     "return_earlier": Broken("1", "quarantine release register", 1790),
     "istiod_issuer": Broken("8", "round stop_providing certify_by_hand", 96),
@@ -60,7 +60,7 @@ BY_THE_MACHINE: Final = {
     "pinned": Broken("p", "unpin round", 17),
     "kept": Broken("35", "unpin replace_pin"),
     "gone": Broken("1", "register unregister round propose", 134),
-    "wishes": Broken("s1", "edit_authority restart_signer crash_signer round"),
+    "pending_changes": Broken("s1", "edit_authority restart_signer crash_signer round"),
     "own_issuers": Broken("3", "unpin pin round", 25),
     "own_earlier": Broken("3", "unpin register round", 43),
     "fence": Broken("6", "quarantine"),
@@ -97,14 +97,14 @@ def test_without_it_the_machine_finds_a_violation(left_out: str) -> None:
     without, favour = frozenset(left_out.split(", ")), broken.favour.split()
     for seed in range(broken.since, broken.since + WALKS):
         try:
-            walk(seed, STEPS, without=without, favour=favour, authorities="wishes" in without)
+            walk(seed, STEPS, without=without, favour=favour, authorities="pending_changes" in without)
         except Violation as violation:
             if str(violation)[0] not in broken.invariants:
                 continue
-            held = walk(seed, STEPS, favour=favour, authorities="wishes" in without)
-            assert held.sim.faults == []  # with it the same walk holds
+            walked = walk(seed, STEPS, favour=favour, authorities="pending_changes" in without)
+            assert walked.sim.faults == []  # with it the same walk holds
             return
-    pytest.fail(f"{WALKS} walks held without {left_out}")
+    pytest.fail(f"{WALKS} walks found no violation without {left_out}")
 
 
 def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
@@ -116,7 +116,7 @@ def settled(state: State, canary: tuple[str, ...] = ()) -> Simulation:
 
 
 def only(sim: Simulation, world: World, name: str) -> None:
-    """Nothing but this condition stands in the way; without it the step would be taken."""
+    """This condition alone is unmet; without it the step would be taken."""
     before = scenes.rotation(sim)
     assert transitions.advance(sim.record, world, by_hand=True).rotation == before
     after = transitions.advance(sim.record, world, by_hand=True, without=frozenset({name})).rotation
@@ -131,13 +131,13 @@ def test_without_validated() -> None:
 
 
 def test_without_capacity() -> None:
-    """A back end that is too slow would be asked for every renewal."""
+    """A back end that is too slow would get every renewal."""
     sim = scenes.started(Simulation())
     only(sim, replace(sim.observe(), capacity=Capacity(rate=50.0, quota=20.0)), "capacity")
 
 
 def test_without_soak() -> None:
-    """What held for one look only would be taken for held."""
+    """What was met at one observation only would count as met throughout."""
     steps = {}
     for without in (frozenset[str](), frozenset({"soak"})):
         sim = scenes.at(State.SOAKED, without=without)
@@ -187,7 +187,7 @@ def test_without_new_in_use() -> None:
 
 
 def test_an_abort_waits_for_the_door_as_well() -> None:
-    """It removes the new root: the listener has to be back under the old one for whoever connects."""
+    """It removes the new root: the listener has to be back under the old one for new connections."""
     sim = scenes.manual(scenes.at(State.ACTIVE))
     operators.abort(sim)
     operators.rounds(sim, 16)
@@ -217,7 +217,7 @@ def test_without_in_force() -> None:
     """Restored and aborted before the old root was published again: the next leaf would be delivered without it.
 
     The fence does not help, since what is in force has not changed. The controller's order of writing does where
-    it is kept; an operator's command comes when it likes.
+    it stays; an operator's command comes at any time.
     """
     for left_out in (frozenset[str](), frozenset({"in_force"})):
         without = left_out | {"webhooks_settled"}  # which would make the operator wait, and only that
@@ -324,7 +324,7 @@ def test_without_remembered() -> None:
 
 @pytest.mark.parametrize("state", [State.ACTIVE, State.UNPUBLISHING])
 def test_without_known(state: State) -> None:
-    """Set back in the store, what is in force may lack the new root: nobody is given that, nor waits with it."""
+    """Set back in the store, what is in force may lack the new root: no cluster gets it, nor does a gate count it."""
     for without in (frozenset[str](), frozenset({"known"})):
         sim = scenes.at(state, waves=(("one",), ("two",)), without=without)
         sim.tick()
@@ -408,7 +408,7 @@ def test_without_canary_fallback() -> None:
 
 
 def test_without_the_fence_a_leaf_outlives_its_root() -> None:
-    """A signer that nobody seen for a while comes back with old directives, after the gate has looked."""
+    """A signer that was not seen for a while comes back with old directives, after the gate was computed."""
     for without in (frozenset[str](), frozenset({"fence"})):
         sim = scenes.at(State.SOAKED, without=without)
         late = sim.signers[1]

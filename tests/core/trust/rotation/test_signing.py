@@ -57,17 +57,17 @@ def test_the_first_authority_that_all_sign_with_is_in_force() -> None:
 
 
 @pytest.mark.parametrize(
-    ("signing", "alive", "told"),
+    ("signing", "alive", "expected"),
     [((), (), ""), ((A1, B1), (), "CN=a1, CN=b1"), ((B1,), ("a1",), "leaves of a1 are alive")],
 )
 def test_what_is_not_agreed_or_was_exchanged_lately_is_not_recorded(
-    signing: tuple[Side, ...], alive: tuple[str, ...], told: str
+    signing: tuple[Side, ...], alive: tuple[str, ...], expected: str
 ) -> None:
-    """An authority that was exchanged while nobody looked would become the one in force."""
+    """An authority that was exchanged unobserved would become the one in force."""
     found, problem = note_signing(RotationRecord(), dict(zip("xy", signing, strict=False)), alive)
     assert found.signing is None
-    assert told in problem
-    assert bool(problem) == bool(told)
+    assert expected in problem
+    assert bool(problem) == bool(expected)
 
 
 def test_only_another_intermediate_under_the_same_root_is_noted_without_a_rotation() -> None:
@@ -101,7 +101,7 @@ def test_what_a_rotation_ended_with_is_in_force(
     assert signing_side(replace(record, rotation=rotation(State.SOAKED, B2, A2))) == B2
 
 
-def test_a_record_of_a_release_that_kept_none_binds_nobody_until_it_is_seen_what_signs() -> None:
+def test_a_record_without_an_authority_binds_no_signer_until_it_is_seen_what_signs() -> None:
     """An edit may have exchanged the authority since the last rotation: to hold signers to that would stop them."""
     earlier = RotationRecord(rotation=rotation(State.RETIRED))
     directives = signing_directives(earlier)

@@ -72,13 +72,13 @@ def test_long_walks(part: int) -> None:
 
 def test_an_emergency_breaks_nothing_that_was_not_foretold() -> None:
     seen: Counter[State] = Counter()
-    foretold = 0
+    predicted = 0
     for seed in range(700):
         walked = walk(seed, 120, emergencies=True)
         seen += walked.seen
-        foretold += walked.sim.named is not None
+        predicted += walked.sim.named is not None
     assert seen[State.EMERGENCY] > 500, seen
-    assert foretold > 200
+    assert predicted > 200
 
 
 @pytest.mark.parametrize("emergencies", [False, True])

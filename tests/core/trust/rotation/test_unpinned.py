@@ -1,4 +1,4 @@
-"""Anchors whose pin is gone: noted, kept, and removed by their gate or by an operator who was told what breaks."""
+"""Anchors without a pin: noted, still published, removed by their gate or by an operator who saw what breaks."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def test_a_root_of_the_hub_waits_for_every_cluster_and_for_those_that_were_remov
         return {(c.name, c.cluster) for c in verdict.unmet}
 
     assert unmet(world()) == set()
-    assert unmet(with_cluster("north", facts(current=False))) == {("own_held", "north")}
+    assert unmet(with_cluster("north", facts(current=False))) == {("own_read_back", "north")}
     assert unmet(with_cluster("north", facts(unknown_until=NOW))) == {("own_earlier", "north")}
     assert unmet(world(gone={"south": NOW})) == {("own_earlier", "south")}
     lost = quarantined("north")
-    assert unmet(with_cluster("north", facts(held=None)), replace(lost, unpinned=GONE.unpinned)) == set()
+    assert unmet(with_cluster("north", facts(anchors=None)), replace(lost, unpinned=GONE.unpinned)) == set()
     assert unmet(world(refused=("one: line 3",))) == {("configuration", "")}
 
 
@@ -112,7 +112,7 @@ def test_it_leaves_with_evidence_once_its_gate_is_open() -> None:
     record = drop_unpinned(GONE, verdicts, at=NOW)
     (left,) = record.departures
     assert (left.sha256, left.at, left.reason, left.subject) == (OWN, NOW, NOTHING_NEEDS_IT, OWN[:4])
-    assert {c.name for c in left.evidence} >= {"own_issuers", "own_held", "own_alive", "own_matrix"}
+    assert {c.name for c in left.evidence} >= {"own_issuers", "own_read_back", "own_alive", "own_matrix"}
     waiting = drop_gates(unpinned_anchors(GONE, {}), GONE, world(), roots={SIGNS: OWN})
     assert drop_unpinned(GONE, waiting, at=NOW) is GONE
 
@@ -153,7 +153,7 @@ def test_every_other_removal_is_refused(
 
 
 def test_what_breaks_is_said_beforehand() -> None:
-    plane = ControlPlane(name="istio-system/istiod-tls", issuer=ELSE, held=frozenset({HUB, OWN}))
+    plane = ControlPlane(name="istio-system/istiod-tls", issuer=ELSE, anchors=frozenset({HUB, OWN}))
     seen = changed(
         with_cluster("west", facts(control_planes=(plane,))),
         expiry_bounds={Delivered("east", ELSE, 1): NOW + 100, Delivered("north", SIGNS, 1): NOW + 100},

@@ -103,7 +103,7 @@ EVENTS: Final[dict[str, tuple[int, Event]]] = {
     "replace_pin": (1, lambda sim, x, y: operators.replace_pin(sim, x, y)),
     "configure": (4, lambda sim, x, _: operators.configure(sim, x)),
     "refuse_configuration": (1, lambda sim, x, _: operators.refuse(sim, x)),
-    "mend_configuration": (4, lambda sim, *_: operators.mend(sim)),
+    "correct_configuration": (4, lambda sim, *_: operators.correct(sim)),
     "take_out_authorities": (1, lambda sim, *_: operators.take_out_authorities(sim)),
     "settle": (1, lambda sim, *_: sim.settle()),
     "drop": (2, lambda sim, *_: sim.drop()),

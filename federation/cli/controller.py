@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from federation.cli.options import add_config, add_logs, add_probes, add_replica, address, host_replica
+from federation.core.documents.keys import CURRENT
 from federation.core.errors import FederationError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ async def _is_ready(role: ControllerRole, store: StateStore) -> bool:
         return False
     try:
         async with asyncio.timeout(READ_LIMIT):
-            await store.read("current")
+            await store.read(CURRENT)
     except (FederationError, TimeoutError):
         return False
     return True

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Final
 
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import generation_key
+from federation.core.documents.keys import CURRENT, GENERATIONS, generation_key
 from federation.core.documents.trust import AnchorRecord, Current, Generation
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import TrustDomain, another_mesh
@@ -26,9 +26,6 @@ from federation.core.trust.bundle import Anchor, TrustBundle, diff
 from federation.state.store import StateConflict, StateStore
 
 _logger = logging.getLogger(__name__)
-
-CURRENT: Final = "current"
-GENERATIONS: Final = "generations/"
 
 
 @dataclass(frozen=True, slots=True)

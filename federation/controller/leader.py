@@ -39,7 +39,7 @@ from federation.core.documents.controller import (
     RotationReport,
 )
 from federation.core.documents.encoding import decode
-from federation.core.documents.keys import StateDamaged
+from federation.core.documents.keys import CONTROLLERS, StateDamaged
 from federation.core.documents.trust import Dismissal, Proposal
 from federation.core.errors import FederationError, StateUnavailable
 from federation.core.identity import HubIdentity
@@ -377,7 +377,7 @@ class Leader:
         """How clusters fared when they were reported last: a restart answers nothing of what was wrong."""
         now = self._clock.now().timestamp()
         reports = [self._former] if self._former is not None else []
-        for key, stored in (await read_many(self._store, await self._store.keys("controllers/"))).items():
+        for key, stored in (await read_many(self._store, await self._store.keys(CONTROLLERS))).items():
             if isinstance(stored, Stored):
                 with contextlib.suppress(StateDamaged):
                     reports.append(decode(stored.data, ControllerReport, key=key))

@@ -18,6 +18,7 @@ from federation.core.clock import Clock
 from federation.core.config.types import Address
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import CONTROLLERS
 from federation.core.documents.trust import Proposal
 from federation.core.errors import StateUnavailable
 from federation.runtime.config_source import ConfigSource
@@ -126,7 +127,7 @@ class ControllerRole:
 
     @property
     def _key(self) -> str:
-        return f"controllers/{self._replica}"
+        return f"{CONTROLLERS}{self._replica}"
 
     async def _keep_leading(self) -> None:
         while True:

@@ -39,7 +39,7 @@ import msgspec
 from federation.core.clock import Clock
 from federation.core.config.clusters import LONGEST_TTL, ClusterConfig
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import StateDamaged, damaged
+from federation.core.documents.keys import CALLERS, EXPIRY_BOUNDS, SIGNERS, StateDamaged, damaged
 from federation.core.documents.signer import CallersOfCluster, CallersTable, ExpiryBoundTable, WorkloadsReport
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.identity import ClusterName
@@ -289,10 +289,6 @@ def unpacked(table: CallersTable, *, key: str) -> Known:
         )
     return found
 
-
-CALLERS: Final = "callers/"
-EXPIRY_BOUNDS: Final = "horizons/"
-SIGNERS: Final = "signers/"
 
 SHORTEST: Final = 2.0  # seconds between two looks
 LONGEST: Final = 30.0

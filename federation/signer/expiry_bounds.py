@@ -22,6 +22,7 @@ from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import EXPIRY_BOUNDS
 from federation.core.documents.signer import ExpiryBound, ExpiryBoundTable
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable
@@ -75,7 +76,7 @@ class PersistedExpiryBounds:
     ) -> None:
         self._store = store
         self._replica = replica
-        self._key = f"horizons/{replica}"
+        self._key = f"{EXPIRY_BOUNDS}{replica}"
         self._clock = clock
         self._read_in_force = read_in_force
         self._asked = asyncio.Event()

@@ -41,7 +41,7 @@ import msgspec
 from federation.core.clock import Clock
 from federation.core.config.hub import AnchorPin
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import StateDamaged, generation_key
+from federation.core.documents.keys import CURRENT, DIRECTIVES, PINS, StateDamaged, generation_key
 from federation.core.documents.signer import PinsTable
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import FederationError, InvalidValue, NotReady, StateUnavailable
@@ -121,8 +121,6 @@ def verify_generation(
 POLL: Final = 0.5  # seconds: a rotation waits for the slowest signer
 READ_TIMEOUT: Final = 5.0
 
-DIRECTIVES: Final = "orders"
-
 
 class Directives:
     """The signing directives; ``in_force`` is None until it was read whether there are any."""
@@ -200,7 +198,6 @@ def _directives_backwards(what: str) -> StateUnavailable:
     )
 
 
-PINS: Final = "pins/"
 MOST_REPLICAS: Final = 256
 MOST_ANCHORS: Final = (
     1024  # of one bundle: it holds 900 KiB, and a certificate takes more than 900 bytes of it
@@ -277,7 +274,6 @@ class PinHistory:
 MOST_OLDER: Final = 8
 """Older generations in force at once: a rotation needs one, and each may hold a megabyte in memory."""
 
-CURRENT: Final = "current"
 
 _Given: TypeAlias = AcceptedTrust | FederationError
 

@@ -29,6 +29,7 @@ from federation.core.config.clusters import ClusterConfig, ClusterPolicy, IstioC
 from federation.core.config.hub import HubConfig, ListenerConfig, SignerConfig
 from federation.core.config.types import Address
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import SIGNERS
 from federation.core.documents.signer import (
     RefusalsReport,
     SignerClusterReport,
@@ -158,7 +159,7 @@ class Heartbeat:
     ) -> None:
         self._recall = recall
         self._store = store
-        self._key = f"signers/{replica}"
+        self._key = f"{SIGNERS}{replica}"
         self._clock = clock
         self._report = report
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from federation.core.clock import Clock
 from federation.core.documents.controller import HubRecord
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import damaged
+from federation.core.documents.keys import HUB, damaged
 from federation.core.errors import InvalidValue
 from federation.core.identity import HubIdentity, check_id, new_id
 from federation.state.store import StateConflict, StateStore
 
 _logger = logging.getLogger(__name__)
-
-HUB: Final = "hub"
 
 
 async def read_identity(store: StateStore) -> HubIdentity | None:

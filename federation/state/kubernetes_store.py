@@ -38,6 +38,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from federation.core.clock import Clock
+from federation.core.documents.keys import OF_SIGNERS
 from federation.core.errors import (
     ClusterConflict,
     ClusterGone,
@@ -69,7 +70,6 @@ MAX_KEY: Final = 200  # as in the file store
 MAX_NAME: Final = 253  # RFC 1123 subdomains, as Kubernetes limits them
 MAX_NAMESPACE: Final = 63 - len(SIGNERS_SUFFIX)
 
-_OF_SIGNERS: Final = ("signers/", "horizons/", "callers/", "pins/")
 _SEGMENT: Final = r"[a-z0-9_-][a-z0-9._-]*"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 _NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
@@ -93,13 +93,13 @@ class Namespaces:
 
     def of(self, key: str) -> str:
         """Where the document of that key is."""
-        return self.signers if key.startswith(_OF_SIGNERS) else self.controllers
+        return self.signers if key.startswith(OF_SIGNERS) else self.controllers
 
     def below(self, prefix: str) -> tuple[str, ...]:
         """Where documents whose keys begin so may be."""
-        if prefix.startswith(_OF_SIGNERS):
+        if prefix.startswith(OF_SIGNERS):
             return (self.signers,)
-        if any(start.startswith(prefix) for start in _OF_SIGNERS):
+        if any(start.startswith(prefix) for start in OF_SIGNERS):
             return (self.controllers, self.signers)
         return (self.controllers,)
 

@@ -27,7 +27,16 @@ from federation.core.config.clusters import ClusterConfig
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerClusterReport, ControllerReport, Operation
 from federation.core.documents.encoding import decode
-from federation.core.documents.keys import generation_key
+from federation.core.documents.keys import (
+    CONTROLLERS,
+    CURRENT,
+    DIRECTIVES,
+    GENERATIONS,
+    OPERATIONS,
+    ROTATION,
+    SIGNERS,
+    generation_key,
+)
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import StateUnavailable
@@ -166,10 +175,10 @@ class Snapshot:
     def rotation_unknown(self) -> Problem | None:
         """Why neither the rotation nor quarantines are known; None where they are, and where none ever was."""
         damaged = self.documents.damaged
-        if "rotation" in damaged:
+        if ROTATION in damaged:
             return _rotation_unknown(f"the record of rotations cannot be used: {damaged['rotation']}")
         directives = self.documents.directives
-        given = "orders" in damaged or (directives is not None and directives != SigningDirectives())
+        given = DIRECTIVES in damaged or (directives is not None and directives != SigningDirectives())
         if self.documents.record is None and given:
             return _rotation_unknown(
                 "the record of rotations is not there, though signers were given directives that followed from it"
@@ -319,16 +328,16 @@ class SnapshotReader:
 
     async def _read_all(self) -> DocumentSet:
         damaged: dict[str, str] = {}
-        current = await self._document("current", Current, damaged)
+        current = await self._document(CURRENT, Current, damaged)
         return DocumentSet(
             current=current,
             generations=await self._read_generations(current, damaged),
-            signers=await self._reports("signers/", SignerReport, damaged),
-            controllers=await self._reports("controllers/", ControllerReport, damaged),
+            signers=await self._reports(SIGNERS, SignerReport, damaged),
+            controllers=await self._reports(CONTROLLERS, ControllerReport, damaged),
             directives=await self._document(
-                "orders", SigningDirectives, damaged
+                DIRECTIVES, SigningDirectives, damaged
             ),  # before the record that it follows from
-            record=await self._document("rotation", RotationRecord, damaged),
+            record=await self._document(ROTATION, RotationRecord, damaged),
             operations=await self._operations(damaged),
             damaged=damaged,
         )
@@ -345,7 +354,7 @@ class SnapshotReader:
     async def _read_generations(
         self, current: Current | None, damaged: dict[str, str]
     ) -> dict[int, Generation]:
-        keys = (await self._store.keys("generations/"))[-MOST_GENERATIONS:]
+        keys = (await self._store.keys(GENERATIONS))[-MOST_GENERATIONS:]
         for number in {current.number, *current.behind.values()} if current is not None else ():
             if (key := generation_key(number)) not in keys:
                 keys.insert(0, key)
@@ -358,14 +367,14 @@ class SnapshotReader:
 
     async def _operations(self, damaged: dict[str, str]) -> list[Operation]:
         """The newest ones, newest first. One that is decided never changes: it is read once."""
-        keys = sorted(await self._store.keys("operations/"), reverse=True)[:MOST_OPERATIONS]
+        keys = sorted(await self._store.keys(OPERATIONS), reverse=True)[:MOST_OPERATIONS]
         found: list[Operation] = []
         for key in keys:
             known = self._decided.get(key)
             operation = known or await self._document(key, Operation, damaged)
             if operation is not None:
                 found.append(operation)
-        self._decided = {f"operations/{o.id}": o for o in found if o.outcome}
+        self._decided = {f"{OPERATIONS}{o.id}": o for o in found if o.outcome}
         return found
 
     async def _document(

@@ -10,11 +10,12 @@ import pytest
 from federation.controller.publication.joining import JoiningMemory, MemberFacts
 from federation.controller.rotation.observer import joined, member_cas, own_of, with_unknown
 from federation.controller.rotation.operations import taken_over
-from federation.controller.rotation.store import TAKEOVERS, Arrivals, RotationStore
+from federation.controller.rotation.store import Arrivals, RotationStore
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.controller import Operation, Takeovers
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import TAKEOVERS
 from federation.core.errors import StateUnavailable
 from federation.core.rotation.gates import MemberCa
 from federation.core.rotation.record import OperationRefused

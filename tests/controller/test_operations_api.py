@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.cli.mounted_operations import operations
-from federation.controller.rotation.operations import OPERATIONS, VERBS, WAIT
+from federation.controller.rotation.operations import VERBS, WAIT
 from federation.core.config.hub import StatusConfig
 from federation.core.config.types import Address
 from federation.core.documents.controller import Operation
+from federation.core.documents.keys import OPERATIONS
 from federation.core.errors import FederationError
 from federation.core.rotation.record import OperationRefused
 from federation.runtime.clock import SystemClock

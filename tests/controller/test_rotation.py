@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 
 from federation.controller.rotation.driver import problem_of
 from federation.controller.rotation.operations import OperationDesk, OperationQueue, check_operation, waves_of
-from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
+from federation.controller.rotation.store import RotationStore
 from federation.core.documents.controller import ControllerReport, Operation
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import DIRECTIVES, ROTATION
 from federation.core.documents.signer import (
     AuthorityReport,
     ExpiryBound,

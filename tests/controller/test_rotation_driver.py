@@ -10,11 +10,12 @@ from msgspec.structs import replace as changed
 
 from federation.controller.rotation.driver import IssuingRate, RotationDriver, Seen
 from federation.controller.rotation.observer import Proved
-from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
+from federation.controller.rotation.store import RotationStore
 from federation.core.config.hub import HubConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.controller import Matrix, Operation
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import DIRECTIVES, ROTATION
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.documents.trust import Current
 from federation.core.errors import StateUnavailable

@@ -9,16 +9,15 @@ import msgspec
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from federation.controller.generations import CURRENT
 from federation.controller.publication.config_map import ObservedConfigMap, Target
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.publication.observed import ReadBack
 from federation.controller.rotation.observer import ahead_of, met_of, others_of
-from federation.controller.rotation.store import DIRECTIVES, ROTATION, RotationStore
+from federation.controller.rotation.store import RotationStore
 from federation.core.config.hub import HubConfig, PublicationConfig
 from federation.core.config.load import parse_config
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import generation_key
+from federation.core.documents.keys import CURRENT, DIRECTIVES, ROTATION, generation_key
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Current, Generation
 from federation.core.errors import NotReady, StateUnavailable

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from federation.controller.generations import CURRENT
-from federation.controller.rotation.store import ROTATION
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import CURRENT, ROTATION
 from federation.core.documents.signer import SignerReport
 from federation.core.rotation.record import RotationRecord, Setback
 from tests.controller.world import World, eventually, in_force, root

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import PINS
 from federation.core.documents.signer import PinsTable
-from federation.signer.generations import PINS, PinHistory, TrustPoller
+from federation.signer.generations import PinHistory, TrustPoller
 from federation.state.kubernetes_store import Namespaces
 from tests.controller.test_rotation_driver import FailingStore
 from tests.signer.running_signer import TRUST_DOMAIN

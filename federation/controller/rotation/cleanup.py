@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from federation.controller.rotation.observer import EXPIRY_BOUNDS, SIGNERS, report_of, table_of
+from federation.controller.rotation.observer import report_of, table_of
 from federation.core.clock import Clock
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import decode
-from federation.core.documents.keys import StateDamaged
+from federation.core.documents.keys import CALLERS, CONTROLLERS, EXPIRY_BOUNDS, PINS, SIGNERS, StateDamaged
 from federation.core.documents.signer import SignerReport
 from federation.core.errors import StateUnavailable
 from federation.state.liveness import is_live
@@ -27,9 +27,6 @@ from federation.state.store import StateConflict, StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
 
-CONTROLLERS: Final = "controllers/"
-CALLERS: Final = "callers/"
-PINS: Final = "pins/"
 EVERY: Final = 60.0  # seconds between looks
 GONE: Final = 86400.0  # seconds without a report after which nobody waits for its writer any more
 KEPT: Final = 86400.0  # seconds after its end for which a signer itself keeps a bound

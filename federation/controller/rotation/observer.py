@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from federation.clusters.istio_inventory import IstioFound
-from federation.controller.generations import GENERATIONS, bundle_of
+from federation.controller.generations import bundle_of
 from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.store import Arrivals
 from federation.core.config.clusters import LONGEST_TTL
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import JoinStepReport, ListenerReport, Matrix, SignerListenerReport
 from federation.core.documents.encoding import decode
-from federation.core.documents.keys import StateDamaged, damaged
+from federation.core.documents.keys import EXPIRY_BOUNDS, GENERATIONS, SIGNERS, StateDamaged, damaged
 from federation.core.documents.signer import AuthorityReport, ExpiryBound, ExpiryBoundTable, SignerReport
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue, StateUnavailable
@@ -51,8 +51,6 @@ from federation.state.store import StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
 
-EXPIRY_BOUNDS: Final = "horizons/"
-SIGNERS: Final = "signers/"
 UNKNOWN_GENERATION: Final = 0
 LAST_GENERATION: Final = 10**12 - 1  # what their keys have room for
 LAST_INSTANT: Final = (

@@ -33,7 +33,7 @@ from federation.core.config.hub import HubConfig
 from federation.core.config.mistakes import suggested_cluster
 from federation.core.documents.controller import Operation
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import StateDamaged, damaged
+from federation.core.documents.keys import OPERATIONS, StateDamaged, damaged
 from federation.core.errors import FederationError, InvalidValue, NotReady, Refused
 from federation.core.rotation import transitions
 from federation.core.rotation.conditions import in_words
@@ -277,7 +277,6 @@ class OperationMac:
         return hmac.new(key, content, sha256).hexdigest()
 
 
-OPERATIONS: Final = "operations/"
 UNSEALED: Final = "unsealed"
 VERBS: Final = (
     *("start", "advance", "abort", "restore", "quarantine", "release", "emergency", "takeover"),

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from federation.controller.publication.joining import JoiningMemory
 from federation.core.documents.controller import Takeovers
 from federation.core.documents.encoding import decode, encode
+from federation.core.documents.keys import DIRECTIVES, ROTATION, TAKEOVERS
 from federation.core.errors import StateUnavailable
 from federation.core.rotation.effects import SigningDirectives, signing_directives
 from federation.core.rotation.record import RotationRecord, Setback
@@ -23,9 +24,6 @@ from federation.state.store import StateConflict, StateStore, Stored
 
 _logger = logging.getLogger(__name__)
 
-ROTATION: Final = "rotation"
-DIRECTIVES: Final = "orders"
-TAKEOVERS: Final = "takeovers"
 
 MOST_APPLIED: Final = 50
 """Operations remembered as applied: one that was not answered is heard again within seconds."""
@@ -352,7 +350,7 @@ def _lost(what: str) -> StateUnavailable:
         what,
         where=ROTATION,
         remedy="restore it from the latest backup of the state; until then no rotation goes on and no other "
-        "generation is made. Only where no rotation was ever started, remove `directives` as well",
+        "generation is made. Only where no rotation was ever started, remove `orders` as well",
     )
 
 

@@ -36,7 +36,7 @@ from federation.core.clock import Clock
 from federation.core.config.authorities.settings import certificate_file
 from federation.core.config.hub import HubConfig
 from federation.core.documents.encoding import decode
-from federation.core.documents.keys import StateDamaged
+from federation.core.documents.keys import SIGNERS, StateDamaged
 from federation.core.documents.signer import SignerReport
 from federation.core.documents.trust import Generation
 from federation.core.errors import InvalidValue, StateUnavailable
@@ -110,7 +110,6 @@ def _reaches(
     return True
 
 
-SIGNERS: Final = "signers/"
 MOST_SIGNERS: Final = 256
 
 REPORTED: Final = "the signers' reports of the authority"

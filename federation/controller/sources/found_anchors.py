@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from federation.core.documents.controller import ControllerReport
 from federation.core.documents.encoding import decode, encode
-from federation.core.documents.keys import StateDamaged
+from federation.core.documents.keys import CONTROLLERS, PROPOSALS, StateDamaged
 from federation.core.documents.trust import Dismissal, FoundAnchors, Proposal
 from federation.core.errors import InvalidValue, StateUnavailable
 from federation.core.pki.certificate import Certificate
@@ -250,8 +250,6 @@ def _with_pem(each: Mapping[str, Sequence[Proposal]]) -> Iterator[tuple[str, str
                 yield name, found[turn].sha256
 
 
-PROPOSALS: Final = "proposals/"
-CONTROLLERS: Final = "controllers/"
 _NO_CLUSTER: Final = "_authorities"  # no cluster's name begins so
 
 

@@ -1,6 +1,3 @@
-"""What the roles write for one another, as typed documents. One writer each; readers tolerate unknown fields.
-
-===========================  ==================  =====================================================================
 key                          written by          holds
 ===========================  ==================  =====================================================================
 ``generations/<number>``     controller leader   one generation of trust, never changed once written
@@ -18,10 +15,12 @@ key                          written by          holds
 ``proposals/<cluster>``      controller leader   anchors found in that cluster, open and dismissed
 ``proposals/_authorities``   controller leader   likewise, of roots that a back end has named
 ===========================  ==================  =====================================================================
+=======
+"""What the roles report to one another, as typed documents. One writer each; readers pass over unknown fields.
 
 ``trust.py`` holds what is published and found, ``signer.py`` what a signer writes, ``controller.py`` what a
-controller writes, ``encoding.py`` their bytes, ``keys.py`` what a damaged one means and what to do about it. The
-record of a rotation and the directives are ``core/rotation``'s.
+controller writes, ``encoding.py`` their bytes, ``keys.py`` under which key each is, who writes and who reads it, and
+what to do about a damaged one. The record of a rotation and the directives are ``core/rotation``'s.
 
 What processes that are gone have left is removed by the controller that leads, once nothing depends on it. Times are
 seconds since the epoch (UTC) as floats, so that documents compare without parsing; the status API, which shows some of

@@ -38,6 +38,7 @@ import msgspec
 from federation.core.clock import Clock
 from federation.core.config.authorities.settings import RemoteAuthorityConfig
 from federation.core.documents.encoding import decode
+from federation.core.documents.keys import SIGNERS
 from federation.core.documents.signer import AuthorityReport, SignerReport
 from federation.core.errors import (
     AuthorityMisconfigured,
@@ -572,7 +573,6 @@ class Limiter:
         )
 
 
-SIGNERS: Final = "signers/"
 MOST_SIGNERS: Final = 512  # whose reports are read
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.controller.rotation.cleanup import EVERY, GONE, KEPT, MOST_AT_ONCE, Leftovers
+from federation.controller.rotation.cleanup import EVERY, GONE, MOST_AT_ONCE, SIGNERS_KEEP, Leftovers
 from federation.controller.rotation.observer import Observer
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import ControllerReport
@@ -30,7 +30,7 @@ from tests.support.patience import PATIENCE
 
 CONFIG = hub_config(["east", "west"])
 SKEW = CONFIG.controller.rotation.skew
-ENDED = KEPT + SKEW + EVERY + 10
+ENDED = SIGNERS_KEEP + SKEW + EVERY + 10
 
 
 @dataclass
@@ -80,7 +80,7 @@ def hub(tmp_path: Path) -> Hub:
 
 
 def test_both_roles_keep_a_bound_for_as_long() -> None:
-    assert signer_horizons.KEPT == KEPT
+    assert signer_horizons.KEPT == SIGNERS_KEEP
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_both_roles_keep_a_bound_for_as_long() -> None:
         ((ENDED,), None, True),
         ((), None, True),
         ((ENDED, ENDED + 5), GONE + 10, True),
-        ((ENDED, KEPT + SKEW - EVERY - 10), None, False),
+        ((ENDED, SIGNERS_KEEP + SKEW - EVERY - 10), None, False),
         ((ENDED, -1.0), None, False),
         ((ENDED,), GONE - EVERY - 10, False),
         ((ENDED,), 0.0, False),

@@ -63,7 +63,7 @@ def test_a_ca_whose_pin_is_gone_is_still_one_that_issues(config: HubConfig) -> N
     facts = {name: ClusterFacts(anchors=frozenset({OWN}))}
     arrivals = Arrivals(since={name: 1000.0}, own={name: [OWN]})
     assert not with_unknown(config, facts, arrivals, 2000.0)[name].own_issues
-    kept = with_unknown(config, facts, arrivals, 2000.0, kept=frozenset({OWN}))[name]
+    kept = with_unknown(config, facts, arrivals, 2000.0, unpinned=frozenset({OWN}))[name]
     assert (kept.own_issues, kept.unknown_until > 2000.0) == (True, True)
 
 

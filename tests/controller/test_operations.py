@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from federation.controller.rotation.operations import KEPT, MOST_REFUSED, OLDEST, UNSEALED, OperationQueue
+from federation.controller.rotation.operations import (
+    MOST_RECORDED,
+    MOST_REFUSED,
+    OLDEST,
+    UNSEALED,
+    OperationQueue,
+)
 from federation.core.documents.controller import Operation
 from federation.core.documents.encoding import decode, encode
 from federation.core.errors import StateUnavailable
@@ -144,10 +150,10 @@ async def test_a_damaged_one_stops_no_other_and_a_store_that_is_down_stops_all(
 
 
 async def test_the_oldest_that_are_decided_are_trimmed(store: FileStore, clock: VirtualClock) -> None:
-    for number in range(KEPT + 5):
+    for number in range(MOST_RECORDED + 5):
         await store.write(
             f"operations/{number:04}",
             encode(Operation(id=f"{number:04}", verb="abort", author="a", asked=0.0, outcome="done")),
         )
     assert await OperationQueue(store, clock=clock, mac=SEAL).pending() == []
-    assert len(await store.keys("operations/")) == KEPT
+    assert len(await store.keys("operations/")) == MOST_RECORDED

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from federation.controller.rotation.operations import Commands, Proposed
-from federation.controller.rotation.report import MOST_CONDITIONS, told
+from federation.controller.rotation.report import MOST_CONDITIONS, report_of_rotation
 from federation.core.documents.controller import Operation, RotationReport
 from federation.core.documents.encoding import encode
 from federation.core.rotation.gates import Verdict
@@ -44,7 +44,7 @@ def commands(**changes: object) -> Commands:
 
 
 def tell(record: RotationRecord, seen: World, given: Commands | None = None) -> RotationReport:
-    return told(record, seen, given or commands(), CONFIG)
+    return report_of_rotation(record, seen, given or commands(), CONFIG)
 
 
 def test_a_plan_is_what_a_start_then_does() -> None:
@@ -144,7 +144,7 @@ def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
         Condition(name="own_earlier", met=False, detail="say it", cluster="west"),
     )
     dropping = {"ab" * 32: Verdict(conditions), "cd" * 32: Verdict(())}
-    report = told(RotationRecord(retired=["cd" * 32]), world(), commands(), CONFIG, dropping)
+    report = report_of_rotation(RotationRecord(retired=["cd" * 32]), world(), commands(), CONFIG, dropping)
     assert {sha: [c.name for c in waits] for sha, waits in report.dropping.items()} == {
         "ab" * 32: ["own_earlier", "own_matrix"]
     }

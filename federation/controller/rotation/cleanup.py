@@ -1,9 +1,9 @@
 """What processes that are gone have left in the store: removed by the leader once nothing can depend on it.
 
-A process that ends in good order takes its report back; one that is killed does not, and in a cluster each has a
-name of its own. How far a signer's leaves reach has to outlive it, or a rotation would forget leaves that are
-alive. It is removed only if every bound has ended for longer than its signer itself would keep it, by a clock
-that another process vouches for, and only in the version that was judged. A signer that is alive after all finds
+A process that ends in good order removes its report; one that is killed does not, and in a cluster each has its own
+name. How far a signer's leaves reach has to outlive it, or a rotation would forget leaves that are alive. It is removed
+only if every bound has ended for longer than its signer itself would keep it, by a clock that another process
+confirms, and only in the version that was judged. A signer that is alive after all finds
 at its next write that its document is gone, and makes it anew out of its memory (``signer/expiry_bounds.py``).
 """
 
@@ -27,10 +27,10 @@ from federation.state.store import StateConflict, StateStore, Stored, read_many
 
 _logger = logging.getLogger(__name__)
 
-EVERY: Final = 60.0  # seconds between looks
-GONE: Final = 86400.0  # seconds without a report after which nobody waits for its writer any more
-KEPT: Final = 86400.0  # seconds after its end for which a signer itself keeps a bound
-MOST_AT_ONCE: Final = 8  # removals of one look
+EVERY: Final = 60.0  # seconds between two runs
+GONE: Final = 86400.0  # seconds without a report after which its writer is not expected any more
+SIGNERS_KEEP: Final = 86400.0  # seconds after its end for which a signer itself keeps a bound
+MOST_AT_ONCE: Final = 8  # removals of one run
 
 _Found = Mapping[str, Stored | StateDamaged | None]
 
@@ -44,20 +44,20 @@ class Left:
 
 
 class Leftovers:
-    """Looks for them and removes them. Only the leader may, between two looks at how far leaves reach."""
+    """Finds them and removes them. Only the leader may, between two readings of the expiry bounds."""
 
     def __init__(self, store: StateStore, clock: Clock, allowed: Callable[[], bool]) -> None:
         self._store = store
         self._clock = clock
         self._allowed = allowed
-        self._looked_at = clock.monotonic()  # whoever has just begun to lead has better things to do
+        self._ran_at = clock.monotonic()  # a controller that has just begun to lead has better things to do
         self._problem = ""
 
     async def remove(self, config: HubConfig) -> None:
-        """Remove some, where the time for it has come. What goes wrong is told in the log and tried again."""
-        if self._clock.monotonic() - self._looked_at < EVERY:
+        """Remove some, where the time for it has come. What fails is logged and tried again."""
+        if self._clock.monotonic() - self._ran_at < EVERY:
             return
-        self._looked_at = self._clock.monotonic()
+        self._ran_at = self._clock.monotonic()
         try:
             for left in (await self._judge(config))[:MOST_AT_ONCE]:
                 if self._allowed():
@@ -110,7 +110,7 @@ def ended_expiry_bounds(expiry_bounds: _Found, signers: _Found, *, now: float, s
             bounds = table_of(key, stored).values()
         except StateDamaged:
             continue
-        if all(until + KEPT + skew < now for until in bounds):
+        if all(until + SIGNERS_KEEP + skew < now for until in bounds):
             yield Left(key, stored.version)
 
 
@@ -139,15 +139,15 @@ def gone_signers(signers: _Found, expiry_bounds: _Found, *, now: float) -> Itera
 
 
 def gone_controllers(controllers: _Found, config: HubConfig, *, now: float) -> Iterator[Left]:
-    """Reports of controllers that are gone, unless they alone tell of a proposal that is still open.
+    """Reports of controllers that are gone, unless they alone name a proposal that is still open.
 
     Since proposals are documents of their own, only reports of earlier versions do, until a leader has taken them over.
     """
     reports = {key: _controller(key, stored) for key, stored in controllers.items()}
-    applied_ids = [report for report in reports.values() if report is not None and is_live(report, now)]
-    known = {(proposal.cluster, proposal.sha256) for report in applied_ids for proposal in report.proposals}
+    live = [report for report in reports.values() if report is not None and is_live(report, now)]
+    known = {(proposal.cluster, proposal.sha256) for report in live for proposal in report.proposals}
     registered = {str(cluster.name) for cluster in config.clusters}
-    taken_over = any(report.leader and report.proposals_stored for report in applied_ids)
+    taken_over = any(report.leader and report.proposals_stored for report in live)
     for key, stored in controllers.items():
         report = reports[key]
         if report is None or not isinstance(stored, Stored) or not _is_gone(report, now):

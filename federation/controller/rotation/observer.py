@@ -1,10 +1,9 @@
 """The world as the gates see it, put together from documents and from what was read back.
 
-Read are what signers and earlier leaders have persisted, and what members were read back to hold. What cannot be used
-counts as the worst. A store that is down raises StateUnavailable, and nothing is decided. One document that is
-damaged must not stop that, or it would take the operators' hands off the rotation: a signer whose report is damaged
-is ready with nothing, and where it is not known how far a signer's leaves reach, every gate that waits for leaves is
-shut.
+It reads what signers and earlier leaders have persisted, and what members were read back to hold. Whatever cannot be
+used counts as the worst case. A store that is down raises StateUnavailable, and nothing is decided. One document that
+is damaged must not stop that, or no operator could act on the rotation: a signer whose report is damaged is ready with
+nothing, and where it is not known how far a signer's leaves reach, every gate that waits for leaves is shut.
 
 The clusters that join are put together here for ``core/trust/joining`` from what members and signers report.
 """
@@ -22,7 +21,11 @@ from federation.controller.publication.joining import MemberFacts
 from federation.controller.rotation.store import Arrivals
 from federation.core.config.clusters import LONGEST_TTL
 from federation.core.config.hub import HubConfig
-from federation.core.documents.controller import JoinStepReport, ListenerReport, Matrix, SignerListenerReport
+from federation.core.documents.controller import (
+    ListenerReport,
+    Matrix,
+    SignerListenerReport,
+)
 from federation.core.documents.encoding import decode
 from federation.core.documents.keys import EXPIRY_BOUNDS, GENERATIONS, SIGNERS, StateDamaged, damaged
 from federation.core.documents.signer import AuthorityReport, ExpiryBound, ExpiryBoundTable, SignerReport
@@ -32,7 +35,7 @@ from federation.core.identity import ClusterName
 from federation.core.pki.certificate import Certificate
 from federation.core.pki.pem import parse_certificates
 from federation.core.rotation.gates import MemberCa, Verdict
-from federation.core.rotation.record import Condition, RotationRecord
+from federation.core.rotation.record import RotationRecord
 from federation.core.rotation.world import Capacity, ClusterFacts, PairFacts, SignerFacts, World
 from federation.core.trust.expiry_bounds import ANY_REMOVED, LONGEST_STEP, UNKNOWN_ISSUER, Delivered, merged
 from federation.core.trust.joining import (
@@ -53,22 +56,28 @@ _logger = logging.getLogger(__name__)
 
 UNKNOWN_GENERATION: Final = 0
 LAST_GENERATION: Final = 10**12 - 1  # what their keys have room for
+
 LAST_INSTANT: Final = (
     253_370_764_800.0  # the year 9999 begins: later ones no calendar holds, with some skew added
 )
-MOST_COUNTED: Final = 2**53  # certificates: up to here a float tells one more from none
+
+MOST_COUNTED: Final = 2**53  # certificates: up to here a float can represent one more
+MOST_SIGNER_TEXT: Final = 500  # characters of what a signer says of itself
+SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goes on issuing has just issued
+DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
+
 
 Table = Mapping[Delivered, float]
 
 
 class UnreadableReport(SignerReport, frozen=True, kw_only=True):
-    """Stands for a signer whose report is damaged: it may be alive, and what it can sign with is not known."""
+    """The report of a signer whose own is damaged: it may be alive, and what it can sign with is not known."""
 
     why: str
 
 
 class Observer:
-    """Reads it all. ``problem`` is what the last look could not use of how far leaves reach, empty where nothing."""
+    """Reads it all. ``problem`` is why the last reading of the expiry bounds is not whole; empty where it is."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
@@ -106,14 +115,14 @@ class Observer:
             except StateDamaged as error:
                 problems.append(error)
         self._tables = tables
-        self._tell(problems)
+        self._report(problems)
         counted = [table for _, table in tables.values()]
         return merged([*counted, worst] if problems else counted)
 
     def _table(self, key: str, document: Stored | StateDamaged | None) -> tuple[str, Table]:
-        if document is None:  # nobody but the leader removes one, and it does so between two looks
+        if document is None:  # the leader alone removes one, and does so between two readings
             raise StateUnavailable(
-                "it was listed and then was not there", where=key, remedy="the next look lists anew"
+                "it was listed and then was not there", where=key, remedy="the next reading lists them anew"
             )
         known = self._tables.get(key)
         if known is not None and isinstance(document, Stored) and known[0] == document.version:
@@ -122,7 +131,7 @@ class Observer:
             raise document
         return document.version, table_of(key, document)
 
-    def _tell(self, problems: list[StateDamaged]) -> None:
+    def _report(self, problems: list[StateDamaged]) -> None:
         problem = ""
         if problems:
             first = problems[0]
@@ -139,7 +148,7 @@ class Observer:
         """The anchors of each; one that cannot be read is left out, which counts as holding none."""
         for number in sorted(numbers - self._anchors.keys() - {UNKNOWN_GENERATION}):
             await self.anchors(number)
-        self._anchors = {number: held for number, held in self._anchors.items() if number in numbers}
+        self._anchors = {number: anchors for number, anchors in self._anchors.items() if number in numbers}
         return dict(self._anchors)
 
     async def anchors(self, number: int) -> frozenset[str]:
@@ -171,7 +180,7 @@ def report_of(key: str, stored: Stored | StateDamaged) -> SignerReport:
     if f"{SIGNERS}{report.replica}" != key:
         raise damaged(f"it says that it is of {report.replica[:80]!r}", key=key, where=key)
     if not 0 <= report.issued <= MOST_COUNTED:
-        raise damaged("it counts certificates that nobody can have issued", key=key, where=key)
+        raise damaged("it counts more certificates than can have been issued", key=key, where=key)
     return report
 
 
@@ -200,7 +209,7 @@ def worst_of(config: HubConfig, now: float, *, gone: Iterable[str] = ()) -> dict
     """The leaves of a signer of whom nothing is known: of any issuer, delivered with nothing, and while any.
 
     Like those of a CA that goes on issuing: their end moves on with the time. Its leaves may as well be of clusters
-    that are registered no more: of those in ``gone``, and of others whose name nobody knows by now
+    that are registered no more: of those in ``gone``, and of others whose name is not known any more
     (:data:`ANY_REMOVED`). What their policy allowed is not known either, so they live while any policy allows.
     """
     longest = {ANY_REMOVED: LONGEST_TTL} | dict.fromkeys(gone, LONGEST_TTL)
@@ -222,20 +231,16 @@ def _unreadable(replica: str, now: float, error: StateDamaged) -> UnreadableRepo
     )
 
 
-MOST_SIGNER_TEXT: Final = 500  # characters of what a signer says of itself
-SHORTEST_LIFE: Final = 1.0  # seconds that a leaf counts for which a CA that goes on issuing has just issued
-
-
 @dataclass(frozen=True, slots=True)
 class Proved:
     """A matrix with the issuer of each cluster's leaf that it was made with.
 
-    ``held`` is the generation that each cluster held everywhere meanwhile, 0 where it did not.
+    ``generations`` is what each cluster had everywhere meanwhile, 0 where it did not.
     """
 
     matrix: Matrix
     issuers: Mapping[str, str]
-    held: Mapping[str, int] = field(default_factory=dict)
+    generations: Mapping[str, int] = field(default_factory=dict)
 
     def pairs(self) -> dict[tuple[str, str], PairFacts]:
         """Each ordered pair that was tried; one that is unknown was not proved."""
@@ -249,17 +254,59 @@ class Proved:
                         computed=self.matrix.computed,
                         client_issuer=self.issuers.get(client, ""),
                         server_issuer=self.issuers.get(server, ""),
-                        client_generation=self.held.get(client, 0),
-                        server_generation=self.held.get(server, 0),
+                        client_generation=self.generations.get(client, 0),
+                        server_generation=self.generations.get(server, 0),
                         reason=self.matrix.reasons.get(f"{client}>{server}", ""),
                     )
         return found
 
 
+def world_of(
+    *,
+    now: float,
+    config: HubConfig,
+    clusters: Mapping[str, ClusterFacts],
+    expiry_bounds: Mapping[Delivered, float],
+    generations: Mapping[int, frozenset[str]],
+    in_force: int,
+    signers: Mapping[str, SignerReport],
+    proved: Proved,
+    listener: ListenerReport,
+    rate: float,
+    validated: str,
+) -> World:
+    """Everything that the gates consider."""
+    settings = config.controller.rotation
+    listeners = {found.replica: found for found in listener.signers}
+    return World(
+        now=now,
+        clusters=clusters,
+        expiry_bounds=expiry_bounds,
+        generations=generations,
+        in_force=in_force,
+        signers={
+            replica: signer_facts(report, listeners.get(replica, SignerListenerReport(replica=replica)))
+            for replica, report in signers.items()
+        },
+        pairs=proved.pairs(),
+        capacity=_capacity(signers, rate),
+        validated=validated,
+        fresh=settings.fresh,
+        skew=settings.skew,
+    )
+
+
+def _capacity(signers: Mapping[str, SignerReport], rate: float) -> Capacity:
+    """What all signers issue now has to fit into the successor's quota, whether or not they all know that."""
+    successors = (report.successor for report in signers.values())
+    quotas = [successor.quota for successor in successors if successor is not None and successor.quota > 0]
+    return Capacity(rate=rate, quota=min(quotas, default=0.0))
+
+
 def signer_facts(report: SignerReport, listener: SignerListenerReport) -> SignerFacts:
     """What a signer's report says to the gates, and what new connections met at its listener.
 
-    One that cannot be read is ready with something that nobody knows: no gate that wants it ready with what is
+    One that cannot be read is ready with something unknown: no gate that wants it ready with what is
     new opens, and none that wants nothing in use of what is to be dropped.
     """
     if isinstance(report, UnreadableReport):
@@ -285,6 +332,15 @@ def signer_facts(report: SignerReport, listener: SignerListenerReport) -> Signer
     )
 
 
+def _is_proof(report: SignerReport, listener: SignerListenerReport) -> bool:
+    """Whether it is of the very certificate that the signer shows by now."""
+    try:
+        shown = parse_certificates(report.serving_pem.encode(), where=report.replica)
+    except InvalidValue:
+        return False
+    return listener.state == "proved" and listener.sha256 == shown[0].sha256
+
+
 def refusals(own: Sequence[str], signers: Mapping[str, SignerReport]) -> tuple[str, ...]:
     """Why processes do not run their newest configuration, one text each; ``own`` are the leader's problems."""
     found = [("the leading controller", own)]
@@ -295,91 +351,6 @@ def refusals(own: Sequence[str], signers: Mapping[str, SignerReport]) -> tuple[s
         for who, problems in found
         if problems
     )
-
-
-def _is_proof(report: SignerReport, listener: SignerListenerReport) -> bool:
-    """Whether it is of the very certificate that the signer shows by now."""
-    try:
-        shown = parse_certificates(report.serving_pem.encode(), where=report.replica)
-    except InvalidValue:
-        return False
-    return listener.state == "proved" and listener.sha256 == shown[0].sha256
-
-
-def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
-    """Those whose every namespace holds what is meant for it: they have joined."""
-    return frozenset(name for name, facts in clusters.items() if facts.current and facts.anchors)
-
-
-def ahead_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, int]) -> dict[str, int]:
-    """Those that hold a later generation (its number) than the state knows; what is not known stays as it was."""
-    found = {
-        name: before.get(name, 0)
-        if not isinstance(facts, MemberFacts) or facts.ahead is None
-        else facts.ahead
-        for name, facts in sorted(clusters.items())
-    }
-    return {name: number for name, number in found.items() if number}
-
-
-def others_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, str]) -> dict[str, str]:
-    """Those that are left to another hub (its identity); what is not known stays as it was."""
-    found = {
-        name: before.get(name, "")
-        if not isinstance(facts, MemberFacts) or facts.other is None
-        else facts.other
-        for name, facts in sorted(clusters.items())
-    }
-    return {name: hub for name, hub in found.items() if hub}
-
-
-def met_of(clusters: Mapping[str, ClusterFacts], before: Iterable[str]) -> list[str]:
-    """Those that some controller has looked into since they were registered."""
-    read = {
-        name
-        for name, facts in clusters.items()
-        if isinstance(facts, MemberFacts) and facts.other is not None and facts.ahead is not None
-    }
-    return sorted(clusters.keys() & {*before, *read})
-
-
-def own_of(
-    config: HubConfig, clusters: Mapping[str, ClusterFacts], *, kept: frozenset[str] = frozenset()
-) -> dict[str, frozenset[str]]:
-    """The pinned CAs that clusters came with: those pinned for them, and those that they were found to hold.
-
-    The hub's own root is one as well where a cluster held it before the hub came: whoever put it there has an
-    intermediate under it (``cacerts``, istio-csr), and goes on issuing leaves that trust nothing else. ``kept`` are
-    anchors that are published although their pin is gone.
-    """
-    accepted = _accepted(config)
-    found: dict[str, frozenset[str]] = {}
-    for name, facts in clusters.items():
-        pinned = frozenset(sha256 for sha256, clusters in accepted.items() if name in clusters)
-        held = facts.own & (config.trust.pins | kept) if isinstance(facts, MemberFacts) else frozenset()
-        found[name] = pinned | held
-    return found
-
-
-def trust_bundles(clusters: Mapping[str, ClusterFacts]) -> dict[str, bool]:
-    """Of which clusters it is known now whether their ClusterTrustBundle counts."""
-    return {
-        name: facts.trust_bundle
-        for name, facts in clusters.items()
-        if isinstance(facts, MemberFacts) and facts.trust_bundle is not None
-    }
-
-
-def member_cas(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[MemberCa]:
-    """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
-    return [
-        MemberCa(sha256=sha256, clusters=pinned | {name for name, shas in own.items() if sha256 in shas})
-        for sha256, pinned in sorted(_accepted(config).items())
-    ]
-
-
-def _accepted(config: HubConfig) -> dict[str, frozenset[str]]:
-    return {pin.sha256: frozenset(map(str, pin.clusters)) for pin in config.trust.anchors if pin.clusters}
 
 
 def with_life(
@@ -396,15 +367,15 @@ def with_unknown(
     arrivals: Arrivals,
     now: float,
     *,
-    kept: frozenset[str] = frozenset(),
+    unpinned: frozenset[str] = frozenset(),
 ) -> dict[str, ClusterFacts]:
     """Until when leaves from before the hub may live in each cluster: the longest life they may have.
 
     Where its own CA goes on issuing that end moves on with the time. A cluster that came with pinned roots of the
-    hub alone has none that does where the configuration says that there is no leaf from before the hub. ``kept`` are
-    accepted CAs (SHA-256) whose pin is gone and that are published still.
+    hub alone has none that does where the configuration says that there is no leaf from before the hub. ``unpinned``
+    are accepted CAs (SHA-256) whose pin is gone and that are published still.
     """
-    accepted = _accepted(config).keys() | kept
+    accepted = _accepted(config).keys() | unpinned
     configs = {str(cluster.name): cluster for cluster in config.clusters}
     found: dict[str, ClusterFacts] = {}
     for name, facts in clusters.items():
@@ -426,18 +397,6 @@ def with_unknown(
     return found
 
 
-def path_of(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tuple[Certificate, ...]:
-    """The chain of a report with its root; empty where it has none that is pinned."""
-    if report is None or not report.chain_pem:
-        return ()
-    try:
-        chain = parse_certificates(report.chain_pem.encode(), where=report.name)
-    except InvalidValue:
-        return ()
-    root = next((root for root in roots if chain[-1].is_signed_by(root)), None)
-    return (*chain, root) if root is not None else ()
-
-
 def roots_above(
     signers: Mapping[str, SignerReport], roots: Sequence[Certificate], record: RotationRecord
 ) -> dict[str, str]:
@@ -452,73 +411,94 @@ def roots_above(
     return found
 
 
-def world_of(
-    *,
-    now: float,
-    config: HubConfig,
-    clusters: Mapping[str, ClusterFacts],
-    expiry_bounds: Mapping[Delivered, float],
-    generations: Mapping[int, frozenset[str]],
-    in_force: int,
-    signers: Mapping[str, SignerReport],
-    proved: Proved,
-    listener: ListenerReport,
-    rate: float,
-    validated: str,
-) -> World:
-    """Everything the gates look at."""
-    settings = config.controller.rotation
-    listeners = {found.replica: found for found in listener.signers}
-    return World(
-        now=now,
-        clusters=clusters,
-        expiry_bounds=expiry_bounds,
-        generations=generations,
-        in_force=in_force,
-        signers={
-            replica: signer_facts(report, listeners.get(replica, SignerListenerReport(replica=replica)))
-            for replica, report in signers.items()
-        },
-        pairs=proved.pairs(),
-        capacity=_capacity(signers, rate),
-        validated=validated,
-        fresh=settings.fresh,
-        skew=settings.skew,
-    )
+def path_of(report: AuthorityReport | None, roots: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """The chain of a report with its root; empty where it has none that is pinned."""
+    if report is None or not report.chain_pem:
+        return ()
+    try:
+        chain = parse_certificates(report.chain_pem.encode(), where=report.name)
+    except InvalidValue:
+        return ()
+    root = next((root for root in roots if chain[-1].is_signed_by(root)), None)
+    return (*chain, root) if root is not None else ()
 
 
-def _capacity(signers: Mapping[str, SignerReport], rate: float) -> Capacity:
-    """What all signers issue now has to fit into the successor's quota, whichever of them know it."""
-    successors = (report.successor for report in signers.values())
-    quotas = [successor.quota for successor in successors if successor is not None and successor.quota > 0]
-    return Capacity(rate=rate, quota=min(quotas, default=0.0))
+def member_cas(config: HubConfig, own: Mapping[str, Iterable[str]]) -> list[MemberCa]:
+    """The pins that are the own CAs of clusters; ``own`` is what is remembered of :func:`own_of`."""
+    return [
+        MemberCa(sha256=sha256, clusters=pinned | {name for name, shas in own.items() if sha256 in shas})
+        for sha256, pinned in sorted(_accepted(config).items())
+    ]
 
 
-MOST_CONDITIONS: Final = 20  # of one step
-MOST_JOINING_TEXT: Final = 600  # characters of one: it may repeat content of the cluster
-DEFAULT_TRUST_DOMAIN: Final = "cluster.local"  # of Istio, where none is set
+def own_of(
+    config: HubConfig, clusters: Mapping[str, ClusterFacts], *, unpinned: frozenset[str] = frozenset()
+) -> dict[str, frozenset[str]]:
+    """The pinned CAs that clusters came with: those pinned for them, and those that they were found with.
+
+    The hub's own root is one as well where a cluster had it before the hub came: what put it there has an
+    intermediate under it (``cacerts``, istio-csr), and goes on issuing leaves that trust nothing else. ``unpinned`` are
+    anchors that are published although their pin is gone.
+    """
+    accepted = _accepted(config)
+    found: dict[str, frozenset[str]] = {}
+    for name, facts in clusters.items():
+        pinned = frozenset(sha256 for sha256, clusters in accepted.items() if name in clusters)
+        found_there = (
+            facts.own & (config.trust.pins | unpinned) if isinstance(facts, MemberFacts) else frozenset()
+        )
+        found[name] = pinned | found_there
+    return found
 
 
-def istio_seen(found: IstioFound) -> IstioSeen:
-    """What matters of a cluster's Istio to how it joins."""
-    addresses = {str(injection): injection.ca_address for injection in found.injections}
-    addresses |= {str(z): z.environment.get("CA_ADDRESS") or "" for z in found.ztunnels}
-    return IstioSeen(
-        istiods=tuple(
-            IstiodSeen(
-                name=str(istiod),
-                ca_server=istiod.ca_server,
-                settled=istiod.settled,
-                rolled_out=istiod.rolled_out,
-            )
-            for istiod in found.istiods
-        ),
-        addresses=addresses,
-        trust_domains={
-            str(mesh): mesh.trust_domain or DEFAULT_TRUST_DOMAIN for mesh in found.meshes if not mesh.problem
-        },
-        unread=tuple(f"{unread.what}: {unread.why}" for unread in found.unread),
-    )
+def _accepted(config: HubConfig) -> dict[str, frozenset[str]]:
+    return {pin.sha256: frozenset(map(str, pin.clusters)) for pin in config.trust.anchors if pin.clusters}
+
+
+def joined(clusters: Mapping[str, ClusterFacts]) -> frozenset[str]:
+    """Those whose every namespace was read back with what is meant for it: they have joined."""
+    return frozenset(name for name, facts in clusters.items() if facts.current and facts.anchors)
+
+
+def ahead_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, int]) -> dict[str, int]:
+    """Those that have a later generation (its number) than the state knows; what is not known stays as it was."""
+    found = {
+        name: before.get(name, 0)
+        if not isinstance(facts, MemberFacts) or facts.ahead is None
+        else facts.ahead
+        for name, facts in sorted(clusters.items())
+    }
+    return {name: number for name, number in found.items() if number}
+
+
+def others_of(clusters: Mapping[str, ClusterFacts], before: Mapping[str, str]) -> dict[str, str]:
+    """Those that are left to another hub (its identity); what is not known stays as it was."""
+    found = {
+        name: before.get(name, "")
+        if not isinstance(facts, MemberFacts) or facts.other is None
+        else facts.other
+        for name, facts in sorted(clusters.items())
+    }
+    return {name: hub for name, hub in found.items() if hub}
+
+
+def met_of(clusters: Mapping[str, ClusterFacts], before: Iterable[str]) -> list[str]:
+    """Those that some controller has read since they were registered."""
+    read = {
+        name
+        for name, facts in clusters.items()
+        if isinstance(facts, MemberFacts) and facts.other is not None and facts.ahead is not None
+    }
+    return sorted(clusters.keys() & {*before, *read})
+
+
+def trust_bundles(clusters: Mapping[str, ClusterFacts]) -> dict[str, bool]:
+    """Of which clusters it is known now whether their ClusterTrustBundle counts."""
+    return {
+        name: facts.trust_bundle
+        for name, facts in clusters.items()
+        if isinstance(facts, MemberFacts) and facts.trust_bundle is not None
+    }
 
 
 def hub_roots(config: HubConfig, in_force: frozenset[str]) -> frozenset[str]:
@@ -553,6 +533,28 @@ def sidecars_of(signers: Collection[SignerReport], clusters: Iterable[str]) -> d
                 never_requested=tuple(report.never_requested),
             )
     return found
+
+
+def istio_seen(found: IstioFound) -> IstioSeen:
+    """What of a cluster's Istio matters to how it joins."""
+    addresses = {str(injection): injection.ca_address for injection in found.injections}
+    addresses |= {str(z): z.environment.get("CA_ADDRESS") or "" for z in found.ztunnels}
+    return IstioSeen(
+        istiods=tuple(
+            IstiodSeen(
+                name=str(istiod),
+                ca_server=istiod.ca_server,
+                settled=istiod.settled,
+                rolled_out=istiod.rolled_out,
+            )
+            for istiod in found.istiods
+        ),
+        addresses=addresses,
+        trust_domains={
+            str(mesh): mesh.trust_domain or DEFAULT_TRUST_DOMAIN for mesh in found.meshes if not mesh.problem
+        },
+        unread=tuple(f"{unread.what}: {unread.why}" for unread in found.unread),
+    )
 
 
 def positions(
@@ -594,27 +596,6 @@ def positions(
         if concerns(arrival, world):
             found[name] = position(arrival, world, roots)
     return found
-
-
-def step_reports(found: Position) -> list[JoinStepReport]:
-    """A position as it is reported; of each step what is not met first."""
-    return [
-        JoinStepReport(
-            step=seen.step.value,
-            done=seen.done,
-            conditions=[
-                Condition(
-                    name=c.name,
-                    met=c.met,
-                    detail=c.detail[:MOST_JOINING_TEXT],
-                    cluster=c.cluster,
-                    until=c.until,
-                )
-                for c in sorted(seen.conditions, key=lambda condition: condition.met)[:MOST_CONDITIONS]
-            ],
-        )
-        for seen in found.steps
-    ]
 
 
 def awaited(found: Mapping[str, Position] | None, cluster: str) -> str | None:

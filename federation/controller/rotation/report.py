@@ -1,6 +1,6 @@
-"""What the leader says of the rotation in its report: gate, returns, own CAs that leave, losses, what a start would do.
+"""What the leader reports of the rotation: gate, returns, member CAs that leave, losses, what a start would do.
 
-Pure. What is said of a start is what the machine itself answers to one, so that a plan and a start cannot
+Pure. What is reported of a start is what the machine itself answers to one, so that a plan and a start cannot
 differ. Lists are bounded: the report is one object, written every second.
 """
 
@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from msgspec.structs import replace
+
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.rotation.observer import step_reports
 from federation.controller.rotation.operations import Commands
 from federation.core.config.hub import HubConfig
 from federation.core.documents.controller import (
     Dependent,
+    JoinStepReport,
     LossReport,
     Operation,
     PlanReport,
@@ -33,11 +35,13 @@ from federation.core.trust.joining import Position
 MOST_CONDITIONS: Final = 200
 MOST_DEPENDENTS: Final = 400
 MOST_STRANGE: Final = 4  # anchors of one of them that nothing pins
+MOST_OF_A_STEP: Final = 20  # conditions of one step of a cluster that joins
+MOST_STEP_TEXT: Final = 600  # characters of one of these: it may repeat content of the cluster
 MOST_OF_ONE: Final = 10  # conditions of one cluster that returns, or of one anchor that leaves
 NEVER: Final = float("inf")
 
 
-def told(
+def report_of_rotation(
     record: RotationRecord,
     world: World,
     commands: Commands,
@@ -74,7 +78,7 @@ def told(
         unpinned=_unpinned(record, world, dropping, issuers),
         removed=_removed(world),
         undeclared=sorted(name for name, facts in world.clusters.items() if facts.own_issues),
-        joining={name: step_reports(found) for name, found in sorted(joining.items())},
+        joining={name: _step_reports(found) for name, found in sorted(joining.items())},
         losses=_losses(record.under_way, world),
         plan=_plan(record, world, commands, config) if record.under_way is None else None,
     )
@@ -127,7 +131,7 @@ def _conditions(verdict: Verdict) -> list[Condition]:
 
 
 def _own_conditions(verdict: Verdict) -> list[Condition]:
-    """Unmet ones; what a person has to say or time has to bring first, for the others often follow from it."""
+    """Unmet ones; first what an operator has to declare or only time brings, for the others often follow from it."""
     ranked = sorted(verdict.unmet, key=lambda condition: condition.name != "own_earlier")
     return _condition_reports(ranked[:MOST_OF_ONE])
 
@@ -136,6 +140,23 @@ def _condition_reports(conditions: Iterable[Condition]) -> list[Condition]:
     return [
         Condition(name=c.name, met=c.met, detail=c.detail, cluster=c.cluster, until=c.until)
         for c in conditions
+    ]
+
+
+def _step_reports(found: Position) -> list[JoinStepReport]:
+    """The steps of a cluster that joins; of each step the conditions that are not met first."""
+    return [
+        JoinStepReport(
+            step=seen.step.value,
+            done=seen.done,
+            conditions=[
+                replace(report, detail=report.detail[:MOST_STEP_TEXT])
+                for report in _condition_reports(
+                    sorted(seen.conditions, key=lambda condition: condition.met)[:MOST_OF_A_STEP]
+                )
+            ],
+        )
+        for seen in found.steps
     ]
 
 
@@ -172,8 +193,8 @@ def _plan(record: RotationRecord, world: World, commands: Commands, config: HubC
     problem = remedy = ""
     started: RotationRecord | None = None
     try:
-        asked = Operation(id="plan", verb="start", author="plan", asked=world.now)
-        started = commands.apply(asked, record, world, config)
+        start = Operation(id="plan", verb="start", author="plan", asked=world.now)
+        started = commands.apply(start, record, world, config)
     except OperationRefused as error:
         problem, remedy = error.what, error.remedy
     rotation = started.rotation if started is not None else None
@@ -195,7 +216,7 @@ def _plan(record: RotationRecord, world: World, commands: Commands, config: HubC
 
 
 def _dependents(world: World, rotation: Rotation | None) -> list[Dependent]:
-    """What else holds trust in each cluster: a rotation waits for it, or passes it by, and either has to be known.
+    """What else depends on trust in each cluster: a rotation waits for it, or passes it by, and either has to be known.
 
     Those in the way of the rotation that would be started come first.
     """
@@ -235,14 +256,14 @@ def _dependents(world: World, rotation: Rotation | None) -> list[Dependent]:
             for hook in facts.webhooks or ()
         ]
         if isinstance(facts, MemberFacts) and facts.trust_bundle:
-            detail = "pods that mount it trust what it holds"
+            detail = "pods that mount it trust what is in it"
             found.append(Dependent(cluster=name, what="ClusterTrustBundle", detail=detail))
-    return sorted(found, key=lambda holder: not holder.obstacle)
+    return sorted(found, key=lambda dependent: not dependent.obstacle)
 
 
-def _named_of(held: frozenset[str], world: World) -> list[str]:
-    """The pins among what is held, and a few others: a cluster may hold any number, and one report tells of all."""
-    return sorted(held & world.pins) + sorted(held - world.pins)[:MOST_STRANGE]
+def _named_of(anchors: frozenset[str], world: World) -> list[str]:
+    """The pinned ones, and a few others: a cluster may have any number, and one report covers all clusters."""
+    return sorted(anchors & world.pins) + sorted(anchors - world.pins)[:MOST_STRANGE]
 
 
 def _side(side: Side | str) -> Side | None:
@@ -257,7 +278,7 @@ def _side(side: Side | str) -> Side | None:
 
 
 def _longest_leaf(world: World) -> float:
-    """For how long, in seconds, some leaf that is out may still have to be reckoned with; 0 where none is."""
+    """For how long, in seconds, some leaf that was delivered may still be alive; 0 where none is."""
     ends = [*alive(world.expiry_bounds, world.now, skew=world.skew).values()]
     ends += [facts.unknown_until for facts in world.clusters.values() if facts.unknown_until]
     return max(0.0, max(ends, default=world.now - world.skew) + world.skew - world.now)

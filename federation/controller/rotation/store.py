@@ -26,12 +26,12 @@ _logger = logging.getLogger(__name__)
 
 
 MOST_APPLIED: Final = 50
-"""Operations remembered as applied: one that was not answered is heard again within seconds."""
+"""Operations remembered as applied: one that was not answered is requested again within seconds."""
 
 FORGOTTEN: Final = 86400.0  # seconds after the end of what lived in a cluster that was removed
 UNKNOWN_LIFE: Final = 86400.0  # of leaves from before the hub, where an earlier version did not record it
 
-NAMES_KEPT: Final = 30 * 86400.0  # seconds that it is remembered that the listener had a name
+NAMES_REMEMBERED: Final = 30 * 86400.0  # seconds that it is remembered that the listener had a name
 MOST_NAMES: Final = 100
 
 MOST_SETBACKS: Final = 20
@@ -41,12 +41,12 @@ UNCOUNTED: Final = 0  # the revision of a record that an earlier release wrote
 class Arrivals(Takeovers, frozen=True, kw_only=True, rename={"applied_ids": "heard"}):
     """How clusters joined, besides when the hub was first configured to issue for each of them.
 
-    ``joined`` are those whose every namespace has held the hub's bundle. ``own`` are the pinned CAs (SHA-256) that a
-    cluster came with: while no takeover was ``declared`` (the last time that a person did), they go on issuing
-    there; of a CA that is found later it does not speak. All but ``own`` is kept while a cluster is registered:
+    ``joined`` are those whose every namespace was read back with the hub's bundle. ``own`` are the pinned CAs (SHA-256)
+    that a cluster came with: while no takeover was ``declared`` (when an operator last did), they go on issuing
+    there; it says nothing of a CA that is found later. All but ``own`` lasts while a cluster is registered:
     it is not known who issued while it was not, so it starts over. ``applied_ids`` are the operations (ids) that
-    declared lately: none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen: from
-    then on it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live
+    declared last, so that none is applied twice. ``trust_bundles`` are the clusters whose ClusterTrustBundle was seen:
+    from then on it counts, whether it can be read or not. ``longest`` is how long leaves from before the hub may live
     (seconds), and ``gone`` until when they may in clusters that are registered no more. ``served`` says since when the
     own CA of a cluster delivers the hub's roots, ``provided`` since when the hub provides the certificate of every
     istiod there. ``names`` are those that the listener has or had, with when each was taken out of the configuration
@@ -65,7 +65,7 @@ class Arrivals(Takeovers, frozen=True, kw_only=True, rename={"applied_ids": "hea
     names: dict[str, float] = msgspec.field(default_factory=dict)
 
     def taken_over(self, cluster: str) -> float | None:
-        """Since when nobody but the hub issues for a registered cluster; None: its own CA still does."""
+        """Since when the hub alone issues for a registered cluster; None: its own CA still does."""
         if self.own.get(cluster) and cluster not in self.declared:
             return None
         return max(self.since.get(cluster, 0.0), self.declared.get(cluster, 0.0))
@@ -84,19 +84,19 @@ class RotationStore:
         self.arrivals: Arrivals | None = None
         """As it was last read or written; None before."""
         self.ahead: dict[str, int] = {}
-        """Clusters that hold a later generation (its number) than the state knows: they get no certificates."""
+        """Clusters that have a later generation (its number) than the state knows: they get no certificates."""
 
         self.others: dict[str, str] = {}
         """Clusters that are left to another hub (its identity): they get none either."""
         self.met: list[str] | None = None
-        """Clusters that a controller has looked into, which alone get any; None where that does not count."""
+        """Clusters that a controller has read since they were registered: they alone get any; None: all do."""
 
     async def load(self) -> RotationRecord:
         """The record as it is persisted; an empty one where none ever was.
 
-        The version of the directives is read before the record: whoever writes directives by a newer record than this
-        one changes it after that, and :meth:`issue_directives` then notices. Raises StateUnavailable where there was
-        a record and it is gone, or is older than the directives: it would take back what has been done since.
+        The version of the directives is read before the record: a leader that writes directives by a newer record than
+        this one changes it after that, and :meth:`issue_directives` then notices. Raises StateUnavailable where there
+        was a record and it is gone, or is older than the directives: it would take back what has been done since.
         """
         directives = await self._store.read(DIRECTIVES)
         self._directives_version = directives.version if directives is not None else None
@@ -127,7 +127,7 @@ class RotationStore:
         return record
 
     async def check(self) -> bool:
-        """Look whether the record is still what was last read or written here; True where another one is in force.
+        """Check whether the record is still what was last read or written here; True where another one is in force.
 
         Raises StateConflict where another controller wrote a later one, StateUnavailable where it is gone.
         """
@@ -152,7 +152,7 @@ class RotationStore:
         return self.record
 
     async def save(self, record: RotationRecord) -> None:
-        """Persist the record. Raises StateConflict where somebody else wrote since it was read.
+        """Persist the record. Raises StateConflict where another controller wrote since it was read.
 
         After a StateUnavailable it may have been written all the same: it has to be loaded again.
         """
@@ -165,12 +165,12 @@ class RotationStore:
         else:
             self._version = await self._store.write(ROTATION, data, expected=self._version)
         before, self.record = self.record, record
-        _tell(before, record)
+        _log_changes(before, record)
 
     async def issue_directives(self) -> SigningDirectives:
         """Make the persisted directives those of the record; the directives.
 
-        Raises StateConflict where somebody else wrote them since they were read here: another may lead by now,
+        Raises StateConflict where they were written since they were read here: another controller may lead by now,
         and the record has to be read again.
         """
         directives = replace(
@@ -178,7 +178,7 @@ class RotationStore:
         )
         stored = await self._store.read(DIRECTIVES)
         if (stored.version if stored is not None else None) != self._directives_version:
-            raise StateConflict("somebody else wrote it", where=DIRECTIVES)
+            raise StateConflict("another controller wrote it", where=DIRECTIVES)
         if stored is None:
             if directives != SigningDirectives():
                 self._directives_version = await self._store.write(
@@ -194,7 +194,7 @@ class RotationStore:
 
     @property
     def applied_ids(self) -> frozenset[str]:
-        """The operations (ids) that were applied lately, whether somebody was told so or not."""
+        """The operations (ids) that were applied last, whether that could be reported or not."""
         return frozenset(
             {*self.record.applied_ids, *(self.arrivals.applied_ids if self.arrivals is not None else ())}
         )
@@ -271,9 +271,9 @@ class RotationStore:
         return await self._arrive(met)
 
     async def declare(self, cluster: str, now: float, *, applied_ids: str = "") -> None:
-        """Remember that from now on nobody but the hub issues there. Said again, it counts from then on.
+        """Record that from now on the hub alone issues there. Declared again, it counts from then on.
 
-        ``applied_ids`` is the operation (id) that says so.
+        ``applied_ids`` is the operation (id) that declares it.
         """
         await self._arrive(
             lambda before: replace(
@@ -289,7 +289,7 @@ class RotationStore:
         return await self._arrive(lambda before: before)
 
     async def _arrive(self, change: Callable[[Arrivals], Arrivals]) -> Arrivals:
-        """What is persisted, changed. Raises StateConflict where somebody else wrote in between."""
+        """What is persisted, changed. Raises StateConflict where another controller wrote in between."""
         stored = await self._store.read(TAKEOVERS)
         before = decode(stored.data, Arrivals, key=TAKEOVERS) if stored is not None else Arrivals()
         after = change(before)
@@ -303,11 +303,21 @@ class RotationStore:
         return after
 
 
+def with_setback(record: RotationRecord, found: Setback) -> RotationRecord:
+    """The record with one more time that state was set back."""
+    return replace(record, setbacks=[*record.setbacks, found][-MOST_SETBACKS:])
+
+
+def and_applied(applied_ids: list[str], operation: str) -> list[str]:
+    """The operations that were applied last, with that one (its id; empty for none)."""
+    return [*applied_ids, operation][-MOST_APPLIED:] if operation else applied_ids
+
+
 def _names(before: Mapping[str, float], configured: Collection[str], now: float) -> dict[str, float]:
     """The names of the listener, and when those were taken away that it has no more, the latest of them."""
     gone = {name: at or now for name, at in before.items() if name not in configured}
-    kept = sorted((at, name) for name, at in gone.items() if at + NAMES_KEPT > now)[-MOST_NAMES:]
-    return {name: at for at, name in sorted(kept)} | dict.fromkeys(sorted(configured), 0.0)
+    recent = sorted((at, name) for name, at in gone.items() if at + NAMES_REMEMBERED > now)[-MOST_NAMES:]
+    return {name: at for at, name in sorted(recent)} | dict.fromkeys(sorted(configured), 0.0)
 
 
 def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str, float]:
@@ -316,33 +326,23 @@ def _gone(before: Arrivals, registered: frozenset[str], now: float) -> dict[str,
     Of a CA that went on issuing only what it had issued by then counts: it is no part of the mesh any more. One
     that is registered again starts over, and what was alive when it was removed still counts.
     """
-    kept = {name: until for name, until in before.gone.items() if until + FORGOTTEN > now}
+    ends = {name: until for name, until in before.gone.items() if until + FORGOTTEN > now}
     for name, since in before.since.items():
         if name not in registered:
             taken = before.taken_over(name)
             life = before.longest.get(name, UNKNOWN_LIFE)
             until = (now if taken is None else max(since, taken)) + life
             if until > now:
-                kept[name] = max(until, kept.get(name, 0.0))
-    return kept
-
-
-def with_setback(record: RotationRecord, found: Setback) -> RotationRecord:
-    """The record with one more time that state was set back."""
-    return replace(record, setbacks=[*record.setbacks, found][-MOST_SETBACKS:])
+                ends[name] = max(until, ends.get(name, 0.0))
+    return ends
 
 
 def _since(
     before: Mapping[str, float], seen: Mapping[str, bool | None], registered: frozenset[str], now: float
 ) -> dict[str, float]:
     """Since when something is so, by cluster: what was seen not to be so begins anew."""
-    kept = {name: at for name, at in before.items() if name in registered and seen.get(name) is not False}
-    return kept | {name: now for name, is_so in seen.items() if is_so and name not in kept}
-
-
-def and_applied(applied_ids: list[str], operation: str) -> list[str]:
-    """The operations that were applied lately, with that one (its id; empty for none)."""
-    return [*applied_ids, operation][-MOST_APPLIED:] if operation else applied_ids
+    lasting = {name: at for name, at in before.items() if name in registered and seen.get(name) is not False}
+    return lasting | {name: now for name, is_so in seen.items() if is_so and name not in lasting}
 
 
 def _lost(what: str) -> StateUnavailable:
@@ -354,7 +354,7 @@ def _lost(what: str) -> StateUnavailable:
     )
 
 
-def _tell(before: RotationRecord, after: RotationRecord) -> None:
+def _log_changes(before: RotationRecord, after: RotationRecord) -> None:
     rotation = after.rotation
     known = before.rotation.history if before.rotation is not None else []
     if rotation is not None and rotation.history and rotation.history != known:

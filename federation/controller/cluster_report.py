@@ -31,7 +31,7 @@ def derive_health(
 ) -> ClusterHealth:
     """The worst that is known: of the connection first, then of the read-back, then of publication.
 
-    ``remedy`` is that of the refusal which is told, where namespaces refuse the bundle.
+    ``remedy`` is that of the refusal which is reported, where namespaces refuse the bundle.
     """
     health = ClusterHealth.derive(problems, clock_skew=clock_skew)
     if health.state != "ready":

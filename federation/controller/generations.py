@@ -58,7 +58,7 @@ def plan_generation(
     """The next generation, or None where ``bundle`` is what is in force, byte for byte.
 
     ``floor`` is the highest number this process has seen in force: where the store has gone back behind it
-    (restored from a backup), the same bytes get a new number, because nobody follows numbers backwards.
+    (restored from a backup), the same bytes get a new number, because no signer follows numbers backwards.
     """
     before = in_force.generation
     same = before is not None and (before.sha256, before.trust_domain) == (bundle.sha256, str(trust_domain))
@@ -91,7 +91,7 @@ def describe_change(before: Generation | None, bundle: TrustBundle) -> str:
 
 
 def anchor_record(anchor: Anchor) -> AnchorRecord:
-    """The anchor with its provenance and expiry, as it is kept."""
+    """The anchor with its provenance and expiry, as it is persisted."""
     certificate = anchor.certificate
     return AnchorRecord(
         sha256=certificate.sha256,

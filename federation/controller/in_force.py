@@ -1,4 +1,4 @@
-"""What the leader holds to be in force, shared with everything that works by it. Changed in one place only."""
+"""What the leader takes to be in force, shared with everything that works by it. It is changed in one place only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from federation.core.rotation.record import Unpinned
 
 @dataclass(slots=True)
 class TrustState:
-    """The generation in force with its anchors, and the numbers of the contents that may still be held."""
+    """The generation in force with its anchors, and the numbers of the contents that may still be in use."""
 
     generation: Generation | None = None
     anchors: tuple[Certificate, ...] = ()
@@ -38,7 +38,7 @@ class TrustState:
         return self.generation.number if self.generation else 0
 
     def adopt(self, generation: Generation, behind: Mapping[str, Generation] | None = None) -> None:
-        """Work by that generation from now on. Raises InvalidValue where its bundle cannot be read."""
+        """Use that generation from now on. Raises InvalidValue where its bundle cannot be read."""
         self.anchors = bundle_of(generation).certificates
         self.generation = generation
         self.behind = dict(behind or {})
@@ -54,7 +54,7 @@ class TrustState:
         return Current(number=self.number, sha256=digest, behind=behind)
 
     def for_cluster(self, name: str) -> Generation | None:
-        """The generation that this cluster is to hold."""
+        """The generation that this cluster is to have."""
         return self.behind.get(name, self.generation)
 
     def roots(self, now: float) -> dict[str, Unpinned]:

@@ -57,11 +57,11 @@ SOURCES_EVERY: Final = 2.0
 HELD_CHECK: Final = 0.5
 PROOF_TICK: Final = 0.1
 LOOK_BACK: Final = 600.0  # seconds: while a fight over an object is remembered
-PROPOSALS_EVERY: Final = 0.5  # seconds between looks whether something was found
-ROTATION_EVERY: Final = 1.0  # seconds between looks at the gates
-FIRST_LOOK: Final = 0.2  # seconds between looks whether a new cluster was read
+PROPOSALS_EVERY: Final = 0.5  # seconds between checks whether something was found
+ROTATION_EVERY: Final = 1.0  # seconds between two evaluations of the gates
+FIRST_POLL: Final = 0.2  # seconds between checks whether a new cluster was read
 PROOF_SPACING: Final = 1.0
-"""Seconds at least between proofs that a change asked for; a fan-out changes something all the time."""
+"""Seconds at least between proofs that a change caused; a fan-out changes something all the time."""
 
 
 class LeadershipLostError(FederationError):
@@ -127,7 +127,7 @@ class Leader:
         )
 
     async def run(self) -> None:
-        """Lead until cancelled. Raises LeadershipLostError (in a group) the moment leadership is not held."""
+        """Lead until cancelled. Raises LeadershipLostError (in a group) the moment that this process does not lead."""
         await self._require_own_state()
         await self._kept.load()
         await self._look_back()
@@ -149,7 +149,7 @@ class Leader:
         try:
             in_force = await Ledger(self._store).read()
         except StateUnavailable:
-            return  # what stands in the way of reading it is said where generations are kept
+            return  # what prevents reading it is reported where generations are written
         require_mesh(in_force, self._config.current.trust_domain)
 
     def _open(self, cluster: ClusterConfig) -> AbstractAsyncContextManager[Member]:
@@ -179,7 +179,7 @@ class Leader:
     async def _watch_leadership(self) -> None:
         while self._leadership.held:
             await self._clock.sleep(HELD_CHECK)
-        raise LeadershipLostError("leadership is not held any more")
+        raise LeadershipLostError("this process does not lead any more")
 
     async def _keep_sources(self) -> None:
         """Follow the sources and the configuration; a change of the latter is taken up at once."""
@@ -190,7 +190,7 @@ class Leader:
             await self._update()
 
     async def _keep_rotation(self) -> None:
-        """Look whether the rotation may go on, and hear operators."""
+        """Check whether the rotation may go on, and carry out operations."""
         while True:
             stepped = await self.rotation.step(self._config.current, self._see, self._update)
             self.trust.delivered = self.rotation.delivered
@@ -208,7 +208,7 @@ class Leader:
         """A moment, less where a cluster was read for the first time: until that is recorded it gets nothing."""
         due = self._clock.monotonic() + ROTATION_EVERY
         while True:
-            await self._clock.sleep(FIRST_LOOK)
+            await self._clock.sleep(FIRST_POLL)
             met = self.rotation.rotation_store.met
             read = (str(name) for name, member in self._members.current.items() if member.is_read)
             if self._clock.monotonic() >= due or (met is not None and any(name not in met for name in read)):
@@ -258,7 +258,7 @@ class Leader:
         if config is not self._applied:
             before, self._applied = self._applied, config
             if before is not None and _shared(before) != _shared(config):
-                await self._members.apply(())  # what all members stand on has changed
+                await self._members.apply(())  # what all members depend on has changed
             await self._members.apply(config.clusters)
             changed = True
         if changed:
@@ -318,7 +318,7 @@ class Leader:
 
     async def _prove(self) -> None:
         parties: list[Participant | Absent] = []
-        at = self._clock.now()  # before anything is looked at: it is proved as of then, or later
+        at = self._clock.now()  # before anything is read: it is proved as of then, or later
         for cluster in self._config.current.clusters:
             member = self._members.current.get(cluster.name)
             if member is not None:
@@ -335,7 +335,7 @@ class Leader:
         }
         matrix = await prove(parties, generation=self.trust.generation, anchors=self.trust.anchors, at=at)
         present = [party for party in parties if isinstance(party, Participant)]
-        self._proved = Proved(matrix, issuers, {party.cluster: party.held for party in present})
+        self._proved = Proved(matrix, issuers, {party.cluster: party.generation for party in present})
         self._proved_with = {
             party.cluster: frozenset(content.sha256 for content in party.contents) for party in present
         }
@@ -401,7 +401,7 @@ class Leader:
         return self.sources.states | withheld
 
     def proposals(self) -> list[Proposal]:
-        """Anchors that clusters held or back ends named, and nobody pinned, as far as they are persisted."""
+        """Anchors found in clusters or named by back ends that no configuration pins, as far as they are persisted."""
         config = self._config.current
         return self._kept.shown(clusters=_names(config), pins=config.trust.pins)
 
@@ -426,8 +426,8 @@ class Leader:
             cluster, read.readable, not read.problem, where=where, now=now, place=place
         )
 
-    def _settle(self, cluster: str, held: frozenset[str], hides: Callable[[str], bool]) -> None:
-        self._proposals.settle(cluster, held, hides=hides)
+    def _settle(self, cluster: str, anchors: frozenset[str], hides: Callable[[str], bool]) -> None:
+        self._proposals.settle(cluster, anchors, hides=hides)
 
     async def _keep_proposals(self) -> None:
         while True:

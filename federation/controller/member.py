@@ -38,7 +38,7 @@ from federation.controller.publication.joining import (
 )
 from federation.controller.publication.observed import (
     EXAMPLES,
-    KEPT,
+    JOINS,
     LEFT,
     MOST_READ,
     ClusterWatch,
@@ -61,11 +61,11 @@ from federation.kubernetes.budget import Budgets
 from federation.kubernetes.objects import ObjectKey
 from federation.kubernetes.session import MEMBER_ANSWER_BYTES, ClusterSession
 
-LOOK: Final = 10.0
+ISTIO_INTERVAL: Final = 10.0
 """Seconds between readings of Istio's settings in a cluster that joins."""
 
 HEALTH_CHECK_INTERVAL: Final = 1.0
-"""Seconds between looks at whether a cluster that was away is back."""
+"""Seconds between checks whether a cluster that was away is back."""
 
 CLAIM_POLL: Final = 0.25  # seconds
 NOT_READ: Final = "what another writer put there is not read yet"
@@ -82,7 +82,7 @@ SPARE_CONNECTIONS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class MemberDependencies:
-    """What the members share with the leader. The callables are asked each time, so they follow a reload."""
+    """What the members share with the leader. The callables are called each time, so they follow a reload."""
 
     publication: PublicationConfig
     trust_domain: TrustDomain
@@ -100,7 +100,7 @@ class MemberDependencies:
     budgets: Budgets
     hub: HubIdentity = NO_HUB
     former: Callable[[str], ControllerClusterReport | None] = lambda _: None
-    """How that cluster fared when it was reported last, by whoever led then."""
+    """How that cluster fared when it was reported last, by the leader of then."""
     settled: Callable[[str, frozenset[str], Callable[[str], bool]], None] = lambda *_: None
     """Cluster, all anchors that others' content holds there, and whether a namespace holds the hub's own instead."""
     remembered: Callable[[str], JoiningMemory | None] = no_memory  # how a cluster joined
@@ -117,7 +117,7 @@ async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-    raise RuntimeError(f"{work!r} has ended, and nobody had asked it to")
+    raise RuntimeError(f"{work!r} has ended, and was not cancelled")
 
 
 class Member:
@@ -133,7 +133,7 @@ class Member:
             self._contents,
             where=str(config.name),
             budget=session.budget,
-            held=self._held_digests,
+            present=self._other_contents,
             on_read=self._was_read,
         )
         self._health_check = HealthCheck(session, timeout=config.timeouts.request, clock=around.clock)
@@ -190,8 +190,12 @@ class Member:
             clock=around.clock,
             jitter=around.jitter,
             allowed=around.allowed,
-            keeps=lambda held: self._joining.keeps(CLUSTER_SCOPED, held.as_config_map() if held else None),
-            yields=lambda held: self._joining.yields(CLUSTER_SCOPED, held.as_config_map() if held else None),
+            keeps=lambda observed: self._joining.keeps(
+                CLUSTER_SCOPED, observed.as_config_map() if observed else None
+            ),
+            yields=lambda observed: self._joining.yields(
+                CLUSTER_SCOPED, observed.as_config_map() if observed else None
+            ),
             remembered=self._bundle_was_seen,
             on_change=self._bundle_noticed,
         )
@@ -270,7 +274,7 @@ class Member:
                 member._istiod.run,
                 member._webhooks.run,
                 member._beat,
-                member._look,
+                member._read_istio_again,
                 member._claim,
             ]
             if member._bundle.enabled:
@@ -311,26 +315,26 @@ class Member:
         remembered = self._around.remembered(str(self.config.name))
         return remembered is not None and remembered.trust_bundle
 
-    def _bundle_noticed(self, held: ObservedTrustBundle | None) -> None:
+    def _bundle_noticed(self, observed: ObservedTrustBundle | None) -> None:
         """The watch shows what the ClusterTrustBundle holds."""
         self._dirty = True
         self._around.changed()
-        if held is not None:
-            self._joining.notice(CLUSTER_SCOPED, held.as_config_map())
-            self._find(held.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
+        if observed is not None:
+            self._joining.notice(CLUSTER_SCOPED, observed.as_config_map())
+            self._find(observed.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
 
     def _find(self, digest: str, where: str, place: str) -> frozenset[str] | None:
-        """Have looked at what another writer published there; the anchors in it, None where these are not known."""
+        """Have what another writer published there read; the anchors in it, None where these are not known."""
         if not digest or self._around.trust.is_ours(digest):
             return frozenset()
         read = self._reading.of(digest, seen=(where, place))
         return None if read is None else self._around.found(str(self.config.name), read, where, place)
 
-    def _held_digests(self) -> frozenset[str]:
-        """What it holds now that is not the hub's."""
-        digests = {held.sha256 for held in self._watch.held.values()}
-        if self._bundle.held is not None:
-            digests.add(self._bundle.held.sha256)
+    def _other_contents(self) -> frozenset[str]:
+        """The digests of what is there now that is not the hub's."""
+        digests = {observed.sha256 for observed in self._watch.config_maps.values()}
+        if self._bundle.bundle is not None:
+            digests.add(self._bundle.bundle.sha256)
         return frozenset(digest for digest in digests if digest and not self._around.trust.is_ours(digest))
 
     def _was_read(self, digest: str, seen: tuple[str, str]) -> None:
@@ -338,18 +342,22 @@ class Member:
         where, place = seen
         if where:
             self._find(digest, where, place)
-        holding = {key.namespace: held for key, held in self._watch.held.items() if held.sha256 == digest}
-        for namespace, held in holding.items():
-            self._joining.notice(namespace, held)
-        self._publisher.look_again(holding)
-        if self._bundle.held is not None and self._bundle.held.sha256 == digest:
-            self._joining.notice(CLUSTER_SCOPED, self._bundle.held.as_config_map())
+        present = {
+            key.namespace: observed
+            for key, observed in self._watch.config_maps.items()
+            if observed.sha256 == digest
+        }
+        for namespace, observed in present.items():
+            self._joining.notice(namespace, observed)
+        self._publisher.check_again(present)
+        if self._bundle.bundle is not None and self._bundle.bundle.sha256 == digest:
+            self._joining.notice(CLUSTER_SCOPED, self._bundle.bundle.as_config_map())
         self._dirty = True
         self._around.changed()
 
     def _settle(self, counted: ReadBack) -> None:
         """Say which anchors of others the cluster holds, where it was read completely."""
-        bundle = self._bundle.held
+        bundle = self._bundle.bundle
         if self._settled is counted or not self._watch.fresh or counted.forbidden:
             return
         found = [
@@ -365,14 +373,14 @@ class Member:
             self._settled = counted
 
     def _hides(self, namespace: str) -> bool:
-        """Whether what another writer put there may be away only because the hub has written over it, or not looked."""
+        """Whether what another writer put there may be away only because the hub wrote over it, or did not read it."""
         if namespace == CLUSTER_SCOPED:
-            held = self._bundle.held.as_config_map() if self._bundle.held is not None else None
+            observed = self._bundle.bundle.as_config_map() if self._bundle.bundle is not None else None
         elif ObjectKey("", namespace) not in self._watch.namespaces:
             return False
         else:
-            held = self._watch.held.get(ObjectKey(namespace, self._around.publication.config_map))
-        return held is None or self._around.trust.is_ours(held.sha256)
+            observed = self._watch.config_maps.get(ObjectKey(namespace, self._around.publication.config_map))
+        return observed is None or self._around.trust.is_ours(observed.sha256)
 
     async def _beat(self) -> None:
         """Follow whether the cluster is there, and be quick when it comes back."""
@@ -383,16 +391,16 @@ class Member:
                 self._dirty = True
             if fresh != self._was_fresh:
                 self._around.changed()
-            if self._joining.stirred():
+            if self._joining.memory_changed():
                 self._publisher.notice_all()
                 self._dirty = True
             if late := self._joining.overdue():
-                self._publisher.look_again(late)
+                self._publisher.check_again(late)
                 self._dirty = True
             self._was_fresh = fresh
             # A watch may be back before the next pulse: what the pulse said last must not outlive that.
             troubled = not fresh or self._publisher.tally.cluster_problem
-            if (troubled or self._health_check.due) and await self._health_check.ask():
+            if (troubled or self._health_check.due) and await self._health_check.check():
                 self._watch.renew()
                 self._publisher.resume()
                 self._bundle.renew()
@@ -401,7 +409,7 @@ class Member:
             await self._clock.sleep(HEALTH_CHECK_INTERVAL)
 
     async def _claim(self) -> None:
-        """Publish to all namespaces once this hub's mark has stood in the first one."""
+        """Publish to all namespaces once this hub's mark has been in the first one for a moment."""
         while True:
             before, other = self._joining.claims, self._joining.left
             await self._clock.sleep(CLAIM_POLL if before else HEALTH_CHECK_INTERVAL)
@@ -409,12 +417,12 @@ class Member:
                 self._publisher.notice_all()
                 self._dirty = True
 
-    async def _look(self) -> None:
+    async def _read_istio_again(self) -> None:
         """Read what a cluster that joins has set in its Istio."""
         while True:
             joins = self._joining.under_way
             self._istio = istio_seen(await read_istio(self._session, self.config)) if joins else None
-            await self._clock.sleep(LOOK if joins else HEALTH_CHECK_INTERVAL)
+            await self._clock.sleep(ISTIO_INTERVAL if joins else HEALTH_CHECK_INTERVAL)
 
     def _read_back(self) -> ReadBack:
         """Counted anew only after something has changed: reports come every few seconds, changes seldom."""
@@ -429,7 +437,7 @@ class Member:
             self._dirty = False
             counted = read_back(
                 self._watch.namespaces,
-                self._watch.held,
+                self._watch.config_maps,
                 self._publisher.target if fresh else None,
                 config_map=self._around.publication.config_map,
                 excluded=frozenset(self._around.publication.excluded_namespaces),
@@ -438,22 +446,22 @@ class Member:
                 failed=tally.failed,
                 keeps=self._joining.keeps,
                 yields=self._joining.yields,
-                why_kept=LEFT if self._joining.left else KEPT,
+                why_joining=LEFT if self._joining.left else JOINS,
             )
             self._reported = counted, fresh
-        if fresh and not self._bundle.kept and self._bundle.status().state != "unknown":
+        if fresh and not self._bundle.joining and self._bundle.status().state != "unknown":
             self._joining.complete(self._reported[0])
         return self._reported[0]
 
     def report(self) -> ControllerClusterReport:
         """How this cluster fares now, by what was read back."""
         health, counted = self._derive_health(), self._read_back()
-        kept = islice(counted.contents, MOST_READ) if counted.joining else ()
-        for digest in kept:  # proposed for as long as it is kept
+        proposed = islice(counted.contents, MOST_READ) if counted.joining else ()
+        for digest in proposed:  # proposed while it is there
             where = f"{self._around.publication.config_map} in {counted.where(digest)}"
             self._find(digest, where, counted.examples[digest][0])
-        if self._bundle.kept and self._bundle.held is not None:
-            self._find(self._bundle.held.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
+        if self._bundle.joining and self._bundle.bundle is not None:
+            self._find(self._bundle.bundle.sha256, f"ClusterTrustBundle {self._bundle.name}", CLUSTER_SCOPED)
         self._settle(counted)
         leaf, problem = self._probe.leaf, self._probe.problem
         return ControllerClusterReport(
@@ -499,7 +507,7 @@ class Member:
         if health.state == "ready" and rival:
             health = other_hub_wrote(rival)
         if health.state == "ready" or health.reason == "other_writers":
-            if self._keeps_something(counted):
+            if self._keeps_its_own(counted):
                 health = self._joining_health(counted)
             elif counted.yielded:
                 health = self._joining.yielding(counted.contents, counted.yielded_to, counted.yielded)
@@ -544,28 +552,28 @@ class Member:
         awaited = self._around.awaited(str(self.config.name))
         if awaited is not None:
             return awaited
-        held = self._read_back().contents
-        others = sum(count for digest, count in held.items() if not self._around.trust.is_ours(digest))
+        contents = self._read_back().contents
+        others = sum(count for digest, count in contents.items() if not self._around.trust.is_ours(digest))
         return f"{others} namespaces hold roots that are not the hub's" if others else ""
 
-    def _keeps_something(self, counted: ReadBack) -> bool:
-        return bool(counted.joining) or self._bundle.kept or self._joining.left
+    def _keeps_its_own(self, counted: ReadBack) -> bool:
+        return bool(counted.joining) or self._bundle.joining or self._joining.left
 
     def _joining_health(self, counted: ReadBack) -> ClusterHealth:
-        held = self._bundle.held if self._bundle.kept else None
-        return self._joining.health({*counted.contents, *([held.sha256] if held is not None else ())})
+        observed = self._bundle.bundle if self._bundle.joining else None
+        return self._joining.health({*counted.contents, *([observed.sha256] if observed is not None else ())})
 
     @property
     def is_read(self) -> bool:
-        """Whether it is known now what its namespaces hold."""
+        """Whether it is known now what its namespaces have."""
         return self._watch.fresh
 
     def facts(self) -> MemberFacts:
-        """What it was read back to hold, for the gates of a rotation and for how it joins."""
-        held, silent = self._bundle.held, self._clock.monotonic() - self._bundle.last_seen
+        """What it was read back to have, for the gates of a rotation and for how it joins."""
+        observed, silent = self._bundle.bundle, self._clock.monotonic() - self._bundle.last_seen
         anchors = None
-        if held is not None:
-            anchors = frozenset(c.sha256 for c in self._bundle_content(held).certificates)
+        if observed is not None:
+            anchors = frozenset(c.sha256 for c in self._bundle_content(observed).certificates)
         facts = with_bundle(
             self._namespace_facts(),
             self._bundle.name,
@@ -598,23 +606,23 @@ class Member:
             why = self._derive_health()
             detail = why.detail or why.reason or "its watches are silent"
             return MemberFacts(anchors=None, detail=detail, own=own)
-        if self._keeps_something(counted):
+        if self._keeps_its_own(counted):
             detail = self._joining_health(counted).detail
             return MemberFacts(anchors=None, detail=detail, own=own, joining=not self._joining.left)
         if counted.forbidden:
             names = ", ".join(sorted(self._publisher.tally.forbidden)[:EXAMPLES])
             detail = f"{counted.forbidden} namespaces refuse the hub, such as {names}"
             return MemberFacts(anchors=None, detail=detail, own=own)
-        held = None
+        common = None
         for digest in counted.contents:
             content = self._content(digest, counted)
             anchors = frozenset(c.sha256 for c in content.certificates)
-            held = anchors if held is None else held & anchors
+            common = anchors if common is None else common & anchors
         if sum(counted.contents.values()) < counted.selected:
-            held = frozenset()
+            common = frozenset()
         return MemberFacts(
             own=own,
-            anchors=frozenset() if held is None else held,
+            anchors=frozenset() if common is None else common,
             current=counted.selected == counted.current,
             read_back_at=now - (self._clock.monotonic() - self._watch.last_seen),
             detail=f"{counted.current} of {counted.selected} namespaces hold what is meant for them{counted.others}",
@@ -629,7 +637,7 @@ class Member:
                 name, f"not read back: {health.detail or health.reason or 'its watches are silent'}"
             )
         counted = self._read_back()
-        if self._keeps_something(counted):
+        if self._keeps_its_own(counted):
             return Absent(name, self._joining_health(counted).detail)
         if counted.yielded:
             return Absent(name, self._derive_health().detail)
@@ -644,7 +652,7 @@ class Member:
         if unread := self._unread(counted):
             return Absent(name, unread)
         contents = {digest: self._content(digest, counted) for digest in counted.contents}
-        in_bundle = self._bundle.held
+        in_bundle = self._bundle.bundle
         if in_bundle is not None and in_bundle.sha256 not in contents:
             contents[in_bundle.sha256] = self._bundle_content(in_bundle)
         delivered = self._contents.note(leaf.delivered.decode("ascii"))
@@ -658,15 +666,15 @@ class Member:
         ordered = tuple(contents[digest] for digest in sorted(contents))
         target = self._publisher.target
         everywhere = counted.selected == counted.current and (not bundle.counted or self._bundle.met)
-        held = target.generation if target is not None and everywhere else 0
-        return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, held)
+        generation = target.generation if target is not None and everywhere else 0
+        return Participant(name, leaf.chain, leaf.key_pem, leaf.identity, ordered, generation)
 
     def unproved(self, proved: frozenset[str]) -> str:
-        """Why a proof with these contents (SHA-256) says nothing of what is held by now; empty where it does."""
+        """Why a proof with these contents (SHA-256) says nothing of what is there by now; empty where it does."""
         if not self._watch.fresh:
             health = self._derive_health()
             return f"not read back: {health.detail or health.reason or 'its watches are silent'}"
-        counted, bundle = self._read_back(), self._bundle.held
+        counted, bundle = self._read_back(), self._bundle.bundle
         lacking = counted.selected - sum(counted.contents.values())
         if lacking > 0:
             return f"{lacking} of {counted.selected} namespaces hold no bundle{counted.others}"
@@ -677,9 +685,11 @@ class Member:
         return ""
 
     def _unread(self, counted: ReadBack) -> str:
-        """Why not all that is held there is known; empty where it is."""
+        """Why not all that is there is known; empty where it is."""
         if len(counted.contents) > MOST_READ + MOST_OURS:
-            return f"{len(counted.contents)} different contents are held there, and no more than {MOST_READ} are read"
+            return (
+                f"{len(counted.contents)} different contents are there, and no more than {MOST_READ} are read"
+            )
         contents = (self._content(digest, counted) for digest in counted.contents)
         return next(
             (f"{content.where}: {NOT_READ}" for content in contents if content.problem == NOT_READ), ""
@@ -688,13 +698,13 @@ class Member:
     def _content(self, digest: str, counted: ReadBack) -> Content:
         return self._read(digest, counted.where(digest))
 
-    def _bundle_content(self, held: ObservedTrustBundle) -> Content:
-        return self._read(held.sha256, f"ClusterTrustBundle {self._bundle.name}")
+    def _bundle_content(self, observed: ObservedTrustBundle) -> Content:
+        return self._read(observed.sha256, f"ClusterTrustBundle {self._bundle.name}")
 
     def _read(self, digest: str, where: str) -> Content:
         if digest not in self._contents:
             return Content(
-                digest, (), where, problem="more different contents are held there than the hub keeps"
+                digest, (), where, problem="more different contents are there than the hub remembers"
             )
         if self._around.trust.is_ours(digest):
             pem = self._contents.get(digest) or b""
@@ -708,4 +718,4 @@ class Member:
     def _no_leaf(self) -> str:
         if self._probe.problem is not None:
             return str(self._probe.problem)
-        return "it has expired" if self._probe.leaf else "none was asked for yet"
+        return "it has expired" if self._probe.leaf else "none was requested yet"

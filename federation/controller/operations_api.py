@@ -30,7 +30,7 @@ from federation.core.documents.controller import Operation
 from federation.core.errors import InvalidValue, NotReady, StateUnavailable
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-HANDED_ON: Final = (hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.VIA)  # by a proxy, for somebody elsewhere
+FORWARDED: Final = (hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.VIA)  # by a proxy, for a client elsewhere
 BURST: Final = 10  # operations at once; a person at a terminal never meets this
 REFILL: Final = 2.0  # seconds until one more is allowed
 
@@ -60,7 +60,7 @@ def is_local(request: web.Request) -> bool:
     ends = [transport.get_extra_info(end) for end in ("sockname", "peername")] if transport else [None]
     if not all(end and _is_loopback(str(end[0])) for end in ends):
         return False
-    if any(header in request.headers for header in HANDED_ON):
+    if any(header in request.headers for header in FORWARDED):
         return False
     host = _host_of(f"//{request.host}")
     return host in LOCAL_NAMES or _is_loopback(host)
@@ -106,7 +106,7 @@ _audit = logging.getLogger("federation.controller.audit")
 
 
 class OperationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked for. ``arguments`` are plain text; ``author`` among them is kept as a claim.
+    """What is requested. ``arguments`` are plain text; ``author`` among them is recorded as a claim.
 
     start: canary, reason. abort, restore: reason. quarantine: cluster, reason. release, takeover: cluster.
     emergency: compromised (a whole SHA-256), deadline and ttl_cap (seconds), reason. remove: anchor (a whole SHA-256 of
@@ -191,8 +191,8 @@ class OperationsApi:
         """Hand an operation in and wait for what becomes of it: 200 done, 409 refused, with the operation."""
         try:
             self._check_caller(request)
-            asked = await self._read(request)
-            return await self._submit(request, asked)
+            requested = await self._read(request)
+            return await self._submit(request, requested)
         except _Answered as answered:
             if answered.response.status not in {409, 503}:
                 _audit.warning(
@@ -261,7 +261,7 @@ class OperationsApi:
                 remedy="see /openapi.json",
             ) from None
 
-    async def _submit(self, request: web.Request, asked: OperationRequest) -> web.Response:
+    async def _submit(self, request: web.Request, requested: OperationRequest) -> web.Response:
         if self._waiting >= MOST_WAITING:
             raise self._too_many(REFILL)
         if self._config.current.status.operate_token_file is None and not self._leads():
@@ -271,18 +271,18 @@ class OperationsApi:
                 "this controller does not lead, and without an operate token only the one that leads takes operations",
                 remedy="ask that one (`federation status` names it), or set status.operate_token_file for all",
             )
-        arguments = dict(asked.arguments)
+        arguments = dict(requested.arguments)
         try:
             author = self._author(request, arguments.pop("author", ""))
             self._waiting += 1
             try:
                 _audit.info(
-                    "%s asked by %s",
-                    asked.verb if asked.verb in VERBS else "an unknown verb",
+                    "%s requested by %s",
+                    requested.verb if requested.verb in VERBS else "an unknown verb",
                     author,
                     extra={"arguments": {name[:32]: value[:200] for name, value in arguments.items()}},
                 )
-                decided = await self._desk.submit(asked.verb, arguments, author=author)
+                decided = await self._desk.submit(requested.verb, arguments, author=author)
             finally:
                 self._waiting -= 1
         except InvalidValue as error:
@@ -338,7 +338,7 @@ def openapi(answer: str, problem: str) -> Mapping[str, Any]:
     decided = content("application/json", answer)
     failed = content("application/problem+json", problem)
     request = OperationRequest.__name__
-    told = {
+    statuses = {
         "400": "It is no operation.",
         "401": "The token is missing or wrong.",
         "403": "This caller may not operate.",
@@ -355,6 +355,6 @@ def openapi(answer: str, problem: str) -> Mapping[str, Any]:
         "responses": {
             "200": {"description": "It was done.", **decided},
             "409": {"description": "It was refused; the operation says why and what to do.", **decided},
-            **{status: {"description": what, **failed} for status, what in told.items()},
+            **{status: {"description": what, **failed} for status, what in statuses.items()},
         },
     }

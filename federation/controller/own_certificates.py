@@ -124,7 +124,7 @@ def read_reply(elements: tuple[str, ...], key: ec.EllipticCurvePrivateKey) -> Re
             raise InvalidValue("an element before the last holds more than one certificate", where=CERT_CHAIN)
         chain += found
     if chain[0].public_key != key.public_key():
-        raise InvalidValue("the leaf holds another key than was asked for", where=CERT_CHAIN)
+        raise InvalidValue("the leaf has another key than was requested", where=CERT_CHAIN)
     delivered = elements[-1].encode()
     parse_certificates(delivered, where=CERT_CHAIN)
     return Reply(tuple(chain), delivered)

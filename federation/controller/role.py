@@ -177,7 +177,7 @@ class ControllerRole:
     async def _read_earlier(self) -> None:
         """What a controller of this name reported before it was killed.
 
-        The first report replaces that one, and whoever leads has to find in it what an earlier version found, which
+        The first report replaces that one, and the leader has to find in it what an earlier version found, which
         is nowhere else.
         """
         with contextlib.suppress(StateUnavailable, TimeoutError):

@@ -238,7 +238,7 @@ def test_the_whole_of_it_is_applied_and_the_type_that_is_there_stays() -> None:
     """A server-side apply takes away what it leaves out and owned; the API server lets no type be changed."""
     for secret, kind in ((None, "kubernetes.io/tls"), (held(type="Opaque"), "Opaque")):
         body = json.loads(
-            apply_body("istio-system", "istiod-tls", certificate=b"c", key=b"k", ca=b"a", held=secret)
+            apply_body("istio-system", "istiod-tls", certificate=b"c", key=b"k", ca=b"a", observed=secret)
         )
         assert body["type"] == kind
         assert {k: base64.b64decode(v) for k, v in body["data"].items()} == {

@@ -185,12 +185,12 @@ def test_once_it_is_accepted_it_is_kept_no_more() -> None:
 def test_it_is_overwritten_only_when_it_is_remembered_what_it_came_with() -> None:
     case = Case(remembered=JoiningMemory())
     case.trust.adopt(generation(OWN, number=2))
-    assert case.joining.stirred()
-    assert not case.joining.stirred()
+    assert case.joining.memory_changed()
+    assert not case.joining.memory_changed()
     assert case.holds(OWN.pem)
     assert case.joining.health([case.contents.note(OWN.pem.decode())]).detail == "its own CA is accepted"
     case.remembered = JoiningMemory(own=frozenset({OWN.certificate.sha256}))
-    assert case.joining.stirred()
+    assert case.joining.memory_changed()
     assert not case.holds(OWN.pem)
 
 

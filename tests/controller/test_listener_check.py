@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from federation.controller.member import _for_good
-from federation.controller.proof.listener_check import CERTIFICATE, KEPT, NO_ANSWER, SignerListener
+from federation.controller.proof.listener_check import CERTIFICATE, CHANNEL_LIFE, NO_ANSWER, SignerListener
 from federation.core.clock import Clock
 from federation.core.errors import Unavailable
 from federation.core.identity import ClusterId
@@ -119,7 +119,7 @@ async def test_a_channel_is_left_when_a_new_caller_may_meet_something_else(why: 
     async with call_under_way(clock, peers) as (listener, address, first):
         shown = frozenset({"another"}) if why.startswith("another") else frozenset[str]()
         if why == "it is kept long enough":
-            await clock.advance(KEPT)
+            await clock.advance(CHANNEL_LIFE)
         await listener.aim(address, server_name=HUB, trust_pem=root().pem, shown=shown)
         second = asyncio.create_task(
             listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)

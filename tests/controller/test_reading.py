@@ -43,7 +43,7 @@ class Tenant:
             self.contents,
             where="west",
             budget=CpuBudget("west", clock=self.clock),
-            held=lambda: self.held,
+            present=lambda: self.held,
             on_read=lambda digest, _: self.read.append(digest),
         )
 

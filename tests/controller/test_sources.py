@@ -253,9 +253,9 @@ def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
     proposals = Proposals()
     own = pki.root("stranger")
     pem = own.pem + pki.intermediate("s1", own).pem + pki.root("a").pem
-    proposals.look("east", pem, where="shop", now=1.0)
-    proposals.look("east", pem, where="bank", now=2.0)
-    proposals.look("east", b"not PEM", where="shop", now=3.0)
+    proposals.note_content("east", pem, where="shop", now=1.0)
+    proposals.note_content("east", pem, where="bank", now=2.0)
+    proposals.note_content("east", b"not PEM", where="shop", now=3.0)
     found = proposals.open(pins=frozenset({pki.root("a").certificate.sha256}), clusters=["east"])
     assert [(p.sha256, p.first_seen, p.origin) for p in found] == [(own.certificate.sha256, 1.0, "shop")]
     assert found[0].pem == own.pem.decode(), "whoever accepts it needs the certificate itself"
@@ -266,7 +266,7 @@ def test_what_clusters_hold_becomes_proposals_and_nothing_else() -> None:
 def test_an_anchor_is_proposed_though_something_odd_stands_before_it(odd: bytes) -> None:
     """Agents, which are written in Go, trust what comes behind it."""
     proposals = Proposals()
-    assert proposals.look("east", odd + pki.root("a").pem, where="shop", now=1.0) is None
+    assert proposals.note_content("east", odd + pki.root("a").pem, where="shop", now=1.0) is None
     found = proposals.open(pins=frozenset(), clusters=["east"])
     assert [p.sha256 for p in found] == [pki.root("a").certificate.sha256]
 
@@ -274,21 +274,21 @@ def test_an_anchor_is_proposed_though_something_odd_stands_before_it(odd: bytes)
 def test_one_that_was_pinned_is_proposed_again_only_where_it_is_found_again() -> None:
     proposals = Proposals()
     own = pki.root("stranger")
-    proposals.look("east", own.pem, where="shop", now=1.0)
+    proposals.note_content("east", own.pem, where="shop", now=1.0)
     pins = frozenset({own.certificate.sha256})
     assert proposals.open(pins=frozenset(), clusters=["east"])
     assert proposals.open(pins=pins, clusters=["east"]) == []
     assert proposals.open(pins=frozenset(), clusters=["east"]) == []
-    proposals.look("east", own.pem, where="shop", now=9.0)
+    proposals.note_content("east", own.pem, where="shop", now=9.0)
     assert [p.first_seen for p in proposals.open(pins=frozenset(), clusters=["east"])] == [9.0]
 
 
 def test_what_an_earlier_version_remembered_gets_its_certificate() -> None:
     first, later = Proposals(), Proposals()
-    first.look("east", pki.root("stranger").pem, where="shop", now=1.0)
+    first.note_content("east", pki.root("stranger").pem, where="shop", now=1.0)
     (found,) = first.open(pins=frozenset(), clusters=["east"])
     later.remember([replace(found, pem="")])
-    later.look("east", pki.root("stranger").pem, where="shop", now=2.0)
+    later.note_content("east", pki.root("stranger").pem, where="shop", now=2.0)
     assert later.open(pins=frozenset(), clusters=["east"]) == [found]
 
 
@@ -314,8 +314,8 @@ def test_certificates_of_proposals_stay_within_what_a_report_holds() -> None:
 def test_a_cluster_cannot_flood_the_proposals() -> None:
     proposals = Proposals()
     for number in range(MOST_OF_A_CLUSTER + 5):
-        proposals.look("east", pki.root(f"flood {number}").pem, where="shop", now=1.0)
-    proposals.look("west", pki.root("a").pem, where="shop", now=1.0)
+        proposals.note_content("east", pki.root(f"flood {number}").pem, where="shop", now=1.0)
+    proposals.note_content("west", pki.root("a").pem, where="shop", now=1.0)
     found = proposals.open(pins=frozenset(), clusters=["east", "west"])
     assert len([p for p in found if p.cluster == "east"]) == MOST_OF_A_CLUSTER
     assert len([p for p in found if p.cluster == "west"]) == 1
@@ -329,7 +329,7 @@ def test_a_flood_of_certificates_leaves_the_other_clusters_theirs() -> None:
         )
         for number in range(MOST_OF_A_CLUSTER)
     )
-    proposals.look("west", pki.root("a").pem, where="shop", now=1.0)
+    proposals.note_content("west", pki.root("a").pem, where="shop", now=1.0)
     found = proposals.open(pins=frozenset(), clusters=["a", "west"])
     assert next(p for p in found if p.cluster == "west").pem
     assert sum(len(p.pem) for p in found) <= MOST_PEM
@@ -342,9 +342,9 @@ def hub_holds(places: set[str]) -> Callable[[str], bool]:
 def test_what_the_hub_wrote_over_stays_and_what_was_taken_back_goes() -> None:
     proposals = Proposals()
     own, rogue = (pki.root(name).certificate.sha256 for name in ("stranger", "rogue"))
-    proposals.look("east", pki.root("stranger").pem, where="", place="shop", now=1.0)
-    proposals.look("east", pki.root("rogue").pem, where="", place="shop", now=1.0)
-    proposals.look("east", pki.root("rogue").pem, where="", place="bank", now=2.0)
+    proposals.note_content("east", pki.root("stranger").pem, where="", place="shop", now=1.0)
+    proposals.note_content("east", pki.root("rogue").pem, where="", place="shop", now=1.0)
+    proposals.note_content("east", pki.root("rogue").pem, where="", place="bank", now=2.0)
 
     def listed() -> set[str]:
         return {p.sha256 for p in proposals.open(pins=frozenset(), clusters=["east"])}
@@ -367,7 +367,7 @@ def test_dismissed_is_dismissed_until_it_has_been_away() -> None:
     proposals = Proposals()
     sha256 = pki.root("stranger").certificate.sha256
     for cluster in ("east", "west"):
-        proposals.look(cluster, pki.root("stranger").pem, where="", place="shop", now=1.0)
+        proposals.note_content(cluster, pki.root("stranger").pem, where="", place="shop", now=1.0)
 
     def listed() -> list[str]:
         return [p.cluster for p in proposals.open(pins=frozenset(), clusters=["east", "west"])]
@@ -376,13 +376,13 @@ def test_dismissed_is_dismissed_until_it_has_been_away() -> None:
     assert proposals.dismiss(wish(sha256), cluster="east") == ["east"], "the same operation, heard again"
     with pytest.raises(OperationRefused, match="no open proposal"):
         proposals.dismiss(wish(sha256, "2"), cluster="east")
-    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=2.0)
+    proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=2.0)
     assert listed() == ["west"]
     proposals.settle("east", frozenset({sha256}), hides=hub_holds(set()))
-    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=3.0)
+    proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=3.0)
     assert listed() == ["west"], "it is still held"
     proposals.settle("east", frozenset(), hides=hub_holds({"bank", "shop"}))
-    proposals.look("east", pki.root("stranger").pem, where="", place="bank", now=4.0)
+    proposals.note_content("east", pki.root("stranger").pem, where="", place="bank", now=4.0)
     assert listed() == ["east", "west"], "it came back"
     proposals.dismiss(wish(sha256, "3"))
     assert listed() == []

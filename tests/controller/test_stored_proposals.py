@@ -29,7 +29,7 @@ class Hub:
         self.kept = StoredProposals(self.store, self.proposals)
 
     def find(self, cluster: str, name: str) -> str:
-        self.proposals.look(cluster, pki.root(name).pem, where="shop", place="shop", now=1.0)
+        self.proposals.note_content(cluster, pki.root(name).pem, where="shop", place="shop", now=1.0)
         return pki.root(name).certificate.sha256
 
     async def keep(self) -> bool:

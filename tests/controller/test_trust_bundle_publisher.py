@@ -159,7 +159,7 @@ async def test_who_does_not_lead_reads_and_does_not_write(place: Place) -> None:
     place.aim(ONE)
     await place.put(OTHER)
     async with asyncio.timeout(PATIENCE):
-        while place.publisher.held is None:
+        while place.publisher.bundle is None:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)
     assert (await place.holds(), place.publisher.writes) == (OTHER, 0)
@@ -182,7 +182,7 @@ async def test_what_is_kept_is_not_written_over(place: Place) -> None:
     await place.put(OTHER)
     place.aim(ONE)
     async with asyncio.timeout(PATIENCE):
-        while not place.publisher.kept:
+        while not place.publisher.joining:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)
     assert await place.holds() == OTHER

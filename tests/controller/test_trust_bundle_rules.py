@@ -103,10 +103,10 @@ def observations(draw: st.DrawFn) -> Observed:
         version=draw(st.sampled_from([None, "", *VERSIONS])),
         problem=draw(PROBLEMS),
         readable=draw(st.booleans()),
-        held=held,
+        bundle=held,
         met=met,
         refusal=draw(PROBLEMS),
-        kept=not met and draw(st.booleans()),
+        joining=not met and draw(st.booleans()),
         yielded=not met and draw(st.booleans()),
         contested=draw(st.booleans()),
         writers=draw(st.sampled_from([(), ("pilot-discovery",)])),
@@ -145,7 +145,7 @@ def test_every_state_but_the_best_says_why_and_what_is_forbidden_what_to_do(seen
         assert not status.counted
 
 
-KNOWN = Observed(version="v1", readable=True, held=HELD, met=True, known=True)
+KNOWN = Observed(version="v1", readable=True, bundle=HELD, met=True, known=True)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ KNOWN = Observed(version="v1", readable=True, held=HELD, met=True, known=True)
         (replace(KNOWN, met=False), "pending", True, "another bundle"),
         (replace(KNOWN, met=False, refusal=FORBIDDEN), "forbidden", True, "may not write"),
         (replace(KNOWN, met=False, refusal=ClusterInvalid("422 x")), "pending", True, "422 x"),
-        (replace(KNOWN, met=False, kept=True), "pending", True, "a CA of its own"),
+        (replace(KNOWN, met=False, joining=True), "pending", True, "a CA of its own"),
         (replace(KNOWN, met=False, yielded=True, writers=("x",)), "pending", True, "x"),
     ],
 )
@@ -202,7 +202,7 @@ def test_the_object_never_adds_trust_and_what_is_unknown_holds_nothing(
         NAME,
         status,
         met=seen.readable and seen.met,
-        anchors=anchors if seen.held is not None else None,
+        anchors=anchors if seen.bundle is not None else None,
         read_back_at=at,
     )
     if not status.counted or facts.anchors is None:
@@ -212,7 +212,7 @@ def test_the_object_never_adds_trust_and_what_is_unknown_holds_nothing(
     if status.state == "unknown":
         assert (after.anchors, after.current) == (None, False)
         return
-    assert after.anchors == (facts.anchors & anchors if seen.held is not None else frozenset())
+    assert after.anchors == (facts.anchors & anchors if seen.bundle is not None else frozenset())
     assert after.current is (facts.current and seen.met)
     assert after.read_back_at == min(facts.read_back_at, at)
 

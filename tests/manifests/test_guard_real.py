@@ -70,7 +70,7 @@ class Guarded:
     async def provide(self, pem: str) -> None:
         """As the hub does: istiod's Secret."""
         body = apply_body(
-            self.member.namespace, "istiod-tls", certificate=b"c", key=b"k", ca=pem.encode(), held=None
+            self.member.namespace, "istiod-tls", certificate=b"c", key=b"k", ca=pem.encode(), observed=None
         )
         await self.write(f"/api/v1/namespaces/{self.member.namespace}/secrets/istiod-tls", body)
 

@@ -135,7 +135,9 @@ def _check_identity(peer: Certificate, expected: SpiffeId, *, own: SpiffeId, sid
         (uri,) = peer.uris
         seen = SpiffeId.parse(uri)
     except (InvalidValue, ValueError):
-        words = f"the peer's certificate names {', '.join(peer.uris)[:200] or 'nobody'}, not one SPIFFE ID"
+        words = (
+            f"the peer's certificate names {', '.join(peer.uris)[:200] or 'no identity'}, not one SPIFFE ID"
+        )
         raise HandshakeError(words, side=side, reason="identity") from None
     if seen.trust_domain != own.trust_domain:
         words = f"the peer is of trust domain {seen.trust_domain}, not {own.trust_domain}"

@@ -42,7 +42,7 @@ ROUND: Final = 20.0  # seconds for all of one round
 PARTING: Final = 1.0  # seconds for its end
 MOST_CONNECTIONS: Final = 64
 EACH: Final = 8  # connections for each signer that is to be met: n signers are met by some n * ln(n) of them
-MOST_TOLD: Final = 300  # characters of what a TLS stack says
+MOST_TEXT: Final = 300  # characters of what a TLS stack says
 
 Greet: TypeAlias = Callable[[], Awaitable[str]]
 """Opens one new connection and closes it; the SHA-256 of the certificate that was shown and accepted.
@@ -144,7 +144,7 @@ async def _meet(greet: Greet, wanted: set[str], signers: int) -> tuple[set[str],
                 except (OSError, TimeoutError) as error:  # of which ssl.SSLError is one
                     why = getattr(error, "reason", None) or error.__class__.__name__
                     said = said or f"a new connection failed: {why}"
-    return met, connections, said[:MOST_TOLD]
+    return met, connections, said[:MOST_TEXT]
 
 
 def _judged(
@@ -178,10 +178,10 @@ def _listener(
 def _problem(chain: Sequence[Certificate], aim: Aim, at: datetime) -> str:
     """Why the verifiers of a mesh refuse what is shown, in words; empty where they take it."""
     leaf = chain[0]
-    names = leaf.extension(x509.SubjectAlternativeName) or ()
-    if general_name(aim.server_name) not in names:
-        told = ", ".join(str(name.value) for name in names)
-        return f"agents verify it for {aim.server_name}, and it is for {told or 'no name'}"[:MOST_TOLD]
+    covered = leaf.extension(x509.SubjectAlternativeName) or ()
+    if general_name(aim.server_name) not in covered:
+        names = ", ".join(str(name.value) for name in covered)
+        return f"agents verify it for {aim.server_name}, and it is for {names or 'no name'}"[:MOST_TEXT]
     try:
         verify_chain(chain, aim.anchors, at, purpose=Purpose.SERVER)
     except InvalidValue as error:
@@ -210,7 +210,7 @@ def _greeting(aim: Aim) -> Greet:
 
 
 async def _part(writer: asyncio.StreamWriter) -> None:
-    """End it in good order: cut off at once, it would look to the signer like a handshake that failed."""
+    """End it in good order: cut off at once, it would appear to the signer as a handshake that failed."""
     try:
         async with asyncio.timeout(PARTING):
             writer.close()
@@ -259,15 +259,15 @@ def listener_address(config: HubConfig, override: Address | None) -> Address:
     return Address(host, address.port)
 
 
-KEPT = 300.0
-"""Seconds for which a channel is kept although nothing has changed. What is behind an address may: a connection that
-stands does not show it."""
+CHANNEL_LIFE = 300.0
+"""Seconds for which a channel is used although nothing has changed. What is behind an address may have: an open
+connection does not show it."""
 
 
 class SignerListener:
     """One channel for every cluster, made anew whenever address, name, trust or what the listener shows change.
 
-    A workload that starts now makes a new connection, so the hub's own requests, which stand for it, must not live on
+    A workload that starts now makes a new connection, so the hub's own requests, which represent it, must not use
     one that was accepted long ago. Where address, name and trust stay, calls under way end on the channel they have.
     """
 
@@ -281,12 +281,12 @@ class SignerListener:
     async def aim(
         self, address: str, *, server_name: str, trust_pem: bytes, shown: frozenset[str] = frozenset()
     ) -> None:
-        """Reach the listener there, and believe only a server of that name whose chain ends in ``trust_pem``.
+        """Reach the listener there, and accept only a server of that name whose chain ends in ``trust_pem``.
 
-        ``shown`` are the certificates that signers say they show.
+        ``shown`` are the certificates that signers report to show.
         """
         wanted = address, server_name, trust_pem, shown
-        if wanted == self._made_for and self._clock.monotonic() - self._made_at < KEPT:
+        if wanted == self._made_for and self._clock.monotonic() - self._made_at < CHANNEL_LIFE:
             return
         if self._channel is not None and self._made_for is not None and wanted[:3] == self._made_for[:3]:
             self._leave(self._channel)
@@ -309,7 +309,7 @@ class SignerListener:
         """The elements of ``cert_chain``.
 
         Raises NotReady before :meth:`aim`, Unavailable where the listener does not answer, Refused where it refuses
-        this caller, InvalidValue for a reply that is none. The listener tells a caller nothing about why; its log
+        this caller, InvalidValue for a reply that is none. The listener does not say why to a caller; its log
         does.
         """
         if self._channel is None:
@@ -333,18 +333,18 @@ class SignerListener:
                     f"the signer's listener did not answer ({code.name})",
                     reason=NO_ANSWER,
                     remedy="see that a signer runs, that it listens at controller.proof.signer_address (else "
-                    "listener.listen), and what stands between the controller and it",
+                    "listener.listen), and what is between the controller and it",
                 ) from None
             raise Refused(
                 f"the signer's listener refused the request ({code.name})",
                 reason=REFUSED,
-                remedy="the signer's log says why: look for this cluster there",
+                remedy="the signer's log says why: search it for this cluster",
             ) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # grpc.aio says so to calls under way on a channel that closes; nobody has cancelled this task.
+            # grpc.aio says so to calls under way on a channel that closes; this task was not cancelled.
             raise Unavailable(
                 "the channel to the signer's listener was replaced: another bundle is in force"
             ) from None

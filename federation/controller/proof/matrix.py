@@ -2,7 +2,7 @@
 
 A pair is valid only if a workload of the client's cluster and one of the server's shake hands whichever of the
 contents in their clusters each of them trusts: the worst counts. Clusters are equal here where issuing chain,
-contents, trust domain and kind of key are, and each one's own leaf is sound; a leaf that is not stands for itself. So
+contents, trust domain and kind of key are, and each one's own leaf is sound; a leaf that is not is tried by itself. So
 200 clusters that agree cost a single handshake, and a cluster that differs costs its own cases only. What cannot be
 tried is unknown, and unknown is not valid.
 
@@ -82,7 +82,7 @@ def _parse(pem: bytes) -> tuple[tuple[Certificate, ...], str]:
 class Participant:
     """A cluster that can be tried. ``contents`` has at least one entry, in the order of their digests.
 
-    ``held`` is the generation that is meant for it where every namespace holds that one, else 0.
+    ``generation`` is the one that is meant for it where every namespace has that one, else 0.
     """
 
     cluster: str
@@ -90,7 +90,7 @@ class Participant:
     key_pem: bytes = field(repr=False)
     identity: SpiffeId
     contents: tuple[Content, ...]
-    held: int = 0
+    generation: int = 0
 
     def content(self, sha256: str) -> Content | None:
         """The content of that digest."""
@@ -135,8 +135,8 @@ class Refusal:
     def words(self, client: Participant, server: Participant) -> str:
         """The reason for that pair."""
         refusing, refused = (client, server) if self.side == "client" else (server, client)
-        held = refusing.content(self.content)
-        where = f" (trust of {held.where} in {refusing.cluster})" if held else ""
+        trust = refusing.content(self.content)
+        where = f" (trust of {trust.where} in {refusing.cluster})" if trust else ""
         return f"{refusing.cluster} does not accept the leaf of {refused.cluster}: {self.what}{where}"
 
 
@@ -162,7 +162,7 @@ class Explainer:
             case "certificate_refused":
                 what = self._refused(other, trust, purpose, error)
             case "trust":
-                what = f"what is held there is no bundle of certificates: {trust.problem or error.what}"
+                what = f"what is there is no bundle of certificates: {trust.problem or error.what}"
             case "trust_domain":
                 what = f"wrong trust domain: {error.what}"
             case "credential":
@@ -193,10 +193,10 @@ class Explainer:
         missing = f"the anchor {path[-1].subject} ({path[-1].sha256[:16]}) is missing there"
         if 0 < trust.generation < number:
             return (
-                f"{missing}: generation {number} is not yet published, generation {trust.generation} is held"
+                f"{missing}: generation {number} is not yet published, generation {trust.generation} is there"
             )
         if number and not trust.generation:
-            return f"{missing}: somebody else's content is held, not generation {number}"
+            return f"{missing}: another writer's content is there, not generation {number}"
         return missing
 
 
@@ -318,7 +318,7 @@ def _class_of(party: Participant, at: datetime) -> _ClassKey:
 
 
 def _is_sound(party: Participant, at: datetime) -> bool:
-    """Whether the leaf is what its issuing chain makes of it, so that another's outcome tells about it too."""
+    """Whether the leaf is what its issuing chain makes of it, so that another's outcome is true of it too."""
     if party.chain[0].uris != (str(party.identity),):
         return False
     try:
@@ -375,7 +375,7 @@ def _run(batch: Sequence[Sequence[Case]]) -> list[Failure | None]:
 
 
 def apply_staleness(matrix: Matrix, stale_reasons: Mapping[str, str]) -> Matrix:
-    """The matrix without what is valid of clusters in doubt; ``stale_reasons`` says of each of those why, in words.
+    """The matrix without what is valid of clusters that are not known now; ``stale_reasons`` says why of each of those.
 
     A failure stays: nothing says otherwise yet.
     """
@@ -386,9 +386,9 @@ def apply_staleness(matrix: Matrix, stale_reasons: Mapping[str, str]) -> Matrix:
     for client, row in zip(matrix.clusters, matrix.rows, strict=True):
         cells = ""
         for server, cell in zip(matrix.clusters, row, strict=True):
-            doubted = [f"{name}: {stale_reasons[name]}" for name in (client, server) if name in stale_reasons]
-            cells += "?" if cell == "v" and doubted else cell
-            if cell == "v" and doubted and len(reasons) < MOST_REASONS:
-                reasons[f"{client}>{server}"] = "; ".join(doubted)
+            unknown = [f"{name}: {stale_reasons[name]}" for name in (client, server) if name in stale_reasons]
+            cells += "?" if cell == "v" and unknown else cell
+            if cell == "v" and unknown and len(reasons) < MOST_REASONS:
+                reasons[f"{client}>{server}"] = "; ".join(unknown)
         rows.append(cells)
     return replace(matrix, rows=rows, reasons=reasons, valid=sum(row.count("v") for row in rows))

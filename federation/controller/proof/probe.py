@@ -94,7 +94,7 @@ class Probe:
             await self._clock.sleep(TICK)
 
     async def renew(self) -> None:
-        """Get a leaf; where that fails, the one that is held stays and :attr:`problem` says why."""
+        """Get a leaf; where that fails, the present one stays and :attr:`problem` says why."""
         generation = self._generation()
         try:
             leaf = await self._get()
@@ -114,7 +114,7 @@ class Probe:
 
     def _is_due(self) -> bool:
         if self._generation() == 0:
-            return False  # without a bundle the listener cannot be verified, and serves nobody
+            return False  # without a bundle the listener cannot be verified, and serves no caller
         leaf, issuer = self.leaf, self._issuer()
         if leaf is not None and issuer and leaf.issuer != issuer:
             return True

@@ -8,7 +8,7 @@ it means to status and gates is pure.
 
 The publisher finds the served version, watches the object, and writes it. The version is negotiated anew in every
 resync period, when the cluster runs another release, when it comes back after it was away, and when the API answers
-that it is not there. A cluster that does not serve it is asked no more often. What is forbidden is tried again every
+that it is not there. A cluster that does not serve it is queried no more often. What is forbidden is tried again every
 few minutes, so that applying the manifests needs no restart.
 """
 
@@ -41,7 +41,7 @@ from federation.controller.publication.config_map import (
     is_marked,
 )
 from federation.controller.publication.joining import MemberFacts
-from federation.controller.publication.observed import KEPT, YIELDED
+from federation.controller.publication.observed import JOINS, YIELDED
 from federation.controller.publication.publisher import Contention
 from federation.core.clock import Clock
 from federation.core.config.clusters import ClusterConfig
@@ -89,10 +89,12 @@ class BundleTarget:
         """The target of that generation, written by that hub."""
         return cls(trust_bundle_name(config.config_map), generation.sha256, generation.bundle_pem, hub)
 
-    def is_met_by(self, held: ObservedTrustBundle | None) -> bool:
+    def is_met_by(self, observed: ObservedTrustBundle | None) -> bool:
         """True where nothing would have to be written. The signer cannot differ: the name begins with it."""
         return (
-            held is not None and held.sha256 == self.sha256 and is_marked(self.hub, held.hub, ours=held.ours)
+            observed is not None
+            and observed.sha256 == self.sha256
+            and is_marked(self.hub, observed.hub, ours=observed.ours)
         )
 
     def path(self, version: str) -> str:
@@ -146,7 +148,7 @@ _decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
 
 
 def _managed(meta: _Meta) -> list[_Managed]:
-    """Who owns what of it; nobody that is known where there is more of that than an API server keeps."""
+    """Who owns what of it; none that is known where there is more of that than an API server stores."""
     if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
         return []
     return _decode_managed(meta.managed_fields) or []
@@ -173,13 +175,13 @@ class BundleDecoder:
         found = self._decode(payload)
         meta = found.metadata
         managed = _managed(meta)
-        held = ObservedTrustBundle(
+        observed = ObservedTrustBundle(
             self._contents.note(found.spec.trust_bundle),
             _writers(managed),
             any(entry.manager == FIELD_MANAGER for entry in managed),
             mark_in(annotations_of(meta)),
         )
-        return Item(key_of(meta), meta.resource_version, held)
+        return Item(key_of(meta), meta.resource_version, observed)
 
 
 def _writers(managed: Iterable[_Managed]) -> tuple[str, ...]:
@@ -198,19 +200,19 @@ class Observed:
     """What is known of the object now.
 
     ``version`` is the served version, "" for none, None where that was not learned yet; ``problem`` is why the API was
-    not asked or the object not read. ``readable``: it was listed, and its watch is open and not silent. ``refusal`` is
-    why the last write failed. ``kept`` and ``yielded``: what it holds stays for now, because it is a CA of the
-    cluster's own that is not accepted, or because its writer would put it back. ``known``: it was seen there once, by
+    not requested or the object not read. ``readable``: it was listed, and its watch is open and not silent. ``refusal``
+    is why the last write failed. ``joining`` and ``yielded``: what is in it stays for now, because it is a CA of the
+    cluster's own that is not accepted, or because its writer would restore it. ``known``: it was seen there once, by
     this controller or by an earlier one.
     """
 
     version: str | None = None
     problem: ClusterError | None = None
     readable: bool = False
-    held: ObservedTrustBundle | None = None
+    bundle: ObservedTrustBundle | None = None
     met: bool = False
     refusal: ClusterError | None = None
-    kept: bool = False
+    joining: bool = False
     yielded: bool = False
     contested: bool = False
     writers: tuple[str, ...] = ()
@@ -235,20 +237,18 @@ def assess(seen: Observed) -> BundleStatus:
     if isinstance(seen.problem, ClusterForbidden) and not seen.readable:
         return _unreadable(seen.problem, known=seen.known)
     if seen.version is None:
-        why = seen.problem.what if seen.problem is not None else "the cluster was not asked yet"
+        why = seen.problem.what if seen.problem is not None else "the cluster was not queried yet"
         remedy = seen.problem.remedy if seen.problem is not None else ""
         return _unknown(f"whether it serves ClusterTrustBundles is not known: {why}", remedy)
     if not seen.version:
         if not seen.known:
             return BundleStatus(state="not_served", detail="the cluster serves no ClusterTrustBundles")
-        why = (
-            "it was there, and the cluster does not serve the API any more: pods may still hold what it held"
-        )
+        why = "it was there, and the cluster does not serve the API any more: pods may still trust what was in it"
         return _unknown(why, f"serve the API again; or, once no pod mounts it, {OFF}")
     if not seen.readable:
         why = seen.problem.what if seen.problem is not None else "it is being listed, or its watch is silent"
         return _unknown(f"it is not read back: {why}", seen.problem.remedy if seen.problem else "")
-    return _missing(seen) if seen.held is None else _there(seen)
+    return _missing(seen) if seen.bundle is None else _there(seen)
 
 
 def _unknown(detail: str, remedy: str) -> BundleStatus:
@@ -290,11 +290,11 @@ def _there(seen: Observed) -> BundleStatus:
         )
     if seen.met:
         return BundleStatus(state="current", counted=True)
-    if seen.kept:
+    if seen.joining:
         return BundleStatus(
             state="pending",
             counted=True,
-            detail=KEPT,
+            detail=JOINS,
             remedy="`federation trust list` names the CA: accept it, or set member_cas for this cluster",
         )
     if seen.yielded:
@@ -447,8 +447,8 @@ class TrustBundlePublisher:
             self._release = release
 
     @property
-    def held(self) -> ObservedTrustBundle | None:
-        """What the object held when the cluster last answered."""
+    def bundle(self) -> ObservedTrustBundle | None:
+        """The object as it was when the cluster last answered."""
         items = self._reflector.items if self._reflector is not None else {}
         return items.get(ObjectKey("", self.name))
 
@@ -460,17 +460,17 @@ class TrustBundlePublisher:
     @property
     def met(self) -> bool:
         """True where the object was read back to be the target."""
-        return self._readable and self._target is not None and self._target.is_met_by(self.held)
+        return self._readable and self._target is not None and self._target.is_met_by(self.bundle)
 
     @property
-    def kept(self) -> bool:
+    def joining(self) -> bool:
         """True where the object is left as it is because it holds a CA of the cluster's own that is not accepted."""
-        return self._readable and not self.met and self._keeps(self.held)
+        return self._readable and not self.met and self._keeps(self.bundle)
 
     @property
     def yielded(self) -> bool:
         """True where the object is left to another writer, which would put its own bytes back."""
-        return self._readable and not self.met and self._yields(self.held)
+        return self._readable and not self.met and self._yields(self.bundle)
 
     @property
     def existed(self) -> bool | None:
@@ -490,10 +490,10 @@ class TrustBundlePublisher:
                 version=self._version,
                 problem=self._problem or watching,
                 readable=self._readable,
-                held=self.held,
+                bundle=self.bundle,
                 met=self.met,
                 refusal=self._refusal,
-                kept=self.kept,
+                joining=self.joining,
                 yielded=self.yielded,
                 contested=bool(self._contention.contested(now)),
                 writers=tuple(self._contention.writers(now)),
@@ -542,7 +542,7 @@ class TrustBundlePublisher:
         state = self.status().state
         if state != self._told:
             self._told = state
-            self._on_change(self.held)
+            self._on_change(self.bundle)
 
     async def _ask(self) -> None:
         """Negotiate, and begin to watch the object where that is possible."""
@@ -555,8 +555,8 @@ class TrustBundlePublisher:
         except ClusterForbidden as error:
             self._fail(error, min(FORBIDDEN_EVERY, self._resync))
         except ClusterError as error:
-            asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
-            self._fail(error, self._asking.next(at_least=asked))
+            requested = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+            self._fail(error, self._asking.next(at_least=requested))
         else:
             self._problem = None
             self._asking.reset()
@@ -582,7 +582,7 @@ class TrustBundlePublisher:
         if not version:
             await self._stop()
             return
-        before = self.held
+        before = self.bundle
         if anew:
             await self._stop()
         newer = self._new_reflector(version)
@@ -598,8 +598,8 @@ class TrustBundlePublisher:
             return
         await self._stop()
         self._reflector, self._watching = newer, task
-        if before != self.held:
-            self._notice(before, self.held)
+        if before != self.bundle:
+            self._notice(before, self.bundle)
 
     async def _until_fresh(self, reflector: Reflector[ObservedTrustBundle]) -> None:
         deadline = self._clock.monotonic() + SYNC_LIMIT
@@ -650,13 +650,13 @@ class TrustBundlePublisher:
         self._on_change(new)
 
     def _is_due(self, target: BundleTarget) -> bool:
-        now, held = self._clock.monotonic(), self.held
+        now, observed = self._clock.monotonic(), self.bundle
         if not self._readable or now < self._write_at or not self._allowed():
             return False
-        if target.is_met_by(held):
+        if target.is_met_by(observed):
             self._refusal, self._to_restore = None, False
             return False
-        if self._keeps(held) or self._yields(held):
+        if self._keeps(observed) or self._yields(observed):
             return False
         return self._contention.wait(_OBJECT, now) <= 0
 
@@ -673,8 +673,8 @@ class TrustBundlePublisher:
         except ClusterForbidden as error:
             self._refuse(error, min(FORBIDDEN_EVERY, self._resync))
         except ClusterError as error:
-            asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
-            self._refuse(error, self._backoff.next(at_least=asked))
+            requested = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+            self._refuse(error, self._backoff.next(at_least=requested))
         else:
             self.writes += 1
             self._seen = True

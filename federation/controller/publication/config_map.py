@@ -2,7 +2,7 @@
 
 Istio's own object (``istio-ca-root-cert``, key ``root-cert.pem``, label ``istio.io/config: "true"``), written by
 server-side apply under the field manager ``federation-hub``. Force takes the key's ownership from whoever had
-it; other labels and annotations are somebody else's and stay. Other data keys do not: the object is what
+it; other labels and annotations belong to others and stay. Other data keys do not: the object is what
 workloads mount, and istio-csr wipes them as well. An apply cannot remove what another manager owns, so that
 takes a merge patch of its own.
 """
@@ -98,17 +98,17 @@ class Target:
         """
         return f"{FIELD_MANAGER}-claim-{self.hub.id}"
 
-    def is_met_by(self, held: ObservedConfigMap | None) -> bool:
+    def is_met_by(self, observed: ObservedConfigMap | None) -> bool:
         """True where nothing would have to be written.
 
         What an earlier release of the hub has written, or an adopted hub, gets this hub's mark.
         """
         return (
-            held is not None
-            and held.sha256 == self.sha256
-            and held.labelled
-            and not held.extra
-            and is_marked(self.hub, held.hub, ours=held.ours)
+            observed is not None
+            and observed.sha256 == self.sha256
+            and observed.labelled
+            and not observed.extra
+            and is_marked(self.hub, observed.hub, ours=observed.ours)
         )
 
     def path(self, namespace: str) -> str:
@@ -166,7 +166,7 @@ class Contents:
         self._last = ("", "")  # most namespaces hold the same: comparing is far cheaper than hashing
 
     def note(self, text: str) -> str:
-        """The digest of the text, which is kept."""
+        """The digest of the text, which is remembered."""
         last, digest = self._last
         if text == last and digest:
             return digest
@@ -191,7 +191,7 @@ class Contents:
         return digest in self._kept
 
     def get(self, digest: str) -> bytes | None:
-        """The content of that digest, None where it is not kept any more."""
+        """The content of that digest, None where it is not remembered any more."""
         text = self._kept.get(digest)
         return None if text is None else text.encode("utf-8", "surrogatepass")
 
@@ -236,7 +236,7 @@ class ConfigMapDecoder:
         managed = self._managed(meta)
         value = (found.data or {}).get(self._key)
         annotations = annotations_of(meta)
-        held = ObservedConfigMap(
+        observed = ObservedConfigMap(
             self._contents.note(value) if value is not None else "",
             labels_of(meta).get(LABEL) == "true",
             self._extra(found),
@@ -247,7 +247,7 @@ class ConfigMapDecoder:
         )
         if len(self._shared) > 10_000:
             self._shared.clear()
-        return Item(key_of(meta), meta.resource_version, self._shared.setdefault(held, held))
+        return Item(key_of(meta), meta.resource_version, self._shared.setdefault(observed, observed))
 
     @staticmethod
     def _managed(meta: _Meta) -> list[_Managed]:

@@ -4,7 +4,7 @@ istiod writes the roots that it serves under into the ``caBundle`` of its webhoo
 (``pkg/webhooks`` of istio/istio). So they show from outside what istiod has really loaded from its files; before its
 first start they are empty. A caBundle that cannot be read trusts nothing. The right to watch is granted for all
 webhook
-configurations, since Istio's have no fixed names; of others nothing is kept.
+configurations, since Istio's have no fixed names; nothing is remembered of others.
 
 What a cluster may have the hub read is bounded, since one that has been broken into could keep the loop busy or fill
 the memory with it: different caBundles at a time, and bytes of them in a time. A cluster that goes beyond is not
@@ -41,7 +41,7 @@ from federation.kubernetes.session import ClusterSession
 KINDS: Final = ("mutating", "validating")
 MOST_WEBHOOKS: Final = 64
 """Configurations of one cluster that call an istiod: one or two for each revision or tag. Where there are more, none
-counts as known: no gate may open by those that happened to be looked at."""
+counts as known: no gate may open by those that happened to be read."""
 
 MOST_BUNDLES: Final = 64
 """Different caBundles of one cluster at a time: an istiod gives all its webhooks the same."""
@@ -55,7 +55,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 PER_SECONDS: Final = 300.0
 
 MOST_ANCHORS: Final = 16
-"""Of one webhook that are reported. One report tells of all clusters, and a state store takes no larger one."""
+"""Of one webhook that are reported. One report covers all clusters, and a state store takes no larger one."""
 
 MOST_TEXT: Final = 320  # characters of a namespace with a service, or of a host
 
@@ -89,13 +89,13 @@ class _Anchors:
         if not all(usable):
             return frozenset()
         key = b"".join(sha256(bundle).digest() for bundle in usable)
-        held = self._read.get(key)
-        if held is None:
+        anchors = self._read.get(key)
+        if anchors is None:
             self._spend(sum(map(len, usable)))
-            held = frozenset.intersection(*map(_parse, usable)) if usable else frozenset()
-            if held:
-                self._read[key] = held  # for as long as some webhook has it
-        return held
+            anchors = frozenset.intersection(*map(_parse, usable)) if usable else frozenset()
+            if anchors:
+                self._read[key] = anchors  # for as long as some webhook has it
+        return anchors
 
     def _spend(self, size: int) -> None:
         now = self._clock.monotonic()
@@ -156,7 +156,7 @@ class IstioWebhooks:
         self._changed = True
         self._on_change()
 
-    def _look(self) -> tuple[float, tuple[Webhook, ...]] | None:
+    def _seen_now(self) -> tuple[float, tuple[Webhook, ...]] | None:
         """Since when what was seen last is known by the monotonic clock, and what that is; None: not known now."""
         watches = self._watches.values()
         if all(watch.fresh for watch in watches):
@@ -178,7 +178,7 @@ class IstioWebhooks:
     @property
     def found(self) -> tuple[Webhook, ...] | None:
         """Those that call an istiod, by name, as they were at :attr:`read_at`; None where that is not known now."""
-        seen = self._look()
+        seen = self._seen_now()
         return seen[1] if seen is not None and not self._too_many else None
 
     @property
@@ -199,7 +199,7 @@ class IstioWebhooks:
     @property
     def read_at(self) -> float:
         """When :attr:`found` was last known to be so, in seconds since the epoch; 0 where it is not known."""
-        seen = self._look()
+        seen = self._seen_now()
         return (
             self._clock.now().timestamp() - (self._clock.monotonic() - seen[0]) if seen is not None else 0.0
         )
@@ -213,7 +213,7 @@ class IstioWebhooks:
     def revisions(self, namespace: str) -> tuple[str, ...]:
         """The revisions whose Services webhooks call in that namespace, as last known.
 
-        They are what is verified: a tag's webhooks call the Service of the revision that it stands for. A renewal at a
+        They are what is verified: a tag's webhooks call the Service of the revision that it names. A renewal at a
         moment at which webhooks are not known must not lose their names.
         """
         found = self.found
@@ -301,7 +301,7 @@ _PROBLEMS: Final = (
         "istiod_not_served",
         "istiod has written no caBundle, so it serves neither its webhooks nor agents over TLS",
         (
-            "start istiod; where it runs, restart it: it looks for its certificate only at its start; where there is no"
+            "start istiod; where it runs, restart it: it reads its certificate only at its start; where there is no"
             " such istiod any more, delete the webhook configuration"
         ),
     ),

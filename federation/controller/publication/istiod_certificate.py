@@ -5,7 +5,7 @@ as the namespace is there. A namespace that does not exist has no istiod and is 
 
 As everywhere in publication: what is done follows from what the watch shows, nothing is written where nothing would
 change, what others keep changing is restored less and less often, and only what was read back counts. Certificate and
-key that are there and good are kept, so that neither a restart nor another leader makes istiod reload anything.
+key that are there and good stay, so that neither a restart nor another leader makes istiod reload anything.
 
 The Secret is watched by its name, in a namespace that need not exist. The right to it is granted in its own namespace
 (a Role there), so nothing is watched before the namespace exists, and what is forbidden at one moment may be granted
@@ -94,7 +94,7 @@ class _Running(Generic[T]):
 
 
 class SecretWatch:
-    """The Secret ``name`` in ``namespace``; ``on_change`` gets what it held before and holds now."""
+    """The Secret ``name`` in ``namespace``; ``on_change`` gets the Secret before and after a change."""
 
     def __init__(
         self,
@@ -133,15 +133,15 @@ class SecretWatch:
         return meta is not None and meta.deletion is None
 
     @property
-    def held(self) -> ObservedSecret | None:
-        """What it held when last read; None where there is none, or nothing was read."""
+    def secret(self) -> ObservedSecret | None:
+        """The Secret as last read; None where there is none, or nothing was read."""
         if self._secrets is None:
             return None
         return self._secrets.reflector.items.get(ObjectKey(self._namespace, self._name))
 
     @property
     def fresh(self) -> bool:
-        """True while what :attr:`present` and :attr:`held` say is read back."""
+        """True while what :attr:`present` and :attr:`secret` say is read back."""
         if self._places is None or not self._places.reflector.synced or not self._places.reflector.fresh:
             return False
         if not self.present:
@@ -151,7 +151,7 @@ class SecretWatch:
 
     @property
     def last_seen(self) -> float:
-        """When the cluster was last heard on the watch that was silent longer, by the monotonic clock."""
+        """When the cluster was last seen on the watch that was silent longer, by the monotonic clock."""
         last_seen = [w.reflector.last_seen for w in (self._places, self._secrets) if w is not None]
         return min(last_seen, default=float("-inf"))
 
@@ -232,7 +232,7 @@ class SecretWatch:
 
 
 CONFIRM: Final = 10.0
-"""Seconds within which the watch should show a write; then it is looked at again."""
+"""Seconds within which the watch should show a write; then it is checked again."""
 
 LONGEST_BACKOFF: Final = 15.0
 JUDGE_AGAIN: Final = 10.0
@@ -245,7 +245,7 @@ _APPLY_PARAMS: Final = {"fieldManager": FIELD_MANAGER, "force": "true"}
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What the keepers ask of their member. The callables are asked each time, so they follow a reload.
+    """What the Secrets' publishers need of their member. The callables are called each time, so they follow a reload.
 
     ``generation`` is the one that the cluster is to hold, ``issuer`` the intermediate (SHA-256) that signs for it by
     order (empty: no order says). ``another_ca`` says why istiod's callers may not trust the hub yet (empty: they do).
@@ -288,9 +288,9 @@ class IstiodCertificates:
 
     def recall(self, former: Iterable[ControlPlaneReport]) -> None:
         """Go on from where others kept changing a Secret when the last controller was killed."""
-        told = {(report.namespace, report.secret): report for report in former if report.contested}
+        reports = {(report.namespace, report.secret): report for report in former if report.contested}
         for slot in self._slots:
-            if report := told.get((slot.namespace, self._istio.secret)):
+            if report := reports.get((slot.namespace, self._istio.secret)):
                 slot.recall(report.writers)
 
     def report(self) -> list[ControlPlaneReport]:
@@ -377,7 +377,7 @@ class _SecretPublisher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch.run())
             while True:
-                await self._look()
+                await self._check()
                 await self._clock.sleep(TICK)
 
     # What there is to do
@@ -402,30 +402,30 @@ class _SecretPublisher:
         key = generation.sha256, names, self._around.issuer()
         if self._wanted is None or self._wanted[0] != key:
             if self._wanted is not None:
-                self._retry_at = 0.0  # what stood in the way may not any more
+                self._retry_at = 0.0  # what was in the way may be gone
             bundle = bundle_of(generation)
             self._wanted = key, Wanted(names, key[2], bundle.pem, bundle.certificates)
         return self._wanted[1]
 
-    def _examine(self, held: ObservedSecret, wanted: Wanted) -> Examined:
+    def _examine(self, observed: ObservedSecret, wanted: Wanted) -> Examined:
         """The Secret judged, again only where it, what is wanted or the time has changed that much."""
         now = self._clock.now()
         if self._judged is not None:
             of, by, at, examined = self._judged
             until = min((c.not_after for c in examined.chain), default=now)
             lasting = now < until if not examined.problem else (now - at).total_seconds() < JUDGE_AGAIN
-            if of is held and by is wanted and at <= now and lasting:
+            if of is observed and by is wanted and at <= now and lasting:
                 return examined
-        examined = examine(msgspec.structs.replace(held, ours=self._is_ours(held)), wanted, now)
-        self._judged = held, wanted, now, examined
+        examined = examine(msgspec.structs.replace(observed, ours=self._is_ours(observed)), wanted, now)
+        self._judged = observed, wanted, now, examined
         return examined
 
-    def _is_good(self, held: ObservedSecret | None) -> bool:
+    def _is_good(self, observed: ObservedSecret | None) -> bool:
         """Whether nothing would be done about it now."""
         wanted = self._want()
-        if held is None or wanted is None:
+        if observed is None or wanted is None:
             return False
-        examined = self._examine(held, wanted)
+        examined = self._examine(observed, wanted)
         renew_at = self._renew_at(examined)
         return next_step(examined, wanted, renew_at=renew_at, now=self._clock.now()) is Step.KEEP
 
@@ -436,36 +436,36 @@ class _SecretPublisher:
         issued = self._issued[1] if self._issued and self._issued[0] == leaf.sha256 else None
         return renewal_of(leaf, issued)
 
-    def _withheld(self, held: ObservedSecret | None) -> str:
+    def _withheld(self, observed: ObservedSecret | None) -> str:
         """Why the hub must not put its certificate there: what it has written itself it goes on keeping."""
-        return "" if held is not None and self._is_ours(held) else self._around.another_ca()
+        return "" if observed is not None and self._is_ours(observed) else self._around.another_ca()
 
-    def _is_ours(self, held: ObservedSecret) -> bool:
+    def _is_ours(self, observed: ObservedSecret) -> bool:
         """Whether this hub wrote it: by its mark, or, where an earlier release left none, by the bundle in it."""
         hub = self._around.hub
         if not hub.id:
-            return held.ours
-        if held.hub:
-            return held.hub == hub.id
-        return held.ours and self._around.published(sha256(held.ca).hexdigest())
+            return observed.ours
+        if observed.hub:
+            return observed.hub == hub.id
+        return observed.ours and self._around.published(sha256(observed.ca).hexdigest())
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         wanted, watch = self._want(), self._watch
         if wanted is None or not watch.fresh or not watch.present:
             return
-        held = watch.held
-        examined = self._examine(held, wanted) if held is not None else None
+        observed = watch.secret
+        examined = self._examine(observed, wanted) if observed is not None else None
         step = next_step(examined, wanted, renew_at=self._renew_at(examined), now=self._clock.now())
         if step in {Step.KEEP, Step.LEAVE}:
             self._settle()
             return
         now = self._clock.monotonic()
-        if self._withheld(held) or now < self._retry_at or not self._around.allowed():
+        if self._withheld(observed) or now < self._retry_at or not self._around.allowed():
             return
         if self._contention.wait(self.namespace, now) > 0:
             return
         try:
-            await self._write(held, examined, wanted, step)
+            await self._write(observed, examined, wanted, step)
         except FederationError as error:
             self._failed(error)
         else:
@@ -482,24 +482,24 @@ class _SecretPublisher:
             fields = self._fields | {"reason": error.reason}
             _logger.warning("istiod's certificate cannot be provided: %s", error.diagnostics(), extra=fields)
         self._problem = error
-        asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
-        self._retry_at = self._clock.monotonic() + self._backoff.next(at_least=asked)
+        requested = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+        self._retry_at = self._clock.monotonic() + self._backoff.next(at_least=requested)
 
     # Doing it
 
     async def _write(
-        self, held: ObservedSecret | None, examined: Examined | None, wanted: Wanted, step: Step
+        self, observed: ObservedSecret | None, examined: Examined | None, wanted: Wanted, step: Step
     ) -> None:
         """Write the Secret with what it has, or with a certificate that is got for it. Raises FederationError."""
-        if step is Step.REWRITE and held is not None:
-            certificate, key = held.certificate, held.key
+        if step is Step.REWRITE and observed is not None:
+            certificate, key = observed.certificate, observed.key
         else:
             private = ec.generate_private_key(ec.SECP256R1())
             reply = await self._get(private, examined, wanted)
             below_root = [c for c in reply.chain if not c.is_self_signed]
             certificate, key = encode_certificates(below_root), private_key_pem(private)
             self._issued = reply.chain[0].sha256, self._clock.now()
-        if self._watch.held is not held or not self._around.allowed():
+        if self._watch.secret is not observed or not self._around.allowed():
             return  # what was decided no longer holds
         body = apply_body(
             self.namespace,
@@ -507,7 +507,7 @@ class _SecretPublisher:
             certificate=certificate,
             key=key,
             ca=wanted.bundle,
-            held=held,
+            observed=observed,
             hub=self._around.hub,
         )
         self._sent = certificate, key, wanted.bundle
@@ -532,7 +532,7 @@ class _SecretPublisher:
         reply = await self._account.request(names, key, lifetime=0)
         leaf = reply.chain[0]
         if dns_names(leaf) != wanted.names or leaf.uris:
-            raise InvalidValue("the certificate is not for the names that were asked for")
+            raise InvalidValue("the certificate is not for the names that were requested")
         path = verify_chain(reply.chain, wanted.anchors, self._clock.now(), purpose=Purpose.SERVER)
         if examined is not None and self._would_wait(examined, wanted) and path[1].sha256 != wanted.issuer:
             raise NotReady(
@@ -553,15 +553,15 @@ class _SecretPublisher:
     def report(self) -> ControlPlaneReport:
         """How it fares now, by what was read back."""
         sight = self._see()
-        stands, examined = istiod_certificate_state(sight), sight.examined or Examined()
+        found, examined = istiod_certificate_state(sight), sight.examined or Examined()
         now = self._clock.monotonic()
         return ControlPlaneReport(
             namespace=self.namespace,
             secret=self._name,
-            state=stands.state,
-            detail=stands.detail,
-            remedy=stands.remedy,
-            attention=stands.attention,
+            state=found.state,
+            detail=found.detail,
+            remedy=found.remedy,
+            attention=found.attention,
             names=[name[:MOST_CHARACTERS] for name in examined.names[:MOST_NAMES]],
             issuer=examined.issuer,
             not_after=examined.not_after,
@@ -576,25 +576,25 @@ class _SecretPublisher:
     def facts(self) -> ControlPlane:
         """What was read back, for the gates; nothing of what is not known now, or cannot serve."""
         sight = self._see()
-        stands, examined = istiod_certificate_state(sight), sight.examined
+        found, examined = istiod_certificate_state(sight), sight.examined
         name, read_back_at = f"{self.namespace}/{self._name}", self._read_back_at()
         if not sight.fresh or examined is None or not examined.serves:
-            return ControlPlane(name=name, detail=stands.detail or stands.state, read_back_at=read_back_at)
+            return ControlPlane(name=name, detail=found.detail or found.state, read_back_at=read_back_at)
         return ControlPlane(
             name=name,
             issuer=examined.issuer,
             root=examined.root,
-            anchors=examined.held,
+            anchors=examined.anchors,
             current=examined.current,
             not_after=examined.not_after,
             read_back_at=read_back_at,
-            detail=stands.detail,
+            detail=found.detail,
         )
 
     def _see(self) -> Sight:
         watch, wanted = self._watch, self._want()
-        held, now = watch.held, self._clock.monotonic()
-        examined = self._examine(held, wanted) if held is not None and wanted is not None else None
+        observed, now = watch.secret, self._clock.monotonic()
+        examined = self._examine(observed, wanted) if observed is not None and wanted is not None else None
         contested = bool(self._contention.contested(now))
         return Sight(
             namespace=self.namespace,
@@ -606,7 +606,7 @@ class _SecretPublisher:
             wanted=wanted,
             examined=examined,
             renew_at=self._renew_at(examined),
-            withheld=self._withheld(held),
+            withheld=self._withheld(observed),
             problem=self._problem,
             writers=(", ".join(self._contention.writers(now)) or "another writer") if contested else "",
         )

@@ -4,7 +4,7 @@ istiod takes ``tls.crt``, ``tls.key`` and ``ca.crt`` from the Secret ``istiod-tl
 istio/istio, ``hasCustomTLSCerts``), reloads them when they change, and writes ``ca.crt`` into its webhooks'
 ``caBundle``. So ``ca.crt`` is the cluster's bundle to the byte, and the certificate is one that the bundle verifies.
 
-A valid certificate is kept, whichever controller wrote it. A certificate that the hub did not write and that its
+A valid certificate stays, whichever controller wrote it. A certificate that the hub did not write and that its
 bundle does not verify is another CA's: agents of that mesh may trust nothing else, so it is reported and left alone
 for as long as it is valid.
 
@@ -101,7 +101,7 @@ _decode_managed: Final = msgspec.json.Decoder(list[_Managed] | None).decode
 
 
 def _managed(meta: _Meta) -> list[_Managed]:
-    """Who owns what of it; nobody that is known where there is more of that than an API server keeps."""
+    """Who owns what of it; none that is known where there is more of that than an API server stores."""
     if not 0 < len(memoryview(meta.managed_fields)) <= MOST_MANAGED_BYTES:
         return []
     return _decode_managed(meta.managed_fields) or []
@@ -153,7 +153,7 @@ def apply_body(
     certificate: bytes,
     key: bytes,
     ca: bytes,
-    held: ObservedSecret | None,
+    observed: ObservedSecret | None,
     hub: HubIdentity = NO_HUB,
 ) -> bytes:
     """A server-side apply of the whole Secret. The type of one that is there cannot be changed, so it stays."""
@@ -171,7 +171,7 @@ def apply_body(
                 "labels": LABELS,
                 **({"annotations": hub.annotations} if hub.annotations else {}),
             },
-            "type": held.type if held is not None and held.type else TLS,
+            "type": observed.type if observed is not None and observed.type else TLS,
             "data": data,
         }
     )
@@ -199,7 +199,7 @@ class Examined:
     names: tuple[str, ...] = ()
     issuer: str = ""
     root: str = ""
-    held: frozenset[str] | None = None  # the anchors (SHA-256) in ca.crt; None where it cannot be read
+    anchors: frozenset[str] | None = None  # the anchors (SHA-256) in ca.crt; None where it cannot be read
     current: bool = False
     problem: str = ""
     foreign: bool = False
@@ -216,34 +216,34 @@ class Examined:
         return self.chain[0].not_after.timestamp() if self.chain else 0.0
 
 
-def examine(held: ObservedSecret, wanted: Wanted, at: datetime) -> Examined:
+def examine(observed: ObservedSecret, wanted: Wanted, at: datetime) -> Examined:
     """Judge what a Secret holds at that time. It verifies signatures: keep the result while nothing changes."""
-    current = held.ca == wanted.bundle
-    anchors = _fingerprints(held.ca)
+    current = observed.ca == wanted.bundle
+    anchors = _fingerprints(observed.ca)
     try:
         # No path is longer. Hundreds of certificates there would each have their signature verified, on the loop.
-        chain = parse_certificates(_first(held.certificate), where=CERTIFICATE)[:MAX_PATH]
+        chain = parse_certificates(_first(observed.certificate), where=CERTIFICATE)[:MAX_PATH]
     except InvalidValue as error:
         # Go may read what this does not, and then it is in use all the same.
-        foreign = not held.ours and _PEM in held.certificate
-        return Examined(held=anchors, current=current, problem=str(error), foreign=foreign)
+        foreign = not observed.ours and _PEM in observed.certificate
+        return Examined(anchors=anchors, current=current, problem=str(error), foreign=foreign)
     leaf, names = chain[0], dns_names(chain[0])
     examined = Examined(
         chain=chain,
         names=names,
         issuer=next((c.sha256 for c in (*chain[1:], *wanted.anchors) if leaf.is_signed_by(c)), ""),
-        held=anchors,
+        anchors=anchors,
         current=current,
         lacking=tuple(name for name in wanted.names if name not in names),
     )
-    problem = _key_problem(held.key, leaf)
-    if problem and (held.ours or _PRIVATE not in held.key or kind_of(leaf.public_key) is not None):
+    problem = _key_problem(observed.key, leaf)
+    if problem and (observed.ours or _PRIVATE not in observed.key or kind_of(leaf.public_key) is not None):
         return replace(examined, problem=problem)  # with that key istiod serves nothing either
     try:
         path = verify_chain(chain, wanted.anchors, at, purpose=Purpose.SERVER, partial=False)
     except InvalidValue as error:
         valid = leaf.not_before <= at < leaf.not_after
-        return replace(examined, problem=error.what, foreign=valid and not held.ours)
+        return replace(examined, problem=error.what, foreign=valid and not observed.ours)
     return replace(examined, root=path[-1].sha256, problem=problem)
 
 
@@ -288,10 +288,10 @@ def dns_names(certificate: Certificate) -> tuple[str, ...]:
 
 def _key_problem(key: bytes, leaf: Certificate) -> str:
     try:
-        held = load_private_key(key, where=KEY)
+        private_key = load_private_key(key, where=KEY)
     except InvalidValue as error:
         return str(error)
-    return "" if held.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
+    return "" if private_key.public_key() == leaf.public_key else f"{KEY} is not the key of {CERTIFICATE}"
 
 
 def _first(pem: bytes) -> bytes:

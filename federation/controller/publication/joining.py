@@ -1,4 +1,4 @@
-"""A cluster that joins with a CA of its own keeps it until a person has accepted it: nothing is interrupted.
+"""A cluster that joins with a CA of its own keeps it until an operator has accepted it: nothing is interrupted.
 
 What a namespace held before the hub came is not overwritten while it holds CA certificates that the
 generation meant for the cluster does not contain. Before the hub came means: the object is not a generation's
@@ -7,7 +7,7 @@ with the first time that every namespace holds the hub's bundle. From then on ot
 restored at once: otherwise anyone who can create a namespace could keep an anchor in it and block every rotation.
 
 Publication does not fight. While a CA of the cluster's own counts as issuing, what distributes its roots goes on
-writing the object: istiod compares bytes and puts its own back at once (InsertDataToConfigMap of istio/istio,
+writing the object: istiod compares bytes and restores its own at once (InsertDataToConfigMap of istio/istio,
 security/pkg/k8s/configutil.go). Until the takeover is declared the hub therefore writes over no content of
 another field manager that holds nothing but known CAs; it waits until that writer serves the hub's bundle to the
 byte, after which neither writes. An object that is missing there is left to that writer for a moment.
@@ -15,11 +15,11 @@ byte, after which neither writes. An object that is missing there is left to tha
 Another hub is such a writer as well, and answers as fast. Where an object bears the mark of one that was not adopted
 (``controller.adopt_hubs``), this hub writes nothing in the cluster, whatever the object holds, and whatever
 ``member_cas`` says of CAs. To be seen itself in time, it writes to the namespace of istiod first, and to the
-others only once its mark has stood there for a moment: of two hubs that begin at once one yields. Once every
-namespace has held this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any mark.
+others only once its mark has been there for a moment: of two hubs that begin at once one yields. Once every
+namespace has been read back with this hub's bundle a mark protects nothing: a writer of one ConfigMap can write any
+mark.
 
-Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was
-restored
+Where every bundle that bears this hub's own mark is of a later generation than the state knows, the state was restored
 from an older one: the hub has forgotten what it has published and signed since. It leaves the cluster as it is then,
 until a newer state is restored or an operator adopts this hub's own identity. The same holds where some are what the
 state knows, because a publication was killed in the middle or a namespace could not be written to, while the
@@ -51,11 +51,11 @@ from federation.core.trust.joining import IstioSeen
 
 REASON: Final = "joining"
 MOST_OWN: Final = 16
-MOST_KEPT: Final = 64  # contents that are remembered parsed
+MOST_REMEMBERED: Final = 64  # contents that are remembered parsed
 MOST_NAMED: Final = 3
-MOST_TEXT: Final = 200  # characters of a name that somebody else has chosen
+MOST_TEXT: Final = 200  # characters of a name that others have chosen
 MOST_TIERS: Final = 3
-"""Of CAs below a root: what stands deeper in what a cluster holds counts as below nothing."""
+"""Of CAs below a root: a CA deeper than that counts as below nothing."""
 
 GRACE: Final = 5.0
 """Seconds that a missing object is left to the other writer: istiod makes it within one."""
@@ -64,10 +64,10 @@ YIELDS: Final = "other_writers"
 OTHER_HUB: Final = "other_hub"
 AHEAD: Final = "state_older"
 CLAIM: Final = 0.5
-"""Seconds that this hub's mark has to stand in the first namespace before it writes to the others."""
+"""Seconds that this hub's mark has to be in the first namespace before it writes to the others."""
 
 CLAIM_LIMIT: Final = 15.0
-"""Seconds that the others wait for that: what refuses the object in one namespace must not hold up all."""
+"""Seconds that the others wait for that: what refuses the object in one namespace must not delay all."""
 
 _PEM: Final = b"-----BEGIN"
 _K = TypeVar("_K")
@@ -78,7 +78,7 @@ _V = TypeVar("_V")
 class JoiningMemory:
     """What is persisted of how a cluster joined: whether that is over, and the pinned CAs it came with.
 
-    ``issuing`` says that these count as issuing still: no person has declared the takeover. ``trust_bundle`` says
+    ``issuing`` says that these count as issuing still: no operator has declared the takeover. ``trust_bundle`` says
     that its ClusterTrustBundle was seen there once.
     """
 
@@ -95,7 +95,7 @@ def no_memory(_: str) -> JoiningMemory | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberFacts(ClusterFacts):
-    """A cluster with the CAs of its own (SHA-256) that it was found to hold when it joined.
+    """A cluster with the CAs of its own (SHA-256) that it was found with when it joined.
 
     ``joining`` while some namespace keeps one that is not accepted. ``trust_bundle`` is what to remember of its
     ClusterTrustBundle: that it was seen, that it counts no more, or (None) nothing new. ``unaccepted`` names the CAs
@@ -124,9 +124,9 @@ class _Parsed:
 
 
 class Joining:
-    """Says for one cluster which namespaces keep what they hold.
+    """Decides for one cluster which namespaces keep what they have.
 
-    ``replaces`` is the operator's word to overwrite it all at once. ``nothing_earlier`` is his word that no
+    ``replaces`` is the operator's instruction to overwrite it all at once. ``nothing_earlier`` is the statement that no
     certificate from before the hub is alive: then a cluster that came with roots of the hub alone has no CA of its
     own that issues. ``hub`` is this hub; the one of the namespaces ``first`` that ``exists`` is written to before all
     others. ``remembered`` is what is persisted, None where nothing is: what it came with is then not
@@ -181,7 +181,7 @@ class Joining:
         self._target: tuple[str, tuple[Certificate, ...]] = ("", ())
 
     def over(self) -> bool:
-        """True once every namespace has held the hub's bundle, or where nothing of theirs is to be kept."""
+        """True once every namespace was read back with the hub's bundle, or where nothing of theirs is to stay."""
         if not self._joined:
             remembered = self._remembered(self._cluster)
             self._joined = remembered is not None and remembered.joined
@@ -189,20 +189,20 @@ class Joining:
 
     @property
     def own(self) -> frozenset[str]:
-        """The CAs of its own (SHA-256) that it was found to hold from before the hub."""
+        """The CAs of its own (SHA-256) that it was found with from before the hub."""
         return frozenset(self._own)
 
-    def notice(self, namespace: str, held: ObservedConfigMap | None) -> None:
+    def notice(self, namespace: str, observed: ObservedConfigMap | None) -> None:
         """The watch shows that ``namespace`` holds that."""
-        self._note_mark(namespace, held)
-        if held is not None:
+        self._note_mark(namespace, observed)
+        if observed is not None:
             self._made(namespace)
-        if held is None or not held.sha256 or self.over():
+        if observed is None or not observed.sha256 or self.over():
             return
-        if self._is_ours(held):
+        if self._is_ours(observed):
             self._served.add(namespace)
         elif namespace not in self._served:
-            for certificate in self._parse(held.sha256).authorities:
+            for certificate in self._parse(observed.sha256).authorities:
                 if len(self._own) < MOST_OWN:
                     self._own.setdefault(certificate.sha256, certificate)
 
@@ -213,22 +213,24 @@ class Joining:
         self._note_number(namespace, None)
         self._made(namespace)
 
-    def _note_number(self, namespace: str, held: ObservedConfigMap | None) -> None:
+    def _note_number(self, namespace: str, observed: ObservedConfigMap | None) -> None:
         if (before := self._numbers.pop(namespace, None)) is not None:
             self._counted[before] -= 1
             self._counted += Counter()  # without those of which none is left
-        if held is None or not held.sha256 or not namespace:  # of a ClusterTrustBundle no number is kept
+        if (
+            observed is None or not observed.sha256 or not namespace
+        ):  # of a ClusterTrustBundle no number is recorded
             return
-        if self._trust.is_ours(held.sha256):
+        if self._trust.is_ours(observed.sha256):
             self._met = True
             self._met_in_first = self._met_in_first or namespace in self._firsts
-        elif self._hub.id and held.hub == self._hub.id:
-            self._numbers[namespace] = held.generation
-            self._counted[held.generation] += 1
+        elif self._hub.id and observed.hub == self._hub.id:
+            self._numbers[namespace] = observed.generation
+            self._counted[observed.generation] += 1
 
     @property
     def ahead(self) -> int:
-        """The generation that the cluster holds by this hub's own mark, where the state knows none so late; else 0."""
+        """The generation that the cluster has by this hub's own mark, where the state knows none so late; else 0."""
         if self._completed or self._replaces or self._hub.id in self._hub.adopts:
             return 0
         later = [number for number in self._counted if number > self._trust.newest > 0]
@@ -240,20 +242,21 @@ class Joining:
         lowest = min(self._counted, default=0)
         return lowest if lowest > self._trust.newest > 0 else 0
 
-    def _note_mark(self, namespace: str, held: ObservedConfigMap | None) -> None:
-        self._note_number(namespace, held)
-        mark = held.hub if held is not None else ""
-        # One that has published the very bytes that this one would is no rival: what either signs is trusted there.
-        if held is not None and self._hub.is_other(mark) and not self._trust.is_ours(held.sha256):
+    def _note_mark(self, namespace: str, observed: ObservedConfigMap | None) -> None:
+        self._note_number(namespace, observed)
+        mark = observed.hub if observed is not None else ""
+        # One that has published the very bytes that this one would publish is no rival: what either signs is trusted
+        # there.
+        if observed is not None and self._hub.is_other(mark) and not self._trust.is_ours(observed.sha256):
             self._others[namespace] = mark
         else:
             self._others.pop(namespace, None)
         if namespace not in self._firsts:
             return
         before = self._in_first.pop(namespace, None)
-        if held is not None:
-            stood = before is not None and before[0].hub == mark
-            self._in_first[namespace] = held, before[1] if before and stood else self._clock.monotonic()
+        if observed is not None:
+            same = before is not None and before[0].hub == mark
+            self._in_first[namespace] = observed, before[1] if before and same else self._clock.monotonic()
 
     @property
     def _first(self) -> str:
@@ -261,7 +264,7 @@ class Joining:
 
     @property
     def _defends(self) -> bool:
-        """Whether every namespace has held this hub's bundle: what another hub writes is an edit since then."""
+        """Whether every namespace was read back with this hub's bundle: another hub's writing is an edit since."""
         remembered = self._remembered(self._cluster)
         return self._completed or (remembered is not None and remembered.joined)
 
@@ -279,15 +282,17 @@ class Joining:
 
     @property
     def claims(self) -> bool:
-        """Whether this hub's mark has yet to stand for a moment in the first namespace, where it can be written."""
+        """Whether this hub's mark still has to be in the first namespace for a moment, where it can be written."""
         first = self._first
         if not self._hub.id or self._defends or not first:
             return False
-        held, since = self._in_first.get(first, (None, 0.0))
+        observed, since = self._in_first.get(first, (None, 0.0))
         now = self._clock.monotonic()
-        if held is not None and held.hub == self._hub.id:
+        if observed is not None and observed.hub == self._hub.id:
             return now - since < CLAIM
-        if self.keeps(first, held) or (self.under_way if held is None else self.yields(first, held)):
+        if self.keeps(first, observed) or (
+            self.under_way if observed is None else self.yields(first, observed)
+        ):
             return False  # it is left to another writer, and so cannot bear the mark
         if self._claiming_since is None:
             self._claiming_since = now
@@ -297,8 +302,8 @@ class Joining:
         self._missing_since.pop(namespace, None)
         self._late.discard(namespace)
 
-    def stirred(self) -> bool:
-        """True where other things are remembered than at the last call: all is to be looked at anew."""
+    def memory_changed(self) -> bool:
+        """True where other things are remembered than at the last call: everything is to be judged anew."""
         before, self._seen = self._seen, self._remembered(self._cluster)
         return before != self._seen
 
@@ -307,25 +312,25 @@ class Joining:
         if 0 < counted.selected == counted.current and not counted.forbidden and not self.left:
             self._joined = self._completed = True
 
-    def keeps(self, namespace: str, held: ObservedConfigMap | None) -> bool:
+    def keeps(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether what the namespace holds is to stay for now."""
         if self.left:
             return True
-        if held is None or not held.sha256 or self.over():
+        if observed is None or not observed.sha256 or self.over():
             return False
         generation = self._trust.for_cluster(self._cluster)
         if generation is None:
             return False
-        if (self._is_ours(held) or namespace in self._served) and not self._is_put_back(held):
+        if (self._is_ours(observed) or namespace in self._served) and not self._is_put_back(observed):
             return False
-        parsed = self._parse(held.sha256)
-        if not parsed.readable or self._missing(held.sha256, generation):
+        parsed = self._parse(observed.sha256)
+        if not parsed.readable or self._missing(observed.sha256, generation):
             return True
         return not self._is_in_memory(parsed)
 
-    def stays(self, namespace: str, held: ObservedConfigMap | None) -> bool:
+    def stays(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether nothing is to be written there for now, for one reason or the other."""
-        if self.keeps(namespace, held) or self.yields(namespace, held):
+        if self.keeps(namespace, observed) or self.yields(namespace, observed):
             return True
         return namespace != self._first and self.claims
 
@@ -355,7 +360,7 @@ class Joining:
             return False
         return not self._nothing_earlier or bool(remembered.own & self._pinned("accepted"))
 
-    def yields(self, namespace: str, held: ObservedConfigMap | None) -> bool:
+    def yields(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether the namespace is left to another writer that would put its bytes back.
 
         Not where these hold a CA that is not known: such an edit is restored.
@@ -363,15 +368,15 @@ class Joining:
         generation = self._trust.for_cluster(self._cluster)
         if generation is None or self._replaces:
             return False
-        if held is None:
+        if observed is None:
             if not self.under_way:
                 return False
             if namespace not in self._late:
                 self._missing_since.setdefault(namespace, self._clock.monotonic())
             return namespace not in self._late
-        if not self.issuing or not held.writers or held.sha256 == generation.sha256:
+        if not self.issuing or not observed.writers or observed.sha256 == generation.sha256:
             return False
-        return self._parse(held.sha256).readable and not self._missing(held.sha256, generation)
+        return self._parse(observed.sha256).readable and not self._missing(observed.sha256, generation)
 
     def overdue(self) -> list[str]:
         """Namespaces whose missing object no other writer has made in time: the hub makes it. Each is named once."""
@@ -410,10 +415,10 @@ class Joining:
             return state_older_health(later, self._trust.newest, named(certificates), self._hub.id)
         if not certificates and not unreadable:
             return ClusterHealth("degraded", REASON, "its own CA is accepted", "nothing: publication begins")
-        told = [text for text in (named(certificates),) if text]
+        parts = [text for text in (named(certificates),) if text]
         if unreadable:
-            told.append("certificates that cannot be read")
-        detail = f"it joins with a CA of its own, which is kept and trusted nowhere else: {', '.join(told)}"
+            parts.append("certificates that cannot be read")
+        detail = f"it joins with a CA of its own, which stays and is trusted nowhere else: {', '.join(parts)}"
         return ClusterHealth("degraded", REASON, detail, self._remedy(certificates))
 
     def _remedy(self, certificates: Sequence[Certificate]) -> str:
@@ -446,22 +451,22 @@ class Joining:
             found |= {certificate.sha256: certificate for certificate in self._missing(digest, generation)}
         return [found[sha256] for sha256 in sorted(found)], unreadable
 
-    def _is_ours(self, held: ObservedConfigMap) -> bool:
+    def _is_ours(self, observed: ObservedConfigMap) -> bool:
         if self._hub.id:  # what an earlier release wrote bears no mark: that it was published proves it
-            return held.hub == self._hub.id or self._trust.is_ours(held.sha256)
-        return held.ours or self._trust.is_ours(held.sha256)
+            return observed.hub == self._hub.id or self._trust.is_ours(observed.sha256)
+        return observed.ours or self._trust.is_ours(observed.sha256)
 
-    def _is_put_back(self, held: ObservedConfigMap) -> bool:
+    def _is_put_back(self, observed: ObservedConfigMap) -> bool:
         """Whether another writer has replaced what was the hub's with nothing but CAs that the cluster came with."""
-        if not held.writers or self._trust.is_ours(held.sha256):
+        if not observed.writers or self._trust.is_ours(observed.sha256):
             return False
-        authorities = self._parse(held.sha256).authorities
+        authorities = self._parse(observed.sha256).authorities
         return bool(authorities) and all(certificate.sha256 in self._own for certificate in authorities)
 
     def _is_in_memory(self, parsed: _Parsed) -> bool:
         """Whether it is persisted which pinned CAs it came with: a rotation has to wait for their leaves.
 
-        They are overwritten only then, because nobody could tell afterwards.
+        They are overwritten only then, because that could not be determined afterwards.
         """
         remembered = self._remembered(self._cluster)
         if remembered is None or self._trust.generation is None:
@@ -475,7 +480,7 @@ class Joining:
         return frozenset(anchor.sha256 for anchor in anchors if anchor.kind in kinds)
 
     def _missing(self, digest: str, generation: Generation) -> list[Certificate]:
-        """Its CAs that neither are in the generation nor below one that is; what has expired is needed by nobody."""
+        """Its CAs that neither are in the generation nor below one that is; what has expired is not needed."""
         authorities = self._parse(digest).authorities
         if not authorities:
             return []
@@ -505,7 +510,7 @@ class Joining:
         else:
             pem = self._contents.get(digest)
             if pem is None:
-                return _Parsed(readable=False)  # more different contents than the hub keeps
+                return _Parsed(readable=False)  # more different contents than the hub remembers
             found = _parse(pem)
         _remember(self._parsed, digest, found)
         return found
@@ -524,14 +529,14 @@ def other_hub_health(hub: str, detail: str) -> ClusterHealth:
     )
 
 
-def state_older_health(held: int, known: int, lacks: str, hub: str) -> ClusterHealth:
+def state_older_health(published: int, known: int, lacks: str, hub: str) -> ClusterHealth:
     """How a cluster fares to which this hub has published later generations than its state knows."""
     more = f", with {lacks}" if lacks else ""
     return ClusterHealth(
         "degraded",
         AHEAD,
-        f"the state is older than what this hub has published there: it holds generation {held}{more}, and the state "
-        f"knows {known}. Nothing is written there, and nothing is issued",
+        f"the state is older than what this hub has published there: it has generation {published}{more}, and the "
+        f"state knows {known}. Nothing is written there, and nothing is issued",
         "restore the newest backup of the state and restart every role. Where there is none, find out what was "
         "published since, pin what is to be trusted still, and "
         f'add "{hub}", which is this hub\'s own identity, to controller.adopt_hubs: it then goes on with what it has, '
@@ -554,21 +559,21 @@ def other_hub_wrote(hub: str) -> ClusterHealth:
 def named(certificates: Iterable[Certificate]) -> str:
     """The first few by subject and fingerprint, and how many more there are."""
     found = list(certificates)
-    told = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in found[:MOST_NAMED]]
-    return ", ".join([*told, f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else told)
+    texts = [f"{c.subject[:MOST_TEXT] or 'no subject'} (SHA-256 {c.sha256})" for c in found[:MOST_NAMED]]
+    return ", ".join([*texts, f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else texts)
 
 
-def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:
-    kept[key] = value
-    if len(kept) > MOST_KEPT:
-        kept.popitem(last=False)
+def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V) -> None:
+    cache[key] = value
+    if len(cache) > MOST_REMEMBERED:
+        cache.popitem(last=False)
 
 
 def _parse(pem: bytes) -> _Parsed:
     try:
         certificates = parse_certificates(pem, where="")
     except InvalidValue:
-        return _Parsed(readable=_PEM not in pem)  # what holds no PEM at all is trusted by nobody
+        return _Parsed(readable=_PEM not in pem)  # what holds no PEM at all is trusted nowhere
     return _Parsed(tuple(certificate for certificate in certificates if certificate.is_ca))
 
 

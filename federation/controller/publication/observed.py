@@ -1,15 +1,15 @@
-"""What a cluster's namespaces really hold, as watches show it: the only ground for saying "published".
+"""What a cluster's namespaces really hold, as watches show it: nothing else is ever reported as published.
 
 **Watches:** two for each cluster: which namespaces there are, and what each of them holds. Both are replaced by fresh
-ones in every resync period, so that nothing a watch may have lost stays lost, and at once where the cluster comes
+ones in every resync period, so that nothing that a watch missed stays missing, and at once where the cluster comes
 back after it was away: a reflector that has waited up to its longest delay would otherwise sleep through the return.
-A pair is exchanged only once the new one has listed everything. Whether the cluster answers at all, and as which
-version, is asked seldom while all is well, else each second.
+A pair is replaced only once the new one has listed everything. Whether the cluster answers at all, and as which
+version, is requested seldom while all is well, else each second.
 
 **Read-back:** counted by what was read back, never by what was sent. Where the watches are not fresh nothing counts
-as current: the last that was known is then only a memory.
+as current: what was known last is then no evidence.
 
-**Content of other writers** is taken apart beside everything else and within bounds. A client that may write one
+**Content of other writers** is parsed beside everything else and within bounds. A client that may write one
 ConfigMap chooses what the hub has to parse and whose signatures it has to verify. So a content that is not the hub's
 is read by a task of its own, a few certificates at a time, charged to that member. Until it is read nothing waits for
 it: it counts as not known, which overwrites nothing that may have to stay and opens no gate. Of contents that change
@@ -59,17 +59,20 @@ CONFIG_MAPS: Final = "/api/v1/configmaps"
 class _Pair:
     """Both reflectors, running from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, namespaces: Reflector[ObjectMeta], held: Reflector[ObservedConfigMap]) -> None:
+    def __init__(self, namespaces: Reflector[ObjectMeta], config_maps: Reflector[ObservedConfigMap]) -> None:
         self.namespaces = namespaces
-        self.held = held
+        self.config_maps = config_maps
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def synced(self) -> bool:
-        return self.namespaces.synced and self.held.synced
+        return self.namespaces.synced and self.config_maps.synced
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self.namespaces.run()), asyncio.create_task(self.held.run())]
+        self._tasks = [
+            asyncio.create_task(self.namespaces.run()),
+            asyncio.create_task(self.config_maps.run()),
+        ]
 
     def check(self) -> None:
         """A reflector survives every failure of its cluster; what ends it is a bug, which is raised here."""
@@ -84,7 +87,7 @@ class _Pair:
 
 
 class ClusterWatch:
-    """A cluster's namespaces and what they hold. ``on_change`` gets a namespace's name and old and new Held."""
+    """A cluster's namespaces and their ConfigMaps. ``on_change`` gets a namespace's name, and old and new of these."""
 
     def __init__(
         self,
@@ -113,13 +116,13 @@ class ClusterWatch:
         return self._pair.namespaces.items
 
     @property
-    def held(self) -> Mapping[ObjectKey, ObservedConfigMap]:
-        """What each namespace holds under the name of the ConfigMap."""
-        return self._pair.held.items
+    def config_maps(self) -> Mapping[ObjectKey, ObservedConfigMap]:
+        """The ConfigMap of each namespace that has one under the configured name."""
+        return self._pair.config_maps.items
 
     def observed_in(self, namespace: str) -> ObservedConfigMap | None:
-        """What that namespace holds."""
-        return self._pair.held.items.get(ObjectKey(namespace, self._publication.config_map))
+        """What that namespace has."""
+        return self._pair.config_maps.items.get(ObjectKey(namespace, self._publication.config_map))
 
     @property
     def synced(self) -> bool:
@@ -128,19 +131,19 @@ class ClusterWatch:
 
     @property
     def fresh(self) -> bool:
-        """True while both are listed and their watches stand and were heard: only then is it read back."""
+        """True while both are listed and their watches run and have received events: only then is it read back."""
         pair = self._pair
-        return pair.synced and pair.namespaces.fresh and pair.held.fresh
+        return pair.synced and pair.namespaces.fresh and pair.config_maps.fresh
 
     @property
     def last_seen(self) -> float:
         """When the cluster was last seen on the watch that was silent longer, by the monotonic clock."""
-        return min(self._pair.namespaces.last_seen, self._pair.held.last_seen)
+        return min(self._pair.namespaces.last_seen, self._pair.config_maps.last_seen)
 
     @property
     def problems(self) -> tuple[ClusterError, ...]:
         """What is wrong with the watches now."""
-        found = (self._pair.namespaces.problem, self._pair.held.problem)
+        found = (self._pair.namespaces.problem, self._pair.config_maps.problem)
         return tuple(problem for problem in found if problem is not None)
 
     def renew(self) -> None:
@@ -167,7 +170,7 @@ class ClusterWatch:
     async def _synced_in_time(self, pair: _Pair) -> bool:
         deadline = self._clock.monotonic() + SYNC_LIMIT
         while not pair.synced and self._clock.monotonic() < deadline:
-            if pair.namespaces.problem is not None or pair.held.problem is not None:
+            if pair.namespaces.problem is not None or pair.config_maps.problem is not None:
                 return False
             await self._clock.sleep(SYNC_POLL)
         return pair.synced
@@ -179,16 +182,16 @@ class ClusterWatch:
         try:
             if await self._synced_in_time(newer):
                 self._pair = newer
-                self._tell(before, newer)
+                self._report_differences(before, newer)
         finally:
             await (before if self._pair is newer else newer).stop()
 
-    def _tell(self, before: _Pair, after: _Pair) -> None:
-        """What went unnoticed before is a change as any other."""
+    def _report_differences(self, before: _Pair, after: _Pair) -> None:
+        """Report what went unnoticed before as any other change."""
         name = self._publication.config_map
         for key in {*before.namespaces.items, *after.namespaces.items}:
             at = ObjectKey(key.name, name)
-            old, new = before.held.items.get(at), after.held.items.get(at)
+            old, new = before.config_maps.items.get(at), after.config_maps.items.get(at)
             if old != new or (key in before.namespaces.items) != (key in after.namespaces.items):
                 self._on_change(key.name, old, new)
 
@@ -201,8 +204,8 @@ class ClusterWatch:
 
         def namespace_changed(change: Change[ObjectMeta]) -> None:
             if current():
-                held = self.observed_in(change.key.name)
-                self._on_change(change.key.name, held, held)
+                observed = self.observed_in(change.key.name)
+                self._on_change(change.key.name, observed, observed)
 
         def on_config_map(change: Change[ObservedConfigMap]) -> None:
             if current():
@@ -242,13 +245,13 @@ MOST_PROBLEMS = 10
 MOST_CONTENTS = 16
 EXAMPLES = 3
 LEFT = "it is left to another hub, which publishes there"
-KEPT = "it holds a CA of its own, which is not overwritten for now"
+JOINS = "it holds a CA of its own, which is not overwritten for now"
 YIELDED = "it holds another writer's bytes, which are not overwritten for now"
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" stands for nothing.
+    """The namespaces of a cluster by what they hold. Digests are of the key's value; "" is nothing.
 
     ``selected`` are all that are to hold the bundle: also those that refuse it (``forbidden`` and ``failed``).
     ``joining`` counts those that keep a CA of their own for now, ``yielded`` those that are left to another writer
@@ -300,7 +303,7 @@ class ReadBack:
 
 def read_back(
     namespaces: Mapping[ObjectKey, ObjectMeta],
-    held: Mapping[ObjectKey, ObservedConfigMap],
+    config_maps: Mapping[ObjectKey, ObservedConfigMap],
     target: Target | None,
     *,
     config_map: str,
@@ -310,15 +313,15 @@ def read_back(
     failed: Mapping[str, str] | None = None,
     keeps: Callable[[str, ObservedConfigMap | None], bool] = lambda _, __: False,
     yields: Callable[[str, ObservedConfigMap | None], bool] = lambda _, __: False,
-    why_kept: str = KEPT,
+    why_joining: str = JOINS,
 ) -> ReadBack:
     """Count what the watches show. ``terminating``, ``forbidden`` and ``failed`` are what writes ran into.
 
-    ``keeps`` says whether what a namespace holds is to stay for now (``why_kept`` says why), ``yields`` whether it is
-    left to another writer.
+    ``keeps`` says whether what a namespace holds is to stay for now (``why_joining`` says why), ``yields`` whether it
+    is left to another writer.
     """
     forbidden, failed = forbidden or {}, failed or {}
-    kept: list[str] = []
+    joining: list[str] = []
     yielded: list[str] = []
     yielded_to: set[str] = set()
     writers: set[str] = set()
@@ -334,7 +337,7 @@ def read_back(
         if meta.deletion is not None or name in terminating:
             counts["terminating"] += 1
             continue
-        holds = held.get(ObjectKey(name, config_map))
+        holds = config_maps.get(ObjectKey(name, config_map))
         met = target is not None and target.is_met_by(holds)
         counts["selected"] += 1
         writers.update(holds.writers if holds is not None else ())
@@ -349,7 +352,7 @@ def read_back(
         if name in forbidden:
             counts["forbidden"] += 1
         elif keeps(name, holds):
-            kept.append(name)
+            joining.append(name)
         elif yields(name, holds):
             yielded.append(name)
             yielded_to.update(holds.writers if holds is not None else ())
@@ -362,7 +365,7 @@ def read_back(
         forbidden=counts["forbidden"],
         excluded=counts["excluded"],
         failed=counts["failed"],
-        joining=len(kept),
+        joining=len(joining),
         yielded=len(yielded),
         writers=tuple(sorted(writers)[:MOST_WRITERS]),
         yielded_to=tuple(sorted(yielded_to)[:MOST_WRITERS]),
@@ -370,7 +373,7 @@ def read_back(
         examples={digest: tuple(sorted(names)) for digest, names in examples.items()},
         behind=tuple(sorted(behind)[:EXAMPLES]),
         problems=tuple(
-            _problems(failed, forbidden, dict.fromkeys(kept, why_kept), dict.fromkeys(yielded, YIELDED))
+            _problems(failed, forbidden, dict.fromkeys(joining, why_joining), dict.fromkeys(yielded, YIELDED))
         ),
     )
 
@@ -384,7 +387,7 @@ def _problems(*kinds: Mapping[str, str]) -> Iterator[str]:
 
 
 MOST_READ: Final = 64
-"""Different contents of one member that are kept read at a time, and as many that wait."""
+"""Different contents of one member that are remembered at a time, and as many that wait."""
 
 MOST_CERTIFICATES: Final = 2048
 """In all of these together: a few tens of megabytes."""
@@ -403,7 +406,7 @@ class ReadContent:
 
 
 class Reading:
-    """The contents of one member that are not the hub's. ``held`` are the digests that it holds now."""
+    """The contents of one member that are not the hub's. ``present`` are the digests that it has now."""
 
     def __init__(
         self,
@@ -411,14 +414,14 @@ class Reading:
         *,
         where: str,
         budget: CpuBudget,
-        held: Callable[[], Collection[str]],
+        present: Callable[[], Collection[str]],
         on_read: Callable[[str, tuple[str, str]], None],
     ) -> None:
         """``on_read`` is called with each that was read, and where it was first seen."""
         self._contents = contents
         self._where = where
         self._budget = budget
-        self._held = held
+        self._present = present
         self._on_read = on_read
         self._read: OrderedDict[str, ReadContent] = OrderedDict()
         self._waiting: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -434,7 +437,7 @@ class Reading:
         if found is None and digest not in self._waiting and digest in self._contents:
             self._waiting[digest] = seen
             if len(self._waiting) > MOST_READ:
-                self._waiting.popitem(last=False)  # if it is still held, it is asked for again
+                self._waiting.popitem(last=False)  # if it is still there, it is requested again
             self._work.set()
         return found
 
@@ -455,35 +458,35 @@ class Reading:
         while True:
             await self._work.wait()
             self._work.clear()
-            held = frozenset(self._held())
+            present = frozenset(self._present())
             self._too_many = 0
             while self._waiting:
-                digest, seen = self._next(held)
-                if self._is_full(held):
-                    self._too_many = sum(waits in held for waits in self._waiting) + 1
-                    self._waiting.clear()  # asked for again with the next look at what is held
+                digest, seen = self._next(present)
+                if self._is_full(present):
+                    self._too_many = sum(waits in present for waits in self._waiting) + 1
+                    self._waiting.clear()  # requested again when the namespaces are next read
                     break
-                await self._take_apart(digest, seen)
-                held = frozenset(self._held())
+                await self._parse(digest, seen)
+                present = frozenset(self._present())
 
-    def _next(self, held: Collection[str]) -> tuple[str, tuple[str, str]]:
-        digest = next((waits for waits in self._waiting if waits in held), next(iter(self._waiting)))
+    def _next(self, present: Collection[str]) -> tuple[str, tuple[str, str]]:
+        digest = next((waits for waits in self._waiting if waits in present), next(iter(self._waiting)))
         return digest, self._waiting.pop(digest)
 
-    def _is_full(self, held: Collection[str]) -> bool:
-        """Whether there is no room for another one, after those were forgotten that are held no longer."""
+    def _is_full(self, present: Collection[str]) -> bool:
+        """Whether there is no room for another one, after those were removed that are not there any more."""
 
         def full() -> bool:
             count = sum(len(read.readable) for read in self._read.values())
             return len(self._read) >= MOST_READ or count >= MOST_CERTIFICATES
 
-        for digest in [digest for digest in self._read if digest not in held]:
+        for digest in [digest for digest in self._read if digest not in present]:
             if not full():
                 return False
             del self._read[digest]
         return full()
 
-    async def _take_apart(self, digest: str, seen: tuple[str, str]) -> None:
+    async def _parse(self, digest: str, seen: tuple[str, str]) -> None:
         pem = self._contents.get(digest)
         if pem is None:
             return
@@ -536,8 +539,8 @@ class HealthCheck:
         """True where it has not answered for a while, or not well."""
         return self.problem is not None or self._clock.monotonic() - self._answered > EVERY
 
-    async def ask(self) -> bool:
-        """Ask once; True where the cluster answers again after it did not."""
+    async def check(self) -> bool:
+        """Request it once; True where the cluster answers again after it did not."""
         before = self.problem
         try:
             answer = await self._session.get("/version", timeout=self._timeout, most_bytes=SMALL_ANSWER_BYTES)
@@ -547,7 +550,7 @@ class HealthCheck:
             return False
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             self.problem = ClusterGarbage(
-                "the answer to /version is not what the API promises", where=str(self._session.name)
+                "the answer to /version is not what the API specifies", where=str(self._session.name)
             )
             return False
         self.problem, self._answered = None, self._clock.monotonic()

@@ -3,9 +3,9 @@
 Level-triggered: a namespace that may differ is queued by name, and what is done about it is decided from what the
 watch shows when its turn comes. Nothing is written where nothing would change. Failures that concern the cluster
 (unreachable, 429, 5xx) pause its whole queue; those that concern one namespace wait for that one only. How long a
-generation took until the last namespace of a cluster held it is measured here.
+generation took to reach the last namespace of a cluster is measured here.
 
-**A slip or a fight:** a writer that keeps rewriting our object gets fewer answers, not more. The first few
+**An edit or a conflict:** a writer that keeps rewriting our object gets fewer answers, not more. The first few
 restorations are immediate. Where the same object is changed again and again (an istiod that still distributes roots,
 a GitOps controller), each further one waits twice as long: two writers that always answer at once would keep an API
 server and every proxy of a cluster busy for nothing. Another hub is a process that answers at once, in every
@@ -50,7 +50,7 @@ IMMEDIATE: Final = 3
 FIRST_WAIT: Final = 2.0
 LONGEST_WAIT: Final = 300.0
 QUIET: Final = 600.0
-"""Seconds without a change by others after which all is forgotten. Longer than the longest wait, or a fight
+"""Seconds without a change by others after which all is forgotten. Longer than the longest wait, or a conflict
 would look settled while it waits."""
 
 MOST_WRITERS: Final = 16
@@ -66,7 +66,7 @@ RIVAL_WAIT: Final = 30.0
 class _Strikes:
     count: int
     last: float
-    hold_until: float
+    next_at: float
 
 
 class Contention:
@@ -92,7 +92,7 @@ class Contention:
         strikes.last = now
         if strikes.count > IMMEDIATE:
             doublings = min(strikes.count - IMMEDIATE - 1, 20)
-            strikes.hold_until = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0**doublings)
+            strikes.next_at = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0**doublings)
 
     def recall(self, contested: Iterable[str], writers: Iterable[str], rival: str, now: float) -> None:
         """Go on with what was known when the last controller was killed, as if it had happened now."""
@@ -105,10 +105,10 @@ class Contention:
     def wait(self, namespace: str, now: float) -> float:
         """Seconds before the object may be written again."""
         strikes = self._rounds if namespace in self._theirs else self._strikes.get(namespace)
-        return max(0.0, strikes.hold_until - now) if strikes else 0.0
+        return max(0.0, strikes.next_at - now) if strikes else 0.0
 
     def rival(self, now: float) -> str:
-        """The identity of another hub that wrote over this one's objects lately; empty where none did."""
+        """The identity of another hub that wrote over this one's objects not long ago; empty where none did."""
         if self._rounds is not None and now - self._rounds.last > QUIET:
             self._rival, self._rounds = "", None
             self._theirs.clear()
@@ -118,12 +118,10 @@ class Contention:
         self.rival(now)
         if self._rounds is None:
             self._rounds = _Strikes(1, now, now)
-        elif now >= self._rounds.hold_until and (
-            now - self._rounds.last > ROUND or namespace in self._theirs
-        ):
+        elif now >= self._rounds.next_at and (now - self._rounds.last > ROUND or namespace in self._theirs):
             self._rounds.count += 1
             doublings = min(self._rounds.count - 2, 20)
-            self._rounds.hold_until = now + min(LONGEST_WAIT, RIVAL_WAIT * 2.0**doublings)
+            self._rounds.next_at = now + min(LONGEST_WAIT, RIVAL_WAIT * 2.0**doublings)
             self._theirs.clear()
         self._rounds.last = now
         self._rival = rival
@@ -141,19 +139,19 @@ class Contention:
         self._theirs.discard(namespace)
 
     def writers(self, now: float) -> list[str]:
-        """Who else wrote the key lately."""
+        """Which others wrote the key in the last QUIET seconds."""
         self._writers = {name: at for name, at in self._writers.items() if now - at <= QUIET}
         return sorted(self._writers)
 
     def contested(self, now: float) -> list[str]:
-        """The namespaces that are fought over now."""
+        """The namespaces that others keep changing now."""
         self._strikes = {n: s for n, s in self._strikes.items() if now - s.last <= QUIET}
         return sorted(n for n, s in self._strikes.items() if s.count > IMMEDIATE)
 
 
 TICK: Final = 0.25
 CONFIRM: Final = 10.0
-"""Seconds within which the watch should show a write; then it is looked at again."""
+"""Seconds within which the watch should show a write; then it is checked again."""
 
 PATIENCE: Final = 5.0
 """Seconds after which a namespace that refuses the bundle is tried again, where few do."""
@@ -190,16 +188,16 @@ class Tally:
 
     @property
     def remedy(self) -> str:
-        """What to do about the first namespace that refuses the bundle, in the order in which they are told."""
-        told = next((each for each in (self.failed, self.forbidden) if each), {})
-        return self.remedies.get(min(told, default=""), "")
+        """What to do about the first namespace that refuses the bundle, in the order in which they are reported."""
+        first = next((each for each in (self.failed, self.forbidden) if each), {})
+        return self.remedies.get(min(first, default=""), "")
 
 
 class Publisher:
     """Writes the target into one cluster; ``allowed`` says whether this process may still write (it leads).
 
     ``joins`` says whether other writers are as it should be: a cluster with a CA of its own joins.
-    ``stays`` says whether what a namespace holds is to stay for now; after a change of it all have to be judged anew.
+    ``stays`` says whether what a namespace holds is to stay for now; after a change of that all have to be judged anew.
     ``must_claim`` says whether the hub's mark has to be won there before anything is written.
     """
 
@@ -276,19 +274,19 @@ class Publisher:
             self._to_restore.add(namespace)
         self._enqueue(namespace)
 
-    def look_again(self, namespaces: Iterable[str]) -> None:
+    def check_again(self, namespaces: Iterable[str]) -> None:
         """Decide anew about these: they do not stay as they are any longer."""
         for namespace in namespaces:
             self._enqueue(namespace)
 
     def notice_all(self) -> None:
-        """Look at every namespace: a new target, or a cluster that was away."""
+        """Check every namespace: a new target, or a cluster that was away."""
         if self._watch.synced:
             for key in self._watch.namespaces:
                 self._enqueue(key.name)
 
     def resume(self) -> None:
-        """The cluster is back: do not wait any longer, unless it asked for it itself."""
+        """The cluster is back: do not wait any longer, unless it requested that itself."""
         if not isinstance(self.tally.cluster_problem, ClusterThrottled):
             self._resume_at = 0.0
             self._backoff.reset()
@@ -325,7 +323,7 @@ class Publisher:
             self._try_refusing_again(now)
 
     def _try_refusing_again(self, now: float) -> None:
-        """Those that refuse the bundle, one after the other: whoever frees one does not wait long for it."""
+        """Those that refuse the bundle, one after the other, so that one which is freed does not wait long."""
         refusing = self.tally.refusing if now >= self._again_at else set()
         while refusing and now >= self._again_at:
             self._again_at = max(self._again_at, now - TICK) + max(
@@ -362,11 +360,11 @@ class Publisher:
             self.tally.terminating.add(namespace)
             return False
         self.tally.terminating.discard(namespace)
-        held = self._watch.observed_in(namespace)
-        if target.is_met_by(held):
+        observed = self._watch.observed_in(namespace)
+        if target.is_met_by(observed):
             self._settled(namespace)
             return False
-        if self._stays(namespace, held):
+        if self._stays(namespace, observed):
             return False
         if (wait := self.contention.wait(namespace, self._clock.monotonic())) > 0:
             self._postpone(namespace, wait)
@@ -374,15 +372,15 @@ class Publisher:
         return True
 
     async def _write(self, namespace: str, target: Target) -> None:
-        held = self._watch.observed_in(namespace)
+        observed = self._watch.observed_in(namespace)
         path = target.path(namespace)
         try:
-            if self._must_claim(namespace, held):
+            if self._must_claim(namespace, observed):
                 await self._claim(path, target)
             await self._patch(path, target.body, APPLY, _APPLY_PARAMS)
             self.tally.writes += 1
-            if held is not None and held.extra:
-                await self._patch(path, wipe_body(held.extra), MERGE, {"fieldManager": FIELD_MANAGER})
+            if observed is not None and observed.extra:
+                await self._patch(path, wipe_body(observed.extra), MERGE, {"fieldManager": FIELD_MANAGER})
                 self.tally.writes += 1
         except _ClaimLost:
             self._on_claim_lost()
@@ -425,7 +423,9 @@ class Publisher:
             case ClusterDenied():
                 self._refused(namespace, error, self.tally.failed)
             case ClusterServerError() if error.reason == WEBHOOK:
-                self._refused(namespace, error, self.tally.failed)  # of other namespaces it may not be asked
+                self._refused(
+                    namespace, error, self.tally.failed
+                )  # for other namespaces it may not be called
             case ClusterNotFound():
                 self._postpone(namespace, 1.0)  # it is being deleted; the watch will say so
             case ClusterConflict() | ClusterInvalid():
@@ -459,8 +459,8 @@ class Publisher:
         """Let the whole cluster rest; calls that failed together count once."""
         now = self._clock.monotonic()
         if now >= self._resume_at:
-            asked = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
-            self._resume_at = now + self._backoff.next(at_least=asked)
+            requested = error.retry_after if isinstance(error, ClusterThrottled) else 0.0
+            self._resume_at = now + self._backoff.next(at_least=requested)
         if self.tally.cluster_problem is None or self.tally.cluster_problem.reason != error.reason:
             fields = self._where | {"reason": error.reason}
             _logger.warning("publication pauses: %s", error.diagnostics(), extra=fields)
@@ -481,16 +481,16 @@ class Publisher:
 
 
 class Lag:
-    """The lag of one cluster, which was taken up at ``since`` (seconds since the epoch)."""
+    """The lag of one cluster, which was registered at ``since`` (seconds since the epoch)."""
 
     def __init__(self, since: float) -> None:
         self._since = since
         self._reached: tuple[int, float] = (0, 0.0)
 
     def of(self, generation: Generation | None, *, complete: bool, now: float) -> float:
-        """Seconds from the generation's creation until every namespace held it; still growing until then.
+        """Seconds from the generation's creation until every namespace had it; still growing until then.
 
-        A cluster that was taken up later is measured from then, and a namespace that comes after all others
+        A cluster that was registered later is measured from then, and a namespace that comes after all others
         were reached once does not count again.
         """
         if generation is None:

@@ -391,7 +391,7 @@ class RotationDriver:
         )
 
     async def _carry_out(self, config: HubConfig, world: World) -> None:
-        """Decide what operators requested, up to the first that changes the record; the next needs a new observation."""
+        """Decide what operators requested, up to the first that changes the record: others need a new observation."""
         before = self.rotation_store.record
         applied = self.rotation_store.applied_ids
         for operation, version in await self._queue.pending(skew=world.skew, applied=applied):

@@ -6,8 +6,8 @@ that pin stays, out of this process's memory or out of the generation in force. 
 names one certificate exactly, wherever its bytes come from. Files are read bounded in size and time, and reading
 never raises.
 
-**Kept without a pin:** their bytes are those of a generation. A generation never changes once it is written, and the
-fingerprint names one certificate exactly, so nothing has to be read from the file that a pin once named.
+**Retained without a pin:** their bytes are those of a generation. A generation never changes once it is written, and
+the fingerprint names one certificate exactly, so nothing has to be read from the file that a pin once named.
 
 **The plan:** from what sources gave to the bundle that should be in force: a failing source never makes it smaller.
 """
@@ -39,7 +39,7 @@ TIMEOUT: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file held, or why it could not be read."""
+    """The content of a file, or why it could not be read."""
 
     data: bytes = field(default=b"", repr=False)
     problem: str = ""
@@ -126,7 +126,7 @@ def _whose(pin: AnchorPin) -> str | None:
 
 
 def _pinned(pin: AnchorPin, content: Content) -> Certificate:
-    """The certificate of the file that the pin names; others in the file are not looked at further."""
+    """The certificate of the file that the pin names; others in the file are not read further."""
     if content.problem:
         raise InvalidValue(content.problem)
     return find_certificate(content.data, pin.sha256, where="")
@@ -195,8 +195,8 @@ def plan_bundle(gathered: Gathered, in_force: TrustBundle | None) -> BundlePlan:
     Only the record of the rotation removes an anchor (``core/rotation/effects.py``), and only while every source
     that the configuration names has given its own: else a root could be replaced by nothing, where the file of its
     successor cannot be read. What adds and removes at once is done in two generations, the larger one first: istiod
-    takes a new bundle only where one of old and new holds the other, and nobody is to trust less before everybody
-    trusts more.
+    takes a new bundle only where one of old and new contains the other, and no cluster is to trust less before every
+    one trusts more.
     """
     if gathered.lacking and in_force is None:
         return BundlePlan(

@@ -73,8 +73,8 @@ def gather_intermediates(
         chain = _chain(content, roots, at)
     except InvalidValue as error:
         chain = tuple(certificate for certificate in known if _reaches(certificate, known, roots, at))
-        kept = f"{len(chain)} known before stay in the bundle" if chain else "none was known before"
-        state = f"{error.what}; {kept}"
+        retained = f"{len(chain)} known before stay in the bundle" if chain else "none was known before"
+        state = f"{error.what}; {retained}"
     found = tuple(
         Anchor(
             certificate=certificate,
@@ -173,10 +173,10 @@ class TrustSources:
         """The last times that what is in force was found to be set back."""
 
     async def update(self, config: HubConfig, record: RotationRecord | None) -> bool:
-        """Look at every source once; True where another generation is in force for any cluster than before.
+        """Read every source once; True where another generation is in force for any cluster than before.
 
         ``record`` says which pinned roots a rotation withholds or has removed, and which clusters wait for their
-        wave; without it (it cannot be read) no other generation is made. What fails is kept in :attr:`states`,
+        wave; without it (it cannot be read) no other generation is made. What fails is reported in :attr:`states`,
         :attr:`withheld` and :attr:`problem`, and changes nothing.
         """
         changed = False  # what was adopted stays adopted, whatever goes wrong after that
@@ -195,7 +195,7 @@ class TrustSources:
             problem = error if isinstance(error, StateUnavailable) else StateUnavailable(str(error))
             if str(problem) != str(self.problem):
                 _logger.error(
-                    "generations cannot be kept: %s", error.diagnostics(), extra={"reason": error.reason}
+                    "generations cannot be persisted: %s", error.diagnostics(), extra={"reason": error.reason}
                 )
             self.problem = problem
             return changed
@@ -204,7 +204,7 @@ class TrustSources:
 
     @property
     def unwritten(self) -> str:
-        """Why what is in force may not be what was asked for at the last look; empty where nothing is known."""
+        """Why what is in force may not be what was wanted at the last reading; empty where nothing is known."""
         return self.withheld or (str(self.problem) if self.problem is not None else "")
 
     async def _adopt(self, in_force: InForce) -> bool:
@@ -253,28 +253,29 @@ class TrustSources:
                 level = logging.INFO if state == "ok" else logging.ERROR
                 _logger.log(level, "trust source %s: %s", source, state, extra={"source": source})
         self.states = dict(gathered.sources)
-        held = bundle_of(in_force.generation) if in_force.generation else None
-        unpinned = _unpinned(config, record, self._held_roots(in_force))
-        plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, held)
+        anchors = bundle_of(in_force.generation) if in_force.generation else None
+        unpinned = _unpinned(config, record, self._roots_in_force(in_force))
+        plan = BundlePlan(None, unpinned) if unpinned else plan_bundle(gathered, anchors)
         if plan.withheld and plan.withheld != self.withheld:
-            _logger.error("the bundle stays as it is: %s", plan.withheld, extra={"reason": "held_back"})
+            _logger.error("the bundle stays as it is: %s", plan.withheld, extra={"reason": "withheld"})
         self.withheld = plan.withheld
         return plan.bundle
 
     async def _gather(self, config: HubConfig, in_force: InForce, record: RotationRecord) -> Gathered:
-        roots = published(record, config.trust.pins, config.trust.staged, self._held_roots(in_force))
+        roots = published(record, config.trust.pins, config.trust.staged, self._roots_in_force(in_force))
         file = certificate_file(config.signer.authority) if config.trust.publish_intermediates else None
         wanted = [pin.file for pin in config.trust.anchors]
         contents = await self._files.read(wanted if file is None else [*wanted, file])
-        held = bundle_of(in_force.generation).certificates if in_force.generation else ()
-        known = self._known | {certificate.sha256: certificate for certificate in held}
+        anchors = bundle_of(in_force.generation).certificates if in_force.generation else ()
+        known = self._known | {certificate.sha256: certificate for certificate in anchors}
         every = gather_pins(config.trust.anchors, contents, known)
-        kept = gather_retained(
-            roots - config.trust.pins, await self._holding(roots - config.trust.pins, in_force, record)
+        retained = gather_retained(
+            roots - config.trust.pins,
+            await self._generations_with(roots - config.trust.pins, in_force, record),
         )
-        self._known = {a.certificate.sha256: a.certificate for a in (*every.anchors, *kept.anchors)}
+        self._known = {a.certificate.sha256: a.certificate for a in (*every.anchors, *retained.anchors)}
         pins = [pin for pin in config.trust.anchors if pin.sha256 in roots]
-        gathered = combine(gather_pins(pins, contents, self._known), kept)
+        gathered = combine(gather_pins(pins, contents, self._known), retained)
         if not config.trust.publish_intermediates:
             return gathered
         chain = await reported_chains(self._store) if file is None else contents.get(file, Content())
@@ -284,13 +285,13 @@ class TrustSources:
                 REPORTED if file is None else str(file),
                 chain,
                 anchors=gathered.anchors,
-                known=[certificate for certificate in held if not certificate.is_self_signed],
+                known=[certificate for certificate in anchors if not certificate.is_self_signed],
                 trust_domain=config.trust_domain,
                 at=self._clock.now(),
             ),
         )
 
-    def _held_roots(self, in_force: InForce) -> frozenset[str]:
+    def _roots_in_force(self, in_force: InForce) -> frozenset[str]:
         """The roots of every generation that some cluster gets, and of the one that this process knows to be in force.
 
         The latter counts where the state store was set back.
@@ -300,7 +301,7 @@ class TrustSources:
     def _newest(self, in_force: InForce) -> tuple[Generation | None, Mapping[str, Generation]]:
         """The newest generation that was in force, and which clusters were given an older one.
 
-        Where the state store was set back, what it names may lack a root that is signed under by now: nobody waits
+        Where the state store was set back, what it names may lack a root that is signed under by now: no gate waits
         for a wave with that. Then it is what this process knows, or what signers deliver.
         """
         if in_force.generation is not None and in_force.generation.number < self._trust.number:
@@ -313,7 +314,7 @@ class TrustSources:
         found = [in_force.generation, *in_force.behind.values(), self._trust.generation, self._lost]
         return [generation for generation in found if generation is not None]
 
-    async def _holding(
+    async def _generations_with(
         self, wanted: frozenset[str], in_force: InForce, record: RotationRecord
     ) -> list[Generation]:
         """The generations that the bytes of these anchors may be read from."""
@@ -352,10 +353,10 @@ class TrustSources:
             await self._ledger.keep(behind.values())
             in_force = await self._ledger.put_in_force(generation, in_force, behind=behind)
         elif behind.keys() != in_force.behind.keys() and before is not None:
-            kept = {name: older for name, older in in_force.behind.items() if name in waiting}
-            if kept == in_force.behind:
+            waves_left = {name: older for name, older in in_force.behind.items() if name in waiting}
+            if waves_left == in_force.behind:
                 return False  # a removal that begins makes a generation first
-            in_force = await self._ledger.put_behind(in_force, kept)
+            in_force = await self._ledger.put_behind(in_force, waves_left)
         else:
             return False
         if in_force.generation is not None:
@@ -363,12 +364,12 @@ class TrustSources:
         return True
 
 
-def _unpinned(config: HubConfig, record: RotationRecord, held: frozenset[str]) -> str:
+def _unpinned(config: HubConfig, record: RotationRecord, anchors: frozenset[str]) -> str:
     """Why a rotation cannot go on with these pins; empty where it can. A pin taken out early changes nothing."""
     rotation = record.under_way
     if rotation is None:
         return ""
-    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - held - record.unpinned.keys()
+    lacking = {rotation.old.root, rotation.new.root} - config.trust.pins - anchors - record.unpinned.keys()
     if rotation.state is State.UNPUBLISHING:
         lacking -= {rotation.old.root}  # what goes needs no pin
     if not lacking:

@@ -5,7 +5,7 @@ later; so what was seen once stays. It ends when a pin accepts it, when an opera
 holds it no longer without the hub having written over it. One that was pinned and is not any more was answered: it is
 proposed again only where it is found again, and so is one that was dismissed and has been away since.
 
-A cluster may be broken into: what is kept of each is bounded, and takes nothing from the others.
+A cluster may be broken into: what is remembered of each is bounded, and takes nothing from the others.
 
 What was found is in the state store: it outlives the process that found it. Each cluster has a document of its own,
 written when something has changed. What the report shows is what is persisted, so that nothing is shown that the next
@@ -42,7 +42,7 @@ AUTHORITIES: Final = ""
 MOST_OF_A_CLUSTER: Final = 16
 MOST_DISMISSED: Final = 64  # of a cluster; they end by themselves once it holds them no longer
 MOST_PLACES: Final = 8
-MOST_TEXT: Final = 300  # characters of a name that somebody else has chosen
+MOST_TEXT: Final = 300  # characters of a name that others have chosen
 MOST_OF_ONE: Final = 16 * 1024
 MOST_PEM: Final = 256 * 1024
 """Bytes of PEM in all: the report that carries them is one object. Clusters take turns for it; what comes after goes
@@ -69,10 +69,10 @@ class Proposals:
         self._pinned: frozenset[str] = frozenset()
         self._parsed: OrderedDict[bytes, _Parsed] = OrderedDict()
 
-    def look(
+    def note_content(
         self, cluster: str, pem: bytes, *, where: str, now: float, place: str | None = None
     ) -> frozenset[str] | None:
-        """Note the self-signed authorities in what somebody else published in that cluster; their fingerprints.
+        """Note the self-signed authorities in what another writer published in that cluster; their fingerprints.
 
         ``place`` is the namespace, "" for an object that is in none. None where not all of it can be read: the
         read-back reports that, and what can be read is noted.
@@ -89,16 +89,16 @@ class Proposals:
         now: float,
         place: str | None = None,
     ) -> frozenset[str] | None:
-        """As :meth:`look`, of what was read already: its certificates, and whether these are the whole."""
+        """As :meth:`note_content`, of what was read already: its certificates, and whether these are the whole."""
         authorities = [c for c in certificates if c.is_ca and c.is_self_signed]
         one = self._of(cluster)
         for certificate in authorities:
             known = one.found.get(certificate.sha256)
             if known is not None and known.pem and (place is None or place in known.places):
-                continue  # it is looked at again and again
+                continue  # it is read again and again
             if known is None and len(one.found) >= MOST_OF_A_CLUSTER and one.crowded:
                 continue
-            self._keep(
+            self._remember(
                 Proposal(
                     sha256=certificate.sha256,
                     subject=certificate.subject[:MOST_TEXT],
@@ -115,7 +115,7 @@ class Proposals:
     def remember(self, proposals: Iterable[Proposal]) -> None:
         """Take over what was found elsewhere: by an earlier version, or by a signer."""
         for proposal in proposals:
-            self._keep(proposal)
+            self._remember(proposal)
 
     def restore(self, cluster: str, document: FoundAnchors) -> None:
         """Take over what was persisted of that cluster."""
@@ -124,51 +124,54 @@ class Proposals:
         one.found |= {proposal.sha256: proposal for proposal in document.found}
         one.crowded = document.crowded
 
-    def settle(self, cluster: str, held: frozenset[str], *, hides: Callable[[str], bool]) -> None:
+    def settle(self, cluster: str, present: frozenset[str], *, hides: Callable[[str], bool]) -> None:
         """A complete reading of the cluster showed these anchors (SHA-256), and no others, in what others wrote.
 
-        ``hides`` says of a place whether the hub has its own content there, or has not looked: what was seen there
-        has not been taken back by its writer.
+        ``hides`` says of a place whether the hub has its own content there, or has not read it: what was seen there
+        has not been removed by its writer.
         """
         one = self._clusters.get(cluster)
         if one is None:
             return
-        kept = {s: p for s, p in one.found.items() if s in held or not p.places or any(map(hides, p.places))}
-        if len(kept) < len(one.found):
+        remaining = {
+            s: p for s, p in one.found.items() if s in present or not p.places or any(map(hides, p.places))
+        }
+        if len(remaining) < len(one.found):
             one.crowded = False
-        one.found = kept
-        one.dismissed = {sha256: said for sha256, said in one.dismissed.items() if sha256 in held}
+        one.found = remaining
+        one.dismissed = {sha256: said for sha256, said in one.dismissed.items() if sha256 in present}
 
-    def dismiss(self, wish: Dismissal, *, cluster: str | None = None) -> list[str]:
+    def dismiss(self, dismissal: Dismissal, *, cluster: str | None = None) -> list[str]:
         """List it no longer: in that cluster alone, or wherever it was found; the names of these clusters.
 
-        Asked once more for the same operation nothing changes. Raises OperationRefused.
+        Once more for the same operation changes nothing. Raises OperationRefused.
         """
         some = {name: one for name, one in self._clusters.items() if cluster is None or name == cluster}
         done = [
             name
             for name, one in some.items()
-            if wish.sha256 in one.dismissed and one.dismissed[wish.sha256].operation == wish.operation
+            if dismissal.sha256 in one.dismissed
+            and one.dismissed[dismissal.sha256].operation == dismissal.operation
         ]
         if done:
             return done
-        holding = {name: one for name, one in some.items() if wish.sha256 in one.found}
-        if not holding:
+        having = {name: one for name, one in some.items() if dismissal.sha256 in one.found}
+        if not having:
             raise OperationRefused(
-                f"no open proposal has the fingerprint {wish.sha256[:80] or '(none given)'}",
+                f"no open proposal has the fingerprint {dismissal.sha256[:80] or '(none given)'}",
                 remedy="give the whole SHA-256 of one that `federation trust list` shows",
             )
-        for name, one in holding.items():
+        for name, one in having.items():
             if len(one.dismissed) >= MOST_DISMISSED:
                 raise OperationRefused(
-                    f"{len(one.dismissed)} anchors that {name or 'an authority'} still holds were dismissed",
+                    f"{len(one.dismissed)} anchors that {name or 'an authority'} still has were dismissed",
                     remedy="remove them there first: find who writes them",
                 )
-        for one in holding.values():
-            del one.found[wish.sha256]
-            one.dismissed[wish.sha256] = wish
-            one.crowded = False  # the next look says whether it is still so
-        return list(holding)
+        for one in having.values():
+            del one.found[dismissal.sha256]
+            one.dismissed[dismissal.sha256] = dismissal
+            one.crowded = False  # the next reading says whether it is still so
+        return list(having)
 
     def documents(self, *, clusters: Iterable[str]) -> dict[str, FoundAnchors]:
         """What is to be persisted of each registered cluster, and of the back ends."""
@@ -195,7 +198,7 @@ class Proposals:
     def _of(self, cluster: str) -> _Cluster:
         return self._clusters.setdefault(cluster, _Cluster())
 
-    def _keep(self, proposal: Proposal) -> None:
+    def _remember(self, proposal: Proposal) -> None:
         one, sha256 = self._of(proposal.cluster), proposal.sha256
         if sha256 in self._pinned or sha256 in one.dismissed:
             return
@@ -284,7 +287,7 @@ class StoredProposals:
             self._remember(key, stored)
 
     async def keep(self, *, clusters: Iterable[str], pins: frozenset[str]) -> bool:
-        """Persist what has changed; True where something did. What fails is kept in :attr:`problems`."""
+        """Persist what has changed; True where something did. What fails is reported in :attr:`problems`."""
         names = list(clusters)
         self._proposals.open(pins=pins, clusters=names)
         changed = False

@@ -112,15 +112,15 @@ class Leader:
         self._proved = Proved(Matrix(), {})
         self._proved_with: dict[str, frozenset[str]] = {}  # the contents of each cluster, by SHA-256
         self._updating = asyncio.Lock()
-        self.rotation = RotationDriver(store, clock, lambda: leadership.held, mac, dismiss=self._dismiss)
-        self._leftovers = Leftovers(store, clock, lambda: leadership.held)
+        self.rotation = RotationDriver(store, clock, lambda: leadership.leading, mac, dismiss=self._dismiss)
+        self._leftovers = Leftovers(store, clock, lambda: leadership.leading)
         self.sources = TrustSources(
             ledger=Ledger(store),
             store=store,
             trust=self.trust,
             author=f"controller {replica}",
             clock=clock,
-            allowed=lambda: leadership.held,
+            allowed=lambda: leadership.leading,
         )
         self._members = Members(
             self._open, credentials=lambda cluster: cluster.controller, clock=clock, jitter=jitter
@@ -160,7 +160,7 @@ class Leader:
             trust=self.trust,
             directives=lambda: signing_directives(self.rotation.record),
             listener=self._listener,
-            allowed=lambda: self._leadership.held,
+            allowed=lambda: self._leadership.leading,
             leaf_ttl=lambda: self._config.current.controller.proof.leaf_ttl,
             found=self._found,
             former=self._told.get,
@@ -177,7 +177,7 @@ class Leader:
         return Member.open(cluster, around)
 
     async def _watch_leadership(self) -> None:
-        while self._leadership.held:
+        while self._leadership.leading:
             await self._clock.sleep(HELD_CHECK)
         raise LeadershipLostError("this process does not lead any more")
 
@@ -437,7 +437,9 @@ class Leader:
 
     async def _persist_proposals(self) -> None:
         config = self._config.current
-        if self._leadership.held and await self._kept.keep(clusters=_names(config), pins=config.trust.pins):
+        if self._leadership.leading and await self._kept.keep(
+            clusters=_names(config), pins=config.trust.pins
+        ):
             self._changed()
 
     async def _dismiss(self, operation: Operation) -> None:

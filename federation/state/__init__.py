@@ -1,1 +1,1 @@
-"""What survives, and the one place where the roles tell each other things."""
+"""What survives, and the one place where the roles report to each other."""

@@ -54,7 +54,7 @@ _REMEDIES: Final = {
     errno.EPERM: "give the directory and all in it to the user the hub runs as",
     errno.ENOENT: "mount or restore the state directory; starting with an empty one loses the trust state",
     errno.ELOOP: "remove the symbolic link: the hub follows none below its state directory",
-    errno.ENOTDIR: "something that is not a directory stands in the way: remove it",
+    errno.ENOTDIR: "something that is not a directory is in the way: remove it",
     errno.EIO: "check the disk",
 }
 
@@ -116,7 +116,7 @@ def directory(path: Path) -> Iterator[int]:
 def read_file(parent: int, path: Path, *, limit: int) -> bytes | None:
     """The content of a regular file of ``parent``, None where there is none."""
     with reported(path):
-        try:  # O_NONBLOCK: opening a FIFO somebody put there must not wait for a writer
+        try:  # O_NONBLOCK: opening a FIFO that was put there must not wait for a writer
             found = os.open(
                 path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
             )
@@ -134,7 +134,7 @@ def read_file(parent: int, path: Path, *, limit: int) -> bytes | None:
 
 
 def replace_file(parent: int, path: Path, content: bytes, *, staging: str) -> None:
-    """Put ``content`` at ``path``: a reader, and whoever reads after a crash, sees the old or the new, whole.
+    """Put ``content`` at ``path``: a reader, also one after a crash, sees the old or the new, whole.
 
     Only one process may do this at a time in one directory: whatever ``staging`` name is found is a crash's.
     """
@@ -189,7 +189,7 @@ RETRY: Final = 0.5
 """Seconds between attempts while another process leads."""
 
 CHECK: Final = 1.0
-"""Seconds between looks at whether the lock file is still in its place."""
+"""Seconds between checks whether the lock file is still in its place."""
 
 MAX_IDENTITY_BYTES: Final = 512
 
@@ -205,7 +205,7 @@ class LeaderLock:
         self._lost = False
 
     @property
-    def held(self) -> bool:
+    def leading(self) -> bool:
         """True from the acquisition to the release, unless it was found lost."""
         return self._descriptor is not None and not self._lost
 
@@ -216,7 +216,7 @@ class LeaderLock:
     def acquire(self, identity: str) -> bool:
         """Take the lock if it is free, and write down who holds it."""
         lock = open_lock(self._path)
-        kept = False
+        locked = False
         try:
             with reported(self._path):
                 try:
@@ -229,10 +229,10 @@ class LeaderLock:
                 os.pwrite(lock, f"{identity} pid={os.getpid()}\n".encode()[:MAX_IDENTITY_BYTES], 0)
             with self._mutex:
                 if not self._released:
-                    self._descriptor, kept = lock, True
-            return kept
+                    self._descriptor, locked = lock, True
+            return locked
         finally:
-            if not kept:
+            if not locked:
                 os.close(lock)
 
     def check(self) -> None:
@@ -259,12 +259,12 @@ async def leading(path: Path, *, identity: str, calls: DiskCalls, clock: Clock) 
     """Wait for the lock at ``path``, hold it, and keep looking whether it still protects anything."""
     lock = LeaderLock(path)
     try:
-        told = ""
+        logged = ""
         while not await calls.call(lambda _: lock.acquire(identity)):
             holder = await calls.call(lambda _: lock.holder())
-            if holder != told:
+            if holder != logged:
                 _logger.info("waiting to lead: %s leads now", holder, extra={"lock": path.name})
-                told = holder
+                logged = holder
             await clock.sleep(RETRY)
         _logger.info("leading from now on", extra={"lock": path.name, "identity": identity})
         watching = asyncio.create_task(_watch(lock, calls, clock))
@@ -278,7 +278,7 @@ async def leading(path: Path, *, identity: str, calls: DiskCalls, clock: Clock) 
 
 
 async def _watch(lock: LeaderLock, calls: DiskCalls, clock: Clock) -> None:
-    while lock.held:
+    while lock.leading:
         await clock.sleep(CHECK)
         try:
             await calls.call(lambda _: lock.check())
@@ -418,10 +418,10 @@ class FileStore:
         if create and found is not None:
             raise StateConflict("the document exists already", where=key)
         if expected is not None and (found is None or found.version != expected):
-            what = "was removed" if found is None else "was written by somebody else"
+            what = "was removed" if found is None else "was written by another process"
             raise StateConflict(f"the document {what} since it was read", where=key)
 
     def _go_on(self, abandoned: Abandoned) -> None:
-        """Stop where the caller was told of a timeout: a write it gave up must not land after a newer one."""
+        """Stop where the caller has got a timeout: a write that it gave up must not land after a newer one."""
         if abandoned:
             raise StateUnavailable("given up before anything was changed", where=str(self._root))

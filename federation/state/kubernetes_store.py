@@ -8,11 +8,11 @@ over whatever is there: a write that was given up must not land after a newer on
 ConfigMaps, not Secrets: no document holds one, and a role that may list Secrets in a namespace may read all of them.
 
 Where the answer to a write is lost, the store reads again: each write is marked, so that its own can be distinguished
-from another's. Nothing is taken for absent because an answer was strange: an object that is not there is believed
-only of a namespace that is there, and is not being deleted.
+from another's. No strange answer makes a document absent: that an object is not there counts only in a namespace that
+is there, and is not being deleted.
 
-**Namespaces.** A document is kept in the namespace that its writer alone may write to. What signers write is kept
-apart from what controllers write, because RBAC cannot narrow the creation of objects by their names: one namespace
+**Namespaces.** A document is in the namespace that its writer alone may write to. What signers write is separate
+from what controllers write, because RBAC cannot narrow the creation of objects by their names: one namespace
 for both would let a signer write generations, and a controller expiry bounds.
 
 **Names** are the keys, readable for people::
@@ -21,7 +21,7 @@ for both would let a signer write generations, and a controller expiry bounds.
     generations/000000000012                    federation.generations.000000000012
 
 A ``/`` becomes a dot. What else a key may hold and an object's name may not (RFC 1123 subdomains) is written with
-``y``, which is itself doubled, so that every name stands for one key.
+``y``, which is itself doubled, so that every name is of one key.
 """
 
 from __future__ import annotations
@@ -60,6 +60,28 @@ from federation.state.kubernetes_documents import (
 from federation.state.kubernetes_lease import LeaseTimings, leading
 from federation.state.store import Leadership, StateConflict, Stored
 
+TIMEOUT: Final = 10.0
+"""Seconds an operation may take, all attempts included; past that the state is unavailable."""
+
+REQUEST_TIMEOUT: Final = 4.0
+"""Seconds for one request: a connection that hangs leaves time for another attempt."""
+
+LEASE_TIMEOUT: Final = 3.0
+"""Seconds for one reading of the Lease or one renewal, of which several have to fit into its deadline."""
+
+SWAPS: Final = 8
+"""Attempts at a write over whatever is there, while others write the same document."""
+
+PAGE: Final = 500
+MAX_PAGES: Final = 200
+
+SEEN_COUNTS: Final = 5.0
+"""Seconds for which a namespace that was seen counts as present: readers poll for what is not there yet."""
+
+NAMES_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+REMOVED: Final = "the document was removed since it was read"
+WRITTEN: Final = "the document was written by another process since it was read"
+
 PREFIX: Final = "federation."
 """Other things put ConfigMaps into every namespace: ``kube-root-ca.crt``, ``istio-ca-root-cert``."""
 
@@ -69,7 +91,8 @@ SIGNERS_SUFFIX: Final = "-signers"
 MAX_KEY: Final = 200  # as in the file store
 MAX_NAME: Final = 253  # RFC 1123 subdomains, as Kubernetes limits them
 MAX_NAMESPACE: Final = 63 - len(SIGNERS_SUFFIX)
-
+_LARGE: Final = 128 * 1024  # bytes; from here on they are packed in a thread, as it takes milliseconds
+_EXPANSION: Final = 16  # how much larger than its compressed form a document is taken to be
 _SEGMENT: Final = r"[a-z0-9_-][a-z0-9._-]*"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 _NAMESPACE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
@@ -77,6 +100,215 @@ _ESCAPES: Final = {"y": "yy", ".": "yd", "_": "yu"}
 _HYPHEN: Final = "yh"  # at either end of a segment, where a name may have none
 _CHARACTERS: Final = {code: character for character, code in {**_ESCAPES, "-": _HYPHEN}.items()}
 _ESCAPED: Final = re.compile("y(.?)")
+T = TypeVar("T")
+
+
+class KubernetesStore:
+    """A :class:`~federation.state.store.StateStore` in objects; the session behind ``api`` is the caller's to close.
+
+    ``namespace`` holds what controllers write, the same with ``-signers`` behind it what signers write.
+    Raises InvalidValue where that is no namespace.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        clock: Clock,
+        *,
+        namespace: str,
+        jitter: random.Random,
+        timeout: float = TIMEOUT,
+        request_timeout: float = REQUEST_TIMEOUT,
+        lease: LeaseTimings = LeaseTimings(),  # noqa: B008 - it is frozen
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._namespaces = Namespaces(namespace)
+        self._clock = clock
+        self._timeout = timeout
+        self._jitter = jitter
+        self._lease = lease
+        self._random_bytes = random_bytes
+        self._objects = Objects(
+            Calls(api, clock, timeout=request_timeout, budget=timeout, jitter=jitter), clock
+        )
+        short = min(LEASE_TIMEOUT, request_timeout)
+        self._lease_calls = Calls(api, clock, timeout=short, budget=short, jitter=jitter)
+        self._versions: dict[str, str] = {}  # of what this process wrote last, and is the only writer of
+        self._listed: dict[tuple[str, str], set[str]] = {}
+
+    async def read(self, key: str) -> Stored | None:
+        """The document, or None where there is none; StateDamaged where it is damaged."""
+        address = self._address(key)
+        async with self._within(address.where):
+            found = await self._objects.get(address)
+            if found is not None:
+                return await self._unpack(address, found)
+            await self._objects.check_namespace(address.namespace, fresh=False)
+        return None
+
+    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
+        """Replace the document, durably, and return its new version; see the protocol for the conditions."""
+        address = self._address(key)
+        mark = self._random_bytes(16).hex()
+        draft = await self._off_loop(len(data), lambda: pack(key, mark, data))
+        async with self._within(address.where):
+            if create and expected is not None:
+                raise StateConflict("a document that is to be new has no version", where=address.where)
+            if create:
+                return await self._create(address, draft)
+            if expected is not None:
+                return await self._swap(address, draft, expected)
+            return await self._overwrite(address, draft)
+
+    async def delete(self, key: str, *, expected: str | None = None) -> None:
+        """Remove the document, durably, or only that version of it; no error where there is none."""
+        address = self._address(key)
+        self._versions.pop(key, None)
+        async with self._within(address.where):
+            if expected is not None:
+                await self._remove(address, expected)
+                return
+            for _ in range(SWAPS):
+                found = await self._objects.get(address)
+                if found is None:
+                    return
+                try:
+                    await self._objects.delete(address, found.version)
+                except ClusterConflict:
+                    continue
+                return
+            raise _contended(address)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """The keys that begin with ``prefix``, sorted; objects that are no documents are passed over.
+
+        A namespace that is being deleted loses its objects one by one. So that half of them are never taken
+        for all, StateUnavailable is raised for one.
+        """
+        found: list[str] = []
+        async with self._within(" and ".join(self._namespaces.below(prefix))):
+            for namespace in self._namespaces.below(prefix):
+                keys = await self._keys(namespace, prefix)
+                known = self._listed.get((namespace, prefix))
+                if known is None or not keys or known - keys:
+                    # After the list: had the deletion begun before it, the namespace is marked by now.
+                    await self._objects.check_namespace(namespace, fresh=True)
+                self._listed[namespace, prefix] = keys
+                found += keys
+        return sorted(found)
+
+    @contextlib.asynccontextmanager
+    async def lead(self, name: str, *, identity: str) -> AsyncIterator[Leadership]:
+        """Wait until this process leads; ``kubernetes_lease.py`` says what that guarantees."""
+        if "/" in name:
+            raise InvalidValue(f"{name[:80]!r} is not a name for a leadership")
+        async with leading(
+            self._lease_calls,
+            self._clock,
+            namespace=self._namespaces.controllers,
+            name=object_name(name),
+            identity=identity,
+            timings=self._lease,
+            jitter=self._jitter,
+            random_bytes=self._random_bytes,
+        ) as leadership:
+            yield leadership
+
+    def _address(self, key: str) -> DocumentAddress:
+        return DocumentAddress(self._namespaces.of(key), key)
+
+    async def _create(self, address: DocumentAddress, draft: Draft) -> str:
+        try:
+            return await self._objects.post(address, draft)
+        except ClusterConflict:
+            found = await self._objects.get(address)
+            if found is not None and found.mark == draft.mark:
+                return found.version  # an earlier attempt of this very write
+            if found is not None:
+                await self._unpack(address, found)  # that it is damaged matters more than that it is there
+            raise StateConflict("the document exists already", where=address.where) from None
+
+    async def _swap(self, address: DocumentAddress, draft: Draft, expected: str) -> str:
+        _check_version(address, expected)
+        try:
+            return await self._objects.put(address, draft, expected)
+        except ClusterNotFound:
+            raise StateConflict(REMOVED, where=address.where) from None
+        except ClusterConflict:
+            found = await self._objects.get(address)
+            if found is not None and found.mark == draft.mark:
+                return found.version
+            raise StateConflict(REMOVED if found is None else WRITTEN, where=address.where) from None
+
+    async def _remove(self, address: DocumentAddress, expected: str) -> None:
+        _check_version(address, expected)
+        if (
+            await self._objects.get(address) is None
+        ):  # whether it was Kubernetes that took a removal, no answer says
+            return
+        try:
+            await self._objects.delete(address, expected)
+        except ClusterConflict:
+            if await self._objects.get(address) is not None:
+                raise StateConflict(WRITTEN, where=address.where) from None
+
+    async def _overwrite(self, address: DocumentAddress, draft: Draft) -> str:
+        version = self._versions.pop(address.key, "")
+        for _ in range(SWAPS):
+            if not version:
+                found = await self._objects.get(address)
+                version = "" if found is None else found.version
+                if found is not None and found.mark == draft.mark:
+                    break  # an earlier attempt of this write landed
+            try:
+                if version:
+                    version = await self._objects.put(address, draft, version)
+                else:
+                    version = await self._objects.post(address, draft)
+                break
+            except (ClusterConflict, ClusterNotFound):
+                version = ""
+        else:
+            raise _contended(address)
+        self._versions[address.key] = version
+        return version
+
+    async def _keys(self, namespace: str, prefix: str) -> set[str]:
+        keys = {key for name in await self._objects.names(namespace) if (key := key_of(name)) is not None}
+        return {key for key in keys if key.startswith(prefix) and self._namespaces.of(key) == namespace}
+
+    async def _unpack(self, address: DocumentAddress, found: Found) -> Stored:
+        size = sum(map(len, found.binary_data.values())) * _EXPANSION
+        return await self._off_loop(size, lambda: unpack(address.key, found, where=address.where))
+
+    async def _off_loop(self, size: int, function: Callable[[], T]) -> T:
+        return function() if size < _LARGE else await asyncio.to_thread(function)
+
+    @contextlib.asynccontextmanager
+    async def _within(self, where: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError:
+            raise StateUnavailable(
+                f"no answer from the API server within {self._timeout:g} s",
+                where=where,
+                remedy="check the API server of the hub's cluster; the hub keeps trying",
+            ) from None
+
+
+def _check_version(address: DocumentAddress, version: str) -> None:
+    """Kubernetes takes no version, or "0", for "whatever is there"."""
+    if not (version.isascii() and version.isdecimal() and int(version)):
+        raise StateConflict("the version is none that this store gave", where=address.where)
+
+
+def _contended(address: DocumentAddress) -> StateUnavailable:
+    return StateUnavailable(
+        f"another process wrote the document {SWAPS} times while it was to be written",
+        where=address.where,
+        remedy="give each process a name of its own (--replica): two write what belongs to one",
+    )
 
 
 class Namespaces:
@@ -135,48 +367,9 @@ def _label(segment: str) -> str:
     return _HYPHEN * start + "".join(_ESCAPES.get(c, c) for c in middle) + _HYPHEN * end
 
 
-T = TypeVar("T")
-
-PAGE: Final = 500
-MAX_PAGES: Final = 200
-NAMES_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-BELIEVED: Final = 5.0
-"""Seconds for which a namespace that was there is taken to be there: readers poll for what is not there yet."""
-
-
-class _Named(msgspec.Struct, rename="camel"):
-    name: str
-    deletion_timestamp: str | None = None
-
-
-class _Item(msgspec.Struct):
-    metadata: _Named
-
-
-class _ListMetadata(msgspec.Struct, rename="camel"):
-    resource_version: str
-    continue_: str = msgspec.field(name="continue", default="")
-
-
-class _Page(msgspec.Struct):
-    kind: str
-    metadata: _ListMetadata
-    items: list[_Item] | None = None  # Go's API machinery writes null for an empty slice
-
-
-class _Namespace(msgspec.Struct):
-    kind: str
-    metadata: _Named
-
-
-_page = msgspec.json.Decoder(_Page)
-_namespace = msgspec.json.Decoder(_Namespace)
-
-
 @dataclass(frozen=True, slots=True)
 class DocumentAddress:
-    """Where a document is. Raises InvalidValue for a key that has no place."""
+    """Where a document is. Raises InvalidValue for a key that no object can be named after."""
 
     namespace: str
     key: str
@@ -211,32 +404,32 @@ class Objects:
     def __init__(self, calls: Calls, clock: Clock) -> None:
         self._calls = calls
         self._clock = clock
-        self._there: dict[str, float] = {}  # when a namespace was last seen to be there
+        self._seen: dict[str, float] = {}  # when a namespace was last seen to be there
 
-    async def get(self, place: DocumentAddress) -> Found | None:
+    async def get(self, address: DocumentAddress) -> Found | None:
         """The object, or None where there is none: then nothing is known of its namespace either."""
         try:
-            answer = await self._calls.call("GET", place.path, where=place.where)
+            answer = await self._calls.call("GET", address.path, where=address.where)
         except ClusterNotFound:
             return None
-        return self._opened(place, answer)
+        return self._opened(address, answer)
 
-    async def post(self, place: DocumentAddress, draft: Draft) -> str:
+    async def post(self, address: DocumentAddress, draft: Draft) -> str:
         """Create it and return its version. Raises ClusterConflict where it is there."""
-        body = draft.body(key=place.key, name=place.name)
+        body = draft.body(key=address.key, name=address.name)
         try:
-            answer = await self._calls.call("POST", place.collection, where=place.where, body=body)
+            answer = await self._calls.call("POST", address.collection, where=address.where, body=body)
         except ClusterNotFound:
-            raise _no_namespace(place.namespace) from None
-        return self._opened(place, answer).version
+            raise _no_namespace(address.namespace) from None
+        return self._opened(address, answer).version
 
-    async def put(self, place: DocumentAddress, draft: Draft, version: str) -> str:
+    async def put(self, address: DocumentAddress, draft: Draft, version: str) -> str:
         """Replace that version and return the new one. Raises ClusterConflict and ClusterNotFound."""
-        body = draft.body(key=place.key, name=place.name, version=version)
-        answer = await self._calls.call("PUT", place.path, where=place.where, body=body)
-        return self._opened(place, answer).version
+        body = draft.body(key=address.key, name=address.name, version=version)
+        answer = await self._calls.call("PUT", address.path, where=address.where, body=body)
+        return self._opened(address, answer).version
 
-    async def delete(self, place: DocumentAddress, version: str) -> None:
+    async def delete(self, address: DocumentAddress, version: str) -> None:
         """Remove that version. Raises ClusterConflict; it is no error where the object is gone."""
         options = {
             "apiVersion": "v1",
@@ -244,7 +437,9 @@ class Objects:
             "preconditions": {"resourceVersion": version},
         }
         try:
-            await self._calls.call("DELETE", place.path, where=place.where, body=msgspec.json.encode(options))
+            await self._calls.call(
+                "DELETE", address.path, where=address.where, body=msgspec.json.encode(options)
+            )
         except ClusterNotFound:
             return
 
@@ -255,15 +450,15 @@ class Objects:
             try:
                 return await self._pages(path, where)
             except ClusterGone:
-                continue  # the list took longer than its version was kept: from the start
+                continue  # the list took longer than its version was available: from the start
             except (ClusterNotFound, ClusterConflict) as error:
                 raise _garbage(error.what, where) from error
         raise StateUnavailable("the list went out of date twice while it was read", where=where)
 
     async def check_namespace(self, namespace: str, *, fresh: bool) -> None:
-        """Raise unless the namespace is there and stays; ``fresh`` asks even where it was just seen."""
-        seen = self._there.get(namespace)
-        if not fresh and seen is not None and self._clock.monotonic() - seen < BELIEVED:
+        """Raise unless the namespace is there and stays; ``fresh`` reads it even where it was just seen."""
+        seen = self._seen.get(namespace)
+        if not fresh and seen is not None and self._clock.monotonic() - seen < SEEN_COUNTS:
             return
         where = f"Namespace {namespace}"
         try:
@@ -275,7 +470,7 @@ class Objects:
             raise _garbage("it is another object", where)
         if found.metadata.deletion_timestamp is not None:
             raise StateUnavailable("the namespace is being deleted", where=where, remedy=MISSING)
-        self._there[namespace] = self._clock.monotonic()
+        self._seen[namespace] = self._clock.monotonic()
 
     async def _pages(self, path: str, where: str) -> list[str]:
         names: list[str] = []
@@ -291,10 +486,41 @@ class Objects:
             params["continue"] = page.metadata.continue_
         raise _garbage(f"it has more than {MAX_PAGES} pages", where)
 
-    def _opened(self, place: DocumentAddress, answer: bytes) -> Found:
-        found = opened(answer, name=place.name, where=place.where)
-        self._there[place.namespace] = self._clock.monotonic()
+    def _opened(self, address: DocumentAddress, answer: bytes) -> Found:
+        found = opened(answer, name=address.name, where=address.where)
+        self._seen[address.namespace] = self._clock.monotonic()
         return found
+
+
+class _Named(msgspec.Struct, rename="camel"):
+    name: str
+    deletion_timestamp: str | None = None
+
+
+class _Item(msgspec.Struct):
+    metadata: _Named
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct):
+    kind: str
+    metadata: _ListMetadata
+    items: list[_Item] | None = None  # Go's API machinery writes null for an empty slice
+
+
+class _Namespace(msgspec.Struct):
+    kind: str
+    metadata: _Named
+
+
+_page = msgspec.json.Decoder(_Page)
+
+
+_namespace = msgspec.json.Decoder(_Namespace)
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], answer: bytes, where: str) -> T:
@@ -310,232 +536,5 @@ def _no_namespace(namespace: str) -> StateUnavailable:
 
 def _garbage(what: str, where: str) -> StateUnavailable:
     return StateUnavailable(
-        f"the answer is not what was asked for: {what}", where=where, remedy=NOT_KUBERNETES
-    )
-
-
-TIMEOUT: Final = 10.0
-"""Seconds an operation may take, all attempts included; past that the state is unavailable."""
-
-REQUEST_TIMEOUT: Final = 4.0
-"""Seconds for one request: a connection that hangs leaves time for another attempt."""
-
-LEASE_TIMEOUT: Final = 3.0
-"""Seconds for one look at the Lease or one renewal, of which several have to fit into its deadline."""
-
-SWAPS: Final = 8
-"""Attempts at a write over whatever is there, while others write the same document."""
-
-REMOVED: Final = "the document was removed since it was read"
-WRITTEN: Final = "the document was written by somebody else since it was read"
-
-_LARGE: Final = 128 * 1024  # bytes; from here on they are packed in a thread, as it takes milliseconds
-_EXPANSION: Final = 16  # how much larger than its compressed form a document is taken to be
-
-
-class KubernetesStore:
-    """A :class:`~federation.state.store.StateStore` in objects; the session behind ``api`` is the caller's to close.
-
-    ``namespace`` holds what controllers write, the same with ``-signers`` behind it what signers write.
-    Raises InvalidValue where that is no namespace.
-    """
-
-    def __init__(
-        self,
-        api: KubernetesApi,
-        clock: Clock,
-        *,
-        namespace: str,
-        jitter: random.Random,
-        timeout: float = TIMEOUT,
-        request_timeout: float = REQUEST_TIMEOUT,
-        lease: LeaseTimings = LeaseTimings(),  # noqa: B008 - it is frozen
-        random_bytes: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        self._namespaces = Namespaces(namespace)
-        self._clock = clock
-        self._timeout = timeout
-        self._jitter = jitter
-        self._lease = lease
-        self._random_bytes = random_bytes
-        self._objects = Objects(
-            Calls(api, clock, timeout=request_timeout, budget=timeout, jitter=jitter), clock
-        )
-        short = min(LEASE_TIMEOUT, request_timeout)
-        self._lease_calls = Calls(api, clock, timeout=short, budget=short, jitter=jitter)
-        self._versions: dict[str, str] = {}  # of what this process wrote last, and is the only writer of
-        self._listed: dict[tuple[str, str], set[str]] = {}
-
-    async def read(self, key: str) -> Stored | None:
-        """The document, or None where there is none; StateDamaged where it is damaged."""
-        place = self._address(key)
-        async with self._within(place.where):
-            found = await self._objects.get(place)
-            if found is not None:
-                return await self._unpack(place, found)
-            await self._objects.check_namespace(place.namespace, fresh=False)
-        return None
-
-    async def write(self, key: str, data: bytes, *, expected: str | None = None, create: bool = False) -> str:
-        """Replace the document, durably, and return its new version; see the protocol for the conditions."""
-        place = self._address(key)
-        mark = self._random_bytes(16).hex()
-        draft = await self._off_loop(len(data), lambda: pack(key, mark, data))
-        async with self._within(place.where):
-            if create and expected is not None:
-                raise StateConflict("a document that is to be new has no version", where=place.where)
-            if create:
-                return await self._create(place, draft)
-            if expected is not None:
-                return await self._swap(place, draft, expected)
-            return await self._overwrite(place, draft)
-
-    async def delete(self, key: str, *, expected: str | None = None) -> None:
-        """Remove the document, durably, or only that version of it; no error where there is none."""
-        place = self._address(key)
-        self._versions.pop(key, None)
-        async with self._within(place.where):
-            if expected is not None:
-                await self._remove(place, expected)
-                return
-            for _ in range(SWAPS):
-                found = await self._objects.get(place)
-                if found is None:
-                    return
-                try:
-                    await self._objects.delete(place, found.version)
-                except ClusterConflict:
-                    continue
-                return
-            raise _restless(place)
-
-    async def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with ``prefix``, sorted; objects that are no documents are passed over.
-
-        A namespace that is being deleted loses its objects one by one. So that half of them are never taken
-        for all, StateUnavailable is raised for one.
-        """
-        found: list[str] = []
-        async with self._within(" and ".join(self._namespaces.below(prefix))):
-            for namespace in self._namespaces.below(prefix):
-                keys = await self._keys(namespace, prefix)
-                known = self._listed.get((namespace, prefix))
-                if known is None or not keys or known - keys:
-                    # After the list: had the deletion begun before it, the namespace is marked by now.
-                    await self._objects.check_namespace(namespace, fresh=True)
-                self._listed[namespace, prefix] = keys
-                found += keys
-        return sorted(found)
-
-    @contextlib.asynccontextmanager
-    async def lead(self, name: str, *, identity: str) -> AsyncIterator[Leadership]:
-        """Wait until this process leads; see ``kubernetes_lease.py`` for what that is worth."""
-        if "/" in name:
-            raise InvalidValue(f"{name[:80]!r} is not a name for a leadership")
-        async with leading(
-            self._lease_calls,
-            self._clock,
-            namespace=self._namespaces.controllers,
-            name=object_name(name),
-            identity=identity,
-            timings=self._lease,
-            jitter=self._jitter,
-            random_bytes=self._random_bytes,
-        ) as leadership:
-            yield leadership
-
-    def _address(self, key: str) -> DocumentAddress:
-        return DocumentAddress(self._namespaces.of(key), key)
-
-    async def _create(self, place: DocumentAddress, draft: Draft) -> str:
-        try:
-            return await self._objects.post(place, draft)
-        except ClusterConflict:
-            found = await self._objects.get(place)
-            if found is not None and found.mark == draft.mark:
-                return found.version  # an earlier attempt of this very write
-            if found is not None:
-                await self._unpack(place, found)  # that it is damaged matters more than that it is there
-            raise StateConflict("the document exists already", where=place.where) from None
-
-    async def _swap(self, place: DocumentAddress, draft: Draft, expected: str) -> str:
-        _check_version(place, expected)
-        try:
-            return await self._objects.put(place, draft, expected)
-        except ClusterNotFound:
-            raise StateConflict(REMOVED, where=place.where) from None
-        except ClusterConflict:
-            found = await self._objects.get(place)
-            if found is not None and found.mark == draft.mark:
-                return found.version
-            raise StateConflict(REMOVED if found is None else WRITTEN, where=place.where) from None
-
-    async def _remove(self, place: DocumentAddress, expected: str) -> None:
-        _check_version(place, expected)
-        if (
-            await self._objects.get(place) is None
-        ):  # whether it was Kubernetes that took a removal, no answer says
-            return
-        try:
-            await self._objects.delete(place, expected)
-        except ClusterConflict:
-            if await self._objects.get(place) is not None:
-                raise StateConflict(WRITTEN, where=place.where) from None
-
-    async def _overwrite(self, place: DocumentAddress, draft: Draft) -> str:
-        version = self._versions.pop(place.key, "")
-        for _ in range(SWAPS):
-            if not version:
-                found = await self._objects.get(place)
-                version = "" if found is None else found.version
-                if found is not None and found.mark == draft.mark:
-                    break  # an earlier attempt of this write landed
-            try:
-                if version:
-                    version = await self._objects.put(place, draft, version)
-                else:
-                    version = await self._objects.post(place, draft)
-                break
-            except (ClusterConflict, ClusterNotFound):
-                version = ""
-        else:
-            raise _restless(place)
-        self._versions[place.key] = version
-        return version
-
-    async def _keys(self, namespace: str, prefix: str) -> set[str]:
-        keys = {key for name in await self._objects.names(namespace) if (key := key_of(name)) is not None}
-        return {key for key in keys if key.startswith(prefix) and self._namespaces.of(key) == namespace}
-
-    async def _unpack(self, place: DocumentAddress, found: Found) -> Stored:
-        size = sum(map(len, found.binary_data.values())) * _EXPANSION
-        return await self._off_loop(size, lambda: unpack(place.key, found, where=place.where))
-
-    async def _off_loop(self, size: int, function: Callable[[], T]) -> T:
-        return function() if size < _LARGE else await asyncio.to_thread(function)
-
-    @contextlib.asynccontextmanager
-    async def _within(self, where: str) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                yield
-        except TimeoutError:
-            raise StateUnavailable(
-                f"no answer from the API server within {self._timeout:g} s",
-                where=where,
-                remedy="look at the API server of the hub's cluster; the hub keeps trying",
-            ) from None
-
-
-def _check_version(place: DocumentAddress, version: str) -> None:
-    """Kubernetes takes no version, or "0", for "whatever is there"."""
-    if not (version.isascii() and version.isdecimal() and int(version)):
-        raise StateConflict("the version is none that this store gave", where=place.where)
-
-
-def _restless(place: DocumentAddress) -> StateUnavailable:
-    return StateUnavailable(
-        f"somebody else wrote the document {SWAPS} times while it was to be written",
-        where=place.where,
-        remedy="give each process a name of its own (--replica): two write what belongs to one",
+        f"the answer is not what was requested: {what}", where=where, remedy=NOT_KUBERNETES
     )

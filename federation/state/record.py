@@ -4,9 +4,9 @@ r"""The format of one document on disk: a header line, then the document's bytes
 
     federation-state/1 <version> <length> <sha256>\n<data>
 
-The version is 32 random hex digits, new with every write, so that "deleted and written again" never looks
+The version is 32 random hex digits, new with every write, so that "deleted and written again" never appears
 unchanged. The checksum covers key, version and data: a file cut short, overwritten in part, or restored under
-another document's name is told from a sound one.
+another document's name is distinguished from a sound one.
 """
 
 from __future__ import annotations

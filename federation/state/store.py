@@ -23,7 +23,7 @@ from federation.files import Abandoned, BlockingCalls
 
 
 class StateConflict(StateUnavailable):
-    """Somebody else wrote the document since it was read: read again and decide again."""
+    """Another process wrote the document since it was read: read again and decide again."""
 
     default_reason = "state_conflict"
 
@@ -37,10 +37,10 @@ class Stored:
 
 
 class Leadership(Protocol):
-    """Held by the one controller that may write; ``held`` turns false the moment it can no longer be relied on."""
+    """What the one controller that may write has; ``leading`` turns false the moment it can no longer be relied on."""
 
     @property
-    def held(self) -> bool:
+    def leading(self) -> bool:
         """True while this process is the leader."""
         ...
 
@@ -77,7 +77,7 @@ class StateStore(Protocol):
 
 
 AT_ONCE: Final = 8
-"""Half of what a store lets through at once, so that whoever reads many documents holds up nobody else."""
+"""Half of what a store lets through at once, so that a reader of many documents delays no other."""
 
 
 async def read_many(store: StateStore, keys: Iterable[str]) -> dict[str, Stored | StateDamaged | None]:
@@ -99,7 +99,7 @@ async def read_many(store: StateStore, keys: Iterable[str]) -> dict[str, Stored 
         async with asyncio.TaskGroup() as group:
             reading = {key: group.create_task(read(key)) for key in keys}
     except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None  # the others tell the same, or were cancelled for it
+        raise failed.exceptions[0] from None  # the others report the same, or were cancelled for it
     return {key: task.result() for key, task in reading.items()}
 
 

@@ -147,7 +147,7 @@ async def as_controller(store: KubernetesStore) -> None:
     assert await store.read(LEFT) is None
     await store.read("rotation")
     async with store.lead("controller", identity="pod-0") as leadership:
-        assert leadership.held
+        assert leadership.leading
 
 
 async def as_signer(store: KubernetesStore) -> None:

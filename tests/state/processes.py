@@ -63,7 +63,7 @@ async def count(store: StateStore, times: int) -> None:
 async def lead(store: StateStore) -> None:
     """Lead until killed."""
     async with store.lead("controller", identity="the-other") as leadership:
-        say(f"leading {leadership.held}")
+        say(f"leading {leadership.leading}")
         await asyncio.sleep(60)
 
 

@@ -277,7 +277,7 @@ async def test_a_killed_leader_is_followed(store: StateStore, place: Place) -> N
     async def follow() -> bool:
         async with store.lead("controller", identity="me") as leadership:
             leading.set()
-            return leadership.held
+            return leadership.leading
 
     follower = asyncio.create_task(follow())
     # A Lease is waited for longer than it lasts: it is renewed all the while.
@@ -293,14 +293,14 @@ async def test_leadership_ends_with_the_context_and_one_leads_at_a_time(
 ) -> None:
     async with place.opened() as other:
         async with store.lead("controller", identity="a") as first:
-            assert first.held
+            assert first.leading
             async with store.lead("another", identity="a") as unrelated:
-                assert unrelated.held
+                assert unrelated.leading
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5), other.lead("controller", identity="a"):
                     pytest.fail("two leaders")
-            assert first.held
-        ended = not first.held
+            assert first.leading
+        ended = not first.leading
         assert ended
         async with asyncio.timeout(1), other.lead("controller", identity="b") as second:  # it was given back
             assert second.held
@@ -320,7 +320,7 @@ async def test_a_follower_cancelled_at_any_moment_holds_nothing(store: StateStor
         with pytest.raises(asyncio.CancelledError):
             await task
     async with asyncio.timeout(PATIENCE), store.lead("controller", identity="next") as leadership:
-        assert leadership.held
+        assert leadership.leading
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "A", "..", "a b"])

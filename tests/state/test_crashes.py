@@ -84,7 +84,7 @@ async def test_a_killed_leader_is_followed_at_once(tmp_path: Path) -> None:
     async def follow() -> bool:
         async with store.lead("controller", identity="me") as leadership:
             leading.set()
-            return leadership.held
+            return leadership.leading
 
     follower = asyncio.create_task(follow())
     await asyncio.sleep(0.2)
@@ -105,6 +105,6 @@ async def test_a_lock_file_that_was_replaced_ends_leadership(tmp_path: Path) -> 
         (tmp_path / "state" / "locks" / "lead@controller").unlink()
         await clock.advance(1.0)
         async with asyncio.timeout(PATIENCE):
-            while leadership.held:
+            while leadership.leading:
                 await asyncio.sleep(0.01)
-    assert not leadership.held
+    assert not leadership.leading

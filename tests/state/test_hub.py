@@ -92,7 +92,7 @@ async def test_a_hub_keeps_its_state_in_objects(
         assert "Traceback" not in hub.log
     assert "signers/host-signer-0" not in await store.keys("signers/")
     async with asyncio.timeout(PATIENCE), store.lead("controller", identity="next") as leadership:
-        assert leadership.held  # the one before gave it back
+        assert leadership.leading  # the one before gave it back
     assert await store.keys("generations/") == ["generations/000000000001"]
 
 

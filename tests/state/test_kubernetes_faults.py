@@ -230,7 +230,7 @@ async def test_two_that_write_the_same_document_are_told(box: SandboxCluster, st
     await store.write("signers/a", b"before")
     with (
         box.faults.inject(Answer(409, "Conflict", "the object has been modified"), verb="update") as fault,
-        pytest.raises(StateUnavailable, match="somebody else wrote") as caught,
+        pytest.raises(StateUnavailable, match="another process wrote") as caught,
     ):
         await store.write("signers/a", b"mine")
     assert fault.hits == 8

@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def held(self) -> bool:
-        return self.leadership is not None and self.leadership.held
+        return self.leadership is not None and self.leadership.leading
 
     async def _lead(self, store: KubernetesStore, identity: str) -> None:
         async with store.lead("controller", identity=identity) as self.leadership:
@@ -52,7 +52,7 @@ class Candidate:
     async def settled(self) -> None:
         """Wait until nothing is on its way to the API server."""
         for _ in range(60_000):
-            lost = self.leadership is not None and not self.leadership.held
+            lost = self.leadership is not None and not self.leadership.leading
             if self.clock.sleeping or self._task.done() or lost:
                 return
             await asyncio.sleep(0.005)
@@ -370,4 +370,4 @@ def test_a_renewal_that_comes_too_late_is_no_renewal() -> None:
     leadership = LeaseLeadership(clock, deadline=10.0)
     clock._elapsed = 10.0
     leadership.renewed(9.9, clock.now() - timedelta(seconds=0.1))
-    assert not leadership.held
+    assert not leadership.leading

@@ -1,6 +1,6 @@
-"""Places for calls that are under way, given so that callers who proved nothing keep out nobody who did. Pure.
+"""Slots for calls under way, assigned so that callers without proof displace none that proved who they are. Pure.
 
-A call has a place from its headers on, and proves nothing until a cluster vouches for its caller. Where all places
+A call has a place from its headers on, and proves nothing until a cluster attests its caller. Where all places
 are taken, one call that is not proven gives way: of the address with most of them, there of the connection with most,
 and there the one that has waited longest for its message, for an honest caller sends it with its headers. So one
 address may have every place that no other asks for (all workloads of a cluster may come through one gateway), and
@@ -22,7 +22,7 @@ from typing import Final
 from federation.core.errors import Overloaded
 
 IPV6_PREFIX: Final = 64
-"""Bits of an IPv6 address that stand for one caller: a host may have the rest as it likes (RFC 4291, 2.5.4)."""
+"""Bits of an IPv6 address that identify one caller: a host may have the rest as it likes (RFC 4291, 2.5.4)."""
 
 
 class CallSlot:
@@ -50,7 +50,7 @@ class CallSlot:
         self._places.waits(self)
 
     def proved(self) -> None:
-        """Its caller is proven: from now on it gives way to nobody."""
+        """Its caller is proven: from now on it gives way to no other."""
         self._places.proved(self)
 
     def leave(self) -> None:

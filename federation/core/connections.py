@@ -18,8 +18,8 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 NEWCOMERS: Final = 8
-"""One in so many seats is never kept from connections that have proved nothing yet."""
-LOOKED_AT: Final = 16  # addresses with equally many, for one on which nothing is called
+"""One in so many seats is never withheld from connections that have proved nothing yet."""
+EXAMINED: Final = 16  # addresses with equally many, for one on which nothing is called
 
 
 class Seat:
@@ -103,7 +103,7 @@ class _Kind:
         if self._most > 1 and own in most:
             address = self._addresses[own]
         else:
-            first = (self._addresses[each] for each in islice(most, LOOKED_AT))
+            first = (self._addresses[each] for each in islice(most, EXAMINED))
             address = next((each for each in first if each.resting), self._addresses[next(iter(most))])
         if address.resting:
             return next(iter(address.resting)), self._most
@@ -136,7 +136,7 @@ class Connections:
         return self._unknown_callers.count + self._proven.count
 
     def enter(self, address: str, close: Callable[[str], None]) -> Seat:
-        """A seat for a connection from ``address``; whoever has to make room for it is closed.
+        """A seat for a connection from ``address``; the one that has to make room for it is closed.
 
         That may be the new one itself: then it is closed before this returns, and its seat is gone.
         """
@@ -199,7 +199,7 @@ class FairQueue(Generic[Item]):
             del self._waiting[address]
 
     def next(self, now: float) -> Item | None:
-        """Whose turn it is; None where nobody's is yet."""
+        """Whose turn it is; None where it is no one's yet."""
         self._refill(now)
         if self._allowance < 1.0 or not self._waiting:
             return None
@@ -213,7 +213,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def pause(self, now: float) -> float | None:
-        """Seconds until it is somebody's turn; None where nobody waits."""
+        """Seconds until the next turn; None where none waits."""
         if not self._waiting:
             return None
         self._refill(now)

@@ -9,11 +9,11 @@
     │   ├── AttestationRefused    the caller did not prove who it is
     │   ├── RequestRefused        the CSR holds what a workload may not ask for
     │   └── PolicyRefused         proven, but not allowed by its cluster's policy
-    ├── Unavailable               nobody is at fault in the request; asking again may help
+    ├── Unavailable               nothing is wrong with the request; a retry may help
     │   ├── Overloaded            a queue or quota of ours is full
     │   ├── NotReady              no bundle, no valid authority, shutting down
     │   ├── StateUnavailable      the state store cannot be read or written
-    │   ├── AuthorityUnavailable  the back end that signs is down, sealed, standing by
+    │   ├── AuthorityUnavailable  the back end that signs is down, sealed, on standby
     │   │   ├── AuthorityThrottled    it asks for fewer requests, with the time to wait
     │   │   └── AuthorityUncertain    it may have issued, but its answer did not arrive
     │   └── ClusterError          a member cluster did not answer as it should
@@ -23,17 +23,17 @@
     │       ├── ClusterForbidden      403: the cluster's authorizer (RBAC) does not grant the verb
     │       ├── ClusterDenied         403: granted, but its admission refuses this object: a quota, a policy, a webhook
     │       ├── ClusterNotFound       404
-    │       ├── ClusterConflict       409: somebody else owns the field or wrote first
+    │       ├── ClusterConflict       409: another writer owns the field or wrote first
     │       ├── ClusterGone           410: a resourceVersion or continue token is too old
     │       ├── ClusterInvalid        other 4xx: the request itself is refused
     │       ├── ClusterThrottled      429, with the server's Retry-After
     │       ├── ClusterServerError    5xx
     │       └── ClusterGarbage        an answer that is not what the API promises
     │           └── ClusterOverBudget     more of it than one cluster may send
-    └── AuthorityError            the authority cannot be used until somebody mends it
+    └── AuthorityError            the authority cannot be used until an operator corrects it
         ├── AuthorityMisconfigured    key, chain, role or permission is wrong
         ├── AuthorityRefused          it refuses this one request: its own rules are narrower than the policy
-        └── AuthorityViolation        it returned something other than what was asked: an alarm
+        └── AuthorityViolation        it returned something other than what was requested: an alarm
 
 A caller outside never sees the text of any of these: the listener maps a *class* to a status code and one fixed
 sentence. The text goes to the log and to status, so it may name files, clusters and namespaces, never a token or a key.
@@ -72,7 +72,7 @@ class FederationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mistake in something an operator wrote: where it stands, what is wrong and how to mend it."""
+    """One mistake in something an operator wrote: where it is, what is wrong and how to correct it."""
 
     file: str
     key: str
@@ -93,7 +93,7 @@ class ConfigurationError(FederationError):
         self.findings = tuple(findings)
         first = str(self.findings[0]) if self.findings else "configuration refused"
         more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
-        super().__init__(first + more, remedy="mend every finding, then reload")
+        super().__init__(first + more, remedy="correct every finding, then reload")
 
     def diagnostics(self) -> str:
         """Every finding on a line of its own."""
@@ -155,7 +155,7 @@ class StateUnavailable(Unavailable):
 
 
 class AuthorityUnavailable(Unavailable):
-    """The back end that signs is down, sealed, standing by or throttled."""
+    """The back end that signs is down, sealed, on standby or throttled."""
 
     default_reason = "authority_unavailable"
 
@@ -177,7 +177,7 @@ class AuthorityUncertain(AuthorityUnavailable):
     """The request reached the back end and the answer did not come: it may have issued, and counts as if it had."""
 
     default_reason = "outcome_unknown"
-    default_remedy = "look at the load of the back end and the network path to it; the hub asks anew"
+    default_remedy = "check the load of the back end and the network path to it; the hub tries again"
 
 
 class ClusterError(Unavailable):
@@ -196,7 +196,7 @@ class ClusterUnreachable(ClusterError):
 
 
 class ClusterTimeout(ClusterError):
-    """The connection stands, the answer did not come in time."""
+    """The connection is open, the answer did not come in time."""
 
     default_reason = "timeout"
     default_remedy = "check the load of its API server and the way to it, or raise [clusters.timeouts] for it"
@@ -236,7 +236,7 @@ class ClusterNotFound(ClusterError):
 
 
 class ClusterConflict(ClusterError):
-    """409: somebody else owns the field, or wrote first."""
+    """409: another writer owns the field, or wrote first."""
 
     default_reason = "conflict"
 
@@ -268,7 +268,7 @@ class ClusterServerError(ClusterError):
     """5xx: the API server, or something in front of it, failed."""
 
     default_reason = "server_error"
-    default_remedy = "look at the API server of that cluster; the hub keeps trying"
+    default_remedy = "check the API server of that cluster; the hub keeps trying"
 
 
 class ClusterGarbage(ClusterError):
@@ -291,7 +291,7 @@ class ClusterOverBudget(ClusterGarbage):
 
 
 class AuthorityError(FederationError):
-    """The authority cannot be used until somebody mends it."""
+    """The authority cannot be used until an operator corrects it."""
 
     default_reason = "authority"
 
@@ -309,7 +309,7 @@ class AuthorityRefused(AuthorityError):
 
 
 class AuthorityViolation(AuthorityError):
-    """The authority returned something other than what was asked of it: an alarm, and never handed out."""
+    """The authority returned something other than what was requested of it: an alarm, and never handed out."""
 
     default_reason = "authority_violation"
     default_remedy = "treat the back end as compromised until its answer is explained"

@@ -173,7 +173,7 @@ a state that was set back is older, though nothing else remembers it.
 """
 
 MOST_DIGITS: Final = 12  # of such a number: the keys of generations have room for no more
-MOST_MARK: Final = 64  # characters that are kept of what an annotation holds: anybody may have written it
+MOST_MARK: Final = 64  # characters that are used of an annotation, which any client may have written
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -209,7 +209,7 @@ def number_in(annotations: Mapping[str, object] | None) -> int:
 class HubIdentity:
     """Of this hub. ``adopts`` are identities whose objects are its own by an operator's word.
 
-    An empty ``id`` stands for a hub without one: then the field manager's name has to do.
+    An empty ``id`` is a hub without one: then the field manager's name has to do.
     """
 
     id: str = ""

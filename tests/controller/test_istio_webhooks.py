@@ -57,7 +57,7 @@ async def test_an_istiod_that_has_not_served_is_named(one: World) -> None:
     async with one.controller() as role:
         report = await east(one, lambda r: r.reason == "istiod_not_served")
         assert report.state == "degraded"
-        assert "it looks for its certificate only at its start" in report.remedy
+        assert "it reads its certificate only at its start" in report.remedy
         assert "delete the webhook configuration" in report.remedy  # of an istiod that was uninstalled
         (hook,) = facts(role).webhooks or ()
         assert (hook.istiod, hook.anchors) == ("istio-system/istiod", frozenset())

@@ -105,7 +105,7 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
         assert [operation.id for operation, _ in await queue.pending()] == ["1"]
         told = [await outcome(store, f"0{number:03}") for number in range(count)]
         assert [o.outcome for o in told].count("refused") == refused
-    assert "nobody led then" in told[0].detail
+    assert "no controller led then" in told[0].detail
     assert "ask again" in told[0].remedy
 
 

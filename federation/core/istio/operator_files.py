@@ -197,8 +197,8 @@ found=$($KUBECTL -n "$namespace" get secret @SECRET@ --ignore-not-found -o name)
 
 def _restart_istiod(namespace: str, settings: IstioSettings) -> JoinFile:
     why = (
-        f"istiod is restarted, so that it takes its own certificate from Secret {MOUNTED_SECRET}, which the hub keeps. "
-        "It looks for it at its start only. Its CA goes on issuing."
+        f"istiod is restarted, so that it takes its own certificate from Secret {MOUNTED_SECRET}, which the hub "
+        "provides. It reads it at its start only. Its CA goes on issuing."
     )
     place = shlex.quote(namespace)
     body = _CERTIFICATE_FIRST + _RESTART

@@ -216,7 +216,7 @@ def _global(s: IstioSettings) -> dict[str, Node]:
     values["pilotCertProvider"] = Noted(
         "istiod",
         f"Agents trust what ConfigMap {s.bundle} holds, which the hub publishes. With any other provider they would "
-        "look for a root elsewhere.",
+        "search for a root elsewhere.",
     )
     if s.bundle != DEFAULT_BUNDLE:
         values["trustBundleName"] = Noted(
@@ -314,7 +314,7 @@ def _helm(s: IstioSettings) -> tuple[SettingsFile, ...]:
         _file(
             "helm-gateway.yaml",
             s,
-            "Values of the gateway chart. istiod injects gateways and tells them where the hub is, so nothing of the "
+            "Values of the gateway chart. istiod injects gateways with the address of the hub, so nothing of the "
             "hub is set here." + (" These are for an east-west gateway." if s.network else ""),
             f"{install} {gateway} istio/gateway {place} -f helm-gateway.yaml",
             _gateway(s),

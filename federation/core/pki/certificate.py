@@ -186,7 +186,7 @@ class Certificate:
             return None
 
     def extension_der(self, oid: pyca.ObjectIdentifier) -> bytes:
-        """The DER of the value of an extension as it stands; empty where the certificate has none of that kind."""
+        """The DER of the value of an extension, byte for byte; empty where the certificate has none of that kind."""
         data, wanted = self.parts.extensions, object_identifier(oid.dotted_string)
         for _, _, start, stop in parts_of(data):
             identifier, *_, value = elements(data, start, stop)
@@ -197,7 +197,7 @@ class Certificate:
     def is_signed_by(self, issuer: Certificate) -> bool:
         """True where its issuer name is the other's subject and the other's key made its signature.
 
-        Remembered for authorities: the same few stand above every leaf.
+        Remembered for authorities: the same few are above every leaf.
         """
         return _ca_signed_by(self, issuer) if self.is_ca else _signed_by(self, issuer)
 

@@ -163,9 +163,9 @@ class _Search:
 
 @lru_cache(maxsize=64)
 def _is_issued_by(certificate: Certificate, candidate: Certificate) -> bool:
-    """:meth:`Certificate.is_signed_by`, remembered for a moment: of a leaf it is asked twice in a row.
+    """:meth:`Certificate.is_signed_by`, remembered for a moment: for a leaf it is called twice in a row.
 
-    Different texts of names are different names, which is told without touching the signature.
+    Different texts of names are different names, which shows without touching the signature.
     """
     return certificate.issuer == candidate.subject and certificate.is_signed_by(candidate)
 
@@ -181,7 +181,7 @@ def _identifies(certificate: Certificate, candidate: Certificate) -> bool:
     """True where nothing in the certificate's authority key identifier contradicts (RFC 5280, 4.2.1.1).
 
     BoringSSL and OpenSSL compare all of it: a key identifier with the candidate's where that has one, and the serial
-    number and issuer of the candidate where they are given. Go and rustls look at none of it.
+    number and issuer of the candidate where they are given. Go and rustls consider none of it.
     """
     identifier = certificate.extension(x509.AuthorityKeyIdentifier)
     if identifier is None:

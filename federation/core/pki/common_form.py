@@ -3,7 +3,7 @@
 Go leaves a root that it cannot parse out of its pool without a word, and webpki refuses the whole path. So these
 rules
 hold for anchors too, where a verifier parses that part of an anchor. They are about form: whether the certificate may
-be where it stands on a path is for ``path_rules``. Found by comparing Go 1.26, rustls-webpki 0.103 and gRPC's
+be at its place on a path is for ``path_rules``. Found by comparing Go 1.26, rustls-webpki 0.103 and gRPC's
 BoringSSL
 on hierarchies in which one thing at a time is odd.
 """

@@ -2,7 +2,7 @@
 
 Reading is strict: definite lengths in their shortest form, single-byte tags, nothing behind the last element. It
 yields positions in the one buffer, so nothing is copied or parsed twice. The subject alternative name of what the hub
-issues is made here too, as the DER that stands in the certificate.
+issues is made here too, as the DER of the certificate.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ EMAIL: Final = 0x81
 DNS: Final = 0x82
 URI: Final = 0x86
 IP_ADDRESS: Final = 0x87
-"""Tags of a GeneralName (RFC 5280, 4.2.1.6), as they stand in DER."""
+"""Tags of a GeneralName (RFC 5280, 4.2.1.6), as they are in DER."""
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)

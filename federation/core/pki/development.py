@@ -70,7 +70,7 @@ def create_intermediate(
     not_after: datetime,
     path_length: int | None = 0,
 ) -> Certificate:
-    """An intermediate under ``issuer``, with path length 0 unless told otherwise: it signs leaves only.
+    """An intermediate under ``issuer``, with path length 0 by default: it signs leaves only.
 
     Raises InvalidValue for a key that is not accepted, a validity that ends before it begins, or an
     ``issuer_key`` that is not the issuer's.

@@ -123,7 +123,7 @@ def signature_hash(kind: KeyKind) -> hashes.SHA256 | hashes.SHA384:
 
 
 def digest(kind: KeyKind, message: bytes) -> bytes:
-    """What a key that is held elsewhere is given to sign: SHA-384 for P-384, SHA-256 for all others."""
+    """What a key outside this process is given to sign: SHA-384 for P-384, SHA-256 for all others."""
     return (sha384 if kind is KeyKind.EC_P384 else sha256)(message).digest()
 
 

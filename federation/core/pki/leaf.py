@@ -10,7 +10,7 @@ specification: version 3, no subject and therefore a critical subject alternativ
 keyUsage digitalSignature and keyEncipherment, critical basicConstraints that say it is no CA, and the issuer's key
 identifier.
 
-Its life is what was asked for, within policy and within every issuer above it. NotBefore lies a little in the past,
+Its life is what was requested, within policy and within every issuer above it. NotBefore lies a little in the past,
 so that a peer whose clock is behind still accepts the leaf. It is a small part of the leaf's life, because ztunnel
 renews at half of the time between NotBefore and NotAfter (``refresh_at`` in its ``src/tls/certificate.rs``): a leaf
 of a minute that began two minutes ago would be due before it arrived. Istio's agents count from when they received it
@@ -122,7 +122,7 @@ class LeafTemplate:
         return der.sequence(tbs, self._algorithm, der.bit_string(signature))
 
     def check_signature(self, tbs: bytes, signature: bytes) -> None:
-        """Raise AuthorityViolation unless the issuer's key made the signature: for keys held elsewhere."""
+        """Raise AuthorityViolation unless the issuer's key made the signature: for keys outside this process."""
         key = self.issuer.public_key
         if not verify(key, signature, tbs):
             raise AuthorityViolation(

@@ -46,7 +46,7 @@ _MAIL_ATTRIBUTE: Final = object_identifier("1.2.840.113549.1.9.1")
 """In a subject it is compared as well (RFC 5280, 4.2.1.10); BoringSSL and OpenSSL do so."""
 
 _IA5_STRING: Final = b"\x16"
-_MOST_TOLD: Final = 4
+_MOST_NAMED: Final = 4
 _KINDS: Final = {
     x509.DNSName: "DNS",
     x509.UniformResourceIdentifier: "URI",
@@ -79,7 +79,7 @@ def not_permitted(issuers: Iterable[Certificate], names: Sequence[str]) -> str:
     """Which of ``issuers`` does not permit which of ``names``, and its constraint, in words; empty where all do.
 
     Names are URIs, DNS names and IP addresses as text: what a leaf is to hold. Costs nearly nothing where no issuer
-    has name constraints, so it may be asked for every leaf.
+    has name constraints, so it may be called for every leaf.
     """
     for issuer in issuers:
         if issuer.extension(x509.NameConstraints) is not None:
@@ -134,8 +134,8 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
         if by is not None:
             return f"{_words(name)} is excluded by {_words(by)}"
         if permitted and not any(_within(name, subtree) for subtree in permitted):
-            told = ", ".join(_words(subtree) for subtree in permitted[:_MOST_TOLD])
-            return f"{_words(name)} is not among the permitted names: {told}"
+            names = ", ".join(_words(subtree) for subtree in permitted[:_MOST_NAMED])
+            return f"{_words(name)} is not among the permitted names: {names}"
     return ""
 
 
@@ -166,7 +166,7 @@ def _within(name: x509.GeneralName, subtree: x509.GeneralName) -> bool | None:
 def _uri_host_within(host: str, base: str) -> bool | None:
     """Without a leading dot the RFC means exactly that host, and Go takes its subdomains as well.
 
-    An empty one stands for every host in Go, and for none in BoringSSL where it permits.
+    An empty one covers every host in Go, and for none in BoringSSL where it permits.
     """
     if not base:
         return None
@@ -181,7 +181,7 @@ def _dns_within(host: str, base: str) -> bool | None:
     if host.endswith(base if base[0] == "." else f".{base}"):
         return True
     if host[:2] == "*." and base.endswith(host[1:]):
-        return None  # the wildcard stands for names inside and outside
+        return None  # the wildcard covers names inside and outside
     return _below(host, base)
 
 
@@ -198,7 +198,7 @@ def _below(host: str, base: str) -> bool | None:
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """A URI, an IP address or a DNS name, as it stands in a certificate."""
+    """A URI, an IP address or a DNS name, as it is in a certificate."""
     if "://" in name:
         return x509.UniformResourceIdentifier(name)
     try:
@@ -321,7 +321,7 @@ def _key(certificate: Certificate) -> Problem | None:
 
 
 def _signature(certificate: Certificate, *, is_anchor: bool) -> Problem | None:
-    # an anchor is trusted for its key; nobody relies on the signature on it
+    # an anchor is trusted for its key; no verifier relies on the signature on it
     problem = "" if is_anchor else signature_problem(certificate)
     if problem:
         return Problem(
@@ -364,8 +364,8 @@ def _critical_extensions(certificate: Certificate) -> Problem | None:
 def _extended_key_usage(certificate: Certificate, purpose: Purpose, *, is_anchor: bool) -> Problem | None:
     """Where a CA names extended key usages they confine what is below it, as every TLS stack reads them.
 
-    That anyExtendedKeyUsage stands for all of them webpki does not know, and BoringSSL not as soon as it is one of
-    several; neither looks at an anchor's.
+    webpki does not know that anyExtendedKeyUsage covers all of them, and BoringSSL not as soon as it is one of
+    several; neither considers an anchor's.
     """
     usages = certificate.extension(x509.ExtendedKeyUsage)
     if usages is None or (is_anchor and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usages):

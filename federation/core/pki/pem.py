@@ -1,7 +1,7 @@
-"""PEM (RFC 7468) read strictly: what looks like a part of a certificate and is none is refused, never skipped.
+"""PEM (RFC 7468) read strictly: what resembles a part of a certificate and is none is refused, never skipped.
 
 A reader that skips whatever it does not understand lets an anchor vanish: a certificate that is damaged is passed
-over, the bundle shrinks, and nobody learns of it. Explanatory text between blocks is something else (RFC 7468,
+over, the bundle shrinks, and it goes unnoticed. Explanatory text between blocks is something else (RFC 7468,
 section 2): ``openssl ca`` and ``openssl x509 -text`` write it, and nothing of it is ever published.
 """
 
@@ -35,7 +35,7 @@ _BOUNDARY: Final = re.compile(
 )
 """What begins or ends a block, and what such a line may have become when it was damaged.
 
-Each repetition is bounded: somebody who chooses the text could otherwise make the search take the square of its length.
+Each repetition is bounded: the author of the text could otherwise make the search take the square of its length.
 """
 
 _ENDED_LINE: Final = re.compile(rb"[ \t]*\r?\n")
@@ -52,7 +52,7 @@ _WHOLE: Final = re.compile(
 Go goes on behind what it took for the begin of an END line, and finds a BEGIN there as well.
 """
 
-_MOST_TOLD: Final = 3
+_MOST_NAMED: Final = 3
 _MOST_LABEL: Final = 40
 _NONE: Final[Mapping[bytes, Certificate]] = MappingProxyType({})
 
@@ -80,7 +80,7 @@ def readable_certificates(
 ) -> tuple[Certificate, ...]:
     """Those certificates of ``text`` that can be read, as Go's ``AppendCertsFromPEM`` takes them.
 
-    For what somebody else has written, and where another certificate in it must not hide one. ``known`` as above.
+    For what others have written, and where another certificate in it must not hide one. ``known`` as above.
     """
     found: list[Certificate] = []
     for der in der_blocks(text):
@@ -90,7 +90,7 @@ def readable_certificates(
 
 
 def der_blocks(text: bytes) -> Iterator[bytes]:
-    """What stands in the certificate blocks of ``text``; what is none, or damaged, is passed over, as Go does.
+    """What is in the certificate blocks of ``text``; what is none, or damaged, is passed over, as Go does.
 
     At most MAX_CERTIFICATES of them; none of a text that is longer than MAX_PEM_BYTES.
     """
@@ -115,9 +115,9 @@ def find_certificate(text: bytes, sha256: str, *, where: str) -> Certificate:
         if hashlib.sha256(der).hexdigest() == sha256:
             return Certificate.from_der(der, where=where)
     found = parse_certificates(text, where=where)
-    told = ", ".join(f"{c.subject or 'no subject'} ({c.sha256[:16]})" for c in found[:_MOST_TOLD])
+    names = ", ".join(f"{c.subject or 'no subject'} ({c.sha256[:16]})" for c in found[:_MOST_NAMED])
     raise InvalidValue(
-        f"it holds {told}, not the certificate with the fingerprint {sha256[:16]}", where=where
+        f"it holds {names}, not the certificate with the fingerprint {sha256[:16]}", where=where
     )
 
 
@@ -141,7 +141,7 @@ def decode_base64(body: bytes) -> bytes:
 
 
 def _blocks(text: bytes, where: str) -> Iterator[tuple[bytes, str]]:
-    """The DER of each block and where it stands, in words. Raises InvalidValue at the first that is none."""
+    """The DER of each block and its place, in words. Raises InvalidValue at the first that is none."""
     if len(text) > MAX_PEM_BYTES:
         raise InvalidValue(f"{len(text)} bytes of PEM, at most {MAX_PEM_BYTES} are read", where=where)
     position = len(_MARK) if text.startswith(_MARK) else 0
@@ -169,7 +169,7 @@ def _refuse_keys(text: bytes, where: str) -> None:
 
 
 def _next_block(text: bytes, position: int) -> int:
-    """Where the next line that is or looks like a boundary begins; the end of the text where there is none."""
+    """Where the next line that is or resembles a boundary begins; the end of the text where there is none."""
     found = _BOUNDARY.search(text, position)
     if found is None:
         return len(text)
@@ -184,7 +184,7 @@ def _next_block(text: bytes, position: int) -> int:
 
 
 def _label(text: bytes, position: int) -> bytes:
-    """What stands at the boundary there, up to the end of its line."""
+    """What is at the boundary there, up to the end of its line."""
     return text[position : position + _MOST_LABEL].splitlines()[0]
 
 
@@ -212,7 +212,7 @@ def _block(text: bytes, position: int, place: str) -> tuple[bytes, int]:
         raise InvalidValue(
             f"expected {_BEGIN.decode()}, found {label!r}",
             where=place,
-            remedy="leave only CERTIFICATE blocks; text between them must not look like the begin or end of one",
+            remedy="leave only CERTIFICATE blocks; text between them must not resemble the begin or end of one",
         )
     start = position + len(_BEGIN)
     stop = text.find(_END, start)

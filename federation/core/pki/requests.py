@@ -1,7 +1,7 @@
 """The gate for certificate signing requests (PKCS #10, RFC 2986): what a workload may ask for.
 
 A request is read once, with the small strict reader of ``der``. Almost everything in an honest request is one of a
-few known byte strings, so the gate compares instead of interpreting, and looks closer only to say why it refuses:
+few known byte strings, so the gate compares instead of interpreting, and examines more only to say why it refuses:
 those functions are called with something already refused and make the error, a stable token; none of them lets a
 request pass. Nothing of the request but its public key reaches a certificate: names, usages and dates come from what
 was proven and from the hub's own profile.
@@ -12,7 +12,7 @@ and extendedKeyUsage within serverAuth and clientAuth. Each extension may be cri
 has its own criticality (agents send a critical name, other clients may not).
 
 A server that is known by host names asks in the same way, with DNS names in place of the identity. Which of them it
-may have is its caller's to say; the certificate holds all that were asked for, or there is none.
+may have is its caller's to say; the certificate holds all that were requested, or there is none.
 
 :func:`build_request` makes the hub's own requests: of the listener, of canaries, and of the probe.
 """
@@ -48,7 +48,7 @@ from federation.core.pki.keys import (
 
 
 class Refusal(StrEnum):
-    """Every reason of the gate, as it stands in logs and as the label of metrics."""
+    """Every reason of the gate, as it is in logs and as the label of metrics."""
 
     TOO_LARGE = "csr_too_large"
     NOT_ASCII = "csr_not_ascii"
@@ -146,7 +146,7 @@ def refused_attribute(oid: bytes) -> RequestRefused:
 
 
 def refused_extension(oid: bytes) -> RequestRefused:
-    """Say which extension is asked for that a workload may not have."""
+    """Say which requested extension a workload may not have."""
     if oid == _BASIC_CONSTRAINTS:
         return refused(Refusal.BASIC_CONSTRAINTS, "the request has basicConstraints")
     return refused(Refusal.EXTENSION, f"the request has an extension that is not taken ({_dotted(oid)})")
@@ -164,10 +164,10 @@ def refused_names(value: bytes, expected: der.SubjectAltName) -> RequestRefused:
         if tag != der.URI:
             reason, words = _NAME_KINDS.get(tag, (Refusal.NAME_KIND, "a name of another kind than URI"))
             return refused(reason, f"the subject alternative name holds {words}")
-    asked = [value[start:stop] for _, _, start, stop in names]
-    found = ", ".join(repr(name[:120].decode("ascii", "replace")) for name in asked[:4])
-    ours, theirs = _SPIFFE_DOMAIN.search(expected.der), _SPIFFE_DOMAIN.match(asked[0])
-    if len(asked) == 1 and ours is not None and theirs is not None and ours[1] != theirs[1]:
+    requested = [value[start:stop] for _, _, start, stop in names]
+    found = ", ".join(repr(name[:120].decode("ascii", "replace")) for name in requested[:4])
+    ours, theirs = _SPIFFE_DOMAIN.search(expected.der), _SPIFFE_DOMAIN.match(requested[0])
+    if len(requested) == 1 and ours is not None and theirs is not None and ours[1] != theirs[1]:
         domain = ours[1].decode("ascii")
         return RequestRefused(
             f"it asks for {found}, and this hub's trust domain is {domain}",
@@ -175,7 +175,7 @@ def refused_names(value: bytes, expected: der.SubjectAltName) -> RequestRefused:
             remedy=f"set meshConfig.trustDomain to {domain} in that mesh, and restart its workloads",
         )
     return refused(
-        Refusal.IDENTITY, f"the {len(names)} URI names asked for are not exactly the proven identity: {found}"
+        Refusal.IDENTITY, f"the {len(names)} requested URI names are not exactly the proven identity: {found}"
     )
 
 
@@ -381,7 +381,7 @@ def check_server_request(
 
 
 def _requested_hosts(data: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
-    """The DNS names asked for. Everything else about the request, and their encoding, is judged by :func:`_check`."""
+    """The requested DNS names. Everything else about the request, and their encoding, is judged by :func:`_check`."""
     outer = der.elements(data, 0, len(data))
     _shape(outer, der.SEQUENCE)
     parts = der.elements(data, outer[0][2], outer[0][3])
@@ -405,7 +405,7 @@ def _hosts(value: bytes, permitted: Callable[[str], bool]) -> tuple[str, ...]:
             raise refused_beside_hosts(tag)
         host = value[start:stop].decode("ascii", "replace")
         if host in hosts:
-            raise refused(Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is asked for twice")
+            raise refused(Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is requested twice")
         if not permitted(host):
             raise refused(
                 Refusal.DNS_NAME, f"the DNS name {host[:80]!r} is not one that this caller may have"
@@ -462,7 +462,7 @@ def _decode(text: str) -> bytes:
 
 
 def _requested_extensions(data: bytes, attributes: der.Element) -> list[der.Element]:
-    """The extensions asked for, out of the one attribute a request may have."""
+    """The requested extensions, out of the one attribute a request may have."""
     found: list[der.Element] | None = None
     for attribute in der.elements(data, attributes[2], attributes[3]):
         _shape([attribute], der.SEQUENCE)

@@ -1,7 +1,7 @@
 """Judging authorities: an intermediate before it signs anything, and each leaf before a caller gets it.
 
 Of an intermediate: its key, what it may sign, and which root is above it. Of a leaf that an authority returned: it is
-exactly what was asked for, or that is an alarm.
+exactly what was requested, or that is an alarm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from federation.core.pki.leaf import LeafProfile, Validity
 from federation.core.pki.path_rules import Purpose
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=1)
-"""How far the end may lie beyond what was asked: a back end counts a lifetime from its own clock."""
+"""How far the end may lie beyond what was requested: a back end counts a lifetime from its own clock."""
 
 _USAGES: Final = {
     LeafProfile.WORKLOAD: (
@@ -53,7 +53,7 @@ def check_issued(
     at: datetime,
     profile: LeafProfile = LeafProfile.WORKLOAD,
 ) -> tuple[Certificate, ...]:
-    """The path from the leaf to a pinned root, where the leaf is exactly what was asked for.
+    """The path from the leaf to a pinned root, where the leaf is exactly what was requested.
 
     ``chain`` is what came with it, of any order; ``subject`` says in errors who it was for. Raises
     AuthorityViolation with the reason ``wrong_key``, ``wrong_names``, ``wrong_usages``, ``clock_skew``,
@@ -113,7 +113,7 @@ def _check_times(leaf: Certificate, subject: str, validity: Validity, at: dateti
     if leaf.not_after > validity.not_after + CLOCK_TOLERANCE:
         raise _violation(
             "outlives_request",
-            f"the certificate for {subject} ends at {leaf.not_after}, asked for was {validity.not_after}",
+            f"the certificate for {subject} ends at {leaf.not_after}, requested was {validity.not_after}",
         )
 
 

@@ -128,7 +128,7 @@ async def test_status_shows_steps_gate_and_when_it_opens_and_exits_1_while_it_wa
         "wave 2: waiting: north, west",
         "gate out of PUBLISHING: closed, opens at 20",
         "NO   leaves     west     leaves delivered with generation 6?[2J may live on (until 20",
-        "yes  held       -        every namespace holds both",
+        "yes  read_back  -        every namespace holds both",
         "north: out since",
         "STAGED -> PUBLISHING",
     ):

@@ -151,7 +151,7 @@ KNOWN = Observed(version="v1", readable=True, bundle=HELD, met=True, known=True)
 @pytest.mark.parametrize(
     ("seen", "state", "counted", "words"),
     [
-        (Observed(), "unknown", True, "was not asked yet"),
+        (Observed(), "unknown", True, "was not queried yet"),
         (Observed(problem=ClusterTimeout("late")), "unknown", True, "late"),
         (Observed(problem=FORBIDDEN), "forbidden", False, "403"),
         (Observed(version=""), "not_served", False, "serves no"),

@@ -134,8 +134,8 @@ def _violation(issuer: Certificate, names: Iterable[x509.GeneralName]) -> str:
         if by is not None:
             return f"{_words(name)} is excluded by {_words(by)}"
         if permitted and not any(_within(name, subtree) for subtree in permitted):
-            names = ", ".join(_words(subtree) for subtree in permitted[:_MOST_NAMED])
-            return f"{_words(name)} is not among the permitted names: {names}"
+            allowed = ", ".join(_words(subtree) for subtree in permitted[:_MOST_NAMED])
+            return f"{_words(name)} is not among the permitted names: {allowed}"
     return ""
 
 

@@ -62,7 +62,7 @@ async def test_if_namespace_is_in_a_terminating_state_ignore(world: World) -> No
     async with world.controller():
         await world.published()
         report = await world.until(lambda r: r.clusters["east"].publication.terminating == 1)
-    assert world.held("east", NAMESPACE) is None
+    assert world.observed("east", NAMESPACE) is None
     assert report.clusters["east"].publication.failed == 0
     assert not cluster.requests.count(verb="patch", status=403)
 
@@ -128,14 +128,14 @@ async def test_a_selector_is_supported_and_nothing_is_removed_when_it_stops_matc
     cluster.patch("namespaces", "", NAMESPACE, {"metadata": {"labels": {"mesh": "on"}}})
     async with world.controller():
         await world.published()
-        assert world.held("east", NAMESPACE) == BUNDLE
-        assert world.held("east", "default") is None
+        assert world.observed("east", NAMESPACE) == BUNDLE
+        assert world.observed("east", "default") is None
         cluster.patch("namespaces", "", NAMESPACE, {"metadata": {"labels": {"mesh": "off"}}})
         await world.until(lambda r: r.clusters["east"].publication.selected == 0)
-        assert world.held("east", NAMESPACE) == BUNDLE
+        assert world.observed("east", NAMESPACE) == BUNDLE
         cluster.patch("namespaces", "", "default", {"metadata": {"labels": {"mesh": "on"}}})
-        await eventually(lambda: world.held("east", "default") == BUNDLE)
-    assert world.held("east", NAMESPACE) == BUNDLE
+        await eventually(lambda: world.observed("east", "default") == BUNDLE)
+    assert world.observed("east", NAMESPACE) == BUNDLE
 
 
 async def test_a_deletion_is_undone_and_an_edit_reverted(world: World) -> None:
@@ -143,9 +143,9 @@ async def test_a_deletion_is_undone_and_an_edit_reverted(world: World) -> None:
     async with world.controller():
         await world.published()
         cluster.delete("configmaps", NAMESPACE, NAME)
-        await eventually(lambda: world.held("east", NAMESPACE) == BUNDLE)
+        await eventually(lambda: world.observed("east", NAMESPACE) == BUNDLE)
         cluster.patch("configmaps", NAMESPACE, NAME, {"data": {KEY: "edited"}}, manager="kubectl-edit")
-        await eventually(lambda: world.held("east", NAMESPACE) == BUNDLE)
+        await eventually(lambda: world.observed("east", NAMESPACE) == BUNDLE)
         report = await world.until(lambda r: r.clusters["east"].publication.restored == 2)
     assert report.clusters["east"].publication.other_writers == ["kubectl-edit"]
 
@@ -154,8 +154,8 @@ async def test_all_namespaces_get_the_bundle_and_new_ones_too(world: World) -> N
     async with world.controller():
         await world.published()
         world.clusters["east"].create_namespace("newcomer")
-        await eventually(lambda: world.held("east", "newcomer") == BUNDLE)
+        await eventually(lambda: world.observed("east", "newcomer") == BUNDLE)
     for namespace in ("default", "kube-system", NAMESPACE):
-        assert world.held("east", namespace) == BUNDLE
+        assert world.observed("east", namespace) == BUNDLE
     for namespace in ("kube-public", "kube-node-lease"):
-        assert world.held("east", namespace) is None
+        assert world.observed("east", namespace) is None

@@ -46,11 +46,11 @@ def content(*anchors: str, generation: int = 1) -> Content:
 def party(
     name: str,
     authority: str = "a",
-    *held: tuple[str, ...],
+    *observed: tuple[str, ...],
     domain: str = "mesh.example",
     expired: bool = False,
 ) -> Participant:
-    contents = tuple(sorted((content(*anchors) for anchors in held or (("a",),)), key=lambda c: c.sha256))
+    contents = tuple(sorted((content(*anchors) for anchors in observed or (("a",),)), key=lambda c: c.sha256))
     return Participant(
         name,
         leaf(name, authority, domain=domain, expired=expired),

@@ -114,21 +114,21 @@ async def test_a_signer_that_no_connection_meets_is_not_proved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "told"),
+    ("shown", "reported"),
     [
         (served("other.example"), f"agents verify it for {HUB}, and it is for other.example"),
         (served(ca=pki.intermediate("z1", pki.root("z"))), "no path to an anchor"),
     ],
 )
 async def test_what_the_verifiers_of_a_mesh_refuse_is_refused_whatever_a_connection_says(
-    shown: Certificate, told: str
+    shown: Certificate, reported: str
 ) -> None:
     arrival = Arrival(VirtualClock(pki.NOW))
     report = await arrival.prove(
         AIM, [signer("one", shown, CA.certificate)], interval=30.0, greet=Network([shown]).greet
     )
     assert states(report) == {"one": "refused"}
-    assert told in report.signers[0].detail
+    assert reported in report.signers[0].detail
 
 
 async def test_an_expired_one_is_refused_and_one_that_new_connections_refuse_as_well() -> None:

@@ -173,8 +173,8 @@ async def test_a_pin_of_two_clusters_holds_up_a_rotation_for_both_until_both_are
 
     def issuing() -> set[str]:
         assert rotation_store.arrivals is not None
-        told = with_unknown(config, seen, rotation_store.arrivals, 1e6)
-        return {name for name, found in told.items() if found.own_issues}
+        reported = with_unknown(config, seen, rotation_store.arrivals, 1e6)
+        return {name for name, found in reported.items() if found.own_issues}
 
     assert issuing() == {"east", "west"}
     assert member_cas(config, arrivals.own) == [MemberCa(sha256=OWN, clusters=frozenset({"east", "west"}))]
@@ -222,7 +222,7 @@ def test_a_cluster_that_came_with_the_hubs_own_root_issues_by_itself_until_a_per
 
 
 @pytest.mark.parametrize(
-    ("cluster", "told"),
+    ("cluster", "reported"),
     [
         ("nobody", "no cluster is registered"),
         ("", "no cluster"),
@@ -230,7 +230,7 @@ def test_a_cluster_that_came_with_the_hubs_own_root_issues_by_itself_until_a_per
         ("north", "not known now"),
     ],
 )
-def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
+def test_a_takeover_that_cannot_be(cluster: str, reported: str) -> None:
     world = World(
         now=0.0,
         clusters={
@@ -248,7 +248,7 @@ def test_a_takeover_that_cannot_be(cluster: str, told: str) -> None:
 
     assert taken_over(asked("east"), world) == "east"
     assert taken_over(asked("north"), world, quarantined=["north"]) == "north", "it may never be read again"
-    with pytest.raises(OperationRefused, match=told) as refused:
+    with pytest.raises(OperationRefused, match=reported) as refused:
         taken_over(asked(cluster), world)
     assert refused.value.remedy
 

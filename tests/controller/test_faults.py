@@ -33,7 +33,7 @@ async def east_goes_on(world: World) -> None:
     """A new namespace of the other cluster gets its bundle at once."""
     name = f"shop-{time.monotonic_ns()}"
     world.clusters["east"].create_namespace(name)
-    await eventually(lambda: world.held("east", name) is not None, limit=UNDELAYED)
+    await eventually(lambda: world.observed("east", name) is not None, limit=UNDELAYED)
 
 
 FAILURES: dict[str, tuple[Effect, str]] = {
@@ -83,7 +83,7 @@ async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -
     async with two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
         west = two.clusters["west"]
-        await eventually(lambda: two.held("west", "default") is not None)
+        await eventually(lambda: two.observed("west", "default") is not None)
         await west.down()
         await two.until(lambda r: state(r) == ("unavailable", "unreachable"))
         west.create_namespace("new")
@@ -98,7 +98,7 @@ async def test_a_cluster_that_was_down_is_caught_up_within_seconds(two: World) -
         generation = await in_force(two.store)
         assert generation is not None
         for namespace in ("default", "new"):
-            await eventually(lambda n=namespace: two.held("west", n) == generation.bundle_pem)  # type: ignore[misc]
+            await eventually(lambda n=namespace: two.observed("west", n) == generation.bundle_pem)  # type: ignore[misc]
         assert time.monotonic() - began < 20
         await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
 
@@ -121,11 +121,11 @@ async def test_what_a_silent_watch_kept_back_is_found_by_the_next_resync(two: Wo
     west = two.clusters["west"]
     async with two.controller():
         await two.until(lambda r: r.matrix.valid == 2)
-        await eventually(lambda: two.held("west", "default") is not None)
+        await eventually(lambda: two.observed("west", "default") is not None)
         with west.faults.inject(Silence()):
             west.delete("configmaps", "default", NAME)
-            await eventually(lambda: two.held("west", "default") is not None)
-        assert two.held("west", "default") == two.held("east", "default")
+            await eventually(lambda: two.observed("west", "default") is not None)
+        assert two.observed("west", "default") == two.observed("east", "default")
 
 
 async def test_a_storm_of_410_loses_nothing(two: World) -> None:
@@ -136,9 +136,9 @@ async def test_a_storm_of_410_loses_nothing(two: World) -> None:
             west.end_watches()
             west.compact()
             west.create_namespace("during")
-            await eventually(lambda: two.held("west", "during") is not None)
+            await eventually(lambda: two.observed("west", "during") is not None)
         await two.until(lambda r: state(r) == ("ready", "") and r.matrix.valid == 2)
-        assert two.held("west", "during") == two.held("east", "default")
+        assert two.observed("west", "during") == two.observed("east", "default")
 
 
 async def test_forbidden_writes_are_counted_and_caught_up_once_granted(one: World) -> None:
@@ -241,7 +241,7 @@ async def test_a_writer_that_fights_is_answered_ever_more_slowly_and_named(one: 
 
     async def fight() -> None:
         while not stop.is_set():
-            if one.held("east", "default") not in {None, "mine"}:
+            if one.observed("east", "default") not in {None, "mine"}:
                 east.patch("configmaps", "default", NAME, {"data": {KEY: "mine"}}, manager="pilot-discovery")
             await asyncio.sleep(0.01)
 
@@ -269,7 +269,7 @@ async def test_a_state_store_that_fails_is_told_and_nothing_is_lost(one: World) 
         report = await one.until(lambda r: not r.ready)
         assert "current" in report.reasons[0]
         one.clusters["east"].create_namespace("meanwhile")
-        await eventually(lambda: one.held("east", "meanwhile") == generation.bundle_pem)
+        await eventually(lambda: one.observed("east", "meanwhile") == generation.bundle_pem)
         current.write_bytes(whole)
         await one.until(lambda r: r.ready)
     latest = await in_force(one.store)

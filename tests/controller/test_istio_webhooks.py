@@ -121,8 +121,8 @@ async def test_a_real_start_is_followed_by_what_it_wrote(one: World) -> None:
         async with Istiod(one.clusters["east"], revision="canary"):
             report = await east(one, lambda r: r.state == "ready" and bool(r.webhooks))
             assert {hook.state for hook in report.webhooks} == {"verifies"}
-            held = {hook.anchors for hook in facts(role).webhooks or ()}
-            assert held == {frozenset({root().certificate.sha256})}
+            observed = {hook.anchors for hook in facts(role).webhooks or ()}
+            assert observed == {frozenset({root().certificate.sha256})}
             report = await east(one, lambda r: "istiod-canary.istio-system.svc" in r.control_planes[0].names)
             assert {*NAMES} < {*report.control_planes[0].names}
 
@@ -219,11 +219,11 @@ async def test_a_plan_names_what_else_holds_trust(one: World) -> None:
             replica="one",
         )
         assert report.rotation.plan is not None
-        held = {holder.what: holder for holder in report.rotation.plan.dependents}
-        assert {holder.cluster for holder in held.values()} == {"east"}
-        assert not any(holder.obstacle for holder in held.values()), "no rotation can be started"
-        assert held["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
-        elsewhere = held["webhook mutating/istio-sidecar-injector-remote-istio-system"]
+        observed = {holder.what: holder for holder in report.rotation.plan.dependents}
+        assert {holder.cluster for holder in observed.values()} == {"east"}
+        assert not any(holder.obstacle for holder in observed.values()), "no rotation can be started"
+        assert observed["Secret istio-system/istiod-tls"].anchors == [root().certificate.sha256]
+        elsewhere = observed["webhook mutating/istio-sidecar-injector-remote-istio-system"]
         assert "https://istiod.elsewhere.example" in elsewhere.detail
         assert elsewhere.anchors == [root().certificate.sha256]
         assert {hook.istiod for hook in facts(role).webhooks or ()} == {

@@ -44,7 +44,7 @@ NOW = START + timedelta(minutes=5)
 LIFE = timedelta(days=1)
 
 
-def held(
+def observed(
     authority: pki.Authority | None = None, names: tuple[str, ...] = NAMES, **changes: object
 ) -> ObservedSecret:
     """A Secret with a certificate of that authority; by default one that is as wanted."""
@@ -62,7 +62,7 @@ def held(
     return ObservedSecret(**(fields | changes))  # type: ignore[arg-type]
 
 
-GOOD = held()
+GOOD = observed()
 
 
 def step(secret: ObservedSecret | None, wanted: Wanted = WANTED, at: datetime = NOW) -> Step:
@@ -79,26 +79,29 @@ UNREADABLE = b"-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END C
     ("secret", "wanted"),
     [
         (GOOD, Step.KEEP),
-        (held(ours=False), Step.KEEP),
-        (held(type="Opaque"), Step.KEEP),
-        (held(names=(*NAMES, "istiod-old.istio-system.svc")), Step.KEEP),
+        (observed(ours=False), Step.KEEP),
+        (observed(type="Opaque"), Step.KEEP),
+        (observed(names=(*NAMES, "istiod-old.istio-system.svc")), Step.KEEP),
         (None, Step.ISSUE),
-        (held(ca=b""), Step.REWRITE),
-        (held(ca=root("b").pem), Step.REWRITE),
-        (held(ca=WANTED.bundle + b"\n"), Step.REWRITE),
-        (held(key=b""), Step.ISSUE),
-        (held(key=private_key_pem(pki.key("another"))), Step.ISSUE),
-        (held(certificate=b""), Step.ISSUE),
-        (held(certificate=b"nonsense", ours=False), Step.ISSUE),
-        (held(names=NAMES[:1]), Step.ISSUE),
-        (held(intermediate("another", below="a")), Step.ISSUE),  # of the same root, and not the one ordered
-        (held(intermediate("stranger")), Step.ISSUE),
-        (held(intermediate("stranger"), ours=False), Step.LEAVE),
-        (held(intermediate("stranger"), names=("elsewhere.svc",), ours=False), Step.LEAVE),
-        (held(certificate=b"text\n" + GOOD.certificate, ours=False), Step.KEEP),  # as Go reads it
-        (held(certificate=b"text\n" + GOOD.certificate), Step.KEEP),
-        (held(certificate=UNREADABLE, ours=False), Step.LEAVE),  # Go may read what is not read here
-        (held(certificate=UNREADABLE), Step.ISSUE),
+        (observed(ca=b""), Step.REWRITE),
+        (observed(ca=root("b").pem), Step.REWRITE),
+        (observed(ca=WANTED.bundle + b"\n"), Step.REWRITE),
+        (observed(key=b""), Step.ISSUE),
+        (observed(key=private_key_pem(pki.key("another"))), Step.ISSUE),
+        (observed(certificate=b""), Step.ISSUE),
+        (observed(certificate=b"nonsense", ours=False), Step.ISSUE),
+        (observed(names=NAMES[:1]), Step.ISSUE),
+        (
+            observed(intermediate("another", below="a")),
+            Step.ISSUE,
+        ),  # of the same root, and not the one ordered
+        (observed(intermediate("stranger")), Step.ISSUE),
+        (observed(intermediate("stranger"), ours=False), Step.LEAVE),
+        (observed(intermediate("stranger"), names=("elsewhere.svc",), ours=False), Step.LEAVE),
+        (observed(certificate=b"text\n" + GOOD.certificate, ours=False), Step.KEEP),  # as Go reads it
+        (observed(certificate=b"text\n" + GOOD.certificate), Step.KEEP),
+        (observed(certificate=UNREADABLE, ours=False), Step.LEAVE),  # Go may read what is not read here
+        (observed(certificate=UNREADABLE), Step.ISSUE),
     ],
 )
 def test_what_is_done_about_it(secret: ObservedSecret | None, wanted: Step) -> None:
@@ -120,7 +123,7 @@ def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
     made = x509.CertificateBuilder(name, name, key.public_key(), 7, NOW - LIFE, NOW + LIFE, [])
     algorithm = hashes.SHA512() if isinstance(key, ec.EllipticCurvePrivateKey) else None
     leaf = made.add_extension(san, critical=False).sign(key, algorithm)
-    secret = held(certificate=leaf.public_bytes(serialization.Encoding.PEM), key=pem, ours=False)
+    secret = observed(certificate=leaf.public_bytes(serialization.Encoding.PEM), key=pem, ours=False)
     assert step(secret) is Step.LEAVE
     assert step(secret, at=NOW + LIFE) is Step.ISSUE
     assert step(msgspec.structs.replace(secret, key=b"")) is Step.ISSUE
@@ -129,7 +132,7 @@ def test_another_cas_certificate_is_left_alone_whatever_kind_its_key_is_of(
 
 def test_of_any_number_of_certificates_no_more_than_a_path_has_are_looked_at() -> None:
     many = b"".join(pki.root(f"number {number}").certificate.pem for number in range(40))
-    examined = examine(held(certificate=GOOD.certificate + many), WANTED, NOW)
+    examined = examine(observed(certificate=GOOD.certificate + many), WANTED, NOW)
     assert len(examined.chain) <= MAX_PATH
     assert examined.serves
 
@@ -139,7 +142,7 @@ def test_text_before_a_certificate_that_is_kept_changes_nothing_of_what_is_serve
     tmp_path: Path, ours: bool
 ) -> None:
     """Go passes over it, and so does OpenSSL, the judge here: such a Secret serves, and replacing it reloads istiod."""
-    secret = held(certificate=b"Bag Attributes\n    friendlyName: istiod\n" + GOOD.certificate, ours=ours)
+    secret = observed(certificate=b"Bag Attributes\n    friendlyName: istiod\n" + GOOD.certificate, ours=ours)
     examined = examine(secret, WANTED, NOW)
     assert (examined.serves, examined.problem) == (True, examine(GOOD, WANTED, NOW).problem)
     assert examined.chain == examine(GOOD, WANTED, NOW).chain
@@ -170,14 +173,14 @@ def test_it_is_renewed_at_two_thirds_and_replaced_at_its_end() -> None:
     due = begin + (leaf.not_after - begin) * 2 / 3
     assert step(GOOD, at=due - timedelta(seconds=1)) is Step.KEEP
     assert step(GOOD, at=due) is Step.ISSUE
-    stranger = held(intermediate("stranger"), ours=False)
+    stranger = observed(intermediate("stranger"), ours=False)
     end = examine(stranger, WANTED, NOW).chain[0].not_after
     assert step(stranger, at=end - timedelta(seconds=1)) is Step.LEAVE
     assert step(stranger, at=end) is Step.ISSUE
 
 
 def test_where_no_order_names_an_issuer_any_of_the_bundle_will_do() -> None:
-    secret = held(intermediate("another", below="a"))
+    secret = observed(intermediate("another", below="a"))
     assert step(secret, replace(WANTED, issuer=""), at=datetime.now(UTC)) is Step.KEEP
 
 
@@ -236,7 +239,7 @@ def test_a_value_that_is_not_base64_is_no_value(value: str) -> None:
 
 def test_the_whole_of_it_is_applied_and_the_type_that_is_there_stays() -> None:
     """A server-side apply takes away what it leaves out and owned; the API server lets no type be changed."""
-    for secret, kind in ((None, "kubernetes.io/tls"), (held(type="Opaque"), "Opaque")):
+    for secret, kind in ((None, "kubernetes.io/tls"), (observed(type="Opaque"), "Opaque")):
         body = json.loads(
             apply_body("istio-system", "istiod-tls", certificate=b"c", key=b"k", ca=b"a", observed=secret)
         )
@@ -290,17 +293,17 @@ FORBIDDEN = ClusterForbidden("secrets is forbidden")
         (sight(None, problem=FORBIDDEN), "forbidden", "may not provide one", True),
         (sight(None, problem=ClusterInvalid("immutable")), "failed", "immutable", True),
         (sight(None, writers="cert-manager"), "failed", "cert-manager keeps changing it", True),
-        (sight(held(names=NAMES[:1])), "waiting", f"does not cover {NAMES[1]}", True),
-        (sight(held(key=b""), problem=REFUSED), "failed", "cannot serve", True),
-        (sight(held(intermediate("stranger"), ours=False)), "foreign", "another CA", True),
+        (sight(observed(names=NAMES[:1])), "waiting", f"does not cover {NAMES[1]}", True),
+        (sight(observed(key=b""), problem=REFUSED), "failed", "cannot serve", True),
+        (sight(observed(intermediate("stranger"), ours=False)), "foreign", "another CA", True),
         (sight(renew_at=NOW), "provided", "due to be renewed", False),
         (sight(renew_at=NOW, problem=REFUSED), "provided", "refused the request", True),
-        (sight(held(intermediate("another", below="a"))), "provided", "by order", False),
-        (sight(held(intermediate("another", below="a")), problem=REFUSED), "provided", "refused", True),
-        (sight(held(ca=b"old")), "provided", "ca.crt is not the bundle", True),
-        (sight(held(ca=b"old"), writers="kubectl"), "provided", "kubectl keeps changing it", True),
+        (sight(observed(intermediate("another", below="a"))), "provided", "by order", False),
+        (sight(observed(intermediate("another", below="a")), problem=REFUSED), "provided", "refused", True),
+        (sight(observed(ca=b"old")), "provided", "ca.crt is not the bundle", True),
+        (sight(observed(ca=b"old"), writers="kubectl"), "provided", "kubectl keeps changing it", True),
         (sight(writers="kubectl"), "provided", "kubectl keeps changing it", True),
-        (sight(held(ca=b"old", ours=False), withheld="others"), "provided", "others", True),
+        (sight(observed(ca=b"old", ours=False), withheld="others"), "provided", "others", True),
     ],
 )
 def test_how_it_stands_is_said_with_what_to_do(seen: Sight, state: str, said: str, attention: bool) -> None:
@@ -318,7 +321,7 @@ def test_a_green_word_is_said_only_of_what_was_read_back_and_serves() -> None:
         sight(fresh=False),
         sight(present=False),
         sight(None),
-        sight(held(key=b"")),
+        sight(observed(key=b"")),
         sight(examined=Examined()),
     ):
         assert istiod_certificate_state(seen).state != "provided"

@@ -123,16 +123,16 @@ class Case:
     def holds(self, pem: bytes | str, namespace: str = "shop", *, ours: bool = False) -> bool:
         """Whether the namespace keeps that, which the watch has just shown."""
         text = pem if isinstance(pem, str) else pem.decode()
-        held = ObservedConfigMap(self.contents.note(text), labelled=True, ours=ours)
-        self.joining.notice(namespace, held)
-        return self.joining.keeps(namespace, held)
+        observed = ObservedConfigMap(self.contents.note(text), labelled=True, ours=ours)
+        self.joining.notice(namespace, observed)
+        return self.joining.keeps(namespace, observed)
 
     def yields(self, pem: bytes | str, *writers: str, namespace: str = "shop") -> bool:
         """Whether the namespace is left to these field managers, who own its bundle."""
         text = pem if isinstance(pem, str) else pem.decode()
-        held = ObservedConfigMap(self.contents.note(text), labelled=True, writers=writers)
-        self.joining.notice(namespace, held)
-        return self.joining.yields(namespace, held)
+        observed = ObservedConfigMap(self.contents.note(text), labelled=True, writers=writers)
+        self.joining.notice(namespace, observed)
+        return self.joining.yields(namespace, observed)
 
 
 CONTENTS: dict[str, tuple[bytes, bool]] = {
@@ -257,8 +257,8 @@ def test_what_the_other_writer_writes_and_lacks_is_named_with_the_next_step() ->
     assert (health.state, health.reason) == ("degraded", "other_writers")
     assert "pilot-discovery" in health.detail
     assert "in 7 namespaces" in health.detail
-    held, lacks = health.detail.split(" and lack ")
-    assert OWN.certificate.sha256 in held
+    observed, lacks = health.detail.split(" and lack ")
+    assert OWN.certificate.sha256 in observed
     assert HUB.certificate.sha256 in lacks
     assert "federation clusters join west" in health.remedy
 
@@ -325,7 +325,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
     async with two.controller():
         report = await two.until(lambda r: r.clusters["west"].reason == "joining" and bool(r.proposals))
         report = await two.until(lambda r: r.clusters["west"].publication.joining == 2)
-        await eventually(lambda: two.held("west", "federation-system") == root().pem.decode())
+        await eventually(lambda: two.observed("west", "federation-system") == root().pem.decode())
         (proposal,) = report.proposals
         assert (proposal.sha256, proposal.cluster, proposal.pem) == (
             own.certificate.sha256,
@@ -342,19 +342,19 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
         report = await two.until(lambda r: "a CA of its own" in r.matrix.reasons.get("east>west", ""))
         assert report.matrix.rows == ["-?", "?-"]
         assert (await operate(two, "takeover", cluster="west")).outcome == "refused", "it is not accepted"
-        assert two.held("west", "default") == own.pem.decode()
+        assert two.observed("west", "default") == own.pem.decode()
     async with two.controller("two"):
         await two.until(lambda r: r.clusters["west"].reason == "joining", replica="two")
         two.accept(own, "west")
         report = await two.until(lambda r: r.clusters["west"].reason == "other_writers", replica="two")
         assert "federation clusters join west" in report.clusters["west"].remedy
         assert report.clusters["west"].publication.joining == 2
-        assert two.held("west", "default") == own.pem.decode(), "who has written it would put it back"
+        assert two.observed("west", "default") == own.pem.decode(), "who has written it would put it back"
         serve(two, "west", await merged(two, replica="two"))
         generation = await two.published(replica="two")
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
         await two.until(lambda r: r.matrix.valid == 2 and not r.proposals, replica="two")
-        assert two.held("east", "default") == two.held("west", "default") == generation.bundle_pem
+        assert two.observed("east", "default") == two.observed("west", "default") == generation.bundle_pem
         for namespace in ("default", "later"):
             if namespace == "later":
                 two.clusters["west"].create_namespace(namespace)
@@ -362,7 +362,7 @@ async def test_a_cluster_keeps_its_own_ca_until_it_is_accepted(two: World) -> No
                 two.clusters["west"].delete("configmaps", namespace, NAME)
             give_own_ca(two, "west", root("intruder"), namespace)
             await eventually(
-                lambda name=namespace: two.held("west", name) == generation.bundle_pem  # type: ignore[misc]
+                lambda name=namespace: two.observed("west", name) == generation.bundle_pem  # type: ignore[misc]
             )
 
 
@@ -392,12 +392,12 @@ async def test_istiod_and_the_hub_write_over_one_another_at_no_time(two: World) 
     west = two.clusters["west"]
     istiod = Istiod(west, own.pem.decode())
     async with istiod.running():
-        await eventually(lambda: two.held("west", "federation-system") is not None)
+        await eventually(lambda: two.observed("west", "federation-system") is not None)
         first = istiod.writes.copy()
         async with two.controller():
             await two.until(lambda r: r.clusters["west"].reason == "joining")
             west.create_namespace("new")
-            await eventually(lambda: two.held("west", "new") == own.pem.decode())
+            await eventually(lambda: two.observed("west", "new") == own.pem.decode())
             two.accept(own, "west")
             await two.until(lambda r: r.clusters["west"].reason == "other_writers")
             bundle = await merged(two)
@@ -412,7 +412,7 @@ async def test_istiod_and_the_hub_write_over_one_another_at_no_time(two: World) 
             report = await two.until(lambda r: r.clusters["west"].reason == "other_writers")
             assert other.certificate.sha256 in report.clusters["west"].detail
             await asyncio.sleep(2)
-            assert two.held("west", "default") == bundle
+            assert two.observed("west", "default") == bundle
             assert written_by_the_hub(west) == 0
     assert istiod.writes == Counter(dict.fromkeys(first, 2) | {"new": 2, "later": 2})
 
@@ -425,7 +425,7 @@ async def test_without_the_comparison_of_bytes_they_fight(
     own, west = root("own of west"), two.clusters["west"]
     istiod = Istiod(west, own.pem.decode())
     async with istiod.running():
-        await eventually(lambda: two.held("west", "federation-system") is not None)
+        await eventually(lambda: two.observed("west", "federation-system") is not None)
         before = sum(istiod.writes.values())
         async with two.controller():
             await two.until(lambda r: r.clusters["west"].reason == "joining")
@@ -433,7 +433,7 @@ async def test_without_the_comparison_of_bytes_they_fight(
             await merged(two)
             await eventually(lambda: sum(istiod.writes.values()) > before + 4)
             assert written_by_the_hub(west) > 4
-            await eventually(lambda: two.held("west", "default") == own.pem.decode())
+            await eventually(lambda: two.observed("west", "default") == own.pem.decode())
 
 
 def written_by_the_hub(cluster: SandboxCluster) -> int:
@@ -457,7 +457,7 @@ async def test_what_somebody_put_there_while_no_controller_ran_is_restored(two: 
     two.clusters["west"].delete("configmaps", "default", NAME)
     give_own_ca(two, "west", root("intruder"), "default")
     async with two.controller("two"):
-        await eventually(lambda: two.held("west", "default") == generation.bundle_pem)
+        await eventually(lambda: two.observed("west", "default") == generation.bundle_pem)
 
 
 async def test_what_is_replaced_is_overwritten_at_once(two: World) -> None:
@@ -500,7 +500,7 @@ async def test_an_accepted_own_anchor_is_dropped_once_nothing_depends_on_it(two:
             assert report.clusters["west"].publication.other_writers == [], "it was meant to write"
             after = await two.published()
             assert after.created >= declared + 2
-            assert after.bundle_pem == two.held("west", "default") == root().pem.decode()
+            assert after.bundle_pem == two.observed("west", "default") == root().pem.decode()
             assert after.reason == f"removes {own.certificate.subject}"
             assert own.certificate.sha256 in (await book_of(two)).retired
         async with two.controller("two"):

@@ -91,22 +91,22 @@ async def test_a_door_whose_certificate_clients_refuse_is_told_as_that(trust: st
         await listener.aim(
             address, server_name=name, trust_pem=root(trust).pem if trust != "a" else root().pem
         )
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as reported:
             await listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
         await listener.close()
-    assert told.value.reason == CERTIFICATE
-    assert "federation authority check" in told.value.remedy
-    assert "service account" not in told.value.diagnostics()
+    assert reported.value.reason == CERTIFICATE
+    assert "federation authority check" in reported.value.remedy
+    assert "service account" not in reported.value.diagnostics()
 
 
 async def test_a_door_that_nobody_holds_open_is_told_as_that() -> None:
     listener = SignerListener(SystemClock())
     await listener.aim(f"127.0.0.1:{free_port()}", server_name=HUB, trust_pem=root().pem)
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as reported:
         await listener.request(csr="csr", token="token", cluster_id=ClusterId("east"), lifetime=60.0)
     await listener.close()
-    assert told.value.reason == NO_ANSWER
-    assert "controller.proof.signer_address" in told.value.remedy
+    assert reported.value.reason == NO_ANSWER
+    assert "controller.proof.signer_address" in reported.value.remedy
 
 
 @pytest.mark.parametrize("why", ["nothing", "another certificate is shown", "it is kept long enough"])

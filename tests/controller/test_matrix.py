@@ -72,11 +72,11 @@ kinds = st.tuples(
 
 
 def build(number: int, kind: tuple[str, list[tuple[str, ...]], str]) -> Participant:
-    authority, held, flaw = kind
+    authority, observed, flaw = kind
     built = party(
         f"c{number}",
         authority,
-        *held,
+        *observed,
         domain="other.example" if flaw == "foreign" else "mesh.example",
         expired=flaw == "expired",
     )
@@ -127,14 +127,14 @@ def test_a_missing_anchor_is_named_with_where_it_is_missing() -> None:
         words = matrix.reasons[pair]
         assert words.startswith("east does not accept the leaf of west: ")
         assert f"the anchor {subject} ({root('b').certificate.sha256[:16]}) is missing there" in words
-        assert "generation 2 is not yet published, generation 1 is held" in words
+        assert "generation 2 is not yet published, generation 1 is there" in words
         assert "namespace shop in east" in words
 
 
 def test_content_of_somebody_else_is_told_apart_from_what_is_late() -> None:
     east = replace(party("east"), contents=(content("a", generation=0),))
     matrix = matrix_of([east, party("west", "b", ("a", "b"))])
-    assert "somebody else's content is held, not generation 2" in matrix.reasons["east>west"]
+    assert "another writer's content is there, not generation 2" in matrix.reasons["east>west"]
 
 
 def test_a_leaf_of_an_unpinned_authority_is_told() -> None:

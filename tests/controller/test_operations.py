@@ -70,9 +70,9 @@ async def test_what_was_done_before_its_controller_ended_is_told_and_bears_no_ne
         "operations/1", encode(Operation(id="1", verb="advance", author="x", asked=now, mac="old"))
     )
     assert await OperationQueue(store, clock=clock, mac=SEAL).pending(applied=["1"]) == []
-    told = await outcome(store, "1")
-    assert told.outcome == "done"
-    assert not await SEAL.is_on(told)
+    reported = await outcome(store, "1")
+    assert reported.outcome == "done"
+    assert not await SEAL.is_on(reported)
 
 
 async def test_the_audit_bears_a_seal_of_what_became_of_it(store: FileStore, clock: VirtualClock) -> None:
@@ -103,10 +103,10 @@ async def test_what_was_asked_for_while_nobody_led_is_refused_and_a_new_wish_is_
     queue = OperationQueue(store, clock=clock, mac=SEAL)
     for refused in (MOST_REFUSED, count):
         assert [operation.id for operation, _ in await queue.pending()] == ["1"]
-        told = [await outcome(store, f"0{number:03}") for number in range(count)]
-        assert [o.outcome for o in told].count("refused") == refused
-    assert "no controller led then" in told[0].detail
-    assert "ask again" in told[0].remedy
+        reported = [await outcome(store, f"0{number:03}") for number in range(count)]
+        assert [o.outcome for o in reported].count("refused") == refused
+    assert "no controller led then" in reported[0].detail
+    assert "request it again" in reported[0].remedy
 
 
 @pytest.mark.parametrize(

@@ -361,8 +361,8 @@ async def test_the_openapi_document_tells_it(start: Start) -> None:
     async with start() as hub, deciding(hub.store, done):
         async with hub.session.get(f"{hub.url}/openapi.json") as response:
             document = await response.json()
-        told = document["paths"]["/api/v1/operations"]["post"]
-        assert set(told["responses"]) == {
+        reported = document["paths"]["/api/v1/operations"]["post"]
+        assert set(reported["responses"]) == {
             "200",
             "409",
             "400",
@@ -374,11 +374,11 @@ async def test_the_openapi_document_tells_it(start: Start) -> None:
             "429",
             "503",
         }
-        _validate(document, told["requestBody"]["content"], START)
+        _validate(document, reported["requestBody"]["content"], START)
         _, body, _ = await hub.post()
-        _validate(document, told["responses"]["200"]["content"], body)
+        _validate(document, reported["responses"]["200"]["content"], body)
         _, body, _ = await hub.post({"verb": "nonsense"})
-        _validate(document, told["responses"]["400"]["content"], body)
+        _validate(document, reported["responses"]["400"]["content"], body)
 
 
 def _validate(document: dict[str, Any], content: dict[str, Any], body: object) -> None:

@@ -136,10 +136,10 @@ def test_an_object_is_ours_as_long_as_the_hub_owns_something_of_it(managed: Any,
 
 def test_a_hostile_cluster_cannot_make_one_object_large() -> None:
     data = {f"key-{number:05}": "x" for number in range(5000)}
-    held = decode(config_map(data, managed=[owner("m" * 5000 + str(n)) for n in range(100)]))
-    assert len(held.extra) == MOST_EXTRA_KEYS
-    assert len(held.writers) <= MOST_WRITERS
-    assert all(len(writer) <= 128 for writer in held.writers)
+    observed = decode(config_map(data, managed=[owner("m" * 5000 + str(n)) for n in range(100)]))
+    assert len(observed.extra) == MOST_EXTRA_KEYS
+    assert len(observed.writers) <= MOST_WRITERS
+    assert all(len(writer) <= 128 for writer in observed.writers)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,10 @@ def namespaces(*names: str, deleted: tuple[str, ...] = ()) -> dict[ObjectKey, Ob
     }
 
 
-def with_certificate(**held: str) -> dict[ObjectKey, ObservedConfigMap]:
-    return {ObjectKey(name, NAME): ObservedConfigMap(digest, labelled=True) for name, digest in held.items()}
+def with_certificate(**observed: str) -> dict[ObjectKey, ObservedConfigMap]:
+    return {
+        ObjectKey(name, NAME): ObservedConfigMap(digest, labelled=True) for name, digest in observed.items()
+    }
 
 
 def test_every_namespace_is_counted_once() -> None:
@@ -219,8 +221,8 @@ def test_what_is_kept_for_now_is_counted_and_told() -> None:
 def test_who_is_not_current_is_named() -> None:
     def others(current: int, behind: int) -> str:
         names = [f"ns-{number}" for number in range(current + behind)]
-        held = with_certificate(**dict.fromkeys(names[:current], SHA))
-        return read_back(namespaces(*names), held, TARGET, config_map=NAME).others
+        observed = with_certificate(**dict.fromkeys(names[:current], SHA))
+        return read_back(namespaces(*names), observed, TARGET, config_map=NAME).others
 
     assert others(2, 0) == ""
     assert others(1, 2) == ", not ns-1, ns-2"

@@ -99,7 +99,7 @@ async def test_a_contested_cluster_is_contested_after_its_controller_was_killed(
         await two.published()
         for number in range(IMMEDIATE + 1):
             await two.until(lambda r, n=number: r.clusters["west"].publication.restored == n)  # type: ignore[misc]
-            await eventually(lambda: two.held("west", "default") == root().pem.decode())
+            await eventually(lambda: two.observed("west", "default") == root().pem.decode())
             edit = {"data": {"root-cert.pem": f"edit {number}"}}
             two.clusters["west"].patch("configmaps", "default", NAME, edit, manager="gitops")
         report = await two.until(lambda r: r.clusters["west"].reason == "other_writers")

@@ -29,8 +29,8 @@ async def test_every_pair_is_proved(two: World) -> None:
         assert len(report.clusters[name].probe_chain) == 2
         assert report.clusters[name].publication.contents == {generation.sha256: 4}
         for namespace in ("default", "kube-system", "federation-system", "istio-system"):
-            assert two.held(name, namespace) == generation.bundle_pem
-        assert two.held(name, "kube-public") is None
+            assert two.observed(name, namespace) == generation.bundle_pem
+        assert two.observed(name, "kube-public") is None
 
 
 async def test_a_second_root_is_published_and_proved(two: World) -> None:
@@ -43,7 +43,7 @@ async def test_a_second_root_is_published_and_proved(two: World) -> None:
         generation = await two.published()
         two.listener.authorities["west"] = intermediate("b")
         report = await two.until(lambda r: r.matrix.valid == 2 and r.generation == 2)
-        assert two.held("west", "default") == generation.bundle_pem
+        assert two.observed("west", "default") == generation.bundle_pem
         assert generation.bundle_pem.count("BEGIN CERTIFICATE") == 2
     assert report.clusters["east"].publication.lag > 0
 
@@ -90,7 +90,7 @@ async def test_the_first_generation_waits_for_every_pinned_anchor(one: World) ->
         report = await one.until(lambda r: "bundle" in r.sources)
         assert not report.ready
         assert "the first generation waits" in report.reasons[0]
-        assert one.held("east", "default") is None
+        assert one.observed("east", "default") is None
         file.write_bytes(root("b").pem)
         generation = await one.published()
     assert len(generation.anchors) == 2
@@ -107,16 +107,16 @@ async def test_clusters_come_and_go_without_disturbing_the_others(two: World) ->
         two.registered = ["east", "west"]
         two.write_config()
         await two.until(lambda r: r.matrix.valid == 2)
-        await eventually(lambda: two.held("west", "default") is not None)
+        await eventually(lambda: two.observed("west", "default") is not None)
         two.registered = ["east"]
         two.write_config()
         report = await two.until(lambda r: list(r.clusters) == ["east"] and r.matrix.clusters == ["east"])
         assert east.count(verb="watch") == watches
         two.clusters["west"].create_namespace("late")
         await asyncio.sleep(0.3)
-        assert two.held("west", "late") is None
+        assert two.observed("west", "late") is None
     assert report.matrix.pairs == 0
-    assert two.held("west", "default") is not None
+    assert two.observed("west", "default") is not None
 
 
 async def test_another_config_map_name_restarts_publication_everywhere(one: World) -> None:
@@ -131,7 +131,7 @@ async def test_another_config_map_name_restarts_publication_everywhere(one: Worl
         one.publication["config_map"] = "other-root-cert"
         one.write_config()
         await eventually(lambda: cluster.config_map("default", "other-root-cert") is not None)
-    assert one.held("east", "default") is not None
+    assert one.observed("east", "default") is not None
 
 
 async def test_two_controllers_and_only_one_leads(two: World) -> None:
@@ -144,7 +144,7 @@ async def test_two_controllers_and_only_one_leads(two: World) -> None:
             two.stops["first"].set()
             await two.until(lambda r: r.leader and r.generation == 1, replica="second")
             two.clusters["east"].create_namespace("later")
-            await eventually(lambda: two.held("east", "later") is not None)
+            await eventually(lambda: two.observed("east", "later") is not None)
     assert await two.store.keys("generations/") == ["generations/000000000001"]
 
 
@@ -152,7 +152,7 @@ async def test_stopping_takes_the_report_back_and_leaves_the_bundle(one: World) 
     async with one.controller():
         await one.published()
     assert await one.report() is None
-    assert one.held("east", "default") is not None
+    assert one.observed("east", "default") is not None
 
 
 async def test_a_probe_that_is_refused_is_unknown_and_says_so(two: World) -> None:
@@ -227,7 +227,7 @@ async def test_a_bad_configuration_is_told_and_the_running_one_stays(one: World)
 async def test_a_state_of_another_mesh_is_neither_published_nor_changed(one: World) -> None:
     async with one.controller():
         generation = await one.published()
-        await eventually(lambda: one.held("east", "default") == generation.bundle_pem)
+        await eventually(lambda: one.observed("east", "default") == generation.bundle_pem)
     one.clusters["east"].create_namespace("later")
     good = one.config_file.read_text()
     one.config_file.write_text(good.replace(f'"{generation.trust_domain}"', '"elsewhere.example"', 1))
@@ -236,11 +236,11 @@ async def test_a_state_of_another_mesh_is_neither_published_nor_changed(one: Wor
         report = await one.until(lambda r: not r.ready, replica="two")
         assert not report.leader
         assert "made for the trust domain" in report.reasons[0]
-        assert one.held("east", "later") is None
+        assert one.observed("east", "later") is None
     assert {key: await one.store.read(key) for key in before} == before
     one.config_file.write_text(good)
     async with one.controller("three"):
-        await eventually(lambda: one.held("east", "later") == generation.bundle_pem)
+        await eventually(lambda: one.observed("east", "later") == generation.bundle_pem)
 
 
 async def test_the_door_is_reached_by_the_address_that_says_most(one: World) -> None:

@@ -175,7 +175,7 @@ EARLY = pki.intermediate("early", pki.root("next"), not_before=pki.NOW + pki.DAY
 
 
 @pytest.mark.parametrize(
-    ("new", "signers", "told"),
+    ("new", "signers", "reported"),
     [
         (NEW, report(NEW), ""),
         (SAME_ROOT, report(SAME_ROOT), ""),
@@ -188,7 +188,7 @@ EARLY = pki.intermediate("early", pki.root("next"), not_before=pki.NOW + pki.DAY
     ],
 )
 def test_a_candidate_is_judged_before_anything_is_published(
-    new: pki.Authority, signers: dict[str, SignerReport], told: str
+    new: pki.Authority, signers: dict[str, SignerReport], reported: str
 ) -> None:
     problem = problem_of(
         chain(OLD),
@@ -201,7 +201,7 @@ def test_a_candidate_is_judged_before_anything_is_published(
         soak=timedelta(hours=1),
         at=pki.NOW,
     )
-    assert (told in problem) if told else problem == ""
+    assert (reported in problem) if reported else problem == ""
 
 
 def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
@@ -221,7 +221,7 @@ def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
         not_after=pki.NOW + pki.YEAR,
     )
     assert reused.key is OLD.key
-    for certificate, told in ((own, "has the key of"), (named, "bears the name")):
+    for certificate, reported in ((own, "has the key of"), (named, "bears the name")):
         problem = problem_of(
             chain(OLD),
             (certificate, NEW.root),
@@ -233,7 +233,7 @@ def test_a_key_or_a_name_that_is_used_again_is_refused() -> None:
             soak=timedelta(0),
             at=pki.NOW,
         )
-        assert told in problem
+        assert reported in problem
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ async def advance(world: World) -> None:
 
 
 def anchors_held(world: World, cluster: str) -> int:
-    return (world.held(cluster, "default") or "").count("BEGIN CERTIFICATE")
+    return (world.observed(cluster, "default") or "").count("BEGIN CERTIFICATE")
 
 
 async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_root(two: World) -> None:
@@ -416,7 +416,7 @@ async def test_a_whole_rotation_goes_through_every_state_and_removes_the_old_roo
     ]
     assert all(step.evidence for step in ended.history[1:])
     for cluster in two.clusters:
-        assert two.held(cluster, "default") == root("b").pem.decode()
+        assert two.observed(cluster, "default") == root("b").pem.decode()
     record = await book_of(two)
     assert record.retired == [root().certificate.sha256]
 
@@ -482,7 +482,7 @@ async def test_a_removal_that_is_held_back_is_not_called_done(two: World) -> Non
             while (await book_of(two)).under_way is not None:
                 await operate(two, "advance")
         await until_state(two, State.RETIRED)
-    assert two.held("west", "default") == root("b").pem.decode()
+    assert two.observed("west", "default") == root("b").pem.decode()
 
 
 async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: World) -> None:
@@ -509,7 +509,7 @@ async def test_a_controller_that_ends_in_the_middle_goes_on_where_it_was(two: Wo
             await two.until(lambda r: r.rotation.open, replica="two")
             await advance(two)
             await until_state(two, State.STABLE)
-    assert two.held("east", "default") == root().pem.decode()
+    assert two.observed("east", "default") == root().pem.decode()
 
 
 async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns(two: World) -> None:
@@ -535,7 +535,7 @@ async def test_an_unreachable_cluster_blocks_until_it_is_quarantined_and_returns
         async with asyncio.timeout(PATIENCE):
             while "west" in (await book_of(two)).quarantined:
                 await asyncio.sleep(0.1)
-        assert two.held("west", "default") == root("b").pem.decode()
+        assert two.observed("west", "default") == root("b").pem.decode()
 
 
 async def test_a_damaged_record_stops_the_rotation_and_nothing_else(two: World) -> None:
@@ -550,5 +550,5 @@ async def test_a_damaged_record_stops_the_rotation_and_nothing_else(two: World) 
             await two.until(lambda r: r.matrix.valid == 2, replica="two")
             two.clusters["east"].create_namespace("later")
             async with asyncio.timeout(PATIENCE):
-                while two.held("east", "later") is None:
+                while two.observed("east", "later") is None:
                     await asyncio.sleep(0.05)

@@ -257,10 +257,10 @@ async def test_the_new_side_is_what_the_rotation_is_to_and_not_what_is_configure
     await rotation_store.load()
     new = Side(root=NEW.root.sha256, intermediate=NEW.certificate.sha256)
     await rotation_store.save(RotationRecord(rotation=rotation(State.STAGED, new=new, automatic=False)))
-    for successor, told in ((NEW, ""), (SAME_ROOT, "another [signer.successor] than rotation 1")):
+    for successor, reported in ((NEW, ""), (SAME_ROOT, "another [signer.successor] than rotation 1")):
         await store.write("signers/one", encode(signer(now, successor, quota=20.0)))
         await leading.step()
         found = {c.name: c for c in leading.driver.report.conditions}
-        assert found["validated"].met == (not told)
-        assert told in found["validated"].detail
+        assert found["validated"].met == (not reported)
+        assert reported in found["validated"].detail
         assert (found["capacity"].met, found["capacity"].until) == (False, now + 60.0)

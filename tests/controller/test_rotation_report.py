@@ -152,11 +152,11 @@ def test_what_an_own_anchor_waits_for_is_told_until_it_is_retired() -> None:
 
 def test_what_holds_trust_is_told_within_bounds_and_with_every_pin() -> None:
     strange = frozenset(f"{number:064x}" for number in range(500))
-    held = frozenset({ROOT, NEW_ROOT}) | strange
+    observed = frozenset({ROOT, NEW_ROOT}) | strange
     facts = ClusterFacts(
         anchors=frozenset({ROOT}),
-        control_planes=(ControlPlane(name="istio-system/istiod-tls", anchors=held),),
-        webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", anchors=held),),
+        control_planes=(ControlPlane(name="istio-system/istiod-tls", anchors=observed),),
+        webhooks=(Webhook(name="mutating/a", istiod="istio-system/istiod", anchors=observed),),
     )
     seen = world(clusters=dict.fromkeys(NAMES, facts), pins=frozenset({ROOT, NEW_ROOT}))
     plan = tell(RotationRecord(), seen).plan

@@ -47,7 +47,7 @@ async def current(store: FileStore) -> Current:
     return decode(stored.data, Current, key=CURRENT)
 
 
-async def held(store: FileStore) -> set[str]:
+async def observed(store: FileStore) -> set[str]:
     number = (await current(store)).number
     stored = await store.read(generation_key(number))
     assert stored is not None
@@ -69,7 +69,7 @@ async def test_what_is_in_force_is_set_back_under_a_leader(tmp_path: Path) -> No
         "the pin of the second is gone as well"
     )
     assert (await current(store)).number == 3
-    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+    assert await observed(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
     (found,) = made.setbacks
     assert (found.at, "generation 1 " in found.what) == (clock.now().timestamp(), True)
     assert found.done
@@ -92,7 +92,7 @@ async def test_what_is_in_force_is_set_back_while_nobody_leads(tmp_path: Path) -
     assert (trust.number, later.setbacks) == (1, [])
     trust.delivered = 2
     assert await later.update(configured(tmp_path, "a"), RotationRecord())
-    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+    assert await observed(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
     assert ((await current(store)).number, len(later.setbacks)) == (3, 1)
 
 
@@ -113,7 +113,7 @@ async def test_no_number_is_used_again_after_a_restored_backup(tmp_path: Path, l
         trust.delivered = 2
     assert await made.update(configured(tmp_path, "a", "b"), RotationRecord())
     assert ((await current(store)).number, trust.number) == (3, 3)
-    assert await held(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
+    assert await observed(store) == {root("a").certificate.sha256, root("b").certificate.sha256}
 
 
 async def test_a_setback_that_cannot_be_healed_yet_is_noted_once(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def cluster(*, hub: HubIdentity = HUB, joined: bool = True) -> Case:
 
 
 def published(case: Case, pem: bytes, number: int, *, hub: str = OWN) -> ObservedConfigMap:
-    return msgspec.structs.replace(case.held(pem, hub), generation=number)
+    return msgspec.structs.replace(case.observed(pem, hub), generation=number)
 
 
 def test_a_cluster_that_holds_a_later_generation_than_the_state_knows_is_left_as_it_is() -> None:

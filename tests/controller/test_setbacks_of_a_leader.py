@@ -31,7 +31,7 @@ async def healed(world: World, replica: str) -> list[Setback]:
     assert {anchor.sha256 for anchor in generation.anchors} == {
         anchor.certificate.sha256 for anchor in (root(), root("b"))
     }
-    await eventually(lambda: world.held("east", "default") == generation.bundle_pem)
+    await eventually(lambda: world.observed("east", "default") == generation.bundle_pem)
     record = RotationRecord()
     async with asyncio.timeout(PATIENCE):
         while not record.setbacks:

@@ -42,7 +42,7 @@ def found(world: World, cluster: str = "east") -> dict[str, Any] | None:
     return world.clusters[cluster].get(BUNDLES, "", OBJECT)
 
 
-def held(world: World, cluster: str = "east") -> str | None:
+def observed(world: World, cluster: str = "east") -> str | None:
     obj = found(world, cluster)
     return None if obj is None else str(obj["spec"]["trustBundle"])
 
@@ -113,7 +113,7 @@ async def test_the_newest_and_most_stable_version_is_used_and_an_upgrade_is_foll
         await reported(one, "current")
         assert writes(one) == 1, "the object is the same in each version"
         put(one, root("intruder").pem)
-        await eventually(lambda: held(one) == one.held("east", "default"))
+        await eventually(lambda: observed(one) == one.observed("east", "default"))
 
 
 async def test_a_version_that_is_gone_is_negotiated_anew_before_the_resync(one: World) -> None:
@@ -160,11 +160,11 @@ async def test_edits_and_deletions_are_put_back(one: World) -> None:
     prepare(one, "v1")
     async with one.controller():
         await reported(one, "current")
-        bundle = held(one)
+        bundle = observed(one)
         put(one, root("intruder").pem)
-        await eventually(lambda: held(one) == bundle)
+        await eventually(lambda: observed(one) == bundle)
         one.clusters["east"].delete(BUNDLES, "", OBJECT)
-        await eventually(lambda: held(one) == bundle)
+        await eventually(lambda: observed(one) == bundle)
         report = await one.until(lambda r: r.clusters["east"].trust_bundle.restored == 2)
         assert report.clusters["east"].trust_bundle.state == "current"
         assert [p.sha256 for p in report.proposals] == [root("intruder").certificate.sha256]
@@ -175,16 +175,16 @@ async def test_another_writer_gets_fewer_answers_and_is_named(one: World) -> Non
     prepare(one, "v1")
     async with one.controller() as role:
         await reported(one, "current")
-        bundle = held(one)
+        bundle = observed(one)
         for number in range(IMMEDIATE + 1):
-            await eventually(lambda: held(one) == bundle)
+            await eventually(lambda: observed(one) == bundle)
             await one.until(lambda r, n=number: r.clusters["east"].trust_bundle.restored >= n)  # type: ignore[misc]
             put(one, root("intruder").pem)
         report = await reported(one, "contested")
         assert "pilot-discovery" in report.detail
         assert "ENABLE_CA_SERVER=false" in report.remedy
         assert root().certificate.sha256 not in (facts(role)["east"].anchors or ())
-        await eventually(lambda: held(one) == bundle)
+        await eventually(lambda: observed(one) == bundle)
 
 
 async def test_without_the_right_it_is_told_once_and_counts_nowhere(one: World) -> None:
@@ -276,7 +276,7 @@ async def test_switched_off_it_is_neither_asked_for_nor_read(one: World) -> None
         await asyncio.sleep(1)
         assert asked(one) == 0
         await eventually(lambda: facts(role)["east"].current)
-        assert held(one) == root("other").pem.decode()
+        assert observed(one) == root("other").pem.decode()
 
 
 async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_accepted(two: World) -> None:
@@ -292,7 +292,7 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
         )
         assert facts(role)["west"].anchors is None
         await asyncio.sleep(1.5)
-        assert held(two, "west") == own.pem.decode()
+        assert observed(two, "west") == own.pem.decode()
     async with two.controller("two"):
         await two.until(lambda r: r.clusters["west"].reason == "joining", replica="two")
         two.accept(own, "west")
@@ -301,13 +301,13 @@ async def test_a_joining_cluster_keeps_what_istiod_put_there_until_its_ca_is_acc
             lambda r: "federation clusters join" in r.clusters["west"].trust_bundle.remedy, replica="two"
         )
         await asyncio.sleep(1)
-        assert held(two, "west") == own.pem.decode(), "istiod would put it back"
+        assert observed(two, "west") == own.pem.decode(), "istiod would put it back"
         put(two, bundle.encode(), "west")  # as it does once its cacerts hold the merged bundle
         await reported(two, "current", "west", replica="two")
         await two.until(lambda r: r.matrix.valid == 2, replica="two")
         assert writes(two, "west") == 0, "who writes the same bytes is left alone"
         put(two, root("intruder").pem, "west")
-        await eventually(lambda: held(two, "west") == bundle)
+        await eventually(lambda: observed(two, "west") == bundle)
 
 
 async def test_a_rotation_waits_for_it_like_for_a_namespace(two: World) -> None:
@@ -325,10 +325,10 @@ async def test_a_rotation_waits_for_it_like_for_a_namespace(two: World) -> None:
             return [c.cluster for c in waits] == ["west"] and OBJECT in waits[0].detail
 
         await two.until(waits_for_west)
-        assert two.held("west", "default") == held(two, "east"), "everything else holds both roots"
+        assert two.observed("west", "default") == observed(two, "east"), "everything else holds both roots"
         await asyncio.sleep(1)
         assert (await two.until(waits_for_west)).rotation.state == "PUBLISHING"
         two.clusters["west"].apply_manifest(read_kustomization(GRANT))
         await until_state(two, State.RETIRED)
         for cluster in two.clusters:
-            assert held(two, cluster) == root("b").pem.decode()
+            assert observed(two, cluster) == root("b").pem.decode()

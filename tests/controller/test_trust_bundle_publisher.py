@@ -151,7 +151,7 @@ async def test_it_is_made_followed_and_put_back(place: Place) -> None:
     await place.until_held(ONE + TWO)
     report = place.publisher.report()
     assert (report.state, report.writes, report.restored, report.version) == ("current", 4, 2, "v1beta1")
-    assert "pilot-discovery" in {writer for held in place.seen if held for writer in held.writers}
+    assert "pilot-discovery" in {writer for observed in place.seen if observed for writer in observed.writers}
 
 
 async def test_who_does_not_lead_reads_and_does_not_write(place: Place) -> None:

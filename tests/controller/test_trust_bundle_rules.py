@@ -76,8 +76,8 @@ def test_writers_of_the_certificates_are_named_and_the_hub_knows_its_own() -> No
         owner("labeller", "signerName"),
         {"manager": "odd"},
     ]
-    held = decode(bundle(managed=managed))
-    assert (held.writers, held.ours) == (("pilot-discovery",), True)
+    observed = decode(bundle(managed=managed))
+    assert (observed.writers, observed.ours) == (("pilot-discovery",), True)
     flood = decode(bundle(managed=[owner(f"{n:03}" + "m" * 5000, "trustBundle") for n in range(100)]))
     assert len(flood.writers) == MOST_WRITERS
     assert all(len(writer) <= 128 for writer in flood.writers)
@@ -97,20 +97,20 @@ PROBLEMS = st.sampled_from([None, FORBIDDEN, ClusterTimeout("late"), ClusterInva
 @st.composite
 def observations(draw: st.DrawFn) -> Observed:
     """Whatever a publisher can have seen: nothing is met that is not there."""
-    held = draw(st.sampled_from([None, HELD, ObservedTrustBundle("other", ("pilot-discovery",))]))
-    met = held == HELD
+    observed = draw(st.sampled_from([None, HELD, ObservedTrustBundle("other", ("pilot-discovery",))]))
+    met = observed == HELD
     return Observed(
         version=draw(st.sampled_from([None, "", *VERSIONS])),
         problem=draw(PROBLEMS),
         readable=draw(st.booleans()),
-        bundle=held,
+        bundle=observed,
         met=met,
         refusal=draw(PROBLEMS),
         joining=not met and draw(st.booleans()),
         yielded=not met and draw(st.booleans()),
         contested=draw(st.booleans()),
         writers=draw(st.sampled_from([(), ("pilot-discovery",)])),
-        known=draw(st.booleans()) or held is not None,
+        known=draw(st.booleans()) or observed is not None,
     )
 
 
@@ -155,7 +155,7 @@ KNOWN = Observed(version="v1", readable=True, bundle=HELD, met=True, known=True)
         (Observed(problem=ClusterTimeout("late")), "unknown", True, "late"),
         (Observed(problem=FORBIDDEN), "forbidden", False, "403"),
         (Observed(version=""), "not_served", False, "serves no"),
-        (Observed(version="", known=True), "unknown", True, "may still hold"),
+        (Observed(version="", known=True), "unknown", True, "may still trust"),
         (Observed(version="v1"), "unknown", True, "being listed"),
         (Observed(version="v1", readable=True), "pending", False, "not there yet"),
         (Observed(version="v1", readable=True, known=True), "pending", True, "not there yet"),
@@ -184,7 +184,7 @@ ROOTS = st.frozensets(st.sampled_from("abc"))
 @given(
     st.builds(
         MemberFacts,
-        held=st.none() | ROOTS,
+        anchors=st.none() | ROOTS,
         current=st.booleans(),
         read_back_at=st.floats(0, 100),
         detail=st.just("all namespaces hold it"),

@@ -83,21 +83,21 @@ class Case:
             exists=self.exists,
         )
 
-    def held(self, pem: bytes, hub: str = "", *, ours: bool = True) -> ObservedConfigMap:
+    def observed(self, pem: bytes, hub: str = "", *, ours: bool = True) -> ObservedConfigMap:
         return ObservedConfigMap(self.contents.note(pem.decode()), labelled=True, ours=ours, hub=hub)
 
-    def show(self, namespace: str, held: ObservedConfigMap | None) -> None:
-        self.joining.notice(namespace, held)
+    def show(self, namespace: str, observed: ObservedConfigMap | None) -> None:
+        self.joining.notice(namespace, observed)
 
 
 @pytest.mark.parametrize("replaces", [False, True])
 def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None:
     case = Case(replaces=replaces)
-    case.show("shop", case.held(THEIRS.pem, OTHER))
+    case.show("shop", case.observed(THEIRS.pem, OTHER))
     assert case.joining.other_hub == OTHER
-    for namespace, held in (("shop", case.held(THEIRS.pem, OTHER)), ("bank", None), (FIRST, None)):
-        assert case.joining.stays(namespace, held)
-    health = case.joining.health({case.held(THEIRS.pem).sha256})
+    for namespace, observed in (("shop", case.observed(THEIRS.pem, OTHER)), ("bank", None), (FIRST, None)):
+        assert case.joining.stays(namespace, observed)
+    health = case.joining.health({case.observed(THEIRS.pem).sha256})
     assert (health.reason, OTHER in health.detail, OTHER in health.remedy) == ("other_hub", True, True)
     case.show("shop", None)
     assert not case.joining.other_hub
@@ -106,44 +106,44 @@ def test_one_mark_of_another_hub_holds_the_whole_cluster(replaces: bool) -> None
 def test_another_hub_with_the_very_same_bundle_holds_nothing_back() -> None:
     """A hub that is started over an empty state finds what its forerunner wrote: what either signs is trusted there."""
     case = Case()
-    case.show("shop", case.held(MINE.pem, OTHER))
+    case.show("shop", case.observed(MINE.pem, OTHER))
     assert not case.joining.other_hub
-    case.show("shop", case.held(THEIRS.pem, OTHER))
+    case.show("shop", case.observed(THEIRS.pem, OTHER))
     assert case.joining.other_hub == OTHER
 
 
 def test_once_published_everywhere_a_mark_is_an_edit() -> None:
     """A writer of one ConfigMap can write any mark, and must not keep an anchor in it by that."""
     case = Case(joined=True)
-    case.show("shop", case.held(THEIRS.pem, OTHER))
-    case.show(FIRST, case.held(THEIRS.pem, OTHER))
+    case.show("shop", case.observed(THEIRS.pem, OTHER))
+    case.show(FIRST, case.observed(THEIRS.pem, OTHER))
     assert not case.joining.other_hub
-    assert not case.joining.stays("shop", case.held(THEIRS.pem, OTHER))
+    assert not case.joining.stays("shop", case.observed(THEIRS.pem, OTHER))
 
 
 def test_an_adopted_hub_s_objects_are_taken_over_but_not_its_roots() -> None:
     case = Case(hub=HubIdentity(OWN, frozenset({OTHER})))
-    case.show("shop", case.held(THEIRS.pem, OTHER))
+    case.show("shop", case.observed(THEIRS.pem, OTHER))
     assert not case.joining.other_hub
-    assert case.joining.keeps("shop", case.held(THEIRS.pem, OTHER)), "hold means hold"
-    assert not case.joining.keeps("shop", case.held(MINE.pem, OTHER))
+    assert case.joining.keeps("shop", case.observed(THEIRS.pem, OTHER)), "hold means hold"
+    assert not case.joining.keeps("shop", case.observed(MINE.pem, OTHER))
 
 
 def test_what_an_earlier_release_wrote_is_this_hub_s_where_it_published_that() -> None:
     case = Case()
-    assert case.joining.keeps("shop", case.held(THEIRS.pem)), "a field manager's name proves nothing"
-    assert not case.joining.keeps("shop", case.held(MINE.pem))
+    assert case.joining.keeps("shop", case.observed(THEIRS.pem)), "a field manager's name proves nothing"
+    assert not case.joining.keeps("shop", case.observed(MINE.pem))
 
 
 async def test_the_other_namespaces_wait_until_the_mark_has_stood() -> None:
     case = Case()
     assert case.joining.stays("shop", None)
     assert not case.joining.stays(FIRST, None)
-    case.show(FIRST, case.held(MINE.pem, OWN))
+    case.show(FIRST, case.observed(MINE.pem, OWN))
     assert case.joining.stays("shop", None)
     await case.clock.advance(CLAIM)
     assert not case.joining.stays("shop", None)
-    case.show(FIRST, case.held(THEIRS.pem, OTHER))
+    case.show(FIRST, case.observed(THEIRS.pem, OTHER))
     assert case.joining.stays("shop", None), "the other one wrote last"
 
 

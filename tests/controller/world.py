@@ -329,7 +329,7 @@ class World:
         assert generation is not None
         return generation
 
-    def held(self, cluster: str, namespace: str) -> str | None:
+    def observed(self, cluster: str, namespace: str) -> str | None:
         """What that namespace really holds."""
         found = self.clusters[cluster].config_map(namespace, NAME)
         return None if found is None else found.get("data", {}).get(KEY)

@@ -24,7 +24,7 @@ class LateApi:
     hold: set[str] = field(default_factory=set)
     lose: set[str] = field(default_factory=set)
     sent: list[Request] = field(default_factory=list)
-    held: list[Request] = field(default_factory=list)
+    observed: list[Request] = field(default_factory=list)
 
     async def request(
         self,
@@ -39,7 +39,7 @@ class LateApi:
     ) -> bytes:
         request = Request(method, path, body)
         if method in self.hold:
-            self.held.append(request)
+            self.observed.append(request)
             raise ClusterTimeout("no answer in time", where="late")
         self.sent.append(request)
         answer = await self.api.request(
@@ -59,11 +59,11 @@ class LateApi:
     async def land(self) -> int:
         """Carry out what was held; how many of them changed anything."""
         landed = 0
-        for request in self.held:
+        for request in self.observed:
             try:
                 await self.api.request(request.method, request.path, body=request.body)
                 landed += 1
             except ClusterConflict:
                 pass
-        self.held.clear()
+        self.observed.clear()
         return landed

@@ -191,7 +191,7 @@ async def test_a_damaged_document_is_never_absent(store: StateStore, place: Plac
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reported"),
     [
         ("rotation", "restore it from a backup"),
         ("generations/000000000001", "restore it from a backup"),
@@ -200,16 +200,16 @@ async def test_a_damaged_document_is_never_absent(store: StateStore, place: Plac
     ],
 )
 async def test_what_to_do_about_a_damaged_document_goes_by_what_it_says(
-    store: StateStore, place: Place, key: str, told: str
+    store: StateStore, place: Place, key: str, reported: str
 ) -> None:
     await store.write(key, b"the payload")
     await place.damage(key)
     with pytest.raises(StateDamaged, match="damaged") as caught:
         await store.read(key)
-    assert told in caught.value.remedy
+    assert reported in caught.value.remedy
     with pytest.raises(StateDamaged) as caught:
         decode(b"garbage", ExpiryBoundTable, key=key)
-    assert told in caught.value.remedy
+    assert reported in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ async def test_leadership_ends_with_the_context_and_one_leads_at_a_time(
         ended = not first.leading
         assert ended
         async with asyncio.timeout(1), other.lead("controller", identity="b") as second:  # it was given back
-            assert second.held
+            assert second.leading
 
 
 async def test_a_follower_cancelled_at_any_moment_holds_nothing(store: StateStore) -> None:

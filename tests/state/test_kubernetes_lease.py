@@ -36,7 +36,7 @@ class Candidate:
         self._task = asyncio.create_task(self._lead(store, identity))
 
     @property
-    def held(self) -> bool:
+    def observed(self) -> bool:
         return self.leadership is not None and self.leadership.leading
 
     async def _lead(self, store: KubernetesStore, identity: str) -> None:
@@ -91,7 +91,7 @@ async def candidate(place: Objects, identity: str) -> AsyncIterator[Candidate]:
 @asynccontextmanager
 async def leader(place: Objects, identity: str = "a") -> AsyncIterator[Candidate]:
     async with candidate(place, identity) as found:
-        await eventually(lambda: found.held)
+        await eventually(lambda: found.observed)
         await found.settled()
         yield found
 
@@ -118,7 +118,7 @@ async def test_the_lease_says_who_leads_and_is_renewed(place: Objects) -> None:
         assert before["leaseTransitions"] == 0
         await first.pass_time(30)
         after = await lease(place)
-        assert first.held
+        assert first.observed
         assert after["renewTime"] > before["renewTime"]
         assert after["acquireTime"] == before["acquireTime"]
     assert "holderIdentity" not in await lease(place)  # given back
@@ -129,8 +129,8 @@ async def test_the_next_one_leads_at_once_where_it_was_given_back(place: Objects
         first.leave.set()
         await first.result()
         async with leader(place, "b") as second:
-            assert second.held
-            assert not first.held
+            assert second.observed
+            assert not first.observed
             assert (await lease(place))["leaseTransitions"] == 1
 
 
@@ -149,13 +149,13 @@ async def test_leadership_ends_by_the_deadline_where_it_cannot_be_renewed(
             box.faults.inject(Hang(), verb="get", resource="leases"),
         ):
             while first.clock.monotonic() - began < TIMINGS.deadline - TIMINGS.every:
-                assert first.held
+                assert first.observed
                 await first.clock.advance(0.5)
                 await asyncio.sleep(0)
             await first.clock.advance(TIMINGS.every)
-            assert not first.held
+            assert not first.observed
         await first.pass_time(20)
-        assert not first.held  # nor ever again: it has to be elected anew
+        assert not first.observed  # nor ever again: it has to be elected anew
 
 
 async def test_a_short_outage_ends_no_leadership(box: SandboxCluster, place: Objects) -> None:
@@ -164,31 +164,31 @@ async def test_a_short_outage_ends_no_leadership(box: SandboxCluster, place: Obj
         with box.faults.inject(Answer.server_error(), resource="leases"):
             await first.pass_time(5)
         await first.pass_time(20)
-        assert first.held
+        assert first.observed
 
 
 async def test_a_blocked_process_leads_no_more_when_it_wakes(place: Objects) -> None:
     """No task has run since: it is the question itself that knows."""
     async with leader(place) as first:
         first.clock._elapsed += TIMINGS.deadline  # no sleeper was woken
-        assert not first.held
+        assert not first.observed
 
 
 async def test_a_machine_that_slept_leads_no_more(place: Objects) -> None:
     """The monotonic clock stands still meanwhile; the wall clock goes on."""
     async with leader(place) as first:
         first.clock.step(TIMINGS.deadline)
-        assert not first.held
+        assert not first.observed
         first.clock.step(-TIMINGS.deadline)
-        assert not first.held
+        assert not first.observed
 
 
 async def test_a_wall_clock_that_was_set_back_prolongs_nothing(place: Objects) -> None:
     async with leader(place) as first:
         first.clock.step(-3600)
-        assert first.held
+        assert first.observed
         first.clock._elapsed += TIMINGS.deadline
-        assert not first.held
+        assert not first.observed
 
 
 @pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
@@ -203,9 +203,9 @@ async def test_who_waits_trusts_no_clock_but_its_own(
             second.clock.step(skew)
             await second.settled()
             await second.pass_time(19.5)
-            early = second.held
+            early = second.observed
             await second.pass_time(4)
-            assert second.held > early
+            assert second.observed > early
             assert (await lease(place))["holderIdentity"].startswith("b_")
 
 
@@ -214,8 +214,8 @@ async def test_a_lease_that_is_renewed_is_waited_for_for_ever(place: Objects) ->
         for _ in range(30):
             await first.pass_time(2)
             await second.pass_time(2)
-            assert first.held
-            assert not second.held
+            assert first.observed
+            assert not second.observed
 
 
 async def test_there_are_never_two_where_the_leader_is_cut_off(box: SandboxCluster, place: Objects) -> None:
@@ -229,19 +229,19 @@ async def test_there_are_never_two_where_the_leader_is_cut_off(box: SandboxClust
                 await first.clock.advance(0.5)
                 await second.clock.advance(0.5)
                 await second.settled()
-                assert not (first.held and second.held)
+                assert not (first.observed and second.observed)
                 if second.clock.monotonic() > 16:
                     cut.lift()
-                handed_over = handed_over or second.held
+                handed_over = handed_over or second.observed
             assert handed_over
-            assert not first.held
+            assert not first.observed
 
 
 async def test_a_leader_whose_lease_was_taken_knows_at_the_next_renewal(place: Objects) -> None:
     async with leader(place, "a") as first:
         await edit(place, holderIdentity="somebody")
         await first.pass_time(3)
-        assert not first.held
+        assert not first.observed
         await first.end()
     assert (await lease(place))["holderIdentity"] == "somebody"  # what is not ours is not given back
 
@@ -256,15 +256,15 @@ async def test_a_lease_that_was_removed_is_made_again_by_its_holder_and_a_waiter
         await second.pass_time(2)
         await place.api.delete(LEASES.format(place.namespace))
         await second.pass_time(10)
-        assert not second.held  # the first may not know yet
+        assert not second.observed  # the first may not know yet
         await first.pass_time(3)
-        assert first.held
+        assert first.observed
         assert (await lease(place))["holderIdentity"].startswith("a_")
         await place.api.delete(LEASES.format(place.namespace))
         async with leader(place, "new") as third:  # saw nothing before, so waits for nobody
-            assert third.held
+            assert third.observed
             await first.pass_time(3)
-            assert not first.held
+            assert not first.observed
 
 
 async def test_an_edit_of_its_metadata_ends_no_leadership(place: Objects) -> None:
@@ -272,7 +272,7 @@ async def test_an_edit_of_its_metadata_ends_no_leadership(place: Objects) -> Non
     async with leader(place) as first:
         await place.api.patch(LEASES.format(place.namespace), {"metadata": {"labels": {"team": "mesh"}}})
         await first.pass_time(30)
-        assert first.held
+        assert first.observed
 
 
 async def test_a_renewal_whose_answer_was_lost_ends_no_leadership(
@@ -283,7 +283,7 @@ async def test_a_renewal_whose_answer_was_lost_ends_no_leadership(
             await first.pass_time(4)
         assert fault.hits == 1
         await first.pass_time(20)
-        assert first.held
+        assert first.observed
 
 
 @pytest.mark.parametrize("verb", ["create", "update"])
@@ -297,7 +297,7 @@ async def test_a_takeover_whose_answer_was_lost_is_found_to_be_ours(
         async with candidate(place, "a") as first:
             await first.settled()
             await first.pass_time(4)
-            assert first.held
+            assert first.observed
     assert fault.hits == 1
 
 
@@ -306,8 +306,8 @@ async def test_two_processes_of_one_name_are_two(place: Objects) -> None:
         for _ in range(10):
             await first.pass_time(2)
             await second.pass_time(2)
-        assert first.held
-        assert not second.held
+        assert first.observed
+        assert not second.observed
 
 
 async def test_an_outage_while_waiting_does_not_start_the_wait_anew(
@@ -322,7 +322,7 @@ async def test_an_outage_while_waiting_does_not_start_the_wait_anew(
             with box.faults.inject(Answer.server_error(), verb="get", resource="leases"):
                 await second.pass_time(4)
             await second.pass_time(9)
-            assert second.held
+            assert second.observed
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ async def test_leaving_does_not_hang_with_the_api_server(box: SandboxCluster, ha
         with box.faults.inject(Hang(), resource="leases"):
             first.leave.set()
             await first.result()
-    assert not first.held
+    assert not first.observed
 
 
 def test_a_renewal_that_comes_too_late_is_no_renewal() -> None:

@@ -1,9 +1,9 @@
 """What a workload that starts now meets at the signers' listener: new TLS connections, until each signer was met.
 
 The listener is seen as a workload's agent sees it: gRPC over TLS, verified against the bundle in force. A channel that
-stands says nothing of the certificate that the listener shows by now. So new connections are opened, as an agent opens
-its first: verified by the bundle in force, for the name that agents verify. Several signers may share one address
-(one port on one machine, one Service), and which of them takes a connection is chance. A signer reports the
+that stays open says nothing of the certificate that the listener shows by now. So new connections are opened, as an
+agent opens its first: verified by the bundle in force, for the name that agents verify. Several signers may share one
+address (one port on one machine, one Service), and which of them takes a connection is chance. A signer reports the
 certificate that it shows, so it is known which was met, and connections are made until all were, within bounds.
 
 Beside the handshake, which is OpenSSL's, each certificate is judged by the hub's own verifier, which accepts only

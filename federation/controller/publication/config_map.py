@@ -1,8 +1,8 @@
 """The ConfigMap every workload's trust is mounted from: what it should be, what it is, and the difference.
 
 Istio's own object (``istio-ca-root-cert``, key ``root-cert.pem``, label ``istio.io/config: "true"``), written by
-server-side apply under the field manager ``federation-hub``. Force takes the key's ownership from whoever had
-it; other labels and annotations belong to others and stay. Other data keys do not: the object is what
+server-side apply under the field manager ``federation-hub``. Force takes the key's ownership from its former
+owner; other labels and annotations belong to others and stay. Other data keys do not: the object is what
 workloads mount, and istio-csr wipes them as well. An apply cannot remove what another manager owns, so that
 takes a merge patch of its own.
 """

@@ -1,6 +1,6 @@
 """A cluster that joins with a CA of its own keeps it until an operator has accepted it: nothing is interrupted.
 
-What a namespace held before the hub came is not overwritten while it holds CA certificates that the
+What a namespace had before the hub came is not overwritten while it holds CA certificates that the
 generation meant for the cluster does not contain. Before the hub came means: the object is not a generation's
 content, the hub owns no field of it, and this process has not seen it otherwise. All that ends
 with the first time that every namespace holds the hub's bundle. From then on other content is an edit, which is

@@ -1,1 +1,1 @@
-"""The rotation at the edge: the record kept in the store, the world observed, operators heard, effects written."""
+"""The rotation at the edge: the record in the store, the world observed, operations carried out, effects written."""

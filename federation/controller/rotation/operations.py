@@ -2,8 +2,8 @@
 
 An operation is a document. The controller that took it waits for the outcome that the leader writes into it, so that
 a command line is answered by what really happened, whichever replica it reached. One that no leader decided in time
-is refused: the operator was told long ago that nothing led, and may have requested it again, or something else. An
-operation's text becomes a call of the pure machine, without I/O.
+is refused: the operator got the answer long ago that nothing led, and may have requested it again, or something else.
+An operation's text becomes a call of the pure machine, without I/O.
 
 **The MAC** proves that an operation came in through a controller: only controllers can set it. Operations are
 documents in the state store, which more processes can write than may operate. So the controller that received a request

@@ -1,1 +1,1 @@
-"""Where anchors come from: pinned files, the authority's intermediates, and what clusters held before."""
+"""Where anchors come from: pinned files, the authority's intermediates, and what clusters had before."""

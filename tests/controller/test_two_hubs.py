@@ -207,7 +207,7 @@ async def test_of_two_that_see_no_mark_one_alone_writes(one: World) -> None:
     assert not any(publisher.tally.failed for publisher in publishers)
     (writer,) = (each for each in publishers if each.tally.writes)
     assert writer.target is not None
-    assert one.held("east", FIRST) == (MINE if writer.target.hub == HUB else THEIRS).pem.decode()
+    assert one.observed("east", FIRST) == (MINE if writer.target.hub == HUB else THEIRS).pem.decode()
 
 
 def test_a_rival_is_answered_once_and_then_ever_more_slowly() -> None:

@@ -334,13 +334,13 @@ class Joining:
             return True
         return namespace != self._first and self.claims
 
-    def must_claim(self, namespace: str, held: ObservedConfigMap | None) -> bool:
+    def must_claim(self, namespace: str, observed: ObservedConfigMap | None) -> bool:
         """Whether the mark has to be won before anything is written: in the first namespace, where there is none."""
         return (
             namespace == self._first
             and bool(self._hub.id)
             and not self._defends
-            and not (held is not None and held.hub)
+            and not (observed is not None and observed.hub)
         )
 
     def claim_lost(self) -> None:

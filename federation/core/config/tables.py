@@ -108,22 +108,25 @@ class Forms:
         """As pydantic calls it, before the table is read: without a form its keys cannot be judged."""
         if not isinstance(value, dict):
             return value  # which is found by what reads the form
+        wrong = None
         if self.tag in value:
             try:
                 one_of(self.forms)(value[self.tag])
             except InvalidValue as error:
                 wrong = mistake(error.what, error.remedy)
-                raise mistakes_at([((_OF_THE_TAG, self.tag), wrong)]) from None
         elif self.missing is not None:
-            unknown = [name for name in value if name not in self.keys]
-            raise mistakes_at(
-                ((_OF_THE_TAG, name), error)
-                for name, error in (
-                    (self.tag, mistake(self.missing.problem, self.missing.remedy)),
-                    *((name, mistake(*_unknown(name, self.keys, ""))) for name in unknown),
-                )
+            wrong = mistake(self.missing.problem, self.missing.remedy)
+        if wrong is None:
+            return value
+        # where no form can be meant by leaving the tag out, a key of none of them is a mistake all the same
+        unknown = [name for name in value if name not in self.keys] if self.missing is not None else []
+        raise mistakes_at(
+            ((_OF_THE_TAG, name), error)
+            for name, error in (
+                (self.tag, wrong),
+                *((name, mistake(*_unknown(name, self.keys, ""))) for name in unknown),
             )
-        return value
+        )
 
     def schema(self, forms: Mapping[str, core_schema.CoreSchema]) -> core_schema.CoreSchema:
         """The table in one of its forms, each of which is read by the schema under its name."""

@@ -409,6 +409,11 @@ def test_without_a_method_no_key_is_called_unknown() -> None:
     assert set(refused(VAULT, auth)) == {"auth.method", "auth.methd"}
 
 
+def test_with_an_unknown_method_a_key_of_none_is_called_unknown() -> None:
+    found = refused(VAULT, login("kerberos", 'token = "file:t"', 'kubeconfig = "k"'))
+    assert set(found) == {"auth.method", "auth.kubeconfig"}
+
+
 VAULT_WHOLE = VAULT + KUBERNETES
 MISTAKES = [
     (VAULT_WHOLE, 'name = "A b"', "name", "not a name for an authority"),
